@@ -1,0 +1,1 @@
+"""The numerical core of Stepwise: knows no page, no thread, no job, no result folder."""

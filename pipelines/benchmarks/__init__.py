@@ -1,0 +1,1 @@
+"""Measurements of the numerical core, each behind `python -m pipelines.benchmark NAME`."""

@@ -1,0 +1,145 @@
+"""What the samplers benchmark runs on: 64 captions of the shipped model's grammar, and a 999-step reference."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.catalog import Catalog, shipped
+from pipelines.denoiser import Conditioning
+from pipelines.families.base import Family
+from pipelines.guidance.cfg import Cfg, CfgSettings
+from pipelines.learning.cases import Cases, make_cases
+from pipelines.loader import Loader
+from pipelines.metrics.classifier import Classifier, load_classifier
+from pipelines.model_cache import ModelCache
+from pipelines.loop import denoise
+from pipelines.text_to_image import assembled_run, resolve
+from pipelines.types import Choice, Request
+
+__all__ = ["BASE", "GUIDANCE_SCALE", "PICTURES", "REFERENCE_STEPS", "Bench", "open_bench"]
+
+PICTURES, FIRST_SEED, GUIDANCE_SCALE, REFERENCE_STEPS = 64, 7_000, 4.0, 999
+_TWO_OBJECTS = 16
+_MEMORY = 2**31
+
+ROWS = 16
+"""Pictures evaluated at a time."""
+
+BASE = Request(guidance=Choice("cfg", {"guidance_scale": GUIDANCE_SCALE}))
+"""What all runs have in common; its sampler is DPM-Solver++(2M), its schedule uniform."""
+
+
+class _Remembering:
+    """A network that answers the first question of every run, asked by all of them, once.
+
+    Args:
+        family: the network.
+    """
+
+    def __init__(self, family: Family):
+        self.family, self.prediction_type, self.max_rows = family, family.prediction_type, family.max_rows
+        self._known: dict[str, torch.Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.family, name)
+
+    def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        if timesteps[0] < self.family.noise_schedule.num_train_timesteps - 1:
+            return self.family.predict_raw(latents, timesteps, conditioning)
+        parts = (latents, timesteps, *conditioning.tensors.values())
+        key = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+        if key not in self._known:
+            self._known[key] = self.family.predict_raw(latents, timesteps, conditioning).clone()
+        return self._known[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """The shipped model with the pictures that every sampler makes.
+
+    Attributes:
+        family: the shipped model.
+        cases: the pictures.
+        truths: what each should show: labels from left to right, and the background.
+        classifier: the judge.
+        network: the family, answering the runs' common first question once.
+    """
+
+    family: Family
+    cases: Cases
+    truths: Sequence[tuple[tuple[str, ...], str]]
+    classifier: Classifier
+    network: Any
+
+    def first(self, pictures: int) -> Bench:
+        """The same with only the first pictures."""
+        return dataclasses.replace(self, cases=self.cases.part(0, pictures), truths=self.truths[:pictures])
+
+    def run(self, request: Request) -> torch.Tensor:
+        """The pictures' final latents; prompt and seed of the request are not read.
+
+        Raises:
+            StepwiseError: the request does not fit the model.
+        """
+        request, ends = resolve(request, self.family), []
+        for part in self.cases.parts(ROWS):
+            run = assembled_run(request, self.network, (part.noise, part.source()), dict(part.conditionings))
+            *_, last = denoise(run)
+            ends.append(last.latents)
+        return torch.cat(ends)
+
+    @property
+    def identity(self) -> str:
+        """Names the weights and the pictures: figures with another name are not comparable."""
+        state = self.family.network.state_dict()
+        given = [self.cases.noise[:ROWS], *self.cases.part(0, ROWS).conditionings["positive"].tensors.values()]
+        parts = [*given, *state.values()]
+        return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
+
+    def reference(self, folder: Path) -> torch.Tensor:
+        """The final latents of DPM-Solver++(2M) over 999 of the 1000 trained times; read where they are kept here."""
+        folder.mkdir(parents=True, exist_ok=True)
+        ends = []
+        for start in range(0, len(self.cases), ROWS):
+            kept = folder / f"reference-{self.identity}-{start}.safetensors"
+            if not kept.is_file():
+                part = dataclasses.replace(self, cases=self.cases.part(start, start + ROWS))
+                latents = part.run(BASE.replace(num_inference_steps=REFERENCE_STEPS))
+                save_file({"latents": latents.contiguous()}, kept)
+            ends.append(load_file(kept)["latents"])
+        return torch.cat(ends)
+
+    @torch.no_grad()
+    def adherence(self, latents: torch.Tensor) -> float:
+        """Mean probability, by the shipped classifier, that a picture shows what its caption says."""
+        images = self.family.decode(latents)
+        rows = [self.classifier.truth_probability(images[i : i + 1], *truth) for i, truth in enumerate(self.truths)]
+        return float(torch.cat(rows).mean())
+
+
+def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
+    """Captions that no training run saw, most of one object, the last quarter of two, and what they name."""
+    from pipelines.training.measures import named_captions
+    from pipelines.training.objects import shipped_catalogue
+
+    catalogue = shipped_catalogue()
+    cases = named_captions(catalogue, PICTURES - _TWO_OBJECTS, "train", 1) + named_captions(catalogue, _TWO_OBJECTS, "train", 2)
+    return [(text, (tuple(placed.label for placed in scene.objects), scene.background)) for scene, text in cases]
+
+
+@contextlib.contextmanager
+def open_bench(pictures: int = PICTURES) -> Iterator[Bench]:
+    """The shipped model in float32 on the CPU, with its pictures, while the context lasts."""
+    loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped()]), device="cpu")
+    with loader.model("emoji") as family:
+        chosen = captions()[:pictures]
+        cases = make_cases(family, [text for text, _ in chosen], range(FIRST_SEED, FIRST_SEED + pictures))
+        yield Bench(family, cases, [truth for _, truth in chosen], load_classifier(), _Remembering(family))

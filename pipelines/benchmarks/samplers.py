@@ -1,0 +1,202 @@
+"""`python -m pipelines.benchmark samplers`: every sampler against a 999-step reference, on the shipped model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.benchmarks.sampler_baseline import stock_dpm_solver
+from pipelines.benchmarks.sampler_overhead import overheads
+from pipelines.benchmarks.sampler_report import FIGURES, figures_json, markdown, write_report
+from pipelines.benchmarks.sampler_runs import BASE, PICTURES, Bench, open_bench
+from pipelines.errors import StepwiseError
+from pipelines.learning.problem import relative_error
+from pipelines.samplers import SAMPLERS
+from pipelines.schedules.learned_file import METHODS, SHIPPED, find_all
+from pipelines.types import Choice, Request, Traits
+
+__all__ = ["EVALUATIONS", "Line", "lines", "main"]
+
+EVALUATIONS = (4, 6, 8, 10, 15, 20, 50)
+
+SAME = {"euler": "ddim", "dpmpp_1": "ddim", "lml": "dpmpp_2m"}
+"""Samplers whose update is another's with these settings (tests prove it), so their figures are the same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One row of the table.
+
+    Attributes:
+        label: what a reader sees.
+        request: sampler, schedule and start; its steps are set for each number of evaluations.
+        base: label of the line that this method changes, to be compared with.
+        evaluations: where it is measured.
+        stock: the spacing of diffusers' own DPM-Solver++(2M), which runs in its place; None for our samplers.
+    """
+
+    label: str
+    request: Request = BASE
+    base: str = ""
+    evaluations: tuple[int, ...] = EVALUATIONS
+    stock: str | None = None
+    fitted: str = ""
+    """Names what was fitted, of a learned line: with another fit its kept cells are others'."""
+
+
+def _line(label: str, sampler: str, settings: Mapping[str, Any] | None = None, schedule: str = "uniform",
+          base: str = "", **more: Any) -> Line:
+    request = BASE.replace(sampler=Choice(sampler, settings or {}), schedule=Choice(schedule, more.pop("of_schedule", {})),
+                           start=Choice(more.pop("start", "noise")))
+    return Line(label, request, base, **more)
+
+
+def lines(traits: Traits) -> list[Line]:
+    """All rows: diffusers' default, the table's samplers on their defaults, chosen settings and schedules, learned ones."""
+    label = {method.key: method.label for method in SAMPLERS.fitting(traits)}
+    changes = {"epsilon_scaling": label["ddim"], "time_shift": label["ddim"], "dualfast": label["dpmpp_2m"]}
+    found = [Line(f"diffusers DPM-Solver++(2M), {spacing}", stock=spacing) for spacing in ("linspace", "leading")]
+    found += [_line(label[key], key, base=changes.get(key, "")) for key in label if key not in SAME]
+    found += [
+        _line("UniPC, order 3", "unipc", {"order": 3}), _line("DEIS, order 3", "deis", {"order": 3}),
+        _line("LMS, order 2", "lms", {"order": 2}), _line("SA-Solver, tau 0", "sa_solver", {"tau": 0.0}),
+        _line("LML, kappa 0.5", "lml", {"kappa": 0.5}, base=label["dpmpp_2m"]),
+        _line("DualFast on UniPC", "dualfast", {"base": "unipc"}, base=label["unipc"]),
+        _line("Epsilon scaling on 2M", "epsilon_scaling", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
+        _line("2M, Gaussian-analytic start", "dpmpp_2m", start="gaussian", base=label["dpmpp_2m"]),
+        _line("2M, optimal-transport start", "dpmpp_2m", start="optimal_transport", base=label["dpmpp_2m"]),
+    ]
+    for schedule in ("karras", "exponential", "beta", "dense_high"):
+        found.append(_line(f"2M, {schedule.replace('_', ' ')} schedule", "dpmpp_2m", schedule=schedule, base=label["dpmpp_2m"]))
+    return found + _learned_lines(label)
+
+
+def _learned_lines(label: Mapping[str, str]) -> list[Line]:
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    digest = hashlib.sha256()
+    for one in find_all(SHIPPED).values():
+        if one.model == BASE.model and one.sampler.key in label:
+            digest.update(repr((one.times, one.model_times, one.rows)).encode())
+            groups.setdefault((one.method, one.sampler.key, json.dumps(one.sampler.to_json())), []).append(one.evaluations)
+    found = []
+    for (method, key, sampler), evaluations in groups.items():
+        settings = {name: value for name, value in json.loads(sampler).items() if name != "key"}
+        name = ", ".join([label[key], *(f"{setting} {value}" for setting, value in settings.items())])
+        found.append(_line(f"{METHODS[method]} on {name}", key, settings, "learned", label[key],
+                           of_schedule={"method": method}, evaluations=tuple(sorted(evaluations)),
+                           fitted=f"-{digest.hexdigest()[:8]}"))
+    return found
+
+
+def steps_for(sampler: Choice, evaluations: int) -> int:
+    """The most steps that cost no more than this; 0 where one step costs more."""
+    built, steps = SAMPLERS[sampler.key].build(sampler.settings), evaluations
+    while steps and built.calls(steps) > evaluations:
+        steps -= 1
+    return steps
+
+
+def measured(line: Line, evaluations: int, bench: Bench, reference: torch.Tensor) -> dict[str, Any] | None:
+    """One cell: error, adherence and what it cost; None where not one step fits."""
+    steps = evaluations if line.stock else steps_for(line.request.sampler, evaluations)
+    if not steps:
+        return None
+    if line.stock:
+        latents = stock_dpm_solver(bench, evaluations, line.stock)
+    else:
+        latents = bench.run(line.request.replace(num_inference_steps=steps))
+    finite = bool(latents.isfinite().all())
+    return {"steps": steps, "pictures": len(latents), "error": relative_error(latents, reference) if finite else None,
+            "adherence": bench.adherence(latents) if finite else None}
+
+
+class _Kept:
+    """Cells that were measured before with the same weights, pictures and settings, one file each."""
+
+    def __init__(self, folder: Path, identity: str):
+        self.folder, self.identity = folder / identity, identity
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, line: Line, evaluations: int, pictures: int, make: Callable[[], dict | None]) -> dict | None:
+        """The cell, made and written unless it is there."""
+        named = "".join(one if one.isalnum() else "-" for one in line.label.lower())
+        path = self.folder / f"{named}{line.fitted}-{evaluations}-{pictures}.json"
+        if path.is_file():
+            return json.loads(path.read_text("utf-8"))
+        cell = make()
+        path.write_text(json.dumps(cell), "utf-8")
+        return cell
+
+
+def table(bench: Bench, folder: Path, pictures: Mapping[int, int], only: Sequence[str] = ()) -> Iterator[tuple[Line, int, dict | None]]:
+    """Every cell, the fewest evaluations first.
+
+    Args:
+        bench: with as many pictures as any number of evaluations needs.
+        folder: where the reference and finished cells are kept, so that a stopped run goes on.
+        pictures: how many of them, by number of evaluations.
+        only: parts of the labels of the lines that are wanted; empty for all.
+    """
+    kept, broken = _Kept(folder, bench.identity), set()
+    wanted = [line for line in lines(bench.family.traits) if not only or any(part in line.label for part in only)]
+    for evaluations, count in pictures.items():
+        smaller = bench.first(count)
+        reference = smaller.reference(folder)
+        for line in wanted:
+            if evaluations not in line.evaluations or line.label in broken:
+                continue
+            make = lambda line=line: measured(line, evaluations, smaller, reference)  # noqa: B023
+            try:
+                yield line, evaluations, kept.get(line, evaluations, count, make)
+            except StepwiseError as error:
+                broken.add(line.label)
+                print(f"left out: {line.label}: {error}", file=sys.stderr)
+
+
+def _flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark samplers", description=__doc__)
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="prompts of every line (default: %(default)s)")
+    parser.add_argument("--long-pictures", type=int, help="prompts from 15 evaluations on (default: as many)")
+    parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS, choices=EVALUATIONS)
+    parser.add_argument("--only", nargs="+", default=(), metavar="TEXT", help="lines whose label holds one of these")
+    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "stepwise-samplers-benchmark",
+                        help="folder of the reference and of finished cells; a stopped run goes on (default: %(default)s)")
+    parser.add_argument("--overhead", action="store_true", help="measure the samplers' own arithmetic instead")
+    parser.add_argument("--note", default="", help="a sentence for readers, below the table")
+    parser.add_argument("--write", action="store_true", help=f"write {FIGURES.name}, the plot and the README's section")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure and print; the exit status says whether the best combination halves diffusers' error at 6, 8 and 10."""
+    flags = _flags()
+    torch.set_num_threads(1)
+    many = {count: flags.pictures if count < 15 else flags.long_pictures or flags.pictures for count in flags.evaluations}
+    with open_bench(max(many.values())) as bench:
+        if flags.overhead:
+            figures = figures_json(overhead=overheads(bench))
+        else:
+            cells: dict[str, dict] = {}
+            for line, count, cell in table(bench, flags.keep, many, flags.only):
+                row = cells.setdefault(line.label, {"base": line.base, "cells": {}})
+                if cell is not None:
+                    row["cells"][str(count)] = cell
+                    print(f"{line.label:<42}{count:>4}  {cell['error'] or 0:8.4f}  {cell['adherence'] or 0:6.3f}", flush=True)
+            figures = figures_json(rows=cells, identity=bench.identity, note=flags.note)
+    print(markdown(figures))
+    if flags.write:
+        write_report(figures)
+    return int(not figures.get("halved", True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

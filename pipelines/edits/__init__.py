@@ -1,0 +1,96 @@
+"""The table of edits: what is done to a picture."""
+
+from __future__ import annotations
+
+from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
+from pipelines.edits.inpaint import Inpaint, InpaintSettings, Outpaint, OutpaintSettings
+from pipelines.edits.prompt_to_prompt import (
+    Refine,
+    RefineSettings,
+    Replace,
+    ReplaceSettings,
+    Reweight,
+    ReweightSettings,
+    fits_prompt_to_prompt,
+)
+from pipelines.edits.reprompt import Reprompt
+from pipelines.registry import Method, NoSettings, Table
+from pipelines.types import Traits
+
+__all__ = ["EDITS"]
+
+_P2P = "Hertz et al., Prompt-to-prompt, arXiv:2208.01626"
+
+
+def _fits_steps(traits: Traits) -> str | None:
+    return "it runs through its own pipeline only" if traits.backbone == "pipeline" else None
+
+
+EDITS = Table(
+    "edit",
+    [
+        Method(
+            "image_to_image",
+            "Image to image",
+            ImageToImage,
+            ImageToImageSettings,
+            fit=_fits_steps,
+            paper="Meng et al., SDEdit, arXiv:2108.01073",
+            help="Noises the picture part of the way and denoises it with your prompt.",
+        ),
+        Method(
+            "inpaint",
+            "Inpaint",
+            Inpaint,
+            InpaintSettings,
+            fit=_fits_steps,
+            paper="Avrahami et al., Blended latent diffusion, arXiv:2206.02779",
+            help="Draws what you mask anew; outside the mask the picture stays, to the pixel.",
+        ),
+        Method(
+            "outpaint",
+            "Outpaint",
+            Outpaint,
+            OutpaintSettings,
+            fit=_fits_steps,
+            paper="Avrahami et al., Blended latent diffusion, arXiv:2206.02779",
+            help="Adds margins and draws them; the picture in the middle stays, to the pixel.",
+        ),
+        Method(
+            "reprompt",
+            "Plain re-prompting",
+            Reprompt,
+            NoSettings,
+            fit=_fits_steps,
+            paper="Mokady et al., arXiv:2211.09794, the baseline",
+            help="Inverts the picture with its own prompt and comes back with yours.",
+        ),
+        Method(
+            "replace",
+            "Prompt-to-prompt: replace",
+            Replace,
+            ReplaceSettings,
+            fit=fits_prompt_to_prompt,
+            paper=_P2P,
+            help="Swaps words one for one; the new ones look where the old ones looked, so the layout stays.",
+        ),
+        Method(
+            "refine",
+            "Prompt-to-prompt: refine",
+            Refine,
+            RefineSettings,
+            fit=fits_prompt_to_prompt,
+            paper=_P2P,
+            help="Adds or exchanges any number of words; those in common look where they looked.",
+        ),
+        Method(
+            "reweight",
+            "Prompt-to-prompt: reweight",
+            Reweight,
+            ReweightSettings,
+            fit=fits_prompt_to_prompt,
+            paper=_P2P,
+            help="Makes single words count more or less.",
+        ),
+    ],
+)

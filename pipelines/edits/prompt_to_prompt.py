@@ -1,0 +1,210 @@
+"""Prompt-to-prompt: the edit looks where the source looked, by taking over its attention maps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import torch
+
+from pipelines.edits.attention import opened_attention
+from pipelines.edits.base import EditContext, Undressed
+from pipelines.edits.local_blend import LocalBlend, WordMaps
+from pipelines.edits.words import Words, align, equalizer, phrases, replacement
+from pipelines.errors import PromptError, SettingsError
+from pipelines.inversions.base import SOURCE, TARGET
+from pipelines.registry import setting
+from pipelines.samplers.base import Sampler, State, StepContext, Stepping
+from pipelines.schedule import Level
+from pipelines.types import Traits
+
+__all__ = [
+    "PromptToPrompt",
+    "Refine",
+    "RefineSettings",
+    "Replace",
+    "ReplaceSettings",
+    "Reweight",
+    "ReweightSettings",
+    "SharedMaps",
+    "fits_prompt_to_prompt",
+]
+
+_LARGEST_SELF = 32**2
+_CROSS = "Share of the steps, from the first, in which the edit's words look where the source's looked."
+_SELF = "Share of the steps in which the picture's parts relate to each other as in the source: keeps its layout."
+_BLEND = (
+    "Words, apart by commas, of either prompt: what lies away from where they look stays the source. Empty for none."
+)
+ChangeCross = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From the cross maps of source and edit, each (heads, queries, L), to the edit's new ones."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplaceSettings:
+    cross_until: float = setting(0.8, _CROSS, low=0, high=1, step=0.05)
+    self_until: float = setting(0.4, _SELF, low=0, high=1, step=0.05)
+    blend: str = setting("", _BLEND, label="Local blend")
+
+
+@dataclasses.dataclass(frozen=True)
+class RefineSettings:
+    cross_until: float = setting(0.4, _CROSS, low=0, high=1, step=0.05)
+    self_until: float = setting(0.6, _SELF, low=0, high=1, step=0.05)
+    blend: str = setting("", _BLEND, label="Local blend")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReweightSettings:
+    words: str = setting(
+        "", "Which words count for more or less, e.g. red=2, background=0.5.", label="Words and factors"
+    )
+    cross_until: float = setting(0.8, _CROSS, low=0, high=1, step=0.05)
+    self_until: float = setting(0.4, _SELF, low=0, high=1, step=0.05)
+    blend: str = setting("", _BLEND, label="Local blend")
+
+
+def fits_prompt_to_prompt(traits: Traits) -> str | None:
+    """Why not, or None: a transformer mixes words and picture in one attention."""
+    return (
+        None if traits.backbone == "unet" else "it changes the attention maps of a UNet, which this model has none of"
+    )
+
+
+class SharedMaps:
+    """A controller that gives the edit's conditional row maps of the source's.
+
+    The rows of an evaluation are (source, edit), with guidance (source, edit, source, edit), conditional last.
+
+    Args:
+        change_cross: the edit's new cross maps.
+        cross_until, self_until: shares of the steps.
+        rows: that an evaluation has.
+        words: collects where words look; None without a local blend.
+    """
+
+    def __init__(
+        self, change_cross: ChangeCross, cross_until: float, self_until: float, rows: int, words: WordMaps | None = None
+    ):
+        self.change_cross, self.cross_until, self.self_until = change_cross, cross_until, self_until
+        self.rows, self.words = rows, words
+        self.done = 0.0
+
+    def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
+        if len(maps) != self.rows:
+            raise SettingsError(
+                f"Prompt-to-prompt needs all {self.rows} rows of an evaluation at once; it was given {len(maps)}. "
+                "Let the model evaluate more rows together."
+            )
+        source, edit = maps[SOURCE - 2], maps[TARGET - 2]
+        if cross and self.words is not None:
+            self.words.add(maps[-2:])
+        if cross and self.done < self.cross_until:
+            edit = self.change_cross(source, edit)
+        elif not cross and self.done < self.self_until and maps.shape[2] <= _LARGEST_SELF:
+            edit = source
+        else:
+            return maps
+        return torch.cat([maps[:-1], edit[None]])
+
+
+class _Counting:
+    """A sampler that tells the controller how far the run is."""
+
+    def __init__(self, inner: Sampler, controller: SharedMaps):
+        self.inner, self.controller = inner, controller
+
+    def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
+        self.controller.done = context.index / context.num_steps
+        return (yield from self.inner.step(state, level, next_level, context))
+
+    def calls(self, num_steps: int) -> int:
+        return self.inner.calls(num_steps)
+
+
+class PromptToPrompt(Undressed):
+    """What replace, refine and reweight share.
+
+    Source: Hertz et al., Prompt-to-prompt image editing with cross-attention control, arXiv:2208.01626, algorithm 1.
+    Differs: self-attention of up to 32 x 32 places is taken over (their code: 16 x 16).
+    """
+
+    inverts = True
+
+    def __init__(self, settings: ReplaceSettings | RefineSettings | ReweightSettings):
+        self.settings = settings
+
+    def needs_source(self) -> bool:
+        return True
+
+    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+        """The method's own change of the cross maps, its tensors on the device and in the dtype of `like`."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def applied(self, context: EditContext) -> Iterator[Sampler]:
+        source, target, settings = context.source(), context.target(), self.settings
+        parameter = next(context.network.parameters())
+        words = _word_maps(settings.blend, source, target, context.image_latents)
+        controller = SharedMaps(
+            self.cross_change(source, target, parameter),
+            settings.cross_until,
+            settings.self_until,
+            4 if context.guided else 2,
+            words,
+        )
+        sampler: Sampler = _Counting(context.sampler, controller)
+        if words is not None or context.mask is not None:
+            sampler = LocalBlend(sampler, context.mask, words)
+        with opened_attention(context.network, controller):
+            yield sampler
+
+
+def _word_maps(blend: str, source: Words, target: Words, latents: torch.Tensor) -> WordMaps | None:
+    named = phrases(blend)
+    if not named:
+        return None
+    for phrase in named:
+        if not source.find(phrase) and not target.find(phrase):
+            raise PromptError(
+                f"Neither prompt has {phrase[:60]!r}, which the local blend names. Choose words of the prompts."
+            )
+    places = [tuple(place for phrase in named for place in words.find(phrase)) for words in (source, target)]
+    return WordMaps(*places, tuple(latents.shape[-2:]))
+
+
+class Replace(PromptToPrompt):
+    """Words swapped one for one: M_src times the mapper. Source: arXiv:2208.01626, section 3.2, word swap."""
+
+    def __init__(self, settings: ReplaceSettings = ReplaceSettings()):
+        super().__init__(settings)
+
+    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+        matrix = replacement(source, target).to(like)
+        return lambda own, edit: own @ matrix
+
+
+class Refine(PromptToPrompt):
+    """Words added: common words look where the source's did, new ones freely. Source: section 3.2, equation 6."""
+
+    def __init__(self, settings: RefineSettings = RefineSettings()):
+        super().__init__(settings)
+
+    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+        places, known = align(source, target)
+        places, known = places.to(like.device), known.to(like) > 0
+        return lambda own, edit: torch.where(known, own[..., places], edit)
+
+
+class Reweight(Refine):
+    """Words made to count more or less: the refined maps times a factor each. Source: section 3.2, re-weighting."""
+
+    def __init__(self, settings: ReweightSettings = ReweightSettings()):
+        PromptToPrompt.__init__(self, settings)
+
+    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+        if not self.settings.words.strip():
+            raise PromptError("Reweight has no words to weigh. Write e.g. red=2, background=0.5.")
+        refined, factors = super().cross_change(source, target, like), equalizer(target, self.settings.words).to(like)
+        return lambda own, edit: refined(own, edit) * factors

@@ -1,0 +1,29 @@
+"""Plain re-prompting: the source's noise denoised with another prompt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from pipelines.edits.base import EditContext, Undressed
+from pipelines.edits.local_blend import LocalBlend
+from pipelines.registry import NoSettings
+from pipelines.samplers.base import Sampler
+
+__all__ = ["Reprompt"]
+
+
+class Reprompt(Undressed):
+    """From the end of the inversion back down with the edit's prompt; a drawn mask keeps the edit inside it.
+
+    Source: Mokady et al., Null-text inversion, arXiv:2211.09794, section 3.1, the baseline.
+    """
+
+    inverts = True
+
+    def __init__(self, settings: NoSettings = NoSettings()):
+        pass
+
+    @contextlib.contextmanager
+    def applied(self, context: EditContext) -> Iterator[Sampler]:
+        yield context.sampler if context.mask is None else LocalBlend(context.sampler, context.mask)

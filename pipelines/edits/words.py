@@ -1,0 +1,178 @@
+"""Two prompts token by token: which token of the edit takes the place of which token of the source."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pipelines.errors import PromptError
+from pipelines.prompts import clip_tokens, parse_weights
+
+__all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A prompt as a CLIP text encoder reads it: begin, the tokens, end, padding.
+
+    Attributes:
+        words: the prompt's words in order, without weights.
+        places: for each word, the positions of its tokens among the encoder's outputs (0 is the mark of begin).
+        ids: the tokens' ids, without the marks.
+        length: positions of the whole row.
+    """
+
+    words: tuple[str, ...]
+    places: tuple[tuple[int, ...], ...]
+    ids: tuple[int, ...]
+    length: int
+
+    def find(self, phrase: str) -> tuple[int, ...]:
+        """Positions of the tokens of a word or of several in a row, wherever they stand; () if nowhere."""
+        sought = [_bare(word) for word in phrase.split()]
+        own, found = [_bare(word) for word in self.words], []
+        for start in range(len(own) - len(sought) + 1):
+            if sought and own[start : start + len(sought)] == sought:
+                found += [place for places in self.places[start : start + len(sought)] for place in places]
+        return tuple(found)
+
+
+def _bare(word: str) -> str:
+    return word.strip(".,;:!?").lower()
+
+
+def read_words(tokenizer: Any, prompt: str) -> Words:
+    """A prompt's words and their tokens.
+
+    Raises:
+        PromptError: it is longer than one row of the text encoder, or a weight cuts through a word.
+    """
+    ids = tuple(token for token, _ in clip_tokens(tokenizer, prompt)[0])
+    room = tokenizer.model_max_length - 2
+    if len(ids) > room:
+        raise PromptError(
+            f"The prompt {prompt[:60]!r} has {len(ids)} tokens. Word by word at most {room} can be edited: shorten it."
+        )
+    words = "".join(text for text, _ in parse_weights(prompt)).split()
+    places, spelled = [], []
+    for word in words:
+        own = tokenizer(word, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        places.append(tuple(range(1 + len(spelled), 1 + len(spelled) + len(own))))
+        spelled += own
+    if tuple(spelled) != ids:
+        raise PromptError(
+            f"The words of {prompt[:60]!r} cannot be told apart. Put weights around whole words: (word:1.2)."
+        )
+    return Words(tuple(words), tuple(places), ids, tokenizer.model_max_length)
+
+
+def replacement(source: Words, target: Words) -> torch.Tensor:
+    """(L, L) float32 matrix M: attention maps of the source (..., L) times M lie on the target's tokens.
+
+    Words correspond one to one. A word of other length shares its attention evenly among its tokens, and every
+    row sums to one, so that no attention is lost.
+
+    Raises:
+        PromptError: the prompts differ in their number of words, or in nothing.
+
+    Source: Hertz et al., Prompt-to-prompt, arXiv:2208.01626, section 3.2, word swap.
+    """
+    if len(source.words) != len(target.words):
+        raise PromptError(
+            f"The source prompt has {len(source.words)} words and the edit's {len(target.words)}: they cannot be "
+            "swapped one for one. Use as many words, or choose Refine."
+        )
+    matrix = torch.zeros(source.length, target.length)
+    for own, other in zip(source.places, target.places, strict=True):
+        even = len(own) == len(other)
+        for index, place in enumerate(own):
+            for taking in [other[index]] if even else other:
+                matrix[place, taking] = 1 if even else 1 / len(other)
+    matrix[0, 0] = 1
+    after, other_after = len(source.ids) + 1, len(target.ids) + 1
+    for offset in range(source.length - after):  # the mark of end and the padding
+        matrix[after + offset, min(other_after + offset, target.length - 1)] = 1
+    return matrix
+
+
+def align(source: Words, target: Words) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each position of the target the source's that it was before, and whether there is one.
+
+    The longest common subsequence of the tokens; the marks and the padding correspond in order.
+
+    Returns:
+        (L,) int64 and (L,) float32 of zeros and ones; where there is none the first is 0.
+
+    Raises:
+        PromptError: the prompts have no token in common.
+
+    Source: Hertz et al., arXiv:2208.01626, section 3.2, adding a new phrase, equation 6.
+    """
+    pairs = _common(source.ids, target.ids)
+    if not pairs:
+        raise PromptError(
+            "The source prompt and the edit's have no word in common, so nothing is kept. Choose Plain re-prompting."
+        )
+    places, known = torch.zeros(target.length, dtype=torch.int64), torch.zeros(target.length)
+    known[0] = 1
+    for own, other in pairs:
+        places[other + 1], known[other + 1] = own + 1, 1
+    after, other_after = len(source.ids) + 1, len(target.ids) + 1
+    for offset in range(target.length - other_after):
+        places[other_after + offset], known[other_after + offset] = min(after + offset, source.length - 1), 1
+    return places, known
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+    """Index pairs of a longest common subsequence, in order."""
+    lengths = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for i in reversed(range(len(first))):
+        for j in reversed(range(len(second))):
+            same = lengths[i + 1][j + 1] + 1 if first[i] == second[j] else 0
+            lengths[i][j] = max(same, lengths[i + 1][j], lengths[i][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(first) and j < len(second):
+        if first[i] == second[j] and lengths[i][j] == lengths[i + 1][j + 1] + 1:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif lengths[i + 1][j] >= lengths[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def phrases(text: str) -> list[str]:
+    """What stands between commas or semicolons."""
+    return [one.strip() for one in text.replace(";", ",").split(",") if one.strip()]
+
+
+def equalizer(target: Words, text: str) -> torch.Tensor:
+    """(L,) float32 factors of the target's attention from "red=2, fluffy hat=0.5"; 1 for all other words.
+
+    Raises:
+        PromptError: a word that the prompt lacks, or a factor that is no number from -10 to 10.
+
+    Source: Hertz et al., arXiv:2208.01626, section 3.2, attention re-weighting.
+    """
+    factors = torch.ones(target.length)
+    for pair in phrases(text):
+        phrase, _, number = pair.rpartition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = float("nan")
+        if not phrase.strip() or not -10 <= factor <= 10:
+            raise PromptError(
+                f"The factor {pair[:60]!r} cannot be read. Write WORD=FACTOR with a factor from -10 to 10, e.g. red=2."
+            )
+        places = target.find(phrase)
+        if not places:
+            raise PromptError(
+                f"The edit's prompt has no {phrase.strip()[:60]!r}. Its words: {', '.join(target.words) or 'none'}."
+            )
+        factors[list(places)] = factor
+    return factors

@@ -1,0 +1,114 @@
+"""What a model family gives the studio: encode text, encode and decode images, one raw prediction, a preview."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from pipelines.denoiser import Conditioning
+from pipelines.errors import SettingsError
+from pipelines.schedule import NoiseSchedule
+from pipelines.types import Traits
+
+__all__ = ["Family"]
+
+
+class Family(abc.ABC):
+    """A loaded model of one family, made from diffusers' components.
+
+    A family borrows its components and returns them unchanged; several requests may share one, one at a time.
+
+    Attributes:
+        key: the family's name in the catalogue.
+        components: diffusers' names ("unet", "vae", "text_encoder", ...) to the loaded parts.
+        noise_schedule: relation of network time to noise level.
+        prediction_type: "epsilon", "v_prediction", "sample" or "flow".
+        traits: what methods ask in order to say whether they fit.
+        default_size: (width, height) in pixels.
+        size_multiple: a size in pixels must be divisible by this.
+        max_rows: most rows of one network evaluation; 0 for no limit.
+    """
+
+    key: ClassVar[str]
+    noise_schedule: NoiseSchedule
+    prediction_type: str
+    traits: Traits
+    default_size: tuple[int, int]
+    size_multiple: int
+    max_rows: int = 0
+
+    def __init__(self, components: Mapping[str, Any]):
+        self.components = dict(components)
+
+    @property
+    @abc.abstractmethod
+    def device(self) -> torch.device:
+        """Where the network runs."""
+
+    @abc.abstractmethod
+    def encode_prompts(self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]) -> dict[str, Conditioning]:
+        """Conditionings of the branches "positive" and "negative", each of `batch_size` rows.
+
+        Args:
+            prompt, negative_prompt: with (word:1.2) weights.
+            batch_size: rows.
+            size: (width, height) in pixels, which some families condition on.
+
+        Raises:
+            PromptError: the weights' syntax cannot be read.
+        """
+
+    @abc.abstractmethod
+    def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The network's output, (R, C, h, w) in the latents' dtype, for rows at their own times (R,)."""
+
+    @abc.abstractmethod
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of one picture."""
+
+    def noise_schedule_for(self, width: int, height: int) -> NoiseSchedule:
+        """The noise schedule at this size in pixels; some flow models shift it for large pictures."""
+        return self.noise_schedule
+
+    def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
+        """The conditionings with the scale as an input, for models whose traits say guidance is "embedded"."""
+        return conditionings
+
+    @abc.abstractmethod
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w), float32, scaled, of images (B, 3, H, W) in [0, 1]: the posterior's mean."""
+
+    @abc.abstractmethod
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) in [0, 1], float32 on the CPU, of scaled latents."""
+
+    @abc.abstractmethod
+    def preview(self, denoised: torch.Tensor) -> torch.Tensor:
+        """Small cheap images (B, 3, h, w) in [0, 1], float32 on the CPU, of scaled latents."""
+
+    @contextlib.contextmanager
+    def loras(self, choices: Sequence[Any]) -> Iterator[None]:
+        """The model with these LoRAs applied while the context lasts.
+
+        Args:
+            choices: (state dict or file path, weight) pairs.
+
+        Raises:
+            LoraError: a LoRA belongs to another family, or matches no layer.
+        """
+        if choices:
+            raise SettingsError(f"LoRAs do not fit models of the {self.key} family.")
+        yield
+
+    def require_size(self, width: int, height: int) -> None:
+        """Raise SettingsError, naming the nearest sizes, if a side is no multiple of `size_multiple`."""
+        for name, value in (("width", width), ("height", height)):
+            if value <= 0 or value % self.size_multiple:
+                below = max(self.size_multiple, value // self.size_multiple * self.size_multiple)
+                raise SettingsError(
+                    f"The {name} is {value} pixels. This model makes multiples of {self.size_multiple}: "
+                    f"choose {below} or {below + self.size_multiple}.")

@@ -1,0 +1,99 @@
+"""FLUX.1: a flow transformer on packed latents, a CLIP and a T5 text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipelines.denoiser import Conditioning
+from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule
+from pipelines.prompts import encode_clip, encode_t5
+from pipelines.schedule import FlowSchedule
+from pipelines.types import Traits
+
+__all__ = ["Flux", "image_ids", "pack", "unpack"]
+
+
+class Flux(LatentFamily):
+    """Models of a FluxPipeline. Latents are unpacked (B, 16, h, w) outside of the network.
+
+    Conditioning: "prompt_embeds" (B, max_sequence_length, D), "pooled_prompt_embeds" (B, P) and, where the
+    network takes the guidance scale as an input, "guidance" (B,).
+
+    Attributes:
+        max_sequence_length: tokens that the T5 reads.
+    """
+
+    key = "flux"
+    network_name = "transformer"
+    encoder_names = ("text_encoder", "text_encoder_2")
+    prediction_type = "flow"
+    max_sequence_length = 512
+    default_guidance_scale = 3.5
+
+    def __init__(self, components: Mapping[str, Any]):
+        super().__init__(components)
+        self.embeds_guidance = bool(self.network.config.guidance_embeds)
+        self.traits = Traits(self.key, "flow", "transformer", "embedded" if self.embeds_guidance else "cfg")
+        self.size_multiple = self.vae_scale_factor * 2
+        self.default_size = (128 * self.vae_scale_factor,) * 2
+        self.noise_schedule = self.noise_schedule_for(*self.default_size)
+
+    @classmethod
+    def fits(cls, components: Mapping[str, Any]) -> bool:
+        return type(components.get("transformer")).__name__ == "FluxTransformer2DModel"
+
+    @property
+    def network_channels(self) -> int:
+        return self.network.config.in_channels // 4
+
+    def noise_schedule_for(self, width: int, height: int) -> FlowSchedule:
+        return shifted_schedule(self.components["scheduler"], width * height // self.size_multiple**2, max_shift=1.15)
+
+    def encode_prompts(self, prompt: str, negative_prompt: str, batch_size: int,
+                       size: tuple[int, int]) -> dict[str, Conditioning]:
+        encoded = {}
+        for name, text in (("positive", prompt), ("negative", negative_prompt)):
+            _, pooled = encode_clip(self.components["tokenizer"], self.components["text_encoder"], text, 1,
+                                    lambda output: (output[0], output.pooler_output))
+            embeds = encode_t5(
+                self.components["tokenizer_2"], self.components["text_encoder_2"], text, self.max_sequence_length)
+            encoded[name] = Conditioning({
+                "prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1),
+                "pooled_prompt_embeds": pooled.to(self.device).repeat(batch_size, 1)})
+        return self.embed_guidance(encoded, self.default_guidance_scale)
+
+    def embed_guidance(self, conditionings: Mapping[str, Conditioning],
+                       guidance_scale: float) -> dict[str, Conditioning]:
+        return embed_scale(conditionings, guidance_scale) if self.embeds_guidance else dict(conditionings)
+
+    def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        given, dtype, size = conditioning.tensors, self.network_dtype, latents.shape[-2:]
+        embeds = given["prompt_embeds"].to(dtype)
+        packed = self.network(
+            hidden_states=pack(latents.to(dtype)), timestep=timesteps.to(dtype) / 1000, guidance=given.get("guidance"),
+            pooled_projections=given["pooled_prompt_embeds"].to(dtype), encoder_hidden_states=embeds,
+            txt_ids=embeds.new_zeros(embeds.shape[1], 3), img_ids=image_ids(*size).to(embeds), return_dict=False)[0]
+        return unpack(packed, *size).to(latents.dtype)
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) to (B, h/2 * w/2, 4 * C): squares of 2 x 2 become one token."""
+    rows, channels, height, width = latents.shape
+    squares = latents.reshape(rows, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return squares.reshape(rows, (height // 2) * (width // 2), channels * 4)
+
+
+def unpack(packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The inverse of `pack` for latents of height x width."""
+    rows, _, channels = packed.shape
+    squares = packed.reshape(rows, height // 2, width // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return squares.reshape(rows, channels // 4, height, width)
+
+
+def image_ids(height: int, width: int) -> torch.Tensor:
+    """(h/2 * w/2, 3): 0, row and column of every packed token."""
+    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()

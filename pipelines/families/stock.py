@@ -1,0 +1,227 @@
+"""Any other diffusers pipeline, through its own call: our previews and our cancel, and nothing else of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import get_module_execution_device
+
+from pipelines.denoiser import Cancelled
+from pipelines.errors import MethodFitError
+from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
+from pipelines.types import Traits
+
+__all__ = ["StockPipeline", "StockResult", "StockStep"]
+
+_PICTURE_VAES = {"AutoencoderKL", "AutoencoderTiny", "AutoencoderDC"}
+"""VAEs that make a (B, C, h, w) latent of a picture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StockStep:
+    """One finished step of the pipeline.
+
+    Attributes:
+        index: from 0.
+        num_steps: steps in the whole call, as far as the pipeline says; 0 if it does not.
+        latents: (B, C, h, w), noisy, as the pipeline scales them; None where it shows none of that shape.
+        seconds: wall time since the call began.
+    """
+
+    index: int
+    num_steps: int
+    latents: torch.Tensor | None
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StockResult:
+    """What the pipeline returned in the end: its own output object, with `images` or `frames`."""
+
+    output: Any
+    seconds: float
+
+
+class _Stopped(Exception):
+    """Raised inside the pipeline's call to leave it."""
+
+
+class StockPipeline:
+    """A diffusers pipeline that no family here rebuilds. It is not a Family: it has no denoiser of ours.
+
+    Args:
+        pipe: the loaded pipeline.
+        preview: the content of the model folder's preview.json, if there is one.
+
+    Attributes:
+        traits: backbone "pipeline": methods that need a denoiser do not fit.
+        accepted: names of the arguments that the pipeline's call takes.
+        watched: how steps are seen and cancelled: "step_end", "callback" (the older form), or "none", when
+            there are neither steps nor previews and a cancel takes effect only at the end.
+        default_size: (width, height) in pixels, None where the pipeline does not say.
+    """
+
+    key = "stock"
+
+    def __init__(self, pipe: Any, preview: Mapping[str, Any] | None = None):
+        self.pipe = pipe
+        self._parameters = inspect.signature(type(pipe).__call__).parameters
+        self.accepted = frozenset(self._parameters) - {"self", "args", "kwargs"}
+        self.watched = next((way for way, name in (("step_end", "callback_on_step_end"), ("callback", "callback"))
+                             if name in self.accepted), "none")
+        guidance = "cfg" if "guidance_scale" in self.accepted else "none"
+        self.traits = Traits(self.key, _prediction_type(pipe), "pipeline", guidance)
+        self.default_size = _default_size(pipe)
+        self._preview = preview
+        self._factors: Factors | None = None
+
+    def run(self, arguments: Mapping[str, Any], cancelled: Callable[[], bool] = lambda: False
+            ) -> Iterator[StockStep | StockResult]:
+        """The steps of one call, then its result.
+
+        The call blocks, so it runs in a thread of its own, which has ended when the iterator has, however it
+        ends: closing the iterator cancels the call.
+
+        Args:
+            arguments: diffusers' names to values; None and "" are left to the pipeline.
+            cancelled: polled after every step.
+
+        Raises:
+            MethodFitError: the pipeline's call does not take one of the arguments.
+            Cancelled: the run was stopped; nothing of it is a result.
+        """
+        keywords = {name: value for name, value in arguments.items() if value is not None and value != ""}
+        unknown = sorted(set(keywords) - self.accepted)
+        if unknown:
+            raise MethodFitError(f"{type(self.pipe).__name__} has no setting {unknown[0]!r}. Leave it as it was.")
+        self._fit_preview()
+        return self._events(keywords, cancelled)
+
+    def _events(self, keywords: dict[str, Any], cancelled: Callable[[], bool]) -> Iterator[StockStep | StockResult]:
+        events: queue.SimpleQueue = queue.SimpleQueue()
+        closed = threading.Event()
+        call = threading.Thread(
+            target=self._call, args=(keywords, events, lambda: closed.is_set() or cancelled()), daemon=True)
+        call.start()
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if isinstance(event, StockResult):
+                    return
+        finally:
+            closed.set()
+            call.join()
+
+    def _call(self, keywords: dict[str, Any], events: queue.SimpleQueue, stop: Callable[[], bool]) -> None:
+        """The thread: the pipeline's own call, its steps and its end put into `events`."""
+        began = time.perf_counter()
+        # Whatever happens an end is put, or the caller would wait for ever.
+        end: BaseException | StockResult = Cancelled()
+        try:
+            output = self.pipe(**keywords, **self._watching(keywords, events, stop, began))
+            if not stop():
+                end = StockResult(output, time.perf_counter() - began)
+        except _Stopped:
+            self._free()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked, which raises it
+            end = error
+            self._free()
+        finally:
+            events.put(end)
+
+    def _free(self) -> None:
+        """What the pipeline does at its own end, and a call that was left could not: offload."""
+        if getattr(self.pipe, "_all_hooks", None):
+            self.pipe.maybe_free_model_hooks()
+
+    def _watching(self, keywords: Mapping[str, Any], events: queue.SimpleQueue, stop: Callable[[], bool],
+                  began: float) -> dict[str, Any]:
+        """The arguments through which the pipeline reports its steps."""
+        def report(index: int, latents: torch.Tensor | None) -> None:
+            if stop():
+                raise _Stopped
+            pictures = None if latents is None else self._unpacked(latents, keywords)
+            events.put(StockStep(index, self._num_steps(keywords), pictures, time.perf_counter() - began))
+
+        def on_step_end(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            report(index, tensors.get("latents"))
+            return {}
+
+        if self.watched == "step_end":
+            shown = [name for name in ("latents",) if name in getattr(self.pipe, "_callback_tensor_inputs", ())]
+            named = {"callback_on_step_end_tensor_inputs": shown}
+            named = {name: value for name, value in named.items() if name in self.accepted}
+            return {"callback_on_step_end": on_step_end, **named}
+        if self.watched == "callback":
+            every = {"callback_steps": 1} if "callback_steps" in self.accepted else {}
+            return {"callback": lambda index, timestep, latents: report(index, latents), **every}
+        return {}
+
+    def _num_steps(self, keywords: Mapping[str, Any]) -> int:
+        known = getattr(self.pipe, "num_timesteps", None) or keywords.get("num_inference_steps")
+        if known is None and "num_inference_steps" in self._parameters:
+            known = self._parameters["num_inference_steps"].default
+        return known if isinstance(known, int) else 0
+
+    def _unpacked(self, latents: torch.Tensor, keywords: Mapping[str, Any]) -> torch.Tensor | None:
+        """(B, C, h, w) latents, from the packed form where the pipeline has the inverse; else None."""
+        unpack = getattr(self.pipe, "_unpack_latents", None)
+        if latents.ndim == 3 and unpack is not None:
+            width, height = self.default_size or (None, None)
+            given = {
+                "latents": latents, "height": keywords.get("height", height), "width": keywords.get("width", width),
+                "vae_scale_factor": getattr(self.pipe, "vae_scale_factor", None)}
+            if set(inspect.signature(unpack).parameters) == set(given) and None not in given.values():
+                latents = unpack(**given)
+        if latents.ndim == 5 and latents.shape[2] == 1:
+            latents = latents[:, :, 0]
+        return latents.detach() if latents.ndim == 4 else None
+
+    def preview(self, step: StockStep) -> torch.Tensor | None:
+        """Small images (B, 3, h, w) in [0, 1] of a step's noisy latents; None where there are none to show."""
+        if step.latents is None or self._factors is None or step.latents.shape[1] != len(self._factors.factors):
+            return None
+        return linear_preview(step.latents, self._factors)
+
+    @torch.no_grad()
+    def _fit_preview(self) -> None:
+        """Once, before the first call: while a call runs, the VAE is the pipeline's alone."""
+        vae = getattr(self.pipe, "vae", None)
+        if self._factors is not None or type(vae).__name__ not in _PICTURE_VAES or self.watched == "none":
+            return
+        if self._preview is not None:
+            self._factors = parse_factors(self._preview, vae.config.latent_channels)
+            return
+
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            encoded = vae.encode((2 * images - 1).to(get_module_execution_device(vae), vae.dtype))
+            if hasattr(encoded, "latent_dist"):
+                latents = encoded.latent_dist.mode()
+            else:
+                latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent
+            return (latents - (vae.config.get("shift_factor") or 0.0)) * (vae.config.get("scaling_factor") or 1.0)
+
+        self._factors = fitted_to(encode, self.pipe.vae_scale_factor)
+
+
+def _prediction_type(pipe: Any) -> str:
+    scheduler = getattr(pipe, "scheduler", None)
+    kind = scheduler.config.get("prediction_type", "") if scheduler is not None else ""
+    if "FlowMatch" in type(scheduler).__name__ or kind.startswith("flow"):
+        return "flow"
+    return kind or "epsilon"
+
+
+def _default_size(pipe: Any) -> tuple[int, int] | None:
+    side, factor = getattr(pipe, "default_sample_size", None), getattr(pipe, "vae_scale_factor", None)
+    return (side * factor,) * 2 if isinstance(side, int) and isinstance(factor, int) else None

@@ -1,0 +1,111 @@
+"""Small pictures of the latents of any video pipeline, whatever their layout."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import get_module_execution_device
+
+from pipelines.families.preview import Factors, fitted_to, linear_preview
+from pipelines.families.stock import StockPipeline, StockStep
+
+__all__ = ["STRIP", "StockVideo", "evenly"]
+
+STRIP = 8
+"""Frames of a preview: enough to see the motion, few enough to cost nothing."""
+
+_FITTED: weakref.WeakKeyDictionary[torch.nn.Module, Factors] = weakref.WeakKeyDictionary()
+"""Preview factors by VAE, which outlives the object that each job makes of the pipeline."""
+
+
+def evenly(count: int, most: int = STRIP) -> list[int]:
+    """Indices of at most `most` of `count` frames, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+
+
+class StockVideo(StockPipeline):
+    """A video pipeline through its own call; its steps show at most eight latent frames, (n, C, h, w)."""
+
+    def _unpacked(self, latents: torch.Tensor, keywords: Mapping[str, Any]) -> torch.Tensor | None:
+        if latents.ndim == 3:
+            latents = self._unpacked_clip(latents, keywords)
+        if latents is None or latents.ndim != 5:
+            return None
+        channels = self._channels()
+        if latents.shape[1] != channels and latents.shape[2] == channels:
+            latents = latents.transpose(1, 2)  # CogVideoX and Stable Video Diffusion: (B, F, C, h, w)
+        clip = latents[0, :channels].detach().transpose(0, 1)
+        return clip[evenly(len(clip))].clone()
+
+    def _unpacked_clip(self, latents: torch.Tensor, keywords: Mapping[str, Any]) -> torch.Tensor | None:
+        """(B, C, F, h, w) of LTX's rows of tokens."""
+        pipe, unpack = self.pipe, getattr(self.pipe, "_unpack_latents", None)
+        space, time = (getattr(pipe, f"vae_{what}_compression_ratio", None) for what in ("spatial", "temporal"))
+        frames, width, height = (keywords.get(name) for name in ("num_frames", "width", "height"))
+        if (
+            unpack is None
+            or None in (space, time, frames, width, height)
+            or len(inspect.signature(unpack).parameters) != 6
+        ):
+            return None
+        patches = [getattr(pipe, f"transformer_{what}_patch_size", 1) for what in ("spatial", "temporal")]
+        return unpack(latents, (frames - 1) // time + 1, height // space, width // space, *patches)
+
+    def _channels(self) -> int:
+        config = self.pipe.vae.config
+        return int(config.get("latent_channels") or config.get("z_dim") or 0)
+
+    def preview(self, step: StockStep) -> torch.Tensor | None:
+        if step.latents is None or self._factors is None or step.latents.shape[1] != len(self._factors.factors):
+            return None
+        latents = step.latents.float()
+        # Stable Video Diffusion counts noise in sigmas, up to 700: shown at the scale of clean latents.
+        return linear_preview(latents / latents.std().clamp(min=1.0), self._factors)
+
+    @torch.no_grad()
+    def _fit_preview(self) -> None:
+        vae = getattr(self.pipe, "vae", None)
+        if vae is None or self.watched == "none":
+            return
+        if vae not in _FITTED:
+            _FITTED[vae] = self._fitted(vae)
+        self._factors = _FITTED[vae]
+
+    def _fitted(self, vae: Any) -> Factors:
+        clips = "Temporal" not in type(vae).__name__ and type(vae).__name__ != "AutoencoderKL"
+
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            pixels = (2 * images - 1).to(get_module_execution_device(vae), vae.dtype)
+            rows = [vae.encode(row[:, :, None] if clips else row).latent_dist.mode() for row in pixels.split(1)]
+            latents = torch.cat(rows).float()
+            return _scaled(latents[:, :, 0] if clips else latents, vae)
+
+        scale = next(
+            (
+                getattr(self.pipe, name)
+                for name in ("vae_spatial_compression_ratio", "vae_scale_factor_spatial", "vae_scale_factor")
+                if hasattr(self.pipe, name)
+            ),
+            8,
+        )
+        return fitted_to(encode, scale)
+
+
+def _scaled(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """Latents (B, C, h, w) as the network sees them."""
+    config = vae.config
+    mean, std = (
+        config.get(name) if config.get(name) is not None else getattr(vae, name, None)
+        for name in ("latents_mean", "latents_std")
+    )
+    scale = config.get("scaling_factor") or 1.0
+    if mean is not None and std is not None:
+        mean, std = (torch.as_tensor(one, dtype=torch.float32).to(latents.device)[:, None, None] for one in (mean, std))
+        return (latents - mean) * scale / std
+    return latents * scale

@@ -1,0 +1,52 @@
+"""What an inversion is: a sampler over rising noise levels, and the sampler that goes back down its path.
+
+An inversion is an ordinary run of the loop whose levels ascend; the run's steps are the trajectory. An edit
+starts from the trajectory's end, with the source in the first row and the edit in the second.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from pipelines.samplers.base import Sampler
+from pipelines.types import Trajectory
+
+__all__ = ["SOURCE", "TARGET", "Inversion", "pivots"]
+
+SOURCE, TARGET = 0, 1
+"""Rows of an edit's latents."""
+
+
+class Inversion(Protocol):
+    """One method of the inversion table, built with its settings.
+
+    Attributes:
+        strength: share of the steps that are inverted, in (0, 1].
+    """
+
+    strength: float
+
+    def guidance_scale(self, edit_scale: float) -> float:
+        """The guidance on the way up, given that of the edit on the way down."""
+
+    def start(self, image_latents: torch.Tensor) -> torch.Tensor:
+        """The latents that `noising` starts from: (B, C, h, w), or more rows for what is carried beside them."""
+
+    def noising(self) -> Sampler:
+        """The sampler of a run over ascending levels."""
+
+    def denoising(self, trajectory: Trajectory) -> Sampler:
+        """The sampler of the run back down, its rows as `forked` gives them."""
+
+    def forked(self, latents: torch.Tensor) -> torch.Tensor:
+        """The trajectory's last latents of one picture, once for the source and once for the edit."""
+
+    def visible(self, latents: torch.Tensor) -> torch.Tensor:
+        """The rows of a step's latents that are pictures."""
+
+
+def pivots(trajectory: Trajectory) -> list[torch.Tensor]:
+    """Latents by ascending level: of the picture itself, then after each step of the inversion."""
+    return [trajectory.initial, *(step.latents for step in trajectory.steps)]

@@ -1,0 +1,40 @@
+"""Inverted trajectories kept for the next edit of the same picture."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from pipelines.types import Trajectory
+
+__all__ = ["TrajectoryCache"]
+
+
+class TrajectoryCache:
+    """Trajectories of inversions; the least recently used go first.
+
+    Args:
+        max_bytes: of all latents together.
+    """
+
+    def __init__(self, max_bytes: int = 256 * 2**20):
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[Hashable, Trajectory] = OrderedDict()
+
+    def get(self, key: Hashable) -> Trajectory | None:
+        """The trajectory, if it is still here."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: Hashable, trajectory: Trajectory) -> None:
+        """Keep a trajectory, and let older ones go; one that is larger than the whole room is not kept."""
+        self._kept[key] = trajectory
+        self._kept.move_to_end(key)
+        while sum(_bytes(one) for one in self._kept.values()) > self._max_bytes:
+            self._kept.popitem(last=False)
+
+
+def _bytes(trajectory: Trajectory) -> int:
+    steps = (tensor.nbytes for step in trajectory.steps for tensor in (step.latents, step.denoised))
+    return trajectory.initial.nbytes + sum(steps)

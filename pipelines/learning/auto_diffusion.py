@@ -1,0 +1,134 @@
+"""AutoDiffusion: an evolutionary search for the best subset of the model's time steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from pipelines.denoiser import Cancelled
+from pipelines.errors import SettingsError
+from pipelines.learning.problem import Problem
+from pipelines.registry import setting
+from pipelines.schedules.learned import learned_levels
+from pipelines.schedules.uniform import uniform_times
+
+__all__ = ["AutoDiffusionSettings", "Generation", "crossed", "evolve", "mutated", "search"]
+
+Candidate = tuple[int, ...]
+"""Time steps, descending; the first is the model's last, where every run starts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoDiffusionSettings:
+    population: int = setting(50, "Schedules in the first generation.", low=2, high=500, step=1)
+    mutations: int = setting(25, "New schedules a generation that move some steps of a good one.", low=1, high=500, step=1)
+    crossovers: int = setting(10, "New schedules a generation that take steps from two good ones.", low=0, high=500, step=1)
+    parents: int = setting(10, "The best so far, from which new ones are made.", low=1, high=500, step=1)
+    generations: int = setting(10, "Rounds of the search.", low=1, high=500, step=1)
+    chance: float = setting(0.25, "Of each step of a mutated schedule to move.", low=0.01, high=1, step=0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One round of the search.
+
+    Attributes:
+        index: from 0, the first population.
+        total: rounds after that.
+        errors: of the schedules that this round tried, ascending.
+        best: the best schedule of all rounds.
+        best_error: its own.
+        uniform: the uniform schedule's.
+    """
+
+    index: int
+    total: int
+    errors: tuple[float, ...]
+    best: Candidate
+    best_error: float
+    uniform: float
+
+
+def mutated(parent: Candidate, last: int, chance: float, rng: np.random.Generator) -> Candidate:
+    """The parent with some steps, at least one, moved to free times between their neighbours' neighbours."""
+    steps = list(parent)
+    moved = np.flatnonzero(rng.random(len(steps) - 1) < chance) + 1
+    for place in moved if len(moved) else [rng.integers(1, len(steps))]:
+        high = steps[place - 2] if place >= 2 else last
+        low = steps[place + 2] if place + 2 < len(steps) else 0
+        free = sorted(set(range(low, high)) - set(steps))
+        if free:
+            steps[place] = free[rng.integers(len(free))]
+            steps.sort(reverse=True)
+    return tuple(steps)
+
+
+def crossed(one: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
+    """As many steps as each parent has, drawn from both; the first stays."""
+    pool = sorted(set(one[1:]) | set(other[1:]))
+    return (one[0], *sorted(rng.choice(pool, len(one) - 1, replace=False).tolist(), reverse=True))
+
+
+def search(error: Callable[[Candidate], float], uniform: Candidate, settings: AutoDiffusionSettings,
+           seed: int = 0, starts: Sequence[Candidate] = ()) -> Iterator[Generation]:
+    """The evolution alone; the best of all rounds is kept, so it is never worse than `uniform` by this error.
+
+    Args:
+        error: of a candidate; each is measured once.
+        uniform: the candidate that the search must not fall behind.
+        settings: of the search.
+        seed: of all its choices.
+        starts: further candidates of the first generation.
+
+    Source: Li et al., AutoDiffusion, arXiv:2309.10438, algorithm 1 (search over time steps).
+    Differs: subsets of time steps only, no skipped layers; a step moves between its neighbours' neighbours rather than
+    anywhere, which keeps what a good parent has learned.
+    """
+    rng, last, known = np.random.default_rng(seed), uniform[0], {}
+
+    def measured(candidates: Sequence[Candidate]) -> list[float]:
+        fresh = [one for one in dict.fromkeys(candidates) if one not in known]
+        for one in fresh:
+            value = error(one)
+            known[one] = value if math.isfinite(value) else math.inf
+        return sorted(known[one] for one in fresh)
+
+    def drawn() -> Candidate:
+        inner = rng.choice(np.arange(last), len(uniform) - 1, replace=False)
+        return (last, *sorted(inner.tolist(), reverse=True))
+
+    tried = [uniform, *starts]
+    while len(tried) < settings.population:
+        tried.append(mutated(uniform, last, 0.5, rng) if len(tried) % 2 else drawn())
+    for index in range(settings.generations + 1):
+        errors = measured(tried)
+        ranked = sorted(known, key=lambda one: (known[one], one))
+        yield Generation(index, settings.generations, tuple(errors), ranked[0], known[ranked[0]], known[uniform])
+        parents = ranked[: settings.parents]
+        pick = lambda: parents[rng.integers(len(parents))]  # noqa: E731
+        tried = [mutated(pick(), last, settings.chance, rng) for _ in range(settings.mutations)]
+        tried += [crossed(pick(), pick(), rng) for _ in range(settings.crossovers)]
+
+
+def evolve(problem: Problem, settings: AutoDiffusionSettings = AutoDiffusionSettings(), seed: int = 0) -> Iterator[Generation]:
+    """Search the time steps of a sampler for the smallest error on the fitted pictures.
+
+    Raises:
+        SettingsError: there are fewer than two steps, or more than time steps.
+        Cancelled: the search was stopped.
+    """
+    last = int(problem.last_time())
+    if not 2 <= problem.num_steps <= last // 2:
+        raise SettingsError(f"A search needs 2 to {last // 2} steps, not {problem.num_steps}. Choose another number.")
+
+    def error(candidate: Candidate) -> float:
+        if problem.cancelled():
+            raise Cancelled
+        return problem.error(learned_levels(candidate, candidate, problem.noise_schedule), problem.fitted)
+
+    times = uniform_times(problem.noise_schedule, problem.num_steps, "trailing")
+    uniform = (last, *(int(round(float(time))) for time in times[1:]))
+    yield from search(error, uniform, settings, seed)

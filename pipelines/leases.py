@@ -1,0 +1,96 @@
+"""What a job asks of the model cache and what it gets back."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["CacheRow", "Lease", "PartKey", "Wanted", "megabytes"]
+
+
+class PartKey(NamedTuple):
+    """What makes two loaded parts the same object.
+
+    Attributes:
+        source: the repository, the folder, or the identity of the part's content.
+        revision: of the repository; "" for a local folder.
+        part: "unet", "vae", ...
+        dtype: "float32", ...
+        quantisation: "" for none.
+        device: "cpu", "cuda:0", ...
+    """
+
+    source: str
+    revision: str = ""
+    part: str = ""
+    dtype: str = "float32"
+    quantisation: str = ""
+    device: str = "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A part that a job needs.
+
+    Attributes:
+        key: equal keys are one object in memory.
+        estimate_bytes: what it will take; better too high than too low.
+        load: makes the object; called outside the lock, once at a time for a key.
+        free: called with the object when it leaves the cache; its bytes count until it returns.
+        measure: the true bytes of the loaded object, which correct the estimate.
+    """
+
+    key: Hashable
+    estimate_bytes: int
+    load: Callable[[], Any]
+    free: Callable[[Any], None] | None = None
+    measure: Callable[[Any], int] | None = None
+
+
+class CacheRow(NamedTuple):
+    """One line of a memory bar: `last_used` is the cache's clock, `state` one of reserved, loading, ready, freeing."""
+
+    key: Hashable
+    bytes: int
+    pins: int
+    last_used: float
+    state: str
+
+
+class Lease(Mapping[Hashable, Any]):
+    """A job's hold on its parts: key to object. Nothing in it is evicted until it is closed."""
+
+    def __init__(self, objects: Mapping[Hashable, Any], release: Callable[[], None]):
+        self._objects = dict(objects)
+        self._release = release
+        self._closing = threading.Lock()
+
+    def __getitem__(self, key: Hashable) -> Any:
+        return self._objects[key]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the parts back; a second call does nothing."""
+        if self._closing.acquire(blocking=False):
+            self._objects.clear()
+            self._release()
+
+
+def megabytes(count: int) -> str:
+    """A size as a person reads it: "512 MB", "6.9 GB"."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

@@ -1,0 +1,92 @@
+"""When two parts on disk are the same, so that models share them in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["PartIdentities"]
+
+SAMPLES, SAMPLE_BYTES = 16, 4096
+BLOCK = 1 << 20
+HASH_NAME = 64
+"""Letters of a SHA-256: the hub's cache names a weight file's blob by the hash of its content."""
+
+
+class PartIdentities:
+    """Names for the contents of parts: equal names mean equal files, byte for byte.
+
+    Reading gigabytes to compare them would cost more than loading, so a part is named by the sizes of its files
+    and samples of them. Only when a part at another place has the same name are both read in full.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple] = {}
+        self._names: dict[tuple, str] = {}
+        self._hashes: dict[tuple, str] = {}
+
+    def name(self, files: Sequence[Path]) -> str:
+        """The name of these files' content; a changed file has another name.
+
+        Args:
+            files: in an order that is the same for equal parts.
+        """
+        stamp = tuple(_stamp(path) for path in files)
+        with self._lock:
+            if stamp not in self._names:
+                self._names[stamp] = self._new_name(stamp)
+            return self._names[stamp]
+
+    def _new_name(self, stamp: tuple) -> str:
+        quick = _digest(part for one in stamp for part in (one[0].encode(), *_samples(Path(one[1]), one[2])))
+        first = self._known.setdefault(quick, stamp)
+        if first == stamp or (_unchanged(first) and self._whole(first) == self._whole(stamp)):
+            return quick
+        return f"{quick}-{self._whole(stamp)}"
+
+    def _whole(self, stamp: tuple) -> str:
+        if stamp not in self._hashes:
+            self._hashes[stamp] = _digest(part for one in stamp for part in (one[0].encode(), _file_hash(Path(one[1]))))
+        return self._hashes[stamp]
+
+
+def _stamp(path: Path) -> tuple[str, str, int, int]:
+    """(name, place, size, time of change), which stands for the content as long as the process lives."""
+    real = path.resolve(strict=True)
+    status = real.stat()
+    return path.name, str(real), status.st_size, status.st_mtime_ns
+
+
+def _unchanged(stamp: tuple) -> bool:
+    try:
+        return all(_stamp(Path(real))[1:] == (real, *rest) for _, real, *rest in stamp)
+    except OSError:
+        return False
+
+
+def _samples(path: Path, size: int):
+    yield str(size).encode()
+    with path.open("rb") as file:
+        for index in range(SAMPLES):
+            file.seek(max(0, (size - SAMPLE_BYTES) * index // (SAMPLES - 1)))
+            yield file.read(SAMPLE_BYTES)
+
+
+def _file_hash(path: Path) -> bytes:
+    if len(path.name) == HASH_NAME and all(letter in "0123456789abcdef" for letter in path.name):
+        return path.name.encode()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest().encode()
+
+
+def _digest(parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:32]

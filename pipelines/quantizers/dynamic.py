@@ -1,0 +1,66 @@
+"""PyTorch's dynamic quantisation: int8 weights, and inputs quantised to eight bits in each call. Linear layers only."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipelines.quantizers.base import StorableQuantizer
+from pipelines.quantizers.machine import Machine
+
+__all__ = ["Dynamic", "fits_dynamic"]
+
+_AXIS = 0
+
+
+def fits_dynamic(machine: Machine) -> str | None:
+    """Why it cannot run."""
+    if machine.device != "cpu":
+        return "it has kernels for CPUs only"
+    engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    return None if engines else "this build of PyTorch has no kernels for it"
+
+
+class Dynamic(StorableQuantizer):
+    """`torch.ao.quantization.quantize_dynamic` with a scale for each output channel, a layer at a time.
+
+    Source: PyTorch's eager-mode dynamic quantisation, which its makers call deprecated; the warning is kept in here.
+    """
+
+    def __init__(self, settings: Any = None):
+        pass
+
+    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+            alone = torch.nn.Sequential(layer)
+            return quantize_dynamic(alone, {"0": per_channel_dynamic_qconfig}, dtype=torch.qint8)[0]
+
+    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+        return layer._weight_bias()[0].dequantize()
+
+    def tensors(self, layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+        weight, bias = layer._weight_bias()
+        parts = {
+            "codes": weight.int_repr(),
+            "scales": weight.q_per_channel_scales(),
+            "zero_points": weight.q_per_channel_zero_points(),
+        }
+        return parts if bias is None else {**parts, "bias": bias.detach()}
+
+    def restored(self, layer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch.ao.nn.quantized.dynamic import Linear
+
+            made = Linear(layer.in_features, layer.out_features, bias_="bias" in tensors)
+            weight = torch._make_per_channel_quantized_tensor(
+                tensors["codes"], tensors["scales"], tensors["zero_points"], _AXIS
+            )
+            made.set_weight_bias(weight, tensors.get("bias"))
+        return made

@@ -1,0 +1,62 @@
+"""Four bits a weight, two to a byte, with a scale and a lowest value for each group of neighbours."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above, unpack_nibbles
+from pipelines.registry import setting
+
+__all__ = ["Int4", "Int4Codec", "Int4Settings", "grouped"]
+
+_LEVELS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Int4Settings:
+    group_size: int = setting(
+        64, "Weights that share a scale: fewer are more exact and take more bytes.", choices=(16, 32, 64, 128)
+    )
+
+
+def grouped(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """(R, C) as (R, G, size), the last group of a row filled up with its last weight."""
+    missing = -rows.shape[1] % size
+    if missing:
+        rows = torch.cat([rows, rows[:, -1:].expand(-1, missing)], dim=1)
+    return rows.unflatten(1, (-1, size))
+
+
+class Int4Codec:
+    """w = lowest + scale * q with q from 0 to 15, scale = (highest - lowest) / 15 of the group: |error| <= scale / 2.
+
+    Both are kept in float16, rounded outwards, so that the bound holds for what is stored. The range always holds zero.
+
+    Source: asymmetric round to nearest by group, as in Frantar et al., GPTQ, arXiv:2210.17323, section 4.
+    Differs: no error feedback between the columns, hence no calibration data.
+    """
+
+    def __init__(self, group_size: int = 64):
+        self.group_size = group_size
+
+    def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        groups = grouped(rows, self.group_size)
+        lowest = scale_above(groups.amin(2, keepdim=True).clamp_max(0))
+        highest = groups.amax(2, keepdim=True).clamp_min(0)
+        scales = scale_above((highest - lowest.float()) / _LEVELS)
+        step = scales.float().clamp_min(torch.finfo(torch.float32).tiny)
+        codes = ((groups - lowest.float()) / step).round().clamp(0, _LEVELS)
+        return {"codes": pack_nibbles(codes).flatten(1), "scales": scales.squeeze(2), "lowest": lowest.squeeze(2)}
+
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int) -> torch.Tensor:
+        codes = unpack_nibbles(parts["codes"]).unflatten(1, (-1, self.group_size))
+        groups = torch.addcmul(parts["lowest"].float()[..., None], codes.float(), parts["scales"].float()[..., None])
+        return groups.flatten(1)[:, :columns]
+
+
+def Int4(settings: Int4Settings = Int4Settings()) -> WeightOnly:
+    """The method."""
+    return WeightOnly(Int4Codec(settings.group_size))

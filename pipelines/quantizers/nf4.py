@@ -1,0 +1,70 @@
+"""Four bits a weight on sixteen levels that suit a normal distribution, one scale for each block."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from pipelines.quantizers.int4 import grouped
+from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above, unpack_nibbles
+from pipelines.registry import setting
+
+__all__ = ["LEVELS", "Nf4", "Nf4Codec", "Nf4Settings"]
+
+LEVELS = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+"""NF4: quantiles of the normal distribution scaled to [-1, 1], with an exact zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nf4Settings:
+    block_size: int = setting(
+        64, "Weights that share a scale: fewer are more exact and take more bytes.", choices=(16, 32, 64, 128)
+    )
+
+
+class Nf4Codec:
+    """w = scale * level[q] with scale = max|w| of the block: |error| <= scale * (half the gap between two levels).
+
+    Source: Dettmers et al., QLoRA, arXiv:2305.14314, section 3 and appendix E.
+    Differs: scales are kept in float16, rounded up, and not quantised again.
+    """
+
+    def __init__(self, block_size: int = 64):
+        self.block_size = block_size
+
+    def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        blocks = grouped(rows, self.block_size)
+        scales = scale_above(blocks.abs().amax(2, keepdim=True))
+        levels = torch.tensor(LEVELS, device=rows.device)
+        between = (levels[1:] + levels[:-1]) / 2
+        codes = torch.bucketize(blocks / scales.float().clamp_min(torch.finfo(torch.float32).tiny), between)
+        return {"codes": pack_nibbles(codes).flatten(1), "scales": scales.squeeze(2)}
+
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int) -> torch.Tensor:
+        levels = torch.tensor(LEVELS, device=parts["codes"].device)
+        codes = unpack_nibbles(parts["codes"]).unflatten(1, (-1, self.block_size))
+        return (levels[codes.int()] * parts["scales"].float()[..., None]).flatten(1)[:, :columns]
+
+
+def Nf4(settings: Nf4Settings = Nf4Settings()) -> WeightOnly:
+    """The method."""
+    return WeightOnly(Nf4Codec(settings.block_size))

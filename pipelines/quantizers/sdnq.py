@@ -1,0 +1,45 @@
+"""SDNQ: weights of linear layers and convolutions in many formats, of which two are offered."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import torch
+
+from pipelines.errors import ModelError
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer
+from pipelines.quantizers.machine import load_package, needs_package
+
+__all__ = ["Sdnq", "fits_sdnq"]
+
+NAME = "sdnq"
+fits_sdnq = functools.partial(needs_package, NAME, NAME)
+
+
+class Sdnq(Quantizer):
+    """SDNQ's own layers.
+
+    Args:
+        form: of the weights, as SDNQ spells it: "int8", "uint4".
+    """
+
+    layers = LINEAR + CONVOLUTIONS
+
+    def __init__(self, form: str, settings: Any = None):
+        self.form = form
+
+    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
+        library = load_package(NAME, NAME)
+        config = library.SDNQConfig(weights_dtype=self.form, quant_conv=True)
+        changed, _ = library.sdnq_quantize_layer(copy.deepcopy(layer), config, torch_dtype=layer.weight.dtype)
+        if not hasattr(changed, "sdnq_dequantizer"):
+            raise ModelError(
+                f"SDNQ left a layer of {tuple(layer.weight.shape)} weights as it was. Choose another method."
+            )
+        return changed
+
+    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+        parts = load_package("sdnq.utils", NAME).get_sdnq_params(layer)
+        return layer.sdnq_dequantizer(**parts).float()

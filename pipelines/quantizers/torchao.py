@@ -1,0 +1,50 @@
+"""torchao: int8 weights anywhere, int4 weights and fp8 arithmetic on NVIDIA GPUs. Linear layers only."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import warnings
+from typing import Any
+
+import torch
+
+from pipelines.quantizers.base import Quantizer
+from pipelines.quantizers.machine import load_package, needs_gpu, needs_package
+
+__all__ = ["TorchAo", "fits_torchao", "fits_torchao_fp8", "fits_torchao_int4"]
+
+NAME = "torchao"
+fits_torchao = functools.partial(needs_package, NAME, NAME)
+fits_torchao_int4 = functools.partial(needs_gpu, NAME, NAME, (8, 0))
+fits_torchao_fp8 = functools.partial(needs_gpu, NAME, NAME, (8, 9))
+
+CONFIGS = {
+    "int8": ("Int8WeightOnlyConfig", {"version": 2}),
+    "int4": ("Int4WeightOnlyConfig", {"group_size": 128}),
+    "fp8": ("Float8DynamicActivationFloat8WeightConfig", {}),
+}
+"""Format to torchao's own configuration and its arguments."""
+
+
+class TorchAo(Quantizer):
+    """`torchao.quantization.quantize_` a layer at a time, so that its matching of names by substring plays no part.
+
+    Args:
+        form: a key of CONFIGS.
+    """
+
+    def __init__(self, form: str, settings: Any = None):
+        self.form = form
+
+    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library = load_package("torchao.quantization", NAME)
+            name, arguments = CONFIGS[self.form]
+            alone = torch.nn.Sequential(copy.deepcopy(layer))
+            library.quantize_(alone, getattr(library, name)(**arguments))
+        return alone[0]
+
+    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+        return layer.weight.dequantize().float()

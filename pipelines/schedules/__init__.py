@@ -1,0 +1,73 @@
+"""The table of time-step schedules: which noise levels a run visits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.registry import Method, Table
+from pipelines.schedule import Level, NoiseSchedule
+from pipelines.schedules.align_your_steps import AlignYourSteps, AlignYourStepsSettings, fits_align_your_steps
+from pipelines.schedules.beta import Beta, BetaSettings
+from pipelines.schedules.exponential import Exponential, ExponentialSettings
+from pipelines.schedules.hand_typed import HandTyped, HandTypedSettings
+from pipelines.schedules.karras import Karras, KarrasSettings
+from pipelines.schedules.learned import Learned, LearnedSettings
+from pipelines.schedules.quadratic import DenseAtHighNoise, DenseSettings, Quadratic, QuadraticSettings
+from pipelines.schedules.shift import Shift, ShiftSettings
+from pipelines.schedules.uniform import Uniform, UniformSettings
+from pipelines.types import Request
+
+__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "settled"]
+
+SCHEDULES = Table("schedule", [
+    Method("uniform", "Uniform", Uniform, UniformSettings, paper="Lin et al., arXiv:2305.08891",
+           help="Equal distances in time."),
+    Method("karras", "Karras", Karras, KarrasSettings, paper="Karras et al., EDM, arXiv:2206.00364",
+           help="More steps at low noise, where detail is made."),
+    Method("shift", "Shift", Shift, ShiftSettings, paper="Esser et al., SD3, arXiv:2403.03206",
+           help="More steps at high noise, where the composition is made."),
+    Method("exponential", "Exponential", Exponential, ExponentialSettings,
+           paper="Lu et al., DPM-Solver, arXiv:2206.00927",
+           help="Uniform in lambda: equal distances in the logarithm of signal to noise, many steps at low noise."),
+    Method("beta", "Beta", Beta, BetaSettings, paper="Lee et al., Beta sampling, arXiv:2407.12173",
+           help="More steps at both ends, few in the middle."),
+    Method("quadratic", "Quadratic", Quadratic, QuadraticSettings, paper="Song et al., DDIM, arXiv:2010.02502",
+           help="Times grow with the square: more steps at low noise, less strongly than Karras."),
+    Method("dense_high", "Dense at high noise", DenseAtHighNoise, DenseSettings,
+           paper="Song et al., DDIM, arXiv:2010.02502",
+           help="The mirror of quadratic: the first steps are the shortest."),
+    Method("align_your_steps", "Align your steps", AlignYourSteps, AlignYourStepsSettings, fit=fits_align_your_steps,
+           paper="Sabour et al., Align your steps, arXiv:2404.14507",
+           help="Published levels, optimised for Stable Diffusion 1, SDXL and SVD at ten steps."),
+    Method("learned", "Learned", Learned, LearnedSettings,
+           paper="Tong et al., LD3, arXiv:2405.15506; Li et al., AutoDiffusion, arXiv:2309.10438",
+           help="Times that were fitted to this very model, sampler and number of steps."),
+    Method("hand_typed", "Hand-typed", HandTyped, HandTypedSettings, paper="Karras et al., EDM, arXiv:2206.00364",
+           help="Any list of time steps or sigmas, as you type it."),
+])
+
+
+def settled(request: Request) -> Any:
+    """The request's schedule with its settings; one that was fitted settles on what was fitted for this request.
+
+    Raises:
+        SettingsError: nothing was fitted for it, or a setting cannot be.
+    """
+    schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
+    return schedule.for_request(request) if isinstance(schedule, Learned) else schedule
+
+
+def levels_for(request: Request, noise_schedule: NoiseSchedule) -> list[Level]:
+    """The N + 1 levels that a request's run visits.
+
+    Raises:
+        SettingsError: the schedule cannot serve this model or number of steps.
+    """
+    return settled(request).levels(noise_schedule, request.num_inference_steps)
+
+
+def levels_and_sampler(request: Request, sampler: Any, noise_schedule: NoiseSchedule) -> tuple[list[Level], Any]:
+    """The same levels, and the sampler or what was fitted to take its place."""
+    schedule = settled(request)
+    levels = schedule.levels(noise_schedule, request.num_inference_steps)
+    return levels, schedule.solver(sampler) if isinstance(schedule, Learned) else sampler

@@ -1,0 +1,112 @@
+"""A list of time steps or noise levels as a person types it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+from pipelines.errors import SettingsError
+from pipelines.registry import setting
+from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.schedules.uniform import Uniform
+
+__all__ = ["HandTyped", "HandTypedSettings", "parsed_numbers"]
+
+_MOST = 1000
+"""Numbers read from a list: as many as a model has time steps."""
+
+
+def parsed_numbers(text: str) -> list[float]:
+    """The numbers of a text, between commas, semicolons or blanks; none of an empty one.
+
+    Raises:
+        SettingsError: something in it is no finite number, or there are too many.
+    """
+    words = [word for word in re.split(r"[,;\s]+", text.strip()) if word]
+    numbers = []
+    for word in words[: _MOST + 1]:
+        try:
+            number = float(word)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise SettingsError(
+                f"The list of levels holds {word[:40]!r}, which is not a number. Choose one of: time steps such as "
+                "999 850 700, or sigmas such as 14.6 6.5 3.9.")
+        numbers.append(number)
+    if len(numbers) > _MOST:
+        raise SettingsError(f"The list of levels holds more than {_MOST} numbers. Type fewer.")
+    return numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class HandTypedSettings:
+    values: str = setting("", "Numbers from high noise to low, one a step, blanks or commas between; empty is uniform.",
+                          label="levels")
+    unit: str = setting("time steps", "The network's time, or sigma / alpha (of a flow model its own sigma).",
+                        choices=("time steps", "sigmas"))
+
+    def __post_init__(self) -> None:
+        parsed_numbers(self.values)
+
+
+class HandTyped:
+    """The typed levels as they are, and the clean end, which is not typed (a last 0 among sigmas is left out).
+
+    An empty list is the uniform schedule. The list has as many numbers as the run has steps.
+
+    Source: the custom `timesteps` and `sigmas` of diffusers' pipelines, which its Euler and DPM-Solver schedulers
+    take and its DDIM, PNDM, DEIS and SA-Solver schedulers do not; here every sampler takes them.
+    """
+
+    def __init__(self, settings: HandTypedSettings = HandTypedSettings()):
+        self.numbers, self.unit = parsed_numbers(settings.values), settings.unit
+
+    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
+        """N + 1 descending levels, the last clean.
+
+        Raises:
+            SettingsError: unsorted, repeated or out-of-range numbers, or not as many as steps.
+        """
+        numbers = self.numbers
+        if not numbers:
+            return Uniform().levels(noise_schedule, num_inference_steps)
+        if len(numbers) > 1 and numbers[-1] == 0 and self.unit == "sigmas":
+            numbers = numbers[:-1]
+        self._require_sorted(numbers)
+        self._require_range(numbers, noise_schedule)
+        if len(numbers) != num_inference_steps:
+            raise SettingsError(
+                f"The list has {len(numbers)} {self.unit} for {num_inference_steps} steps. Set the steps to "
+                f"{len(numbers)}, or type as many numbers as steps.")
+        return [*(self._level(number, noise_schedule) for number in numbers), CLEAN]
+
+    def _level(self, number: float, noise_schedule: NoiseSchedule) -> Level:
+        if self.unit == "time steps":
+            return noise_schedule.at(number)
+        if isinstance(noise_schedule, FlowSchedule):
+            return noise_schedule.at(number * noise_schedule.num_train_timesteps)
+        return noise_schedule.at_sigma_ve(number)
+
+    def _require_sorted(self, numbers: list[float]) -> None:
+        for earlier, later in zip(numbers, numbers[1:], strict=False):
+            if later == earlier:
+                raise SettingsError(f"The list of {self.unit} has {later:g} twice. Type each number once.")
+            if later > earlier:
+                raise SettingsError(
+                    f"The list of {self.unit} has {later:g} after {earlier:g}. Type the numbers from high to low.")
+
+    def _require_range(self, numbers: list[float], noise_schedule: NoiseSchedule) -> None:
+        low, high = self._range(noise_schedule)
+        for number in numbers:
+            if not low <= number <= high:
+                raise SettingsError(
+                    f"The list of {self.unit} has {number:g}. This model's go from {low:.4g} to {high:.6g}.")
+
+    def _range(self, noise_schedule: NoiseSchedule) -> tuple[float, float]:
+        last = noise_schedule.network_time(1.0)
+        flow = isinstance(noise_schedule, FlowSchedule)
+        if self.unit == "time steps":
+            return (1e-3 if flow else 0.0), last
+        return (1e-6, 1.0) if flow else (1e-3, noise_schedule.at(last).sigma_ve + 5e-3)

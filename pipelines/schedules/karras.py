@@ -1,0 +1,52 @@
+"""The schedule of Karras et al.: dense at low noise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pipelines.registry import setting
+from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.schedules.uniform import require_descending
+
+__all__ = ["Karras", "KarrasSettings", "karras_ramp"]
+
+
+@dataclasses.dataclass(frozen=True)
+class KarrasSettings:
+    rho: float = setting(7.0, "How strongly the steps crowd at low noise; 1 is uniform in sigma.", low=1, high=20, step=0.5)
+    sigma_min: float = setting(0.0, "Lowest noise sigma / alpha before the end; 0 takes the model's own.", low=0, high=10, step=0.01)
+    sigma_max: float = setting(0.0, "Highest noise sigma / alpha; 0 takes the model's own.", low=0, high=200, step=0.1)
+
+
+def karras_ramp(sigma_min: float, sigma_max: float, num: int, rho: float) -> np.ndarray:
+    """(num,) descending: (max^(1/rho) + i / (num - 1) * (min^(1/rho) - max^(1/rho)))^rho.
+
+    Source: Karras et al., arXiv:2206.00364, equation 5.
+    """
+    ramp = np.linspace(0, 1, num)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return (high + ramp * (low - high)) ** rho
+
+
+class Karras:
+    """Equal distances in sigma^(1/rho).
+
+    Differs: for a flow model, whose sigma / alpha is infinite at the start, the ramp is taken in the flow's
+    own sigma between 1 and 1 / T, as diffusers does.
+    """
+
+    def __init__(self, settings: KarrasSettings = KarrasSettings()):
+        self.settings = settings
+
+    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
+        """N + 1 descending levels, the last clean."""
+        s, total = self.settings, noise_schedule.num_train_timesteps
+        if isinstance(noise_schedule, FlowSchedule):
+            sigmas = karras_ramp(1 / total, 1.0, num_inference_steps, s.rho)
+            return require_descending([*(noise_schedule.at(float(sigma) * total) for sigma in sigmas), CLEAN])
+        low = s.sigma_min or noise_schedule.at(0).sigma_ve
+        high = min(s.sigma_max or float("inf"), noise_schedule.at(total - 1).sigma_ve)
+        sigmas = karras_ramp(low, high, num_inference_steps, s.rho)
+        return require_descending([*(noise_schedule.at_sigma_ve(float(sigma)) for sigma in sigmas), CLEAN])

@@ -1,0 +1,118 @@
+"""Schedules that were fitted to a model, a sampler and a number of steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import SettingsError, UnknownMethodError
+from pipelines.registry import setting
+from pipelines.samplers.fitted_factors import FittedFactors
+from pipelines.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, find_all
+from pipelines.schedules.uniform import require_descending
+from pipelines.types import Choice, Request
+
+__all__ = ["FOLDERS", "Learned", "LearnedSettings", "learned_levels", "same_sampler", "use_folder"]
+
+FOLDERS: list[Path] = [SHIPPED]
+"""Where fitted schedules are looked for, the later the more wanted; a studio adds the person's own folder."""
+
+
+def use_folder(folder: Path) -> None:
+    """Look for fitted schedules in this folder too, before all others."""
+    if folder in FOLDERS:
+        FOLDERS.remove(folder)
+    FOLDERS.append(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedSettings:
+    method: str = setting("best", "How it was fitted; best takes the one with the smallest error on pictures not fitted.",
+                          choices=("best", *METHODS))
+    name: str = setting("", "A fitted schedule by name; empty takes the one for this model, sampler and number of steps.")
+
+    def __post_init__(self) -> None:
+        if self.name and self.name not in (known := find_all(*FOLDERS)):
+            raise UnknownMethodError("learned schedule", self.name, known)
+
+
+def learned_levels(times: Sequence[float], model_times: Sequence[float], noise_schedule: NoiseSchedule) -> list[Level]:
+    """N + 1 levels: those of `times`, of which the network is told `model_times`, and the clean end."""
+    visited = [noise_schedule.at(float(time)) for time in times]
+    told = [dataclasses.replace(level, timestep=float(time)) for level, time in zip(visited, model_times, strict=True)]
+    return [*told, CLEAN]
+
+
+class Learned:
+    """The schedule that LD3 or AutoDiffusion found for exactly this run.
+
+    Fit one with `python -m studio learn`, or on the page. Another model, sampler or number of steps than it was
+    fitted for is refused, since there it means nothing; another guidance than fitted is allowed.
+
+    Source: Tong et al., Learning to discretize denoising diffusion ODEs (LD3), arXiv:2405.15506; Li et al.,
+    AutoDiffusion, arXiv:2309.10438.
+    """
+
+    def __init__(self, settings: LearnedSettings = LearnedSettings()):
+        self.method, self.name = settings.method, settings.name
+        self._chosen: LearnedSchedule | None = None
+
+    def for_request(self, request: Request) -> Learned:
+        """This schedule, settled on a fitted one.
+
+        Raises:
+            SettingsError: nothing was fitted for this model, sampler and number of steps.
+        """
+        known = {name: one for name, one in find_all(*FOLDERS).items() if self.method in ("best", one.method)}
+        wanted = [one for name, one in known.items() if self.name in ("", name)]
+        fitting = [one for one in wanted if _fits(one, request)]
+        if not fitting:
+            raise _refusal(request, wanted, self.name)
+        settled = Learned(LearnedSettings(self.method, self.name))
+        settled._chosen = min(fitting, key=lambda one: one.held_out["fitted"])
+        return settled
+
+    def solver(self, sampler: Any) -> Any:
+        """The sampler, or the fitted factors that take its place."""
+        chosen = self._chosen
+        return FittedFactors(chosen.rows, chosen.model_times) if chosen is not None and chosen.rows else sampler
+
+    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
+        """N + 1 descending levels, the last clean.
+
+        Raises:
+            SettingsError: `for_request` did not settle on a schedule, or the number of steps is another one.
+        """
+        if self._chosen is None or self._chosen.num_inference_steps != num_inference_steps:
+            fitted = f"fitted for {self._chosen.num_inference_steps} steps" if self._chosen else "not settled on a run"
+            raise SettingsError(f"The learned schedule is {fitted}; {num_inference_steps} steps are asked for.")
+        return require_descending(learned_levels(self._chosen.times, self._chosen.model_times, noise_schedule))
+
+
+def _fits(one: LearnedSchedule, request: Request) -> bool:
+    return (one.model == request.model and one.num_inference_steps == request.num_inference_steps
+            and same_sampler(one.sampler, request.sampler))
+
+
+def same_sampler(one: Choice, other: Choice) -> bool:
+    """Whether two choices are the same sampler with the same settings, defaults filled in."""
+    return one.key == other.key and _filled(one) == _filled(other)
+
+
+def _filled(choice: Choice) -> Any:
+    from pipelines.registry import parse_settings
+    from pipelines.samplers import SAMPLERS
+
+    return parse_settings(SAMPLERS[choice.key].settings, choice.settings)
+
+
+def _refusal(request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:
+    run = f"{request.num_inference_steps} steps of {request.sampler.key} on the model {request.model}"
+    told = "; ".join(f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}" for one in known[:12])
+    which = f"The learned schedule {name!r} was not fitted for" if name else "No schedule has been fitted for"
+    return SettingsError(f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with "
+                         f"`python -m studio learn --model {request.model} --sampler {request.sampler.key} "
+                         f"--steps {request.num_inference_steps}`.")

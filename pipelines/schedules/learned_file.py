@@ -1,0 +1,128 @@
+"""Learned schedules as files: what was fitted, for what, and how well it did."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import SettingsError, StoreError
+from pipelines.types import Choice
+
+__all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "find_all", "write_learned"]
+
+SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "schedules"
+METHODS = {"ld3": "LD3", "auto_diffusion": "AutoDiffusion", "bespoke": "Bespoke"}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_LARGEST = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedSchedule:
+    """One fitted schedule.
+
+    Attributes:
+        method: a key of `METHODS`.
+        model: key of the catalogue; `network` names its weights.
+        sampler, guidance: with all their settings.
+        num_inference_steps: steps; `evaluations` is what they cost.
+        times: N network times, descending, whose noise levels are visited.
+        model_times: N times that the network is told instead; equal to `times` without offsets.
+        held_out: relative latent error on pictures that were not fitted, by "uniform", "start" and "fitted".
+        curve: a row a round: {"round", "loss", and "held_out" where it was measured}.
+        told: how it was fitted: settings, pictures, seconds.
+        rows: N rows of factors that take the sampler's place, the m-th with m + 2; empty where the sampler stays.
+    """
+
+    method: str
+    model: str
+    network: str
+    sampler: Choice
+    guidance: Choice
+    num_inference_steps: int
+    evaluations: int
+    times: tuple[float, ...]
+    model_times: tuple[float, ...]
+    held_out: Mapping[str, float]
+    curve: tuple[Mapping[str, float], ...]
+    told: Mapping[str, Any]
+    rows: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its file: model, sampler, steps, method."""
+        return f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}".lower().replace("_", "-")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `parse` reads back."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**plain, "sampler": self.sampler.to_json(), "guidance": self.guidance.to_json()}
+
+    @classmethod
+    def parse(cls, values: Any) -> LearnedSchedule:
+        """From the plain values of a file.
+
+        Raises:
+            SettingsError: a field is missing, or is of the wrong kind.
+        """
+        try:
+            given = dict(values)
+            given["sampler"], given["guidance"] = Choice.parse(given["sampler"]), Choice.parse(given["guidance"])
+            for name in ("times", "model_times"):
+                given[name] = tuple(float(time) for time in given[name])
+            given["curve"] = tuple(dict(row) for row in given["curve"])
+            given["rows"] = tuple(tuple(float(factor) for factor in row) for row in given.get("rows", ()))
+            learned = cls(**given)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingsError(f"A learned schedule cannot be read: {error}. Fit it again.") from None
+        learned._check()
+        return learned
+
+    def _check(self) -> None:
+        times, asked = self.times, self.model_times
+        falling = all(later < earlier for earlier, later in zip(times, times[1:], strict=False))
+        if self.method not in METHODS or len(times) != self.num_inference_steps or len(asked) != len(times) or not falling:
+            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} is not whole: it needs "
+                                f"{self.num_inference_steps} falling times. Fit it again.")
+        lengths = [len(row) for row in self.rows]
+        if (self.method == "bespoke") != bool(lengths) or (lengths and lengths != [m + 2 for m in range(len(times))]):
+            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again.")
+        if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
+                math.isfinite(time) and time >= 0 for time in (*times, *asked)):
+            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has a time that is none. Fit it again.")
+
+
+def write_learned(learned: LearnedSchedule, folder: Path) -> Path:
+    """Write the schedule under its name, in the place of an earlier one; returns the file.
+
+    Raises:
+        StoreError: the name is unsafe, or the folder cannot be written.
+    """
+    if not _NAME.fullmatch(learned.name):
+        raise StoreError(f"A schedule cannot be kept under the name {learned.name[:80]!r}. Rename the model.")
+    path = folder / f"{learned.name}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(learned.to_json(), indent=1) + "\n", "utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"The schedule cannot be written: {error}.") from error
+    return path
+
+
+def find_all(*folders: Path) -> dict[str, LearnedSchedule]:
+    """Name to schedule of every readable file, those of later folders before those of earlier ones."""
+    found = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+            try:
+                if path.stat().st_size <= _LARGEST:
+                    found[path.stem] = LearnedSchedule.parse(json.loads(path.read_text("utf-8")))
+            except (OSError, ValueError, RecursionError):
+                continue
+    return found

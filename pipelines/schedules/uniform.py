@@ -1,0 +1,71 @@
+"""Time steps at equal distances, in the three ways the field counts them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pipelines.registry import setting
+from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.errors import SettingsError
+
+__all__ = ["Uniform", "UniformSettings", "require_descending", "uniform_times"]
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformSettings:
+    spacing: str = setting("trailing", "Trailing starts at the last time step, leading ends at the first, linspace does both.",
+                           choices=("trailing", "leading", "linspace"))
+    final: str = setting("zero", "Where the last step ends: at no noise, or at the model's first training level (old DDIM).",
+                         choices=("zero", "first"), label="ends at")
+
+
+def require_descending(levels: list[Level]) -> list[Level]:
+    """The levels, if every one has less noise than the one before.
+
+    Raises:
+        SettingsError: two steps would share a noise level.
+    """
+    for earlier, later in zip(levels, levels[1:], strict=False):
+        if not later.sigma_ve < earlier.sigma_ve:
+            raise SettingsError(
+                f"The schedule of {len(levels) - 1} steps visits time {later.timestep:g} after {earlier.timestep:g}, which "
+                "has no more noise. Choose fewer steps or another schedule.")
+    return levels
+
+
+def uniform_times(noise_schedule: NoiseSchedule, num_inference_steps: int, spacing: str) -> np.ndarray:
+    """(N,) descending network times.
+
+    Source: table 2 of Lin et al., arXiv:2305.08891; leading with diffusers' `steps_offset`.
+    """
+    total, count = noise_schedule.num_train_timesteps, num_inference_steps
+    if isinstance(noise_schedule, FlowSchedule):
+        first = {"trailing": 1 / count, "linspace": 1 / total}.get(spacing)
+        if first is None:
+            raise SettingsError("Leading spacing starts below full noise, which a flow model cannot. Choose trailing or linspace.")
+        return np.linspace(1, first, count) * total if count > 1 else np.array([float(total)])
+    if spacing == "trailing":
+        return np.round(np.arange(count, 0, -1) * (total / count)) - 1
+    if spacing == "leading":
+        return np.arange(count)[::-1] * (total // count) + noise_schedule.steps_offset
+    return np.linspace(0, total - 1, count).round()[::-1] if count > 1 else np.array([total - 1.0])
+
+
+class Uniform:
+    """Equal distances in the network's time.
+
+    Source: Lin et al., Common diffusion noise schedules and sample steps are flawed, arXiv:2305.08891.
+    """
+
+    def __init__(self, settings: UniformSettings = UniformSettings()):
+        self.settings = settings
+
+    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
+        """N + 1 descending levels, the last as `final` says."""
+        times = uniform_times(noise_schedule, num_inference_steps, self.settings.spacing)
+        levels = [noise_schedule.at(float(time)) for time in times]
+        first_trained = self.settings.final == "first" and not isinstance(noise_schedule, FlowSchedule)
+        end = noise_schedule.at(0) if first_trained and levels[-1].timestep > 0 else CLEAN
+        return require_descending([*levels, end])

@@ -1,0 +1,1 @@
+"""How the shipped models were made: data, training, measuring. Runs again on any machine."""

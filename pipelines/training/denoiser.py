@@ -1,0 +1,270 @@
+"""Train the UNet and the text encoder together: `python -m pipelines.training.denoiser`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from pipelines.errors import TrainingError
+from pipelines.training.captions import caption
+from pipelines.training.latents import LatentPool, fit_preview, save_preview
+from pipelines.training.objectives import learning_rate, min_snr_loss
+from pipelines.training.objects import Catalogue
+from pipelines.training.recipes import DenoiserRecipe, Recipe, catalogue_for, find_recipe
+from pipelines.training.tokenizer import caption_corpus, train_tokenizer, write_slow_tokenizer
+from pipelines.training.trainer import (
+    add_arguments,
+    generator_for,
+    pick_device,
+    picture_sheet,
+    settings_from,
+    train,
+    use_threads,
+)
+
+__all__ = ["DenoiserTask", "build_text_encoder", "build_unet", "noise_schedule"]
+
+SHEET_CAPTIONS = (
+    "a fox on a blue background", "a cat face on a pink background", "a puppy on a red background",
+    "a rocket on a black background", "a red heart on a white background",
+    "a penguin on an orange background", "a sunflower on a purple background",
+    "a house on a green background", "a cat face left of a red heart on a green background",
+    "a panda left of a banana on a teal background", "a car right of a tree on a gray background",
+    "a fish left of a robot on a yellow background",
+)
+
+
+def noise_schedule() -> DDIMScheduler:
+    """Stable Diffusion's schedule: scaled-linear, 1,000 steps, predicting the noise."""
+    return DDIMScheduler(
+        num_train_timesteps=1_000, beta_start=0.00085, beta_end=0.012, steps_offset=1,
+        beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        prediction_type="epsilon",
+    )
+
+
+def build_unet(recipe: DenoiserRecipe, latent_channels: int, sample_size: int):
+    """A fresh UNet2DConditionModel of the recipe's shape."""
+    down = tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in recipe.attention)
+    up = tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(recipe.attention))
+    return UNet2DConditionModel(
+        sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels,
+        down_block_types=down, up_block_types=up, block_out_channels=recipe.widths,
+        layers_per_block=recipe.layers, attention_head_dim=recipe.heads,
+        cross_attention_dim=recipe.text_width, norm_num_groups=recipe.norm_groups,
+    )
+
+
+def build_text_encoder(recipe: DenoiserRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A fresh CLIPTextModel of the recipe's shape for the tokenizer's vocabulary."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=recipe.text_width,
+        intermediate_size=recipe.text_hidden, num_hidden_layers=recipe.text_layers,
+        num_attention_heads=recipe.text_heads, max_position_embeddings=recipe.tokens,
+        projection_dim=recipe.text_width, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+class DenoiserTask:
+    """The loss of the denoiser on latents drawn beforehand, and its export as a pipeline.
+
+    Args:
+        recipe: sizes and rates.
+        networks: ModuleDict of "unet" and "text_encoder".
+        vae: a trained autoencoder, left as it is.
+        tokenizer: of the captions.
+        catalogue: the objects.
+        seed: of everything drawn.
+        steps: length of the run, for the learning rate.
+    """
+
+    def __init__(
+        self, recipe: Recipe, networks: torch.nn.ModuleDict, vae: AutoencoderKL,
+        tokenizer: CLIPTokenizer, catalogue: Catalogue, seed: int = 0, steps: int | None = None,
+    ):
+        self.recipe, self.shape = recipe, recipe.denoiser
+        self.networks, self.tokenizer = networks, tokenizer
+        self.vae = vae.eval().requires_grad_(False)
+        self.seed, self.steps = seed, steps or recipe.denoiser.steps
+        self.batch = recipe.denoiser.batch
+        self.optimizer = torch.optim.AdamW(
+            networks.parameters(), lr=self.shape.learning_rate, betas=(0.9, 0.99),
+            weight_decay=0.01, fused=True,
+        )
+        self.pool = LatentPool(
+            vae, catalogue, recipe.size, self.shape.pool, self.shape.pairs, seed
+        )
+        self.device = next(networks.parameters()).device
+        if self.device.type == "cpu":
+            # PyTorch's fused attention has a slow backward there: this trains a quarter faster
+            networks["unet"].set_attn_processor(AttnProcessor())
+        self.alphas_cumprod = noise_schedule().alphas_cumprod.to(self.device)
+        self._preview = None
+
+    def learning_rate(self, step: int) -> float:
+        """Of this step."""
+        shape = self.shape
+        return learning_rate(step, self.steps, shape.learning_rate, shape.warmup, shape.decay)
+
+    def loss(self, step: int) -> torch.Tensor:
+        """Min-SNR weighted error of the predicted noise on this step's batch."""
+        latents, captions = self._batch(step)
+        generator = generator_for(self.seed, step)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        # one timestep in each of B equal parts: less variance than independent ones
+        spread = torch.arange(self.batch) + torch.rand(self.batch, generator=generator)
+        timesteps = (spread / self.batch * 1_000).long().clamp(max=999).to(self.device)
+        alphas = self.alphas_cumprod[timesteps]
+        scale = alphas.view(-1, 1, 1, 1)
+        noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
+        embeds = self.networks["text_encoder"](self._tokens(captions))[0]
+        predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
+        return min_snr_loss(predicted, noise, alphas, self.shape.min_snr)
+
+    def export(self, folder: Path) -> None:
+        """Write a stock pipeline in half precision, with the preview's factors."""
+        shutil.rmtree(folder, ignore_errors=True)
+        rounded = [copy.deepcopy(part).half() for part in (*self.networks.values(), self.vae)]
+        self._pipeline(*rounded).save_pretrained(folder)
+        _load_in_float32(folder / "text_encoder" / "config.json")
+        write_slow_tokenizer(self.tokenizer, folder / "tokenizer")
+        if self._preview is None:
+            self._preview = fit_preview(self.vae, self.pool.catalogue, self.recipe.size)
+        save_preview(self._preview, folder)
+
+    def sheet(self, path: Path) -> None:
+        """Draw two pictures for each of a few fixed captions."""
+        pipeline = self._pipeline(*self.networks.values(), self.vae)
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(noise_schedule().config)
+        pipeline.set_progress_bar_config(disable=True)
+        drawn = pipeline(
+            list(SHEET_CAPTIONS), num_inference_steps=20, guidance_scale=4.0, output_type="pt",
+            num_images_per_prompt=2, generator=torch.Generator().manual_seed(0),
+        )
+        picture_sheet(drawn.images.float()).save(path)
+
+    def _pipeline(self, unet, text_encoder, vae) -> StableDiffusionPipeline:
+        return StableDiffusionPipeline(
+            vae=vae, text_encoder=text_encoder, tokenizer=self.tokenizer, unet=unet,
+            scheduler=noise_schedule(), safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    def _batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
+        generation = step // self.shape.pool_steps
+        pool = self.pool.latents(generation)
+        rng = np.random.default_rng([self.seed, step])
+        chosen = rng.choice(len(pool), size=self.batch, replace=False)
+        captions = [
+            caption(self.pool.scene(generation, int(index)), self.pool.catalogue, rng,
+                    self.shape.empty_captions)
+            for index in chosen
+        ]
+        return pool[torch.from_numpy(chosen)].float().to(self.device), captions
+
+    def _tokens(self, captions: list[str]) -> torch.Tensor:
+        read = self.tokenizer(
+            captions, padding="max_length", max_length=self.shape.tokens, truncation=True,
+            return_tensors="pt",
+        )
+        return read.input_ids.to(self.device)
+
+
+def _load_in_float32(config: Path) -> None:
+    """Let the half precision weights load as float32 when nothing else is asked for.
+
+    transformers loads what the file says, diffusers float32: together they would not fit.
+    """
+    facts = json.loads(config.read_text("utf-8"))
+    config.write_text(json.dumps(facts | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
+
+
+def load_networks(start: Path) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
+    """Autoencoder, tokenizer and networks of a stock pipeline's folder, in float32.
+
+    Raises: TrainingError when a part is missing.
+    """
+    for part in ("vae", "tokenizer", "unet", "text_encoder"):
+        if not (start / part).is_dir():
+            raise TrainingError(f"{str(start)!r} has no folder {part!r} to go on from.")
+    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+    unet = UNet2DConditionModel.from_pretrained(start / "unet", dtype=torch.float32)
+    text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+    networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    return vae, tokenizer, networks
+
+
+def fresh_networks(
+    recipe: Recipe, catalogue: Catalogue, start: Path, folder: Path
+) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
+    """Random networks and a new tokenizer, for the autoencoder in `start`.
+
+    Args:
+        recipe: the networks' shape.
+        catalogue: the captions' words.
+        start: a folder with a trained "vae".
+        folder: receives the tokenizer; one that is there is used again.
+    Raises: TrainingError when `start` has no autoencoder.
+    """
+    if not (start / "vae").is_dir():
+        raise TrainingError(f"{str(start)!r} has no 'vae': train the autoencoder first.")
+    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    else:
+        shape = recipe.denoiser
+        tokenizer = train_tokenizer(
+            caption_corpus(catalogue), shape.vocabulary, shape.tokens, folder
+        )
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    unet = build_unet(recipe.denoiser, vae.config.latent_channels, recipe.size // factor)
+    text_encoder = build_text_encoder(recipe.denoiser, tokenizer)
+    networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    return vae, tokenizer, networks
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, or go on training, in --run-dir."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--start", type=Path, default=Path("assets/models/emoji"),
+                        help="stock folder with autoencoder and tokenizer to begin from")
+    parser.add_argument("--fresh", action="store_true", help="begin with random weights")
+    chosen = parser.parse_args(arguments)
+    use_threads(chosen.threads)
+    torch.manual_seed(chosen.seed)
+    recipe = find_recipe(chosen.recipe)
+    settings = settings_from(chosen, recipe.denoiser.steps, recipe.denoiser.ema)
+    catalogue, device = catalogue_for(recipe), pick_device()
+    if chosen.fresh:
+        tokens = chosen.run_dir / "tokenizer"
+        vae, tokenizer, networks = fresh_networks(recipe, catalogue, chosen.start, tokens)
+    else:
+        vae, tokenizer, networks = load_networks(chosen.start)
+    task = DenoiserTask(
+        recipe, networks.to(device), vae.to(device), tokenizer, catalogue, chosen.seed,
+        settings.steps,
+    )
+    train(task, chosen.run_dir / "denoiser", settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What the shipped model is measured by: one function for each figure."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+from pipelines.metrics.classifier import Classifier
+from pipelines.training.captions import caption, parse
+from pipelines.training.latents import pictures_of
+from pipelines.training.objects import Catalogue
+from pipelines.training.scenes import Scene, sample_scene
+
+__all__ = [
+    "classifier_accuracy", "folder_bytes", "generated_accuracy", "judged", "load_pipeline",
+    "named_captions", "seconds_for_one",
+]
+
+STEPS, GUIDANCE = 25, 4.0
+FRESH = 900_000_000  # seeds of scenes that no training run draws
+
+
+def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
+    """The stock pipeline in float32 with DPM-Solver++(2M)."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def judged(classifier: Classifier, images: torch.Tensor, scenes: list[Scene]) -> np.ndarray:
+    """For each picture: are all objects right and on their sides, is the background right?
+
+    Args:
+        classifier: the judge.
+        images: (B, 3, H, W) in [0, 1].
+        scenes: the truth, B of them.
+    Returns: (B, 2), bool.
+    """
+    rows = [
+        (reading.labels == tuple(placed.label for placed in scene.objects),
+         reading.background == scene.background)
+        for reading, scene in zip(classifier.read(images), scenes, strict=True)
+    ]
+    return np.array(rows, dtype=bool)
+
+
+def classifier_accuracy(
+    classifier: Classifier, catalogue: Catalogue, count: int = 1_000
+) -> tuple[float, float]:
+    """Shares of fresh renderings whose objects, and whose background, are read right."""
+    rows = []
+    for start in range(0, count, 100):
+        seeds = range(FRESH + start, FRESH + min(start + 100, count))
+        scenes = [sample_scene(catalogue, seed, "all") for seed in seeds]
+        rows.append(judged(classifier, pictures_of(scenes, catalogue, classifier.size), scenes))
+    found = np.concatenate(rows).mean(axis=0)
+    return float(found[0]), float(found[1])
+
+
+def named_captions(
+    catalogue: Catalogue, count: int, split: str, objects: int
+) -> list[tuple[Scene, str]]:
+    """Fresh scenes with captions of the training grammar that name the background."""
+    found, seed = [], FRESH
+    while len(found) < count:
+        seed += 1
+        scene = sample_scene(catalogue, seed, split, objects)
+        text = caption(scene, catalogue, np.random.default_rng(seed))
+        if parse(text, catalogue).background is not None:
+            found.append((scene, text))
+    return found
+
+
+def generated_accuracy(
+    pipeline: StableDiffusionPipeline, classifier: Classifier, cases: list[tuple[Scene, str]]
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Draw one picture for each caption, the noise fixed by its number, and judge it.
+
+    Returns: (B, 2) bool as in `judged`, and the pictures (B, 3, H, W) in [0, 1].
+    """
+    rows, drawn = [], []
+    for numbers in _batches(len(cases), 25):
+        chosen = [cases[number] for number in numbers]
+        generators = [torch.Generator().manual_seed(number) for number in numbers]
+        images = pipeline(
+            [text for _, text in chosen], num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+            generator=generators, output_type="pt",
+        ).images.float().cpu()
+        rows.append(judged(classifier, images, [scene for scene, _ in chosen]))
+        drawn.append(images)
+    return np.concatenate(rows), torch.cat(drawn)
+
+
+def seconds_for_one(pipeline: StableDiffusionPipeline, repeats: int = 5) -> tuple[float, float]:
+    """Least and median seconds for one picture of 25 guided steps, after one to warm up."""
+    taken = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        pipeline("a fox on a blue background", num_inference_steps=STEPS, guidance_scale=GUIDANCE)
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:]), statistics.median(taken[1:])
+
+
+def folder_bytes(folder: Path) -> int:
+    """The sizes of all files in a folder, summed."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _batches(count: int, size: int) -> Iterator[range]:
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))

@@ -1,0 +1,126 @@
+"""Train what reads the noise level of latents: `python -m pipelines.training.noise_level`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+from pipelines.starts.fitted import NOISE_LEVEL
+from pipelines.starts.noise_classifier import (
+    NoiseClassifier,
+    NoiseLevelNetwork,
+    load_noise_classifier,
+    save_noise_classifier,
+)
+from pipelines.training.latents import LatentPool
+from pipelines.training.objectives import learning_rate
+from pipelines.training.recipes import catalogue_for, find_recipe
+from pipelines.training.trainer import add_arguments, generator_for, pick_device, settings_from, train, use_threads
+
+__all__ = ["HIGHEST", "LEVELS", "LOWEST", "NoiseLevelTask", "measured", "noised"]
+
+LOWEST, HIGHEST, LEVELS = 0.03, 14.6, 100
+"""sigma / alpha of the first and last level: the ends of Stable Diffusion's schedule. Neighbours differ by 6.4 %."""
+
+STEPS, BATCH, RATE = 2_000, 128, 2e-3
+POOL = 8_192
+
+
+def noised(latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents x0 + sigma * eps (B, C, h, w) and their sigmas (B,), drawn evenly in the logarithm."""
+    share = torch.rand(len(latents), generator=generator, dtype=torch.float64)
+    sigmas = LOWEST * (HIGHEST / LOWEST) ** share
+    noise = torch.randn(latents.shape, generator=generator)
+    return latents + sigmas.float()[:, None, None, None] * noise, sigmas
+
+
+class NoiseLevelTask:
+    """The classifier's cross-entropy on latents with every amount of noise.
+
+    Args:
+        network: what is trained.
+        pool: clean latents.
+        seed: of everything drawn.
+        steps: length of the run.
+    """
+
+    batch = BATCH
+
+    def __init__(self, network: NoiseLevelNetwork, pool: LatentPool, seed: int = 0, steps: int = STEPS):
+        self.networks, self.pool, self.seed, self.steps = network, pool, seed, steps
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
+        self.device = next(network.parameters()).device
+
+    def learning_rate(self, step: int) -> float:
+        """Of this step."""
+        return learning_rate(step, self.steps, RATE, 100, 0.8)
+
+    def loss(self, step: int) -> torch.Tensor:
+        """Cross-entropy on this step's batch."""
+        latents, generator = self.pool.latents(0), generator_for(self.seed, step)
+        chosen = torch.randint(len(latents), (self.batch,), generator=generator)
+        noisy, sigmas = noised(latents[chosen].float(), generator)
+        wanted = self._classifier().nearest(sigmas)
+        self.networks.train().requires_grad_(True)
+        return F.cross_entropy(self.networks(noisy.to(self.device)), wanted.to(self.device))
+
+    def export(self, folder: Path) -> None:
+        """Write the classifier as it ships."""
+        save_noise_classifier(self._classifier(), folder / NOISE_LEVEL)
+        self.networks.requires_grad_(True)
+
+    def sheet(self, path: Path) -> None:
+        """There is nothing to see: the figures are printed by `--measure`."""
+
+    def _classifier(self) -> NoiseClassifier:
+        return NoiseClassifier(self.networks, LOWEST, HIGHEST, tuple(self.pool.latents(0).shape[1:]))
+
+
+def measured(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) -> dict[str, float]:
+    """How well it reads: shares of exact levels and of at most one level beside, and the median error of sigma.
+
+    Args:
+        classifier: the judge.
+        latents: (N, C, h, w), clean, not among those it learned from.
+        seed: of the noise.
+    """
+    noisy, sigmas = noised(latents.float(), generator_for(seed, 10**6))
+    read = torch.cat([classifier.sigma(part) for part in noisy.split(256)])
+    apart = (classifier.nearest(read) - classifier.nearest(sigmas)).abs()
+    error = (read / sigmas).log().abs()
+    return {
+        "exact": float((apart == 0).double().mean()), "within_one": float((apart <= 1).double().mean()),
+        "median_error": float(error.median().expm1()), "worst_decile": float(error.quantile(0.9).expm1()),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, or go on training, in --run-dir; then print how well it reads scenes that it has not seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--start", type=Path, default=Path("assets/models/emoji"),
+                        help="stock folder of the autoencoder")
+    parser.add_argument("--pool", type=int, default=POOL, help="scenes to learn from")
+    chosen = parser.parse_args(arguments)
+    use_threads(chosen.threads)
+    torch.manual_seed(chosen.seed)
+    recipe, device = find_recipe(chosen.recipe), pick_device()
+    vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32).to(device).eval()
+    pool = LatentPool(vae, catalogue_for(recipe), recipe.size, chosen.pool, 0.3, chosen.seed + 50)
+    network = NoiseLevelNetwork(vae.config.latent_channels, LEVELS).to(device)
+    settings = settings_from(chosen, STEPS, 0.998)
+    folder = chosen.run_dir / "noise_level"
+    train(NoiseLevelTask(network, pool, chosen.seed, settings.steps), folder, settings)
+    path = folder / "export" / NOISE_LEVEL
+    if path.is_file():
+        fresh = LatentPool(vae, catalogue_for(recipe), recipe.size, 2_048, 0.3, chosen.seed + 900)
+        figures = measured(load_noise_classifier(path), fresh.latents(0))
+        print({name: round(value, 4) for name, value in figures.items()})
+
+
+if __name__ == "__main__":
+    main()

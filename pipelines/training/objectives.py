@@ -1,0 +1,55 @@
+"""The formulas of training: losses, weights and learning rates, as pure functions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["gradient_l1", "learning_rate", "min_snr_loss", "psnr"]
+
+
+def min_snr_loss(
+    predicted: torch.Tensor, noise: torch.Tensor, alphas_cumprod: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """Mean squared error of the noise, weighted so that no noise level dominates.
+
+    Args:
+        predicted, noise: (B, C, H, W).
+        alphas_cumprod: (B,), the schedule at each sample's timestep.
+        gamma: the cap on the signal-to-noise ratio.
+    Returns: a scalar, float32.
+    Source: Hang et al., Efficient Diffusion Training via Min-SNR Weighting, arXiv 2303.09556,
+        section 3.4: weight min(SNR, gamma) / SNR for noise prediction.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    weight = snr.clamp(max=gamma) / snr
+    error = (predicted.float() - noise.float()).square().mean(dim=(1, 2, 3))
+    return (weight * error).mean()
+
+
+def gradient_l1(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 distance of the horizontal and vertical differences of (B, C, H, W): sharp edges."""
+    error = predicted - target
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def psnr(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB of each picture: (B, C, H, W) in [0, 1] -> (B,)."""
+    error = F.mse_loss(predicted, target, reduction="none").mean(dim=(1, 2, 3))
+    return -10 * torch.log10(error.clamp(min=1e-12))
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float) -> float:
+    """Rise over `warmup` steps, stay, then fall linearly to zero at `steps`.
+
+    Only the end depends on `steps`, so that a run can be made longer while it is at its peak.
+
+    Args:
+        step: from 0.
+        steps: length of the run.
+        peak: the highest rate.
+        warmup: steps of the rise.
+        decay: share of the run in which the rate falls linearly.
+    """
+    falling = max(1.0, decay * steps)
+    return peak * min(1.0, (step + 1) / max(1, warmup), max(0.0, (steps - step) / falling))

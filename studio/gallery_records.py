@@ -1,0 +1,83 @@
+"""Finding results, and the settings in them that another tab or program can use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.errors import SettingsError, StepwiseError
+from pipelines.types import Request
+from studio.form import FIXED
+from studio.store import Record, Store
+
+__all__ = ["existing", "find", "model_label", "reusable"]
+
+_CHUNK = 1000
+
+
+def find(
+    store: Store, text: str, kind: str, count: int, trashed: bool = False, before: str = ""
+) -> tuple[Sequence[Record], bool]:
+    """The newest results, and whether there are more of them.
+
+    Args:
+        store: of the results.
+        text: words of the prompt.
+        kind: only these; "" for all.
+        count: at most so many.
+        trashed: those in the trash instead.
+        before: id of the last result of the page before this one; "" for the first page.
+    """
+    found: list[Record] = []
+    while len(found) <= count:
+        wanted = min(_CHUNK, count + 1 - len(found))
+        page = store.list(wanted, found[-1].id if found else before or None, kind or None, text, trashed=trashed)
+        found.extend(page)
+        if len(page) < wanted:
+            break
+    return found[:count], len(found) > count
+
+
+def reusable(record: Record) -> dict[str, Any] | None:
+    """The settings that made a result, as fields of a Request with its seed fixed; None where it carries none.
+
+    Beside them stand "animate", the settings of a clip, or "picture", the file of a still one. What the file says is
+    checked like any other input: nothing that a Request refuses passes.
+    """
+    values = record.metadata.get("request")
+    if not isinstance(values, Mapping) or not values.get("prompt"):
+        return None
+    try:
+        plain = Request.parse(values).to_json()
+    except (StepwiseError, TypeError, ValueError):  # of another task, another version, or by hand
+        return None
+    more = {}
+    if "animate" in record.metadata:
+        more["animate"] = record.metadata["animate"]
+    elif record.path.suffix in (".png", ".jpg", ".webp"):
+        more["picture"] = str(record.path)
+    return {**plain, "seed_mode": FIXED, **more}
+
+
+def existing(store: Store, chosen: Any) -> Sequence[Record]:
+    """The results of these ids, which come from a browser; what exists no more is left out.
+
+    Raises:
+        SettingsError: none of them exists.
+    """
+    found = []
+    for one in list(dict.fromkeys(map(str, chosen)))[:10_000] if isinstance(chosen, (list, tuple)) else []:
+        try:
+            found.append(store.get(one))
+        except StepwiseError:
+            continue
+    if not found:
+        raise SettingsError("Nothing is chosen, or it is there no more. Tick some results first.")
+    return found
+
+
+def model_label(record: Record, catalog: Mapping[str, Any]) -> str:
+    """The name of the model that made a result; "" where it does not say."""
+    values = record.metadata.get("request")
+    key = str(values.get("model", "")) if isinstance(values, Mapping) else ""
+    return catalog[key].label if key in catalog else key[:80]

@@ -1,0 +1,77 @@
+"""The page: header, tabs, and what they share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from starlette.routing import Route
+
+from studio import api, deep_links, markup
+from studio.live import live_routes
+from studio.presentation import plural
+from studio.shell import BESIDE, Shell
+from studio.tabs import TABS
+from studio.theme import launch_values
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["Page", "build_page", "launch_options"]
+
+NAME = "Stepwise"
+READERS = 128
+"""Threads for handlers: everyone who watches a run holds one, and past Gradio's 40 nobody could press Stop."""
+
+PURPOSE = "Make pictures with diffusion models, and watch every step"
+_SECRET = "stepwise"  # no secret: it only has to be the same after a restart, so that the browser's memory can be read
+
+
+class Page(gr.Blocks):
+    """Gradio's Blocks with routes of our own, which stand before Gradio's when the page is served.
+
+    Attributes:
+        routes: of the live tabs.
+    """
+
+    routes: Sequence[Route] = ()
+
+
+def build_page(studio: Studio) -> Page:
+    """The whole page and its endpoints, not launched yet.
+
+    Args:
+        studio: the backend behind every tab.
+    """
+    with Page(title=NAME, analytics_enabled=False, fill_width=True) as demo:
+        # At the top: in a tab that was not opened yet the browser's memory would not be restored.
+        keys = [*(tab.key for tab in TABS), *BESIDE]
+        sessions = {key: gr.BrowserState(None, storage_key=f"stepwise-{key}", secret=_SECRET) for key in keys}
+        gr.HTML(markup.header(NAME, PURPOSE, _status(studio)), elem_id="header")
+        with gr.Tabs(elem_id="tabs") as tabs:
+            shell = Shell(demo, tabs, tuple(tab.key for tab in TABS), sessions)
+            for tab in TABS:
+                with gr.Tab(tab.label, id=tab.key, elem_id=f"tab-{tab.key.replace('_', '-')}"):
+                    tab.build(studio, shell)
+        deep_links.wire(studio, shell)
+        shell.finish()
+        api.attach(studio)
+    demo.routes = live_routes(studio, shell.live)
+    return demo
+
+
+def launch_options() -> dict[str, Any]:
+    """Arguments of `Blocks.launch` that belong to the page: theme, styles, script, icon, threads for its readers."""
+    return {**launch_values(), "max_threads": READERS}
+
+
+def _status(studio: Studio) -> list[str]:
+    device = studio.loader.device
+    name = {"cpu": f"CPU, {plural(os.cpu_count() or 1, 'core')}", "cuda": "GPU", "mps": "Apple GPU"}.get(
+        device.split(":")[0], device
+    )
+    ready = sum(1 for entry in studio.models() if entry.local and not entry.problem)
+    return [name, f"{plural(ready, 'model')} ready"]

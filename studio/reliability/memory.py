@@ -1,0 +1,87 @@
+"""Memory of a server that runs hundreds of mixed jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.errors import StepwiseError
+from studio.reliability.jobs import mixed_calls
+from studio.reliability.server import Server, serving
+
+__all__ = ["Memory", "growth", "run", "used"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What one process holds.
+
+    Attributes:
+        rss: bytes that are resident.
+        uss: of these, bytes that no other process shares.
+    """
+
+    rss: int
+    uss: int
+
+
+def used(pid: int) -> Memory:
+    """Memory of a process as the kernel counts it.
+
+    Raises:
+        StepwiseError: this system does not tell (only Linux does).
+    """
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError as error:
+        raise StepwiseError("The memory of a process can be measured on Linux only.") from error
+    sizes = {name: int(value.split()[0]) * 1024 for name, _, value in (line.partition(":") for line in lines)}
+    return Memory(sizes["Rss"], sizes["Private_Clean"] + sizes["Private_Dirty"])
+
+
+def growth(samples: Sequence[float], part: int = 10) -> float:
+    """How far the samples rise above where they began, as a share: the highest of the medians of ten ÷ the first.
+
+    Args:
+        samples: in order, at least `part`.
+        part: samples that a median is taken of, so that a single one does not count.
+    """
+    medians = [statistics.median(samples[i : i + part]) for i in range(0, len(samples) - part + 1, part)]
+    return max(medians) / medians[0] - 1
+
+
+def run(folder: Path, jobs: int = 300) -> dict[str, object]:
+    """The figure: growth over the last two thirds of the jobs.
+
+    Args:
+        folder: for the server's files.
+        jobs: how many, at least 30.
+
+    Returns:
+        `rss_growth` and `uss_growth` as shares, the sizes, and how many jobs ended how.
+    """
+    samples, ends = [], {"done": 0, "refused": 0, "broken": 0}
+    with serving(folder, rate_limit=False) as server:
+        for name, data in mixed_calls(jobs):
+            ends[_end(server, name, data)] += 1
+            samples.append(used(server.process.pid))
+        told = server.log.count("Traceback")
+    last = samples[len(samples) // 3 :]
+    return {
+        "jobs": jobs,
+        **ends,
+        "tracebacks": told,
+        "rss_growth": growth([one.rss for one in last]),
+        "uss_growth": growth([one.uss for one in last]),
+        "rss_mib": [one.rss / 2**20 for one in samples[:: max(1, jobs // 30)]],
+        "uss_mib": [one.uss / 2**20 for one in samples[:: max(1, jobs // 30)]],
+    }
+
+
+def _end(server: Server, name: str, data: list) -> str:
+    answer = server.call(name, *data)
+    if answer.event == "complete" and answer.value[0]["status"] == "done":
+        return "done"
+    return "refused" if answer.refused else "broken"

@@ -1,0 +1,82 @@
+"""What must be in the environment before gradio is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from pipelines.errors import StepwiseError
+from studio.threads import let_threads_sleep
+
+from .temp import claim
+
+__all__ = ["EnvironmentOrderError", "prepare_environment"]
+
+_FIXED = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_SSR_MODE": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+# Each of these opens a door from outside our flags: a tunnel, folders to serve, an editor of the
+# source code, the tools of the page to any agent, unguarded servers on further ports.
+_REMOVED = (
+    "GRADIO_SHARE",
+    "GRADIO_ALLOWED_PATHS",
+    "GRADIO_VIBE_MODE",
+    "GRADIO_WATCH_DIRS",
+    "GRADIO_LOCAL_DEV_MODE",
+    "GRADIO_MCP_SERVER",
+    "GRADIO_NUM_WORKERS",
+    "GRADIO_PROFILING",
+    "GRADIO_HISTORY_BUCKET",
+)
+
+_LOOPBACK = "localhost,127.0.0.1,::1"
+
+
+class EnvironmentOrderError(StepwiseError):
+    """Gradio was imported before its environment was prepared."""
+
+
+def prepare_environment(
+    temp: Path, environ: MutableMapping[str, str] | None = None
+) -> MutableMapping[str, str]:
+    """Keeps gradio and the model hub from talking to anybody, and gives gradio its folder.
+
+    Args:
+        temp: the folder for gradio's uploads and copies; made here.
+        environ: to be changed; default: that of this process.
+
+    Returns:
+        The changed environment.
+
+    Raises:
+        EnvironmentOrderError: gradio has been imported already and has read other settings.
+        StoreError: the folder holds files of something else, or cannot be made.
+    """
+    environ = os.environ if environ is None else environ
+    temp = claim(temp)
+    is_ready = environ.get("GRADIO_TEMP_DIR") == str(temp)
+    if environ is os.environ and "gradio" in sys.modules and not is_ready:
+        raise EnvironmentOrderError(
+            "gradio was imported before prepare_environment() was called. "
+            "Call it first, in app.py, and import the page after it."
+        )
+    environ.update(_FIXED)
+    let_threads_sleep(environ)
+    environ["GRADIO_TEMP_DIR"] = str(temp)
+    environ["GRADIO_EXAMPLES_CACHE"] = str(temp / "examples")
+    for name in _REMOVED:
+        environ.pop(name, None)
+    # Gradio asks its own server over HTTP whether it is up; a proxy would not find it.
+    for name in ("NO_PROXY", "no_proxy"):
+        others = environ.get(name, "")
+        if _LOOPBACK not in others:
+            environ[name] = f"{others},{_LOOPBACK}".lstrip(",")
+    return environ

@@ -1,0 +1,61 @@
+"""Every guard around one application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+from .asgi import App, Scope
+from .bodies import BodyGuard
+from .compress import CompressPage
+from .files import FileGuard, ServedFolders
+from .flags import LaunchSettings
+from .headers import HeaderGuard, security_headers
+from .origin import OriginGuard
+from .payloads import PayloadGuard
+from .rate import RateGuard
+from .signin import SignInGuard
+from .temp import TempFolder
+from .uploads import UploadGuard
+
+__all__ = ["protect"]
+
+
+def protect(
+    app: App,
+    settings: LaunchSettings,
+    folders: ServedFolders,
+    temp: TempFolder,
+    is_signed_in: Callable[[Scope], bool],
+    pages: Collection[str] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> App:
+    """Puts every guard around an application, the cheapest refusal outermost.
+
+    Every guard is plain ASGI, so that event streams pass through unbuffered.
+
+    Args:
+        app: gradio's, or any other ASGI application with gradio's routes.
+        settings: of the command line.
+        folders: which files may leave or be named.
+        temp: the folder of the uploads.
+        is_signed_in: whether a request comes from somebody who has signed in; asked only where
+            the settings name logins.
+        pages: paths of the page's further pages, where gradio shows its login page.
+        clock: of the rate limit, in seconds.
+
+    Returns:
+        The guarded application.
+    """
+    limits = settings.limits
+    app = CompressPage(app)
+    app = UploadGuard(app, limits, temp.root, temp.add)
+    app = PayloadGuard(app, folders, limits)
+    app = BodyGuard(app, limits)
+    app = FileGuard(app, folders)
+    if settings.credentials:
+        app = SignInGuard(app, is_signed_in, pages)
+    app = RateGuard(app, limits, clock)
+    app = OriginGuard(app, settings.origin_rule())
+    headers = security_headers(settings.frame_ancestors, settings.is_contained)
+    return HeaderGuard(app, headers)

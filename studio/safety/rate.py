@@ -1,0 +1,120 @@
+"""A token bucket for each client address."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+
+from .asgi import App, Receive, Scope, Send, api_route, refuse
+from .limits import Limits
+
+__all__ = ["RateGuard", "TokenBuckets", "client_key"]
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class TokenBuckets:
+    """Buckets that hold `burst` tokens and gain `per_second`.
+
+    Args:
+        burst: tokens in a full bucket, at least 1.
+        per_second: tokens gained a second, above 0.
+        capacity: buckets kept; the longest unused one is dropped first.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        burst: float,
+        per_second: float,
+        capacity: int = 4096,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._burst, self._per_second = burst, per_second
+        self._capacity, self._clock = capacity, clock
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def take(self, key: str) -> float:
+        """Takes one token.
+
+        Args:
+            key: whose bucket.
+
+        Returns:
+            0 where there was a token, else the seconds until there is one.
+        """
+        now = self._clock()
+        level, then = self._levels.pop(key, (self._burst, now))
+        level = min(self._burst, level + (now - then) * self._per_second)
+        granted = level >= 1.0
+        self._levels[key] = (level - 1.0 if granted else level, now)
+        if len(self._levels) > self._capacity:
+            self._levels.popitem(last=False)
+        return 0.0 if granted else (1.0 - level) / self._per_second
+
+
+def client_key(scope: Scope) -> str:
+    """The address that a bucket belongs to.
+
+    Args:
+        scope: of the request.
+
+    Returns:
+        The IPv4 address, or the /64 network of an IPv6 address: one person holds 2^64 of those.
+    """
+    host = (scope.get("client") or ("unknown", 0))[0]
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        return f"{int(address) >> 64:x}::/64"
+    return host
+
+
+class RateGuard:
+    """Answers 429 to an address that asks for more work than a person can.
+
+    Counted are the requests that make the server work: everything that changes state, and the
+    deep links, which write a file. Pages, pictures and event streams are not.
+
+    Args:
+        app: what is guarded.
+        limits: the size of the buckets.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, app: App, limits: Limits, clock: Callable[[], float] = time.monotonic):
+        self._app = app
+        self._work = TokenBuckets(limits.burst, limits.per_second, limits.addresses, clock)
+        self._login = TokenBuckets(
+            limits.login_burst, limits.login_per_second, limits.addresses, clock
+        )
+
+    def _buckets(self, scope: Scope) -> TokenBuckets | None:
+        if scope["type"] == "websocket":
+            return self._work
+        if scope["type"] != "http":
+            return None
+        if scope["method"] in _SAFE:
+            return self._work if api_route(scope) == "deep_link" else None
+        if api_route(scope) is None and scope["path"].rstrip("/").endswith("/login"):
+            return self._login
+        return self._work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        buckets = self._buckets(scope)
+        wait = buckets.take(client_key(scope)) if buckets is not None else 0.0
+        if not wait:
+            await self._app(scope, receive, send)
+            return
+        seconds = max(1, math.ceil(wait))
+        detail = f"Too many requests from this address. Wait {seconds} s and try again."
+        retry = (b"retry-after", str(seconds).encode())
+        await refuse(scope, send, 429, detail, [retry])

@@ -1,0 +1,53 @@
+"""Where people sign in, nothing but the login page answers before they have.
+
+Gradio asks for a login on the routes that call functions. Others stay open: event streams,
+cancelling, the agents' tools, and every route that somebody adds to its application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from .asgi import App, Receive, Scope, Send, api_route, refuse
+
+__all__ = ["SignInGuard"]
+
+# What the login page loads, and what gradio asks its own server while it starts. `/config` and
+# `/` say themselves that a login is needed.
+_OPEN_PAGES = frozenset(
+    "/ /login /config /theme.css /favicon.ico /manifest.json /robots.txt /logout".split()
+)
+_OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/", "/pwa_icon")
+_OPEN_ROUTES = frozenset(("startup-events", "user", "login_check", "token", "app_id", "theme.css"))
+
+
+class SignInGuard:
+    """Answers 401 to whoever has not signed in.
+
+    Args:
+        app: what is guarded.
+        is_signed_in: whether a request comes from somebody who has.
+        pages: paths of further pages, without slashes around: gradio shows its login page there.
+    """
+
+    def __init__(
+        self, app: App, is_signed_in: Callable[[Scope], bool], pages: Collection[str] = ()
+    ):
+        self._app, self._is_signed_in = app, is_signed_in
+        self._pages = _OPEN_PAGES | {f"/{page}" for page in pages}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_request = scope["type"] in ("http", "websocket")
+        if is_request and not self._is_open(scope) and not self._is_signed_in(scope):
+            await refuse(scope, send, 401, "Sign in first.")
+            return
+        await self._app(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        route = api_route(scope)
+        if route is not None:
+            return route.rstrip("/") in _OPEN_ROUTES
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
+        if path.startswith(_OPEN_FOLDERS):
+            return True
+        return path in self._pages or path.rstrip("/") in self._pages

@@ -1,0 +1,64 @@
+"""What the page offers its tabs: a memory in the browser, a way to hand settings to each other, and one convention.
+
+The convention: in each tab the primary button has the class "sw-run" and the stop button "sw-stop"; the page's
+script presses the visible one on Ctrl+Enter and Escape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from studio.live import LiveTab
+
+__all__ = ["BESIDE", "Receiver", "Shell"]
+
+BESIDE = ("convergence", "learn")
+"""Keys of the runs that a tab has beside its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Receiver:
+    """How a tab takes over settings from another.
+
+    Attributes:
+        outputs: every component that `updates` may change.
+        updates: from fields of a Request, as `Request.to_json` gives them, to component updates.
+    """
+
+    outputs: set[Any]
+    updates: Callable[[Mapping[str, Any]], dict[Any, Any]]
+
+
+@dataclasses.dataclass
+class Shell:
+    """Handed to every tab's `build(studio, shell)` inside the Blocks.
+
+    Attributes:
+        demo: the Blocks being built, for `demo.load`.
+        tabs: the row of tabs; `gr.Tabs(selected=key)` as its update opens one.
+        tab_keys: of all tabs, in order.
+        sessions: tab key, or that of another run, to what the browser remembers across a reload: None or a dict.
+        receive: tab key to its Receiver; a tab enters itself while it is built.
+        live: tab key to what it does behind the routes of studio.live; a tab enters itself likewise.
+    """
+
+    demo: gr.Blocks
+    tabs: gr.Tabs
+    tab_keys: tuple[str, ...]
+    sessions: Mapping[str, gr.BrowserState]
+    receive: dict[str, Receiver] = dataclasses.field(default_factory=dict)
+    live: dict[str, LiveTab] = dataclasses.field(default_factory=dict)
+    _later: list[Callable[[], None]] = dataclasses.field(default_factory=list)
+
+    def later(self, wire: Callable[[], None]) -> None:
+        """Call this inside the Blocks when all tabs stand: for events that touch another tab."""
+        self._later.append(wire)
+
+    def finish(self) -> None:
+        """Run what waits for all tabs."""
+        for wire in self._later:
+            wire()

@@ -1,0 +1,303 @@
+"""The tab "Gallery": every result that was ever made here, to find, to look at, to compare and to use again."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.context import Context
+from gradio.utils import get_upload_folder
+
+from pipelines.errors import SettingsError, StepwiseError
+from pipelines.types import METHODS
+from studio import gallery_markup as look
+from studio import markup
+from studio.controls import PLUMBING
+from studio.gallery_files import pack, thumbnail
+from studio.gallery_records import existing, find, model_label, reusable
+from studio.presentation import plural
+from studio.shell import Receiver, Shell
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["KEY", "GalleryTab", "build"]
+
+KEY = "gallery"
+PAGE, MOST = 48, 1000
+TRASH = "trash"
+_ON_LOAD = """
+const page = window.stepwiseGallery;
+watch('value', () => page.{0}(element));
+page.{0}(element);
+element.addEventListener('click', (event) => {{
+  const button = event.target.closest('[data-action]');
+  if (button) trigger('click', {{ action: button.dataset.action, id: button.dataset.id ?? '' }});
+}});
+"""
+_CHOSEN = "(chosen, ...rest) => [window.stepwiseGallery.chosen(), ...rest]"
+
+
+class GalleryTab:
+    """The tab's components and what happens between them.
+
+    Args:
+        studio: the backend.
+        shell: the page around the tab.
+    """
+
+    def __init__(self, studio: Studio, shell: Shell):
+        self.studio, self.shell = studio, shell
+        self.tab = Context.block
+        self.thumbnails = Path(get_upload_folder()) / "thumbnails"
+        # No gr.State: one of those keeps a connection open all the time, and a browser has six to a host.
+        self.count = gr.Number(PAGE, precision=0, visible=False)
+        self.opened, self.undone = gr.Textbox("", visible=False), gr.JSON([], visible=False)
+        self.chosen = gr.JSON(visible=False)
+        with gr.Column(elem_classes="sw-gallery", elem_id="gal"):
+            with gr.Row(elem_classes="sw-finder"):
+                self._finder()
+            with gr.Column(elem_classes="sw-found", min_width=0):
+                self._found()
+            with gr.Column(elem_classes="sw-detail", min_width=0, visible=False, elem_id="gal-detail") as self.detail:
+                self._detail()
+        self._wire()
+
+    # Layout.
+
+    def _finder(self) -> None:
+        self.search = gr.Textbox(
+            label="Search the prompts",
+            placeholder="fox blue",
+            max_lines=1,
+            scale=3,
+            min_width=180,
+            max_length=400,
+            elem_id="gal-search",
+        )
+        self.kind = gr.Dropdown(
+            [("All kinds", "")], value="", label="Kind", filterable=False, scale=1, min_width=160, elem_id="gal-kind"
+        )
+
+    def _found(self) -> None:
+        with gr.Row(elem_classes="sw-told", visible=False) as self.told:
+            self.notice = gr.HTML(elem_id="gal-notice", js_on_load=_ON_LOAD.format("notice"))
+            self.undo = gr.Button("Undo", size="sm", visible=False, min_width=0, elem_id="gal-undo")
+        self.summary = gr.HTML(elem_id="gal-summary")
+        self.grid = gr.HTML(look.EMPTY, elem_id="gal-grid", js_on_load=_ON_LOAD.format("shelf"))
+        self.more = gr.Button("Show more", visible=False, elem_id="gal-more")
+        with gr.Row(elem_classes="sw-chosen", elem_id="gal-bar"):
+            gr.HTML('<p class="sw-count" role="status"></p>', elem_id="gal-chosen")
+            self.compare = gr.Button("Compare two", size="sm", min_width=0, elem_id="gal-compare")
+            self.export = gr.Button("Export as zip", size="sm", min_width=0, elem_id="gal-export")
+            self.remove = gr.Button("Delete", size="sm", min_width=0, elem_id="gal-delete")
+            self.all = gr.Button("Choose all shown", size="sm", min_width=0, elem_id="gal-all")
+            self.none = gr.Button("Clear", size="sm", min_width=0, elem_id="gal-none")
+
+    def _detail(self) -> None:
+        self.whole = gr.HTML(elem_id="gal-opened", js_on_load=_ON_LOAD.format("shown"))
+        with gr.Row(elem_classes="sw-acts", visible=False) as self.uses:
+            from studio.tabs import TABS  # late, since that table names this module
+
+            labels = {tab.key: tab.label for tab in TABS}
+            self.sends = {
+                key: gr.Button(
+                    f"Use in {labels.get(key, key)}", size="sm", min_width=0, elem_id=f"gal-use-{key.replace('_', '-')}"
+                )
+                for key in self.shell.receive
+            }
+        with gr.Row(elem_classes="sw-acts"):
+            self.remove_one = gr.Button("Delete", size="sm", min_width=0, elem_id="gal-delete-one")
+            self.restore_one = gr.Button("Restore", size="sm", min_width=0, visible=False, elem_id="gal-restore-one")
+            self.close = gr.Button("Close", size="sm", min_width=0, elem_id="gal-close")
+
+    # Events.
+
+    def _wire(self) -> None:
+        self._filter = [self.search, self.kind, self.count]
+        self._listing = [self.grid, self.summary, self.more, self.kind, self.count]
+        self._panel = [self.detail, self.whole, self.uses, self.remove_one, self.restore_one, self.opened]
+        self._news = [self.told, self.notice, self.undo, self.undone]
+        first = {"outputs": {*self._listing}, "trigger_mode": "always_last", **PLUMBING}
+        self.tab.select(self._list, self._filter, outputs={*self._listing}, **PLUMBING)
+        self.search.change(lambda search, kind: self._list(search, kind, PAGE), [self.search, self.kind], **first)
+        self.kind.input(lambda search, kind: self._list(search, kind, PAGE), [self.search, self.kind], **first)
+        self.more.click(
+            lambda search, kind, count: self._list(search, kind, count + PAGE),
+            self._filter,
+            outputs={*self._listing},
+            **PLUMBING,
+        )
+        self.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
+        self.close.click(self._closed, None, {self.detail, self.whole, self.opened}, **PLUMBING)
+        self._wire_chosen()
+        for key, button in self.sends.items():
+            receiver = self.shell.receive[key]
+            button.click(
+                lambda opened, key=key, receiver=receiver: self._send(opened, key, receiver),
+                [self.opened],
+                {*receiver.outputs, self.shell.tabs, *self._news},
+                **PLUMBING,
+            )
+
+    def _wire_chosen(self) -> None:
+        changed = {*self._listing, *self._panel, *self._news}
+        over = {"js": _CHOSEN, **PLUMBING}
+        self.compare.click(self._compare, [self.chosen], {*self._panel, *self._news}, **over)
+        self.export.click(self._export, [self.chosen], {*self._news}, **{**over, "queue": True, "concurrency_limit": 2})
+        self.remove.click(self._remove, [self.chosen, *self._filter], changed, **over)
+        self.remove_one.click(
+            lambda opened, *rest: self._remove([opened], *rest), [self.opened, *self._filter], changed, **PLUMBING
+        )
+        self.restore_one.click(
+            lambda opened, *rest: self._restore([opened], *rest), [self.opened, *self._filter], changed, **PLUMBING
+        )
+        self.undo.click(self._restore, [self.undone, *self._filter], changed, **PLUMBING)
+        self.all.click(None, js="() => window.stepwiseGallery.choose(true)", **PLUMBING)
+        self.none.click(None, js="() => window.stepwiseGallery.choose(false)", **PLUMBING)
+
+    # Handlers: each gives updates by component.
+
+    def _list(self, search: str, kind: str, count: int) -> dict[Any, Any]:
+        """The newest results that the filter lets through; the count comes from a browser."""
+        count = min(max(int(count or PAGE), PAGE), MOST)
+        try:
+            counts, trashed = self.studio.store.kinds(), sum(self.studio.store.kinds(trashed=True).values())
+            records, more = find(
+                self.studio.store, search or "", kind if kind != TRASH else "", count, trashed=kind == TRASH
+            )
+        except StepwiseError as error:
+            return {self.grid: markup.notice(str(error)), self.more: gr.update(visible=False)}
+        empty = look.NOTHING_FOUND if counts or kind == TRASH else look.EMPTY
+        shown = look.tiles([(record, thumbnail(record, self.thumbnails)) for record in records]) if records else empty
+        choices = [
+            (f"All kinds ({sum(counts.values())})", ""),
+            *((f"{look.kind_label(one)} ({number})", one) for one, number in counts.items()),
+        ]
+        if trashed:
+            choices.append((f"Deleted ({trashed})", TRASH))
+        kept = kind if kind in {key for _, key in choices} else ""
+        if kept != kind:
+            return self._list(search, kept, count)
+        told = f"{plural(len(records), 'result')}{', newest first' if len(records) > 1 else ''}" + (
+            ", and more below" if more else ""
+        )
+        return {
+            self.grid: shown,
+            self.summary: f'<p class="sw-hint" role="status">{told if records else ""}</p>',
+            self.more: gr.update(visible=more),
+            self.kind: gr.update(choices=choices, value=kept),
+            self.count: count,
+        }
+
+    def _open(self, event: gr.EventData) -> dict[Any, Any]:
+        data = event._data or {}
+        if data.get("action") != "open":
+            return {self.told: gr.skip()}
+        try:
+            record = self.studio.store.get(str(data.get("id", "")))
+        except StepwiseError as error:
+            return self._say(str(error), "problem")
+        label = model_label(record, self.studio.catalog)
+        return {
+            self.detail: gr.update(visible=True),
+            self.whole: look.opened(record, label),
+            self.opened: record.id,
+            self.uses: gr.update(visible=bool(self.sends) and reusable(record) is not None),
+            self.remove_one: gr.update(visible=record.trashed is None),
+            self.restore_one: gr.update(visible=record.trashed is not None),
+        }
+
+    def _compare(self, chosen: Any) -> dict[Any, Any]:
+        try:
+            records = existing(self.studio.store, chosen)
+            stills = [record for record in records if record.path.suffix.lower() in look.STILLS]
+            if len(records) != 2 or len(stills) != 2:
+                raise SettingsError("Two pictures can be compared: tick exactly two, and no clip or table.")
+        except StepwiseError as error:
+            return self._say(str(error), "problem")
+        hidden = gr.update(visible=False)
+        return {
+            self.detail: gr.update(visible=True),
+            self.whole: look.pair(*stills),
+            self.opened: "",
+            self.uses: hidden,
+            self.remove_one: hidden,
+            self.restore_one: hidden,
+        }
+
+    def _export(self, chosen: Any) -> dict[Any, Any]:
+        try:
+            records = existing(self.studio.store, chosen)
+            name = f"stepwise-{time.strftime('%Y%m%d-%H%M%S')}.zip"
+            path = pack(records, Path(get_upload_folder()) / secrets.token_hex(16) / name)
+        except StepwiseError as error:
+            return self._say(str(error), "problem")
+        return {
+            **self._say(""),
+            self.told: gr.update(visible=True),
+            self.notice: look.archive(path, len(records), path.stat().st_size),
+        }
+
+    def _remove(self, chosen: Any, search: str, kind: str, count: int) -> dict[Any, Any]:
+        try:
+            gone = [
+                self.studio.store.delete(record.id).id
+                for record in existing(self.studio.store, chosen)
+                if record.trashed is None
+            ]
+        except StepwiseError as error:
+            return {**self._list(search, kind, count), **self._say(str(error), "problem")}
+        told = f"{plural(len(gone), 'result')} deleted." if gone else "Nothing was chosen that is not deleted already."
+        return {**self._list(search, kind, count), **self._closed(), **self._say(told, "news", gone)}
+
+    def _restore(self, chosen: Any, search: str, kind: str, count: int) -> dict[Any, Any]:
+        try:
+            back = [self.studio.store.restore(record.id).id for record in existing(self.studio.store, chosen)]
+        except StepwiseError as error:
+            return {**self._list(search, kind, count), **self._say(str(error), "problem")}
+        return {
+            **self._list(search, kind, count),
+            **self._closed(),
+            **self._say(f"{plural(len(back), 'result')} restored.", "news"),
+        }
+
+    def _send(self, opened: str, key: str, receiver: Receiver) -> dict[Any, Any]:
+        """Open another tab with the settings of the opened result."""
+        try:
+            values = reusable(self.studio.store.get(opened))
+            if values is None:
+                raise SettingsError("This result carries no settings that another tab could take over.")
+            lost = values["model"] not in self.studio.catalog
+            told = (
+                f"The model {values['model'][:80]!r} is no longer here; the one that was chosen stays." if lost else ""
+            )
+            if lost:
+                values = {
+                    name: value
+                    for name, value in values.items()
+                    if name not in ("model", "loras", *METHODS)
+                }
+            return {**receiver.updates(values), self.shell.tabs: gr.Tabs(selected=key), **self._say(told, "news")}
+        except StepwiseError as error:
+            return self._say(str(error), "problem")
+
+    def _closed(self) -> dict[Any, Any]:
+        return {self.detail: gr.update(visible=False), self.whole: "", self.opened: ""}
+
+    def _say(self, text: str, kind: str = "news", gone: Sequence[str] = ()) -> dict[Any, Any]:
+        return {
+            self.told: gr.update(visible=bool(text)),
+            self.notice: markup.notice(text, kind) if text else "",
+            self.undo: gr.update(visible=bool(gone)),
+            self.undone: list(gone),
+        }
+
+
+def build(studio: Studio, shell: Shell) -> None:
+    """The tab, in the present layout context."""
+    GalleryTab(studio, shell)

@@ -1,0 +1,258 @@
+"""The tab "Quantize": a model in full precision beside its quantised copies, from one noise, all streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from pipelines.errors import StepwiseError
+from pipelines.quantization import DEFAULTS
+from pipelines.quantizers import QUANTIZERS, this_machine
+from pipelines.registry import NoSettings
+from studio import markup, presentation
+from studio.controls import PLUMBING, elem_id, settings_controls, settings_values
+from studio.deep_links import copy_link
+from studio.form import FIXED, RequestForm
+from studio.jobs import Job, JobStatus, View
+from studio.live import LiveTab, Parts
+from studio.presentation import model_label
+from studio.quantize_keep import keep
+from studio.quantize_markup import EMPTY, QuantizationView, missing_list
+from studio.shell import Receiver, Shell
+from studio.tabs.live import Form, RunningTab
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["KEY", "QuantizeTab", "build"]
+
+KEY = "quantize"
+PROMPT = "a fox on a blue background"
+STEPS = 10
+USED_IN = "text_to_image"
+
+
+class QuantizeTab(RunningTab):
+    """The tab's components and what happens between them.
+
+    Args:
+        studio: the backend.
+        shell: the page around the tab.
+    """
+
+    key, root = KEY, "qz"
+
+    def __init__(self, studio: Studio, shell: Shell):
+        self.studio, self.shell = studio, shell
+        self.session = shell.sessions[KEY]
+        self.machine = this_machine(studio.loader.device)
+        self.form = RequestForm(studio, "qz")
+        with gr.Column(elem_classes="sw-studio sw-comparison sw-live", elem_id="qz"):
+            with gr.Column(elem_classes="sw-compose", min_width=0):
+                self._compose()
+            with gr.Column(elem_classes="sw-compared", min_width=0):
+                self._results()
+            with gr.Column(elem_classes="sw-settings", min_width=0):
+                self._settings()
+        self._wire()
+
+    # Layout.
+
+    def _compose(self) -> None:
+        self.form.prompt(PROMPT)
+        able = [method for method in QUANTIZERS.values() if not method.fit(self.machine)]
+        self.variants = gr.CheckboxGroup(
+            [(method.label, method.key) for method in able],
+            value=[key for key in DEFAULTS],
+            label="Quantise to",
+            elem_id="qz-variants",
+        )
+        self.run = gr.Button("Quantize", variant="primary", elem_id="qz-run", elem_classes="sw-run")
+        self.stop = gr.Button("Stop", variant="stop", elem_id="qz-stop", elem_classes="sw-stop")
+        gr.HTML(missing_list(self.machine), elem_id="qz-missing")
+
+    def _results(self) -> None:
+        self.notice = gr.HTML(elem_id="qz-notice", elem_classes="sw-notices")
+        shown = f'<div id="qz-progress"></div><div id="qz-grid">{EMPTY}</div>'
+        gr.HTML(f'<div class="sw-show">{shown}</div>', js_on_load=f"window.stepwise.mounted({KEY!r}, {self.root!r})")
+        with gr.Row(elem_classes="qz-keep"):
+            self.which = gr.Dropdown([], label="Keep for the other tabs", filterable=False, elem_id="qz-which")
+            self.keep = gr.Button("Keep it", size="sm", min_width=0, elem_id="qz-keep")
+            self.use = gr.Button("Keep it and use it", size="sm", min_width=0, elem_id="qz-use")
+        below = '<div id="qz-figures"></div><div id="qz-game"></div>'
+        gr.HTML(f'<div class="sw-show">{below}</div>', js_on_load=f"window.stepwise.mounted({KEY!r}, {self.root!r})")
+
+    def _settings(self) -> None:
+        form = self.form
+        form.model()
+        form.steps()
+        form.fields["num_inference_steps"].value = STEPS
+        form.seed()
+        self.measure = gr.Checkbox(
+            True,
+            label="Measure where the error is",
+            elem_id="qz-measure",
+            info="SQNR by layer and step and the time of a step: takes longer than the runs.",
+        )
+        self.peak = gr.Checkbox(
+            False,
+            label="Measure the peak of memory",
+            elem_id="qz-peak",
+            info="Each in a process of its own: some ten seconds each.",
+        )
+        self.settings: dict[str, Mapping[str, Any]] = {}
+        with gr.Accordion("Settings of the methods", open=False):
+            for method in QUANTIZERS.values():
+                if method.settings is not NoSettings and not method.fit(self.machine):
+                    gr.HTML(f"<p class='sw-hint'>{markup.escape(method.label)}</p>")
+                    self.settings[method.key] = settings_controls(method.settings, elem_id("qz", method.key))
+        with gr.Accordion("Guidance", open=False):
+            form.method("guidance")
+        with gr.Accordion("Sampler and schedule", open=False):
+            form.method("sampler")
+            form.method("schedule")
+            form.method("start")
+        with gr.Accordion("Style and negative prompt", open=False):
+            form.words()
+        with gr.Accordion("Size", open=False):
+            form.size()
+            form.fields["batch_size"].visible = False
+        with gr.Column(visible=False):
+            form.variation()
+            form.loras()
+        copy_link(form, KEY, "qz")
+        form.wire()
+
+    # Events.
+
+    @property
+    def _own(self) -> set[Any]:
+        fields = {one for components in self.settings.values() for one in components.values()}
+        return {self.variants, self.measure, self.peak, *fields}
+
+    def _wire(self) -> None:
+        form = Form({*self.form.inputs, *self._own}, self._read, {*self.form.outputs, *self._own}, self._refilled)
+        ended = self._wire_run(form, LiveTab(KEY, form.read, self._renderer))
+        told = {"inputs": {self.session}, "outputs": {self.form.fields["seed"], self.which}, **PLUMBING}
+        ended.then(self._ended, **told)
+        self.shell.demo.load(self._ended, **told)
+        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
+        self.shell.receive[KEY] = Receiver(
+            self.form.outputs,
+            lambda values: self.form.updates({"seed_mode": FIXED, **values, "batch_size": 1, "loras": []}),
+        )
+        self.shell.later(self._wire_keep)
+
+    def _wire_keep(self) -> None:
+        """Once all tabs stand: every list of models learns of a kept one, also after a reload."""
+        self.lists = [
+            one for one in self.shell.demo.blocks.values() if isinstance(one, gr.Dropdown) and one.label == "Model"
+        ]
+        self.listed = self._listed()
+        receiver = self.shell.receive[USED_IN]
+        kept = {"inputs": {self.session, self.which}, **PLUMBING}
+        self.keep.click(self._keep, outputs={self.notice, *self.lists}, **kept)
+        outputs = {self.notice, self.shell.tabs, *self.lists, *receiver.outputs}
+        self.use.click(lambda data: self._keep(data, receiver), outputs=outputs, **kept)
+        self.shell.demo.load(
+            lambda: self._model_lists() if self._listed() != self.listed else gr.skip(),
+            outputs=set(self.lists),
+            **PLUMBING,
+        )
+
+    # Handlers: each takes the data of its inputs and gives updates by component.
+
+    def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        draft = self.form.draft(data)
+        own = {
+            "variants": data[self.variants],
+            "measure": data[self.measure],
+            "peak": data[self.peak],
+            "settings": {
+                key: settings_values(components, data, QUANTIZERS[key].settings)
+                for key, components in self.settings.items()
+            },
+        }
+        variants = [{"key": key, **own["settings"].get(key, {})} for key in own["variants"]]
+        base = {**self.form.request(draft), "batch_size": 1, "loras": []}
+        values = {"base": base, "variants": variants, "measure": own["measure"], "peak": own["peak"]}
+        return {"form": draft, **own}, values
+
+    def _refilled(self, draft: Any) -> dict[Any, Any]:
+        """Component to update that shows a remembered draft; nothing for one that cannot be read."""
+        try:
+            updates = self.form.updates({**draft["form"], "batch_size": 1, "loras": []})
+            chosen = [key for key in draft["variants"] if key in QUANTIZERS]
+            for key, components in self.settings.items():
+                updates |= {components[name]: value for name, value in draft["settings"].get(key, {}).items()}
+            return updates | {self.variants: chosen, self.measure: draft["measure"], self.peak: draft["peak"]}
+        except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or by hand
+            return {}
+
+    def _renderer(self, job: Job) -> Callable[[View], Parts]:
+        drawn = QuantizationView(job, self._path)
+
+        def parts(view: View) -> Parts:
+            finished = view.status.final and any(cell.images is not None for cell in view.cells[1:])
+            return {
+                "qz-progress": {"html": self._progress(view)},
+                **drawn.parts(view, self.root),
+                self.root: {"data-finished": "" if finished else None},
+            }
+
+        return parts
+
+    @staticmethod
+    def _progress(view: View) -> str:
+        done, total = sum(len(cell.rows) for cell in view.cells), sum(cell.num_steps for cell in view.cells)
+        words = presentation.progress(view)
+        if view.status is JobStatus.RUNNING and view.message:
+            words = [view.message, presentation.duration(view.seconds)]
+        return markup.progress(view.status, words, done, total)
+
+    def _ended(self, data: dict[Any, Any]) -> Any:
+        """The seed that was drawn, and what can be kept, once the run is over or the page was loaded again."""
+        job = self._job(data[self.session])
+        if job is None:
+            return gr.skip()
+        made = [(cell.label, index) for index, cell in enumerate(job.view().cells[1:])]
+        which = gr.update(choices=made, value=made[0][1] if made else None)
+        return {self.form.fields["seed"]: str(job.request.base.seed), self.which: which}
+
+    def _keep(self, data: dict[Any, Any], receiver: Receiver | None = None) -> dict[Any, Any]:
+        job, which = self._job(data[self.session]), data[self.which]
+        if job is None or not isinstance(which, int) or not 0 <= which < len(job.request.variants):
+            return {self.notice: markup.notice("There is no quantised model to keep any more. Run it again.")}
+        try:
+            key = keep(self.studio, job.request.base.model, job.request.variants[which])
+        except StepwiseError as error:
+            return {self.notice: markup.notice(str(error))}
+        told = f"Kept as {key}: it is in every tab’s list of models, and found again after a restart."
+        used = (
+            {} if receiver is None else {**receiver.updates({"model": key}), self.shell.tabs: gr.Tabs(selected=USED_IN)}
+        )
+        return {**self._model_lists(), self.notice: markup.notice(told, "news"), **used}
+
+    def _listed(self) -> set[str]:
+        return {entry.key for entry in self.studio.models()}
+
+    def _model_lists(self) -> dict[Any, Any]:
+        choices = [(model_label(entry), entry.key) for entry in self.form.models]
+        return {one: gr.update(choices=choices) for one in self.lists}
+
+    def _reuse_seed(self, data: dict[Any, Any]) -> Any:
+        job = self._job(data[self.session])
+        return self.form.updates({"seed": job.request.base.seed, "seed_mode": FIXED}) if job else gr.skip()
+
+    def _path(self, result: str) -> str | None:
+        try:
+            return str(self.studio.store.get(result).path)
+        except StepwiseError:  # deleted in the meantime
+            return None
+
+
+def build(studio: Studio, shell: Shell) -> None:
+    """The tab, in the present layout context."""
+    QuantizeTab(studio, shell)

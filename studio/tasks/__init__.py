@@ -1,0 +1,18 @@
+"""The table of tasks: what a job can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from studio.tasks.animate import Animate
+from studio.tasks.base import Task
+from studio.tasks.compare import Compare
+from studio.tasks.convergence import Convergence
+from studio.tasks.edit import Edit
+from studio.tasks.learn import Learn
+from studio.tasks.quantize import Quantize
+from studio.tasks.text_to_image import TextToImage
+
+__all__ = ["TASKS"]
+
+TASKS: Mapping[str, Task] = {task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Convergence(), Learn(), Quantize())}

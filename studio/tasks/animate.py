@@ -1,0 +1,174 @@
+"""The task behind the Video tab, the /animate endpoint and `python -m studio animate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.errors import SettingsError
+from pipelines.families.base import Family
+from pipelines.limits import check_fit
+from pipelines.types import Request
+from pipelines.video import VideoRequest
+from pipelines.video_models import video_model
+from pipelines.videos import VIDEOS
+from pipelines.videos.base import ClipFrames, ClipStep
+from studio.clips import check_format
+from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from studio.tasks.edit import read_picture
+from studio.tasks.text_to_image import parse_request
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["PENDING", "STRIP", "Animate", "ClipFrame"]
+
+STRIP = 8
+"""Frames of the strip that is shown while a clip is made."""
+
+PENDING = 128
+"""Grey of a frame that has not begun."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipFrame(Frame):
+    """A step's small pictures; `strip` beside them shows eight frames of the whole clip: (n, h, w, 3) uint8.
+
+    Attributes:
+        finished: frames of the clip that are finished.
+    """
+
+    strip: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    finished: int = 0
+
+
+class Animate:
+    """Make a clip: steps and finished frames are shown as they come."""
+
+    key = "animate"
+
+    def parse(self, values: Mapping[str, Any], studio: Studio) -> VideoRequest:
+        plain = values.get("base", {})
+        if not isinstance(plain, Mapping):
+            raise SettingsError(f"The base of a clip is given as {str(plain)[:80]!r}. Give an object of settings.")
+        entry = studio.catalog[Request.parse(plain).model]
+        known = video_model(entry)
+        defaults = {name: value for name, value in known.defaults.items() if name not in entry.defaults}
+
+        def read(base: Mapping[str, Any]) -> Request:
+            return parse_request({**defaults, **base}, studio, known.prompt)
+
+        request = VideoRequest.parse(values, entry, read, read_picture, studio.limits)
+        check_format(request.format)
+        return request
+
+    def run(self, request: VideoRequest, job: Job, studio: Studio) -> None:
+        method = VIDEOS[request.method.key].build(request.method.settings)
+        job.set_cells([Cell(num_steps=method.num_steps(request.job()), note=" ".join(request.notes))])
+        with studio.model(request.base.model, job) as model:
+            made = _Clip(request, job)
+            job.set_status(JobStatus.RUNNING)
+            if isinstance(model, Family):
+                request = _resolved(request, model)
+                with model.loras(studio.load_loras(request.base.loras)):
+                    made.take(method.run(request.job(), model, job.cancelled))
+            else:
+                made.take(method.run(request.job(), model, job.cancelled))
+        made.finish(request, studio)
+
+
+def _resolved(request: VideoRequest, family: Family) -> VideoRequest:
+    """With the model's own size where none was given."""
+    check_fit(request.base, family.traits)
+    width, height = family.default_size
+    base = request.base
+    return request.replace(base=base.replace(width=base.width or width, height=base.height or height))
+
+
+class _Clip:
+    """One clip in the worker thread: its frames so far, and the strip of them."""
+
+    def __init__(self, request: VideoRequest, job: Job):
+        self.request, self.job = request, job
+        self.pictures: list[np.ndarray] = []
+        self.finished = 0
+        self.tiles: dict[int, np.ndarray] = {}
+        self.last: ClipStep | None = None
+
+    def take(self, events: Any) -> None:
+        """Follow a method's run to its end."""
+        for event in events:
+            if isinstance(event, ClipFrames):
+                self._add(event)
+            else:
+                self._record(event)
+
+    def _add(self, event: ClipFrames) -> None:
+        self.pictures.append(event.pictures)
+        self.finished += len(event.pictures)
+        for place, frame in self._shown(event.first, len(event.pictures)):
+            self.tiles[place] = _shrunk(event.pictures[frame])
+        self.job.update_cell(0, images=self._strip())
+
+    def _record(self, step: ClipStep) -> None:
+        small = step.denoised if step.denoised is not None else step.noisy
+        if step.first != getattr(self.last, "first", 0):
+            self.job.update_cell(0, frames=[])  # of the frames before, only the finished ones are kept
+        self.last = step
+        if small is None:
+            small = np.full((1, 8, 8, 3), PENDING, np.uint8)
+        for place, frame in self._shown(step.first, step.num_frames):
+            self.tiles[place] = small[frame * len(small) // step.num_frames]
+        noisy = small if step.noisy is None else step.noisy
+        row = StepRow(step.index, step.sigma, step.timestep, step.evaluations, step.seconds)
+        self.job.add_step(0, row, ClipFrame(noisy, small, None, self._strip(), self.finished))
+
+    def _shown(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Places in the strip, and which of `count` frames from `first` on stands there."""
+        frames = self.request.frames
+        shown = (
+            [round(place * (frames - 1) / (STRIP - 1)) for place in range(STRIP)] if frames > STRIP else range(frames)
+        )
+        return [(place, frame - first) for place, frame in enumerate(shown) if first <= frame < first + count]
+
+    def _strip(self) -> np.ndarray:
+        """(n, h, w, 3): every frame of the strip at the largest size that one of them has."""
+        height, width = max(tile.shape[:2] for tile in self.tiles.values())
+        grey = np.full((1, 1, 3), PENDING, np.uint8)
+        tiles = [self.tiles.get(place, grey) for place in range(min(STRIP, self.request.frames))]
+        return np.stack([_sized(tile, width, height) for tile in tiles])
+
+    def finish(self, request: VideoRequest, studio: Studio) -> None:
+        """Store the clip and show its strip."""
+        frames = np.concatenate(self.pictures)
+        figures: dict[str, float | None] = {"frames": len(frames), "fps": request.fps}
+        if self.last is not None:
+            figures |= {"evaluations": self.last.evaluations, "seconds": self.last.seconds}
+        height, width = frames.shape[1:3]
+        base = request.base.replace(width=width, height=height)
+        result = studio.save_clip(frames, request.replace(base=base), self.job, figures)
+        kept = self.job.view().cells[0].frames[-1:]  # the strip stays, the way there is not kept
+        self.job.update_cell(0, images=self._strip(), results=(result,), figures=figures, frames=kept)
+        self.job.set_outcome(
+            {"animate": request.to_json(), "seconds": len(frames) / request.fps, "size": [width, height]}
+        )
+
+
+_TILE = 256
+
+
+def _shrunk(pixels: np.ndarray) -> np.ndarray:
+    """A finished frame for the strip: whole, or every n-th pixel of a large one."""
+    every = max(1, math.ceil(max(pixels.shape[:2]) / _TILE))
+    return pixels[::every, ::every]
+
+
+def _sized(tile: np.ndarray, width: int, height: int) -> np.ndarray:
+    if tile.shape[:2] == (height, width):
+        return tile
+    return np.asarray(Image.fromarray(np.ascontiguousarray(tile)).resize((width, height), Image.Resampling.BILINEAR))

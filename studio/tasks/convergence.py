@@ -1,0 +1,138 @@
+"""The task behind the convergence view, the /convergence endpoint and `python -m studio convergence`."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipelines.comparison_reference import reference_of
+from pipelines.convergence import (
+    ConvergenceRequest,
+    Finished,
+    planned,
+    reference_run,
+    relative_error,
+    sampler_label,
+    walked,
+)
+from pipelines.errors import MethodFitError
+from pipelines.families.base import Family
+from pipelines.limits import check_fit
+from pipelines.loop import denoise
+from pipelines.text_to_image import decode, resolve
+from pipelines.types import Request
+from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from studio.tasks.text_to_image import parse_request
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["Convergence"]
+
+_KEPT_REFERENCES = 8
+_NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
+
+
+class Convergence:
+    """Measure samplers against a long run from the same noise, budget by budget; every point shows as it comes."""
+
+    key = "convergence"
+
+    def __init__(self) -> None:
+        self._references: weakref.WeakKeyDictionary[Studio, OrderedDict[Request, torch.Tensor]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def parse(self, values: Mapping[str, Any], studio: Studio) -> ConvergenceRequest:
+        return ConvergenceRequest.parse(values, lambda plain: parse_request(plain, studio), studio.traits)
+
+    def run(self, request: ConvergenceRequest, job: Job, studio: Studio) -> None:
+        with studio.model(request.base.model, job) as family:
+            if not isinstance(family, Family):
+                raise MethodFitError("This model runs through its own pipeline only: its samplers cannot be compared.")
+            resolved = ConvergenceRequest(
+                resolve(request.base, family), request.samplers, request.evaluations, request.reference_steps
+            )
+            for sampler in request.samplers:
+                check_fit(resolved.base.replace(sampler=sampler), family.traits)
+            with family.loras(studio.load_loras(resolved.base.loras)):
+                kept = self._references.setdefault(studio, OrderedDict())
+                _Measuring(resolved, job, studio, family, kept).run()
+
+
+class _Measuring:
+    """One convergence view in the worker thread: a cell a sampler, and one for the reference."""
+
+    def __init__(self, request: ConvergenceRequest, job: Job, studio: Studio, family: Family,
+                 kept: OrderedDict[Request, torch.Tensor]):
+        self.request, self.job, self.family, self.kept = request, job, family, kept
+        self.groups = planned(request, family.traits, studio.limits.max_steps)
+        self.labels = [sampler_label(sampler) for sampler in request.samplers]
+        self.points: list[dict[str, Any]] = []
+        counts = [sum(point.series == index for group in self.groups for point in group)
+                  for index in range(len(self.labels))]
+        job.set_cells([Cell(label=label, num_steps=count) for label, count in zip(self.labels, counts, strict=True)]
+                      + [Cell(label="Reference", num_steps=request.reference_steps)])
+
+    def run(self) -> None:
+        """The reference, then every budget's runs together."""
+        self._tell()
+        self.job.set_status(JobStatus.RUNNING, "The reference")
+        wanted = self._reference()
+        self.job.set_status(JobStatus.RUNNING)
+        for group in self.groups:
+            for finished in walked(group, self.family, self.job.cancelled):
+                self._add(finished, wanted)
+                self._tell()
+
+    def _reference(self) -> torch.Tensor:
+        place = len(self.labels)
+        key = reference_of(self.request.base, self.family.traits.flow, self.request.reference_steps)
+        if key in self.kept:
+            self.job.update_cell(place, num_steps=0, note="Kept from an earlier view.")
+            return self.kept[key]
+        for step in denoise(reference_run(self.request, self.family, self.job.cancelled)):
+            row = StepRow(step.index, step.next_level.sigma_ve, step.level.timestep, step.evaluations, step.seconds)
+            self.job.add_step(place, row, Frame(_NO_PICTURE, _NO_PICTURE))
+        self.kept[key] = step.latents
+        while len(self.kept) > _KEPT_REFERENCES:
+            self.kept.popitem(last=False)
+        return step.latents
+
+    def _add(self, finished: Finished, wanted: torch.Tensor) -> None:
+        """One point: its error, and where its time went."""
+        step, point = finished.step, finished.point
+        began = time.perf_counter()
+        self.family.preview(step.denoised)
+        previewed = time.perf_counter()
+        decode(self.family, step.latents)
+        decoded = time.perf_counter()
+        self.points.append({
+            "sampler": point.series,
+            "label": self.labels[point.series],
+            "evaluations": step.evaluations,
+            "steps": step.num_steps,
+            "error": relative_error(step.latents, wanted),
+            "seconds": {
+                "network": finished.network_seconds,
+                "own": finished.own_seconds,
+                "preview": (previewed - began) * step.num_steps,
+                "decode": decoded - previewed,
+            },
+        })
+        done = sum(one["sampler"] == point.series for one in self.points)
+        row = StepRow(done - 1, 0.0, 0.0, step.evaluations, step.seconds)
+        self.job.add_step(point.series, row, Frame(_NO_PICTURE, _NO_PICTURE))
+
+    def _tell(self) -> None:
+        base = self.request.base
+        self.job.set_outcome({
+            "kind": "convergence", "prompt": base.prompt, "seed": base.seed, "schedule": base.schedule.to_json(),
+            "reference_steps": self.request.reference_steps, "labels": self.labels, "points": list(self.points),
+        })

@@ -1,0 +1,94 @@
+"""The task behind the fitting of schedules: on the page, the /learn endpoint and `python -m studio learn`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.families.base import Family
+from pipelines.learning.fitting import LEARNERS, PROMPTS, LearnRequest, PictureSettings, Progress, learn
+from pipelines.registry import parse_settings
+from pipelines.schedules.learned_file import write_learned
+from pipelines.text_to_image import resolve
+from pipelines.types import Choice
+from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from studio.tasks.text_to_image import parse_request
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["Learn", "schedules_folder"]
+
+MOST_PROMPTS = 64
+_NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
+
+
+def schedules_folder(studio: Studio) -> Path:
+    """Where a person's learned schedules are kept."""
+    return studio.catalog.folder / "schedules"
+
+
+class Learn:
+    """Fit a schedule to a model, a sampler and a number of steps; every round shows as it comes."""
+
+    key = "learn"
+
+    def parse(self, values: Mapping[str, Any], studio: Studio) -> LearnRequest:
+        known = ("base", "learner", "pictures", "prompts")
+        for name in values:
+            if name not in known:
+                raise UnknownMethodError("setting of a fit", name, known)
+        prompts = _prompts(values.get("prompts", ()))
+        base = _object(values.get("base", {}), "base")
+        # Only what belongs to a run is taken; which pictures are made is the fit's own.
+        request = parse_request({**base, "prompt": (prompts or PROMPTS)[0], "schedule": "uniform", "batch_size": 1, "loras": []}, studio)
+        learner = Choice.parse(values.get("learner", "ld3"))
+        parse_settings(LEARNERS[learner.key].settings, learner.settings, LEARNERS[learner.key].label)
+        if request.num_inference_steps < 2:
+            raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
+        pictures = parse_settings(PictureSettings, _object(values.get("pictures", {}), "pictures"), "Pictures")
+        return LearnRequest(request, learner, pictures, prompts)
+
+    def run(self, request: LearnRequest, job: Job, studio: Studio) -> None:
+        job.set_cells([Cell(label=LEARNERS[request.learner.key].label)])
+        with studio.model(request.base.model, job) as family:
+            if not isinstance(family, Family):
+                raise MethodFitError("This model runs through its own pipeline only: no schedule can be fitted to it.")
+            base = resolve(request.base, family)
+            fit = LearnRequest(base, request.learner, request.pictures, request.prompts)
+            for progress in learn(fit, family, job.cancelled):
+                self._tell(progress, base.to_json(), job, studio)
+
+    @staticmethod
+    def _tell(progress: Progress, base: Mapping[str, Any], job: Job, studio: Studio) -> None:
+        job.set_status(JobStatus.RUNNING, f"{progress.stage}: round {progress.done} of {progress.total}" if progress.curve else progress.stage)
+        job.update_cell(0, num_steps=progress.total + 1 if progress.curve else 0)
+        outcome = {"kind": "learn", "request": dict(base), "learner": job.request.learner.key, "curve": list(progress.curve)}
+        if progress.learned is not None:
+            write_learned(progress.learned, schedules_folder(studio))
+            outcome["name"], outcome["schedule"] = progress.learned.name, progress.learned.to_json()
+        elif progress.curve:
+            row = StepRow(progress.done, 0.0, 0.0, 0, job.view().seconds)
+            job.add_step(0, row, Frame(_NO_PICTURE, _NO_PICTURE))
+        job.set_outcome(outcome)
+
+
+def _object(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"The {name} of a fit is {str(value)[:80]!r}. Give an object of settings.")
+    return value
+
+
+def _prompts(value: Any) -> tuple[str, ...]:
+    """From a list, or from text with a prompt a line."""
+    lines = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
+        raise SettingsError(f"The prompts of a fit are {str(value)[:80]!r}. Give a list of texts, or one a line.")
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if len(prompts) > MOST_PROMPTS:
+        raise SettingsError(f"{len(prompts)} prompts are given. At most {MOST_PROMPTS} are taken.")
+    return prompts

@@ -1,0 +1,76 @@
+"""The task behind the Text to image tab, the /generate endpoint and `python -m studio generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.errors import LoraError
+from pipelines.families.base import Family
+from pipelines.limits import check_fit, check_request
+from pipelines.loop import denoise
+from pipelines.text_to_image import build_run, decode, resolve
+from pipelines.types import Request
+from studio.jobs import Cell, Job, JobStatus
+from studio.tasks.recording import record
+from studio.tasks.stock import run_stock
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["TextToImage", "parse_request"]
+
+
+def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool = True) -> Request:
+    """A checked request from untrusted values: wildcards drawn, the model's own defaults where nothing is said."""
+    given = Request.parse(values)
+    entry = studio.catalog[given.model]
+    request = Request.parse({**entry.defaults, **values})
+    check_request(request, studio.limits, prompt_needed)
+    if traits := studio.traits(request.model):
+        check_fit(request, traits)
+    if request.loras and studio.catalog[request.model].quantised:
+        raise LoraError("LoRAs cannot be added to quantised weights. Remove them, or choose the model in full precision.")
+    for lora in request.loras:
+        studio.lora_path(lora.name)
+    prompt, negative = (studio.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))
+    request = request.replace(prompt=prompt, negative_prompt=negative)
+    check_request(request, studio.limits, prompt_needed)
+    return request
+
+
+class TextToImage:
+    """Generate a batch from one request, every step visible."""
+
+    key = "text_to_image"
+
+    def parse(self, values: Mapping[str, Any], studio: Studio) -> Request:
+        return parse_request(values, studio)
+
+    def run(self, request: Request, job: Job, studio: Studio) -> None:
+        job.set_cells([Cell(num_steps=request.num_inference_steps)])
+        with studio.model(request.model, job) as family:
+            if not isinstance(family, Family):
+                run_stock(request, family, job, studio)
+                return
+            request = resolve(request, family)
+            job.set_status(JobStatus.RUNNING)
+            with family.loras(studio.load_loras(request.loras)):
+                run = build_run(request, family, job.cancelled)
+                for step in denoise(run):
+                    if step.index == 0:
+                        job.update_cell(0, num_steps=step.num_steps)  # the start may have spared some
+                    record(job, 0, step, family)
+                images = decode(family, step.latents)
+        self.store(request, images, job, studio, step.evaluations, step.seconds)
+
+    @staticmethod
+    def store(request: Request, images: np.ndarray, job: Job, studio: Studio, evaluations: int, seconds: float) -> None:
+        """Save the pictures of a finished run and show them."""
+        figures = {"evaluations": evaluations, "seconds": seconds}
+        results = tuple(
+            studio.save_picture(image, request.replace(seed=request.seed + i, batch_size=1), job, index=i, figures=figures)
+            for i, image in enumerate(images))
+        job.update_cell(0, images=images, results=results, figures=figures)

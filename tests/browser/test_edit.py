@@ -1,0 +1,159 @@
+"""A person edits a picture: examples, a mask drawn by hand, stop and reload, on a phone too."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.browser
+
+DESKTOP, PHONE = (1440, 900), (390, 844)
+DONE = '#edit-progress [data-status="done"]'
+
+
+@pytest.fixture
+def tab(visit):
+    """Open the Edit tab as a new person."""
+
+    def open_tab(size=DESKTOP, dark=False):
+        page = visit(size, dark)
+        if size == PHONE:
+            page.click(".overflow-menu > button")
+            page.locator(".overflow-dropdown button", has_text="Edit").click()
+        else:
+            page.click("#tab-edit-button")
+        page.wait_for_selector("#edit-run")
+        return page
+
+    return open_tab
+
+
+def choose(page, label):
+    page.locator("#edit-examples").get_by_role("button", name=label).click()
+
+
+def set_number(page, selector, value):
+    page.fill(f"{selector} input[type=number]", str(value))
+    page.press(f"{selector} input[type=number]", "Tab")
+
+
+def edit(page, steps=4, selector=DONE):
+    set_number(page, "#edit-steps", steps)
+    # A short run's stop button may come and go unseen; the last run's progress must not stand for this one's.
+    page.evaluate("document.querySelectorAll('#edit-progress .sw-progress').forEach(one => one.dataset.status = 'old')")
+    page.click("#edit-run")
+    page.wait_for_selector(selector, timeout=60_000)
+    page.wait_for_selector("#edit-run")
+
+
+def pixels(source):
+    data = base64.b64decode(source.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def after(page):
+    """The finished picture of the slider."""
+    page.wait_for_selector("#edit-slider img")
+    sources = page.eval_on_selector_all("#edit-slider img", "images => images.map(one => one.src)")
+    return [pixels(source) for source in sources]
+
+
+def test_the_first_example_dissolves_and_comes_back(tab):
+    page = tab()
+    page.evaluate("""() => { window.seen = {};
+        const look = () => ['inversion', 'reconstruction', 'edit', 'picture'].forEach(name =>
+            document.querySelectorAll(`#edit-tile-${name} img, #edit-${name} img`).forEach(image =>
+                (window.seen[name] ??= new Set()).add(image.src)));
+        new MutationObserver(look)
+            .observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ['src']}); }""")
+    edit(page, steps=40)
+    counts = page.evaluate(
+        "() => Object.fromEntries(Object.entries(window.seen).map(([name, all]) => [name, all.size]))"
+    )
+    assert all(counts.get(name, 0) >= 3 for name in ("inversion", "reconstruction", "edit", "picture")), counts
+    figures = page.inner_text("#edit-figures")
+    for name in ("Reconstruction PSNR", "SSIM", "VAE alone", "Shows the prompt", "Classifier sees", "bus on green"):
+        assert name in figures
+    before, edited = after(page)[:2]
+    assert before.shape == edited.shape == (64, 64, 3) and not np.array_equal(before, edited)
+    page.fill("#edit-prompt textarea", "a fox on a green background")
+    edit(page, steps=40)
+    assert "Kept from an earlier edit" in page.inner_text("#edit-figures")
+
+
+def test_a_mask_drawn_by_hand_is_all_that_changes(tab):
+    page = tab()
+    choose(page, "Image to image")
+    page.wait_for_function("() => document.querySelector('#edit-source-prompt textarea').value.includes('gem')")
+    page.locator("#edit-edit input").click()
+    page.get_by_role("option", name="Inpaint").click()
+    page.wait_for_selector("#edit-mask canvas")
+    page.wait_for_timeout(1500)
+    page.click("#edit-run")
+    page.wait_for_selector("#edit-notice :text('needs a mask')")
+    canvas = page.locator("#edit-mask canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    for offset in range(0, 60, 6):
+        page.mouse.move(middle[0] + offset, middle[1] + offset / 2)
+    page.mouse.up()
+    page.wait_for_timeout(800)
+    edit(page)
+    assert "identical, pasted back" in page.inner_text("#edit-figures")
+    before, edited = after(page)[:2]
+    changed = (before != edited).any(-1)
+    assert 0.003 < changed.mean() < 0.5
+    assert not changed[:7].any() and not changed[:, :7].any()
+
+
+def test_bad_input_is_said_on_the_page(tab):
+    page = tab()
+    page.fill("#edit-source-prompt textarea", "a carrot")
+    edit(page, selector="#edit-notice :text('as many words')")
+    page.fill("#edit-source-prompt textarea", "")
+    page.click("#edit-run")
+    page.wait_for_selector("#edit-notice :text('Write what the source')")
+
+
+def test_escape_stops_and_a_reload_finds_the_edit_again(tab):
+    page = tab()
+    set_number(page, "#edit-steps", 200)
+    page.click("#edit-run")
+    page.wait_for_selector("#edit-tile-inversion img")
+    page.keyboard.press("Escape")
+    page.wait_for_selector('#edit-progress [data-status="cancelled"]')
+    page.wait_for_selector("#edit-run")
+    choose(page, "Image to image")
+    page.wait_for_function("() => document.querySelector('#edit-source-prompt textarea').value.includes('gem')")
+    edit(page)
+    page.reload()
+    page.wait_for_selector("#tab-edit-button")
+    page.click("#tab-edit-button")
+    page.wait_for_selector(DONE)
+    page.wait_for_selector("#edit-slider img")
+    assert "gem" in page.input_value("#edit-source-prompt textarea")
+    assert page.locator("#edit-source img").count() >= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)],
+    ids=["desktop light", "phone dark"],
+)
+def test_nothing_overflows_and_nothing_is_hard_to_read(tab, size, dark):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = tab(size, dark)
+    edit(page)
+    page.wait_for_timeout(300)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= size[0]
+    found = Axe().run(page).response["violations"]
+    ours = [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found]
+    assert [one for one in ours if one[0] in ("color-contrast", "label", "button-name", "image-alt")] == []

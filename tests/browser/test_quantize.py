@@ -1,0 +1,110 @@
+"""A person quantises a model: cells stream, figures and plots follow, a game is played, a model is kept and used."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+DESKTOP, PHONE = (1440, 900), (390, 844)
+DONE = '#qz-progress [data-status="done"]'
+
+
+@pytest.fixture
+def tab(visit):
+    """Open the Quantize tab as a new person."""
+
+    def open_tab(size=DESKTOP, dark=False):
+        page = visit(size, dark)
+        if size == PHONE:
+            page.click(".overflow-menu > button")
+            page.locator(".overflow-dropdown button", has_text="Quantize").click()
+        else:
+            page.click("#tab-quantize-button")
+        page.wait_for_selector("#qz-run")
+        return page
+
+    return open_tab
+
+
+def quantize(page, steps=4):
+    page.fill("#qz-steps input[type=number]", str(steps))
+    page.press("#qz-steps input[type=number]", "Tab")
+    page.click("#qz-run")
+    page.wait_for_selector(DONE, timeout=120_000)
+
+
+def test_a_comparison_streams_is_measured_kept_and_found_in_the_gallery(tab):
+    page = tab()
+    assert "cannot run on this machine" in page.inner_text("#qz-missing")
+    page.click("#qz-missing summary")
+    assert "it needs an NVIDIA GPU" in page.inner_text(
+        "#qz-missing"
+    ) and "pip install -r requirements-" in page.inner_text("#qz-missing")
+    quantize(page)
+    assert page.locator("#qz-grid .sw-cell img").count() == 4
+    labels = page.locator("#qz-grid .sw-cell-label").all_inner_texts()
+    assert labels == ["Full precision", "int8", "int4", "NF4"]
+    rows = page.locator("#qz-figures tbody tr").all_inner_texts()
+    assert len(rows) == 4 and "35.5 MB" in rows[0] and "9.3 MB" in rows[1] and "5.4 MB" in rows[2]
+    assert page.locator("#qz-figures svg.qz-plot[role=img][aria-label]").count() == 2
+    maps = page.locator("#qz-figures .qz-map img")
+    assert maps.count() == 3 and "worst in" in maps.first.get_attribute("alt")
+    assert maps.first.evaluate("one => [one.naturalWidth, one.naturalHeight]") == [4, 129]
+
+    page.click("#qz-game .qz-start")
+    page.locator("#qz-game .qz-guess").first.click()
+    assert page.inner_text("#qz-game .qz-score").endswith("of 1 right so far.")
+    page.click("#qz-game .qz-start")
+    page.locator("#qz-game .qz-guess").last.click()
+    assert page.inner_text("#qz-game .qz-score").endswith("of 2 right so far.")
+
+    page.click("#qz-use")
+    page.wait_for_selector("#t2i-run:visible")
+    page.wait_for_function("() => document.querySelector('#t2i-model input').value === 'Emoji 64, int8'")
+    page.click("#t2i-run")
+    page.wait_for_selector('#t2i-progress [data-status="done"]', timeout=60_000)
+    page.click("#tab-gallery-button")
+    page.wait_for_selector("#tab-gallery-button[aria-selected=true]")
+    page.wait_for_function("() => document.querySelectorAll('[id^=gal] img').length >= 5")
+
+
+def test_no_method_is_a_sentence_escape_stops_and_a_reload_finds_the_run(tab):
+    page = tab()
+    for label in ("int8", "int4", "NF4"):
+        page.locator("#qz-variants label", has_text=label).first.click()
+    page.click("#qz-run")
+    page.wait_for_selector("#qz-notice :text('Give a list of 1 to 7')")
+    page.locator("#qz-variants label", has_text="fp8").first.click()
+    page.fill("#qz-steps input[type=number]", "200")
+    page.press("#qz-steps input[type=number]", "Tab")
+    page.click("#qz-run")
+    page.wait_for_selector("#qz-grid .sw-cell img")
+    page.keyboard.press("Escape")
+    page.wait_for_selector('#qz-progress [data-status="cancelled"]')
+    page.wait_for_selector("#qz-run:visible")
+    page.reload()
+    page.wait_for_selector("#tab-quantize-button")
+    page.click("#tab-quantize-button")
+    page.wait_for_selector('#qz-progress [data-status="cancelled"]')
+    page.wait_for_function("() => document.querySelector('#qz-steps input[type=number]').value === '200'")
+    assert page.locator("#qz-variants input:checked").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)],
+    ids=["desktop light", "phone dark"],
+)
+def test_nothing_overflows_and_nothing_is_hard_to_read(tab, size, dark):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = tab(size, dark)
+    quantize(page, 2)
+    page.click("#qz-missing summary")
+    page.click("#qz-game .qz-start")
+    page.wait_for_timeout(300)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= size[0]
+    found = Axe().run(page).response["violations"]
+    ours = [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found]
+    assert [one for one in ours if one[0] in ("color-contrast", "label", "button-name", "image-alt")] == []

@@ -1,0 +1,118 @@
+"""The convergence view's core: budgets, families of samplers, and errors that fall at the solver's order."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny_models import tiny_sd
+
+from pipelines.convergence import (
+    ConvergenceRequest,
+    planned,
+    reference_run,
+    relative_error,
+    sampler_label,
+    walked,
+)
+from pipelines.denoiser import Conditioning
+from pipelines.errors import SettingsError, UnknownMethodError
+from pipelines.families import family_of
+from pipelines.limits import Limits, check_request
+from pipelines.loop import denoise
+from pipelines.samplers import SAMPLERS
+from pipelines.types import Choice, Request, Traits
+
+TRAITS = Traits("sd", "epsilon", "unet")
+BASE = {"prompt": "a fox", "guidance": {"key": "cfg", "guidance_scale": 1.0}, "width": 32, "height": 32}
+
+
+def read(values):
+    request = Request.parse(values)
+    check_request(request, Limits())
+    return request
+
+
+def parse(**values):
+    return ConvergenceRequest.parse({"base": BASE, **values}, read, lambda model: TRAITS)
+
+
+def test_a_family_of_samplers_is_chosen_by_its_name():
+    asked = parse(samplers="all first order, UniPC")
+    assert [one.key for one in asked.samplers] == ["dpmpp_1", "ddim", "euler", "unipc"]  # no flow sampler
+    assert ConvergenceRequest.parse(asked.to_json(), Request.parse, lambda model: TRAITS) == asked
+    with pytest.raises(UnknownMethodError, match="first order"):
+        parse(samplers="all zeroth order")
+
+
+def test_every_sampler_is_in_a_family():
+    assert [method.key for method in SAMPLERS.values() if not method.groups] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"evaluations": "0, 4"}, "from 1"), ({"evaluations": "4, 4000"}, "400"), ({"evaluations": "x"}, "no number"),
+        ({"reference_steps": 5}, "20"), ({"reference_steps": 5000}, "999"), ({"samplers": "nonesuch"}, "nonesuch"),
+        ({"samplers": ""}, "no values"), ({"colour": 1}, "colour"), ({"base": 3}, "object"),
+    ],
+)
+def test_what_cannot_be_is_refused(values, word):
+    with pytest.raises(SettingsError, match=word):
+        parse(**values)
+
+
+def test_every_budget_takes_the_most_steps_that_it_pays_for_and_no_point_twice():
+    groups = planned(parse(samplers=["ddim", "heun"], evaluations=[1, 4, 5]), TRAITS, 200)
+    points = [[(one.series, one.request.num_inference_steps, one.evaluations) for one in group] for group in groups]
+    assert points == [[(0, 1, 1), (1, 1, 1)], [(0, 4, 4), (1, 2, 3)], [(0, 5, 5), (1, 3, 5)]]
+
+
+def test_a_budget_below_one_step_is_left_out():
+    guided = {**BASE, "guidance": {"key": "cfg", "guidance_scale": 4.0}}
+    asked = parse(base=guided, samplers=["ddim"], evaluations=[1, 2])
+    assert [len(group) for group in planned(asked, TRAITS, 200)] == [0, 1]
+
+
+def gaussian_family():
+    """A tiny family whose network is the perfect denoiser of N(0.7, 0.3)."""
+    family = family_of(tiny_sd().components)
+
+    def predict(latents, timesteps, conditioning: Conditioning):
+        rows = []
+        for row, time in zip(latents, timesteps.tolist(), strict=True):
+            level = family.noise_schedule.at(time)
+            rows.append(level.sigma * (row - level.alpha * 0.7) / (level.alpha**2 * 0.3 + level.sigma**2))
+        return torch.stack(rows)
+
+    family.predict_raw = predict
+    return family
+
+
+def test_errors_fall_at_the_solvers_order():
+    family = gaussian_family()
+    asked = parse(samplers=["ddim", "dpmpp_2m"], evaluations=[12, 24], reference_steps=400)
+    base = {**BASE, "schedule": {"key": "karras"}}
+    asked = ConvergenceRequest(Request.parse(base), asked.samplers, asked.evaluations, asked.reference_steps)
+    *_, last = denoise(reference_run(asked, family, lambda: False))
+    errors = {}
+    for group in planned(asked, family.traits, 200):
+        for done in walked(group, family, lambda: False):
+            errors[done.point.series, done.point.evaluations] = relative_error(done.step.latents, last.latents)
+            assert done.network_seconds > 0 and done.own_seconds > 0
+            assert done.step.evaluations == done.point.evaluations
+    falls = [math.log2(errors[series, 12] / errors[series, 24]) for series in (0, 1)]
+    assert 0.8 < falls[0] < 1.2 and 1.6 < falls[1] < 2.6
+    assert errors[1, 24] < errors[0, 24] / 3
+
+
+def test_an_error_is_relative_to_the_latents_size():
+    wanted = torch.full((1, 4), 2.0)
+    assert relative_error(wanted * 1.1, wanted) == pytest.approx(0.1)
+    assert relative_error(wanted, wanted) == 0
+
+
+def test_a_label_says_the_settings():
+    assert sampler_label(Choice("ddim")) == "DDIM"
+    assert sampler_label(Choice("ddim", {"eta": 0.5})) == "DDIM (eta 0.5)"

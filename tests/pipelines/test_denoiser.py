@@ -1,0 +1,153 @@
+"""The contract in the middle: predictions in every form, branches, batches, counting, cancelling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipelines.denoiser import Cancelled, Conditioning, Denoiser, Prediction, Query, predict_together
+from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided, rescale
+from pipelines.noise import NoiseSource, initial_noise, slerp
+from pipelines.schedule import Level
+
+LEVEL = Level(0.8, 0.6, 500.0)
+
+
+class Echo:
+    """A network whose output tells what it was given."""
+
+    prediction_type = "epsilon"
+
+    def __init__(self, max_rows=0):
+        self.max_rows, self.batches = max_rows, []
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        self.batches.append(len(latents))
+        return latents * 0 + timesteps[:, None, None, None] + conditioning.tensors["word"][:, :, None, None]
+
+
+def word(value, rows=1):
+    return Conditioning({"word": torch.full((rows, 1), float(value))})
+
+
+def denoiser(network, guidance_scale=3.0, cancelled=lambda: False, rows=1):
+    return Denoiser(network, Cfg(CfgSettings(guidance_scale)), {"negative": word(1, rows), "positive": word(2, rows)}, cancelled)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_every_form_of_a_prediction_agrees(kind):
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(2, 3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    latents = LEVEL.alpha * clean + LEVEL.sigma * noise
+    raw = {"epsilon": noise, "v_prediction": LEVEL.alpha * noise - LEVEL.sigma * clean, "sample": clean}[kind]
+    prediction = Prediction(raw, latents, LEVEL, kind)
+    torch.testing.assert_close(prediction.denoised, clean)
+    torch.testing.assert_close(prediction.noise, noise)
+    torch.testing.assert_close(prediction.with_denoised(clean).noise, noise)
+
+
+def test_a_flow_prediction_is_noise_minus_data():
+    level = Level(0.3, 0.7, 700.0)
+    clean, noise = torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), -2.0)
+    prediction = Prediction(noise - clean, level.alpha * clean + level.sigma * noise, level, "flow")
+    torch.testing.assert_close(prediction.denoised, clean)
+    torch.testing.assert_close(prediction.noise, noise)
+
+
+def test_guidance_is_the_formula_and_counts_both_branches():
+    one = denoiser(Echo(), guidance_scale=3.0)
+    raw = one.predict(torch.zeros(1, 1, 2, 2), LEVEL).raw
+    assert raw.unique().tolist() == [500 + 1 + 3 * (2 - 1)]
+    assert one.evaluations == 2
+
+
+def test_without_guidance_there_is_one_branch_and_half_the_work():
+    one = denoiser(Echo(), guidance_scale=1.0)
+    assert one.predict(torch.zeros(1, 1, 2, 2), LEVEL).raw.unique().tolist() == [502]
+    assert one.evaluations == 1
+
+
+def test_rescaled_guidance_has_the_conditionals_contrast():
+    guided, positive = torch.randn(2, 3, 8, 8) * 5, torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(rescale(guided, positive, 1.0).std((1, 2, 3)), positive.std((1, 2, 3)))
+    assert torch.equal(rescale(guided, positive, 0.0), guided)
+
+
+def test_runs_share_one_batch_at_their_own_levels():
+    network = Echo()
+    other = Level(0.6, 0.8, 700.0)
+    asked = [(denoiser(network), Query(torch.zeros(1, 1, 2, 2), LEVEL)), (denoiser(network, 1.0), Query(torch.zeros(1, 1, 2, 2), other))]
+    first, second = predict_together(asked)
+    assert network.batches == [3]
+    assert first.raw.unique().tolist() == [504]
+    assert second.raw.unique().tolist() == [702]
+    assert second.level is other
+
+
+def test_other_shapes_and_other_networks_have_batches_of_their_own():
+    network, another = Echo(), Echo()
+    asked = [(denoiser(network), Query(torch.zeros(1, 1, 2, 2), LEVEL)), (denoiser(network), Query(torch.zeros(1, 1, 4, 4), LEVEL)),
+             (denoiser(another), Query(torch.zeros(1, 1, 2, 2), LEVEL))]
+    assert [tuple(answer.raw.shape[-2:]) for answer in predict_together(asked)] == [(2, 2), (4, 4), (2, 2)]
+    assert (network.batches, another.batches) == ([2, 2], [2])
+
+
+def test_a_large_batch_is_evaluated_in_parts_with_the_same_answer():
+    whole, parts = Echo(), Echo(max_rows=3)
+    latents = torch.randn(4, 1, 2, 2)
+    answers = [Denoiser(network, Unguided(), {"positive": word(2, 4)}).predict(latents, LEVEL).raw for network in (whole, parts)]
+    assert torch.equal(*answers)
+    assert (whole.batches, parts.batches) == ([4], [3, 1])
+
+
+def test_a_cancel_takes_effect_before_the_next_evaluation():
+    network = Echo(max_rows=1)
+    one = denoiser(network, cancelled=lambda: len(network.batches) >= 1)
+    with pytest.raises(Cancelled):
+        one.predict(torch.zeros(1, 1, 2, 2), LEVEL)
+    assert network.batches == [1]
+
+
+def test_evaluation_needs_no_gradient_but_allows_one():
+    latents = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    one = Denoiser(Echo(), Unguided(), {"positive": word(2)})
+    (one.predict(latents, LEVEL).denoised.sum()).backward()
+    assert latents.grad.unique().tolist() == pytest.approx([1 / LEVEL.alpha])
+    with torch.no_grad():
+        outside = one.predict(latents, LEVEL).denoised
+        raw = one.predict(latents, LEVEL).raw
+    for ordinary in (outside, raw):  # no inference tensors, which could not be saved for a gradient
+        (ordinary * torch.ones(1, requires_grad=True)).sum().backward()
+
+
+def test_noise_is_one_generator_a_sample():
+    like = torch.empty(3, 4, 8, 8)
+    together, alone = NoiseSource([5, 6, 7])(like), NoiseSource([6])(like[:1])
+    assert torch.equal(together[1:2], alone)
+    torch.testing.assert_close(together[1], torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(6))[0])
+
+
+def test_a_cloned_source_draws_the_same_and_leaves_the_first_alone():
+    source, like = NoiseSource([1, 2]), torch.empty(2, 3)
+    source(like)
+    twin = source.clone()
+    assert torch.equal(twin(like), source(like))
+    twin(like)
+    assert torch.equal(NoiseSource([1, 2])(like), NoiseSource([1, 2])(like))
+
+
+def test_slerp_keeps_the_norm_and_its_ends():
+    generator = torch.Generator().manual_seed(0)
+    start, end = (torch.randn(2, 4, 16, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+    assert slerp(start, end, 0) is start
+    assert slerp(start, end, 1) is end
+    for strength in (0.25, 0.5, 0.9):
+        norms = slerp(start, end, strength).flatten(1).norm(dim=1)
+        assert norms.tolist() == pytest.approx(start.flatten(1).norm(dim=1).tolist(), rel=0.05)
+    torch.testing.assert_close(slerp(start, start.clone(), 0.3), start)
+
+
+def test_a_variation_of_nothing_draws_nothing():
+    first = initial_noise(NoiseSource([1]), (1, 4, 8, 8))
+    assert torch.equal(initial_noise(NoiseSource([1]), (1, 4, 8, 8), NoiseSource([2]), 0.0), first)
+    assert not torch.equal(initial_noise(NoiseSource([1]), (1, 4, 8, 8), NoiseSource([2]), 0.2), first)

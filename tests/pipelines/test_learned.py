@@ -1,0 +1,330 @@
+"""Learned schedules: the formula of a run, its gradients, LD3 and AutoDiffusion on the Gaussian, and the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact, grid, last_of, run_of
+
+from pipelines.denoiser import Cancelled, Conditioning
+from pipelines.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.guidance.cfg import Unguided
+from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
+from pipelines.learning.bespoke import BespokeSettings, fit_bespoke, fitted_rows, passed
+from pipelines.learning.cases import Cases
+from pipelines.learning.differentiable import factors_of, run_with_gradients
+from pipelines.learning.formula import require_linear, written_out
+from pipelines.learning.ld3 import Ld3Settings, fit_ld3, increments_of, times_of
+from pipelines.learning.problem import Pictures, Problem, relative_error
+from pipelines.limits import Limits, check_request
+from pipelines.noise import NoiseSource
+from pipelines.samplers import SAMPLERS
+from pipelines.samplers.fitted_factors import FittedFactors, combined
+from pipelines.schedule import CLEAN
+from pipelines.schedules import SCHEDULES, learned, levels_and_sampler, levels_for
+from pipelines.schedules.learned import learned_levels
+from pipelines.schedules.learned_file import SHIPPED, LearnedSchedule, find_all, write_learned
+from pipelines.types import Choice, Request
+
+COSINE = CosineSchedule()
+LINEAR = ("dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "unipc", "deis", "ddim", "heun", "lms", "dpm2", "pndm", "ipndm", "epsilon_scaling", "dualfast")
+
+
+class Smooth:
+    """The perfect denoiser of the Gaussian, with its noise estimate differentiable in the time too."""
+
+    prediction_type, max_rows = "epsilon", 0
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        angle = (COSINE._low + COSINE._span * timesteps)[:, None, None, None]
+        alpha, sigma = angle.cos(), angle.sin()
+        return sigma * (latents - alpha * MEAN) / (alpha**2 * VARIANCE + sigma**2)
+
+
+def problem(key="dpmpp_2m", steps=6, count=8, **settings):
+    """A sampler on the Gaussian, whose exact ends are a formula."""
+    def pictures(seeds):
+        source = NoiseSource(seeds)
+        noise = source(torch.empty(len(seeds), 1, 4, 4, dtype=torch.float64))
+        levels = [*(COSINE.at(time) for time in np.linspace(1000, 1, 60)), CLEAN]
+        path = torch.stack([exact(noise, levels[0], level) for level in levels])
+        return Pictures(Cases({"positive": Conditioning()}, noise, tuple(seeds)), path[-1], path, tuple(levels))
+
+    return Problem(Smooth(), COSINE, Unguided(), SAMPLERS[key].build(settings), steps,
+                   pictures(range(count)), pictures(range(count, 2 * count)))
+
+
+@pytest.mark.parametrize("key", LINEAR)
+def test_a_run_follows_its_formula(key):
+    levels = grid(COSINE, 7, high=1000, low=60, clean=True)
+    formula = require_linear(SAMPLERS[key].build(), levels, COSINE, "epsilon")
+    assert len(formula.asked) == SAMPLERS[key].build().calls(8) == len(formula.levels)
+    run = run_of(SAMPLERS[key].build(), levels, COSINE, prediction_type="epsilon")
+    ends = run_with_gradients(torch.from_numpy(formula.flat), formula.levels, Smooth(), Unguided(),
+                              {"positive": Conditioning()}, run.latents)
+    torch.testing.assert_close(ends, last_of(run).latents, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("key", "settings", "words"), [
+    ("euler_a", {}, "draws fresh noise"), ("dpmpp_2m_sde", {}, "draws fresh noise"), ("lml", {"kappa": 0.5}, "depend on the picture")])
+def test_what_has_no_formula_says_so(key, settings, words):
+    with pytest.raises(MethodFitError, match=words):
+        require_linear(SAMPLERS[key].build(settings), grid(COSINE, 5, clean=True), COSINE, "epsilon")
+
+
+@pytest.mark.parametrize("key", ["dpmpp_2m", "unipc", "dpmpp_2s", "pndm"])
+def test_gradients_in_the_times_are_those_of_differences(key):
+    one, sampler = problem(key), SAMPLERS[key].build()
+    times = torch.tensor([1000.0, 800, 610, 400, 190, 40, 1000, 790, 620, 405, 185, 44], dtype=torch.float64)
+
+    def write(values):
+        return written_out(sampler, learned_levels(*np.split(values, 2), COSINE), COSINE, "epsilon")
+
+    def end(values):
+        formula = write(values.detach().numpy())
+        return run_with_gradients(factors_of(values, write), formula.levels, Smooth(), Unguided(), one.fitted.cases.conditionings,
+                                  one.fitted.cases.noise).square().mean()
+
+    values = times.clone().requires_grad_()
+    end(values).backward()
+    for i in (1, 3, 5, 7, 10):
+        moved = [times + side * 1e-2 * torch.eye(12, dtype=torch.float64)[i] for side in (1, -1)]
+        slope = (end(moved[0]) - end(moved[1])).item() / 2e-2
+        assert values.grad[i].item() == pytest.approx(slope, rel=1e-4, abs=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_times_fall_for_any_theta(seed):
+    theta = 4 * torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    times = times_of(theta, 999.0)
+    assert times[0] == 999
+    assert (times.diff() < 0).all()
+    assert (times > 0).all()
+    torch.testing.assert_close(times_of(increments_of(times.tolist(), 999.0), 999.0), times, rtol=0, atol=1.0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"noise_shift": 0.05}, {"offsets": False}])
+def test_ld3_beats_uniform_on_noise_it_has_not_seen(settings):
+    rounds = list(fit_ld3(problem(), Ld3Settings(rounds=40, learning_rate=0.02, start="uniform", **settings)))
+    first, last = rounds[0], rounds[-1]
+    assert [one.index for one in rounds] == list(range(41))
+    assert np.mean([one.loss for one in rounds[-5:]]) < 0.75 * np.mean([one.loss for one in rounds[1:4]])
+    assert last.best.held_out < 0.75 * last.uniform
+    assert first.held_out == pytest.approx(first.uniform, rel=0.05)
+    assert all(later < earlier for earlier, later in zip(last.best.times, last.best.times[1:], strict=False))
+    if settings.get("offsets", True):
+        assert last.best.times != last.best.model_times
+    else:
+        assert last.best.times == last.best.model_times
+
+
+def test_ld3_starts_from_the_best_hand_made_schedule():
+    errors = {}
+    for key in ("uniform", "karras", "dense_high"):
+        errors[key] = problem().error(SCHEDULES[key].build().levels(COSINE, 6), problem().fitted)
+    start = next(iter(fit_ld3(problem(), Ld3Settings(rounds=1))))
+    assert start.held_out <= min(errors.values()) * 1.2
+
+
+def test_a_fit_stops_when_it_is_told_to():
+    stopping = dataclasses.replace(problem(), cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        list(fit_ld3(stopping))
+    with pytest.raises(Cancelled):
+        list(evolve(stopping))
+
+
+def test_one_step_has_nothing_to_learn():
+    for fit in (fit_ld3, evolve):
+        with pytest.raises(SettingsError, match="2"):
+            list(fit(problem(steps=1)))
+
+
+def test_search_finds_a_known_subset_and_is_never_worse_than_uniform():
+    wanted = (999, 700, 300, 100)
+
+    def error(candidate):
+        return sum(abs(a - b) for a, b in zip(candidate, wanted, strict=True)) / 100
+
+    rounds = list(search(error, (999, 749, 499, 249), AutoDiffusionSettings(generations=30)))
+    assert rounds[-1].best_error < 0.25 * rounds[0].uniform
+    best = [one.best_error for one in rounds]
+    assert best == sorted(best, reverse=True)
+    assert best[0] <= rounds[0].uniform
+    assert len(rounds[0].errors) >= 40
+
+
+def test_elitism_holds_where_everything_else_is_worse():
+    uniform = (999, 749, 499, 249)
+    last = list(search(lambda one: 0.0 if one == uniform else 1 + sum(one), uniform, AutoDiffusionSettings(generations=3)))[-1]
+    assert (last.best, last.best_error) == (uniform, 0.0)
+
+
+def test_moves_keep_a_candidate_whole():
+    rng = np.random.default_rng(0)
+    one, other = (999, 700, 400, 100), (999, 800, 500, 20)
+    for _ in range(200):
+        child = crossed(one, other, rng)
+        one, other = mutated(one, 999, 0.5, rng), mutated(child, 999, 0.5, rng)
+        for candidate in (child, one, other):
+            assert len(set(candidate)) == 4
+            assert list(candidate) == sorted(candidate, reverse=True)
+            assert candidate[0] == 999
+            assert 0 <= candidate[-1]
+
+
+def test_auto_diffusion_beats_uniform_on_the_gaussian():
+    settings = AutoDiffusionSettings(population=20, mutations=10, crossovers=4, generations=5)
+    last = list(evolve(problem(), settings))[-1]
+    assert last.best_error < 0.8 * last.uniform
+    held = problem().error(learned_levels(last.best, last.best, COSINE), problem().held_out)
+    assert held == pytest.approx(last.best_error, rel=0.5)
+
+
+@pytest.mark.parametrize("time", [1000.0, 731.7, 500.0, 44.4, 20.0])
+def test_the_long_runs_path_between_its_levels_is_right(time):
+    pictures, level = problem().fitted, COSINE.at(time)
+    true = exact(pictures.cases.noise, COSINE.at(1000.0), level)
+    assert relative_error(passed(pictures, level), true) < 2e-4
+    assert torch.equal(passed(pictures, pictures.levels[7]), pictures.path[7])
+
+
+def test_a_bespoke_solver_is_far_better_than_uniform_on_noise_it_has_not_seen():
+    rounds = list(fit_bespoke(problem(), BespokeSettings(tries=4)))
+    best = rounds[-1].best
+    assert best.held_out < 0.2 * rounds[-1].uniform
+    losses = [one.best.fitted for one in rounds]
+    assert losses == sorted(losses, reverse=True)
+    assert [len(row) for row in best.rows] == [2, 3, 4, 5, 6, 7]
+    again = problem().error(learned_levels(best.times, best.times, COSINE), problem().held_out, FittedFactors(best.rows, best.times))
+    assert again == best.held_out
+
+
+def test_the_factors_of_one_first_order_step_are_found():
+    one = problem("ddim", 2)
+    rows, _ = fitted_rows(one, (1000.0, 500.0))
+    start, middle = COSINE.at(1000.0), COSINE.at(500.0)
+    true = exact(one.fitted.cases.noise, start, middle)
+    noise = Smooth().predict_raw(one.fitted.cases.noise, torch.full((8,), 1000.0, dtype=torch.float64), None)
+    assert relative_error(combined(rows[0], [one.fitted.cases.noise, noise]), true) < 0.05
+
+
+def test_fitted_factors_refuse_another_run():
+    solver = FittedFactors([[1.0, 0.0], [1.0, 0.0, 0.0]], [1000.0, 500.0])
+    for times in ([1000.0, 500.0, 100.0], [1000.0, 400.0]):
+        with pytest.raises(SettingsError, match="fitted factors are for 2 steps"):
+            last_of(run_of(solver, [*(COSINE.at(time) for time in times), CLEAN], COSINE))
+
+
+@pytest.mark.parametrize("key", ["heun", "dpmpp_2s"])
+def test_factors_are_for_one_evaluation_a_step(key):
+    with pytest.raises(MethodFitError, match="one evaluation a step"):
+        next(fit_bespoke(problem(key)))
+
+
+def test_a_bespoke_record_takes_the_samplers_place(folder):
+    rows = ((1.0, 0.1), (1.0, 0.1, 0.2), (1.0, 0.1, 0.2, 0.3), (1.0, 0.1, 0.2, 0.3, 0.4))
+    record = fitted(method="bespoke", rows=rows, model_times=(999.0, 700.0, 400.0, 90.0))
+    write_learned(record, folder)
+    levels, solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)
+    assert isinstance(solver, FittedFactors) and solver.rows == rows and solver.calls(4) == len(levels) - 1
+    for wrong in ({"rows": ()}, {"rows": rows[:3]}, {"method": "ld3"}, {"rows": (*rows[:3], (math.inf,) * 5)}):
+        with pytest.raises(SettingsError, match="Fit it again"):
+            LearnedSchedule.parse({**record.to_json(), **wrong})
+
+
+def fitted(**changes):
+    """A whole record."""
+    return LearnedSchedule(**{
+        "method": "ld3", "model": "emoji", "network": "x", "sampler": Choice("unipc", {"order": 2}), "guidance": Choice("cfg"),
+        "num_inference_steps": 4, "evaluations": 4, "times": (999.0, 700.0, 400.0, 90.0), "model_times": (999.0, 710.0, 390.0, 95.0),
+        "held_out": {"uniform": 0.4, "fitted": 0.2}, "curve": ({"round": 0, "loss": 0.4},), "told": {}, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
+    return tmp_path
+
+
+REQUEST = Request(sampler=Choice("unipc"), schedule=Choice("learned"), num_inference_steps=4)
+
+
+def test_a_written_schedule_is_the_one_that_runs(folder):
+    path = write_learned(fitted(), folder)
+    assert LearnedSchedule.parse(json.loads(path.read_text())) == fitted()
+    levels = levels_for(REQUEST, COSINE)
+    assert [level.timestep for level in levels] == [999, 710, 390, 95, 0]
+    assert [level.alpha for level in levels[:-1]] == [COSINE.at(time).alpha for time in (999, 700, 400, 90)]
+    by_name = REQUEST.replace(schedule=Choice("learned", {"name": path.stem}))
+    assert levels_for(by_name, COSINE) == levels
+
+
+def test_the_better_of_two_is_taken_unless_one_is_named(folder):
+    write_learned(fitted(), folder)
+    evolved = fitted(method="auto_diffusion", held_out={"uniform": 0.4, "fitted": 0.1}, model_times=(999.0, 700.0, 400.0, 90.0))
+    write_learned(evolved, folder)
+    assert levels_for(REQUEST, COSINE)[1].timestep == 700
+    assert levels_for(REQUEST.replace(schedule=Choice("learned", {"method": "ld3"})), COSINE)[1].timestep == 710
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"model": "sd15"}, "4 steps of unipc on the model sd15. Fitted: 4 steps of unipc on emoji"),
+    ({"num_inference_steps": 5}, "5 steps of unipc .* or fit one with `python -m studio learn"),
+    ({"sampler": Choice("deis")}, "4 steps of deis"), ({"sampler": Choice("unipc", {"order": 3})}, "4 steps of unipc"),
+])
+@pytest.mark.parametrize("named", [False, True])
+def test_another_run_than_the_fitted_one_is_refused(folder, changes, words, named):
+    name = write_learned(fitted(), folder).stem
+    schedule = Choice("learned", {"name": name} if named else {})
+    with pytest.raises(SettingsError, match=words):
+        levels_for(REQUEST.replace(schedule=schedule, **changes), COSINE)
+
+
+def test_an_unknown_name_and_an_unsettled_schedule_say_so(folder):
+    with pytest.raises(UnknownMethodError, match="learned schedule 'nothing'"):
+        levels_for(REQUEST.replace(schedule=Choice("learned", {"name": "nothing"})), COSINE)
+    with pytest.raises(SettingsError, match="not settled"):
+        SCHEDULES["learned"].build().levels(COSINE, 4)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"times": [999, 700, 700, 90]}, {"times": [999, 700, 90]}, {"model_times": [1]}, {"times": [999, math.nan, 3, 1]},
+    {"method": "magic"}, {"curve": None}, {"surplus": 1}, {"model_times": [999, 700, 400, -5]}])
+def test_a_broken_file_is_refused_and_never_listed(folder, wrong):
+    plain = {**fitted().to_json(), **wrong}
+    (folder / "broken.json").write_text(json.dumps(plain))
+    (folder / "half.json").write_text('{"method":')
+    with pytest.raises(SettingsError, match="Fit it again"):
+        LearnedSchedule.parse(plain)
+    assert find_all(folder) == {}
+
+
+def test_the_shipped_schedules_are_whole_and_better_than_uniform():
+    shipped = find_all(SHIPPED)
+    assert len(shipped) == len(list(SHIPPED.glob("*.json"))) > 0
+    for name, one in shipped.items():
+        assert name == one.name
+        assert one.held_out["fitted"] < one.held_out["uniform"]
+
+
+def test_relative_error_is_relative():
+    wanted = torch.full((2, 3), 2.0)
+    assert relative_error(wanted * 1.1, wanted) == pytest.approx(0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize(("sampler", "steps", "words"), [
+    ({"key": "unipc", "order": 3}, 2, "UniPC: order is 3, for a run of 2 steps. Choose an order up to 2, or at least 3 steps."),
+    ({"key": "lms", "order": 3}, 1, "LMS: order is 3"), ({"key": "sa_solver", "predictor_order": 4}, 3, "predictor order is 4")])
+def test_an_order_above_the_step_count_is_refused_where_it_was_chosen(sampler, steps, words):
+    with pytest.raises(SettingsError, match=words):
+        check_request(Request.parse({"prompt": "a", "sampler": sampler, "num_inference_steps": steps}), Limits())
+    check_request(Request.parse({"prompt": "a", "sampler": sampler, "num_inference_steps": 4}), Limits())
+    check_request(Request.parse({"prompt": "a", "sampler": sampler["key"], "num_inference_steps": steps}), Limits())
+    written = {"key": "lms", "order": 4}
+    check_request(Request.parse({"prompt": "a", "sampler": written, "num_inference_steps": 2}), Limits())

@@ -1,0 +1,209 @@
+"""The methods around a solver: epsilon scaling, time shift, DualFast and LML."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, one_step, run_of
+
+from pipelines.errors import MethodFitError
+from pipelines.noise import NoiseSource
+from pipelines.samplers import SAMPLERS
+from pipelines.samplers.base import State, StepContext, interpolate
+from pipelines.samplers.lml import damped_direction
+from pipelines.samplers.time_shift import ShiftCount, shift_count, shifted_times
+from pipelines.samplers.wrapping import SOLVERS
+from pipelines.schedule import Level
+from pipelines.types import Traits
+
+WRAPPERS = ["epsilon_scaling", "time_shift", "dualfast", "lml"]
+NEUTRAL = {
+    "epsilon_scaling": [{"scale": 1.0, "slope": 0.0}], "dualfast": [{"strength": 0.0}], "lml": [{"kappa": 0.0}],
+    "time_shift": [{"cutoff": 1000}, {"window": 0}],
+}
+ACTIVE = {"epsilon_scaling": {"scale": 1.01}, "dualfast": {"strength": 0.3}, "lml": {"kappa": 0.5}, "time_shift": {}}
+
+
+def bases(key: str) -> tuple[str, ...]:
+    field = next(field for field in dataclasses.fields(SAMPLERS[key].settings) if field.name == "base")
+    return field.metadata["choices"]
+
+
+CASES = [(key, base) for key in WRAPPERS for base in bases(key)]
+
+
+def result(key, settings, levels=None, latents=None, form="epsilon"):
+    levels = levels or grid(CosineSchedule(), 9, clean=True)
+    return last_of(run_of(SAMPLERS[key].build(settings), levels, CosineSchedule(), latents, prediction_type=form))
+
+
+@pytest.mark.parametrize(("key", "base"), CASES)
+def test_neutral_settings_are_the_base_sampler_bit_for_bit(key, base):
+    expected = result(base, {})
+    for neutral in NEUTRAL[key]:
+        mine = result(key, {"base": base, **neutral})
+        assert torch.equal(mine.latents, expected.latents)
+        assert mine.evaluations == expected.evaluations
+
+
+@pytest.mark.parametrize(("key", "base"), CASES)
+def test_active_settings_change_the_result_at_no_evaluation(key, base):
+    mine, plain = result(key, {"base": base, **ACTIVE[key]}), result(base, {})
+    assert mine.latents.isfinite().all()
+    assert not torch.equal(mine.latents, plain.latents)
+    assert mine.evaluations == plain.evaluations == SAMPLERS[key].build({"base": base}).calls(10)
+
+
+def test_the_solvers_that_can_be_wrapped_are_those_of_the_table():
+    for key, make in SOLVERS.items():
+        assert type(make()) is type(SAMPLERS[key].build())
+
+
+@pytest.mark.parametrize("key", ["epsilon_scaling", "time_shift", "lml"])
+def test_what_cannot_serve_a_flow_model_says_so(key):
+    with pytest.raises(MethodFitError, match="does not fit this model"):
+        SAMPLERS[key].require_fit(Traits("sd3", "flow", "transformer"))
+
+
+# Epsilon scaling.
+
+
+@pytest.mark.parametrize(("settings", "scale"), [
+    ({"scale": 1.01}, 1.01), ({"scale": 1.0, "slope": 0.02}, 1.0 + 0.02 * 0.6),
+])
+def test_epsilon_is_divided_by_the_scale(settings, scale):
+    level, next_level = CosineSchedule().at(600.0), CosineSchedule().at(450.0)
+    run = run_of(SAMPLERS["epsilon_scaling"].build(settings), [level, next_level], CosineSchedule())
+    noise = run.denoiser.predict(run.latents, level).noise / scale
+    expected = next_level.alpha * (run.latents - level.sigma * noise) / level.alpha + next_level.sigma * noise
+    torch.testing.assert_close(last_of(run).latents, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("form", ["sample", "v_prediction"])
+def test_scaling_means_the_same_for_every_form_of_prediction(form):
+    settings = {"base": "dpmpp_2m", "scale": 1.01, "slope": 0.01}
+    one, other = (result("epsilon_scaling", settings, form=name).latents for name in ("epsilon", form))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+# Time shift.
+
+
+def test_the_chosen_time_is_that_of_the_variance():
+    schedule = CosineSchedule()
+    latents = torch.randn(2, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    latents = latents / latents.flatten(1).std(dim=1).reshape(2, 1, 1, 1)
+    for wanted in (505.0, 493.0, 500.0):
+        assert (shifted_times(latents * schedule.at(wanted).sigma, schedule.at(500.0), 30, schedule) == wanted).all()
+    assert (shifted_times(latents * schedule.at(700.0).sigma, schedule.at(500.0), 30, schedule) == 515).all()
+    assert (shifted_times(latents, schedule.at(995.0), 30, schedule) <= 999).all()
+
+
+def test_at_unit_variance_the_criterion_always_takes_the_windows_noisy_end():
+    """The trap: var(x) is one at every time, which no time below the last has of noise alone."""
+    schedule = CosineSchedule()
+    latents = torch.randn(1, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    latents = latents / latents.std()
+    for time in (400.0, 600.0, 800.0):
+        assert shifted_times(latents, schedule.at(time), 30, schedule) == time + 15
+
+
+def test_shifted_steps_are_counted():
+    schedule, levels = CosineSchedule(), grid(CosineSchedule(), 10, high=950, low=50)
+    told = []
+    latents = torch.randn(1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    run = run_of(SAMPLERS["time_shift"].build({"cutoff": 400}), levels, schedule, latents)
+    state = State(latents)
+    for index, (level, next_level) in enumerate(zip(levels, levels[1:], strict=False)):
+        state = one_step(run, state, level, next_level, StepContext(index, 10, NoiseSource([0]), schedule))
+        told.append(shift_count(state))
+    assert told[0] == ShiftCount(0, 0)
+    assert told[-1].considered == sum(level.timestep > 400 for level in levels[1:-1])
+    assert 0 < told[-1].shifted <= told[-1].considered
+    assert shift_count(State(latents)) == ShiftCount()
+
+
+def test_only_the_networks_time_is_shifted():
+    schedule, levels = CosineSchedule(), [CosineSchedule().at(time) for time in (900.0, 700.0, 600.0)]
+    run = run_of(SAMPLERS["time_shift"].build(), levels, schedule)
+    first = interpolate(run.denoiser.predict(run.latents, levels[0]), levels[1])
+    time = shifted_times(first, levels[1], 30, schedule).item()
+    assert time != 700
+    shifted = run.denoiser.predict(first, dataclasses.replace(levels[1], timestep=time))
+    torch.testing.assert_close(last_of(run).latents, interpolate(shifted, levels[2]), rtol=0, atol=1e-13)
+
+
+def test_every_row_has_a_time_of_its_own_so_that_the_batch_changes_no_picture():
+    schedule, levels = CosineSchedule(), grid(CosineSchedule(), 8, high=950, low=350)
+    spread = torch.tensor([0.5, 1.0, 1.4], dtype=torch.float64).reshape(3, 1, 1, 1)
+    latents = spread * torch.randn(3, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    sampler = SAMPLERS["time_shift"].build()
+    together = last_of(run_of(sampler, levels, schedule, latents, (0, 1, 2))).latents
+    alone = [last_of(run_of(sampler, levels, schedule, row[None], (seed,))).latents for seed, row in enumerate(latents)]
+    assert len(set(shifted_times(latents, levels[3], 30, schedule).tolist())) > 1
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-14)
+
+
+# DualFast.
+
+
+@pytest.mark.parametrize("lookback", [1, 2])
+@pytest.mark.parametrize("kind", ["diffusion", "flow"])
+def test_each_estimate_is_moved_away_from_the_earlier_one(lookback, kind):
+    schedule = SCHEDULES_OF[kind]
+    levels = [schedule.at(time) for time in (900.0, 700.0, 500.0, 300.0)]
+    settings = {"base": "ddim", "strength": 0.25, "lookback": lookback}
+    run = run_of(SAMPLERS["dualfast"].build(settings), levels, schedule)
+    latents, past = run.latents, []
+    for level, next_level in zip(levels, levels[1:], strict=False):
+        past.append(run.denoiser.predict(latents, level).noise)
+        earlier = past[max(0, len(past) - 1 - lookback)]
+        noise = past[-1] + 0.25 * (past[-1] - earlier)
+        latents = next_level.alpha * (latents - level.sigma * noise) / level.alpha + next_level.sigma * noise
+    torch.testing.assert_close(last_of(run).latents, latents, rtol=0, atol=1e-12)
+
+
+# LML.
+
+
+def batch(seed: int) -> torch.Tensor:
+    return torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_direction_is_that_of_the_damped_inverse():
+    noise, previous = batch(1), batch(2)
+    mine = damped_direction(noise, previous, 0.3, 5.0).flatten(1)
+    for i in range(2):
+        e = (0.3 * previous[i] + 0.7 * noise[i]).flatten()
+        solved = torch.linalg.solve(5.0 * torch.eye(256, dtype=torch.float64) + torch.outer(e, e), noise[i].flatten())
+        solved = solved * noise[i].norm() / solved.norm()
+        torch.testing.assert_close(mine[i], solved, rtol=0, atol=1e-10)
+
+
+def test_kappa_zero_and_large_damping_are_the_identity():
+    noise, previous = batch(1), batch(2)
+    torch.testing.assert_close(damped_direction(noise, previous, 0.0, 1e-3), noise, rtol=0, atol=1e-7)
+    torch.testing.assert_close(damped_direction(noise, previous, 0.5, 1e6), noise, rtol=0, atol=1e-2)
+
+
+def test_kappa_one_half_turns_the_estimate_nearly_square():
+    noise = batch(1)
+    previous = noise + 0.1 * batch(2)
+    turned = damped_direction(noise, previous, 0.5, 1e-3)
+    cosine = torch.nn.functional.cosine_similarity(noise.flatten(1), turned.flatten(1))
+    assert (cosine.abs() < 0.1).all()
+    torch.testing.assert_close(turned.flatten(1).norm(dim=1), noise.flatten(1).norm(dim=1))
+
+
+def test_a_wrapped_solver_leaves_an_evaluation_without_signal_alone():
+    levels = [Level(0.0, 1.0, 1000.0), *grid(CosineSchedule(), 4, clean=True)]
+
+    class PureNoise(CosineSchedule):
+        def at(self, timestep):
+            return Level(0.0, 1.0, 1000.0) if timestep == 1000 else super().at(timestep)
+
+    for key in WRAPPERS:
+        run = run_of(SAMPLERS[key].build(ACTIVE[key]), levels, PureNoise(), prediction_type="v_prediction")
+        assert last_of(run).latents.isfinite().all()

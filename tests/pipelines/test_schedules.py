@@ -1,0 +1,249 @@
+"""Noise levels and time-step schedules."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from tests.pipelines.gaussian import last_of, run_of
+
+from pipelines.errors import SettingsError
+from pipelines.schedule import CLEAN, DiscreteSchedule, FlowSchedule
+from pipelines.samplers import SAMPLERS
+from pipelines.schedules import SCHEDULES
+from pipelines.schedules.align_your_steps import TABLES
+from pipelines.schedules.beta import beta_cdf, beta_quantiles
+from pipelines.schedules.karras import karras_ramp
+from pipelines.schedules.shift import shifted
+from pipelines.types import Traits
+
+BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+SD = DiscreteSchedule(np.cumprod(1 - BETAS), steps_offset=1)
+FLOW = FlowSchedule(shift=3.0)
+OF = {"sd": SD, "flow": FLOW}
+TRAITS = {"sd": Traits("sd", "epsilon", "unet"), "flow": Traits("sd3", "flow", "transformer")}
+GENERAL = [method for method in SCHEDULES.values() if method.key != "learned"]
+"""All but the learned ones, which are for one run each (test_learned.py)."""
+
+FITTING = [(name, method.key) for name in OF for method in GENERAL if not method.fit(TRAITS[name])]
+
+
+@pytest.mark.parametrize(("name", "key"), FITTING)
+@pytest.mark.parametrize("count", [1, 2, 5, 25, 100])
+def test_levels_descend_from_noise_to_clean(name, key, count):
+    levels = SCHEDULES[key].build().levels(OF[name], count)
+    assert len(levels) == count + 1
+    assert levels[-1] == CLEAN
+    assert all(later.sigma_ve < earlier.sigma_ve for earlier, later in zip(levels, levels[1:], strict=False))
+    assert levels[0].timestep == pytest.approx(999 if name == "sd" else 1000)
+
+
+@pytest.mark.parametrize("time", [0, 1, 250, 999, 0.5, 333.25])
+def test_levels_of_a_diffusion_model_preserve_variance(time):
+    level = SD.at(time)
+    assert level.alpha**2 + level.sigma**2 == pytest.approx(1, abs=1e-14)
+    back = SD.at_sigma_ve(level.sigma_ve)
+    assert back.timestep == pytest.approx(time, abs=1e-9)
+    assert math.exp(-level.lam) == pytest.approx(level.sigma_ve)
+
+
+def test_ends_have_infinite_lambda():
+    assert CLEAN.lam == math.inf
+    assert FLOW.at(1000).lam == -math.inf
+    assert FLOW.at_sigma_ve(math.inf) == FLOW.at(1000)
+
+
+@pytest.mark.parametrize(("spacing", "count"), [("leading", 10), ("leading", 25), ("trailing", 10), ("trailing", 7), ("linspace", 10)])
+def test_uniform_times_are_those_of_diffusers(spacing, count):
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
+                              timestep_spacing=spacing)
+    scheduler.set_timesteps(count)
+    levels = SCHEDULES["uniform"].build({"spacing": spacing}).levels(SD, count)
+    assert [level.timestep for level in levels[:-1]] == scheduler.timesteps.tolist()
+    for level in levels[:-1]:
+        assert level.alpha**2 == pytest.approx(scheduler.alphas_cumprod[int(level.timestep)].item(), rel=2e-5)
+
+
+@pytest.mark.parametrize("count", [4, 28])
+def test_shifted_flow_levels_are_those_of_diffusers(count):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / count, count))
+    levels = SCHEDULES["shift"].build().levels(FLOW, count)
+    np.testing.assert_allclose([level.sigma for level in levels], scheduler.sigmas.numpy(), atol=1e-6)
+
+
+def test_karras_levels_are_those_of_diffusers():
+    from diffusers import EulerDiscreteScheduler
+
+    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                                       timestep_spacing="linspace", use_karras_sigmas=True)
+    scheduler.set_timesteps(12)
+    levels = SCHEDULES["karras"].build().levels(SD, 12)
+    np.testing.assert_allclose([level.sigma_ve for level in levels], scheduler.sigmas.numpy(), rtol=2e-4)
+    np.testing.assert_allclose([level.timestep for level in levels[:-1]], scheduler.timesteps.numpy(), atol=0.05)
+
+
+def test_karras_with_rho_one_is_uniform_in_sigma():
+    steps = np.diff(karras_ramp(0.1, 10, 20, 1.0))
+    np.testing.assert_allclose(steps, steps[0])
+
+
+def test_neutral_shift_changes_nothing_and_the_ends_stay():
+    assert shifted(0.3, 1.0) == 0.3
+    for shift in (0.5, 1, 3, 10):
+        assert shifted(0.0, shift) == 0
+        assert shifted(1.0, shift) == pytest.approx(1)
+
+
+def test_first_ends_at_the_first_trained_level():
+    levels = SCHEDULES["uniform"].build({"spacing": "leading", "final": "first"}).levels(SD, 10)
+    assert levels[-1].alpha**2 == pytest.approx(1 - BETAS[0])
+
+
+def test_too_many_steps_say_so():
+    with pytest.raises(SettingsError, match="fewer steps"):
+        SCHEDULES["uniform"].build({"spacing": "linspace"}).levels(SD, 1500)
+
+
+def test_leading_does_not_fit_flow():
+    with pytest.raises(SettingsError, match="flow"):
+        SCHEDULES["uniform"].build({"spacing": "leading"}).levels(FLOW, 10)
+
+
+PAIRS = [(name, schedule.key, sampler.key) for name in OF for schedule in GENERAL if not schedule.fit(TRAITS[name])
+         for sampler in SAMPLERS.fitting(TRAITS[name])]
+
+
+def test_every_schedule_works_with_every_sampler():
+    assert len(PAIRS) > 400
+    for name, schedule, sampler in PAIRS:
+        levels = SCHEDULES[schedule].build().levels(OF[name], 4)
+        form = "flow" if name == "flow" else "epsilon"
+        last = last_of(run_of(SAMPLERS[sampler].build(), levels, OF[name], prediction_type=form))
+        assert last.latents.isfinite().all(), (name, schedule, sampler)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 10, 50, 200])
+@pytest.mark.parametrize(("name", "key"), FITTING)
+def test_any_number_of_steps_to_the_cap(name, key, count):
+    assert len(SCHEDULES[key].build().levels(OF[name], count)) == count + 1
+
+
+def test_exponential_levels_are_those_of_diffusers_and_uniform_in_lambda():
+    from diffusers import EulerDiscreteScheduler
+
+    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                                       timestep_spacing="linspace", use_exponential_sigmas=True)
+    scheduler.set_timesteps(12)
+    levels = SCHEDULES["exponential"].build().levels(SD, 12)
+    np.testing.assert_allclose([level.sigma_ve for level in levels], scheduler.sigmas.numpy(), rtol=2e-5)
+    np.testing.assert_allclose(np.diff([level.lam for level in levels[:-1]]), levels[1].lam - levels[0].lam, rtol=1e-9)
+
+
+def test_exponential_flow_levels_are_those_of_diffusers():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(use_exponential_sigmas=True)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1e-3, 9))
+    levels = SCHEDULES["exponential"].build().levels(FLOW, 9)
+    np.testing.assert_allclose([level.sigma for level in levels], scheduler.sigmas.numpy(), rtol=1e-5)
+
+
+def test_ends_of_the_exponential_schedule_can_be_chosen():
+    levels = SCHEDULES["exponential"].build({"sigma_min": 0.1, "sigma_max": 5}).levels(SD, 6)
+    assert levels[0].sigma_ve == pytest.approx(5)
+    assert levels[-2].sigma_ve == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("a", "b", "quantile"), [
+    (1, 1, lambda p: p), (0.5, 0.5, lambda p: np.sin(np.pi * p / 2) ** 2), (2, 1, np.sqrt),
+    (1, 3, lambda p: 1 - (1 - p) ** (1 / 3)),
+])
+def test_beta_quantiles_where_they_have_a_formula(a, b, quantile):
+    shares = np.linspace(0, 1, 41)
+    np.testing.assert_allclose(beta_quantiles(shares, a, b), quantile(shares), atol=1e-12)
+
+
+def test_beta_distribution_of_the_paper_is_symmetric_and_integrates_its_density():
+    x = np.linspace(0.01, 0.99, 99)
+    np.testing.assert_allclose(beta_cdf(x, 0.6, 0.6) + beta_cdf(1 - x, 0.6, 0.6), 1, atol=1e-13)
+    places = np.linspace(0.2, 0.7, 200001)
+    density = (places * (1 - places)) ** -0.4 * math.gamma(1.2) / math.gamma(0.6) ** 2
+    assert np.trapezoid(density, places) == pytest.approx(float(np.diff(beta_cdf([0.2, 0.7], 0.6, 0.6))[0]), abs=1e-10)
+
+
+def test_a_flat_beta_is_uniform():
+    times = [level.timestep for level in SCHEDULES["beta"].build({"alpha": 1, "beta": 1}).levels(SD, 9)[:-1]]
+    np.testing.assert_allclose(times, 999 * np.arange(9, 0, -1) / 9, rtol=1e-12)
+
+
+def test_quadratic_crowds_low_and_its_mirror_high():
+    def times(key, **settings):
+        return np.array([level.timestep for level in SCHEDULES[key].build(settings).levels(SD, 12)])
+
+    assert (np.diff(np.diff(times("quadratic"))) > 0).all()
+    assert (np.diff(np.diff(times("dense_high"))) < 0).all()
+    np.testing.assert_allclose(times("quadratic"), 999 * (np.arange(12, -1, -1) / 12) ** 2)
+    np.testing.assert_allclose(times("dense_high"), 999 - times("quadratic")[::-1], atol=1e-9)
+    np.testing.assert_allclose(times("quadratic", power=1), times("dense_high", power=1), atol=1e-9)
+
+
+@pytest.mark.parametrize(("table", "name"), [("sd1", "StableDiffusionSigmas"), ("sdxl", "StableDiffusionXLSigmas")])
+def test_align_your_steps_is_the_published_table(table, name):
+    from diffusers.schedulers import AysSchedules
+
+    schedule = SCHEDULES["align_your_steps"].build({"table": table})
+    ten, twenty = ([level.sigma_ve for level in schedule.levels(SD, count)] for count in (10, 20))
+    np.testing.assert_allclose(ten, AysSchedules[name], atol=5e-4)
+    np.testing.assert_allclose(twenty[::2], ten, rtol=1e-9)
+    np.testing.assert_allclose(twenty[1:19:2], np.sqrt(np.multiply(ten[:9], ten[1:10])), rtol=2e-5)
+
+
+def test_align_your_steps_times_are_the_published_ones():
+    from diffusers.schedulers import AysSchedules
+
+    times = [level.timestep for level in SCHEDULES["align_your_steps"].build({"table": "sdxl"}).levels(SD, 10)[:-1]]
+    np.testing.assert_allclose(times, AysSchedules["StableDiffusionXLTimesteps"], atol=1.5)
+
+
+def test_the_video_table_fits_a_video_models_noise_only():
+    from diffusers.schedulers import AysSchedules
+
+    with pytest.raises(SettingsError, match="begins at a noise of 700"):
+        SCHEDULES["align_your_steps"].build({"table": "svd"}).levels(SD, 10)
+    video = DiscreteSchedule(1 / (1 + np.geomspace(0.002, 700, 1000) ** 2))
+    levels = SCHEDULES["align_your_steps"].build({"table": "svd"}).levels(video, 10)
+    sigmas = [level.sigma_ve for level in levels]
+    np.testing.assert_allclose(sigmas, AysSchedules["StableDiffusionVideoSigmas"], rtol=1e-6)
+    assert len(TABLES["svd"]) == 11
+
+
+def test_typed_times_are_the_levels():
+    levels = SCHEDULES["hand_typed"].build({"values": "999, 850 736;12.5"}).levels(SD, 4)
+    assert levels == [*(SD.at(time) for time in (999, 850, 736, 12.5)), CLEAN]
+    sigmas = SCHEDULES["hand_typed"].build({"values": "14.615 3 0.5 0", "unit": "sigmas"}).levels(SD, 3)
+    assert [level.sigma_ve for level in sigmas] == pytest.approx([14.615, 3, 0.5, 0])
+    flow = SCHEDULES["hand_typed"].build({"values": "1 0.8 0.3", "unit": "sigmas"}).levels(FLOW, 3)
+    assert [level.sigma for level in flow] == pytest.approx([1, 0.8, 0.3, 0])
+    assert SCHEDULES["hand_typed"].build().levels(SD, 5) == SCHEDULES["uniform"].build().levels(SD, 5)
+
+
+@pytest.mark.parametrize(("values", "unit", "words"), [
+    ("999 500 700", "time steps", "has 700 after 500. Type the numbers from high to low"),
+    ("999 500 500", "time steps", "has 500 twice"),
+    ("1200 500 20", "time steps", "has 1200. This model's go from 0 to 999"),
+    ("999 500 -3", "time steps", "has -3. This model's"),
+    ("80 5 1", "sigmas", "has 80. This model's go from 0.001 to 14.6"),
+    ("999 500", "time steps", "has 2 time steps for 3 steps. Set the steps to 2"),
+    ("999 cat 500", "time steps", "holds 'cat', which is not a number"),
+    ("999 nan 500", "time steps", "holds 'nan'"), ("inf 999 500", "time steps", "holds 'inf'"),
+    ("1 " * 1001, "sigmas", "more than 1000 numbers"),
+])
+def test_a_list_that_cannot_be_meant_gets_one_clear_sentence(values, unit, words):
+    with pytest.raises(SettingsError, match=words):
+        SCHEDULES["hand_typed"].build({"values": values, "unit": unit}).levels(SD, 3)

@@ -1,0 +1,50 @@
+"""A whole family of samplers fills the cells of a comparison, held at equal evaluations."""
+
+from __future__ import annotations
+
+import gradio as gr
+import pytest
+
+from pipelines.types import Traits
+from studio.comparison_families import families, family_axis, family_rows
+from studio.comparison_setup import CELLS, GRID, NFE, ComparisonSetup
+from tests.browser.stand_in import StandIn
+
+DIFFUSION, FLOW = Traits("sd", "epsilon", "unet"), Traits("sd3", "flow", "transformer")
+
+
+def test_only_families_with_two_fitting_samplers_are_offered():
+    assert families(DIFFUSION)[0] == ("Choose a family", "")
+    names = dict((name, label) for label, name in families(DIFFUSION))
+    assert names["DPM-Solver++"] == "All DPM-Solver++ (4)" and "third order" not in names and "flow" not in names
+    assert "flow" in dict((name, label) for label, name in families(FLOW))
+    assert [row["sampler"] for row in family_rows("first order", DIFFUSION)] == ["dpmpp_1", "ddim", "euler"]
+    assert [row["sampler"] for row in family_rows("first order", FLOW)] == ["dpmpp_1", "ddim", "flow_euler"]
+
+
+@pytest.fixture
+def setup(tmp_path):
+    with gr.Blocks():
+        setup = ComparisonSetup(StandIn(tmp_path), "t")
+        setup.form.prompt("a fox")
+        setup.presets(), setup.differences(), setup.shared(), setup.wire()
+    return setup
+
+
+def test_choosing_a_family_fills_the_cells_at_equal_evaluations(setup):
+    data = {component: component.value for component in setup.inputs} | {setup.family: "DPM-Solver++"}
+    updates = setup._whole_family(data)
+    assert updates[setup.equal] == NFE and updates[setup.mode] == CELLS and updates[setup.family] == ""
+    assert updates[setup.cells.count] == 4
+    chosen = [updates[fields["sampler"]]["value"] for fields in setup.cells.fields[:4]]
+    assert chosen == ["dpmpp_2m", "dpmpp_2s", "dpmpp_1", "dpmpp_3m"]
+
+
+def test_a_family_larger_than_the_cells_becomes_the_columns_of_a_grid(setup, monkeypatch):
+    monkeypatch.setattr("studio.comparison_families.FEW", 3)
+    data = {component: component.value for component in setup.inputs} | {setup.family: "DPM-Solver++"}
+    updates = setup._whole_family(data)
+    assert updates[setup.mode] == GRID
+    field, values = setup.axes.parts["x"]
+    assert (updates[field], updates[values]) == ("sampler", "all DPM-Solver++")
+    assert setup.axes.values(family_axis("DPM-Solver++")) == {"x": {"field": "sampler", "values": "all DPM-Solver++"}}

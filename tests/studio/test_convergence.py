@@ -1,0 +1,118 @@
+"""The convergence task streams its points, and the plot shows every one of them, legibly and in words."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from pipelines.errors import SettingsError
+from studio.backend import Studio, StudioSettings
+from studio.convergence_plot import COLOURS, EMPTY, convergence_view
+from studio.jobs import JobStatus
+
+BASE = {"prompt": "a fox on a blue background", "seed": 3, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
+SETTINGS = {"base": BASE, "samplers": ["ddim", "heun"], "evaluations": [3, 6], "reference_steps": 20}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studio")
+    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
+    yield studio
+    studio.close()
+
+
+def finished(job):
+    view = job.view()
+    while not view.status.final:
+        view = job.wait(view.version, 5)
+    return view
+
+
+def test_points_come_one_by_one_and_a_second_view_keeps_the_reference(studio):
+    job = studio.submit("convergence", SETTINGS)
+    counts, view = [], job.view()
+    while not view.status.final:
+        counts.append(len(view.outcome.get("points", ())))
+        view = job.wait(view.version, 5)
+    assert view.status is JobStatus.DONE, view.message
+    points = view.outcome["points"]
+    assert [(point["label"], point["evaluations"]) for point in points] == [
+        ("DDIM", 3), ("Heun", 3), ("Heun", 5), ("DDIM", 6)]  # Heun's three steps end first
+    assert counts == sorted(counts)
+    assert all(0 < point["error"] < 2 and min(point["seconds"].values()) > 0 for point in points)
+    assert points[3]["error"] < points[0]["error"]
+    assert [len(cell.rows) for cell in view.cells] == [2, 2, 20]
+    again = finished(studio.submit("convergence", SETTINGS))
+    assert len(again.cells[-1].rows) == 0 and "Kept" in again.cells[-1].note
+    assert [point["error"] for point in again.outcome["points"]] == [point["error"] for point in points]
+
+
+def test_a_stop_keeps_the_points_that_are_there(studio):
+    job = studio.submit("convergence", {**SETTINGS, "evaluations": [2, 200], "base": {**BASE, "seed": 4}})
+    view = job.view()
+    while not view.outcome.get("points") and not view.status.final:
+        view = job.wait(view.version, 5)
+    job.cancel()
+    view = finished(job)
+    assert view.status is JobStatus.CANCELLED and view.outcome["points"]
+
+
+@pytest.mark.parametrize(("change", "word"), [({"samplers": "flow_euler"}, "flow"), ({"samplers": "hune"}, "hune"),
+                                              ({"base": {**BASE, "prompt": ""}}, "prompt")])
+def test_what_cannot_be_is_refused_before_it_runs(studio, change, word):
+    with pytest.raises(SettingsError, match=word):
+        studio.submit("convergence", {**SETTINGS, **change})
+
+
+# The plot.
+
+
+def outcome(series=3, counts=(4, 8, 16)):
+    points = [
+        {"sampler": index, "label": f"S{index}", "evaluations": count, "steps": count, "error": (index + 1) / count**2,
+         "seconds": {"network": 0.9, "own": 0.05, "preview": 0.03, "decode": 0.02}}
+        for index in range(series) for count in counts]
+    return {"labels": [f"S<{index}>" for index in range(series)], "points": points, "reference_steps": 999}
+
+
+def test_the_plot_shows_every_point_on_logarithmic_scales():
+    html = convergence_view(outcome())
+    plot = ElementTree.fromstring(re.search(r"<svg.*?</svg>", html, re.S)[0])
+    groups = plot.findall("g")
+    assert len(groups) == 3
+    for group in groups:
+        places = [tuple(map(float, pair.split(","))) for pair in group.find("polyline").get("points").split()]
+        (x0, y0), (x1, y1), (x2, y2) = places
+        assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)  # doublings are equally far apart
+        assert y1 - y0 == pytest.approx(y2 - y1, abs=0.2) and y1 > y0  # a power law is straight, and falls
+    assert plot.get("role") == "img" and "16" in plot.get("aria-label") and "S<0>" in plot.get("aria-label")
+    assert html.count("S&lt;1&gt;") >= 4 and "S<1>" not in html
+    assert "999 steps" in html and "5.6 %" in html  # the arithmetic over the network
+
+
+def test_without_points_there_is_a_word_on_what_to_do():
+    assert convergence_view({}) == EMPTY and "Measure" in EMPTY
+    assert convergence_view({**outcome(), "points": [{**outcome()["points"][0], "error": float("nan")}]}) == EMPTY
+
+
+def test_one_point_and_thirty_series_can_be_drawn():
+    assert "<svg" in convergence_view(outcome(1, (8,)))
+    assert len(set(re.findall(r'<g style="--own:(#\w+)', convergence_view(outcome(30))))) == len(COLOURS)
+
+
+def contrast(one, two):
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(two)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#181a18"])
+def test_every_line_stands_out_in_light_and_dark(ground):
+    assert min(contrast(colour, ground) for colour in COLOURS) >= 3

@@ -1,0 +1,154 @@
+"""The form gives the request that stands on the page, and shows what a draft, an example or a picture says."""
+
+from __future__ import annotations
+
+import gradio as gr
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from pipelines.errors import SettingsError, UnknownMethodError
+from pipelines.types import Request
+from studio.form import FIXED, RANDOM, RequestForm
+from studio.infotext import Labels, Restored, write
+from studio.styles import STYLES, fitting, styled
+from studio.tabs.examples import EXAMPLES
+from studio.tabs.restore import settings_of
+from tests.browser.stand_in import FLOW, StandIn
+
+
+@pytest.fixture
+def studio(tmp_path):
+    return StandIn(tmp_path)
+
+
+@pytest.fixture
+def form(studio):
+    with gr.Blocks():
+        form = RequestForm(studio, "t")
+        form.prompt("a fox")
+        form.words(), form.model(), form.steps(), form.seed(), form.size()
+        for name in ("sampler", "schedule", "guidance"):
+            form.method(name)
+        form.variation(), form.loras(), form.wire()
+    return form
+
+
+def data_of(form, updates=()):
+    data = {component: component.value for component in form.inputs}
+    data |= {
+        component: update["value"]
+        for component, update in dict(updates).items()
+        if component in data and "value" in update
+    }
+    return data
+
+
+# The form.
+
+
+def test_a_form_left_alone_is_a_request_with_the_models_own_settings(form):
+    values = form.request(form.draft(data_of(form)))
+    request = Request.parse(values)
+    assert (request.prompt, request.model, request.width, request.height, request.num_inference_steps) == (
+        "a fox",
+        "emoji",
+        64,
+        64,
+        25,
+    )
+    assert request.guidance.key == "cfg"
+
+
+def test_a_draft_comes_back_as_it_was(form):
+    draft = {
+        **form.draft(data_of(form)),
+        "loras": [{"name": "neon", "weight": 0.5}],
+        "prompt": "a cat",
+        "negative_prompt": "blur",
+        "style": "on_teal",
+        "num_inference_steps": 7,
+        "seed": 2**60 + 1,
+        "seed_mode": FIXED,
+        "width": 32,
+        "height": 48,
+        "batch_size": 3,
+        "variation_strength": 0.5,
+        "variation_seed": 9,
+        "sampler": {"key": "ddim", "eta": 0.5},
+        "schedule": {"key": "karras"},
+        "guidance": {"key": "cfg", "guidance_scale": 2.0},
+    }
+    back = form.draft(data_of(form, form.updates(draft)))
+    assert back == draft
+    assert form.request(back)["seed"] == 2**60 + 1
+
+
+def test_a_random_seed_is_drawn_for_each_request(form):
+    draft = {**form.draft(data_of(form)), "seed_mode": RANDOM, "seed": 5}
+    assert len({form.request(draft)["seed"] for _ in range(8)}) > 1
+
+
+def test_a_seed_that_is_no_number_is_refused_in_words(form):
+    with pytest.raises(SettingsError, match="whole number"):
+        form.draft(data_of(form) | {form.fields["seed"]: "12a"})
+
+
+def test_loras_travel_with_their_weights(form):
+    data = data_of(form) | {form.lora.names: ["neon", "sketch"], form.lora.weights[0]: 0.4}
+    assert form.draft(data)["loras"] == [{"name": "neon", "weight": 0.4}, {"name": "sketch", "weight": 1}]
+
+
+def test_another_model_brings_its_settings_and_offers_what_fits(form):
+    updates = form.updates({"model": FLOW.key})
+    offered = [key for _, key in updates[form.methods["sampler"].method]["choices"]]
+    assert "flow_euler" in offered and "euler_a" not in offered
+    assert updates[form.fields["width"]]["value"] == 32
+    assert updates[form.fields["num_inference_steps"]]["value"] == 9
+
+
+def test_a_model_that_is_not_here_is_not_chosen(form):
+    assert form.fields["model"] not in form.updates({"model": "stranger", "prompt": "x"})
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.label)
+def test_every_example_is_a_request(form, example):
+    request = Request.parse(form.request(form.draft(data_of(form, form.updates(example.values)))))
+    assert request.prompt == example.values["prompt"]
+
+
+# Styles.
+
+
+def test_styles_put_words_around_the_prompt_and_replace_a_background():
+    assert styled("on_orange", "a fox on a blue background", "") == ("a fox on an orange background", "")
+    assert styled("ink", "a {fox|cat}", "fur")[0] == "ink drawing of a {fox|cat}, clean lines, white paper"
+    assert styled("ink", "a fox", "fur")[1].startswith("fur, photo")
+    assert styled("ink", "  ", "")[0].strip() == ""
+    with pytest.raises(UnknownMethodError):
+        styled("baroque", "a fox", "")
+
+
+def test_each_model_is_offered_styles_it_understands():
+    assert {style.key for style in fitting("emoji")} & {style.key for style in fitting("sdxl")} == {"none"}
+    assert all("{prompt}" in style.prompt for style in STYLES.values())
+
+
+# Pictures with settings.
+
+
+def test_a_method_that_does_not_fit_the_model_is_left_out_with_a_note(studio):
+    values = {"prompt": "a fox", "num_inference_steps": 10**6, "sampler": {"key": "euler_a"}}
+    found = Restored({**values, "guidance": {"key": "cfg", "guidance_scale": 99}}, [], "stepwise")
+    studio.read_picture = lambda path: found
+    restored = settings_of(studio, "any", FLOW.key)
+    assert restored.values == {"prompt": "a fox", "num_inference_steps": studio.limits.max_steps}
+    assert len(restored.notes) == 3
+
+
+def test_a_picture_of_ours_is_read_back(studio, tmp_path):
+    picture, path = Image.new("RGB", (8, 8)), tmp_path / "mine.png"
+    texts = PngInfo()
+    texts.add_text("parameters", write({**Request(prompt="a fox", seed=7).to_json()}, Labels(model="m", version="v")))
+    picture.save(path, pnginfo=texts)
+    assert studio.read_picture(str(path)).values["prompt"] == "a fox"

@@ -1,0 +1,150 @@
+"""The shelf of models: where each is, what is in memory, loads and downloads in the background."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import test_downloads as pretended
+import torch
+from safetensors.torch import save_file
+
+from pipelines.catalog import Catalog, CatalogEntry
+from pipelines.errors import BusyError, ModelError, UnknownMethodError
+from pipelines.loader import Loader
+from pipelines.model_cache import ModelCache
+from pipelines.model_places import ModelPlaces
+from studio import model_markup
+from studio.backend import Studio, StudioSettings
+from studio.model_shelf import ModelShelf, memory_of
+from studio.shelves import listed_models
+
+remote = pretended.remote
+
+
+class FewModels:
+    """As much of a studio as the shelf asks for, on a pretended hub."""
+
+    def __init__(self, entries, hub, folder):
+        self.catalog = Catalog(folder / "models", entries)
+        self.loader = Loader(ModelCache(10**9), self.catalog, device="cpu", places=ModelPlaces(self.catalog, hub))
+
+    def models(self):
+        return list(self.catalog.values())
+
+
+@pytest.fixture
+def hub(remote, tmp_path):
+    return pretended.PretendedHub(remote, tmp_path / "cache")
+
+
+@pytest.fixture
+def studio(hub, tmp_path):
+    return FewModels([pretended.entry_of()], hub, tmp_path)
+
+
+def ended(errand, within=60):
+    end = time.monotonic() + within
+    while errand.status == "running" and time.monotonic() < end:
+        time.sleep(0.02)
+    return errand.status
+
+
+def test_a_download_brings_the_files_and_loads_nothing(studio, hub):
+    shelf, entry = ModelShelf(studio), studio.catalog["far"]
+    assert not shelf.here(entry)
+    errand = shelf.start("far", "download")
+    assert ended(errand) == "done"
+    assert errand.done == errand.total > 0
+    assert shelf.here(entry) and not shelf.busy
+    assert memory_of(studio)[0] == []
+    hub.error = OSError("no network")
+    assert ended(shelf.start("far", "load")) == "done"
+    assert [one.models for one in memory_of(studio)[0]] == [("far",)]
+    assert shelf.release("far")
+    assert memory_of(studio)[0] == []
+
+
+def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
+    shelf, go = ModelShelf(studio), threading.Event()
+    fetch = hub.fetch
+
+    def slow(*args):
+        if len(hub.fetched) == 2:
+            go.wait(10)
+        return fetch(*args)
+
+    hub.fetch = slow
+    errand = shelf.start("far", "download")
+    assert shelf.start("far", "download") is errand
+    assert shelf.cancel("far")
+    go.set()
+    assert ended(errand) == "cancelled"
+    assert not shelf.here(studio.catalog["far"]) and not shelf.cancel("far")
+    hub.fetch = fetch
+    assert ended(shelf.start("far", "download")) == "done"
+    assert len(hub.fetched) == len(set(hub.fetched))
+
+
+def test_without_a_network_the_card_says_what_is_missing(studio, hub):
+    hub.error = OSError("no network")
+    shelf = ModelShelf(studio)
+    errand = shelf.start("far", "download")
+    assert ended(errand) == "failed"
+    assert "3 GB" in errand.message or "3.0 GB" in errand.message
+    assert errand.message in model_markup.card(studio.catalog["far"], False, False, errand)
+
+
+def test_only_models_of_the_catalogue_and_a_few_at_a_time(hub, tmp_path):
+    go = threading.Event()
+    hub.files = lambda *_: go.wait(10) and (_ for _ in ()).throw(OSError("no network"))
+    entries = [CatalogEntry(f"m{i}", f"M {i}", "sd", repository="someone/none") for i in range(3)]
+    entries.append(CatalogEntry("bad", "Bad", "sd", problem="Bad cannot be used."))
+    shelf = ModelShelf(FewModels(entries, hub, tmp_path))
+    running = [shelf.start(key, "download") for key in ("m0", "m1")]
+    with pytest.raises(BusyError, match="2 models"):
+        shelf.start("m2", "download")
+    with pytest.raises(ModelError, match="Bad cannot be used"):
+        shelf.start("bad", "load")
+    for key in ("../x", "http://127.0.0.1/x", ""):
+        with pytest.raises(UnknownMethodError):
+            shelf.start(key, "download")
+        with pytest.raises(UnknownMethodError):
+            shelf.release(key)
+    go.set()
+    assert {ended(one) for one in running} == {"failed"}
+
+
+def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lora(tmp_path):
+    studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu"))
+    try:
+        shelf = ModelShelf(studio)
+        told = listed_models(studio)
+        assert told["models"][0]["key"] == "emoji" and told["models"][0]["where"] == "here"
+        assert told["memory"]["used_bytes"] == 0 and told["loras"] == []
+        assert ended(shelf.start("emoji", "load")) == "done"
+        held = listed_models(studio)
+        assert held["memory"]["used_bytes"] > 10**6 and held["models"][0]["loaded"]
+        assert held["memory"]["held"][0]["models"] == ["emoji"]
+        bar = model_markup.memory_bar(*memory_of(studio), lambda key: studio.catalog[key].label)
+        assert "Emoji 64" in bar
+        (tmp_path / "models" / "loras").mkdir(parents=True)
+        save_file({"a": torch.zeros(1)}, tmp_path / "models" / "loras" / "sketch.safetensors")
+        shelf.rescan()
+        (lora,) = listed_models(studio)["loras"]
+        assert lora["key"] == "sketch" and lora["problem"]
+        assert lora["problem"] in model_markup.lora_shelf(shelf.loras())
+        assert shelf.release("emoji")
+        assert memory_of(studio)[0] == []
+    finally:
+        studio.close()
+
+
+def test_names_are_text_and_never_html():
+    entry = CatalogEntry(
+        "k", "<b>x</b> ${1} {{y}}", "stock", licence="<i>", licence_url="javascript:alert(1)", notes="`z`"
+    )
+    html = model_markup.cards([(entry, False, False, None)])
+    assert not any(part in html for part in ("<b>x", "${", "{{", "`", "javascript:", "<i>,"))
+    assert "No model is like this" in model_markup.cards([])

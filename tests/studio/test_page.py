@@ -1,0 +1,260 @@
+"""The page builds, and what it says and sends is right; a browser's part is in tests/browser."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from studio import api, live_image, markup, presentation
+from studio.jobs import Cell, Frame, Job, JobStatus, StepRow, View
+from studio.live_image import contact_sheet, jpeg
+from studio.page import build_page, launch_options
+from studio.stage import StageRenderer
+from studio.stream import follow, watch
+from tests.browser.stand_in import StandIn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def studio(tmp_path):
+    return StandIn(tmp_path)
+
+
+def public(config):
+    return {event["api_name"] for event in config["dependencies"] if event["api_visibility"] == "public"}
+
+
+def view_of(status, cells=(), **changes):
+    values = {
+        "version": 1,
+        "message": "",
+        "position": 0,
+        "wait_seconds": None,
+        "seconds": 2.0,
+        "outcome": {},
+        **changes,
+    }
+    return View(status=status, cells=tuple(cells), **values)
+
+
+def running_cell(done, total, size=4):
+    frame = Frame(*np.zeros((2, 1, size, size, 3), np.uint8))
+    rows = [StepRow(i, float(total - 1 - i), 10.0 * (total - i), 2 * (i + 1), 0.1 * (i + 1)) for i in range(done)]
+    return Cell(num_steps=total, rows=rows, frames=[frame] * done)
+
+
+# The page as a whole.
+
+
+def test_the_page_builds_without_two_equal_ids_and_without_public_plumbing(studio):
+    config = build_page(studio).get_config_file()
+    ids = [part["props"]["elem_id"] for part in config["components"] if part["props"].get("elem_id")]
+    assert len(ids) == len(set(ids)) > 40
+    with gr.Blocks() as bare:
+        api.attach(studio)
+    assert public(config) == public(bare.get_config_file())
+    held = [
+        part["props"] for part in config["components"] if part["type"] not in {"html", "row", "column", "form", "tabs"}
+    ]
+    unlabelled = [props for props in held if "label" in props and not props["label"]]
+    assert unlabelled == []
+
+
+def test_the_page_needs_no_other_host():
+    options = launch_options()
+    theme = options["theme"]
+    assert not theme._stylesheets
+    assert all("Google" not in type(font).__name__ for font in (*theme._font, *theme._font_mono))
+    text = options["head"] + "".join(path.read_text() for path in options["css_paths"])
+    assert "http://" not in text and "https://" not in text and "url(" not in text
+    assert options["favicon_path"].is_file()
+
+
+# The stage.
+
+
+def finished(studio, **values):
+    job = studio.submit("text_to_image", {"prompt": "a fox", "num_inference_steps": 4, **values})
+    list(follow(job))
+    return job
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_the_scrubber_shows_the_estimate_and_at_the_end_the_picture(studio, sharp):
+    stage = StageRenderer(studio, "t", finished(studio))
+    early, late = stage.at_step(1, sharp), stage.at_step(99, sharp)
+    assert early["t-hero"] == early["t-denoised-image"] != late["t-denoised-image"]
+    assert Path(late["t-hero"]["file"]).is_file()
+    assert "step 1 is marked" in early["t-caption"]["html"]
+
+
+def test_a_finished_batch_shows_its_files_and_opens_the_scrubber(studio):
+    job = finished(studio, batch_size=2)
+    parts = StageRenderer(studio, "t", job)(job.view())
+    assert Path(parts["t-hero"]["file"]).is_file() and parts["t-hero"] == parts["t-download"]
+    assert parts["t-scrubber-range"] == {"max": 4, "disabled": None, "value": 4}
+    assert parts["t-batch"]["html"].count("data-file=") == 2 and parts["t-batch"]["hidden"] is None
+    assert parts["t-tools"] == {"hidden": None}
+
+
+def test_a_job_without_a_step_leaves_the_trajectory_and_the_last_picture_alone(studio):
+    stage = StageRenderer(studio, "t", Job("text_to_image", SimpleNamespace()))
+    assert stage.at_step(1, False) == {}
+    assert set(stage(view_of(JobStatus.QUEUED))) == {"t-progress", "t-figures", "t-batch"}
+
+
+def test_every_part_names_an_element_of_the_page_and_keeps_its_keys(studio):
+    """The page keeps the last part of each element for one that appears later, so a part must be whole."""
+    page = build_page(studio)
+    html = "".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
+    job = finished(studio, batch_size=2)
+    views = [view_of(JobStatus.RUNNING, [running_cell(2, 4)]), job.view()]
+    seen = {}
+    for view in views:
+        for name, part in StageRenderer(studio, "t2i", job)(view).items():
+            assert f'id="{name}"' in html
+            if name != "t2i-hero":
+                assert seen.setdefault(name, part.keys()) == part.keys()
+
+
+# Live pictures.
+
+
+def test_importing_the_page_writes_no_file():
+    """Gradio writes a .pyi file beside every subclass of a component that is made in the plain way."""
+    assert list(Path(live_image.__file__).parent.rglob("*.pyi")) == []
+
+
+def test_the_page_starts_without_diffusers():
+    """Importing it imports PyTorch's compiler: 1.7 of the 8 seconds that the studio took to start."""
+    code = "import sys, studio.backend, studio.page; print([one for one in ('diffusers', 'transformers') if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((16, 16), (192, 192)), ((1024, 512), (256, 512)), ((300, 400), (400, 300))]
+)
+def test_previews_have_a_sensible_size(shape, size):
+    assert Image.open(io.BytesIO(jpeg(np.zeros((*shape, 3), np.uint8)))).size == size
+
+
+def test_a_batch_becomes_one_sheet():
+    batch = np.stack([np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)])
+    sheet = contact_sheet(batch)
+    assert sheet.shape == (4, 6, 3)
+    assert [sheet[0, 0, 0], sheet[0, 3, 0], sheet[2, 0, 0], sheet[2, 3, 0]] == [10, 20, 30, 0]
+
+
+# Words and HTML.
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0316, "0.0316"),
+        (3.1623, "3.16"),
+        (31.62, "31.6"),
+        (316.2, "316"),
+        (0.0, "0"),
+        (float("inf"), "∞"),
+        (None, "–"),
+    ],
+)
+def test_numbers(value, text):
+    assert presentation.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.854, "0.85 s"), (12.34, "12.3 s"), (125, "2 min 5 s"), (3725, "1 h 2 min")]
+)
+def test_durations(seconds, text):
+    assert presentation.duration(seconds) == text
+
+
+def test_progress_says_what_happens():
+    assert presentation.progress(view_of(JobStatus.QUEUED, position=2, wait_seconds=8))[1:] == [
+        "2 jobs ahead",
+        "starts in about 8.00 s",
+    ]
+    parts = presentation.progress(view_of(JobStatus.RUNNING, [running_cell(4, 8)]))
+    assert parts == ["Step 4 of 8", "8 evaluations", "2.00 s left"]
+    assert presentation.progress(view_of(JobStatus.CANCELLED, [running_cell(4, 8)]))[0] == "Stopped at step 4 of 8"
+    assert presentation.progress(view_of(JobStatus.DONE, [running_cell(8, 8)])) == ["Done in 2.00 s"]
+
+
+def test_nothing_of_a_persons_words_becomes_markup():
+    evil = "<img src=x onerror=alert(1)> ${alert(1)} {{x}} `"
+    for made in (
+        markup.notice(evil, notes=[evil]),
+        markup.progress(JobStatus.LOADING, [evil]),
+        markup.figures([(evil, evil)]),
+        markup.header(evil, evil, [evil]),
+        markup.prompt_hint([evil]),
+    ):
+        assert "<img" not in made and "${" not in made and "{{" not in made and "`" not in made
+
+
+def test_the_noise_curve_stands_also_with_infinite_and_zero_levels():
+    rows = [StepRow(0, float("inf"), 999, 2, 0), StepRow(1, 3.0, 500, 4, 0), StepRow(2, 0.0, 1, 6, 0)]
+    drawn = markup.noise_curve(rows, 2, 3)
+    assert "nan" not in drawn and "inf" not in drawn and "step 2 is marked" in drawn
+    assert markup.noise_curve([], 1, 3) == ""
+
+
+# Following a job.
+
+
+def test_watching_gives_what_following_gives_without_a_thread():
+    job = Job("text_to_image", SimpleNamespace())
+    job.set_cells([Cell(num_steps=50)])
+
+    async def read():
+        seen = []
+        async for view in watch(job):
+            seen.append(view)
+            if len(seen) == 1:
+                worker.start()
+        return seen
+
+    def work():
+        for index in range(50):
+            job.add_step(0, StepRow(index, 1.0, 1.0, 1, 0.0), Frame(*np.zeros((2, 1, 2, 2, 3), np.uint8)))
+        job.set_status(JobStatus.DONE)
+
+    worker = threading.Thread(target=work)
+    views = asyncio.run(read())
+    worker.join()
+    assert views[0].status is JobStatus.QUEUED and views[-1].status is JobStatus.DONE
+    assert len(views[-1].cells[0].rows) == 50 and len(views) <= 4
+    assert job._listeners == []
+
+
+def test_following_ends_with_the_final_view_and_skips_what_nobody_saw():
+    job = Job("text_to_image", SimpleNamespace())
+    job.set_cells([Cell(num_steps=50)])
+    views = follow(job)
+    assert next(views).status is JobStatus.QUEUED
+    for index in range(50):
+        job.add_step(0, StepRow(index, 1.0, 1.0, 1, 0.0), Frame(*np.zeros((2, 1, 2, 2, 3), np.uint8)))
+    job.set_status(JobStatus.DONE)
+    rest = list(views)
+    assert len(rest) == 1
+    assert rest[0].status is JobStatus.DONE and len(rest[0].cells[0].rows) == 50
+
+
+def test_a_finished_job_gives_one_view():
+    job = Job("text_to_image", SimpleNamespace())
+    job.set_status(JobStatus.FAILED, "No.")
+    assert [view.message for view in follow(job)] == ["No."]

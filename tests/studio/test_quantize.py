@@ -1,0 +1,212 @@
+"""The task "quantize" through the studio: pictures, figures, errors by step, keeping, cancel, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines import quantization_peak
+from pipelines.errors import LoraError, MethodFitError, ModelError, SettingsError, UnknownMethodError
+from pipelines.quantization import trimmed_mean
+from studio.backend import Studio, StudioSettings
+from studio.command_line import main
+from studio.jobs import JobStatus
+from studio.quantize_keep import keep, kept_key
+from studio.tasks.quantize import FULL
+
+BASE = {"prompt": "a fox on a blue background", "seed": 5, "num_inference_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    studio = Studio(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu"))
+    yield studio
+    studio.close()
+
+
+def done(studio, task="quantize", **values):
+    job = studio.submit(task, values)
+    view = job.view()
+    while not view.status.final:
+        view = job.wait(view.version, 30)
+    return job, view
+
+
+@pytest.fixture(scope="module")
+def compared(studio):
+    return done(studio, base=BASE, variants=["int8", {"key": "int4", "group_size": 32}, "dynamic"])
+
+
+def test_the_cells_stream_beside_full_precision_and_are_stored(studio, compared):
+    job, view = compared
+    assert view.status is JobStatus.DONE, view.message
+    assert [cell.label for cell in view.cells] == [FULL, "int8", "int4, group size 32", "Dynamic int8"]
+    for cell in view.cells:
+        assert len(cell.rows) == len(cell.frames) == 4 and cell.images.shape == (1, 64, 64, 3)
+        with Image.open(studio.store.get(cell.results[0]).path) as stored:
+            assert np.array_equal(np.asarray(stored), cell.images[0])
+    saved = studio.store.get(view.cells[2].results[0])
+    assert saved.metadata["figures"]["quantization"] == {"key": "int4", "group_size": 32, "model": "emoji"}
+    assert saved.kind == "quantize"
+
+
+def test_the_first_cell_is_the_picture_of_text_to_image(studio, compared):
+    _, plain = done(studio, "text_to_image", **BASE)
+    assert np.array_equal(plain.cells[0].images, compared[1].cells[0].images)
+
+
+def test_the_figures_order_the_methods_as_they_must(compared):
+    full, int8, int4, dynamic = compared[1].outcome["rows"]
+    assert full["bytes"] > dynamic["bytes"] > int8["bytes"] > int4["bytes"]
+    assert int8["bytes"] < 0.27 * full["bytes"] and int4["bytes"] < 0.17 * full["bytes"]
+    assert int8["psnr"] > int4["psnr"] + 5 and 0.99 < int8["ssim"] < 1
+    assert int8["bytes"] < int8["disk"] < 1.02 * int8["bytes"] and full["disk"] < full["bytes"]
+    assert full["step_ratio"] == 1 and all(row["step_seconds"] > 0 for row in (full, int8, int4, dynamic))
+    assert int8["layers"] > dynamic["layers"] > 0 and int8["worst_layer"] > int4["worst_layer"] > 15
+    json.dumps(dict(compared[1].outcome), allow_nan=False)
+
+
+def test_errors_by_step_and_the_heat_map(compared):
+    outcome = compared[1].outcome
+    for errors, other in zip(outcome["errors"], outcome["heat"], strict=True):
+        assert len(errors["forced"]) == len(errors["free"]) == len(other["steps"]) == 4
+        assert errors["forced"][0] == pytest.approx(errors["free"][0], abs=0.05), "both begin from the same noise"
+        assert all(len(layers) == len(outcome["layers"]) for layers in other["steps"])
+    int8, int4, dynamic = outcome["errors"]
+    assert all(a > b + 5 for a, b in zip(int8["forced"], int4["forced"], strict=True))
+    assert int8["free"][-1] < int8["forced"][-1], "errors add up in the free run"
+    convolution = outcome["layers"].index("down_blocks.0.resnets.0.conv1")
+    assert outcome["heat"][2]["steps"][0][convolution] is None or outcome["heat"][2]["steps"][0][convolution] > 25
+    assert {"conv_in", "conv_out"} <= {layer["name"] for layer in outcome["skipped"]}
+
+
+def test_no_hook_stays(studio, compared):
+    with studio.loader.model("emoji") as full:
+        assert not any(layer._forward_hooks for layer in full.network.modules())
+
+
+def test_keeping_makes_a_model_for_the_other_tabs(studio):
+    _, view = done(studio, base=BASE, variants=["int8"], measure=False, keep=True)
+    assert view.outcome["rows"][1]["kept"] and "emoji+int8" in studio.catalog
+    _, made = done(studio, "text_to_image", **BASE, model="emoji+int8")
+    assert np.array_equal(made.cells[0].images, view.cells[1].images)
+    assert studio.store.get(made.cells[0].results[0]).metadata["request"]["model"] == "emoji+int8"
+    with pytest.raises(MethodFitError, match="quantised already"):
+        studio.submit("quantize", {"base": {**BASE, "model": "emoji+int8"}})
+    with pytest.raises(LoraError, match="cannot be added to quantised weights"):
+        studio.submit("text_to_image", {**BASE, "model": "emoji+int8", "loras": ["any"]})
+    assert not view.outcome["errors"] and view.outcome["rows"][1]["step_seconds"] is None
+
+
+def test_keep_it_after_the_run(studio, compared):
+    assert kept_key(studio, "emoji", compared[0].request.variants[1]) is None
+    key = keep(studio, "emoji", compared[0].request.variants[1])
+    assert key == kept_key(studio, "emoji", compared[0].request.variants[1]) == "emoji+int4-group_size32"
+    _, made = done(studio, "text_to_image", **BASE, model=key)
+    assert np.array_equal(made.cells[0].images, compared[1].cells[2].images)
+
+
+@pytest.mark.parametrize("when", ["running", "Measuring"])
+def test_a_cancel_stops_at_once_and_leaves_the_model_as_it_was(studio, when):
+    with studio.loader.model("emoji") as full:
+        before = {name: tensor.clone() for name, tensor in full.network.state_dict().items()}
+    job = studio.submit(
+        "quantize",
+        {"base": {**BASE, "num_inference_steps": 30 if when == "running" else 2}, "variants": ["int8", "fp8"]},
+    )
+    view = job.view()
+    while not (view.message.startswith(when) if when == "Measuring" else any(cell.rows for cell in view.cells)):
+        assert not view.status.final, view.message
+        view = job.wait(view.version, 10)
+    began = time.monotonic()
+    job.cancel()
+    while not view.status.final:
+        view = job.wait(view.version, 10)
+    assert view.status is JobStatus.CANCELLED and time.monotonic() - began < 3
+    with studio.loader.model("emoji") as full:
+        assert all(torch.equal(tensor, before[name]) for name, tensor in full.network.state_dict().items())
+        assert not any(layer._forward_hooks for layer in full.network.modules())
+    assert len([cell for cell in view.cells if cell.results]) == (3 if when == "Measuring" else 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        ({"variants": []}, SettingsError, "0 quantisers are given. Give a list of 1 to 7"),
+        ({"variants": "int8"}, SettingsError, "'int8' is given"),
+        ({"variants": ["int3"]}, UnknownMethodError, "Unknown quantiser 'int3'"),
+        ({"variants": ["int8", "int8"]}, SettingsError, "int8 is given twice"),
+        ({"variants": ["int4", {"key": "int4", "group_size": 64}]}, SettingsError, "int4 is given twice"),
+        ({"variants": [{"key": "int4", "group_size": 7}]}, SettingsError, "Choose one of: 16, 32, 64, 128"),
+        ({"variants": [{"key": "int8", "bits": 8}]}, UnknownMethodError, "Unknown setting of int8"),
+        ({"variants": ["torchao_fp8"]}, MethodFitError, "torchao fp8 cannot run here: it needs an NVIDIA GPU"),
+        ({"measure": 1}, SettingsError, "measure is '1'. It must be true or false"),
+        ({"bits": 8}, UnknownMethodError, "Unknown setting of a quantisation 'bits'"),
+        ({"base": 3}, SettingsError, "Give an object of settings"),
+        ({"base": {**BASE, "batch_size": 2}}, SettingsError, "one picture a cell"),
+    ],
+)
+def test_bad_input_gets_one_sentence_at_once(studio, values, error, said):
+    with pytest.raises(error, match=said):
+        studio.submit("quantize", {"base": BASE, **values})
+
+
+def test_one_method_that_fails_leaves_the_others(studio, monkeypatch):
+    from pipelines.quantizers.fp8 import Fp8Codec
+
+    def broken(self, rows):
+        raise RuntimeError("no such kernel")
+
+    studio.loader.release("emoji")
+    monkeypatch.setattr(Fp8Codec, "pack", broken)
+    _, view = done(studio, base=BASE, variants=["fp8", "nf4"], measure=False)
+    assert view.status is JobStatus.DONE and view.cells[2].results and not view.cells[1].results
+    assert (
+        "fp8 could not quantise the layer" in view.cells[1].note
+        and "no such kernel" in view.outcome["rows"][1]["problem"]
+    )
+    studio.loader.release("emoji")
+    _, view = done(studio, base=BASE, variants=["fp8"], measure=False)
+    assert view.status is JobStatus.FAILED and "no such kernel" in view.message
+
+
+def test_a_mean_without_extremes():
+    assert trimmed_mean([1.0, *[2.0] * 8, 99.0]) == 2 and trimmed_mean([3.0]) == 3
+
+
+@pytest.mark.slow
+def test_the_peak_comes_from_a_process_of_its_own(studio, tmp_path):
+    request = {**BASE, "num_inference_steps": 1}
+    peak = quantization_peak.peak_bytes("emoji", tmp_path, "cpu", request)
+    assert 20e6 < peak < 400e6
+    with pytest.raises(ModelError, match="failed .*Unknown model 'gone'"):
+        quantization_peak.peak_bytes("gone", tmp_path, "cpu", request)
+
+
+def test_the_command_line_writes_figures(tmp_path, capsys):
+    folders = ["--outputs-folder", str(tmp_path / "outputs"), "--models-folder", str(tmp_path / "models")]
+    out = tmp_path / "out.json"
+    words = [
+        "quantize",
+        BASE["prompt"],
+        "--seed",
+        "5",
+        "--steps",
+        "1",
+        "--with",
+        "int4,group_size=32",
+        "--no-measure",
+        "--keep",
+    ]
+    assert main([*folders, *words, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "Full precision: 35.5 MB" in said.out and "kept as emoji+int4-group_size32" in said.out
+    assert json.loads(out.read_text())["rows"][1]["key"] == "emoji+int4-group_size32"
+    assert main([*folders, "quantize", "a fox", "--with", "int3", "--out", str(out)]) == 2
+    assert "Unknown quantiser 'int3'" in capsys.readouterr().err

@@ -1,0 +1,195 @@
+"""The reliability figures at a small scale, and that each of them can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from studio.measure_reliability import Scale, main, markdown, measured
+from studio.reliability import kills, malformed, memory, probes, tabs
+from studio.reliability.jobs import as_task, mixed_calls
+from studio.reliability.server import Answer, serving
+from studio.store import Store
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server"), rate_limit=False) as server:
+        yield server
+
+
+def test_malformed_requests_break_nothing(server):
+    found = malformed.run(server, 5)
+    assert found["requests"] == 5 * found["endpoints"] >= 60
+    assert (found["server_errors"], found["past_a_cap"], found["tracebacks_shown"]) == (0, 0, 0), found["examples"]
+    assert found["refused"] > found["answered"]
+
+
+def test_every_probe_is_refused(server):
+    found = probes.run(server)
+    assert found["let_through"] == [] and found["alive"]
+    assert set(found["kinds"]) == {"traversal", "SSRF", "pickle", "foreign origin", "oversize", "decompression bomb"}
+    assert all(tried >= 5 for _, tried in found["kinds"].values())
+
+
+def test_a_job_outlives_its_tab(server):
+    assert tabs.run(server, 1)["finished"] == 1
+
+
+def test_sessions_of_single_calls_leave_nothing_behind(server):
+    sizes = []
+    for _ in range(3):
+        for _ in range(12):
+            server.call("cancel", "nobody")
+        sizes.append(memory.used(server.process.pid).uss)
+    assert sizes[2] - sizes[1] < 8 * 2**20  # 12 sessions of gradio's took 15 MB
+
+
+def test_a_drawing_is_taken_and_what_the_page_never_sends_is_not(server):
+    (board,) = [one["id"] for one in server.web.get("/config").json()["components"] if one["type"] == "imageeditor"]
+    stream = io.BytesIO()
+    Image.new("RGBA", (8, 8)).save(stream, "PNG")
+
+    def send(**changes):
+        fields = {
+            "type": "layer",
+            "index": "0",
+            "id": "abc",
+            "component_id": str(board),
+            "session_hash": "s",
+            "fn_name": "accept_blobs",
+        }
+        return server.web.post(
+            "/gradio_api/component_server", data={**fields, **changes}, files={"file": ("blob", stream.getvalue())}
+        ).status_code
+
+    assert send() == 200
+    assert send(index=str(10**12)) == 400  # gradio alone makes a list of so many layers
+    assert send(id="x" * 1000) == 400
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (Answer(500, "", ""), "server_error"),
+        (Answer(200, "error", 'Traceback (most recent call last)\n  File "/x.py"'), "traceback"),
+        (Answer(200, "complete", [{"status": "done", "images": [{}] * 60, "num_steps": 4}]), "past_a_cap"),
+        (Answer(200, "complete", [{"status": "done", "images": [{}], "num_steps": 10**6}]), "past_a_cap"),
+        (Answer(200, "complete", [{"status": "done", "images": [{}], "num_steps": 4}]), "answered"),
+        (Answer(200, "error", "The prompt is empty."), "refused"),
+        (Answer(429, "", "Too many"), "refused"),
+    ],
+)
+def test_an_answer_is_judged(answer, kind):
+    assert malformed.judged(answer) == kind
+
+
+def test_memory_that_grows_is_told_from_memory_that_does_not():
+    flat = [100 + (i % 7) / 10 for i in range(200)]
+    assert memory.growth(flat) < 0.01
+    assert memory.growth([*flat[:100], 500, *flat[101:]]) < 0.01  # a single sample is none
+    assert memory.growth([100 + i / 20 for i in range(200)]) > 0.09
+
+
+def test_lost_and_broken_results_are_found(tmp_path):
+    store = Store(tmp_path)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    good, torn, gone = (store.save(picture, {"request": {}, "figures": {}}, "Steps: 1") for _ in range(3))
+    told = {good.id, torn.id, gone.id}
+    assert kills.inspect(tmp_path, told) == {
+        "results": 3,
+        "reported": 3,
+        "lost": 0,
+        "broken": 0,
+        "rows_restored": 0,
+        "unfinished_removed": 0,
+    }
+    torn.path.write_bytes(torn.path.read_bytes()[:500])
+    gone.path.unlink()
+    (tmp_path / torn.path.parent / f".{good.path.name}.0123abcd.part").write_bytes(b"half")
+    found = kills.inspect(tmp_path, told)
+    assert (found["lost"], found["broken"], found["unfinished_removed"]) == (1, 1, 1)
+
+
+def test_the_jobs_are_mixed_and_always_the_same():
+    calls = [*mixed_calls(60)]
+    assert calls == [*mixed_calls(60)]
+    assert {name for name, _ in calls} == {"generate", "compare", "edit"}
+    assert {as_task(*call)[0] for call in calls} == {"text_to_image", "compare", "edit"}
+
+
+def test_the_bomb_is_a_valid_picture_much_larger_than_its_file():
+    packed = probes.bomb(3000)
+    with Image.open(io.BytesIO(packed)) as picture:
+        picture.load()
+        assert picture.size == (3000, 3000)
+    assert len(packed) < 3000 * 3000 / 100
+
+
+FOUND = {
+    "memory": {"jobs": 300, "done": 260, "refused": 40, "broken": 0, "rss_growth": 0.01, "uss_growth": 0.012},
+    "kills": {"kills": 30, "results": 90, "lost": 0, "broken": 0},
+    "requests": {"endpoints": 6, "requests": 3000, "server_errors": 0, "tracebacks_shown": 0, "past_a_cap": 0},
+    "probes": {"kinds": {"SSRF": [9, 9]}, "alive": True},
+    "tabs": {"jobs": 5, "finished": 5},
+}
+WORSE = {
+    "memory": {"uss_growth": 0.03},
+    "kills": {"lost": 1},
+    "requests": {"server_errors": 1},
+    "probes": {"kinds": {"SSRF": [8, 9]}},
+    "tabs": {"finished": 4},
+}
+
+
+def test_the_table_says_what_was_not_reached():
+    assert all(good for *_, good in measured(FOUND)) and "not reached" not in markdown(measured(FOUND))
+    for name, change in WORSE.items():
+        rows = measured({**FOUND, name: {**FOUND[name], **change}})
+        assert markdown(rows).count("not reached") == 1, name
+
+
+def test_the_scale_can_be_set(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        "studio.measure_reliability.PARTS", {"tabs": lambda folder, scale: asked.append(scale) or FOUND["tabs"]}
+    )
+    assert main(["--tabs", "2", "--out", str(tmp_path / "figures.json")]) == 0
+    assert asked == [dataclasses.replace(Scale(), tabs=2)] and (tmp_path / "figures.json").is_file()
+    assert "| jobs that outlive" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_kills_and_memory_at_a_small_scale(tmp_path):
+    found = kills.run(tmp_path / "kills", 3)
+    assert found["lost"] == found["broken"] == 0 and found["results"] >= found["reported"] > 0
+    found = memory.run(tmp_path / "memory", 60)
+    assert found["broken"] == 0 and found["done"] + found["refused"] == 60
+
+
+def test_malformed_requests_are_always_the_same():
+    for name, arguments in (("generate", 2), ("edit", 3), ("models", 0)):
+        one, other = (list(itertools.islice(malformed.malformed(name, arguments, 50), 50)) for _ in range(2))
+        assert repr(one) == repr(other) and len(one) == 50
+
+
+def test_the_readme_tells_every_figure():
+    from pathlib import Path
+
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("<!-- reliability -->")[2].partition("<!-- end of reliability -->")[0]
+    for words in (
+        "resident memory",
+        "unshared memory",
+        "kill -9",
+        "malformed requests",
+        "jobs that outlive",
+        *probes.PROBES,
+    ):
+        assert words in table
+    assert "not reached" not in table and "pipelines.benchmark reliability" in readme

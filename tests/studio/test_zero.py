@@ -1,0 +1,229 @@
+"""The ZeroGPU engine, through a stand-in for the decorator that forks a process and pickles every yield."""
+
+from __future__ import annotations
+
+import base64
+import contextvars
+import dataclasses
+import io
+import logging
+import os
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.errors import ModelMissingError, SettingsError
+from pipelines.types import Request
+from studio import spaces_start
+from studio.backend import Studio, StudioSettings
+from studio.engine.zero import LEAST_SECONDS, MOST_SECONDS, seconds_for
+from studio.jobs import Job, JobStatus
+from tests.studio.zero_stand_in import StandIn
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ZeroGPU is Linux")
+
+FOX = {"prompt": "a fox on a blue background", "num_inference_steps": 3, "seed": 5}
+
+
+def source() -> str:
+    stream = io.BytesIO()
+    Image.open(Path(__file__).resolve().parents[2] / "assets/data/emoji/1f98a.webp").convert("RGB").resize(
+        (64, 64)
+    ).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+TASKS = {
+    "text_to_image": FOX,
+    "compare": {"base": FOX, "cells": [{"sampler": "ddim"}, {"sampler": "heun"}], "reference_steps": 4},
+    "edit": {"base": FOX, "picture": source(), "edit": "replace", "source_prompt": "a cat on a blue background"},
+}
+"""A row for each task that runs on a ZeroGPU Space."""
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    return StandIn()
+
+
+@pytest.fixture(scope="module")
+def studios(tmp_path_factory, gpu):
+    homes = [tmp_path_factory.mktemp(name) for name in ("local", "zero")]
+    made = [
+        Studio(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu", gpu=one))
+        for home, one in zip(homes, (None, gpu), strict=True)
+    ]
+    yield made
+    for studio in made:
+        studio.close()
+
+
+@pytest.fixture
+def zero(studios):
+    return studios[1]
+
+
+def ended(job: Job):
+    view = job.view()
+    until = time.monotonic() + 60
+    while not view.status.final:
+        assert time.monotonic() < until
+        view = job.wait(view.version, 1)
+    return view
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_worker_makes_the_local_engines_pictures_and_tells_every_step(studios, gpu, task):
+    local, zero = (ended(studio.submit(task, TASKS[task])) for studio in studios)
+    assert zero.status is JobStatus.DONE, zero.message
+    assert gpu.workers[-1] != os.getpid()
+    for ours, theirs in zip(local.cells, zero.cells, strict=True):
+        assert [row.sigma for row in ours.rows] == [row.sigma for row in theirs.rows]
+        assert len(theirs.frames) == len(theirs.rows) == theirs.num_steps
+        if ours.images is not None:
+            np.testing.assert_array_equal(ours.images, theirs.images)
+    results = [result for cell in zero.cells for result in cell.results]
+    assert results and all(studios[1].store.get(result).path.is_file() for result in results)
+
+
+def tensors(value, seen=None):
+    seen = set() if seen is None else seen
+    if isinstance(value, torch.Tensor):
+        yield value
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, set)) else ()
+    parts = vars(value).values() if dataclasses.is_dataclass(value) else parts
+    for part in parts:
+        yield from tensors(part, seen)
+
+
+def test_nothing_that_is_yielded_holds_a_tensor(zero, gpu):
+    gpu.yielded.clear()
+    ended(zero.submit("text_to_image", FOX))
+    events = [pickle.loads(packed) for packed in gpu.yielded]
+    assert {name for name, *_ in events} >= {"set_status", "set_cells", "add_step", "update_cell"}
+    assert [*tensors(events)] == []
+
+
+def test_a_stop_reaches_the_worker_after_its_next_yield(zero, gpu):
+    before, shown = len(gpu.made), len(gpu.yielded)
+    job = zero.submit("text_to_image", {**FOX, "num_inference_steps": 200})
+    view = job.view()
+    while not (view.cells and len(view.cells[0].rows) >= 3):
+        view = job.wait(view.version, 5)
+    job.cancel()
+    view = ended(job)
+    assert view.status is JobStatus.CANCELLED and view.cells[0].results == ()
+    assert len(view.cells[0].rows) < 100
+    (made,) = gpu.made[before:]
+    assert made <= len(gpu.yielded) - shown + 2  # the one in the pipe, and the one that found the stop
+    assert ended(zero.submit("text_to_image", FOX)).status is JobStatus.DONE
+
+
+def test_a_mistake_in_the_worker_is_a_sentence(zero, monkeypatch):
+    from studio.tasks.text_to_image import TextToImage
+
+    def refuse(*_):
+        raise SettingsError("This sampler wants two steps at least. Choose more.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextToImage, "run", refuse)
+        view = ended(zero.submit("text_to_image", FOX))
+    assert (view.status, view.message) == (JobStatus.FAILED, "This sampler wants two steps at least. Choose more.")
+
+
+def test_a_bug_in_the_worker_fails_one_job_only(zero, monkeypatch, caplog):
+    from studio.tasks.text_to_image import TextToImage
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
+        patch.setattr(TextToImage, "run", lambda *_: 1 / 0)
+        view = ended(zero.submit("text_to_image", FOX))
+    assert view.status is JobStatus.FAILED and "Something broke inside the studio" in view.message
+    assert ended(zero.submit("text_to_image", FOX)).status is JobStatus.DONE
+
+
+def test_a_worker_that_is_aborted_fails_one_job_only(zero, gpu):
+    gpu.yielded.clear()
+    gpu.kill_after = 4
+    view = ended(zero.submit("text_to_image", {**FOX, "num_inference_steps": 100}))
+    gpu.kill_after = None
+    assert view.status is JobStatus.FAILED and "GPU task aborted" in view.message
+    assert ended(zero.submit("text_to_image", FOX)).status is JobStatus.DONE
+
+
+def test_what_the_quota_refuses_is_said(zero, gpu):
+    from gradio.exceptions import Error
+
+    gpu.refuse = Error("You have exceeded your GPU quota", print_exception=False)
+    view = ended(zero.submit("text_to_image", FOX))
+    gpu.refuse = None
+    assert view.status is JobStatus.FAILED and "exceeded your GPU quota" in view.message
+
+
+def test_the_gpu_is_asked_for_in_the_context_of_whoever_asks(zero, gpu):
+    from gradio.context import LocalContext
+
+    def submitted(name):
+        LocalContext.request.set(name)
+        return zero.submit("text_to_image", FOX)
+
+    gpu.callers.clear()
+    jobs = [contextvars.copy_context().run(submitted, name) for name in ("ann", "bob")]
+    assert all(ended(job).status is JobStatus.DONE for job in jobs)
+    assert gpu.callers == ["ann", "bob"]
+
+
+def test_a_model_that_was_not_loaded_at_the_start_is_refused(zero):
+    run, release = spaces_start.forked_run(zero, ["emoji"])
+    release()
+    with pytest.raises(ModelMissingError, match=spaces_start.MODELS):
+        run(Job("text_to_image", Request.parse({**FOX, "model": "sd15"})))
+    assert spaces_start.preloaded({}) == ["emoji"]
+    assert spaces_start.preloaded({spaces_start.MODELS: " emoji, sdxl,"}) == ["emoji", "sdxl"]
+
+
+def test_the_model_is_not_changed_by_a_worker(zero):
+    def weights():
+        with zero.model("emoji", Job("text_to_image", None)) as family:
+            return [float(parameter.double().sum()) for parameter in family.components["unet"].parameters()]
+
+    before = weights()
+    ended(zero.submit("edit", TASKS["edit"]))
+    assert weights() == before
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, task):
+    from studio.tasks import TASKS as TABLE
+
+    request = TABLE[task].parse(TASKS[task], studios[0])
+    base = getattr(request, "base", request)
+
+    def seconds(**changes):
+        new = base.replace(**changes)
+        return seconds_for(task, new if request is base else dataclasses.replace(request, base=new), "x")
+
+    assert LEAST_SECONDS <= seconds() < seconds(num_inference_steps=60, width=768, height=768) <= MOST_SECONDS
+    assert seconds(num_inference_steps=200, width=2048, height=2048) == MOST_SECONDS
+
+
+def test_the_decorator_is_taken_on_zerogpu_only(monkeypatch):
+    package = type(sys)("spaces")
+    package.GPU = object()
+    monkeypatch.setitem(sys.modules, "spaces", package)
+    space = {"SPACE_ID": "ann/stepwise"}
+    assert spaces_start.gpu_decorator({}) is None
+    assert spaces_start.gpu_decorator(space) is None
+    assert spaces_start.gpu_decorator({**space, "SPACES_ZERO_GPU": "true"}) is package.GPU
+    monkeypatch.setitem(sys.modules, "spaces", None)
+    assert spaces_start.gpu_decorator(space) is None
+    with pytest.raises(SettingsError, match="pip install spaces"):
+        spaces_start.gpu_decorator({**space, "SPACES_ZERO_GPU": "true"})

@@ -1,0 +1,91 @@
+"""The evaluation's verdicts: what is reached, what replaces what, what the card says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipelines.errors import TrainingError
+from pipelines.training import evaluate
+from pipelines.training.measures import named_captions
+from pipelines.training.objects import shipped_catalogue
+from pipelines.training.scenes import is_held_out
+
+GOOD = {
+    "psnr": 31.8, "classifier_object": 0.99, "classifier_background": 1.0, "trained_object": 0.9,
+    "trained_background": 0.96, "held_out_both": 0.8, "two_objects": 0.6, "seconds": 1.2, "megabytes": 30.0,
+}
+
+
+def test_the_floors_are_the_agreed_ones():
+    values = {name: floor.value for name, floor in evaluate.FLOORS.items()}
+    assert values == {
+        "psnr": 31, "classifier_object": 0.98, "classifier_background": 0.99, "trained_object": 0.85,
+        "trained_background": 0.95, "held_out_both": 0.75, "two_objects": 0.5, "seconds": 3, "megabytes": 60,
+    }
+
+
+def test_the_table_says_what_is_reached_and_by_how_much_it_is_not():
+    table = evaluate.figure_table(GOOD)
+    assert table.count("| reached |") == 9
+    table = evaluate.figure_table(GOOD | {"held_out_both": 0.7, "seconds": 3.5})
+    assert table.count("| reached |") == 7
+    assert "short by 0.05 |" in table and "short by 0.5 s |" in table
+
+
+def test_only_a_better_model_replaces_the_shipped_one():
+    assert not evaluate.is_better(GOOD, GOOD)
+    assert evaluate.is_better(GOOD | {"two_objects": 0.61}, GOOD)
+    assert not evaluate.is_better(GOOD | {"two_objects": 0.61, "held_out_both": 0.7}, GOOD)
+    assert not evaluate.is_better(GOOD | {"two_objects": 0.9, "psnr": 31.0}, GOOD)
+
+
+def test_the_card_keeps_its_text(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_text(f"before\n{evaluate.BEGIN}\nold\n{evaluate.END}\nafter\n")
+    evaluate.write_card(tmp_path, GOOD, "a note")
+    text = card.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "a note" in text and "| 31.8 dB | reached |" in text
+    assert json.loads((tmp_path / "figures.json").read_text()) == GOOD
+    card.write_text("no marks")
+    with pytest.raises(TrainingError, match="lacks the marks"):
+        evaluate.write_card(tmp_path, GOOD, "a note")
+
+
+def folder_of(path, text):
+    for part in evaluate.PARTS:
+        if "." in part:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / part).write_text(text)
+        else:
+            (path / part).mkdir(parents=True)
+            (path / part / "config.json").write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.01, "new"), (0.0, "old"), (-0.1, "old")])
+def test_a_candidate_ships_only_if_it_measures_better(tmp_path, monkeypatch, gain, expected):
+    model, candidate = folder_of(tmp_path / "assets/models/m", "old"), folder_of(tmp_path / "new", "new")
+    measured = {model: GOOD, candidate: GOOD | {"two_objects": 0.6 + gain}}
+    monkeypatch.setattr(evaluate, "measure", lambda folder, *_: dict(measured[folder]))
+    monkeypatch.setattr(evaluate, "classifier_accuracy", lambda *_: (0.99, 1.0))
+    evaluate.main(["--model", str(model), "--candidate", str(candidate), "--captions", "7"])
+    assert {(model / part).read_text() for part in evaluate.PARTS if "." in part} == {expected}
+    assert (model / "unet" / "config.json").read_text() == expected
+    assert (model / "figures.json").is_file() == (expected == "new")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="no model"):
+        evaluate.measure(tmp_path, None, shipped_catalogue(), 1, None)
+
+
+def test_the_captions_that_are_measured_are_of_their_split():
+    catalogue = shipped_catalogue()
+    for split, held in (("train", False), ("held-out", True)):
+        for scene, text in named_captions(catalogue, 20, split, 1):
+            assert is_held_out(scene.objects[0].label, scene.background) is held
+            assert scene.background in text
+    assert all(len(scene.objects) == 2 for scene, _ in named_captions(catalogue, 5, "train", 2))
