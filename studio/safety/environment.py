@@ -8,6 +8,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from pipelines.errors import StepwiseError
+from studio.gradio_stubs import skip_stubs
 from studio.threads import let_threads_sleep
 
 from .temp import claim
@@ -70,6 +71,8 @@ def prepare_environment(
         )
     environ.update(_FIXED)
     let_threads_sleep(environ)
+    if environ is os.environ:
+        skip_stubs()
     environ["GRADIO_TEMP_DIR"] = str(temp)
     environ["GRADIO_EXAMPLES_CACHE"] = str(temp / "examples")
     for name in _REMOVED:

@@ -193,6 +193,26 @@ def test_preparing_too_late_is_refused(tmp_path):
     assert "EnvironmentOrderError" in done.stderr
 
 
+def test_gradio_starts_without_writing_its_stubs(tmp_path):
+    """Its components are whole, and no class of ours or of its own leaves a stub behind."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from studio.safety.environment import prepare_environment\n"
+        "prepare_environment(Path(sys.argv[1]) / 'temp')\n"
+        "import gradio.component_meta as meta\n"
+        "from gradio.components import Textbox\n"
+        "text = 'from gradio.components import Textbox\\nclass Own(Textbox):\\n    EVENTS = [\"change\"]\\n'\n"
+        "(Path(sys.argv[1]) / 'own.py').write_text(text)\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import own\n"
+        "print(callable(own.Own.change), callable(Textbox.submit), meta.create_or_modify_pyi.__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert done.stdout.split() == ["True", "True", "<lambda>"]
+    assert not list(tmp_path.glob("*.pyi"))
+
+
 def test_importing_the_guards_imports_no_framework():
     program = (
         "import sys, studio.serve, studio.safety.protect\n"
