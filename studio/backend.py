@@ -265,14 +265,22 @@ class Studio:
         metadata, parameters = self._described(request.replace(width=width, height=height), figures)
         return self.store.save(Image.fromarray(image), metadata, parameters, kind=job.task, job=job.id, index=index).id
 
-    def save_clip(self, frames: np.ndarray, request: VideoRequest, job: Job, figures: Mapping[str, Any] | None = None) -> str:
-        """Store one finished clip (F, H, W, 3), uint8, with its settings in and beside it; returns its id.
+    def encode_clip(self, frames: np.ndarray, request: VideoRequest) -> bytes:
+        """The file of a finished clip (F, H, W, 3), uint8, with its settings inside.
+
+        Raises:
+            StoreError: it cannot be written in this format.
+        """
+        return encode_clip(frames, request.fps, request.format, self._described(request.base, None)[1])
+
+    def save_clip(self, data: bytes, frames: np.ndarray, request: VideoRequest, job: Job,
+                  figures: Mapping[str, Any] | None = None) -> str:
+        """Store one finished clip, the file that `encode_clip` made of its frames, with its settings beside it; returns its id.
 
         Raises:
             StoreError: it cannot be written.
         """
         metadata, parameters = self._described(request.base, figures)
-        data = encode_clip(frames, request.fps, request.format, parameters)
         metadata |= {"animate": request.to_json(), "poster": poster(frames[0])}
         size = (frames.shape[2], frames.shape[1])
         return self.store.save_bytes(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipelines.comparison import ComparisonRequest
 from pipelines.comparison_axes import Axis
 from pipelines.comparison_labels import axis_value
 from studio.jobs import Cell, Job, JobStatus, View
 from studio.live import Parts
-from studio.live_image import jpeg
+from studio.live_image import jpeg, png_url
 from studio.markup import escape
 from studio.presentation import duration, plural
 
@@ -36,9 +34,7 @@ def picture_url(pixels: np.ndarray) -> str:
     """A data URL of a picture (H, W, 3), uint8: small ones as PNG, larger ones as JPEG of at most 512 pixels a side."""
     if max(pixels.shape[:2]) > _CRISP:
         return "data:image/jpeg;base64," + base64.b64encode(jpeg(pixels)).decode("ascii")
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return png_url(pixels)
 
 
 class ComparisonGrid:
@@ -90,14 +86,15 @@ class ComparisonGrid:
         share = 100 * len(cell.rows) / cell.num_steps if cell.num_steps else 100 if cell.images is not None else 0
         likeness = "" if reference else _likeness(cell, best)
         html = (
-            f"{self._picture(index, cell, state)}{'' if reference else _badge(cell, best)}"
+            f"{self._picture(index, view, state)}{'' if reference else _badge(cell, best)}"
             f'<div class="sw-bar" aria-hidden="true"><i style="width:{share:.0f}%"></i></div>'
             f"<figcaption>{label}{_numbers(cell, state)}{likeness}{_note(cell)}</figcaption>"
         )
         return {"data-state": state, "html": html}
 
-    def _picture(self, index: int, cell: Cell, state: str) -> str:
-        url, shape = self._url(index, cell), self._aspect(index, cell)
+    def _picture(self, index: int, view: View, state: str) -> str:
+        cell = view.cells[index]
+        url, shape = self._url(index, cell, view), self._aspect(index, cell)
         if not url:
             return f'<div class="sw-tile" style="aspect-ratio:{shape}"></div>'
         kept = self._path(cell.results[0]) if cell.results else None
@@ -108,13 +105,15 @@ class ComparisonGrid:
             f'data-label="{escape(cell.label)}"{full} title="Enlarge"><img src="{url}" alt="{escape(alt)}"></button>'
         )
 
-    def _url(self, index: int, cell: Cell) -> str:
+    def _url(self, index: int, cell: Cell, view: View) -> str:
         stamp = "final" if cell.images is not None else len(cell.frames)
         if stamp == 0:
             return ""
+        if stamp == "final" and view.status.final and not cell.results and index < len(self._job.request.cells):
+            stamp = "whole"  # the disk was full: this is the only place to take it from
         if index not in self._encoded or self._encoded[index][0] != stamp:
             pixels = cell.images[0] if cell.images is not None else cell.frames[-1].denoised[0]
-            self._encoded[index] = (stamp, picture_url(pixels))
+            self._encoded[index] = (stamp, png_url(pixels) if stamp == "whole" else picture_url(pixels))
         return self._encoded[index][1]
 
     def _aspect(self, index: int, cell: Cell) -> str:

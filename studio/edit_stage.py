@@ -12,8 +12,9 @@ from pipelines.editing import canvas_of
 from pipelines.errors import StepwiseError
 from studio import markup, presentation
 from studio.comparison_grid import picture_url
-from studio.jobs import Cell, Job, JobStatus, View
+from studio.jobs import Cell, Job, View
 from studio.live import Parts
+from studio.live_image import png_url
 from studio.stage import BLANK, preview_url
 from studio.store import Store
 
@@ -85,22 +86,26 @@ class EditRenderer:
         }
         if done:
             parts |= _shown("picture") | {"hero": {"src": _hero(view.cells)}}
-        if view.status is JobStatus.DONE and view.cells and view.cells[-1].images is not None:
+        if view.status.final and view.cells and view.cells[-1].images is not None:  # a failed one, too: the disk was full
             parts |= _shown("slider") | self._finished(view)
         return {f"{self._prefix}-{name}": part for name, part in parts.items()}
 
     def _finished(self, view: View) -> Parts:
         before, after = _pair(view, self._job)
-        parts: Parts = {
+        return {
             "before": {"src": picture_url(before)},
             "after": {"src": picture_url(after)},
             "figures": {"html": edit_figures(view)},
+            "download": self._download(view),
+            "tools": {"hidden": None},
         }
+
+    def _download(self, view: View) -> dict[str, str]:
+        """The stored file or, where it could not be stored or was deleted, the picture itself."""
         try:
-            path = str(self._store.get(view.cells[-1].results[0]).path)
-        except (StepwiseError, IndexError):  # deleted in the meantime
-            return parts
-        return parts | {"download": {"file": path}, "tools": {"hidden": None}}
+            return {"file": str(self._store.get(view.cells[-1].results[0]).path)}
+        except (StepwiseError, IndexError):
+            return {"src": png_url(view.cells[-1].images[0])}
 
 
 def _shown(one: str) -> Parts:

@@ -82,6 +82,7 @@ class Cell:
         results: ids in the store of the finished pictures.
         figures: name to number or None, e.g. {"psnr": 31.2, "ssim": 0.97}.
         note: one sentence for the person about this cell.
+        clip: the file of a finished clip for as long as the store does not have it.
     """
 
     label: str = ""
@@ -92,6 +93,7 @@ class Cell:
     results: tuple[str, ...] = ()
     figures: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     note: str = ""
+    clip: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)

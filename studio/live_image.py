@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["contact_sheet", "jpeg"]
+__all__ = ["contact_sheet", "jpeg", "png_url"]
 
 QUALITY = 78
 LARGEST, SMALLEST = 512, 192
@@ -29,6 +30,13 @@ def jpeg(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
+
+
+def png_url(pixels: np.ndarray) -> str:
+    """A data URL of a whole picture (H, W, 3), uint8, without loss: for one that has no file to be fetched."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def contact_sheet(pictures: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ All of it is HTML of our own that live.py's stream changes in place; Gradio only
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -14,9 +14,9 @@ import numpy as np
 
 from pipelines.errors import StepwiseError
 from studio import markup, presentation
-from studio.jobs import Job, JobStatus, View
+from studio.jobs import Job, View
 from studio.live import Parts
-from studio.live_image import contact_sheet, jpeg
+from studio.live_image import contact_sheet, jpeg, png_url
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -91,7 +91,7 @@ class StageRenderer:
         if done:
             frame = view.cells[0].frames[-1]
             parts |= self._pictures(frame.noisy, frame.denoised) | self._at(view, done)
-        if view.status is JobStatus.DONE and view.cells and view.cells[0].results:
+        if view.status.final and view.cells and (view.cells[0].results or view.cells[0].images is not None):
             parts |= self._finished(view)
         return self._named(parts)
 
@@ -111,9 +111,8 @@ class StageRenderer:
         else:
             noisy, denoised = frames[step - 1].noisy, frames[step - 1].denoised
         parts = {**self._pictures(noisy, denoised), "caption": {"html": _caption(view, step)}}
-        path = self._path(view.cells[0].results[0]) if step == len(frames) and view.cells[0].results else None
-        if path:
-            parts["hero"] = {"file": path}
+        if step == len(frames) and (made := self._made(view)):
+            parts["hero"] = made[0]
         return self._named(parts)
 
     def _named(self, parts: Parts) -> Parts:
@@ -151,21 +150,30 @@ class StageRenderer:
 
     def _finished(self, view: View) -> Parts:
         job = self._job
-        paths = [path for path in map(self._path, view.cells[0].results) if path]
+        made = self._made(view)
         label = next((one.label for one in self._studio.models() if one.key == job.request.model), job.request.model)
         parts: dict[str, Any] = {"figures": {"html": markup.figures(presentation.figures(view, job.request, label))}}
-        if paths:
-            parts |= {"hero": {"file": paths[0]}, "download": {"file": paths[0]}, "tools": {"hidden": None}}
-        if len(paths) > 1:
-            parts["batch"] = {"html": self._strip(paths), "hidden": None}
+        if made:
+            parts |= {"hero": made[0], "download": made[0], "tools": {"hidden": None}}
+        if len(made) > 1:
+            parts["batch"] = {"html": self._strip(made), "hidden": None}
         return parts
 
-    def _strip(self, paths: Sequence[str]) -> str:
+    def _strip(self, made: Sequence[Mapping[str, str]]) -> str:
+        names = {"file": "data-file", "src": "src"}
         return "".join(
             f'<button type="button" class="thumbnail-item" data-shows="{self._prefix}-picture">'
-            f'<img data-file="{markup.escape(path)}" alt="Picture {place} of this batch"></button>'
-            for place, path in enumerate(paths, 1)
+            f'<img {names[kind]}="{markup.escape(source)}" alt="Picture {place} of this batch"></button>'
+            for place, one in enumerate(made, 1)
+            for kind, source in one.items()
         )
+
+    def _made(self, view: View) -> list[dict[str, str]]:
+        """Each finished picture: its stored file or, where it could not be stored, the picture itself."""
+        results, images = view.cells[0].results, view.cells[0].images
+        unstored = () if images is None else images[len(results) :]
+        paths = [path for path in map(self._path, results) if path]
+        return [{"file": path} for path in paths] + [{"src": png_url(image)} for image in unstored]
 
     def _path(self, result: str) -> str | None:
         try:

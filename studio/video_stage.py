@@ -10,7 +10,7 @@ import gradio as gr
 from pipelines.errors import StepwiseError
 from studio import markup, presentation
 from studio.clips import strip
-from studio.jobs import Cell, Job, JobStatus, View
+from studio.jobs import Cell, Job, View
 from studio.live import Parts
 from studio.live_image import jpeg
 
@@ -83,7 +83,7 @@ class ClipRenderer:
         cell = view.cells[0] if view.cells else None
         if cell is not None and cell.frames:
             parts |= self._working(cell)
-        if cell is not None and view.status is JobStatus.DONE and cell.results:
+        if cell is not None and view.status.final and (cell.results or cell.clip):  # a failed one, too: the disk was full
             parts |= self._finished(view, cell)
         return {f"{self._prefix}-{name}": part for name, part in parts.items()}
 
@@ -103,8 +103,8 @@ class ClipRenderer:
         frame = cell.frames[-1]
         shown = frame.denoised[len(frame.denoised) // 2]
         return {
-            "hero": {"src": _url(jpeg(shown), "jpeg"), "hidden": None},
-            "strip": {"src": _url(strip(frame.strip), "webp"), "hidden": None},
+            "hero": {"src": _url(jpeg(shown), "image/jpeg"), "hidden": None},
+            "strip": {"src": _url(strip(frame.strip), "image/webp"), "hidden": None},
             "clip": {"hidden": ""},
             "tools": {"hidden": ""},
             "picture": {"hidden": None},
@@ -114,21 +114,30 @@ class ClipRenderer:
     def _finished(self, view: View, cell: Cell) -> Parts:
         parts: dict[str, Any] = {"figures": {"html": self._figures(view, cell)}}
         if cell.images is not None:
-            parts["strip"] = {"src": _url(strip(cell.images), "webp"), "hidden": None}
-        try:
-            path = str(self._studio.store.get(cell.results[0]).path)
-        except StepwiseError:  # deleted in the meantime
+            parts["strip"] = {"src": _url(strip(cell.images), "image/webp"), "hidden": None}
+        made = self._made(cell)
+        if not made:
             return parts
-        plays = path.endswith(".mp4")
+        plays = self._job.request.format == "mp4"
         parts |= {
             "picture": {"hidden": None},
             "empty": {"hidden": ""},
             "tools": {"hidden": None},
-            "download": {"file": path},
+            "download": made,
         }
-        parts["clip"] = {"file": path, "hidden": None} if plays else {"hidden": ""}
-        parts["hero"] = {"hidden": ""} if plays else {"file": path, "hidden": None}
+        parts["clip"] = {**made, "hidden": None} if plays else {"hidden": ""}
+        parts["hero"] = {"hidden": ""} if plays else {**made, "hidden": None}
         return parts
+
+    def _made(self, cell: Cell) -> dict[str, str]:
+        """The stored clip or, where it could not be stored, the clip itself; nothing where it was deleted."""
+        format = self._job.request.format
+        if cell.clip:
+            return {"src": _url(cell.clip, f"{'video' if format == 'mp4' else 'image'}/{format}")}
+        try:
+            return {"file": str(self._studio.store.get(cell.results[0]).path)}
+        except StepwiseError:
+            return {}
 
     def _figures(self, view: View, cell: Cell) -> str:
         request, outcome = self._job.request, view.outcome
@@ -148,4 +157,4 @@ class ClipRenderer:
 
 
 def _url(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -18,7 +18,7 @@ from pipelines.video import VideoRequest
 from pipelines.video_models import video_model
 from pipelines.videos import VIDEOS
 from pipelines.videos.base import ClipFrames, ClipStep
-from studio.clips import check_format
+from studio.clips import NO_MP4, check_format, default_format
 from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
 from studio.tasks.edit import read_picture
 from studio.tasks.text_to_image import parse_request
@@ -63,8 +63,11 @@ class Animate:
         def read(base: Mapping[str, Any]) -> Request:
             return parse_request({**defaults, **base}, studio, known.prompt)
 
-        request = VideoRequest.parse(values, entry, read, read_picture, studio.limits)
+        usual = default_format()
+        request = VideoRequest.parse({"format": usual, **values}, entry, read, read_picture, studio.limits)
         check_format(request.format)
+        if "format" not in values and usual != "mp4":
+            request = request.replace(notes=(*request.notes, NO_MP4))
         return request
 
     def run(self, request: VideoRequest, job: Job, studio: Studio) -> None:
@@ -144,19 +147,23 @@ class _Clip:
         return np.stack([_sized(tile, width, height) for tile in tiles])
 
     def finish(self, request: VideoRequest, studio: Studio) -> None:
-        """Store the clip and show its strip."""
+        """Show the clip's strip and store it, in this order: a full disk then does not take it away."""
         frames = np.concatenate(self.pictures)
         figures: dict[str, float | None] = {"frames": len(frames), "fps": request.fps}
         if self.last is not None:
             figures |= {"evaluations": self.last.evaluations, "seconds": self.last.seconds}
         height, width = frames.shape[1:3]
         base = request.base.replace(width=width, height=height)
-        result = studio.save_clip(frames, request.replace(base=base), self.job, figures)
         kept = self.job.view().cells[0].frames[-1:]  # the strip stays, the way there is not kept
-        self.job.update_cell(0, images=self._strip(), results=(result,), figures=figures, frames=kept)
+        self.job.update_cell(0, images=self._strip(), figures=figures, frames=kept)
         self.job.set_outcome(
             {"animate": request.to_json(), "seconds": len(frames) / request.fps, "size": [width, height]}
         )
+        request = request.replace(base=base)
+        clip = studio.encode_clip(frames, request)
+        self.job.update_cell(0, clip=clip)
+        result = studio.save_clip(clip, frames, request, self.job, figures)
+        self.job.update_cell(0, results=(result,), clip=b"")
 
 
 _TILE = 256

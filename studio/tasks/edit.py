@@ -228,9 +228,9 @@ class _Edited:
         figures |= self._verdict(picture)
         self.job.update_cell(self.last, images=picture[None], figures=figures)
         metadata = {key: value for key, value in self.request.to_json().items() if key != "base"}
+        self.job.set_outcome({"edit": metadata, "sees": self._sees(picture), "size": list(self.canvas.size)})
         result = self.studio.save_picture(picture, self.request.base, self.job, figures={**figures, "edit": metadata})
         self.job.update_cell(self.last, results=(result,))
-        self.job.set_outcome({"edit": metadata, "sees": self._sees(picture), "size": list(self.canvas.size)})
 
     def _likeness(self, picture: np.ndarray, source: np.ndarray) -> dict[str, float | None]:
         found = _likeness(picture, source)

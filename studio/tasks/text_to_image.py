@@ -68,9 +68,11 @@ class TextToImage:
 
     @staticmethod
     def store(request: Request, images: np.ndarray, job: Job, studio: Studio, evaluations: int, seconds: float) -> None:
-        """Save the pictures of a finished run and show them."""
+        """Show the pictures of a finished run and save them, in this order: a full disk then takes none of them away."""
         figures = {"evaluations": evaluations, "seconds": seconds}
-        results = tuple(
-            studio.save_picture(image, request.replace(seed=request.seed + i, batch_size=1), job, index=i, figures=figures)
-            for i, image in enumerate(images))
-        job.update_cell(0, images=images, results=results, figures=figures)
+        job.update_cell(0, images=images, figures=figures)
+        results: tuple[str, ...] = ()
+        for i, image in enumerate(images):
+            own = request.replace(seed=request.seed + i, batch_size=1)
+            results += (studio.save_picture(image, own, job, index=i, figures=figures),)
+            job.update_cell(0, results=results)

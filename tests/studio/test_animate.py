@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
+import os
 import sys
 
 import numpy as np
@@ -21,6 +23,7 @@ from studio.gallery_files import thumbnail
 from studio.gallery_markup import opened, tiles
 from studio.gallery_records import reusable
 from studio.jobs import JobStatus
+from studio.video_stage import ClipRenderer
 
 BASE = {
     "model": "tiny-sd",
@@ -155,6 +158,26 @@ def test_each_format_holds_the_frames_their_time_and_the_settings(studio, format
             total += clip.info["duration"]
         assert clip.n_frames == 6 and total == 500
     assert "Seed: 5" in record.parameters
+
+
+def test_a_clip_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        job = studio.submit("animate", values(frames=5, fps=8, format="webp"))
+        view = job.view()
+        while not view.status.final:
+            view = job.wait(view.version, 30)
+    assert view.status is JobStatus.FAILED and "full" in view.message
+    parts = ClipRenderer(studio, "v", job)(view)
+    assert parts["v-strip"]["src"].startswith("data:image/webp") and parts["v-hero"] == {**parts["v-download"], "hidden": None}
+    taken = base64.b64decode(parts["v-download"]["src"].removeprefix("data:image/webp;base64,"))
+    with Image.open(io.BytesIO(taken)) as clip:
+        assert clip.n_frames == 5
+    kept = finished(studio, frames=5, fps=8, format="webp")
+    assert kept.cells[0].clip == b""  # a stored one is not held twice
 
 
 def test_an_mp4_of_odd_sides_is_padded_and_keeps_its_colours():

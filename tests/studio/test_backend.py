@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import io
+import os
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +20,7 @@ from pipelines.limits import Limits
 from studio import infotext
 from studio.backend import Studio, StudioSettings
 from studio.jobs import JobStatus
+from studio.stage import StageRenderer
 
 REQUEST = {"prompt": "a fox on a blue background", "num_inference_steps": 6, "seed": 5}
 
@@ -137,21 +143,51 @@ def test_a_published_model_says_offline_what_is_missing(studio):
     assert "models" in view.message
 
 
+def full_after(saved):
+    """`os.replace` on a disk that has room for so many more files."""
+    room = iter(range(saved))
+
+    def replace(source, target):
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.rename(source, target)
+
+    return replace
+
+
+def pixels_of(url):
+    assert url.startswith("data:image/png;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as picture:
+        return np.asarray(picture)
+
+
 def test_a_full_disk_is_an_error_with_a_sentence_and_loses_nothing(studio, monkeypatch):
-    import errno
-    import os
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     before = [record.id for record in studio.store.list(limit=1000)]
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        view = finished(studio.submit("text_to_image", REQUEST))
+        patch.setattr(os, "replace", full_after(0))
+        job = studio.submit("text_to_image", REQUEST)
+        view = finished(job)
     assert view.status is JobStatus.FAILED
     assert "disk" in view.message.lower() or "space" in view.message.lower()
     assert [record.id for record in studio.store.list(limit=1000)] == before
-    assert finished(studio.submit("text_to_image", REQUEST)).status is JobStatus.DONE
+    parts = StageRenderer(studio, "t", job)(view)
+    again = finished(studio.submit("text_to_image", REQUEST))
+    assert again.status is JobStatus.DONE
+    np.testing.assert_array_equal(pixels_of(parts["t-hero"]["src"]), again.cells[0].images[0])
+    assert parts["t-download"] == parts["t-hero"] and parts["t-tools"] == {"hidden": None}
+
+
+def test_a_disk_that_fills_up_keeps_what_it_had_room_for_and_the_rest_is_shown(studio, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_after(1))
+        job = studio.submit("text_to_image", {**REQUEST, "batch_size": 3})
+        view = finished(job)
+    assert view.status is JobStatus.FAILED
+    (kept,) = view.cells[0].results
+    np.testing.assert_array_equal(np.asarray(Image.open(studio.store.get(kept).path)), view.cells[0].images[0])
+    strip = StageRenderer(studio, "t", job)(view)["t-batch"]["html"]
+    shown = [pixels_of(url) for url in re.findall(r'<img src="([^"]+)"', strip)]
+    np.testing.assert_array_equal(shown, view.cells[0].images[1:])
 
 
 def test_the_queue_is_capped(studio):

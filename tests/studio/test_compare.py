@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import errno
 import io
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -311,6 +315,22 @@ def test_only_changed_pictures_are_encoded_anew(studio, strange, monkeypatch):
     first = grid.parts(strange.view(), "t")
     monkeypatch.setattr("studio.comparison_grid.picture_url", lambda pixels: pytest.fail("encoded again"))
     assert grid.parts(strange.view(), "t") == first
+
+
+def test_a_cell_that_could_not_be_stored_says_why_and_shows_its_whole_picture(studio, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    large = {**BASE, "width": 256, "height": 256, "num_inference_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        job = compare(studio, {"sampler": "ddim"}, {"sampler": "heun"}, base=large, reference=False)
+    for place, cell in enumerate(job.view().cells):
+        assert cell.results == () and "full" in cell.note
+        tile = ComparisonGrid(job, lambda result: None).parts(job.view(), "t")[f"t-tile-{place}"]["html"]
+        shown = re.search(r'<img src="data:image/png;base64,([^"]+)"', tile)[1]
+        with Image.open(io.BytesIO(base64.b64decode(shown))) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), cell.images[0])
 
 
 def test_the_grid_stands_before_the_first_step(strange):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from pipelines.training.examples import read_index
 from pipelines.types import Trajectory
 from studio.backend import Studio, StudioSettings
 from studio.command_line import main
+from studio.edit_stage import EditRenderer
 from studio.jobs import JobStatus
 from studio.tasks.edit import read_mask, read_picture
 
@@ -177,6 +180,25 @@ def test_a_cancelled_edit_stops_and_leaves_no_result(studio):
         view = job.wait(view.version, 30)
     assert view.status is JobStatus.CANCELLED and view.cells[2].results == ()
     assert finished(studio, edit="replace").status is JobStatus.DONE
+
+
+def test_an_edit_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        values = {"base": {**BASE, "width": 32, "height": 32}, "picture": PICTURE, "edit": "image_to_image"}
+        job = studio.submit("edit", values)
+        view = job.view()
+        while not view.status.final:
+            view = job.wait(view.version, 30)
+    assert view.status is JobStatus.FAILED and "full" in view.message
+    parts = EditRenderer(studio.store, "e", job)(view)
+    assert parts["e-slider"] == {"hidden": None} and "Change to source" in parts["e-figures"]["html"]
+    taken = base64.b64decode(parts["e-download"]["src"].removeprefix("data:image/png;base64,"))
+    with Image.open(io.BytesIO(taken)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), view.cells[-1].images[0])
 
 
 def test_the_shipped_model_changes_a_background_and_the_classifier_sees_it(studio):
