@@ -89,8 +89,7 @@ class Trainer:
             self.step += 1
             now = time.monotonic()
             if self.step % settings.log_every == 0:
-                rate = len(losses) * self.task.batch / (now - marked)
-                self._say(losses, rate)
+                self._say(losses, now - marked)
                 losses, marked = [], now
             if self.step % settings.save_every == 0:
                 self.save()
@@ -100,6 +99,8 @@ class Trainer:
                 self._stopping = True
             if self._stopping:
                 break
+        if losses:  # else the end of a session, or all of a short one, would pass in silence
+            self._say(losses, time.monotonic() - marked)
         self.save()
         if self.step >= settings.steps:
             self.show()
@@ -156,7 +157,8 @@ class Trainer:
         finally:
             networks.load_state_dict(trained)
 
-    def _say(self, losses: list[float], rate: float) -> None:
+    def _say(self, losses: list[float], seconds: float) -> None:
+        rate = len(losses) * self.task.batch / seconds
         now, lr = time.strftime("%H:%M:%S"), self.task.learning_rate(self.step - 1)
         print(
             f"{now} step {self.step}/{self.settings.steps}  loss {np.mean(losses):.4f}  "
