@@ -37,7 +37,7 @@ class VideoRequest:
         method: of the video table.
         frames: of the clip, as the model makes them.
         fps: frames a second.
-        format: "mp4", "webp" or "gif".
+        format: "mp4", which needs PyAV, "webp" or "gif".
         keys: of a walk, after the base's own prompt and seed.
         first_frame: for a model that starts from a picture; None without.
         notes: what was changed to get here, as sentences.
@@ -47,7 +47,7 @@ class VideoRequest:
     method: Choice
     frames: int
     fps: int
-    format: str = "mp4"
+    format: str = "webp"
     keys: tuple[Key, ...] = ()
     first_frame: Picture | None = None
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -87,7 +87,7 @@ class VideoRequest:
             limits.max_frames,
         )
         fps = _whole("frame rate", values.get("fps", model.fps), 1, limits.max_fps)
-        if (format := values.get("format", "mp4")) not in CLIP_FORMATS:
+        if (format := values.get("format", cls.format)) not in CLIP_FORMATS:
             raise UnknownMethodError("clip format", format, CLIP_FORMATS)
         plan = plan_clip(entry, frames, base.width, base.height)
         picture = None if values.get("first_frame") is None else read_picture(values["first_frame"])

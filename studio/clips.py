@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 import tempfile
 from fractions import Fraction
@@ -14,15 +15,19 @@ from PIL import Image
 
 from pipelines.errors import SettingsError, StoreError
 
-__all__ = ["SUFFIXES", "check_format", "encode_clip", "poster", "strip"]
+__all__ = ["NO_MP4", "SUFFIXES", "check_format", "default_format", "encode_clip", "poster", "strip"]
 
 SUFFIXES = {"mp4": ".mp4", "webp": ".webp", "gif": ".gif"}
-MISSING = (
-    "An mp4 needs the package PyAV, which is not installed: run `pip install -r requirements-video.txt`, "
-    "or choose webp or gif."
-)
+_COMMAND = "pip install -r requirements-video.txt"
+MISSING = f"An mp4 needs the package PyAV, which is not installed: run `{_COMMAND}`, or choose webp or gif."
+NO_MP4 = f"The clip becomes a WebP. An mp4 needs the package PyAV: run `{_COMMAND}`."
 _CRF = "18"
 _POSTER_SIDE, _STRIP_HEIGHT, _STRIP_GAP = 320, 96, 4
+
+
+def default_format() -> str:
+    """The clip format where nobody names one: "mp4", or "webp" where PyAV, which is optional, cannot be found."""
+    return "mp4" if importlib.util.find_spec("av") else "webp"  # only looked for: the page stands before it is needed
 
 
 def check_format(format: str) -> None:

@@ -34,7 +34,7 @@ def add_animate(commands: Any, add_request: Callable[[argparse.ArgumentParser], 
     parser.add_argument("--frames", type=int, help="of the clip (default: the model's)")
     parser.add_argument("--fps", type=int, help="frames a second (default: the model's)")
     parser.add_argument("--first-frame", type=Path, metavar="FILE", help="a picture that the clip starts from")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .mp4, .webp or .gif file")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .mp4, .webp or .gif file; without a suffix it gets one")
 
 
 def parse_key(text: str) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def animate_values(flags: argparse.Namespace) -> dict[str, Any]:
     from studio.command_line import parse_choice, request_values
 
     format = flags.out.suffix.lower().lstrip(".")
-    if format not in CLIP_FORMATS:
+    if format and format not in CLIP_FORMATS:
         raise SettingsError(f"{flags.out.name} is no clip's name. End it in .{', .'.join(CLIP_FORMATS)}.")
     values: dict[str, Any] = {
         "base": request_values(flags),
-        "format": format,
+        **({"format": format} if format else {}),
         "keys": [parse_key(key) for key in flags.key],
     }
     given = {
@@ -80,6 +80,8 @@ def animate(studio: Studio, flags: argparse.Namespace) -> list[Path]:
     for note in {cell.note for cell in view.cells if cell.note}:
         print(note, file=sys.stderr)
     for result in view.cells[0].results if view.cells else ():
-        shutil.copyfile(studio.store.get(result).path, flags.out)
-        return [flags.out]
+        made = studio.store.get(result).path
+        out = flags.out if flags.out.suffix else flags.out.with_suffix(made.suffix)
+        shutil.copyfile(made, out)
+        return [out]
     return []

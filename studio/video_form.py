@@ -17,6 +17,7 @@ from pipelines.video import CLIP_FORMATS
 from pipelines.video_models import plan_clip, video_model
 from pipelines.videos import VIDEOS
 from studio import markup
+from studio.clips import NO_MP4, default_format
 from studio.form import FIXED, RequestForm
 from studio.pictures import open_picture
 from studio.presentation import duration, file_size
@@ -129,9 +130,15 @@ class ClipChoices:
         self.fps = gr.Slider(
             1, limits.max_fps, value=model.fps, step=1, label="Frames a second", buttons=[], elem_id="vid-fps"
         )
-        labels = {"mp4": "MP4 (H.264)", "webp": "WebP", "gif": "GIF"}
+        usual = default_format()
+        has_mp4 = usual == "mp4"
+        labels = {"mp4": "MP4 (H.264)" if has_mp4 else "MP4 (not installed)", "webp": "WebP", "gif": "GIF"}
         self.format = gr.Radio(
-            [(labels[format], format) for format in CLIP_FORMATS], value="mp4", label="File", elem_id="vid-format"
+            [(labels[format], format) for format in CLIP_FORMATS],
+            value=usual,
+            label="File",
+            info=None if has_mp4 else NO_MP4,
+            elem_id="vid-format",
         )
         with gr.Column(visible=model.first_frame != "no", min_width=0, elem_classes="sw-first") as self.section:
             self.picture = gr.Image(

@@ -34,7 +34,7 @@ def _example(
     }
     return VideoExample(
         label,
-        {"form": form, "keys": keys, "frames": frames, "fps": 12, "format": "mp4", "method": {"key": "walk", **walk}},
+        {"form": form, "keys": keys, "frames": frames, "fps": 12, "method": {"key": "walk", **walk}},
     )
 
 
