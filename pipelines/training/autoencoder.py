@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
+from pipelines.training.fit import require_fit
 from pipelines.training.latents import pictures_of
 from pipelines.training.objectives import gradient_l1, learning_rate, psnr
 from pipelines.training.objects import Catalogue
@@ -140,6 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe, device = find_recipe(chosen.recipe), pick_device()
     vae = build_autoencoder(recipe.autoencoder, recipe.size)
     if chosen.start:
+        require_fit(chosen.start, recipe, ("vae",))
         vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32)
     settings = settings_from(chosen, recipe.autoencoder.steps, recipe.autoencoder.ema)
     task = AutoencoderTask(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from pipelines.metrics.classifier import Classifier, ClassifierNetwork, Scores, save_classifier
+from pipelines.training.fit import MODEL, chosen_folder, require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
 from pipelines.training.objects import Catalogue
@@ -147,14 +148,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--start", type=Path, default=Path("assets/models/emoji"),
-                        help="stock folder whose autoencoder some pictures pass")
+    parser.add_argument("--start", type=Path, help="stock folder whose autoencoder some pictures "
+                        "pass (default: the shipped model, for its own recipe)")
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
     recipe, device = find_recipe(chosen.recipe), pick_device()
+    start = chosen_folder(chosen.start, recipe, "--start", MODEL)
+    require_fit(start, recipe, ("vae",))
     catalogue = catalogue_for(recipe)
-    vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
     network = ClassifierNetwork(
         len(catalogue.objects), len(BACKGROUNDS), recipe.classifier.widths
     )

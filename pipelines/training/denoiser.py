@@ -20,8 +20,8 @@ from diffusers import (
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipelines.errors import TrainingError
 from pipelines.training.captions import caption
+from pipelines.training.fit import MODEL, PARTS, chosen_folder, require_fit
 from pipelines.training.latents import LatentPool, fit_preview, save_preview
 from pipelines.training.objectives import learning_rate, min_snr_loss
 from pipelines.training.objects import Catalogue
@@ -196,14 +196,14 @@ def _load_in_float32(config: Path) -> None:
     config.write_text(json.dumps(facts | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
 
 
-def load_networks(start: Path) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
+def load_networks(
+    recipe: Recipe, start: Path
+) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
     """Autoencoder, tokenizer and networks of a stock pipeline's folder, in float32.
 
-    Raises: TrainingError when a part is missing.
+    Raises: TrainingError when a part is missing or does not fit the recipe.
     """
-    for part in ("vae", "tokenizer", "unet", "text_encoder"):
-        if not (start / part).is_dir():
-            raise TrainingError(f"{str(start)!r} has no folder {part!r} to go on from.")
+    require_fit(start, recipe, PARTS)
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
     unet = UNet2DConditionModel.from_pretrained(start / "unet", dtype=torch.float32)
@@ -222,20 +222,21 @@ def fresh_networks(
         catalogue: the captions' words.
         start: a folder with a trained "vae".
         folder: receives the tokenizer; one that is there is used again.
-    Raises: TrainingError when `start` has no autoencoder.
+    Raises: TrainingError when `start` has no autoencoder of the recipe, or the tokenizer that is
+        there is of another.
     """
-    if not (start / "vae").is_dir():
-        raise TrainingError(f"{str(start)!r} has no 'vae': train the autoencoder first.")
+    require_fit(start, recipe, ("vae",))
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
     if (folder / "tokenizer.json").is_file():
+        require_fit(folder.parent, recipe, (folder.name,))
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     else:
         shape = recipe.denoiser
         tokenizer = train_tokenizer(
             caption_corpus(catalogue), shape.vocabulary, shape.tokens, folder
         )
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    unet = build_unet(recipe.denoiser, vae.config.latent_channels, recipe.size // factor)
+    latent_size = recipe.size // recipe.autoencoder.factor
+    unet = build_unet(recipe.denoiser, vae.config.latent_channels, latent_size)
     text_encoder = build_text_encoder(recipe.denoiser, tokenizer)
     networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     return vae, tokenizer, networks
@@ -245,20 +246,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--start", type=Path, default=Path("assets/models/emoji"),
-                        help="stock folder with autoencoder and tokenizer to begin from")
+    parser.add_argument("--start", type=Path, help="stock folder to begin from; with --fresh only its "
+                        "autoencoder (default: the shipped model, for its own recipe)")
     parser.add_argument("--fresh", action="store_true", help="begin with random weights")
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
     recipe = find_recipe(chosen.recipe)
     settings = settings_from(chosen, recipe.denoiser.steps, recipe.denoiser.ema)
+    start = chosen_folder(chosen.start, recipe, "--start", MODEL)
+    # before the objects are fetched, which may take long
+    require_fit(start, recipe, ("vae",) if chosen.fresh else PARTS)
     catalogue, device = catalogue_for(recipe), pick_device()
     if chosen.fresh:
         tokens = chosen.run_dir / "tokenizer"
-        vae, tokenizer, networks = fresh_networks(recipe, catalogue, chosen.start, tokens)
+        vae, tokenizer, networks = fresh_networks(recipe, catalogue, start, tokens)
     else:
-        vae, tokenizer, networks = load_networks(chosen.start)
+        vae, tokenizer, networks = load_networks(recipe, start)
     task = DenoiserTask(
         recipe, networks.to(device), vae.to(device), tokenizer, catalogue, chosen.seed,
         settings.steps,

@@ -17,6 +17,7 @@ import torch
 from pipelines.errors import TrainingError
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.training.autoencoder import held_out_psnr
+from pipelines.training.fit import JUDGE, MODEL, PARTS, chosen_folder, require_fit, require_judge
 from pipelines.training.measures import (
     GUIDANCE,
     STEPS,
@@ -34,7 +35,7 @@ from pipelines.training.trainer import pick_device, picture_sheet, use_threads
 __all__ = ["FLOORS", "Floor", "figure_table", "is_better", "measure", "write_card"]
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
-PARTS = ("model_index.json", "preview.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+FILES = ("model_index.json", "preview.json", "scheduler", *PARTS)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def write_card(folder: Path, figures: dict[str, float], note: str) -> None:
 
 def install(candidate: Path, folder: Path) -> None:
     """Replace the model's parts by the candidate's; card and figures stay."""
-    for part in PARTS:
+    for part in FILES:
         source, target = candidate / part, folder / part
         shutil.rmtree(target, ignore_errors=True)
         if source.is_dir():
@@ -157,8 +158,9 @@ def _shipped_figures(folder: Path) -> dict[str, float] | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="cpu", help="cpu or gpu (default: cpu)")
-    parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
-    parser.add_argument("--classifier", type=Path, default=Path("assets/models/emoji-classifier"))
+    parser.add_argument("--model", type=Path, help="default: the shipped one, for its own recipe")
+    parser.add_argument("--classifier", type=Path,
+                        help="the judge (default: the shipped one, for its own recipe)")
     parser.add_argument("--candidate", type=Path, help="an export to ship if it measures better")
     parser.add_argument("--captions", type=int, default=200, help="for each generated figure")
     parser.add_argument("--run-dir", type=Path, help="where a sheet of the pictures is written")
@@ -170,9 +172,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, compare, replace if better, write the card."""
     chosen = _parser().parse_args(arguments)
     use_threads(chosen.threads)
-    catalogue = catalogue_for(find_recipe(chosen.recipe))
-    classifier = load_classifier(chosen.classifier, pick_device().type)
+    recipe = find_recipe(chosen.recipe)
+    chosen.model = chosen_folder(chosen.model, recipe, "--model", MODEL)
+    judge = chosen_folder(chosen.classifier, recipe, "--classifier", JUDGE)
     measured = chosen.candidate or chosen.model
+    for folder in (measured, chosen.model):
+        require_fit(folder, recipe, PARTS)
+    catalogue = catalogue_for(recipe)
+    classifier = load_classifier(judge, pick_device().type)
+    require_judge(classifier, recipe, catalogue)
     sheet = chosen.run_dir / "sheets" / f"evaluate-{chosen.captions}.png" if chosen.run_dir else None
     figures = measure(measured, classifier, catalogue, chosen.captions, sheet)
     print(figure_table(figures), flush=True)

@@ -16,6 +16,7 @@ from pipelines.starts.noise_classifier import (
     load_noise_classifier,
     save_noise_classifier,
 )
+from pipelines.training.fit import MODEL, chosen_folder, require_fit
 from pipelines.training.latents import LatentPool
 from pipelines.training.objectives import learning_rate
 from pipelines.training.recipes import catalogue_for, find_recipe
@@ -102,14 +103,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir; then print how well it reads scenes that it has not seen."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--start", type=Path, default=Path("assets/models/emoji"),
-                        help="stock folder of the autoencoder")
+    parser.add_argument("--start", type=Path, help="stock folder of the autoencoder "
+                        "(default: the shipped model, for its own recipe)")
     parser.add_argument("--pool", type=int, default=POOL, help="scenes to learn from")
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
     recipe, device = find_recipe(chosen.recipe), pick_device()
-    vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32).to(device).eval()
+    start = chosen_folder(chosen.start, recipe, "--start", MODEL)
+    require_fit(start, recipe, ("vae",))
+    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(device).eval()
     pool = LatentPool(vae, catalogue_for(recipe), recipe.size, chosen.pool, 0.3, chosen.seed + 50)
     network = NoiseLevelNetwork(vae.config.latent_channels, LEVELS).to(device)
     settings = settings_from(chosen, STEPS, 0.998)

@@ -8,7 +8,7 @@ from pipelines.errors import TrainingError
 from pipelines.training.objects import Catalogue, packaged_catalogue, shipped_catalogue
 
 __all__ = [
-    "RECIPES", "AutoencoderRecipe", "ClassifierRecipe", "DenoiserRecipe", "Recipe",
+    "RECIPES", "SHIPPED_RECIPE", "AutoencoderRecipe", "ClassifierRecipe", "DenoiserRecipe", "Recipe",
     "catalogue_for", "find_recipe",
 ]
 
@@ -27,6 +27,11 @@ class AutoencoderRecipe:
     kl_weight: float = 1e-6
     gradient_weight: float = 1.0
     ema: float = 0.998
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent, along each side."""
+        return 2 ** (len(self.widths) - 1)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Recipe:
     classifier: ClassifierRecipe
 
 
+SHIPPED_RECIPE = "cpu"  # what made the models in assets
 RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(
         name="cpu", objects=71, size=64,

@@ -136,7 +136,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(made, tmp_path, monke
 def test_going_on_from_an_export_begins_with_its_weights(made, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "show", lambda self: None)
     export = made.folder / "denoiser" / "export"
-    _, tokenizer, networks = denoiser.load_networks(export)
+    _, tokenizer, networks = denoiser.load_networks(TOY, export)
     command("denoiser", tmp_path, "--start", str(export))
     command("autoencoder", tmp_path, "--start", str(export))
     trained = load_file(tmp_path / "denoiser" / "checkpoint" / "networks.safetensors")
@@ -151,8 +151,8 @@ def test_going_on_from_an_export_begins_with_its_weights(made, tmp_path, monkeyp
 
 
 def test_a_folder_that_lacks_a_part_is_refused(made, tmp_path):
-    with pytest.raises(TrainingError, match="no folder 'tokenizer'"):
-        denoiser.load_networks(made.start)
+    with pytest.raises(TrainingError, match="no 'tokenizer'"):
+        denoiser.load_networks(TOY, made.start)
     with pytest.raises(TrainingError, match="no 'vae'"):
         denoiser.fresh_networks(TOY, toy_catalogue(), tmp_path, tmp_path / "tokenizer")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from pipelines.errors import TrainingError
 from pipelines.training import evaluate
+from pipelines.training.fit import MODEL
 from pipelines.training.measures import named_captions
 from pipelines.training.objects import shipped_catalogue
 from pipelines.training.scenes import is_held_out
@@ -55,13 +57,17 @@ def test_the_card_keeps_its_text(tmp_path):
 
 
 def folder_of(path, text):
-    for part in evaluate.PARTS:
+    """A model with the shipped one's configs; `text` marks every file and folder of it."""
+    for part in evaluate.FILES:
         if "." in part:
             path.mkdir(parents=True, exist_ok=True)
             (path / part).write_text(text)
         else:
+            configs = [file.name for file in (MODEL / part).glob("*config.json")]
             (path / part).mkdir(parents=True)
-            (path / part / "config.json").write_text(text)
+            for name in configs:
+                shutil.copyfile(MODEL / part / name, path / part / name)
+            (path / part / "mark").write_text(text)
     return path
 
 
@@ -72,8 +78,8 @@ def test_a_candidate_ships_only_if_it_measures_better(tmp_path, monkeypatch, gai
     monkeypatch.setattr(evaluate, "measure", lambda folder, *_: dict(measured[folder]))
     monkeypatch.setattr(evaluate, "classifier_accuracy", lambda *_: (0.99, 1.0))
     evaluate.main(["--model", str(model), "--candidate", str(candidate), "--captions", "7"])
-    assert {(model / part).read_text() for part in evaluate.PARTS if "." in part} == {expected}
-    assert (model / "unet" / "config.json").read_text() == expected
+    assert {(model / part).read_text() for part in evaluate.FILES if "." in part} == {expected}
+    assert (model / "unet" / "mark").read_text() == expected
     assert (model / "figures.json").is_file() == (expected == "new")
 
 

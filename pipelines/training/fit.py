@@ -1,0 +1,98 @@
+"""Whether what a command begins from, or judges by, belongs to its recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipelines.errors import TrainingError
+from pipelines.metrics.classifier import SHIPPED as JUDGE
+from pipelines.metrics.classifier import Classifier
+from pipelines.training.objects import Catalogue
+from pipelines.training.recipes import SHIPPED_RECIPE, Recipe
+from pipelines.training.scenes import BACKGROUNDS
+
+__all__ = ["JUDGE", "MODEL", "PARTS", "chosen_folder", "require_fit", "require_judge"]
+
+MODEL = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+PARTS = ("vae", "tokenizer", "unet", "text_encoder")  # what a recipe shapes
+CONFIGS = {"tokenizer": "tokenizer_config.json"}  # all other parts have a config.json
+
+
+def chosen_folder(chosen: Path | None, recipe: Recipe, option: str, shipped: Path) -> Path:
+    """The folder that an option names, or the shipped one where the recipe is the shipped one's.
+
+    Raises: TrainingError when none is named and the recipe is another.
+    """
+    if chosen is not None:
+        return chosen
+    if recipe.name != SHIPPED_RECIPE:
+        raise TrainingError(
+            f"The recipe {recipe.name!r} needs {option} FOLDER: what ships in {shipped.name!r} is of "
+            f"the recipe {SHIPPED_RECIPE!r}. Make one with the commands of pipelines.training."
+        )
+    return shipped
+
+
+def require_fit(folder: Path, recipe: Recipe, parts: tuple[str, ...]) -> None:
+    """Check parts of a stock folder by their configs; no weights are read.
+
+    Args:
+        folder: a stock pipeline, or part of one.
+        recipe: what it must agree with: autoencoder's factor, token length, size, channels.
+        parts: of PARTS, those that are used.
+    Raises: TrainingError when a part is missing, broken or of another shape.
+    """
+    wrong = []
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise TrainingError(f"{str(folder)!r} has no {part!r}: it is needed to begin from.")
+        path = folder / part / CONFIGS.get(part, "config.json")
+        try:
+            found = _facts(part, json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"The config of {part!r} in {str(folder)!r} cannot be read: {error!r}.") from error
+        wanted = _wanted(part, recipe)
+        wrong += [f"{part}: {name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
+    if wrong:
+        raise TrainingError(f"{str(folder)!r} does not fit the recipe {recipe.name!r} ({'; '.join(wrong)}). "
+                            "Name a folder that was made by this recipe.")
+
+
+def require_judge(judge: Classifier, recipe: Recipe, catalogue: Catalogue) -> None:
+    """Check that a classifier tells apart exactly what the recipe's pictures show, at their size.
+
+    Raises: TrainingError when its objects, backgrounds or size are others.
+    """
+    known, shown = set(judge.labels), set(catalogue.labels)
+    wrong = []
+    if known != shown:
+        wrong.append(f"it names {len(known)} objects where the recipe has {len(shown)}: {len(shown - known)} of "
+                     f"these are unknown to it and {len(known - shown)} are beyond them")
+    if set(judge.backgrounds) != set(BACKGROUNDS):
+        wrong.append(f"its backgrounds differ in {sorted(set(judge.backgrounds) ^ set(BACKGROUNDS))}")
+    if judge.size != recipe.size:
+        wrong.append(f"it reads {judge.size} px, not {recipe.size}")
+    if wrong:
+        raise TrainingError(f"The classifier cannot judge the recipe {recipe.name!r}: {'; '.join(wrong)}. "
+                            "Name one that was trained by this recipe with --classifier.")
+
+
+def _facts(part: str, config: dict) -> dict[str, int]:
+    if part == "vae":
+        factor = 2 ** (len(config["block_out_channels"]) - 1)
+        return {"factor": factor, "sample_size": config["sample_size"], "latent_channels": config["latent_channels"]}
+    return {name: config[name] for name in {
+        "unet": ("sample_size", "in_channels"), "text_encoder": ("max_position_embeddings",),
+        "tokenizer": ("model_max_length",),
+    }[part]}
+
+
+def _wanted(part: str, recipe: Recipe) -> dict[str, int]:
+    shape = recipe.autoencoder
+    return {
+        "vae": {"factor": shape.factor, "sample_size": recipe.size, "latent_channels": shape.latent_channels},
+        "unet": {"sample_size": recipe.size // shape.factor, "in_channels": shape.latent_channels},
+        "text_encoder": {"max_position_embeddings": recipe.denoiser.tokens},
+        "tokenizer": {"model_max_length": recipe.denoiser.tokens},
+    }[part]
