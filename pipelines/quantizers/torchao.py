@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pipelines.errors import ModelError
 from pipelines.quantizers.base import Quantizer
 from pipelines.quantizers.machine import load_package, needs_gpu, needs_package
 
@@ -19,9 +20,12 @@ fits_torchao = functools.partial(needs_package, NAME, NAME)
 fits_torchao_int4 = functools.partial(needs_gpu, NAME, NAME, (8, 0))
 fits_torchao_fp8 = functools.partial(needs_gpu, NAME, NAME, (8, 9))
 
+GROUP, TILE = 128, 16
+"""Weights that share a scale in int4; sides of the blocks that fp8 arithmetic multiplies."""
+
 CONFIGS = {
     "int8": ("Int8WeightOnlyConfig", {"version": 2}),
-    "int4": ("Int4WeightOnlyConfig", {"group_size": 128}),
+    "int4": ("Int4WeightOnlyConfig", {"group_size": GROUP}),
     "fp8": ("Float8DynamicActivationFloat8WeightConfig", {}),
 }
 """Format to torchao's own configuration and its arguments."""
@@ -44,7 +48,21 @@ class TorchAo(Quantizer):
             name, arguments = CONFIGS[self.form]
             alone = torch.nn.Sequential(copy.deepcopy(layer))
             library.quantize_(alone, getattr(library, name)(**arguments))
-        return alone[0]
+        changed = alone[0]
+        # Its tensors are classes of their own. What it cannot change it logs, and leaves as it was.
+        if type(changed.weight.data) is torch.Tensor:
+            raise ModelError(
+                f"torchao left a layer of {tuple(layer.weight.shape)} weights as it was. Choose another method."
+            )
+        return changed
+
+    def refuses(self, layer: torch.nn.Module) -> str | None:
+        outputs, inputs = layer.weight.shape
+        if self.form == "int4" and inputs % GROUP:
+            return f"its rows of {inputs} weights do not divide into groups of {GROUP}"
+        if self.form == "fp8" and (inputs % TILE or outputs % TILE):
+            return f"its {outputs} rows of {inputs} weights do not divide into blocks of {TILE}"
+        return None
 
     def weight(self, layer: torch.nn.Module) -> torch.Tensor:
         return layer.weight.dequantize().float()
