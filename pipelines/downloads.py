@@ -37,7 +37,10 @@ class Hub(Protocol):
         """The commit that a revision means now, and the files of that commit."""
 
     def fetch(self, repository: str, commit: str, name: str, advance: Callable[[int], None]) -> Path:
-        """The file on this machine, fetched or resumed where it is not; `advance` takes the bytes that arrived."""
+        """The file on this machine, fetched or resumed where it is not.
+
+        `advance` takes the bytes that arrived, while they arrive; what it raises ends the download.
+        """
 
     def folder(self, repository: str, revision: str) -> Path | None:
         """What of the revision is on this machine already."""
@@ -63,8 +66,10 @@ class HuggingFace:
         return found.sha, [RemoteFile(file.rfilename, file.size or 0) for file in found.siblings]
 
     def fetch(self, repository: str, commit: str, name: str, advance: Callable[[int], None]) -> Path:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download
 
+        # Xet's own threads swallow what a progress bar raises, so nothing could stop them in the middle of a file.
+        constants.HF_HUB_DISABLE_XET = True
         return Path(hf_hub_download(repository, name, revision=commit, tqdm_class=_bar(advance)))
 
     def folder(self, repository: str, revision: str) -> Path | None:
@@ -97,9 +102,9 @@ def fetch_model(hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable
 
     Raises:
         ModelMissingError: the hub cannot be reached, or refuses.
-        Cancelled: the person stopped it; what has arrived is kept and resumed the next time.
+        Cancelled: the person stopped it; the files that have arrived are kept for the next time.
     """
-    arrived = Counter(progress)
+    arrived = Counter(progress, cancelled)
     with _explained(entry, models):
         commit, files = hub.files(entry.repository, entry.revision)
         sizes = {file.name: file.size for file in files}
@@ -120,7 +125,7 @@ def fetch_configs(hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callab
         ModelMissingError: the hub cannot be reached, or refuses.
         Cancelled: the person stopped it.
     """
-    arrived = Counter(progress)
+    arrived = Counter(progress, cancelled)
     with _explained(entry, models):
         commit, files = hub.files(entry.repository, entry.revision)
         sizes = {file.name: file.size for file in files}
@@ -140,7 +145,7 @@ def fetch_source(hub: Hub, entry: CatalogEntry, source: Source, models: Path, ca
         ModelMissingError: the hub cannot be reached, or refuses.
         Cancelled: the person stopped it.
     """
-    arrived = Counter(progress)
+    arrived = Counter(progress, cancelled)
     prefix = f"{source.subfolder}/" if source.subfolder else ""
     with _explained(entry, models):
         commit, files = hub.files(source.repository, source.revision)
@@ -164,14 +169,18 @@ def _fetch_all(hub: Hub, repository: str, commit: str, sizes: Mapping[str, int],
                arrived: Counter) -> list[Path]:
     paths: list[Path] = []
     for name, size in sizes.items():
-        if cancelled():
-            from pipelines.denoiser import Cancelled
-
-            raise Cancelled
+        _raise_if(cancelled)
         before = arrived.done
         paths.append(hub.fetch(repository, commit, name, arrived.advance))
         arrived.reach(before + size)
     return paths
+
+
+def _raise_if(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        from pipelines.denoiser import Cancelled
+
+        raise Cancelled
 
 
 class Counter:
@@ -179,14 +188,20 @@ class Counter:
 
     Args:
         progress: called with bytes done and in all, or None.
+        cancelled: whether the person stopped it.
     """
 
-    def __init__(self, progress: Progress | None):
-        self.progress, self.done, self.total = progress, 0, 0
+    def __init__(self, progress: Progress | None, cancelled: Callable[[], bool]):
+        self.progress, self.cancelled, self.done, self.total = progress, cancelled, 0, 0
 
     def advance(self, count: int) -> None:
-        """So many more arrived."""
+        """So many more arrived.
+
+        Raises:
+            Cancelled: the person stopped it; raised through the client's loop over the file.
+        """
         self.reach(self.done + count)
+        _raise_if(self.cancelled)
 
     def reach(self, done: int) -> None:
         """So many are there, e.g. because a file was in the cache already."""

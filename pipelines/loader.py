@@ -103,7 +103,7 @@ class Loader:
 
         Args:
             key: of the catalogue.
-            cancelled: polled between files, while waiting, and while layers are quantised.
+            cancelled: polled while files arrive, while waiting, and while layers are quantised.
             progress: told about downloads and loads.
             timeout: seconds to wait for memory.
             quantisation: makes it the quantised model, as if that stood in the catalogue.

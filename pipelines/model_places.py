@@ -38,7 +38,7 @@ class ModelPlaces:
         Args:
             entry: a folder on this machine or a published model.
             variants: of the weights, the most wanted first.
-            cancelled: polled between files.
+            cancelled: polled between files, and while one arrives.
             progress: told the bytes that arrive.
 
         Raises:
