@@ -162,7 +162,7 @@ def spread(text: str, whole: bool, most: int) -> list[float | int]:
             raise SettingsError(
                 f"{part[:80]!r} is no number. Write numbers or ranges, for example 4, 8, 10-30:5."
             ) from None
-        if not all(abs(one) < 2**63 for one in (start, end)) or step <= 0:
+        if not all(abs(one) < 2**63 for one in (start, end, step)) or step <= 0:
             raise SettingsError(
                 f"{part[:80]!r} is no range. Write start-end:step with a step above 0, for example 10-30:5."
             )

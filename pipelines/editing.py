@@ -16,7 +16,7 @@ from pipelines.errors import PictureError, PromptError, SettingsError, UnknownMe
 from pipelines.inversions import INVERSIONS
 from pipelines.limits import Limits
 from pipelines.registry import parse_settings
-from pipelines.types import Choice, Request, Traits
+from pipelines.types import Choice, Request, Traits, is_text
 
 __all__ = ["FITS", "Canvas", "EditRequest", "Picture", "canvas_of"]
 
@@ -97,7 +97,7 @@ class EditRequest:
         plain, source_prompt = values.get("base", {}), values.get("source_prompt", "")
         if not isinstance(plain, Mapping):
             raise SettingsError(f"The base of an edit is given as {str(plain)[:80]!r}. Give an object of settings.")
-        if not isinstance(source_prompt, str):
+        if not is_text(source_prompt):
             raise SettingsError(f"The source prompt is {str(source_prompt)[:80]!r}. It must be text.")
         if values.get("picture") is None:
             raise PictureError("There is no picture to edit. Upload one, or choose an example.")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pipelines.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.types import is_text
 
 __all__ = ["Method", "NoSettings", "Table", "parse_settings", "setting", "setting_type"]
 
@@ -174,7 +175,7 @@ def _converted(kind: type, value: Any, name: str) -> Any:
             raise wrong
         return value
     if kind is str:
-        if not isinstance(value, str):
+        if not is_text(value):
             raise wrong
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):

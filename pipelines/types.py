@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pipelines.schedule import Level
 
-__all__ = ["MAX_PROMPT", "METHODS", "Choice", "LoraChoice", "Request", "Step", "Traits", "Trajectory"]
+__all__ = ["MAX_PROMPT", "METHODS", "Choice", "LoraChoice", "Request", "Step", "Traits", "Trajectory", "is_text", "is_whole"]
 
 MAX_PROMPT = 4000
 """Characters allowed in a prompt: ten times what any text encoder here reads."""
@@ -143,14 +143,28 @@ def _parsed(name: str, value: Any) -> Any:
             raise SettingsError(f"LoRAs are given as {str(value)[:80]!r}. Give a list.")
         return tuple(LoraChoice.parse(lora) for lora in value)
     if name in {"model", "prompt", "negative_prompt"}:
-        if not isinstance(value, str):
+        if not is_text(value):
             raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be text.")
         return value
     number = name == "variation_strength"
-    wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-    if wrong or (not number and value != int(value)):
+    if not (_is_number(value) if number else is_whole(value)):
         raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be a {'number' if number else 'whole number'}.")
     return float(value) if number else int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether an untrusted value is a whole number; JSON as Python reads it knows infinity and NaN, too."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def is_text(value: Any) -> bool:
+    """Whether an untrusted value is text that can be stored: JSON can hold half of a character, which UTF-8 cannot."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
+
+
+def _is_number(value: Any) -> bool:
+    # JSON's integers may have more digits than a float can hold.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pipelines.catalog import CatalogEntry
 from pipelines.editing import Picture
 from pipelines.errors import PictureError, SettingsError, UnknownMethodError
 from pipelines.limits import Limits
-from pipelines.types import Choice, Request
+from pipelines.types import Choice, Request, is_whole
 from pipelines.video_models import plan_clip, video_model
 from pipelines.videos import VIDEOS, fitting_videos
 from pipelines.videos.base import VideoJob
@@ -173,8 +173,7 @@ def _keys(
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
-    wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or int(value) != value
-    if wrong:
+    if not is_whole(value):
         raise SettingsError(f"The {name} is {str(value)[:80]!r}. It must be a whole number.")
     if not low <= value <= high:
         raise SettingsError(f"The {name} is {int(value)}. Choose a value from {low} to {high}.")

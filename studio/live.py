@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +122,16 @@ def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
 
 
 def _refused(sentence: str, status: int) -> Response:
-    return JSONResponse({"detail": sentence, "notice": markup.notice(sentence)}, status, headers=_HEADERS)
+    plain = sentence.encode("utf-8", "replace").decode()  # it may quote a file's name, which need not be text
+    return JSONResponse({"detail": plain, "notice": markup.notice(plain)}, status, headers=_HEADERS)
 
 
 async def _content(request: Request) -> Mapping[str, Any]:
     try:
-        content = json.loads(await request.body())
+        content = json.loads(await request.body(), parse_constant=_finite, parse_float=_finite)
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # it goes back as the draft, which the browser then could not read
+        raise SettingsError("The form holds half of a character. Delete it and type it anew.") from error
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("values"), list):
@@ -134,12 +139,19 @@ async def _content(request: Request) -> Mapping[str, Any]:
     return content
 
 
+def _finite(number: str) -> float:
+    """A number of JSON, which knows neither infinity nor NaN, as Python would read them."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(number)
+    return value
+
+
 def _submit(studio: Studio, tab: LiveTab, content: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
     try:
         draft, values = tab.read(content["values"])
     except StepwiseError:  # some of ours are ValueErrors too
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # the page sends none of these, a program may
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:  # the page sends none of these, a program may
         _LOG.info("a form that cannot be read: %r", error)
         raise SettingsError("The form could not be read. Reload the page and try again.") from error
     return studio.submit(tab.key, values, str(content.get("owner") or "")[:_LONGEST_OWNER]), draft

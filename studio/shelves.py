@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.catalog import shown
 from pipelines.errors import SettingsError
+from pipelines.types import is_text, is_whole
 from studio.gallery_files import listed
 from studio.gallery_records import find
 from studio.model_shelf import ModelShelf, lora_row, memory_of, model_row
@@ -38,15 +39,9 @@ def results(
         StoreError: there is no result `before`.
     """
     for name, value in (("search", search), ("kind", kind), ("before", before)):
-        if not isinstance(value, str):
+        if not is_text(value):
             raise SettingsError(f"{name} is {str(value)[:80]!r}, and must be text.")
-    if (
-        isinstance(limit, bool)
-        or not isinstance(limit, (int, float))
-        or limit != limit
-        or int(limit) != limit
-        or not 1 <= limit <= MOST
-    ):
+    if not is_whole(limit) or not 1 <= limit <= MOST:
         raise SettingsError(f"limit is {str(limit)[:80]!r}, and must be a whole number from 1 to {MOST}.")
     if before:
         studio.store.get(before)

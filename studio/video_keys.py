@@ -92,7 +92,7 @@ def _key(prompt: Any, seed: Any) -> dict[str, Any]:
     text = str(seed or "").strip()
     if not text:
         return key
-    if not text.isdigit():
+    if not text.isdecimal():
         raise SettingsError(
             f"The seed of a key is {text[:80]!r}. Give a whole number, or leave it empty for the first key's."
         )

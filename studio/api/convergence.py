@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from studio.api.running import run_task
+from studio.api.running import fields, run_task
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -26,7 +26,8 @@ def endpoint(studio: "Studio") -> Callable:
             settings: {"samplers": ["ddim", "unipc"] or "all first order", "evaluations": [8, 16, 32] or "8, 10-50:10",
                 "reference_steps": 20 to 999, "base": other fields of a request}.
         """
-        values = {**settings, "base": {**settings.get("base", {}), "prompt": prompt}}
+        given = fields(settings)
+        values = {**given, "base": {**fields(given.get("base", {}), "base"), "prompt": prompt}}
         yield from run_task(studio, "convergence", values, request.session_hash or "")
 
     return convergence

@@ -14,7 +14,7 @@ from pipelines.learning.fitting import LEARNERS, PROMPTS, LearnRequest, PictureS
 from pipelines.registry import parse_settings
 from pipelines.schedules.learned_file import write_learned
 from pipelines.text_to_image import resolve
-from pipelines.types import Choice
+from pipelines.types import Choice, is_text
 from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
 from studio.tasks.text_to_image import parse_request
 
@@ -86,7 +86,7 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
 def _prompts(value: Any) -> tuple[str, ...]:
     """From a list, or from text with a prompt a line."""
     lines = value.splitlines() if isinstance(value, str) else value
-    if not isinstance(lines, (list, tuple)) or not all(isinstance(line, str) for line in lines):
+    if not isinstance(lines, (list, tuple)) or not all(map(is_text, lines)):
         raise SettingsError(f"The prompts of a fit are {str(value)[:80]!r}. Give a list of texts, or one a line.")
     prompts = tuple(line.strip() for line in lines if line.strip())
     if len(prompts) > MOST_PROMPTS:
