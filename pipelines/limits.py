@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 
 from pipelines.errors import PromptError, SettingsError
 from pipelines.guidance import GUIDANCE
@@ -10,9 +11,12 @@ from pipelines.registry import Table, parse_settings
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.starts import STARTS
-from pipelines.types import MAX_PROMPT, Choice, Request, Traits
+from pipelines.types import MAX_PROMPT, METHODS, Request, Traits
 
-__all__ = ["Limits", "check_fit", "check_request"]
+__all__ = ["TABLES", "Limits", "check_fit", "check_request"]
+
+TABLES: Mapping[str, Table] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "guidance": GUIDANCE, "start": STARTS}
+"""The table of each of a request's methods, by its field."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,20 +80,27 @@ def check_request(request: Request, limits: Limits, prompt_needed: bool = True) 
                             f"studio makes at once ({limits.max_pixels} pixels). Choose a smaller size or batch.")
     if len(request.loras) > limits.max_loras:
         raise SettingsError(f"{len(request.loras)} LoRAs are chosen. At most {limits.max_loras} can be applied together.")
-    for table, choice in _choices(request):
+    for name, table in TABLES.items():
+        choice = getattr(request, name)
         method = table[choice.key]
         parse_settings(method.settings, choice.settings, method.label)
     _check_orders(request)
 
 
-def check_fit(request: Request, traits: Traits) -> None:
+def check_fit(request: Request, traits: Traits, said: Collection[str] = METHODS) -> None:
     """Whether the chosen methods fit the model.
+
+    Args:
+        request: its methods are looked at.
+        traits: of the model.
+        said: fields that somebody chose: a stock pipeline has no use for the others and never sees them.
 
     Raises:
         MethodFitError: one does not, and why.
     """
-    for table, choice in _choices(request):
-        table[choice.key].require_fit(traits)
+    for name, table in TABLES.items():
+        if name in said or traits.backbone != "pipeline":
+            table[getattr(request, name).key].require_fit(traits)
 
 
 def _check_orders(request: Request) -> None:
@@ -101,11 +112,6 @@ def _check_orders(request: Request) -> None:
         if value != default and int(value) > steps:
             raise SettingsError(f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps. Choose an order "
                                 f"up to {steps}, or at least {value} steps.")
-
-
-def _choices(request: Request) -> list[tuple[Table, Choice]]:
-    return [(SAMPLERS, request.sampler), (SCHEDULES, request.schedule), (GUIDANCE, request.guidance),
-            (STARTS, request.start)]
 
 
 def _check_prompts(request: Request, limits: Limits, needed: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.errors import MethodFitError, SettingsError, UnknownMethodError
 from pipelines.types import is_text
 
-__all__ = ["Method", "NoSettings", "Table", "parse_settings", "setting", "setting_type"]
+__all__ = ["Method", "NoSettings", "Table", "own_loop_only", "parse_settings", "setting", "setting_type"]
 
 
 def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None,
@@ -79,16 +79,25 @@ class Method:
             raise MethodFitError(f"{self.label} does not fit this model: {reason}")
 
 
+def own_loop_only(traits: Any) -> str | None:
+    """The `fit` of what only the studio's own loop can do."""
+    reason = "it runs through its own pipeline, which brings its own sampler, schedule and noise. Leave this choice out"
+    return reason if traits.backbone == "pipeline" else None
+
+
 class Table(Mapping[str, Method]):
     """An ordered, read-only table of methods, found by key.
 
     Args:
         kind: what the methods are, for messages: "sampler", "schedule", ...
         methods: the lines, in the order in which a page lists them.
+        fit: of all of them, asked before each one's own.
     """
 
-    def __init__(self, kind: str, methods: list[Method]):
+    def __init__(self, kind: str, methods: list[Method], fit: Callable[[Any], str | None] | None = None):
         self.kind = kind
+        if fit is not None:
+            methods = [dataclasses.replace(method, fit=_both(fit, method.fit)) for method in methods]
         self._methods = {method.key: method for method in methods}
         if len(self._methods) != len(methods):
             raise ValueError(f"two {kind}s share a key")
@@ -130,6 +139,10 @@ class Table(Mapping[str, Method]):
     def fitting(self, traits: Any) -> list[Method]:
         """The methods that fit a model, in the table's order."""
         return [method for method in self.values() if not method.fit(traits)]
+
+
+def _both(first: Callable[[Any], str | None], second: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+    return lambda traits: first(traits) or second(traits)
 
 
 def setting_type(cls: type, name: str) -> type:

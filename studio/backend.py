@@ -7,7 +7,7 @@ import dataclasses
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,16 @@ from pipelines.catalog import Catalog, CatalogEntry
 from pipelines.catalog_folder import LoraEntry, scan_loras
 from pipelines.errors import LoraError, SettingsError, UnknownMethodError
 from pipelines.families.base import Family
-from pipelines.guidance import GUIDANCE
 from pipelines.limits import Limits
 from pipelines.loader import Loader
 from pipelines.model_cache import ModelCache
-from pipelines.registry import parse_settings
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import use_folder
-from pipelines.starts import STARTS
 from pipelines.types import LoraChoice, Request, Traits
 from pipelines.video import VideoRequest
 from pipelines.wildcards import expand_wildcards
-from studio import __version__, infotext
+from studio import infotext
 from studio.clips import SUFFIXES, encode_clip, poster
+from studio.described import described
 from studio.engine.local import LocalEngine
 from studio.jobs import Frame, Job, JobStatus
 from studio.store import Store
@@ -49,8 +45,10 @@ _HEADROOM = 0.1
 _TRAITS = {
     "sd": Traits("sd", "epsilon", "unet"), "sdxl": Traits("sdxl", "epsilon", "unet"),
     "sd3": Traits("sd3", "flow", "transformer"), "flux": Traits("flux", "flow", "transformer", "embedded"),
+    "stock": Traits("stock", "epsilon", "pipeline"), "AnimateDiffPipeline": Traits("animatediff", "epsilon", "unet"),
 }
-"""What a family's models have in common, until one is loaded and says it itself."""
+"""What a family's models have in common, until one is loaded and says it itself; a pipeline's own line goes before its
+family's: AnimateDiff is loaded as a stock pipeline and runs in the studio's loop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +188,8 @@ class Studio:
 
     def traits(self, model: str) -> Traits | None:
         """What methods ask of this model; None while it cannot be said without loading it."""
-        return self._traits.get(model) or _TRAITS.get(self.catalog[model].family)
+        entry = self.catalog[model]
+        return self._traits.get(model) or _TRAITS.get(entry.pipeline) or _TRAITS.get(entry.family)
 
     @contextlib.contextmanager
     def model(self, key: str, job: Job) -> Iterator[Any]:
@@ -255,14 +254,17 @@ class Studio:
     # Results.
 
     def save_picture(self, image: np.ndarray, request: Request, job: Job, index: int = 0,
-                     figures: Mapping[str, Any] | None = None) -> str:
+                     figures: Mapping[str, Any] | None = None, unread: Collection[str] = ()) -> str:
         """Store one finished picture (H, W, 3), uint8, with its settings inside; returns its id.
+
+        Args:
+            unread: methods of the request that its model took no notice of, which the file must not claim.
 
         Raises:
             StoreError: it cannot be written.
         """
         height, width = image.shape[:2]
-        metadata, parameters = self._described(request.replace(width=width, height=height), figures)
+        metadata, parameters = self._described(request.replace(width=width, height=height), figures, unread)
         return self.store.save(Image.fromarray(image), metadata, parameters, kind=job.task, job=job.id, index=index).id
 
     def encode_clip(self, frames: np.ndarray, request: VideoRequest) -> bytes:
@@ -286,11 +288,10 @@ class Studio:
         return self.store.save_bytes(
             data, SUFFIXES[request.format], metadata, parameters, kind="video", job=job.id, size=size).id
 
-    def _described(self, request: Request, figures: Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
+    def _described(self, request: Request, figures: Mapping[str, Any] | None,
+                   unread: Collection[str] = ()) -> tuple[dict[str, Any], str]:
         """A result's metadata, and the same as text."""
-        labels = infotext.Labels(model=self.catalog[request.model].label, version=f"Stepwise {__version__}")
-        metadata = {"request": request.to_json(), "figures": dict(figures or {}), "version": __version__}
-        return metadata, infotext.write(_complete(request), labels)
+        return described(request, self.catalog[request.model].label, self.traits(request.model), figures, unread)
 
     def read_picture(self, path: str) -> infotext.Restored | None:
         """The settings that an uploaded picture carries.
@@ -309,13 +310,3 @@ def _caches(settings: StudioSettings) -> tuple[ModelCache, ModelCache | None]:
         return ModelCache(budget, int(budget * _HEADROOM)), None
     budget = settings.memory_budget or int(torch.cuda.mem_get_info()[1] * _SHARE_OF_DEVICE)
     return ModelCache(budget, int(budget * _HEADROOM)), ModelCache(memory)
-
-
-def _complete(request: Request) -> dict[str, Any]:
-    """The request's JSON with every method setting spelled out, as the infotext wants it."""
-    plain = request.to_json()
-    for name, table in (("sampler", SAMPLERS), ("schedule", SCHEDULES), ("guidance", GUIDANCE), ("start", STARTS)):
-        choice = getattr(request, name)
-        settings = parse_settings(table[choice.key].settings, choice.settings)
-        plain[name] = {"key": choice.key, **dataclasses.asdict(settings)}
-    return plain

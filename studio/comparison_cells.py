@@ -191,4 +191,6 @@ def _number(text: str, name: str) -> float:
 
 
 def _choices(table: Any, traits: Traits | None) -> list[tuple[str, str]]:
-    return [(method.label, method.key) for method in (table.fitting(traits) if traits else table.values())]
+    # Nothing fits a model with a pipeline of its own, which the tab does not offer: the model that is chosen stays.
+    methods = table.fitting(traits) if traits else ()
+    return [(method.label, method.key) for method in methods or table.values()]

@@ -43,7 +43,7 @@ class ComparisonSetup:
 
     def __init__(self, studio: Studio, prefix: str):
         self.studio, self.prefix = studio, prefix
-        self.form = RequestForm(studio, prefix)
+        self.form = RequestForm(studio, prefix, own_loop=True)
 
     # Sections, each built where it is called.
 
@@ -172,7 +172,7 @@ class ComparisonSetup:
                 **self._panels(draft["mode"]),
                 **{getattr(self, name): draft[name] for name in ("equal", "mode", "reference", "reference_steps")},
             }
-        except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or by hand
+        except (StepwiseError, TypeError, ValueError, LookupError):  # written by an older version, or by hand
             return {}
 
     def _edited(self, data: Mapping[Any, Any], change: Callable[[Rows], Rows]) -> dict[Any, Any]:

@@ -113,13 +113,18 @@ class MethodControls:
         """Everything that `updates` may change."""
         return {self.method, *self.panels.values(), *self.fields}
 
-    def choice(self, data: Mapping[Component, Any]) -> dict[str, Any]:
+    def choice(self, data: Mapping[Component, Any]) -> dict[str, Any] | None:
         """What is chosen, as `Choice.parse` reads it: the key, and the settings that differ from their defaults.
 
         Args:
             data: component to value, of an event whose inputs were `method` and `fields`.
+
+        Returns:
+            None where no method fits the model, and so none is chosen.
         """
         key = data[self.method]
+        if key is None:
+            return None
         components = self.settings.get(key, {})
         return (
             {"key": key, **settings_values(components, data, self.table[key].settings)} if components else {"key": key}
@@ -130,19 +135,21 @@ class MethodControls:
 
         Args:
             choice: what `Choice.parse` reads; None, or a method that does not fit, takes the first that fits.
-            traits: of the model; None offers every method.
+            traits: of the model; None offers every method. Where none fits, the whole choice is hidden.
 
         Raises:
             SettingsError: the choice names no method of the table.
         """
         methods = self.table.fitting(traits) if traits else list(self.table.values())
+        if not methods:
+            return {self.method: gr.update(choices=[], value=None, visible=False), **self.panel_updates("")}
         wanted = Choice.parse(choice) if choice is not None else None
         chosen = self.table[wanted.key] if wanted else methods[0]
         given = wanted.settings if wanted else {}
         if chosen not in methods:
             chosen, given = methods[0], {}
         shown = {
-            self.method: gr.update(choices=_choices(methods), value=chosen.key, info=_info(chosen)),
+            self.method: gr.update(choices=_choices(methods), value=chosen.key, info=_info(chosen), visible=True),
             **self.panel_updates(chosen.key),
         }
         defaults = {field.name: field.default for field in dataclasses.fields(chosen.settings)}
@@ -179,13 +186,14 @@ def method_controls(
         traits: of the model chosen at first; None offers every method.
     """
     methods = table.fitting(traits) if traits else list(table.values())
-    wanted = Choice.parse(choice) if choice is not None else Choice(methods[0].key)
+    wanted = Choice.parse(choice) if choice is not None and methods else Choice(next(iter(methods or table.values())).key)
     chosen = table[wanted.key]
     method = gr.Dropdown(
         _choices(methods),
-        value=chosen.key,
+        value=chosen.key if methods else None,
         label=label or table.kind.capitalize(),
         info=_info(chosen),
+        visible=bool(methods),
         filterable=False,
         elem_id=elem_id(prefix, table.kind),
     )
@@ -193,7 +201,7 @@ def method_controls(
     for candidate in table.values():
         if candidate.settings is NoSettings:
             continue
-        with gr.Column(visible=candidate.key == chosen.key, elem_classes="sw-panel", min_width=0) as panel:
+        with gr.Column(visible=bool(methods) and candidate.key == chosen.key, elem_classes="sw-panel", min_width=0) as panel:
             settings[candidate.key] = settings_controls(candidate.settings, elem_id(prefix, table.kind, candidate.key))
         panels[candidate.key] = panel
     for name, value in wanted.settings.items():

@@ -10,11 +10,7 @@ import gradio as gr
 from gradio.components import Component
 
 from pipelines.errors import SettingsError
-from pipelines.guidance import GUIDANCE
-from pipelines.registry import Table
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import SCHEDULES
-from pipelines.starts import STARTS
+from pipelines.limits import TABLES
 from studio.controls import PLUMBING, MethodControls, elem_id, method_controls
 from studio.lora_controls import lora_controls
 from studio.presentation import model_label, model_note
@@ -33,7 +29,6 @@ SIZE_STEP = 8
 SIDES = ("width", "height")
 SEEDS = ("seed", "variation_seed")
 PLAIN = {"prompt", "negative_prompt", "num_inference_steps", "batch_size", "variation_strength", "seed_mode"}
-TABLES: Mapping[str, Table] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "guidance": GUIDANCE, "start": STARTS}
 
 
 class RequestForm:
@@ -42,10 +37,11 @@ class RequestForm:
     Args:
         studio: models, LoRAs, limits.
         prefix: begins every component's id.
+        own_loop: whether the tab works on our own loop's steps, so that models with a pipeline of their own are no use.
     """
 
-    def __init__(self, studio: Studio, prefix: str):
-        self.studio, self.prefix = studio, prefix
+    def __init__(self, studio: Studio, prefix: str, own_loop: bool = False):
+        self.studio, self.prefix, self.own_loop = studio, prefix, own_loop
         self.first = self.models[0]
         self.fields: dict[str, Component] = {}
         self.methods: dict[str, MethodControls] = {}
@@ -53,7 +49,8 @@ class RequestForm:
     @property
     def models(self) -> list[CatalogEntry]:
         """Those that make pictures, the models folder's as it was last scanned."""
-        return [entry for entry in self.studio.models() if entry.kind == "image"]
+        found = [entry for entry in self.studio.models() if entry.kind == "image"]
+        return [entry for entry in found if entry.family != "stock"] if self.own_loop else found
 
     # Sections, each built where it is called.
 
@@ -150,6 +147,7 @@ class RequestForm:
     def request(draft: Mapping[str, Any]) -> dict[str, Any]:
         """A draft as the values of a Request: the style put around the prompt, a random seed drawn."""
         values = {name: value for name, value in draft.items() if name not in ("style", "seed_mode")}
+        values = {name: value for name, value in values.items() if name not in TABLES or value is not None}
         if draft["seed_mode"] == RANDOM:
             values["seed"] = _roll()
         values["prompt"], values["negative_prompt"] = styled(draft["style"], draft["prompt"], draft["negative_prompt"])

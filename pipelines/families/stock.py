@@ -63,6 +63,8 @@ class StockPipeline:
     Attributes:
         traits: backbone "pipeline": methods that need a denoiser do not fit.
         accepted: names of the arguments that the pipeline's call takes.
+        guidance_name: the argument that is the scale of classifier-free guidance, or of a network that takes it as an
+            input; "" where the call takes none.
         watched: how steps are seen and cancelled: "step_end", "callback" (the older form), or "none", when
             there are neither steps nor previews and a cancel takes effect only at the end.
         default_size: (width, height) in pixels, None where the pipeline does not say.
@@ -76,7 +78,11 @@ class StockPipeline:
         self.accepted = frozenset(self._parameters) - {"self", "args", "kwargs"}
         self.watched = next((way for way, name in (("step_end", "callback_on_step_end"), ("callback", "callback"))
                              if name in self.accepted), "none")
-        guidance = "cfg" if "guidance_scale" in self.accepted else "none"
+        distilled = _is_distilled(pipe)
+        # Where a call takes both, guidance_scale is the input of a distilled network, and ignored by any other.
+        names = ("guidance_scale",) if distilled else ("true_cfg_scale", "guidance_scale")
+        self.guidance_name = next((name for name in names if name in self.accepted), "")
+        guidance = ("embedded" if distilled else "cfg") if self.guidance_name else "none"
         self.traits = Traits(self.key, _prediction_type(pipe), "pipeline", guidance)
         self.default_size = _default_size(pipe)
         self._preview = preview
@@ -220,6 +226,12 @@ def _prediction_type(pipe: Any) -> str:
     if "FlowMatch" in type(scheduler).__name__ or kind.startswith("flow"):
         return "flow"
     return kind or "epsilon"
+
+
+def _is_distilled(pipe: Any) -> bool:
+    """Whether the network takes the guidance scale as an input."""
+    transformer = getattr(pipe, "transformer", None)
+    return bool(transformer is not None and transformer.config.get("guidance_embeds"))
 
 
 def _default_size(pipe: Any) -> tuple[int, int] | None:

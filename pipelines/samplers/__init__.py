@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.registry import Method, Table
+from pipelines.registry import Method, Table, own_loop_only
 from pipelines.samplers.ddim import AncestralSettings, Ddim, DdimSettings
 from pipelines.samplers.ddpm import Ddpm, DdpmSettings
 from pipelines.samplers.deis import Deis, DeisSettings
@@ -134,4 +134,4 @@ SAMPLERS = Table("sampler", [
     Method("lml", "LML", Lml, LmlSettings, fit=diffusion_models_only, paper="Wang et al., LML, arXiv:2505.24222",
            help="Around any solver: curvature of the noise. At kappa 0, the authors' value, it changes nothing.",
            groups=("research",)),
-])
+], fit=own_loop_only)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.registry import Method, Table
+from pipelines.registry import Method, Table, own_loop_only
 from pipelines.schedule import Level, NoiseSchedule
 from pipelines.schedules.align_your_steps import AlignYourSteps, AlignYourStepsSettings, fits_align_your_steps
 from pipelines.schedules.beta import Beta, BetaSettings
@@ -44,7 +44,7 @@ SCHEDULES = Table("schedule", [
            help="Times that were fitted to this very model, sampler and number of steps."),
     Method("hand_typed", "Hand-typed", HandTyped, HandTypedSettings, paper="Karras et al., EDM, arXiv:2206.00364",
            help="Any list of time steps or sigmas, as you type it."),
-])
+], fit=own_loop_only)
 
 
 def settled(request: Request) -> Any:

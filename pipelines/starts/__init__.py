@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from pipelines.registry import Method, Table
+from pipelines.registry import Method, Table, own_loop_only
 from pipelines.starts.gaussian import GaussianSettings, GaussianStart
 from pipelines.starts.mcmc import DenoisingMcmc, McmcSettings
 from pipelines.starts.noise import PlainNoise
 from pipelines.starts.optimal_transport import OptimalTransport, OptimalTransportSettings
-from pipelines.types import Traits
 
 __all__ = ["STARTS"]
-
-
-def _own_loop_only(traits: Traits) -> str | None:
-    return "it runs through its own pipeline, which draws its own noise" if traits.backbone == "pipeline" else None
 
 
 STARTS = Table("start", [
     Method("noise", "Plain noise", PlainNoise, paper="Ho et al., DDPM, arXiv:2006.11239",
            help="Pure noise, and every step of the schedule."),
-    Method("gaussian", "Gaussian-analytic", GaussianStart, GaussianSettings, fit=_own_loop_only,
+    Method("gaussian", "Gaussian-analytic", GaussianStart, GaussianSettings,
            paper="Wang & Vastola, Gaussian score, arXiv:2412.09726",
            help="The first steps by a formula, from the mean and covariance of the model's data."),
-    Method("optimal_transport", "Optimal transport", OptimalTransport, OptimalTransportSettings, fit=_own_loop_only,
+    Method("optimal_transport", "Optimal transport", OptimalTransport, OptimalTransportSettings,
            paper="Li et al., DPM-OT, arXiv:2307.11308",
            help="Sends the noise to a partly noised picture of the model's data; only the last steps are left."),
-    Method("mcmc", "Denoising MCMC", DenoisingMcmc, McmcSettings, fit=_own_loop_only,
+    Method("mcmc", "Denoising MCMC", DenoisingMcmc, McmcSettings,
            paper="Kim & Ye, Denoising MCMC, arXiv:2209.14593",
            help="A chain through noise levels; the steps begin at the least noise it reaches. One picture at a time."),
-])
+], fit=own_loop_only)

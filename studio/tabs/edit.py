@@ -46,7 +46,7 @@ class EditTab(RunningTab):
     def __init__(self, studio: Studio, shell: Shell):
         self.studio, self.shell = studio, shell
         self.session = shell.sessions[KEY]
-        self.form = RequestForm(studio, "edit")
+        self.form = RequestForm(studio, "edit", own_loop=True)
         self.traits = studio.traits(self.form.first.key)
         with gr.Column(elem_classes="sw-studio sw-edit sw-live", elem_id="edit"):
             with gr.Column(elem_classes="sw-compose", min_width=0):

@@ -48,7 +48,7 @@ class QuantizeTab(RunningTab):
         self.studio, self.shell = studio, shell
         self.session = shell.sessions[KEY]
         self.machine = this_machine(studio.loader.device)
-        self.form = RequestForm(studio, "qz")
+        self.form = RequestForm(studio, "qz", own_loop=True)
         with gr.Column(elem_classes="sw-studio sw-comparison sw-live", elem_id="qz"):
             with gr.Column(elem_classes="sw-compose", min_width=0):
                 self._compose()

@@ -10,36 +10,58 @@ import numpy as np
 import torch
 
 from pipelines.errors import MethodFitError
-from pipelines.guidance import GUIDANCE
+from pipelines.guidance.cfg import CfgSettings
 from pipelines.registry import parse_settings
 from pipelines.text_to_image import to_uint8
-from pipelines.types import Request
+from pipelines.types import Choice, Request
 from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
 
 if TYPE_CHECKING:
-    from pipelines.families.stock import StockPipeline, StockStep
+    from pipelines.families.stock import StockPipeline, StockResult, StockStep
     from studio.backend import Studio
 
 __all__ = ["arguments_of", "run_stock"]
 
 
-def arguments_of(request: Request, pipeline: StockPipeline) -> dict[str, Any]:
-    """diffusers' arguments for a request; what a pipeline of this kind never takes is refused if it was set.
+def arguments_of(request: Request, pipeline: StockPipeline, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """diffusers' arguments for a request; what this pipeline does not take is refused if it was set.
+
+    Args:
+        request: checked.
+        pipeline: knows what its call accepts.
+        defaults: the model's own, by `Request` field: nobody chose a value that equals them.
 
     Raises:
-        MethodFitError: LoRAs or a variation, which need a denoiser of ours.
+        MethodFitError: LoRAs or a variation, which need a denoiser of ours; or what its call does not take.
     """
     if request.loras:
         raise MethodFitError("LoRAs cannot be applied to a model that runs through its own pipeline. Remove them.")
     if request.variation_strength:
         raise MethodFitError("A model that runs through its own pipeline draws its own noise: set the variation strength to 0.")
-    guidance = GUIDANCE[request.guidance.key]
-    scale = getattr(parse_settings(guidance.settings, request.guidance.settings), "guidance_scale", None)
-    optional = {"guidance_scale": scale, "num_images_per_prompt": request.batch_size,
+    optional = {"num_images_per_prompt": request.batch_size,
                 "generator": [torch.Generator().manual_seed(request.seed + i) for i in range(request.batch_size)]}
-    wanted = {"prompt": request.prompt, "negative_prompt": request.negative_prompt, "width": request.width or None,
-              "height": request.height or None, "num_inference_steps": request.num_inference_steps}
-    return wanted | {name: value for name, value in optional.items() if name in pipeline.accepted}
+    wanted = {"prompt": request.prompt, "negative_prompt": request.negative_prompt,
+              "num_inference_steps": request.num_inference_steps}
+    sides = {name: getattr(request, name) for name in ("width", "height")}
+    chosen = {name: side for name, side in sides.items() if side and (
+        name in pipeline.accepted or side != defaults.get(name))}
+    accepted = {name: value for name, value in optional.items() if name in pipeline.accepted}
+    return wanted | chosen | accepted | _guidance(request, pipeline, defaults)
+
+
+def _guidance(request: Request, pipeline: StockPipeline, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The guidance under the names that the pipeline has for it; nothing where it has none and nobody chose any."""
+    settings = parse_settings(CfgSettings, request.guidance.settings)
+    untouched = request.guidance in (Request.guidance, Choice.parse(defaults.get("guidance", Request.guidance)))
+    found: dict[str, Any] = {}
+    if pipeline.guidance_name or not untouched:
+        found[pipeline.guidance_name or "guidance_scale"] = settings.guidance_scale
+    if "guidance_rescale" in pipeline.accepted or settings.guidance_rescale:
+        found["guidance_rescale"] = settings.guidance_rescale
+    if pipeline.guidance_name == "true_cfg_scale" and settings.guidance_scale > 1 and not request.negative_prompt:
+        # Such a pipeline guides only if it is given a negative prompt; its authors' empty one is a blank.
+        found["negative_prompt"] = " "
+    return found
 
 
 def run_stock(request: Request, pipeline: StockPipeline, job: Job, studio: Studio) -> None:
@@ -54,15 +76,24 @@ def run_stock(request: Request, pipeline: StockPipeline, job: Job, studio: Studi
     note = "This model runs through its own pipeline: its own sampler, schedule and guidance."
     job.set_cells([Cell(num_steps=request.num_inference_steps, note=note)])
     job.set_status(JobStatus.RUNNING)
-    for event in pipeline.run(arguments_of(request, pipeline), job.cancelled):
+    arguments = arguments_of(request, pipeline, studio.catalog[request.model].defaults)
+    for event in pipeline.run(arguments, job.cancelled):
         if isinstance(event, StockResult):
-            images = _pictures(event.output)
-            figures = {"seconds": event.seconds}
-            results = tuple(studio.save_picture(image, request.replace(seed=request.seed + i, batch_size=1), job, i, figures)
-                            for i, image in enumerate(images))
-            job.update_cell(0, images=images, results=results, figures=figures)
+            _store(request, pipeline, event, job, studio)
         else:
             _record(event, pipeline, job)
+
+
+def _store(request: Request, pipeline: StockPipeline, result: StockResult, job: Job, studio: Studio) -> None:
+    """Show the pictures and save them, in this order: a full disk then takes none of them away."""
+    images, figures = _pictures(result.output), {"seconds": result.seconds}
+    job.update_cell(0, images=images, figures=figures)
+    unread = () if pipeline.guidance_name else ("guidance",)
+    results: tuple[str, ...] = ()
+    for i, image in enumerate(images):
+        own = request.replace(seed=request.seed + i, batch_size=1)
+        results += (studio.save_picture(image, own, job, i, figures, unread),)
+        job.update_cell(0, results=results)
 
 
 def _record(step: StockStep, pipeline: StockPipeline, job: Job) -> None:

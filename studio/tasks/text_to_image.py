@@ -30,7 +30,7 @@ def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool
     request = Request.parse({**entry.defaults, **values})
     check_request(request, studio.limits, prompt_needed)
     if traits := studio.traits(request.model):
-        check_fit(request, traits)
+        check_fit(request, traits, said=values.keys())
     if request.loras and studio.catalog[request.model].quantised:
         raise LoraError("LoRAs cannot be added to quantised weights. Remove them, or choose the model in full precision.")
     for lora in request.loras:
