@@ -107,7 +107,8 @@ class View:
         position: jobs ahead in the queue; 0 when running or next.
         wait_seconds: estimated time until the job starts; None when unknown.
         cells: copies; their arrays are shared and never changed.
-        seconds: since the job started to run.
+        seconds: since the job left the queue.
+        running: those of them that it ran, without the loading of models.
         outcome: the job's own final record (a comparison's table), set at the end.
     """
 
@@ -118,14 +119,15 @@ class View:
     wait_seconds: float | None
     cells: tuple[Cell, ...]
     seconds: float
+    running: float
     outcome: Mapping[str, Any]
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate from the steps done so far; None before the first."""
+        """Estimate from the steps done so far and the time that they ran; None before the first."""
         done = sum(len(cell.rows) for cell in self.cells)
         total = sum(cell.num_steps for cell in self.cells)
-        return self.seconds / done * (total - done) if done and total else None
+        return self.running / done * (total - done) if done and total else None
 
 
 class Job:
@@ -152,6 +154,8 @@ class Job:
         self._cells: list[Cell] = []
         self._outcome: Mapping[str, Any] = {}
         self._started: float | None = None
+        self._running_since: float | None = None
+        self._ran = 0.0
         self._ended: float | None = None
         self.queue_place: Callable[[], tuple[int, float | None]] = lambda: (0, None)
         self.on_cancel: Callable[[], None] = lambda: None
@@ -179,7 +183,8 @@ class Job:
             cells = tuple(dataclasses.replace(cell, rows=list(cell.rows), frames=list(cell.frames)) for cell in self._cells)
             end = self._ended if self._ended is not None else self._clock()
             seconds = 0.0 if self._started is None else end - self._started
-            return View(self._version, self._status, self._message, position, wait, cells, seconds, self._outcome)
+            running = self._ran + (0.0 if self._running_since is None else end - self._running_since)
+            return View(self._version, self._status, self._message, position, wait, cells, seconds, running, self._outcome)
 
     def wait(self, version: int = -1, timeout: float | None = None) -> View:
         """The first view newer than `version`, or the present one after `timeout` seconds."""
@@ -209,11 +214,13 @@ class Job:
         with self._changed:
             if self._status.final:
                 return
-            self._status, self._message = status, message
+            self._status, self._message, now = status, message, self._clock()
             if status in (JobStatus.LOADING, JobStatus.RUNNING) and self._started is None:
-                self._started = self._clock()
+                self._started = now
+            self._ran += 0.0 if self._running_since is None else now - self._running_since
+            self._running_since = now if status is JobStatus.RUNNING else None
             if status.final:
-                self._ended = self._clock()
+                self._ended = now
         self._touch()
 
     def set_cells(self, cells: list[Cell]) -> None:

@@ -175,6 +175,36 @@ def test_a_view_is_not_changed_by_later_steps():
     assert len(job.wait(before.version, 1).cells[0].rows) == 1
 
 
+def test_the_time_left_is_estimated_without_the_loading_of_models():
+    from studio.jobs import Frame, StepRow
+
+    now = [0.0]
+    job = Job("text_to_image", None, clock=lambda: now[0])
+
+    def pass_in(status, seconds):
+        job.set_status(status)
+        now[0] += seconds
+
+    def step(index):
+        job.add_step(0, StepRow(index, 1.0, 999, 2, 0.1), Frame(None, None))
+
+    pass_in(JobStatus.LOADING, 40)
+    job.set_cells([Cell(num_steps=25)])
+    assert job.view().seconds_left is None
+    pass_in(JobStatus.RUNNING, 1)
+    step(0)
+    assert job.view().seconds_left == pytest.approx(24)
+    pass_in(JobStatus.LOADING, 60)  # a comparison's second model
+    assert job.view().seconds_left == pytest.approx(24)
+    pass_in(JobStatus.RUNNING, 1)
+    step(1)
+    view = job.view()
+    assert view.seconds_left == pytest.approx(23)
+    assert view.seconds == 102
+    pass_in(JobStatus.DONE, 500)
+    assert (job.view().seconds, job.view().running) == (102, 2)
+
+
 def test_a_slow_reader_never_delays_the_worker():
     job = Job("text_to_image", None)
     versions = []

@@ -42,6 +42,7 @@ def view_of(status, cells=(), **changes):
         "position": 0,
         "wait_seconds": None,
         "seconds": 2.0,
+        "running": 2.0,
         "outcome": {},
         **changes,
     }
