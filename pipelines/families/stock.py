@@ -7,6 +7,7 @@ import inspect
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
 from pipelines.denoiser import Cancelled
-from pipelines.errors import MethodFitError
+from pipelines.errors import MethodFitError, SettingsError
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.types import Traits
 
@@ -101,12 +102,16 @@ class StockPipeline:
 
         Raises:
             MethodFitError: the pipeline's call does not take one of the arguments.
+            SettingsError: the pipeline refuses one of their values, in its own words.
             Cancelled: the run was stopped; nothing of it is a result.
         """
         keywords = {name: value for name, value in arguments.items() if value is not None and value != ""}
         unknown = sorted(set(keywords) - self.accepted)
         if unknown:
             raise MethodFitError(f"{type(self.pipe).__name__} has no setting {unknown[0]!r}. Leave it as it was.")
+        if "intermediate_timesteps" in self.accepted and keywords.get("num_inference_steps", 2) != 2:
+            # SANA-Sprint's default is for two steps, and refused with any other number; None spaces them evenly.
+            keywords["intermediate_timesteps"] = None
         self._fit_preview()
         return self._events(keywords, cancelled)
 
@@ -116,11 +121,15 @@ class StockPipeline:
         call = threading.Thread(
             target=self._call, args=(keywords, events, lambda: closed.is_set() or cancelled()), daemon=True)
         call.start()
+        began = False
         try:
             while True:
                 event = events.get()
                 if isinstance(event, BaseException):
+                    if not began and (refusal := _refusal(event)):
+                        raise SettingsError(f"This model's own pipeline refuses these settings: {refusal}") from event
                     raise event
+                began = True
                 yield event
                 if isinstance(event, StockResult):
                     return
@@ -218,6 +227,20 @@ class StockPipeline:
             return (latents - (vae.config.get("shift_factor") or 0.0)) * (vae.config.get("scaling_factor") or 1.0)
 
         self._factors = fitted_to(encode, self.pipe.vae_scale_factor)
+
+
+def _refusal(error: BaseException) -> str:
+    """What diffusers says of an argument, as a sentence; "" for any other error, which is a bug.
+
+    Such an error is a plain ValueError that diffusers' own code raises before the first step.
+    """
+    if type(error) is not ValueError or error.__traceback__ is None:
+        return ""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if not frame.f_globals.get("__name__", "").startswith("diffusers."):
+        return ""
+    said = " ".join(str(error).replace("`", "").split())[:300]
+    return said if said.endswith(".") else f"{said}."
 
 
 def _prediction_type(pipe: Any) -> str:

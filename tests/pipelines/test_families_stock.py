@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from tiny_models import tiny_flux, tiny_sd
+from tiny_stock import tiny_sana_sprint
 
 from pipelines.denoiser import Cancelled
-from pipelines.errors import MethodFitError
+from pipelines.errors import MethodFitError, SettingsError
 from pipelines.families.stock import StockPipeline, StockResult, StockStep
 
 ARGUMENTS = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 4, "output_type": "latent"}
@@ -101,3 +102,51 @@ def test_a_pipeline_without_a_callback_says_so_and_a_cancelled_one_gives_no_resu
     assert [type(event) for event in stock.run({})] == [StockResult]
     with pytest.raises(Cancelled):
         list(stock.run({}, cancelled=lambda: True))
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"height": 33}, "`height` and `width` have to be divisible by 8"), ({"prompt": 5}, "`prompt` has to be of type")])
+def test_what_a_pipeline_says_of_its_arguments_is_a_sentence_for_the_person(changes, words):
+    with pytest.raises(SettingsError) as caught:
+        list(StockPipeline(tiny_sd()).run(seeded(**changes)))
+    assert words.replace("`", "") in str(caught.value) and "`" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_value_error_of_another_library_or_in_the_middle_of_a_run_is_no_sentence_for_the_person(monkeypatch):
+    pipe = tiny_sd()
+    stock = StockPipeline(pipe)
+
+    def broken(*_, **__):
+        raise ValueError("too many values to unpack")
+
+    monkeypatch.setattr(pipe.text_encoder, "forward", broken)
+    with pytest.raises(ValueError, match="unpack") as caught:
+        list(stock.run(seeded()))
+    assert not isinstance(caught.value, SettingsError)
+    monkeypatch.undo()
+    step = pipe.scheduler.step
+
+    def late(*given, **named):
+        if len(seen) == 2:
+            pipe.check_inputs("x", 33, 33, 1)
+        return step(*given, **named)
+
+    seen = []
+    monkeypatch.setattr(pipe.scheduler, "step", late)
+    with pytest.raises(ValueError, match="divisible") as caught:
+        for event in stock.run(seeded()):
+            seen.append(event)
+    assert not isinstance(caught.value, SettingsError)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_sana_sprint_runs_with_any_number_of_steps(steps):
+    pipe = tiny_sana_sprint()
+    run = StockPipeline(pipe).run({"prompt": "a red fox", "num_inference_steps": steps, "output_type": "latent",
+                                   "generator": torch.Generator().manual_seed(1)})
+    *seen, result = run
+    middle = {} if steps == 2 else {"intermediate_timesteps": None}
+    expected = pipe("a red fox", num_inference_steps=steps, output_type="latent",
+                    generator=torch.Generator().manual_seed(1), **middle).images
+    assert len(seen) == steps and torch.equal(result.output.images, expected)

@@ -7,13 +7,19 @@ import json
 import gradio as gr
 import pytest
 import tiny_models
+import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
+from tiny_stock import tiny_qwen
 
 from pipelines.errors import MethodFitError
+from pipelines.families.stock import StockPipeline
+from pipelines.types import Choice, Request
 from studio import infotext
 from studio.backend import Studio, StudioSettings
 from studio.form import TABLES, RequestForm
 from studio.jobs import JobStatus
+from studio.tasks.stock import arguments_of
 
 REQUEST = {"model": "other", "prompt": "a red fox", "num_inference_steps": 3, "seed": 5}
 OURS = ("sampler", "schedule", "start")
@@ -124,3 +130,51 @@ def test_tabs_that_need_our_loop_do_not_offer_it(studio):
     with gr.Blocks():
         assert "other" in {entry.key for entry in RequestForm(studio, "t2i").models}
         assert "other" not in {entry.key for entry in RequestForm(studio, "cmp", own_loop=True).models}
+
+
+def guided(pipe, scale: float, negative: str = ""):
+    """What our arguments give with this guidance, and the request's own arguments."""
+    request = Request(prompt="a red fox", negative_prompt=negative, num_inference_steps=3, width=32, height=32, seed=4,
+                      guidance=Choice("cfg", {"guidance_scale": scale}))
+    stock = StockPipeline(pipe)
+    *_, result = stock.run({**arguments_of(request, stock, {}), "output_type": "latent"})
+    return result.output.images
+
+
+def called(pipe, **arguments):
+    return pipe("a red fox", num_inference_steps=3, width=32, height=32, output_type="latent",
+                generator=torch.Generator().manual_seed(4), **arguments).images
+
+
+def test_qwen_image_is_guided_and_a_blank_stands_for_no_negative_prompt():
+    pipe = tiny_qwen()
+    assert torch.equal(guided(pipe, 4.0), called(pipe, true_cfg_scale=4.0, negative_prompt=" "))
+    assert torch.equal(guided(pipe, 4.0, "blurry"), called(pipe, true_cfg_scale=4.0, negative_prompt="blurry"))
+    unguided = called(pipe, true_cfg_scale=1.0)
+    assert torch.equal(guided(pipe, 1.0), unguided) and not torch.equal(guided(pipe, 4.0), unguided)
+
+
+def test_a_distilled_network_takes_the_scale_as_its_input():
+    stock = StockPipeline(tiny_qwen(guidance_embeds=True))
+    arguments = arguments_of(Request(prompt="a", guidance=Choice("cfg", {"guidance_scale": 3.5})), stock, {})
+    assert arguments["guidance_scale"] == 3.5 and "true_cfg_scale" not in arguments
+    assert stock.traits.guidance == "embedded"
+
+
+def test_a_size_goes_only_to_a_call_that_takes_one():
+    class Sizeless(DiffusionPipeline):
+        def __call__(self, prompt=None, num_inference_steps: int = 3, guidance_scale: float = 5.0):
+            return {"images": []}
+
+    stock = StockPipeline(Sizeless())
+    defaults = {"width": 256, "height": 256}
+    left = arguments_of(Request(prompt="a", width=256, height=256), stock, defaults)
+    assert not {"width", "height"} & left.keys()
+    stock.run(left).close()
+    with pytest.raises(MethodFitError, match="width"):
+        stock.run(arguments_of(Request(prompt="a", width=512, height=256), stock, defaults))
+
+
+def test_a_size_that_the_pipeline_refuses_ends_with_its_reason(studio):
+    view = finished(studio.submit("text_to_image", {**REQUEST, "width": 33, "height": 32}))
+    assert view.status is JobStatus.FAILED and "divisible by 8" in view.message and "broke" not in view.message
