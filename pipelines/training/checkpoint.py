@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import TrainingError
+from pipelines.training.exchange import swap
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -31,7 +31,7 @@ def save_checkpoint(
         optimizer: its state is kept, by the number of the parameter.
         facts: JSON values to find again, among them "step".
     """
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     state = optimizer.state_dict()["state"]
@@ -43,11 +43,7 @@ def save_checkpoint(
         held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         save_file(held, new / f"{name}.safetensors")
     (new / "facts.json").write_text(json.dumps(facts, indent=1), "utf-8")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    swap(new, folder)
 
 
 def load_checkpoint(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,12 +15,14 @@ import torch
 from pipelines.errors import TrainingError
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.training.autoencoder import held_out_psnr
+from pipelines.training.card import figure_table, objections, write_card
+from pipelines.training.exchange import FILES, fingerprint, recover, stage, swap
 from pipelines.training.fit import JUDGE, MODEL, PARTS, chosen_folder, require_fit, require_judge
 from pipelines.training.measures import (
     GUIDANCE,
     STEPS,
     classifier_accuracy,
-    folder_bytes,
+    file_bytes,
     generated_accuracy,
     load_pipeline,
     named_captions,
@@ -32,38 +32,9 @@ from pipelines.training.objects import Catalogue
 from pipelines.training.recipes import catalogue_for, find_recipe
 from pipelines.training.trainer import pick_device, picture_sheet, use_threads
 
-__all__ = ["FLOORS", "Floor", "figure_table", "is_better", "measure", "write_card"]
+__all__ = ["kept_figures", "measure"]
 
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
-FILES = ("model_index.json", "preview.json", "scheduler", *PARTS)
-
-
-@dataclass(frozen=True)
-class Floor:
-    """A figure's name on the card, the value it must reach, and whether less is better."""
-
-    label: str
-    value: float
-    unit: str = ""
-    at_most: bool = False
-
-    def reached(self, figure: float) -> bool:
-        """Whether a measured figure is good enough."""
-        return figure <= self.value if self.at_most else figure >= self.value
-
-
-FLOORS: dict[str, Floor] = {
-    "psnr": Floor("autoencoder PSNR, held-out compositions", 31, " dB"),
-    "classifier_object": Floor("classifier on fresh renderings: object", 0.98),
-    "classifier_background": Floor("classifier on fresh renderings: background", 0.99),
-    "trained_object": Floor("generated, trained pairs: object right", 0.85),
-    "trained_background": Floor("generated, trained pairs: background right", 0.95),
-    "held_out_both": Floor("generated, held-out pairs: object and background right", 0.75),
-    "two_objects": Floor("two objects: both right and on the right sides", 0.5),
-    "seconds": Floor("seconds for 25 guided steps, two CPU cores", 3, " s", at_most=True),
-    "megabytes": Floor("all files in assets", 60, " MB", at_most=True),
-}
-GENERATED = ("trained_object", "trained_background", "held_out_both", "two_objects")
+JUDGE_FILES = ("config.json", "model.safetensors")
 
 
 def measure(
@@ -103,58 +74,6 @@ def measure(
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def is_better(candidate: dict[str, float], shipped: dict[str, float]) -> bool:
-    """Whether a model may replace the shipped one.
-
-    Its four generated figures must be better on average, and its autoencoder not worse by more
-    than a tenth of a decibel.
-    """
-    gain = sum(candidate[name] - shipped[name] for name in GENERATED)
-    return gain > 0 and candidate["psnr"] > shipped["psnr"] - 0.1
-
-
-def figure_table(figures: dict[str, float]) -> str:
-    """The floors and what was measured, as Markdown."""
-    rows = ["| figure | floor | measured | |", "| --- | --- | --- | --- |"]
-    for name, floor in FLOORS.items():
-        if name not in figures:
-            continue
-        figure = figures[name]
-        limit = f"{'at most ' if floor.at_most else ''}{floor.value:g}{floor.unit}"
-        missing = abs(figure - floor.value)
-        verdict = "reached" if floor.reached(figure) else f"short by {missing:.3g}{floor.unit}"
-        rows.append(f"| {floor.label} | {limit} | {figure:.4g}{floor.unit} | {verdict} |")
-    return "\n".join(rows)
-
-
-def write_card(folder: Path, figures: dict[str, float], note: str) -> None:
-    """Put the table between the model card's two marks, and the figures into figures.json."""
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    card = folder / "README.md"
-    text = card.read_text("utf-8") if card.is_file() else f"{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        raise TrainingError(f"The model card lacks the marks {BEGIN!r} and {END!r}.")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    card.write_text(f"{before}{BEGIN}\n{figure_table(figures)}\n\n{note}\n{END}{after}", "utf-8")
-
-
-def install(candidate: Path, folder: Path) -> None:
-    """Replace the model's parts by the candidate's; card and figures stay."""
-    for part in FILES:
-        source, target = candidate / part, folder / part
-        shutil.rmtree(target, ignore_errors=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-
-
-def _shipped_figures(folder: Path) -> dict[str, float] | None:
-    path = folder / "figures.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="cpu", help="cpu or gpu (default: cpu)")
@@ -168,41 +87,84 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def kept_figures(model: Path, identity: dict[str, int | str]) -> dict | None:
+    """The figures beside a model, if they are of these weights, this judge and these captions.
+
+    Args:
+        model: its folder.
+        identity: "captions", how many, and "judge", its fingerprint.
+    Returns: the figures, or None when they must be measured again. The seconds are taken anew: a
+        candidate is timed now, on a machine that may be busier than it was.
+    """
+    path = model / "figures.json"
+    if not path.is_file():
+        return None
+    figures = json.loads(path.read_text("utf-8"))
+    wanted = identity | {"model": fingerprint(model, FILES)}
+    if any(figures.get(name) != value for name, value in wanted.items()):
+        return None
+    seconds, median = seconds_for_one(load_pipeline(model, pick_device().type))
+    return figures | {"seconds": seconds, "seconds_median": median}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, compare, replace if better, write the card."""
     chosen = _parser().parse_args(arguments)
     use_threads(chosen.threads)
     recipe = find_recipe(chosen.recipe)
-    chosen.model = chosen_folder(chosen.model, recipe, "--model", MODEL)
+    model = chosen_folder(chosen.model, recipe, "--model", MODEL)
     judge = chosen_folder(chosen.classifier, recipe, "--classifier", JUDGE)
-    measured = chosen.candidate or chosen.model
-    for folder in (measured, chosen.model):
+    recover(model)
+    measured = chosen.candidate or model
+    for folder in (measured, model):
         require_fit(folder, recipe, PARTS)
     catalogue = catalogue_for(recipe)
     classifier = load_classifier(judge, pick_device().type)
     require_judge(classifier, recipe, catalogue)
+    identity = {"captions": chosen.captions, "judge": fingerprint(judge, JUDGE_FILES)}
     sheet = chosen.run_dir / "sheets" / f"evaluate-{chosen.captions}.png" if chosen.run_dir else None
     figures = measure(measured, classifier, catalogue, chosen.captions, sheet)
+    figures["megabytes"] = _megabytes(model, measured)
     print(figure_table(figures), flush=True)
     if chosen.candidate:
-        shipped = _shipped_figures(chosen.model)
-        if shipped is None or shipped.get("captions") != chosen.captions:
-            shipped = measure(chosen.model, classifier, catalogue, chosen.captions, None)
-        if not is_better(figures, shipped):
-            print("The shipped model measures better: it stays.")
+        shipped = kept_figures(model, identity)
+        if shipped is None:
+            shipped = measure(model, classifier, catalogue, chosen.captions, None)
+            shipped["megabytes"] = _megabytes(model, model)
+        against = objections(figures, shipped)
+        if against:
+            print(f"The shipped model stays: {'; '.join(against)}.")
             return
-        install(chosen.candidate, chosen.model)
-        print("The candidate measures better: it ships now.")
     accuracy = classifier_accuracy(classifier, catalogue)
     figures["classifier_object"], figures["classifier_background"] = accuracy
-    figures["captions"] = chosen.captions
-    figures["megabytes"] = round(folder_bytes(chosen.model.parents[1]) / 1e6, 2)
-    note = (
-        f"{chosen.captions} captions for each generated figure, {STEPS} steps of "
-        f"DPM-Solver++(2M), guidance {GUIDANCE:g}, judged by the shipped classifier. Seconds are "
+    _publish(chosen.candidate, model, figures | identity | {"model": fingerprint(measured, FILES)})
+
+
+def _publish(candidate: Path | None, model: Path, figures: dict) -> None:
+    """Write the card; a candidate's is complete before it takes the model's place."""
+    if candidate is None:
+        write_card(model, figures, _note(figures))
+        return
+    staged = stage(candidate, model)
+    write_card(staged, figures, _note(figures))
+    swap(staged, model)
+    print("The candidate measures better: it ships now.")
+
+
+def _note(figures: dict) -> str:
+    shipped = figures["judge"] == fingerprint(JUDGE, JUDGE_FILES)
+    judge = "shipped classifier" if shipped else f"classifier {figures['judge'][:12]}"
+    return (
+        f"{figures['captions']} captions for each generated figure, {STEPS} steps of "
+        f"DPM-Solver++(2M), guidance {GUIDANCE:g}, judged by the {judge}. Seconds are "
         "the least of five runs."
     )
-    write_card(chosen.model, figures, note)
+
+
+def _megabytes(model: Path, measured: Path) -> float:
+    """All assets, with the measured model's files in the place of the model's."""
+    parts = [sum(file_bytes(folder / name) for name in FILES) for folder in (model, measured)]
+    return round((file_bytes(model.resolve().parents[1]) - parts[0] + parts[1]) / 1e6, 2)
 
 
 if __name__ == "__main__":

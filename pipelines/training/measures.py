@@ -18,7 +18,7 @@ from pipelines.training.objects import Catalogue
 from pipelines.training.scenes import Scene, sample_scene
 
 __all__ = [
-    "classifier_accuracy", "folder_bytes", "generated_accuracy", "judged", "load_pipeline",
+    "classifier_accuracy", "file_bytes", "generated_accuracy", "judged", "load_pipeline",
     "named_captions", "seconds_for_one",
 ]
 
@@ -108,9 +108,10 @@ def seconds_for_one(pipeline: StableDiffusionPipeline, repeats: int = 5) -> tupl
     return min(taken[1:]), statistics.median(taken[1:])
 
 
-def folder_bytes(folder: Path) -> int:
-    """The sizes of all files in a folder, summed."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def file_bytes(path: Path) -> int:
+    """The size of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _batches(count: int, size: int) -> Iterator[range]:

@@ -9,7 +9,9 @@ import pytest
 
 from pipelines.errors import TrainingError
 from pipelines.training import evaluate
-from pipelines.training.fit import MODEL
+from pipelines.training.card import BEGIN, END, FLOORS, figure_table, write_card
+from pipelines.training.exchange import FILES
+from pipelines.training.fit import JUDGE, MODEL
 from pipelines.training.measures import named_captions
 from pipelines.training.objects import shipped_catalogue
 from pipelines.training.scenes import is_held_out
@@ -21,7 +23,7 @@ GOOD = {
 
 
 def test_the_floors_are_the_agreed_ones():
-    values = {name: floor.value for name, floor in evaluate.FLOORS.items()}
+    values = {name: floor.value for name, floor in FLOORS.items()}
     assert values == {
         "psnr": 31, "classifier_object": 0.98, "classifier_background": 0.99, "trained_object": 0.85,
         "trained_background": 0.95, "held_out_both": 0.75, "two_objects": 0.5, "seconds": 3, "megabytes": 60,
@@ -29,36 +31,50 @@ def test_the_floors_are_the_agreed_ones():
 
 
 def test_the_table_says_what_is_reached_and_by_how_much_it_is_not():
-    table = evaluate.figure_table(GOOD)
+    table = figure_table(GOOD)
     assert table.count("| reached |") == 9
-    table = evaluate.figure_table(GOOD | {"held_out_both": 0.7, "seconds": 3.5})
+    table = figure_table(GOOD | {"held_out_both": 0.7, "seconds": 3.5})
     assert table.count("| reached |") == 7
     assert "short by 0.05 |" in table and "short by 0.5 s |" in table
 
 
 def test_only_a_better_model_replaces_the_shipped_one():
-    assert not evaluate.is_better(GOOD, GOOD)
-    assert evaluate.is_better(GOOD | {"two_objects": 0.61}, GOOD)
-    assert not evaluate.is_better(GOOD | {"two_objects": 0.61, "held_out_both": 0.7}, GOOD)
-    assert not evaluate.is_better(GOOD | {"two_objects": 0.9, "psnr": 31.0}, GOOD)
+    assert evaluate.objections(GOOD | {"two_objects": 0.61}, GOOD) == []
+    assert "not better on average" in evaluate.objections(GOOD, GOOD)[0]
+    assert "not better on average" in evaluate.objections(
+        GOOD | {"two_objects": 0.61, "held_out_both": 0.76}, GOOD)[0]
+    assert "decibel" in evaluate.objections(GOOD | {"two_objects": 0.9, "psnr": 31.0}, GOOD)[0]
+
+
+@pytest.mark.parametrize(("name", "below"), [
+    ("psnr", 30.99), ("trained_object", 0.84), ("trained_background", 0.94), ("held_out_both", 0.74),
+    ("seconds", 3.1), ("megabytes", 61.0),
+])
+def test_a_gain_elsewhere_does_not_buy_a_fall_below_a_floor(name, below):
+    shipped = GOOD | {"psnr": 31.05}
+    candidate = shipped | {"two_objects": 0.95, name: below}
+    found = evaluate.objections(candidate, shipped)
+    assert len(found) == 1 and FLOORS[name].label in found[0] and f"{below:g}" in found[0]
+    # where the shipped model is not at the floor either, there is nothing to fall from
+    assert evaluate.objections(candidate, shipped | {name: below}) == []
 
 
 def test_the_card_keeps_its_text(tmp_path):
     card = tmp_path / "README.md"
-    card.write_text(f"before\n{evaluate.BEGIN}\nold\n{evaluate.END}\nafter\n")
-    evaluate.write_card(tmp_path, GOOD, "a note")
+    card.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_card(tmp_path, GOOD, "a note")
     text = card.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "a note" in text and "| 31.8 dB | reached |" in text
     assert json.loads((tmp_path / "figures.json").read_text()) == GOOD
     card.write_text("no marks")
     with pytest.raises(TrainingError, match="lacks the marks"):
-        evaluate.write_card(tmp_path, GOOD, "a note")
+        write_card(tmp_path, GOOD, "a note")
 
 
 def folder_of(path, text):
     """A model with the shipped one's configs; `text` marks every file and folder of it."""
-    for part in evaluate.FILES:
+    for part in FILES:
         if "." in part:
             path.mkdir(parents=True, exist_ok=True)
             (path / part).write_text(text)
@@ -71,16 +87,74 @@ def folder_of(path, text):
     return path
 
 
+def measuring(monkeypatch, measured):
+    """Lets `measured` say the figures of each folder; returns the list of folders asked for."""
+    asked = []
+    monkeypatch.setattr(evaluate, "measure", lambda folder, *_: asked.append(folder) or dict(measured[folder]))
+    monkeypatch.setattr(evaluate, "classifier_accuracy", lambda *_: (0.99, 1.0))
+    monkeypatch.setattr(evaluate, "load_pipeline", lambda folder, *_: folder)
+    monkeypatch.setattr(evaluate, "seconds_for_one", lambda folder: (measured[folder]["seconds"], 2.0))
+    return asked
+
+
 @pytest.mark.parametrize(("gain", "expected"), [(0.01, "new"), (0.0, "old"), (-0.1, "old")])
 def test_a_candidate_ships_only_if_it_measures_better(tmp_path, monkeypatch, gain, expected):
     model, candidate = folder_of(tmp_path / "assets/models/m", "old"), folder_of(tmp_path / "new", "new")
     measured = {model: GOOD, candidate: GOOD | {"two_objects": 0.6 + gain}}
-    monkeypatch.setattr(evaluate, "measure", lambda folder, *_: dict(measured[folder]))
-    monkeypatch.setattr(evaluate, "classifier_accuracy", lambda *_: (0.99, 1.0))
+    asked = measuring(monkeypatch, measured)
     evaluate.main(["--model", str(model), "--candidate", str(candidate), "--captions", "7"])
-    assert {(model / part).read_text() for part in evaluate.FILES if "." in part} == {expected}
+    assert asked == [candidate, model]
+    assert {(model / part).read_text() for part in FILES if "." in part} == {expected}
     assert (model / "unet" / "mark").read_text() == expected
     assert (model / "figures.json").is_file() == (expected == "new")
+
+
+def test_figures_are_kept_only_for_the_same_model_judge_and_captions(tmp_path, monkeypatch, capsys):
+    model, candidate = folder_of(tmp_path / "assets/models/m", "old"), folder_of(tmp_path / "new", "new")
+    judge = shutil.copytree(JUDGE, tmp_path / "judge")
+    asked = measuring(monkeypatch, {model: GOOD, candidate: GOOD | {"two_objects": 0.5, "seconds": 9.0}})
+    common = ["--model", str(model), "--classifier", str(judge)]
+    against = [*common, "--candidate", str(candidate)]
+
+    def measured(arguments, captions="7"):
+        asked.clear()
+        evaluate.main([*arguments, "--captions", captions])
+        return asked
+
+    assert measured(common) == [model]
+    assert "judged by the shipped classifier." in (model / "README.md").read_text()
+    assert measured(against) == [candidate]
+    assert measured(against, "8") == [candidate, model]
+    (judge / "README.md").write_text("the card is not the judge")
+    assert measured(against) == [candidate]
+    (judge / "config.json").write_text((judge / "config.json").read_text() + "\n")
+    assert measured(against) == [candidate, model]
+    assert measured(common) == [model]
+    assert "judged by the classifier " in (model / "README.md").read_text()
+    (model / "unet" / "mark").write_text("other weights")
+    assert measured(against) == [candidate, model]
+    assert "The shipped model stays:" in capsys.readouterr().out
+
+
+def test_kept_figures_are_timed_again_beside_the_candidate(tmp_path, monkeypatch):
+    model, candidate = folder_of(tmp_path / "assets/models/m", "old"), folder_of(tmp_path / "new", "new")
+    figures = {model: dict(GOOD), candidate: GOOD | {"two_objects": 0.7, "seconds": 3.4}}
+    measuring(monkeypatch, figures)
+    evaluate.main(["--model", str(model)])
+    evaluate.main(["--model", str(model), "--candidate", str(candidate)])
+    assert (model / "unet" / "mark").read_text() == "old"  # slower than the floor that 1.2 s keep
+    figures[model]["seconds"] = 3.3  # the machine is busy now: the floor says nothing about either
+    evaluate.main(["--model", str(model), "--candidate", str(candidate)])
+    assert (model / "unet" / "mark").read_text() == "new"
+
+
+def test_a_card_without_marks_stops_the_exchange_before_it_begins(tmp_path, monkeypatch):
+    model, candidate = folder_of(tmp_path / "assets/models/m", "old"), folder_of(tmp_path / "new", "new")
+    (model / "README.md").write_text("no marks")
+    measuring(monkeypatch, {model: GOOD, candidate: GOOD | {"two_objects": 0.7}})
+    with pytest.raises(TrainingError, match="lacks the marks"):
+        evaluate.main(["--model", str(model), "--candidate", str(candidate)])
+    assert (model / "unet" / "mark").read_text() == "old" and not (model / "figures.json").exists()
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

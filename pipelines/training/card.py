@@ -1,0 +1,91 @@
+"""The model card's figures: their floors, the table, and what speaks against a new model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import TrainingError
+
+__all__ = ["FLOORS", "GENERATED", "Floor", "figure_table", "objections", "write_card"]
+
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A figure's name on the card, the value it must reach, and whether less is better."""
+
+    label: str
+    value: float
+    unit: str = ""
+    at_most: bool = False
+
+    def reached(self, figure: float) -> bool:
+        """Whether a measured figure is good enough."""
+        return figure <= self.value if self.at_most else figure >= self.value
+
+
+FLOORS: dict[str, Floor] = {
+    "psnr": Floor("autoencoder PSNR, held-out compositions", 31, " dB"),
+    "classifier_object": Floor("classifier on fresh renderings: object", 0.98),
+    "classifier_background": Floor("classifier on fresh renderings: background", 0.99),
+    "trained_object": Floor("generated, trained pairs: object right", 0.85),
+    "trained_background": Floor("generated, trained pairs: background right", 0.95),
+    "held_out_both": Floor("generated, held-out pairs: object and background right", 0.75),
+    "two_objects": Floor("two objects: both right and on the right sides", 0.5),
+    "seconds": Floor("seconds for 25 guided steps, two CPU cores", 3, " s", at_most=True),
+    "megabytes": Floor("all files in assets", 60, " MB", at_most=True),
+}
+GENERATED = ("trained_object", "trained_background", "held_out_both", "two_objects")
+
+Figures = dict[str, float | str]
+PSNR_LOSS = 0.1  # decibels that better pictures may cost: not to be seen
+
+
+def objections(candidate: Figures, shipped: Figures) -> list[str]:
+    """Why a model may not replace the shipped one; none when it may.
+
+    Its four generated figures must be better on average, its autoencoder not worse by more than a
+    tenth of a decibel, and no figure may leave a floor that the shipped model reaches: a gain in
+    one figure does not pay for another's fall.
+    """
+    found = []
+    for name, floor in FLOORS.items():
+        if name not in candidate or name not in shipped:
+            continue  # the classifier's own figures do not depend on the model
+        now, then = shipped[name], candidate[name]
+        if floor.reached(now) and not floor.reached(then):
+            found.append(f"{floor.label}: {now:.4g} would become {then:.4g}, past the floor of {floor.value:g}{floor.unit}")
+    gain = sum(candidate[name] - shipped[name] for name in GENERATED) / len(GENERATED)
+    if gain <= 0:
+        found.append(f"the generated figures are not better on average ({gain:+.4f})")
+    if candidate["psnr"] <= shipped["psnr"] - PSNR_LOSS:
+        found.append(f"the autoencoder is worse by {shipped['psnr'] - candidate['psnr']:.2f} decibel")
+    return found
+
+
+def figure_table(figures: Figures) -> str:
+    """The floors and what was measured, as Markdown."""
+    rows = ["| figure | floor | measured | |", "| --- | --- | --- | --- |"]
+    for name, floor in FLOORS.items():
+        if name not in figures:
+            continue
+        figure = figures[name]
+        limit = f"{'at most ' if floor.at_most else ''}{floor.value:g}{floor.unit}"
+        missing = abs(figure - floor.value)
+        verdict = "reached" if floor.reached(figure) else f"short by {missing:.3g}{floor.unit}"
+        rows.append(f"| {floor.label} | {limit} | {figure:.4g}{floor.unit} | {verdict} |")
+    return "\n".join(rows)
+
+
+def write_card(folder: Path, figures: Figures, note: str) -> None:
+    """Put the table between the model card's two marks, and the figures into figures.json."""
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    card = folder / "README.md"
+    text = card.read_text("utf-8") if card.is_file() else f"{BEGIN}\n{END}\n"
+    if BEGIN not in text or END not in text:
+        raise TrainingError(f"The model card lacks the marks {BEGIN!r} and {END!r}.")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    card.write_text(f"{before}{BEGIN}\n{figure_table(figures)}\n\n{note}\n{END}{after}", "utf-8")

@@ -1,0 +1,73 @@
+"""Replace a folder whole: what is there stays until its successor is complete beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipelines.errors import TrainingError
+
+__all__ = ["FILES", "fingerprint", "recover", "stage", "swap"]
+
+FILES = ("model_index.json", "preview.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+"""What an export gives a model; its card and its figures are the model folder's own."""
+
+
+def stage(candidate: Path, folder: Path) -> Path:
+    """Build beside `folder` its successor: the candidate's FILES, and all else that it has.
+
+    Returns: the successor, for `swap` once it is complete.
+    Raises: TrainingError when the candidate lacks one of FILES.
+    """
+    missing = [name for name in FILES if not (candidate / name).exists()]
+    if missing:
+        raise TrainingError(f"The candidate {str(candidate)!r} lacks {', '.join(missing)}: export it again.")
+    staged = _beside(folder, ".new")
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(folder, staged, ignore=lambda at, names: set(FILES) if Path(at) == folder else ())
+    shutil.copytree(candidate, staged, dirs_exist_ok=True,
+                    ignore=lambda at, names: set(names) - set(FILES) if Path(at) == candidate else ())
+    return staged
+
+
+def swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder` by two renames; killed between them, `recover` undoes the first."""
+    old = _beside(folder, ".old")
+    if folder.exists():  # else `old` may be the only copy
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Tidy up after an exchange that was cut off: the old folder is put back, or leaves the new one."""
+    old = _beside(folder, ".old")
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_beside(folder, ".new"), ignore_errors=True)
+
+
+def fingerprint(folder: Path, names: Iterable[str]) -> str:
+    """SHA-256 over files and folders of `folder`: their paths and bytes.
+
+    Raises: TrainingError when one is missing.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        path = folder / name
+        if not path.exists():
+            raise TrainingError(f"{str(folder)!r} lacks {name}.")
+        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        for file in files:
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(folder.name + ending)
