@@ -51,10 +51,12 @@ class Network(Protocol):
     Attributes:
         prediction_type: "epsilon", "v_prediction", "sample" or "flow".
         max_rows: most rows of one evaluation (memory); 0 for no limit.
+        rows_together: rows that see each other, such as the frames of a clip: a batch is parted between them only.
     """
 
     prediction_type: str
     max_rows: int
+    rows_together: int
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The network's own output for (R, C, h, w) latents at (R,) times, in the latents' dtype."""
@@ -223,8 +225,11 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
 def _evaluate(branches: Sequence[_Branch], stopped: Callable[[], bool]) -> list[torch.Tensor]:
     """The raw outputs of branches that share a batch, evaluated at most `max_rows` rows at a time.
 
+    Where the device's memory does not hold so many, they are halved, and `max_rows` remembers how many it held.
+
     Raises:
         Cancelled: `stopped`, which is asked before every evaluation.
+        torch.OutOfMemoryError: not even the fewest rows fit.
     """
     network = branches[0].network
     latents = torch.cat([branch.query.latents for branch in branches])
@@ -234,10 +239,25 @@ def _evaluate(branches: Sequence[_Branch], stopped: Callable[[], bool]) -> list[
     rows = network.max_rows or len(latents)
     # Saves a few per cent on a small network; the copy of the outputs is an ordinary tensor again.
     with torch.inference_mode(not torch.is_grad_enabled()):
-        parts = []
-        for i in range(0, len(latents), rows):
+        parts, start = [], 0
+        while start < len(latents):
             if stopped():
                 raise Cancelled
-            part = slice(i, i + rows)
-            parts.append(network.predict_raw(latents[part], timesteps[part], conditioning.rows(i, i + rows)))
+            part = slice(start, start + rows)
+            try:
+                parts.append(network.predict_raw(latents[part], timesteps[part], conditioning.rows(start, start + rows)))
+                start += rows
+                continue
+            except torch.OutOfMemoryError:
+                if not (fewer := _fewer(network, min(rows, len(latents) - start))):
+                    raise
+            # Outside the handler, whose traceback keeps the tensors of the failed evaluation.
+            rows = network.max_rows = fewer
+            torch.cuda.empty_cache()
     return list(torch.cat(parts).split(counts))
+
+
+def _fewer(network: Network, rows: int) -> int:
+    """Half of the rows, none parted from those it must be evaluated with; 0 if they cannot be fewer."""
+    together = network.rows_together
+    return rows // 2 // together * together or (together if together < rows else 0)

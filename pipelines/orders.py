@@ -55,6 +55,7 @@ class GaussianNetwork:
     """The perfect denoiser of N(MEAN, VARIANCE) in any prediction type, in float64."""
 
     max_rows = 0
+    rows_together = 1
 
     def __init__(self, noise_schedule: NoiseSchedule, prediction_type: str = "sample"):
         self.noise_schedule, self.prediction_type = noise_schedule, prediction_type

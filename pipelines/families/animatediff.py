@@ -54,7 +54,7 @@ class AnimateDiff(StableDiffusion):
 
     def __init__(self, components: Mapping[str, Any], frames: int, noise_schedule: DiscreteSchedule | None = None):
         super().__init__(components)
-        self.frames = frames
+        self.frames = self.rows_together = frames
         self.noise_schedule = noise_schedule or self.noise_schedule
 
     @classmethod

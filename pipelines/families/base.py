@@ -30,7 +30,8 @@ class Family(abc.ABC):
         traits: what methods ask in order to say whether they fit.
         default_size: (width, height) in pixels.
         size_multiple: a size in pixels must be divisible by this.
-        max_rows: most rows of one network evaluation; 0 for no limit.
+        max_rows: most rows of one network evaluation; 0 for no limit. Becomes smaller where memory runs out.
+        rows_together: rows that see each other and are evaluated together, such as the frames of a clip.
     """
 
     key: ClassVar[str]
@@ -40,6 +41,7 @@ class Family(abc.ABC):
     default_size: tuple[int, int]
     size_multiple: int
     max_rows: int = 0
+    rows_together: int = 1
 
     def __init__(self, components: Mapping[str, Any]):
         self.components = dict(components)

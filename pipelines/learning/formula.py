@@ -47,6 +47,7 @@ class _Basis(Unguided):
     """A network and a guidance in one that note every question and answer with the next basis vector."""
 
     max_rows = 0
+    rows_together = 1
 
     def __init__(self, prediction_type: str):
         self.prediction_type = prediction_type
@@ -99,6 +100,7 @@ class _Curved:
     """A network that is not linear, on four numbers, to try a formula on."""
 
     max_rows = 0
+    rows_together = 1
 
     def __init__(self, prediction_type: str):
         self.prediction_type = prediction_type

@@ -100,6 +100,72 @@ def test_a_large_batch_is_evaluated_in_parts_with_the_same_answer():
     assert (whole.batches, parts.batches) == ([4], [3, 1])
 
 
+class Small(Echo):
+    """A network on a device that holds so many rows."""
+
+    def __init__(self, holds, max_rows=0, rows_together=1):
+        super().__init__(max_rows)
+        self.holds, self.rows_together = holds, rows_together
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        raw = super().predict_raw(latents, timesteps, conditioning)
+        if len(latents) > self.holds:
+            raise torch.OutOfMemoryError("out of memory")
+        return raw
+
+
+def eight_cells(network):
+    latents = torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    return [(denoiser(network), Query(one, Level(0.8, 0.6, float(index)))) for index, one in enumerate(latents.split(1))]
+
+
+def test_rows_that_the_memory_does_not_hold_are_halved_with_the_same_answers_and_this_is_remembered():
+    small, asked = Small(holds=5), eight_cells(Echo())
+    expected = predict_together(asked)
+    again = eight_cells(small)
+    answers = predict_together(again)
+    assert small.batches == [16, 8, 4, 4, 4, 4]
+    for one, other in zip(expected, answers, strict=True):
+        assert torch.equal(one.raw, other.raw) and one.level == other.level
+    assert [one.evaluations for one, _ in again] == [one.evaluations for one, _ in asked] == [2] * 8
+    small.batches.clear()
+    predict_together(again)
+    assert small.batches == [4, 4, 4, 4]
+
+
+def test_memory_that_runs_out_in_the_middle_costs_no_row_twice():
+    small = Small(holds=6, max_rows=6)
+    asked = eight_cells(small)
+    small.holds = 6
+    counted = iter([6, 2])
+    original = small.predict_raw
+
+    def shrinking(latents, timesteps, conditioning):
+        small.holds = next(counted, 3)
+        return original(latents, timesteps, conditioning)
+
+    small.predict_raw = shrinking
+    assert len(predict_together(asked)) == 8
+    assert small.batches == [6, 6, 3, 3, 3, 1] and small.max_rows == 3
+
+
+def test_one_row_that_is_too_many_is_the_error_it_was():
+    with pytest.raises(torch.OutOfMemoryError):
+        predict_together(eight_cells(small := Small(holds=0)))
+    assert small.batches == [16, 8, 4, 2, 1]
+
+
+def test_the_frames_of_a_clip_are_never_parted():
+    small = Small(holds=11, rows_together=5)
+    one = Denoiser(small, Cfg(CfgSettings(3.0)), {"negative": word(1, 10), "positive": word(2, 10)})
+    one.predict(torch.zeros(10, 1, 2, 2), LEVEL)
+    assert small.batches == [20, 10, 10]
+    with pytest.raises(torch.OutOfMemoryError):
+        one = Denoiser(small := Small(holds=4, rows_together=5), Unguided(), {"positive": word(2, 10)})
+        one.predict(torch.zeros(10, 1, 2, 2), LEVEL)
+    assert small.batches == [10, 5]
+
+
 def test_a_cancel_takes_effect_before_the_next_evaluation():
     network = Echo(max_rows=1)
     one = denoiser(network, cancelled=lambda: len(network.batches) >= 1)

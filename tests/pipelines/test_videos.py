@@ -11,13 +11,14 @@ from tests.pipelines.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 from tests.pipelines.tiny_videos import TINY_VIDEOS, tiny_animatediff, tiny_ltx, tiny_svd, tiny_wan
 
 from pipelines.catalog import CatalogEntry, published, shipped
-from pipelines.denoiser import Cancelled
+from pipelines.denoiser import Cancelled, Denoiser
 from pipelines.errors import MethodFitError, PromptError, SettingsError
 from pipelines.families import family_of
 from pipelines.families.animatediff import AnimateDiff, ClipNoise
 from pipelines.families.sd import StableDiffusion
 from pipelines.families.stock import StockPipeline
 from pipelines.families.stock_video import evenly
+from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.loop import denoise
 from pipelines.noise import NoiseSource, slerp
 from pipelines.text_to_image import build_run, decode, resolve
@@ -176,6 +177,25 @@ def test_without_motion_it_is_stable_diffusion_frame_by_frame():
     assert torch.allclose(apart, together, atol=2e-6)
     moving = AnimateDiff(tiny_animatediff().components, frames=4)
     assert not torch.allclose(moving.predict_raw(latents, times, texts), together, atol=1e-3)
+
+
+def test_where_memory_runs_out_its_two_clips_are_parted_and_their_frames_are_not(monkeypatch):
+    family = AnimateDiff(tiny_animatediff().components, frames=3)
+    texts = family.encode_prompts("a red fox", "blurry", 3, (32, 32))
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    level = family.noise_schedule.at(500)
+    whole = Denoiser(family, Cfg(CfgSettings(3.0)), texts).predict(latents, level).raw
+    evaluate, rows = family.predict_raw, []
+
+    def small(latents, timesteps, conditioning):
+        rows.append(len(latents))
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError
+        return evaluate(latents, timesteps, conditioning)
+
+    monkeypatch.setattr(family, "predict_raw", small)
+    parted = Denoiser(family, Cfg(CfgSettings(3.0)), texts).predict(latents, level).raw
+    assert rows == [6, 3, 3] and torch.allclose(whole, parted, atol=1e-5)
 
 
 def test_its_clip_is_the_stock_pipelines():
