@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import SettingsError, UnknownMethodError
+from pipelines.guidance import GUIDANCE
 from pipelines.registry import setting
+from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedule import CLEAN, Level, NoiseSchedule
-from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, find_all
+from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, filled, find_all
 from pipelines.schedules.uniform import require_descending
 from pipelines.types import Choice, Request
 
@@ -30,8 +32,8 @@ def use_folder(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class LearnedSettings:
-    method: str = setting("best", "How it was fitted; best takes the one with the smallest error on pictures not fitted.",
-                          choices=("best", *METHODS))
+    method: str = setting("best", "How it was fitted; best takes the one with the smallest error on pictures not fitted, of those "
+                                  "at this guidance, or else at the nearest.", choices=("best", *METHODS))
     name: str = setting("", "A fitted schedule by name; empty takes the one for this model, sampler and number of steps.")
 
     def __post_init__(self) -> None:
@@ -50,7 +52,9 @@ class Learned:
     """The schedule that LD3 or AutoDiffusion found for exactly this run.
 
     Fit one with `python -m studio learn`, or on the page. Another model, sampler or number of steps than it was
-    fitted for is refused, since there it means nothing; another guidance than fitted is allowed.
+    fitted for is refused, since there it means nothing. Another guidance than fitted is allowed where none was fitted
+    at the run's: then the one of the nearest guidance scale serves. Errors are compared among fits of one guidance
+    only, because weaker guidance is easier to follow: a fit without guidance has a smaller error than any with it.
 
     Source: Tong et al., Learning to discretize denoising diffusion ODEs (LD3), arXiv:2405.15506; Li et al.,
     AutoDiffusion, arXiv:2309.10438.
@@ -72,7 +76,7 @@ class Learned:
         if not fitting:
             raise _refusal(request, wanted, self.name)
         settled = Learned(LearnedSettings(self.method, self.name))
-        settled._chosen = min(fitting, key=lambda one: one.held_out["fitted"])
+        settled._chosen = min(fitting, key=lambda one: (*_apart(one.guidance, request.guidance), one.held_out["fitted"]))
         return settled
 
     def solver(self, sampler: Any) -> Any:
@@ -99,14 +103,14 @@ def _fits(one: LearnedSchedule, request: Request) -> bool:
 
 def same_sampler(one: Choice, other: Choice) -> bool:
     """Whether two choices are the same sampler with the same settings, defaults filled in."""
-    return one.key == other.key and _filled(one) == _filled(other)
+    return one.key == other.key and filled(one, SAMPLERS) == filled(other, SAMPLERS)
 
 
-def _filled(choice: Choice) -> Any:
-    from pipelines.registry import parse_settings
-    from pipelines.samplers import SAMPLERS
-
-    return parse_settings(SAMPLERS[choice.key].settings, choice.settings)
+def _apart(one: Choice, other: Choice) -> tuple[bool, float]:
+    """How far two guidances are from each other: whether they differ at all, and by which scale."""
+    first, second = filled(one, GUIDANCE), filled(other, GUIDANCE)
+    scales = [settings.get("guidance_scale", 1.0) for settings in (first, second)]
+    return (one.key, first) != (other.key, second), abs(scales[0] - scales[1])
 
 
 def _refusal(request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import SettingsError, StoreError
-from pipelines.types import Choice
+from pipelines.guidance import GUIDANCE
+from pipelines.registry import Table, parse_settings
+from pipelines.samplers import SAMPLERS
+from pipelines.types import Choice, Request
 
-__all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "find_all", "write_learned"]
+__all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "filled", "find_all", "write_learned"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "schedules"
 METHODS = {"ld3": "LD3", "auto_diffusion": "AutoDiffusion", "bespoke": "Bespoke"}
@@ -54,8 +58,16 @@ class LearnedSchedule:
 
     @property
     def name(self) -> str:
-        """Of its file: model, sampler, steps, method."""
-        return f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}".lower().replace("_", "-")
+        """Of its file: model, sampler, steps, method, and a mark of all settings that are not the default.
+
+        Without the mark, fits of one sampler at other orders or guidances would take each other's file.
+        """
+        plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}".lower().replace("_", "-")
+        guided = [] if self.guidance.key == Request.guidance.key else [self.guidance.key]
+        changed = [_changed(self.sampler, SAMPLERS), _changed(self.guidance, GUIDANCE), *guided]
+        if not any(changed):
+            return plain
+        return f"{plain}-{hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `parse` reads back."""
@@ -94,6 +106,21 @@ class LearnedSchedule:
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
                 math.isfinite(time) and time >= 0 for time in (*times, *asked)):
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has a time that is none. Fit it again.")
+
+
+def filled(choice: Choice, table: Table) -> dict[str, Any]:
+    """All settings of a choice, those that it leaves out at their defaults; 2 and 2.0 come out the same.
+
+    Raises:
+        SettingsError: the table has no such method or setting, or a value cannot be.
+    """
+    return dataclasses.asdict(parse_settings(table[choice.key].settings, choice.settings))
+
+
+def _changed(choice: Choice, table: Table) -> dict[str, Any]:
+    """The settings of a choice that are not the defaults."""
+    defaults = filled(Choice(choice.key), table)
+    return {name: value for name, value in filled(choice, table).items() if value != defaults[name]}
 
 
 def write_learned(learned: LearnedSchedule, folder: Path) -> Path:

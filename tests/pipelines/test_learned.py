@@ -273,6 +273,44 @@ def test_the_better_of_two_is_taken_unless_one_is_named(folder):
     assert levels_for(REQUEST.replace(schedule=Choice("learned", {"method": "ld3"})), COSINE)[1].timestep == 710
 
 
+def guided(scale, **settings):
+    return Choice("cfg", {"guidance_scale": scale, **settings})
+
+
+def test_a_fit_at_the_runs_own_guidance_is_taken_before_a_smaller_error_at_another(folder):
+    for scale, error, second in ((1.0, 0.01, 701.0), (4.0, 0.3, 704.0), (6.0, 0.2, 706.0)):
+        write_learned(fitted(guidance=guided(scale), held_out={"uniform": 0.4, "fitted": error},
+                             model_times=(999.0, second, 400.0, 90.0)), folder)
+    rescaled = fitted(guidance=guided(4.0, guidance_rescale=0.7), held_out={"uniform": 0.4, "fitted": 0.001},
+                      model_times=(999.0, 777.0, 400.0, 90.0))
+    write_learned(rescaled, folder)
+    assert len(find_all(folder)) == 4
+    taken = {scale: levels_for(REQUEST.replace(guidance=guided(scale)), COSINE)[1].timestep for scale in (1, 2.0, 4, 5.5, 9.0)}
+    assert taken == {1: 701, 2.0: 701, 4: 704, 5.5: 706, 9.0: 706}
+    assert levels_for(REQUEST.replace(guidance=guided(4.0, guidance_rescale=0.7)), COSINE)[1].timestep == 777
+
+
+def test_fits_with_other_settings_have_files_of_their_own(folder):
+    plain = fitted()
+    others = [fitted(sampler=Choice("unipc", {"order": 3})), fitted(guidance=guided(1.0)),
+              fitted(sampler=Choice("unipc", {"order": 3}), guidance=guided(1.0))]
+    names = [write_learned(one, folder).stem for one in (plain, *others)]
+    assert names[0] == "emoji-unipc-4-ld3" and len(set(names)) == 4
+    assert all(name.startswith("emoji-unipc-4-ld3-") for name in names[1:])
+    assert find_all(folder) == dict(zip(names, (plain, *others), strict=True))
+    spelled = fitted(sampler=Choice("unipc", {"order": 2.0}), guidance=guided(4, guidance_rescale=0))
+    assert spelled.name == plain.name  # defaults, spelled out or not
+
+
+def test_a_file_under_an_earlier_name_still_serves(folder):
+    third = fitted(sampler=Choice("unipc", {"order": 3}))
+    write_learned(third, folder).rename(folder / "emoji-unipc-4-ld3.json")
+    request = REQUEST.replace(sampler=third.sampler)
+    assert levels_for(request, COSINE)[1].timestep == 710
+    named = request.replace(schedule=Choice("learned", {"name": "emoji-unipc-4-ld3"}))
+    assert levels_for(named, COSINE)[1].timestep == 710
+
+
 @pytest.mark.parametrize(("changes", "words"), [
     ({"model": "sd15"}, "4 steps of unipc on the model sd15. Fitted: 4 steps of unipc on emoji"),
     ({"num_inference_steps": 5}, "5 steps of unipc .* or fit one with `python -m studio learn"),
