@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import TrainingError
+from pipelines.training.history import History, history_of
 
 __all__ = ["FLOORS", "GENERATED", "Floor", "figure_table", "objections", "write_card"]
 
@@ -66,8 +67,11 @@ def objections(candidate: Figures, shipped: Figures) -> list[str]:
     return found
 
 
-def figure_table(figures: Figures) -> str:
-    """The floors and what was measured, as Markdown."""
+def figure_table(figures: Figures, history: History) -> str:
+    """The floors and what was measured, as Markdown, with footnotes that say what held-out means."""
+    notes = {"psnr": "¹ New random compositions of known objects and backgrounds, not new objects."}
+    if history.every_pair != 0:
+        notes["held_out_both"] = f"² {_seen(history)}"
     rows = ["| figure | floor | measured | |", "| --- | --- | --- | --- |"]
     for name, floor in FLOORS.items():
         if name not in figures:
@@ -76,16 +80,34 @@ def figure_table(figures: Figures) -> str:
         limit = f"{'at most ' if floor.at_most else ''}{floor.value:g}{floor.unit}"
         missing = abs(figure - floor.value)
         verdict = "reached" if floor.reached(figure) else f"short by {missing:.3g}{floor.unit}"
-        rows.append(f"| {floor.label} | {limit} | {figure:.4g}{floor.unit} | {verdict} |")
-    return "\n".join(rows)
+        label = f"{floor.label} {notes[name][0]}" if name in notes else floor.label
+        rows.append(f"| {label} | {limit} | {figure:.4g}{floor.unit} | {verdict} |")
+    return "\n".join([*rows, "", "\\\n".join(notes[name] for name in notes if name in figures)])
+
+
+def _seen(history: History) -> str:
+    if history.every_pair is None:
+        return "Not known to be strictly held out: it is not recorded what the weights' first training saw."
+    total = f" of {history.samples:,}" if history.samples else ""
+    return (
+        f"Not strictly held out: the first {history.every_pair:,}{total} training samples of the UNet and the text "
+        "encoder were drawn from every object and background pair, these among them; the later ones were not."
+    )
 
 
 def write_card(folder: Path, figures: Figures, note: str) -> None:
-    """Put the table between the model card's two marks, and the figures into figures.json."""
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    """Put the table between the card's two marks, and the figures into figures.json.
+
+    Args:
+        folder: the model's: its weights' history decides what the table calls held-out.
+        figures: what was measured.
+        note: how.
+    Raises: TrainingError when the card lacks the marks.
+    """
     card = folder / "README.md"
     text = card.read_text("utf-8") if card.is_file() else f"{BEGIN}\n{END}\n"
     if BEGIN not in text or END not in text:
         raise TrainingError(f"The model card lacks the marks {BEGIN!r} and {END!r}.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    card.write_text(f"{before}{BEGIN}\n{figure_table(figures)}\n\n{note}\n{END}{after}", "utf-8")
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    card.write_text(f"{before}{BEGIN}\n{figure_table(figures, history_of(folder))}\n\n{note}\n{END}{after}", "utf-8")

@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipelines.training.captions import caption
 from pipelines.training.fit import MODEL, PARTS, chosen_folder, require_fit
+from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of, write_history
 from pipelines.training.latents import LatentPool, fit_preview, save_preview
 from pipelines.training.objectives import learning_rate, min_snr_loss
 from pipelines.training.objects import Catalogue
@@ -93,14 +94,16 @@ class DenoiserTask:
         catalogue: the objects.
         seed: of everything drawn.
         steps: length of the run, for the learning rate.
+        history: what the first weights had seen; it is exported with the last ones.
     """
 
     def __init__(
         self, recipe: Recipe, networks: torch.nn.ModuleDict, vae: AutoencoderKL,
         tokenizer: CLIPTokenizer, catalogue: Catalogue, seed: int = 0, steps: int | None = None,
+        history: History = UNKNOWN,
     ):
         self.recipe, self.shape = recipe, recipe.denoiser
-        self.networks, self.tokenizer = networks, tokenizer
+        self.networks, self.tokenizer, self.history = networks, tokenizer, history
         self.vae = vae.eval().requires_grad_(False)
         self.seed, self.steps = seed, steps or recipe.denoiser.steps
         self.batch = recipe.denoiser.batch
@@ -148,6 +151,7 @@ class DenoiserTask:
         if self._preview is None:
             self._preview = fit_preview(self.vae, self.pool.catalogue, self.recipe.size)
         save_preview(self._preview, folder)
+        write_history(folder, self.history)
 
     def sheet(self, path: Path) -> None:
         """Draw two pictures for each of a few fixed captions."""
@@ -257,6 +261,8 @@ def main(arguments: list[str] | None = None) -> None:
     start = chosen_folder(chosen.start, recipe, "--start", MODEL)
     # before the objects are fetched, which may take long
     require_fit(start, recipe, ("vae",) if chosen.fresh else PARTS)
+    folder = chosen.run_dir / "denoiser"
+    history = begin_run(folder, FRESH if chosen.fresh else continued(history_of(start)))
     catalogue, device = catalogue_for(recipe), pick_device()
     if chosen.fresh:
         tokens = chosen.run_dir / "tokenizer"
@@ -265,9 +271,9 @@ def main(arguments: list[str] | None = None) -> None:
         vae, tokenizer, networks = load_networks(recipe, start)
     task = DenoiserTask(
         recipe, networks.to(device), vae.to(device), tokenizer, catalogue, chosen.seed,
-        settings.steps,
+        settings.steps, history,
     )
-    train(task, chosen.run_dir / "denoiser", settings)
+    train(task, folder, settings)
 
 
 if __name__ == "__main__":

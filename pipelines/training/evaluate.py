@@ -18,6 +18,7 @@ from pipelines.training.autoencoder import held_out_psnr
 from pipelines.training.card import figure_table, objections, write_card
 from pipelines.training.exchange import FILES, fingerprint, recover, stage, swap
 from pipelines.training.fit import JUDGE, MODEL, PARTS, chosen_folder, require_fit, require_judge
+from pipelines.training.history import history_of
 from pipelines.training.measures import (
     GUIDANCE,
     STEPS,
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     sheet = chosen.run_dir / "sheets" / f"evaluate-{chosen.captions}.png" if chosen.run_dir else None
     figures = measure(measured, classifier, catalogue, chosen.captions, sheet)
     figures["megabytes"] = _megabytes(model, measured)
-    print(figure_table(figures), flush=True)
+    print(figure_table(figures, history_of(measured)), flush=True)
     if chosen.candidate:
         shipped = kept_figures(model, identity)
         if shipped is None:

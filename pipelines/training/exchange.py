@@ -10,14 +10,15 @@ from pathlib import Path
 
 from pipelines.errors import TrainingError
 
-__all__ = ["FILES", "fingerprint", "recover", "stage", "swap"]
+__all__ = ["FILES", "HISTORY", "fingerprint", "recover", "stage", "swap"]
 
 FILES = ("model_index.json", "preview.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
 """What an export gives a model; its card and its figures are the model folder's own."""
+HISTORY = "history.json"  # belongs to the weights too; exports of an earlier time have none
 
 
 def stage(candidate: Path, folder: Path) -> Path:
-    """Build beside `folder` its successor: the candidate's FILES, and all else that it has.
+    """Build beside `folder` its successor: the candidate's FILES and HISTORY, and all else that it has.
 
     Returns: the successor, for `swap` once it is complete.
     Raises: TrainingError when the candidate lacks one of FILES.
@@ -25,11 +26,11 @@ def stage(candidate: Path, folder: Path) -> Path:
     missing = [name for name in FILES if not (candidate / name).exists()]
     if missing:
         raise TrainingError(f"The candidate {str(candidate)!r} lacks {', '.join(missing)}: export it again.")
-    staged = _beside(folder, ".new")
+    staged, moved = _beside(folder, ".new"), {*FILES, HISTORY}
     shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(folder, staged, ignore=lambda at, names: set(FILES) if Path(at) == folder else ())
+    shutil.copytree(folder, staged, ignore=lambda at, names: moved if Path(at) == folder else ())
     shutil.copytree(candidate, staged, dirs_exist_ok=True,
-                    ignore=lambda at, names: set(names) - set(FILES) if Path(at) == candidate else ())
+                    ignore=lambda at, names: set(names) - moved if Path(at) == candidate else ())
     return staged
 
 

@@ -21,6 +21,7 @@ from pipelines.errors import TrainingError
 from pipelines.metrics.classifier import load_classifier
 from pipelines.training import autoencoder, classifier, denoiser, evaluate, measures
 from pipelines.training.card import FLOORS, GENERATED, figure_table
+from pipelines.training.history import FRESH
 from pipelines.training.latents import pictures_of
 from pipelines.training.measures import generated_accuracy, judged, load_pipeline, named_captions
 from pipelines.training.objects import shipped_catalogue
@@ -165,7 +166,7 @@ def test_evaluate_measures_a_toy_model(made, capsys):
     figures = json.loads((model / "figures.json").read_text())
     assert set(FLOORS) <= set(figures) and figures["captions"] == 2
     assert all(0 <= figures[name] <= 1 for name in GENERATED) and figures["seconds"] > 0
-    assert figure_table(figures) in (model / "README.md").read_text()
+    assert figure_table(figures, FRESH) in (model / "README.md").read_text()
     assert f"| {figures['psnr']:.4g} dB |" in capsys.readouterr().out
     with Image.open(made.folder / "sheets" / "evaluate-2.png") as sheet:
         assert sheet.width == 12 * TOY.size

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from pipelines.errors import TrainingError
-from pipelines.training.exchange import FILES, fingerprint, recover, stage, swap
+from pipelines.training.exchange import FILES, HISTORY, fingerprint, recover, stage, swap
 
 
 class Killed(BaseException):
@@ -38,6 +38,8 @@ def folders(tmp_path):
 
 def test_the_candidates_files_replace_the_models_and_the_card_stays(folders):
     model, candidate = folders
+    (model / HISTORY).write_text("of the old weights")
+    (candidate / "README.md").write_text("a note by the export")
     wanted = contents(candidate) | {"README.md": "card"}
     before = contents(model)
     staged = stage(candidate, model)
