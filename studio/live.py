@@ -33,6 +33,7 @@ from starlette.routing import Route
 from pipelines.errors import SettingsError, StepwiseError
 from studio import markup
 from studio.jobs import Job, JobStatus, View
+from studio.safety.owner import owner_of
 from studio.stream import watch
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ Parts = dict[str, dict[str, Any]]
 
 _LOG = logging.getLogger("stepwise.page")
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
-_LONGEST_OWNER = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,8 @@ def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
     async def run(request: Request, tab: LiveTab) -> Response:
         content = await _content(request)
         LocalContext.request.set(gr.Request(request))  # as in Gradio's own events: ZeroGPU charges whoever asks
-        job, draft = await to_thread.run_sync(_submit, studio, tab, content)
+        owner = owner_of(request.scope, str(content.get("owner") or ""))
+        job, draft = await to_thread.run_sync(_submit, studio, tab, content["values"], owner)
         return JSONResponse({"session": {"job": job.id, "draft": draft}}, headers=_HEADERS)
 
     async def events(request: Request, tab: LiveTab) -> Response:
@@ -146,15 +147,15 @@ def _finite(number: str) -> float:
     return value
 
 
-def _submit(studio: Studio, tab: LiveTab, content: Mapping[str, Any]) -> tuple[Job, dict[str, Any]]:
+def _submit(studio: Studio, tab: LiveTab, sent: Sequence[Any], owner: str) -> tuple[Job, dict[str, Any]]:
     try:
-        draft, values = tab.read(content["values"])
+        draft, values = tab.read(sent)
     except StepwiseError:  # some of ours are ValueErrors too
         raise
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:  # the page sends none of these, a program may
         _LOG.info("a form that cannot be read: %r", error)
         raise SettingsError("The form could not be read. Reload the page and try again.") from error
-    return studio.submit(tab.key, values, str(content.get("owner") or "")[:_LONGEST_OWNER]), draft
+    return studio.submit(tab.key, values, owner), draft
 
 
 async def _events(job: Job, tab: LiveTab) -> AsyncIterator[str]:

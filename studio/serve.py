@@ -151,12 +151,13 @@ def _guarded_app(settings: LaunchSettings, folders: ServedFolders, temp: TempFol
         def build_middleware_stack(self) -> Any:
             stack = SessionGuard(super().build_middleware_stack(), self.forget_session)
             pages = [page[0] for page in self.get_blocks().pages]
-            return protect(stack, settings, folders, temp, self.is_signed_in, pages)
+            return protect(stack, settings, folders, temp, self.login, pages)
 
-        def is_signed_in(self, scope: Scope) -> bool:
+        def login(self, scope: Scope) -> str | None:
             cookies = cookie_parser(header(scope, "cookie") or "")
             names = (f"access-token-{self.cookie_id}", f"access-token-unsecure-{self.cookie_id}")
-            return any(cookies.get(name) in self.tokens for name in names)
+            found = (self.tokens.get(cookies.get(name)) for name in names)
+            return next((name for name in found if name is not None), None)
 
         def forget_session(self, session: str) -> None:
             states = self.state_holder
@@ -192,4 +193,6 @@ def _decided(settings: LaunchSettings, folders: ServedFolders) -> dict[str, Any]
         "strict_cors": True,
         "prevent_thread_lock": True,
         "quiet": True,
+        # Or Gradio asks for the first page itself and gives up after three seconds, which a busy machine may need longer.
+        "_frontend": False,
     }

@@ -29,6 +29,6 @@ def endpoint(studio: "Studio") -> Callable:
         """
         given = fields(settings)
         values = {**given, "base": {**fields(given.get("base", {}), "base"), "prompt": prompt}}
-        yield from run_task(studio, "animate", values, request.session_hash or "")
+        yield from run_task(studio, "animate", values, request)
 
     return animate

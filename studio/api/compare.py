@@ -27,6 +27,6 @@ def endpoint(studio: "Studio") -> Callable:
                 "reference_steps": 100}, or "x" and "y" axes {"field": ..., "values": [...]} instead of cells.
         """
         values = {**fields(settings), "base": {**fields(settings.get("base", {}), "base"), "prompt": prompt}}
-        yield from run_task(studio, "compare", values, request.session_hash or "")
+        yield from run_task(studio, "compare", values, request)
 
     return compare

@@ -30,6 +30,6 @@ def endpoint(studio: "Studio") -> Callable:
                 "fit": "crop" or "resize"}.
         """
         values = {**fields(settings), "picture": picture, "base": {**fields(settings.get("base", {}), "base"), "prompt": prompt}}
-        yield from run_task(studio, "edit", values, request.session_hash or "")
+        yield from run_task(studio, "edit", values, request)
 
     return edit

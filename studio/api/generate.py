@@ -26,6 +26,6 @@ def endpoint(studio: "Studio") -> Callable:
             settings: any other fields of a request by name, e.g. {"num_inference_steps": 20, "seed": 7,
                 "sampler": {"key": "ddim", "eta": 0.5}, "guidance": {"key": "cfg", "guidance_scale": 5}}.
         """
-        yield from run_task(studio, "text_to_image", {**fields(settings), "prompt": prompt}, request.session_hash or "")
+        yield from run_task(studio, "text_to_image", {**fields(settings), "prompt": prompt}, request)
 
     return generate

@@ -25,6 +25,6 @@ def endpoint(studio: "Studio") -> Callable:
             settings: {"base": {"model", "sampler", "guidance", "num_inference_steps", ...}, "learner": "ld3" or
                 {"key": "auto_diffusion", ...}, "pictures": {"fitted": 16, ...}, "prompts": ["...", ...]}.
         """
-        yield from run_task(studio, "learn", fields(settings), request.session_hash or "")
+        yield from run_task(studio, "learn", fields(settings), request)
 
     return learn

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pipelines.errors import StepwiseError
+from studio.safety.owner import owner_of
 from studio.stream import follow
 
 if TYPE_CHECKING:
@@ -50,13 +51,16 @@ def file_of(studio: "Studio", result: str) -> dict[str, Any]:
     return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 
 
-def run_task(studio: "Studio", task: str, values: dict[str, Any], owner: str) -> Iterator[dict[str, Any]]:
+def run_task(studio: "Studio", task: str, values: dict[str, Any], request: gr.Request) -> Iterator[dict[str, Any]]:
     """Submit a job and follow it: progress while it runs, its results at the end.
+
+    Args:
+        request: of the program, which decides whose job it is.
 
     Raises: gr.Error with the sentence for the person, when the request is refused or the job fails.
     """
     try:
-        job = studio.submit(task, values, owner)
+        job = studio.submit(task, values, owner_of(request.request.scope, request.session_hash or ""))
         for view in follow(job):
             if not view.status.final:
                 yield progress_of(view, job.id)

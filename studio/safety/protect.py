@@ -26,7 +26,7 @@ def protect(
     settings: LaunchSettings,
     folders: ServedFolders,
     temp: TempFolder,
-    is_signed_in: Callable[[Scope], bool],
+    login: Callable[[Scope], str | None],
     pages: Collection[str] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> App:
@@ -39,8 +39,8 @@ def protect(
         settings: of the command line.
         folders: which files may leave or be named.
         temp: the folder of the uploads.
-        is_signed_in: whether a request comes from somebody who has signed in; asked only where
-            the settings name logins.
+        login: the name of whoever sent a request, None for somebody who has not signed in; asked
+            only where the settings name logins.
         pages: paths of the page's further pages, where gradio shows its login page.
         clock: of the rate limit, in seconds.
 
@@ -54,7 +54,7 @@ def protect(
     app = BodyGuard(app, limits)
     app = FileGuard(app, folders)
     if settings.credentials:
-        app = SignInGuard(app, is_signed_in, pages)
+        app = SignInGuard(app, login, pages)
     app = RateGuard(app, limits, clock)
     app = OriginGuard(app, settings.origin_rule())
     headers = security_headers(settings.frame_ancestors, settings.is_contained)

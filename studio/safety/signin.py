@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from .asgi import App, Receive, Scope, Send, api_route, refuse
+from .owner import LOGIN
 
 __all__ = ["SignInGuard"]
 
@@ -22,25 +23,26 @@ _OPEN_ROUTES = frozenset(("startup-events", "user", "login_check", "token", "app
 
 
 class SignInGuard:
-    """Answers 401 to whoever has not signed in.
+    """Answers 401 to whoever has not signed in, and notes in the scope who has.
 
     Args:
         app: what is guarded.
-        is_signed_in: whether a request comes from somebody who has.
+        login: the name of whoever sent a request; None for somebody who has not signed in.
         pages: paths of further pages, without slashes around: gradio shows its login page there.
     """
 
     def __init__(
-        self, app: App, is_signed_in: Callable[[Scope], bool], pages: Collection[str] = ()
+        self, app: App, login: Callable[[Scope], str | None], pages: Collection[str] = ()
     ):
-        self._app, self._is_signed_in = app, is_signed_in
+        self._app, self._login = app, login
         self._pages = _OPEN_PAGES | {f"/{page}" for page in pages}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_request = scope["type"] in ("http", "websocket")
-        if is_request and not self._is_open(scope) and not self._is_signed_in(scope):
-            await refuse(scope, send, 401, "Sign in first.")
-            return
+        if scope["type"] in ("http", "websocket"):
+            scope[LOGIN] = self._login(scope)
+            if not scope[LOGIN] and not self._is_open(scope):
+                await refuse(scope, send, 401, "Sign in first.")
+                return
         await self._app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from pipelines.errors import BusyError
+from studio.api.running import run_task
 from studio.form import FIXED
 from studio.page import build_page
 from studio.stream import follow
@@ -18,7 +23,7 @@ from tests.browser.stand_in import StandIn
 def page(tmp_path_factory):
     studio = StandIn(tmp_path_factory.mktemp("live"))
     demo = build_page(studio)
-    return studio, demo, TestClient(Starlette(routes=demo.routes))
+    return studio, demo, TestClient(Starlette(routes=demo.routes), client=("127.0.0.1", 50_000))
 
 
 def form_values(demo, **changes):
@@ -49,12 +54,34 @@ def test_a_click_becomes_a_job_whose_steps_stream_to_the_end(page):
     session = answer.json()["session"]
     job = studio.job(session["job"])
     assert (job.request.prompt, job.request.num_inference_steps, job.request.seed) == ("a <b>fox</b>", 7, 12)
-    assert session["draft"]["prompt"] == "a <b>fox</b>" and job.owner == "me"
+    assert session["draft"]["prompt"] == "a <b>fox</b>" and job.owner == "127.0.0.1 me"
     said = events(client, job.id)
     assert [one["final"] for one in said] == [False] * (len(said) - 1) + [True]
     assert said[-1]["status"] == "done" and said[-1]["notice"] == ""
     shown = {name: part for one in said for name, part in one["parts"].items()}
     assert shown["t2i-hero"].keys() == {"file"} and shown["t2i-noisy-image"]["src"].startswith("data:image/jpeg")
+
+
+def test_nobody_from_elsewhere_chooses_whose_job_it_is(page):
+    studio, demo, _ = page
+    elsewhere = TestClient(Starlette(routes=demo.routes), client=("203.0.113.5", 50_000))
+    jobs = [studio.job(run(elsewhere, form_values(demo), owner).json()["session"]["job"]) for owner in ("", "ann", "x" * 99)]
+    assert {job.owner for job in jobs} == {"203.0.113.5"}
+
+
+def test_a_programs_session_does_not_choose_its_owner_either():
+    owners = []
+
+    def submit(task, values, owner):
+        owners.append(owner)
+        raise BusyError("enough")
+
+    for client in ("127.0.0.1", "203.0.113.9"):
+        for session in ("one", "two", None):
+            asked = Request({"type": "http", "client": (client, 1), "headers": []})
+            with pytest.raises(gr.Error, match="enough"):
+                next(run_task(SimpleNamespace(submit=submit), "generate", {}, gr.Request(asked, session_hash=session)))
+    assert owners == ["127.0.0.1 one", "127.0.0.1 two", "127.0.0.1 ", *["203.0.113.9"] * 3]
 
 
 def test_only_what_changed_is_sent_and_a_finished_job_says_all_of_it_at_once(page):

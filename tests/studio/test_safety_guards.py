@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 
 from pipelines.errors import PictureError, SettingsError
+from studio.safety.asgi import header
 from studio.safety.bodies import BodyGuard
 from studio.safety.files import FileGuard, ServedFolders, blocked_around, blocked_paths
 from studio.safety.flags import parse_flags
 from studio.safety.headers import HeaderGuard, security_headers
 from studio.safety.limits import Limits
 from studio.safety.origin import OriginGuard, OriginRule
+from studio.safety.owner import owner_of
 from studio.safety.payloads import PayloadGuard, check_payload
 from studio.safety.rate import RateGuard, TokenBuckets, client_key
 from studio.safety.signin import SignInGuard
@@ -307,6 +309,31 @@ def test_only_the_login_page_is_open(path, is_open):
     assert ask(guard, path, "GET")[0] == (200 if is_open else 401)
     assert ask(guard, path, kind="websocket")[0] == (200 if is_open else 1008)
     assert ask(SignInGuard(Echo(), lambda scope: True), path, "GET")[0] == 200
+
+
+def test_who_has_signed_in_is_noted_for_whoever_answers():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(owner_of(scope, "claimed"))
+        await Echo()(scope, receive, send)
+
+    guard = SignInGuard(app, lambda scope: header(scope, "cookie"))
+    assert ask(guard, client="127.0.0.1", cookie="ann")[0] == ask(guard, client="10.0.0.9", cookie="ann")[0] == 200
+    assert ask(guard, client="10.0.0.9", cookie="bob")[0] == 200
+    assert seen == ["login ann", "login ann", "login bob"]
+
+
+@pytest.mark.parametrize(("client", "headers", "owner"), [
+    ("127.0.0.1", {}, "127.0.0.1 tab"), ("::1", {}, "0::/64 tab"),
+    ("127.0.0.1", {"x-forwarded-for": "203.0.113.9"}, "127.0.0.1"),  # a proxy that nobody named: all share one
+    ("203.0.113.9", {"x-forwarded-for": "203.0.113.9"}, "203.0.113.9"), ("203.0.113.9", {}, "203.0.113.9"),
+    ("2001:db8::7", {}, "20010db800000000::/64"), (None, {}, "unknown"),
+])
+def test_an_owner_is_an_address_and_a_claim_counts_at_this_machine_only(client, headers, owner):
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"client": client and (client, 1), "headers": pairs}
+    assert owner_of(scope, "tab") == owner and len(owner_of(scope, "x" * 10_000)) < 100
 
 
 # --- bodies ---------------------------------------------------------------------------------
