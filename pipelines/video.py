@@ -126,10 +126,15 @@ class VideoRequest:
         pixels = None if self.first_frame is None else self.first_frame.pixels
         return VideoJob(keys, self.frames, self.fps, pixels)
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Fields of the base that the method does not read."""
+        return VIDEOS[self.method.key].build(self.method.settings).unread
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the first frame by its digest alone."""
+        """Plain values, of the base those that count; the first frame by its digest alone."""
         return {
-            "base": self.base.to_json(),
+            "base": {name: value for name, value in self.base.to_json().items() if name not in self.unread},
             "method": self.method.to_json(),
             "frames": self.frames,
             "fps": self.fps,

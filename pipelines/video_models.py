@@ -27,6 +27,8 @@ class VideoModel:
         first_frame: "no", "takes" or "needs".
         from_picture: class of the pipeline of the same parts that starts from a picture; "" if it is this one.
         prompt: whether it reads a prompt.
+        rescales: whether its pipeline takes a guidance rescale.
+        true_guidance: whether its pipeline reads a negative prompt only at a true guidance scale above 1.
         defaults: of a request, where the catalogue says nothing.
         note: what a person should know, in plain words.
     """
@@ -41,12 +43,14 @@ class VideoModel:
     first_frame: str = "no"
     from_picture: str = ""
     prompt: bool = True
+    rescales: bool = False
+    true_guidance: bool = False
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     note: str = ""
 
 
-def _guided(steps: int, scale: float) -> dict[str, Any]:
-    return {"num_inference_steps": steps, "guidance": {"key": "cfg", "guidance_scale": scale}}
+def _guided(steps: int, scale: float, **more: float) -> dict[str, Any]:
+    return {"num_inference_steps": steps, "guidance": {"key": "cfg", "guidance_scale": scale, **more}}
 
 
 def _wan(**more: Any) -> VideoModel:
@@ -74,6 +78,7 @@ def _ltx(**more: Any) -> VideoModel:
             "frame_step": 8,
             "size_step": 32,
             "first_frame": "takes",
+            "rescales": True,
             "defaults": _guided(50, 3.0),
             **more,
         }
@@ -102,9 +107,11 @@ _HUNYUAN = {
     "size": (1280, 720),
     "frame_step": 4,
     "size_step": 16,
+    "true_guidance": True,
     "defaults": _guided(50, 6.0),
 }
 _SILENT = "It makes sound too, which is left out."
+_LTX2 = _guided(30, 3.0, guidance_rescale=0.7)
 
 VIDEO_MODELS: Mapping[str, VideoModel] = {
     "StableVideoDiffusionPipeline": VideoModel(
@@ -126,11 +133,11 @@ VIDEO_MODELS: Mapping[str, VideoModel] = {
         fps=24,
         size=(768, 512),
         from_picture="LTX2ImageToVideoPipeline",
-        defaults=_guided(30, 3.0),
+        defaults=_LTX2,
         note=_SILENT,
     ),
     "LTX2ImageToVideoPipeline": _ltx(
-        frames=121, fps=24, size=(768, 512), first_frame="needs", defaults=_guided(30, 3.0), note=_SILENT
+        frames=121, fps=24, size=(768, 512), first_frame="needs", defaults=_LTX2, note=_SILENT
     ),
     "WanPipeline": _wan(),
     "WanImageToVideoPipeline": _wan(first_frame="needs"),

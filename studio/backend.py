@@ -273,7 +273,7 @@ class Studio:
         Raises:
             StoreError: it cannot be written in this format.
         """
-        return encode_clip(frames, request.fps, request.format, self._described(request.base, None)[1])
+        return encode_clip(frames, request.fps, request.format, self._described(request.base, None, request.unread)[1])
 
     def save_clip(self, data: bytes, frames: np.ndarray, request: VideoRequest, job: Job,
                   figures: Mapping[str, Any] | None = None) -> str:
@@ -282,7 +282,7 @@ class Studio:
         Raises:
             StoreError: it cannot be written.
         """
-        metadata, parameters = self._described(request.base, figures)
+        metadata, parameters = self._described(request.base, figures, request.unread)
         metadata |= {"animate": request.to_json(), "poster": poster(frames[0])}
         size = (frames.shape[2], frames.shape[1])
         return self.store.save_bytes(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.errors import MethodFitError
-from pipelines.registry import Method, NoSettings, Table
+from pipelines.registry import Method, Table
 from pipelines.videos.animatediff import AnimateDiffClip, AnimateDiffSettings
-from pipelines.videos.pipeline import OwnPipeline, StableVideo, StableVideoSettings
+from pipelines.videos.pipeline import OwnPipeline, OwnPipelineSettings, StableVideo, StableVideoSettings
 from pipelines.videos.walk import Walk, WalkSettings
 
 __all__ = ["VIDEOS", "fitting_videos"]
@@ -69,7 +69,7 @@ VIDEOS = Table(
             "pipeline",
             "The model's own pipeline",
             OwnPipeline,
-            NoSettings,
+            OwnPipelineSettings,
             fit=_fits_own,
             paper="diffusers' pipeline of the model",
             help="Wan, LTX, CogVideoX, HunyuanVideo, SkyReels and others, each through its own diffusers pipeline.",

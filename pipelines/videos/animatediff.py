@@ -12,7 +12,7 @@ from pipelines.errors import SettingsError
 from pipelines.loop import denoise
 from pipelines.registry import setting
 from pipelines.text_to_image import assembled_run, decode, resolve, to_uint8
-from pipelines.videos.base import ClipFrames, ClipStep, VideoJob, refuse_unread
+from pipelines.videos.base import ONE_NOISE, ClipFrames, ClipStep, VideoJob, refuse_unread
 
 __all__ = ["AnimateDiffClip", "AnimateDiffSettings"]
 
@@ -32,6 +32,8 @@ class AnimateDiffClip:
 
     Source: Guo et al., AnimateDiff, arXiv:2307.04725, section 4.
     """
+
+    unread = ONE_NOISE
 
     def __init__(self, settings: AnimateDiffSettings = AnimateDiffSettings()):
         self.settings = settings

@@ -11,7 +11,13 @@ import numpy as np
 from pipelines.errors import MethodFitError
 from pipelines.types import Request
 
-__all__ = ["ClipFrames", "ClipStep", "Video", "VideoJob", "refuse_unread"]
+__all__ = ["ONE_NOISE", "OUR_LOOP", "ClipFrames", "ClipStep", "Video", "VideoJob", "refuse_unread"]
+
+ONE_NOISE = frozenset({"loras", "variation_seed", "variation_strength"})
+"""Fields of a request that a method does not read which draws the noise of all frames at once."""
+
+OUR_LOOP = frozenset({"sampler", "schedule", "start"})
+"""Fields that only the studio's own loop reads: their tables fit no model that runs through its own pipeline."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +79,16 @@ class ClipFrames:
 
 
 class Video(Protocol):
-    """One method of the video table, built with its settings."""
+    """One method of the video table, built with its settings.
+
+    Attributes:
+        unread: fields of a request that it does not read, and that are not kept with the clip.
+    """
+
+    unread: frozenset[str]
 
     def check(self, job: VideoJob) -> None:
-        """Raise SettingsError if the method cannot make this clip."""
+        """Raise SettingsError if the method cannot make this clip, or would leave out what was asked for."""
 
     def num_steps(self, job: VideoJob) -> int:
         """Denoising steps of the whole run."""

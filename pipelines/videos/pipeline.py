@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,16 +18,34 @@ from pipelines.registry import parse_settings, setting
 from pipelines.text_to_image import to_uint8
 from pipelines.types import Request
 from pipelines.video_models import VIDEO_MODELS, VideoModel
-from pipelines.videos.base import ClipFrames, ClipStep, VideoJob, refuse_unread
+from pipelines.videos.base import ONE_NOISE, OUR_LOOP, ClipFrames, ClipStep, VideoJob, refuse_unread
 
-__all__ = ["OwnPipeline", "StableVideo", "StableVideoSettings"]
+if TYPE_CHECKING:
+    from pipelines.families.stock import StockPipeline
+
+__all__ = ["OwnPipeline", "OwnPipelineSettings", "StableVideo", "StableVideoSettings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnPipelineSettings:
+    true_guidance_scale: float = setting(
+        1.0,
+        "Above 1 a model that was distilled to need no negative prompt reads one, at twice the work.",
+        low=1,
+        high=30,
+        step=0.1,
+        label="True guidance scale",
+    )
 
 
 class OwnPipeline:
     """The call of the model's own pipeline, given frames, size, guidance and seed by diffusers' names."""
 
-    def __init__(self, settings: Any = None):
+    unread = ONE_NOISE | OUR_LOOP
+
+    def __init__(self, settings: OwnPipelineSettings = OwnPipelineSettings()):
         self.extra: Mapping[str, Any] = {}
+        self.true_guidance_scale = settings.true_guidance_scale
 
     def check(self, job: VideoJob) -> None:
         if len(job.keys) > 1:
@@ -49,7 +67,7 @@ class OwnPipeline:
             pipe = _of_the_same_parts(pipe, known.from_picture)
         pipe.set_progress_bar_config(disable=True)
         stock = StockVideo(pipe)
-        for event in stock.run(self.arguments(job, stock.accepted), cancelled):
+        for event in stock.run(self.arguments(job, stock), cancelled):
             if isinstance(event, StockResult):
                 yield ClipFrames(0, _pictures(event.output))
                 continue
@@ -68,11 +86,17 @@ class OwnPipeline:
                 job.frames,
             )
 
-    def arguments(self, job: VideoJob, accepted: frozenset[str]) -> dict[str, Any]:
-        """diffusers' arguments for a clip, those that this pipeline's call takes."""
+    def arguments(self, job: VideoJob, pipeline: StockPipeline) -> dict[str, Any]:
+        """diffusers' arguments for a clip, those that this pipeline's call takes.
+
+        Args:
+            job: checked.
+            pipeline: knows what its call accepts.
+
+        Raises:
+            MethodFitError: it does not take something that was asked for.
+        """
         base = job.base
-        if base.negative_prompt and "negative_prompt" not in accepted:
-            raise MethodFitError("This model reads no negative prompt. Leave it empty.")
         picture = None if job.first_frame is None else _fitted(job.first_frame, base)
         wanted = {
             "prompt": base.prompt,
@@ -81,7 +105,8 @@ class OwnPipeline:
             "height": base.height or None,
             "num_frames": job.frames,
             "num_inference_steps": base.num_inference_steps,
-            **_scale(base, accepted),
+            **_guidance(base, pipeline),
+            **_true_guidance(base, self.true_guidance_scale, pipeline),
             "generator": torch.Generator().manual_seed(base.seed),
             "output_type": "np",
             "image": picture,
@@ -89,7 +114,7 @@ class OwnPipeline:
             "frame_rate": job.fps,
             **self.extra,
         }
-        return {name: value for name, value in wanted.items() if name in accepted and value is not None}
+        return {name: value for name, value in wanted.items() if name in pipeline.accepted and value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +139,7 @@ class StableVideo(OwnPipeline):
     """
 
     def __init__(self, settings: StableVideoSettings = StableVideoSettings()):
+        super().__init__()
         self.extra = dataclasses.asdict(settings)
 
 
@@ -127,12 +153,42 @@ def _of_the_same_parts(pipe: Any, name: str) -> Any:
     return cls(**{name: given[name] for name in names if name in given})
 
 
-def _scale(base: Request, accepted: frozenset[str]) -> dict[str, float]:
-    """The guidance scale, under the name that the pipeline has for it."""
+def _guidance(base: Request, pipeline: StockPipeline) -> dict[str, Any]:
+    """The guidance scale, under the name that the pipeline has for it, and its rescaling."""
     guidance = GUIDANCE[base.guidance.key]
-    scale = getattr(parse_settings(guidance.settings, base.guidance.settings), "guidance_scale", None)
-    name = "guidance_scale" if "guidance_scale" in accepted else "max_guidance_scale"
-    return {} if scale is None else {name: scale}
+    settings = parse_settings(guidance.settings, base.guidance.settings)
+    rescale = getattr(settings, "guidance_rescale", 0.0)
+    if rescale and "guidance_rescale" not in pipeline.accepted:
+        raise MethodFitError(
+            f"The guidance rescale is {rescale:g}, and this model's own pipeline has none. Set it to 0."
+        )
+    found = {"guidance_rescale": rescale}
+    if (scale := getattr(settings, "guidance_scale", None)) is not None:
+        found[pipeline.guidance_name or "max_guidance_scale"] = scale
+    return found
+
+
+def _true_guidance(base: Request, scale: float, pipeline: StockPipeline) -> dict[str, Any]:
+    """A second, unconditional pass, where a pipeline's guidance scale may be an input of its network."""
+    negative = bool(base.negative_prompt)
+    if negative and "negative_prompt" not in pipeline.accepted:
+        raise MethodFitError("This model reads no negative prompt. Leave it empty.")
+    if pipeline.guidance_name == "true_cfg_scale" or "true_cfg_scale" not in pipeline.accepted:
+        if scale > 1:
+            raise MethodFitError("This model has no true guidance scale beside its guidance scale. Set it to 1.")
+        # One that guides by it does so only if it is given a negative prompt, and a blank is none.
+        blank = pipeline.guidance_name == "true_cfg_scale" and not negative
+        return {"negative_prompt": " "} if blank else {}
+    if negative and scale <= 1:
+        raise MethodFitError(
+            "This model reads a negative prompt only at a true guidance scale above 1. Set one, or leave it empty."
+        )
+    if scale > 1 and not negative:
+        raise MethodFitError(
+            f"The true guidance scale is {scale:g}, and counts only against a negative prompt. Write a negative prompt, "
+            "or set it to 1."
+        )
+    return {"true_cfg_scale": scale} if negative else {}
 
 
 def _fitted(pixels: np.ndarray, base: Request) -> Image.Image:

@@ -116,6 +116,8 @@ class Walk:
         Gaussian latents; Song et al., DDIM, arXiv:2010.02502, section 5.3, for that of diffusion's initial noise.
     """
 
+    unread: frozenset[str] = frozenset()
+
     def __init__(self, settings: WalkSettings = WalkSettings()):
         self.settings = settings
 

@@ -326,13 +326,13 @@ def test_settings_reach_the_pipeline(pipes):
         for settings in ({}, {"motion_bucket_id": 255})
     ]
     assert not np.array_equal(*clips)
-    accepted = StockPipeline(pipe).accepted
-    assert VIDEOS["svd"].build().arguments(job, accepted)["max_guidance_scale"] > 1
-    still = VIDEOS["svd"].build({"motion_bucket_id": 0, "noise_aug_strength": 0}).arguments(job, accepted)
+    stock = StockPipeline(pipe)
+    assert VIDEOS["svd"].build().arguments(job, stock)["max_guidance_scale"] > 1
+    still = VIDEOS["svd"].build({"motion_bucket_id": 0, "noise_aug_strength": 0}).arguments(job, stock)
     assert (still["motion_bucket_id"], still["noise_aug_strength"], "prompt" in still) == (0, 0, False)
     with pytest.raises(MethodFitError, match="no negative prompt"):
         base = job.base.replace(negative_prompt="blurry")
-        VIDEOS["svd"].build().arguments(dataclasses.replace(job, keys=(base,)), accepted)
+        VIDEOS["svd"].build().arguments(dataclasses.replace(job, keys=(base,)), stock)
 
 
 @pytest.mark.parametrize("key", [key for key in VIDEOS if key != "walk"])

@@ -45,6 +45,9 @@ MODELS = {
 }
 
 
+OWN_PIPELINE = ("tiny-svd", "tiny-wan", "tiny-ltx")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
@@ -72,7 +75,10 @@ def picture(size=(64, 64), format="PNG", **options) -> bytes:
 
 def values(model="tiny-sd", **changes):
     frames, side = MODELS[model]
-    base = {**BASE, "model": model, "width": side, "height": side, **changes.pop("base", {})}
+    base = {**BASE, "model": model, "width": side, "height": side}
+    if model in OWN_PIPELINE:
+        del base["sampler"]
+    base |= changes.pop("base", {})
     plain = {"base": base, "frames": frames, "fps": 8, "format": "webp"}
     plain |= {"keys": KEYS} if model == "tiny-sd" else {}
     plain |= {"first_frame": picture()} if model == "tiny-svd" else {}
@@ -272,6 +278,28 @@ def test_video_models_say_what_they_need(studio):
     with pytest.raises(SettingsError, match="one prompt and one seed"):
         studio.submit("animate", values(model="tiny-wan", keys=KEYS))
     assert finished(studio, model="tiny-svd", base={"prompt": ""}).status is JobStatus.DONE
+
+
+@pytest.mark.parametrize("model", OWN_PIPELINE)
+@pytest.mark.parametrize(("name", "choice"), [("sampler", "ddim"), ("schedule", "karras"), ("start", "gaussian")])
+def test_methods_of_our_loop_are_refused_where_it_does_not_run(studio, model, name, choice):
+    with pytest.raises(MethodFitError, match="runs through its own pipeline, which brings its own sampler"):
+        studio.submit("animate", values(model=model, base={name: choice}))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_clip_says_only_what_counted(studio, model):
+    view = finished(studio, model=model, format="webp")
+    record = studio.store.get(view.cells[0].results[0])
+    loop = {"sampler", "schedule", "start"}
+    noise = {"loras", "variation_seed", "variation_strength"}
+    absent = (loop if model in OWN_PIPELINE else set()) | (noise if model != "tiny-sd" else set())
+    for said in (record.metadata["request"], record.metadata["animate"]["base"], view.outcome["animate"]["base"]):
+        assert (loop | noise) - said.keys() == absent and {"guidance", "seed"} <= said.keys()
+    assert ("Sampler" in record.parameters) == (model not in OWN_PIPELINE) and "CFG scale: 4" in record.parameters
+    settings = reusable(record)
+    again = finished(studio, model=model, base={name: settings[name] for name in ("prompt", "seed", "num_inference_steps")})
+    assert np.array_equal(again.cells[0].images, view.cells[0].images)
 
 
 def test_what_a_model_snaps_to_is_said_and_made(studio):
