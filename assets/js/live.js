@@ -88,16 +88,24 @@
     one.root = root;
     if (one.running) return [before, ""];
     one.refused = false;
+    one.asking = true;
+    one.unwanted = false;
     running(tab, true);
     try {
       const { ok, content } = await ask(tab, "run", {
         method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ values, owner }),
       });
-      if (ok) { watch(tab, content.session.job); return [content.session, ""]; }
+      one.asking = false;
+      if (ok) {
+        watch(tab, content.session.job);
+        if (one.unwanted) stop(tab, content.session);
+        return [content.session, ""];
+      }
       running(tab, false);
       one.refused = true;
       return [before, content.notice ?? notice(content.detail ?? "The studio refused the request.")];
     } catch {
+      one.asking = false;
       running(tab, false);
       one.refused = true;
       return [before, notice("The studio does not answer. Is it still running?")];
@@ -145,7 +153,8 @@
   }
 
   async function stop(tab, session) {
-    const job = state(tab).job ?? session?.job;
+    const one = state(tab), job = one.job ?? session?.job;
+    if (one.asking) { one.unwanted = true; return; }  // the new job has no id yet, and the one before is over
     if (job) await ask(tab, `jobs/${encodeURIComponent(job)}/stop`, { method: "POST" });
   }
 
