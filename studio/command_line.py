@@ -201,20 +201,25 @@ def method_tables() -> str:
 
     parts = []
     for table in (SAMPLERS, SCHEDULES, STARTS, GUIDANCE, INVERSIONS, EDITS, VIDEOS, QUANTIZERS):
-        own = orders_measured() if table is SAMPLERS else {}
-        head, rule = ("| order: measured ", "| --- ") if own else ("", "")
-        parts += [f"| {table.kind} | key {head}| what it is for | source |", f"| --- | --- {rule}| --- | --- |"]
-        parts += [f"| {one.label} | `{one.key}` {own.get(one.key, '')}| {one.help} | {one.paper} |" for one in table.values()]
-        parts.append("")
+        parts += [f"| {table.kind} | key | what it is for | source |", "| --- | --- | --- | --- |"]
+        parts += [f"| {one.label} | `{one.key}` | {one.help} | {one.paper} |" for one in table.values()]
+        parts += ["", *order_rows(), ""] if table is SAMPLERS else [""]
     return "\n".join(parts).rstrip()
 
 
-def orders_measured() -> dict[str, str]:
-    """A table cell for each sampler: its order in theory and as measured on Gaussian data, a dash where it has none."""
-    from pipelines.orders import ORDERS, measured_order
+def order_rows() -> list[str]:
+    """The Markdown table of the deterministic samplers' orders of convergence, in theory and as measured."""
+    from pipelines.orders import ORDERS, formula_order, whole_run_order
     from pipelines.samplers import SAMPLERS
 
-    return {key: f"| {ORDERS[key].theory}: {measured_order(key):.2f} " if key in ORDERS else "| – " for key in SAMPLERS}
+    parts = ["| deterministic sampler | settings | order in theory | of the formula, measured | of a whole run, measured |",
+             "| --- | --- | --- | --- | --- |"]
+    for key, rows in ORDERS.items():
+        for known in rows:
+            told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.settings.items()) or "–"
+            parts.append(f"| {SAMPLERS[key].label} | {told} | {known.theory} | {formula_order(key, known):.2f} "
+                         f"| {whole_run_order(key, known):.2f} |")
+    return parts
 
 
 def _generate(studio: Studio, flags: argparse.Namespace) -> list[Path]:
