@@ -14,10 +14,11 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.limits import check_fit
 from pipelines.loop import Begin, Run
+from pipelines.network_identity import network_identity
 from pipelines.noise import NoiseSource, initial_noise
 from pipelines.samplers import SAMPLERS
 from pipelines.schedule import NoiseSchedule
-from pipelines.schedules import levels_and_sampler
+from pipelines.schedules import levels_and_sampler, named
 from pipelines.starts import STARTS
 from pipelines.starts.base import Start, StartContext
 from pipelines.types import Request
@@ -26,17 +27,21 @@ __all__ = ["assembled_run", "build_run", "decode", "resolve", "starting_noise", 
 
 
 def resolve(request: Request, family: Family) -> Request:
-    """The request with the model's own size where none was given, checked against the model.
+    """The request with the model's own size where none was given and its learned schedule by name, checked against the model.
+
+    Args:
+        request: to be settled.
+        family: the loaded model, before LoRAs are applied, which would make its weights look like another model's.
 
     Raises:
-        SettingsError: a size the model cannot make.
+        SettingsError: a size the model cannot make, or a schedule that was learned for other weights.
         MethodFitError: a method that does not fit it.
     """
     width, height = family.default_size
     request = request.replace(width=request.width or width, height=request.height or height)
     family.require_size(request.width, request.height)
     check_fit(request, family.traits)
-    return request
+    return named(request, lambda: network_identity(family))
 
 
 def starting_noise(request: Request, family: Family) -> tuple[torch.Tensor, NoiseSource]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import torch
 
 from pipelines.denoiser import Guidance
 from pipelines.errors import SettingsError
@@ -20,6 +17,7 @@ from pipelines.learning.bespoke import BespokeSettings, Trial, fit_bespoke
 from pipelines.learning.cases import Cases, make_cases
 from pipelines.learning.ld3 import Ld3Settings, Round, fit_ld3
 from pipelines.learning.problem import Problem, taught
+from pipelines.network_identity import network_identity
 from pipelines.registry import Method, Table, parse_settings, setting
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned import learned_levels
@@ -120,7 +118,7 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
         yield Progress("Fitting", one.index, one.total, tuple(curve))
     times, told, held_out = _result(one, problem)
     learned = LearnedSchedule(
-        method=request.learner.key, model=base.model, network=_identity(family), sampler=_filled(base.sampler, SAMPLERS),
+        method=request.learner.key, model=base.model, network=network_identity(family), sampler=_filled(base.sampler, SAMPLERS),
         guidance=_filled(base.guidance, GUIDANCE), num_inference_steps=base.num_inference_steps,
         evaluations=problem.sampler.calls(base.num_inference_steps), times=times, model_times=told, held_out=held_out,
         curve=tuple(curve), told={
@@ -182,16 +180,6 @@ def _uniform(problem: Problem) -> tuple[float, ...]:
 def _filled(choice: Choice, table: Table) -> Choice:
     """The choice with every setting spelled out."""
     return Choice(choice.key, dataclasses.asdict(parse_settings(table[choice.key].settings, choice.settings)))
-
-
-def _identity(family: Family) -> str:
-    """Names the denoising network's weights: their first values and shapes."""
-    network = getattr(family, "network", None)
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()) if isinstance(network, torch.nn.Module) else ():
-        values = tensor.detach().flatten()[:64].float().cpu().numpy().tobytes()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + values)
-    return digest.hexdigest()[:16]
 
 
 def parse_pictures(values: Mapping[str, Any]) -> PictureSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pipelines.registry import Method, Table, own_loop_only
@@ -15,9 +16,9 @@ from pipelines.schedules.learned import Learned, LearnedSettings
 from pipelines.schedules.quadratic import DenseAtHighNoise, DenseSettings, Quadratic, QuadraticSettings
 from pipelines.schedules.shift import Shift, ShiftSettings
 from pipelines.schedules.uniform import Uniform, UniformSettings
-from pipelines.types import Request
+from pipelines.types import Choice, Request
 
-__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "settled"]
+__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled"]
 
 SCHEDULES = Table("schedule", [
     Method("uniform", "Uniform", Uniform, UniformSettings, paper="Lin et al., arXiv:2305.08891",
@@ -55,6 +56,23 @@ def settled(request: Request) -> Any:
     """
     schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
     return schedule.for_request(request) if isinstance(schedule, Learned) else schedule
+
+
+def named(request: Request, network: Callable[[], str]) -> Request:
+    """The request with the name of its learned schedule, so that what is saved says which one ran; others as they are.
+
+    Args:
+        request: checked.
+        network: names the loaded network's weights; asked only where a schedule was fitted to some.
+
+    Raises:
+        SettingsError: nothing was fitted for it, or only to other weights.
+    """
+    schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
+    if not isinstance(schedule, Learned):
+        return request
+    name = schedule.for_request(request, network).name
+    return request.replace(schedule=Choice(request.schedule.key, {**request.schedule.settings, "name": name}))
 
 
 def levels_for(request: Request, noise_schedule: NoiseSchedule) -> list[Level]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipelines.registry import setting
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedule import CLEAN, Level, NoiseSchedule
-from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, filled, find_all
+from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, filled, find_all, find_broken
 from pipelines.schedules.uniform import require_descending
 from pipelines.types import Choice, Request
 
@@ -21,6 +21,10 @@ __all__ = ["FOLDERS", "Learned", "LearnedSettings", "learned_levels", "same_samp
 
 FOLDERS: list[Path] = [SHIPPED]
 """Where fitted schedules are looked for, the later the more wanted; a studio adds the person's own folder."""
+
+
+_ROUNDING = 1e-6
+"""By which a fitted first time may miss the model's last."""
 
 
 def use_folder(folder: Path) -> None:
@@ -37,8 +41,11 @@ class LearnedSettings:
     name: str = setting("", "A fitted schedule by name; empty takes the one for this model, sampler and number of steps.")
 
     def __post_init__(self) -> None:
-        if self.name and self.name not in (known := find_all(*FOLDERS)):
-            raise UnknownMethodError("learned schedule", self.name, known)
+        if not self.name or self.name in (known := find_all(*FOLDERS)):
+            return
+        if wrong := find_broken(*FOLDERS).get(self.name):
+            raise SettingsError(f"The learned schedule {self.name!r} is broken. {wrong}")
+        raise UnknownMethodError("learned schedule", self.name, known)
 
 
 def learned_levels(times: Sequence[float], model_times: Sequence[float], noise_schedule: NoiseSchedule) -> list[Level]:
@@ -64,19 +71,27 @@ class Learned:
         self.method, self.name = settings.method, settings.name
         self._chosen: LearnedSchedule | None = None
 
-    def for_request(self, request: Request) -> Learned:
-        """This schedule, settled on a fitted one.
+    def for_request(self, request: Request, network: Callable[[], str] | None = None) -> Learned:
+        """This schedule, settled on a fitted one, whose name it then has.
+
+        Args:
+            request: the run.
+            network: names the loaded network's weights; None where no model is loaded, which leaves them unchecked.
 
         Raises:
-            SettingsError: nothing was fitted for this model, sampler and number of steps.
+            SettingsError: nothing was fitted for this model, sampler and number of steps, or only to other weights.
         """
         known = {name: one for name, one in find_all(*FOLDERS).items() if self.method in ("best", one.method)}
-        wanted = [one for name, one in known.items() if self.name in ("", name)]
-        fitting = [one for one in wanted if _fits(one, request)]
+        wanted = {name: one for name, one in known.items() if self.name in ("", name)}
+        fitting = {name: one for name, one in wanted.items() if _fits(one, request)}
         if not fitting:
-            raise _refusal(request, wanted, self.name)
-        settled = Learned(LearnedSettings(self.method, self.name))
-        settled._chosen = min(fitting, key=lambda one: (*_apart(one.guidance, request.guidance), one.held_out["fitted"]))
+            raise _refusal(request, list(wanted.values()), self.name)
+        if network is not None:
+            fitting = _of_network(fitting, network(), request)
+        settled = Learned()
+        settled.method = self.method
+        settled.name, settled._chosen = min(fitting.items(), key=lambda item: (
+            *_apart(item[1].guidance, request.guidance), item[1].held_out["fitted"]))
         return settled
 
     def solver(self, sampler: Any) -> Any:
@@ -88,11 +103,16 @@ class Learned:
         """N + 1 descending levels, the last clean.
 
         Raises:
-            SettingsError: `for_request` did not settle on a schedule, or the number of steps is another one.
+            SettingsError: `for_request` did not settle on a schedule, the number of steps is another one, or a time is
+                beyond the model's last.
         """
         if self._chosen is None or self._chosen.num_inference_steps != num_inference_steps:
             fitted = f"fitted for {self._chosen.num_inference_steps} steps" if self._chosen else "not settled on a run"
             raise SettingsError(f"The learned schedule is {fitted}; {num_inference_steps} steps are asked for.")
+        last, highest = noise_schedule.network_time(1.0), max(*self._chosen.times, *self._chosen.model_times)
+        if highest > last + _ROUNDING:
+            raise SettingsError(f"The learned schedule {self.name!r} has the time {highest:g}, where this model's go up to {last:g}. "
+                                "Fit it again.")
         return require_descending(learned_levels(self._chosen.times, self._chosen.model_times, noise_schedule))
 
 
@@ -113,10 +133,26 @@ def _apart(one: Choice, other: Choice) -> tuple[bool, float]:
     return (one.key, first) != (other.key, second), abs(scales[0] - scales[1])
 
 
+def _of_network(fitting: Mapping[str, LearnedSchedule], network: str, request: Request) -> dict[str, LearnedSchedule]:
+    own = {name: one for name, one in fitting.items() if one.network == network}
+    if not own:
+        one_of = f"The learned schedule {next(iter(fitting))!r} was" if len(fitting) == 1 else f"{len(fitting)} learned schedules were"
+        raise SettingsError(f"{one_of} fitted to other weights than the model {request.model} has now. Fit it again with "
+                            f"{_command(request)}.")
+    return own
+
+
 def _refusal(request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:
     run = f"{request.num_inference_steps} steps of {request.sampler.key} on the model {request.model}"
     told = "; ".join(f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}" for one in known[:12])
     which = f"The learned schedule {name!r} was not fitted for" if name else "No schedule has been fitted for"
-    return SettingsError(f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with "
-                         f"`python -m studio learn --model {request.model} --sampler {request.sampler.key} "
-                         f"--steps {request.num_inference_steps}`.")
+    broken = list(find_broken(*FOLDERS).items())
+    left_out = "".join(f" The file {one!r} is left out: {wrong}" for one, wrong in broken[:3])
+    more = f" So are {len(broken) - 3} others." if len(broken) > 3 else ""
+    return SettingsError(f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with {_command(request)}."
+                         f"{left_out}{more}")
+
+
+def _command(request: Request) -> str:
+    sampler = ",".join([request.sampler.key, *(f"{name}={value}" for name, value in request.sampler.settings.items())])
+    return f"`python -m studio learn --model {request.model} --sampler {sampler} --steps {request.num_inference_steps}`"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipelines.registry import Table, parse_settings
 from pipelines.samplers import SAMPLERS
 from pipelines.types import Choice, Request
 
-__all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "filled", "find_all", "write_learned"]
+__all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "filled", "find_all", "find_broken", "write_learned"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "schedules"
 METHODS = {"ld3": "LD3", "auto_diffusion": "AutoDiffusion", "bespoke": "Bespoke"}
@@ -92,6 +92,7 @@ class LearnedSchedule:
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(f"A learned schedule cannot be read: {error}. Fit it again.") from None
         learned._check()
+        learned._check_names()
         return learned
 
     def _check(self) -> None:
@@ -106,6 +107,18 @@ class LearnedSchedule:
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
                 math.isfinite(time) and time >= 0 for time in (*times, *asked)):
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has a time that is none. Fit it again.")
+
+    def _check_names(self) -> None:
+        """What it was fitted for and how well it did, without which it can be neither chosen nor compared."""
+        try:
+            filled(self.sampler, SAMPLERS), filled(self.guidance, GUIDANCE)
+            errors = [float(self.held_out[name]) for name in ("uniform", "fitted")]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingsError(f"A learned schedule cannot be read: {error} Fit it again.") from None
+        texts = isinstance(self.model, str) and isinstance(self.network, str)
+        if not texts or not all(math.isfinite(error) and error >= 0 for error in errors):
+            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} does not say for which network it is or how far "
+                                "it ends from a long run. Fit it again.")
 
 
 def filled(choice: Choice, table: Table) -> dict[str, Any]:
@@ -144,12 +157,27 @@ def write_learned(learned: LearnedSchedule, folder: Path) -> Path:
 
 def find_all(*folders: Path) -> dict[str, LearnedSchedule]:
     """Name to schedule of every readable file, those of later folders before those of earlier ones."""
-    found = {}
+    return {name: one for name, one in _read_all(folders) if isinstance(one, LearnedSchedule)}
+
+
+def find_broken(*folders: Path) -> dict[str, str]:
+    """Name to what is wrong with it, of every file that cannot be read."""
+    return {name: one for name, one in _read_all(folders) if isinstance(one, str)}
+
+
+def _read_all(folders: Iterable[Path]) -> Iterator[tuple[str, LearnedSchedule | str]]:
     for folder in folders:
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            try:
-                if path.stat().st_size <= _LARGEST:
-                    found[path.stem] = LearnedSchedule.parse(json.loads(path.read_text("utf-8")))
-            except (OSError, ValueError, RecursionError):
-                continue
-    return found
+            yield path.stem, _read(path)
+
+
+def _read(path: Path) -> LearnedSchedule | str:
+    """The file's schedule, or what is wrong with it."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            return f"It is larger than {_LARGEST >> 20} MiB."
+        return LearnedSchedule.parse(json.loads(path.read_text("utf-8")))
+    except SettingsError as error:
+        return str(error)
+    except (OSError, ValueError, RecursionError) as error:
+        return f"It is not JSON: {str(error)[:120]}."

@@ -18,8 +18,8 @@ from pipelines.benchmarks.sampler_report import BEGIN, END, FIGURES, PLOT, READM
 from pipelines.benchmarks.sampler_runs import BASE, open_bench
 from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _Kept, lines, measured, steps_for, table
 from pipelines.errors import StoreError
-from pipelines.learning.fitting import _identity
 from pipelines.limits import Limits, check_request
+from pipelines.network_identity import network_identity
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned_file import SHIPPED, find_all
 from pipelines.types import Choice, Traits
@@ -73,7 +73,7 @@ def test_the_common_first_answer_is_the_networks_own(bench):
 
 
 def test_the_shipped_schedules_were_fitted_to_the_shipped_weights(bench):
-    assert {one.network for one in find_all(SHIPPED).values() if one.model == BASE.model} == {_identity(bench.family)}
+    assert {one.network for one in find_all(SHIPPED).values() if one.model == BASE.model} == {network_identity(bench.family)}
 
 
 def test_a_cell_is_measured_once_and_kept(bench, tmp_path, monkeypatch):

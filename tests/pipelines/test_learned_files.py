@@ -1,0 +1,213 @@
+"""Learned schedules as files: which one runs, which is refused, and what a broken one says."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from tests.pipelines.gaussian import CosineSchedule
+from tiny_models import tiny_sd
+
+from pipelines.errors import SettingsError, UnknownMethodError
+from pipelines.families import family_of
+from pipelines.loop import denoise
+from pipelines.network_identity import network_identity
+from pipelines.samplers import SAMPLERS
+from pipelines.samplers.fitted_factors import FittedFactors
+from pipelines.schedules import SCHEDULES, learned, levels_and_sampler, levels_for, named
+from pipelines.schedules.learned_file import SHIPPED, LearnedSchedule, find_all, write_learned
+from pipelines.text_to_image import build_run, resolve
+from pipelines.types import Choice, Request
+
+COSINE = CosineSchedule()
+
+
+def fitted(**changes):
+    """A whole record."""
+    return LearnedSchedule(**{
+        "method": "ld3", "model": "emoji", "network": "x", "sampler": Choice("unipc", {"order": 2}), "guidance": Choice("cfg"),
+        "num_inference_steps": 4, "evaluations": 4, "times": (999.0, 700.0, 400.0, 90.0), "model_times": (999.0, 710.0, 390.0, 95.0),
+        "held_out": {"uniform": 0.4, "fitted": 0.2}, "curve": ({"round": 0, "loss": 0.4},), "told": {}, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
+    return tmp_path
+
+
+REQUEST = Request(sampler=Choice("unipc"), schedule=Choice("learned"), num_inference_steps=4)
+
+
+def test_a_bespoke_record_takes_the_samplers_place(folder):
+    rows = ((1.0, 0.1), (1.0, 0.1, 0.2), (1.0, 0.1, 0.2, 0.3), (1.0, 0.1, 0.2, 0.3, 0.4))
+    record = fitted(method="bespoke", rows=rows, model_times=(999.0, 700.0, 400.0, 90.0))
+    write_learned(record, folder)
+    levels, solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)
+    assert isinstance(solver, FittedFactors) and solver.rows == rows and solver.calls(4) == len(levels) - 1
+    for wrong in ({"rows": ()}, {"rows": rows[:3]}, {"method": "ld3"}, {"rows": (*rows[:3], (math.inf,) * 5)}):
+        with pytest.raises(SettingsError, match="Fit it again"):
+            LearnedSchedule.parse({**record.to_json(), **wrong})
+
+
+def test_a_written_schedule_is_the_one_that_runs(folder):
+    path = write_learned(fitted(), folder)
+    assert LearnedSchedule.parse(json.loads(path.read_text())) == fitted()
+    levels = levels_for(REQUEST, COSINE)
+    assert [level.timestep for level in levels] == [999, 710, 390, 95, 0]
+    assert [level.alpha for level in levels[:-1]] == [COSINE.at(time).alpha for time in (999, 700, 400, 90)]
+    by_name = REQUEST.replace(schedule=Choice("learned", {"name": path.stem}))
+    assert levels_for(by_name, COSINE) == levels
+
+
+def test_the_better_of_two_is_taken_unless_one_is_named(folder):
+    write_learned(fitted(), folder)
+    evolved = fitted(method="auto_diffusion", held_out={"uniform": 0.4, "fitted": 0.1}, model_times=(999.0, 700.0, 400.0, 90.0))
+    write_learned(evolved, folder)
+    assert levels_for(REQUEST, COSINE)[1].timestep == 700
+    assert levels_for(REQUEST.replace(schedule=Choice("learned", {"method": "ld3"})), COSINE)[1].timestep == 710
+
+
+def guided(scale, **settings):
+    return Choice("cfg", {"guidance_scale": scale, **settings})
+
+
+def test_a_fit_at_the_runs_own_guidance_is_taken_before_a_smaller_error_at_another(folder):
+    for scale, error, second in ((1.0, 0.01, 701.0), (4.0, 0.3, 704.0), (6.0, 0.2, 706.0)):
+        write_learned(fitted(guidance=guided(scale), held_out={"uniform": 0.4, "fitted": error},
+                             model_times=(999.0, second, 400.0, 90.0)), folder)
+    rescaled = fitted(guidance=guided(4.0, guidance_rescale=0.7), held_out={"uniform": 0.4, "fitted": 0.001},
+                      model_times=(999.0, 777.0, 400.0, 90.0))
+    write_learned(rescaled, folder)
+    assert len(find_all(folder)) == 4
+    taken = {scale: levels_for(REQUEST.replace(guidance=guided(scale)), COSINE)[1].timestep for scale in (1, 2.0, 4, 5.5, 9.0)}
+    assert taken == {1: 701, 2.0: 701, 4: 704, 5.5: 706, 9.0: 706}
+    assert levels_for(REQUEST.replace(guidance=guided(4.0, guidance_rescale=0.7)), COSINE)[1].timestep == 777
+
+
+def test_fits_with_other_settings_have_files_of_their_own(folder):
+    plain = fitted()
+    others = [fitted(sampler=Choice("unipc", {"order": 3})), fitted(guidance=guided(1.0)),
+              fitted(sampler=Choice("unipc", {"order": 3}), guidance=guided(1.0))]
+    names = [write_learned(one, folder).stem for one in (plain, *others)]
+    assert names[0] == "emoji-unipc-4-ld3" and len(set(names)) == 4
+    assert all(name.startswith("emoji-unipc-4-ld3-") for name in names[1:])
+    assert find_all(folder) == dict(zip(names, (plain, *others), strict=True))
+    spelled = fitted(sampler=Choice("unipc", {"order": 2.0}), guidance=guided(4, guidance_rescale=0))
+    assert spelled.name == plain.name  # defaults, spelled out or not
+
+
+def test_a_file_under_an_earlier_name_still_serves(folder):
+    third = fitted(sampler=Choice("unipc", {"order": 3}))
+    write_learned(third, folder).rename(folder / "emoji-unipc-4-ld3.json")
+    request = REQUEST.replace(sampler=third.sampler)
+    assert levels_for(request, COSINE)[1].timestep == 710
+    named = request.replace(schedule=Choice("learned", {"name": "emoji-unipc-4-ld3"}))
+    assert levels_for(named, COSINE)[1].timestep == 710
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"model": "sd15"}, "4 steps of unipc on the model sd15. Fitted: 4 steps of unipc on emoji"),
+    ({"num_inference_steps": 5}, "5 steps of unipc .* or fit one with `python -m studio learn"),
+    ({"sampler": Choice("deis")}, "4 steps of deis"), ({"sampler": Choice("unipc", {"order": 3})}, "4 steps of unipc"),
+])
+@pytest.mark.parametrize("named", [False, True])
+def test_another_run_than_the_fitted_one_is_refused(folder, changes, words, named):
+    name = write_learned(fitted(), folder).stem
+    schedule = Choice("learned", {"name": name} if named else {})
+    with pytest.raises(SettingsError, match=words):
+        levels_for(REQUEST.replace(schedule=schedule, **changes), COSINE)
+
+
+def test_an_unknown_name_and_an_unsettled_schedule_say_so(folder):
+    with pytest.raises(UnknownMethodError, match="learned schedule 'nothing'"):
+        levels_for(REQUEST.replace(schedule=Choice("learned", {"name": "nothing"})), COSINE)
+    with pytest.raises(SettingsError, match="not settled"):
+        SCHEDULES["learned"].build().levels(COSINE, 4)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"times": [999, 700, 700, 90]}, {"times": [999, 700, 90]}, {"model_times": [1]}, {"times": [999, math.nan, 3, 1]},
+    {"method": "magic"}, {"curve": None}, {"surplus": 1}, {"model_times": [999, 700, 400, -5]}, {"held_out": {}},
+    {"held_out": {"uniform": 0.4}}, {"held_out": {"uniform": 0.4, "fitted": math.nan}}, {"held_out": [1]}, {"network": None},
+    {"held_out": {"uniform": 0.4, "fitted": "low"}}, {"sampler": {"key": "unipc", "order": 99}}, {"sampler": "none"}, {"guidance": "none"}])
+def test_a_broken_file_is_refused_and_never_listed(folder, wrong):
+    plain = {**fitted().to_json(), **wrong}
+    (folder / "broken.json").write_text(json.dumps(plain))
+    (folder / "half.json").write_text('{"method":')
+    with pytest.raises(SettingsError, match="Fit it again"):
+        LearnedSchedule.parse(plain)
+    assert find_all(folder) == {}
+    with pytest.raises(SettingsError, match="Fitted: none.*'broken' is left out: .* Fit it again.*'half' is left out: It is not JSON"):
+        levels_for(REQUEST, COSINE)
+    with pytest.raises(SettingsError, match="learned schedule 'half' is broken. It is not JSON"):
+        levels_for(REQUEST.replace(schedule=Choice("learned", {"name": "half"})), COSINE)
+    write_learned(fitted(), folder)
+    assert levels_for(REQUEST, COSINE)[1].timestep == 710
+
+
+def test_many_broken_files_are_counted(folder):
+    for number in range(5):
+        (folder / f"broken{number}.json").write_text("[" * 100_000 if number else " " * (2 << 20))
+    with pytest.raises(SettingsError, match="'broken0' is left out: It is larger than 1 MiB.*'broken2'.* So are 2 others"):
+        levels_for(REQUEST, COSINE)
+
+
+@pytest.mark.parametrize("wrong", [{"times": (5000.0, 700.0, 400.0, 90.0)}, {"model_times": (999.0, 710.0, 1001.0, 95.0)}])
+def test_a_time_beyond_the_models_last_is_refused(folder, wrong):
+    name = write_learned(fitted(**wrong), folder).stem
+    with pytest.raises(SettingsError, match=f"{name}' has the time .* up to 1000. Fit it again"):
+        levels_for(REQUEST, COSINE)
+
+
+class Loaded(torch.nn.Module):
+    """A model as the identity sees it."""
+
+    def __init__(self, value=1.0):
+        super().__init__()
+        self.network = torch.nn.Linear(2, 2)
+        torch.nn.init.constant_(self.network.weight, value)
+        torch.nn.init.zeros_(self.network.bias)
+
+
+def test_other_weights_under_the_same_key_are_refused(folder):
+    first, other = Loaded(), Loaded(1.001)
+    record = fitted(network=network_identity(first))
+    name = write_learned(record, folder).stem
+    settled = named(REQUEST, lambda: network_identity(first))
+    assert settled == REQUEST.replace(schedule=Choice("learned", {"name": name}))
+    with pytest.raises(SettingsError, match=f"'{name}' was fitted to other weights than the model emoji has now. Fit it again with "
+                                            "`python -m studio learn --model emoji --sampler unipc --steps 4`"):
+        named(REQUEST, lambda: network_identity(other))
+    worse = fitted(network=network_identity(other), method="auto_diffusion", held_out={"uniform": 0.9, "fitted": 0.8})
+    chosen = write_learned(worse, folder).stem
+    assert named(REQUEST, lambda: network_identity(other)).schedule.settings["name"] == chosen != name
+    plain = REQUEST.replace(schedule=Choice("karras"))
+    assert named(plain, lambda: pytest.fail("nothing was fitted")) == plain
+
+
+def test_a_name_of_weights_is_the_same_in_half_precision():
+    loaded = Loaded()
+    loaded.network.half()
+    assert network_identity(loaded) == network_identity(Loaded()) != network_identity(Loaded(1.5))
+
+
+def test_the_shipped_schedules_are_whole_and_better_than_uniform():
+    shipped = find_all(SHIPPED)
+    assert len(shipped) == len(list(SHIPPED.glob("*.json"))) > 0
+    for name, one in shipped.items():
+        assert name == one.name
+        assert one.held_out["fitted"] < one.held_out["uniform"]
+
+
+def test_a_run_is_assembled_only_on_the_weights_it_was_fitted_to(folder):
+    family = family_of(tiny_sd().components)
+    write_learned(fitted(network=network_identity(family)), folder)
+    resolved = resolve(REQUEST.replace(prompt="a fox", width=32, height=32), family)
+    assert [step.level.timestep for step in denoise(build_run(resolved, family))] == [999, 710, 390, 95]
+    with torch.no_grad():
+        next(family.network.parameters()).mul_(1.5)
+    with pytest.raises(SettingsError, match="other weights than the model emoji has now. Fit it again"):
+        resolve(REQUEST.replace(prompt="a fox", width=32, height=32), family)
