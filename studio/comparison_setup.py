@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pipelines.errors import StepwiseError
+from pipelines.types import Traits
 from studio.comparison_axes_form import AxesForm
 from studio.comparison_cells import CellsEditor, Rows, preset_cells
 from studio.comparison_families import NONE, families, family_axis, family_picker, family_rows
+from studio.comparison_settings import AxisValues, Cells, rows_of
 from studio.controls import PLUMBING
-from studio.form import RequestForm
+from studio.form import FIXED, RequestForm
+from studio.tab_settings import Flag, OneOf, Setting, Whole
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -174,6 +177,42 @@ class ComparisonSetup:
             }
         except (StepwiseError, TypeError, ValueError, LookupError):  # written by an older version, or by hand
             return {}
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """What a link or a stored result may bring beside the shared settings."""
+        limits = self.studio.limits
+
+        def traits(model: str) -> Traits | None:
+            return self.studio.traits(model or self.form.first.key)
+
+        axis = AxisValues(limits.max_cells, traits)
+        return {
+            "cells": Cells(limits.max_steps, traits),
+            "x": axis,
+            "y": axis,
+            "equal": OneOf("kind of equality", lambda: (STEPS, NFE)),
+            "reference": Flag(),
+            "reference_steps": Whole(2, limits.max_steps),
+        }
+
+    def received(self, own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[Any, Any]:
+        """Component to update that shows these.
+
+        Args:
+            own: checked by `settings`.
+            base: fields of a Request.
+        """
+        updates = self.form.updates({"seed_mode": FIXED, **base, "batch_size": 1})
+        if "cells" in own:
+            traits = self.studio.traits(base.get("model") or self.form.first.key)
+            updates |= self.cells.updates(rows_of(own["cells"], base), traits, own.get("equal", STEPS) == NFE)
+            updates |= {self.mode: CELLS, **self._panels(CELLS)}
+        elif "x" in own:
+            axes = {name: [own[name]["field"], own[name]["values"]] if name in own else [NONE, ""] for name in ("x", "y")}
+            updates |= {**self.axes.updates(axes), self.mode: GRID, **self._panels(GRID)}
+        names = ("equal", "reference", "reference_steps")
+        return updates | {getattr(self, name): own[name] for name in names if name in own}
 
     def _edited(self, data: Mapping[Any, Any], change: Callable[[Rows], Rows]) -> dict[Any, Any]:
         traits = self.studio.traits(data[self.form.fields["model"]])

@@ -60,12 +60,18 @@ def _moment(created: float) -> str:
     return f"{then.tm_mday} {time.strftime('%b', then)}{year}, {then.tm_hour:02d}:{then.tm_min:02d}"
 
 
-def tiles(shown: Sequence[tuple[Record, Path | None]]) -> str:
+def tiles(shown: Sequence[tuple[Record, Path | None]], name: str = "", hidden: bool = False) -> str:
     """A grid of results, each with its small picture, if it has one.
 
     The page's script gives the pictures their addresses, since only the browser knows the studio's own.
+
+    Args:
+        shown: results with their small pictures.
+        name: of the list that they belong to.
+        hidden: for a page that the script moves to the end of the list of this name.
     """
-    return f'<ul class="sw-shelf">{"".join(_tile(record, small) for record, small in shown)}</ul>'
+    pieces = "".join(_tile(record, small) for record, small in shown)
+    return f'<ul class="sw-shelf" data-list="{escape(name)}"{" hidden" if hidden else ""}>{pieces}</ul>'
 
 
 def _tile(record: Record, small: Path | None) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import SettingsError, StepwiseError
-from pipelines.types import Request
+from pipelines.types import METHODS, Request
 from studio.form import FIXED
 from studio.store import Record, Store
 
-__all__ = ["existing", "find", "model_label", "reusable"]
+__all__ = ["COMPARISON", "SHARED", "existing", "find", "model_label", "reusable", "without_model"]
+
+COMPARISON, SHARED = "comparison", "comparison_base"
+"""Under which `reusable` gives a comparison, and the settings that its cells share, which no single cell has."""
 
 _CHUNK = 1000
 
@@ -41,8 +44,9 @@ def find(
 def reusable(record: Record) -> dict[str, Any] | None:
     """The settings that made a result, as fields of a Request with its seed fixed; None where it carries none.
 
-    Beside them stand "animate", the settings of a clip, or "picture", the file of a still one. What the file says is
-    checked like any other input: nothing that a Request refuses passes.
+    Beside them stand "animate", "edit", "quantize" or "comparison", the settings of the tab that made it, and "picture",
+    the file of a still one. What the file says is checked like any other input: nothing that a Request refuses passes;
+    what stands beside, the tab that takes it over checks by its own list.
     """
     values = record.metadata.get("request")
     if not isinstance(values, Mapping) or not values.get("prompt"):
@@ -51,12 +55,38 @@ def reusable(record: Record) -> dict[str, Any] | None:
         plain = Request.parse(values).to_json()
     except (StepwiseError, TypeError, ValueError):  # of another task, another version, or by hand
         return None
-    more = {}
+    return {**plain, "seed_mode": FIXED, **_own(record)}
+
+
+def without_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a result without its model, and without what fits that model alone."""
+    kept = {name: value for name, value in values.items() if name not in ("model", "loras", *METHODS)}
+    return {**kept, SHARED: without_model(kept[SHARED])} if SHARED in kept else kept
+
+
+def _own(record: Record) -> dict[str, Any]:
+    """The settings of the tab that made a result, by the tab's name for them, and its picture."""
+    figures = record.metadata.get("figures")
+    figures = figures if isinstance(figures, Mapping) else {}
+    more = {name: figures[name] for name in ("edit", "quantize") if isinstance(figures.get(name), Mapping)}
+    more |= _comparison(figures.get(COMPARISON) or record.metadata.get(COMPARISON))
+    weights = figures.get("quantization")
+    if "quantize" not in more and isinstance(weights, Mapping):  # of a version that kept each cell's own method alone
+        more["quantize"] = {"variants": [{name: value for name, value in weights.items() if name != "model"}]}
     if "animate" in record.metadata:
         more["animate"] = record.metadata["animate"]
     elif record.path.suffix in (".png", ".jpg", ".webp"):
         more["picture"] = str(record.path)
-    return {**plain, "seed_mode": FIXED, **more}
+    return more
+
+
+def _comparison(made: Any) -> dict[str, Any]:
+    if not isinstance(made, Mapping):
+        return {}
+    try:
+        return {COMPARISON: made, SHARED: Request.parse(made["base"]).to_json()}
+    except (StepwiseError, TypeError, ValueError, KeyError):  # of another version, or by hand
+        return {}
 
 
 def existing(store: Store, chosen: Any) -> Sequence[Record]:

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from studio.live import LiveTab
+from studio.tab_settings import Setting
 
 __all__ = ["BESIDE", "Receiver", "Shell"]
 
@@ -26,11 +27,18 @@ class Receiver:
 
     Attributes:
         outputs: every component that `updates` may change.
-        updates: from fields of a Request, as `Request.to_json` gives them, to component updates.
+        updates: from fields of a Request, as `Request.to_json` gives them, to component updates. Beside them may stand
+            `name` with the tab's own settings, "picture" with the file of a stored picture, or another tab's name.
+        name: under which `updates` finds the tab's own settings; "" for a tab without.
+        settings: those that a link or a stored result may bring.
+        request: whether it takes fields of a Request.
     """
 
     outputs: set[Any]
     updates: Callable[[Mapping[str, Any]], dict[Any, Any]]
+    name: str = ""
+    settings: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
+    request: bool = True
 
 
 @dataclasses.dataclass

@@ -39,6 +39,16 @@
     tell();
   }
 
+  // A page that has come goes to the end of its list; one of a list that is no longer shown is left where it is.
+  function more(element) {
+    const page = element.querySelector("ul[data-list]");
+    const list = document.querySelector("#gal-grid ul[data-list]");
+    if (!page || !list || page.dataset.list !== list.dataset.list) return;
+    const there = new Set([...list.children].map((piece) => piece.dataset.id));
+    for (const piece of [...page.children]) if (!there.has(piece.dataset.id)) list.append(piece);
+    shelf(list);
+  }
+
   const panel = { id: null };
 
   function shown(element) {
@@ -96,5 +106,5 @@
     if (next) { event.preventDefault(); next.querySelector(".sw-open").click(); }
   });
 
-  window.stepwiseGallery = { shelf, shown, notice, choose, chosen: () => [...chosen], tell };
+  window.stepwiseGallery = { shelf, more, shown, notice, choose, chosen: () => [...chosen], tell };
 })();

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -16,6 +16,7 @@ from studio.controls import PLUMBING
 from studio.convergence_panel import ConvergencePanel, SchedulePanel
 from studio.deep_links import copy_link
 from studio.form import FIXED
+from studio.gallery_records import COMPARISON, SHARED
 from studio.jobs import Job, View
 from studio.learn_panel import LearnPanel
 from studio.live import LiveTab, Parts
@@ -96,11 +97,13 @@ class CompareTab(RunningTab):
                 **PLUMBING,
             )
             made.success(None, inputs=[self.exported], js="(path) => stepwise.download(path)", **PLUMBING)
-        self.shell.receive[KEY] = Receiver(
-            self.form.outputs, lambda values: self.form.updates({"seed_mode": FIXED, **values, "batch_size": 1})
-        )
+        self.shell.receive[KEY] = Receiver(self.setup.outputs, self._received, COMPARISON, self.setup.settings)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
+
+    def _received(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+        """Settings from another tab, a link or a result; of a comparison's cell, the whole comparison."""
+        return self.setup.received(values.get(COMPARISON, {}), {**values, **values.get(SHARED, {})})
 
     def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         draft = self.setup.draft(data)

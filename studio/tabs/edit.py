@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.editing import FITS
 from pipelines.edits import EDITS
-from pipelines.errors import StepwiseError
+from pipelines.errors import SettingsError, StepwiseError
 from pipelines.inversions import INVERSIONS
 from studio import markup
 from studio.controls import PLUMBING, method_controls
@@ -21,6 +21,7 @@ from studio.live import LiveTab
 from studio.mask_editor import board_of, mask_editor, mask_on
 from studio.pictures import open_picture
 from studio.shell import Receiver, Shell
+from studio.tab_settings import Chosen, OneOf, Text
 from studio.tabs.edit_examples import EXAMPLES, EditExample
 from studio.tabs.live import Form, ReadyForms, RunningTab
 
@@ -31,6 +32,9 @@ __all__ = ["KEY", "EditTab", "build"]
 
 KEY = "edit"
 _FIT_LABELS = {"crop": "Cut out the middle", "resize": "Squeeze"}
+_OWN_SOURCE = (
+    "With an edit neither its source nor its mask is kept: the source is now the edited picture. Check what it shows."
+)
 
 
 class EditTab(RunningTab):
@@ -134,10 +138,38 @@ class EditTab(RunningTab):
             inputs={model, *methods}, outputs={*self.edit.outputs, *self.inversion.outputs}, **PLUMBING)
         for button, example in self.examples.items():
             button.click(lambda example=example: self._example(example), outputs=filled, **PLUMBING)
-        self.shell.receive[KEY] = Receiver(
-            self.form.outputs, lambda values: self.form.updates({"seed_mode": FIXED, **values, "batch_size": 1}))
+        self.shell.receive[KEY] = self._receiver(filled)
+
+    def _receiver(self, filled: set[Any]) -> Receiver:
+        def traits(model: str) -> Any:
+            return self.studio.traits(model or self.form.first.key)
+
+        settings = {
+            "edit": Chosen(EDITS, traits),
+            "inversion": Chosen(INVERSIONS, traits),
+            "source_prompt": Text(self.studio.limits.max_prompt),
+            "fit": OneOf("way to fit a picture", lambda: FITS),
+        }
+        return Receiver({*filled, self.notice}, self._received, KEY, settings)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
+
+    def _received(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+        """Settings from a link or a result, and the result itself as the source, under the brush."""
+        if "animate" in values:
+            raise SettingsError("This is a clip, and Edit changes pictures. Choose a picture.")
+        own, traits = values.get(KEY, {}), self.studio.traits(values.get("model") or self.form.first.key)
+        updates = self.form.updates({"seed_mode": FIXED, **values, "batch_size": 1})
+        if "edit" in own:
+            updates |= {**self.edit.updates(own["edit"], traits), **self._panels(own["edit"]["key"])}
+        if "inversion" in own:
+            updates |= self.inversion.updates(own["inversion"], traits)
+        updates |= {getattr(self, name): own[name] for name in ("source_prompt", "fit") if name in own}
+        if path := values.get("picture"):
+            updates |= {self.picture: str(path), self.mask: board_of(open_picture(path)),
+                        self.notice: markup.notice(_OWN_SOURCE, "news") if KEY in values else ""}
+            updates.setdefault(self.source_prompt, values.get("prompt", ""))
+        return updates
 
     def _panels(self, edit: str) -> dict[Any, Any]:
         method = EDITS[edit].build()

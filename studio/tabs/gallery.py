@@ -13,14 +13,15 @@ from gradio.context import Context
 from gradio.utils import get_upload_folder
 
 from pipelines.errors import SettingsError, StepwiseError
-from pipelines.types import METHODS
 from studio import gallery_markup as look
 from studio import markup
 from studio.controls import PLUMBING
-from studio.gallery_files import pack, thumbnail
-from studio.gallery_records import existing, find, model_label, reusable
+from studio.gallery_files import pack
+from studio.gallery_records import existing, model_label, reusable, without_model
+from studio.gallery_shelf import Shelf
 from studio.presentation import plural
 from studio.shell import Receiver, Shell
+from studio.tab_settings import accepted
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "GalleryTab", "build"]
 
 KEY = "gallery"
-PAGE, MOST = 48, 1000
-TRASH = "trash"
 _ON_LOAD = """
 const page = window.stepwiseGallery;
 watch('value', () => page.{0}(element));
@@ -53,14 +52,12 @@ class GalleryTab:
     def __init__(self, studio: Studio, shell: Shell):
         self.studio, self.shell = studio, shell
         self.tab = Context.block
-        self.thumbnails = Path(get_upload_folder()) / "thumbnails"
-        # No gr.State: one of those keeps a connection open all the time, and a browser has six to a host.
-        self.count = gr.Number(PAGE, precision=0, visible=False)
+        self.shelf = Shelf(studio, Path(get_upload_folder()) / "thumbnails", _ON_LOAD)
         self.opened, self.undone = gr.Textbox("", visible=False), gr.JSON([], visible=False)
         self.chosen = gr.JSON(visible=False)
         with gr.Column(elem_classes="sw-gallery", elem_id="gal"):
             with gr.Row(elem_classes="sw-finder"):
-                self._finder()
+                self.shelf.finder()
             with gr.Column(elem_classes="sw-found", min_width=0):
                 self._found()
             with gr.Column(elem_classes="sw-detail", min_width=0, visible=False, elem_id="gal-detail") as self.detail:
@@ -69,27 +66,11 @@ class GalleryTab:
 
     # Layout.
 
-    def _finder(self) -> None:
-        self.search = gr.Textbox(
-            label="Search the prompts",
-            placeholder="fox blue",
-            max_lines=1,
-            scale=3,
-            min_width=180,
-            max_length=400,
-            elem_id="gal-search",
-        )
-        self.kind = gr.Dropdown(
-            [("All kinds", "")], value="", label="Kind", filterable=False, scale=1, min_width=160, elem_id="gal-kind"
-        )
-
     def _found(self) -> None:
         with gr.Row(elem_classes="sw-told", visible=False) as self.told:
             self.notice = gr.HTML(elem_id="gal-notice", js_on_load=_ON_LOAD.format("notice"))
             self.undo = gr.Button("Undo", size="sm", visible=False, min_width=0, elem_id="gal-undo")
-        self.summary = gr.HTML(elem_id="gal-summary")
-        self.grid = gr.HTML(look.EMPTY, elem_id="gal-grid", js_on_load=_ON_LOAD.format("shelf"))
-        self.more = gr.Button("Show more", visible=False, elem_id="gal-more")
+        self.shelf.found()
         with gr.Row(elem_classes="sw-chosen", elem_id="gal-bar"):
             gr.HTML('<p class="sw-count" role="status"></p>', elem_id="gal-chosen")
             self.compare = gr.Button("Compare two", size="sm", min_width=0, elem_id="gal-compare")
@@ -118,21 +99,10 @@ class GalleryTab:
     # Events.
 
     def _wire(self) -> None:
-        self._filter = [self.search, self.kind, self.count]
-        self._listing = [self.grid, self.summary, self.more, self.kind, self.count]
         self._panel = [self.detail, self.whole, self.uses, self.remove_one, self.restore_one, self.opened]
         self._news = [self.told, self.notice, self.undo, self.undone]
-        first = {"outputs": {*self._listing}, "trigger_mode": "always_last", **PLUMBING}
-        self.tab.select(self._list, self._filter, outputs={*self._listing}, **PLUMBING)
-        self.search.change(lambda search, kind: self._list(search, kind, PAGE), [self.search, self.kind], **first)
-        self.kind.input(lambda search, kind: self._list(search, kind, PAGE), [self.search, self.kind], **first)
-        self.more.click(
-            lambda search, kind, count: self._list(search, kind, count + PAGE),
-            self._filter,
-            outputs={*self._listing},
-            **PLUMBING,
-        )
-        self.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
+        self.shelf.wire(self.tab)
+        self.shelf.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
         self.close.click(self._closed, None, {self.detail, self.whole, self.opened}, **PLUMBING)
         self._wire_chosen()
         for key, button in self.sends.items():
@@ -145,54 +115,22 @@ class GalleryTab:
             )
 
     def _wire_chosen(self) -> None:
-        changed = {*self._listing, *self._panel, *self._news}
+        changed = {*self.shelf.outputs, *self._panel, *self._news}
         over = {"js": _CHOSEN, **PLUMBING}
         self.compare.click(self._compare, [self.chosen], {*self._panel, *self._news}, **over)
         self.export.click(self._export, [self.chosen], {*self._news}, **{**over, "queue": True, "concurrency_limit": 2})
-        self.remove.click(self._remove, [self.chosen, *self._filter], changed, **over)
+        self.remove.click(self._remove, [self.chosen, *self.shelf.inputs], changed, **over)
         self.remove_one.click(
-            lambda opened, *rest: self._remove([opened], *rest), [self.opened, *self._filter], changed, **PLUMBING
+            lambda opened, *rest: self._remove([opened], *rest), [self.opened, *self.shelf.inputs], changed, **PLUMBING
         )
         self.restore_one.click(
-            lambda opened, *rest: self._restore([opened], *rest), [self.opened, *self._filter], changed, **PLUMBING
+            lambda opened, *rest: self._restore([opened], *rest), [self.opened, *self.shelf.inputs], changed, **PLUMBING
         )
-        self.undo.click(self._restore, [self.undone, *self._filter], changed, **PLUMBING)
+        self.undo.click(self._restore, [self.undone, *self.shelf.inputs], changed, **PLUMBING)
         self.all.click(None, js="() => window.stepwiseGallery.choose(true)", **PLUMBING)
         self.none.click(None, js="() => window.stepwiseGallery.choose(false)", **PLUMBING)
 
     # Handlers: each gives updates by component.
-
-    def _list(self, search: str, kind: str, count: int) -> dict[Any, Any]:
-        """The newest results that the filter lets through; the count comes from a browser."""
-        count = min(max(int(count or PAGE), PAGE), MOST)
-        try:
-            counts, trashed = self.studio.store.kinds(), sum(self.studio.store.kinds(trashed=True).values())
-            records, more = find(
-                self.studio.store, search or "", kind if kind != TRASH else "", count, trashed=kind == TRASH
-            )
-        except StepwiseError as error:
-            return {self.grid: markup.notice(str(error)), self.more: gr.update(visible=False)}
-        empty = look.NOTHING_FOUND if counts or kind == TRASH else look.EMPTY
-        shown = look.tiles([(record, thumbnail(record, self.thumbnails)) for record in records]) if records else empty
-        choices = [
-            (f"All kinds ({sum(counts.values())})", ""),
-            *((f"{look.kind_label(one)} ({number})", one) for one, number in counts.items()),
-        ]
-        if trashed:
-            choices.append((f"Deleted ({trashed})", TRASH))
-        kept = kind if kind in {key for _, key in choices} else ""
-        if kept != kind:
-            return self._list(search, kept, count)
-        told = f"{plural(len(records), 'result')}{', newest first' if len(records) > 1 else ''}" + (
-            ", and more below" if more else ""
-        )
-        return {
-            self.grid: shown,
-            self.summary: f'<p class="sw-hint" role="status">{told if records else ""}</p>',
-            self.more: gr.update(visible=more),
-            self.kind: gr.update(choices=choices, value=kept),
-            self.count: count,
-        }
 
     def _open(self, event: gr.EventData) -> dict[Any, Any]:
         data = event._data or {}
@@ -243,7 +181,7 @@ class GalleryTab:
             self.notice: look.archive(path, len(records), path.stat().st_size),
         }
 
-    def _remove(self, chosen: Any, search: str, kind: str, count: int) -> dict[Any, Any]:
+    def _remove(self, chosen: Any, search: str, kind: str, place: Any) -> dict[Any, Any]:
         try:
             gone = [
                 self.studio.store.delete(record.id).id
@@ -251,17 +189,17 @@ class GalleryTab:
                 if record.trashed is None
             ]
         except StepwiseError as error:
-            return {**self._list(search, kind, count), **self._say(str(error), "problem")}
+            return {**self.shelf.listed(search, kind, place), **self._say(str(error), "problem")}
         told = f"{plural(len(gone), 'result')} deleted." if gone else "Nothing was chosen that is not deleted already."
-        return {**self._list(search, kind, count), **self._closed(), **self._say(told, "news", gone)}
+        return {**self.shelf.listed(search, kind, place), **self._closed(), **self._say(told, "news", gone)}
 
-    def _restore(self, chosen: Any, search: str, kind: str, count: int) -> dict[Any, Any]:
+    def _restore(self, chosen: Any, search: str, kind: str, place: Any) -> dict[Any, Any]:
         try:
             back = [self.studio.store.restore(record.id).id for record in existing(self.studio.store, chosen)]
         except StepwiseError as error:
-            return {**self._list(search, kind, count), **self._say(str(error), "problem")}
+            return {**self.shelf.listed(search, kind, place), **self._say(str(error), "problem")}
         return {
-            **self._list(search, kind, count),
+            **self.shelf.listed(search, kind, place),
             **self._closed(),
             **self._say(f"{plural(len(back), 'result')} restored.", "news"),
         }
@@ -276,12 +214,10 @@ class GalleryTab:
             told = (
                 f"The model {values['model'][:80]!r} is no longer here; the one that was chosen stays." if lost else ""
             )
-            if lost:
-                values = {
-                    name: value
-                    for name, value in values.items()
-                    if name not in ("model", "loras", *METHODS)
-                }
+            values = without_model(values) if lost else values
+            own, notes = accepted(receiver.settings, values.get(receiver.name), values.get("model", ""))
+            values = {**values, receiver.name: own} if receiver.name in values else values
+            told = " ".join(filter(None, (told, *notes)))
             return {**receiver.updates(values), self.shell.tabs: gr.Tabs(selected=key), **self._say(told, "news")}
         except StepwiseError as error:
             return self._say(str(error), "problem")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from pipelines.errors import StepwiseError
-from pipelines.quantization import DEFAULTS
+from pipelines.quantization import DEFAULTS, MOST_VARIANTS
 from pipelines.quantizers import QUANTIZERS, this_machine
 from pipelines.registry import NoSettings
 from studio import markup, presentation
@@ -21,6 +22,7 @@ from studio.presentation import model_label
 from studio.quantize_keep import keep
 from studio.quantize_markup import EMPTY, QuantizationView, missing_list
 from studio.shell import Receiver, Shell
+from studio.tab_settings import Chosen, ChosenSeveral, Flag
 from studio.tabs.live import Form, RunningTab
 
 if TYPE_CHECKING:
@@ -139,10 +141,13 @@ class QuantizeTab(RunningTab):
         ended.then(self._ended, **told)
         self.shell.demo.load(self._ended, **told)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
-        self.shell.receive[KEY] = Receiver(
-            self.form.outputs,
-            lambda values: self.form.updates({"seed_mode": FIXED, **values, "batch_size": 1, "loras": []}),
-        )
+        settings = {
+            "variants": ChosenSeveral(Chosen(QUANTIZERS, lambda model: self.machine), MOST_VARIANTS),
+            "measure": Flag(),
+            "peak": Flag(),
+        }
+        outputs = {*self.form.outputs, *self._own}
+        self.shell.receive[KEY] = Receiver(outputs, self._received, KEY, settings)
         self.shell.later(self._wire_keep)
 
     def _wire_keep(self) -> None:
@@ -190,6 +195,25 @@ class QuantizeTab(RunningTab):
             return updates | {self.variants: chosen, self.measure: draft["measure"], self.peak: draft["peak"]}
         except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or by hand
             return {}
+
+    def _received(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+        """Settings from a link or a result; of a quantised model, the one that it was made of."""
+        own, base = values.get(KEY, {}), self._plain_model(values.get("model"))
+        form = {"seed_mode": FIXED, **values, **({"model": base} if base else {}), "batch_size": 1, "loras": []}
+        updates = self.form.updates(form)
+        updates |= {getattr(self, name): own[name] for name in ("measure", "peak") if name in own}
+        if "variants" not in own:
+            return updates
+        updates[self.variants] = [choice["key"] for choice in own["variants"]]
+        for choice in own["variants"]:
+            fields = dataclasses.fields(QUANTIZERS[choice["key"]].settings)
+            components = self.settings.get(choice["key"], {})
+            updates |= {components[one.name]: choice.get(one.name, one.default) for one in fields}
+        return updates
+
+    def _plain_model(self, key: Any) -> str | None:
+        entry = next((one for one in self.form.models if one.key == key), None)
+        return entry.quantised.base if entry and entry.quantised else None
 
     def _renderer(self, job: Job) -> Callable[[View], Parts]:
         drawn = QuantizationView(job, self._path)

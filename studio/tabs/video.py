@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pipelines.errors import StepwiseError
+from pipelines.video import CLIP_FORMATS
 from pipelines.video_models import video_model
 from pipelines.videos import VIDEOS
 from studio.controls import PLUMBING, method_controls
 from studio.form import FIXED
 from studio.live import LiveTab
 from studio.shell import Receiver, Shell
+from studio.tab_settings import Chosen, Keys, OneOf, Whole
 from studio.tabs.live import Form, RunningTab
 from studio.tabs.video_examples import EXAMPLES
 from studio.video_form import ClipChoices, ClipForm, first_frame, plan_markup, request_draft, uploaded
-from studio.video_keys import key_rows
+from studio.video_keys import MOST, key_rows
 from studio.video_stage import ClipRenderer, build_video_stage
 
 if TYPE_CHECKING:
@@ -126,7 +128,15 @@ class VideoTab(RunningTab):
         )
         for button, example in self.examples.items():
             button.click(lambda draft=example.draft: self.updates(draft), outputs=self._outputs, **PLUMBING)
-        self.shell.receive[KEY] = Receiver(self._outputs, self._received)
+        limits = self.studio.limits
+        settings = {
+            "method": Chosen(VIDEOS, self.form.entry),
+            "frames": Whole(1, limits.max_frames),
+            "fps": Whole(1, limits.max_fps),
+            "format": OneOf("format of a clip", lambda: CLIP_FORMATS),
+            "keys": Keys(limits.max_prompt, MOST - 1),
+        }
+        self.shell.receive[KEY] = Receiver(self._outputs, self._received, KEY, settings)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
@@ -166,9 +176,13 @@ class VideoTab(RunningTab):
         Raises:
             StepwiseError: a method that is unknown.
         """
-        updates, entry = self.form.updates(draft["form"]), self.form.entry(draft["form"].get("model"))
-        if entry.key == draft["form"].get("model") and "method" in draft:
+        model = draft["form"].get("model")
+        updates, entry = self.form.updates(draft["form"]), self.form.entry(model)
+        if entry.key == model and "method" in draft:
             updates |= self._model_updates(entry, draft["method"])
+        elif model is None and "method" in draft:  # of a link: the model stays, and so do its frames and its rate
+            walks = gr.update(visible=draft["method"]["key"] == WALK)
+            updates |= {**self.method.updates(draft["method"], entry), self.keys.section: walks}
         updates |= {component: draft[name] for name, component in self.clip.plain.items() if name in draft}
         return {**updates, **(self.keys.updates(draft["keys"]) if "keys" in draft else {})}
 

@@ -200,7 +200,8 @@ class _Comparing:
             return
         self.job.update_cell(index, images=picture[None], figures=figures)
         try:
-            result = self.studio.save_picture(picture, slot.request, self.job, index=index, figures=figures)
+            stored = {**figures, "comparison": self.request.to_json()}
+            result = self.studio.save_picture(picture, slot.request, self.job, index=index, figures=stored)
             self.job.update_cell(index, results=(result,))
         except StoreError as error:
             self.job.update_cell(index, note=str(error))

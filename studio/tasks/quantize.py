@@ -50,6 +50,8 @@ class Quantize:
         machine = this_machine(studio.loader.device)
         request = QuantizationRequest.parse(values, lambda plain: parse_request(plain, studio), machine)
         require_plain(studio.catalog[request.base.model])
+        if request.keep:
+            studio.require_keeping()
         return request
 
     def run(self, request: QuantizationRequest, job: Job, studio: Studio) -> None:
@@ -139,9 +141,7 @@ class _Quantizing:
         self.job.set_status(JobStatus.LOADING, f"Quantising to {one.label}")
         one.quantizer = build_quantizer(one.choice, machine)
         network = full.network
-        one.family = leased.enter_context(
-            self.studio.loader.model(self.base.model, self.job.cancelled, quantisation=one.choice, source=network)
-        )
+        one.family = leased.enter_context(self.studio.quantised(self.base.model, one.choice, full, self.job))
         one.report = report_of(network, one.family.network, one.quantizer)
         stored = isinstance(one.quantizer, StorableQuantizer)
         one.figures |= {"bytes": one.report.bytes, "share": one.report.share, "disk": None}
@@ -169,7 +169,8 @@ class _Quantizing:
         """Show and store a finished picture at once, so that no later stop can lose it."""
         one.picture = decode(one.family, step.latents)[0]
         one.figures |= {"evaluations": step.evaluations, "seconds": step.seconds}
-        figures = dict(one.figures)
+        settings = {name: value for name, value in self.request.to_json().items() if name not in ("base", "keep")}
+        figures = {**one.figures, "quantize": settings}
         if one.choice:
             figures["quantization"] = {**one.choice.to_json(), "model": self.base.model}
         self.job.update_cell(index, images=one.picture[None], figures=_numbers(one.figures))
@@ -185,7 +186,7 @@ class _Quantizing:
         """What is known once the pictures are there."""
         full = self.variants[0]
         network = full.family.network
-        disk = self.studio.loader.disk_bytes(self.base.model, full.family.network_name)
+        disk = self.studio.disk_bytes(self.base.model, full.family)
         full.figures |= {"bytes": stored_bytes(network), "share": 0.0, "disk": disk}
         for one in variants:
             one.figures |= likeness(one.picture, full.picture)

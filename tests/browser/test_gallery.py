@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.browser
 
@@ -78,6 +81,66 @@ def test_a_picture_is_found_opened_and_its_settings_used_again(gallery, made):
     assert page.input_value("#t2i-seed input, #t2i-seed textarea") == "42"
     assert page.input_value("#t2i-steps input[type=number]") == "2"
     assert page.is_checked("#t2i-seed-mode input[value=fixed]")
+
+
+def open_only(page, made, key):
+    page.locator(f'#gal-grid .sw-piece[data-id="{made[key]}"] .sw-open').click()
+    page.wait_for_selector(f'#gal-opened [data-id="{made[key]}"]')
+
+
+def test_use_in_edit_puts_the_pictures_own_pixels_under_the_brush(gallery, made):
+    page = gallery()
+    open_only(page, made, PROMPTS[2])
+    shown = page.eval_on_selector("#gal-opened .sw-whole img", "image => image.src")
+    page.click("#gal-use-edit")
+    page.wait_for_selector("#edit-run", state="visible")
+    page.wait_for_function("text => document.querySelector('#edit-source-prompt textarea').value === text", arg=PROMPTS[2])
+    own = Image.open(io.BytesIO(page.request.get(shown).body())).convert("RGB")
+    page.wait_for_function("() => document.querySelector('#edit-source img')?.naturalWidth === 64")
+    source = page.eval_on_selector("#edit-source img", "image => image.src")
+    assert Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB").tobytes() == own.tobytes()
+    page.locator("#edit-edit input").click()
+    page.get_by_role("option", name="Inpaint").click()
+    canvas = page.locator("#edit-mask canvas").first
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)
+    board = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB"), int)
+    coloured = np.ptp(board, axis=-1) > 30  # the board's own surroundings are white
+    rows, columns = (np.flatnonzero(coloured.sum(axis) > 100) for axis in (1, 0))
+    board = board[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8)
+    small, wanted = (
+        np.asarray(one.resize((16, 16), Image.Resampling.BOX), float)[:, 3:] for one in (Image.fromarray(board), own)
+    )
+    assert abs(board.shape[0] - board.shape[1]) <= 2 and np.abs(small - wanted).mean() < 8, np.abs(small - wanted).mean()
+
+
+def test_use_in_compare_and_in_quantize_bring_cells_and_methods(gallery, app_url):
+    from gradio_client import Client
+
+    client = Client(app_url, verbose=False)
+    base = {"num_inference_steps": 2, "seed": 3}
+    cells = [{"sampler": "heun"}, {"sampler": "lms", "guidance.guidance_scale": 2.5}]
+    client.predict("a crown on a teal background", settings={"base": base, "cells": cells, "reference": False}, api_name="/compare")
+    variants = [{"key": "int4", "group_size": 16}]
+    client.predict("a gem on a teal background", settings={"base": base, "variants": variants, "measure": False}, api_name="/quantize")
+    client.close()
+    page = gallery()
+    search(page, "crown teal", 2)
+    page.locator("#gal-grid .sw-open").first.click()
+    page.click("#gal-use-compare")
+    page.wait_for_selector("#cmp-run", state="visible")
+    page.wait_for_function("() => document.querySelector('#cmp-cell-2-guidance input, #cmp-cell-2-guidance textarea')?.value === '2.5'")
+    assert page.locator("#cmp-cell-3").is_hidden()
+    assert [page.input_value(f"#cmp-cell-{place}-sampler input") for place in (1, 2)] == ["Heun", "LMS"]
+    page.get_by_role("tab", name="Gallery").click()
+    search(page, "gem teal", 2)
+    page.locator("#gal-grid .sw-open").first.click()
+    page.click("#gal-use-quantize")
+    page.wait_for_selector("#qz-run", state="visible")
+    page.wait_for_function("() => document.querySelector('#qz-prompt textarea').value.includes('a gem')")
+    ticked = page.eval_on_selector_all("#qz-variants input:checked", "boxes => boxes.map(box => box.value ?? box.name)")
+    assert len(ticked) == 1
+    assert not page.is_checked("#qz-measure input")
 
 
 def test_the_arrows_go_on_and_escape_closes(gallery, made):

@@ -1,0 +1,62 @@
+"""The page's tabs as objects, and what a tab reads from its form after some updates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from studio.shell import BESIDE, Shell
+from studio.tabs import TABS, compare, edit, gallery, models, quantize, text_to_image, video
+
+CLASSES = {
+    "text_to_image": text_to_image.TextToImageTab,
+    "compare": compare.CompareTab,
+    "edit": edit.EditTab,
+    "animate": video.VideoTab,
+    "quantize": quantize.QuantizeTab,
+    "gallery": gallery.GalleryTab,
+    "models": models.ModelsTab,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """The tabs by key, and the page around them."""
+
+    tabs: Mapping[str, Any]
+    shell: Shell
+
+
+def built(studio: Any) -> Built:
+    """Every tab of the table, as the page builds them."""
+    keys = tuple(tab.key for tab in TABS)
+    with gr.Blocks() as demo:
+        sessions = {key: gr.BrowserState(None, storage_key=key, secret="x") for key in (*keys, *BESIDE)}
+        with gr.Tabs() as row:
+            shell, tabs = Shell(demo, row, keys, sessions), {}
+            for key in keys:
+                with gr.Tab(key, id=key):
+                    tabs[key] = CLASSES[key](studio, shell)
+        shell.finish()
+    return Built(tabs, shell)
+
+
+def shown(inputs: Any, updates: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Component to the value that it has after the updates."""
+    data = {component: component.value for component in inputs}
+    for component in data.keys() & updates.keys():
+        update = updates[component]
+        if not (isinstance(update, dict) and update.get("__type__") == "update"):
+            data[component] = update
+        elif "value" in update:
+            data[component] = update["value"]
+    return data
+
+
+def read_after(tab: Any, updates: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values of a tab's task as its form gives them after the updates."""
+    data = shown({part for part in tab.shell.demo.blocks.values() if isinstance(part, gr.components.Component)}, updates)
+    return tab._read(data)[1]
