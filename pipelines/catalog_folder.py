@@ -16,7 +16,7 @@ from pipelines.errors import ModelFileError
 from pipelines.weight_kinds import file_kind
 from pipelines.weights import PICKLE_SUFFIXES, read_header
 
-__all__ = ["FAMILIES", "LoraEntry", "scan", "scan_loras"]
+__all__ = ["FAMILIES", "TINY_VAE", "LoraEntry", "scan", "scan_loras"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ SIZES = {"sd1": 512, "sd2": 768}
 LORAS = "loras"
 METRICS = "metrics"
 """Weights of measures, which are no models: left to pipelines.metrics."""
+
+TINY_VAE = "tiny_vae"
+"""Tiny decoders for previews, by family: left to pipelines.model_places. Beside a model's parts the folder is called so too."""
 
 MAX_DEPTH = 2
 MAX_FILES = 2000
@@ -103,7 +106,7 @@ def _walk(folder: Path, root: Path | None = None, depth: int = 0) -> Iterator[Pa
         return
     for name in names:
         path = folder / name
-        if name.startswith(".") or (depth == 0 and name in (LORAS, METRICS) and folder == root):
+        if name.startswith(".") or (depth == 0 and name in (LORAS, METRICS, TINY_VAE) and folder == root):
             continue
         if not _inside(path, root):
             log.warning("%s in the models folder leads outside it and is left out", name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.catalog import Catalog
+from pipelines.catalog_folder import TINY_VAE
 from pipelines.errors import ModelError
 from pipelines.leases import PartKey, Wanted
 from pipelines.model_cache import ModelCache
@@ -26,7 +27,7 @@ from pipelines.types import Choice
 
 __all__ = ["Loader", "MemoryRow"]
 
-NETWORKS = frozenset({"unet", "transformer", "transformer_2", "prior"})
+NETWORKS = frozenset({"unet", "transformer", "transformer_2", "prior", TINY_VAE})
 """Parts that every step calls, which therefore stay on the device where others come and go."""
 
 HOST = "host"
@@ -231,7 +232,7 @@ class Loader:
         empty = dict.fromkeys(name for name, files in plan.parts.items() if files is None)
         components = {**plan.settings, **empty, **held}
         if plan.checkpoint:
-            components = dict(held[CHECKPOINT])
+            components = {**held[CHECKPOINT], **{name: held[name] for name in plan.parts}}
             components["scheduler"] = type(components["scheduler"]).from_config(components["scheduler"].config)
         for name, files in plan.parts.items():
             if files is not None and "Scheduler" in files.class_name:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.catalog import Catalog, CatalogEntry, Source, shown
+from pipelines.catalog_folder import TINY_VAE
 from pipelines.downloads import Hub, HuggingFace, Progress, fetch_configs, fetch_model, fetch_source, missing_sentence
 from pipelines.errors import ModelError, ModelFileError, ModelMissingError
 from pipelines.model_files import PartFiles, list_parts, part_files, read_index
@@ -120,6 +121,30 @@ class ModelPlaces:
                 f"{entry.label} is a single file, which needs the configurations and tokenizers of {donor.label} "
                 f"(a few MB), and the hub cannot be reached. Put the folder of {donor.repository} into {shown(own)}, "
                 "or connect once.") from error
+
+    def tiny_places(self, entry: CatalogEntry, folder: Path) -> list[Path]:
+        """Where a tiny decoder for an entry's previews may stand, the model's own first.
+
+        That of a family is for published models and checkpoint files only: a folder's latents may be any.
+
+        Args:
+            entry: of the catalogue.
+            folder: with its parts.
+        """
+        if entry.family == "stock":
+            return []
+        single = entry.path is not None and not entry.path.is_dir()
+        own = [] if single else [folder / TINY_VAE]
+        return [*own, self.catalog.folder / TINY_VAE / entry.family] if single or not entry.local else own
+
+    def tiny_vae(self, entry: CatalogEntry, folder: Path, variants: Sequence[str]) -> PartFiles | None:
+        """The tiny decoder that a person put there, if any.
+
+        Raises:
+            ModelFileError: it is not complete, or holds only pickles.
+        """
+        found = next((place for place in self.tiny_places(entry, folder) if place.is_dir()), None)
+        return found and part_files(TINY_VAE, "diffusers", "AutoencoderTiny", found, variants)
 
     def checkpoint_bytes(self, entry: CatalogEntry, dtype: str) -> int:
         """Memory of a checkpoint file's tensors as `dtype`, with 2 % for buffers that are in no file."""

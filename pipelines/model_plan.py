@@ -37,6 +37,7 @@ class Plan:
         settings: the pipeline's other settings.
         keys: name to key of everything that the cache holds; schedulers are made anew for each job.
         estimates: bytes by key.
+        tiny_places: where a tiny decoder for previews may stand.
     """
 
     entry: CatalogEntry
@@ -45,6 +46,7 @@ class Plan:
     settings: Mapping[str, Any]
     keys: Mapping[str, PartKey]
     estimates: Mapping[PartKey, int]
+    tiny_places: tuple[Path, ...] = ()
 
     @property
     def checkpoint(self) -> Path | None:
@@ -52,13 +54,14 @@ class Plan:
         return self.entry.path if CHECKPOINT in self.keys else None
 
     def stamp(self) -> tuple | None:
-        """Places, sizes and times of all files, or None where one is gone."""
+        """Places, sizes and times of all files and which tiny decoders are there, or None where a file is gone."""
         paths = [self.entry.path] if self.checkpoint else [self.folder / "model_index.json"]
         try:
             paths += [path for part in self.parts.values() if part for path in part.files()]
             if self.entry.quantised and self.entry.quantised.file:
                 paths.append(self.entry.quantised.file)
-            return tuple((str(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()])
+            files = tuple((str(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()])
+            return files, tuple(place.is_dir() for place in self.tiny_places)
         except OSError:
             return None
 
@@ -118,11 +121,28 @@ class Plans:
         config = self.places.config_folder(entry, cancelled, progress)
         dtype = self._base_dtype(entry)
         key = PartKey(self._identities.name([entry.path]), "", CHECKPOINT, dtype, _quantisation(entry), self.device)
-        return Plan(entry, config, {}, {}, {CHECKPOINT: key}, {key: self.places.checkpoint_bytes(entry, dtype)})
+        parts = self._tiny(entry, config)
+        keys, estimates = self._keyed(entry, parts)
+        estimates[key] = self.places.checkpoint_bytes(entry, dtype)
+        return Plan(entry, config, parts, {}, {CHECKPOINT: key, **keys}, estimates, self._tiny_places(entry, config))
 
     def _of_folder(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
         folder, parts, settings = self.places.parts(entry, self._variants(entry), cancelled, progress)
-        keys, estimates = {}, {}
+        parts = {**parts, **self._tiny(entry, folder)}
+        keys, estimates = self._keyed(entry, parts)
+        return Plan(entry, folder, parts, settings, keys, estimates, self._tiny_places(entry, folder))
+
+    def _tiny(self, entry: CatalogEntry, folder: Path) -> dict[str, PartFiles]:
+        found = self.places.tiny_vae(entry, folder, self._variants(entry))
+        return {found.name: found} if found else {}
+
+    def _tiny_places(self, entry: CatalogEntry, folder: Path) -> tuple[Path, ...]:
+        return tuple(self.places.tiny_places(entry, folder))
+
+    def _keyed(self, entry: CatalogEntry, parts: Mapping[str, PartFiles | None]) -> tuple[dict[str, PartKey], dict[PartKey, int]]:
+        """Of the parts that the cache holds, the keys by name and the bytes by key."""
+        keys: dict[str, PartKey] = {}
+        estimates: dict[PartKey, int] = {}
         for name, part in parts.items():
             if part is None or "Scheduler" in part.class_name:
                 continue
@@ -130,7 +150,7 @@ class Plans:
             keys[name] = PartKey(self._identities.name(part.files()), "", f"{part.library}.{part.class_name}", dtype,
                                  _quantisation(entry, name), device="cpu" if part.light else self.device)
             estimates[keys[name]] = part.estimate_bytes(dtype)
-        return Plan(entry, folder, parts, settings, keys, estimates)
+        return keys, estimates
 
     def _variants(self, entry: CatalogEntry) -> Sequence[str]:
         half = self.device != "cpu" and self.dtype != "float32"

@@ -59,6 +59,11 @@ class LatentFamily(Family):
 
     def _require_channels(self) -> None:
         takes, makes = self.network_channels, self.vae.config.latent_channels
+        tiny = self.components.get("tiny_vae")
+        if tiny is not None and tiny.config.latent_channels != makes:
+            raise ModelError(
+                f"The tiny decoder for previews reads {tiny.config.latent_channels} channels and the model's latents have "
+                f"{makes}. Remove its folder tiny_vae, or put the one for this model there.")
         if takes != makes:
             raise ModelError(
                 f"The network takes {takes} channels and the VAE makes {makes}: this is no text-to-image model "

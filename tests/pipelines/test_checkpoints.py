@@ -7,6 +7,7 @@ import re
 import pytest
 import tiny_models
 import torch
+from diffusers import AutoencoderTiny
 from model_folders import loader_of, models, originals  # noqa: F401 - fixtures
 from safetensors.torch import save_file
 
@@ -82,6 +83,15 @@ def test_a_checkpoint_file_gives_the_weights_it_holds(folder):
     assert [row.label for row in loader.memory()] == ["checkpoint"]
     assert loader.release("painter") is True
     assert first.network.device.type == "meta"
+
+
+def test_a_checkpoint_file_is_previewed_by_its_familys_tiny_decoder(folder):
+    AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+                    num_decoder_blocks=(1, 1)).save_pretrained(folder / "tiny_vae" / "sd")
+    loader = loader_of(folder)
+    with loader.model("painter") as model:
+        assert model.preview(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 16, 16)
+    assert {row.label for row in loader.memory()} == {"checkpoint", "tiny_vae"}
 
 
 @pytest.mark.parametrize("start", ["model.diffusion_model.output_blocks", "first_stage_model.decoder",

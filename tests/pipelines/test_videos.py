@@ -187,15 +187,21 @@ def test_where_memory_runs_out_its_two_clips_are_parted_and_their_frames_are_not
     whole = Denoiser(family, Cfg(CfgSettings(3.0)), texts).predict(latents, level).raw
     evaluate, rows = family.predict_raw, []
 
+    def out_of_memory():
+        raise torch.OutOfMemoryError
+
     def small(latents, timesteps, conditioning):
         rows.append(len(latents))
         if len(latents) > 4:
-            raise torch.OutOfMemoryError
+            out_of_memory()
         return evaluate(latents, timesteps, conditioning)
 
     monkeypatch.setattr(family, "predict_raw", small)
     parted = Denoiser(family, Cfg(CfgSettings(3.0)), texts).predict(latents, level).raw
     assert rows == [6, 3, 3] and torch.allclose(whole, parted, atol=1e-5)
+    monkeypatch.setattr(family, "predict_raw", lambda *given: small(*given) if len(given[0]) < 3 else out_of_memory())
+    with pytest.raises(torch.OutOfMemoryError):
+        Denoiser(family, Cfg(CfgSettings(3.0)), texts).predict(latents, level)
 
 
 def test_its_clip_is_the_stock_pipelines():
