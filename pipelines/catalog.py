@@ -73,6 +73,7 @@ class CatalogEntry:
         lora: a LoRA that belongs to this form of the model.
         notes: what a person should know, in plain words.
         unverified: the names of the fields above that nobody confirmed.
+        confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
         problem: why it cannot be used, as a sentence; "" if it can.
         path: the folder or checkpoint file on this machine; None for published models.
         quantised: of models whose network was quantised here; all other parts are those of the model it was made of.
@@ -96,6 +97,7 @@ class CatalogEntry:
     lora: Source | None = None
     notes: str = ""
     unverified: tuple[str, ...] = ()
+    confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     problem: str = ""
     path: Path | None = None
     quantised: Quantised | None = None
