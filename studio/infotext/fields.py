@@ -41,8 +41,8 @@ class Restored:
     """The settings found in a picture, as plain text and numbers (escape them before they become HTML).
 
     Attributes:
-        values: fields of `pipelines.types.Request` in the form that `Request.parse` reads; never `model` or
-            `loras`. A field that is not here was not in the picture.
+        values: fields of `pipelines.types.Request` in the form that `Request.parse` reads; never `model`, and
+            `loras` only once they were looked up among those here. A field that is not here was not in the picture.
         notes: one sentence for each thing that was not taken over, and why.
         source: "stepwise", "a1111", "forge", "comfyui", "invokeai" or "swarmui".
         model: the model's name as the picture gives it; reported, never loaded for its name's sake.

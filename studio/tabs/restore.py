@@ -65,4 +65,26 @@ def settings_of(studio: Studio, path: str, model: str) -> Restored | None:
         PictureError: the file is no picture.
     """
     restored = studio.read_picture(path)
-    return None if restored is None else accepted(restored, studio, model)
+    return None if restored is None else _with_named(accepted(restored, studio, model), studio, model)
+
+
+def _with_named(restored: Restored, studio: Studio, model: str) -> Restored:
+    """With the LoRAs that a picture of ours names and the shelf offers, and a word on what else it names."""
+    if restored.source != "stepwise":  # another program's names mean other files: its notes say them
+        return restored
+    offered, most, notes = studio.loras(model), studio.limits.max_loras, list(restored.notes)
+    if restored.model not in ("", model):
+        known = next((entry.label for entry in studio.models() if entry.key == restored.model), "")
+        notes.append(
+            f"The picture was made with {known}: choose that model to make it again."
+            if known
+            else f"The picture was made with the model {restored.model!r}, which is not here."
+        )
+    missing = [repr(lora["name"]) for lora in restored.loras if lora["name"] not in offered]
+    if missing:
+        names, verb = " and ".join(missing), "is" if len(missing) == 1 else "are"
+        notes.append(f"LoRAs were left out: {names} {verb} not in the models folder, or not for this model.")
+    kept = [dict(lora) for lora in restored.loras if lora["name"] in offered]
+    if len(kept) > most:
+        notes.append(f"Of its {len(kept)} LoRAs the first {most} were taken over.")
+    return dataclasses.replace(restored, values={**restored.values, "loras": kept[:most]}, notes=notes)

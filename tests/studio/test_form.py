@@ -142,8 +142,36 @@ def test_a_method_that_does_not_fit_the_model_is_left_out_with_a_note(studio):
     found = Restored({**values, "guidance": {"key": "cfg", "guidance_scale": 99}}, [], "stepwise")
     studio.read_picture = lambda path: found
     restored = settings_of(studio, "any", FLOW.key)
-    assert restored.values == {"prompt": "a fox", "num_inference_steps": studio.limits.max_steps}
+    assert restored.values == {"prompt": "a fox", "num_inference_steps": studio.limits.max_steps, "loras": []}
     assert len(restored.notes) == 3
+
+
+@pytest.mark.parametrize(("model", "kept", "said"), [
+    ("emoji", [{"name": "neon", "weight": -0.5}], ["'gone' is not in the models folder"]),
+    (FLOW.key, [], ["made with Emoji 64", "'neon' and 'gone' are not in the models folder"]),
+])
+def test_a_picture_of_ours_brings_its_loras_and_says_which_model_made_it(studio, model, kept, said):
+    loras = ({"name": "neon", "weight": -0.5}, {"name": "gone", "weight": 1.0})
+    studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "emoji", loras)
+    restored = settings_of(studio, "any", model)
+    assert restored.values["loras"] == kept and "model" not in restored.values
+    assert len(restored.notes) == len(said) and all(any(words in note for note in restored.notes) for words in said)
+
+
+def test_a_picture_of_an_unknown_model_says_its_name_and_loads_nothing(studio):
+    studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "../<b>evil")
+    restored = settings_of(studio, "any", "emoji")
+    assert restored.values == {"prompt": "a fox", "loras": []}
+    assert restored.notes == ["The picture was made with the model '../<b>evil', which is not here."]
+
+
+def test_no_more_loras_are_taken_over_than_may_be_applied(studio):
+    studio.loras = lambda model: [f"l{place}" for place in range(16)]
+    loras = tuple({"name": f"l{place}", "weight": 1.0} for place in range(16))
+    studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "emoji", loras)
+    restored = settings_of(studio, "any", "emoji")
+    assert restored.values["loras"] == list(loras[: studio.limits.max_loras])
+    assert restored.notes == [f"Of its 16 LoRAs the first {studio.limits.max_loras} were taken over."]
 
 
 def test_a_picture_of_ours_is_read_back(studio, tmp_path):
