@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,10 +19,22 @@ from pipelines.limits import Limits
 from pipelines.registry import parse_settings
 from pipelines.types import Choice, Request, Traits, is_text
 
-__all__ = ["FITS", "Canvas", "EditRequest", "Picture", "canvas_of"]
+__all__ = ["FITS", "Canvas", "EditRequest", "Picture", "canvas_of", "pixels_kept"]
 
 FITS = ("crop", "resize")
 """What is done to a picture of other proportions: its middle is cut out, or it is squeezed."""
+
+_LEAST_KEPT = 2**20
+
+
+def pixels_kept(width: int, height: int) -> int:
+    """How many pixels of an upload are kept for a picture of this size.
+
+    Twice as many, so that what is cut out of the middle of a photograph is still as fine as the picture; and never less
+    than a megapixel, which a person who comes back to the page may want to use at another size.
+    """
+    return max(_LEAST_KEPT, 2 * width * height)
+
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +61,20 @@ class Picture:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+    def within(self, most: int) -> Picture:
+        """This picture scaled down to at most so many pixels; itself where it has no more."""
+        width, height = self.size
+        if width * height <= most:
+            return self
+        scale = math.sqrt(most / (width * height))
+        size = max(1, int(width * scale)), max(1, int(height * scale))
+        if self.pixels.dtype == bool:
+            shares = Image.fromarray(self.pixels.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+            return Picture(np.asarray(shares) >= 128, self.notes)
+        note = f"The picture of {width} × {height} pixels was scaled to {size[0]} × {size[1]}."
+        scaled = Image.fromarray(self.pixels).resize(size, Image.Resampling.LANCZOS)
+        return Picture(np.asarray(scaled), (*self.notes, note))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +202,11 @@ class EditRequest:
             "edit": self.edit.to_json(),
             "fit": self.fit,
         }
+
+    def within(self, most: int) -> EditRequest:
+        """The same with a picture, and a mask of its size, of at most so many pixels."""
+        mask = self.mask and self.mask.within(most)
+        return self.replace(picture=self.picture.within(most), mask=mask)
 
     def replace(self, **changes: Any) -> EditRequest:
         """A copy with these fields changed."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gradio as gr
+import numpy as np
 from gradio.components import Component
+from PIL import Image
 
 from pipelines.errors import StepwiseError
 
@@ -29,7 +32,8 @@ Data = dict[Any, Any]
 Read = tuple[dict[str, Any], dict[str, Any]]
 """What the browser remembers, and the values of the task."""
 
-_READY = 64
+_READY, _READY_BYTES, _READY_SECONDS = 64, 256 * 2**20, 300.0
+"""Forms that wait to be posted: how many, what their pictures hold together, and how long a page may take."""
 
 
 class Form:
@@ -70,20 +74,33 @@ class ReadyForms:
 
     Gradio's answer to an event may take longer than a whole run, so the run is started only when the page is there to
     watch it: Gradio reads the form and answers with a random word, and the word is what the page then posts.
+
+    Args:
+        clock: for tests.
     """
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, Read] = OrderedDict()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kept: OrderedDict[str, tuple[float, int, Read]] = OrderedDict()
         self._lock = threading.Lock()
+        self._clock = clock
 
     def keep(self, read: Read) -> str:
-        """The word for a form that was read; the oldest of 64 that were never posted is forgotten."""
+        """The word for a form that was read; the oldest that were never posted are forgotten."""
         word = secrets.token_urlsafe(12)
         with self._lock:
-            self._kept[word] = read
-            while len(self._kept) > _READY:
-                self._kept.popitem(last=False)
+            self._kept[word] = self._clock(), _held(read[1]), read
+            self._forget_old()
         return word
+
+    def _forget_old(self) -> None:
+        oldest = self._clock() - _READY_SECONDS
+        for word in [word for word, (kept, *_) in self._kept.items() if kept < oldest]:
+            del self._kept[word]
+        # The newest stays however large it is: its page is about to post it.
+        while len(self._kept) > 1 and (
+            len(self._kept) > _READY or sum(size for _, size, _ in self._kept.values()) > _READY_BYTES
+        ):
+            self._kept.popitem(last=False)
 
     def take(self, values: Iterable[Any]) -> Read:
         """The form of a word, once.
@@ -93,7 +110,14 @@ class ReadyForms:
         """
         (word,) = values
         with self._lock:
-            return self._kept.pop(word)
+            self._forget_old()
+            return self._kept.pop(word)[-1]
+
+
+def _held(values: Mapping[str, Any]) -> int:
+    """Bytes of the pictures among a task's values."""
+    pictures = [one.size[0] * one.size[1] * len(one.getbands()) for one in values.values() if isinstance(one, Image.Image)]
+    return sum(pictures) + sum(one.nbytes for one in values.values() if isinstance(one, np.ndarray))
 
 
 class RunningTab:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from pipelines.editing import pixels_kept
 from pipelines.errors import SettingsError
 from pipelines.families.base import Family
 from pipelines.limits import check_fit
@@ -68,7 +69,7 @@ class Animate:
         check_format(request.format)
         if "format" not in values and usual != "mp4":
             request = request.replace(notes=(*request.notes, NO_MP4))
-        return request
+        return _shrunk_upload(request, studio.limits.max_side)
 
     def run(self, request: VideoRequest, job: Job, studio: Studio) -> None:
         method = VIDEOS[request.method.key].build(request.method.settings)
@@ -83,6 +84,15 @@ class Animate:
             else:
                 made.take(method.run(request.job(), model, job.cancelled))
         made.finish(request, studio)
+
+
+def _shrunk_upload(request: VideoRequest, most: int) -> VideoRequest:
+    """With no more of the first frame than the clip can show: jobs are kept, and uploads are large."""
+    if request.first_frame is None:
+        return request
+    kept = request.first_frame.within(pixels_kept(request.base.width or most, request.base.height or most))
+    told = kept.notes[len(request.first_frame.notes) :]
+    return request.replace(first_frame=kept, notes=(*request.notes, *told))
 
 
 def _resolved(request: VideoRequest, family: Family) -> VideoRequest:

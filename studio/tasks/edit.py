@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.editing import Canvas, EditRequest, Picture, canvas_of
+from pipelines.editing import Canvas, EditRequest, Picture, canvas_of, pixels_kept
 from pipelines.edits.runs import Editing
 from pipelines.errors import MethodFitError, ModelMissingError, PictureError, SettingsError, StepwiseError
 from pipelines.families.base import Family
@@ -111,6 +111,8 @@ class Edit:
     def parse(self, values: Mapping[str, Any], studio: Studio) -> EditRequest:
         request = EditRequest.parse(values, lambda plain: parse_request(plain, studio), read_picture, read_mask)
         request.check(studio.limits, studio.traits(request.base.model))
+        most, base = studio.limits.max_side, request.base
+        request = request.within(pixels_kept(base.width or most, base.height or most))  # jobs are kept, uploads are large
         given = values.get("base", {})
         if "width" not in given and "height" not in given:
             request = request.replace(base=request.base.replace(width=0, height=0))
@@ -123,6 +125,9 @@ class Edit:
                     "This model runs through its own pipeline only and cannot edit here. Choose another."
                 )
             request.check(studio.limits, family.traits)
+            size = resolve(request.base, family)
+            request = request.within(pixels_kept(size.width, size.height))
+            job.request = job.request.replace(picture=request.picture, mask=request.mask)
             request, canvas = _resolved(request, family, studio)
             with family.loras(studio.load_loras(request.base.loras)):
                 edited = _Edited(request, job, studio, family, canvas)
