@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipelines.types import METHODS, Choice, LoraChoice
 from studio.command_animate import add_animate, animate
 from studio.command_convergence import add_convergence, run_convergence
 from studio.command_learn import add_learn, run_learn
+from studio.command_pictures import require_suffix, write_picture, write_result
 from studio.command_shelves import SHELVES, add_shelves
 from studio.quantize_command import add_quantize, quantize
 from studio.threads import let_threads_sleep
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="make pictures from a prompt")
     _add_request(generate)
-    generate.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png file; a batch adds -1, -2, ...")
+    generate.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file; a batch adds -1, -2, ...")
     compare = commands.add_parser("compare", help="one prompt and one noise, several settings")
     _add_request(compare)
     compare.add_argument("--cell", action="append", default=[], metavar="FIELD=VALUE;...",
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--y", metavar="FIELD=V1|V2|...", help="rows of a grid")
     compare.add_argument("--equal", choices=("steps", "nfe"), default="steps", help="what the cells have in common")
     compare.add_argument("--reference-steps", type=int, default=100, help="steps of the reference run; 0 for none")
-    compare.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png (labelled picture) or .csv file")
+    compare.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp (labelled picture) or .csv file")
     edit = commands.add_parser("edit", help="change a picture")
     _add_request(edit)
     _add_edit(edit)
@@ -111,7 +111,7 @@ def _add_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--edit", default="image_to_image", metavar="KEY[,SETTING=VALUE...]", help="e.g. inpaint, or replace,cross_until=0.4")
     parser.add_argument("--inversion", default="direct", metavar="KEY[,SETTING=VALUE...]", help="e.g. edict,p=0.93")
     parser.add_argument("--fit", choices=("crop", "resize"), default="crop", help="for a picture of other proportions")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png file")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file")
 
 
 def request_values(flags: argparse.Namespace) -> dict[str, Any]:
@@ -223,31 +223,34 @@ def order_rows() -> list[str]:
 
 
 def _generate(studio: Studio, flags: argparse.Namespace) -> list[Path]:
+    require_suffix(flags.out)
     view = follow(studio.submit("text_to_image", request_values(flags)), sys.stderr)
     results = [result for cell in view.cells for result in cell.results]
     names = [flags.out] if len(results) == 1 else [
         flags.out.with_stem(f"{flags.out.stem}-{i + 1}") for i in range(len(results))]
     for result, name in zip(results, names, strict=True):
-        shutil.copyfile(studio.store.get(result).path, name)
+        write_result(studio.store.get(result).path, name)
     return names
 
 
 def _compare(studio: Studio, flags: argparse.Namespace) -> list[Path]:
     from studio.comparison_export import comparison_csv, comparison_picture
 
+    require_suffix(flags.out, (".csv",))
     job = studio.submit("compare", compare_values(flags))
     follow(job, sys.stderr)
     if flags.out.suffix.lower() == ".csv":
         flags.out.write_text(comparison_csv(job), encoding="utf-8")
     else:
-        comparison_picture(job).save(flags.out)
+        write_picture(comparison_picture(job), flags.out)
     return [flags.out]
 
 
 def _edit(studio: Studio, flags: argparse.Namespace) -> list[Path]:
+    require_suffix(flags.out)
     view = follow(studio.submit("edit", edit_values(flags)), sys.stderr)
     for result in view.cells[-1].results if view.cells else ():
-        shutil.copyfile(studio.store.get(result).path, flags.out)
+        write_result(studio.store.get(result).path, flags.out)
         return [flags.out]
     return []
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from studio.command_pictures import require_suffix, write_result
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -36,7 +37,7 @@ def add_quantize(commands: Any, add_request: Callable[[argparse.ArgumentParser],
         type=Path,
         required=True,
         metavar="FILE",
-        help="a .png file, to whose name each method's is added; or .json for the figures",
+        help="a .png, .jpg or .webp file, to whose name each method's is added; or .json for the figures",
     )
 
 
@@ -52,6 +53,7 @@ def quantize(studio: Studio, flags: argparse.Namespace) -> Iterator[Any]:
     """Run it, and write the pictures or the figures to where they were asked for; gives what to print."""
     from studio.command_line import follow
 
+    require_suffix(flags.out, (".json",))
     view = follow(studio.submit("quantize", quantize_values(flags)), sys.stderr)
     for row in view.outcome["rows"]:
         yield _line(row)
@@ -62,7 +64,7 @@ def quantize(studio: Studio, flags: argparse.Namespace) -> Iterator[Any]:
     for row in view.outcome["rows"]:
         if row["result"]:
             name = flags.out.with_stem(f"{flags.out.stem}-{row['key'].partition('+')[2] or 'full'}")
-            shutil.copyfile(studio.store.get(row["result"]).path, name)
+            write_result(studio.store.get(row["result"]).path, name)
             yield name
 
 

@@ -36,7 +36,7 @@ def encode(picture: Image.Image, format: str, parameters: str, ours: str) -> byt
         picture: any mode that holds a picture; transparency goes onto white in a JPEG.
         format: a key of `FORMATS`.
         parameters: the A1111-style text; empty for none.
-        ours: our JSON.
+        ours: our JSON; empty for none.
 
     Raises:
         StoreError: an unknown format, or a picture or text that the format cannot hold.
@@ -79,7 +79,8 @@ def _chunks(parameters: str, ours: str) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()
     if parameters:
         chunks.add_text("parameters", parameters)  # tEXt where Latin-1 suffices, else iTXt, as A1111 does
-    chunks.add_text(OUR_CHUNK, ours)
+    if ours:
+        chunks.add_text(OUR_CHUNK, ours)
     return chunks
 
 
@@ -87,7 +88,8 @@ def _exif(parameters: str, ours: str, limit: int | None) -> bytes:
     # Where both are too long for one JPEG segment, the parameters give way: the JSON holds everything.
     for comment in (parameters, ""):
         exif = Image.Exif()
-        exif[_IMAGE_DESCRIPTION] = ours.encode()
+        if ours:
+            exif[_IMAGE_DESCRIPTION] = ours.encode()
         if comment:
             exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + comment.encode("utf-16-be")
         data = exif.tobytes()
