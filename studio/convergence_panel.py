@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components import Component
 
 from pipelines.convergence import EVALUATIONS, REFERENCE_STEPS
 from pipelines.samplers import SAMPLERS
 from studio import markup, presentation
-from studio.controls import PLUMBING
+from studio.controls import PLUMBING, MethodControls
 from studio.convergence_plot import EMPTY, convergence_view
 from studio.form import RequestForm
 from studio.jobs import Job, View
@@ -113,15 +114,21 @@ class SchedulePanel:
 
     def wire(self) -> None:
         """Connect it, once the shared settings stand."""
-        schedule, fields = self.form.methods["schedule"], self.form.fields
-        plain = {fields[name] for name in ("model", "num_inference_steps", "width", "height")}
-        inputs = {*plain, schedule.method, *schedule.fields}
+        inputs = {*self._fields.values(), *(part for one in self._methods.values() for part in (one.method, *one.fields))}
         triggers = [self.fold.expand, *(component.change for component in inputs)]
         gr.on(triggers, self._draw, inputs=inputs, outputs={self.plots}, trigger_mode="always_last", **PLUMBING)
 
+    @property
+    def _fields(self) -> dict[str, Component]:
+        return {name: self.form.fields[name] for name in ("model", "num_inference_steps", "width", "height")}
+
+    @property
+    def _methods(self) -> dict[str, MethodControls]:
+        """A learned schedule is that of a sampler and a guidance."""
+        return {name: self.form.methods[name] for name in ("schedule", "sampler", "guidance")}
+
     def _draw(self, data: dict[Any, Any]) -> dict[Any, Any]:
-        fields = self.form.fields
-        size = data[fields["width"]], data[fields["height"]]
-        choice = self.form.methods["schedule"].choice(data)
-        drawn = schedule_view(self.studio, data[fields["model"]], choice, data[fields["num_inference_steps"]], size)
-        return {self.plots: drawn}
+        choices = {name: one.choice(data) for name, one in self._methods.items()}
+        values = {name: data[component] for name, component in self._fields.items()}
+        values |= {name: choice for name, choice in choices.items() if choice is not None}
+        return {self.plots: schedule_view(self.studio, values)}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import StepwiseError
-from pipelines.registry import parse_settings
 from pipelines.schedule import Level, NoiseSchedule
-from pipelines.schedules import SCHEDULES
-from pipelines.types import Choice
+from pipelines.schedules import SCHEDULES, levels_for
+from pipelines.types import Request
 from studio import markup
 from studio.markup import escape
 
@@ -26,15 +25,19 @@ _TOKEN = 16
 """Pixels to a token of the flow models, whose shift may grow with the picture."""
 
 
-def schedule_view(studio: Studio, model: str, choice: Any, steps: int, size: tuple[int, int]) -> str:
-    """The plots of a schedule for a model, or the sentence that says why there are none."""
+def schedule_view(studio: Studio, values: Mapping[str, Any]) -> str:
+    """The plots of a request's schedule for its model, or the sentence that says why there are none.
+
+    Args:
+        studio: the backend.
+        values: fields of a `Request`; a learned schedule depends on the sampler and the guidance too.
+    """
     try:
-        chosen, method = Choice.parse(choice), SCHEDULES[Choice.parse(choice).key]
-        parse_settings(method.settings, chosen.settings, method.label)
-        noise_schedule = noise_schedule_of(studio, model, size)
+        request = Request.parse(values)
+        noise_schedule = noise_schedule_of(studio, request.model, (request.width, request.height))
         if noise_schedule is None:
             return '<p class="sw-hint">The plots appear once the model is on this machine.</p>'
-        return schedule_plots(method.build(chosen.settings).levels(noise_schedule, int(steps)), method.label)
+        return schedule_plots(levels_for(request, noise_schedule), SCHEDULES[request.schedule.key].label)
     except StepwiseError as error:
         return markup.notice(str(error))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from tests.studio.page_forms import built
 
 from pipelines.catalog import shipped
 from pipelines.schedule import FlowSchedule
 from pipelines.schedules import SCHEDULES
+from pipelines.schedules.learned_file import SHIPPED, find_all
 from studio.backend import Studio, StudioSettings
 from studio.schedule_plots import noise_schedule_of, schedule_plots, schedule_view
 
@@ -26,13 +29,47 @@ def plots(html):
     return [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", html, re.S)]
 
 
-@pytest.mark.parametrize("key", [key for key in SCHEDULES if key not in ("hand_typed",)])
+def values(schedule, steps=10, **more):
+    return {"model": "emoji", "schedule": schedule, "num_inference_steps": steps, "width": 64, "height": 64, **more}
+
+
+LEARNED = next(one for one in find_all(SHIPPED).values() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m")
+
+
+def visited(picture):
+    return [tuple(map(float, pair.split(","))) for pair in picture.find("polyline").get("points").split()]
+
+
+def test_the_shipped_learned_schedule_is_drawn_for_its_sampler_and_no_other(studio):
+    drawn = [plots(schedule_view(studio, values(key, 6, sampler="dpmpp_2m"))) for key in ("learned", "karras")]
+    noise, karras = (visited(picture) for picture, _ in drawn)
+    levels = [noise_schedule_of(studio, "emoji", (64, 64)).at(time) for time in LEARNED.times]
+    heights = [math.log10(level.sigma_ve) for level in levels]
+    shares = [(height - heights[-1]) / (heights[0] - heights[-1]) for height in heights]
+    assert [(noise[-1][1] - y) / (noise[-1][1] - noise[0][1]) for _, y in noise] == pytest.approx(shares, abs=0.002)
+    assert [y for _, y in noise] != [y for _, y in karras]
+    for wrong in ({"sampler": "deis"}, {"num_inference_steps": 7}):
+        assert "No schedule has been fitted for" in schedule_view(studio, {**values("learned", 6), **wrong})
+
+
+def test_the_panel_draws_with_the_shared_sampler(studio):
+    page = built(studio)
+    panel = page.tabs["compare"].panels[0]
+    drawing = next(one for one in page.shell.demo.fns.values() if panel.plots in one.outputs)
+    data = {component: component.value for component in drawing.inputs}
+    data |= {panel.form.methods["schedule"].method: "learned", panel.form.fields["num_inference_steps"]: 6}
+    sampler = panel.form.methods["sampler"].method
+    assert {sampler, panel.form.methods["guidance"].method} <= {*drawing.inputs}
+    assert (sampler._id, "change") in drawing.targets
+    assert "<svg" in panel._draw({**data, sampler: "dpmpp_2m"})[panel.plots]
+    assert "6 steps of deis" in panel._draw({**data, sampler: "deis"})[panel.plots]
+
+
+@pytest.mark.parametrize("key", [key for key in SCHEDULES if key not in ("hand_typed", "learned")])
 def test_every_schedule_can_be_seen(studio, key):
     method = SCHEDULES[key]
-    html = schedule_view(studio, "emoji", {"key": key}, 10, (64, 64))
-    if "sw-notice" in html:  # a learned schedule that nobody has fitted yet says so
-        assert key.startswith("learned")
-        return
+    html = schedule_view(studio, values(key))
+    assert "sw-notice" not in html
     noise, signal = plots(html)
     for plot in (noise, signal):
         points = [tuple(map(float, pair.split(","))) for pair in plot.find("polyline").get("points").split()]
@@ -55,5 +92,5 @@ def test_flow_models_begin_without_signal():
 
 
 def test_what_cannot_be_drawn_says_why(studio):
-    assert "sw-notice" in schedule_view(studio, "emoji", {"key": "hand_typed", "values": "1, 5"}, 10, (64, 64))
-    assert "on this machine" in schedule_view(studio, "sd15", {"key": "uniform"}, 10, (512, 512))
+    assert "sw-notice" in schedule_view(studio, values({"key": "hand_typed", "values": "1, 5"}))
+    assert "on this machine" in schedule_view(studio, values("uniform", model="sd15"))
