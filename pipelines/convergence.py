@@ -15,11 +15,12 @@ from pipelines.errors import SettingsError, UnknownMethodError
 from pipelines.families.base import Family
 from pipelines.loop import Run, denoise_together
 from pipelines.samplers import SAMPLERS
-from pipelines.text_to_image import build_run
+from pipelines.schedules import levels_for
+from pipelines.text_to_image import build_run, resolve
 from pipelines.types import Choice, Request, Step, Traits
 
-__all__ = ["MOST_EVALUATIONS", "REFERENCE_STEPS", "ConvergenceRequest", "Finished", "Planned", "planned",
-           "reference_run", "relative_error", "sampler_label", "walked"]
+__all__ = ["MOST_EVALUATIONS", "REFERENCE_STEPS", "ConvergenceRequest", "Finished", "Impossible", "Planned",
+           "planned", "possible", "reference_run", "relative_error", "sampler_label", "walked"]
 
 REFERENCE_STEPS = 999
 EVALUATIONS = (8, 12, 16, 20, 30, 40, 60, 100)
@@ -117,6 +118,45 @@ class Planned:
     series: int
     request: Request
     evaluations: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Impossible:
+    """A point that cannot be measured: sampler `series` at these steps, and why."""
+
+    series: int
+    num_inference_steps: int
+    reason: str
+
+
+def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[list[Planned]], list[Impossible]]:
+    """The points whose schedule serves their number of steps, and the others: a typed or learned one serves few.
+
+    Asked before the long reference runs, which would be in vain.
+
+    Args:
+        groups: as `planned` returned them, with the model's own size.
+        family: the loaded model.
+
+    Raises:
+        SettingsError: no point is left; its text is the first one's reason.
+    """
+    left: list[list[Planned]] = []
+    impossible: list[Impossible] = []
+    for group in groups:
+        left.append([])
+        for point in group:
+            try:
+                request = resolve(point.request, family)
+                levels_for(request, family.noise_schedule_for(request.width, request.height))
+            except SettingsError as error:
+                impossible.append(Impossible(point.series, point.request.num_inference_steps, str(error)))
+            else:
+                left[-1].append(dataclasses.replace(point, request=request))
+    if impossible and not any(left):
+        raise SettingsError(f"None of the {len(impossible)} planned runs is possible with this schedule. The first: "
+                            f"{impossible[0].reason}")
+    return left, impossible
 
 
 def planned(asked: ConvergenceRequest, traits: Traits, most_steps: int) -> list[list[Planned]]:

@@ -33,11 +33,14 @@ def add_convergence(commands: Any, add_request: Callable[[argparse.ArgumentParse
 def run_convergence(studio: Studio, flags: argparse.Namespace, base: dict[str, Any]) -> list[Path]:
     """Run it and write the table."""
     from studio.command_line import follow
+    from studio.convergence_plot import left_out_words
 
     values = {"base": base, "samplers": flags.samplers}
     values |= {name: getattr(flags, name) for name in ("evaluations", "reference_steps") if getattr(flags, name) is not None}
     job = studio.submit("convergence", values)
     view = follow(job, sys.stderr)
+    if missing := left_out_words(view.outcome):
+        print(missing, file=sys.stderr)
     with flags.out.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(["sampler", "evaluations", "steps", "relative_error", *(f"{name}_s" for name in PARTS)])

@@ -9,7 +9,7 @@ from typing import Any
 from studio.markup import escape
 from studio.presentation import duration
 
-__all__ = ["COLOURS", "EMPTY", "convergence_view"]
+__all__ = ["COLOURS", "EMPTY", "convergence_view", "left_out_words"]
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 78, 18, 14, 50
@@ -34,11 +34,13 @@ def convergence_view(outcome: Mapping[str, Any]) -> str:
     """The plot, its legend, the times and the numbers of a convergence job's outcome; the empty state without points.
 
     Args:
-        outcome: {"labels", "points": [{"sampler", "evaluations", "steps", "error", "seconds"}], "reference_steps"}.
+        outcome: {"labels", "points": [{"sampler", "evaluations", "steps", "error", "seconds"}], "reference_steps",
+            "left_out": [{"sampler", "label", "steps", "reason"}]}.
     """
     points = [point for point in outcome.get("points", ()) if math.isfinite(point["error"])]
+    missing = f'<p class="sw-hint">{escape(words)}</p>' if (words := left_out_words(outcome)) else ""
     if not points:
-        return EMPTY
+        return EMPTY + missing
     labels = outcome["labels"]
     series: dict[int, list[Point]] = {}
     for point in sorted(points, key=lambda one: (one["sampler"], one["evaluations"])):
@@ -46,9 +48,20 @@ def convergence_view(outcome: Mapping[str, Any]) -> str:
     said = f"Error to a run of {outcome['reference_steps']} steps from the same noise, relative to the latents’ size."
     parts = (_plot(series, labels), _legend(series, labels), _times(series, labels), _table(series, labels))
     return (
-        f'<div class="sw-convergence"><h2>Error against evaluations</h2><p class="sw-hint">{said}</p>'
+        f'<div class="sw-convergence"><h2>Error against evaluations</h2><p class="sw-hint">{said}</p>{missing}'
         f"{''.join(parts)}</div>"
     )
+
+
+def left_out_words(outcome: Mapping[str, Any]) -> str:
+    """Which planned points the schedule does not serve, and why the first; empty where it serves all."""
+    steps: dict[str, list[int]] = {}
+    for one in outcome.get("left_out", ()):
+        steps.setdefault(one["label"], []).append(one["steps"])
+    if not steps:
+        return ""
+    told = "; ".join(f"{label} at {', '.join(map(str, counts))} step{'s' * (counts != [1])}" for label, counts in steps.items())
+    return f"Left out, since the schedule does not serve them: {told}. {outcome['left_out'][0]['reason']}"
 
 
 def _plot(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import weakref
 from collections import OrderedDict
@@ -15,7 +16,10 @@ from pipelines.comparison_reference import reference_of
 from pipelines.convergence import (
     ConvergenceRequest,
     Finished,
+    Impossible,
+    Planned,
     planned,
+    possible,
     reference_run,
     relative_error,
     sampler_label,
@@ -56,23 +60,24 @@ class Convergence:
         with studio.model(request.base.model, job) as family:
             if not isinstance(family, Family):
                 raise MethodFitError("This model runs through its own pipeline only: its samplers cannot be compared.")
-            resolved = ConvergenceRequest(
-                resolve(request.base, family), request.samplers, request.evaluations, request.reference_steps
-            )
+            # The size alone: whether the schedule serves a run is a matter of each point's sampler and steps.
+            base = resolve(request.base.replace(schedule=Request.schedule), family).replace(schedule=request.base.schedule)
+            resolved = dataclasses.replace(request, base=base)
             for sampler in request.samplers:
                 check_fit(resolved.base.replace(sampler=sampler), family.traits)
+            points = possible(planned(resolved, family.traits, studio.limits.max_steps), family)
             with family.loras(studio.load_loras(resolved.base.loras)):
                 kept = self._references.setdefault(studio, OrderedDict())
-                _Measuring(resolved, job, studio, family, kept).run()
+                _Measuring(resolved, points, job, family, kept).run()
 
 
 class _Measuring:
     """One convergence view in the worker thread: a cell a sampler, and one for the reference."""
 
-    def __init__(self, request: ConvergenceRequest, job: Job, studio: Studio, family: Family,
-                 kept: OrderedDict[Request, torch.Tensor]):
+    def __init__(self, request: ConvergenceRequest, points: tuple[list[list[Planned]], list[Impossible]], job: Job,
+                 family: Family, kept: OrderedDict[Request, torch.Tensor]):
         self.request, self.job, self.family, self.kept = request, job, family, kept
-        self.groups = planned(request, family.traits, studio.limits.max_steps)
+        self.groups, self.impossible = points
         self.labels = [sampler_label(sampler) for sampler in request.samplers]
         self.points: list[dict[str, Any]] = []
         counts = [sum(point.series == index for group in self.groups for point in group)
@@ -135,4 +140,6 @@ class _Measuring:
         self.job.set_outcome({
             "kind": "convergence", "prompt": base.prompt, "seed": base.seed, "schedule": base.schedule.to_json(),
             "reference_steps": self.request.reference_steps, "labels": self.labels, "points": list(self.points),
+            "left_out": [{"sampler": one.series, "label": self.labels[one.series], "steps": one.num_inference_steps,
+                          "reason": one.reason} for one in self.impossible],
         })

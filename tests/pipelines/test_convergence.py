@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import time
 
 import pytest
 import torch
@@ -10,18 +12,23 @@ from tiny_models import tiny_sd
 
 from pipelines.convergence import (
     ConvergenceRequest,
+    Planned,
     planned,
+    possible,
     reference_run,
     relative_error,
     sampler_label,
     walked,
 )
-from pipelines.denoiser import Conditioning
+from pipelines.denoiser import Conditioning, Query
 from pipelines.errors import SettingsError, UnknownMethodError
 from pipelines.families import family_of
 from pipelines.limits import Limits, check_request
 from pipelines.loop import denoise
+from pipelines.registry import Method
 from pipelines.samplers import SAMPLERS
+from pipelines.samplers.base import State, interpolate
+from pipelines.text_to_image import resolve
 from pipelines.types import Choice, Request, Traits
 
 TRAITS = Traits("sd", "epsilon", "unet")
@@ -73,6 +80,46 @@ def test_a_budget_below_one_step_is_left_out():
     guided = {**BASE, "guidance": {"key": "cfg", "guidance_scale": 4.0}}
     asked = parse(base=guided, samplers=["ddim"], evaluations=[1, 2])
     assert [len(group) for group in planned(asked, TRAITS, 200)] == [0, 1]
+
+
+def typed(times):
+    return Choice("hand_typed", {"values": " ".join(map(str, times))})
+
+
+def test_only_the_points_that_the_schedule_serves_are_left_and_the_others_are_told():
+    family = gaussian_family()
+    asked = parse(base={**BASE, "schedule": typed(range(900, 300, -100)).to_json()}, samplers=["ddim", "heun"], evaluations=[4, 6, 11])
+    left, impossible = possible(planned(asked, TRAITS, 200), family)
+    assert [[(one.series, one.request.num_inference_steps) for one in group] for group in left] == [[], [(0, 6)], [(1, 6)]]
+    assert [(one.series, one.num_inference_steps) for one in impossible] == [(0, 4), (1, 2), (1, 3), (0, 11)]
+    assert all("The list has 6 time steps" in one.reason for one in impossible)
+    with pytest.raises(SettingsError, match="None of the 2 planned runs is possible with this schedule. The first: The list has 6"):
+        possible(planned(dataclasses.replace(asked, evaluations=(4,)), TRAITS, 200), family)
+    assert possible(planned(parse(samplers=["ddim"], evaluations=[4]), TRAITS, 200), family)[1] == []
+
+
+class SlowSampler:
+    """Euler whose arithmetic takes 40 ms a step, before its question and after the answer."""
+
+    def step(self, state, level, next_level, context):
+        time.sleep(0.02)
+        prediction = yield Query(state.latents, level)
+        time.sleep(0.02)
+        return State(interpolate(prediction, next_level), prediction.denoised)
+
+    def calls(self, num_steps):
+        return num_steps
+
+
+def test_the_samplers_own_seconds_are_not_the_networks(monkeypatch):
+    family = gaussian_family()
+    slow = Method("slow", "Slow", lambda settings: SlowSampler())
+    monkeypatch.setattr("pipelines.text_to_image.SAMPLERS", {"slow": slow})
+    request = resolve(Request.parse(BASE), family).replace(sampler=Choice("slow"), num_inference_steps=5)
+    done, = walked([Planned(0, request, 5)], family, lambda: False)
+    assert 0.2 <= done.own_seconds <= done.step.seconds
+    assert 0 < done.network_seconds < done.own_seconds
+    assert done.network_seconds + done.own_seconds == pytest.approx(done.step.seconds)
 
 
 def gaussian_family():

@@ -67,6 +67,27 @@ def test_what_cannot_be_is_refused_before_it_runs(studio, change, word):
         studio.submit("convergence", {**SETTINGS, **change})
 
 
+def test_points_that_the_schedule_cannot_serve_are_told_and_none_left_is_refused_before_the_reference(studio):
+    typed = {**BASE, "seed": 5, "schedule": {"key": "hand_typed", "values": "999 700 400 200 80 20"}}
+    view = finished(studio.submit("convergence", {**SETTINGS, "base": typed}))
+    assert view.status is JobStatus.DONE, view.message
+    assert [(one["label"], one["steps"]) for one in view.outcome["points"]] == [("DDIM", 6)]
+    assert [(one["label"], one["steps"]) for one in view.outcome["left_out"]] == [("DDIM", 3), ("Heun", 2), ("Heun", 3)]
+    shown = convergence_view(view.outcome)
+    assert "DDIM at 3 steps; Heun at 2, 3 steps. The list has 6 time steps for 3 steps" in shown
+    refused = finished(studio.submit("convergence", {**SETTINGS, "base": {**typed, "seed": 6}, "samplers": ["heun"]}))
+    assert refused.status is JobStatus.FAILED and "None of the 2 planned runs is possible" in refused.message
+    assert sum(len(cell.rows) for cell in refused.cells) == 0
+
+
+def test_a_shared_learned_schedule_is_measured_where_it_was_fitted(studio):
+    learned = {"base": {**BASE, "schedule": "learned", "seed": 7}, "samplers": ["dpmpp_2m", "ddim"], "evaluations": [5, 6]}
+    view = finished(studio.submit("convergence", {**SETTINGS, **learned}))
+    assert view.status is JobStatus.DONE, view.message
+    assert [(one["label"], one["steps"]) for one in view.outcome["points"]] == [("DPM-Solver++(2M)", 6)]
+    assert [(one["sampler"], one["steps"]) for one in view.outcome["left_out"]] == [(0, 5), (1, 5), (1, 6)]
+
+
 # The plot.
 
 
