@@ -23,7 +23,7 @@ from pipelines.limits import Limits
 from pipelines.loader import Loader
 from pipelines.model_cache import ModelCache
 from pipelines.schedules.learned import use_folder
-from pipelines.types import LoraChoice, Request, Traits
+from pipelines.types import Choice, LoraChoice, Request, Traits
 from pipelines.video import VideoRequest
 from pipelines.wildcards import expand_wildcards
 from studio import infotext
@@ -211,6 +211,33 @@ class Studio:
                     yield family
             else:
                 yield family
+
+    @contextlib.contextmanager
+    def quantised(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
+        """A quantised copy of a model while the context lasts.
+
+        Args:
+            key: of the model in full precision.
+            choice: of the quantiser table.
+            full: that model, which the caller holds.
+            job: whose cancel counts.
+
+        Raises:
+            ModelError: it cannot be quantised.
+            Cancelled: the job was stopped.
+        """
+        with self.loader.model(key, job.cancelled, quantisation=choice, source=full.network) as family:
+            yield family
+
+    def disk_bytes(self, key: str, family: Family) -> int | None:
+        """Size of the files of a loaded model's network; None if it has none of its own."""
+        return self.loader.disk_bytes(key, family.network_name)
+
+    def require_keeping(self) -> None:
+        """Raise SettingsError where a quantised model that is made now could not be used later."""
+        if self.engine.forks:
+            raise SettingsError("This Space loads its models when it starts: a quantised model cannot be kept here. "
+                                "Leave keeping out.")
 
     def loras(self, model: str) -> list[str]:
         """Names of the LoRAs in the models folder that are made for this model's family."""

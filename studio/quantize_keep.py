@@ -35,6 +35,7 @@ def keep(studio: Studio, model: str, choice: Choice, cancelled: Callable[[], boo
     Raises:
         StepwiseError: it cannot be made or written, and why.
     """
+    studio.require_keeping()
     quantizer = build_quantizer(choice, this_machine(studio.loader.device))
     with studio.loader.model(model, cancelled) as full:
         if not isinstance(full, Family):

@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ModelMissingError, SettingsError
+from pipelines.families import family_of
+from pipelines.families.base import Family
+from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
+from pipelines.quantizers.base import quantized
 
 if TYPE_CHECKING:
+    from pipelines.types import Choice
     from studio.backend import Studio
     from studio.jobs import Job
 
@@ -67,15 +72,23 @@ def forked_run(studio: Studio, keys: Sequence[str]) -> tuple[Callable[[Job], Non
 
     held = contextlib.ExitStack()
     families = {key: held.enter_context(studio.model(key, Job("start", None))) for key in keys}
-    shared = _Forked(studio, families)
+    bytes_on_disk = {
+        key: studio.disk_bytes(key, family) for key, family in families.items() if isinstance(family, Family)
+    }
+    shared = _Forked(studio, families, bytes_on_disk)
     return lambda job: TASKS[job.task].run(job.request, job, shared), held.close
 
 
 class _Forked:
-    """The studio as a forked worker may use it: the models that were loaded before the fork, and no cache."""
+    """The studio as a forked worker may use it: the models that were loaded before the fork, and no cache.
 
-    def __init__(self, studio: Studio, families: Mapping[str, Any]):
-        self._studio, self._families = studio, families
+    Whatever would take a lock of the loader or of its cache is replaced here: a thread of the parent may have held it
+    when the worker was forked, and then nobody would ever let it go. The catalogue, the store and the models folder have
+    no lock; the loader's device is a plain value by now.
+    """
+
+    def __init__(self, studio: Studio, families: Mapping[str, Any], bytes_on_disk: Mapping[str, int | None]):
+        self._studio, self._families, self._bytes_on_disk = studio, families, bytes_on_disk
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._studio, name)
@@ -93,3 +106,14 @@ class _Forked:
                 f"these, or name {key!r} in the variable {MODELS} of your own copy."
             )
         yield self._families[key]
+
+    @contextlib.contextmanager
+    def quantised(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
+        """As `Studio.quantised`, in this process alone."""
+        quantizer = build_quantizer(choice, this_machine(self._studio.loader.device))
+        made = quantized(full.network, quantizer, QUANTIZERS[choice.key].label, job.cancelled)
+        yield family_of({**full.components, full.network_name: made})
+
+    def disk_bytes(self, key: str, family: Family) -> int | None:
+        """As `Studio.disk_bytes`, looked up before the fork."""
+        return self._bytes_on_disk[key]

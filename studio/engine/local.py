@@ -29,7 +29,12 @@ class LocalEngine:
     Args:
         run: does a job's work in the worker thread; raises StepwiseError or Cancelled.
         limits: `max_queue` and `max_jobs_per_owner` are kept here.
+
+    Attributes:
+        forks: whether jobs run in processes of their own, which know only the models that were loaded at the start.
     """
+
+    forks = False
 
     def __init__(self, run: Callable[[Job], None], limits: Limits):
         self._run, self._limits = run, limits

@@ -2,7 +2,8 @@
 
 What the parent process does after the fork, the worker does not see: no event, no lock, no cache. So a short list of
 models is loaded when the studio starts, the worker tells all that happens by yielding it, and a stop reaches it after
-its next yield. What is yielded is pickled on its way: plain values and NumPy arrays, never a tensor.
+its next yield. What is yielded is pickled on its way: plain values and NumPy arrays, never a tensor. What a worker keeps
+for later jobs ends with it: the trajectory of an inversion, a quantised network, the reference of a comparison.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
+import math
 import queue
 import threading
 import weakref
@@ -32,6 +34,9 @@ LEAST_SECONDS, MOST_SECONDS = 15, 120
 """GPU time that a job asks for. It is taken from the person's quota, and the queue favours those who ask for little."""
 
 _MEGAPIXEL_STEP = 0.5
+_ENCODING, _QUANTISING, _PEAK = 0.5, 3, 10
+"""Seconds of a further prompt, of one quantised copy, and of the process that measures one peak of memory."""
+
 _TOLD = ("set_status", "set_cells", "add_step", "update_cell", "set_outcome")
 """What a task says to its job: the only names that the parent takes from a worker."""
 
@@ -66,18 +71,49 @@ for _name in _TOLD:
     setattr(_ToldJob, _name, _telling(_name))
 
 
+def _compared(request: Any) -> tuple[float, float]:
+    steps = sum(cell.request.num_inference_steps for cell in request.cells)
+    return steps + request.reference * request.reference_steps, 0
+
+
+def _animated(request: Any) -> tuple[float, float]:
+    return request.base.num_inference_steps * request.frames, _ENCODING * len(request.keys)
+
+
+def _quantised(request: Any) -> tuple[float, float]:
+    runs = len(request.variants) + 1
+    steps = request.base.num_inference_steps * (3 if request.measure else 1)  # measuring costs two more runs of each
+    return steps * runs, _QUANTISING * len(request.variants) + _PEAK * runs * request.peak
+
+
+def _converged(request: Any) -> tuple[float, float]:
+    return request.reference_steps + len(request.samplers) * sum(request.evaluations), 0
+
+
+_WORK: Mapping[str, Callable[[Any], tuple[float, float]]] = {
+    "text_to_image": lambda request: (request.num_inference_steps * request.batch_size, 0),
+    "compare": _compared,
+    "edit": lambda request: (3 * request.base.num_inference_steps, 0),  # there, back, and the reconstruction
+    "animate": _animated,
+    "quantize": _quantised,
+    "convergence": _converged,
+    "learn": lambda request: (math.inf, 0),  # a fit goes on for as long as it may
+}
+"""Key of the task to a request's work: steps of one picture, and seconds beside them."""
+
+
 def seconds_for(task: str, request: Any, identity: str = "") -> int:
-    """How long a job may hold the GPU: a generous guess from its steps, pictures and pixels.
+    """How long a job may hold the GPU: a generous guess from its steps, pictures, frames and pixels.
 
     Args:
         task: key of the task table.
-        request: the checked request; one with a `base` is an edit, a comparison or a clip.
+        request: the checked request of that task.
         identity: of the job, which makes no difference.
     """
     base = getattr(request, "base", request)
-    runs = max(len(getattr(request, "cells", ())), 1) + 2 * (request is not base)
-    megapixels = (base.width or 1024) * (base.height or 1024) * max(getattr(base, "batch_size", 1), 1) / 2**20
-    guess = LEAST_SECONDS + base.num_inference_steps * runs * max(megapixels, 0.05) * _MEGAPIXEL_STEP
+    steps, more = _WORK[task](request)
+    megapixels = (base.width or 1024) * (base.height or 1024) / 2**20
+    guess = LEAST_SECONDS + more + steps * max(megapixels, 0.05) * _MEGAPIXEL_STEP
     return int(min(max(guess, LEAST_SECONDS), MOST_SECONDS))
 
 
@@ -129,6 +165,8 @@ class ZeroEngine(LocalEngine):
         gpu: `spaces.GPU`, or what stands in for it: takes `duration` and gives a decorator for generator functions.
         release: lets go of what `run` holds, when the engine is closed.
     """
+
+    forks = True
 
     def __init__(self, run: Run, limits: Limits, gpu: Callable[..., Any], release: Callable[[], None] = lambda: None):
         self._release = release

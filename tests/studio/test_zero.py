@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from pipelines.errors import ModelMissingError, SettingsError
-from pipelines.types import Request
+from pipelines.types import Choice, Request
 from studio import spaces_start
 from studio.backend import Studio, StudioSettings
 from studio.engine.zero import LEAST_SECONDS, MOST_SECONDS, seconds_for
@@ -43,8 +43,32 @@ TASKS = {
     "text_to_image": FOX,
     "compare": {"base": FOX, "cells": [{"sampler": "ddim"}, {"sampler": "heun"}], "reference_steps": 4},
     "edit": {"base": FOX, "picture": source(), "edit": "replace", "source_prompt": "a cat on a blue background"},
+    "animate": {"base": FOX, "keys": [{"seed": 9}], "frames": 5, "format": "webp"},
+    "quantize": {"base": FOX, "variants": ["int8", "int4"]},
+    "convergence": {"base": FOX, "samplers": ["ddim", "heun"], "evaluations": [8, 12], "reference_steps": 20},
+    "learn": {
+        "base": {**FOX, "num_inference_steps": 2},
+        "learner": {"key": "bespoke", "tries": 1},
+        "pictures": {"fitted": 2, "held_out": 2, "teacher_steps": 10},
+    },
 }
-"""A row for each task that runs on a ZeroGPU Space."""
+"""A row for each task of the table."""
+
+GROWN = {
+    "text_to_image": {"batch_size": 16, "num_inference_steps": 9},
+    "compare": {"cells": [{"sampler": "ddim"}, {"sampler": "heun", "num_inference_steps": 90}]},
+    "edit": {"base": {**FOX, "num_inference_steps": 100}},
+    "animate": {"frames": 24},
+    "quantize": {"variants": ["int8", "int4", "nf4", "fp8", "dynamic", "layerwise"]},
+    "convergence": {"samplers": ["ddim", "heun", "euler", "dpmpp_2m"], "evaluations": [8, 12, 20, 30]},
+}
+"""More of what a task's own settings count, where it does not always ask for the most."""
+
+
+def test_every_task_of_the_table_is_tried_here():
+    from studio.tasks import TASKS as TABLE
+
+    assert TASKS.keys() == TABLE.keys() == GROWN.keys() | {"learn"}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +109,35 @@ def test_the_worker_makes_the_local_engines_pictures_and_tells_every_step(studio
     assert gpu.workers[-1] != os.getpid()
     for ours, theirs in zip(local.cells, zero.cells, strict=True):
         assert [row.sigma for row in ours.rows] == [row.sigma for row in theirs.rows]
-        assert len(theirs.frames) == len(theirs.rows) == theirs.num_steps
+        assert len(theirs.rows) == theirs.num_steps and len(theirs.frames) == len(ours.frames)
+        for one, other in zip(ours.frames, theirs.frames, strict=True):
+            np.testing.assert_array_equal(one.denoised, other.denoised)
+        assert (ours.images is None) == (theirs.images is None)
         if ours.images is not None:
             np.testing.assert_array_equal(ours.images, theirs.images)
+    assert local.outcome.keys() == zero.outcome.keys()
     results = [result for cell in zero.cells for result in cell.results]
-    assert results and all(studios[1].store.get(result).path.is_file() for result in results)
+    assert len(results) == sum(len(cell.results) for cell in local.cells)
+    assert bool(results) == (task not in ("convergence", "learn"))
+    assert all(studios[1].store.get(result).path.is_file() for result in results)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_worker_waits_for_a_lock_that_the_parent_held_when_it_forked(zero, task):
+    loader = zero.loader
+    with loader.cache._changed, loader._lock, loader._plans._lock:
+        view = ended(zero.submit(task, TASKS[task]))
+    assert view.status is JobStatus.DONE, view.message
+
+
+def test_a_space_keeps_no_quantised_model(zero):
+    from studio.quantize_keep import keep
+
+    with pytest.raises(SettingsError, match="loads its models when it starts.*cannot be kept"):
+        zero.submit("quantize", {**TASKS["quantize"], "keep": True})
+    with pytest.raises(SettingsError, match="cannot be kept"):
+        keep(zero, "emoji", Choice("int8"))
+    assert not [path for path in zero.catalog.folder.glob("*+*")]
 
 
 def tensors(value, seen=None):
@@ -200,7 +248,7 @@ def test_the_model_is_not_changed_by_a_worker(zero):
     assert weights() == before
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in GROWN if task != "compare"])  # whose cells have their own steps
 def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, task):
     from studio.tasks import TASKS as TABLE
 
@@ -213,6 +261,33 @@ def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, 
 
     assert LEAST_SECONDS <= seconds() < seconds(num_inference_steps=60, width=768, height=768) <= MOST_SECONDS
     assert seconds(num_inference_steps=200, width=2048, height=2048) == MOST_SECONDS
+
+
+@pytest.mark.parametrize("task", GROWN)
+def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
+    from studio.tasks import TASKS as TABLE
+
+    less, more = (seconds_for(task, TABLE[task].parse(values, studios[0])) for values in
+                  (TASKS[task], {**TASKS[task], **GROWN[task]}))
+    assert LEAST_SECONDS <= less < more <= MOST_SECONDS
+
+
+def test_the_time_of_a_clip_and_of_a_comparison_of_weights(studios):
+    from studio.tasks import TASKS as TABLE
+
+    def seconds(task, **values):
+        return seconds_for(task, TABLE[task].parse({**TASKS[task], **values}, studios[0]))
+
+    long = {"base": {**FOX, "num_inference_steps": 20}}
+    assert seconds("animate", **long, frames=2) < seconds("animate", **long, frames=24) < MOST_SECONDS
+    assert seconds("animate", **long, frames=257) == MOST_SECONDS
+    keys = [{"seed": number} for number in range(9)]
+    assert seconds("animate", frames=12, keys=keys) > seconds("animate", frames=12)
+    plain, measured, peak = (
+        seconds("quantize", **long, **more) for more in ({"measure": False}, {}, {"peak": True})
+    )
+    assert plain < measured < peak
+    assert seconds("learn") == MOST_SECONDS
 
 
 def test_the_decorator_is_taken_on_zerogpu_only(monkeypatch):
