@@ -16,7 +16,7 @@ import torch
 
 from pipelines.schedule import Level
 
-__all__ = ["Cancelled", "Conditioning", "Denoiser", "Guidance", "Network", "Prediction", "Query", "predict_together"]
+__all__ = ["Cancelled", "Conditioning", "Denoiser", "Guidance", "Network", "Prediction", "Query", "guided", "predict_together"]
 
 
 class Cancelled(Exception):
@@ -71,6 +71,7 @@ class Prediction:
         latents: (B, C, h, w), what it was evaluated on.
         level: the noise level of `latents`.
         prediction_type: what `raw` is.
+        branches: of a guided prediction, those that it was combined of, by name; empty where there was one.
 
     Source: Salimans & Ho, Progressive distillation, arXiv:2202.00512, appendix D for v; Liu et al.,
     arXiv:2209.03003, equation 1 for the flow form v = eps - x0.
@@ -80,6 +81,7 @@ class Prediction:
     latents: torch.Tensor
     level: Level
     prediction_type: str
+    branches: Mapping[str, Prediction] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def denoised(self) -> torch.Tensor:
@@ -219,7 +221,13 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
             denoiser.seconds += spent * len(raw)
             answers[branch.owner][branch.name] = Prediction(
                 raw, branch.query.latents, branch.query.level, branch.network.prediction_type)
-    return [denoiser.guidance.combine(answer) for (denoiser, _), answer in zip(asked, answers, strict=True)]
+    return [guided(denoiser.guidance, answer) for (denoiser, _), answer in zip(asked, answers, strict=True)]
+
+
+def guided(guidance: Guidance, branches: Mapping[str, Prediction]) -> Prediction:
+    """The guidance's prediction, which remembers the branches where there are several."""
+    prediction = guidance.combine(branches)
+    return dataclasses.replace(prediction, branches=branches) if len(branches) > 1 else prediction
 
 
 def _evaluate(branches: Sequence[_Branch], stopped: Callable[[], bool]) -> list[torch.Tensor]:

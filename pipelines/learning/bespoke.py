@@ -9,49 +9,77 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from pipelines.denoiser import Cancelled, Denoiser
+from pipelines.denoiser import Denoiser
 from pipelines.errors import MethodFitError, SettingsError
+from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.problem import Pictures, Problem, relative_error
 from pipelines.registry import setting
-from pipelines.samplers.fitted_factors import FittedFactors, combined
+from pipelines.samplers.fitted_factors import FittedFactors, combined, estimates
 from pipelines.schedule import Level
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 
-__all__ = ["BespokeSettings", "FittedSolver", "Trial", "fit_bespoke", "fitted_rows", "passed"]
+__all__ = ["BespokeSettings", "FittedSolver", "LeastSquares", "Trial", "fit_bespoke", "fitted_rows", "normal_matrix",
+           "passed"]
 
 _RIDGE = 1e-6
 """Of the normal equations' own diagonal: neighbouring estimates are nearly the same."""
 
 _NEAREST = 4
 
+_POWERS = (1.0, 1.2, 1.4, 1.7, 2.0)
+"""Of the start "best": t_k = T * (1 - (k / N)^p), which is uniform at 1 and densest at high noise at 2."""
+
+_HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
+
 
 @dataclasses.dataclass(frozen=True)
 class BespokeSettings:
-    start: str = setting("uniform", "The hand-made schedule whose times are fitted to first.",
-                         choices=("uniform", "beta", "quadratic", "dense_high"))
-    tries: int = setting(8, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
+    start: str = setting("best", "The hand-made schedule whose times are fitted to first; best tries several between uniform "
+                         "and dense at high noise.", choices=("best", *_HAND_MADE))
+    tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
+    rounds: int = setting(40, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1)
+    learning_rate: float = setting(0.004, "Of the optimiser.", low=1e-4, high=0.5, step=0.001)
+    batch: int = setting(8, "Pictures a round of the optimiser.", low=1, high=256, step=1)
+    branches: bool = setting(True, "Give the two branches of the guidance factors of their own: closer, and then for this "
+                             "guidance only.")
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedSolver:
-    """Times, a row of factors for every step, and the relative errors on the fitted and the held-out pictures."""
+    """Times, a row of factors for every step, whose branches they are, and the relative error on the fitted pictures.
+
+    `held_out` is that on the held-out pictures, by which nothing was chosen.
+    """
 
     times: tuple[float, ...]
     rows: tuple[tuple[float, ...], ...]
     fitted: float
     held_out: float
+    branches: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One set of times, fitted. `uniform` is the error of the solver itself on uniform times, on the held-out pictures."""
+    """One set of times, fitted, or one round of the optimiser, with its error on the fitted pictures (a round's own few).
+
+    `uniform` is the error of the solver itself on uniform times, on the held-out pictures.
+    """
 
     index: int
     total: int
     loss: float
     best: FittedSolver
     uniform: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastSquares:
+    """Rows for given times, the relative error they leave on the fitted pictures, and each row's normal matrix."""
+
+    rows: tuple[tuple[float, ...], ...]
+    loss: float
+    squares: tuple[torch.Tensor, ...]
 
 
 def passed(pictures: Pictures, level: Level) -> torch.Tensor:
@@ -68,77 +96,126 @@ def passed(pictures: Pictures, level: Level) -> torch.Tensor:
     return total
 
 
-def least_squares(known: Sequence[torch.Tensor], wanted: torch.Tensor) -> tuple[float, ...]:
-    """The factors of the combination of `known` that is nearest to `wanted`, in float64."""
+def normal_matrix(known: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(K, K), float64: the mean products of K tensors."""
     columns = torch.stack([one.flatten() for one in known], 1).double()
-    squares = columns.T @ columns
-    right = columns.T @ wanted.flatten().double()
+    return columns.T @ columns / len(columns)
+
+
+def least_squares(known: Sequence[torch.Tensor], wanted: torch.Tensor, squares: torch.Tensor) -> tuple[float, ...]:
+    """The factors of the combination of `known` that is nearest to `wanted`, in float64.
+
+    Args:
+        known: K tensors.
+        wanted: of the same shape.
+        squares: their normal matrix.
+    """
+    right = torch.stack([(one.double() * wanted.double()).mean() for one in known])
     return tuple(torch.linalg.solve(squares + _RIDGE * torch.diag(squares.diag()), right).tolist())
 
 
-def fitted_rows(problem: Problem, times: Sequence[float]) -> tuple[tuple[tuple[float, ...], ...], float]:
-    """The rows for these times, and the relative error they leave on the fitted pictures. N evaluations a picture.
+def fitted_rows(problem: Problem, times: Sequence[float], branches: Sequence[str] = ()) -> LeastSquares:
+    """The rows for these times. N evaluations a picture.
+
+    Args:
+        problem: of the fit.
+        times: N network times, falling.
+        branches: as in `FittedFactors`.
 
     Raises:
         Cancelled: the fit was stopped.
     """
     levels, pictures = learned_levels(times, times, problem.noise_schedule), problem.fitted
     start = pictures.cases.noise * problem.noise_schedule.initial_scale(levels[0])
-    known, rows, latents = [start], [], start
+    known, rows, matrices, latents = [start], [], [], start
     for level, next_level in zip(levels, levels[1:], strict=False):
-        known.append(_noise(problem, latents, level))
+        known += _estimates(problem, latents, level, branches)
         wanted = pictures.wanted if next_level.sigma == 0 else passed(pictures, next_level)
-        rows.append(least_squares(known, wanted))
+        matrices.append(normal_matrix(known))
+        rows.append(least_squares(known, wanted, matrices[-1]))
         latents = combined(rows[-1], known)
-    return tuple(rows), relative_error(latents, pictures.wanted)
+    return LeastSquares(tuple(rows), relative_error(latents, pictures.wanted), tuple(matrices))
 
 
 @torch.no_grad()
-def _noise(problem: Problem, latents: torch.Tensor, level: Level) -> torch.Tensor:
+def _estimates(problem: Problem, latents: torch.Tensor, level: Level, branches: Sequence[str]) -> list[torch.Tensor]:
     found = []
     for part, own in zip(problem.fitted.cases.parts(problem.rows), latents.split(problem.rows), strict=True):
         denoiser = Denoiser(problem.network, problem.guidance, part.conditionings, problem.cancelled)
-        found.append(denoiser.predict(own, level).noise)
-    return torch.cat(found)
+        found.append(estimates(denoiser.predict(own, level), branches))
+    return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0) -> Iterator[Trial]:
-    """Fit the factors to several sets of times, and yield after each; `best` of the last is the result.
+    """Fit the factors to several sets of times, then move all together; yields as it goes, `best` of the last is the result.
 
     Args:
         problem: its sampler is the one whose place the factors take; one evaluation a step, no fresh noise.
         settings: of the fit.
-        seed: of the changes of the times.
+        seed: of the changes of the times, and of the order of the pictures.
 
     Raises:
         MethodFitError: the sampler is another kind.
         SettingsError: there are fewer than two steps.
         Cancelled: the fit was stopped.
 
-    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, for the family of solvers.
-    Differs: the paper descends the gradient of the final error; here each row is the least-squares solution for the long
-    run's own latents at the step's end, which needs one short run and no gradient; the times are improved by chance.
+    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329: the family of solvers, and the descent of the
+    final error's gradient (`bespoke_descent`).
+    Differs: begins with least squares, each row the solution for the long run's own latents at the step's end, which
+    needs one short run and no gradient; and the branches of the guidance may have factors of their own.
     """
     count, last = problem.num_steps, problem.last_time()
     if count < 2:
         raise SettingsError("A solver of 1 step has nothing to learn. Choose 2 steps or more.")
     if problem.sampler.calls(count) != count:
         raise MethodFitError("Factors can be fitted in the place of samplers with one evaluation a step only. Choose another.")
-    rng = np.random.default_rng(seed)
-    uniform = SCHEDULES["uniform"].build().levels(problem.noise_schedule, count)
-    error = problem.error(uniform, problem.held_out)
-    times = [level.timestep for level in SCHEDULES[settings.start].build().levels(problem.noise_schedule, count)[:-1]]
-    best: FittedSolver | None = None
-    for index in range(settings.tries + 1):
-        if problem.cancelled():
-            raise Cancelled
-        tried = times if best is None else _moved(best.times, last, rng)
-        rows, loss = fitted_rows(problem, tried)
-        if best is None or loss < best.fitted:
-            held_out = problem.error(learned_levels(tried, tried, problem.noise_schedule), problem.held_out,
-                                     FittedFactors(rows, tried))
-            best = FittedSolver(tuple(map(float, tried)), rows, loss, held_out)
-        yield Trial(index, settings.tries, loss, best, error)
+    rng, schedule = np.random.default_rng(seed), problem.noise_schedule
+    levels = SCHEDULES["uniform"].build().levels(schedule, count)
+    uniform, branches = problem.error(levels, problem.held_out), _branches(problem, levels) if settings.branches else ()
+    starts = _starts(settings.start, problem)
+    total = len(starts) - 1 + settings.tries + settings.rounds
+    best: tuple[tuple[float, ...], LeastSquares] | None = None
+    shown: FittedSolver | None = None
+    for index in range(len(starts) + settings.tries):
+        tried = starts[index] if index < len(starts) else _moved(best[0], last, rng)
+        fit = fitted_rows(problem, tried, branches)
+        if best is None or fit.loss < best[1].loss:
+            best, shown = (tried, fit), _judged(problem, tried, fit.rows, fit.loss, branches)
+        yield Trial(index, total, fit.loss, shown, uniform)
+    roots, first = [inverse_root(one) for one in best[1].squares], len(starts) + settings.tries
+    for index, reached in enumerate(descend(problem, *_begun(best), roots, branches, settings, seed), first):
+        if index == total:
+            levels = learned_levels(reached.times, reached.times, schedule)
+            loss = problem.error(levels, problem.fitted, FittedFactors(reached.rows, reached.times, branches))
+            if loss < shown.fitted:
+                shown = _judged(problem, reached.times, reached.rows, loss, branches)
+        yield Trial(index, total, reached.loss, shown, uniform)
+
+
+def _begun(best: tuple[tuple[float, ...], LeastSquares]) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
+    return best[0], best[1].rows
+
+
+def _branches(problem: Problem, levels: Sequence[Level]) -> tuple[str, ...]:
+    """The guidance's branches where every level has the same several; else none, and the factors take the guided estimate."""
+    plans = {tuple(problem.guidance.plan(level)) for level in levels[:-1]}
+    only = plans.pop()
+    return only if not plans and len(only) > 1 else ()
+
+
+def _starts(start: str, problem: Problem) -> list[tuple[float, ...]]:
+    count, last = problem.num_steps, problem.last_time()
+    if start == "best":
+        return [tuple(last * (1 - (k / count) ** power) for k in range(count)) for power in _POWERS]
+    levels = SCHEDULES[start].build().levels(problem.noise_schedule, count)
+    return [tuple(float(level.timestep) for level in levels[:-1])]
+
+
+def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], loss: float,
+            branches: tuple[str, ...]) -> FittedSolver:
+    levels = learned_levels(times, times, problem.noise_schedule)
+    held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, branches))
+    return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, branches)
 
 
 def _moved(times: Sequence[float], last: float, rng: np.random.Generator) -> tuple[float, ...]:

@@ -42,7 +42,7 @@ LEARNERS = Table("learner", [
            help="Evolves sets of time steps. For any sampler; slower."),
     Method("bespoke", "Bespoke solver", lambda settings: settings, BespokeSettings,
            paper="Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329",
-           help="Fits the factors of every step by least squares, and tries several times. Quick; one evaluation a step."),
+           help="Fits the factors of every step, by least squares and then by gradients through the whole run. For one evaluation a step."),
 ])
 """The ways to fit a schedule; each makes the settings of its fit."""
 
@@ -123,7 +123,7 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
         evaluations=problem.sampler.calls(base.num_inference_steps), times=times, model_times=told, held_out=held_out,
         curve=tuple(curve), told={
             "settings": dataclasses.asdict(settings), "pictures": dataclasses.asdict(request.pictures),
-            "seconds": round(time.perf_counter() - began, 1)}, rows=one.best.rows if isinstance(one, Trial) else ())
+            "seconds": round(time.perf_counter() - began, 1)}, **_factors(one))
     yield Progress("Done", one.total, one.total, tuple(curve), learned)
 
 
@@ -150,9 +150,13 @@ def _guided(choice: Choice, cases: Cases, family: Family) -> tuple[Guidance, Cas
     return Unguided(), dataclasses.replace(cases, conditionings=family.embed_guidance(dict(cases.conditionings), scale))
 
 
+def _factors(one: Round | Generation | Trial) -> dict[str, Any]:
+    return {"rows": one.best.rows, "branches": one.best.branches} if isinstance(one, Trial) else {}
+
+
 def _row(one: Round | Generation | Trial) -> dict[str, Any]:
     if isinstance(one, Trial):
-        return {"round": one.index, "loss": round(one.best.fitted, 5), "held_out": round(one.best.held_out, 5)}
+        return {"round": one.index, "loss": round(one.loss, 5), "held_out": round(one.best.held_out, 5)}
     if isinstance(one, Round):
         row = {"round": one.index, "loss": round(one.loss, 5)}
         return row if one.held_out is None else {**row, "held_out": round(one.held_out, 5)}

@@ -60,7 +60,7 @@ class Learned:
 
     Fit one with `python -m studio learn`, or on the page. Another model, sampler or number of steps than it was
     fitted for is refused, since there it means nothing. Another guidance than fitted is allowed where none was fitted
-    at the run's: then the one of the nearest guidance scale serves. Errors are compared among fits of one guidance
+    at the run's: then the one of the nearest guidance scale serves, unless its factors stand in the guidance's place. Errors are compared among fits of one guidance
     only, because weaker guidance is easier to follow: a fit without guidance has a smaller error than any with it.
 
     Source: Tong et al., Learning to discretize denoising diffusion ODEs (LD3), arXiv:2405.15506; Li et al.,
@@ -97,7 +97,7 @@ class Learned:
     def solver(self, sampler: Any) -> Any:
         """The sampler, or the fitted factors that take its place."""
         chosen = self._chosen
-        return FittedFactors(chosen.rows, chosen.model_times) if chosen is not None and chosen.rows else sampler
+        return FittedFactors(chosen.rows, chosen.model_times, chosen.branches) if chosen is not None and chosen.rows else sampler
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
         """N + 1 descending levels, the last clean.
@@ -117,8 +117,10 @@ class Learned:
 
 
 def _fits(one: LearnedSchedule, request: Request) -> bool:
+    # Factors for the branches stand in the guidance's place too, so that another one would change nothing.
+    guided = not one.branches or not _apart(one.guidance, request.guidance)[0]
     return (one.model == request.model and one.num_inference_steps == request.num_inference_steps
-            and same_sampler(one.sampler, request.sampler))
+            and same_sampler(one.sampler, request.sampler) and guided)
 
 
 def same_sampler(one: Choice, other: Choice) -> bool:
@@ -144,13 +146,19 @@ def _of_network(fitting: Mapping[str, LearnedSchedule], network: str, request: R
 
 def _refusal(request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:
     run = f"{request.num_inference_steps} steps of {request.sampler.key} on the model {request.model}"
-    told = "; ".join(f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}" for one in known[:12])
+    told = "; ".join(f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}{_only_at(one)}" for one in known[:12])
     which = f"The learned schedule {name!r} was not fitted for" if name else "No schedule has been fitted for"
     broken = list(find_broken(*FOLDERS).items())
     left_out = "".join(f" The file {one!r} is left out: {wrong}" for one, wrong in broken[:3])
     more = f" So are {len(broken) - 3} others." if len(broken) > 3 else ""
     return SettingsError(f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with {_command(request)}."
                          f"{left_out}{more}")
+
+
+def _only_at(one: LearnedSchedule) -> str:
+    """What a fit that replaces its guidance too must be run with."""
+    settings = ", ".join(f"{name} {value:g}" for name, value in filled(one.guidance, GUIDANCE).items()) if one.branches else ""
+    return f" with {one.guidance.key} at {settings}" if settings else ""
 
 
 def _command(request: Request) -> str:

@@ -40,6 +40,7 @@ class LearnedSchedule:
         curve: a row a round: {"round", "loss", and "held_out" where it was measured}.
         told: how it was fitted: settings, pictures, seconds.
         rows: N rows of factors that take the sampler's place, the m-th with m + 2; empty where the sampler stays.
+        branches: names of the guidance's branches where each has its own factors, 1 + B * (m + 1) in the m-th row.
     """
 
     method: str
@@ -55,6 +56,7 @@ class LearnedSchedule:
     curve: tuple[Mapping[str, float], ...]
     told: Mapping[str, Any]
     rows: tuple[tuple[float, ...], ...] = ()
+    branches: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -88,6 +90,7 @@ class LearnedSchedule:
                 given[name] = tuple(float(time) for time in given[name])
             given["curve"] = tuple(dict(row) for row in given["curve"])
             given["rows"] = tuple(tuple(float(factor) for factor in row) for row in given.get("rows", ()))
+            given["branches"] = tuple(str(name) for name in given.get("branches", ()))
             learned = cls(**given)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(f"A learned schedule cannot be read: {error}. Fit it again.") from None
@@ -101,8 +104,8 @@ class LearnedSchedule:
         if self.method not in METHODS or len(times) != self.num_inference_steps or len(asked) != len(times) or not falling:
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} is not whole: it needs "
                                 f"{self.num_inference_steps} falling times. Fit it again.")
-        lengths = [len(row) for row in self.rows]
-        if (self.method == "bespoke") != bool(lengths) or (lengths and lengths != [m + 2 for m in range(len(times))]):
+        lengths, each = [len(row) for row in self.rows], max(1, len(self.branches))
+        if (self.method == "bespoke") != bool(lengths) or (lengths and lengths != [1 + each * (m + 1) for m in range(len(times))]):
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again.")
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
                 math.isfinite(time) and time >= 0 for time in (*times, *asked)):

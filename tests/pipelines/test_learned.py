@@ -11,14 +11,15 @@ from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact, grid
 
 from pipelines.denoiser import Cancelled, Conditioning
 from pipelines.errors import MethodFitError, SettingsError
-from pipelines.guidance.cfg import Unguided
+from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
-from pipelines.learning.bespoke import BespokeSettings, fit_bespoke, fitted_rows, passed
+from pipelines.learning.bespoke import BespokeSettings, fit_bespoke, fitted_rows, normal_matrix, passed
+from pipelines.learning.bespoke_descent import inverse_root
 from pipelines.learning.cases import Cases
 from pipelines.learning.differentiable import factors_of, run_with_gradients
 from pipelines.learning.formula import require_linear, written_out
 from pipelines.learning.ld3 import Ld3Settings, fit_ld3, increments_of, times_of
-from pipelines.learning.problem import Pictures, Problem, relative_error
+from pipelines.learning.problem import Pictures, Problem, relative_error, taught
 from pipelines.limits import Limits, check_request
 from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
@@ -192,8 +193,9 @@ def test_the_long_runs_path_between_its_levels_is_right(time):
 
 
 def test_a_bespoke_solver_is_far_better_than_uniform_on_noise_it_has_not_seen():
-    rounds = list(fit_bespoke(problem(), BespokeSettings(tries=4)))
+    rounds = list(fit_bespoke(problem(), BespokeSettings(tries=4, rounds=0)))
     best = rounds[-1].best
+    assert [one.index for one in rounds] == list(range(rounds[-1].total + 1))
     assert best.held_out < 0.2 * rounds[-1].uniform
     losses = [one.best.fitted for one in rounds]
     assert losses == sorted(losses, reverse=True)
@@ -202,9 +204,98 @@ def test_a_bespoke_solver_is_far_better_than_uniform_on_noise_it_has_not_seen():
     assert again == best.held_out
 
 
+class TwoPeaks:
+    """The perfect denoiser of numbers around -1 and 1: curved, so that no row is right for all pictures."""
+
+    prediction_type, max_rows = "epsilon", 0
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        angle = (COSINE._low + COSINE._span * timesteps)[:, None, None, None]
+        alpha, sigma = angle.cos(), angle.sin()
+        spread = alpha**2 * 0.04 + sigma**2
+        return sigma * (latents - alpha * torch.tanh(alpha * latents / spread)) / spread
+
+
+def curved_problem():
+    one = problem(steps=4, count=16)
+    pictures = [taught(part.cases, TwoPeaks(), Unguided(), COSINE, steps=100) for part in (one.fitted, one.held_out)]
+    return dataclasses.replace(one, network=TwoPeaks(), fitted=pictures[0], held_out=pictures[1])
+
+
+def test_the_descent_comes_closer_than_least_squares():
+    one = curved_problem()
+    (squares,) = fit_bespoke(one, BespokeSettings(start="uniform", rounds=0))
+    *first, last = fit_bespoke(one, BespokeSettings(start="uniform", rounds=60))
+    assert last.index == last.total == 60 and len(first) == 60
+    assert last.best.fitted < 0.8 * squares.best.fitted and last.best.held_out < 0.9 * squares.best.held_out
+    assert last.best.times[0] == squares.best.times[0] and last.best.times != squares.best.times
+    assert first[-1].best == squares.best, "nothing is taken over before it was measured on all pictures"
+    levels = learned_levels(last.best.times, last.best.times, COSINE)
+    assert one.error(levels, one.held_out, FittedFactors(last.best.rows, last.best.times)) == last.best.held_out
+
+
+def test_a_descent_that_ends_farther_off_is_not_taken():
+    *_, last = fit_bespoke(problem(steps=3), BespokeSettings(start="uniform", rounds=3, learning_rate=0.5))
+    (squares,) = fit_bespoke(problem(steps=3), BespokeSettings(start="uniform", rounds=0))
+    assert last.best == squares.best
+
+
+def test_a_step_in_whitened_factors_moves_every_combination_alike():
+    torch.manual_seed(0)
+    known = torch.randn(3, 1000, dtype=torch.float64)
+    known[2] = known[0] + 0.05 * known[2]
+    root = inverse_root(normal_matrix(list(known)))
+    for z in torch.eye(3, dtype=torch.float64):
+        assert ((root @ z) @ known).square().mean().sqrt().item() == pytest.approx(1, abs=0.06)
+
+
+class Guided(Smooth):
+    """Two branches on Gaussians of other means, so that the guidance's combination matters."""
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        return super().predict_raw(latents - conditioning.tensors["shift"][:, None, None, None], timesteps, conditioning)
+
+
+def guided_problem(guidance_scale=3.0):
+    one = problem(steps=4)
+
+    def pictures(part):
+        count = len(part.cases)
+        shifts = {name: Conditioning({"shift": torch.full((count,), shift, dtype=torch.float64)})
+                  for name, shift in (("negative", -0.5), ("positive", 0.4))}
+        cases = dataclasses.replace(part.cases, conditionings=shifts)
+        return taught(cases, Guided(), Cfg(CfgSettings(guidance_scale)), COSINE, steps=60)
+
+    return dataclasses.replace(one, network=Guided(), guidance=Cfg(CfgSettings(guidance_scale)),
+                               fitted=pictures(one.fitted), held_out=pictures(one.held_out))
+
+
+def test_factors_of_the_branches_come_closer_than_those_of_the_guided_estimate():
+    fits = {}
+    for branches in (False, True):
+        *_, last = fit_bespoke(guided_problem(), BespokeSettings(start="uniform", rounds=0, branches=branches))
+        fits[branches] = last.best
+    assert fits[True].branches == ("negative", "positive") and fits[False].branches == ()
+    assert [len(row) for row in fits[True].rows] == [3, 5, 7, 9]
+    assert fits[True].held_out < fits[False].held_out
+    *_, plain = fit_bespoke(guided_problem(1.0), BespokeSettings(start="uniform", rounds=0))
+    assert plain.best.branches == (), "without guidance there is one branch"
+
+
+def test_a_guided_run_with_factors_of_its_branches_ends_where_the_fit_says():
+    one = guided_problem()
+    *_, last = fit_bespoke(one, BespokeSettings(start="uniform", rounds=4))
+    best, levels = last.best, learned_levels(last.best.times, last.best.times, COSINE)
+    solver = FittedFactors(best.rows, best.times, best.branches)
+    assert one.error(levels, one.held_out, solver) == best.held_out
+    unguided = dataclasses.replace(one, guidance=Cfg(CfgSettings(1.0)))
+    with pytest.raises(SettingsError, match="branches negative and positive"):
+        unguided.error(levels, one.held_out, solver)
+
+
 def test_the_factors_of_one_first_order_step_are_found():
     one = problem("ddim", 2)
-    rows, _ = fitted_rows(one, (1000.0, 500.0))
+    rows = fitted_rows(one, (1000.0, 500.0)).rows
     start, middle = COSINE.at(1000.0), COSINE.at(500.0)
     true = exact(one.fitted.cases.noise, start, middle)
     noise = Smooth().predict_raw(one.fitted.cases.noise, torch.full((8,), 1000.0, dtype=torch.float64), None)

@@ -1,0 +1,144 @@
+"""The second half of a bespoke fit: all factors and times of a run moved down the slope of its final error."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from pipelines.denoiser import Cancelled, Conditioning, Prediction, guided
+from pipelines.learning.ld3 import increments_of, times_of
+from pipelines.learning.problem import Problem
+from pipelines.samplers.fitted_factors import estimates
+from pipelines.schedule import Level
+from pipelines.schedules.learned import learned_levels
+
+__all__ = ["Descended", "DescentSettings", "descend", "inverse_root"]
+
+_RIDGE = 1e-4
+"""Of a normal matrix' own diagonal: keeps the directions in which the known tensors hardly differ from running away."""
+
+_KEPT = 2**16
+"""Numbers in a round's latents up to which all inner values of its evaluations are kept rather than computed twice."""
+
+
+class DescentSettings(Protocol):
+    """What `descend` reads of the fit's settings."""
+
+    rounds: int
+    learning_rate: float
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Descended:
+    """A round: its relative error on its own pictures, and where the times and rows are after it."""
+
+    loss: float
+    times: tuple[float, ...]
+    rows: tuple[tuple[float, ...], ...]
+
+
+def inverse_root(squares: torch.Tensor) -> torch.Tensor:
+    """R (K, K) with R^T G R = 1 for a normal matrix G (K, K), float64.
+
+    Of factors r = R z for tensors whose mean products are G, a step of z by d changes the combination by d in its root
+    mean square, whichever number of z it is: so one learning rate fits all.
+    """
+    lower = torch.linalg.cholesky(squares + _RIDGE * torch.diag(squares.diag()))
+    return torch.linalg.inv(lower).T
+
+
+class _Student:
+    """The numbers being moved: z of every row, and the times where the network's answers are estimates of noise.
+
+    Of a network of another kind an estimate of noise depends on the level that it is asked at, whose slope is not known
+    here, so there the times stay.
+    """
+
+    def __init__(self, problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]],
+                 roots: Sequence[torch.Tensor], branches: Sequence[str]):
+        self.problem, self.roots, self.branches = problem, roots, branches
+        self.first = times[0]
+        self.theta = increments_of(times, self.first).requires_grad_(problem.network.prediction_type == "epsilon")
+        self.z = [torch.linalg.solve(root, torch.tensor(row, dtype=torch.float64)).requires_grad_()
+                  for root, row in zip(roots, rows, strict=True)]
+
+    @property
+    def learned(self) -> list[torch.Tensor]:
+        return [one for one in (*self.z, self.theta) if one.requires_grad]
+
+    def rows(self) -> list[torch.Tensor]:
+        return [root @ z for root, z in zip(self.roots, self.z, strict=True)]
+
+    def loss(self, places: torch.Tensor) -> torch.Tensor:
+        """Mean squared distance to the long run's ends over their mean square, of these of the fitted pictures."""
+        problem, times = self.problem, times_of(self.theta, self.first)
+        pictures = problem.fitted
+        levels = learned_levels(times.tolist(), times.tolist(), problem.noise_schedule)
+        conditionings = {name: Conditioning({key: tensor[places] for key, tensor in one.tensors.items()})
+                         for name, one in pictures.cases.conditionings.items()}
+        latents = pictures.cases.noise[places] * problem.noise_schedule.initial_scale(levels[0])
+        known = [latents]
+        for row, time, level in zip(self.rows(), times.to(latents), levels, strict=False):
+            asked = (latents, time, level, conditionings)
+            known += self._estimates(*asked) if latents.numel() <= _KEPT else checkpoint(
+                self._estimates, *asked, use_reentrant=False)
+            latents = sum(factor * one for factor, one in zip(row.to(latents), known, strict=True))
+        return (latents - pictures.wanted[places]).square().mean() / pictures.wanted.square().mean()
+
+    def _estimates(self, latents: torch.Tensor, time: torch.Tensor, level: Level,
+                   conditionings: dict[str, Conditioning]) -> tuple[torch.Tensor, ...]:
+        network, guidance, answers = self.problem.network, self.problem.guidance, {}
+        for name in guidance.plan(level):
+            raw = network.predict_raw(latents, time.expand(len(latents)), conditionings[name])
+            answers[name] = Prediction(raw, latents, level, network.prediction_type)
+        return estimates(guided(guidance, answers), self.branches)
+
+    def reached(self, loss: float) -> Descended:
+        times = times_of(self.theta, self.first).tolist()
+        return Descended(math.sqrt(loss), tuple(times), tuple(tuple(row.tolist()) for row in self.rows()))
+
+
+def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], roots: Sequence[torch.Tensor],
+            branches: Sequence[str], settings: DescentSettings, seed: int = 0) -> Iterator[Descended]:
+    """Adam on the final error, with a rate that falls as a cosine to nothing; yields after every round.
+
+    Args:
+        problem: of the fit.
+        times, rows: where it begins.
+        roots: `inverse_root` of each row's normal matrix there.
+        branches: as in `FittedFactors`.
+        settings: rounds, learning rate and pictures a round.
+        seed: of the order of the pictures.
+
+    Raises:
+        Cancelled: the fit was stopped.
+
+    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the loss in latents, Adam).
+    Differs: begins at the least-squares rows, and moves each row in the coordinates in which its tensors are uncorrelated.
+    """
+    student = _Student(problem, times, rows, roots, branches)
+    optimiser = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.rounds)
+    order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
+    batch = min(settings.batch, len(problem.fitted.cases))
+    for _ in range(settings.rounds):
+        if problem.cancelled():
+            raise Cancelled
+        if len(order) < batch:
+            order = torch.randperm(len(problem.fitted.cases), generator=generator)
+        places, order = order[:batch], order[batch:]
+        with torch.enable_grad():
+            loss = student.loss(places)
+            # Of the student's numbers alone: the shared model's weights must not gather gradients.
+            for one, slope in zip(student.learned, torch.autograd.grad(loss, student.learned), strict=True):
+                one.grad = slope
+        optimiser.step()
+        falling.step()
+        with torch.no_grad():
+            yield student.reached(loss.item())
