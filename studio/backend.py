@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from studio import infotext
 from studio.clips import SUFFIXES, encode_clip, poster
 from studio.described import described
 from studio.engine.local import LocalEngine
+from studio.job_shelf import JobShelf
 from studio.jobs import Frame, Job, JobStatus
 from studio.store import Store
 from studio.tasks import TASKS
@@ -37,7 +36,6 @@ from studio.tasks.recording import sharp
 
 __all__ = ["Studio", "StudioSettings"]
 
-_KEPT_JOBS = 64
 _TRASH_SECONDS = 30 * 24 * 3600
 _SHARE_OF_MEMORY = 0.5
 _SHARE_OF_DEVICE = 0.85
@@ -90,8 +88,7 @@ class Studio:
         self.loader = Loader(self.cache, self.catalog, device=settings.device, host=host)
         self._traits: dict[str, Traits] = {}
         self.engine = self._zero(settings.gpu) if settings.gpu else LocalEngine(self._run, settings.limits)
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._lock = threading.Lock()
+        self._jobs = JobShelf()
 
     # Jobs.
 
@@ -111,9 +108,7 @@ class Studio:
             raise UnknownMethodError("task", task, TASKS)
         job = Job(task, TASKS[task].parse(values, self), owner)
         self.engine.submit(job)
-        with self._lock:
-            self._jobs[job.id] = job
-            self._forget_old()
+        self._jobs.add(job)
         return job
 
     def job(self, job_id: str) -> Job:
@@ -122,11 +117,7 @@ class Studio:
         Raises:
             SettingsError: it is unknown, or so old that only its stored results remain.
         """
-        with self._lock:
-            job = self._jobs.get(job_id) if isinstance(job_id, str) else None  # it comes from the browser or a program
-        if job is None:
-            raise SettingsError("This job is no longer known here. Its finished pictures are in the output folder.")
-        return job
+        return self._jobs.get(job_id)
 
     def decode_frame(self, job_id: str, cell: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """A step of a finished run as (noisy latents, estimate of x0), each (B, H, W, 3), uint8.
@@ -156,13 +147,7 @@ class Studio:
 
     def latest(self) -> Job | None:
         """The job that was submitted last, if any is remembered."""
-        with self._lock:
-            return next(reversed(self._jobs.values()), None)
-
-    def _forget_old(self) -> None:
-        finished = [job_id for job_id, job in self._jobs.items() if job.status.final]
-        for job_id in finished[: max(0, len(self._jobs) - _KEPT_JOBS)]:
-            del self._jobs[job_id]
+        return self._jobs.latest()
 
     def _zero(self, gpu: Callable[..., Any]) -> LocalEngine:
         from studio.engine.zero import ZeroEngine

@@ -95,14 +95,15 @@ class ComparisonGrid:
     def _picture(self, index: int, view: View, state: str) -> str:
         cell = view.cells[index]
         url, shape = self._url(index, cell, view), self._aspect(index, cell)
-        if not url:
-            return f'<div class="sw-tile" style="aspect-ratio:{shape}"></div>'
         kept = self._path(cell.results[0]) if cell.results else None
+        if not url and not kept:
+            return f'<div class="sw-tile" style="aspect-ratio:{shape}"></div>'
+        shown = f'src="{url}"' if url else f'data-file="{escape(kept)}"'  # an old job's pictures are in the store only
         alt = f"{cell.label}, {'finished picture' if state == 'done' else f'estimate at step {len(cell.rows)}'}"
         full = f' data-file="{escape(kept)}"' if kept else ""
         return (
             f'<button type="button" class="sw-tile" style="aspect-ratio:{shape}" data-cell="{index}" '
-            f'data-label="{escape(cell.label)}"{full} title="Enlarge"><img src="{url}" alt="{escape(alt)}"></button>'
+            f'data-label="{escape(cell.label)}"{full} title="Enlarge"><img {shown} alt="{escape(alt)}"></button>'
         )
 
     def _url(self, index: int, cell: Cell, view: View) -> str:
@@ -174,7 +175,7 @@ def _axis(axis: Axis, value: Any) -> str:
 
 
 def _state(cell: Cell, status: JobStatus) -> str:
-    if cell.images is not None:
+    if cell.images is not None or cell.results:
         return "done"
     if cell.note and len(cell.rows) == cell.num_steps and (status.final or not cell.rows):
         return "failed"

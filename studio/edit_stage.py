@@ -84,10 +84,14 @@ class EditRenderer:
             "path": {"hidden": None if len(view.cells) == len(TILES) else ""},
             **_tiles(view.cells),
         }
-        if done:
+        if any(cell.frames for cell in view.cells):
             parts |= _shown("picture") | {"hero": {"src": _hero(view.cells)}}
         if view.status.final and view.cells and view.cells[-1].images is not None:  # a failed one, too: the disk was full
             parts |= _shown("slider") | self._finished(view)
+        elif view.status.final and view.cells and view.cells[-1].results:  # an old job's pictures are in the store only
+            made = self._download(view)
+            parts |= _shown("picture") | {"hero": made, "download": made, "tools": {"hidden": None}}
+            parts["figures"] = {"html": edit_figures(view)}
         return {f"{self._prefix}-{name}": part for name, part in parts.items()}
 
     def _finished(self, view: View) -> Parts:
@@ -102,10 +106,11 @@ class EditRenderer:
 
     def _download(self, view: View) -> dict[str, str]:
         """The stored file or, where it could not be stored or was deleted, the picture itself."""
+        cell = view.cells[-1]
         try:
-            return {"file": str(self._store.get(view.cells[-1].results[0]).path)}
+            return {"file": str(self._store.get(cell.results[0]).path)}
         except (StepwiseError, IndexError):
-            return {"src": png_url(view.cells[-1].images[0])}
+            return {"src": BLANK if cell.images is None else png_url(cell.images[0])}
 
 
 def _shown(one: str) -> Parts:

@@ -192,6 +192,25 @@ class Job:
             self._changed.wait_for(lambda: self._version > version, timeout)
         return self.view()
 
+    @property
+    def picture_bytes(self) -> int:
+        """Memory that the pictures of its steps and its finished ones take."""
+        with self._changed:
+            cells = list(self._cells)
+        return sum(_bytes_of(cell) for cell in cells)
+
+    def let_pictures_go(self) -> int:
+        """Drop the pictures of a finished job that are in the store, and those of its steps; returns their bytes.
+
+        Numbers and results stay, so it can still be read. A failed job's finished pictures are nowhere else: they stay.
+        """
+        before = self.picture_bytes
+        kept = {"frames": []} if self._status is JobStatus.FAILED else {"frames": [], "images": None}
+        with self._changed:
+            self._cells = [dataclasses.replace(cell, **kept) for cell in self._cells]
+        self._touch()
+        return before - self.picture_bytes
+
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Have `changed` called after every change, in the thread that makes it; returns what ends that."""
         with self._changed:
@@ -255,3 +274,8 @@ class Job:
             listeners = list(self._listeners)
         for changed in listeners:
             changed()
+
+
+def _bytes_of(cell: Cell) -> int:
+    arrays = [cell.images, *(value for frame in list(cell.frames) for value in vars(frame).values())]
+    return len(cell.clip) + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

@@ -116,7 +116,7 @@ def figures(view: View, request: Request, label: str) -> list[tuple[str, str]]:
         ("Steps", str(len(cell.rows) or request.num_inference_steps)),
         ("NFE", str(last.evaluations) if last else "–"),
         ("Sampling", duration(last.seconds if last else view.seconds)),
-        ("Size", f"{width} × {height}"),
+        *([("Size", f"{width} × {height}")] if width and height else []),  # the model's own, of an old job
         ("Seed", seeds),
         ("Model", label),
     ]

@@ -19,7 +19,8 @@ from pipelines.errors import BusyError, SettingsError, StepwiseError
 from pipelines.limits import Limits
 from studio import infotext
 from studio.backend import Studio, StudioSettings
-from studio.jobs import JobStatus
+from studio.job_shelf import JobShelf
+from studio.jobs import Cell, Frame, Job, JobStatus
 from studio.stage import StageRenderer
 
 REQUEST = {"prompt": "a fox on a blue background", "num_inference_steps": 6, "seed": 5}
@@ -188,6 +189,44 @@ def test_a_disk_that_fills_up_keeps_what_it_had_room_for_and_the_rest_is_shown(s
     strip = StageRenderer(studio, "t", job)(view)["t-batch"]["html"]
     shown = [pixels_of(url) for url in re.findall(r'<img src="([^"]+)"', strip)]
     np.testing.assert_array_equal(shown, view.cells[0].images[1:])
+
+
+def test_old_jobs_let_their_pictures_go_and_can_still_be_read(studio, monkeypatch):
+    jobs = [studio.submit("text_to_image", REQUEST) for _ in range(3)]
+    views = [finished(job) for job in jobs]
+    size = jobs[0].picture_bytes
+    assert size > 6 * 2 * views[0].cells[0].frames[0].noisy.nbytes + views[0].cells[0].images.nbytes
+    shelf = JobShelf(most=10, most_bytes=2 * size)
+    for job in jobs:
+        shelf.add(job)
+    assert [job.picture_bytes for job in jobs] == [0, size, size]
+    old = shelf.get(jobs[0].id).view()
+    assert old.cells[0].rows == views[0].cells[0].rows and old.cells[0].results == views[0].cells[0].results
+    parts = StageRenderer(studio, "t", jobs[0])(old)
+    assert parts["t-hero"] == parts["t-download"] and parts["t-hero"] != {}
+    assert StageRenderer(studio, "t", jobs[0]).at_step(1, True) == {}
+
+
+def test_pictures_are_counted_when_a_job_ends_and_the_last_one_keeps_its_own():
+    shelf, jobs = JobShelf(most=3, most_bytes=100), [Job("text_to_image", None) for _ in range(3)]
+    for job in jobs:
+        shelf.add(job)
+    for job in jobs:
+        job.set_cells([Cell(images=np.zeros((1, 8, 8, 3), np.uint8), results=("x",))])
+    for place, job in enumerate(jobs):
+        job.set_status(JobStatus.DONE)
+        assert [one.picture_bytes for one in jobs[: place + 1]] == [0] * place + [192]
+    shelf.add(Job("text_to_image", None))
+    with pytest.raises(SettingsError, match="no longer known"):
+        shelf.get(jobs[0].id)
+    assert shelf.get(jobs[1].id) is jobs[1] and shelf.latest() not in jobs
+
+
+def test_pictures_that_could_not_be_stored_are_never_let_go():
+    job = Job("text_to_image", None)
+    job.set_cells([Cell(images=np.zeros((1, 8, 8, 3), np.uint8), frames=[Frame(*np.zeros((2, 1, 4, 4, 3), np.uint8))])])
+    job.set_status(JobStatus.FAILED, "The disk is full.")
+    assert job.let_pictures_go() == 2 * 48 and job.picture_bytes == 192
 
 
 def test_the_queue_is_capped(studio):

@@ -333,6 +333,15 @@ def test_a_cell_that_could_not_be_stored_says_why_and_shows_its_whole_picture(st
             np.testing.assert_array_equal(np.asarray(picture), cell.images[0])
 
 
+def test_an_old_comparisons_pictures_come_from_the_store(studio):
+    job = compare(studio, {"sampler": "ddim"}, {"sampler": "heun"}, reference=False)
+    job.let_pictures_go()
+    parts = ComparisonGrid(job, lambda result: f"kept {result}").parts(job.view(), "t")
+    for place, cell in enumerate(job.view().cells):
+        assert parts[f"t-tile-{place}"]["data-state"] == "done"
+        assert f'<img data-file="kept {cell.results[0]}"' in parts[f"t-tile-{place}"]["html"]
+
+
 def test_the_grid_stands_before_the_first_step(strange):
     job = Job("compare", strange.request)
     job.set_cells([Cell(label=cell.label, num_steps=4) for cell in strange.request.cells])

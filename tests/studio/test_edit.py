@@ -201,6 +201,16 @@ def test_an_edit_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, m
         np.testing.assert_array_equal(np.asarray(picture), view.cells[-1].images[0])
 
 
+def test_an_old_edit_shows_its_stored_picture(studio):
+    job = studio.submit("edit", {"base": {**BASE, "width": 32, "height": 32}, "picture": PICTURE, "edit": "image_to_image"})
+    view = job.view()
+    while not view.status.final:
+        view = job.wait(view.version, 30)
+    job.let_pictures_go()
+    parts = EditRenderer(studio.store, "e", job)(job.view())
+    assert parts["e-hero"] == parts["e-download"] and "src" not in parts["e-hero"] and parts["e-picture"] == {"hidden": None}
+
+
 def test_the_shipped_model_changes_a_background_and_the_classifier_sees_it(studio):
     record = example("background-2")
     picture = (EXAMPLES / record["source"]).read_bytes()
