@@ -7,12 +7,14 @@ import math
 import diffusers
 import pytest
 import torch
+from tests.pipelines.gaussian import last_of, run_of
 from tests.pipelines.stock_schedulers import (
     BETAS,
     LATENTS,
     SD,
     STEPS,
     close,
+    latents_mean,
     multistep,
     network_noise,
     ours,
@@ -22,8 +24,9 @@ from tests.pipelines.stock_schedulers import (
     stock_noise,
 )
 
+from pipelines.samplers import SAMPLERS
 from pipelines.samplers.exponential_adams import adams_step
-from pipelines.schedule import CLEAN, Level
+from pipelines.schedule import CLEAN, FlowSchedule, Level
 
 # Deterministic.
 
@@ -75,6 +78,43 @@ def test_dpm2_ancestral(monkeypatch):
     close(ours("dpm2_a", {}, levels, replayed(recorded)), latents, 1e-6, "dpm2_a")
 
 
+def test_dpmpp_2s():
+    """diffusers evaluates at the levels it is given, two to a step of ours: the second halfway in lambda."""
+    scheduler = diffusers.DPMSolverSinglestepScheduler(**BETAS, solver_order=2, lower_order_final=True)
+    scheduler = started(scheduler, 2 * STEPS - 1)
+    scheduler.sigmas[1:-1:2] = (scheduler.sigmas[:-2:2] * scheduler.sigmas[2:-1:2]).sqrt()
+    assert scheduler.order_list == [1, 2] * (STEPS - 1) + [1]
+    levels = sigma_levels(scheduler)
+    close(ours("dpmpp_2s", {}, levels[::2] + levels[-1:]), multistep(scheduler, levels), 1e-9, "dpmpp_2s")
+
+
+@pytest.mark.parametrize(("variant", "end"), [("bh1", "sigma_min"), ("bh2", "sigma_min"), ("bh2", "zero")])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("corrector", [True, False])
+def test_unipc(order, variant, end, corrector):
+    scheduler = started(diffusers.UniPCMultistepScheduler(
+        **BETAS, solver_order=order, solver_type=variant, final_sigmas_type=end,
+        disable_corrector=[] if corrector else list(range(STEPS))))
+    levels = sigma_levels(scheduler)
+    settings = {"order": order, "variant": variant, "corrector": corrector}
+    close(ours("unipc", settings, levels), multistep(scheduler, levels), 1e-9, f"unipc {order} {variant}")
+
+
+def test_flow_heun():
+    scheduler = diffusers.FlowMatchHeunDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(STEPS)
+    levels = [FlowSchedule().at(1000 * sigma) for sigma in dict.fromkeys(scheduler.sigmas.tolist())]
+    assert len(levels) == STEPS + 1
+    latents = LATENTS
+    for time in scheduler.timesteps:
+        level = FlowSchedule().at(1000 * float(scheduler.sigmas[scheduler.step_index or 0]))
+        denoised = latents_mean(latents, level)
+        velocity = (latents - denoised) / level.sigma
+        latents = scheduler.step(velocity, time, latents, return_dict=False)[0]
+    mine = last_of(run_of(SAMPLERS["flow_heun"].build(), levels, FlowSchedule(), prediction_type="flow")).latents
+    close(mine, latents, 1e-6, "flow_heun")  # diffusers rounds the latents to float32 in every step
+
+
 def _kdpm(scheduler, behind: int = 0):
     """Our levels, and the scheduler's run on x / alpha with two evaluations a step."""
     scheduler.set_timesteps(STEPS)
@@ -104,6 +144,22 @@ def test_ddpm(variance, monkeypatch):
         latents = scheduler.step(network_noise(latents, level), int(time), latents, return_dict=False)[0]
     assert len(recorded.drawn) == 9
     close(ours("ddpm", {"variance": variance}, levels, replayed(recorded)), latents, 2e-6, f"ddpm {variance}")
+
+
+@pytest.mark.parametrize("scaling", [10.0, 1.0])
+def test_lcm(scaling, monkeypatch):
+    """At a scaling of one the last times are low enough for the boundary condition to count."""
+    recorded = stock_noise(monkeypatch, "scheduling_lcm")
+    scheduler = started(diffusers.LCMScheduler(**BETAS, timestep_scaling=scaling), 40)
+    squares = scheduler.alphas_cumprod
+    levels = [Level(math.sqrt(squares[int(time)]), math.sqrt(1 - squares[int(time)]), float(time))
+              for time in scheduler.timesteps]
+    assert levels[-1].timestep < 50
+    latents = LATENTS
+    for time, level in zip(scheduler.timesteps, levels, strict=True):
+        latents = scheduler.step(network_noise(latents, level), time, latents, return_dict=False)[0]
+    mine = ours("lcm", {"timestep_scaling": scaling}, [*levels, CLEAN], replayed(recorded))
+    close(mine, latents, 1e-6, f"lcm {scaling}")
 
 
 @pytest.mark.parametrize("order", [1, 2])

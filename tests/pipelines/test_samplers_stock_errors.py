@@ -166,6 +166,23 @@ def test_unipc_of_third_order_does_not_need_its_lowered_end():
     assert not theirs().isfinite().all()
 
 
+@pytest.mark.parametrize("settings", [
+    *({"order": order, "variant": "bh1"} for order in (1, 2, 3)),
+    {"order": 2, "lower_order_final": False}, {"order": 2, "lower_order_final": False, "variant": "bh1"},
+])
+def test_unipc_reaches_zero_noise_where_diffusers_has_no_number(settings):
+    """The step to zero noise is infinite in lambda: B(h) = h has no value there, nor has a slope over its distance."""
+    scheduler = started(diffusers.UniPCMultistepScheduler(
+        **BETAS, solver_order=settings["order"], solver_type=settings.get("variant", "bh2"),
+        lower_order_final=settings.get("lower_order_final", True), final_sigmas_type="zero"))
+    levels = sigma_levels(scheduler)
+    assert levels[-1].sigma == 0
+    assert not multistep(scheduler, levels).isfinite().all()
+    mine = ours("unipc", settings, levels)
+    true = exact(LATENTS, levels[0], levels[-2])
+    assert (mine - latents_mean(true, levels[-2])).abs().max() < 0.05
+
+
 def test_3m_on_a_repeated_last_sigma_is_refused_instead_of_nan():
     scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=3, use_karras_sigmas=True,
                                                       final_sigmas_type="sigma_min")
