@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from pipelines.errors import PromptError
 from pipelines.types import MAX_PROMPT
@@ -53,21 +54,20 @@ class _Drawing:
     def expand(self, text: str, depth: int) -> str:
         if depth > MAX_DEPTH:
             raise PromptError(f"The wildcards nest more than {MAX_DEPTH} deep. Does a list name itself?")
-        done, position = [], 0
+        done, position, choices = [], 0, _choices(text)
         while position < len(text):
-            taken, end = self._next(text, position, depth)
+            taken, end = self._next(text, position, depth, choices)
             done.append(taken)
             position = end
         return "".join(done)
 
-    def _next(self, text: str, position: int, depth: int) -> tuple[str, int]:
+    def _next(self, text: str, position: int, depth: int, choices: Mapping[int, Sequence[int]]) -> tuple[str, int]:
         """What stands at a position, and where the rest begins."""
         if text[position] == "\\" and text[position + 1 : position + 2] in ("{", "}", "|"):
             return text[position + 1], position + 2
-        if text[position] == "{":
-            options, end = _options(text, position)
-            if end:
-                return self.expand(self._draw(options), depth + 1), end
+        if bounds := choices.get(position):
+            options = [text[before + 1 : after] for before, after in pairwise(bounds)]
+            return self.expand(self._draw(options), depth + 1), bounds[-1] + 1
         if text[position] == "_" and (match := _LIST.match(text, position)):
             return self.expand(self._draw(self._lines(match[1])), depth + 1), match.end()
         return text[position], position + 1
@@ -87,22 +87,22 @@ class _Drawing:
         return lines
 
 
-def _options(text: str, start: int) -> tuple[list[str], int]:
-    """The parts of the choice whose brace opens at `start` and the position after it; ([], 0) if it never closes."""
-    depth, options, begin, position = 0, [], start + 1, start
+def _choices(text: str) -> dict[int, list[int]]:
+    """Where each choice opens, to the places of its brace, its bars and its closing brace.
+
+    One pass for all of them: a prompt of braces without partners would otherwise be read once for each.
+    """
+    found, opened, position = {}, [], 0
     while position < len(text):
         letter = text[position]
         if letter == "\\":
-            position += 2
-            continue
-        if letter == "{":
-            depth += 1
-        elif letter == "}":
-            depth -= 1
-            if depth == 0:
-                return [*options, text[begin:position]], position + 1
-        elif letter == "|" and depth == 1:
-            options.append(text[begin:position])
-            begin = position + 1
+            position += 1
+        elif letter == "{":
+            opened.append([position])
+        elif letter == "|" and opened:
+            opened[-1].append(position)
+        elif letter == "}" and opened:
+            bounds = opened.pop()
+            found[bounds[0]] = [*bounds, position]
         position += 1
-    return [], 0
+    return found

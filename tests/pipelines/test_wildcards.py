@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import pytest
 
 from pipelines.errors import PromptError
 from pipelines.types import MAX_PROMPT
-from pipelines.wildcards import expand_wildcards
+from pipelines.wildcards import _choices, expand_wildcards
 
 LISTS = {
     "animal": ["red fox", "{black|white} cat"], "scene": ["__animal__ at sea"], "loop": ["a __loop__"], "empty": [],
@@ -62,3 +65,46 @@ def test_an_explosion_is_refused():
 
 def test_many_open_braces_are_read_in_reasonable_time():
     assert expand_wildcards("{" * 2000, 0) == "{" * 2000
+
+
+@pytest.mark.parametrize("text", ["{" * MAX_PROMPT, "{" * (MAX_PROMPT // 2) + "|" * (MAX_PROMPT // 2)])
+def test_braces_without_partners_take_one_pass(text):
+    began = time.thread_time()
+    assert expand_wildcards(text, 0) == text
+    assert time.thread_time() - began < 0.05  # reading on from each brace takes 0.6 s, one pass 0.003 s
+
+
+def slow_options(text, start):
+    """The parts of the choice that opens at `start` and where it ends, found by reading on from there alone."""
+    depth, options, begin, position = 0, [], start + 1, start
+    while position < len(text):
+        letter = text[position]
+        if letter == "\\":
+            position += 2
+            continue
+        depth += (letter == "{") - (letter == "}")
+        if letter == "}" and depth == 0:
+            return [*options, text[begin:position]], position
+        if letter == "|" and depth == 1:
+            options.append(text[begin:position])
+            begin = position + 1
+        position += 1
+    return None
+
+
+def test_choices_pair_as_each_brace_alone_would_find_them():
+    draw, checked = random.Random(0), 0
+    for _ in range(300):
+        text = "".join(draw.choices("{}|\\ab", k=30))
+        choices = _choices(text)
+        for start in [place for place in range(30) if _is_brace(text, place)]:
+            bounds = choices.get(start)
+            found = bounds and ([text[i + 1 : j] for i, j in zip(bounds, bounds[1:], strict=False)], bounds[-1])
+            assert found == slow_options(text, start)
+            checked += found is not None
+    assert checked > 200
+
+
+def _is_brace(text, place):
+    before = len(text[:place]) - len(text[:place].rstrip("\\"))
+    return text[place] == "{" and before % 2 == 0
