@@ -18,6 +18,9 @@ __all__ = ["STRIP", "StockVideo", "evenly"]
 STRIP = 8
 """Frames of a preview: enough to see the motion, few enough to cost nothing."""
 
+_FRAMES_FIRST = ("CogVideoX", "ConsisID", "StableVideoDiffusion")
+"""How the names of pipelines begin whose latents are (B, F, C, h, w). All others' are (B, C, F, h, w)."""
+
 _FITTED: weakref.WeakKeyDictionary[torch.nn.Module, Factors] = weakref.WeakKeyDictionary()
 """Preview factors by VAE, which outlives the object that each job makes of the pipeline."""
 
@@ -38,8 +41,11 @@ class StockVideo(StockPipeline):
         if latents is None or latents.ndim != 5:
             return None
         channels = self._channels()
-        if latents.shape[1] != channels and latents.shape[2] == channels:
-            latents = latents.transpose(1, 2)  # CogVideoX and Stable Video Diffusion: (B, F, C, h, w)
+        # By the class and not by the shape: a clip may have as many frames as there are channels.
+        if type(self.pipe).__name__.startswith(_FRAMES_FIRST):
+            latents = latents.transpose(1, 2)
+        if latents.shape[1] < channels:  # channels last, as Kandinsky has them, or what else there may be
+            return None
         clip = latents[0, :channels].detach().transpose(0, 1)
         return clip[evenly(len(clip))].clone()
 
