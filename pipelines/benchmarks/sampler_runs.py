@@ -24,7 +24,7 @@ from pipelines.loop import denoise
 from pipelines.text_to_image import assembled_run, resolve
 from pipelines.types import Choice, Request
 
-__all__ = ["BASE", "GUIDANCE_SCALE", "PICTURES", "REFERENCE_STEPS", "Bench", "open_bench"]
+__all__ = ["ALONE", "BASE", "BRANCHES", "GUIDANCE_SCALE", "PICTURES", "REFERENCE_STEPS", "Bench", "open_bench"]
 
 PICTURES, FIRST_SEED, GUIDANCE_SCALE, REFERENCE_STEPS = 64, 7_000, 4.0, 999
 _TWO_OBJECTS = 16
@@ -32,6 +32,12 @@ _MEMORY = 2**31
 
 ROWS = 16
 """Pictures evaluated at a time."""
+
+BRANCHES = 2
+"""Of the guidance, evaluated together."""
+
+ALONE = ("mcmc",)
+"""Starts after which each picture has a number of steps of its own."""
 
 BASE = Request(guidance=Choice("cfg", {"guidance_scale": GUIDANCE_SCALE}))
 """What all runs have in common; its sampler is DPM-Solver++(2M), its schedule uniform."""
@@ -84,17 +90,25 @@ class Bench:
         return dataclasses.replace(self, cases=self.cases.part(0, pictures), truths=self.truths[:pictures])
 
     def run(self, request: Request) -> torch.Tensor:
-        """The pictures' final latents; prompt and seed of the request are not read.
+        """`counted` without the count."""
+        return self.counted(request)[0]
+
+    def counted(self, request: Request) -> tuple[torch.Tensor, float]:
+        """The pictures' final latents, and evaluations a picture; prompt and seed of the request are not read.
+
+        A pair of guidance is one evaluation. Where each picture has a chain of its own, they differ: then it is their mean.
 
         Raises:
             StepwiseError: the request does not fit the model.
         """
-        request, ends = resolve(request, self.family), []
-        for part in self.cases.parts(ROWS):
+        request, ends, spent = resolve(request, self.family), [], 0
+        alone = request.start.key in ALONE
+        for part in self.cases.parts(1 if alone else ROWS):
             run = assembled_run(request, self.network, (part.noise, part.source()), dict(part.conditionings))
             *_, last = denoise(run)
             ends.append(last.latents)
-        return torch.cat(ends)
+            spent += len(part) * last.evaluations / BRANCHES
+        return torch.cat(ends), spent / len(self.cases)
 
     @property
     def identity(self) -> str:
@@ -109,12 +123,13 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         ends = []
         for start in range(0, len(self.cases), ROWS):
+            part = dataclasses.replace(self, cases=self.cases.part(start, start + ROWS))
             kept = folder / f"reference-{self.identity}-{start}.safetensors"
-            if not kept.is_file():
-                part = dataclasses.replace(self, cases=self.cases.part(start, start + ROWS))
+            latents = load_file(kept)["latents"] if kept.is_file() else torch.empty(0)
+            if len(latents) < len(part.cases):  # not there, or of a run with fewer pictures
                 latents = part.run(BASE.replace(num_inference_steps=REFERENCE_STEPS))
                 save_file({"latents": latents.contiguous()}, kept)
-            ends.append(load_file(kept)["latents"])
+            ends.append(latents[: len(part.cases)])
         return torch.cat(ends)
 
     @torch.no_grad()

@@ -21,12 +21,24 @@ from pipelines.benchmarks.sampler_runs import BASE, PICTURES, Bench, open_bench
 from pipelines.errors import StepwiseError
 from pipelines.learning.problem import relative_error
 from pipelines.samplers import SAMPLERS
+from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import METHODS, SHIPPED, find_all
 from pipelines.types import Choice, Request, Traits
 
 __all__ = ["EVALUATIONS", "Line", "lines", "main"]
 
 EVALUATIONS = (4, 6, 8, 10, 15, 20, 50)
+LONG = 50
+"""From here on `--long-pictures` counts."""
+
+RESEARCH = (6, 10, 20)
+"""Where a method that changes another, and a further setting or schedule of a sampler, is measured."""
+
+CHAINS = (20, 50)
+"""Where Denoising MCMC is measured: its draft and its chain alone cost 14 evaluations."""
+
+UNMEASURED = {"uniform", "learned", "hand_typed"}
+"""Schedules without a line of 2M: what it stands on, what has lines of its own, and what is anybody's list."""
 
 SAME = {"euler": "ddim", "dpmpp_1": "ddim", "lml": "dpmpp_2m"}
 """Samplers whose update is another's with these settings (tests prove it), so their figures are the same."""
@@ -55,6 +67,9 @@ class Line:
 
 def _line(label: str, sampler: str, settings: Mapping[str, Any] | None = None, schedule: str = "uniform",
           base: str = "", **more: Any) -> Line:
+    """A line of its own for a change of a base or of a setting; the table's samplers on their defaults say nothing more."""
+    if (base or settings or schedule != "uniform") and "evaluations" not in more:
+        more["evaluations"] = RESEARCH
     request = BASE.replace(sampler=Choice(sampler, settings or {}), schedule=Choice(schedule, more.pop("of_schedule", {})),
                            start=Choice(more.pop("start", "noise")))
     return Line(label, request, base, **more)
@@ -67,15 +82,21 @@ def lines(traits: Traits) -> list[Line]:
     found = [Line(f"diffusers DPM-Solver++(2M), {spacing}", stock=spacing) for spacing in ("linspace", "leading")]
     found += [_line(label[key], key, base=changes.get(key, "")) for key in label if key not in SAME]
     found += [
+        _line("UniPC, order 1", "unipc", {"order": 1}), _line("DEIS, order 1", "deis", {"order": 1}),
         _line("UniPC, order 3", "unipc", {"order": 3}), _line("DEIS, order 3", "deis", {"order": 3}),
         _line("LMS, order 2", "lms", {"order": 2}), _line("SA-Solver, tau 0", "sa_solver", {"tau": 0.0}),
         _line("LML, kappa 0.5", "lml", {"kappa": 0.5}, base=label["dpmpp_2m"]),
+        _line("Time-Shift on PNDM", "time_shift", {"base": "pndm"}, base=label["pndm"]),
+        _line("Time-Shift on 2M", "time_shift", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
+        _line("DualFast on DDIM", "dualfast", {"base": "ddim"}, base=label["ddim"]),
         _line("DualFast on UniPC", "dualfast", {"base": "unipc"}, base=label["unipc"]),
+        _line("Epsilon scaling, linear", "epsilon_scaling", {"slope": 0.01}, base=label["ddim"]),
         _line("Epsilon scaling on 2M", "epsilon_scaling", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
         _line("2M, Gaussian-analytic start", "dpmpp_2m", start="gaussian", base=label["dpmpp_2m"]),
         _line("2M, optimal-transport start", "dpmpp_2m", start="optimal_transport", base=label["dpmpp_2m"]),
+        _line("2M, Denoising MCMC", "dpmpp_2m", start="mcmc", base=label["dpmpp_2m"], evaluations=CHAINS),
     ]
-    for schedule in ("karras", "exponential", "beta", "dense_high"):
+    for schedule in sorted({one.key for one in SCHEDULES.fitting(traits)} - UNMEASURED):
         found.append(_line(f"2M, {schedule.replace('_', ' ')} schedule", "dpmpp_2m", schedule=schedule, base=label["dpmpp_2m"]))
     return found + _learned_lines(label)
 
@@ -105,17 +126,28 @@ def steps_for(sampler: Choice, evaluations: int) -> int:
     return steps
 
 
+def steps_after(request: Request, evaluations: int, bench: Bench) -> int:
+    """`steps_for` a run with a start that has evaluations of its own or spares steps: tried on the first picture."""
+    found, first = 0, bench.first(1)
+    for steps in range(1, 3 * evaluations + 1):
+        if first.counted(request.replace(num_inference_steps=steps))[1] > evaluations:
+            break
+        found = steps
+    return found
+
+
 def measured(line: Line, evaluations: int, bench: Bench, reference: torch.Tensor) -> dict[str, Any] | None:
     """One cell: error, adherence and what it cost; None where not one step fits."""
-    steps = evaluations if line.stock else steps_for(line.request.sampler, evaluations)
-    if not steps:
-        return None
     if line.stock:
-        latents = stock_dpm_solver(bench, evaluations, line.stock)
+        latents, steps, spent = stock_dpm_solver(bench, evaluations, line.stock), evaluations, evaluations
     else:
-        latents = bench.run(line.request.replace(num_inference_steps=steps))
+        plain = line.request.start == BASE.start
+        steps = steps_for(line.request.sampler, evaluations) if plain else steps_after(line.request, evaluations, bench)
+        if not steps:
+            return None
+        latents, spent = bench.counted(line.request.replace(num_inference_steps=steps))
     finite = bool(latents.isfinite().all())
-    return {"steps": steps, "pictures": len(latents), "error": relative_error(latents, reference) if finite else None,
+    return {"steps": steps, "evaluations": round(spent, 2), "pictures": len(latents), "error": relative_error(latents, reference) if finite else None,
             "adherence": bench.adherence(latents) if finite else None}
 
 
@@ -165,11 +197,11 @@ def table(bench: Bench, folder: Path, pictures: Mapping[int, int], only: Sequenc
 def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark samplers", description=__doc__)
     parser.add_argument("--pictures", type=int, default=PICTURES, help="prompts of every line (default: %(default)s)")
-    parser.add_argument("--long-pictures", type=int, help="prompts from 15 evaluations on (default: as many)")
+    parser.add_argument("--long-pictures", type=int, help=f"prompts from {LONG} evaluations on (default: as many)")
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS, choices=EVALUATIONS)
     parser.add_argument("--only", nargs="+", default=(), metavar="TEXT", help="lines whose label holds one of these")
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "stepwise-samplers-benchmark",
-                        help="folder of the reference and of finished cells; a stopped run goes on (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, help="folder of the reference and of finished cells, so that a stopped run goes on; "
+                        "empty it after a change of the code that it measures (default: nothing is kept)")
     parser.add_argument("--overhead", action="store_true", help="measure the samplers' own arithmetic instead")
     parser.add_argument("--note", default="", help="a sentence for readers, below the table")
     parser.add_argument("--write", action="store_true", help=f"write {FIGURES.name}, the plot and the README's section")
@@ -180,13 +212,13 @@ def main() -> int:
     """Measure and print; the exit status says whether the best combination halves diffusers' error at 6, 8 and 10."""
     flags = _flags()
     torch.set_num_threads(1)
-    many = {count: flags.pictures if count < 15 else flags.long_pictures or flags.pictures for count in flags.evaluations}
-    with open_bench(max(many.values())) as bench:
+    many = {count: flags.pictures if count < LONG else flags.long_pictures or flags.pictures for count in flags.evaluations}
+    with open_bench(max(many.values())) as bench, tempfile.TemporaryDirectory() as passing:
         if flags.overhead:
             figures = figures_json(overhead=overheads(bench))
         else:
             cells: dict[str, dict] = {}
-            for line, count, cell in table(bench, flags.keep, many, flags.only):
+            for line, count, cell in table(bench, flags.keep or Path(passing), many, flags.only):
                 row = cells.setdefault(line.label, {"base": line.base, "cells": {}})
                 if cell is not None:
                     row["cells"][str(count)] = cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,18 +11,20 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 
-from pipelines.benchmarks import sampler_report
+from pipelines.benchmarks import sampler_report, sampler_runs
 from pipelines.benchmarks.sampler_baseline import stock_dpm_solver
 from pipelines.benchmarks.sampler_overhead import LIMIT
 from pipelines.benchmarks.sampler_plot import chosen_lines, plot
 from pipelines.benchmarks.sampler_report import BEGIN, END, FIGURES, PLOT, README, figures_json, markdown, put_between, write_report
 from pipelines.benchmarks.sampler_runs import BASE, open_bench
-from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _Kept, lines, measured, steps_for, table
+from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _Kept, lines, measured, steps_after, steps_for, table
 from pipelines.errors import StoreError
 from pipelines.limits import Limits, check_request
 from pipelines.network_identity import network_identity
 from pipelines.samplers import SAMPLERS
+from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import SHIPPED, find_all
+from pipelines.starts import STARTS
 from pipelines.types import Choice, Traits
 
 SD = Traits("sd", "epsilon", "unet")
@@ -42,6 +45,40 @@ def test_every_sampler_that_fits_has_a_line_or_is_the_same_as_one_that_has():
         assert not line.base or line.base in labels
         assert set(line.evaluations) <= set(EVALUATIONS)
         check_request(line.request.replace(prompt="a", num_inference_steps=4), Limits())
+
+
+def test_every_start_every_schedule_and_every_base_of_a_research_sampler_has_a_line():
+    requests = [line.request for line in lines(SD) if line.stock is None]
+    assert {request.start.key for request in requests} == {start.key for start in STARTS.fitting(SD)}
+    assert {request.schedule.key for request in requests} == {one.key for one in SCHEDULES.fitting(SD)} - {"hand_typed"}
+    for key in ("time_shift", "dualfast"):
+        choices = {field.name: field.metadata for field in dataclasses.fields(SAMPLERS[key].settings)}["base"]["choices"]
+        bases = {request.sampler.settings.get("base", SAMPLERS[key].settings().base) for request in requests
+                 if request.sampler.key == key}
+        assert bases == set(choices)
+    assert any(request.sampler.settings.get("slope") for request in requests if request.sampler.key == "epsilon_scaling")
+
+
+def test_a_start_that_spares_steps_gets_more_of_them_and_one_that_asks_gets_fewer(bench):
+    plain = BASE.replace(sampler=Choice("dpmpp_2m"))
+    for start, evaluations in (("gaussian", 4), ("optimal_transport", 4), ("mcmc", 20)):
+        request = plain.replace(start=Choice(start))
+        steps = steps_after(request, evaluations, bench)
+        assert bench.first(1).counted(request.replace(num_inference_steps=steps))[1] <= evaluations
+        assert bench.first(1).counted(request.replace(num_inference_steps=steps + 1))[1] > evaluations
+    latents, spent = bench.counted(plain.replace(start=Choice("mcmc"), num_inference_steps=3))
+    assert len(latents) == 2 and spent >= 14, "its draft and its chain are counted"
+
+
+def test_a_kept_reference_of_more_pictures_serves_fewer(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampler_runs, "REFERENCE_STEPS", 2)
+    monkeypatch.setattr(sampler_runs, "ROWS", 2)
+    with open_bench(4) as four:
+        three = four.first(3)
+        for count, folder in ((four, tmp_path / "more first"), (three, tmp_path / "fewer first")):
+            count.reference(folder)
+            assert torch.allclose(three.reference(folder), four.reference(folder)[:3], atol=1e-4)
+            assert len(three.reference(folder)) == 3 and len(four.reference(folder)) == 4
 
 
 @pytest.mark.parametrize("key", SAME)
