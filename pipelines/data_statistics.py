@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pipelines.starts.fitted import (
 )
 from pipelines.starts.optimal_transport import fit_transport, masses
 
-__all__ = ["fit", "latents_of_folder", "latents_of_scenes", "main"]
+__all__ = ["fit", "latents_of_folder", "latents_of_scenes", "main", "opened"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SCENES, POINTS, RANK = 12_000, 256, 320
@@ -95,6 +96,21 @@ def fit(latents: torch.Tensor, folder: Path, rank: int = RANK, points: int = POI
             "least mass": round(float(received.min()), 3), "most mass": round(float(received.max()), 3)}
 
 
+@contextlib.contextmanager
+def opened(model: str, models_folder: Path | None = None) -> Iterator[tuple[Family, Path]]:
+    """A model of the catalogue while the context lasts, and the folder where its starts look for what was fitted.
+
+    Raises:
+        UnknownMethodError: no model has this key.
+        SettingsError: it has no starts.
+    """
+    catalog = Catalog(models_folder)
+    with Loader(ModelCache(2**35, 2**30), catalog).model(model) as family:
+        if not isinstance(family, Family):
+            raise SettingsError(f"The model {model!r} runs through its own pipeline: it has no starts.")
+        yield family, fitted_folder(model, catalog.folder)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Fit for a model of the catalogue; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.data_statistics", description=__doc__)
@@ -106,19 +122,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where to write (default: where the studio looks)")
     chosen = parser.parse_args(arguments)
     try:
-        catalog = Catalog(chosen.models_folder)
-        catalog[chosen.model]
         if chosen.pictures is None and chosen.model != "emoji":
             raise SettingsError(
                 f"What the model {chosen.model!r} learned from is not here. Name a folder with --pictures.")
-        with Loader(ModelCache(2**35, 2**30), catalog).model(chosen.model) as family:
-            if not isinstance(family, Family):
-                raise SettingsError(f"The model {chosen.model!r} runs through its own pipeline: it has no starts.")
+        with opened(chosen.model, chosen.models_folder) as (family, kept):
             if chosen.pictures:
                 latents = latents_of_folder(chosen.pictures, family, chosen.count)
             else:
                 latents = latents_of_scenes(family, chosen.count)
-        folder = chosen.out or fitted_folder(chosen.model, catalog.folder)
+        folder = chosen.out or kept
         print(fit(latents, folder), "written to", folder)
     except (StepwiseError, OSError) as error:
         print(f"data_statistics: {error}")

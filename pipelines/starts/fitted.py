@@ -19,10 +19,11 @@ __all__ = ["NOISE_LEVEL", "STATISTICS", "TRANSPORT", "Statistics", "Transport", 
 STATISTICS, TRANSPORT, NOISE_LEVEL = "statistics.safetensors", "transport.safetensors", "noise_level.safetensors"
 _SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji-starts"
 _FIT = "python -m pipelines.data_statistics --model {} --pictures FOLDER"
+_TRAIN = "python -m pipelines.training.noise_level --model {} --pictures FOLDER --run-dir FOLDER"
 _HOW = {
     STATISTICS: ("The mean and covariance of its data", _FIT),
     TRANSPORT: ("A transport map to its data", _FIT),
-    NOISE_LEVEL: ("A classifier of its noise levels", "python -m pipelines.training.noise_level --start FOLDER"),
+    NOISE_LEVEL: ("A classifier of its noise levels", _TRAIN),
 }
 
 

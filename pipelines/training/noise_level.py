@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from pipelines.data_statistics import latents_of_folder, opened
+from pipelines.errors import TrainingError
 from pipelines.starts.fitted import NOISE_LEVEL
 from pipelines.starts.noise_classifier import (
     NoiseClassifier,
@@ -22,13 +24,15 @@ from pipelines.training.objectives import learning_rate
 from pipelines.training.recipes import catalogue_for, find_recipe
 from pipelines.training.trainer import add_arguments, generator_for, pick_device, settings_from, train, use_threads
 
-__all__ = ["HIGHEST", "LEVELS", "LOWEST", "NoiseLevelTask", "measured", "noised"]
+__all__ = ["HIGHEST", "LEVELS", "LOWEST", "FixedPool", "NoiseLevelTask", "main", "measured", "noised"]
 
 LOWEST, HIGHEST, LEVELS = 0.03, 14.6, 100
 """sigma / alpha of the first and last level: the ends of Stable Diffusion's schedule. Neighbours differ by 6.4 %."""
 
 STEPS, BATCH, RATE = 2_000, 128, 2e-3
 POOL = 8_192
+_JUDGED = 2_048
+"""Latents with noise that judge; of few pictures each comes several times, with another noise."""
 
 
 def noised(latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,7 +55,7 @@ class NoiseLevelTask:
 
     batch = BATCH
 
-    def __init__(self, network: NoiseLevelNetwork, pool: LatentPool, seed: int = 0, steps: int = STEPS):
+    def __init__(self, network: NoiseLevelNetwork, pool: LatentPool | FixedPool, seed: int = 0, steps: int = STEPS):
         self.networks, self.pool, self.seed, self.steps = network, pool, seed, steps
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
         self.device = next(network.parameters()).device
@@ -99,30 +103,82 @@ def measured(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) 
     }
 
 
+class FixedPool:
+    """Latents of a folder's pictures: the same in every generation."""
+
+    def __init__(self, latents: torch.Tensor):
+        self._latents = latents
+
+    def latents(self, generation: int) -> torch.Tensor:
+        """(N, C, h, w), scaled."""
+        return self._latents
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Train, or go on training, in --run-dir; then print how well it reads scenes that it has not seen."""
+    """Train, or go on training, in --run-dir; then print how well it reads pictures that it has not seen."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--start", type=Path, help="stock folder of the autoencoder "
                         "(default: the shipped model, for its own recipe)")
-    parser.add_argument("--pool", type=int, default=POOL, help="scenes to learn from")
+    parser.add_argument("--pool", type=int, default=POOL, help="scenes, or pictures at most, to learn from")
+    parser.add_argument("--model", help="key of the catalogue: learn from its latents of --pictures, and put the result "
+                        "where the studio looks for it")
+    parser.add_argument("--pictures", type=Path, help="a folder of the model's data, or of pictures that it made")
+    parser.add_argument("--models-folder", type=Path, help="where models are kept")
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
+    if chosen.model or chosen.pictures:
+        _of_model(chosen)
+    else:
+        _of_recipe(chosen)
+
+
+def _of_recipe(chosen: argparse.Namespace) -> None:
+    """From the scenes of the data generator, into the run's own folder."""
     recipe, device = find_recipe(chosen.recipe), pick_device()
     start = chosen_folder(chosen.start, recipe, "--start", MODEL)
     require_fit(start, recipe, ("vae",))
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(device).eval()
     pool = LatentPool(vae, catalogue_for(recipe), recipe.size, chosen.pool, 0.3, chosen.seed + 50)
-    network = NoiseLevelNetwork(vae.config.latent_channels, LEVELS).to(device)
-    settings = settings_from(chosen, STEPS, 0.998)
-    folder = chosen.run_dir / "noise_level"
-    train(NoiseLevelTask(network, pool, chosen.seed, settings.steps), folder, settings)
-    path = folder / "export" / NOISE_LEVEL
+    path = _trained(chosen, pool, chosen.run_dir / "noise_level")
     if path.is_file():
-        fresh = LatentPool(vae, catalogue_for(recipe), recipe.size, 2_048, 0.3, chosen.seed + 900)
-        figures = measured(load_noise_classifier(path), fresh.latents(0))
-        print({name: round(value, 4) for name, value in figures.items()})
+        _tell(path, LatentPool(vae, catalogue_for(recipe), recipe.size, _JUDGED, 0.3, chosen.seed + 900).latents(0))
+
+
+def _of_model(chosen: argparse.Namespace) -> None:
+    """From a folder's pictures, to where the model's starts look.
+
+    Raises:
+        TrainingError: only one of model and pictures is named, or a start too.
+    """
+    if not (chosen.model and chosen.pictures) or chosen.start:
+        raise TrainingError("--model KEY and --pictures FOLDER belong together, and leave --start out: the model brings "
+                            "its autoencoder. Name both, or neither to learn from a recipe's scenes.")
+    with opened(chosen.model, chosen.models_folder) as (family, kept):
+        latents = latents_of_folder(chosen.pictures, family, chosen.pool)
+    # Of a shuffled few that it does not learn from, or a folder in order of subjects would be judged by its last one.
+    latents = latents[torch.randperm(len(latents), generator=generator_for(chosen.seed, 0))]
+    judged = max(1, len(latents) // 8)
+    own = chosen.run_dir / "noise_level" / chosen.model.replace("/", "--")
+    path = _trained(chosen, FixedPool(latents[judged:]), own)
+    if path.is_file():
+        _tell(path, latents[:judged].repeat(-(-_JUDGED // judged), 1, 1, 1))
+        save_noise_classifier(load_noise_classifier(path), kept / NOISE_LEVEL)
+        print("written to", kept / NOISE_LEVEL)
+
+
+def _trained(chosen: argparse.Namespace, pool: LatentPool | FixedPool, folder: Path) -> Path:
+    """The file that a finished run leaves; a run that was stopped before has none yet."""
+    network = NoiseLevelNetwork(pool.latents(0).shape[1], LEVELS).to(pick_device())
+    settings = settings_from(chosen, STEPS, 0.998)
+    train(NoiseLevelTask(network, pool, chosen.seed, settings.steps), folder, settings)
+    return folder / "export" / NOISE_LEVEL
+
+
+def _tell(path: Path, latents: torch.Tensor) -> None:
+    figures = measured(load_noise_classifier(path), latents)
+    print({name: round(value, 4) for name, value in figures.items()})
 
 
 if __name__ == "__main__":
