@@ -68,7 +68,7 @@ class RequestForm:
     def model(self) -> None:
         """The model; choosing one brings its own settings and offers only what fits it."""
         self.fields["model"] = gr.Dropdown(
-            self._model_choices(), value=self.first.key, label="Model", info=model_note(self.first),
+            self.model_choices(), value=self.first.key, label="Model", info=model_note(self.first),
             elem_id=self._id("model"))
 
     def steps(self) -> None:
@@ -180,7 +180,7 @@ class RequestForm:
 
     def _model_updates(self, entry: CatalogEntry) -> dict[Any, Any]:
         traits = self.studio.traits(entry.key)
-        shown = gr.update(choices=self._model_choices(), value=entry.key, info=model_note(entry))
+        shown = gr.update(choices=self.model_choices(), value=entry.key, info=model_note(entry))
         updates: dict[Any, Any] = {self.fields["model"]: shown}
         for name, one in self.methods.items():
             updates |= one.updates(entry.defaults.get(name), traits)
@@ -198,7 +198,8 @@ class RequestForm:
             value=value, label=label, max_length=self.studio.limits.max_prompt, elem_id=self._id(name), **more)
         return self.fields[name]
 
-    def _model_choices(self) -> list[tuple[str, str]]:
+    def model_choices(self) -> list[tuple[str, str]]:
+        """Label and key of each model that is offered, as the models folder was last scanned."""
         return [(model_label(entry), entry.key) for entry in self.models]
 
     def _id(self, name: str) -> str:

@@ -52,6 +52,7 @@ class Shell:
         sessions: tab key, or that of another run, to what the browser remembers across a reload: None or a dict.
         receive: tab key to its Receiver; a tab enters itself while it is built.
         live: tab key to what it does behind the routes of studio.live; a tab enters itself likewise.
+        model_lists: each tab's list of models to what it offers now; a tab that runs enters its own.
     """
 
     demo: gr.Blocks
@@ -60,6 +61,7 @@ class Shell:
     sessions: Mapping[str, gr.BrowserState]
     receive: dict[str, Receiver] = dataclasses.field(default_factory=dict)
     live: dict[str, LiveTab] = dataclasses.field(default_factory=dict)
+    model_lists: dict[gr.Dropdown, Callable[[], list[tuple[str, str]]]] = dataclasses.field(default_factory=dict)
     _later: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
     def later(self, wire: Callable[[], None]) -> None:

@@ -19,6 +19,7 @@ from pipelines.errors import StepwiseError
 
 from studio import markup
 from studio.controls import PLUMBING
+from studio.form import RequestForm
 from studio.jobs import Job
 from studio.live import LiveTab
 from studio.shell import Shell
@@ -127,12 +128,14 @@ class RunningTab:
         key: the tab's own, which is also its task's.
         root: id of the tab's outermost column; its attribute "data-running" says which of the two buttons shows.
         shell: the page around the tab.
+        form: the request's fields.
     """
 
     key: ClassVar[str]
     root: ClassVar[str]
     studio: Studio
     shell: Shell
+    form: RequestForm
     session: gr.BrowserState
     notice: gr.HTML
     run: gr.Button
@@ -157,6 +160,7 @@ class RunningTab:
             ready: for a form that Gradio has to read; `live.read` is then its `take`.
         """
         self.shell.live[self.key] = live
+        self.shell.model_lists[self.form.fields["model"]] = self.form.model_choices
         tab = f"{self.key!r}, {self.root!r}"
         shown = {
             "fn": None,

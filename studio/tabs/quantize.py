@@ -18,8 +18,6 @@ from studio.deep_links import copy_link
 from studio.form import FIXED, RequestForm
 from studio.jobs import Job, JobStatus, View
 from studio.live import LiveTab, Parts
-from studio.presentation import model_label
-from studio.quantize_keep import keep
 from studio.quantize_markup import EMPTY, QuantizationView, missing_list
 from studio.shell import Receiver, Shell
 from studio.tab_settings import Chosen, ChosenSeveral, Flag
@@ -152,9 +150,7 @@ class QuantizeTab(RunningTab):
 
     def _wire_keep(self) -> None:
         """Once all tabs stand: every list of models learns of a kept one, also after a reload."""
-        self.lists = [
-            one for one in self.shell.demo.blocks.values() if isinstance(one, gr.Dropdown) and one.label == "Model"
-        ]
+        self.lists = self.shell.model_lists
         self.listed = self._listed()
         receiver = self.shell.receive[USED_IN]
         kept = {"inputs": {self.session, self.which}, **PLUMBING}
@@ -263,8 +259,8 @@ class QuantizeTab(RunningTab):
         return {entry.key for entry in self.studio.models()}
 
     def _model_lists(self) -> dict[Any, Any]:
-        choices = [(model_label(entry), entry.key) for entry in self.form.models]
-        return {one: gr.update(choices=choices) for one in self.lists}
+        """Every list with what it offers itself: the Video tab has other models than those that make pictures."""
+        return {one: gr.update(choices=choices()) for one, choices in self.lists.items()}
 
     def _reuse_seed(self, data: dict[Any, Any]) -> Any:
         job = self._job(data[self.session])
