@@ -18,6 +18,7 @@ from studio.deep_links import copy_link
 from studio.form import FIXED, RequestForm
 from studio.jobs import Job, JobStatus, View
 from studio.live import LiveTab, Parts
+from studio.quantize_keep import keep
 from studio.quantize_markup import EMPTY, QuantizationView, missing_list
 from studio.shell import Receiver, Shell
 from studio.tab_settings import Chosen, ChosenSeveral, Flag
