@@ -30,6 +30,7 @@ from studio.described import described
 from studio.engine.local import LocalEngine
 from studio.job_shelf import JobShelf
 from studio.jobs import Frame, Job, JobStatus
+from studio.sharp_frames import SharpFrames
 from studio.store import Store
 from studio.tasks import TASKS
 from studio.tasks.recording import sharp
@@ -88,7 +89,7 @@ class Studio:
         self.loader = Loader(self.cache, self.catalog, device=settings.device, host=host)
         self._traits: dict[str, Traits] = {}
         self.engine = self._zero(settings.gpu) if settings.gpu else LocalEngine(self._run, settings.limits)
-        self._jobs = JobShelf()
+        self._jobs, self._sharp_frames = JobShelf(), SharpFrames()
 
     # Jobs.
 
@@ -138,12 +139,15 @@ class Studio:
         frame, model = cells[cell].frames[step], getattr(job.request, "model", "")
         pictures = None
         if frame.latents is not None and model in self.catalog and self.loader.loaded(model):
-            pictures = self.engine.if_idle(lambda: self._sharp(frame, model))
+            pictures = self._sharp_frames.get((job.id, cell, step), lambda: self._sharp(frame, model))
         return pictures or (frame.noisy, frame.denoised)
 
-    def _sharp(self, frame: Frame, model: str) -> tuple[np.ndarray, np.ndarray]:
-        with self.loader.model(model) as family:
-            return sharp(frame, family)
+    def _sharp(self, frame: Frame, model: str) -> tuple[np.ndarray, np.ndarray] | None:
+        def decode() -> tuple[np.ndarray, np.ndarray]:
+            with self.loader.model(model) as family:
+                return sharp(frame, family)
+
+        return self.engine.if_idle(decode)
 
     def latest(self) -> Job | None:
         """The job that was submitted last, if any is remembered."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
+from urllib.parse import parse_qs
 
 from .asgi import App, Receive, Scope, Send, api_route, refuse
 from .limits import Limits
@@ -14,6 +16,7 @@ from .limits import Limits
 __all__ = ["RateGuard", "TokenBuckets", "client_key"]
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_STEP = re.compile(r"/stepwise/[^/]+/jobs/[^/]+/steps/\d+/?\Z")
 
 
 class TokenBuckets:
@@ -78,11 +81,18 @@ def client_key(scope: Scope) -> str:
     return host
 
 
+def _is_decoded(scope: Scope) -> bool:
+    """Whether a request is for a step of a run through the model's decoder: see studio/live.py."""
+    asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    return bool(_STEP.search(scope["path"])) and "1" in asked.get("sharp", ())
+
+
 class RateGuard:
     """Answers 429 to an address that asks for more work than a person can.
 
-    Counted are the requests that make the server work: everything that changes state, and the
-    deep links, which write a file. Pages, pictures and event streams are not.
+    Counted are the requests that make the server work: everything that changes state, the deep
+    links, which write a file, and the steps of a run that are to be decoded sharply, which takes
+    the device. Pages, pictures and event streams are not.
 
     Args:
         app: what is guarded.
@@ -103,7 +113,7 @@ class RateGuard:
         if scope["type"] != "http":
             return None
         if scope["method"] in _SAFE:
-            return self._work if api_route(scope) == "deep_link" else None
+            return self._work if api_route(scope) == "deep_link" or _is_decoded(scope) else None
         if api_route(scope) is None and scope["path"].rstrip("/").endswith("/login"):
             return self._login
         return self._work

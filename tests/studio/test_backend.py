@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.catalog import SHIPPED
 from pipelines.errors import BusyError, SettingsError, StepwiseError
 from pipelines.limits import Limits
-from studio import infotext
+from studio import backend, infotext
 from studio.backend import Studio, StudioSettings
 from studio.job_shelf import JobShelf
 from studio.jobs import Cell, Frame, Job, JobStatus
@@ -72,11 +73,29 @@ def test_a_finished_steps_pictures_are_sharp_while_the_device_is_idle(studio):
     blocker = studio.submit("text_to_image", {**REQUEST, "num_inference_steps": 200})
     while blocker.status is not JobStatus.RUNNING:
         blocker.wait(blocker.view().version, 1)
-    assert studio.decode_frame(job.id, 0, 1)[0].shape == cell.frames[1].noisy.shape
+    assert studio.decode_frame(job.id, 0, 2)[0].shape == cell.frames[2].noisy.shape
+    assert studio.decode_frame(job.id, 0, 1)[0].shape == (1, 64, 64, 3)  # decoded before
     blocker.cancel()
     finished(blocker)
     with pytest.raises(SettingsError, match="no step 7"):
         studio.decode_frame(job.id, 0, 6)
+
+
+def test_a_step_that_was_decoded_is_not_decoded_again(studio, monkeypatch):
+    job = studio.submit("text_to_image", REQUEST)
+    finished(job)
+    decoded, sharp = [], backend.sharp
+    monkeypatch.setattr(backend, "sharp", lambda frame, family: decoded.append(frame) or sharp(frame, family))
+    for _ in range(500):  # the worker lets the device go a moment after the job is done
+        first = studio.decode_frame(job.id, 0, 3)
+        if decoded:
+            break
+        time.sleep(0.01)
+    assert all(studio.decode_frame(job.id, 0, 3) is first for _ in range(5))
+    assert len(decoded) == 1
+    for step in (0, 1, 2, 3):
+        studio.decode_frame(job.id, 0, step)
+    assert len(decoded) == 5  # few are kept
 
 
 def test_a_batch_is_the_same_pictures_as_one_by_one(studio):

@@ -53,7 +53,7 @@ class Echo:
         await send({"type": "http.response.body", "body": self.answer or body})
 
 
-def ask(app, path=JOIN, method="POST", chunks=(b"",), client="10.0.0.1", kind="http", **headers):
+def ask(app, path=JOIN, method="POST", chunks=(b"",), client="10.0.0.1", kind="http", query=b"", **headers):
     """One request; header names with _ for -. Returns status, headers and body."""
     sent = []
     waiting = [
@@ -69,7 +69,7 @@ def ask(app, path=JOIN, method="POST", chunks=(b"",), client="10.0.0.1", kind="h
 
     pairs = {"host": "127.0.0.1:7860", **{k.replace("_", "-"): v for k, v in headers.items()}}
     scope = {
-        "type": kind, "method": method, "path": path, "client": (client, 5000),
+        "type": kind, "method": method, "path": path, "client": (client, 5000), "query_string": query,
         "headers": [(k.encode(), v.encode()) for k, v in pairs.items() if v is not None],
     }
     asyncio.run(app(scope, receive, send))
@@ -257,6 +257,14 @@ def test_work_is_counted(path, method):
 def test_reading_is_not_counted(path):
     guard = RateGuard(Echo(), Limits(burst=1), Clock())
     assert [ask(guard, path, "GET")[0] for _ in range(9)] == [200] * 9
+
+
+def test_steps_that_are_decoded_are_counted_and_the_small_ones_of_the_scrubber_are_not():
+    guard = RateGuard(Echo(), Limits(burst=2), Clock())
+    step = "/root/stepwise/text_to_image/jobs/xyz/steps/7"
+    assert [ask(guard, step, "GET")[0] for _ in range(9)] == [200] * 9
+    assert [ask(guard, step, "GET", query=query)[0] for query in (b"sharp=0", b"", b"sharp=1", b"a=2&sharp=1", b"sharp=%31")] == [
+        200, 200, 200, 200, 429]
 
 
 def test_passwords_have_a_bucket_of_their_own():
