@@ -21,7 +21,7 @@ from pipelines.schedules.learned import learned_levels
 __all__ = ["Found", "Ld3Settings", "Round", "fit_ld3", "increments_of", "times_of"]
 
 _CHECKS = 5
-"""How often in a fit the held-out pictures are measured."""
+"""How often in a fit all pictures are measured."""
 
 _STARTS = ("uniform", "karras", "exponential", "beta", "quadratic", "dense_high")
 
@@ -41,10 +41,11 @@ class Ld3Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A schedule and its relative error on the held-out pictures."""
+    """A schedule, its relative error on the fitted pictures, by which one is chosen, and on the held-out ones."""
 
     times: tuple[float, ...]
     model_times: tuple[float, ...]
+    fitted: float
     held_out: float
 
 
@@ -57,7 +58,7 @@ class Round:
         total: rounds of the whole fit.
         loss: relative error on the round's pictures.
         held_out: relative error on the held-out pictures, where it was measured.
-        best: the best schedule so far by that.
+        best: the best schedule so far by its error on all fitted pictures; the held-out ones choose nothing.
         uniform: the error of the uniform schedule, on the held-out pictures.
     """
 
@@ -148,7 +149,8 @@ class _Student:
         """The present schedule, measured."""
         times, told = np.split(self.values().detach().numpy(), 2)
         levels = learned_levels(times, told, self.problem.noise_schedule)
-        return Found(tuple(times.tolist()), tuple(told.tolist()), self.problem.error(levels, self.problem.held_out))
+        fitted, held_out = (self.problem.error(levels, pictures) for pictures in (self.problem.fitted, self.problem.held_out))
+        return Found(tuple(times.tolist()), tuple(told.tolist()), fitted, held_out)
 
 
 def _start(problem: Problem, start: str) -> tuple[torch.Tensor, float]:
@@ -182,9 +184,10 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
 
     Source: Tong et al., Learning to discretize denoising diffusion ODEs (LD3), arXiv:2405.15506, algorithm 1: RMSprop
     on times, offsets and the bounded shift of the noise.
-    Differs: the distance is the mean square in latents, since a perceptual one needs weights that are not here; the fit
-    starts from the best hand-made schedule, with a larger rate that falls as a cosine, for a tenth of the rounds; an
-    offset is bounded by half a step; the result is the best of several readings on held-out pictures.
+    Differs: the distance is the mean square in latents, since a perceptual one needs weights that are not here; the shift
+    of the noise is off unless it is asked for; the fit starts from the best hand-made schedule, with a rate that falls as
+    a cosine, for a tenth of the rounds; an offset is bounded by half a step; the result is the best of several readings on
+    all fitted pictures, so that the held-out ones judge it and choose nothing.
     """
     theta, uniform = _start(problem, settings.start)
     student = _Student(problem, theta, settings)
@@ -215,5 +218,5 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
         held_out = None
         if index % max(1, settings.rounds // _CHECKS) == 0 or index == settings.rounds:
             found = student.found()
-            held_out, best = found.held_out, min(best, found, key=lambda one: one.held_out)
+            held_out, best = found.held_out, min(best, found, key=lambda one: one.fitted)
         yield Round(index, settings.rounds, math.sqrt(loss.item()), held_out, best, uniform)

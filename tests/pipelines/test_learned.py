@@ -113,6 +113,8 @@ def test_ld3_beats_uniform_on_noise_it_has_not_seen(settings):
     assert [one.index for one in rounds] == list(range(41))
     assert np.mean([one.loss for one in rounds[-5:]]) < 0.75 * np.mean([one.loss for one in rounds[1:4]])
     assert last.best.held_out < 0.75 * last.uniform
+    fitted = [one.best.fitted for one in rounds]
+    assert fitted == sorted(fitted, reverse=True), "the fitted pictures choose, not those that judge"
     assert first.held_out == pytest.approx(first.uniform, rel=0.05)
     assert all(later < earlier for earlier, later in zip(last.best.times, last.best.times[1:], strict=False))
     if settings.get("offsets", True):
