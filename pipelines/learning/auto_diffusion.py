@@ -52,13 +52,13 @@ class Generation:
     uniform: float
 
 
-def mutated(parent: Candidate, last: int, chance: float, rng: np.random.Generator) -> Candidate:
+def mutated(parent: Candidate, last: int, chance: float, rng: np.random.Generator, lowest: int = 0) -> Candidate:
     """The parent with some steps, at least one, moved to free times between their neighbours' neighbours."""
     steps = list(parent)
     moved = np.flatnonzero(rng.random(len(steps) - 1) < chance) + 1
     for place in moved if len(moved) else [rng.integers(1, len(steps))]:
         high = steps[place - 2] if place >= 2 else last
-        low = steps[place + 2] if place + 2 < len(steps) else 0
+        low = steps[place + 2] if place + 2 < len(steps) else lowest
         free = sorted(set(range(low, high)) - set(steps))
         if free:
             steps[place] = free[rng.integers(len(free))]
@@ -73,7 +73,7 @@ def crossed(one: Candidate, other: Candidate, rng: np.random.Generator) -> Candi
 
 
 def search(error: Callable[[Candidate], float], uniform: Candidate, settings: AutoDiffusionSettings,
-           seed: int = 0, starts: Sequence[Candidate] = ()) -> Iterator[Generation]:
+           seed: int = 0, starts: Sequence[Candidate] = (), lowest: int = 0) -> Iterator[Generation]:
     """The evolution alone; the best of all rounds is kept, so it is never worse than `uniform` by this error.
 
     Args:
@@ -82,6 +82,7 @@ def search(error: Callable[[Candidate], float], uniform: Candidate, settings: Au
         settings: of the search.
         seed: of all its choices.
         starts: further candidates of the first generation.
+        lowest: time that a candidate may visit.
 
     Source: Li et al., AutoDiffusion, arXiv:2309.10438, algorithm 1 (search over time steps).
     Differs: subsets of time steps only, no skipped layers; a step moves between its neighbours' neighbours rather than
@@ -97,19 +98,19 @@ def search(error: Callable[[Candidate], float], uniform: Candidate, settings: Au
         return sorted(known[one] for one in fresh)
 
     def drawn() -> Candidate:
-        inner = rng.choice(np.arange(last), len(uniform) - 1, replace=False)
+        inner = rng.choice(np.arange(lowest, last), len(uniform) - 1, replace=False)
         return (last, *sorted(inner.tolist(), reverse=True))
 
     tried = [uniform, *starts]
     while len(tried) < settings.population:
-        tried.append(mutated(uniform, last, 0.5, rng) if len(tried) % 2 else drawn())
+        tried.append(mutated(uniform, last, 0.5, rng, lowest) if len(tried) % 2 else drawn())
     for index in range(settings.generations + 1):
         errors = measured(tried)
         ranked = sorted(known, key=lambda one: (known[one], one))
         yield Generation(index, settings.generations, tuple(errors), ranked[0], known[ranked[0]], known[uniform])
         parents = ranked[: settings.parents]
         pick = lambda: parents[rng.integers(len(parents))]  # noqa: E731
-        tried = [mutated(pick(), last, settings.chance, rng) for _ in range(settings.mutations)]
+        tried = [mutated(pick(), last, settings.chance, rng, lowest) for _ in range(settings.mutations)]
         tried += [crossed(pick(), pick(), rng) for _ in range(settings.crossovers)]
 
 
@@ -131,4 +132,6 @@ def evolve(problem: Problem, settings: AutoDiffusionSettings = AutoDiffusionSett
 
     times = uniform_times(problem.noise_schedule, problem.num_steps, "trailing")
     uniform = (last, *(int(round(float(time))) for time in times[1:]))
-    yield from search(error, uniform, settings, seed)
+    # At a flow's time 0 nothing is left to denoise: a step from there would divide by its noise.
+    lowest = 1 if problem.noise_schedule.at(0).sigma == 0 else 0
+    yield from search(error, uniform, settings, seed, lowest=lowest)
