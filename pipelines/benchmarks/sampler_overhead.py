@@ -4,74 +4,107 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from pipelines.benchmarks.sampler_runs import BASE, Bench
-from pipelines.errors import StepwiseError
-from pipelines.loop import denoise
+from pipelines.benchmarks.sampler_runs import BASE, GUIDANCE_SCALE, Bench
+from pipelines.denoiser import Conditioning, Denoiser
+from pipelines.errors import SettingsError
+from pipelines.guidance.cfg import Cfg, CfgSettings
+from pipelines.learning.cases import Cases
+from pipelines.loop import Run, denoise
+from pipelines.registry import Method
 from pipelines.samplers import SAMPLERS
-from pipelines.text_to_image import assembled_run, resolve
-from pipelines.types import Choice
+from pipelines.schedule import FlowSchedule, NoiseSchedule
+from pipelines.schedules import SCHEDULES
+from pipelines.types import Traits
 
-__all__ = ["LIMIT", "STEPS", "overheads"]
+__all__ = ["DIFFUSION", "FLOW", "LIMIT", "STEPS", "free_run", "one_evaluation", "overheads"]
 
 STEPS, REPEATS, LIMIT = 20, 15, 0.02
 
+DIFFUSION, FLOW = Traits("sd", "epsilon", "unet"), Traits("sd3", "flow", "transformer")
+"""The kinds of model that the samplers are measured on: each on the first that it fits."""
+
 
 class _Free:
-    """The model with a network that costs nothing."""
+    """A network that costs nothing: it always gives the same answer."""
 
-    def __init__(self, family: Any, answer: torch.Tensor):
-        self._family, self._answer = family, answer
-        self.prediction_type, self.max_rows = family.prediction_type, family.max_rows
+    max_rows = 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._family, name)
+    def __init__(self, prediction_type: str, answer: torch.Tensor):
+        self.prediction_type, self._answer = prediction_type, answer
 
-    def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Any) -> torch.Tensor:
+    def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         return self._answer
+
+
+def one_evaluation() -> list[Method]:
+    """The samplers whose next step costs one evaluation more, whatever their first steps cost."""
+    built = [(method, method.build()) for method in SAMPLERS.values()]
+    return [method for method, sampler in built if sampler.calls(2 * STEPS) - sampler.calls(STEPS) == STEPS]
+
+
+def free_run(method: Method, part: Cases, noise_schedule: NoiseSchedule, answer: torch.Tensor) -> Run:
+    """A guided run of a sampler with a network that costs nothing, on a flow schedule if it is for flow models only.
+
+    Args:
+        method: of the sampler table.
+        part: one picture with its branches.
+        noise_schedule: of a diffusion model.
+        answer: (2, C, h, w), the network's, whatever it is asked.
+
+    Raises:
+        SettingsError: the sampler fits neither kind of model.
+    """
+    kinds = [traits for traits in (DIFFUSION, FLOW) if not method.fit(traits)]
+    if not kinds:
+        raise SettingsError(f"{method.label} fits neither of the models that steps are measured on: {method.fit(DIFFUSION)}.")
+    schedule = FlowSchedule() if kinds[0].flow else noise_schedule
+    levels = SCHEDULES[BASE.schedule.key].build().levels(schedule, STEPS)
+    network = _Free(kinds[0].prediction_type, answer)
+    denoiser = Denoiser(network, Cfg(CfgSettings(guidance_scale=GUIDANCE_SCALE)), part.conditionings)
+    latents = part.noise * schedule.initial_scale(levels[0])
+    return Run(denoiser, method.build(), levels, latents, part.source(), schedule)
 
 
 def overheads(bench: Bench) -> dict[str, Any]:
     """{"evaluation_ms", "samplers": {key: {"step_ms", "share"}}} of every sampler with one evaluation a step.
 
-    One picture, guided; the least of several runs on both sides, since another program can only add to either. The
-    loop's and the guidance's work count as the step's own.
+    One picture, guided, on one thread; the process's own time, since another program's turns on the same core would count
+    for the longer of the two, and the least of several runs, since they can only add to either by emptying the caches.
+    The loop's and the guidance's work count as the step's own.
+
+    Raises:
+        StepwiseError: one of them cannot be measured: a table that lacks it would say nothing about it.
     """
     part = bench.cases.part(0, 1)
-    answer = bench.family.predict_raw(part.noise.repeat(2, 1, 1, 1), torch.full((2,), 500.0), _both(part))
-    evaluation = _least(lambda: bench.family.predict_raw(part.noise.repeat(2, 1, 1, 1), torch.full((2,), 500.0), _both(part)))
-    free, found = _Free(bench.family, answer), {}
-    for method in SAMPLERS.fitting(bench.family.traits):
-        if method.build().calls(STEPS) != STEPS:
-            continue
-        request = resolve(BASE.replace(sampler=Choice(method.key), num_inference_steps=STEPS), bench.family)
-
-        def run(request: Any = request) -> None:
-            for _ in denoise(assembled_run(request, free, (part.noise, part.source()), dict(part.conditionings))):
-                pass
-
-        try:
-            step = _least(run) / STEPS
-        except StepwiseError:
-            continue
+    given = part.noise.repeat(2, 1, 1, 1), torch.full((2,), 500.0), _both(part)
+    answer = bench.family.predict_raw(*given)
+    evaluation, found = _least(lambda: bench.family.predict_raw(*given)), {}
+    for method in one_evaluation():
+        step = _least(lambda method=method: _walk(free_run(method, part, bench.family.noise_schedule, answer))) / STEPS
         found[method.key] = {"step_ms": round(step * 1e3, 4), "share": round(step / evaluation, 5)}
     return {"evaluation_ms": round(evaluation * 1e3, 3), "samplers": found,
             "median_share": round(statistics.median(row["share"] for row in found.values()), 5)}
 
 
-def _both(part: Any) -> Any:
-    conditionings = part.conditionings
-    return type(conditionings["positive"]).cat([conditionings["negative"], conditionings["positive"]])
+def _walk(run: Run) -> None:
+    for _ in denoise(run):
+        pass
+
+
+def _both(part: Cases) -> Conditioning:
+    return Conditioning.cat([part.conditionings["negative"], part.conditionings["positive"]])
 
 
 @torch.inference_mode()
-def _least(work: Any) -> float:
+def _least(work: Callable[[], Any]) -> float:
     seconds = []
     for _ in range(REPEATS):
-        began = time.perf_counter()
+        began = time.process_time()
         work()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     return min(seconds)

@@ -13,7 +13,7 @@ import torch
 
 from pipelines.benchmarks import sampler_report, sampler_runs
 from pipelines.benchmarks.sampler_baseline import stock_dpm_solver
-from pipelines.benchmarks.sampler_overhead import LIMIT
+from pipelines.benchmarks.sampler_overhead import LIMIT, one_evaluation
 from pipelines.benchmarks.sampler_plot import chosen_lines, plot
 from pipelines.benchmarks.sampler_report import BEGIN, END, FIGURES, PLOT, README, figures_json, markdown, put_between, write_report
 from pipelines.benchmarks.sampler_runs import BASE, open_bench
@@ -186,6 +186,7 @@ def test_the_last_run_says_whether_it_halved_the_error_and_which_steps_cost_too_
     assert set(figures["best"]) == {"6", "8", "10"}
     assert figures["halved"] == all(one["ratio"] <= 0.5 for one in figures["best"].values())
     assert figures["overhead"]["median_share"] < LIMIT
+    assert figures["overhead"]["samplers"].keys() == {method.key for method in one_evaluation()}
     for key, row in figures["overhead"]["samplers"].items():
         assert row["share"] <= LIMIT or f"`{key}` {row['share']:.1%}" in README.read_text()
 
