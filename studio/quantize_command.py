@@ -75,5 +75,6 @@ def _line(row: dict[str, Any]) -> str:
     parts += [f"PSNR {row['psnr']:.1f} dB" if row["psnr"] is not None else "equal" if row["identical"] else ""]
     parts += [f"SSIM {row['ssim']:.3f}" if row["ssim"] is not None else ""]
     parts += [f"{row['step_ratio']:.2f} × the time" if row["step_ratio"] else ""]
+    parts += [f"peak {row['peak'] / 1e6:.1f} MB" if row["peak"] is not None else ""]
     parts += [f"kept as {row['key']}" if row["kept"] else ""]
     return f"{row['label']}: {', '.join(part for part in parts if part)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -18,7 +18,6 @@ from studio.deep_links import copy_link
 from studio.form import FIXED, RequestForm
 from studio.jobs import Job, JobStatus, View
 from studio.live import LiveTab, Parts
-from studio.quantize_keep import keep
 from studio.quantize_markup import EMPTY, QuantizationView, missing_list
 from studio.shell import Receiver, Shell
 from studio.tab_settings import Chosen, ChosenSeveral, Flag
@@ -33,6 +32,8 @@ KEY = "quantize"
 PROMPT = "a fox on a blue background"
 STEPS = 10
 USED_IN = "text_to_image"
+_LOOK_AGAIN = 2.0
+"""Seconds after which what is said of a waiting model is said anew."""
 
 
 class QuantizeTab(RunningTab):
@@ -154,10 +155,10 @@ class QuantizeTab(RunningTab):
         self.lists = self.shell.model_lists
         self.listed = self._listed()
         receiver = self.shell.receive[USED_IN]
-        kept = {"inputs": {self.session, self.which}, **PLUMBING}
+        kept = {"inputs": {self.session, self.which}, **PLUMBING, "queue": True, "concurrency_limit": None}
         self.keep.click(self._keep, outputs={self.notice, *self.lists}, **kept)
         outputs = {self.notice, self.shell.tabs, *self.lists, *receiver.outputs}
-        self.use.click(lambda data: self._keep(data, receiver), outputs=outputs, **kept)
+        self.use.click(self._keep_and_use, outputs=outputs, **kept)
         self.shell.demo.load(
             lambda: self._model_lists() if self._listed() != self.listed else gr.skip(),
             outputs=set(self.lists),
@@ -242,14 +243,31 @@ class QuantizeTab(RunningTab):
         which = gr.update(choices=made, value=made[0][1] if made else None)
         return {self.form.fields["seed"]: str(job.request.base.seed), self.which: which}
 
-    def _keep(self, data: dict[Any, Any], receiver: Receiver | None = None) -> dict[Any, Any]:
+    def _keep(self, data: dict[Any, Any], receiver: Receiver | None = None) -> Iterator[dict[Any, Any]]:
+        """What is going on, until the queue has come to it and it is kept."""
         job, which = self._job(data[self.session]), data[self.which]
         if job is None or not isinstance(which, int) or not 0 <= which < len(job.request.variants):
-            return {self.notice: markup.notice("There is no quantised model to keep any more. Run it again.")}
+            yield {self.notice: markup.notice("There is no quantised model to keep any more. Run it again.")}
+            return
+        values = {"model": job.request.base.model, "variant": job.request.variants[which]}
         try:
-            key = keep(self.studio, job.request.base.model, job.request.variants[which])
+            keeping = self.studio.submit("keep", values, job.owner)
         except StepwiseError as error:
-            return {self.notice: markup.notice(str(error))}
+            yield {self.notice: markup.notice(str(error))}
+            return
+        view = keeping.view()
+        while not view.status.final:
+            yield {self.notice: markup.notice(", ".join(presentation.progress(view)), "news")}
+            view = keeping.wait(view.version, _LOOK_AGAIN)
+        yield self._kept(view, receiver)
+
+    def _keep_and_use(self, data: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+        yield from self._keep(data, self.shell.receive[USED_IN])
+
+    def _kept(self, view: View, receiver: Receiver | None) -> dict[Any, Any]:
+        if view.status is not JobStatus.DONE:
+            return {self.notice: markup.notice(view.message or "Stopped: the model was not kept.")}
+        key = view.outcome["key"]
         told = f"Kept as {key}: it is in every tab’s list of models, and found again after a restart."
         used = (
             {} if receiver is None else {**receiver.updates({"model": key}), self.shell.tabs: gr.Tabs(selected=USED_IN)}

@@ -9,10 +9,11 @@ from studio.tasks.base import Task
 from studio.tasks.compare import Compare
 from studio.tasks.convergence import Convergence
 from studio.tasks.edit import Edit
+from studio.tasks.keep import Keep
 from studio.tasks.learn import Learn
 from studio.tasks.quantize import Quantize
 from studio.tasks.text_to_image import TextToImage
 
 __all__ = ["TASKS"]
 
-TASKS: Mapping[str, Task] = {task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Convergence(), Learn(), Quantize())}
+TASKS: Mapping[str, Task] = {task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Convergence(), Learn(), Quantize(), Keep())}

@@ -1,0 +1,49 @@
+"""The task behind "Keep it": a quantised model is made again if it is gone, and written into the models folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import UnknownMethodError
+from pipelines.quantization_folder import plain_choice, quantised_entry
+from pipelines.quantizers import require_runs, this_machine
+from pipelines.types import Choice
+from studio.jobs import Job, JobStatus
+from studio.quantize_keep import keep
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["Keep", "KeepRequest"]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepRequest:
+    """Which quantised model to keep: the key of the one in full precision, and the method."""
+
+    model: str
+    variant: Choice
+
+
+class Keep:
+    """Keep a quantised model, in the queue like all that needs the device: its copy may have to be made anew."""
+
+    key = "keep"
+
+    def parse(self, values: Mapping[str, Any], studio: Studio) -> KeepRequest:
+        known = [field.name for field in dataclasses.fields(KeepRequest)]
+        if unknown := [name for name in values if name not in known]:
+            raise UnknownMethodError("setting of a model to keep", unknown[0], known)
+        studio.require_keeping()
+        request = KeepRequest(values.get("model", ""), plain_choice(Choice.parse(values.get("variant", ""))))
+        require_runs(request.variant, this_machine(studio.loader.device))
+        quantised_entry(studio.catalog[request.model], request.variant)
+        return request
+
+    def run(self, request: KeepRequest, job: Job, studio: Studio) -> None:
+        label = quantised_entry(studio.catalog[request.model], request.variant).label
+        job.set_status(JobStatus.LOADING, f"Keeping {label}")
+        key = keep(studio, request.model, request.variant, job.cancelled)
+        job.set_outcome({"key": key})
