@@ -13,6 +13,7 @@ from pipelines.comparison_axes import Axis, spread
 from pipelines.comparison_reference import reference_of
 from pipelines.errors import SettingsError, UnknownMethodError
 from pipelines.families.base import Family
+from pipelines.limits import check_orders
 from pipelines.loop import Run, denoise_together
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import levels_for
@@ -130,7 +131,7 @@ class Impossible:
 
 
 def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[list[Planned]], list[Impossible]]:
-    """The points whose schedule serves their number of steps, and the others: a typed or learned one serves few.
+    """The points whose schedule and order serve their number of steps, and the others: a typed schedule serves few.
 
     Asked before the long reference runs, which would be in vain.
 
@@ -149,6 +150,7 @@ def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[
             try:
                 request = resolve(point.request, family)
                 levels_for(request, family.noise_schedule_for(request.width, request.height))
+                check_orders(request)
             except SettingsError as error:
                 impossible.append(Impossible(point.series, point.request.num_inference_steps, str(error)))
             else:

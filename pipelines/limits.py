@@ -13,7 +13,7 @@ from pipelines.schedules import SCHEDULES
 from pipelines.starts import STARTS
 from pipelines.types import MAX_PROMPT, METHODS, Request, Traits
 
-__all__ = ["TABLES", "Limits", "check_fit", "check_request"]
+__all__ = ["TABLES", "Limits", "check_fit", "check_orders", "check_request"]
 
 TABLES: Mapping[str, Table] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "guidance": GUIDANCE, "start": STARTS}
 """The table of each of a request's methods, by its field."""
@@ -84,7 +84,7 @@ def check_request(request: Request, limits: Limits, prompt_needed: bool = True) 
         choice = getattr(request, name)
         method = table[choice.key]
         parse_settings(method.settings, choice.settings, method.label)
-    _check_orders(request)
+    check_orders(request)
 
 
 def check_fit(request: Request, traits: Traits, said: Collection[str] = METHODS) -> None:
@@ -103,15 +103,26 @@ def check_fit(request: Request, traits: Traits, said: Collection[str] = METHODS)
             table[getattr(request, name).key].require_fit(traits)
 
 
-def _check_orders(request: Request) -> None:
-    """An order that was chosen must find as many steps; a table's default uses what there is."""
+def check_orders(request: Request) -> None:
+    """Whether an order that somebody wrote finds as many steps; a default that nobody wrote uses what there is.
+
+    Asked again wherever the number of steps changes after a request was checked.
+
+    Args:
+        request: its settings are valid. A start that spares steps counts; one whose chain decides cannot.
+
+    Raises:
+        SettingsError: it does not, and what to do.
+    """
     method, steps = SAMPLERS[request.sampler.key], request.num_inference_steps
-    defaults = {field.name: field.default for field in dataclasses.fields(method.settings) if field.name.endswith("order")}
-    for name, default in defaults.items():
-        value = request.sampler.settings.get(name, default)
-        if value != default and int(value) > steps:
-            raise SettingsError(f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps. Choose an order "
-                                f"up to {steps}, or at least {value} steps.")
+    start = STARTS[request.start.key]
+    left = start.build(request.start.settings).left(steps)
+    steps, spared = (steps, "") if left in (None, steps) else (left, f" that {start.label} leaves of {steps}")
+    known = {field.name for field in dataclasses.fields(method.settings) if field.name.endswith("order")}
+    for name, value in request.sampler.settings.items():
+        if name in known and int(value) > steps:
+            raise SettingsError(f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{spared}. "
+                                f"Choose an order up to {steps}, or at least {value} steps.")
 
 
 def _check_prompts(request: Request, limits: Limits, needed: bool) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipelines.denoiser import Conditioning, Denoiser, Guidance
+from pipelines.errors import SettingsError
 from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
@@ -17,8 +18,10 @@ from pipelines.loop import Begin, Run
 from pipelines.network_identity import network_identity
 from pipelines.noise import NoiseSource, initial_noise
 from pipelines.samplers import SAMPLERS
+from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedule import NoiseSchedule
-from pipelines.schedules import levels_and_sampler, named
+from pipelines.schedules import levels_and_sampler, named, settled
+from pipelines.schedules.learned import Learned
 from pipelines.starts import STARTS
 from pipelines.starts.base import Start, StartContext
 from pipelines.types import Request
@@ -34,14 +37,27 @@ def resolve(request: Request, family: Family) -> Request:
         family: the loaded model, before LoRAs are applied, which would make its weights look like another model's.
 
     Raises:
-        SettingsError: a size the model cannot make, or a schedule that was learned for other weights.
+        SettingsError: a size the model cannot make, a schedule that was learned for other weights, or a start that spares
+            steps which a learned solver needs.
         MethodFitError: a method that does not fit it.
     """
     width, height = family.default_size
     request = request.replace(width=request.width or width, height=request.height or height)
     family.require_size(request.width, request.height)
     check_fit(request, family.traits)
-    return named(request, lambda: network_identity(family))
+    request = named(request, lambda: network_identity(family))
+    _require_whole_schedule(request)
+    return request
+
+
+def _require_whole_schedule(request: Request) -> None:
+    """Fitted factors combine what every step of their schedule said, so no start may spare one."""
+    start, schedule = STARTS[request.start.key], settled(request)
+    whole = start.build(request.start.settings).left(request.num_inference_steps) == request.num_inference_steps
+    if not whole and isinstance(schedule, Learned) and isinstance(schedule.solver(None), FittedFactors):
+        raise SettingsError(
+            f"The start {start.label} spares steps, and the learned schedule {schedule.name!r} is a Bespoke solver, which needs "
+            f"all of its {request.num_inference_steps} steps. Choose the start Plain noise, or another schedule.")
 
 
 def starting_noise(request: Request, family: Family) -> tuple[torch.Tensor, NoiseSource]:

@@ -50,6 +50,9 @@ class Start(Protocol):
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
         """From noise (B, C, h, w) at levels[0] to the latents and levels that the sampler begins with."""
 
+    def left(self, num_steps: int) -> int | None:
+        """Steps that a schedule of `num_steps` leaves to the sampler; None where only the run can tell."""
+
     def calls(self, num_steps: int, sampler: Sampler) -> int:
         """Evaluations of the denoiser, its own and the sampler's, in a run on a schedule of `num_steps` steps."""
 

@@ -100,6 +100,9 @@ class DenoisingMcmc:
                 best, least = state, sigma
         return best, least
 
+    def left(self, num_steps: int) -> None:
+        """The chain decides, picture by picture."""
+
     def calls(self, num_steps: int, sampler: Sampler) -> int:
         """An upper bound: the chain may spare the sampler's first steps."""
         return min(self.settings.draft_steps, num_steps) + self.settings.steps + sampler.calls(num_steps)

@@ -24,5 +24,8 @@ class PlainNoise:
         return latents, levels
         yield  # a generator without a question
 
+    def left(self, num_steps: int) -> int:
+        return num_steps
+
     def calls(self, num_steps: int, sampler: Sampler) -> int:
         return sampler.calls(num_steps)

@@ -98,5 +98,8 @@ class OptimalTransport:
         return level.alpha * points + level.sigma * noise, levels[spared:]
         yield  # a generator without a question
 
+    def left(self, num_steps: int) -> int:
+        return num_steps - spared_steps(num_steps, self.share)
+
     def calls(self, num_steps: int, sampler: Sampler) -> int:
-        return sampler.calls(num_steps - spared_steps(num_steps, self.share))
+        return sampler.calls(self.left(num_steps))

@@ -17,6 +17,7 @@ from pipelines.comparison_labels import axis_value, labels
 from pipelines.comparison_reference import ReferenceCache, likeness, reference_of
 from pipelines.errors import MethodFitError, StepwiseError, StoreError
 from pipelines.families.base import Family
+from pipelines.limits import check_orders
 from pipelines.loop import denoise_together
 from pipelines.text_to_image import build_run, decode, resolve
 from pipelines.types import Request
@@ -158,6 +159,11 @@ class _Comparing:
             return False
         if not slot.measured and self.request.equal == "nfe":
             self._equalise(index, family)
+            try:
+                check_orders(slot.request)
+            except StepwiseError as error:
+                self._fail([index], error)
+                return False
         return True
 
     def _equalise(self, index: int, family: Family) -> None:

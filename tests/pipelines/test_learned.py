@@ -330,5 +330,3 @@ def test_an_order_above_the_step_count_is_refused_where_it_was_chosen(sampler, s
         check_request(Request.parse({"prompt": "a", "sampler": sampler, "num_inference_steps": steps}), Limits())
     check_request(Request.parse({"prompt": "a", "sampler": sampler, "num_inference_steps": 4}), Limits())
     check_request(Request.parse({"prompt": "a", "sampler": sampler["key"], "num_inference_steps": steps}), Limits())
-    written = {"key": "lms", "order": 4}
-    check_request(Request.parse({"prompt": "a", "sampler": written, "num_inference_steps": 2}), Limits())

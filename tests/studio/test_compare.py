@@ -104,6 +104,16 @@ def test_equal_evaluations(studio):
     assert [cell.note for cell in job.view().cells] == [f"{own} of 8 evaluations." for own in (8, 6, 6, 8)]
 
 
+def test_equal_evaluations_leave_too_few_steps_for_a_written_order(studio):
+    """Four unguided steps cost what two guided ones do: the order of four that was fine for four steps is not for two."""
+    base = {**BASE, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
+    guided = {"guidance.guidance_scale": 4.0}
+    cells = [{**guided, "sampler": {"key": "lms", "order": 4}}, {**guided, "sampler": "lms"}]
+    job = compare(studio, *cells, base=base, equal="nfe", reference=False)
+    assert [cell.note[:60] for cell in job.view().cells] == [
+        "LMS: order is 4, for a run of 2 steps. Choose an order up to", "4 of 4 evaluations."]
+
+
 def test_a_reference_measures_and_is_kept(studio):
     values = {"base": {**BASE, "seed": 77}}
     first = compare(
