@@ -42,11 +42,11 @@ class ComparisonGrid:
 
     Args:
         job: of the task "compare".
-        path: result id to the file's path, or None where it is gone.
+        address: result id to where its file is fetched, or None where it is gone.
     """
 
-    def __init__(self, job: Job, path: Callable[[str], str | None]):
-        self._job, self._path = job, path
+    def __init__(self, job: Job, address: Callable[[str], str | None]):
+        self._job, self._address = job, address
         self._encoded: dict[int, tuple[Any, str]] = {}
 
     def parts(self, view: View, prefix: str) -> Parts:
@@ -95,7 +95,7 @@ class ComparisonGrid:
     def _picture(self, index: int, view: View, state: str) -> str:
         cell = view.cells[index]
         url, shape = self._url(index, cell, view), self._aspect(index, cell)
-        kept = self._path(cell.results[0]) if cell.results else None
+        kept = self._address(cell.results[0]) if cell.results else None
         if not url and not kept:
             return f'<div class="sw-tile" style="aspect-ratio:{shape}"></div>'
         shown = f'src="{url}"' if url else f'data-file="{escape(kept)}"'  # an old job's pictures are in the store only

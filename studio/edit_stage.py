@@ -9,12 +9,12 @@ import gradio as gr
 import numpy as np
 
 from pipelines.editing import canvas_of
-from pipelines.errors import StepwiseError
 from studio import markup, presentation
 from studio.comparison_grid import picture_url
 from studio.jobs import Cell, Job, View
 from studio.live import Parts
 from studio.live_image import png_url
+from studio.results_route import address_of
 from studio.stage import BLANK, preview_url
 from studio.store import Store
 
@@ -107,10 +107,9 @@ class EditRenderer:
     def _download(self, view: View) -> dict[str, str]:
         """The stored file or, where it could not be stored or was deleted, the picture itself."""
         cell = view.cells[-1]
-        try:
-            return {"file": str(self._store.get(cell.results[0]).path)}
-        except (StepwiseError, IndexError):
-            return {"src": BLANK if cell.images is None else png_url(cell.images[0])}
+        if cell.results and (stored := address_of(self._store, cell.results[0])):
+            return {"file": stored}
+        return {"src": BLANK if cell.images is None else png_url(cell.images[0])}
 
 
 def _shown(one: str) -> Parts:

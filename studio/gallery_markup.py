@@ -15,6 +15,7 @@ from pipelines.starts import STARTS
 from pipelines.types import Request
 from studio.markup import escape, figures
 from studio.presentation import duration, number, plural
+from studio.results_route import address, archive_address
 from studio.store import Record
 
 __all__ = ["EMPTY", "NOTHING_FOUND", "archive", "caption", "kind_label", "opened", "pair", "tiles"]
@@ -92,11 +93,12 @@ def _tile(record: Record, small: Path | None) -> str:
 def _face(record: Record, small: Path | None) -> str:
     name, suffix = escape(caption(record)), record.path.suffix.lower()
     if small is not None:
-        whole = f' data-whole="{escape(record.path)}"' if suffix in STILLS else ""
-        return f'<img loading="lazy" decoding="async" alt="{name}" data-file="{escape(small)}"{whole}>'
+        whole, shown = address(record.id), address(record.id) + ("" if small == record.path else "/small")
+        whole = f' data-whole="{escape(whole)}"' if suffix in STILLS else ""
+        return f'<img loading="lazy" decoding="async" alt="{name}" data-file="{escape(shown)}"{whole}>'
     if suffix in CLIPS:
         return (
-            f'<video muted playsinline preload="metadata" aria-label="{name}" data-file="{escape(record.path)}">'
+            f'<video muted playsinline preload="metadata" aria-label="{name}" data-file="{escape(address(record.id))}">'
             f"</video>"
         )
     words = "cannot be shown" if suffix in STILLS else suffix.lstrip(".").upper()
@@ -110,7 +112,7 @@ def opened(record: Record, label: str) -> str:
         record: of the store.
         label: of the model that made it; "" where that is not known.
     """
-    name, file = escape(caption(record)), escape(record.path)
+    name, file = escape(caption(record)), escape(address(record.id))
     text = (
         f'<details class="sw-raw"><summary>All settings as text</summary>'
         f'<pre tabindex="0">{escape(record.parameters)}</pre></details>'
@@ -127,7 +129,7 @@ def opened(record: Record, label: str) -> str:
 
 
 def _whole(record: Record) -> str:
-    name, file, suffix = escape(caption(record)), escape(record.path), record.path.suffix.lower()
+    name, file, suffix = escape(caption(record)), escape(address(record.id)), record.path.suffix.lower()
     if suffix in CLIPS:
         return f'<video controls loop playsinline preload="metadata" aria-label="{name}" data-file="{file}"></video>'
     if suffix in STILLS:
@@ -137,7 +139,7 @@ def _whole(record: Record) -> str:
 
 def pair(first: Record, second: Record) -> str:
     """Two pictures on each other behind a slider."""
-    images = "".join(f'<img alt="{escape(caption(one))}" data-file="{escape(one.path)}">' for one in (first, second))
+    images = "".join(f'<img alt="{escape(caption(one))}" data-file="{escape(address(one.id))}">' for one in (first, second))
     captions = "".join(
         f"<span>{escape(caption(one))}<br>{escape(_moment(one.created))}</span>" for one in (first, second)
     )
@@ -153,7 +155,7 @@ def archive(path: Path, count: int, size: int) -> str:
     """The notice of a finished archive; the page's script begins its download."""
     return (
         f'<div class="sw-notice" data-kind="news" role="status"><p>{plural(count, "result")} packed, {_bytes(size)}: '
-        f'<a class="sw-archive" data-href="{escape(path)}" '
+        f'<a class="sw-archive" data-href="{escape(archive_address(path))}" '
         f'download="{escape(path.name)}">{escape(path.name)}</a></p></div>'
     )
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from gradio.utils import get_upload_folder
 from starlette.routing import Route
 
 from studio import api, deep_links, markup
 from studio.live import live_routes
 from studio.presentation import plural
+from studio.results_route import result_routes
 from studio.shell import BESIDE, Shell
 from studio.tabs import TABS
 from studio.theme import launch_values
@@ -34,7 +37,7 @@ class Page(gr.Blocks):
     """Gradio's Blocks with routes of our own, which stand before Gradio's when the page is served.
 
     Attributes:
-        routes: of the live tabs.
+        routes: of the stored results and the live tabs.
     """
 
     routes: Sequence[Route] = ()
@@ -59,7 +62,7 @@ def build_page(studio: Studio) -> Page:
         deep_links.wire(studio, shell)
         shell.finish()
         api.attach(studio)
-    demo.routes = live_routes(studio, shell.live)
+    demo.routes = [*result_routes(studio, Path(get_upload_folder())), *live_routes(studio, shell.live)]
     return demo
 
 

@@ -44,13 +44,13 @@ class QuantizationView:
 
     Args:
         job: the job.
-        path: result id to the file's path, or None where it is gone.
+        address: result id to where its file is fetched, or None where it is gone.
     """
 
-    def __init__(self, job: Job, path: Callable[[str], str | None]):
+    def __init__(self, job: Job, address: Callable[[str], str | None]):
         cells = [SimpleNamespace(request=job.request.base)] * (1 + len(job.request.variants))
         # The grid of a comparison draws any job with cells.
-        self._grid = ComparisonGrid(SimpleNamespace(request=SimpleNamespace(cells=cells, x=None, y=None)), path)
+        self._grid = ComparisonGrid(SimpleNamespace(request=SimpleNamespace(cells=cells, x=None, y=None)), address)
 
     def parts(self, view: View, prefix: str) -> Parts:
         """What the page shows now: "{prefix}-grid" with its tiles, "{prefix}-figures" and "{prefix}-game"."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from pipelines.errors import StepwiseError
 from studio import markup, presentation
 from studio.jobs import Job, View
 from studio.live import Parts
 from studio.live_image import contact_sheet, jpeg, png_url
+from studio.results_route import address_of
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -172,14 +172,8 @@ class StageRenderer:
         """Each finished picture: its stored file or, where it could not be stored, the picture itself."""
         results, images = view.cells[0].results, view.cells[0].images
         unstored = () if images is None else images[len(results) :]
-        paths = [path for path in map(self._path, results) if path]
-        return [{"file": path} for path in paths] + [{"src": png_url(image)} for image in unstored]
-
-    def _path(self, result: str) -> str | None:
-        try:
-            return str(self._studio.store.get(result).path)
-        except StepwiseError:  # deleted in the meantime
-            return None
+        stored = (address_of(self._studio.store, result) for result in results)
+        return [{"file": one} for one in stored if one] + [{"src": png_url(image)} for image in unstored]
 
 
 def preview_url(pictures: np.ndarray) -> str:

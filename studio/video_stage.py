@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from pipelines.errors import StepwiseError
 from studio import markup, presentation
 from studio.clips import strip
 from studio.jobs import Cell, Job, View
 from studio.live import Parts
 from studio.live_image import jpeg
+from studio.results_route import address_of
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -134,10 +134,8 @@ class ClipRenderer:
         format = self._job.request.format
         if cell.clip:
             return {"src": _url(cell.clip, f"{'video' if format == 'mp4' else 'image'}/{format}")}
-        try:
-            return {"file": str(self._studio.store.get(cell.results[0]).path)}
-        except StepwiseError:
-            return {}
+        stored = address_of(self._studio.store, cell.results[0])
+        return {"file": stored} if stored else {}
 
     def _figures(self, view: View, cell: Cell) -> str:
         request, outcome = self._job.request, view.outcome

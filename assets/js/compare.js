@@ -8,8 +8,7 @@
 
   function source(tile) {
     if (!tile.dataset.file) return tile.querySelector("img").src;
-    const path = tile.dataset.file.split("/").map(encodeURIComponent).join("/");
-    return `${window.gradio_config?.root ?? ""}/gradio_api/file=${path}`;
+    return `${window.gradio_config?.root ?? ""}/${tile.dataset.file}`;
   }
 
   function made(name, parent, attributes = {}) {

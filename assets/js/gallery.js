@@ -3,9 +3,7 @@
   "use strict";
   const chosen = new Set();
 
-  function address(path) {
-    return `${window.gradio_config?.root ?? ""}/gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
-  }
+  const address = (file) => `${window.gradio_config?.root ?? ""}/${file}`;
 
   function fill(element) {
     for (const one of element.querySelectorAll("[data-file]")) {

@@ -4,7 +4,7 @@
   const tabs = {};  // tab key -> {root, job, parts, source}: what was last said of each element, for one that appears later
   const state = (tab) => (tabs[tab] ??= { root: "", job: null, parts: {}, source: null });
   const base = () => window.gradio_config?.root ?? "";
-  const address = (path) => `${base()}/gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+  const address = (file) => `${base()}/${file}`;
   const owner = (() => {
     const key = "stepwise-owner", drawn = Math.random().toString(36).slice(2) + Date.now().toString(36);
     try { return sessionStorage.getItem(key) ?? (sessionStorage.setItem(key, drawn), drawn); } catch { return drawn; }
@@ -195,9 +195,9 @@
   });
 
   /* Take a stored file away. */
-  function download(path) {
+  function download(file) {
     const link = document.createElement("a");
-    link.href = address(path);
+    link.href = address(file);
     link.download = "";
     document.body.append(link);
     link.click();

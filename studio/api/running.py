@@ -46,7 +46,7 @@ def results_of(view: "View", job_id: str, studio: "Studio") -> dict[str, Any]:
 
 
 def file_of(studio: "Studio", result: str) -> dict[str, Any]:
-    """A stored result as Gradio sends a file."""
+    """A stored result as Gradio sends a file: with its path, since gradio_client fetches no other."""
     path = studio.store.get(result).path
     return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 

@@ -20,6 +20,7 @@ from studio.gallery_records import COMPARISON, SHARED
 from studio.jobs import Job, View
 from studio.learn_panel import LearnPanel
 from studio.live import LiveTab, Parts
+from studio.results_route import address, address_of
 from studio.shell import Receiver, Shell
 from studio.tabs.live import Form, RunningTab
 
@@ -96,7 +97,7 @@ class CompareTab(RunningTab):
                 outputs={self.exported, self.notice},
                 **PLUMBING,
             )
-            made.success(None, inputs=[self.exported], js="(path) => stepwise.download(path)", **PLUMBING)
+            made.success(None, inputs=[self.exported], js="(address) => stepwise.download(address)", **PLUMBING)
         self.shell.receive[KEY] = Receiver(self.setup.outputs, self._received, COMPARISON, self.setup.settings)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
@@ -110,7 +111,7 @@ class CompareTab(RunningTab):
         return draft, self.setup.values(draft)
 
     def _renderer(self, job: Job) -> Callable[[View], Parts]:
-        grid = ComparisonGrid(job, self._path)
+        grid = ComparisonGrid(job, self._address)
 
         def parts(view: View) -> Parts:
             finished = view.status.final and any(cell.images is not None for cell in view.cells)
@@ -141,17 +142,14 @@ class CompareTab(RunningTab):
             record = {"png": store_picture, "csv": store_table}[kind](self.studio, job)
         except StepwiseError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return {self.exported: str(record.path), self.notice: ""}
+        return {self.exported: address(record.id), self.notice: ""}
 
     def _reuse_seed(self, data: dict[Any, Any]) -> Any:
         job = self._job(data[self.session])
         return self.form.updates({"seed": job.request.base.seed, "seed_mode": FIXED}) if job else gr.skip()
 
-    def _path(self, result: str) -> str | None:
-        try:
-            return str(self.studio.store.get(result).path)
-        except StepwiseError:  # deleted in the meantime
-            return None
+    def _address(self, result: str) -> str | None:
+        return address_of(self.studio.store, result)
 
 
 def build(studio: Studio, shell: Shell) -> None:

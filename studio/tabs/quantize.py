@@ -19,6 +19,7 @@ from studio.form import FIXED, RequestForm
 from studio.jobs import Job, JobStatus, View
 from studio.live import LiveTab, Parts
 from studio.quantize_markup import EMPTY, QuantizationView, missing_list
+from studio.results_route import address_of
 from studio.shell import Receiver, Shell
 from studio.tab_settings import Chosen, ChosenSeveral, Flag
 from studio.tabs.live import Form, RunningTab
@@ -214,7 +215,7 @@ class QuantizeTab(RunningTab):
         return entry.quantised.base if entry and entry.quantised else None
 
     def _renderer(self, job: Job) -> Callable[[View], Parts]:
-        drawn = QuantizationView(job, self._path)
+        drawn = QuantizationView(job, self._address)
 
         def parts(view: View) -> Parts:
             finished = view.status.final and any(cell.images is not None for cell in view.cells[1:])
@@ -285,11 +286,8 @@ class QuantizeTab(RunningTab):
         job = self._job(data[self.session])
         return self.form.updates({"seed": job.request.base.seed, "seed_mode": FIXED}) if job else gr.skip()
 
-    def _path(self, result: str) -> str | None:
-        try:
-            return str(self.studio.store.get(result).path)
-        except StepwiseError:  # deleted in the meantime
-            return None
+    def _address(self, result: str) -> str | None:
+        return address_of(self.studio.store, result)
 
 
 def build(studio: Studio, shell: Shell) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -96,14 +97,17 @@ def test_the_scrubber_shows_the_estimate_and_at_the_end_the_picture(studio, shar
     stage = StageRenderer(studio, "t", finished(studio))
     early, late = stage.at_step(1, sharp), stage.at_step(99, sharp)
     assert early["t-hero"] == early["t-denoised-image"] != late["t-denoised-image"]
-    assert Path(late["t-hero"]["file"]).is_file()
+    assert re.fullmatch(r"stepwise/results/[\w-]+-0", late["t-hero"]["file"])
     assert "step 1 is marked" in early["t-caption"]["html"]
 
 
 def test_a_finished_batch_shows_its_files_and_opens_the_scrubber(studio):
     job = finished(studio, batch_size=2)
     parts = StageRenderer(studio, "t", job)(job.view())
-    assert Path(parts["t-hero"]["file"]).is_file() and parts["t-hero"] == parts["t-download"]
+    first, second = job.view().cells[0].results
+    assert parts["t-hero"] == parts["t-download"] == {"file": f"stepwise/results/{first}"}
+    assert f'data-file="stepwise/results/{second}"' in parts["t-batch"]["html"]
+    assert str(studio.folder) not in str(parts)
     assert parts["t-scrubber-range"] == {"max": 4, "disabled": None, "value": 4}
     assert parts["t-batch"]["html"].count("data-file=") == 2 and parts["t-batch"]["hidden"] is None
     assert parts["t-tools"] == {"hidden": None}

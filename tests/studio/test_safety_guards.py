@@ -137,7 +137,7 @@ def test_programs_without_an_origin_are_let_through():
         ("/gradio_api/queue/data", "GET", "navigate"),
         ("/gradio_api/heartbeat/x", "GET", "no-cors"),
         ("/config", "GET", "no-cors"),
-        ("/gradio_api/file=/x.png", "GET", "no-cors"),
+        ("/gradio_api/file=/x.png", "GET", "no-cors"), ("/stepwise/results/x", "GET", "no-cors"),
     ],
 )
 def test_what_another_site_starts_is_refused(site, path, method, mode):
@@ -308,6 +308,7 @@ def test_fifty_people_at_once_on_one_machine_are_let_through():
     [
         ("/", True), ("/login", True), ("/login/", True), ("/assets/index.js", True),
         ("/gradio_api/startup-events", True), ("/own/route", False), ("/gradio_api/mcp/", False),
+        ("/stepwise/results/x", False),
         ("/gradio_api/heartbeat/s", False), (JOIN, False), ("/monitoring/x", False),
         ("/assets", False), ("//own", False), ("/compare", True), ("/compare/x", False),
     ],
