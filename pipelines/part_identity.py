@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["PartIdentities"]
+__all__ = ["PartIdentities", "file_stamp"]
 
 SAMPLES, SAMPLE_BYTES = 16, 4096
 BLOCK = 1 << 20
@@ -34,7 +34,7 @@ class PartIdentities:
         Args:
             files: in an order that is the same for equal parts.
         """
-        stamp = tuple(_stamp(path) for path in files)
+        stamp = tuple(file_stamp(path) for path in files)
         with self._lock:
             if stamp not in self._names:
                 self._names[stamp] = self._new_name(stamp)
@@ -53,7 +53,7 @@ class PartIdentities:
         return self._hashes[stamp]
 
 
-def _stamp(path: Path) -> tuple[str, str, int, int]:
+def file_stamp(path: Path) -> tuple[str, str, int, int]:
     """(name, place, size, time of change), which stands for the content as long as the process lives."""
     real = path.resolve(strict=True)
     status = real.stat()
@@ -62,7 +62,7 @@ def _stamp(path: Path) -> tuple[str, str, int, int]:
 
 def _unchanged(stamp: tuple) -> bool:
     try:
-        return all(_stamp(Path(real))[1:] == (real, *rest) for _, real, *rest in stamp)
+        return all(file_stamp(Path(real))[1:] == (real, *rest) for _, real, *rest in stamp)
     except OSError:
         return False
 

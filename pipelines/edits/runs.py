@@ -74,35 +74,48 @@ class Editing:
 
     @property
     def trajectory_key(self) -> Hashable:
-        """What decides the inversion's trajectory, and nothing else; another edit of the picture finds it again."""
+        """What decides the inversion's trajectory, and nothing else; another edit of the picture finds it again.
+
+        The weights count by their files, since a model of the same name may be another after a rescan.
+        """
         base, request = self.request.base, self.request
-        others = tuple(
-            (name, value) for name, value in sorted(base.guidance.settings.items()) if name != "guidance_scale"
-        )
-        scale = self.inversion.guidance_scale(getattr(self.guidance, "guidance_scale", 1.0))
         return (
             request.picture.digest,
             request.fit,
             base.model,
             base.loras,
+            self.family.identity,
             request.source_prompt,
-            base.negative_prompt,
             request.inversion,
-            base.schedule,
-            base.num_inference_steps,
+            tuple(self.levels),
             base.width,
             base.height,
-            base.guidance.key,
-            others,
-            scale,
+            self._guidance_key,
         )
+
+    @property
+    def _guidance_key(self) -> Hashable:
+        """What of the guidance the way up depends on: of a branch that is never evaluated, nothing."""
+        base, (guidance, scale) = self.request.base, self._guidance_up
+        if self.family.traits.guidance != "cfg":
+            return scale  # an input of the network
+        branches = {branch for level in self.levels for branch in guidance.plan(level)}
+        if branches == {"positive"}:
+            return None
+        negative = base.negative_prompt if "negative" in branches else None
+        others = sorted((name, value) for name, value in base.guidance.settings.items() if name != "guidance_scale")
+        return base.guidance.key, tuple(others), scale, negative
+
+    @property
+    def _guidance_up(self) -> tuple[Guidance, float]:
+        """The guidance of the way up, and its scale, which the inversion decides."""
+        scale = self.inversion.guidance_scale(getattr(self.guidance, "guidance_scale", 1.0))
+        base = self.request.base
+        return GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale}), scale
 
     def inversion_run(self) -> Run:
         """The run up: from the picture's latents to noise, guided by the source prompt."""
-        scale = self.inversion.guidance_scale(getattr(self.guidance, "guidance_scale", 1.0))
-        base = self.request.base
-        settings = {name: value for name, value in base.guidance.settings.items() if name != "guidance_scale"}
-        guidance = GUIDANCE[base.guidance.key].build({**settings, "guidance_scale": scale})
+        guidance, scale = self._guidance_up
         denoiser = self._denoiser(guidance, [self.request.source_prompt], scale)
         return Run(
             denoiser,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +32,8 @@ class Family(abc.ABC):
         size_multiple: a size in pixels must be divisible by this.
         max_rows: most rows of one network evaluation; 0 for no limit. Becomes smaller where memory runs out.
         rows_together: rows that see each other and are evaluated together, such as the frames of a clip.
+        identity: of the weights: equal identities mean equal files, LoRAs that are applied included; None where the
+            weights came from no file.
     """
 
     key: ClassVar[str]
@@ -42,6 +44,7 @@ class Family(abc.ABC):
     size_multiple: int
     max_rows: int = 0
     rows_together: int = 1
+    identity: Hashable = None
 
     def __init__(self, components: Mapping[str, Any]):
         self.components = dict(components)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipelines.errors import ModelError
 from pipelines.families.base import Family
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.lora import applied_loras
+from pipelines.part_identity import file_stamp
 from pipelines.patching import in_dtype
 from pipelines.schedule import DiscreteSchedule, FlowSchedule
 
@@ -146,8 +148,18 @@ class LatentFamily(Family):
     def loras(self, choices: Sequence[tuple[Any, float]]) -> Iterator[None]:
         networks = {name: self.components.get(name) for name in (self.network_name, *self.encoder_names)}
         networks = {name: network for name, network in networks.items() if network is not None}
+        before = self.identity
         with applied_loras(networks, choices, self.key):
-            yield
+            self.identity = (before, tuple(_lora_identity(*choice) for choice in choices)) if choices else before
+            try:
+                yield
+            finally:
+                self.identity = before
+
+
+def _lora_identity(source: Any, weight: float) -> Hashable:
+    """Of a LoRA at its weight; tensors that came from no file are equal to nothing else."""
+    return (object() if isinstance(source, Mapping) else file_stamp(Path(source))), weight
 
 
 def _blocks(config: Any) -> Sequence[int]:

@@ -110,6 +110,8 @@ class Edit:
 
     def parse(self, values: Mapping[str, Any], studio: Studio) -> EditRequest:
         request = EditRequest.parse(values, lambda plain: parse_request(plain, studio), read_picture, read_mask)
+        # With the target's own seed: where both share a pattern, the same choices are drawn for both.
+        request = request.replace(source_prompt=studio.expand(request.source_prompt, request.base.seed))
         request.check(studio.limits, studio.traits(request.base.model))
         most, base = studio.limits.max_side, request.base
         request = request.within(pixels_kept(base.width or most, base.height or most))  # jobs are kept, uploads are large
@@ -227,8 +229,8 @@ class _Edited:
                 "background_autoencoder_psnr": _outside(autoencoded, source, mask),
             }
             if not self.editing.edit.inverts:
-                picture = np.where(mask[..., None], picture, source)
-                figures["background_exact"] = 1
+                picture = _pasted(picture, source, mask)
+            figures["background_exact"] = float(np.array_equal(picture[~mask], source[~mask]))
         figures |= {f"source_{name}": value for name, value in self._likeness(picture, source).items()}
         figures |= self._verdict(picture)
         self.job.update_cell(self.last, images=picture[None], figures=figures)
@@ -262,12 +264,18 @@ class _Edited:
 
     @cached_property
     def _classifier(self) -> Classifier | None:
-        if self.request.base.model != SHIPPED:
+        entry = self.studio.catalog[self.request.base.model]
+        if (entry.quantised.base if entry.quantised else entry.key) != SHIPPED:
             return None
         try:
             return load_classifier()
         except StepwiseError:  # its folder was taken away: the figure is left out
             return None
+
+
+def _pasted(picture: np.ndarray, source: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The source outside the mask: the VAE alone would change it a little everywhere."""
+    return np.where(mask[..., None], picture, source)
 
 
 def _lpips(studio: Studio) -> Lpips | None:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,18 @@ from PIL import Image
 from tests.pipelines.tiny_models import tiny_sd
 
 from pipelines.edits import EDITS
-from pipelines.errors import PictureError, SettingsError
+from pipelines.errors import PictureError, PromptError, SettingsError
 from pipelines.inversions.trajectories import TrajectoryCache
+from pipelines.quantization_folder import keep_network
+from pipelines.quantizers import build_quantizer, this_machine
 from pipelines.training.examples import read_index
-from pipelines.types import Trajectory
+from pipelines.types import Choice, Trajectory
 from studio.backend import Studio, StudioSettings
 from studio.command_line import main
-from studio.edit_stage import EditRenderer
+from studio.edit_stage import EditRenderer, edit_figures
 from studio.jobs import JobStatus
+from studio.tasks import TASKS
+from studio.tasks import edit as edit_task
 from studio.tasks.edit import read_mask, read_picture
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
@@ -113,9 +118,90 @@ def test_a_trajectory_is_kept_for_the_next_edit_alone(studio):
         {"inversion": "ddim"},
         {"picture": png(noise((32, 32)).rotate(90))},
         {"base": {"num_inference_steps": 3}},
-        {"base": {"negative_prompt": "sea"}},
+        {"base": {"schedule": "karras"}},
+        {"inversion": {"key": "ddim", "guidance_scale": 2.0}},
     ):
         assert "Kept" not in finished(studio, edit="reprompt", **change).cells[0].note, change
+
+
+def test_a_trajectory_is_kept_where_only_a_branch_differs_that_the_way_up_never_evaluates(studio):
+    guided = {"key": "ddim", "guidance_scale": 2.0}
+    for inversion, kept in (("direct", True), (guided, False)):
+        finished(studio, edit="reprompt", inversion=inversion, base={"seed": 103})
+        for changed in ({"negative_prompt": "the sea"}, {"guidance": {"key": "cfg", "guidance_rescale": 0.7}}):
+            view = finished(studio, edit="reprompt", inversion=inversion, base=changed)
+            assert ("Kept" in view.cells[0].note) is kept, (inversion, changed)
+        other_scale = {"guidance": {"key": "cfg", "guidance_scale": 6.0}}
+        assert "Kept" in finished(studio, edit="reprompt", inversion=inversion, base=other_scale).cells[0].note
+
+
+def test_a_model_or_a_lora_that_was_replaced_under_its_name_is_inverted_anew(folder, tmp_path):
+    from lora_files import TARGETS, diffusers_lora
+    from safetensors.torch import save_file
+
+    from pipelines.families import family_of
+
+    def write_lora(strength):
+        tensors, _ = diffusers_lora(family_of(tiny_sd().components), TARGETS["sd"])
+        save_file({name: strength * one for name, one in tensors.items()}, models / "loras" / "style.safetensors")
+
+    models = tmp_path / "models"
+    (models / "loras").mkdir(parents=True)
+    tiny_sd(models / "tiny")
+    write_lora(1.0)
+    settings = StudioSettings(outputs=tmp_path / "out", models=models, device="cpu", memory_budget=2**30)
+    studio = Studio(settings)
+    try:
+        edit = {"edit": "reprompt", "base": {"loras": [{"name": "style", "weight": 4.0}]}}
+        first = finished(studio, **edit)
+        assert "Kept" in finished(studio, **edit).cells[0].note
+        write_lora(3.0)
+        second = finished(studio, **edit)
+        assert "Kept" not in second.cells[0].note
+        assert not np.array_equal(first.cells[0].frames[-1].latents, second.cells[0].frames[-1].latents)
+        shutil.rmtree(models / "tiny")
+        tiny_sd(models / "tiny", seed=9)
+        studio.catalog.rescan()
+        assert "Kept" not in finished(studio, **edit).cells[0].note
+        assert "Kept" in finished(studio, **edit).cells[0].note
+    finally:
+        studio.close()
+
+
+def test_wildcards_fall_alike_in_what_the_source_shows_and_in_what_the_edit_shows(studio):
+    seen = set()
+    for seed in range(8):
+        base = {**BASE, "prompt": "a {red|green|blue} cat", "seed": seed, "width": 32, "height": 32}
+        values = {"base": base, "picture": PICTURE, "source_prompt": "a {red|green|blue} dog", "edit": "replace"}
+        request = TASKS["edit"].parse(values, studio)
+        colour = request.base.prompt.split()[1]
+        assert request.source_prompt == f"a {colour} dog"
+        seen.add(colour)
+    assert len(seen) > 1 and "{" not in "".join(seen)
+    with pytest.raises(PromptError, match="wildcard list 'nothing'"):
+        TASKS["edit"].parse({**values, "source_prompt": "a __nothing__"}, studio)
+
+
+def test_the_classifier_also_reads_the_pictures_of_quantised_copies_of_its_model(studio):
+    entry = studio.catalog["emoji"]
+    keep_network(studio.catalog.folder, entry, Choice("int8"), *_networks(studio))
+    studio.catalog.rescan()
+    base = {"prompt": "a fox on a green background", "num_inference_steps": 2, "width": 0, "height": 0}
+    figures = {}
+    for model in ("emoji", "emoji+int8", "tiny"):
+        view = finished(studio, base={**base, "model": model}, edit="image_to_image")
+        assert view.status is JobStatus.DONE, view.message
+        figures[model] = (view.cells[0].figures, view.outcome["sees"])
+    for model in ("emoji", "emoji+int8"):
+        assert 0 <= figures[model][0]["prompt_probability"] <= 1 and " on " in figures[model][1]
+    assert "prompt_probability" not in figures["tiny"][0] and figures["tiny"][1] == ""
+
+
+def _networks(studio):
+    """The shipped network, its int8 copy, and the quantiser."""
+    quantizer = build_quantizer(Choice("int8"), this_machine("cpu"))
+    with studio.loader.model("emoji") as full, studio.loader.model("emoji", quantisation=Choice("int8")) as small:
+        return full.network, small.network, quantizer
 
 
 def test_edict_is_inverted_anew_for_another_guidance(studio):
@@ -148,8 +234,26 @@ def test_inpainting_is_exact_outside_the_mask(studio):
     assert np.array_equal(cell.images[0][~mask], source[~mask]) and not np.array_equal(
         cell.images[0][mask], source[mask]
     )
-    assert cell.figures["background_exact"] == 1
+    with Image.open(studio.store.get(cell.results[0]).path) as stored:
+        kept = np.array_equal(np.asarray(stored)[~mask], source[~mask])
+    assert cell.figures["background_exact"] == float(kept) == 1.0
     assert cell.figures["background_psnr"] is not None
+
+
+def test_a_background_that_is_not_exact_is_not_called_so(studio, monkeypatch):
+    inverted = finished(studio, edit="reprompt", mask=MASK)
+    assert inverted.cells[2].figures["background_exact"] == 0  # through the VAE, and nothing is pasted back
+    assert "identical" not in edit_figures(inverted).split("Outside the mask")[1].split("Change to source")[0]
+
+    def careless(picture, source, mask):
+        pasted = np.where(mask[..., None], picture, source)
+        pasted[0, 0] ^= 1
+        return pasted
+
+    monkeypatch.setattr(edit_task, "_pasted", careless)
+    view = finished(studio, edit="inpaint", mask=MASK)
+    assert view.cells[0].figures["background_exact"] == 0
+    assert "pasted back" not in edit_figures(view)
 
 
 def test_outpainting_keeps_the_middle(studio):
