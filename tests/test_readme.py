@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from studio.command_line import method_tables
+from pipelines.limits import Limits, check_request
+from pipelines.types import Request
+from studio.command_line import _parser, compare_values, method_tables, request_values
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -30,6 +33,25 @@ def test_the_two_commands_name_files_that_exist():
     for name in re.findall(r"-r (\S+\.txt)", README):
         assert (ROOT / name).is_file()
     assert "python app.py" in README
+
+
+COMMANDS = re.findall(r"python -m studio ([^`\n]+)", README)
+
+
+def test_the_readme_shows_commands():
+    assert {line.split()[0] for line in COMMANDS} >= {"generate", "compare", "animate", "quantize", "convergence", "learn", "methods"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_line_is_one_that_the_program_takes(line):
+    flags = _parser().parse_args(shlex.split(line))
+    if hasattr(flags, "prompt"):
+        check_request(Request.parse(request_values(flags)), Limits())
+    if hasattr(flags, "x"):
+        values = compare_values(flags)
+        for axis in (values["x"], values["y"]):
+            for value in axis["values"]:
+                check_request(Request.parse({"prompt": "a fox", axis["field"]: value}), Limits())
 
 
 def test_the_measured_table_names_every_figure_it_must():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -57,9 +58,25 @@ def client(url):
 
 
 SETTINGS = {"num_inference_steps": 5, "seed": 3}
+ADDRESS = "http://127.0.0.1:7860"
+"""Of the README's example; only this is changed before it is run."""
 
 
-def test_the_readmes_example_generates(client):
+def test_the_readmes_example_runs_as_it_stands(url, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example.count(ADDRESS) == 1
+    names: dict = {}
+    exec(example.replace(ADDRESS, url), names)
+    names["client"].close()
+    result = names["result"]
+    assert result["status"] == "done"
+    assert capsys.readouterr().out == f"{result['images'][0]} {result['cells'][0]['figures']}\n"
+    assert result["cells"][0]["figures"]["evaluations"] == 40
+    with Image.open(result["images"][0]) as image:
+        assert "Steps: 20" in image.info["parameters"] and "Seed: 7" in image.info["parameters"]
+
+
+def test_a_program_gets_the_picture_as_a_file_with_its_settings(client):
     result = client.predict("a fox on a blue background", settings=SETTINGS, api_name="/generate")
     assert result["status"] == "done"
     (path,) = result["images"]
