@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ READERS = 128
 """Threads for handlers: everyone who watches a run holds one, and past Gradio's 40 nobody could press Stop."""
 
 PURPOSE = "Make pictures with diffusion models, and watch every step"
+_LOG = logging.getLogger("stepwise.page")
 _SECRET = "stepwise"  # no secret: it only has to be the same after a restart, so that the browser's memory can be read
 
 
@@ -41,6 +43,22 @@ class Page(gr.Blocks):
     """
 
     routes: Sequence[Route] = ()
+
+    async def preprocess_data(self, *arguments: Any, **more: Any) -> Any:
+        """Gradio's reading of an event's values, which takes those that the page never sends for faults of the program.
+
+        Raises:
+            gr.Error: with a sentence for whoever sent them.
+        """
+        try:
+            return await super().preprocess_data(*arguments, **more)
+        except gr.Error as error:  # a number out of range, a choice that is none
+            plain = str(error.message).encode("utf-8", "replace").decode()[:200]  # it quotes the value, whatever it is
+            raise gr.Error(plain, print_exception=False) from error
+        except Exception as error:  # nothing of ours runs in it: whatever breaks, a value broke
+            _LOG.info("values that cannot be read: %r", error)
+            told = "The values could not be read. Send as many as are asked for and of their kinds, or reload the page."
+            raise gr.Error(told, print_exception=False) from error
 
 
 def build_page(studio: Studio) -> Page:

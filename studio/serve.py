@@ -22,6 +22,7 @@ from .safety.environment import prepare_environment
 from .safety.files import ServedFolders, blocked_paths
 from .safety.flags import LaunchSettings
 from .safety.protect import protect
+from .safety.refusals import RefusalGuard
 from .safety.sessions import SESSIONS_KEPT, SessionGuard
 from .safety.temp import TempFolder
 
@@ -149,7 +150,7 @@ def _guarded_app(settings: LaunchSettings, folders: ServedFolders, temp: TempFol
 
     class GuardedApp(App):
         def build_middleware_stack(self) -> Any:
-            stack = SessionGuard(super().build_middleware_stack(), self.forget_session)
+            stack = SessionGuard(RefusalGuard(super().build_middleware_stack()), self.forget_session)
             pages = [page[0] for page in self.get_blocks().pages]
             return protect(stack, settings, folders, temp, self.login, pages)
 
