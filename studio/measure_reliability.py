@@ -86,13 +86,17 @@ def measured(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str
             )
         )
     if one := parts.get("requests"):
-        told = f"{one['server_errors']} of 5xx, {one['tracebacks_shown']} tracebacks, {one['past_a_cap']} past a cap"
+        told = (
+            f"{one['server_errors']} of 5xx, {one['tracebacks_shown']} tracebacks, {one['past_a_cap']} past a cap "
+            f"({one['read']:,} read as far as a value of theirs, {one['jobs']:,} made into jobs)"
+        )
         rows.append(
             (
-                f"{one['requests']:,} malformed requests to {one['endpoints']} endpoints",
+                f"{one['requests']:,} malformed requests to {one['endpoints']} endpoints and {one['buttons']} run buttons",
                 "none of each",
                 told,
-                not one["server_errors"] + one["tracebacks_shown"] + one["past_a_cap"],
+                not one["server_errors"] + one["tracebacks_shown"] + one["past_a_cap"]
+                and one["read"] >= one["requests"] / 2,  # requests that end at the first door prove nothing
             )
         )
     if one := parts.get("probes"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import importlib.util
 import io
 import random
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-__all__ = ["PICTURE", "as_task", "mixed_calls", "source_picture"]
+__all__ = ["PICTURE", "as_task", "clip_formats", "mask_picture", "mixed_calls", "source_picture"]
 
 PICTURE = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
 _PROMPTS = (
@@ -22,16 +24,28 @@ _PROMPTS = (
 )
 _SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "ddim", "heun", "euler_a", "unipc", "lms", "sa_solver", "dpmpp_sde")
 _SCHEDULES = ("uniform", "karras", "beta", "exponential")
+_KINDS = ("generate",) * 4 + ("compare",) * 2 + ("edit",) * 3 + ("animate",) * 2 + ("quantize", "refused")
+_METHODS = ("int8", "int4", "nf4")
+_LARGE = 4000
+"""Pixels of the side of a large picture: as a camera's, and 48 MB once decoded."""
+
 _REFUSED = ({"num_inference_steps": 0}, {"width": 10**6}, {"sampler": "hune"}, {"seed": "seven"}, {"model": "../x"})
 
 
+@functools.cache
 def source_picture(side: int = 64) -> str:
     """A shipped picture as base64."""
     with Image.open(PICTURE) as opened:
         return _encoded(opened.convert("RGB").resize((side, side)))
 
 
-def _mask(side: int = 64) -> str:
+def clip_formats() -> tuple[str, ...]:
+    """Those that this machine can write."""
+    return ("webp", "gif", *(["mp4"] if importlib.util.find_spec("av") else []))
+
+
+def mask_picture(side: int = 64) -> str:
+    """White where that picture may change, as base64."""
     mask = Image.new("L", (side, side))
     ImageDraw.Draw(mask).rectangle((side // 4, side // 4, side // 2, side // 2), fill=255)
     return _encoded(mask)
@@ -51,18 +65,27 @@ def mixed_calls(count: int, seed: int = 0) -> Iterator[tuple[str, list[Any]]]:
         seed: of the draw.
     """
     draw = random.Random(seed)
-    picture, mask = source_picture(), _mask()
+    picture, mask = source_picture(), mask_picture()
     for index in range(count):
         base = _settings(draw, index)
         prompt = draw.choice(_PROMPTS)
-        kind = draw.choice(("generate",) * 4 + ("compare",) * 2 + ("edit",) * 3 + ("refused",))
+        kind = draw.choice(_KINDS)
         if kind == "generate":
             yield "generate", [prompt, {**base, "batch_size": draw.choice((1, 1, 2))}]
         elif kind == "compare":
             cells = [{"sampler": key} for key in draw.sample(_SAMPLERS, draw.choice((2, 3)))]
             yield "compare", [prompt, {"base": base, "cells": cells, "reference_steps": draw.choice((4, 6))}]
         elif kind == "edit":
-            yield "edit", [prompt, picture, _edit(draw, base, mask)]
+            settings = _edit(draw, base, mask)
+            large = "mask" not in settings and draw.random() < 0.25
+            yield "edit", [prompt, source_picture(_LARGE) if large else picture, settings]
+        elif kind == "animate":
+            clip = {"frames": draw.choice((3, 6)), "fps": 12, "format": draw.choice(clip_formats())}
+            yield "animate", [prompt, {"base": base, **clip, "keys": [{"prompt": draw.choice(_PROMPTS)}]}]
+        elif kind == "quantize":
+            variants = draw.sample(_METHODS, draw.choice((1, 2)))
+            flags = {"measure": draw.random() < 0.3, "keep": draw.random() < 0.3}
+            yield "quantize", [prompt, {"base": base, "variants": variants, **flags}]
         else:
             yield "generate", [prompt, {**base, **draw.choice(_REFUSED)}]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -13,10 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from pipelines.errors import SettingsError, StepwiseError
 from studio.reliability.jobs import as_task, mixed_calls
+from studio.reliability.results import is_whole
 
 if TYPE_CHECKING:
     from studio.jobs import Job
@@ -59,8 +57,8 @@ def inspect(outputs: Path, told: set[str]) -> dict[str, int]:
     store = Store(outputs)
     found = store.reconcile(older_than=0.0)
     rows = {record.id: record for record in _all(store)}
-    broken = sum(not _is_whole(record.path) for record in rows.values())
-    stray = [path for path in outputs.glob("20*/*") if path.name.startswith(".") or path.stem not in rows]
+    broken = sum(not is_whole(record.path) for record in rows.values())
+    stray = [path for path in outputs.glob("20*/*") if path.name.partition(".")[0] not in rows]
     return {
         "results": len(rows),
         "reported": len(told),
@@ -77,16 +75,6 @@ def _all(store: Store) -> list[Record]:
         records += page
         page = store.list(limit=1000, before=page[-1].id)
     return records
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a picture decodes to its last byte and carries its settings."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return "parameters" in picture.info and json.loads(picture.info["stepwise"]) is not None
-    except (OSError, KeyError, ValueError, SyntaxError):
-        return False
 
 
 def _killed_run(folder: Path, draw: random.Random) -> set[str]:

@@ -1,217 +1,142 @@
-"""Malformed requests: none may show a traceback, break the server, or get past a cap."""
+"""Malformed requests: none may show a traceback, break the server, or get past a cap.
+
+Each begins as a right request, of an endpoint or of a run button's form as the page sends it, and has one or a few of
+its values exchanged; one in five is a body that is none. How many were read as far as their values is counted too:
+requests that all end at the first door prove nothing.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import random
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from studio.reliability.jobs import source_picture
+from studio.reliability.page import PageForm, events, files_of, forms, press
+from studio.reliability.results import extent
 from studio.reliability.server import Answer, Server
+from studio.reliability.valid import FIELDS, endpoint_requests, small_form
+from studio.reliability.wrong import BODIES, TYPES, Wrong, odd, past_a_cap, paths
 
-__all__ = ["LEAKS", "RUN_BUTTONS", "judged", "live_requests", "malformed", "run"]
+__all__ = ["BROKEN", "LEAKS", "Malformed", "endpoint_malformed", "form_malformed", "is_read", "judged", "paths", "run"]
 
 LEAKS = ("Traceback (most recent call last)", 'File "/', "site-packages", "NoneType", "object at 0x")
 """What only a program's inside looks like."""
 
-_LONGEST = 2.0
+BROKEN = ("Something broke inside the studio", "The page lost sight of the run")
+"""What the studio says of a mistake of its own."""
+
+_UNREAD = (
+    "The form could not be read",
+    "The values could not be read",
+    "not readable JSON",
+    "half of a character",
+    "Unknown setting",
+)
+"""What is said of a request as a whole."""
+
+_LONGEST = 1.0
 """Seconds after which a job that was right after all is stopped."""
 
-RUN_BUTTONS = ("text_to_image", "compare", "edit", "video", "quantize", "nowhere")
-"""Tabs with a route of their own behind the run button, and one that there is not."""
+_OVERRULED: Mapping[str, frozenset[str]] = {
+    "learn": frozenset({"prompt", "batch_size", "loras", "variation_seed", "variation_strength"}),
+    "convergence": frozenset({"batch_size"}),
+}
+"""What a task sets itself, whatever is asked for."""
 
-_ODD: tuple[Any, ...] = (
-    None,
-    True,
-    False,
-    -1,
-    0,
-    1.5,
-    1e308,
-    -(2**70),
-    10**30,
-    float("nan"),
-    float("inf"),
-    "",
-    " ",
-    "x" * 20_000,
-    "\0",
-    "\ud800",
-    "../../etc/passwd",
-    "/etc/passwd",
-    "http://127.0.0.1:9/x.safetensors",
-    "file:///etc/passwd",
-    "<script>alert(1)</script>",
-    "'; DROP TABLE result; --",
-    "{{7*7}}",
-    "%s%n",
-    [],
-    {},
-    [[]],
-    [None],
-    {"": None},
-    {"key": None},
-    {"key": {}},
-    {"key": "ddim", "eta": "x"},
-    {"key": "ddim", "eta": 10**9},
-    {"__class__": "x"},
-    {"path": "/etc/passwd"},
-    list(range(2000)),
-    {"a": {"b": {"c": {"d": []}}}},
-)
-_FIELDS = (
-    "num_inference_steps",
-    "width",
-    "height",
-    "seed",
-    "variation_seed",
-    "variation_strength",
-    "batch_size",
-    "sampler",
-    "schedule",
-    "guidance",
-    "model",
-    "loras",
-    "prompt",
-    "negative_prompt",
-    "cells",
-    "x",
-    "y",
-    "equal",
-    "reference_steps",
-    "reference",
-    "base",
-    "edit",
-    "inversion",
-    "mask",
-    "fit",
-    "source_prompt",
-    "picture",
-    "nonsense",
-    "",
-    "__proto__",
-)
-_PAST_A_CAP: tuple[Mapping[str, Any], ...] = (
-    {"num_inference_steps": 201},
-    {"num_inference_steps": 10**9},
-    {"width": 4096, "height": 4096},
-    {"batch_size": 17},
-    {"width": 2048, "height": 2048, "batch_size": 16},
-    {"num_inference_steps": -5},
-    {"width": 8},
-    {"variation_strength": 2},
-    {"seed": -1},
-    {"seed": 2**64},
-    {"guidance": {"key": "cfg", "guidance_scale": 10**6}},
-    {"loras": [{"name": "x", "weight": 1}] * 9},
-)
-_BODIES: tuple[bytes, ...] = (
-    b"",
-    b"{",
-    b"[]",
-    b"null",
-    b"0",
-    b'"x"',
-    b'{"data": null}',
-    b'{"data": {}}',
-    b'{"data": 7}',
-    b'{"data": []}',
-    b'{"dat": []}',
-    b'{"data": [[[[[[[[[[',
-    b"\xff\xfe\x00",
-    b'{"data": [NaN]}',
-    b'{"data": ["a", {"seed": 1e999}]}',
-    b"[" * 5000,
-    b'{"data":' + b"[" * 3000 + b"]" * 3000 + b"}",
-    b'{"data": ["x"], "session_hash": 7}',
-    b'{"data": ["x"], "event_data": "x"}',
-    b'{"data": ["x"], "fn_index": -1}',
-)
-_TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")
+_ON_THE_PAGE = frozenset({"seed", "guidance", "loras", "x", "cells", "keys", "variation_seed"})
+"""Fields that a form has in another shape than a request."""
 
 
-def malformed(endpoint: str, arguments: int, count: int, seed: int = 0) -> Iterator[tuple[str, Any]]:
-    """Requests that are wrong in some way: ("body", bytes and their type), or ("data", arguments).
+@dataclasses.dataclass(frozen=True)
+class Malformed:
+    """One request.
 
-    Args:
-        endpoint: name, which is part of the seed.
-        arguments: how many it takes.
-        count: of requests.
-        seed: of the draw.
+    Attributes:
+        where: endpoint, or the page's tab.
+        wrong: what is wrong with it; None for a body.
+        body, kind: of a body that is none.
     """
-    draw, picture = random.Random(f"{endpoint} {seed}"), source_picture(16)
+
+    where: str
+    wrong: Wrong | None = None
+    body: bytes = b""
+    kind: str = ""
+
+
+def endpoint_malformed(endpoint: str, count: int, seed: int = 0) -> Iterator[Malformed]:
+    """Malformed requests to an endpoint, the same ones for the same seed.
+
+    Raises:
+        KeyError: there is no right request for this endpoint yet.
+    """
+    draw, right, turns = random.Random(f"{endpoint} {seed}"), endpoint_requests()[endpoint], itertools.count()
     for index in range(count):
-        kind = index % 5
-        if kind == 0:
-            yield "body", (draw.choice(_BODIES), draw.choice(_TYPES))
-        elif kind == 1:
-            yield "data", [draw.choice(_ODD) for _ in range(draw.choice((arguments, arguments, 0, arguments + 1, 9)))]
-        else:
-            yield "data", _settings(draw, endpoint, arguments, kind, picture)
-
-
-def _settings(draw: random.Random, endpoint: str, arguments: int, kind: int, picture: str) -> list[Any]:
-    """Arguments that look right but for one thing: a field of the wrong kind, or one past its cap."""
-    if kind == 4:
-        wrong: dict[str, Any] = dict(draw.choice(_PAST_A_CAP))
-    else:
-        wrong = {draw.choice(_FIELDS): draw.choice(_ODD) for _ in range(draw.choice((1, 1, 2)))}
-    settings = {"num_inference_steps": 1, **wrong}
-    if draw.random() < 0.5:
-        settings = {"base": settings, **wrong}
-    if endpoint == "compare":  # what is right after all costs little
-        settings.setdefault("reference", False)
-    first = draw.choice(("a fox", "a fox", "", draw.choice(_ODD)))
-    middle = [draw.choice((picture, picture, "", "AAAA", draw.choice(_ODD))) for _ in range(max(0, arguments - 2))]
-    return [first, *middle, settings][:arguments] if arguments > 1 else [draw.choice(_ODD)][:arguments]
-
-
-def live_requests(tab: str, count: int, seed: int = 0) -> Iterator[bytes]:
-    """Bodies for the route behind a tab's run button that the page would never send."""
-    draw = random.Random(f"{tab} {seed}")
-    for index in range(count):
-        if index % 3 == 0:
-            yield draw.choice(_BODIES)
+        if index % 5 == 0:
+            yield Malformed(endpoint, body=draw.choice(BODIES), kind=draw.choice(TYPES))
             continue
-        values = [draw.choice(_ODD) for _ in range(draw.choice((0, 1, 10, 40, 80)))]
-        yield json.dumps(
-            {"values": values if index % 3 == 1 else draw.choice(_ODD), "owner": draw.choice(_ODD)}
-        ).encode()
+        chosen = draw.choice(right)
+        beyond = past_a_cap(draw, chosen, _OVERRULED.get(endpoint, frozenset())) if index % 10 == 1 else None
+        yield Malformed(endpoint, beyond or odd(draw, chosen, FIELDS[endpoint], next(turns)))
+
+
+def form_malformed(form: PageForm, count: int, seed: int = 0) -> Iterator[Malformed]:
+    """Malformed requests of a run button, the same ones for the same page and seed."""
+    draw, small, turns = random.Random(f"page {form.tab} {seed}"), small_form(form), itertools.count()
+    right = dict(zip(small.names, small.values, strict=True))
+    as_fields = {_field(name): name for name in reversed(small.names)}
+    ignored = _ON_THE_PAGE | _OVERRULED.get(form.tab, frozenset())
+    ignored |= frozenset({"batch_size"}) if form.tab != "text_to_image" else frozenset()
+    for index in range(count):
+        if index % 5 == 0:
+            yield Malformed(form.tab, body=draw.choice(BODIES))
+            continue
+        beyond = None
+        if index % 10 == 1:
+            beyond = past_a_cap(draw, {field: right[name] for field, name in as_fields.items()}, ignored)
+        if beyond:
+            beyond = dataclasses.replace(beyond, values={**right, **{as_fields[k]: v for k, v in beyond.values.items()}})
+        yield Malformed(form.tab, beyond or odd(draw, right, frozenset(), next(turns)))
+
+
+def _field(name: str) -> str:
+    """The field of a request that a form's name stands for."""
+    words = name.removeprefix("cmp_")
+    return "num_inference_steps" if words == "steps" else words
 
 
 def run(server: Server, count: int = 500) -> dict[str, Any]:
-    """The figure, over every public endpoint that the server lists, and the routes behind the run buttons.
+    """The figure, over every public endpoint that the server lists, and every run button of its page.
 
     Args:
         server: without a rate limit, or it only proves that.
-        count: of requests to each endpoint.
+        count: of requests to each.
 
     Returns:
-        How many were answered how, and what must not be: `server_errors`, `tracebacks`, `past_a_cap`.
+        How many were answered how, and what must not be: `server_errors`, `tracebacks_shown`, `past_a_cap`.
     """
     before = server.log.count("Traceback")
     kinds: Counter[str] = Counter()
     examples: list[str] = []
-    endpoints = server.endpoints()
-    asked = itertools.chain(
-        (
-            (name, content, _sent(server, name, form, content))
-            for name, arguments in sorted(endpoints.items())
-            for form, content in malformed(name, arguments, count)
-        ),
-        ((f"{tab}/run", body, _run(server, tab, body)) for tab in RUN_BUTTONS for body in live_requests(tab, count)),
-    )
-    for where, content, answer in asked:
-        kind = judged(answer)
+    endpoints, pressed = server.endpoints(), forms(server.web.get("/config").json())
+    for request, answer in _asked(server, endpoints, list(pressed.values()), count):
+        kind = judged(answer, request.wrong is not None and request.wrong.beyond)
         kinds[kind] += 1
-        if kind in ("server_error", "traceback", "past_a_cap") and len(examples) < 20:
-            examples.append(f"{where} {str(content)[:160]}: {answer.status} {str(answer.value)[:160]}")
+        kinds["read"] += answer.begun or (kind == "refused" and is_read(answer))
+        kinds["jobs"] += answer.begun
+        if kind in ("server_error", "traceback", "past_a_cap") and len(examples) < 40:
+            examples.append(_told(request, answer))
     return {
-        "endpoints": len(endpoints) + len(RUN_BUTTONS),
-        "requests": sum(kinds.values()),
+        "endpoints": len(endpoints),
+        "buttons": len(pressed),
+        "requests": count * (len(endpoints) + len(pressed)),
+        "read": kinds["read"],
+        "jobs": kinds["jobs"],
         "refused": kinds["refused"],
         "answered": kinds["answered"],
         "server_errors": kinds["server_error"],
@@ -222,32 +147,81 @@ def run(server: Server, count: int = 500) -> dict[str, Any]:
     }
 
 
-def _sent(server: Server, endpoint: str, form: str, content: Any) -> Answer:
-    path = f"/gradio_api/call/{endpoint}"
-    if form == "body":
-        body, kind = content
-    else:
-        body, kind = json.dumps({"data": content}).encode(), "application/json"
+def _asked(
+    server: Server, endpoints: Mapping[str, int], pressed: Sequence[PageForm], count: int
+) -> Iterator[tuple[Malformed, Answer]]:
     import httpx
 
+    for name in sorted(endpoints):
+        for request in endpoint_malformed(name, count):
+            try:
+                yield request, _called(server, request)
+            except httpx.HTTPError as error:  # a connection that the server breaks off counts as a failure of its own
+                yield request, Answer(599, "", repr(error))
+    for form in pressed:
+        for request in form_malformed(form, count):
+            yield request, _pressed(server, form, request)
+
+
+def _called(server: Server, request: Malformed) -> Answer:
+    path, body, kind = f"/gradio_api/call/{request.where}", request.body, request.kind
+    if request.wrong is not None:
+        body, kind = json.dumps({"data": list(request.wrong.values.values())}).encode(), "application/json"
     headers = {"content-type": kind} if kind else {}
-    try:
-        return server.finish(endpoint, server.web.post(path, content=body, headers=headers), _LONGEST)
-    except httpx.HTTPError as error:  # a connection that the server breaks off counts as a failure of its own
-        return Answer(599, "", repr(error))
+    return server.finish(request.where, server.web.post(path, content=body, headers=headers), _LONGEST)
 
 
-def _run(server: Server, tab: str, body: bytes) -> Answer:
-    answer = server.web.post(f"/stepwise/{tab}/run", content=body, headers={"content-type": "application/json"})
-    return Answer(answer.status_code, "", answer.text)
+def _pressed(server: Server, form: PageForm, request: Malformed) -> Answer:
+    if request.wrong is None:
+        headers = {"content-type": "application/json"}
+        answer = server.web.post(f"/stepwise/{form.tab}/run", content=request.body, headers=headers)
+    else:
+        answer = press(server.web, form, list(request.wrong.values.values()))
+    if answer.status_code != 200 or "session" not in answer.json():
+        return Answer(answer.status_code, "", answer.text)
+    return _followed(server, form.tab, answer.json()["session"]["job"])
 
 
-def judged(answer: Answer) -> str:
+def _followed(server: Server, tab: str, job: str) -> Answer:
+    """What the page was told of a job at its end, as an endpoint would say it."""
+    files: set[str] = set()
+    until, stopped = time.monotonic() + _LONGEST, False
+    for said in events(server.web, tab, job):
+        files |= files_of(said)
+        if not stopped and time.monotonic() > until:
+            stopped = server.web.post(f"/stepwise/{tab}/jobs/{job}/stop").status_code == 200
+    failed = said["status"] in ("failed", "lost")
+    value = said["notice"] if failed else [{"status": said["status"], "images": [{"path": path} for path in files]}]
+    return Answer(200, "error" if failed else "complete", value, begun=True)
+
+
+def is_read(answer: Answer) -> bool:
+    """Whether a refusal is about a value, and not about the request as a whole."""
+    if not answer.value or (answer.event == "" and answer.status != 422):
+        return False
+    return not any(sentence in str(answer.value) for sentence in _UNREAD)
+
+
+def _told(request: Malformed, answer: Answer) -> str:
+    what = request.body[:80] if request.wrong is None else ", ".join(sorted(request.wrong.fields))
+    values = "" if request.wrong is None else str({k: v for k, v in request.wrong.values.items() if k != "picture"})[:200]
+    return f"{request.where} {what} {values}: {answer.status} {answer.event} {str(answer.value)[:200]}"
+
+
+def judged(answer: Answer, beyond: bool = False) -> str:
+    """ "server_error", "traceback", "past_a_cap", "refused" or "answered".
+
+    Args:
+        answer: to a request.
+        beyond: whether the request asked for more than a cap allows.
+    """
     told = answer.value if isinstance(answer.value, str) else json.dumps(answer.value, ensure_ascii=False)
-    if answer.status >= 500:
+    if answer.status >= 500 or any(sentence in told for sentence in BROKEN):
         return "server_error"
     if any(leak in told for leak in LEAKS):
         return "traceback"
+    if beyond and answer.begun:
+        return "past_a_cap"
     if answer.refused:
         return "refused"
     return "past_a_cap" if _past(answer.value) else "answered"
@@ -261,9 +235,23 @@ def _past(value: Any) -> bool:
     if not isinstance(result, dict):
         return False
     limits = Limits()
-    listed = len(result.get("results", ())) > 1000
+    images = result.get("images", ())
     return (
-        listed
-        or len(result.get("images", ())) > limits.max_batch + limits.max_cells
+        len(result.get("results", ())) > 1000
+        or len(images) > limits.max_batch + limits.max_cells
         or result.get("num_steps", 0) > (limits.max_steps * (limits.max_cells + 1))
+        or any(_too_large(Path(image["path"]), limits) for image in images if image.get("path"))
+    )
+
+
+def _too_large(path: Path, limits: Any) -> bool:
+    found = extent(path)
+    if found is None:
+        return False
+    pixels = found.width * found.height
+    return (
+        max(found.width, found.height) > limits.max_side
+        or found.frames > limits.max_frames
+        or pixels > limits.max_pixels
+        or pixels * found.frames > limits.max_clip_pixels
     )

@@ -80,7 +80,12 @@ def word_for(web: Any, form: PageForm, values: list[Any]) -> Any:
         values: of its fields.
     """
     body = {"data": values, "fn_index": form.reader, "session_hash": secrets.token_hex(6)}
-    return web.post("/gradio_api/run/predict", json=body)
+    return _posted(web, "/gradio_api/run/predict", body)
+
+
+def _posted(web: Any, path: str, body: Mapping[str, Any]) -> Any:
+    # Not the client's own JSON, which knows neither infinity nor half of a character.
+    return web.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
 
 
 def press(web: Any, form: PageForm, values: list[Any], owner: str = "page") -> Any:
@@ -98,7 +103,7 @@ def press(web: Any, form: PageForm, values: list[Any], owner: str = "page") -> A
         if not word:
             return read
         values = [word]
-    return web.post(f"/stepwise/{form.tab}/run", json={"values": values, "owner": owner})
+    return _posted(web, f"/stepwise/{form.tab}/run", {"values": values, "owner": owner})
 
 
 def events(web: Any, tab: str, job: str) -> Iterator[Mapping[str, Any]]:

@@ -32,11 +32,13 @@ class Answer:
         status: of HTTP.
         event: the last event's name, "complete", "error", or "generating" where it was stopped; "" without a stream.
         value: its data, or the sentence of a refusal.
+        begun: whether a job was made of the request.
     """
 
     status: int
     event: str
     value: Any
+    begun: bool = False
 
     @property
     def refused(self) -> bool:
@@ -80,20 +82,21 @@ class Server:
         """The end of a call that `begin` started; a job that runs longer than `within` seconds is stopped."""
         if began.status_code != 200:
             return Answer(began.status_code, "", began.text)
-        kind, told, until = "", "", time.monotonic() + within
+        kind, told, begun, until = "", "", False, time.monotonic() + within
         with self.web.stream("GET", f"/gradio_api/call/{name}/{began.json()['event_id']}") as stream:
             for line in stream.iter_lines():
                 if line.startswith("event: "):
                     kind = line.removeprefix("event: ")
                 elif line.startswith("data: "):
                     told = line.removeprefix("data: ")
+                    begun |= kind == "generating"
                     if kind == "generating" and time.monotonic() > until:
                         break
             status = stream.status_code
         value = _plain(told)
         if kind == "generating":
             self.call("cancel", value[0].get("job", ""))
-        return Answer(status, kind, value)
+        return Answer(status, kind, value, begun)
 
     def endpoints(self) -> dict[str, int]:
         """Name of every public endpoint to how many arguments it takes, as the server itself lists them."""

@@ -1,0 +1,86 @@
+"""What a result file holds: how large it is, and whether it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from studio.store_records import about
+
+__all__ = ["Extent", "extent", "is_whole"]
+
+_TABLES = (".csv", ".json", ".zip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """Pixels of a picture or clip.
+
+    Attributes:
+        width, height: of a frame.
+        frames: of a clip; 1 for a picture.
+    """
+
+    width: int
+    height: int
+    frames: int
+
+
+def extent(path: Path) -> Extent | None:
+    """What a result shows; None for a file without pixels.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    if path.suffix in _TABLES:
+        return None
+    if path.suffix == ".mp4":
+        return _decoded(path)
+    with Image.open(path) as opened:
+        return Extent(*opened.size, getattr(opened, "n_frames", 1))
+
+
+def _decoded(path: Path) -> Extent:
+    """An mp4, decoded to its last frame."""
+    import av  # what wrote the file
+
+    try:
+        with av.open(str(path)) as container:
+            stream, frames = container.streams.video[0], 0
+            for frame in container.decode(stream):
+                frames += 1
+                size = frame.width, frame.height
+            if not frames or frames != stream.frames:
+                raise ValueError(f"{frames} of {stream.frames} frames")
+            return Extent(*size, frames)
+    except av.error.FFmpegError as error:
+        raise ValueError(str(error)) from error
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a result decodes to its last byte and carries its settings, in it or beside it."""
+    try:
+        return _is_whole_picture(path) if path.suffix == ".png" else _is_whole_clip(path)
+    except (OSError, KeyError, ValueError, SyntaxError, EOFError):
+        return False
+
+
+def _is_whole_picture(path: Path) -> bool:
+    with Image.open(path) as picture:
+        picture.load()
+        return "parameters" in picture.info and json.loads(picture.info["stepwise"]) is not None
+
+
+def _is_whole_clip(path: Path) -> bool:
+    facts = json.loads(about(path).read_text(encoding="utf-8"))
+    wanted = json.loads(facts["metadata"])["animate"]["frames"]
+    if path.suffix == ".mp4":
+        return _decoded(path).frames == wanted
+    with Image.open(path) as clip:
+        for frame in range(clip.n_frames):
+            clip.seek(frame)
+            clip.load()
+        return clip.n_frames <= wanted  # equal frames one after another are stored as one that stays longer
