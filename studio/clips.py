@@ -15,12 +15,26 @@ from PIL import Image
 
 from pipelines.errors import SettingsError, StoreError
 
-__all__ = ["NO_MP4", "SUFFIXES", "check_format", "default_format", "encode_clip", "poster", "strip"]
+__all__ = [
+    "INSTALL_MP4",
+    "NO_MP4",
+    "SUFFIXES",
+    "check_format",
+    "decode_clip",
+    "default_format",
+    "encode_clip",
+    "poster",
+    "strip",
+]
 
 SUFFIXES = {"mp4": ".mp4", "webp": ".webp", "gif": ".gif"}
 _COMMAND = "pip install -r requirements-video.txt"
 MISSING = f"An mp4 needs the package PyAV, which is not installed: run `{_COMMAND}`, or choose webp or gif."
 NO_MP4 = f"The clip becomes a WebP. An mp4 needs the package PyAV: run `{_COMMAND}`."
+INSTALL_MP4 = f"MP4 needs the package PyAV: run `{_COMMAND}`."
+LARGEST_CLIP = 300_000_000
+"""Pixels of all frames together that are decoded at once: three bytes each."""
+
 _CRF = "18"
 _POSTER_SIDE, _STRIP_HEIGHT, _STRIP_GAP = 320, 96, 4
 
@@ -63,6 +77,57 @@ def encode_clip(frames: np.ndarray, fps: int, format: str, comment: str = "") ->
         return _animation(frames, fps, format, comment)
     except (OSError, ValueError) as error:
         raise StoreError(f"The clip cannot be written as {format} ({error}). Choose another format.") from error
+
+
+def decode_clip(path: Path) -> tuple[np.ndarray, int]:
+    """The frames (F, H, W, 3) uint8 of a stored clip, and its frames a second.
+
+    Args:
+        path: of an mp4 as `encode_clip` writes it, of a WebP or of a GIF.
+
+    Raises:
+        SettingsError: PyAV is wanted and not installed, or the clip is too large to be decoded at once.
+        StoreError: it cannot be read.
+    """
+    try:
+        return _decoded_mp4(path) if path.suffix == SUFFIXES["mp4"] else _decoded_animation(path)
+    except SettingsError:
+        raise
+    except Exception as error:  # decoders raise a dozen kinds on damaged files
+        raise StoreError(f"The clip {path.name} cannot be read ({error}). It may be damaged.") from error
+
+
+def _require_room(frames: int, width: int, height: int) -> None:
+    if frames * width * height > LARGEST_CLIP:
+        raise SettingsError(
+            f"The clip has {frames} frames of {width} × {height} pixels, more than are decoded at once. Take the file as it is."
+        )
+
+
+def _decoded_mp4(path: Path) -> tuple[np.ndarray, int]:
+    frames = []
+    with _av().open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        for frame in container.decode(stream):
+            _require_room(len(frames) + 1, frame.width, frame.height)
+            plain = frame.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG", dst_color_range="JPEG")
+            frames.append(plain.to_ndarray())
+        rate = round(float(stream.average_rate))
+    return np.stack(frames), max(1, rate)
+
+
+def _decoded_animation(path: Path) -> tuple[np.ndarray, int]:
+    frames, milliseconds = [], 0
+    with Image.open(path, formats=("WEBP", "GIF")) as picture:
+        count = getattr(picture, "n_frames", 1)
+        _require_room(count, *picture.size)
+        for number in range(count):
+            picture.seek(number)
+            picture.load()  # of a WebP the duration is known only then
+            frames.append(np.asarray(picture.convert("RGB")))
+            milliseconds += picture.info.get("duration", 0)
+    return np.stack(frames), max(1, round(1000 * count / milliseconds)) if milliseconds else 1
 
 
 def _even(frames: np.ndarray) -> np.ndarray:

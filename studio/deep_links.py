@@ -1,14 +1,15 @@
 """Links that open a tab with settings: `/?tab=compare&prompt=a+fox&num_inference_steps=20&sampler=ddim,eta%3D0.5`.
 
-Whoever follows a link did not write it: its settings pass the whitelist that those of a dropped picture pass, numbers
-are moved within the caps, a model is only named, and nothing runs before the person presses a button.
+Whoever follows a link did not write it: its settings pass the whitelist that those of a dropped picture pass, and those
+of the tab's own their tab's (studio.tab_settings); numbers are moved within the caps, a model is only named, and nothing
+runs before the person presses a button.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -17,17 +18,18 @@ import gradio as gr
 from pipelines.errors import StepwiseError
 from pipelines.types import METHODS, Request
 from studio import infotext, markup
-from studio.command_line import parse_choice
 from studio.controls import PLUMBING, elem_id
 from studio.form import FIXED, RANDOM, RequestForm
 from studio.infotext.embed import OUR_CHUNK
+from studio.tab_settings import accepted as accepted_own
+from studio.tab_settings import choice_text, read_choice, told
 from studio.untrusted_settings import accepted
 
 if TYPE_CHECKING:
     from studio.backend import Studio
-    from studio.shell import Shell
+    from studio.shell import Receiver, Shell
 
-__all__ = ["FIELDS", "Opened", "copy_link", "link", "opened", "wire"]
+__all__ = ["FIELDS", "Opened", "Own", "copy_link", "link", "opened", "wire"]
 
 FIELDS = (
     "prompt",
@@ -70,27 +72,28 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def link(tab: str, values: Mapping[str, Any]) -> str:
+def link(tab: str, values: Mapping[str, Any], own: Mapping[str, str] = {}, always: Iterable[str] = ()) -> str:
     """The link's part from its question mark on.
 
     Args:
         tab: key of the tab that it opens.
         values: fields of a Request; those as they are by default, and those that no link carries, are left out.
+        own: the tab's own settings as texts.
+        always: fields that are told though they are as by default, since the tab begins with others.
     """
-    plain = Request().to_json()
-    told = {name: values[name] for name in FIELDS if name in values and values[name] != plain[name]}
-    texts = {name: _text(value) if name in METHODS else str(value) for name, value in told.items()}
-    return "?" + urlencode({"tab": tab, **texts})
+    plain, always = Request().to_json(), set(always)
+    given = {name: values[name] for name in FIELDS if name in values and (name in always or values[name] != plain[name])}
+    texts = {name: choice_text(value) if name in METHODS else str(value) for name, value in given.items()}
+    return "?" + urlencode({"tab": tab, **texts, **own})
 
 
-def _text(choice: Mapping[str, Any]) -> str:
-    pairs = "".join(
-        f",{name}={json.dumps(value, ensure_ascii=False)}" for name, value in choice.items() if name != "key"
-    )
-    return f"{choice['key']}{pairs}"
-
-
-def opened(parameters: Mapping[str, str], studio: Studio, tabs: tuple[str, ...], model: str) -> Opened | None:
+def opened(
+    parameters: Mapping[str, str],
+    studio: Studio,
+    tabs: tuple[str, ...],
+    model: str,
+    receivers: Mapping[str, Receiver] = {},
+) -> Opened | None:
     """What the parameters of the page's address ask for.
 
     Args:
@@ -98,6 +101,7 @@ def opened(parameters: Mapping[str, str], studio: Studio, tabs: tuple[str, ...],
         studio: knows the caps and the models.
         tabs: keys of the page's tabs.
         model: key of the model that is chosen.
+        receivers: of the tabs, for the settings of their own.
 
     Returns:
         The tab and its values; None where the address names no tab of this page.
@@ -105,26 +109,40 @@ def opened(parameters: Mapping[str, str], studio: Studio, tabs: tuple[str, ...],
     tab = parameters.get("tab", "")
     if tab not in tabs:
         return None
-    if sum(len(parameters.get(name, "")) for name in FIELDS) > LONGEST:
+    receiver = receivers.get(tab)
+    settings = receiver.settings if receiver else {}
+    if sum(len(parameters.get(name, "")) for name in (*FIELDS, *settings)) > LONGEST:
         return Opened(tab, {}, (f"The link has more than {LONGEST} characters of settings. None were taken over.",))
-    told: dict[str, Any] = {name: parameters[name] for name in FIELDS if name in parameters}
+    own, notes = accepted_own(settings, parameters, model, texts=True)
+    values: Mapping[str, Any] = {}
+    if receiver is None or receiver.request:
+        values, more = _request(parameters, studio, model)
+        notes = [*more, *notes]
+    elif any(name in parameters for name in FIELDS):
+        notes.append("This tab takes no settings of a picture from a link.")
+    return Opened(tab, {**values, **({receiver.name: own} if own else {})}, tuple(notes))
+
+
+def _request(parameters: Mapping[str, str], studio: Studio, model: str) -> tuple[Mapping[str, Any], list[str]]:
+    """The fields of a Request that a link brings, checked, and a sentence for each thing that was not taken over."""
+    given: dict[str, Any] = {name: parameters[name] for name in FIELDS if name in parameters}
     notes: list[str] = []
-    if (named := told.pop("model", model)) != model:
+    if (named := given.pop("model", model)) != model:
         notes.append(f"The link names the model {named[:80]!r}: choose it yourself if you want it.")
-    for name in [name for name in METHODS if name in told]:
+    for name in [name for name in METHODS if name in given]:
         try:
-            told[name] = parse_choice(told[name])
+            given[name] = read_choice(given[name])
         except StepwiseError as error:
             notes.append(f"The {name} was not taken over. {error}")
-            del told[name]
-    restored = infotext.read_texts({OUR_CHUNK: json.dumps({"metadata": {"request": told}})})
+            del given[name]
+    restored = infotext.read_texts({OUR_CHUNK: json.dumps({"metadata": {"request": given}})})
     if restored is None:
-        return Opened(tab, {}, tuple(notes))
+        return {}, notes
     try:
         restored = accepted(restored, studio, model)
     except StepwiseError as error:
-        return Opened(tab, {}, (*notes, str(error)))
-    return Opened(tab, restored.values, (*notes, *restored.notes))
+        return {}, [*notes, str(error)]
+    return restored.values, [*notes, *restored.notes]
 
 
 def wire(studio: Studio, shell: Shell) -> None:
@@ -134,7 +152,7 @@ def wire(studio: Studio, shell: Shell) -> None:
     first = next(iter(studio.models())).key
 
     def show(request: gr.Request) -> Any:
-        found = opened(dict(request.query_params), studio, shell.tab_keys, first)
+        found = opened(dict(request.query_params), studio, shell.tab_keys, first, shell.receive)
         if found is None:
             return gr.skip()
         updates: dict[Any, Any] = {shell.tabs: gr.Tabs(selected=found.tab)}
@@ -153,13 +171,30 @@ def wire(studio: Studio, shell: Shell) -> None:
     shell.demo.load(lambda: None, **PLUMBING).then(show, outputs=outputs, **PLUMBING)
 
 
-def copy_link(form: RequestForm, tab: str, prefix: str) -> None:
-    """A button that copies a link to the form's settings, in the present layout context, once the form stands.
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A tab's own settings, as a link to it takes them.
+
+    Attributes:
+        inputs: the components that hold them.
+        values: from their data to the values by name; StepwiseError for what cannot be linked.
+        receiver: gives the tab's receiver, which is there when the page stands.
+    """
+
+    inputs: Callable[[], Iterable[Any]]
+    values: Callable[[dict[Any, Any]], Mapping[str, Any]]
+    receiver: Callable[[], Receiver]
+
+
+def copy_link(form: RequestForm | None, shell: Shell, tab: str, prefix: str, own: Own | None = None) -> None:
+    """A button that copies a link to the tab's settings, in the present layout context.
 
     Args:
-        form: of the tab.
+        form: of the tab; None for a tab without fields of a Request.
+        shell: the page; the button is connected when all of it stands.
         tab: its key.
         prefix: begins the ids.
+        own: the settings that are the tab's own.
     """
     button = gr.Button(
         "Copy link to these settings", size="sm", elem_id=elem_id(prefix, "link"), elem_classes="sw-send"
@@ -175,13 +210,37 @@ def copy_link(form: RequestForm, tab: str, prefix: str) -> None:
 
     def write(data: dict[Any, Any]) -> Any:
         try:
-            draft = form.draft(data)
-            values = form.request(draft)
+            return {shown: gr.update(value=_written(form, tab, own, data), visible=True)}
         except StepwiseError as error:
             return {shown: gr.update(value=str(error), visible=True)}
+
+    def connect() -> None:
+        inputs = {*(form.inputs if form else ()), *(own.inputs() if own else ())}
+        written = button.click(write, inputs=inputs, outputs={shown}, **PLUMBING)
+        written.then(None, inputs=[shown], outputs=[shown], js=_COPY, **PLUMBING)
+
+    shell.later(connect)
+
+
+def _written(form: RequestForm | None, tab: str, own: Own | None, data: dict[Any, Any]) -> str:
+    """The link to what stands on the page.
+
+    Raises:
+        StepwiseError: it cannot be read.
+    """
+    values: dict[str, Any] = {}
+    if form is not None:
+        draft = form.draft(data)
+        values = form.request(draft)
         if draft["seed_mode"] == RANDOM:
             del values["seed"]
-        return {shown: gr.update(value=link(tab, values), visible=True)}
+    texts = told(own.receiver().settings, own.values(data)) if own else {}
+    return link(tab, values, texts, _begun(form) if form else ())
 
-    written = button.click(write, inputs=form.inputs, outputs={shown}, **PLUMBING)
-    written.then(None, inputs=[shown], outputs=[shown], js=_COPY, **PLUMBING)
+
+def _begun(form: RequestForm) -> set[str]:
+    """The fields with which a form begins otherwise than a Request does."""
+    begun = form.request(form.draft({component: component.value for component in form.inputs}))
+    plain = Request().to_json()
+    # A fixed seed is always told: without one the link's reader would get a new one each time.
+    return {name for name in FIELDS if name in begun and begun[name] != plain[name]} | {"seed"}

@@ -87,6 +87,10 @@ class Shelf:
         self.kind.input(lambda search, kind: self.listed(search, kind, {}), [self.search, self.kind], **first)
         self.more.click(self.after, self.inputs, outputs=self.outputs, **PLUMBING)
 
+    def searched(self, data: Mapping[Any, Any]) -> dict[str, Any]:
+        """What is searched for, for a link."""
+        return {"search": data[self.search] or "", "kind": data[self.kind] or ""}
+
     def opened(self, own: Mapping[str, Any]) -> dict[Any, Any]:
         """The updates that show what a link searches for."""
         search, kind = own.get("search", ""), own.get("kind", "")

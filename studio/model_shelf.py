@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,17 @@ from pipelines.model_places import ModelPlaces
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["DOWNLOAD", "LOAD", "Errand", "ModelShelf", "Segment", "lora_row", "memory_of", "model_row"]
+__all__ = [
+    "DOWNLOAD",
+    "LOAD",
+    "Errand",
+    "ModelShelf",
+    "Segment",
+    "lora_row",
+    "memory_of",
+    "model_row",
+    "shelf_of",
+]
 
 MOST_AT_ONCE = 2
 LOAD, DOWNLOAD = "load", "download"
@@ -136,6 +147,12 @@ class ModelShelf:
         with self._lock:
             return self._errands.get(key)
 
+    def errands(self) -> list[dict[str, Any]]:
+        """The last load or download of each model, as plain values for programs."""
+        names = ("key", "what", "status", "stage", "done", "total", "message")
+        with self._lock:
+            return [{name: getattr(one, name) for name in names} for one in self._errands.values()]
+
     @property
     def busy(self) -> bool:
         """Whether anything is on its way."""
@@ -210,6 +227,16 @@ class ModelShelf:
             entry, self._variants(entry), errand.stop.is_set, lambda done, total: progress("Downloading", done, total)
         )
         loader.lora_files(entry.key, errand.stop.is_set, progress)
+
+
+_SHELVES: weakref.WeakKeyDictionary[Any, ModelShelf] = weakref.WeakKeyDictionary()
+_SHELVES_LOCK = threading.Lock()
+
+
+def shelf_of(studio: Studio) -> ModelShelf:
+    """The studio's one shelf, so that page and programs together load only a few models at a time."""
+    with _SHELVES_LOCK:
+        return _SHELVES.setdefault(studio, ModelShelf(weakref.proxy(studio)))
 
 
 def memory_of(studio: Studio) -> tuple[list[Segment], int]:

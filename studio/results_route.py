@@ -35,7 +35,7 @@ _KINDS = {".webp": "image/webp", ".mp4": "video/mp4", ".csv": "text/csv"}
 _HEADERS = {"content-security-policy": "sandbox", "cache-control": "private, no-cache"}
 """Opened as a page it runs no script; a cached one is asked for again, since it may have been deleted."""
 
-_TOKEN, _NAME = re.compile(r"[0-9a-f]{32}\Z"), re.compile(r"[\w-]{1,80}\.zip\Z", re.ASCII)
+_TOKEN, _NAME = re.compile(r"[0-9a-f]{32}\Z"), re.compile(r"[\w-]{1,80}\.(zip|mp4|webp|gif)\Z", re.ASCII)
 
 
 def address(result: str) -> str:
@@ -53,7 +53,7 @@ def address_of(store: Store, result: str) -> str | None:
 
 
 def archive_address(path: Path) -> str:
-    """Where an archive is fetched that lies in a folder of its own in the page's temporary folder."""
+    """Where an archive or an exported clip is fetched, which lies in a folder of its own in the page's temporary folder."""
     return f"stepwise/archives/{path.parent.name}/{path.name}"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipelines.catalog import shown
-from pipelines.errors import SettingsError
+from pipelines.errors import SettingsError, UnknownMethodError
 from pipelines.types import is_text, is_whole
 from studio.gallery_files import listed
-from studio.gallery_records import find
-from studio.model_shelf import ModelShelf, lora_row, memory_of, model_row
+from studio.gallery_records import existing, find
+from studio.model_shelf import DOWNLOAD, LOAD, lora_row, memory_of, model_row, shelf_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from studio.backend import Studio
     from studio.store import Record
 
-__all__ = ["MOST", "listed_models", "listed_results", "results"]
+__all__ = ["MOST", "change_models", "change_results", "listed_models", "listed_results", "results"]
 
 MOST = 1000
 """Results in one answer."""
@@ -58,13 +58,69 @@ def listed_results(
 
 def listed_models(studio: Studio) -> dict[str, Any]:
     """The catalogue, the LoRAs, and what is in memory, as plain values."""
-    shelf = ModelShelf(studio)
+    shelf = shelf_of(studio)
     segments, limit = memory_of(studio)
     rows = [dict(model_row(entry, shelf.here(entry), studio.loader.loaded(entry.key))) for entry in studio.models()]
     held = [{"models": list(one.models), "bytes": one.bytes, "in_use": one.in_use} for one in segments]
     return {
+        "on_their_way": shelf.errands(),
         "models": rows,
         "loras": [dict(lora_row(lora)) for lora in shelf.loras()],
         "folder": shown(studio.catalog.folder),
         "memory": {"limit_bytes": limit, "used_bytes": sum(one.bytes for one in segments), "held": held},
     }
+
+
+def change_results(studio: Studio, action: Any, ids: Any) -> dict[str, Any]:
+    """Delete results, which `restore` takes back as long as they lie in the trash, as the gallery's buttons do.
+
+    Args:
+        studio: for the store.
+        action: "delete" or "restore".
+        ids: of results; nothing else of them is looked at, no name and no path.
+
+    Returns:
+        The ids that were changed: those that already were as wished are left out, and so are those that exist no more.
+
+    Raises:
+        SettingsError: another action, or no such result.
+        StoreError: a file cannot be moved.
+    """
+    changes = {"delete": studio.store.delete, "restore": studio.store.restore}
+    if not isinstance(action, str) or action not in changes:
+        raise UnknownMethodError("action", action, changes)
+    away = action == "delete"
+    wanted = [record.id for record in existing(studio.store, ids) if (record.trashed is None) == away]
+    return {"action": action, "changed": [changes[action](one).id for one in wanted]}
+
+
+def change_models(studio: Studio, action: Any, model: Any = "") -> dict[str, Any]:
+    """Do what a card's button on the Models tab does; loads and downloads go on behind the answer, as there.
+
+    Args:
+        studio: catalogue and loader.
+        action: "load", "download", "cancel", "release" or "rescan".
+        model: key of the catalogue; no path and no address. Empty for "rescan".
+
+    Returns:
+        Whether something was done, and `listed_models` after it.
+
+    Raises:
+        SettingsError: another action, or no model of this key.
+        ModelError: it cannot be used, and why.
+        BusyError: enough are on their way.
+    """
+    shelf = shelf_of(studio)
+    changes = {
+        LOAD: lambda: bool(shelf.start(model, LOAD)),
+        DOWNLOAD: lambda: bool(shelf.start(model, DOWNLOAD)),
+        "cancel": lambda: shelf.cancel(studio.catalog[model].key),
+        "release": lambda: shelf.release(model),
+        "rescan": shelf.rescan,
+    }
+    if not isinstance(action, str) or action not in changes:
+        raise UnknownMethodError("action", action, changes)
+    if not isinstance(model, str):
+        raise SettingsError(f"model is {str(model)[:80]!r}, and must be a key of the catalogue.")
+    done = changes[action]()
+    return {"action": action, "done": done is None or done, **listed_models(studio)}

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from studio.api import animate, cancel, compare, convergence, edit, gallery, generate, learn, models, quantize
+from studio.api import (
+    animate,
+    cancel,
+    compare,
+    convergence,
+    edit,
+    gallery,
+    gallery_change,
+    generate,
+    learn,
+    models,
+    models_change,
+    quantize,
+)
 from studio.api.running import progress_of, results_of
 
 if TYPE_CHECKING:
@@ -31,7 +44,9 @@ ENDPOINTS: Mapping[ModuleType, Mapping[str, Any]] = {
     quantize: JOBS,
     learn: JOBS,
     gallery: LISTS,
+    gallery_change: LISTS,
     models: LISTS,
+    models_change: LISTS,
     cancel: {"queue": False},
 }
 

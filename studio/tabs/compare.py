@@ -14,7 +14,7 @@ from studio.comparison_grid import EMPTY, ComparisonGrid, table
 from studio.comparison_setup import ComparisonSetup
 from studio.controls import PLUMBING
 from studio.convergence_panel import ConvergencePanel, SchedulePanel
-from studio.deep_links import copy_link
+from studio.deep_links import Own, copy_link
 from studio.form import FIXED
 from studio.gallery_records import COMPARISON, SHARED
 from studio.jobs import Job, View
@@ -56,7 +56,9 @@ class CompareTab(RunningTab):
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self.setup.differences()
                 self.setup.shared()
-                copy_link(self.setup.form, KEY, "cmp")
+                own = Own(lambda: self.setup.inputs, lambda data: self.setup.values(self.setup.draft(data)),
+                          lambda: self.shell.receive[KEY])
+                copy_link(self.form, self.shell, KEY, "cmp", own)
         self._wire()
 
     # Layout.

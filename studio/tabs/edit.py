@@ -14,6 +14,7 @@ from pipelines.errors import SettingsError, StepwiseError
 from pipelines.inversions import INVERSIONS
 from studio import markup
 from studio.controls import PLUMBING, method_controls
+from studio.deep_links import Own, copy_link
 from studio.edit_stage import EditRenderer, build_edit_stage
 from studio.form import FIXED, RequestForm
 from studio.jobs import Job
@@ -110,6 +111,8 @@ class EditTab(RunningTab):
             form.loras()
         with gr.Column(visible=False):
             form.variation()
+        own = Own(lambda: self._linked_inputs, self._linked, lambda: self.shell.receive[KEY])
+        copy_link(form, self.shell, KEY, "edit", own)
         form.wire()
 
     # Events.
@@ -120,9 +123,15 @@ class EditTab(RunningTab):
         own = {self.source_prompt, self.fit, self.picture, self.mask, self.inversion_panel, self.mask_section}
         return {*self.edit.outputs, *self.inversion.outputs, *own}
 
+    @property
+    def _linked_inputs(self) -> set[Any]:
+        """What a link carries besides the form: all but the pictures."""
+        methods = {*self.edit.fields, self.edit.method, *self.inversion.fields, self.inversion.method}
+        return {*methods, self.source_prompt, self.fit}
+
     def _wire(self) -> None:
         methods = {*self.edit.fields, self.edit.method, *self.inversion.fields, self.inversion.method}
-        inputs = {*self.form.inputs, *methods, self.source_prompt, self.fit, self.picture, self.mask}
+        inputs = {*self.form.inputs, *self._linked_inputs, self.picture, self.mask}
         filled = {*self._own, *self.form.outputs}
         form = Form(inputs, self._read, filled, self._refilled, lambda: {self.mask: board_of(EXAMPLES[0].picture)})
         ready = ReadyForms()
@@ -194,9 +203,12 @@ class EditTab(RunningTab):
             return {self.mask: None, self.notice: markup.notice(str(error))}
         return {self.mask: board_of(picture), self.notice: ""}
 
-    def _draft(self, data: dict[Any, Any]) -> dict[str, Any]:
-        return {"form": self.form.draft(data), "edit": self.edit.choice(data), "inversion": self.inversion.choice(data),
+    def _linked(self, data: dict[Any, Any]) -> dict[str, Any]:
+        return {"edit": self.edit.choice(data), "inversion": self.inversion.choice(data),
                 "source_prompt": data[self.source_prompt], "fit": data[self.fit]}
+
+    def _draft(self, data: dict[Any, Any]) -> dict[str, Any]:
+        return {"form": self.form.draft(data), **self._linked(data)}
 
     def _values(self, draft: Mapping[str, Any], data: dict[Any, Any]) -> dict[str, Any]:
         """A draft as the task takes it, with picture and mask."""

@@ -15,7 +15,9 @@ from gradio.utils import get_upload_folder
 from pipelines.errors import SettingsError, StepwiseError
 from studio import gallery_markup as look
 from studio import markup
+from studio.clip_export import ClipExport
 from studio.controls import PLUMBING
+from studio.deep_links import Own, copy_link
 from studio.gallery_files import pack
 from studio.gallery_records import existing, model_label, reusable, without_model
 from studio.gallery_shelf import Shelf
@@ -58,6 +60,9 @@ class GalleryTab:
         with gr.Column(elem_classes="sw-gallery", elem_id="gal"):
             with gr.Row(elem_classes="sw-finder"):
                 self.shelf.finder()
+                inputs = [self.shelf.search, self.shelf.kind]
+                own = Own(lambda: inputs, self.shelf.searched, lambda: shell.receive[KEY])
+                copy_link(None, shell, KEY, "gal", own)
             with gr.Column(elem_classes="sw-found", min_width=0):
                 self._found()
             with gr.Column(elem_classes="sw-detail", min_width=0, visible=False, elem_id="gal-detail") as self.detail:
@@ -91,6 +96,7 @@ class GalleryTab:
                 )
                 for key in self.shell.receive
             }
+        self.clips = ClipExport("gal")
         with gr.Row(elem_classes="sw-acts"):
             self.remove_one = gr.Button("Delete", size="sm", min_width=0, elem_id="gal-delete-one")
             self.restore_one = gr.Button("Restore", size="sm", min_width=0, visible=False, elem_id="gal-restore-one")
@@ -100,10 +106,16 @@ class GalleryTab:
 
     def _wire(self) -> None:
         self._panel = [self.detail, self.whole, self.uses, self.remove_one, self.restore_one, self.opened]
+        self._panel += self.clips.outputs
         self._news = [self.told, self.notice, self.undo, self.undone]
         self.shelf.wire(self.tab)
+        shelf = self.shelf
+        self.shell.receive[KEY] = Receiver(
+            {shelf.search, *shelf.outputs}, lambda values: shelf.opened(values.get(KEY, {})), KEY, shelf.settings,
+            request=False)
         self.shelf.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
         self.close.click(self._closed, None, {self.detail, self.whole, self.opened}, **PLUMBING)
+        self.clips.wire([self.opened], lambda data: self.studio.store.get(data[self.opened]))
         self._wire_chosen()
         for key, button in self.sends.items():
             receiver = self.shell.receive[key]
@@ -148,6 +160,7 @@ class GalleryTab:
             self.uses: gr.update(visible=bool(self.sends) and reusable(record) is not None),
             self.remove_one: gr.update(visible=record.trashed is None),
             self.restore_one: gr.update(visible=record.trashed is not None),
+            **self.clips.updates(record),
         }
 
     def _compare(self, chosen: Any) -> dict[Any, Any]:
@@ -166,6 +179,7 @@ class GalleryTab:
             self.uses: hidden,
             self.remove_one: hidden,
             self.restore_one: hidden,
+            **self.clips.updates(None),
         }
 
     def _export(self, chosen: Any) -> dict[Any, Any]:

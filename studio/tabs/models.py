@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -12,8 +13,9 @@ from pipelines.errors import StepwiseError
 from studio import markup
 from studio import model_markup as look
 from studio.controls import PLUMBING
-from studio.model_shelf import DOWNLOAD, LOAD, ModelShelf, memory_of
-from studio.shell import Shell
+from studio.model_shelf import DOWNLOAD, LOAD, memory_of, shelf_of
+from studio.shell import Receiver, Shell
+from studio.tab_settings import OneOf, Setting
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -43,7 +45,7 @@ class ModelsTab:
     """
 
     def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell, self.shelf = studio, shell, ModelShelf(studio)
+        self.studio, self.shell, self.shelf = studio, shell, shelf_of(studio)
         self.tab = Context.block
         self.timer = gr.Timer(EVERY, active=False)
         with gr.Column(elem_classes="sw-catalogue", elem_id="mod"):
@@ -88,11 +90,22 @@ class ModelsTab:
             one.input(self._show, filters, outputs, **PLUMBING)
         self.timer.tick(self._tick, filters, {self.cards, self.memory, self.timer}, **PLUMBING)
         self.rescan.click(self._rescan, filters, {*outputs, self.notice}, **PLUMBING)
+        self.shell.receive[KEY] = Receiver({*filters, *outputs}, self._received, KEY, self._settings(), request=False)
         receiver = self.shell.receive.get(USED_IN)
         used = {*receiver.outputs, self.shell.tabs} if receiver else set()
         self.cards.click(self._act, filters, {*outputs, self.notice, *used}, **PLUMBING)
 
+    def _settings(self) -> dict[str, Setting]:
+        families = dict.fromkeys(entry.family for entry in self.studio.models())
+        offered = {"family": ["", *families], "kind": ["", *look.KINDS], "where": [key for _, key in WHERE]}
+        return {name: OneOf(name, lambda words=words: words) for name, words in offered.items()}
+
     # Handlers: each gives updates by component.
+
+    def _received(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+        """The filters that a link brings."""
+        own = {name: values.get(KEY, {}).get(name, "") for name in ("family", "kind", "where")}
+        return {**{getattr(self, name): value for name, value in own.items()}, **self._show(*own.values())}
 
     def _show(self, family: str, kind: str, where: str) -> dict[Any, Any]:
         folder = markup.escape(shown(self.studio.catalog.folder))

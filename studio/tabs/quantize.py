@@ -14,7 +14,7 @@ from pipelines.quantizers import QUANTIZERS, this_machine
 from pipelines.registry import NoSettings
 from studio import markup, presentation
 from studio.controls import PLUMBING, elem_id, settings_controls, settings_values
-from studio.deep_links import copy_link
+from studio.deep_links import Own, copy_link
 from studio.form import FIXED, RequestForm
 from studio.jobs import Job, JobStatus, View
 from studio.live import LiveTab, Parts
@@ -125,7 +125,8 @@ class QuantizeTab(RunningTab):
         with gr.Column(visible=False):
             form.variation()
             form.loras()
-        copy_link(form, KEY, "qz")
+        own = Own(lambda: self._own, self._linked, lambda: self.shell.receive[KEY])
+        copy_link(form, self.shell, KEY, "qz", own)
         form.wire()
 
     # Events.
@@ -168,6 +169,15 @@ class QuantizeTab(RunningTab):
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
+    def _linked(self, data: dict[Any, Any]) -> dict[str, Any]:
+        """The tab's own settings as the task takes them."""
+        settings = {
+            key: settings_values(components, data, QUANTIZERS[key].settings)
+            for key, components in self.settings.items()
+        }
+        variants = [{"key": key, **settings.get(key, {})} for key in data[self.variants]]
+        return {"variants": variants, "measure": data[self.measure], "peak": data[self.peak]}
+
     def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         draft = self.form.draft(data)
         own = {
@@ -179,10 +189,8 @@ class QuantizeTab(RunningTab):
                 for key, components in self.settings.items()
             },
         }
-        variants = [{"key": key, **own["settings"].get(key, {})} for key in own["variants"]]
         base = {**self.form.request(draft), "batch_size": 1, "loras": []}
-        values = {"base": base, "variants": variants, "measure": own["measure"], "peak": own["peak"]}
-        return {"form": draft, **own}, values
+        return {"form": draft, **own}, {"base": base, **self._linked(data)}
 
     def _refilled(self, draft: Any) -> dict[Any, Any]:
         """Component to update that shows a remembered draft; nothing for one that cannot be read."""

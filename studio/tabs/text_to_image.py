@@ -84,7 +84,7 @@ class TextToImageTab(RunningTab):
         with gr.Accordion("LoRA", open=False):
             form.loras()
         self.restore = build_restore("t2i")
-        copy_link(form, KEY, "t2i")
+        copy_link(form, self.shell, KEY, "t2i")
         form.wire()
 
     # Events.

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from pipelines.errors import StepwiseError
+from pipelines.errors import SettingsError, StepwiseError
 from pipelines.video import CLIP_FORMATS
 from pipelines.video_models import video_model
 from pipelines.videos import VIDEOS
+from studio.clip_export import ClipExport
 from studio.controls import PLUMBING, method_controls
+from studio.deep_links import Own, copy_link
 from studio.form import FIXED
 from studio.live import LiveTab
 from studio.shell import Receiver, Shell
@@ -25,6 +27,7 @@ from studio.video_stage import ClipRenderer, build_video_stage
 if TYPE_CHECKING:
     from pipelines.catalog import CatalogEntry
     from studio.backend import Studio
+    from studio.store import Record
 
 __all__ = ["KEY", "VideoTab", "build"]
 
@@ -52,6 +55,7 @@ class VideoTab(RunningTab):
             with gr.Column(elem_classes="sw-animated", min_width=0):
                 self.notice = gr.HTML(elem_id="vid-notice", elem_classes="sw-notices")
                 build_video_stage(KEY, self.root)
+                self.export = ClipExport("vid")
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self._settings()
         self._wire()
@@ -93,6 +97,8 @@ class VideoTab(RunningTab):
             form.loras()
         with gr.Column(visible=False):
             form.variation()
+        own = Own(lambda: self._inputs, self._linked, lambda: self.shell.receive[KEY])
+        copy_link(form, self.shell, KEY, "vid", own)
         for name in ("seed", "seed_mode", "num_inference_steps"):
             form.fields[name].value = EXAMPLES[0].draft["form"][name]
         form.fields["seed"].value = str(form.fields["seed"].value)
@@ -115,6 +121,10 @@ class VideoTab(RunningTab):
         form = Form(self._inputs, self._read, self._outputs, self._refilled)
         ended = self._wire_run(form, LiveTab(KEY, form.read, lambda job: ClipRenderer(self.studio, self.root, job)))
         ended.then(self._show_seed, inputs={self.session}, outputs={self.form.fields["seed"]}, **PLUMBING)
+        formats = {"inputs": {self.session}, "outputs": self.export.outputs, **PLUMBING}
+        ended.then(self._formats, **formats)
+        self.shell.demo.load(self._formats, **formats)
+        self.export.wire([self.session], self._clip)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
         model = self.form.fields["model"]
         planned = {model, self.clip.frames, self.clip.fps, self.form.fields["width"], self.form.fields["height"]}
@@ -153,6 +163,12 @@ class VideoTab(RunningTab):
             values["first_frame"] = first_frame(data[self.clip.picture])
             draft["first_frame"] = str(uploaded(data[self.clip.picture]))
         return draft, values
+
+    def _linked(self, data: dict[Any, Any]) -> dict[str, Any]:
+        """What a link carries besides the form: all but the first frame."""
+        plain = {name: data[component] for name, component in self.clip.plain.items()}
+        keys = {"keys": self.keys.keys(data)} if data[self.method.method] == WALK else {}
+        return {"method": self.method.choice(data), **plain, **keys}
 
     def _plan(self, data: dict[Any, Any]) -> dict[Any, Any]:
         fields = self.form.fields
@@ -206,6 +222,25 @@ class VideoTab(RunningTab):
         """The seed that was drawn, once the run is over: so that nobody's typing is overwritten while it lasts."""
         job = self._job(data[self.session])
         return {self.form.fields["seed"]: str(job.request.base.seed)} if job else gr.skip()
+
+    def _formats(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """What the finished clip can be saved as, once the run is over or the page was loaded again."""
+        try:
+            return self.export.updates(self._clip(data))
+        except StepwiseError:  # there is none, or it was deleted
+            return self.export.updates(None)
+
+    def _clip(self, data: dict[Any, Any]) -> Record:
+        """The clip of the job that the browser remembers.
+
+        Raises:
+            StepwiseError: there is none, or it was deleted.
+        """
+        job = self._job(data[self.session])
+        results = [result for cell in job.view().cells for result in cell.results] if job else []
+        if not results:
+            raise SettingsError("There is no finished clip here. Animate again, or look into the gallery.")
+        return self.studio.store.get(results[0])
 
     def _reuse_seed(self, data: dict[Any, Any]) -> Any:
         job = self._job(data[self.session])

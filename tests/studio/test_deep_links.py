@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
+from PIL import Image
+from tests.studio.page_forms import built, shown
 
 from pipelines.limits import Limits
 from pipelines.types import Request, Traits
+from studio.backend import Studio, StudioSettings
 from studio.deep_links import LONGEST, link, opened
 
 TABS = ("text_to_image", "compare", "edit", "gallery")
@@ -82,3 +85,167 @@ def test_what_no_link_carries_is_ignored(studio):
 def test_control_characters_do_not_get_through(studio):
     found = followed(studio, "?tab=edit&prompt=a%00b%1bc")
     assert found.values == {"prompt": "abc"}
+
+
+# Each tab's own settings.
+
+PICTURE = {
+    "prompt": "a fox & {a|b}, 100 %",
+    "num_inference_steps": 25,
+    "seed": 0,
+    "width": 64,
+    "height": 96,
+    "sampler": {"key": "ddim", "eta": 0.5},
+    "schedule": {"key": "hand_typed", "steps": "900, 500, 100"},
+    "guidance": {"key": "cfg", "guidance_scale": 7.5},
+}
+OWN = {
+    "text_to_image": {},
+    "edit": {
+        "edit": {"key": "reweight", "words": "fox=2, blue=0.5"},
+        "inversion": {"key": "edict", "strength": 0.7},
+        "source_prompt": "a cat; with, signs = & ü",
+        "fit": "resize",
+    },
+    "animate": {
+        "method": {"key": "walk", "loop": True, "easing": "linear"},
+        "frames": 31,
+        "fps": 7,
+        "format": "gif",
+        "keys": [{"prompt": 'a "cat", {x}', "seed": 2**60 + 1}, {"seed": 3}, {}],
+    },
+    "quantize": {"variants": [{"key": "int4", "group_size": 16}, {"key": "fp8"}], "measure": False, "peak": True},
+    "compare": {
+        "cells": [
+            {"sampler": "heun", "schedule": "karras", "num_inference_steps": 4},
+            {"sampler": "lms", "schedule": "uniform", "guidance.guidance_scale": 2.5},
+        ],
+        "equal": "steps",
+        "reference": False,
+        "reference_steps": 77,
+    },
+    "gallery": {"search": "fox & blue", "kind": "edit"},
+    "models": {"family": "flux", "kind": "image", "where": "hub"},
+}
+PREFIXES = {"text_to_image": "t2i", "compare": "cmp", "edit": "edit", "animate": "vid", "quantize": "qz", "gallery": "gal"}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    studio = Studio(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu"))
+    studio.store.save(Image.new("RGB", (8, 8)), {}, kind="edit")
+    yield studio
+    studio.close()
+
+
+@pytest.fixture(scope="module")
+def page(real):
+    return built(real)
+
+
+def standing(page, updates):
+    return shown({part for part in page.shell.demo.blocks.values() if hasattr(part, "value")}, updates)
+
+
+def read(page, key, data):
+    """What the tab would run, or, of a tab that runs nothing, what it shows."""
+    tab = page.tabs[key]
+    if key == "edit":
+        draft = tab._draft(data)
+        return {**draft, "form": tab.form.request(draft["form"])}
+    if key in ("gallery", "models"):
+        where = tab.shelf if key == "gallery" else tab
+        return {name: data[getattr(where, name)] for name in OWN[key]}
+    return tab._read(data)[1]
+
+
+def copied(page, key, data):
+    """The text that the tab's button copies."""
+    parts = {part.elem_id: part for part in page.shell.demo.blocks.values() if getattr(part, "elem_id", None)}
+    button, text = (parts[f"{PREFIXES[key]}-{name}"] for name in ("link", "link-text"))
+    pressed = next(one for one in page.shell.demo.fns.values() if (button._id, "click") in one.targets)
+    return pressed.fn({component: data[component] for component in pressed.inputs})[text]["value"]
+
+
+def opened_here(page, real, query):
+    parameters = dict(parse_qsl(query.lstrip("?"), keep_blank_values=True))
+    return opened(parameters, real, page.shell.tab_keys, "emoji", page.shell.receive)
+
+
+@pytest.mark.parametrize("key", PREFIXES)
+def test_the_copied_link_of_each_tab_brings_all_of_it_back(page, real, key):
+    receiver = page.shell.receive[key]
+    picture = {**PICTURE, "seed_mode": "fixed"} if receiver.request else {}
+    before = standing(page, receiver.updates({**picture, **({receiver.name: OWN[key]} if receiver.name else {})}))
+    query = copied(page, key, before)
+    assert query.startswith(f"?tab={key}")
+    found = opened_here(page, real, query)
+    assert found.notes == ()
+    seeded = {"seed_mode": "fixed"} if receiver.request else {}
+    after = standing(page, receiver.updates({**found.values, **seeded}))
+    assert read(page, key, after) == read(page, key, before)
+    assert {name: read(page, key, after)[name] for name in OWN[key]} == OWN[key]
+    assert not {"model", "picture", "mask", "first_frame", "loras", "keep"} & dict(parse_qsl(query[1:])).keys()
+
+
+def test_a_grids_axes_come_back_and_no_link_compares_models(page, real):
+    receiver, axes = page.shell.receive["compare"], {"x": {"field": "prompt", "values": "a fox | a cat, red"}}
+    before = standing(page, receiver.updates({"prompt": "a fox", "comparison": axes}))
+    found = opened_here(page, real, copied(page, "compare", before))
+    assert found.values["comparison"]["x"] == axes["x"] and "y" not in found.values["comparison"]
+    found = opened_here(page, real, "?tab=compare&x=model=emoji,sd15&y=sampler=heun")
+    assert "x" not in found.values["comparison"] and "chooses no model" in " ".join(found.notes)
+
+
+def test_the_models_filter_comes_from_a_link(page, real):
+    found = opened_here(page, real, "?" + urlencode({"tab": "models", **OWN["models"]}))
+    updates = page.shell.receive["models"].updates(found.values)
+    assert read(page, "models", standing(page, updates)) == OWN["models"]
+    assert "flux" in updates[page.tabs["models"].cards].lower()
+
+
+def test_a_link_searches_the_gallery(page, real):
+    shelf = page.tabs["gallery"].shelf
+    updates = page.shell.receive["gallery"].updates(opened_here(page, real, "?tab=gallery&kind=edit&search=").values)
+    assert 'class="sw-piece"' in updates[shelf.grid] and updates[shelf.kind]["value"] == "edit"
+    found = opened_here(page, real, "?tab=gallery&kind=edit&search=owl&prompt=a+fox")
+    assert "Nothing found" in page.shell.receive["gallery"].updates(found.values)[shelf.grid]
+    assert "prompt" not in found.values and "no settings of a picture" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    ("query", "values", "words"),
+    [
+        ("tab=animate&frames=10000", {"animate": {"frames": 257}}, "moved to 257"),
+        ("tab=animate&frames=NaN", {}, "not a whole number"),
+        ("tab=animate&fps=-3", {"animate": {"fps": 1}}, "moved to 1"),
+        ("tab=animate&format=../x", {}, "Unknown format"),
+        ("tab=animate&method=svd", {}, "does not fit"),
+        ("tab=animate&method=walk,frames_at_once=9999", {}, "method was not taken over"),
+        ("tab=animate&keys=" + "[" * 3000, {}, "cannot be read"),
+        ('tab=animate&keys=[{"seed":-1}]', {}, "not a whole number from 0"),
+        ('tab=animate&keys=[{"prompt":["x"]}]', {}, "must be a text"),
+        ("tab=edit&edit=dance", {}, "Unknown edit"),
+        ("tab=edit&edit=image_to_image,strength=9", {}, "from 0"),
+        ("tab=edit&inversion={", {}, "cannot be read"),
+        ("tab=edit&fit=/etc/passwd", {}, "Unknown way to fit"),
+        ("tab=quantize&variants=int8;int8,x=1", {}, "variants was not taken over"),
+        ("tab=quantize&variants=bnb_int8", {}, "does not fit"),
+        ("tab=quantize&measure=1", {}, "neither yes nor no"),
+        ("tab=compare&cells=[{},{}]&cells_=x", {"comparison": {"cells": [{}, {}]}}, ""),
+        ('tab=compare&cells=[{"model":"/x"},{}]', {"comparison": {"cells": [{}, {}]}}, "left out (model)"),
+        ('tab=compare&cells=[{"steps":1e9},{}]', {}, "Choose 1 to"),
+        ("tab=gallery&kind=x", {}, "Unknown kind of result"),
+        ("tab=models&where=http://127.0.0.1", {}, "Unknown where"),
+    ],
+)
+def test_a_tabs_own_settings_are_not_believed(page, real, query, values, words):
+    found = opened_here(page, real, f"?{query}")
+    assert found.values == values
+    assert words in " ".join(found.notes) and (words or not found.notes)
+
+
+def test_what_names_a_file_a_model_or_a_run_is_no_tabs_setting(page):
+    for receiver in page.shell.receive.values():
+        assert not {"model", "picture", "mask", "first_frame", "loras", "job", "keep", "run"} & receiver.settings.keys()

@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.errors import SettingsError, StoreError
 from pipelines.types import Request
 from studio import gallery_files, gallery_markup, gallery_shelf, shelves
+from studio.command_line import main
 from studio.gallery_files import pack, thumbnail
 from studio.gallery_records import find, reusable
 from studio.shell import Shell
@@ -221,6 +222,34 @@ def test_programs_get_plain_values_and_one_sentence_for_bad_ones(store):
             shelves.results(studio, **values)
     with pytest.raises(StoreError):
         shelves.results(studio, before="../../etc/passwd")
+
+
+def test_programs_delete_and_restore_by_id_alone(store):
+    studio = SimpleNamespace(store=store)
+    kept, gone = save(store, "a kept fox"), save(store, "a gone owl")
+    wild = [gone.id, gone.id, "../../etc/passwd", str(kept.path), {"path": "/etc/passwd"}, None]
+    assert shelves.change_results(studio, "delete", wild) == {"action": "delete", "changed": [gone.id]}
+    assert store.get(gone.id).trashed is not None and store.get(kept.id).trashed is None and kept.path.exists()
+    assert shelves.change_results(studio, "delete", [gone.id])["changed"] == []  # it is deleted already
+    assert shelves.change_results(studio, "restore", [gone.id, kept.id])["changed"] == [gone.id]
+    assert store.get(gone.id).trashed is None
+    for ids in (None, [], "x", ["../x"], {"a": 1}, 7):
+        with pytest.raises(SettingsError, match="Nothing is chosen"):
+            shelves.change_results(studio, "delete", ids)
+    for action in ("", "empty", "__del__", None, ["delete"]):
+        with pytest.raises(SettingsError, match="delete, restore"):
+            shelves.change_results(studio, action, [kept.id])
+
+
+def test_the_command_line_deletes_and_restores(store, tmp_path, capsys):
+    record = save(store)
+    folders = ["--outputs-folder", str(store.folder), "--models-folder", str(tmp_path / "models")]
+    for action, trashed in (("delete", True), ("restore", False)):
+        assert main([*folders, "gallery", f"--{action}", record.id]) == 0
+        assert capsys.readouterr().out.split() == [record.id]
+        assert (store.get(record.id).trashed is not None) is trashed
+    assert main([*folders, "gallery", "--delete", "../x"]) == 2
+    assert "Nothing is chosen" in capsys.readouterr().err
 
 
 @pytest.fixture

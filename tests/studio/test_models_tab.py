@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.catalog import Catalog, CatalogEntry
-from pipelines.errors import BusyError, ModelError, UnknownMethodError
+from pipelines.errors import BusyError, ModelError, SettingsError, UnknownMethodError
 from pipelines.loader import Loader
 from pipelines.model_cache import ModelCache
 from pipelines.model_places import ModelPlaces
 from studio import model_markup
 from studio.backend import Studio, StudioSettings
-from studio.model_shelf import ModelShelf, memory_of
-from studio.shelves import listed_models
+from studio.command_line import main
+from studio.model_shelf import ModelShelf, memory_of, shelf_of
+from studio.shelves import change_models, listed_models
 
 remote = pretended.remote
 
@@ -139,6 +140,60 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
         assert memory_of(studio)[0] == []
     finally:
         studio.close()
+
+
+def test_programs_do_what_the_buttons_do_on_the_pages_own_shelf(studio, hub):
+    told = change_models(studio, "download", "far")
+    assert told["done"] and told["action"] == "download" and told["models"]
+    errand = shelf_of(studio).errand("far")
+    assert ended(errand) == "done"
+    (way,) = listed_models(studio)["on_their_way"]
+    assert (way["key"], way["what"], way["status"], way["done"]) == ("far", "download", "done", way["total"])
+    hub.error = OSError("no network")
+    change_models(studio, "load", "far")
+    assert ended(shelf_of(studio).errand("far")) == "done"
+    assert change_models(studio, "release", "far")["memory"]["used_bytes"] == 0
+    assert change_models(studio, "cancel", "far")["done"] is False  # nothing is on its way
+    assert change_models(studio, "rescan")["on_their_way"] == []
+
+
+@pytest.mark.parametrize("action", ["load", "download", "cancel", "release"])
+@pytest.mark.parametrize(
+    "model", ["", "../x", "/etc/passwd", "http://127.0.0.1/x.safetensors", "someone/else", None, 7, ["far"], {"key": "far"}])
+def test_a_program_names_a_model_by_its_key_and_by_nothing_else(studio, hub, action, model):
+    with pytest.raises(SettingsError):
+        change_models(studio, action, model)
+    assert hub.fetched == [] and listed_models(studio)["on_their_way"] == []
+
+
+@pytest.mark.parametrize("action", ["", "delete", "__class__", None, ["load"], 3])
+def test_an_unknown_action_is_said(studio, action):
+    with pytest.raises(UnknownMethodError, match="load, download, cancel, release, rescan"):
+        change_models(studio, action, "far")
+
+
+def test_a_program_too_loads_only_a_few_at_a_time(hub, tmp_path):
+    go = threading.Event()
+    hub.files = lambda *_: go.wait(10) and (_ for _ in ()).throw(OSError("no network"))
+    few = FewModels([CatalogEntry(f"m{i}", f"M {i}", "sd", repository="someone/none") for i in range(3)], hub, tmp_path)
+    for key in ("m0", "m1"):
+        change_models(few, "download", key)
+    with pytest.raises(BusyError, match="2 models"):
+        change_models(few, "download", "m2")
+    with pytest.raises(BusyError, match="2 models"):
+        shelf_of(few).start("m2", "download")
+    assert change_models(few, "cancel", "m1")["done"]
+    go.set()
+    assert {ended(shelf_of(few).errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
+
+
+def test_the_command_line_loads_a_model_and_refuses_what_is_none(tmp_path, capsys):
+    folders = ["--outputs-folder", str(tmp_path / "out"), "--models-folder", str(tmp_path / "models")]
+    assert main([*folders, "models", "--load", "emoji"]) == 0
+    assert "Emoji 64 loads, and takes" in capsys.readouterr().out
+    for flag in ("--load", "--download"):
+        assert main([*folders, "models", flag, "../x"]) == 2
+        assert "Unknown model '../x'" in capsys.readouterr().err
 
 
 def test_names_are_text_and_never_html():
