@@ -133,18 +133,18 @@ class Query:
     Attributes:
         latents: (B, C, h, w).
         level: theirs.
-        timesteps: (B,), what the network is told in place of the level's own time; None tells it that.
+        told_levels: B levels whose times the network is told in place of the level's own; None tells it that one.
     """
 
     latents: torch.Tensor
     level: Level
-    timesteps: torch.Tensor | None = None
+    told_levels: tuple[Level, ...] | None = None
 
     @property
     def told(self) -> torch.Tensor:
         """(B,), float64: the time that the network is told for each row."""
-        if self.timesteps is not None:
-            return self.timesteps.double()
+        if self.told_levels is not None:
+            return torch.tensor([level.timestep for level in self.told_levels], dtype=torch.float64)
         return torch.full((len(self.latents),), float(self.level.timestep), dtype=torch.float64)
 
 
@@ -219,9 +219,18 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
             denoiser = asked[branch.owner][0]
             denoiser.evaluations += 1
             denoiser.seconds += spent * len(raw)
-            answers[branch.owner][branch.name] = Prediction(
-                raw, branch.query.latents, branch.query.level, branch.network.prediction_type)
+            answers[branch.owner][branch.name] = _answer(raw, branch.query, branch.network.prediction_type)
     return [guided(denoiser.guidance, answer) for (denoiser, _), answer in zip(asked, answers, strict=True)]
+
+
+def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:
+    """The prediction at the query's level. A network that was told other levels answers in the terms of those: what it
+    says of x0 or v becomes eps by their alpha and sigma, so that every form of network says the same."""
+    if query.told_levels is None or prediction_type == "epsilon":
+        return Prediction(raw, query.latents, query.level, prediction_type)
+    rows = zip(raw.split(1), query.latents.split(1), query.told_levels, strict=True)
+    noise = torch.cat([Prediction(one, latents, level, prediction_type).noise for one, latents, level in rows])
+    return Prediction(noise, query.latents, query.level, "epsilon")
 
 
 def guided(guidance: Guidance, branches: Mapping[str, Prediction]) -> Prediction:

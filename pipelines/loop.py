@@ -108,7 +108,7 @@ class _Cell:
         return Step(
             index=index, num_steps=len(levels) - 1, level=levels[index], next_level=levels[index + 1],
             latents=self.state.latents, denoised=self.state.denoised, evaluations=run.denoiser.evaluations,
-            seconds=self.own_seconds + run.denoiser.seconds)
+            seconds=self.own_seconds + run.denoiser.seconds, note=self.state.note)
 
     def answer(self, prediction: Prediction) -> Step | None:
         """The step that this prediction finished, if it did."""

@@ -203,6 +203,7 @@ class Step:
         denoised: (B, C, h, w), float32, the estimate of x0 that the step moved towards.
         evaluations: network evaluations per sample since the start, every guidance branch counted.
         seconds: wall time since the start, the network's and the sampler's, not the consumers'.
+        note: one sentence of the sampler's on the run so far, for the person; mostly empty.
     """
 
     index: int
@@ -213,6 +214,7 @@ class Step:
     denoised: torch.Tensor
     evaluations: int
     seconds: float
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,12 +48,14 @@ class State:
         denoised: (B, C, h, w), the last step's estimate of x0; None before the first step.
         history: earlier evaluations, newest first, as many as the sampler uses.
         memory: whatever else one sampler carries from step to step.
+        note: one sentence for the person on how the run has gone so far; empty where there is nothing to tell.
     """
 
     latents: torch.Tensor
     denoised: torch.Tensor | None = None
     history: tuple[Past, ...] = ()
     memory: tuple = ()
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.denoiser import Query
 from pipelines.registry import setting
-from pipelines.samplers.base import State, StepContext
+from pipelines.samplers.base import State, StepContext, Stepping
 from pipelines.samplers.wrapping import Wrapper
 from pipelines.schedule import Level, NoiseSchedule
 
@@ -56,18 +56,18 @@ class TimeShift(Wrapper):
     """The time-shift sampler over DDIM, PNDM or DPM-Solver++(2M).
 
     Only the time that the network is told changes; the solver's levels stay. A run's first evaluation is at its
-    own time, and of a step only the evaluation at its own level is shifted.
+    own time, and of a step only the evaluation at its own level is shifted. What the network says is read at the
+    time that it was told, so eps and v networks of the same quality give the same.
 
     The criterion takes the latents' variance for that of the noise alone. That holds where the data's variance is
     small; at unit variance, which scaled VAE latents nearly have, var(x) is near 1 at every time and the choice is
-    always the noisy end of the window: it is then a constant shift. `shift_count` tells how often a shifted time
+    always the noisy end of the window: it is then a constant shift. The run's note tells how often a shifted time
     was chosen.
 
     Source: Li et al., Alleviating exposure bias in diffusion models through sampling with shifted time steps,
     arXiv:2305.15583, the time-shift sampler; window 30 and cutoff 300 are the authors' for DPM-Solver.
     Differs: every sample has a time of its own, where the authors average the variance over the batch, so that the
-    batch size changes no picture. As the network is asked about another time than the latents', an eps and a v
-    network of the same quality give slightly different results.
+    batch size changes no picture.
     """
 
     empty = ShiftCount()
@@ -80,10 +80,18 @@ class TimeShift(Wrapper):
         level = query.level
         if self.window == 0 or context.index == 0 or level.timestep <= self.cutoff:
             return own, query
-        times = shifted_times(query.latents, level, self.window, context.noise_schedule)
-        shifted = int((times != level.timestep).sum())
+        times = shifted_times(query.latents, level, self.window, context.noise_schedule).tolist()
+        shifted = sum(time != level.timestep for time in times)
         own = ShiftCount(own.shifted + shifted, own.considered + len(times))
-        return own, dataclasses.replace(query, timesteps=times) if shifted else query
+        told = tuple(level if time == level.timestep else context.noise_schedule.at(time) for time in times)
+        return own, dataclasses.replace(query, told_levels=told) if shifted else query
+
+    def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
+        done = yield from super().step(state, level, next_level, context)
+        count = shift_count(done)
+        times = "time" if count.shifted == 1 else "times"
+        note = f"Time-Shift told the network another time {count.shifted} {times} of the {count.considered} it could."
+        return dataclasses.replace(done, note=note)
 
 
 def shift_count(state: State) -> ShiftCount:

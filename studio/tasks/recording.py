@@ -41,6 +41,9 @@ def _small(latents: torch.Tensor, family: Family) -> np.ndarray:
 
 @torch.no_grad()
 def record(job: Job, cell: int, step: Step, family: Family) -> None:
-    """Add a step to the job's cell."""
+    """Add a step to the job's cell; what the sampler has to say of the whole run joins the cell's note."""
     row = StepRow(step.index, step.next_level.sigma_ve, step.level.timestep, step.evaluations, step.seconds)
     job.add_step(cell, row, frame_of(step, family))
+    if step.note and step.index + 1 == step.num_steps:
+        said = job.view().cells[cell].note
+        job.update_cell(cell, note=f"{said} {step.note}".strip())

@@ -8,7 +8,9 @@ import pytest
 import torch
 from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, one_step, run_of
 
+from pipelines.denoiser import Prediction
 from pipelines.errors import MethodFitError
+from pipelines.loop import denoise
 from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.base import State, StepContext, interpolate
@@ -131,8 +133,29 @@ def test_only_the_networks_time_is_shifted():
     first = interpolate(run.denoiser.predict(run.latents, levels[0]), levels[1])
     time = shifted_times(first, levels[1], 30, schedule).item()
     assert time != 700
-    shifted = run.denoiser.predict(first, dataclasses.replace(levels[1], timestep=time))
+    told = run.denoiser.predict(first, schedule.at(time)).noise
+    shifted = Prediction(told, first, levels[1], "epsilon")
     torch.testing.assert_close(last_of(run).latents, interpolate(shifted, levels[2]), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("base", ["ddim", "pndm", "dpmpp_2m"])
+@pytest.mark.parametrize("form", ["sample", "v_prediction"])
+def test_every_form_of_network_is_shifted_alike(base, form):
+    latents = torch.linspace(-2, 2, 18, dtype=torch.float64).reshape(2, 1, 3, 3) * torch.tensor([1.0, 0.5]).reshape(2, 1, 1, 1)
+    one, other = (result("time_shift", {"base": base}, latents=latents, form=name) for name in ("epsilon", form))
+    assert one.note == other.note and " 0 times" not in one.note
+    torch.testing.assert_close(other.latents, one.latents, rtol=0, atol=1e-11)
+
+
+def test_the_run_tells_how_often_a_time_was_shifted():
+    levels = grid(CosineSchedule(), 10, high=950, low=50)
+    latents = torch.randn(1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    run = run_of(SAMPLERS["time_shift"].build({"cutoff": 400}), levels, CosineSchedule(), latents)
+    told = [step.note for step in denoise(run)]
+    considered = sum(level.timestep > 400 for level in levels[1:-1])
+    assert told[0] == "Time-Shift told the network another time 0 times of the 0 it could."
+    assert told[-1].endswith(f"of the {considered} it could.") and " 0 times" not in told[-1]
+    assert result("ddim", {}).note == ""
 
 
 def test_every_row_has_a_time_of_its_own_so_that_the_batch_changes_no_picture():

@@ -1,0 +1,43 @@
+"""What a sampler has to say of its run reaches the person: on the picture's figures and on a comparison's cell."""
+
+from __future__ import annotations
+
+import pytest
+
+from studio.backend import Studio, StudioSettings
+from studio.jobs import JobStatus
+from studio.stage import StageRenderer
+
+BASE = {"prompt": "a fox", "seed": 5, "num_inference_steps": 4, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
+SHIFTED = {**BASE, "sampler": "time_shift"}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studio")
+    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
+    yield studio
+    studio.close()
+
+
+def ran(studio, task, values):
+    job = studio.submit(task, values)
+    view = job.view()
+    while not view.status.final:
+        view = job.wait(view.version, 5)
+    assert view.status is JobStatus.DONE, view.message
+    return job, view
+
+
+def test_a_pictures_figures_tell_how_often_time_was_shifted(studio):
+    job, view = ran(studio, "text_to_image", SHIFTED)
+    assert view.cells[0].note.startswith("Time-Shift told the network another time ")
+    assert view.cells[0].note in StageRenderer(studio, "t", job)(view)["t-figures"]["html"]
+
+
+def test_a_cell_tells_it_after_what_it_has_to_tell_anyway(studio):
+    _, view = ran(studio, "compare", {"base": BASE, "cells": [{"sampler": "time_shift"}, {"sampler": "ddim"}],
+                                      "equal": "nfe", "reference": False})
+    first, second = (cell.note for cell in view.cells)
+    assert first.startswith("4 of 4 evaluations. Time-Shift told the network another time ")
+    assert second == "4 of 4 evaluations."
