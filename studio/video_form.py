@@ -25,7 +25,7 @@ from studio.presentation import duration, file_size
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["ClipForm", "plan_markup", "uploaded"]
+__all__ = ["ClipForm", "offered", "plan_markup", "uploaded"]
 
 
 class ClipForm(RequestForm):
@@ -46,6 +46,15 @@ class ClipForm(RequestForm):
     def _model_updates(self, entry: CatalogEntry) -> dict[Any, Any]:
         return {**super()._model_updates(entry), **self.beside(entry)}
 
+    def updates(self, values: Mapping[str, Any], current: str = "") -> dict[Any, Any]:
+        """As `RequestForm.updates`; a guidance rescale that the model's own pipeline does not take is hidden."""
+        updates = super().updates(values, current)
+        if named := self._entry(values.get("model")):
+            rescale = self.methods["guidance"].settings["cfg"]["guidance_rescale"]
+            takes = named.kind != "video" or named.pipeline == "AnimateDiffPipeline" or video_model(named).rescales
+            updates[rescale] = offered(takes, updates.get(rescale), 0.0)
+        return updates
+
     @property
     def models(self) -> list[CatalogEntry]:
         return [_complete(entry) for entry in self.studio.models() if VIDEOS.fitting(entry)]
@@ -53,6 +62,11 @@ class ClipForm(RequestForm):
     def entry(self, key: Any) -> CatalogEntry:
         """The catalogue's line of a model that is offered; the first for any other."""
         return self._entry(key) or self.first
+
+
+def offered(takes: bool, update: Any, unset: Any) -> dict[str, Any]:
+    """A field's update that also shows it, or hides it with the value that asks for nothing."""
+    return {**(update or gr.update()), "visible": takes, **({} if takes else {"value": unset})}
 
 
 def _complete(entry: CatalogEntry) -> CatalogEntry:

@@ -20,7 +20,7 @@ from studio.shell import Receiver, Shell
 from studio.tab_settings import Chosen, Keys, OneOf, Whole
 from studio.tabs.live import Form, RunningTab
 from studio.tabs.video_examples import EXAMPLES
-from studio.video_form import ClipChoices, ClipForm, first_frame, plan_markup, request_draft, uploaded
+from studio.video_form import ClipChoices, ClipForm, first_frame, offered, plan_markup, request_draft, uploaded
 from studio.video_keys import MOST, key_rows
 from studio.video_stage import ClipRenderer, build_video_stage
 
@@ -184,7 +184,10 @@ class VideoTab(RunningTab):
         """What a model brings beside the fields of its request: methods, frames, first frame, and keys for a walk."""
         chosen = method["key"] if method else VIDEOS.fitting(entry)[0].key
         walks = gr.update(visible=chosen == WALK)
-        return {**self.method.updates(method, entry), **self.clip.model_updates(entry), self.keys.section: walks}
+        updates = self.method.updates(method, entry)
+        true_scale = self.method.settings["pipeline"]["true_guidance_scale"]
+        updates[true_scale] = offered(video_model(entry).true_guidance, updates.get(true_scale), 1.0)
+        return {**updates, **self.clip.model_updates(entry), self.keys.section: walks}
 
     def updates(self, draft: Mapping[str, Any]) -> dict[Any, Any]:
         """Component to update that shows a draft, as `_read` makes it; a model that is gone leaves the present one.

@@ -1,0 +1,43 @@
+"""The Video tab offers a model's guidance as its pipeline reads it, and what is hidden is not sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.video_models import VIDEO_MODELS
+from studio.backend import Studio, StudioSettings
+from tests.studio.page_forms import built, read_after
+
+REQUEST = {"prompt": "a red fox", "guidance": {"key": "cfg", "guidance_scale": 5.0, "guidance_rescale": 0.4}}
+METHOD = {"key": "pipeline", "true_guidance_scale": 6.0}
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    studio = Studio(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu"))
+    yield built(studio).tabs["animate"]
+    studio.close()
+
+
+@pytest.mark.parametrize("model", ["wan21-1.3b", "ltx-video", "ltx-2", "hunyuan-video", "emoji", "animatediff"])
+def test_guidance_is_offered_as_the_pipeline_reads_it(tab, model):
+    entry = tab.form.entry(model)
+    assert entry.key == model
+    known = VIDEO_MODELS.get(entry.pipeline)
+    our_loop = model in ("emoji", "animatediff")
+    rescale = tab.form.methods["guidance"].settings["cfg"]["guidance_rescale"]
+    true = tab.method.settings["pipeline"]["true_guidance_scale"]
+    updates = tab.updates({"form": {"model": model}, "method": {"key": tab.method.table.fitting(entry)[0].key}})
+    assert updates[rescale]["visible"] == (our_loop or known.rescales)
+    assert updates[rescale]["value"] == (0.7 if model == "ltx-2" else 0)
+    assert updates[true]["visible"] == bool(known and known.true_guidance)
+
+
+@pytest.mark.parametrize("model", ["wan21-1.3b", "ltx-video", "hunyuan-video"])
+def test_what_is_hidden_is_not_sent(tab, model):
+    values = read_after(tab, tab.updates({"form": {"model": model, **REQUEST}, "method": METHOD}))
+    known = VIDEO_MODELS[tab.form.entry(model).pipeline]
+    assert values["base"]["guidance"].get("guidance_rescale", 0) == (0.4 if known.rescales else 0)
+    assert values["base"]["guidance"]["guidance_scale"] == 5.0
+    assert values["method"].get("true_guidance_scale", 1) == (6.0 if known.true_guidance else 1)
