@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
 from tests.pipelines.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 from tests.pipelines.tiny_videos import TINY_VIDEOS, tiny_animatediff, tiny_ltx, tiny_svd, tiny_wan
 
@@ -268,56 +269,84 @@ def test_more_frames_than_places_in_time_are_refused():
 # Every method and tiny model alike.
 
 CASES = {
-    "animatediff": (4, 32, False),
-    "svd": (3, 64, True),
-    "wan": (5, 32, False),
-    "ltx": (9, 64, False),
-    "ltx-picture": (9, 64, True),
+    "walk": ("walk", 3, 32, False),
+    "animatediff": ("animatediff", 4, 32, False),
+    "svd": ("svd", 3, 64, True),
+    "wan": ("pipeline", 5, 32, False),
+    "ltx": ("pipeline", 9, 64, False),
+    "ltx-picture": ("pipeline", 9, 64, True),
 }
+"""Name to method, frames, side, and whether it starts from a picture; at least one row for each line of the table."""
 
 
 @pytest.fixture(scope="module")
 def pipes():
-    return {name: make() for name, make in TINY_VIDEOS.items()}
+    return {"walk": tiny_sd(), **{name: make() for name, make in TINY_VIDEOS.items()}}
 
 
 def case(name, pipes):
-    frames, side, with_picture = CASES[name]
+    """A pipeline, what a method makes of it as the model, the method, and a clip to make."""
+    key, frames, side, with_picture = CASES[name]
     pipe = pipes[name.partition("-")[0]]
     pixels = np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8) if with_picture else None
     base = BASE.replace(width=side, height=side, num_inference_steps=2)
-    entry = CatalogEntry("tiny", "Tiny", "stock", kind="video", pipeline=type(pipe).__name__)
-    return pipe, fitting_videos(entry)[0].build(), VideoJob((base,), frames, 8, pixels)
+    keys = (base, base.replace(**OTHER)) if key == "walk" else (base,)
+    model = family_of(pipe.components) if key == "walk" else StockPipeline(pipe)
+    settings = {"frames_at_once": 2} if key == "walk" else {}
+    return pipe, model, VIDEOS[key].build(settings), VideoJob(keys, frames, 8, pixels)
+
+
+def made(method, job, model):
+    """The steps of a whole run, and its frames."""
+    events = list(method.run(job, model, lambda: False))
+    assert isinstance(events[-1], ClipFrames)
+    frames = np.concatenate([event.pictures for event in events if isinstance(event, ClipFrames)])
+    return [event for event in events if isinstance(event, ClipStep)], frames
+
+
+def network_of(pipe):
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
+def test_every_method_of_the_table_has_a_case_and_fits_its_model(pipes):
+    assert {key for key, *_ in CASES.values()} == set(VIDEOS)
+    for name, (key, *_) in CASES.items():
+        kind = {"family": "sd"} if key == "walk" else {"family": "stock", "kind": "video"}
+        entry = CatalogEntry("tiny", "Tiny", **kind, pipeline=type(pipes[name.partition("-")[0]]).__name__)
+        assert fitting_videos(entry)[0].key == key
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_video_model_gives_steps_and_all_frames_and_comes_back_unchanged(name, pipes):
-    pipe, method, job = case(name, pipes)
-    before = weights(pipe)
-    *steps, last = method.run(job, StockPipeline(pipe), lambda: False)
-    assert [step.index for step in steps] == [0, 1] == list(range(method.num_steps(job)))
+def test_every_video_method_gives_steps_and_all_frames_and_the_same_again(name, pipes):
+    _, model, method, job = case(name, pipes)
+    steps, frames = made(method, job, model)
+    assert [step.index for step in steps] == list(range(method.num_steps(job)))
     assert all(step.noisy.ndim == 4 and step.noisy.shape[-1] == 3 and len(step.noisy) <= 8 for step in steps)
-    assert last.pictures.dtype == np.uint8 and last.pictures.shape == (job.frames, job.base.height, job.base.width, 3)
-    again = list(method.run(job, StockPipeline(pipe), lambda: False))[-1]
-    assert np.array_equal(again.pictures, last.pictures)
-    with pytest.raises(Cancelled):
-        list(method.run(job, StockPipeline(pipe), lambda: True))
-    seen = []
-    with pytest.raises(Cancelled):
-        for event in method.run(job, StockPipeline(pipe), lambda: len(seen) > 0):
-            seen.append(event)
-    assert all(isinstance(event, ClipStep) for event in seen)
-    with pytest.raises((SettingsError, ValueError)):
-        list(
-            method.run(dataclasses.replace(job, keys=(job.base.replace(width=33),)), StockPipeline(pipe), lambda: False)
-        )
-    after = weights(pipe)
-    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
-    assert np.array_equal(list(method.run(job, StockPipeline(pipe), lambda: False))[-1].pictures, last.pictures)
+    assert frames.dtype == np.uint8 and frames.shape == (job.frames, job.base.height, job.base.width, 3)
+    assert np.array_equal(made(method, job, model)[1], frames)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("end", ["at once", "cancel", "error"])
+def test_a_video_method_that_is_left_in_the_middle_leaves_the_model_as_it_was(name, end, pipes):
+    pipe, model, method, job = case(name, pipes)
+    network, seen = network_of(pipe), []
+    with broken_at(network, 0) as calls:
+        _, frames = made(method, job, model)
+    before, parts = state_of(network), weights(pipe)
+    with broken_at(network, len(calls) if end == "error" else 0):  # the last call: in the middle of the last step
+        with pytest.raises(RuntimeError if end == "error" else Cancelled, match="broken" if end == "error" else None):
+            for event in method.run(job, model, lambda: end == "at once" or (end == "cancel" and bool(seen))):
+                seen.append(event)
+    assert all(isinstance(event, ClipStep) for event in seen) or name == "walk"
+    assert len(seen) >= (0 if end == "at once" else 1)
+    assert_unchanged(network, before)
+    assert weights(pipe).keys() == parts.keys() and all(torch.equal(now, parts[key]) for key, now in weights(pipe).items())
+    assert np.array_equal(made(method, job, model)[1], frames)
 
 
 def test_the_first_frame_decides_the_clip(pipes):
-    pipe, method, job = case("ltx-picture", pipes)
+    pipe, _, method, job = case("ltx-picture", pipes)
     clips = [
         list(method.run(dataclasses.replace(job, first_frame=pixels), StockPipeline(pipe), lambda: False))[-1].pictures
         for pixels in (None, np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8))
@@ -326,7 +355,7 @@ def test_the_first_frame_decides_the_clip(pipes):
 
 
 def test_settings_reach_the_pipeline(pipes):
-    pipe, _, job = case("svd", pipes)
+    pipe, _, _, job = case("svd", pipes)
     clips = [
         list(VIDEOS["svd"].build(settings).run(job, StockPipeline(pipe), lambda: False))[-1].pictures
         for settings in ({}, {"motion_bucket_id": 255})
