@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
+from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
 from tests.pipelines.tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 
 from pipelines.denoiser import Cancelled
@@ -73,19 +74,6 @@ def edited(family, request, cancelled=lambda: False):
         return editing, trajectory, list(denoise(run))
 
 
-def state_of(network):
-    return [(name, id(layer.processor)) for name, layer in attention_layers(network).items()], [
-        (name, tensor.clone()) for name, tensor in network.state_dict().items()
-    ]
-
-
-def assert_unchanged(network, before):
-    processors, weights = state_of(network)
-    assert processors == before[0]
-    for (name, now), (_, then) in zip(weights, before[1], strict=True):
-        assert torch.equal(now, then), name
-
-
 # Every edit, from the table.
 
 
@@ -101,7 +89,7 @@ def test_every_edit_with_every_inversion_leaves_the_network_unchanged(family, pi
 
 
 @pytest.mark.parametrize("edit", list(EDITS))
-def test_a_cancel_and_an_error_leave_the_network_unchanged(family, picture, mask, edit, monkeypatch):
+def test_a_cancel_and_an_error_leave_the_network_unchanged(family, picture, mask, edit):
     before, asked = state_of(family.network), []
     stop_at = 6 if EDITS[edit].build().inverts else 1  # in the middle of the way down
 
@@ -112,18 +100,9 @@ def test_a_cancel_and_an_error_leave_the_network_unchanged(family, picture, mask
     with pytest.raises(Cancelled):
         edited(family, request_of(picture, edit, mask), cancelled)
     assert_unchanged(family.network, before)
-    calls, whole = [], family.network.conv_out.forward
-
-    def breaks(*args):
-        calls.append(1)
-        if len(calls) > stop_at:
-            raise RuntimeError("broken")
-        return whole(*args)
-
-    monkeypatch.setattr(family.network.conv_out, "forward", breaks)
-    with pytest.raises(RuntimeError, match="broken"):
+    # Inside of it, where an edit's attention is open.
+    with broken_at(family.network.conv_out, stop_at + 1), pytest.raises(RuntimeError, match="broken"):
         edited(family, request_of(picture, edit, mask))
-    monkeypatch.undo()
     assert_unchanged(family.network, before)
 
 
