@@ -16,6 +16,7 @@ from pipelines.schedules.learned import Learned, LearnedSettings
 from pipelines.schedules.quadratic import DenseAtHighNoise, DenseSettings, Quadratic, QuadraticSettings
 from pipelines.schedules.shift import Shift, ShiftSettings
 from pipelines.schedules.uniform import Uniform, UniformSettings
+from pipelines.schedules.uniform_lambda import UniformLambda, UniformLambdaSettings, fits_uniform_lambda
 from pipelines.types import Choice, Request
 
 __all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled"]
@@ -29,7 +30,10 @@ SCHEDULES = Table("schedule", [
            help="More steps at high noise, where the composition is made."),
     Method("exponential", "Exponential", Exponential, ExponentialSettings,
            paper="Lu et al., DPM-Solver, arXiv:2206.00927",
-           help="Uniform in lambda: equal distances in the logarithm of signal to noise, many steps at low noise."),
+           help="Equal ratios of noise, many steps at low noise; on diffusion models this is uniform in lambda."),
+    Method("uniform_lambda", "Uniform in lambda", UniformLambda, UniformLambdaSettings, fit=fits_uniform_lambda,
+           paper="Lu et al., DPM-Solver, arXiv:2206.00927",
+           help="For flow models: equal distances in the logarithm of signal to noise, many steps at both ends."),
     Method("beta", "Beta", Beta, BetaSettings, paper="Lee et al., Beta sampling, arXiv:2407.12173",
            help="More steps at both ends, few in the middle."),
     Method("quadratic", "Quadratic", Quadratic, QuadraticSettings, paper="Song et al., DDIM, arXiv:2010.02502",

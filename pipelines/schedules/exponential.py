@@ -1,4 +1,4 @@
-"""Equal distances in lambda, the logarithm of the signal-to-noise ratio."""
+"""Equal ratios of noise: on a diffusion model equal distances in lambda, half the log of the signal-to-noise ratio."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.registry import setting
 from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.schedules.noise_range import flow_sigma, noise_ends
 from pipelines.schedules.uniform import require_descending
 
 __all__ = ["Exponential", "ExponentialSettings", "geometric_sigmas"]
@@ -30,24 +31,28 @@ def geometric_sigmas(sigma_min: float, sigma_max: float, num: int) -> np.ndarray
 
 
 class Exponential:
-    """Equal distances in ln(sigma / alpha) = -lambda, which is both k-diffusion's exponential and uniform lambda.
+    """Equal distances in ln(sigma / alpha) = -lambda, which on a diffusion model is both k-diffusion's exponential and
+    uniform lambda.
 
     Source: Lu et al., DPM-Solver, arXiv:2206.00927, section 4.1 (uniform in lambda); k-diffusion's
     `get_sigmas_exponential`.
     Differs: for a flow model, whose lambda is infinite at the start, the logarithm is that of the flow's own sigma
-    between 1 and 1 / T, as diffusers takes it.
+    by default between 1 and 1 / T, as diffusers takes it. `UniformLambda` is the other of the two there.
     """
 
     def __init__(self, settings: ExponentialSettings = ExponentialSettings()):
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean."""
+        """N + 1 descending levels, the last clean.
+
+        Raises:
+            SettingsError: an end of the noise that the model does not have.
+        """
         total = noise_schedule.num_train_timesteps
+        low, high = noise_ends(noise_schedule, self.settings.sigma_min, self.settings.sigma_max, "Exponential")
         if isinstance(noise_schedule, FlowSchedule):
-            sigmas = geometric_sigmas(1 / total, 1.0, num_inference_steps)
+            sigmas = geometric_sigmas(flow_sigma(low), flow_sigma(high), num_inference_steps)
             return require_descending([*(noise_schedule.at(float(sigma) * total) for sigma in sigmas), CLEAN])
-        low = self.settings.sigma_min or noise_schedule.at(0).sigma_ve
-        high = min(self.settings.sigma_max or math.inf, noise_schedule.at(total - 1).sigma_ve)
         sigmas = geometric_sigmas(low, high, num_inference_steps)
         return require_descending([*(noise_schedule.at_sigma_ve(float(sigma)) for sigma in sigmas), CLEAN])

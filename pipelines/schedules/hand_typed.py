@@ -9,12 +9,14 @@ import re
 from pipelines.errors import SettingsError
 from pipelines.registry import setting
 from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
-from pipelines.schedules.uniform import Uniform
 
 __all__ = ["HandTyped", "HandTypedSettings", "parsed_numbers"]
 
 _MOST = 1000
 """Numbers read from a list: as many as a model has time steps."""
+
+_ROUNDED = 0.01
+"""Of a sigma at the model's own ends, how far beyond it may be typed."""
 
 
 def parsed_numbers(text: str) -> list[float]:
@@ -42,7 +44,7 @@ def parsed_numbers(text: str) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class HandTypedSettings:
-    values: str = setting("", "Numbers from high noise to low, one a step, blanks or commas between; empty is uniform.",
+    values: str = setting("", "Numbers from high noise to low, one a step, blanks or commas between.",
                           label="levels")
     unit: str = setting("time steps", "The network's time, or sigma / alpha (of a flow model its own sigma).",
                         choices=("time steps", "sigmas"))
@@ -54,7 +56,8 @@ class HandTypedSettings:
 class HandTyped:
     """The typed levels as they are, and the clean end, which is not typed (a last 0 among sigmas is left out).
 
-    An empty list is the uniform schedule. The list has as many numbers as the run has steps.
+    The list has as many numbers as the run has steps. An empty one is refused when a run asks for its levels, not
+    before: the page shows it until something is typed.
 
     Source: the custom `timesteps` and `sigmas` of diffusers' pipelines, which its Euler and DPM-Solver schedulers
     take and its DDIM, PNDM, DEIS and SA-Solver schedulers do not; here every sampler takes them.
@@ -67,11 +70,12 @@ class HandTyped:
         """N + 1 descending levels, the last clean.
 
         Raises:
-            SettingsError: unsorted, repeated or out-of-range numbers, or not as many as steps.
+            SettingsError: no, unsorted, repeated or out-of-range numbers, or not as many as steps.
         """
         numbers = self.numbers
         if not numbers:
-            return Uniform().levels(noise_schedule, num_inference_steps)
+            raise SettingsError(f"The list of levels is empty. Type {num_inference_steps} {self.unit} from high to low, or choose "
+                                "another schedule.")
         if len(numbers) > 1 and numbers[-1] == 0 and self.unit == "sigmas":
             numbers = numbers[:-1]
         self._require_sorted(numbers)
@@ -99,8 +103,10 @@ class HandTyped:
 
     def _require_range(self, numbers: list[float], noise_schedule: NoiseSchedule) -> None:
         low, high = self._range(noise_schedule)
+        # A diffusion model's ends have many digits; as a person copies them, with three, they are the ends still.
+        slack = _ROUNDED if self.unit == "sigmas" and not isinstance(noise_schedule, FlowSchedule) else 0.0
         for number in numbers:
-            if not low <= number <= high:
+            if not low * (1 - slack) <= number <= high * (1 + slack):
                 raise SettingsError(
                     f"The list of {self.unit} has {number:g}. This model's go from {low:.4g} to {high:.6g}.")
 
@@ -109,4 +115,4 @@ class HandTyped:
         flow = isinstance(noise_schedule, FlowSchedule)
         if self.unit == "time steps":
             return (1e-3 if flow else 0.0), last
-        return (1e-6, 1.0) if flow else (1e-3, noise_schedule.at(last).sigma_ve + 5e-3)
+        return (1e-6, 1.0) if flow else (noise_schedule.at(0).sigma_ve, noise_schedule.at(last).sigma_ve)

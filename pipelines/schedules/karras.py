@@ -8,6 +8,7 @@ import numpy as np
 
 from pipelines.registry import setting
 from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.schedules.noise_range import flow_sigma, noise_ends
 from pipelines.schedules.uniform import require_descending
 
 __all__ = ["Karras", "KarrasSettings", "karras_ramp"]
@@ -34,19 +35,22 @@ class Karras:
     """Equal distances in sigma^(1/rho).
 
     Differs: for a flow model, whose sigma / alpha is infinite at the start, the ramp is taken in the flow's
-    own sigma between 1 and 1 / T, as diffusers does.
+    own sigma, by default between 1 and 1 / T, as diffusers does.
     """
 
     def __init__(self, settings: KarrasSettings = KarrasSettings()):
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean."""
+        """N + 1 descending levels, the last clean.
+
+        Raises:
+            SettingsError: an end of the noise that the model does not have.
+        """
         s, total = self.settings, noise_schedule.num_train_timesteps
+        low, high = noise_ends(noise_schedule, s.sigma_min, s.sigma_max, "Karras")
         if isinstance(noise_schedule, FlowSchedule):
-            sigmas = karras_ramp(1 / total, 1.0, num_inference_steps, s.rho)
+            sigmas = karras_ramp(flow_sigma(low), flow_sigma(high), num_inference_steps, s.rho)
             return require_descending([*(noise_schedule.at(float(sigma) * total) for sigma in sigmas), CLEAN])
-        low = s.sigma_min or noise_schedule.at(0).sigma_ve
-        high = min(s.sigma_max or float("inf"), noise_schedule.at(total - 1).sigma_ve)
         sigmas = karras_ramp(low, high, num_inference_steps, s.rho)
         return require_descending([*(noise_schedule.at_sigma_ve(float(sigma)) for sigma in sigmas), CLEAN])

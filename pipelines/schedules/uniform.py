@@ -63,9 +63,14 @@ class Uniform:
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last as `final` says."""
+        """N + 1 descending levels, the last as `final` says.
+
+        Raises:
+            SettingsError: an end or a spacing that a flow model does not have.
+        """
+        if isinstance(noise_schedule, FlowSchedule) and self.settings.final == "first":
+            raise SettingsError("Uniform: a flow model's first training level is the clean end itself. Choose 'zero' for where it ends.")
         times = uniform_times(noise_schedule, num_inference_steps, self.settings.spacing)
         levels = [noise_schedule.at(float(time)) for time in times]
-        first_trained = self.settings.final == "first" and not isinstance(noise_schedule, FlowSchedule)
-        end = noise_schedule.at(0) if first_trained and levels[-1].timestep > 0 else CLEAN
+        end = noise_schedule.at(0) if self.settings.final == "first" and levels[-1].timestep > 0 else CLEAN
         return require_descending([*levels, end])

@@ -23,8 +23,8 @@ SD = DiscreteSchedule(np.cumprod(1 - BETAS), steps_offset=1)
 FLOW = FlowSchedule(shift=3.0)
 OF = {"sd": SD, "flow": FLOW}
 TRAITS = {"sd": Traits("sd", "epsilon", "unet"), "flow": Traits("sd3", "flow", "transformer")}
-GENERAL = [method for method in SCHEDULES.values() if method.key != "learned"]
-"""All but the learned ones, which are for one run each (test_learned.py)."""
+GENERAL = [method for method in SCHEDULES.values() if method.key not in ("learned", "hand_typed")]
+"""All but the learned ones, which are for one run each (test_learned.py), and what a person has to type."""
 
 FITTING = [(name, method.key) for name in OF for method in GENERAL if not method.fit(TRAITS[name])]
 
@@ -36,7 +36,7 @@ def test_levels_descend_from_noise_to_clean(name, key, count):
     assert len(levels) == count + 1
     assert levels[-1] == CLEAN
     assert all(later.sigma_ve < earlier.sigma_ve for earlier, later in zip(levels, levels[1:], strict=False))
-    assert levels[0].timestep == pytest.approx(999 if name == "sd" else 1000)
+    assert levels[0].timestep == pytest.approx(999 if name == "sd" or key == "uniform_lambda" else 1000)
 
 
 @pytest.mark.parametrize("time", [0, 1, 250, 999, 0.5, 333.25])
@@ -120,7 +120,7 @@ PAIRS = [(name, schedule.key, sampler.key) for name in OF for schedule in GENERA
 
 
 def test_every_schedule_works_with_every_sampler():
-    assert len(PAIRS) > 400
+    assert len(PAIRS) > 350
     for name, schedule, sampler in PAIRS:
         levels = SCHEDULES[schedule].build().levels(OF[name], 4)
         form = "flow" if name == "flow" else "epsilon"
@@ -158,6 +158,65 @@ def test_ends_of_the_exponential_schedule_can_be_chosen():
     levels = SCHEDULES["exponential"].build({"sigma_min": 0.1, "sigma_max": 5}).levels(SD, 6)
     assert levels[0].sigma_ve == pytest.approx(5)
     assert levels[-2].sigma_ve == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 5.0), (0.1, 0.0), (0.0, 5.0)])
+@pytest.mark.parametrize("key", ["karras", "exponential", "uniform_lambda"])
+@pytest.mark.parametrize("name", OF)
+def test_ends_that_were_chosen_are_the_ends_on_every_model(name, key, low, high):
+    if SCHEDULES[key].fit(TRAITS[name]):
+        return
+    chosen, own = (SCHEDULES[key].build(ends).levels(OF[name], 6) for ends in ({"sigma_min": low, "sigma_max": high}, {}))
+    assert chosen[0].sigma_ve == pytest.approx(high or own[0].sigma_ve)
+    assert chosen[-2].sigma_ve == pytest.approx(low or own[-2].sigma_ve)
+
+
+@pytest.mark.parametrize("key", ["karras", "exponential", "uniform_lambda"])
+@pytest.mark.parametrize(("name", "ends", "words"), [
+    ("sd", {"sigma_max": 100}, "sigma max is 100. This model's noise goes from 0.02917 to 14.61. Choose"),
+    ("sd", {"sigma_min": 0.01}, "sigma min is 0.01. This model's noise goes from 0.02917"),
+    ("sd", {"sigma_min": 5, "sigma_max": 3}, "the lowest noise, 5, is not below the highest, 3. Choose a smaller"),
+    ("flow", {"sigma_min": 5, "sigma_max": 3}, "the lowest noise, 5, is not below the highest, 3"),
+    ("flow", {"sigma_min": 1e-4}, "sigma min is 0.0001. This model's noise goes from 0.001001 to any above"),
+])
+def test_ends_that_cannot_be_are_refused_with_the_reason(name, key, ends, words):
+    if SCHEDULES[key].fit(TRAITS[name]):
+        return
+    with pytest.raises(SettingsError, match=words):
+        SCHEDULES[key].build(ends).levels(OF[name], 6)
+
+
+@pytest.mark.parametrize("count", [2, 9, 40])
+def test_uniform_in_lambda_has_equal_steps_of_lambda_on_a_flow(count):
+    levels = SCHEDULES["uniform_lambda"].build().levels(FLOW, count)
+    steps = np.diff([level.lam for level in levels[:-1]])
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+    assert (levels[0].sigma, levels[-2].sigma) == (pytest.approx(1 - 1e-3), pytest.approx(1e-3))
+    assert "choose that" in SCHEDULES["uniform_lambda"].fit(TRAITS["sd"])
+
+
+def test_a_flow_has_no_first_training_level_to_end_at():
+    with pytest.raises(SettingsError, match="first training level is the clean end itself. Choose 'zero'"):
+        SCHEDULES["uniform"].build({"final": "first"}).levels(FLOW, 10)
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_a_flows_linspace_ends_at_its_lowest_time_and_its_trailing_one_step_above_the_end(count):
+    for spacing, end in (("linspace", 1.0), ("trailing", 1000 / count)):
+        times = [level.timestep for level in SCHEDULES["uniform"].build({"spacing": spacing}).levels(FLOW, count)]
+        np.testing.assert_allclose(times, [*np.linspace(1000, end, count), 0])
+
+
+@pytest.mark.parametrize("name", OF)
+def test_alpha_crowds_low_noise_and_beta_high(name):
+    def shares(**settings):
+        levels = SCHEDULES["beta"].build(settings).levels(OF[name], 12)
+        return np.array([level.timestep for level in levels]) / levels[0].timestep
+
+    low, high = shares(alpha=0.4, beta=1), shares(alpha=1, beta=0.4)
+    # I_x(a, 1) = x^a, so the quantile of a share is its 1 / a-th power; the other one is its mirror.
+    np.testing.assert_allclose(low, (np.arange(12, -1, -1) / 12) ** 2.5, atol=1e-12)
+    np.testing.assert_allclose(high, 1 - low[::-1], atol=1e-9)
 
 
 @pytest.mark.parametrize(("a", "b", "quantile"), [
@@ -230,7 +289,14 @@ def test_typed_times_are_the_levels():
     assert [level.sigma_ve for level in sigmas] == pytest.approx([14.615, 3, 0.5, 0])
     flow = SCHEDULES["hand_typed"].build({"values": "1 0.8 0.3", "unit": "sigmas"}).levels(FLOW, 3)
     assert [level.sigma for level in flow] == pytest.approx([1, 0.8, 0.3, 0])
-    assert SCHEDULES["hand_typed"].build().levels(SD, 5) == SCHEDULES["uniform"].build().levels(SD, 5)
+    lowest = SCHEDULES["hand_typed"].build({"values": "14.6 3 0.0292", "unit": "sigmas"}).levels(SD, 3)
+    assert lowest[2].timestep == pytest.approx(0, abs=0.2)
+
+
+def test_no_list_is_no_other_schedule():
+    for model in (SD, FLOW):
+        with pytest.raises(SettingsError, match="The list of levels is empty. Type 5 time steps from high to low"):
+            SCHEDULES["hand_typed"].build({"values": " , "}).levels(model, 5)
 
 
 @pytest.mark.parametrize(("values", "unit", "words"), [
@@ -238,7 +304,9 @@ def test_typed_times_are_the_levels():
     ("999 500 500", "time steps", "has 500 twice"),
     ("1200 500 20", "time steps", "has 1200. This model's go from 0 to 999"),
     ("999 500 -3", "time steps", "has -3. This model's"),
-    ("80 5 1", "sigmas", "has 80. This model's go from 0.001 to 14.6"),
+    ("80 5 1", "sigmas", r"has 80. This model's go from 0.02917 to 14.61"),
+    ("14 5 0.005", "sigmas", r"has 0.005. This model's go from 0.02917 to 14.61"),
+    ("1003 500 20", "time steps", "has 1003. This model's go from 0 to 999"),
     ("999 500", "time steps", "has 2 time steps for 3 steps. Set the steps to 2"),
     ("999 cat 500", "time steps", "holds 'cat', which is not a number"),
     ("999 nan 500", "time steps", "holds 'nan'"), ("inf 999 500", "time steps", "holds 'inf'"),
