@@ -65,8 +65,10 @@ FIELDS: Mapping[str, frozenset[str]] = {
     "quantize": _OF_A_REQUEST | _fields(QuantizationRequest),
     "learn": _fields(LearnRequest, "model", "sampler", "guidance", "num_inference_steps", "negative_prompt", *_FITTED),
     "gallery": frozenset({"search", "kind", "limit", "before"}),
+    "gallery_change": frozenset({"action", "ids"}),
     "cancel": frozenset({"job"}),
     "models": frozenset(),
+    "models_change": frozenset({"action", "model"}),
 }
 """Endpoint to what its task takes, by name: none of it may be left untried."""
 
@@ -103,8 +105,10 @@ def endpoint_requests() -> Mapping[str, Sequence[Mapping[str, Any]]]:
         ],
         "learn": [{"settings": fit}],
         "gallery": [{"search": "fox", "kind": "", "limit": 1, "before": ""}],
+        "gallery_change": [{"action": "restore", "ids": ["nobody"]}],
         "cancel": [{"job": "nobody"}],
         "models": [{}],
+        "models_change": [{"action": "rescan", "model": ""}, {"action": "release", "model": "emoji"}],
     }
 
 
