@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import ModelMissingError, SettingsError
-from pipelines.families import family_of
-from pipelines.families.base import Family
-from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
-from pipelines.quantizers.base import quantized
 
 if TYPE_CHECKING:
+    from pipelines.families.base import Family
     from pipelines.types import Choice
     from studio.backend import Studio
     from studio.jobs import Job
@@ -67,6 +64,7 @@ def forked_run(studio: Studio, keys: Sequence[str]) -> tuple[Callable[[Job], Non
     Raises:
         ModelError: one is not there, or is broken.
     """
+    from pipelines.families.base import Family
     from studio.jobs import Job
     from studio.tasks import TASKS
 
@@ -110,6 +108,10 @@ class _Forked:
     @contextlib.contextmanager
     def quantised(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
         """As `Studio.quantised`, in this process alone."""
+        from pipelines.families import family_of
+        from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
+        from pipelines.quantizers.base import quantized
+
         quantizer = build_quantizer(choice, this_machine(self._studio.loader.device))
         made = quantized(full.network, quantizer, QUANTIZERS[choice.key].label, job.cancelled)
         yield family_of({**full.components, full.network_name: made})
