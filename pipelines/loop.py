@@ -66,7 +66,7 @@ class _Cell:
 
     def _ask(self, answer: Prediction | None) -> Step | None:
         """Give start or sampler its answer; returns the step if that finished one, and leaves the next query."""
-        began = time.perf_counter()
+        self._asked = time.perf_counter()
         try:
             if answer is None and self.begun:
                 self._begin()
@@ -79,7 +79,7 @@ class _Cell:
             except StopIteration as done:
                 return self._moved_on(done.value)
         finally:
-            self.own_seconds += time.perf_counter() - began
+            self.own_seconds += time.perf_counter() - self._asked
 
     def _moved_on(self, outcome: Any) -> Step | None:
         """What a finished start or step leads to."""
@@ -108,7 +108,7 @@ class _Cell:
         return Step(
             index=index, num_steps=len(levels) - 1, level=levels[index], next_level=levels[index + 1],
             latents=self.state.latents, denoised=self.state.denoised, evaluations=run.denoiser.evaluations,
-            seconds=self.own_seconds + run.denoiser.seconds, note=self.state.note)
+            seconds=self.own_seconds + time.perf_counter() - self._asked + run.denoiser.seconds, note=self.state.note)
 
     def answer(self, prediction: Prediction) -> Step | None:
         """The step that this prediction finished, if it did."""

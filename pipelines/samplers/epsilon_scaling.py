@@ -9,8 +9,9 @@ from pipelines.denoiser import Prediction
 from pipelines.registry import setting
 from pipelines.samplers.base import StepContext
 from pipelines.samplers.wrapping import SOLVERS, Wrapper, with_noise
+from pipelines.types import Traits
 
-__all__ = ["EpsilonScaling", "EpsilonScalingSettings"]
+__all__ = ["EpsilonScaling", "EpsilonScalingSettings", "fits_epsilon_scaling"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,12 @@ class EpsilonScalingSettings:
     scale: float = setting(1.005, "The noise estimate is divided by this; 1 is none.", low=0.9, high=1.1, step=0.001)
     slope: float = setting(0.0, "Added to the scale at full noise, in proportion to time below it; 0 is constant.",
                            low=-0.1, high=0.1, step=0.001)
+
+
+def fits_epsilon_scaling(traits: Traits) -> str | None:
+    """The correction is of a diffusion model's exposure bias, as its authors measured it."""
+    reason = "its scales were measured on the noise estimates of diffusion models; for a flow model there are none to go by"
+    return reason if traits.flow else None
 
 
 class EpsilonScaling(Wrapper):

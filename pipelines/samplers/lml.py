@@ -14,9 +14,13 @@ from pipelines.samplers.wrapping import SOLVERS, Wrapper, with_noise
 __all__ = ["Lml", "LmlSettings", "damped_direction"]
 
 
+_BASES = tuple(key for key in SOLVERS if key not in ("lcm", "tcd"))
+"""LML is offered on flow models too, and these two are written in the discrete time of diffusion models."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LmlSettings:
-    base: str = setting("dpmpp_2m", "The solver whose noise estimates are changed.", choices=tuple(SOLVERS))
+    base: str = setting("dpmpp_2m", "The solver whose noise estimates are changed.", choices=_BASES)
     kappa: float = setting(0.0, "Share of the previous estimate in the curvature; 0, the authors', changes nothing.",
                            low=0, high=1, step=0.01)
     damping: float = setting(1e-3, "Large values fade the change out.", low=1e-6, high=1e6, step=1e-3, label="lambda")

@@ -12,8 +12,9 @@ from pipelines.registry import setting
 from pipelines.samplers.base import State, StepContext, Stepping
 from pipelines.samplers.wrapping import Wrapper
 from pipelines.schedule import Level, NoiseSchedule
+from pipelines.types import Traits
 
-__all__ = ["ShiftCount", "TimeShift", "TimeShiftSettings", "shift_count", "shifted_times"]
+__all__ = ["ShiftCount", "TimeShift", "TimeShiftSettings", "fits_time_shift", "shift_count", "shifted_times"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,12 @@ class TimeShiftSettings:
     window: int = setting(30, "Width of the window of times around the step's own; 0 is the base solver.",
                           low=0, high=400, step=2)
     cutoff: int = setting(300, "Only above this time; from 1000 on it is the base solver.", low=0, high=1000, step=10)
+
+
+def fits_time_shift(traits: Traits) -> str | None:
+    """The window is of a diffusion model's whole time steps."""
+    reason = "it searches the whole time steps that a diffusion model was trained on; a flow model's time is continuous"
+    return reason if traits.flow else None
 
 
 @dataclasses.dataclass(frozen=True)

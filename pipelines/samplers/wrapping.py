@@ -12,33 +12,16 @@ from typing import Any
 
 from pipelines.denoiser import Prediction, Query
 from pipelines.samplers.base import Sampler, State, StepContext, Stepping
-from pipelines.samplers.ddim import Ddim, DdimSettings
-from pipelines.samplers.ddpm import Ddpm
-from pipelines.samplers.deis import Deis
-from pipelines.samplers.dpm2 import Dpm2
-from pipelines.samplers.dpmpp import DpmSolver2M, DpmSolver2S
-from pipelines.samplers.dpmpp_3m import DpmSolver3M
-from pipelines.samplers.dpmpp_sde import DpmSolver2MSde
-from pipelines.samplers.heun import Heun
-from pipelines.samplers.ipndm import Ipndm
-from pipelines.samplers.lms import Lms
-from pipelines.samplers.pndm import Pndm
-from pipelines.samplers.unipc import UniPc
+from pipelines.samplers.solvers import SOLVER_METHODS
 from pipelines.schedule import Level
+from pipelines.types import Traits
 
-__all__ = ["SOLVERS", "Wrapper", "diffusion_models_only", "with_noise"]
+__all__ = ["SOLVERS", "Wrapper", "with_noise"]
 
-SOLVERS = {
-    "ddim": lambda: Ddim(DdimSettings()), "ddpm": Ddpm, "pndm": Pndm, "ipndm": Ipndm, "lms": Lms, "heun": Heun,
-    "dpm2": Dpm2, "deis": Deis, "dpmpp_2m": DpmSolver2M, "dpmpp_2s": DpmSolver2S, "dpmpp_3m": DpmSolver3M,
-    "dpmpp_2m_sde": DpmSolver2MSde, "unipc": UniPc,
-}
-"""The solvers that can be wrapped, under their keys in the table, with their default settings."""
+_DIFFUSION = Traits("sd", "epsilon", "unet")
 
-
-def diffusion_models_only(traits: Any) -> str | None:
-    """The reason why a method on the noise estimate of diffusion models does not fit a flow model."""
-    return "it changes the noise estimate, which a flow model does not make" if traits.flow else None
+SOLVERS = {method.key: method.build for method in SOLVER_METHODS if not method.fit(_DIFFUSION)}
+"""The solvers that can be wrapped, under their keys in the table, with their default settings: all of diffusion models."""
 
 
 class Wrapper:

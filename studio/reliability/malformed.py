@@ -22,6 +22,7 @@ from studio.reliability.results import extent
 from studio.reliability.server import Answer, Server
 from studio.reliability.valid import FIELDS, endpoint_requests, small_form
 from studio.reliability.wrong import BODIES, TYPES, Wrong, odd, past_a_cap, paths
+from studio.store import Store
 
 __all__ = ["BROKEN", "LEAKS", "Malformed", "endpoint_malformed", "form_malformed", "is_read", "judged", "paths", "run"]
 
@@ -183,7 +184,7 @@ def _pressed(server: Server, form: PageForm, request: Malformed) -> Answer:
 
 
 def _followed(server: Server, tab: str, job: str) -> Answer:
-    """What the page was told of a job at its end, as an endpoint would say it."""
+    """What the page was told of a job at its end, as an endpoint would say it, with where the files named to it lie."""
     files: set[str] = set()
     until, stopped = time.monotonic() + _LONGEST, False
     for said in events(server.web, tab, job):
@@ -191,8 +192,13 @@ def _followed(server: Server, tab: str, job: str) -> Answer:
         if not stopped and time.monotonic() > until:
             stopped = server.web.post(f"/stepwise/{tab}/jobs/{job}/stop").status_code == 200
     failed = said["status"] in ("failed", "lost")
-    value = said["notice"] if failed else [{"status": said["status"], "images": [{"path": path} for path in files]}]
+    value = said["notice"] if failed else [{"status": said["status"], "images": [{"path": str(_stored(server, one))} for one in files]}]
     return Answer(200, "error" if failed else "complete", value, begun=True)
+
+
+def _stored(server: Server, address: str) -> Path:
+    """The file behind `stepwise/results/{id}`, which is all that a page is told."""
+    return Store(server.outputs).get(address.rsplit("/", 1)[1]).path
 
 
 def is_read(answer: Answer) -> bool:

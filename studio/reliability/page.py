@@ -26,6 +26,7 @@ class PageForm:
         names: of its fields in the order in which they are sent: the element's id, else the component's type and place.
         values: of the fields as the page shows them at first.
         reader: Gradio's event that reads a form with uploads before it is posted as a word; None without.
+        word: which of that event's values is the word.
     """
 
     tab: str
@@ -33,6 +34,7 @@ class PageForm:
     names: tuple[str, ...]
     values: tuple[Any, ...]
     reader: int | None = None
+    word: int = 0
 
     def filled(self, **changes: Any) -> list[Any]:
         """The values with some fields changed, each named by its id less the root: `filled(steps=4)`.
@@ -63,7 +65,8 @@ def forms(config: Mapping[str, Any]) -> dict[str, PageForm]:
         inputs = events[reader]["inputs"] if ready else event["inputs"][:-1]  # the last is what the browser remembers
         names = tuple(_name(parts[one], pressed["root"], place) for place, one in enumerate(inputs))
         values = tuple(parts[one]["props"].get("value") for one in inputs)
-        found[pressed["tab"]] = PageForm(pressed["tab"], pressed["root"], names, values, reader)
+        word = events[reader]["outputs"].index(event["inputs"][0]) if ready else 0
+        found[pressed["tab"]] = PageForm(pressed["tab"], pressed["root"], names, values, reader, word)
     return found
 
 
@@ -72,7 +75,7 @@ def _name(part: Mapping[str, Any], root: str, place: int) -> str:
 
 
 def word_for(web: Any, form: PageForm, values: list[Any]) -> Any:
-    """Have Gradio read a form with uploads, as the page does; the answer, whose first value is the word.
+    """Have Gradio read a form with uploads, as the page does; the answer, which holds the word, and a notice.
 
     Args:
         web: a client of the server.
@@ -99,7 +102,7 @@ def press(web: Any, form: PageForm, values: list[Any], owner: str = "page") -> A
     """
     if form.reader is not None:
         read = word_for(web, form, values)
-        word = read.json()["data"][0] if read.status_code == 200 else ""
+        word = read.json()["data"][form.word] if read.status_code == 200 else ""
         if not word:
             return read
         values = [word]

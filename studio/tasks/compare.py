@@ -149,6 +149,9 @@ class _Comparing:
             job.update_cell(index, num_steps=0)
             return False
         try:
+            if not slot.measured and self.request.equal == "nfe":
+                self._equalise(index, family)  # first: a learned schedule is settled for the steps that the run will have
+                check_orders(slot.request)
             slot.request = resolve(slot.request, family)
         except StepwiseError as error:
             self._fail([index], error)
@@ -157,13 +160,6 @@ class _Comparing:
             job.update_cell(index, num_steps=0, images=kept[None], note="Kept from an earlier comparison.")
             self._measure(index, kept)
             return False
-        if not slot.measured and self.request.equal == "nfe":
-            self._equalise(index, family)
-            try:
-                check_orders(slot.request)
-            except StepwiseError as error:
-                self._fail([index], error)
-                return False
         return True
 
     def _equalise(self, index: int, family: Family) -> None:

@@ -94,6 +94,33 @@ def chromium() -> Iterator:
 
 
 @pytest.fixture
+def pick() -> Callable:
+    """Choose from a dropdown as a person does: `pick(page, "#edit-edit", "Inpaint")`.
+
+    Opens the list, types `typed` where it can be searched, and clicks the option. An update of the page may close the
+    list in between: then it is opened again, until `within` seconds have passed.
+    """
+
+    def choose(page, dropdown: str, name: str, typed: str = "", within: float = 60.0, each: float = 5.0) -> None:
+        from playwright.sync_api import TimeoutError
+
+        field, until = page.locator(f"{dropdown} input"), time.monotonic() + within
+        while True:
+            field.click()
+            if typed:
+                field.fill(typed)
+            try:
+                page.get_by_role("option", name=name).first.click(timeout=1000 * each)
+                return
+            except TimeoutError:
+                if time.monotonic() > until:
+                    raise
+                field.blur()
+
+    return choose
+
+
+@pytest.fixture
 def visit(app_url, chromium) -> Iterator[Callable]:
     """Open the page as a new person: `visit(size=DESKTOP, dark=False)` gives a Playwright page."""
     contexts = []

@@ -68,7 +68,7 @@ def test_a_mistake_is_told_and_a_stop_keeps_the_points(panel):
 
 
 @pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop light", "phone dark"])
-def test_axe_finds_nothing_of_ours_and_the_schedule_is_drawn(panel, size, dark):
+def test_axe_finds_nothing_of_ours_and_the_schedule_is_drawn(panel, size, dark, pick):
     from axe_playwright_python.sync_playwright import Axe
 
     page = panel(size, dark)
@@ -81,17 +81,15 @@ def test_axe_finds_nothing_of_ours_and_the_schedule_is_drawn(panel, size, dark):
     assert [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found.response["violations"]] == []
     curve = page.locator("#cmp-schedule-plots polyline").first.get_attribute("points")
     page.get_by_role("button", name="Shared sampler and guidance").click()
-    page.click("#cmp-schedule input")
-    page.get_by_role("option", name="Karras").click()
+    pick(page, "#cmp-schedule", "Karras")
     page.wait_for_function(
         "old => document.querySelector('#cmp-schedule-plots polyline').getAttribute('points') !== old", arg=curve
     )
 
 
-def test_a_whole_family_fills_the_cells(panel):
+def test_a_whole_family_fills_the_cells(panel, pick):
     page = panel()
-    page.click("#cmp-family input")
-    page.get_by_role("option", name="All DPM-Solver++ (4)").click()
+    pick(page, "#cmp-family", "All DPM-Solver++ (4)")
     page.wait_for_selector("#cmp-cell-5", state="hidden")
     chosen = [page.locator(f"#cmp-cell-{place}-sampler input").input_value() for place in range(1, 5)]
     assert chosen == ["DPM-Solver++(2M)", "DPM-Solver++(2S)", "DPM-Solver++(1)", "DPM-Solver++(3M)"]

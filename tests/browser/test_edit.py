@@ -12,6 +12,9 @@ from PIL import Image
 pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
+UNIQUE = "a bus on a teal background"
+"""What no other test asks for: the gallery is everybody's."""
+
 DONE = '#edit-progress [data-status="done"]'
 
 
@@ -62,7 +65,7 @@ def after(page):
     return [pixels(source) for source in sources]
 
 
-def test_the_first_example_dissolves_and_comes_back(tab):
+def test_the_first_example_dissolves_comes_back_and_is_found_in_the_gallery(tab, pick):
     page = tab()
     page.evaluate("""() => { window.seen = {};
         const look = () => ['inversion', 'reconstruction', 'edit', 'picture'].forEach(name =>
@@ -80,17 +83,27 @@ def test_the_first_example_dissolves_and_comes_back(tab):
         assert name in figures
     before, edited = after(page)[:2]
     assert before.shape == edited.shape == (64, 64, 3) and not np.array_equal(before, edited)
-    page.fill("#edit-prompt textarea", "a fox on a green background")
+    page.fill("#edit-prompt textarea", UNIQUE)
     edit(page, steps=40)
     assert "Kept from an earlier edit" in page.inner_text("#edit-figures")
+    edited = after(page)[1]
+    page.click("#tab-gallery-button")
+    pick(page, "#gal-kind", "Edit")
+    page.fill("#gal-search input, #gal-search textarea", UNIQUE)
+    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 1")
+    page.click("#gal-grid .sw-open")
+    page.wait_for_selector("#gal-opened .sw-whole img")
+    kept = page.eval_on_selector("#gal-opened .sw-whole img", "image => image.src")
+    found = Image.open(io.BytesIO(page.request.get(kept).body()))
+    assert np.array_equal(np.asarray(found.convert("RGB")), edited)
+    assert UNIQUE in page.inner_text("#gal-opened h2")
 
 
-def test_a_mask_drawn_by_hand_is_all_that_changes(tab):
+def test_a_mask_drawn_by_hand_is_all_that_changes(tab, pick):
     page = tab()
     choose(page, "Image to image")
     page.wait_for_function("() => document.querySelector('#edit-source-prompt textarea').value.includes('gem')")
-    page.locator("#edit-edit input").click()
-    page.get_by_role("option", name="Inpaint").click()
+    pick(page, "#edit-edit", "Inpaint")
     page.wait_for_selector("#edit-mask canvas")
     page.wait_for_timeout(1500)
     page.click("#edit-run")

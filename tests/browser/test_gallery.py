@@ -88,7 +88,7 @@ def open_only(page, made, key):
     page.wait_for_selector(f'#gal-opened [data-id="{made[key]}"]')
 
 
-def test_use_in_edit_puts_the_pictures_own_pixels_under_the_brush(gallery, made):
+def test_use_in_edit_puts_the_pictures_own_pixels_under_the_brush(gallery, made, pick):
     page = gallery()
     open_only(page, made, PROMPTS[2])
     shown = page.eval_on_selector("#gal-opened .sw-whole img", "image => image.src")
@@ -99,8 +99,7 @@ def test_use_in_edit_puts_the_pictures_own_pixels_under_the_brush(gallery, made)
     page.wait_for_function("() => document.querySelector('#edit-source img')?.naturalWidth === 64")
     source = page.eval_on_selector("#edit-source img", "image => image.src")
     assert Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB").tobytes() == own.tobytes()
-    page.locator("#edit-edit input").click()
-    page.get_by_role("option", name="Inpaint").click()
+    pick(page, "#edit-edit", "Inpaint")
     canvas = page.locator("#edit-mask canvas").first
     canvas.scroll_into_view_if_needed()
     page.wait_for_timeout(1500)
@@ -141,6 +140,33 @@ def test_use_in_compare_and_in_quantize_bring_cells_and_methods(gallery, app_url
     ticked = page.eval_on_selector_all("#qz-variants input:checked", "boxes => boxes.map(box => box.value ?? box.name)")
     assert len(ticked) == 1
     assert not page.is_checked("#qz-measure input")
+
+
+def test_show_more_puts_the_next_page_behind_the_last_tile_and_a_deletion_keeps_the_place(gallery, app_url):
+    from gradio_client import Client
+
+    client = Client(app_url, verbose=False)
+    for seed in range(7):
+        settings = {"num_inference_steps": 1, "seed": 100 * seed, "batch_size": 8}
+        client.predict("a lemon on a teal background", settings=settings, api_name="/generate")
+    client.close()
+    page = gallery()
+    search(page, "lemon teal", 48)
+    page.evaluate("() => { document.querySelector('#gal-grid .sw-piece').dataset.kept = 'yes'; }")
+    page.click("#gal-more")
+    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 56")
+    ids = page.eval_on_selector_all("#gal-grid .sw-piece", "all => all.map(one => one.dataset.id)")
+    assert ids == sorted(ids, reverse=True) and len(set(ids)) == 56
+    assert page.locator("#gal-grid .sw-piece[data-kept]").count() == 1  # the first page was not drawn again
+    page.wait_for_selector("#gal-more", state="hidden")
+    last = page.locator("#gal-grid .sw-piece").last
+    last.scroll_into_view_if_needed()
+    page.wait_for_function("() => [...document.querySelectorAll('#gal-grid .sw-open img')].at(-1).naturalWidth === 64")
+    for one in (page.locator("#gal-grid .sw-piece").first, last):
+        one.locator("input").check(force=True)
+    assert page.inner_text("#gal-chosen").strip() == "2 chosen"
+    page.click("#gal-delete")
+    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 54")
 
 
 def test_the_arrows_go_on_and_escape_closes(gallery, made):

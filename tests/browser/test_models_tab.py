@@ -30,7 +30,7 @@ def used(page):
     return int(page.get_attribute("#mod-memory .sw-memory", "data-used"))
 
 
-def test_memory_grows_with_a_load_and_shrinks_with_a_release_and_a_model_is_used(tab):
+def test_memory_grows_with_a_load_and_shrinks_with_a_release_and_a_model_is_used(tab, pick):
     page = tab()
     emoji = "#mod-cards .sw-model[data-key=emoji]"
     if page.locator(f"{emoji}[data-state=loaded]").count():
@@ -45,8 +45,7 @@ def test_memory_grows_with_a_load_and_shrinks_with_a_release_and_a_model_is_used
     page.wait_for_selector(f"{emoji}[data-state=here]")
     assert used(page) == before
     everything = page.locator("#mod-cards .sw-model").count()
-    page.click("#mod-where input")
-    page.get_by_role("option", name="On this machine").click()
+    pick(page, "#mod-where", "On this machine")
     page.wait_for_function("n => document.querySelectorAll('#mod-cards .sw-model').length < n", arg=everything)
     page.get_by_role("button", name="Use Emoji 64").click()
     page.wait_for_selector("#t2i-run", state="visible")

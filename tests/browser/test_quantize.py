@@ -7,6 +7,9 @@ import pytest
 pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
+UNIQUE = "a violin on a purple background"
+"""What no other test asks for: the gallery is everybody's."""
+
 DONE = '#qz-progress [data-status="done"]'
 
 
@@ -34,13 +37,14 @@ def quantize(page, steps=4):
     page.wait_for_selector(DONE, timeout=120_000)
 
 
-def test_a_comparison_streams_is_measured_kept_and_found_in_the_gallery(tab):
+def test_a_comparison_streams_is_measured_kept_and_found_in_the_gallery(tab, pick):
     page = tab()
     assert "cannot run on this machine" in page.inner_text("#qz-missing")
     page.click("#qz-missing summary")
     assert "it needs an NVIDIA GPU" in page.inner_text(
         "#qz-missing"
     ) and "pip install -r requirements-" in page.inner_text("#qz-missing")
+    page.fill("#qz-prompt textarea", UNIQUE)
     quantize(page)
     assert page.locator("#qz-grid .sw-cell img").count() == 4
     labels = page.locator("#qz-grid .sw-cell-label").all_inner_texts()
@@ -66,7 +70,14 @@ def test_a_comparison_streams_is_measured_kept_and_found_in_the_gallery(tab):
     page.wait_for_selector('#t2i-progress [data-status="done"]', timeout=60_000)
     page.click("#tab-gallery-button")
     page.wait_for_selector("#tab-gallery-button[aria-selected=true]")
-    page.wait_for_function("() => document.querySelectorAll('[id^=gal] img').length >= 5")
+    page.fill("#gal-search input, #gal-search textarea", UNIQUE)
+    pick(page, "#gal-kind", "Quantize")
+    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 4")
+    names = page.eval_on_selector_all("#gal-grid .sw-open img", "images => images.map(one => one.alt)")
+    assert names == [UNIQUE] * 4
+    page.locator("#gal-grid .sw-open").last.click()  # the oldest of the run
+    page.wait_for_selector("#gal-opened .sw-whole img")
+    assert "Emoji 64" in page.inner_text("#gal-opened") and UNIQUE in page.inner_text("#gal-opened h2")
 
 
 def test_no_method_is_a_sentence_escape_stops_and_a_reload_finds_the_run(tab):

@@ -88,21 +88,21 @@ def test_keys_are_added_and_a_picture_that_needs_no_player_is_shown(tab):
     short(page, frames=6)
     page.locator("#vid-format").get_by_text("WebP").click()
     animate(page)
-    page.wait_for_function("() => document.querySelector('#vid-hero').src.endsWith('.webp')")
+    page.wait_for_function("() => document.querySelector('#vid-hero').src.includes('/stepwise/results/')")
+    shown = page.request.get(page.eval_on_selector("#vid-hero", "image => image.src"))
+    assert shown.headers["content-type"] == "image/webp"
     assert (
         page.evaluate("document.querySelector('#vid-clip').hidden && document.querySelector('#vid-hero').naturalWidth")
         == 64
     )
 
 
-def test_what_cannot_be_is_said_and_what_a_model_snaps_to_is_said_before(tab):
+def test_what_cannot_be_is_said_and_what_a_model_snaps_to_is_said_before(tab, pick):
     page = tab()
     short(page, frames=1)
     page.click("#vid-run")
     page.wait_for_selector("#vid-notice :text('fewer than the 2 keys')")
-    page.locator("#vid-model input").click()
-    page.locator("#vid-model input").fill("LTX-Video")
-    page.get_by_role("option", name="LTX-Video").first.click()
+    pick(page, "#vid-model", "LTX-Video", typed="LTX-Video")
     page.wait_for_selector("#vid-plan :text('161 frames of 704 × 512')")
     page.wait_for_selector("#vid-first")
     page.wait_for_selector("#vid-key-2", state="hidden")

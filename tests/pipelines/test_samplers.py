@@ -107,11 +107,52 @@ class PureNoiseSchedule(CosineSchedule):
 @pytest.mark.parametrize(("kind", "key"), FITTING)
 def test_prediction_type_does_not_matter(kind, key):
     levels = grid(SCHEDULES_OF[kind], 12, clean=True)
-    types = ["sample", "epsilon", "v_prediction"] if kind == "diffusion" else ["sample", "flow"]
+    # A v network's formulas are those of a variance-preserving model; eps means the same at any alpha and sigma.
+    types = ["sample", "epsilon", "v_prediction"] if kind == "diffusion" else ["sample", "epsilon", "flow"]
     runs = [run_of(SAMPLERS[key].build(), levels, SCHEDULES_OF[kind], prediction_type=one) for one in types]
     results = [last_of(run).latents for run in runs]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=0, atol=1e-11)
+
+
+IN_LAMBDA = {
+    "ddim": {}, "ddpm": {}, "dpmpp_1": {}, "dpmpp_2m": {}, "dpmpp_2s": {}, "dpmpp_3m": {}, "dpmpp_sde": {}, "dpmpp_2m_sde": {},
+    "dpmpp_3m_sde": {}, "unipc": {"order": 3}, "deis": {"order": 3}, "lms": {}, "dpm2": {}, "dpm2_a": {}, "euler_a": {},
+    "sa_solver": {"tau": 0.0}, "lml": {"base": "unipc"}, "dualfast": {},
+}
+"""Solvers that know a level by its sigma / alpha alone, and by no time: for them a flow is a diffusion in other units."""
+
+
+@pytest.mark.parametrize("key", IN_LAMBDA)
+def test_a_flow_run_is_the_diffusion_run_at_equal_lambda(key):
+    """x / alpha is the same on both, from first latents that are, with the same fresh noise."""
+    flow, diffusion = SCHEDULES_OF["flow"], SCHEDULES_OF["diffusion"]
+    levels = grid(flow, 12, clean=True)
+    same = [*(diffusion.at_sigma_ve(level.sigma_ve) for level in levels[:-1]), CLEAN]
+    latents = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
+    scaled = latents * (same[0].alpha / levels[0].alpha)
+    one = run_of(SAMPLERS[key].build(IN_LAMBDA[key]), levels, flow, latents, prediction_type="flow")
+    other = run_of(SAMPLERS[key].build(IN_LAMBDA[key]), same, diffusion, scaled, prediction_type="epsilon")
+    for mine, theirs in zip(denoise(one), denoise(other), strict=True):
+        scale = mine.next_level.alpha / theirs.next_level.alpha
+        torch.testing.assert_close(mine.latents, theirs.latents * scale, rtol=0, atol=1e-10)
+
+
+def test_solvers_that_know_a_time_are_not_in_other_units():
+    fitting = {method.key for method in SAMPLERS.fitting(TRAITS["flow"])} & {one.key for one in SAMPLERS.fitting(TRAITS["diffusion"])}
+    assert fitting - set(IN_LAMBDA) == {"pndm", "ipndm", "scm"}
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow"])
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+def test_unipc_leaves_pure_noise_with_either_function(kind, variant):
+    """From there h is infinite, and the paper's B(h) = h with it: the corrector of that step takes e^-h - 1."""
+    schedule = PureNoiseSchedule() if kind == "diffusion" else SCHEDULES_OF[kind]
+    levels = [Level(0.0, 1.0, 1000.0), *grid(schedule, 60, high=990, low=5, clean=True)]
+    form = "v_prediction" if kind == "diffusion" else "flow"
+    run = run_of(SAMPLERS["unipc"].build({"variant": variant}), levels, schedule, prediction_type=form)
+    wanted = exact(run.latents, levels[0], CLEAN)
+    torch.testing.assert_close(last_of(run).latents, wanted, rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("key", ["euler_a", "ddim"])

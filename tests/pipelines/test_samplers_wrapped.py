@@ -59,14 +59,47 @@ def test_active_settings_change_the_result_at_no_evaluation(key, base):
 
 
 def test_the_solvers_that_can_be_wrapped_are_those_of_the_table():
+    diffusion = {method.key for method in SAMPLERS.fitting(Traits("sd", "epsilon", "unet"))}
+    assert set(SOLVERS) == diffusion - set(WRAPPERS) == set(bases("epsilon_scaling"))
+    assert set(bases("lml")) == set(SOLVERS) - {"lcm", "tcd"}
     for key, make in SOLVERS.items():
         assert type(make()) is type(SAMPLERS[key].build())
 
 
-@pytest.mark.parametrize("key", ["epsilon_scaling", "time_shift", "lml"])
-def test_what_cannot_serve_a_flow_model_says_so(key):
-    with pytest.raises(MethodFitError, match="does not fit this model"):
-        SAMPLERS[key].require_fit(Traits("sd3", "flow", "transformer"))
+FLOW = Traits("sd3", "flow", "transformer")
+
+
+@pytest.mark.parametrize(("key", "words"), [
+    ("epsilon_scaling", "measured on the noise estimates of diffusion models"), ("time_shift", "a flow model's time is continuous"),
+    ("euler", "choose that"), ("heun", "infinite where a flow model starts: choose Flow Heun"),
+])
+def test_what_cannot_serve_a_flow_model_says_why(key, words):
+    with pytest.raises(MethodFitError, match=f"does not fit this model: .*{words}"):
+        SAMPLERS[key].require_fit(FLOW)
+
+
+def test_what_a_flow_model_is_refused_as_euler_is_flow_euler():
+    levels, runs = grid(SCHEDULES_OF["flow"], 9, high=1000, clean=True), []
+    for key in ("euler", "flow_euler"):
+        runs.append(last_of(run_of(SAMPLERS[key].build(), levels, SCHEDULES_OF["flow"], prediction_type="flow")).latents)
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize(("key", "base"), [("euler_a", "ddim"), ("lml", "dpmpp_2m"), ("dualfast", "dpmpp_2m")])
+def test_what_is_offered_on_flow_is_its_base_there_with_neutral_settings(key, base):
+    SAMPLERS[key].require_fit(FLOW)
+    neutral = {"euler_a": {"eta": 0.0}, "lml": {"kappa": 0.0}, "dualfast": {"strength": 0.0}}[key]
+    levels = grid(SCHEDULES_OF["flow"], 9, high=1000, clean=True)
+    one, other = (last_of(run_of(SAMPLERS[name].build(settings), levels, SCHEDULES_OF["flow"], prediction_type="flow")).latents
+                  for name, settings in ((key, neutral), (base, {})))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("base", bases("lml"))
+def test_lml_on_a_flow_model_is_finite_around_every_solver(base):
+    levels = grid(SCHEDULES_OF["flow"], 9, high=1000, clean=True)
+    run = run_of(SAMPLERS["lml"].build({"base": base, "kappa": 0.5}), levels, SCHEDULES_OF["flow"], prediction_type="flow")
+    assert last_of(run).latents.isfinite().all()
 
 
 # Epsilon scaling.

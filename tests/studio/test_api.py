@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import json
 import re
 import subprocess
 import sys
@@ -62,6 +63,16 @@ ADDRESS = "http://127.0.0.1:7860"
 """Of the README's example; only this is changed before it is run."""
 
 
+@pytest.mark.parametrize("schedule", ["learned", {"key": "learned", "name": "emoji-dpmpp-2m-6-bespoke"}])
+def test_a_learned_schedule_runs_and_the_file_says_which(client, schedule):
+    result = client.predict("a fox on a blue background", settings={"num_inference_steps": 6, "seed": 3, "schedule": schedule},
+                            api_name="/generate")
+    assert result["status"] == "done", result
+    with Image.open(result["images"][0]) as image:
+        saved = json.loads(image.info["stepwise"])["metadata"]["request"]
+    assert saved["schedule"] == {"key": "learned", "name": "emoji-dpmpp-2m-6-bespoke"}
+
+
 def test_the_readmes_example_runs_as_it_stands(url, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert example.count(ADDRESS) == 1
@@ -70,7 +81,7 @@ def test_the_readmes_example_runs_as_it_stands(url, capsys):
     names["client"].close()
     result = names["result"]
     assert result["status"] == "done"
-    assert capsys.readouterr().out == f"{result['images'][0]} {result['cells'][0]['figures']}\n"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{result['images'][0]} {result['cells'][0]['figures']}"
     assert result["cells"][0]["figures"]["evaluations"] == 40
     with Image.open(result["images"][0]) as image:
         assert "Steps: 20" in image.info["parameters"] and "Seed: 7" in image.info["parameters"]

@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.errors import SettingsError, StoreError
 from pipelines.types import Request
 from studio import gallery_files, gallery_markup, gallery_shelf, shelves
+from studio.api import gallery_change
 from studio.command_line import main
 from studio.gallery_files import pack, thumbnail
 from studio.gallery_records import find, reusable
@@ -239,6 +240,14 @@ def test_programs_delete_and_restore_by_id_alone(store):
     for action in ("", "empty", "__del__", None, ["delete"]):
         with pytest.raises(SettingsError, match="delete, restore"):
             shelves.change_results(studio, action, [kept.id])
+
+
+def test_the_endpoint_deletes_and_says_what_is_wrong_in_a_sentence(store):
+    change, record = gallery_change.endpoint(SimpleNamespace(store=store)), save(store)
+    assert change("delete", [record.id])["changed"] == [record.id] and store.get(record.id).trashed is not None
+    for wrong in (("delete", []), ("empty", [record.id]), ("restore", "x")):
+        with pytest.raises(gr.Error, match="Nothing is chosen|Unknown action"):
+            change(*wrong)
 
 
 def test_the_command_line_deletes_and_restores(store, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import gradio as gr
 import pytest
 import test_downloads as pretended
 import torch
@@ -16,6 +17,7 @@ from pipelines.loader import Loader
 from pipelines.model_cache import ModelCache
 from pipelines.model_places import ModelPlaces
 from studio import model_markup
+from studio.api import models_change
 from studio.backend import Studio, StudioSettings
 from studio.command_line import main
 from studio.model_shelf import ModelShelf, memory_of, shelf_of
@@ -164,6 +166,14 @@ def test_a_program_names_a_model_by_its_key_and_by_nothing_else(studio, hub, act
     with pytest.raises(SettingsError):
         change_models(studio, action, model)
     assert hub.fetched == [] and listed_models(studio)["on_their_way"] == []
+
+
+def test_the_endpoint_answers_and_says_what_is_wrong_in_a_sentence(studio):
+    change = models_change.endpoint(studio)
+    assert change("rescan")["done"] is True
+    for wrong in (("load", "../x"), ("delete", "far"), ("load", 7)):
+        with pytest.raises(gr.Error, match=r"Unknown|must be a key"):
+            change(*wrong)
 
 
 @pytest.mark.parametrize("action", ["", "delete", "__class__", None, ["load"], 3])
