@@ -28,7 +28,10 @@ _RIDGE = 1e-6
 _NEAREST = 4
 
 _POWERS = (1.0, 1.2, 1.4, 1.7, 2.0)
-"""Of the start "best": t_k = T * (1 - (k / N)^p), which is uniform at 1 and densest at high noise at 2."""
+"""Of the start "best": t_k = t_0 * (1 - (k / N)^p), which is uniform at 1 and densest at high noise at 2."""
+
+_FIRST = (1.0, 0.97)
+"""Of the start "best": t_0 over the last trained time T. Nothing is seen at T but noise, so a run may begin a little later."""
 
 _HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
 
@@ -164,7 +167,7 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
     Differs: begins with least squares, each row the solution for the long run's own latents at the step's end, which
     needs one short run and no gradient; and the branches of the guidance may have factors of their own.
     """
-    count, last = problem.num_steps, problem.last_time()
+    count = problem.num_steps
     if count < 2:
         raise SettingsError("A solver of 1 step has nothing to learn. Choose 2 steps or more.")
     if problem.sampler.calls(count) != count:
@@ -177,7 +180,7 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
     best: tuple[tuple[float, ...], LeastSquares] | None = None
     shown: FittedSolver | None = None
     for index in range(len(starts) + settings.tries):
-        tried = starts[index] if index < len(starts) else _moved(best[0], last, rng)
+        tried = starts[index] if index < len(starts) else _moved(best[0], rng)
         fit = fitted_rows(problem, tried, branches)
         if best is None or fit.loss < best[1].loss:
             best, shown = (tried, fit), _judged(problem, tried, fit.rows, fit.loss, branches)
@@ -206,7 +209,7 @@ def _branches(problem: Problem, levels: Sequence[Level]) -> tuple[str, ...]:
 def _starts(start: str, problem: Problem) -> list[tuple[float, ...]]:
     count, last = problem.num_steps, problem.last_time()
     if start == "best":
-        return [tuple(last * (1 - (k / count) ** power) for k in range(count)) for power in _POWERS]
+        return [tuple(share * last * (1 - (k / count) ** power) for k in range(count)) for share in _FIRST for power in _POWERS]
     levels = SCHEDULES[start].build().levels(problem.noise_schedule, count)
     return [tuple(float(level.timestep) for level in levels[:-1])]
 
@@ -218,8 +221,8 @@ def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
     return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, branches)
 
 
-def _moved(times: Sequence[float], last: float, rng: np.random.Generator) -> tuple[float, ...]:
+def _moved(times: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:
     """Every time but the first moved by up to a sixth of a step's room."""
     ends = np.array([*times, 0.0])
     room = np.minimum(-np.diff(ends)[:-1], -np.diff(ends)[1:])
-    return (last, *(ends[1:-1] + room * rng.uniform(-1 / 6, 1 / 6, len(room))).tolist())
+    return (ends[0].item(), *(ends[1:-1] + room * rng.uniform(-1 / 6, 1 / 6, len(room))).tolist())

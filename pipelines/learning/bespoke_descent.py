@@ -22,6 +22,9 @@ __all__ = ["Descended", "DescentSettings", "descend", "inverse_root"]
 _RIDGE = 1e-4
 """Of a normal matrix' own diagonal: keeps the directions in which the known tensors hardly differ from running away."""
 
+_FLOOR = 1e-12
+"""Added to a relative squared error, so that its logarithm has a slope where nothing is left of it."""
+
 _KEPT = 2**16
 """Numbers in a round's latents up to which all inner values of its evaluations are kept rather than computed twice."""
 
@@ -75,8 +78,8 @@ class _Student:
     def rows(self) -> list[torch.Tensor]:
         return [root @ z for root, z in zip(self.roots, self.z, strict=True)]
 
-    def loss(self, places: torch.Tensor) -> torch.Tensor:
-        """Mean squared distance to the long run's ends over their mean square, of these of the fitted pictures."""
+    def errors(self, places: torch.Tensor) -> torch.Tensor:
+        """(B,): of these of the fitted pictures, the mean squared distance to the long run's ends over all their mean square."""
         problem, times = self.problem, times_of(self.theta, self.first)
         pictures = problem.fitted
         levels = learned_levels(times.tolist(), times.tolist(), problem.noise_schedule)
@@ -89,7 +92,7 @@ class _Student:
             known += self._estimates(*asked) if latents.numel() <= _KEPT else checkpoint(
                 self._estimates, *asked, use_reentrant=False)
             latents = sum(factor * one for factor, one in zip(row.to(latents), known, strict=True))
-        return (latents - pictures.wanted[places]).square().mean() / pictures.wanted.square().mean()
+        return (latents - pictures.wanted[places]).square().flatten(1).mean(1) / pictures.wanted.square().mean()
 
     def _estimates(self, latents: torch.Tensor, time: torch.Tensor, level: Level,
                    conditionings: dict[str, Conditioning]) -> tuple[torch.Tensor, ...]:
@@ -106,7 +109,7 @@ class _Student:
 
 def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], roots: Sequence[torch.Tensor],
             branches: Sequence[str], settings: DescentSettings, seed: int = 0) -> Iterator[Descended]:
-    """Adam on the final error, with a rate that falls as a cosine to nothing; yields after every round.
+    """Adam on the logarithm of each picture's final error, with a rate that falls as a cosine to nothing; yields after every round.
 
     Args:
         problem: of the fit.
@@ -119,7 +122,7 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
     Raises:
         Cancelled: the fit was stopped.
 
-    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the loss in latents, Adam).
+    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the PSNR loss, in latents; Adam).
     Differs: begins at the least-squares rows, and moves each row in the coordinates in which its tensors are uncorrelated.
     """
     student = _Student(problem, times, rows, roots, branches)
@@ -134,11 +137,13 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
             order = torch.randperm(len(problem.fitted.cases), generator=generator)
         places, order = order[:batch], order[batch:]
         with torch.enable_grad():
-            loss = student.loss(places)
+            errors = student.errors(places)
+            # The logarithm lets a picture that goes astray count no more than any other.
+            slopes = torch.autograd.grad((errors + _FLOOR).log().mean(), student.learned)
             # Of the student's numbers alone: the shared model's weights must not gather gradients.
-            for one, slope in zip(student.learned, torch.autograd.grad(loss, student.learned), strict=True):
+            for one, slope in zip(student.learned, slopes, strict=True):
                 one.grad = slope
         optimiser.step()
         falling.step()
         with torch.no_grad():
-            yield student.reached(loss.item())
+            yield student.reached(errors.mean().item())

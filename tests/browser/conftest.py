@@ -31,9 +31,15 @@ DESKTOP, PHONE = (1440, 900), (390, 844)
 
 
 @pytest.fixture(scope="session")
-def app_url(tmp_path_factory) -> Iterator[str]:
+def app_home(tmp_path_factory) -> Path:
+    """The folder in which the app has its models, outputs and temporary files."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def app_url(app_home) -> Iterator[str]:
     """`python app.py` on a free port with empty folders, ready to be opened."""
-    home = tmp_path_factory.mktemp("home")
+    home = app_home
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -142,33 +142,6 @@ def test_use_in_compare_and_in_quantize_bring_cells_and_methods(gallery, app_url
     assert not page.is_checked("#qz-measure input")
 
 
-def test_show_more_puts_the_next_page_behind_the_last_tile_and_a_deletion_keeps_the_place(gallery, app_url):
-    from gradio_client import Client
-
-    client = Client(app_url, verbose=False)
-    for seed in range(7):
-        settings = {"num_inference_steps": 1, "seed": 100 * seed, "batch_size": 8}
-        client.predict("a lemon on a teal background", settings=settings, api_name="/generate")
-    client.close()
-    page = gallery()
-    search(page, "lemon teal", 48)
-    page.evaluate("() => { document.querySelector('#gal-grid .sw-piece').dataset.kept = 'yes'; }")
-    page.click("#gal-more")
-    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 56")
-    ids = page.eval_on_selector_all("#gal-grid .sw-piece", "all => all.map(one => one.dataset.id)")
-    assert ids == sorted(ids, reverse=True) and len(set(ids)) == 56
-    assert page.locator("#gal-grid .sw-piece[data-kept]").count() == 1  # the first page was not drawn again
-    page.wait_for_selector("#gal-more", state="hidden")
-    last = page.locator("#gal-grid .sw-piece").last
-    last.scroll_into_view_if_needed()
-    page.wait_for_function("() => [...document.querySelectorAll('#gal-grid .sw-open img')].at(-1).naturalWidth === 64")
-    for one in (page.locator("#gal-grid .sw-piece").first, last):
-        one.locator("input").check(force=True)
-    assert page.inner_text("#gal-chosen").strip() == "2 chosen"
-    page.click("#gal-delete")
-    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 54")
-
-
 def test_the_arrows_go_on_and_escape_closes(gallery, made):
     page = gallery()
     piece(page, made, PROMPTS[2]).locator(".sw-open").click()
@@ -237,3 +210,32 @@ def test_axe_finds_nothing_of_ours_and_nothing_overflows(gallery, made, size, da
         (one["id"], [node["html"][:160] for node in one["nodes"]]) for one in Axe().run(page).response["violations"]
     ]
     assert found == []
+
+
+def test_show_more_puts_the_next_page_behind_the_last_tile_and_a_deletion_keeps_the_place(gallery, app_url):
+    """Stands last: what it makes fills the gallery's first page."""
+    from gradio_client import Client
+
+    client = Client(app_url, verbose=False)
+    for seed in range(7):
+        settings = {"num_inference_steps": 1, "seed": 100 * seed, "batch_size": 8}
+        client.predict("a lemon on a teal background", settings=settings, api_name="/generate")
+    client.close()
+    page = gallery()
+    search(page, "lemon teal", 48)
+    page.evaluate("() => { document.querySelector('#gal-grid .sw-piece').dataset.kept = 'yes'; }")
+    page.click("#gal-more")
+    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 56")
+    ids = page.eval_on_selector_all("#gal-grid .sw-piece", "all => all.map(one => one.dataset.id)")
+    times = [one.rpartition("-")[0] for one in ids]
+    assert times == sorted(times, reverse=True) and len(set(ids)) == 56
+    assert page.locator("#gal-grid .sw-piece[data-kept]").count() == 1  # the first page was not drawn again
+    page.wait_for_selector("#gal-more", state="hidden")
+    last = page.locator("#gal-grid .sw-piece").last
+    last.scroll_into_view_if_needed()
+    page.wait_for_function("() => [...document.querySelectorAll('#gal-grid .sw-open img')].at(-1).naturalWidth === 64")
+    for one in (page.locator("#gal-grid .sw-piece").first, last):
+        one.locator("input").check(force=True)
+    assert page.inner_text("#gal-chosen").strip() == "2 chosen"
+    page.click("#gal-delete")
+    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 54")

@@ -51,12 +51,12 @@ def test_memory_grows_with_a_load_and_shrinks_with_a_release_and_a_model_is_used
     page.wait_for_selector("#t2i-run", state="visible")
 
 
-def test_a_download_without_a_network_says_what_is_missing_and_a_new_lora_is_found(tab, app_url, tmp_path_factory):
+def test_a_download_without_a_network_says_what_is_missing_and_a_new_lora_is_found(tab, app_home):
     page = tab()
     page.get_by_role("button", name="Download Stable Diffusion 1.5").click()
     told = page.wait_for_selector(".sw-model[data-key=sd15] [role=alert]").inner_text()
     assert "not on this machine" in told and "models" in told and "/tmp/" not in told.replace("~", "")
-    loras = tmp_path_factory.getbasetemp() / "home0" / "models" / "loras"
+    loras = app_home / "models" / "loras"
     loras.mkdir(parents=True, exist_ok=True)
     save_file({"a": torch.zeros(1)}, loras / "sketch.safetensors")
     try:

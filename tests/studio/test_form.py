@@ -102,7 +102,7 @@ def test_loras_travel_with_their_weights(form):
 def test_another_model_brings_its_settings_and_offers_what_fits(form):
     updates = form.updates({"model": FLOW.key})
     offered = [key for _, key in updates[form.methods["sampler"].method]["choices"]]
-    assert "flow_euler" in offered and "euler_a" not in offered
+    assert "flow_euler" in offered and "euler" not in offered
     assert updates[form.fields["width"]]["value"] == 32
     assert updates[form.fields["num_inference_steps"]]["value"] == 9
 
@@ -138,7 +138,7 @@ def test_each_model_is_offered_styles_it_understands():
 
 
 def test_a_method_that_does_not_fit_the_model_is_left_out_with_a_note(studio):
-    values = {"prompt": "a fox", "num_inference_steps": 10**6, "sampler": {"key": "euler_a"}}
+    values = {"prompt": "a fox", "num_inference_steps": 10**6, "sampler": {"key": "euler"}}
     found = Restored({**values, "guidance": {"key": "cfg", "guidance_scale": 99}}, [], "stepwise")
     studio.read_picture = lambda path: found
     restored = settings_of(studio, "any", FLOW.key)
