@@ -41,8 +41,8 @@ class BespokeSettings:
     start: str = setting("best", "The hand-made schedule whose times are fitted to first; best tries several between uniform "
                          "and dense at high noise.", choices=("best", *_HAND_MADE))
     tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
-    rounds: int = setting(40, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1)
-    learning_rate: float = setting(0.004, "Of the optimiser.", low=1e-4, high=0.5, step=0.001)
+    rounds: int = setting(100, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1)
+    learning_rate: float = setting(0.008, "Of the optimiser.", low=1e-4, high=0.5, step=0.001)
     batch: int = setting(8, "Pictures a round of the optimiser.", low=1, high=256, step=1)
     branches: bool = setting(True, "Give the two branches of the guidance factors of their own: closer, and then for this "
                              "guidance only.")

@@ -113,6 +113,7 @@ def test_two_pictures_under_the_slider_and_escape_stops_nothing_behind_them(tab)
     page.wait_for_selector('#cmp-progress [data-status="cancelled"]')
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_the_finished_cells(tab):
     page = tab()
     page.get_by_role("button", name="Steps 4 to 32").click()
@@ -163,7 +164,11 @@ def test_cells_are_copied_and_removed_between_two_and_eight(tab):
     assert page.locator("#cmp-cell-2-sampler input").input_value() == "Euler a"
 
 
-@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop light", "phone dark"])
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)],
+    ids=["desktop light", "phone dark"],
+)
 def test_axe_finds_nothing_of_ours(tab, size, dark):
     from axe_playwright_python.sync_playwright import Axe
 

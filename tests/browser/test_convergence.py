@@ -54,6 +54,7 @@ def test_points_appear_one_by_one_and_a_reload_finds_them_again(panel):
     page.wait_for_function("() => document.querySelector('#cmp-conv-samplers textarea').value.startsWith('all first')")
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_and_a_stop_keeps_the_points(panel):
     page = panel(PHONE, dark=True)
     measure(page, "all zeroth order")
@@ -67,7 +68,9 @@ def test_a_mistake_is_told_and_a_stop_keeps_the_points(panel):
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 
 
-@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop light", "phone dark"])
+@pytest.mark.parametrize(
+    ("size", "dark"), [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)], ids=["desktop light", "phone dark"]
+)
 def test_axe_finds_nothing_of_ours_and_the_schedule_is_drawn(panel, size, dark, pick):
     from axe_playwright_python.sync_playwright import Axe
 

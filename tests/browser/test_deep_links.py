@@ -38,6 +38,7 @@ def test_markup_in_a_link_stays_text(visit, app_url):
     assert page.evaluate("() => window.hit") is None
 
 
+@pytest.mark.slow
 def test_the_copied_link_brings_the_settings_back(visit):
     page = visit()
     page.fill("#t2i-prompt textarea", "a guitar on a teal background")

@@ -113,6 +113,7 @@ def test_use_in_edit_puts_the_pictures_own_pixels_under_the_brush(gallery, made,
     assert abs(board.shape[0] - board.shape[1]) <= 2 and np.abs(small - wanted).mean() < 8, np.abs(small - wanted).mean()
 
 
+@pytest.mark.slow
 def test_use_in_compare_and_in_quantize_bring_cells_and_methods(gallery, app_url):
     from gradio_client import Client
 
@@ -183,6 +184,7 @@ def test_what_is_deleted_is_gone_and_comes_back(gallery, made):
     assert not page.locator("#gal-grid .sw-pick input").is_checked()
 
 
+@pytest.mark.slow
 def test_what_is_chosen_is_taken_away_as_a_zip(gallery, made):
     page = gallery()
     for prompt in PROMPTS[::2]:
@@ -195,7 +197,9 @@ def test_what_is_chosen_is_taken_away_as_a_zip(gallery, made):
         assert {row["prompt"] for row in json.loads(archive.read("results.json"))} == set(PROMPTS[::2])
 
 
-@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop-light", "phone-dark"])
+@pytest.mark.parametrize(
+    ("size", "dark"), [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)], ids=["desktop-light", "phone-dark"]
+)
 def test_axe_finds_nothing_of_ours_and_nothing_overflows(gallery, made, size, dark):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -212,6 +216,7 @@ def test_axe_finds_nothing_of_ours_and_nothing_overflows(gallery, made, size, da
     assert found == []
 
 
+@pytest.mark.slow
 def test_show_more_puts_the_next_page_behind_the_last_tile_and_a_deletion_keeps_the_place(gallery, app_url):
     """Stands last: what it makes fills the gallery's first page."""
     from gradio_client import Client

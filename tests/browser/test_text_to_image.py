@@ -232,8 +232,11 @@ def test_on_a_phone_the_picture_follows_the_prompt_and_nothing_overflows(visit):
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [(DESKTOP, False), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((DESKTOP, True), (PHONE, False))), (PHONE, True)],
+    ids=["desktop light", "desktop dark", "phone light", "phone dark"],
+)
 def test_axe_finds_nothing_of_ours(visit, size, dark):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -137,6 +137,7 @@ def test_compare_returns_figures_for_each_cell(client):
     assert len(result["images"]) >= 3
 
 
+@pytest.mark.slow
 def test_fifty_people_at_once(url):
     from gradio_client import Client
 

@@ -48,7 +48,7 @@ TASKS = {
     "convergence": {"base": FOX, "samplers": ["ddim", "heun"], "evaluations": [8, 12], "reference_steps": 20},
     "learn": {
         "base": {**FOX, "num_inference_steps": 2},
-        "learner": {"key": "bespoke", "tries": 1},
+        "learner": {"key": "bespoke", "start": "uniform", "tries": 1, "rounds": 1},
         "pictures": {"fitted": 2, "held_out": 2, "teacher_steps": 10},
     },
 }
