@@ -24,7 +24,7 @@ def add_learn(commands: Any) -> None:
     parser.add_argument("--guidance", metavar="KEY[,SETTING=VALUE...]", help="e.g. cfg,guidance_scale=4")
     parser.add_argument("--steps", type=int, required=True, help="of the sampler")
     parser.add_argument("--learner", default="ld3", metavar="KEY[,SETTING=VALUE...]",
-                        help="ld3 (default) or auto_diffusion, e.g. ld3,rounds=100,batch=4")
+                        help="ld3 (default), bespoke or auto_diffusion, e.g. ld3,rounds=100,batch=4")
     parser.add_argument("--pictures", action="append", default=[], metavar="SETTING=VALUE",
                         help="fitted, held_out, teacher_steps or seed, e.g. fitted=32; repeat for more")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt a line")
