@@ -14,7 +14,7 @@ from pipelines.errors import MethodFitError, SettingsError
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
 from pipelines.learning.bespoke import BespokeSettings, fit_bespoke, fitted_rows, normal_matrix, passed
-from pipelines.learning.bespoke_descent import inverse_root
+from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.cases import Cases
 from pipelines.learning.differentiable import factors_of, run_with_gradients
 from pipelines.learning.formula import require_linear, written_out
@@ -234,6 +234,33 @@ def test_the_descent_comes_closer_than_least_squares():
     assert first[-1].best == squares.best, "nothing is taken over before it was measured on all pictures"
     levels = learned_levels(last.best.times, last.best.times, COSINE)
     assert one.error(levels, one.held_out, FittedFactors(last.best.rows, last.best.times)) == last.best.held_out
+
+
+def test_least_squares_is_tried_from_the_last_time_and_from_a_little_below_it():
+    one = problem(steps=3)
+    tried = [found.loss for found in fit_bespoke(one, BespokeSettings(rounds=0))]
+    wanted = [fitted_rows(one, [first * (1 - (k / 3) ** power) for k in range(3)]).loss
+              for first in (1000.0, 970.0) for power in (1.0, 1.2, 1.4, 1.7, 2.0)]
+    assert tried == pytest.approx(wanted, rel=1e-6)
+    *_, last = fit_bespoke(one, BespokeSettings(rounds=0))
+    assert last.best.fitted == pytest.approx(min(wanted), rel=1e-6)
+
+
+def _descended(one, wanted, rounds):
+    """Error on the held-out pictures after a descent to these ends of the fitted ones."""
+    times = (1000.0, 750.0, 500.0, 250.0)
+    fit, settings = fitted_rows(one, times), BespokeSettings(rounds=rounds, batch=len(wanted))
+    to = dataclasses.replace(one, fitted=dataclasses.replace(one.fitted, wanted=wanted))
+    *_, reached = descend(to, times, fit.rows, [inverse_root(squares) for squares in fit.squares], (), settings)
+    levels = learned_levels(reached.times, reached.times, COSINE)
+    return one.error(levels, one.held_out, FittedFactors(reached.rows, reached.times))
+
+
+def test_a_picture_that_goes_astray_does_not_lead_the_descent():
+    one = curved_problem()
+    astray = one.fitted.wanted.clone()
+    astray[0] += 100
+    assert _descended(one, astray, 40) < 1.25 * _descended(one, one.fitted.wanted, 40)
 
 
 def test_a_descent_that_ends_farther_off_is_not_taken():
