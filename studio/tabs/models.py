@@ -68,7 +68,7 @@ class ModelsTab:
             choices, value="", label="Family", filterable=False, min_width=150, elem_id="mod-family"
         )
         self.kind = gr.Dropdown(
-            [("Pictures and video", ""), *((words, key) for key, words in look.KINDS.items())],
+            [("Anything", ""), *((words, key) for key, words in look.KINDS.items())],
             value="",
             label="Makes",
             filterable=False,
