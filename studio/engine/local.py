@@ -16,6 +16,7 @@ from pipelines.errors import BusyError, StepwiseError
 from pipelines.limits import Limits
 from studio.engine.heap import give_back
 from studio.jobs import Job, JobStatus
+from studio.threads import let_the_worker_through
 
 __all__ = ["LocalEngine"]
 
@@ -44,6 +45,7 @@ class LocalEngine:
         self._closed = False
         self._seconds: dict[str, float] = {}
         self._device = threading.Lock()
+        let_the_worker_through()
         self._worker = threading.Thread(target=self._work, name="stepwise-worker", daemon=True)
         self._worker.start()
 

@@ -12,6 +12,7 @@ import base64
 import binascii
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -70,10 +71,19 @@ class PayloadGuard:
         if not body.strip():
             return
         try:
-            content = json.loads(body)
+            content = json.loads(body, parse_constant=_finite, parse_float=_finite)
+        except SettingsError:
+            raise
         except (ValueError, RecursionError) as error:
             raise SettingsError("The request is not readable JSON.") from error
         check_payload(content, self._folders, self._limits)
+
+
+def _finite(text: str) -> float:
+    """A number of the JSON. Python reads NaN and 1e999, and FastAPI's answer to a wrong request cannot be written with one."""
+    if not math.isfinite(number := float(text)):
+        raise SettingsError(f"The request holds the number {text[:20]}. Send finite ones.")
+    return number
 
 
 def check_payload(content: Any, folders: ServedFolders, limits: Limits) -> None:

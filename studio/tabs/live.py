@@ -191,15 +191,8 @@ class RunningTab:
             updates = form.refilled(draft) if self._job(remembered) else form.first()
             return {**updates, self.session: data[self.session]}
 
-        # Gradio searches the whole page for each component that an event's progress is shown on, by default all its
-        # outputs: with every tab's form in it that took the browser 12 s at the first load, and 2 s with one of them.
-        found = self.shell.demo.load(
-            refill,
-            inputs={self.session},
-            outputs={*form.outputs, self.session},
-            show_progress_on=[self.notice],
-            **PLUMBING,
-        )
+        outputs = {*form.outputs, self.session}
+        found = self.shell.demo.load(refill, inputs={self.session}, outputs=outputs, **PLUMBING)
         found.then(**shown)
         return started.then(**shown)
 

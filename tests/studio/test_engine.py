@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -81,6 +82,17 @@ def test_first_in_first_out_with_places(engine, work):
     work.gates[first.id].set()
     assert [finish(job) for job in (first, *others)] == [JobStatus.DONE] * 4
     assert work.order == [first.id, *(job.id for job in others)]
+
+
+def test_the_worker_never_waits_long_for_the_interpreter(work):
+    before = sys.getswitchinterval()
+    try:
+        for given, wanted in ((5e-3, 5e-4), (1e-4, 1e-4)):
+            sys.setswitchinterval(given)
+            LocalEngine(work, Limits()).close()
+            assert sys.getswitchinterval() == pytest.approx(wanted, abs=2e-6)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_full_queue_says_so(engine, work):

@@ -73,6 +73,14 @@ def test_the_page_builds_without_two_equal_ids_and_without_public_plumbing(studi
     assert unlabelled == []
 
 
+def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
+    """Gradio's script searches the whole page for each component that an event marks, which made the page stand slowly."""
+    events = build_page(studio).get_config_file()["dependencies"]
+    assert all(event["show_progress_on"] == [] for event in events if event["show_progress"] == "hidden")
+    marking = {event["api_name"] for event in events if event["show_progress"] != "hidden"}
+    assert marking <= public(build_page(studio).get_config_file()), "only the endpoints, which have no outputs on the page"
+
+
 def test_the_page_needs_no_other_host():
     options = launch_options()
     theme = options["theme"]

@@ -476,7 +476,8 @@ def test_the_guard_answers_and_replays(folders):
     fine = json.dumps({"data": ["x" * 300_000]}).encode()
     assert ask(guard, chunks=(fine[:100], fine[100:]))[2] == fine
     assert ask(guard)[0] == 200
-    for bad in (json.dumps(nested(file_data("http://x/y"))).encode(), b"{", b"[" * 200_000):
+    endless = (b'{"values": [NaN]}', b'{"data": [{"seed": 1e999}]}', b"-Infinity")
+    for bad in (json.dumps(nested(file_data("http://x/y"))).encode(), b"{", b"[" * 200_000, *endless):
         for kind in ("application/json", "text/plain", None):
             status, _, body = ask(guard, chunks=(bad,), content_type=kind)
             assert status == 400 and json.loads(body)["detail"]
