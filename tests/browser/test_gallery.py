@@ -225,9 +225,13 @@ def test_show_more_puts_the_next_page_behind_the_last_tile_and_a_deletion_keeps_
     for seed in range(7):
         settings = {"num_inference_steps": 1, "seed": 100 * seed, "batch_size": 8}
         client.predict("a lemon on a teal background", settings=settings, api_name="/generate")
+    client.predict("an anchor on a teal background", settings={"num_inference_steps": 1}, api_name="/generate")
     client.close()
     page = gallery()
     search(page, "lemon teal", 48)
+    page.wait_for_function(  # before the search 48 were shown as well, the anchor first
+        "() => [...document.querySelectorAll('#gal-grid .sw-open img')].every(one => one.alt.includes('lemon'))"
+    )
     page.evaluate("() => { document.querySelector('#gal-grid .sw-piece').dataset.kept = 'yes'; }")
     page.click("#gal-more")
     page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 56")
