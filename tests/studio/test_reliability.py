@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 
 import numpy as np
@@ -39,11 +40,12 @@ def test_a_job_outlives_its_tab(server):
 
 def test_sessions_of_single_calls_leave_nothing_behind(server):
     sizes = []
-    for _ in range(3):
+    for _ in range(5):
         for _ in range(12):
             server.call("cancel", "nobody")
         sizes.append(memory.used(server.process.pid).uss)
-    assert sizes[2] - sizes[1] < 8 * 2**20  # 12 sessions of gradio's took 15 MB
+    # 12 sessions of gradio's took 15 MB, each time; what the jobs before these calls left in the heap comes only once.
+    assert min(later - earlier for earlier, later in itertools.pairwise(sizes)) < 4 * 2**20
 
 
 def test_a_drawing_is_taken_and_what_the_page_never_sends_is_not(server):
