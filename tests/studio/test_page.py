@@ -81,6 +81,15 @@ def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
     assert marking <= public(build_page(studio).get_config_file()), "only the endpoints, which have no outputs on the page"
 
 
+def test_nothing_on_the_page_moves_by_itself_while_a_model_runs():
+    """A browser without a GPU draws it on the cores that the model runs on: a pulsing dot and a sliding bar cost 5 %."""
+    sheet = (ROOT / "assets/css/stepwise.css").read_text("utf-8")
+    rules = [rule for rule in sheet.split("}") if "running" in rule or ".sw-bar i" in rule]
+    assert len(rules) >= 3
+    moving = [rule for rule in rules if re.search(r"transition|animation", rule.partition("{")[2])]
+    assert [re.findall(r'data-status="(\w+)"', rule) for rule in moving] == [["queued", "loading"]], moving
+
+
 def test_the_page_needs_no_other_host():
     options = launch_options()
     theme = options["theme"]
