@@ -24,6 +24,7 @@ from studio.gallery_markup import opened, tiles
 from studio.gallery_records import reusable
 from studio.jobs import JobStatus
 from studio.video_stage import ClipRenderer
+from tests.studio.waiting import ended
 
 BASE = {
     "model": "tiny-sd",
@@ -87,10 +88,7 @@ def values(model="tiny-sd", **changes):
 
 def finished(studio, **more):
     job = studio.submit("animate", values(**more))
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 5)
-    return view
+    return ended(job)
 
 
 def frames_of(path) -> np.ndarray:
@@ -173,9 +171,7 @@ def test_a_clip_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         job = studio.submit("animate", values(frames=5, fps=8, format="webp"))
-        view = job.view()
-        while not view.status.final:
-            view = job.wait(view.version, 30)
+        view = ended(job)
     assert view.status is JobStatus.FAILED and "full" in view.message
     parts = ClipRenderer(studio, "v", job)(view)
     assert parts["v-strip"]["src"].startswith("data:image/webp") and parts["v-hero"] == {**parts["v-download"], "hidden": None}

@@ -23,6 +23,7 @@ from studio.backend import Studio, StudioSettings
 from studio.job_shelf import JobShelf
 from studio.jobs import Cell, Frame, Job, JobStatus
 from studio.stage import StageRenderer
+from tests.studio.waiting import ended
 
 REQUEST = {"prompt": "a fox on a blue background", "num_inference_steps": 6, "seed": 5}
 
@@ -36,16 +37,9 @@ def studio(tmp_path_factory):
     studio.close()
 
 
-def finished(job, seconds=120):
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, seconds)
-    return view
-
-
 def test_generate_streams_every_step_and_stores_the_picture(studio):
     job = studio.submit("text_to_image", {**REQUEST, "batch_size": 2})
-    view = finished(job)
+    view = ended(job)
     assert view.status is JobStatus.DONE, view.message
     (cell,) = view.cells
     assert [row.index for row in cell.rows] == list(range(6))
@@ -65,7 +59,7 @@ def test_generate_streams_every_step_and_stores_the_picture(studio):
 
 def test_a_finished_steps_pictures_are_sharp_while_the_device_is_idle(studio):
     job = studio.submit("text_to_image", REQUEST)
-    cell = finished(job).cells[0]
+    cell = ended(job).cells[0]
     noisy, denoised = studio.decode_frame(job.id, 0, 5)
     np.testing.assert_allclose(denoised.astype(int), cell.images, atol=2)  # float16 latents
     np.testing.assert_array_equal(noisy, denoised)  # no noise is left after the last step
@@ -76,14 +70,14 @@ def test_a_finished_steps_pictures_are_sharp_while_the_device_is_idle(studio):
     assert studio.decode_frame(job.id, 0, 2)[0].shape == cell.frames[2].noisy.shape
     assert studio.decode_frame(job.id, 0, 1)[0].shape == (1, 64, 64, 3)  # decoded before
     blocker.cancel()
-    finished(blocker)
+    ended(blocker)
     with pytest.raises(SettingsError, match="no step 7"):
         studio.decode_frame(job.id, 0, 6)
 
 
 def test_a_step_that_was_decoded_is_not_decoded_again(studio, monkeypatch):
     job = studio.submit("text_to_image", REQUEST)
-    finished(job)
+    ended(job)
     decoded, sharp = [], backend.sharp
     monkeypatch.setattr(backend, "sharp", lambda frame, family: decoded.append(frame) or sharp(frame, family))
     for _ in range(500):  # the worker lets the device go a moment after the job is done
@@ -99,15 +93,15 @@ def test_a_step_that_was_decoded_is_not_decoded_again(studio, monkeypatch):
 
 
 def test_a_batch_is_the_same_pictures_as_one_by_one(studio):
-    both = finished(studio.submit("text_to_image", {**REQUEST, "batch_size": 2, "sampler": "euler_a"})).cells[0].images
-    second = finished(studio.submit("text_to_image", {**REQUEST, "seed": 6, "sampler": "euler_a"})).cells[0].images
+    both = ended(studio.submit("text_to_image", {**REQUEST, "batch_size": 2, "sampler": "euler_a"})).cells[0].images
+    second = ended(studio.submit("text_to_image", {**REQUEST, "seed": 6, "sampler": "euler_a"})).cells[0].images
     assert np.abs(both[1].astype(int) - second[0]).max() <= 1
 
 
 def test_a_restored_picture_makes_itself_again(studio):
-    first = finished(studio.submit("text_to_image", {**REQUEST, "sampler": {"key": "ddim", "eta": 0.5}, "schedule": "karras"}))
+    first = ended(studio.submit("text_to_image", {**REQUEST, "sampler": {"key": "ddim", "eta": 0.5}, "schedule": "karras"}))
     restored = infotext.read(studio.store.get(first.cells[0].results[0]).path)
-    again = finished(studio.submit("text_to_image", restored.values))
+    again = ended(studio.submit("text_to_image", restored.values))
     np.testing.assert_array_equal(again.cells[0].images, first.cells[0].images)
 
 
@@ -118,7 +112,7 @@ def test_cancel_stops_between_evaluations_and_stores_nothing(studio):
     while not (view.cells and view.cells[0].rows):
         view = job.wait(view.version, 30)
     job.cancel()
-    view = finished(job)
+    view = ended(job)
     assert view.status is JobStatus.CANCELLED
     assert 0 < len(view.cells[0].rows) < 200
     assert view.cells[0].results == ()
@@ -127,15 +121,15 @@ def test_cancel_stops_between_evaluations_and_stores_nothing(studio):
 
 
 def test_one_persons_cancel_leaves_anothers_job_alone(studio):
-    alone = finished(studio.submit("text_to_image", REQUEST)).cells[0].images
+    alone = ended(studio.submit("text_to_image", REQUEST)).cells[0].images
     first = studio.submit("text_to_image", {**REQUEST, "num_inference_steps": 150}, owner="ann")
     second = studio.submit("text_to_image", REQUEST, owner="bob")
     view = first.view()
     while not (view.cells and view.cells[0].rows):
         view = first.wait(view.version, 30)
     first.cancel()
-    assert finished(first).status is JobStatus.CANCELLED
-    view = finished(second)
+    assert ended(first).status is JobStatus.CANCELLED
+    view = ended(second)
     assert view.status is JobStatus.DONE
     np.testing.assert_array_equal(view.cells[0].images, alone)
 
@@ -146,19 +140,19 @@ def test_one_persons_cancel_leaves_anothers_job_alone(studio):
 ])
 def test_bad_requests_fail_with_a_sentence_and_the_studio_goes_on(studio, changes, words):
     try:
-        view = finished(studio.submit("text_to_image", {**REQUEST, **changes}))
+        view = ended(studio.submit("text_to_image", {**REQUEST, **changes}))
         assert view.status is JobStatus.FAILED
         message = view.message
     except StepwiseError as error:
         message = str(error)
     assert words in message
     assert "Traceback" not in message
-    assert finished(studio.submit("text_to_image", REQUEST)).status is JobStatus.DONE
+    assert ended(studio.submit("text_to_image", REQUEST)).status is JobStatus.DONE
 
 
 def test_a_published_model_says_offline_what_is_missing(studio):
     key = next(entry.key for entry in studio.models() if entry.family == "sdxl" and not entry.local)
-    view = finished(studio.submit("text_to_image", {**REQUEST, "model": key, "width": 1024, "height": 1024}))
+    view = ended(studio.submit("text_to_image", {**REQUEST, "model": key, "width": 1024, "height": 1024}))
     assert view.status is JobStatus.FAILED
     assert "models" in view.message
 
@@ -186,12 +180,12 @@ def test_a_full_disk_is_an_error_with_a_sentence_and_loses_nothing(studio, monke
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_after(0))
         job = studio.submit("text_to_image", REQUEST)
-        view = finished(job)
+        view = ended(job)
     assert view.status is JobStatus.FAILED
     assert "disk" in view.message.lower() or "space" in view.message.lower()
     assert [record.id for record in studio.store.list(limit=1000)] == before
     parts = StageRenderer(studio, "t", job)(view)
-    again = finished(studio.submit("text_to_image", REQUEST))
+    again = ended(studio.submit("text_to_image", REQUEST))
     assert again.status is JobStatus.DONE
     np.testing.assert_array_equal(pixels_of(parts["t-hero"]["src"]), again.cells[0].images[0])
     assert parts["t-download"] == parts["t-hero"] and parts["t-tools"] == {"hidden": None}
@@ -201,7 +195,7 @@ def test_a_disk_that_fills_up_keeps_what_it_had_room_for_and_the_rest_is_shown(s
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_after(1))
         job = studio.submit("text_to_image", {**REQUEST, "batch_size": 3})
-        view = finished(job)
+        view = ended(job)
     assert view.status is JobStatus.FAILED
     (kept,) = view.cells[0].results
     np.testing.assert_array_equal(np.asarray(Image.open(studio.store.get(kept).path)), view.cells[0].images[0])
@@ -212,7 +206,7 @@ def test_a_disk_that_fills_up_keeps_what_it_had_room_for_and_the_rest_is_shown(s
 
 def test_old_jobs_let_their_pictures_go_and_can_still_be_read(studio, monkeypatch):
     jobs = [studio.submit("text_to_image", REQUEST) for _ in range(3)]
-    views = [finished(job) for job in jobs]
+    views = [ended(job) for job in jobs]
     size = jobs[0].picture_bytes
     assert size > 6 * 2 * views[0].cells[0].frames[0].noisy.nbytes + views[0].cells[0].images.nbytes
     shelf = JobShelf(most=10, most_bytes=2 * size)
@@ -256,7 +250,7 @@ def test_the_queue_is_capped(studio):
             jobs.append(studio.submit("text_to_image", REQUEST))
     for job in (*jobs, blocker):
         job.cancel()
-    assert {finished(job).status for job in (*jobs, blocker)} == {JobStatus.CANCELLED}
+    assert {ended(job).status for job in (*jobs, blocker)} == {JobStatus.CANCELLED}
 
 
 def test_unknown_jobs_and_tasks_are_refused(studio):
@@ -273,7 +267,7 @@ def test_a_broken_checkpoint_in_the_models_folder_is_listed_with_its_problem(stu
     studio.catalog.rescan()
     try:
         (entry,) = [one for one in studio.models() if one.key.startswith("evil")]
-        view = finished(studio.submit("text_to_image", {**REQUEST, "model": entry.key}))
+        view = ended(studio.submit("text_to_image", {**REQUEST, "model": entry.key}))
         assert view.status is JobStatus.FAILED
         assert "evil.safetensors" in view.message
     finally:
@@ -303,7 +297,7 @@ def test_switching_models_stays_within_the_budget(tmp_path):
     try:
         images = {}
         for key in ("emoji", "one", "two") * 3:
-            view = finished(studio.submit("text_to_image", {**REQUEST, "model": key, "num_inference_steps": 1}))
+            view = ended(studio.submit("text_to_image", {**REQUEST, "model": key, "num_inference_steps": 1}))
             assert view.status is JobStatus.DONE, view.message
             images.setdefault(key, []).append(view.cells[0].images.tobytes())
         assert [len(set(same)) for same in images.values()] == [1, 1, 1]

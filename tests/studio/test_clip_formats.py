@@ -15,6 +15,7 @@ from studio.command_line import main
 from studio.jobs import JobStatus
 from studio.tabs.video_examples import EXAMPLES
 from studio.video_form import ClipChoices
+from tests.studio.waiting import ended
 
 COMMAND = "pip install -r requirements-video.txt"
 WALK = {
@@ -54,9 +55,7 @@ def has_av(request, monkeypatch):
 
 def test_a_program_that_names_no_format_gets_one_that_this_machine_can_write(studio, has_av):
     job = studio.submit("animate", WALK)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 5)
+    view = ended(job)
     assert view.status is JobStatus.DONE, view.message
     (cell,) = view.cells
     assert studio.store.get(cell.results[0]).path.suffix == (".mp4" if has_av else ".webp")

@@ -20,6 +20,7 @@ from studio.backend import Studio, StudioSettings
 from studio.comparison_export import comparison_csv, comparison_picture, store_picture, store_table
 from studio.comparison_grid import ComparisonGrid, table
 from studio.jobs import Cell, Job, JobStatus
+from tests.studio.waiting import ended
 
 BASE = {
     "model": "tiny",
@@ -53,9 +54,7 @@ def studio(folder, tmp_path_factory):
 
 def finished(studio, values, task="compare") -> Job:
     job = studio.submit(task, values)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 30)
+    ended(job)
     return job
 
 

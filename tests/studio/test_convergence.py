@@ -8,27 +8,12 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from pipelines.errors import SettingsError
-from studio.backend import Studio, StudioSettings
 from studio.convergence_plot import COLOURS, EMPTY, convergence_view
 from studio.jobs import JobStatus
+from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox on a blue background", "seed": 3, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
 SETTINGS = {"base": BASE, "samplers": ["ddim", "heun"], "evaluations": [3, 6], "reference_steps": 20}
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("studio")
-    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
-    yield studio
-    studio.close()
-
-
-def finished(job):
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 5)
-    return view
 
 
 def test_points_come_one_by_one_and_a_second_view_keeps_the_reference(studio):
@@ -45,7 +30,7 @@ def test_points_come_one_by_one_and_a_second_view_keeps_the_reference(studio):
     assert all(0 < point["error"] < 2 and min(point["seconds"].values()) > 0 for point in points)
     assert points[3]["error"] < points[0]["error"]
     assert [len(cell.rows) for cell in view.cells] == [2, 2, 20]
-    again = finished(studio.submit("convergence", SETTINGS))
+    again = ended(studio.submit("convergence", SETTINGS))
     assert len(again.cells[-1].rows) == 0 and "Kept" in again.cells[-1].note
     assert [point["error"] for point in again.outcome["points"]] == [point["error"] for point in points]
 
@@ -56,7 +41,7 @@ def test_a_stop_keeps_the_points_that_are_there(studio):
     while not view.outcome.get("points") and not view.status.final:
         view = job.wait(view.version, 5)
     job.cancel()
-    view = finished(job)
+    view = ended(job)
     assert view.status is JobStatus.CANCELLED and view.outcome["points"]
 
 
@@ -69,20 +54,20 @@ def test_what_cannot_be_is_refused_before_it_runs(studio, change, word):
 
 def test_points_that_the_schedule_cannot_serve_are_told_and_none_left_is_refused_before_the_reference(studio):
     typed = {**BASE, "seed": 5, "schedule": {"key": "hand_typed", "values": "999 700 400 200 80 20"}}
-    view = finished(studio.submit("convergence", {**SETTINGS, "base": typed}))
+    view = ended(studio.submit("convergence", {**SETTINGS, "base": typed}))
     assert view.status is JobStatus.DONE, view.message
     assert [(one["label"], one["steps"]) for one in view.outcome["points"]] == [("DDIM", 6)]
     assert [(one["label"], one["steps"]) for one in view.outcome["left_out"]] == [("DDIM", 3), ("Heun", 2), ("Heun", 3)]
     shown = convergence_view(view.outcome)
     assert "DDIM at 3 steps; Heun at 2, 3 steps. The list has 6 time steps for 3 steps" in shown
-    refused = finished(studio.submit("convergence", {**SETTINGS, "base": {**typed, "seed": 6}, "samplers": ["heun"]}))
+    refused = ended(studio.submit("convergence", {**SETTINGS, "base": {**typed, "seed": 6}, "samplers": ["heun"]}))
     assert refused.status is JobStatus.FAILED and "None of the 2 planned runs is possible" in refused.message
     assert sum(len(cell.rows) for cell in refused.cells) == 0
 
 
 def test_a_shared_learned_schedule_is_measured_where_it_was_fitted(studio):
     learned = {"base": {**BASE, "schedule": "learned", "seed": 7}, "samplers": ["dpmpp_2m", "ddim"], "evaluations": [5, 6]}
-    view = finished(studio.submit("convergence", {**SETTINGS, **learned}))
+    view = ended(studio.submit("convergence", {**SETTINGS, **learned}))
     assert view.status is JobStatus.DONE, view.message
     assert [(one["label"], one["steps"]) for one in view.outcome["points"]] == [("DPM-Solver++(2M)", 6)]
     assert [(one["sampler"], one["steps"]) for one in view.outcome["left_out"]] == [(0, 5), (1, 5), (1, 6)]

@@ -29,6 +29,7 @@ from studio.jobs import JobStatus
 from studio.tasks import TASKS
 from studio.tasks import edit as edit_task
 from studio.tasks.edit import read_mask, read_picture
+from tests.studio.waiting import ended
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 BASE = {
@@ -76,10 +77,7 @@ MASK = png(Image.fromarray(np.pad(np.full((14, 10), 255, np.uint8), ((6, 12), (9
 def finished(studio, **values):
     base = {**BASE, "width": 32, "height": 32, **values.pop("base", {})}
     job = studio.submit("edit", {"base": base, "picture": PICTURE, "source_prompt": "a red fox", **values})
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 30)
-    return view
+    return ended(job)
 
 
 def example(name):
@@ -294,9 +292,7 @@ def test_an_edit_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, m
         patch.setattr(os, "replace", full)
         values = {"base": {**BASE, "width": 32, "height": 32}, "picture": PICTURE, "edit": "image_to_image"}
         job = studio.submit("edit", values)
-        view = job.view()
-        while not view.status.final:
-            view = job.wait(view.version, 30)
+        view = ended(job)
     assert view.status is JobStatus.FAILED and "full" in view.message
     parts = EditRenderer(studio.store, "e", job)(view)
     assert parts["e-slider"] == {"hidden": None} and "Change to source" in parts["e-figures"]["html"]
@@ -307,9 +303,7 @@ def test_an_edit_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, m
 
 def test_an_old_edit_shows_its_stored_picture(studio):
     job = studio.submit("edit", {"base": {**BASE, "width": 32, "height": 32}, "picture": PICTURE, "edit": "image_to_image"})
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 30)
+    ended(job)
     job.let_pictures_go()
     parts = EditRenderer(studio.store, "e", job)(job.view())
     assert parts["e-hero"] == parts["e-download"] and "src" not in parts["e-hero"] and parts["e-picture"] == {"hidden": None}

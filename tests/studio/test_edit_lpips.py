@@ -11,6 +11,7 @@ from studio.backend import Studio, StudioSettings
 from studio.edit_stage import edit_figures
 from studio.jobs import JobStatus
 from studio.reliability.jobs import source_picture
+from tests.studio.waiting import ended
 
 NAMES = ("slice1.0", "slice2.3", "slice3.6", "slice4.8", "slice5.10")
 
@@ -42,11 +43,7 @@ def edited(studio):
         "source_prompt": "a fox on a blue background",
         "edit": "replace",
     }
-    job = studio.submit("edit", values)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 30)
-    return view
+    return ended(studio.submit("edit", values))
 
 
 def test_with_its_weights_it_is_measured(weights, studio):

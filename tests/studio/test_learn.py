@@ -17,6 +17,7 @@ from studio.command_line import main
 from studio.jobs import JobStatus
 from studio.learn_plot import EMPTY, learn_view
 from studio.tasks.learn import schedules_folder
+from tests.studio.waiting import ended
 
 BASE = {"num_inference_steps": 2, "sampler": "unipc", "guidance": {"key": "cfg", "guidance_scale": 1.0}}
 SMALL = {"fitted": 2, "held_out": 2, "teacher_steps": 10}
@@ -32,15 +33,8 @@ def studio(tmp_path_factory):
     learned.FOLDERS[:] = before
 
 
-def finished(job):
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 5)
-    return view
-
-
 def test_a_fit_is_a_job_whose_result_runs(studio):
-    view = finished(studio.submit("learn", SETTINGS))
+    view = ended(studio.submit("learn", SETTINGS))
     assert view.status is JobStatus.DONE, view.message
     assert [row["round"] for row in view.outcome["curve"]] == [0, 1, 2]
     assert [len(cell.rows) for cell in view.cells] == [3]
@@ -50,11 +44,11 @@ def test_a_fit_is_a_job_whose_result_runs(studio):
     assert set(schedule["held_out"]) == {"uniform", "fitted"}  # the held-out pictures judge, and two rounds need not please them
     assert all(0 < error < 1 for error in schedule["held_out"].values())
     values = {**BASE, "prompt": "a fox on a blue background", "schedule": "learned"}
-    run = finished(studio.submit("text_to_image", values))
+    run = ended(studio.submit("text_to_image", values))
     assert run.status is JobStatus.DONE, run.message
     assert [row.timestep for row in run.cells[0].rows] == pytest.approx(schedule["model_times"])
     for change in ({"num_inference_steps": 3}, {"sampler": "dpmpp_2m"}):
-        other = finished(studio.submit("text_to_image", {**values, **change}))
+        other = ended(studio.submit("text_to_image", {**values, **change}))
         assert other.status is JobStatus.FAILED
         assert "No schedule has been fitted for" in other.message and "2 steps of unipc on emoji" in other.message
 
@@ -66,7 +60,7 @@ def test_an_evolution_reports_its_population_and_stops(studio):
     while len(view.outcome.get("curve", ())) < 2 and not view.status.final:
         view = job.wait(view.version, 5)
     job.cancel()
-    view = finished(job)
+    view = ended(job)
     assert view.status is JobStatus.CANCELLED
     assert len(view.outcome["curve"][0]["population"]) == 3
     assert "name" not in view.outcome
@@ -84,7 +78,7 @@ def test_what_cannot_be_fitted_is_refused_at_once(studio, changes, words):
 
 
 def test_a_sampler_with_fresh_noise_is_refused_with_the_reason(studio):
-    view = finished(studio.submit("learn", {**SETTINGS, "base": {**BASE, "sampler": "euler_a"}}))
+    view = ended(studio.submit("learn", {**SETTINGS, "base": {**BASE, "sampler": "euler_a"}}))
     assert view.status is JobStatus.FAILED
     assert "deterministic samplers only" in view.message
 

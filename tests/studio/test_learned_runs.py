@@ -5,28 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.studio.page_forms import built, read_after
+from tests.studio.waiting import ended
 
 from pipelines.schedules.learned_file import SHIPPED, find_all
-from studio.backend import Studio, StudioSettings
 from studio.jobs import JobStatus
 
 NAME = next(name for name, one in find_all(SHIPPED).items() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m")
 PROMPT = "a fox on a blue background"
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("studio")
-    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
-    yield studio
-    studio.close()
-
-
-def finished(job):
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 5)
-    return view
 
 
 def saved(studio, view, cell=0):
@@ -42,7 +27,7 @@ def page(studio):
 def test_the_shipped_schedule_is_picked_on_the_page_and_named_in_the_saved_settings(studio, page, settings):
     draft = {"schedule": {"key": "learned", **settings}, "num_inference_steps": 6, "prompt": PROMPT, "seed_mode": "fixed"}
     values = read_after(page, page.form.updates(draft, "emoji"))
-    view = finished(studio.submit("text_to_image", values))
+    view = ended(studio.submit("text_to_image", values))
     assert view.status is JobStatus.DONE, view.message
     times = find_all(SHIPPED)[NAME].model_times
     assert [row.timestep for row in view.cells[0].rows] == pytest.approx(times)
@@ -51,7 +36,7 @@ def test_the_shipped_schedule_is_picked_on_the_page_and_named_in_the_saved_setti
 
 def test_what_was_not_fitted_is_refused_on_the_page_with_what_is(studio, page):
     draft = {"schedule": "learned", "num_inference_steps": 7, "prompt": PROMPT}
-    view = finished(studio.submit("text_to_image", read_after(page, page.form.updates(draft, "emoji"))))
+    view = ended(studio.submit("text_to_image", read_after(page, page.form.updates(draft, "emoji"))))
     assert view.status is JobStatus.FAILED
     assert "7 steps of dpmpp_2m on the model emoji" in view.message and "6 steps of dpmpp_2m on emoji" in view.message
 
@@ -62,7 +47,7 @@ def test_other_weights_under_the_shipped_models_key_are_refused(studio):
         kept = parameter.clone()
         parameter.add_(0.01)
         try:
-            view = finished(studio.submit("text_to_image", {"prompt": PROMPT, "num_inference_steps": 6, "schedule": "learned"}))
+            view = ended(studio.submit("text_to_image", {"prompt": PROMPT, "num_inference_steps": 6, "schedule": "learned"}))
         finally:
             parameter.copy_(kept)
     assert view.status is JobStatus.FAILED
@@ -72,7 +57,7 @@ def test_other_weights_under_the_shipped_models_key_are_refused(studio):
 def test_a_comparison_at_equal_evaluations_finds_the_schedule_of_the_steps_it_ends_with(studio):
     base = {"prompt": PROMPT, "num_inference_steps": 12, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
     cells = [{}, {"guidance.guidance_scale": 4.0, "schedule": "learned"}]  # 12 evaluations are 6 guided steps
-    view = finished(studio.submit("compare", {"base": base, "cells": cells, "equal": "nfe", "reference": False}))
+    view = ended(studio.submit("compare", {"base": base, "cells": cells, "equal": "nfe", "reference": False}))
     assert view.status is JobStatus.DONE, view.message
     assert [len(cell.rows) for cell in view.cells] == [12, 6], [cell.note for cell in view.cells]
     assert saved(studio, view, 1)["schedule"]["name"] == NAME

@@ -14,30 +14,20 @@ from pipelines import quantization_peak
 from pipelines.quantization_folder import RECORD, WEIGHTS, quantised_key
 from pipelines.errors import LoraError, MethodFitError, ModelError, SettingsError, UnknownMethodError
 from pipelines.quantization import trimmed_mean
-from studio.backend import Studio, StudioSettings
 from studio.command_line import main
 from studio.jobs import JobStatus
 from studio.quantize_keep import keep, kept_key
 from studio.tasks import quantize as quantize_task
 from studio.tasks.quantize import FULL
 from tests.studio.page_forms import built
+from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox on a blue background", "seed": 5, "num_inference_steps": 4}
 
 
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    studio = Studio(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu"))
-    yield studio
-    studio.close()
-
-
 def done(studio, task="quantize", **values):
     job = studio.submit(task, values)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 30)
+    view = ended(job)
     return job, view
 
 

@@ -7,16 +7,7 @@ import pytest
 from pipelines.comparison_axes import spread
 from pipelines.errors import SettingsError
 from pipelines.types import Request
-from studio.backend import Studio, StudioSettings
 from studio.shelves import results
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    home = tmp_path_factory.mktemp("studio")
-    studio = Studio(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu"))
-    yield studio
-    studio.close()
 
 
 @pytest.mark.parametrize("job_id", [{}, [], None, 7, {"a": []}, "\0"])

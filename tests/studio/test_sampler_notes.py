@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-
-from studio.backend import Studio, StudioSettings
 from studio.jobs import JobStatus
 from studio.stage import StageRenderer
+from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox", "seed": 5, "num_inference_steps": 4, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
 SHIFTED = {**BASE, "sampler": "time_shift"}
 
 
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("studio")
-    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
-    yield studio
-    studio.close()
-
-
 def ran(studio, task, values):
     job = studio.submit(task, values)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 5)
+    view = ended(job)
     assert view.status is JobStatus.DONE, view.message
     return job, view
 

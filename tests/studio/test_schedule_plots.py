@@ -13,16 +13,7 @@ from pipelines.catalog import shipped
 from pipelines.schedule import FlowSchedule
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import SHIPPED, find_all
-from studio.backend import Studio, StudioSettings
 from studio.schedule_plots import noise_schedule_of, schedule_plots, schedule_view
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("studio")
-    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
-    yield studio
-    studio.close()
 
 
 def plots(html):

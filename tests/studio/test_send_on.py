@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.page_forms import built, read_after
+from tests.studio.waiting import ended
 
 from studio.backend import Studio, StudioSettings
 from studio.gallery_records import reusable
@@ -44,9 +45,7 @@ def page(studio):
 def made(studio, task, values, cell=-1):
     """The record of a finished job's cell."""
     job = studio.submit(task, values)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 30)
+    view = ended(job)
     assert view.status is JobStatus.DONE, view.message
     return job.request, studio.store.get(view.cells[cell].results[0])
 

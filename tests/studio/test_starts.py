@@ -9,27 +9,15 @@ from pipelines.comparison import equal_steps, evaluations
 from pipelines.errors import SettingsError
 from pipelines.types import Choice, Request, Traits
 from studio import infotext
-from studio.backend import Studio, StudioSettings
 from studio.jobs import JobStatus
+from tests.studio.waiting import ended
 
 TRAITS = Traits("sd", "epsilon", "unet")
 BASE = {"prompt": "a fox", "seed": 5, "num_inference_steps": 6, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
 
 
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("studio")
-    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
-    yield studio
-    studio.close()
-
-
 def ran(studio, task, values):
-    job = studio.submit(task, values)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 5)
-    return view
+    return ended(studio.submit(task, values))
 
 
 def test_the_spared_steps_are_told_and_a_batch_changes_no_picture(studio):

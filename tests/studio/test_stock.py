@@ -20,6 +20,7 @@ from studio.backend import Studio, StudioSettings
 from studio.form import TABLES, RequestForm
 from studio.jobs import JobStatus
 from studio.tasks.stock import arguments_of
+from tests.studio.waiting import ended
 
 REQUEST = {"model": "other", "prompt": "a red fox", "num_inference_steps": 3, "seed": 5}
 OURS = ("sampler", "schedule", "start")
@@ -37,13 +38,6 @@ def studio(tmp_path_factory):
     studio.close()
 
 
-def finished(job, seconds=120):
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, seconds)
-    return view
-
-
 @pytest.mark.parametrize(("name", "choice"), [
     ("sampler", "heun"), ("sampler", "dpmpp_2m"), ("schedule", {"key": "karras", "rho": 5.0}), ("schedule", "uniform"),
     ("start", "gaussian"), ("start", "noise")])
@@ -53,7 +47,7 @@ def test_a_method_of_our_loop_is_refused_with_the_reason(studio, name, choice):
 
 
 def test_a_picture_says_nothing_of_what_its_pipeline_never_saw(studio):
-    view = finished(studio.submit("text_to_image", {**REQUEST, "guidance": {"key": "cfg", "guidance_scale": 3.0}}))
+    view = ended(studio.submit("text_to_image", {**REQUEST, "guidance": {"key": "cfg", "guidance_scale": 3.0}}))
     assert view.status is JobStatus.DONE, view.message
     record = studio.store.get(view.cells[0].results[0])
     assert not set(OURS) & record.metadata["request"].keys()
@@ -63,7 +57,7 @@ def test_a_picture_says_nothing_of_what_its_pipeline_never_saw(studio):
     assert "Sampler" not in text and "Schedule" not in text and "CFG scale: 3" in text
     values = infotext.read(record.path).values
     assert not set(OURS) & values.keys()
-    again = finished(studio.submit("text_to_image", {**values, "model": "other"}))
+    again = ended(studio.submit("text_to_image", {**values, "model": "other"}))
     assert (again.cells[0].images == view.cells[0].images).all()
 
 
@@ -72,8 +66,8 @@ def test_guidance_rescale_reaches_a_pipeline_that_has_it_and_is_refused_by_one_t
 
     call = StableDiffusionPAGPipeline.__call__
     guidance = {"key": "cfg", "guidance_scale": 5.0}
-    plain = finished(studio.submit("text_to_image", {**REQUEST, "guidance": guidance}))
-    rescaled = finished(studio.submit("text_to_image", {**REQUEST, "guidance": {**guidance, "guidance_rescale": 0.7}}))
+    plain = ended(studio.submit("text_to_image", {**REQUEST, "guidance": guidance}))
+    rescaled = ended(studio.submit("text_to_image", {**REQUEST, "guidance": {**guidance, "guidance_rescale": 0.7}}))
     assert not (plain.cells[0].images == rescaled.cells[0].images).all()
 
     def without_rescale(self, prompt=None, height=None, width=None, num_inference_steps=50, guidance_scale=5.0,
@@ -81,7 +75,7 @@ def test_guidance_rescale_reaches_a_pipeline_that_has_it_and_is_refused_by_one_t
         return call(self, prompt, height=height, width=width, num_inference_steps=num_inference_steps)
 
     monkeypatch.setattr(StableDiffusionPAGPipeline, "__call__", without_rescale)
-    refused = finished(studio.submit("text_to_image", {**REQUEST, "guidance": {**guidance, "guidance_rescale": 0.7}}))
+    refused = ended(studio.submit("text_to_image", {**REQUEST, "guidance": {**guidance, "guidance_rescale": 0.7}}))
     assert refused.status is JobStatus.FAILED and "rescale" in refused.message
 
 
@@ -94,13 +88,13 @@ def test_guidance_that_the_call_does_not_take_is_refused_where_it_was_chosen_and
         return call(self, prompt, num_inference_steps=num_inference_steps, generator=generator)
 
     monkeypatch.setattr(StableDiffusionPAGPipeline, "__call__", unguided)
-    chosen = finished(studio.submit("text_to_image", {**REQUEST, "guidance": {"key": "cfg", "guidance_scale": 3.0}}))
+    chosen = ended(studio.submit("text_to_image", {**REQUEST, "guidance": {"key": "cfg", "guidance_scale": 3.0}}))
     assert chosen.status is JobStatus.FAILED and "guidance_scale" in chosen.message
-    view = finished(studio.submit("text_to_image", REQUEST))
+    view = ended(studio.submit("text_to_image", REQUEST))
     assert view.status is JobStatus.DONE, view.message
     record = studio.store.get(view.cells[0].results[0])
     assert "guidance" not in record.metadata["request"]
-    sized = finished(studio.submit("text_to_image", {**REQUEST, "width": 64, "height": 64}))
+    sized = ended(studio.submit("text_to_image", {**REQUEST, "width": 64, "height": 64}))
     assert sized.status is JobStatus.FAILED and "'height'" in sized.message
 
 
@@ -176,5 +170,5 @@ def test_a_size_goes_only_to_a_call_that_takes_one():
 
 
 def test_a_size_that_the_pipeline_refuses_ends_with_its_reason(studio):
-    view = finished(studio.submit("text_to_image", {**REQUEST, "width": 33, "height": 32}))
+    view = ended(studio.submit("text_to_image", {**REQUEST, "width": 33, "height": 32}))
     assert view.status is JobStatus.FAILED and "divisible by 8" in view.message and "broke" not in view.message

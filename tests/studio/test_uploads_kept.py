@@ -10,19 +10,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pipelines.editing import Picture, pixels_kept
-from studio.backend import Studio, StudioSettings
 from studio.tabs.live import ReadyForms
 from studio.tasks import TASKS
+from tests.studio.waiting import ended
 
 LARGE = (3000, 2000)
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory):
-    home = tmp_path_factory.mktemp("kept")
-    studio = Studio(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu"))
-    yield studio
-    studio.close()
 
 
 def encoded(picture: Image.Image) -> str:
@@ -70,9 +62,7 @@ def test_an_edit_keeps_a_small_copy_of_a_large_upload_from_the_start(studio, lar
     values = {"base": {"prompt": "a fox", "num_inference_steps": 1}, "picture": encoded(large), "mask": encoded(mask)}
     job = studio.submit("edit", {**values, "edit": "inpaint"})
     assert job.request.picture.size == job.request.mask.size == (1254, 836)
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 60)
+    view = ended(job)
     assert view.status.value == "done", view.message
     assert "3000 × 2000 pixels was scaled" in view.cells[-1].note
     assert job.request.picture.pixels.nbytes + job.request.mask.pixels.nbytes <= 4 * 2**20
@@ -85,9 +75,7 @@ def test_a_model_whose_size_is_known_only_when_it_runs_keeps_no_more_either(stud
     monkeypatch.setattr(edit, "pixels_kept", lambda width, height: next(kept))
     request = {"prompt": "a fox", "num_inference_steps": 1}
     job = studio.submit("edit", {"base": request, "picture": encoded(large)})
-    view = job.view()
-    while not view.status.final:
-        view = job.wait(view.version, 60)
+    view = ended(job)
     assert view.status.value == "done", view.message
     assert job.request.picture.size[0] * job.request.picture.size[1] <= 2**18
 
