@@ -80,10 +80,10 @@ SOLVER_METHODS = [
            groups=("stochastic",)),
     Method("pndm", "PNDM", Pndm, PndmSettings, paper="Liu et al., PNDM, arXiv:2202.09778",
            help="The linear multistep method (PLMS) that Stable Diffusion came with. On the shipped model far off up to 20 "
-                "steps, the closest at 50.",
+                "steps, among the closest at 50.",
            groups=("PNDM", "second order")),
     Method("ipndm", "iPNDM", Ipndm, IpndmSettings, paper="Zhang & Chen, DEIS, arXiv:2204.13902",
-           help="PNDM without a costly start. On the shipped model far off up to 20 steps, the closest at 50.",
+           help="PNDM without a costly start. On the shipped model far off up to 20 steps, among the closest at 50.",
            groups=("PNDM", "second order")),
     Method("euler", "Euler", Euler, fit=_fits_euler, paper="Karras et al., EDM, arXiv:2206.00364",
            help="First order in sigma; simple and robust.",
