@@ -17,6 +17,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.limits import Limits
 from pipelines.samplers import SAMPLERS
 from pipelines.schedule import Level
+from pipelines.schedules import spared
 from pipelines.starts import STARTS
 from pipelines.types import Request, Traits
 
@@ -186,25 +187,30 @@ def _cell(
 
 
 def evaluations(request: Request, traits: Traits | None) -> int:
-    """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance.
+    """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less those
+    that a fitted solver leaves out.
 
     An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on
     the level counts with those in the middle, where alpha = sigma.
     """
+    calls, branches = _calls(request, traits)
+    return branches * calls - spared(request)
+
+
+def _calls(request: Request, traits: Traits | None) -> tuple[int, int]:
+    """Of the denoiser in a run, and the branches that each evaluates."""
     guidance = GUIDANCE[request.guidance.key].build(request.guidance.settings)
     branches = 1 if traits and traits.guidance != "cfg" else len(guidance.plan(_HALF_NOISE))
     sampler = SAMPLERS[request.sampler.key].build(request.sampler.settings)
-    start = STARTS[request.start.key].build(request.start.settings)
-    return branches * start.calls(request.num_inference_steps, sampler)
+    return STARTS[request.start.key].build(request.start.settings).calls(request.num_inference_steps, sampler), branches
 
 
 def equal_steps(request: Request, traits: Traits | None, budget: int, most: int) -> Request:
     """The request with the most steps, 1 to `most`, whose evaluations are within the budget; 1 if none is."""
-    counts = range(most, 0, -1)
-    return next(
-        (one for steps in counts if evaluations(one := request.replace(num_inference_steps=steps), traits) <= budget),
-        request.replace(num_inference_steps=1),
-    )
+    runs = (request.replace(num_inference_steps=steps) for steps in range(most, 0, -1))
+    # Even a solver that leaves branches out evaluates one a call; what was fitted is not looked for beyond that.
+    return next((one for one in runs if _calls(one, traits)[0] <= budget and evaluations(one, traits) <= budget),
+                request.replace(num_inference_steps=1))
 
 
 def by_model(requests: Sequence[Request]) -> list[tuple[str, list[list[int]]]]:

@@ -134,11 +134,14 @@ class Query:
         latents: (B, C, h, w).
         level: theirs.
         told_levels: B levels whose times the network is told in place of the level's own; None tells it that one.
+        branches: those of the guidance's branches that are wanted, in the place of its combination: the prediction is the
+            last one's, and remembers them all; empty for the guided prediction.
     """
 
     latents: torch.Tensor
     level: Level
     told_levels: tuple[Level, ...] | None = None
+    branches: tuple[str, ...] = ()
 
     @property
     def told(self) -> torch.Tensor:
@@ -207,7 +210,7 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
 
     groups: dict[tuple, list[_Branch]] = {}
     for owner, (denoiser, query) in enumerate(asked):
-        for name in denoiser.guidance.plan(query.level):
+        for name in query.branches or denoiser.guidance.plan(query.level):
             branch = _Branch(owner, name, query, denoiser.conditionings[name], denoiser.network)
             groups.setdefault(branch.group, []).append(branch)
     answers: list[dict[str, Prediction]] = [{} for _ in asked]
@@ -220,7 +223,7 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
             denoiser.evaluations += 1
             denoiser.seconds += spent * len(raw)
             answers[branch.owner][branch.name] = _answer(raw, branch.query, branch.network.prediction_type)
-    return [guided(denoiser.guidance, answer) for (denoiser, _), answer in zip(asked, answers, strict=True)]
+    return [guided(denoiser.guidance, answer, query.branches) for (denoiser, query), answer in zip(asked, answers, strict=True)]
 
 
 def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:
@@ -233,8 +236,10 @@ def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction
     return Prediction(noise, query.latents, query.level, "epsilon")
 
 
-def guided(guidance: Guidance, branches: Mapping[str, Prediction]) -> Prediction:
-    """The guidance's prediction, which remembers the branches where there are several."""
+def guided(guidance: Guidance, branches: Mapping[str, Prediction], wanted: Sequence[str] = ()) -> Prediction:
+    """The guidance's prediction, which remembers the branches where there are several; where some were wanted, the last of those."""
+    if wanted:
+        return dataclasses.replace(branches[wanted[-1]], branches=branches)
     prediction = guidance.combine(branches)
     return dataclasses.replace(prediction, branches=branches) if len(branches) > 1 else prediction
 

@@ -63,6 +63,8 @@ class Line:
     stock: str | None = None
     fitted: str = ""
     """Names what was fitted, of a learned line: with another fit its kept cells are others'."""
+    fitted_steps: tuple[int, ...] = ()
+    """Of a learned line: its steps at each of its `evaluations`, more where a solver leaves branches out."""
 
 
 def _line(label: str, sampler: str, settings: Mapping[str, Any] | None = None, schedule: str = "uniform",
@@ -102,19 +104,22 @@ def lines(traits: Traits) -> list[Line]:
 
 
 def _learned_lines(label: Mapping[str, str]) -> list[Line]:
-    groups: dict[tuple[str, str, str], list[int]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     digest = hashlib.sha256()
     for one in find_all(SHIPPED).values():
         if one.model == BASE.model and one.sampler.key in label:
             digest.update(repr((one.times, one.model_times, one.rows)).encode())
-            groups.setdefault((one.method, one.sampler.key, json.dumps(one.sampler.to_json())), []).append(one.evaluations)
+            name = METHODS[one.method] + " with single ends" * bool(one.single)
+            group = (name, one.method, json.dumps(one.sampler.to_json()))
+            groups.setdefault(group, []).append((one.evaluations, one.num_inference_steps))
     found = []
-    for (method, key, sampler), evaluations in groups.items():
-        settings = {name: value for name, value in json.loads(sampler).items() if name != "key"}
-        name = ", ".join([label[key], *(f"{setting} {value}" for setting, value in settings.items())])
-        found.append(_line(f"{METHODS[method]} on {name}", key, settings, "learned", label[key],
-                           of_schedule={"method": method}, evaluations=tuple(sorted(evaluations)),
-                           fitted=f"-{digest.hexdigest()[:8]}"))
+    for (name, method, sampler), counts in groups.items():
+        settings = json.loads(sampler)
+        key = settings.pop("key")
+        base = ", ".join([label[key], *(f"{setting} {value}" for setting, value in settings.items())])
+        evaluations, steps = zip(*sorted(counts), strict=True)
+        found.append(_line(f"{name} on {base}", key, settings, "learned", label[key], of_schedule={"method": method},
+                           evaluations=evaluations, fitted=f"-{digest.hexdigest()[:8]}", fitted_steps=steps))
     return found
 
 
@@ -141,14 +146,19 @@ def measured(line: Line, evaluations: int, bench: Bench, reference: torch.Tensor
     if line.stock:
         latents, steps, spent = stock_dpm_solver(bench, evaluations, line.stock), evaluations, evaluations
     else:
-        plain = line.request.start == BASE.start
-        steps = steps_for(line.request.sampler, evaluations) if plain else steps_after(line.request, evaluations, bench)
-        if not steps:
+        if not (steps := _steps(line, evaluations, bench)):
             return None
         latents, spent = bench.counted(line.request.replace(num_inference_steps=steps))
     finite = bool(latents.isfinite().all())
     return {"steps": steps, "evaluations": round(spent, 2), "pictures": len(latents), "error": relative_error(latents, reference) if finite else None,
             "adherence": bench.adherence(latents) if finite else None}
+
+
+def _steps(line: Line, evaluations: int, bench: Bench) -> int:
+    if line.fitted_steps:
+        return line.fitted_steps[line.evaluations.index(evaluations)]
+    plain = line.request.start == BASE.start
+    return steps_for(line.request.sampler, evaluations) if plain else steps_after(line.request, evaluations, bench)
 
 
 class _Kept:

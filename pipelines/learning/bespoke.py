@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from pipelines.denoiser import Denoiser
+from pipelines.denoiser import Denoiser, Query, predict_together
 from pipelines.errors import MethodFitError, SettingsError
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.problem import Pictures, Problem, relative_error
 from pipelines.registry import setting
-from pipelines.samplers.fitted_factors import FittedFactors, combined, estimates
+from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
 from pipelines.schedule import Level
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
@@ -33,6 +34,9 @@ _POWERS = (1.0, 1.2, 1.4, 1.7, 2.0)
 _FIRST = (1.0, 0.97)
 """Of the start "best": t_0 over the last trained time T. Nothing is seen at T but noise, so a run may begin a little later."""
 
+_TRIED_ON = 128
+"""Pictures on which sets of times are compared; where there are more, the best set's factors are then fitted to all."""
+
 _HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
 
 
@@ -46,11 +50,13 @@ class BespokeSettings:
     batch: int = setting(8, "Pictures a round of the optimiser.", low=1, high=256, step=1)
     branches: bool = setting(True, "Give the two branches of the guidance factors of their own: closer, and then for this "
                              "guidance only.")
+    single_ends: bool = setting(False, "Evaluate the prompt's branch only in the first and the last step: the two cost one "
+                                "evaluation, so a run has a step more for its cost.")
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedSolver:
-    """Times, a row of factors for every step, whose branches they are, and the relative error on the fitted pictures.
+    """Times, a row of factors for every step, what they belong to, and the relative error on the fitted pictures.
 
     `held_out` is that on the held-out pictures, by which nothing was chosen.
     """
@@ -59,14 +65,14 @@ class FittedSolver:
     rows: tuple[tuple[float, ...], ...]
     fitted: float
     held_out: float
-    branches: tuple[str, ...] = ()
+    terms: Terms = Terms()
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One set of times, fitted, or one round of the optimiser, with its error on the fitted pictures (a round's own few).
 
-    `uniform` is the error of the solver itself on uniform times, on the held-out pictures.
+    `uniform` is the error of the sampler itself on uniform times, as many as cost the same, on the held-out pictures.
     """
 
     index: int
@@ -117,13 +123,13 @@ def least_squares(known: Sequence[torch.Tensor], wanted: torch.Tensor, squares: 
     return tuple(torch.linalg.solve(squares + _RIDGE * torch.diag(squares.diag()), right).tolist())
 
 
-def fitted_rows(problem: Problem, times: Sequence[float], branches: Sequence[str] = ()) -> LeastSquares:
+def fitted_rows(problem: Problem, times: Sequence[float], terms: Terms = Terms()) -> LeastSquares:
     """The rows for these times. N evaluations a picture.
 
     Args:
         problem: of the fit.
         times: N network times, falling.
-        branches: as in `FittedFactors`.
+        terms: what the factors belong to.
 
     Raises:
         Cancelled: the fit was stopped.
@@ -131,8 +137,8 @@ def fitted_rows(problem: Problem, times: Sequence[float], branches: Sequence[str
     levels, pictures = learned_levels(times, times, problem.noise_schedule), problem.fitted
     start = pictures.cases.noise * problem.noise_schedule.initial_scale(levels[0])
     known, rows, matrices, latents = [start], [], [], start
-    for level, next_level in zip(levels, levels[1:], strict=False):
-        known += _estimates(problem, latents, level, branches)
+    for index, (level, next_level) in enumerate(itertools.pairwise(levels)):
+        known += _found(problem, latents, level, terms, index)
         wanted = pictures.wanted if next_level.sigma == 0 else passed(pictures, next_level)
         matrices.append(normal_matrix(known))
         rows.append(least_squares(known, wanted, matrices[-1]))
@@ -141,11 +147,11 @@ def fitted_rows(problem: Problem, times: Sequence[float], branches: Sequence[str
 
 
 @torch.no_grad()
-def _estimates(problem: Problem, latents: torch.Tensor, level: Level, branches: Sequence[str]) -> list[torch.Tensor]:
+def _found(problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, index: int) -> list[torch.Tensor]:
     found = []
     for part, own in zip(problem.fitted.cases.parts(problem.rows), latents.split(problem.rows), strict=True):
         denoiser = Denoiser(problem.network, problem.guidance, part.conditionings, problem.cancelled)
-        found.append(estimates(denoiser.predict(own, level), branches))
+        found.append(terms.found(predict_together([(denoiser, Query(own, level, branches=terms.asked(index)))])[0], index))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
@@ -159,7 +165,7 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
 
     Raises:
         MethodFitError: the sampler is another kind.
-        SettingsError: there are fewer than two steps.
+        SettingsError: there are fewer than two steps, or a branch is to be left out where there are not two.
         Cancelled: the fit was stopped.
 
     Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329: the family of solvers, and the descent of the
@@ -172,38 +178,48 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
         raise SettingsError("A solver of 1 step has nothing to learn. Choose 2 steps or more.")
     if problem.sampler.calls(count) != count:
         raise MethodFitError("Factors can be fitted in the place of samplers with one evaluation a step only. Choose another.")
-    rng, schedule = np.random.default_rng(seed), problem.noise_schedule
-    levels = SCHEDULES["uniform"].build().levels(schedule, count)
-    uniform, branches = problem.error(levels, problem.held_out), _branches(problem, levels) if settings.branches else ()
+    rng, schedule, terms = np.random.default_rng(seed), problem.noise_schedule, _terms(problem, settings)
+    uniform = problem.error(SCHEDULES["uniform"].build().levels(schedule, terms.evaluations(count)), problem.held_out)
     starts = _starts(settings.start, problem)
-    total = len(starts) - 1 + settings.tries + settings.rounds
+    few = dataclasses.replace(problem, fitted=problem.fitted.first(_TRIED_ON))
+    more = len(problem.fitted.cases) > _TRIED_ON
+    total = len(starts) - 1 + settings.tries + more + settings.rounds
     best: tuple[tuple[float, ...], LeastSquares] | None = None
     shown: FittedSolver | None = None
     for index in range(len(starts) + settings.tries):
         tried = starts[index] if index < len(starts) else _moved(best[0], rng)
-        fit = fitted_rows(problem, tried, branches)
+        fit = fitted_rows(few, tried, terms)
         if best is None or fit.loss < best[1].loss:
-            best, shown = (tried, fit), _judged(problem, tried, fit.rows, fit.loss, branches)
+            best, shown = (tried, fit), _judged(problem, tried, fit.rows, fit.loss, terms)
         yield Trial(index, total, fit.loss, shown, uniform)
-    roots, first = [inverse_root(one) for one in best[1].squares], len(starts) + settings.tries
-    for index, reached in enumerate(descend(problem, *_begun(best), roots, branches, settings, seed), first):
+    times, fit = best
+    if more:
+        fit = fitted_rows(problem, times, terms)
+        shown = _judged(problem, times, fit.rows, fit.loss, terms)
+        yield Trial(index + 1, total, fit.loss, shown, uniform)
+    roots, first = [inverse_root(one) for one in fit.squares], len(starts) + settings.tries + more
+    for index, reached in enumerate(descend(problem, times, fit.rows, roots, terms, settings, seed), first):
         if index == total:
             levels = learned_levels(reached.times, reached.times, schedule)
-            loss = problem.error(levels, problem.fitted, FittedFactors(reached.rows, reached.times, branches))
+            loss = problem.error(levels, problem.fitted, FittedFactors(reached.rows, reached.times, terms))
             if loss < shown.fitted:
-                shown = _judged(problem, reached.times, reached.rows, loss, branches)
+                shown = _judged(problem, reached.times, reached.rows, loss, terms)
         yield Trial(index, total, reached.loss, shown, uniform)
 
 
-def _begun(best: tuple[tuple[float, ...], LeastSquares]) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
-    return best[0], best[1].rows
-
-
-def _branches(problem: Problem, levels: Sequence[Level]) -> tuple[str, ...]:
+def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
     """The guidance's branches where every level has the same several; else none, and the factors take the guided estimate."""
+    levels = SCHEDULES["uniform"].build().levels(problem.noise_schedule, problem.num_steps)
     plans = {tuple(problem.guidance.plan(level)) for level in levels[:-1]}
     only = plans.pop()
-    return only if not plans and len(only) > 1 else ()
+    branches = only if settings.branches and not plans and len(only) > 1 else ()
+    if not settings.single_ends:
+        return Terms(branches)
+    if len(branches) != 2 or problem.num_steps < 3:
+        raise SettingsError("A branch can be left out at both ends only where two branches have factors of their own, in 3 steps "
+                            "or more. Choose a guidance scale above 1, factors for the branches and more steps, or switch "
+                            "single_ends off.")
+    return Terms(branches, (0, problem.num_steps - 1))
 
 
 def _starts(start: str, problem: Problem) -> list[tuple[float, ...]]:
@@ -214,11 +230,10 @@ def _starts(start: str, problem: Problem) -> list[tuple[float, ...]]:
     return [tuple(float(level.timestep) for level in levels[:-1])]
 
 
-def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], loss: float,
-            branches: tuple[str, ...]) -> FittedSolver:
+def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], loss: float, terms: Terms) -> FittedSolver:
     levels = learned_levels(times, times, problem.noise_schedule)
-    held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, branches))
-    return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, branches)
+    held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, terms))
+    return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, terms)
 
 
 def _moved(times: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.denoiser import Cancelled, Conditioning, Prediction, guided
 from pipelines.learning.ld3 import increments_of, times_of
 from pipelines.learning.problem import Problem
-from pipelines.samplers.fitted_factors import estimates
+from pipelines.samplers.fitted_factors import Terms
 from pipelines.schedule import Level
 from pipelines.schedules.learned import learned_levels
 
@@ -23,7 +23,7 @@ _RIDGE = 1e-4
 """Of a normal matrix' own diagonal: keeps the directions in which the known tensors hardly differ from running away."""
 
 _FLOOR = 1e-12
-"""Added to a relative squared error, so that its logarithm has a slope where nothing is left of it."""
+"""Added to a relative squared error, so that its root has a slope where nothing is left of it."""
 
 _KEPT = 2**16
 """Numbers in a round's latents up to which all inner values of its evaluations are kept rather than computed twice."""
@@ -64,8 +64,8 @@ class _Student:
     """
 
     def __init__(self, problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]],
-                 roots: Sequence[torch.Tensor], branches: Sequence[str]):
-        self.problem, self.roots, self.branches = problem, roots, branches
+                 roots: Sequence[torch.Tensor], terms: Terms):
+        self.problem, self.roots, self.terms = problem, roots, terms
         self.first = times[0]
         self.theta = increments_of(times, self.first).requires_grad_(problem.network.prediction_type == "epsilon")
         self.z = [torch.linalg.solve(root, torch.tensor(row, dtype=torch.float64)).requires_grad_()
@@ -87,20 +87,20 @@ class _Student:
                          for name, one in pictures.cases.conditionings.items()}
         latents = pictures.cases.noise[places] * problem.noise_schedule.initial_scale(levels[0])
         known = [latents]
-        for row, time, level in zip(self.rows(), times.to(latents), levels, strict=False):
-            asked = (latents, time, level, conditionings)
+        for index, (row, time, level) in enumerate(zip(self.rows(), times.to(latents), levels, strict=False)):
+            asked = (latents, time, level, conditionings, index)
             known += self._estimates(*asked) if latents.numel() <= _KEPT else checkpoint(
                 self._estimates, *asked, use_reentrant=False)
             latents = sum(factor * one for factor, one in zip(row.to(latents), known, strict=True))
         return (latents - pictures.wanted[places]).square().flatten(1).mean(1) / pictures.wanted.square().mean()
 
     def _estimates(self, latents: torch.Tensor, time: torch.Tensor, level: Level,
-                   conditionings: dict[str, Conditioning]) -> tuple[torch.Tensor, ...]:
+                   conditionings: dict[str, Conditioning], index: int) -> tuple[torch.Tensor, ...]:
         network, guidance, answers = self.problem.network, self.problem.guidance, {}
-        for name in guidance.plan(level):
+        for name in (asked := self.terms.asked(index)) or guidance.plan(level):
             raw = network.predict_raw(latents, time.expand(len(latents)), conditionings[name])
             answers[name] = Prediction(raw, latents, level, network.prediction_type)
-        return estimates(guided(guidance, answers), self.branches)
+        return self.terms.found(guided(guidance, answers, asked), index)
 
     def reached(self, loss: float) -> Descended:
         times = times_of(self.theta, self.first).tolist()
@@ -108,14 +108,14 @@ class _Student:
 
 
 def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], roots: Sequence[torch.Tensor],
-            branches: Sequence[str], settings: DescentSettings, seed: int = 0) -> Iterator[Descended]:
-    """Adam on the logarithm of each picture's final error, with a rate that falls as a cosine to nothing; yields after every round.
+            terms: Terms, settings: DescentSettings, seed: int = 0) -> Iterator[Descended]:
+    """Adam on the root of each picture's squared error, with a rate that falls as a cosine to nothing; yields after every round.
 
     Args:
         problem: of the fit.
         times, rows: where it begins.
         roots: `inverse_root` of each row's normal matrix there.
-        branches: as in `FittedFactors`.
+        terms: what the factors belong to.
         settings: rounds, learning rate and pictures a round.
         seed: of the order of the pictures.
 
@@ -125,7 +125,7 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
     Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the PSNR loss, in latents; Adam).
     Differs: begins at the least-squares rows, and moves each row in the coordinates in which its tensors are uncorrelated.
     """
-    student = _Student(problem, times, rows, roots, branches)
+    student = _Student(problem, times, rows, roots, terms)
     optimiser = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
@@ -138,8 +138,8 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
         places, order = order[:batch], order[batch:]
         with torch.enable_grad():
             errors = student.errors(places)
-            # The logarithm lets a picture that goes astray count no more than any other.
-            slopes = torch.autograd.grad((errors + _FLOOR).log().mean(), student.learned)
+            # A distance, not its square: a picture that goes astray pulls no harder than any other.
+            slopes = torch.autograd.grad((errors + _FLOOR).sqrt().mean(), student.learned)
             # Of the student's numbers alone: the shared model's weights must not gather gradients.
             for one, slope in zip(student.learned, slopes, strict=True):
                 one.grad = slope

@@ -52,7 +52,7 @@ _FITS = {"ld3": fit_ld3, "auto_diffusion": evolve, "bespoke": fit_bespoke}
 
 @dataclasses.dataclass(frozen=True)
 class PictureSettings:
-    fitted: int = setting(16, "Pictures to fit to.", low=2, high=512, step=1)
+    fitted: int = setting(16, "Pictures to fit to.", low=2, high=1024, step=1)
     held_out: int = setting(16, "Other pictures, that judge the result.", low=2, high=512, step=1)
     teacher_steps: int = setting(60, "Steps of the long run whose ends the short one should reach.", low=10, high=1000, step=10)
     seed: int = setting(0, "Of the pictures' noises and of the fit.", low=0, high=2**31 - 1, step=1)
@@ -120,7 +120,7 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
     learned = LearnedSchedule(
         method=request.learner.key, model=base.model, network=network_identity(family), sampler=_filled(base.sampler, SAMPLERS),
         guidance=_filled(base.guidance, GUIDANCE), num_inference_steps=base.num_inference_steps,
-        evaluations=problem.sampler.calls(base.num_inference_steps), times=times, model_times=told, held_out=held_out,
+        evaluations=_evaluations(one, problem), times=times, model_times=told, held_out=held_out,
         curve=tuple(curve), told={
             "settings": dataclasses.asdict(settings), "pictures": dataclasses.asdict(request.pictures),
             "seconds": round(time.perf_counter() - began, 1)}, **_factors(one))
@@ -151,7 +151,14 @@ def _guided(choice: Choice, cases: Cases, family: Family) -> tuple[Guidance, Cas
 
 
 def _factors(one: Round | Generation | Trial) -> dict[str, Any]:
-    return {"rows": one.best.rows, "branches": one.best.branches} if isinstance(one, Trial) else {}
+    if not isinstance(one, Trial):
+        return {}
+    return {"rows": one.best.rows, "branches": one.best.terms.branches, "single": one.best.terms.single}
+
+
+def _evaluations(one: Round | Generation | Trial, problem: Problem) -> int:
+    calls = problem.sampler.calls(problem.num_steps)
+    return one.best.terms.evaluations(calls) if isinstance(one, Trial) else calls
 
 
 def _row(one: Round | Generation | Trial) -> dict[str, Any]:

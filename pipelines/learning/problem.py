@@ -41,6 +41,10 @@ class Pictures:
     path: torch.Tensor
     levels: tuple[Level, ...]
 
+    def first(self, count: int) -> Pictures:
+        """The first so many, or all."""
+        return dataclasses.replace(self, cases=self.cases.part(0, count), wanted=self.wanted[:count], path=self.path[:, :count])
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -11,21 +12,53 @@ from pipelines.errors import SettingsError
 from pipelines.samplers.base import State, StepContext, Stepping
 from pipelines.schedule import Level
 
-__all__ = ["FittedFactors", "combined", "estimates"]
+__all__ = ["FittedFactors", "Terms", "combined"]
 
 
-def estimates(prediction: Prediction, branches: Sequence[str]) -> tuple[torch.Tensor, ...]:
-    """The noise estimates of an evaluation that factors belong to: the guided one, or each branch's.
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What the factors of a fitted solver belong to.
 
-    Raises:
-        SettingsError: the run's guidance has no such branches.
+    Attributes:
+        branches: names of the guidance's branches that have factors of their own, in the place of the guidance; empty where
+            the factors take the guided estimate.
+        single: the steps that evaluate the last of the branches only, which costs half of an evaluation of two.
     """
-    if not branches:
-        return (prediction.noise,)
-    if set(branches) != set(prediction.branches):
-        raise SettingsError(f"The fitted factors combine the branches {' and '.join(branches)} of a guided run, and this run has "
-                            "others. Take the guidance that they were fitted for.")
-    return tuple(prediction.branches[name].noise for name in branches)
+
+    branches: tuple[str, ...] = ()
+    single: tuple[int, ...] = ()
+
+    def asked(self, index: int) -> tuple[str, ...]:
+        """`Query.branches` of a step's evaluation."""
+        return self.branches[-1:] if index in self.single else ()
+
+    def count(self, index: int) -> int:
+        """Factors in the row of a step: one for the start and one for each tensor found up to there."""
+        each = max(1, len(self.branches))
+        return 1 + sum(1 if m in self.single else each for m in range(index + 1))
+
+    @property
+    def left_out(self) -> int:
+        """Branches that a whole run leaves out."""
+        return len(self.single) * max(0, len(self.branches) - 1)
+
+    def evaluations(self, num_steps: int) -> int:
+        """What a run of so many steps costs, in evaluations of all branches, rounded up."""
+        return num_steps - self.left_out // max(1, len(self.branches))
+
+    def found(self, prediction: Prediction, index: int) -> tuple[torch.Tensor, ...]:
+        """The tensors that a step's evaluation adds to those known: noise estimates of the branches, or the guided one.
+
+        Raises:
+            SettingsError: the run's guidance has no such branches.
+        """
+        if not self.branches:
+            return (prediction.noise,)
+        asked = self.asked(index) or self.branches
+        if set(asked) != set(prediction.branches):
+            raise SettingsError(f"The fitted factors combine the branches {' and '.join(self.branches)} of a guided run, and this "
+                                "run has others. Take the guidance that they were fitted for.")
+        return tuple(prediction.branches[name].noise for name in asked)
 
 
 def combined(factors: Sequence[float], known: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -39,26 +72,25 @@ class FittedFactors:
     Not in the table: the schedule "learned" puts it in the place of the solver that the factors were fitted for.
 
     Args:
-        rows: N rows, the m-th with m + 2 factors; the last gives the final latents. With B branches it is
-            1 + B * (m + 1) factors: the estimates of each branch have their own, in the order of their names.
+        rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final latents.
         times: N network times that the run must visit, as the network is told them.
-        branches: names of the guidance's branches that the factors combine, in the place of the guidance; empty where
-            they take the guided estimate.
+        terms: what the factors belong to: those of one step in the order of the branches' names.
 
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
     arXiv:2403.01329, section 3 (every non-stationary linear solver is of this form).
-    Differs: with branches, the guidance's own combination is fitted too, which costs no evaluation more.
+    Differs: with branches, the guidance's own combination is fitted too, which costs no evaluation more; and a step may
+    evaluate one of the branches only.
     """
 
-    def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], branches: Sequence[str] = ()):
-        self.rows, self.times, self.branches = tuple(map(tuple, rows)), tuple(times), tuple(branches)
+    def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], terms: Terms = Terms()):
+        self.rows, self.times, self.terms = tuple(map(tuple, rows)), tuple(times), terms
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         if context.num_steps != len(self.rows) or abs(level.timestep - self.times[context.index]) > 1e-3:
             raise SettingsError(f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
                                 "Take the schedule Learned with the number of steps it was fitted for.")
-        prediction = yield Query(state.latents, level)
-        known = (*(state.memory or (state.latents,)), *estimates(prediction, self.branches))
+        prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index))
+        known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))
         return State(combined(self.rows[context.index], known), prediction.denoised, memory=known)
 
     def calls(self, num_steps: int) -> int:

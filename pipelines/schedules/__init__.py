@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pipelines.errors import SettingsError
 from pipelines.registry import Method, Table, own_loop_only
+from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedule import Level, NoiseSchedule
 from pipelines.schedules.align_your_steps import AlignYourSteps, AlignYourStepsSettings, fits_align_your_steps
 from pipelines.schedules.beta import Beta, BetaSettings
@@ -19,7 +21,7 @@ from pipelines.schedules.uniform import Uniform, UniformSettings
 from pipelines.schedules.uniform_lambda import UniformLambda, UniformLambdaSettings, fits_uniform_lambda
 from pipelines.types import Choice, Request
 
-__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled"]
+__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled", "spared"]
 
 SCHEDULES = Table("schedule", [
     Method("uniform", "Uniform", Uniform, UniformSettings, paper="Lin et al., arXiv:2305.08891",
@@ -60,6 +62,20 @@ def settled(request: Request) -> Any:
     """
     schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
     return schedule.for_request(request) if isinstance(schedule, Learned) else schedule
+
+
+def spared(request: Request) -> int:
+    """Branches of the guidance that the solver which was fitted for this request leaves out, over the whole run.
+
+    0 for every other run, and where nothing was fitted, which the run itself refuses.
+    """
+    if request.schedule.key != "learned":
+        return 0
+    try:
+        solver = settled(request).solver(None)
+    except SettingsError:
+        return 0
+    return solver.terms.left_out if isinstance(solver, FittedFactors) else 0
 
 
 def named(request: Request, network: Callable[[], str]) -> Request:

@@ -97,7 +97,7 @@ class Learned:
     def solver(self, sampler: Any) -> Any:
         """The sampler, or the fitted factors that take its place."""
         chosen = self._chosen
-        return FittedFactors(chosen.rows, chosen.model_times, chosen.branches) if chosen is not None and chosen.rows else sampler
+        return FittedFactors(chosen.rows, chosen.model_times, chosen.terms) if chosen is not None and chosen.rows else sampler
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
         """N + 1 descending levels, the last clean.

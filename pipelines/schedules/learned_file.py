@@ -15,6 +15,7 @@ from pipelines.errors import SettingsError, StoreError
 from pipelines.guidance import GUIDANCE
 from pipelines.registry import Table, parse_settings
 from pipelines.samplers import SAMPLERS
+from pipelines.samplers.fitted_factors import Terms
 from pipelines.types import Choice, Request
 
 __all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "filled", "find_all", "find_broken", "write_learned"]
@@ -39,8 +40,8 @@ class LearnedSchedule:
         held_out: relative latent error on pictures that were not fitted, by "uniform", "start" and "fitted".
         curve: a row a round: {"round", "loss", and "held_out" where it was measured}.
         told: how it was fitted: settings, pictures, seconds.
-        rows: N rows of factors that take the sampler's place, the m-th with m + 2; empty where the sampler stays.
-        branches: names of the guidance's branches where each has its own factors, 1 + B * (m + 1) in the m-th row.
+        rows: N rows of factors that take the sampler's place, each as long as `terms` says; empty where the sampler stays.
+        branches, single: what the factors belong to, as in `Terms`.
     """
 
     method: str
@@ -57,14 +58,21 @@ class LearnedSchedule:
     told: Mapping[str, Any]
     rows: tuple[tuple[float, ...], ...] = ()
     branches: tuple[str, ...] = ()
+    single: tuple[int, ...] = ()
+
+    @property
+    def terms(self) -> Terms:
+        """What the factors belong to."""
+        return Terms(self.branches, self.single)
 
     @property
     def name(self) -> str:
-        """Of its file: model, sampler, steps, method, and a mark of all settings that are not the default.
+        """Of its file: model, sampler, steps, method (single where steps leave a branch out), and a mark of all settings that are not the default.
 
         Without the mark, fits of one sampler at other orders or guidances would take each other's file.
         """
-        plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}".lower().replace("_", "-")
+        ends = "-single" * bool(self.single)
+        plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}{ends}".lower().replace("_", "-")
         guided = [] if self.guidance.key == Request.guidance.key else [self.guidance.key]
         changed = [_changed(self.sampler, SAMPLERS), _changed(self.guidance, GUIDANCE), *guided]
         if not any(changed):
@@ -91,6 +99,7 @@ class LearnedSchedule:
             given["curve"] = tuple(dict(row) for row in given["curve"])
             given["rows"] = tuple(tuple(float(factor) for factor in row) for row in given.get("rows", ()))
             given["branches"] = tuple(str(name) for name in given.get("branches", ()))
+            given["single"] = tuple(int(index) for index in given.get("single", ()))
             learned = cls(**given)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(f"A learned schedule cannot be read: {error}. Fit it again.") from None
@@ -104,8 +113,10 @@ class LearnedSchedule:
         if self.method not in METHODS or len(times) != self.num_inference_steps or len(asked) != len(times) or not falling:
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} is not whole: it needs "
                                 f"{self.num_inference_steps} falling times. Fit it again.")
-        lengths, each = [len(row) for row in self.rows], max(1, len(self.branches))
-        if (self.method == "bespoke") != bool(lengths) or (lengths and lengths != [1 + each * (m + 1) for m in range(len(times))]):
+        lengths = [len(row) for row in self.rows]
+        known = set(self.single) <= set(range(len(times))) and len(set(self.single)) == len(self.single)
+        if (self.method == "bespoke") != bool(lengths) or not known or (
+                lengths and lengths != [self.terms.count(m) for m in range(len(times))]):
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again.")
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
                 math.isfinite(time) and time >= 0 for time in (*times, *asked)):

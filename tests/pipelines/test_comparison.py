@@ -20,6 +20,8 @@ from pipelines.loop import denoise, denoise_together
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.text_to_image import build_run, resolve
+from pipelines.schedules import learned
+from pipelines.schedules.learned_file import LearnedSchedule, write_learned
 from pipelines.types import Choice, Request, Traits
 
 SD, FLOW, EMBEDDED = (
@@ -267,6 +269,18 @@ def test_equal_steps_are_the_most_within_the_budget(sampler, scale):
         fitted = equal_steps(request, SD, budget, 200)
         assert evaluations(fitted, SD) <= budget
         assert evaluations(fitted.replace(num_inference_steps=fitted.num_inference_steps + 1), SD) > budget
+
+
+def test_a_fitted_solver_with_single_ends_has_a_step_more_at_equal_evaluations(tmp_path, monkeypatch):
+    monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
+    rows = ((1.0, 0.1), (1.0, *[0.1] * 3), (1.0, *[0.1] * 4))
+    write_learned(LearnedSchedule(
+        "bespoke", "emoji", "x", Choice("dpmpp_2m"), Choice("cfg"), 3, 2, (999.0, 600.0, 300.0), (999.0, 600.0, 300.0),
+        {"uniform": 0.4, "fitted": 0.2}, (), {}, rows, ("negative", "positive"), (0, 2)), tmp_path)
+    request = Request(sampler=Choice("dpmpp_2m"), schedule=Choice("learned"))
+    assert [evaluations(request.replace(num_inference_steps=steps), SD) for steps in (2, 3, 4)] == [4, 4, 8]
+    assert [equal_steps(request, SD, budget, 50).num_inference_steps for budget in (2, 4, 6)] == [1, 3, 3]
+    assert equal_steps(request.replace(schedule=Choice("uniform")), SD, 4, 50).num_inference_steps == 2
 
 
 def test_equal_steps_stay_within_the_cap_and_above_zero():

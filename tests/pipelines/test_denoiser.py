@@ -67,6 +67,16 @@ def test_without_guidance_there_is_one_branch_and_half_the_work():
     assert one.evaluations == 1
 
 
+def test_a_query_can_want_one_branch_which_is_half_the_work_and_in_one_batch_with_whole_ones():
+    network, level = Echo(), Level(0.6, 0.8, 700.0)
+    alone, whole = denoiser(network), denoiser(network)
+    asked = [(alone, Query(torch.zeros(1, 1, 2, 2), level, branches=("positive",))), (whole, Query(torch.zeros(1, 1, 2, 2), LEVEL))]
+    one, both = predict_together(asked)
+    assert one.raw.unique().tolist() == [702] and list(one.branches) == ["positive"]
+    assert both.raw.unique().tolist() == [504] and set(both.branches) == {"negative", "positive"}
+    assert network.batches == [3] and (alone.evaluations, whole.evaluations) == (1, 2)
+
+
 def test_rescaled_guidance_has_the_conditionals_contrast():
     guided, positive = torch.randn(2, 3, 8, 8) * 5, torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(rescale(guided, positive, 1.0).std((1, 2, 3)), positive.std((1, 2, 3)))

@@ -9,21 +9,23 @@ import pytest
 import torch
 from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact, grid, last_of, run_of
 
-from pipelines.denoiser import Cancelled, Conditioning
+from pipelines.denoiser import Cancelled, Conditioning, Denoiser
 from pipelines.errors import MethodFitError, SettingsError
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
+from pipelines.learning import bespoke
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
-from pipelines.learning.bespoke import BespokeSettings, fit_bespoke, fitted_rows, normal_matrix, passed
+from pipelines.learning.bespoke import BespokeSettings, _starts, fit_bespoke, fitted_rows, normal_matrix, passed
 from pipelines.learning.bespoke_descent import descend, inverse_root
-from pipelines.learning.cases import Cases
+from pipelines.learning.cases import Cases, finals
 from pipelines.learning.differentiable import factors_of, run_with_gradients
 from pipelines.learning.formula import require_linear, written_out
 from pipelines.learning.ld3 import Ld3Settings, fit_ld3, increments_of, times_of
 from pipelines.learning.problem import Pictures, Problem, relative_error, taught
 from pipelines.limits import Limits, check_request
+from pipelines.loop import Run, denoise
 from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
-from pipelines.samplers.fitted_factors import FittedFactors, combined
+from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
 from pipelines.schedule import CLEAN
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
@@ -246,12 +248,26 @@ def test_least_squares_is_tried_from_the_last_time_and_from_a_little_below_it():
     assert last.best.fitted == pytest.approx(min(wanted), rel=1e-6)
 
 
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_times_are_compared_on_some_pictures_and_their_factors_fitted_to_all(rounds, monkeypatch):
+    monkeypatch.setattr(bespoke, "_TRIED_ON", 3)
+    one = curved_problem()
+    trials = list(fit_bespoke(one, BespokeSettings(rounds=rounds, learning_rate=1e-4)))
+    assert [trial.index for trial in trials] == list(range(11 + rounds)) and {trial.total for trial in trials} == {10 + rounds}
+    few = dataclasses.replace(one, fitted=one.fitted.first(3))
+    assert len(few.fitted.cases) == 3 == few.fitted.path.shape[1] == len(few.fitted.wanted)
+    assert [trial.loss for trial in trials[:10]] == [fitted_rows(few, times).loss for times in _starts("best", one)]
+    chosen = min(_starts("best", one), key=lambda times: fitted_rows(few, times).loss)
+    assert trials[10].best.rows == fitted_rows(one, chosen).rows
+    assert trials[10].best.fitted == pytest.approx(fitted_rows(one, chosen).loss)
+
+
 def _descended(one, wanted, rounds):
     """Error on the held-out pictures after a descent to these ends of the fitted ones."""
     times = (1000.0, 750.0, 500.0, 250.0)
     fit, settings = fitted_rows(one, times), BespokeSettings(rounds=rounds, batch=len(wanted))
     to = dataclasses.replace(one, fitted=dataclasses.replace(one.fitted, wanted=wanted))
-    *_, reached = descend(to, times, fit.rows, [inverse_root(squares) for squares in fit.squares], (), settings)
+    *_, reached = descend(to, times, fit.rows, [inverse_root(squares) for squares in fit.squares], Terms(), settings)
     levels = learned_levels(reached.times, reached.times, COSINE)
     return one.error(levels, one.held_out, FittedFactors(reached.rows, reached.times))
 
@@ -261,6 +277,33 @@ def test_a_picture_that_goes_astray_does_not_lead_the_descent():
     astray = one.fitted.wanted.clone()
     astray[0] += 100
     assert _descended(one, astray, 40) < 1.25 * _descended(one, one.fitted.wanted, 40)
+
+
+def test_a_picture_that_is_already_close_does_not_hold_the_descent_back():
+    one, times = problem(steps=4, count=16), (1000.0, 750.0, 500.0, 250.0)
+    noise, factors = one.fitted.cases.noise, torch.tensor([1.0] * 5 + [2.03] + [2.5] * 10, dtype=torch.float64)[:, None, None, None]
+    to = dataclasses.replace(one, fitted=dataclasses.replace(one.fitted, wanted=noise * factors))
+
+    def distance(ends):
+        return (ends - to.fitted.wanted).square().flatten(1).mean(1).sqrt().mean().item()
+
+    fit = fitted_rows(to, times)
+    *_, reached = descend(to, times, fit.rows, [inverse_root(squares) for squares in fit.squares], Terms(),
+                          BespokeSettings(rounds=80, learning_rate=0.02, batch=16))
+    solver, levels = FittedFactors(reached.rows, reached.times), learned_levels(reached.times, reached.times, COSINE)
+    best = min(distance(noise * factor) for factor in np.linspace(1, 3, 1001))
+    assert distance(finals(to.fitted.cases, to.network, to.guidance, solver, levels, COSINE)) < 1.02 * best
+
+
+def test_a_descent_with_nothing_left_to_do_stays_finite():
+    one, times = problem(steps=3), (1000.0, 600.0, 300.0)
+    fit = fitted_rows(one, times)
+    solver, levels = FittedFactors(fit.rows, times), learned_levels(times, times, COSINE)
+    reached_already = finals(one.fitted.cases, one.network, one.guidance, solver, levels, COSINE)
+    to = dataclasses.replace(one, fitted=dataclasses.replace(one.fitted, wanted=reached_already))
+    roots = [inverse_root(squares) for squares in fit.squares]
+    start = next(descend(to, times, fit.rows, roots, Terms(), BespokeSettings(rounds=1, learning_rate=1e-4)))
+    assert start.loss < 1e-6 and np.isfinite(sum(start.rows, start.times)).all()
 
 
 def test_a_descent_that_ends_farther_off_is_not_taken():
@@ -304,22 +347,45 @@ def test_factors_of_the_branches_come_closer_than_those_of_the_guided_estimate()
     for branches in (False, True):
         *_, last = fit_bespoke(guided_problem(), BespokeSettings(start="uniform", rounds=0, branches=branches))
         fits[branches] = last.best
-    assert fits[True].branches == ("negative", "positive") and fits[False].branches == ()
+    assert fits[True].terms == Terms(("negative", "positive")) and fits[False].terms == Terms()
     assert [len(row) for row in fits[True].rows] == [3, 5, 7, 9]
     assert fits[True].held_out < fits[False].held_out
     *_, plain = fit_bespoke(guided_problem(1.0), BespokeSettings(start="uniform", rounds=0))
-    assert plain.best.branches == (), "without guidance there is one branch"
+    assert plain.best.terms == Terms(), "without guidance there is one branch"
 
 
 def test_a_guided_run_with_factors_of_its_branches_ends_where_the_fit_says():
     one = guided_problem()
     *_, last = fit_bespoke(one, BespokeSettings(start="uniform", rounds=4))
     best, levels = last.best, learned_levels(last.best.times, last.best.times, COSINE)
-    solver = FittedFactors(best.rows, best.times, best.branches)
+    solver = FittedFactors(best.rows, best.times, best.terms)
     assert one.error(levels, one.held_out, solver) == best.held_out
     unguided = dataclasses.replace(one, guidance=Cfg(CfgSettings(1.0)))
     with pytest.raises(SettingsError, match="branches negative and positive"):
         unguided.error(levels, one.held_out, solver)
+
+
+def test_single_ends_give_a_step_more_for_the_evaluations():
+    one = guided_problem()
+    *_, plain = fit_bespoke(one, BespokeSettings(start="uniform", rounds=0))
+    longer = dataclasses.replace(one, num_steps=5)
+    *_, last = fit_bespoke(longer, BespokeSettings(start="uniform", rounds=4, single_ends=True))
+    best, levels = last.best, learned_levels(last.best.times, last.best.times, COSINE)
+    assert best.terms.single == (0, 4) and best.terms.evaluations(5) == 4
+    assert [len(row) for row in best.rows] == [2, 4, 6, 8, 9] == [best.terms.count(m) for m in range(5)]
+    assert best.held_out < 1e-3 * last.uniform and last.uniform == plain.uniform
+    pictures, solver = one.held_out, FittedFactors(best.rows, best.times, best.terms)
+    assert longer.error(levels, pictures, solver) == best.held_out
+    denoiser = Denoiser(Guided(), one.guidance, pictures.cases.conditionings)
+    *_, end = denoise(Run(denoiser, solver, levels, pictures.cases.noise, NoiseSource([0]), COSINE))
+    assert end.evaluations == 2 * 4
+    assert relative_error(end.latents, pictures.wanted) == best.held_out
+
+
+@pytest.mark.parametrize(("scale", "steps", "settings"), [(1.0, 4, {}), (3.0, 4, {"branches": False}), (3.0, 2, {})])
+def test_single_ends_need_two_branches_and_a_middle(scale, steps, settings):
+    with pytest.raises(SettingsError, match="3 steps or more.*single_ends off"):
+        next(fit_bespoke(dataclasses.replace(guided_problem(scale), num_steps=steps), BespokeSettings(single_ends=True, **settings)))
 
 
 def test_the_factors_of_one_first_order_step_are_found():

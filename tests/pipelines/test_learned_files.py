@@ -52,6 +52,21 @@ def test_a_bespoke_record_takes_the_samplers_place(folder):
             LearnedSchedule.parse({**record.to_json(), **wrong})
 
 
+def test_a_record_with_single_ends_has_a_file_and_terms_of_its_own(folder):
+    rows = ((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6)))
+    both = {"method": "bespoke", "branches": ("negative", "positive"), "model_times": (999.0, 700.0, 400.0, 90.0)}
+    record = fitted(rows=rows, single=(0, 3), evaluations=3, **both)
+    plain = fitted(rows=tuple((1.0, *[0.1] * 2 * (m + 1)) for m in range(4)), **both)
+    assert (record.name, plain.name) == ("emoji-unipc-4-bespoke-single", "emoji-unipc-4-bespoke")
+    path = write_learned(record, folder)
+    assert LearnedSchedule.parse(json.loads(path.read_text())) == record
+    solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)[1]
+    assert solver.terms.branches == ("negative", "positive") and solver.terms.single == (0, 3)
+    for wrong in ({"single": (0,)}, {"single": (0, 0)}, {"single": (0, 4)}, {"single": ("a", 3)}, {"branches": ()}):
+        with pytest.raises(SettingsError, match="Fit it again"):
+            LearnedSchedule.parse({**record.to_json(), **wrong})
+
+
 def test_a_written_schedule_is_the_one_that_runs(folder):
     path = write_learned(fitted(), folder)
     assert LearnedSchedule.parse(json.loads(path.read_text())) == fitted()
