@@ -32,7 +32,8 @@ _POWERS = (1.0, 1.2, 1.4, 1.7, 2.0)
 """Of the start "best": t_k = t_0 * (1 - (k / N)^p), which is uniform at 1 and densest at high noise at 2."""
 
 _FIRST = (1.0, 0.97)
-"""Of the start "best": t_0 over the last trained time T. Nothing is seen at T but noise, so a run may begin a little later."""
+"""Of the start "best", where none is given: t_0 over the last trained time T. Nothing is seen at T but noise, so a run may begin
+a little later."""
 
 _TRIED_ON = 128
 """Pictures on which sets of times are compared; where there are more, the best set's factors are then fitted to all."""
@@ -44,10 +45,14 @@ _HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
 class BespokeSettings:
     start: str = setting("best", "The hand-made schedule whose times are fitted to first; best tries several between uniform "
                          "and dense at high noise.", choices=("best", *_HAND_MADE))
+    first: float = setting(0.0, "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
+                           low=0, high=1, step=0.01)
     tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
     rounds: int = setting(100, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1)
     learning_rate: float = setting(0.008, "Of the optimiser.", low=1e-4, high=0.5, step=0.001)
     batch: int = setting(8, "Pictures a round of the optimiser.", low=1, high=256, step=1)
+    power: float = setting(1.0, "Of a picture's distance in the optimiser: at 1 one that goes astray pulls no harder than any "
+                           "other, 2 is the squared error.", low=0.5, high=2, step=0.1)
     branches: bool = setting(True, "Give the two branches of the guidance factors of their own: closer, and then for this "
                              "guidance only.")
     single_ends: bool = setting(False, "Evaluate the prompt's branch only in the first and the last step: the two cost one "
@@ -180,7 +185,7 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
         raise MethodFitError("Factors can be fitted in the place of samplers with one evaluation a step only. Choose another.")
     rng, schedule, terms = np.random.default_rng(seed), problem.noise_schedule, _terms(problem, settings)
     uniform = problem.error(SCHEDULES["uniform"].build().levels(schedule, terms.evaluations(count)), problem.held_out)
-    starts = _starts(settings.start, problem)
+    starts = _starts(settings, problem)
     few = dataclasses.replace(problem, fitted=problem.fitted.first(_TRIED_ON))
     more = len(problem.fitted.cases) > _TRIED_ON
     total = len(starts) - 1 + settings.tries + more + settings.rounds
@@ -199,11 +204,11 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
         yield Trial(index + 1, total, fit.loss, shown, uniform)
     roots, first = [inverse_root(one) for one in fit.squares], len(starts) + settings.tries + more
     for index, reached in enumerate(descend(problem, times, fit.rows, roots, terms, settings, seed), first):
-        if index == total:
-            levels = learned_levels(reached.times, reached.times, schedule)
-            loss = problem.error(levels, problem.fitted, FittedFactors(reached.rows, reached.times, terms))
+        for one in (reached, reached.mean) if reached.mean else ():
+            levels = learned_levels(one.times, one.times, schedule)
+            loss = problem.error(levels, problem.fitted, FittedFactors(one.rows, one.times, terms))
             if loss < shown.fitted:
-                shown = _judged(problem, reached.times, reached.rows, loss, terms)
+                shown = _judged(problem, one.times, one.rows, loss, terms)
         yield Trial(index, total, reached.loss, shown, uniform)
 
 
@@ -222,11 +227,12 @@ def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
     return Terms(branches, (0, problem.num_steps - 1))
 
 
-def _starts(start: str, problem: Problem) -> list[tuple[float, ...]]:
+def _starts(settings: BespokeSettings, problem: Problem) -> list[tuple[float, ...]]:
     count, last = problem.num_steps, problem.last_time()
-    if start == "best":
-        return [tuple(share * last * (1 - (k / count) ** power) for k in range(count)) for share in _FIRST for power in _POWERS]
-    levels = SCHEDULES[start].build().levels(problem.noise_schedule, count)
+    if settings.start == "best":
+        shares = (settings.first,) if settings.first else _FIRST
+        return [tuple(share * last * (1 - (k / count) ** power) for k in range(count)) for share in shares for power in _POWERS]
+    levels = SCHEDULES[settings.start].build().levels(problem.noise_schedule, count)
     return [tuple(float(level.timestep) for level in levels[:-1])]
 
 

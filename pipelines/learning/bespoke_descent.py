@@ -25,6 +25,15 @@ _RIDGE = 1e-4
 _FLOOR = 1e-12
 """Added to a relative squared error, so that its root has a slope where nothing is left of it."""
 
+_AT = 1e-6
+"""Of a network time: a first time this near to the model's last is that."""
+
+_UNIT = 0.1
+"""Of the first time, as a share of the model's last: one learning rate then moves it as the others."""
+
+_STEEPEST = 0.8
+"""Norm of a round's slope beyond which it is shortened, so that a few pictures near a fork do not throw all numbers."""
+
 _KEPT = 2**16
 """Numbers in a round's latents up to which all inner values of its evaluations are kept rather than computed twice."""
 
@@ -35,15 +44,21 @@ class DescentSettings(Protocol):
     rounds: int
     learning_rate: float
     batch: int
+    power: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Descended:
-    """A round: its relative error on its own pictures, and where the times and rows are after it."""
+    """A round: its relative error on its own pictures, and where the times and rows are after it.
+
+    After the last round, `mean` has the times and rows at the mean of all numbers over the second half of the rounds, which
+    the round's own few pictures move less.
+    """
 
     loss: float
     times: tuple[float, ...]
     rows: tuple[tuple[float, ...], ...]
+    mean: Descended | None = None
 
 
 def inverse_root(squares: torch.Tensor) -> torch.Tensor:
@@ -60,27 +75,32 @@ class _Student:
     """The numbers being moved: z of every row, and the times where the network's answers are estimates of noise.
 
     Of a network of another kind an estimate of noise depends on the level that it is asked at, whose slope is not known
-    here, so there the times stay.
+    here, so there the times stay. So does a first time that is the model's last.
     """
 
     def __init__(self, problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]],
                  roots: Sequence[torch.Tensor], terms: Terms):
         self.problem, self.roots, self.terms = problem, roots, terms
-        self.first = times[0]
-        self.theta = increments_of(times, self.first).requires_grad_(problem.network.prediction_type == "epsilon")
+        moving = problem.network.prediction_type == "epsilon"
+        self.last = problem.last_time()
+        self.first = torch.tensor(times[0] / self.last / _UNIT, dtype=torch.float64, requires_grad=moving and times[0] < self.last - _AT)
+        self.theta = increments_of(times, times[0]).requires_grad_(moving)
         self.z = [torch.linalg.solve(root, torch.tensor(row, dtype=torch.float64)).requires_grad_()
                   for root, row in zip(roots, rows, strict=True)]
 
     @property
     def learned(self) -> list[torch.Tensor]:
-        return [one for one in (*self.z, self.theta) if one.requires_grad]
+        return [one for one in (*self.z, self.theta, self.first) if one.requires_grad]
+
+    def times(self) -> torch.Tensor:
+        return times_of(self.theta, 1.0) * (self.first * _UNIT).clamp(max=1.0) * self.last
 
     def rows(self) -> list[torch.Tensor]:
         return [root @ z for root, z in zip(self.roots, self.z, strict=True)]
 
     def errors(self, places: torch.Tensor) -> torch.Tensor:
         """(B,): of these of the fitted pictures, the mean squared distance to the long run's ends over all their mean square."""
-        problem, times = self.problem, times_of(self.theta, self.first)
+        problem, times = self.problem, self.times()
         pictures = problem.fitted
         levels = learned_levels(times.tolist(), times.tolist(), problem.noise_schedule)
         conditionings = {name: Conditioning({key: tensor[places] for key, tensor in one.tensors.items()})
@@ -102,21 +122,32 @@ class _Student:
             answers[name] = Prediction(raw, latents, level, network.prediction_type)
         return self.terms.found(guided(guidance, answers, asked), index)
 
-    def reached(self, loss: float) -> Descended:
-        times = times_of(self.theta, self.first).tolist()
-        return Descended(math.sqrt(loss), tuple(times), tuple(tuple(row.tolist()) for row in self.rows()))
+    def reached(self, loss: float, mean: Descended | None = None) -> Descended:
+        return Descended(math.sqrt(loss), tuple(self.times().tolist()), tuple(tuple(row.tolist()) for row in self.rows()), mean)
+
+    def at(self, numbers: Sequence[torch.Tensor], loss: float) -> Descended:
+        """Where the times and rows are with these numbers in the place of its own."""
+        own = [one.clone() for one in self.learned]
+        self._take(numbers)
+        found = self.reached(loss)
+        self._take(own)
+        return found
+
+    def _take(self, numbers: Sequence[torch.Tensor]) -> None:
+        for one, number in zip(self.learned, numbers, strict=True):
+            one.copy_(number)
 
 
 def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], roots: Sequence[torch.Tensor],
             terms: Terms, settings: DescentSettings, seed: int = 0) -> Iterator[Descended]:
-    """Adam on the root of each picture's squared error, with a rate that falls as a cosine to nothing; yields after every round.
+    """Adam on each picture's distance, with a rate that falls as a cosine to nothing; yields after every round.
 
     Args:
         problem: of the fit.
         times, rows: where it begins.
         roots: `inverse_root` of each row's normal matrix there.
         terms: what the factors belong to.
-        settings: rounds, learning rate and pictures a round.
+        settings: rounds, learning rate, pictures a round, and the power that each picture's distance is taken to.
         seed: of the order of the pictures.
 
     Raises:
@@ -130,7 +161,8 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
     batch = min(settings.batch, len(problem.fitted.cases))
-    for _ in range(settings.rounds):
+    half, mean = settings.rounds // 2, [torch.zeros_like(one) for one in student.learned]
+    for index in range(settings.rounds):
         if problem.cancelled():
             raise Cancelled
         if len(order) < batch:
@@ -138,12 +170,16 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
         places, order = order[:batch], order[batch:]
         with torch.enable_grad():
             errors = student.errors(places)
-            # A distance, not its square: a picture that goes astray pulls no harder than any other.
-            slopes = torch.autograd.grad((errors + _FLOOR).sqrt().mean(), student.learned)
+            slopes = torch.autograd.grad((errors + _FLOOR).pow(settings.power / 2).mean(), student.learned)
             # Of the student's numbers alone: the shared model's weights must not gather gradients.
             for one, slope in zip(student.learned, slopes, strict=True):
                 one.grad = slope
+        torch.nn.utils.clip_grad_norm_(student.learned, _STEEPEST)
         optimiser.step()
         falling.step()
+        loss = errors.mean().item()
         with torch.no_grad():
-            yield student.reached(errors.mean().item())
+            if index >= half:
+                for sofar, one in zip(mean, student.learned, strict=True):
+                    sofar += (one - sofar) / (index - half + 1)
+            yield student.reached(loss, student.at(mean, loss) if index + 1 == settings.rounds else None)

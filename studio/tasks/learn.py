@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Learn", "schedules_folder"]
 
-MOST_PROMPTS = 512
+MOST_PROMPTS = 2048
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
 
 

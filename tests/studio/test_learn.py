@@ -70,7 +70,7 @@ def test_an_evolution_reports_its_population_and_stops(studio):
     ({"base": {**BASE, "num_inference_steps": 1}}, "1 step has nothing to learn"),
     ({"base": 3}, "base of a fit is '3'"), ({"pictures": {"fitted": 1}}, "fitted is 1"), ({"pictures": {"many": 1}}, "'many'"),
     ({"learner": {"key": "ld3", "rounds": 0}}, "rounds is 0"), ({"prompts": [1]}, "prompts of a fit"),
-    ({"prompts": ["a"] * 513}, "At most 512"), ({"extra": 1}, "'extra'"), ({"learner": "magic"}, "Unknown learner 'magic'"),
+    ({"prompts": ["a"] * 2049}, "At most 2048"), ({"extra": 1}, "'extra'"), ({"learner": "magic"}, "Unknown learner 'magic'"),
     ({"base": {**BASE, "model": "none"}}, "none")])
 def test_what_cannot_be_fitted_is_refused_at_once(studio, changes, words):
     with pytest.raises(SettingsError, match=words):
