@@ -176,7 +176,9 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
     Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329: the family of solvers, and the descent of the
     final error's gradient (`bespoke_descent`).
     Differs: begins with least squares, each row the solution for the long run's own latents at the step's end, which
-    needs one short run and no gradient; and the branches of the guidance may have factors of their own.
+    needs one short run and no gradient; and the branches of the guidance may have factors of their own. With `single_ends` the
+    first and the last step evaluate the prompt's branch only, as adaptive guidance does in its last steps (Castillo et al.,
+    arXiv:2312.12487): at the start the other branch sees nothing but noise, at the end the two hardly differ.
     """
     count = problem.num_steps
     if count < 2:
@@ -213,7 +215,11 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
 
 
 def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
-    """The guidance's branches where every level has the same several; else none, and the factors take the guided estimate."""
+    """The guidance's branches where every level has the same several; else none, and the factors take the guided estimate.
+
+    Raises:
+        SettingsError: a branch is to be left out where there are not two, or no step in the middle.
+    """
     levels = SCHEDULES["uniform"].build().levels(problem.noise_schedule, problem.num_steps)
     plans = {tuple(problem.guidance.plan(level)) for level in levels[:-1]}
     only = plans.pop()

@@ -154,7 +154,8 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
         Cancelled: the fit was stopped.
 
     Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the PSNR loss, in latents; Adam).
-    Differs: begins at the least-squares rows, and moves each row in the coordinates in which its tensors are uncorrelated.
+    Differs: begins at the least-squares rows, moves each row in the coordinates in which its tensors are uncorrelated, takes
+    each picture's distance in the place of its logarithm, and shortens steep rounds.
     """
     student = _Student(problem, times, rows, roots, terms)
     optimiser = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))

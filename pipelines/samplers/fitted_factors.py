@@ -79,7 +79,8 @@ class FittedFactors:
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
     arXiv:2403.01329, section 3 (every non-stationary linear solver is of this form).
     Differs: with branches, the guidance's own combination is fitted too, which costs no evaluation more; and a step may
-    evaluate one of the branches only.
+    evaluate one of the branches only, the others' place being taken by their earlier estimates, as in LinearAG (Castillo et
+    al., Adaptive guidance, arXiv:2312.12487), there with factors of a regression of their own.
     """
 
     def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], terms: Terms = Terms()):

@@ -67,7 +67,8 @@ class LearnedSchedule:
 
     @property
     def name(self) -> str:
-        """Of its file: model, sampler, steps, method (single where steps leave a branch out), and a mark of all settings that are not the default.
+        """Of its file: model, sampler, steps, method, "single" where steps leave a branch out, and a mark of all settings that
+        are not the default.
 
         Without the mark, fits of one sampler at other orders or guidances would take each other's file.
         """
@@ -114,7 +115,7 @@ class LearnedSchedule:
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} is not whole: it needs "
                                 f"{self.num_inference_steps} falling times. Fit it again.")
         lengths = [len(row) for row in self.rows]
-        known = set(self.single) <= set(range(len(times))) and len(set(self.single)) == len(self.single)
+        known = set(self.single) <= set(range(len(times) if self.branches else 0)) and len(set(self.single)) == len(self.single)
         if (self.method == "bespoke") != bool(lengths) or not known or (
                 lengths and lengths != [self.terms.count(m) for m in range(len(times))]):
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again.")

@@ -65,6 +65,8 @@ def test_a_record_with_single_ends_has_a_file_and_terms_of_its_own(folder):
     for wrong in ({"single": (0,)}, {"single": (0, 0)}, {"single": (0, 4)}, {"single": ("a", 3)}, {"branches": ()}):
         with pytest.raises(SettingsError, match="Fit it again"):
             LearnedSchedule.parse({**record.to_json(), **wrong})
+    with pytest.raises(SettingsError, match="Fit it again"):
+        LearnedSchedule.parse({**fitted().to_json(), "single": [0]})
 
 
 def test_a_written_schedule_is_the_one_that_runs(folder):
