@@ -170,13 +170,13 @@ class Denoiser:
         self.evaluations = 0
         self.seconds = 0.0
 
-    def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
-        """The guided prediction for (B, C, h, w) latents at one level.
+    def predict(self, latents: torch.Tensor, level: Level, branches: tuple[str, ...] = ()) -> Prediction:
+        """The guided prediction for (B, C, h, w) latents at one level, or that of some branches as in `Query`.
 
         Raises:
             Cancelled: the run was stopped.
         """
-        return predict_together([(self, Query(latents, level))])[0]
+        return predict_together([(self, Query(latents, level, branches=branches))])[0]
 
 
 @dataclasses.dataclass(frozen=True)

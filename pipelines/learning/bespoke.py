@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from pipelines.denoiser import Denoiser, Query, predict_together
+from pipelines.denoiser import Denoiser
 from pipelines.errors import MethodFitError, SettingsError
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.problem import Pictures, Problem, relative_error
@@ -45,13 +45,13 @@ _HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
 class BespokeSettings:
     start: str = setting("best", "The hand-made schedule whose times are fitted to first; best tries several between uniform "
                          "and dense at high noise.", choices=("best", *_HAND_MADE))
-    first: float = setting(0.0, "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
+    first_time: float = setting(0.0, "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
                            low=0, high=1, step=0.01)
     tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
     rounds: int = setting(100, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1)
     learning_rate: float = setting(0.008, "Of the optimiser.", low=1e-4, high=0.5, step=0.001)
     batch: int = setting(8, "Pictures a round of the optimiser.", low=1, high=256, step=1)
-    power: float = setting(1.0, "Of a picture's distance in the optimiser: at 1 one that goes astray pulls no harder than any "
+    loss_power: float = setting(1.0, "Of a picture's distance in the optimiser: at 1 one that goes astray pulls no harder than any "
                            "other, 2 is the squared error.", low=0.5, high=2, step=0.1)
     branches: bool = setting(True, "Give the two branches of the guidance factors of their own: closer, and then for this "
                              "guidance only.")
@@ -156,7 +156,7 @@ def _found(problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, 
     found = []
     for part, own in zip(problem.fitted.cases.parts(problem.rows), latents.split(problem.rows), strict=True):
         denoiser = Denoiser(problem.network, problem.guidance, part.conditionings, problem.cancelled)
-        found.append(terms.found(predict_together([(denoiser, Query(own, level, branches=terms.asked(index)))])[0], index))
+        found.append(terms.found(denoiser.predict(own, level, terms.asked(index)), index))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
@@ -236,7 +236,7 @@ def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
 def _starts(settings: BespokeSettings, problem: Problem) -> list[tuple[float, ...]]:
     count, last = problem.num_steps, problem.last_time()
     if settings.start == "best":
-        shares = (settings.first,) if settings.first else _FIRST
+        shares = (settings.first_time,) if settings.first_time else _FIRST
         return [tuple(share * last * (1 - (k / count) ** power) for k in range(count)) for share in shares for power in _POWERS]
     levels = SCHEDULES[settings.start].build().levels(problem.noise_schedule, count)
     return [tuple(float(level.timestep) for level in levels[:-1])]

@@ -44,7 +44,7 @@ class DescentSettings(Protocol):
     rounds: int
     learning_rate: float
     batch: int
-    power: float
+    loss_power: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
         places, order = order[:batch], order[batch:]
         with torch.enable_grad():
             errors = student.errors(places)
-            slopes = torch.autograd.grad((errors + _FLOOR).pow(settings.power / 2).mean(), student.learned)
+            slopes = torch.autograd.grad((errors + _FLOOR).pow(settings.loss_power / 2).mean(), student.learned)
             # Of the student's numbers alone: the shared model's weights must not gather gradients.
             for one, slope in zip(student.learned, slopes, strict=True):
                 one.grad = slope

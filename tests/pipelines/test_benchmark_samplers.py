@@ -125,6 +125,13 @@ def test_a_cell_is_measured_once_and_kept(bench, tmp_path, monkeypatch):
     assert _Kept(tmp_path, "other").folder != _Kept(tmp_path, bench.identity).folder
 
 
+def test_a_solver_with_single_ends_takes_a_step_more_than_its_evaluations(bench):
+    (single,) = [line for line in lines(SD) if "single ends" in line.label]
+    assert single.evaluations == (6,)
+    cell = measured(single, 6, bench, bench.cases.noise)
+    assert (cell["steps"], cell["evaluations"]) == (7, 6)
+
+
 def test_a_sampler_that_costs_too_much_has_no_cell(bench):
     expensive = [line for line in lines(SD) if line.label == "Heun"][0]
     assert measured(expensive, 0, bench, bench.cases.noise) is None

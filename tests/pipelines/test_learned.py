@@ -12,7 +12,7 @@ from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact, grid
 from pipelines.denoiser import Cancelled, Conditioning, Denoiser
 from pipelines.errors import MethodFitError, SettingsError
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
-from pipelines.learning import bespoke
+from pipelines.learning import bespoke, bespoke_descent
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
 from pipelines.learning.bespoke import BespokeSettings, _starts, fit_bespoke, fitted_rows, normal_matrix, passed
 from pipelines.learning.bespoke_descent import descend, inverse_root
@@ -246,7 +246,7 @@ def test_least_squares_is_tried_from_the_last_time_and_from_a_little_below_it():
     assert tried == pytest.approx(wanted, rel=1e-6)
     *_, last = fit_bespoke(one, BespokeSettings(rounds=0))
     assert last.best.fitted == pytest.approx(min(wanted), rel=1e-6)
-    assert [found.loss for found in fit_bespoke(one, BespokeSettings(rounds=0, first=0.97))] == tried[5:]
+    assert [found.loss for found in fit_bespoke(one, BespokeSettings(rounds=0, first_time=0.97))] == tried[5:]
 
 
 @pytest.mark.parametrize("rounds", [0, 2])
@@ -317,11 +317,41 @@ def test_the_mean_of_the_second_half_of_the_rounds_is_found():
     assert last.rows != last.mean.rows and last.mean.times[0] == 1000 and last.mean.times != last.times
 
 
+@pytest.mark.parametrize("steepest", [1e-3, 1e9])
+def test_steep_rounds_are_shortened(steepest, monkeypatch):
+    norms = []
+
+    class Watched(torch.optim.Adam):
+        def step(self):
+            norms.append(torch.cat([one.grad.flatten() for group in self.param_groups for one in group["params"]]).norm().item())
+            return super().step()
+
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
+    monkeypatch.setattr(bespoke_descent, "_STEEPEST", steepest)
+    one = curved_problem()
+    _descended(one, one.fitted.wanted, 3)
+    assert len(norms) == 3 and (max(norms) > 1.01e-3) is (steepest > 1)
+
+
+@pytest.mark.parametrize("better", ["last", "mean"])
+def test_the_nearer_of_the_last_numbers_and_their_mean_is_taken(better, monkeypatch):
+    one, times = curved_problem(), (999.0, 749.0, 499.0, 249.0)
+    fit = fitted_rows(one, times)
+    roots = [inverse_root(squares) for squares in fit.squares]
+    *_, reached = descend(one, times, fit.rows, roots, Terms(), BespokeSettings(rounds=60))
+    near = dataclasses.replace(reached, mean=None)
+    far = dataclasses.replace(near, rows=tuple(tuple(2 * factor for factor in row) for row in near.rows))
+    only = dataclasses.replace(near, mean=far) if better == "last" else dataclasses.replace(far, mean=near)
+    monkeypatch.setattr(bespoke, "descend", lambda *given: iter([only]))
+    *_, last = fit_bespoke(one, BespokeSettings(start="uniform", rounds=1))
+    assert last.best.rows == near.rows
+
+
 def test_a_squared_error_is_drawn_by_one_that_goes_astray():
     one = curved_problem()
     astray = one.fitted.wanted.clone()
     astray[0] += 100
-    squared = _descended(one, astray, 40, power=2.0)
+    squared = _descended(one, astray, 40, loss_power=2.0)
     assert squared > 1.5 * _descended(one, astray, 40)
 
 

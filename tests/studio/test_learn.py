@@ -53,6 +53,18 @@ def test_a_fit_is_a_job_whose_result_runs(studio):
         assert "No schedule has been fitted for" in other.message and "2 steps of unipc on emoji" in other.message
 
 
+def test_a_solver_with_single_ends_says_what_it_costs_and_runs_at_that(studio):
+    base = {**BASE, "num_inference_steps": 3, "guidance": {"key": "cfg", "guidance_scale": 4.0}}
+    learner = {"key": "bespoke", "rounds": 1, "batch": 2, "start": "uniform", "single_ends": True}
+    view = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": learner}))
+    assert view.status is JobStatus.DONE, view.message
+    schedule = view.outcome["schedule"]
+    assert (schedule["num_inference_steps"], schedule["evaluations"], list(schedule["single"])) == (3, 2, [0, 2])
+    run = ended(studio.submit("text_to_image", {**base, "prompt": "a fox on a blue background", "schedule": "learned"}))
+    assert run.status is JobStatus.DONE, run.message
+    assert [row.evaluations for row in run.cells[0].rows] == [1, 3, 4]
+
+
 def test_an_evolution_reports_its_population_and_stops(studio):
     learner = {"key": "auto_diffusion", "population": 3, "mutations": 2, "crossovers": 1, "generations": 500}
     job = studio.submit("learn", {**SETTINGS, "learner": learner})

@@ -11,6 +11,7 @@ from pipelines.schedules.learned_file import SHIPPED, find_all
 from studio.jobs import JobStatus
 
 NAME = next(name for name, one in find_all(SHIPPED).items() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m")
+SINGLE = next(name for name, one in find_all(SHIPPED).items() if one.single)
 PROMPT = "a fox on a blue background"
 
 
@@ -35,10 +36,10 @@ def test_the_shipped_schedule_is_picked_on_the_page_and_named_in_the_saved_setti
 
 
 def test_what_was_not_fitted_is_refused_on_the_page_with_what_is(studio, page):
-    draft = {"schedule": "learned", "num_inference_steps": 7, "prompt": PROMPT}
+    draft = {"schedule": "learned", "num_inference_steps": 9, "prompt": PROMPT}
     view = ended(studio.submit("text_to_image", read_after(page, page.form.updates(draft, "emoji"))))
     assert view.status is JobStatus.FAILED
-    assert "7 steps of dpmpp_2m on the model emoji" in view.message and "6 steps of dpmpp_2m on emoji" in view.message
+    assert "9 steps of dpmpp_2m on the model emoji" in view.message and "6 steps of dpmpp_2m on emoji" in view.message
 
 
 def test_other_weights_under_the_shipped_models_key_are_refused(studio):
@@ -56,8 +57,9 @@ def test_other_weights_under_the_shipped_models_key_are_refused(studio):
 
 def test_a_comparison_at_equal_evaluations_finds_the_schedule_of_the_steps_it_ends_with(studio):
     base = {"prompt": PROMPT, "num_inference_steps": 12, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
-    cells = [{}, {"guidance.guidance_scale": 4.0, "schedule": "learned"}]  # 12 evaluations are 6 guided steps
+    cells = [{}, {"guidance.guidance_scale": 4.0, "schedule": "learned"}]  # 12 evaluations are 7 steps with single ends
     view = ended(studio.submit("compare", {"base": base, "cells": cells, "equal": "nfe", "reference": False}))
     assert view.status is JobStatus.DONE, view.message
-    assert [len(cell.rows) for cell in view.cells] == [12, 6], [cell.note for cell in view.cells]
-    assert saved(studio, view, 1)["schedule"]["name"] == NAME
+    assert [len(cell.rows) for cell in view.cells] == [12, 7], [cell.note for cell in view.cells]
+    assert [cell.rows[-1].evaluations for cell in view.cells] == [12, 12]
+    assert saved(studio, view, 1)["schedule"]["name"] == SINGLE
