@@ -148,6 +148,13 @@ def test_a_grid_on_a_phone_scrolls_in_its_own_frame_and_a_mistake_loses_nothing(
     assert page.locator("#cmp-grid .sw-scroll").evaluate("frame => frame.scrollWidth > frame.clientWidth")
 
 
+def test_a_sliders_knob_is_whole_on_a_phone(tab):
+    hangs = """block => {
+        const track = block.querySelector("input[type=range]").getBoundingClientRect();
+        return (track.top + track.bottom) / 2 + 8 - block.getBoundingClientRect().bottom; }"""
+    assert tab(PHONE).locator("#cmp-steps").evaluate(hangs) <= 0
+
+
 def test_cells_are_copied_and_removed_between_two_and_eight(tab):
     page = tab()
     shown = page.locator("#cmp .sw-cell-row:visible")
