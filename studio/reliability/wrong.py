@@ -74,7 +74,7 @@ PAST_A_CAP: Mapping[str, tuple[Any, ...]] = {
     "fps": (0, 61, 10**6),
     "keys": ([{"prompt": "a fox"}] * 12, [{"seed": -1}]),
     "variants": (["int8"] * 8, []),
-    "fitted": (1, 513),
+    "fitted": (1, 1025),
     "teacher_steps": (9, 1001),
     "limit": (0, 1001, -1),
 }
