@@ -136,12 +136,15 @@ class Query:
         told_levels: B levels whose times the network is told in place of the level's own; None tells it that one.
         branches: those of the guidance's branches that are wanted, in the place of its combination: the prediction is the
             last one's, and remembers them all; empty for the guided prediction.
+        conditioning: a branch's conditioning in the place of the run's own, of its name and all those of the run; None for
+            the run's own. Of the same rows.
     """
 
     latents: torch.Tensor
     level: Level
     told_levels: tuple[Level, ...] | None = None
     branches: tuple[str, ...] = ()
+    conditioning: Callable[[str, Mapping[str, Conditioning]], Conditioning] | None = None
 
     @property
     def told(self) -> torch.Tensor:
@@ -170,13 +173,21 @@ class Denoiser:
         self.evaluations = 0
         self.seconds = 0.0
 
-    def predict(self, latents: torch.Tensor, level: Level, branches: tuple[str, ...] = ()) -> Prediction:
-        """The guided prediction for (B, C, h, w) latents at one level, or that of some branches as in `Query`.
+    def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
+        """The guided prediction for (B, C, h, w) latents at one level.
 
         Raises:
             Cancelled: the run was stopped.
         """
-        return predict_together([(self, Query(latents, level, branches=branches))])[0]
+        return self.answer(Query(latents, level))
+
+    def answer(self, query: Query) -> Prediction:
+        """The prediction that was asked for.
+
+        Raises:
+            Cancelled: the run was stopped.
+        """
+        return predict_together([(self, query)])[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +222,8 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
     groups: dict[tuple, list[_Branch]] = {}
     for owner, (denoiser, query) in enumerate(asked):
         for name in query.branches or denoiser.guidance.plan(query.level):
-            branch = _Branch(owner, name, query, denoiser.conditionings[name], denoiser.network)
+            own = query.conditioning(name, denoiser.conditionings) if query.conditioning else denoiser.conditionings[name]
+            branch = _Branch(owner, name, query, own, denoiser.network)
             groups.setdefault(branch.group, []).append(branch)
     answers: list[dict[str, Prediction]] = [{} for _ in asked]
     for branches in groups.values():

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from pipelines.denoiser import Denoiser
+from pipelines.denoiser import Denoiser, Query
 from pipelines.errors import MethodFitError, SettingsError
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.problem import Pictures, Problem, relative_error
@@ -57,13 +57,15 @@ class BespokeSettings:
                              "guidance only.")
     single_ends: bool = setting(False, "Evaluate the prompt's branch only in the first and the last step: the two cost one "
                                 "evaluation, so a run has a step more for its cost.")
+    embeddings: bool = setting(False, "Let the optimiser also add to the prompts' embeddings, for every step and branch a vector of "
+                               "its own: closer, and then for this text encoder only.")
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedSolver:
     """Times, a row of factors for every step, what they belong to, and the relative error on the fitted pictures.
 
-    `held_out` is that on the held-out pictures, by which nothing was chosen.
+    `held_out` is that on the held-out pictures, by which nothing was chosen. `embeddings` are as in `FittedFactors`.
     """
 
     times: tuple[float, ...]
@@ -71,6 +73,7 @@ class FittedSolver:
     fitted: float
     held_out: float
     terms: Terms = Terms()
+    embeddings: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,7 @@ def _found(problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, 
     found = []
     for part, own in zip(problem.fitted.cases.parts(problem.rows), latents.split(problem.rows), strict=True):
         denoiser = Denoiser(problem.network, problem.guidance, part.conditionings, problem.cancelled)
-        found.append(terms.found(denoiser.predict(own, level, terms.asked(index)), index))
+        found.append(terms.found(denoiser.answer(Query(own, level, branches=terms.asked(index))), index))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
@@ -170,7 +173,8 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
 
     Raises:
         MethodFitError: the sampler is another kind.
-        SettingsError: there are fewer than two steps, or a branch is to be left out where there are not two.
+        SettingsError: there are fewer than two steps, a branch is to be left out where there are not two, or embeddings are to
+            be fitted where there are none, no two branches, or no rounds.
         Cancelled: the fit was stopped.
 
     Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329: the family of solvers, and the descent of the
@@ -178,7 +182,8 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
     Differs: begins with least squares, each row the solution for the long run's own latents at the step's end, which
     needs one short run and no gradient; and the branches of the guidance may have factors of their own. With `single_ends` the
     first and the last step evaluate the prompt's branch only, as adaptive guidance does in its last steps (Castillo et al.,
-    arXiv:2312.12487): at the start the other branch sees nothing but noise, at the end the two hardly differ.
+    arXiv:2312.12487): at the start the other branch sees nothing but noise, at the end the two hardly differ. With
+    `embeddings` the descent also moves what the network is told of the prompts, as `fitted_embeddings` says.
     """
     count = problem.num_steps
     if count < 2:
@@ -208,9 +213,9 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
     for index, reached in enumerate(descend(problem, times, fit.rows, roots, terms, settings, seed), first):
         for one in (reached, reached.mean) if reached.mean else ():
             levels = learned_levels(one.times, one.times, schedule)
-            loss = problem.error(levels, problem.fitted, FittedFactors(one.rows, one.times, terms))
+            loss = problem.error(levels, problem.fitted, FittedFactors(one.rows, one.times, terms, one.embeddings))
             if loss < shown.fitted:
-                shown = _judged(problem, one.times, one.rows, loss, terms)
+                shown = _judged(problem, one.times, one.rows, loss, terms, one.embeddings)
         yield Trial(index, total, reached.loss, shown, uniform)
 
 
@@ -224,6 +229,9 @@ def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
     plans = {tuple(problem.guidance.plan(level)) for level in levels[:-1]}
     only = plans.pop()
     branches = only if settings.branches and not plans and len(only) > 1 else ()
+    if settings.embeddings and not (branches and settings.rounds):
+        raise SettingsError("Embeddings can be fitted only where two branches have factors of their own, in rounds of the optimiser. "
+                            "Choose a guidance scale above 1, factors for the branches and a round or more, or switch embeddings off.")
     if not settings.single_ends:
         return Terms(branches)
     if len(branches) != 2 or problem.num_steps < 3:
@@ -242,10 +250,11 @@ def _starts(settings: BespokeSettings, problem: Problem) -> list[tuple[float, ..
     return [tuple(float(level.timestep) for level in levels[:-1])]
 
 
-def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], loss: float, terms: Terms) -> FittedSolver:
+def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], loss: float, terms: Terms,
+            embeddings: tuple[tuple[tuple[float, ...], ...], ...] = ()) -> FittedSolver:
     levels = learned_levels(times, times, problem.noise_schedule)
-    held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, terms))
-    return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, terms)
+    held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, terms, embeddings))
+    return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, terms, embeddings)
 
 
 def _moved(times: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:

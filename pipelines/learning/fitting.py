@@ -153,7 +153,8 @@ def _guided(choice: Choice, cases: Cases, family: Family) -> tuple[Guidance, Cas
 def _factors(one: Round | Generation | Trial) -> dict[str, Any]:
     if not isinstance(one, Trial):
         return {}
-    return {"rows": one.best.rows, "branches": one.best.terms.branches, "single": one.best.terms.single}
+    return {"rows": one.best.rows, "branches": one.best.terms.branches, "single": one.best.terms.single,
+            "embeddings": one.best.embeddings}
 
 
 def _evaluations(one: Round | Generation | Trial, problem: Problem) -> int:

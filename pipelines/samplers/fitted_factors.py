@@ -10,6 +10,7 @@ import torch
 from pipelines.denoiser import Prediction, Query
 from pipelines.errors import SettingsError
 from pipelines.samplers.base import State, StepContext, Stepping
+from pipelines.samplers.fitted_embeddings import Offsets
 from pipelines.schedule import Level
 
 __all__ = ["FittedFactors", "Terms", "combined"]
@@ -31,6 +32,10 @@ class Terms:
     def asked(self, index: int) -> tuple[str, ...]:
         """`Query.branches` of a step's evaluation."""
         return self.branches[-1:] if index in self.single else ()
+
+    def evaluated(self, index: int) -> tuple[str, ...]:
+        """The branches that a step evaluates; empty where the factors take the guided estimate."""
+        return self.asked(index) or self.branches
 
     def count(self, index: int) -> int:
         """Factors in the row of a step: one for the start and one for each tensor found up to there."""
@@ -54,7 +59,7 @@ class Terms:
         """
         if not self.branches:
             return (prediction.noise,)
-        asked = self.asked(index) or self.branches
+        asked = self.evaluated(index)
         if set(asked) != set(prediction.branches):
             raise SettingsError(f"The fitted factors combine the branches {' and '.join(self.branches)} of a guided run, and this "
                                 "run has others. Take the guidance that they were fitted for.")
@@ -75,6 +80,8 @@ class FittedFactors:
         rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final latents.
         times: N network times that the run must visit, as the network is told them.
         terms: what the factors belong to: those of one step in the order of the branches' names.
+        embeddings: for each step, what is added to the prompt's embedding of every token, D numbers for each branch that
+            it evaluates, in the order of their names; empty for nothing. In a fit of branches only.
 
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
     arXiv:2403.01329, section 3 (every non-stationary linear solver is of this form).
@@ -83,14 +90,17 @@ class FittedFactors:
     al., Adaptive guidance, arXiv:2312.12487), there with factors of a regression of their own.
     """
 
-    def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], terms: Terms = Terms()):
+    def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], terms: Terms = Terms(),
+                 embeddings: Sequence[Sequence[Sequence[float]]] = ()):
         self.rows, self.times, self.terms = tuple(map(tuple, rows)), tuple(times), terms
+        self.offsets = tuple(Offsets(terms.evaluated(index), vectors) for index, vectors in enumerate(embeddings))
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         if context.num_steps != len(self.rows) or abs(level.timestep - self.times[context.index]) > 1e-3:
             raise SettingsError(f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
                                 "Take the schedule Learned with the number of steps it was fitted for.")
-        prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index))
+        own = self.offsets[context.index] if self.offsets else None
+        prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index), conditioning=own)
         known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))
         return State(combined(self.rows[context.index], known), prediction.denoised, memory=known)
 

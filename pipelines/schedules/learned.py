@@ -11,7 +11,6 @@ from pipelines.errors import SettingsError, UnknownMethodError
 from pipelines.guidance import GUIDANCE
 from pipelines.registry import setting
 from pipelines.samplers import SAMPLERS
-from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, filled, find_all, find_broken
 from pipelines.schedules.uniform import require_descending
@@ -97,7 +96,7 @@ class Learned:
     def solver(self, sampler: Any) -> Any:
         """The sampler, or the fitted factors that take its place."""
         chosen = self._chosen
-        return FittedFactors(chosen.rows, chosen.model_times, chosen.terms) if chosen is not None and chosen.rows else sampler
+        return chosen.factors() if chosen is not None and chosen.rows else sampler
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
         """N + 1 descending levels, the last clean.

@@ -35,6 +35,6 @@ class Shift:
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
         """N + 1 descending levels, the last clean."""
-        shift, total = self.settings.shift or noise_schedule.shift, noise_schedule.num_train_timesteps
+        shift = self.settings.shift or noise_schedule.shift
         times = [shifted(i / num_inference_steps, shift) for i in range(num_inference_steps, 0, -1)]
         return require_descending([*(noise_schedule.at(noise_schedule.network_time(time)) for time in times), CLEAN])

@@ -77,6 +77,22 @@ def test_a_query_can_want_one_branch_which_is_half_the_work_and_in_one_batch_wit
     assert network.batches == [3] and (alone.evaluations, whole.evaluations) == (1, 2)
 
 
+def test_a_query_can_give_a_branch_another_conditioning_beside_runs_that_keep_theirs():
+    network = Echo()
+    changed, plain = denoiser(network), denoiser(network)
+    asked = []
+
+    def conditioning(name, conditionings):
+        asked.append((name, set(conditionings)))
+        return word(conditionings[name].tensors["word"].item() + 10 * (name == "positive"))
+
+    latents = torch.zeros(1, 1, 2, 2)
+    one, own = predict_together([(changed, Query(latents, LEVEL, conditioning=conditioning)), (plain, Query(latents, LEVEL))])
+    assert one.raw.unique().tolist() == [501 + 3 * (512 - 501)] and own.raw.unique().tolist() == [501 + 3 * (502 - 501)]
+    assert asked == [("negative", {"negative", "positive"}), ("positive", {"negative", "positive"})] and network.batches == [4]
+    assert changed.answer(Query(latents, LEVEL, branches=("positive",), conditioning=conditioning)).raw.unique().tolist() == [512]
+
+
 def test_rescaled_guidance_has_the_conditionals_contrast():
     guided, positive = torch.randn(2, 3, 8, 8) * 5, torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(rescale(guided, positive, 1.0).std((1, 2, 3)), positive.std((1, 2, 3)))

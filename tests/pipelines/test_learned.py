@@ -25,6 +25,7 @@ from pipelines.limits import Limits, check_request
 from pipelines.loop import Run, denoise
 from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
+from pipelines.samplers.fitted_embeddings import moved
 from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
 from pipelines.schedule import CLEAN
 from pipelines.schedules import SCHEDULES
@@ -440,6 +441,89 @@ def test_single_ends_give_a_step_more_for_the_evaluations():
     *_, end = denoise(Run(denoiser, solver, levels, pictures.cases.noise, NoiseSource([0]), COSINE))
     assert end.evaluations == 2 * 4
     assert relative_error(end.latents, pictures.wanted) == best.held_out
+
+
+class Prompted(TwoPeaks):
+    """Two peaks that the prompt's embeddings move, each number in its own way."""
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        words = conditioning.tensors["prompt_embeds"].mean(1)
+        shift = (words[:, :1] + 0.5 * words[:, 1:2].sin())[..., None, None]
+        return super().predict_raw(latents - shift, timesteps, conditioning)
+
+
+def prompted_problem(by=(0.0, 0.0), guidance_scale=3.0):
+    """Long runs whose prompts' embeddings are moved by something that a short run does not know."""
+    one, guidance = problem(steps=5, count=16), Cfg(CfgSettings(guidance_scale))
+
+    def pictures(part, seed):
+        count, generator = len(part.cases), torch.Generator().manual_seed(seed)
+        prompts = {name: Conditioning({"prompt_embeds": 0.3 * torch.randn(count, 3, 2, dtype=torch.float64, generator=generator)})
+                   for name in ("negative", "positive")}
+        cases = dataclasses.replace(part.cases, conditionings=prompts)
+        longer = {name: moved(prompt, torch.tensor(by)) for name, prompt in prompts.items()}
+        made = taught(dataclasses.replace(cases, conditionings=longer), Prompted(), guidance, COSINE, steps=60)
+        return dataclasses.replace(made, cases=cases)
+
+    return dataclasses.replace(one, network=Prompted(), guidance=guidance, fitted=pictures(one.fitted, 1),
+                               held_out=pictures(one.held_out, 2))
+
+
+def test_embeddings_are_found_and_a_run_with_them_ends_where_the_fit_says():
+    one, ends = prompted_problem(by=(0.6, 0.4)), {}
+    for embeddings in (False, True):
+        settings = BespokeSettings(start="uniform", rounds=80, learning_rate=0.02, batch=16, single_ends=True, embeddings=embeddings)
+        *_, last = fit_bespoke(one, settings)
+        ends[embeddings] = last.best
+    best, pictures = ends[True], one.held_out
+    assert ends[False].embeddings == () and best.held_out < 0.5 * ends[False].held_out
+    assert [len(step) for step in best.embeddings] == [1, 2, 2, 2, 1] and {len(v) for step in best.embeddings for v in step} == {2}
+    solver = FittedFactors(best.rows, best.times, best.terms, best.embeddings)
+    levels = learned_levels(best.times, best.times, COSINE)
+    assert one.error(levels, pictures, solver) == best.held_out
+    assert one.error(levels, pictures, FittedFactors(best.rows, best.times, best.terms)) > 1.5 * best.held_out
+
+
+def test_the_slopes_of_the_embeddings_are_those_of_differences():
+    one, times = prompted_problem(by=(0.6, 0.4)), (1000.0, 800.0, 600.0, 400.0, 200.0)
+    terms = Terms(("negative", "positive"), (0, 4))
+    fit = fitted_rows(one, times, terms)
+    student = bespoke_descent._Student(one, times, fit.rows, [inverse_root(squares) for squares in fit.squares], terms, True)
+    vectors = [vector for step in student.offsets for vector in step.values()]
+    assert len(vectors) == 8 and {id(vector) for vector in vectors} <= {id(one) for one in student.learned}
+    slopes = torch.autograd.grad(student.errors(torch.arange(8)).mean(), vectors)
+    for vector, slope in zip(vectors, slopes, strict=True):
+        for place in range(2):
+            ends = []
+            for side in (1e-4, -2e-4, 1e-4):
+                with torch.no_grad():
+                    vector[place] += side
+                    ends.append(student.errors(torch.arange(8)).mean().item())
+            assert slope[place].item() == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-3, abs=1e-9)
+    embeds = one.fitted.cases.conditionings["positive"].tensors["prompt_embeds"]
+    assert student.unit == pytest.approx(embeds.square().mean().sqrt().item())
+
+
+def test_offsets_of_nothing_change_nothing():
+    one, times, terms = prompted_problem(), (1000.0, 800.0, 600.0, 400.0, 200.0), Terms(("negative", "positive"), (0, 4))
+    fit, levels = fitted_rows(one, times, terms), learned_levels(times, times, COSINE)
+    nothing = [[[0.0, 0.0]] * len(terms.evaluated(m)) for m in range(5)]
+    ends = [finals(one.fitted.cases, one.network, one.guidance, FittedFactors(fit.rows, times, terms, embeddings), levels, COSINE)
+            for embeddings in ((), nothing, [[[0.0, 1e-3]] * len(step) for step in nothing])]
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize(("scale", "settings"), [(1.0, {}), (3.0, {"branches": False}), (3.0, {"rounds": 0})])
+def test_embeddings_need_two_branches_and_rounds(scale, settings):
+    with pytest.raises(SettingsError, match="two branches.*rounds.*embeddings off"):
+        next(fit_bespoke(prompted_problem(guidance_scale=scale), BespokeSettings(embeddings=True, **settings)))
+
+
+def test_embeddings_need_a_prompt_that_has_some():
+    with pytest.raises(SettingsError, match="no embeddings of a prompt"):
+        list(fit_bespoke(guided_problem(), BespokeSettings(start="uniform", rounds=1, embeddings=True)))
+    with pytest.raises(SettingsError, match="3 numbers a token, and what is added to them has 2"):
+        moved(Conditioning({"prompt_embeds": torch.zeros(1, 4, 3)}), torch.zeros(2))
 
 
 @pytest.mark.parametrize(("scale", "steps", "settings"), [(1.0, 4, {}), (3.0, 4, {"branches": False}), (3.0, 2, {})])
