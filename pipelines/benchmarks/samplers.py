@@ -108,8 +108,8 @@ def _learned_lines(label: Mapping[str, str]) -> list[Line]:
     digest = hashlib.sha256()
     for one in find_all(SHIPPED).values():
         if one.model == BASE.model and one.sampler.key in label:
-            digest.update(repr((one.times, one.model_times, one.rows, one.embeddings)).encode())
-            more = ["single ends"] * bool(one.single) + ["embeddings"] * bool(one.embeddings)
+            digest.update(repr((one.times, one.model_times, one.rows, one.emphasis)).encode())
+            more = ["single ends"] * bool(one.single) + ["emphasis"] * bool(one.emphasis)
             name = METHODS[one.method] + " with " * bool(more) + " and ".join(more)
             group = (name, one.method, json.dumps(one.sampler.to_json()))
             groups.setdefault(group, []).append((one.evaluations, one.num_inference_steps))

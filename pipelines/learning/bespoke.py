@@ -15,6 +15,7 @@ from pipelines.errors import MethodFitError, SettingsError
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.problem import Pictures, Problem, relative_error
 from pipelines.registry import setting
+from pipelines.samplers.fitted_emphasis import Emphasis
 from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
 from pipelines.schedule import Level
 from pipelines.schedules import SCHEDULES
@@ -44,7 +45,8 @@ _HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
 @dataclasses.dataclass(frozen=True)
 class BespokeSettings:
     start: str = setting("best", "The hand-made schedule whose times are fitted to first; best tries several between uniform "
-                         "and dense at high noise.", choices=("best", *_HAND_MADE))
+                         "and dense at high noise; kept goes on from the best fit that is kept for this run.",
+                         choices=("best", "kept", *_HAND_MADE))
     first_time: float = setting(0.0, "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
                            low=0, high=1, step=0.01)
     tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
@@ -57,15 +59,15 @@ class BespokeSettings:
                              "guidance only.")
     single_ends: bool = setting(False, "Evaluate the prompt's branch only in the first and the last step: the two cost one "
                                 "evaluation, so a run has a step more for its cost.")
-    embeddings: bool = setting(False, "Let the optimiser also add to the prompts' embeddings, for every step and branch a vector of "
-                               "its own: closer, and then for this text encoder only.")
+    emphasis: bool = setting(False, "Let the optimiser also move what the network is told in every step along the line from the "
+                             "negative prompt to the prompt, beyond it too: closer.")
 
 
 @dataclasses.dataclass(frozen=True)
 class FittedSolver:
     """Times, a row of factors for every step, what they belong to, and the relative error on the fitted pictures.
 
-    `held_out` is that on the held-out pictures, by which nothing was chosen. `embeddings` are as in `FittedFactors`.
+    `held_out` is that on the held-out pictures, by which nothing was chosen. `emphasis` is as in `FittedFactors`.
     """
 
     times: tuple[float, ...]
@@ -73,7 +75,7 @@ class FittedSolver:
     fitted: float
     held_out: float
     terms: Terms = Terms()
-    embeddings: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    emphasis: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,27 +156,43 @@ def fitted_rows(problem: Problem, times: Sequence[float], terms: Terms = Terms()
     return LeastSquares(tuple(rows), relative_error(latents, pictures.wanted), tuple(matrices))
 
 
+def _matrices(problem: Problem, kept: FittedSolver) -> list[torch.Tensor]:
+    """Each row's normal matrix along the runs of a fitted solver."""
+    levels, cases = learned_levels(kept.times, kept.times, problem.noise_schedule), problem.fitted.cases
+    latents = cases.noise * problem.noise_schedule.initial_scale(levels[0])
+    known, matrices = [latents], []
+    emphasis = FittedFactors(kept.rows, kept.times, kept.terms, kept.emphasis).emphasis
+    for index, (row, level) in enumerate(zip(kept.rows, levels, strict=False)):
+        known += _found(problem, latents, level, kept.terms, index, emphasis[index] if emphasis else None)
+        matrices.append(normal_matrix(known))
+        latents = combined(row, known)
+    return matrices
+
+
 @torch.no_grad()
-def _found(problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, index: int) -> list[torch.Tensor]:
+def _found(problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, index: int,
+           emphasis: Emphasis | None = None) -> list[torch.Tensor]:
     found = []
     for part, own in zip(problem.fitted.cases.parts(problem.rows), latents.split(problem.rows), strict=True):
         denoiser = Denoiser(problem.network, problem.guidance, part.conditionings, problem.cancelled)
-        found.append(terms.found(denoiser.answer(Query(own, level, branches=terms.asked(index))), index))
+        found.append(terms.found(denoiser.answer(Query(own, level, branches=terms.asked(index), conditioning=emphasis)), index))
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
-def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0) -> Iterator[Trial]:
+def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0,
+                kept: FittedSolver | None = None) -> Iterator[Trial]:
     """Fit the factors to several sets of times, then move all together; yields as it goes, `best` of the last is the result.
 
     Args:
         problem: its sampler is the one whose place the factors take; one evaluation a step, no fresh noise.
         settings: of the fit.
         seed: of the changes of the times, and of the order of the pictures.
+        kept: of the start "kept", where the optimiser goes on.
 
     Raises:
         MethodFitError: the sampler is another kind.
-        SettingsError: there are fewer than two steps, a branch is to be left out where there are not two, or embeddings are to
-            be fitted where there are none, no two branches, or no rounds.
+        SettingsError: there are fewer than two steps, a branch is to be left out where there are not two, emphasis is to be
+            fitted where there are no two branches or no rounds.
         Cancelled: the fit was stopped.
 
     Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329: the family of solvers, and the descent of the
@@ -183,7 +201,7 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
     needs one short run and no gradient; and the branches of the guidance may have factors of their own. With `single_ends` the
     first and the last step evaluate the prompt's branch only, as adaptive guidance does in its last steps (Castillo et al.,
     arXiv:2312.12487): at the start the other branch sees nothing but noise, at the end the two hardly differ. With
-    `embeddings` the descent also moves what the network is told of the prompts, as `fitted_embeddings` says.
+    `emphasis` the descent also moves what the network is told of the prompts, as `fitted_emphasis` says.
     """
     count = problem.num_steps
     if count < 2:
@@ -192,9 +210,11 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
         raise MethodFitError("Factors can be fitted in the place of samplers with one evaluation a step only. Choose another.")
     rng, schedule, terms = np.random.default_rng(seed), problem.noise_schedule, _terms(problem, settings)
     uniform = problem.error(SCHEDULES["uniform"].build().levels(schedule, terms.evaluations(count)), problem.held_out)
-    starts = _starts(settings, problem)
     few = dataclasses.replace(problem, fitted=problem.fitted.first(_TRIED_ON))
-    more = len(problem.fitted.cases) > _TRIED_ON
+    if settings.start == "kept":
+        yield from _gone_on(problem, few, settings, seed, _of(terms, kept), uniform)
+        return
+    starts, more = _starts(settings, problem), len(problem.fitted.cases) > _TRIED_ON
     total = len(starts) - 1 + settings.tries + more + settings.rounds
     best: tuple[tuple[float, ...], LeastSquares] | None = None
     shown: FittedSolver | None = None
@@ -209,14 +229,46 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
         fit = fitted_rows(problem, times, terms)
         shown = _judged(problem, times, fit.rows, fit.loss, terms)
         yield Trial(index + 1, total, fit.loss, shown, uniform)
-    roots, first = [inverse_root(one) for one in fit.squares], len(starts) + settings.tries + more
-    for index, reached in enumerate(descend(problem, times, fit.rows, roots, terms, settings, seed), first):
+    if settings.rounds:
+        after = Trial(len(starts) - 1 + settings.tries + more, total, shown.fitted, shown, uniform)
+        yield from _descended(problem, after, fit.squares, settings, seed)
+
+
+def _gone_on(problem: Problem, few: Problem, settings: BespokeSettings, seed: int, kept: FittedSolver, uniform: float) -> Iterator[Trial]:
+    levels = learned_levels(kept.times, kept.times, problem.noise_schedule)
+    loss = problem.error(levels, problem.fitted, FittedFactors(kept.rows, kept.times, kept.terms, kept.emphasis))
+    begun = Trial(0, settings.rounds, loss, _judged(problem, kept.times, kept.rows, loss, kept.terms, kept.emphasis), uniform)
+    yield begun
+    yield from _descended(problem, begun, _matrices(few, kept), settings, seed)
+
+
+def _of(terms: Terms, kept: FittedSolver | None) -> FittedSolver:
+    """The kept solver, where its factors belong to these terms.
+
+    Raises:
+        SettingsError: there is none, or they do not.
+    """
+    if kept is None:
+        raise SettingsError("No bespoke solver is kept for this run to go on from. Choose another start.")
+    if kept.terms != terms:
+        raise SettingsError(f"The kept solver combines {' and '.join(kept.terms.branches) or 'the guided estimate'}"
+                            f"{' with single ends' * bool(kept.terms.single)}, and the fit is to be another. Set branches and "
+                            "single_ends as it has them, or choose another start.")
+    return kept
+
+
+def _descended(problem: Problem, after: Trial, squares: Sequence[torch.Tensor], settings: BespokeSettings, seed: int) -> Iterator[Trial]:
+    """The optimiser's rounds from a trial's solver on."""
+    shown = begun = after.best
+    roots = [inverse_root(one) for one in squares]
+    rounds = descend(problem, begun.times, begun.rows, roots, begun.terms, settings, seed, begun.emphasis)
+    for index, reached in enumerate(rounds, after.index + 1):
         for one in (reached, reached.mean) if reached.mean else ():
-            levels = learned_levels(one.times, one.times, schedule)
-            loss = problem.error(levels, problem.fitted, FittedFactors(one.rows, one.times, terms, one.embeddings))
+            levels = learned_levels(one.times, one.times, problem.noise_schedule)
+            loss = problem.error(levels, problem.fitted, FittedFactors(one.rows, one.times, begun.terms, one.emphasis))
             if loss < shown.fitted:
-                shown = _judged(problem, one.times, one.rows, loss, terms, one.embeddings)
-        yield Trial(index, total, reached.loss, shown, uniform)
+                shown = _judged(problem, one.times, one.rows, loss, begun.terms, one.emphasis)
+        yield Trial(index, after.total, reached.loss, shown, after.uniform)
 
 
 def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
@@ -229,9 +281,9 @@ def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
     plans = {tuple(problem.guidance.plan(level)) for level in levels[:-1]}
     only = plans.pop()
     branches = only if settings.branches and not plans and len(only) > 1 else ()
-    if settings.embeddings and not (branches and settings.rounds):
-        raise SettingsError("Embeddings can be fitted only where two branches have factors of their own, in rounds of the optimiser. "
-                            "Choose a guidance scale above 1, factors for the branches and a round or more, or switch embeddings off.")
+    if settings.emphasis and not (branches and settings.rounds):
+        raise SettingsError("Emphasis can be fitted only where two branches have factors of their own, in rounds of the optimiser. "
+                            "Choose a guidance scale above 1, factors for the branches and a round or more, or switch emphasis off.")
     if not settings.single_ends:
         return Terms(branches)
     if len(branches) != 2 or problem.num_steps < 3:
@@ -251,10 +303,10 @@ def _starts(settings: BespokeSettings, problem: Problem) -> list[tuple[float, ..
 
 
 def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], loss: float, terms: Terms,
-            embeddings: tuple[tuple[tuple[float, ...], ...], ...] = ()) -> FittedSolver:
+            emphasis: tuple[tuple[float, ...], ...] = ()) -> FittedSolver:
     levels = learned_levels(times, times, problem.noise_schedule)
-    held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, terms, embeddings))
-    return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, terms, embeddings)
+    held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, terms, emphasis))
+    return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, terms, emphasis)
 
 
 def _moved(times: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.denoiser import Cancelled, Conditioning, Prediction, guided
 from pipelines.learning.ld3 import increments_of, times_of
 from pipelines.learning.problem import Problem
-from pipelines.samplers.fitted_embeddings import embeds_of, moved
+from pipelines.samplers.fitted_emphasis import emphasised
 from pipelines.samplers.fitted_factors import Terms
 from pipelines.schedule import Level
 from pipelines.schedules.learned import learned_levels
@@ -35,8 +35,9 @@ _UNIT = 0.1
 _STEEPEST = 0.8
 """Norm of a round's slope beyond which it is shortened, so that a few pictures near a fork do not throw all numbers."""
 
-_DECIMALS = 6
-"""Of what is added to embeddings, of which a file holds thousands."""
+_EMPHASIS = 0.2
+"""Of the emphasis, as a share of the way from one branch's conditioning to the other's: one learning rate then moves it as the
+others. At a tenth of this rate its gain was half as large; a free vector for each step gained on the fitted pictures only."""
 
 _KEPT = 2**16
 """Numbers in a round's latents up to which all inner values of its evaluations are kept rather than computed twice."""
@@ -49,21 +50,21 @@ class DescentSettings(Protocol):
     learning_rate: float
     batch: int
     loss_power: float
-    embeddings: bool
+    emphasis: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Descended:
-    """A round: its relative error on its own pictures, and where the times, rows and embeddings are after it.
+    """A round: its relative error on its own pictures, and where the times, rows and emphasis are after it.
 
     After the last round, `mean` has them at the mean of all numbers over the second half of the rounds, which the round's own
-    few pictures move less. `embeddings` are as in `FittedFactors`.
+    few pictures move less. `emphasis` is as in `FittedFactors`.
     """
 
     loss: float
     times: tuple[float, ...]
     rows: tuple[tuple[float, ...], ...]
-    embeddings: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    emphasis: tuple[tuple[float, ...], ...] = ()
     mean: Descended | None = None
 
 
@@ -79,14 +80,14 @@ def inverse_root(squares: torch.Tensor) -> torch.Tensor:
 
 class _Student:
     """The numbers being moved: z of every row, the times where the network's answers are estimates of noise, and, where that is
-    asked for, what is added to the embeddings, as a share of the root mean square of the prompts' own.
+    asked for, the emphasis.
 
     Of a network of another kind an estimate of noise depends on the level that it is asked at, whose slope is not known
     here, so there the times stay. So does a first time that is the model's last.
     """
 
     def __init__(self, problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]],
-                 roots: Sequence[torch.Tensor], terms: Terms, embeddings: bool = False):
+                 roots: Sequence[torch.Tensor], terms: Terms, emphasis: Sequence[Sequence[float]] = ()):
         self.problem, self.roots, self.terms = problem, roots, terms
         moving = problem.network.prediction_type == "epsilon"
         self.last = problem.last_time()
@@ -94,17 +95,11 @@ class _Student:
         self.theta = increments_of(times, times[0]).requires_grad_(moving)
         self.z = [torch.linalg.solve(root, torch.tensor(row, dtype=torch.float64)).requires_grad_()
                   for root, row in zip(roots, rows, strict=True)]
-        self.unit, self.offsets = 1.0, []
-        if embeddings:
-            embeds = embeds_of(problem.fitted.cases.conditionings[terms.branches[-1]])
-            self.unit = embeds.square().mean().sqrt().item()
-            self.offsets = [{name: torch.zeros(embeds.shape[-1], dtype=torch.float64, requires_grad=True)
-                             for name in terms.evaluated(index)} for index in range(len(rows))]
+        self.emphasis = [(torch.tensor(numbers, dtype=torch.float64) * _EMPHASIS).requires_grad_() for numbers in emphasis]
 
     @property
     def learned(self) -> list[torch.Tensor]:
-        offsets = [one for step in self.offsets for one in step.values()]
-        return [one for one in (*self.z, self.theta, self.first, *offsets) if one.requires_grad]
+        return [one for one in (*self.z, self.theta, self.first, *self.emphasis) if one.requires_grad]
 
     def times(self) -> torch.Tensor:
         return times_of(self.theta, 1.0) * (self.first * _UNIT).clamp(max=1.0) * self.last
@@ -132,19 +127,21 @@ class _Student:
                    conditionings: dict[str, Conditioning], index: int) -> tuple[torch.Tensor, ...]:
         network, guidance, answers = self.problem.network, self.problem.guidance, {}
         for name in (asked := self.terms.asked(index)) or guidance.plan(level):
-            own = moved(conditionings[name], self.offsets[index][name] * self.unit) if self.offsets else conditionings[name]
+            own = conditionings[name]
+            if self.emphasis:
+                first, last = (conditionings[one] for one in (self.terms.branches[0], self.terms.branches[-1]))
+                own = emphasised(own, first, last, self.emphasis[index][self.terms.evaluated(index).index(name)] / _EMPHASIS)
             raw = network.predict_raw(latents, time.expand(len(latents)), own)
             answers[name] = Prediction(raw, latents, level, network.prediction_type)
         return self.terms.found(guided(guidance, answers, asked), index)
 
     def reached(self, loss: float, mean: Descended | None = None) -> Descended:
-        embeddings = tuple(tuple(tuple(round(value, _DECIMALS) for value in (one * self.unit).tolist()) for one in step.values())
-                           for step in self.offsets)
+        emphasis = tuple(tuple((one / _EMPHASIS).tolist()) for one in self.emphasis)
         return Descended(math.sqrt(loss), tuple(self.times().tolist()), tuple(tuple(row.tolist()) for row in self.rows()),
-                         embeddings, mean)
+                         emphasis, mean)
 
     def at(self, numbers: Sequence[torch.Tensor], loss: float) -> Descended:
-        """Where the times, rows and embeddings are with these numbers in the place of its own."""
+        """Where the times, rows and emphasis are with these numbers in the place of its own."""
         own = [one.clone() for one in self.learned]
         self._take(numbers)
         found = self.reached(loss)
@@ -157,7 +154,8 @@ class _Student:
 
 
 def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], roots: Sequence[torch.Tensor],
-            terms: Terms, settings: DescentSettings, seed: int = 0) -> Iterator[Descended]:
+            terms: Terms, settings: DescentSettings, seed: int = 0,
+            emphasis: Sequence[Sequence[float]] = ()) -> Iterator[Descended]:
     """Adam on each picture's distance, with a rate that falls as a cosine to nothing; yields after every round.
 
     Args:
@@ -166,8 +164,9 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
         roots: `inverse_root` of each row's normal matrix there.
         terms: what the factors belong to.
         settings: rounds, learning rate, pictures a round, the power that each picture's distance is taken to, and whether the
-            embeddings move too.
+            emphasis moves too.
         seed: of the order of the pictures.
+        emphasis: where it begins; empty for none at all.
 
     Raises:
         Cancelled: the fit was stopped.
@@ -176,7 +175,9 @@ def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[fl
     Differs: begins at the least-squares rows, moves each row in the coordinates in which its tensors are uncorrelated, takes
     each picture's distance in the place of its logarithm, and shortens steep rounds.
     """
-    student = _Student(problem, times, rows, roots, terms, settings.embeddings)
+    if settings.emphasis and not emphasis:
+        emphasis = [[0.0] * len(terms.evaluated(index)) for index in range(len(rows))]
+    student = _Student(problem, times, rows, roots, terms, emphasis)
     optimiser = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)

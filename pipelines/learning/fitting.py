@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,14 +14,14 @@ from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, Generation, evolve
-from pipelines.learning.bespoke import BespokeSettings, Trial, fit_bespoke
+from pipelines.learning.bespoke import BespokeSettings, FittedSolver, Trial, fit_bespoke
 from pipelines.learning.cases import Cases, make_cases
 from pipelines.learning.ld3 import Ld3Settings, Round, fit_ld3
 from pipelines.learning.problem import Problem, taught
 from pipelines.network_identity import network_identity
 from pipelines.registry import Method, Table, parse_settings, setting
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules.learned import learned_levels
+from pipelines.schedules.learned import Learned, LearnedSettings, learned_levels
 from pipelines.schedules.learned_file import LearnedSchedule
 from pipelines.types import Choice, Request
 
@@ -110,10 +111,11 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
     settings = LEARNERS[request.learner.key].build(request.learner.settings)
     if base.num_inference_steps < 2:
         raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
+    kept = {"kept": _kept(base, family)} if getattr(settings, "start", "") == "kept" else {}
     yield Progress("Making the pictures of the long run", 0, 1)
     problem = _problem(request, family, cancelled)
     curve: list[Mapping[str, Any]] = []
-    for one in _FITS[request.learner.key](problem, settings, request.pictures.seed):
+    for one in _FITS[request.learner.key](problem, settings, request.pictures.seed, **kept):
         curve.append(_row(one))
         yield Progress("Fitting", one.index, one.total, tuple(curve))
     times, told, held_out = _result(one, problem)
@@ -125,6 +127,16 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
             "settings": dataclasses.asdict(settings), "pictures": dataclasses.asdict(request.pictures),
             "seconds": round(time.perf_counter() - began, 1)}, **_factors(one))
     yield Progress("Done", one.total, one.total, tuple(curve), learned)
+
+
+def _kept(base: Request, family: Family) -> FittedSolver:
+    """The best bespoke solver that is kept for a run.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    one = Learned(LearnedSettings(method="bespoke")).for_request(base, lambda: network_identity(family)).chosen
+    return FittedSolver(one.model_times, one.rows, math.inf, one.held_out["fitted"], one.terms, one.emphasis)
 
 
 def _problem(request: LearnRequest, family: Family, cancelled: Callable[[], bool]) -> Problem:
@@ -154,7 +166,7 @@ def _factors(one: Round | Generation | Trial) -> dict[str, Any]:
     if not isinstance(one, Trial):
         return {}
     return {"rows": one.best.rows, "branches": one.best.terms.branches, "single": one.best.terms.single,
-            "embeddings": one.best.embeddings}
+            "emphasis": one.best.emphasis}
 
 
 def _evaluations(one: Round | Generation | Trial, problem: Problem) -> int:

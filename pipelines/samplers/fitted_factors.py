@@ -10,7 +10,7 @@ import torch
 from pipelines.denoiser import Prediction, Query
 from pipelines.errors import SettingsError
 from pipelines.samplers.base import State, StepContext, Stepping
-from pipelines.samplers.fitted_embeddings import Offsets
+from pipelines.samplers.fitted_emphasis import Emphasis
 from pipelines.schedule import Level
 
 __all__ = ["FittedFactors", "Terms", "combined"]
@@ -80,8 +80,8 @@ class FittedFactors:
         rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final latents.
         times: N network times that the run must visit, as the network is told them.
         terms: what the factors belong to: those of one step in the order of the branches' names.
-        embeddings: for each step, what is added to the prompt's embedding of every token, D numbers for each branch that
-            it evaluates, in the order of their names; empty for nothing. In a fit of branches only.
+        emphasis: for each step, how far the conditionings of the branches that it evaluates, in the order of their names, are
+            moved along the line from the first branch's to the last's; empty for not at all. In a fit of branches only.
 
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
     arXiv:2403.01329, section 3 (every non-stationary linear solver is of this form).
@@ -91,15 +91,16 @@ class FittedFactors:
     """
 
     def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], terms: Terms = Terms(),
-                 embeddings: Sequence[Sequence[Sequence[float]]] = ()):
+                 emphasis: Sequence[Sequence[float]] = ()):
         self.rows, self.times, self.terms = tuple(map(tuple, rows)), tuple(times), terms
-        self.offsets = tuple(Offsets(terms.evaluated(index), vectors) for index, vectors in enumerate(embeddings))
+        self.emphasis = tuple(Emphasis(terms.branches, dict(zip(terms.evaluated(index), numbers, strict=True)))
+                              for index, numbers in enumerate(emphasis))
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         if context.num_steps != len(self.rows) or abs(level.timestep - self.times[context.index]) > 1e-3:
             raise SettingsError(f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
                                 "Take the schedule Learned with the number of steps it was fitted for.")
-        own = self.offsets[context.index] if self.offsets else None
+        own = self.emphasis[context.index] if self.emphasis else None
         prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index), conditioning=own)
         known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))
         return State(combined(self.rows[context.index], known), prediction.denoised, memory=known)

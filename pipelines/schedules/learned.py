@@ -93,6 +93,11 @@ class Learned:
             *_apart(item[1].guidance, request.guidance), item[1].held_out["fitted"]))
         return settled
 
+    @property
+    def chosen(self) -> LearnedSchedule | None:
+        """The fitted schedule that `for_request` settled on."""
+        return self._chosen
+
     def solver(self, sampler: Any) -> Any:
         """The sampler, or the fitted factors that take its place."""
         chosen = self._chosen

@@ -42,7 +42,7 @@ class LearnedSchedule:
         told: how it was fitted: settings, pictures, seconds.
         rows: N rows of factors that take the sampler's place, each as long as `terms` says; empty where the sampler stays.
         branches, single: what the factors belong to, as in `Terms`.
-        embeddings: what each step adds to those of the prompts, as in `FittedFactors`.
+        emphasis: as in `FittedFactors`.
     """
 
     method: str
@@ -60,7 +60,7 @@ class LearnedSchedule:
     rows: tuple[tuple[float, ...], ...] = ()
     branches: tuple[str, ...] = ()
     single: tuple[int, ...] = ()
-    embeddings: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    emphasis: tuple[tuple[float, ...], ...] = ()
 
     @property
     def terms(self) -> Terms:
@@ -69,16 +69,16 @@ class LearnedSchedule:
 
     def factors(self) -> FittedFactors:
         """The solver that takes the sampler's place, where there are rows."""
-        return FittedFactors(self.rows, self.model_times, self.terms, self.embeddings)
+        return FittedFactors(self.rows, self.model_times, self.terms, self.emphasis)
 
     @property
     def name(self) -> str:
-        """Of its file: model, sampler, steps, method, "single" where steps leave a branch out, "embeddings" where they change
-        those of the prompts, and a mark of all settings that are not the default.
+        """Of its file: model, sampler, steps, method, "single" where steps leave a branch out, "emphasis" where they
+        change what is told of the prompts, and a mark of all settings that are not the default.
 
         Without the mark, fits of one sampler at other orders or guidances would take each other's file.
         """
-        ends = "-single" * bool(self.single) + "-embeddings" * bool(self.embeddings)
+        ends = "-single" * bool(self.single) + "-emphasis" * bool(self.emphasis)
         plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}{ends}".lower().replace("_", "-")
         guided = [] if self.guidance.key == Request.guidance.key else [self.guidance.key]
         changed = [_changed(self.sampler, SAMPLERS), _changed(self.guidance, GUIDANCE), *guided]
@@ -107,8 +107,7 @@ class LearnedSchedule:
             given["rows"] = tuple(tuple(float(factor) for factor in row) for row in given.get("rows", ()))
             given["branches"] = tuple(str(name) for name in given.get("branches", ()))
             given["single"] = tuple(int(index) for index in given.get("single", ()))
-            given["embeddings"] = tuple(tuple(tuple(float(one) for one in vector) for vector in step)
-                                        for step in given.get("embeddings", ()))
+            given["emphasis"] = tuple(tuple(float(one) for one in step) for step in given.get("emphasis", ()))
             learned = cls(**given)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(f"A learned schedule cannot be read: {error}. Fit it again.") from None
@@ -127,18 +126,13 @@ class LearnedSchedule:
         if (self.method == "bespoke") != bool(lengths) or not known or (
                 lengths and lengths != [self.terms.count(m) for m in range(len(times))]):
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again.")
-        if self.embeddings and not self._embeddings_fit():
-            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has embeddings that do not belong to it. Fit it again.")
+        counts = [len(self.terms.evaluated(m)) for m in range(len(times))]
+        if self.emphasis and ([len(step) for step in self.emphasis] != counts or not sum(counts) or not all(
+                math.isfinite(one) for step in self.emphasis for one in step)):
+            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has emphasis that does not belong to it. Fit it again.")
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
                 math.isfinite(time) and time >= 0 for time in (*times, *asked)):
             raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has a time that is none. Fit it again.")
-
-    def _embeddings_fit(self) -> bool:
-        """Whether there is one vector for every branch that a step evaluates, all of one length and finite."""
-        counts = [len(self.terms.evaluated(m)) for m in range(self.num_inference_steps)]
-        vectors = [vector for step in self.embeddings for vector in step]
-        whole = [len(step) for step in self.embeddings] == counts and len({len(vector) for vector in vectors}) == 1
-        return whole and len(vectors[0]) > 0 and all(math.isfinite(one) for vector in vectors for one in vector)
 
     def _check_names(self) -> None:
         """What it was fitted for and how well it did, without which it can be neither chosen nor compared."""

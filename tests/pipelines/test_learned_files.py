@@ -69,24 +69,22 @@ def test_a_record_with_single_ends_has_a_file_and_terms_of_its_own(folder):
         LearnedSchedule.parse({**fitted().to_json(), "single": [0]})
 
 
-def test_a_record_with_embeddings_has_a_file_and_offsets_of_its_own(folder):
+def test_a_record_with_emphasis_has_a_file_and_numbers_of_its_own(folder):
     both = {"method": "bespoke", "branches": ("negative", "positive"), "model_times": (999.0, 700.0, 400.0, 90.0), "single": (0, 3),
             "evaluations": 3, "rows": ((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6)))}
-    vectors = tuple(tuple((0.1 * m, branch, 0.5) for branch in range(2 - (m in (0, 3)))) for m in range(4))
-    record = fitted(**both, embeddings=vectors)
-    assert record.name == "emoji-unipc-4-bespoke-single-embeddings" != fitted(**both).name
+    numbers = ((0.1,), (0.2, 0.3), (0.4, -0.5), (0.6,))
+    record = fitted(**both, emphasis=numbers)
+    assert record.name == "emoji-unipc-4-bespoke-single-emphasis" != fitted(**both).name
     path = write_learned(record, folder)
     assert LearnedSchedule.parse(json.loads(path.read_text())) == record
     solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)[1]
-    assert [list(one.vectors) for one in solver.offsets] == [["positive"], *2 * [["negative", "positive"]], ["positive"]]
-    torch.testing.assert_close(solver.offsets[2].vectors["positive"], torch.tensor([0.2, 1.0, 0.5]))
-    wrongs = (vectors[:3], (*vectors[:3], ()), (*vectors[:3], ((1.0, 2.0),)), (*vectors[:3], ((1.0, 2.0, math.nan),)), "ab",
-              tuple(tuple(() for _ in step) for step in vectors))
-    for wrong in wrongs:
-        with pytest.raises(SettingsError, match="Fit it again"):
-            LearnedSchedule.parse({**record.to_json(), "embeddings": wrong})
+    assert [one.numbers for one in solver.emphasis] == [
+        {"positive": 0.1}, {"negative": 0.2, "positive": 0.3}, {"negative": 0.4, "positive": -0.5}, {"positive": 0.6}]
+    for wrong in (numbers[:3], (*numbers[:3], ()), (*numbers[:3], (1.0, 2.0)), (*numbers[:3], (math.nan,)), "ab", (0.1, 0.2)):
+        with pytest.raises(SettingsError, match="[Ff]it it again"):
+            LearnedSchedule.parse({**record.to_json(), "emphasis": wrong})
     with pytest.raises(SettingsError, match="Fit it again"):
-        LearnedSchedule.parse({**fitted().to_json(), "embeddings": [[[0.1]]] * 4})
+        LearnedSchedule.parse({**fitted().to_json(), "emphasis": [[], [], [], []]})
 
 
 def test_a_written_schedule_is_the_one_that_runs(folder):
@@ -250,27 +248,19 @@ def test_a_run_is_assembled_only_on_the_weights_it_was_fitted_to(folder):
         resolve(REQUEST.replace(prompt="a fox", width=32, height=32), family)
 
 
-def test_a_run_tells_the_network_the_fitted_embeddings_and_refuses_those_of_another_text_encoder(folder, monkeypatch):
+def test_a_run_tells_the_network_the_emphasised_prompts(folder, monkeypatch):
     family = family_of(tiny_sd().components)
     request = REQUEST.replace(prompt="a fox", negative_prompt="blurry", width=32, height=32)
-    prompts = family.encode_prompts("a fox", "blurry", 1, (32, 32))
-    width = prompts["positive"].tensors["prompt_embeds"].shape[-1]
-    both = {"method": "bespoke", "branches": ("negative", "positive"), "model_times": (999.0, 700.0, 400.0, 90.0), "single": (0, 3),
-            "evaluations": 3, "rows": ((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6))), "network": network_identity(family)}
-
-    def vectors(width):
-        return tuple(tuple((m + branch / 2,) * width for branch in range(2 - (m in (0, 3)))) for m in range(4))
-
+    numbers = ((0.1,), (0.2, 0.3), (0.4, -0.5), (0.6,))
+    write_learned(fitted(
+        method="bespoke", branches=("negative", "positive"), model_times=(999.0, 700.0, 400.0, 90.0), single=(0, 3), evaluations=3,
+        rows=((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6))), network=network_identity(family), emphasis=numbers), folder)
     told, predict = [], family.predict_raw
     monkeypatch.setattr(family, "predict_raw", lambda latents, times, conditioning: told.append(
         conditioning.tensors["prompt_embeds"]) or predict(latents, times, conditioning))
-    write_learned(fitted(**both, embeddings=vectors(width)), folder)
     assert len(list(denoise(build_run(resolve(request, family), family)))) == 4
-    own = [prompts[name].tensors["prompt_embeds"][0] for name in ("negative", "positive")]
-    wanted = [[own[1]], *([own[0] + m, own[1] + m + 0.5] for m in (1, 2)), [own[1] + 3]]
-    assert [len(one) for one in told] == [1, 2, 2, 1]
-    for one, embeds in zip(told, wanted, strict=True):
-        torch.testing.assert_close(one, torch.stack(embeds))
-    write_learned(fitted(**both, embeddings=vectors(width + 1)), folder)
-    with pytest.raises(SettingsError, match=f"{width} numbers a token, and what is added to them has {width + 1}"):
-        list(denoise(build_run(resolve(request, family), family)))
+    prompts = family.encode_prompts("a fox", "blurry", 1, (32, 32))
+    negative, positive = (prompts[name].tensors["prompt_embeds"][0] for name in ("negative", "positive"))
+    for step, (one, by) in enumerate(zip(told, numbers, strict=True)):
+        own = [positive] if step in (0, 3) else [negative, positive]
+        torch.testing.assert_close(one, torch.stack([prompt + each * (positive - negative) for prompt, each in zip(own, by, strict=True)]))

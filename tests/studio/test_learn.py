@@ -65,6 +65,25 @@ def test_a_solver_with_single_ends_says_what_it_costs_and_runs_at_that(studio):
     assert [row.evaluations for row in run.cells[0].rows] == [1, 3, 4]
 
 
+def test_a_kept_solver_is_gone_on_from_and_one_that_is_not_is_refused(studio):
+    base = {**BASE, "num_inference_steps": 4, "guidance": {"key": "cfg", "guidance_scale": 4.0}}
+    first = {"key": "bespoke", "rounds": 0, "start": "uniform", "single_ends": True}
+    go_on = {**first, "start": "kept", "rounds": 2, "batch": 2, "learning_rate": 1e-3, "emphasis": True}
+    early = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": go_on}))
+    assert early.status is JobStatus.FAILED and "4 steps of unipc" in early.message
+    begun = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": first}))
+    assert begun.status is JobStatus.DONE, begun.message
+    view = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": go_on}))
+    assert view.status is JobStatus.DONE, view.message
+    assert view.outcome["curve"][0]["held_out"] == pytest.approx(begun.outcome["schedule"]["held_out"]["fitted"], abs=1e-5)
+    schedule = view.outcome["schedule"]
+    assert schedule["told"]["settings"]["start"] == "kept" and [len(step) for step in schedule["emphasis"]] == [1, 2, 2, 1]
+    assert "single-emphasis" in view.outcome["name"] and len(view.outcome["curve"]) == 3
+    run = ended(studio.submit("text_to_image", {**base, "prompt": "a fox on a blue background",
+                                                "schedule": {"key": "learned", "name": view.outcome["name"]}}))
+    assert run.status is JobStatus.DONE and [row.evaluations for row in run.cells[0].rows] == [1, 3, 5, 6], run.message
+
+
 def test_an_evolution_reports_its_population_and_stops(studio):
     learner = {"key": "auto_diffusion", "population": 3, "mutations": 2, "crossovers": 1, "generations": 500}
     job = studio.submit("learn", {**SETTINGS, "learner": learner})
