@@ -45,8 +45,9 @@ _HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
 @dataclasses.dataclass(frozen=True)
 class BespokeSettings:
     start: str = setting("best", "The hand-made schedule whose times are fitted to first; best tries several between uniform "
-                         "and dense at high noise; kept goes on from the best fit that is kept for this run.",
+                         "and dense at high noise; kept goes on from a fit that is kept for this run.",
                          choices=("best", "kept", *_HAND_MADE))
+    kept: str = setting("", "Name of the fit that the start kept goes on from; empty takes the best one for this run.")
     first_time: float = setting(0.0, "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
                            low=0, high=1, step=0.01)
     tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)

@@ -111,7 +111,7 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
     settings = LEARNERS[request.learner.key].build(request.learner.settings)
     if base.num_inference_steps < 2:
         raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
-    kept = {"kept": _kept(base, family)} if getattr(settings, "start", "") == "kept" else {}
+    kept = {"kept": _kept(base, family, settings.kept)} if getattr(settings, "start", "") == "kept" else {}
     yield Progress("Making the pictures of the long run", 0, 1)
     problem = _problem(request, family, cancelled)
     curve: list[Mapping[str, Any]] = []
@@ -129,13 +129,13 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
     yield Progress("Done", one.total, one.total, tuple(curve), learned)
 
 
-def _kept(base: Request, family: Family) -> FittedSolver:
-    """The best bespoke solver that is kept for a run.
+def _kept(base: Request, family: Family, name: str) -> FittedSolver:
+    """The bespoke solver of a name that is kept for a run, or without a name the best.
 
     Raises:
         SettingsError: there is none.
     """
-    one = Learned(LearnedSettings(method="bespoke")).for_request(base, lambda: network_identity(family)).chosen
+    one = Learned(LearnedSettings("bespoke", name)).for_request(base, lambda: network_identity(family)).chosen
     return FittedSolver(one.model_times, one.rows, math.inf, one.held_out["fitted"], one.terms, one.emphasis)
 
 

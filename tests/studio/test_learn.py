@@ -76,6 +76,10 @@ def test_a_kept_solver_is_gone_on_from_and_one_that_is_not_is_refused(studio):
     view = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": go_on}))
     assert view.status is JobStatus.DONE, view.message
     assert view.outcome["curve"][0]["held_out"] == pytest.approx(begun.outcome["schedule"]["held_out"]["fitted"], abs=1e-5)
+    named = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": {**go_on, "kept": begun.outcome["name"]}}))
+    assert named.outcome["curve"] == view.outcome["curve"]
+    unknown = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": {**go_on, "kept": "emoji-none"}}))
+    assert unknown.status is JobStatus.FAILED and "emoji-none" in unknown.message
     schedule = view.outcome["schedule"]
     assert schedule["told"]["settings"]["start"] == "kept" and [len(step) for step in schedule["emphasis"]] == [1, 2, 2, 1]
     assert "single-emphasis" in view.outcome["name"] and len(view.outcome["curve"]) == 3
