@@ -35,8 +35,9 @@ class Emphasis:
         numbers: of each branch that the step evaluates, by name.
 
     Source: none that is known to us. An embedding of each step's own is null-text inversion's (Mokady et al.,
-    arXiv:2211.09794, section 3.2), there optimised for one picture and free in all its numbers; a free vector for each step,
-    fitted to many pictures, was tried and followed the fitted ones more than others.
+    arXiv:2211.09794, section 3.2), there optimised for one picture and free in all its numbers. A free vector for each step and
+    branch, fitted to 704 pictures of the shipped model, was tried: 0.177 on those and 0.195 on others, where twelve numbers
+    have 0.186 and 0.189.
     """
 
     def __init__(self, branches: Sequence[str], numbers: Mapping[str, float]):
