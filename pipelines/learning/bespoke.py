@@ -78,6 +78,10 @@ class FittedSolver:
     terms: Terms = Terms()
     emphasis: tuple[tuple[float, ...], ...] = ()
 
+    def factors(self) -> FittedFactors:
+        """The sampler that runs it."""
+        return FittedFactors(self.rows, self.times, self.terms, self.emphasis)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -162,7 +166,7 @@ def _matrices(problem: Problem, kept: FittedSolver) -> list[torch.Tensor]:
     levels, cases = learned_levels(kept.times, kept.times, problem.noise_schedule), problem.fitted.cases
     latents = cases.noise * problem.noise_schedule.initial_scale(levels[0])
     known, matrices = [latents], []
-    emphasis = FittedFactors(kept.rows, kept.times, kept.terms, kept.emphasis).emphasis
+    emphasis = kept.factors().emphasis
     for index, (row, level) in enumerate(zip(kept.rows, levels, strict=False)):
         known += _found(problem, latents, level, kept.terms, index, emphasis[index] if emphasis else None)
         matrices.append(normal_matrix(known))
@@ -237,7 +241,7 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
 
 def _gone_on(problem: Problem, few: Problem, settings: BespokeSettings, seed: int, kept: FittedSolver, uniform: float) -> Iterator[Trial]:
     levels = learned_levels(kept.times, kept.times, problem.noise_schedule)
-    loss = problem.error(levels, problem.fitted, FittedFactors(kept.rows, kept.times, kept.terms, kept.emphasis))
+    loss = problem.error(levels, problem.fitted, kept.factors())
     begun = Trial(0, settings.rounds, loss, _judged(problem, kept.times, kept.rows, loss, kept.terms, kept.emphasis), uniform)
     yield begun
     yield from _descended(problem, begun, _matrices(few, kept), settings, seed)

@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.denoiser import Cancelled, Conditioning, Prediction, guided
 from pipelines.learning.ld3 import increments_of, times_of
 from pipelines.learning.problem import Problem
-from pipelines.samplers.fitted_emphasis import emphasised
 from pipelines.samplers.fitted_factors import Terms
 from pipelines.schedule import Level
 from pipelines.schedules.learned import learned_levels
@@ -130,8 +129,7 @@ class _Student:
         for name in (asked := self.terms.asked(index)) or guidance.plan(level):
             own = conditionings[name]
             if self.emphasis:
-                first, last = (conditionings[one] for one in (self.terms.branches[0], self.terms.branches[-1]))
-                own = emphasised(own, first, last, self.emphasis[index][self.terms.evaluated(index).index(name)] / _EMPHASIS)
+                own = self.terms.emphasis(index, self.emphasis[index] / _EMPHASIS)(name, conditionings)
             raw = network.predict_raw(latents, time.expand(len(latents)), own)
             answers[name] = Prediction(raw, latents, level, network.prediction_type)
         return self.terms.found(guided(guidance, answers, asked), index)

@@ -111,7 +111,8 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
     settings = LEARNERS[request.learner.key].build(request.learner.settings)
     if base.num_inference_steps < 2:
         raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
-    kept = {"kept": _kept(base, family, settings.kept)} if getattr(settings, "start", "") == "kept" else {}
+    goes_on = isinstance(settings, BespokeSettings) and settings.start == "kept"
+    kept = {"kept": _kept(base, family, settings.kept)} if goes_on else {}
     yield Progress("Making the pictures of the long run", 0, 1)
     problem = _problem(request, family, cancelled)
     curve: list[Mapping[str, Any]] = []

@@ -40,7 +40,7 @@ class Emphasis:
     have 0.186 and 0.189.
     """
 
-    def __init__(self, branches: Sequence[str], numbers: Mapping[str, float]):
+    def __init__(self, branches: Sequence[str], numbers: Mapping[str, float | torch.Tensor]):
         self.branches, self.numbers = tuple(branches), dict(numbers)
 
     def __call__(self, name: str, conditionings: Mapping[str, Conditioning]) -> Conditioning:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -41,6 +41,10 @@ class Terms:
         """Factors in the row of a step: one for the start and one for each tensor found up to there."""
         each = max(1, len(self.branches))
         return 1 + sum(1 if m in self.single else each for m in range(index + 1))
+
+    def emphasis(self, index: int, numbers: Iterable[float | torch.Tensor]) -> Emphasis:
+        """A step's, with a number for each branch that it evaluates."""
+        return Emphasis(self.branches, dict(zip(self.evaluated(index), numbers, strict=True)))
 
     @property
     def left_out(self) -> int:
@@ -93,8 +97,7 @@ class FittedFactors:
     def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], terms: Terms = Terms(),
                  emphasis: Sequence[Sequence[float]] = ()):
         self.rows, self.times, self.terms = tuple(map(tuple, rows)), tuple(times), terms
-        self.emphasis = tuple(Emphasis(terms.branches, dict(zip(terms.evaluated(index), numbers, strict=True)))
-                              for index, numbers in enumerate(emphasis))
+        self.emphasis = tuple(terms.emphasis(index, numbers) for index, numbers in enumerate(emphasis))
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         if context.num_steps != len(self.rows) or abs(level.timestep - self.times[context.index]) > 1e-3:
