@@ -94,6 +94,9 @@ def test_a_fit_goes_on_from_the_kept_one_with_its_emphasis(farther):
     assert alone.best == begun
     for matrix, squares in zip(bespoke._matrices(one, dataclasses.replace(kept, emphasis=())), fit.squares, strict=True):
         torch.testing.assert_close(matrix, squares)
+    end = finals(one.fitted.cases, one.network, one.guidance, kept.factors(), learned_levels(TIMES, TIMES, COSINE), COSINE)
+    row = torch.tensor(kept.rows[-1], dtype=torch.float64)
+    assert (row @ bespoke._matrices(one, kept)[-1] @ row).item() == pytest.approx(end.square().mean().item(), rel=1e-6)
     with pytest.raises(SettingsError, match="with single ends, and the fit is to be another"):
         next(fit_bespoke(one, dataclasses.replace(settings, single_ends=False), kept=kept))
     with pytest.raises(SettingsError, match="No bespoke solver is kept"):
