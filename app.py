@@ -21,8 +21,15 @@ def main() -> None:
     from studio.page import build_page, launch_options
     from studio.serve import serve
 
-    studio = Studio(StudioSettings(outputs=settings.outputs, models=settings.models,
-                                   memory_budget=settings.memory_budget, limits=Limits(max_queue=settings.max_queue), gpu=gpu))
+    studio = Studio(
+        StudioSettings(
+            outputs=settings.outputs,
+            models=settings.models,
+            memory_budget=settings.memory_budget,
+            limits=Limits(max_queue=settings.max_queue),
+            gpu=gpu,
+        )
+    )
     try:
         serve(build_page(studio), settings, **launch_options())
     finally:

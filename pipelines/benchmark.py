@@ -10,8 +10,12 @@ import sys
 
 __all__ = ["BENCHMARKS", "main"]
 
-BENCHMARKS = {"studio": "studio.measure_all", "reliability": "studio.measure_reliability", "samplers": "pipelines.benchmarks.samplers",
-              "quantization": "studio.quantize_measure"}
+BENCHMARKS = {
+    "studio": "studio.measure_all",
+    "reliability": "studio.measure_reliability",
+    "samplers": "pipelines.benchmarks.samplers",
+    "quantization": "studio.quantize_measure",
+}
 """Name to the module that measures."""
 
 

@@ -128,11 +128,22 @@ def shown(path: Path) -> str:
 def shipped() -> CatalogEntry:
     """The model that comes with the program and runs without a network."""
     return CatalogEntry(
-        "emoji", "Emoji 64", "sd", pipeline="StableDiffusionPipeline", path=SHIPPED, licence="mit",
+        "emoji",
+        "Emoji 64",
+        "sd",
+        pipeline="StableDiffusionPipeline",
+        path=SHIPPED,
+        licence="mit",
         size_bytes=sum(path.stat().st_size for path in SHIPPED.glob("*/*.safetensors")),
-        defaults={"num_inference_steps": 25, "width": 64, "height": 64, "sampler": "dpmpp_2m",
-                  "guidance": {"key": "cfg", "guidance_scale": 4.0}},
-        notes="Small pictures of single objects; trained here and shipped with the program.")
+        defaults={
+            "num_inference_steps": 25,
+            "width": 64,
+            "height": 64,
+            "sampler": "dpmpp_2m",
+            "guidance": {"key": "cfg", "guidance_scale": 4.0},
+        },
+        notes="Small pictures of single objects; trained here and shipped with the program.",
+    )
 
 
 def published() -> list[CatalogEntry]:

@@ -20,8 +20,12 @@ __all__ = ["FAMILIES", "TINY_VAE", "LoraEntry", "scan", "scan_loras"]
 
 log = logging.getLogger(__name__)
 
-FAMILIES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl", "StableDiffusion3Pipeline": "sd3",
-            "FluxPipeline": "flux"}
+FAMILIES = {
+    "StableDiffusionPipeline": "sd",
+    "StableDiffusionXLPipeline": "sdxl",
+    "StableDiffusion3Pipeline": "sd3",
+    "FluxPipeline": "flux",
+}
 """Pipelines that have a family of their own here; any other runs through its stock call."""
 
 PIPELINES = {family: pipeline for pipeline, family in FAMILIES.items()}
@@ -131,12 +135,25 @@ def _folder_entry(path: Path) -> CatalogEntry:
         if not isinstance(pipeline, str) or not pipeline.isidentifier():
             raise ValueError(pipeline)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return CatalogEntry("", label, "stock", path=path,
-                            problem=f"{label}: model_index.json cannot be read. Copy or download the model again.")
+        return CatalogEntry(
+            "",
+            label,
+            "stock",
+            path=path,
+            problem=f"{label}: model_index.json cannot be read. Copy or download the model again.",
+        )
     family = FAMILIES.get(pipeline, "stock")
     kind = "video" if any(word in pipeline for word in VIDEO_WORDS) else "image"
-    return CatalogEntry("", label, family, pipeline=pipeline, kind=kind, path=path, defaults=_defaults(family),
-                        size_bytes=sum(_size(file) for file in path.glob("*/*.safetensors")))
+    return CatalogEntry(
+        "",
+        label,
+        family,
+        pipeline=pipeline,
+        kind=kind,
+        path=path,
+        defaults=_defaults(family),
+        size_bytes=sum(_size(file) for file in path.glob("*/*.safetensors")),
+    )
 
 
 def _file_entry(path: Path) -> CatalogEntry | None:
@@ -152,19 +169,37 @@ def _file_entry(path: Path) -> CatalogEntry | None:
         problem = f"{path.name} is a LoRA. Move it into the folder '{LORAS}'."
     elif not kind.family:
         problem = f"{path.name} is none of the checkpoints known here: Stable Diffusion 1 to 3.5, SDXL, FLUX.1."
-    return CatalogEntry("", label, kind.family or "stock", pipeline=PIPELINES.get(kind.family, ""), path=path,
-                        size_bytes=_size(path), problem=problem,
-                        defaults=_defaults(kind.family, SIZES.get(kind.base, 1024)))
+    return CatalogEntry(
+        "",
+        label,
+        kind.family or "stock",
+        pipeline=PIPELINES.get(kind.family, ""),
+        path=path,
+        size_bytes=_size(path),
+        problem=problem,
+        defaults=_defaults(kind.family, SIZES.get(kind.base, 1024)),
+    )
 
 
 def _defaults(family: str, size: int = 0) -> dict:
     """Sensible settings; size 0 takes the model's own."""
     if family in {"sd", "sdxl"}:
-        return {"num_inference_steps": 25, "width": size, "height": size, "sampler": "dpmpp_2m",
-                "guidance": {"key": "cfg", "guidance_scale": 7.0 if family == "sd" else 5.0}}
+        return {
+            "num_inference_steps": 25,
+            "width": size,
+            "height": size,
+            "sampler": "dpmpp_2m",
+            "guidance": {"key": "cfg", "guidance_scale": 7.0 if family == "sd" else 5.0},
+        }
     if family in {"sd3", "flux"}:
-        return {"num_inference_steps": 28, "width": size, "height": size, "sampler": "flow_euler", "schedule": "shift",
-                "guidance": {"key": "cfg", "guidance_scale": 4.5 if family == "sd3" else 3.5}}
+        return {
+            "num_inference_steps": 28,
+            "width": size,
+            "height": size,
+            "sampler": "flow_euler",
+            "schedule": "shift",
+            "guidance": {"key": "cfg", "guidance_scale": 4.5 if family == "sd3" else 3.5},
+        }
     return {"num_inference_steps": 25}
 
 

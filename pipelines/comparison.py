@@ -209,8 +209,10 @@ def equal_steps(request: Request, traits: Traits | None, budget: int, most: int)
     """The request with the most steps, 1 to `most`, whose evaluations are within the budget; 1 if none is."""
     runs = (request.replace(num_inference_steps=steps) for steps in range(most, 0, -1))
     # Even a solver that leaves branches out evaluates one a call; what was fitted is not looked for beyond that.
-    return next((one for one in runs if _calls(one, traits)[0] <= budget and evaluations(one, traits) <= budget),
-                request.replace(num_inference_steps=1))
+    return next(
+        (one for one in runs if _calls(one, traits)[0] <= budget and evaluations(one, traits) <= budget),
+        request.replace(num_inference_steps=1),
+    )
 
 
 def by_model(requests: Sequence[Request]) -> list[tuple[str, list[list[int]]]]:

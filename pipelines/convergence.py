@@ -20,8 +20,20 @@ from pipelines.schedules import levels_for
 from pipelines.text_to_image import build_run, resolve
 from pipelines.types import Choice, Request, Step, Traits
 
-__all__ = ["MOST_EVALUATIONS", "REFERENCE_STEPS", "ConvergenceRequest", "Finished", "Impossible", "Planned",
-           "planned", "possible", "reference_run", "relative_error", "sampler_label", "walked"]
+__all__ = [
+    "MOST_EVALUATIONS",
+    "REFERENCE_STEPS",
+    "ConvergenceRequest",
+    "Finished",
+    "Impossible",
+    "Planned",
+    "planned",
+    "possible",
+    "reference_run",
+    "relative_error",
+    "sampler_label",
+    "walked",
+]
 
 REFERENCE_STEPS = 999
 EVALUATIONS = (8, 12, 16, 20, 30, 40, 60, 100)
@@ -84,8 +96,10 @@ class ConvergenceRequest:
     def to_json(self) -> dict[str, Any]:
         """Plain values that `parse` reads back to an equal request."""
         return {
-            "base": self.base.to_json(), "samplers": [sampler.to_json() for sampler in self.samplers],
-            "evaluations": list(self.evaluations), "reference_steps": self.reference_steps,
+            "base": self.base.to_json(),
+            "samplers": [sampler.to_json() for sampler in self.samplers],
+            "evaluations": list(self.evaluations),
+            "reference_steps": self.reference_steps,
         }
 
     @property
@@ -99,7 +113,8 @@ def _budgets(given: Any) -> tuple[int, ...]:
     numbers = sorted(set(spread(str(given), True, MOST_POINTS)))
     if not numbers or numbers[0] < 1 or numbers[-1] > MOST_EVALUATIONS:
         raise SettingsError(
-            f"The evaluations are {str(given)[:80]!r}. Give numbers from 1 to {MOST_EVALUATIONS}, such as 8, 16, 32.")
+            f"The evaluations are {str(given)[:80]!r}. Give numbers from 1 to {MOST_EVALUATIONS}, such as 8, 16, 32."
+        )
     return tuple(numbers)
 
 
@@ -108,7 +123,8 @@ def _reference_steps(values: Mapping[str, Any]) -> int:
     whole = isinstance(steps, (int, float)) and not isinstance(steps, bool) and steps == steps // 1
     if not whole or not 20 <= steps <= REFERENCE_STEPS:
         raise SettingsError(
-            f"The reference's steps are {str(steps)[:80]}. Choose a whole number from 20 to {REFERENCE_STEPS}.")
+            f"The reference's steps are {str(steps)[:80]}. Choose a whole number from 20 to {REFERENCE_STEPS}."
+        )
     return int(steps)
 
 
@@ -156,8 +172,10 @@ def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[
             else:
                 left[-1].append(dataclasses.replace(point, request=request))
     if impossible and not any(left):
-        raise SettingsError(f"None of the {len(impossible)} planned runs is possible with this schedule. The first: "
-                            f"{impossible[0].reason}")
+        raise SettingsError(
+            f"None of the {len(impossible)} planned runs is possible with this schedule. The first: "
+            f"{impossible[0].reason}"
+        )
     return left, impossible
 
 

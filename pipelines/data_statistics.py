@@ -43,7 +43,8 @@ def latents_of_folder(folder: Path, family: Family, most: int) -> torch.Tensor:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:most]
     if len(files) < FEWEST:
         raise SettingsError(
-            f"There are {len(files)} pictures in {str(folder)!r}. Give at least {FEWEST}, better thousands.")
+            f"There are {len(files)} pictures in {str(folder)!r}. Give at least {FEWEST}, better thousands."
+        )
     return torch.cat([family.encode_images(_picture(path, family.default_size)).cpu() for path in files])
 
 
@@ -92,8 +93,12 @@ def fit(latents: torch.Tensor, folder: Path, rank: int = RANK, points: int = POI
     transport = fit_transport(chosen, generator)
     save_transport(transport, folder / TRANSPORT)
     received = masses(transport, 200 * len(chosen), generator) * len(chosen)
-    return {"latents": len(latents), "variance kept": round(kept / (kept + left), 4),
-            "least mass": round(float(received.min()), 3), "most mass": round(float(received.max()), 3)}
+    return {
+        "latents": len(latents),
+        "variance kept": round(kept / (kept + left), 4),
+        "least mass": round(float(received.min()), 3),
+        "most mass": round(float(received.max()), 3),
+    }
 
 
 @contextlib.contextmanager
@@ -116,15 +121,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.data_statistics", description=__doc__)
     parser.add_argument("--model", default="emoji", help="key of the catalogue (default: the shipped model)")
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
-    parser.add_argument("--pictures", type=Path, help="a folder of the model's data, or of pictures that it made "
-                                                      "(default, for the shipped model: its own data)")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        help="a folder of the model's data, or of pictures that it made (default, for the shipped model: its own data)",
+    )
     parser.add_argument("--count", type=int, default=SCENES, help="pictures at most")
     parser.add_argument("--out", type=Path, help="where to write (default: where the studio looks)")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.pictures is None and chosen.model != "emoji":
             raise SettingsError(
-                f"What the model {chosen.model!r} learned from is not here. Name a folder with --pictures.")
+                f"What the model {chosen.model!r} learned from is not here. Name a folder with --pictures."
+            )
         with opened(chosen.model, chosen.models_folder) as (family, kept):
             if chosen.pictures:
                 latents = latents_of_folder(chosen.pictures, family, chosen.count)

@@ -16,7 +16,17 @@ import torch
 
 from pipelines.schedule import Level
 
-__all__ = ["Cancelled", "Conditioning", "Denoiser", "Guidance", "Network", "Prediction", "Query", "guided", "predict_together"]
+__all__ = [
+    "Cancelled",
+    "Conditioning",
+    "Denoiser",
+    "Guidance",
+    "Network",
+    "Prediction",
+    "Query",
+    "guided",
+    "predict_together",
+]
 
 
 class Cancelled(Exception):
@@ -164,8 +174,13 @@ class Denoiser:
         cancelled: polled before every evaluation.
     """
 
-    def __init__(self, network: Network, guidance: Guidance, conditionings: Mapping[str, Conditioning],
-                 cancelled: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        network: Network,
+        guidance: Guidance,
+        conditionings: Mapping[str, Conditioning],
+        cancelled: Callable[[], bool] = lambda: False,
+    ):
         self.network = network
         self.guidance = guidance
         self.conditionings = conditionings
@@ -216,13 +231,16 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
     Raises:
         Cancelled: one of the runs was stopped.
     """
+
     def stopped() -> bool:
         return any(denoiser.cancelled() for denoiser, _ in asked)
 
     groups: dict[tuple, list[_Branch]] = {}
     for owner, (denoiser, query) in enumerate(asked):
         for name in query.branches or denoiser.guidance.plan(query.level):
-            own = query.conditioning(name, denoiser.conditionings) if query.conditioning else denoiser.conditionings[name]
+            own = (
+                query.conditioning(name, denoiser.conditionings) if query.conditioning else denoiser.conditionings[name]
+            )
             branch = _Branch(owner, name, query, own, denoiser.network)
             groups.setdefault(branch.group, []).append(branch)
     answers: list[dict[str, Prediction]] = [{} for _ in asked]
@@ -235,7 +253,10 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
             denoiser.evaluations += 1
             denoiser.seconds += spent * len(raw)
             answers[branch.owner][branch.name] = _answer(raw, branch.query, branch.network.prediction_type)
-    return [guided(denoiser.guidance, answer, query.branches) for (denoiser, query), answer in zip(asked, answers, strict=True)]
+    return [
+        guided(denoiser.guidance, answer, query.branches)
+        for (denoiser, query), answer in zip(asked, answers, strict=True)
+    ]
 
 
 def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:
@@ -279,7 +300,9 @@ def _evaluate(branches: Sequence[_Branch], stopped: Callable[[], bool]) -> list[
                 raise Cancelled
             part = slice(start, start + rows)
             try:
-                parts.append(network.predict_raw(latents[part], timesteps[part], conditioning.rows(start, start + rows)))
+                parts.append(
+                    network.predict_raw(latents[part], timesteps[part], conditioning.rows(start, start + rows))
+                )
                 start += rows
                 continue
             except torch.OutOfMemoryError:

@@ -11,8 +11,16 @@ from pipelines.errors import ModelMissingError
 from pipelines.leases import megabytes
 from pipelines.model_files import needed_files, read_index
 
-__all__ = ["Hub", "HuggingFace", "Progress", "RemoteFile", "fetch_configs", "fetch_model", "fetch_source",
-           "missing_sentence"]
+__all__ = [
+    "Hub",
+    "HuggingFace",
+    "Progress",
+    "RemoteFile",
+    "fetch_configs",
+    "fetch_model",
+    "fetch_source",
+    "missing_sentence",
+]
 
 CONFIGS = (".json", ".txt", ".model", ".jinja", ".safetensors")
 
@@ -96,8 +104,9 @@ def _bar(advance: Callable[[int], None]) -> type:
     return Bar
 
 
-def fetch_model(hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable[[], bool],
-                progress: Progress | None) -> Path:
+def fetch_model(
+    hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable[[], bool], progress: Progress | None
+) -> Path:
     """A published model's folder, its missing files fetched.
 
     Raises:
@@ -117,8 +126,9 @@ def fetch_model(hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable
     return first.parent
 
 
-def fetch_configs(hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable[[], bool],
-                  progress: Progress | None) -> Path:
+def fetch_configs(
+    hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable[[], bool], progress: Progress | None
+) -> Path:
     """A published model's folder with its configurations and tokenizers, without weights.
 
     Raises:
@@ -137,8 +147,14 @@ def fetch_configs(hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callab
     return first.parent
 
 
-def fetch_source(hub: Hub, entry: CatalogEntry, source: Source, models: Path, cancelled: Callable[[], bool],
-                 progress: Progress | None) -> Path:
+def fetch_source(
+    hub: Hub,
+    entry: CatalogEntry,
+    source: Source,
+    models: Path,
+    cancelled: Callable[[], bool],
+    progress: Progress | None,
+) -> Path:
     """The file or the folder of a part that comes from a repository of its own.
 
     Raises:
@@ -161,12 +177,13 @@ def fetch_source(hub: Hub, entry: CatalogEntry, source: Source, models: Path, ca
 def _wanted(name: str, source: Source, prefix: str) -> bool:
     if source.file:
         return name == source.file
-    rest = name[len(prefix):]
+    rest = name[len(prefix) :]
     return name.startswith(prefix) and "/" not in rest and rest.endswith(CONFIGS) and ".fp16." not in rest
 
 
-def _fetch_all(hub: Hub, repository: str, commit: str, sizes: Mapping[str, int], cancelled: Callable[[], bool],
-               arrived: Counter) -> list[Path]:
+def _fetch_all(
+    hub: Hub, repository: str, commit: str, sizes: Mapping[str, int], cancelled: Callable[[], bool], arrived: Counter
+) -> list[Path]:
     paths: list[Path] = []
     for name, size in sizes.items():
         _raise_if(cancelled)
@@ -226,15 +243,19 @@ class _explained:
         if words in {"GatedRepoError", "RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError"}:
             raise ModelMissingError(_refused(self.entry, words)) from error
         if isinstance(error, OSError) and error.errno == 28:
-            raise ModelMissingError(f"The disk is full; {self.entry.label} needs {_download(self.entry)}. "
-                                    "Make room and try again: what has arrived is kept.") from error
+            raise ModelMissingError(
+                f"The disk is full; {self.entry.label} needs {_download(self.entry)}. "
+                "Make room and try again: what has arrived is kept."
+            ) from error
         if isinstance(error, (OSError, TimeoutError)) or type(error).__module__.split(".")[0] in CLIENTS:
             raise ModelMissingError(missing_sentence(self.entry, self.models)) from error
 
 
 def _refused(entry: CatalogEntry, words: str) -> str:
-    gate = (f"Read and accept its licence at https://huggingface.co/{entry.repository}, "
-            "log in with 'hf auth login' and try again.")
+    gate = (
+        f"Read and accept its licence at https://huggingface.co/{entry.repository}, "
+        "log in with 'hf auth login' and try again."
+    )
     if entry.gated or words == "GatedRepoError":
         return f"{entry.label} is handed out only to people who accepted its licence. {gate}"
     return f"{entry.label} is not to be had any more ({entry.repository} at {entry.revision}). Choose another model."
@@ -248,6 +269,8 @@ def missing_sentence(entry: CatalogEntry, models: Path, missing: Sequence[str] =
     """What is missing, how large it is, under which licence, and where to put it."""
     licence = f", licence {entry.licence}" if entry.licence else f", licence to be read at {entry.licence_url}"
     what = f" It lacks: {'; '.join(missing)}" if missing else ""
-    return (f"{entry.label} is not on this machine and the hub cannot be reached. It is {_download(entry)}{licence}: "
-            f"put the folder of {entry.repository} into {shown(models / entry.repository.split('/')[-1])}, or connect "
-            f"and try again.{what}")
+    return (
+        f"{entry.label} is not on this machine and the hub cannot be reached. It is {_download(entry)}{licence}: "
+        f"put the folder of {entry.repository} into {shown(models / entry.repository.split('/')[-1])}, or connect "
+        f"and try again.{what}"
+    )

@@ -36,7 +36,6 @@ def pixels_kept(width: int, height: int) -> int:
     return max(_LEAST_KEPT, 2 * width * height)
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """An uploaded picture or mask.

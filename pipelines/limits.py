@@ -76,10 +76,14 @@ def check_request(request: Request, limits: Limits, prompt_needed: bool = True) 
         if value := getattr(request, name):
             _check_range(name, value, limits.min_side, limits.max_side)
     if request.width * request.height * request.batch_size > limits.max_pixels:
-        raise SettingsError(f"{request.batch_size} pictures of {request.width} × {request.height} pixels are more than this "
-                            f"studio makes at once ({limits.max_pixels} pixels). Choose a smaller size or batch.")
+        raise SettingsError(
+            f"{request.batch_size} pictures of {request.width} × {request.height} pixels are more than this "
+            f"studio makes at once ({limits.max_pixels} pixels). Choose a smaller size or batch."
+        )
     if len(request.loras) > limits.max_loras:
-        raise SettingsError(f"{len(request.loras)} LoRAs are chosen. At most {limits.max_loras} can be applied together.")
+        raise SettingsError(
+            f"{len(request.loras)} LoRAs are chosen. At most {limits.max_loras} can be applied together."
+        )
     for name, table in TABLES.items():
         choice = getattr(request, name)
         method = table[choice.key]
@@ -121,8 +125,10 @@ def check_orders(request: Request) -> None:
     known = {field.name for field in dataclasses.fields(method.settings) if field.name.endswith("order")}
     for name, value in request.sampler.settings.items():
         if name in known and int(value) > steps:
-            raise SettingsError(f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{spared}. "
-                                f"Choose an order up to {steps}, or at least {value} steps.")
+            raise SettingsError(
+                f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{spared}. "
+                f"Choose an order up to {steps}, or at least {value} steps."
+            )
 
 
 def _check_prompts(request: Request, limits: Limits, needed: bool) -> None:
@@ -130,7 +136,9 @@ def _check_prompts(request: Request, limits: Limits, needed: bool) -> None:
         raise PromptError("The prompt is empty. Write what the picture should show.")
     for name, prompt in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
         if len(prompt) > limits.max_prompt:
-            raise PromptError(f"The {name} has {len(prompt)} characters. At most {limits.max_prompt} are read: shorten it.")
+            raise PromptError(
+                f"The {name} has {len(prompt)} characters. At most {limits.max_prompt} are read: shorten it."
+            )
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

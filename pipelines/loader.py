@@ -71,8 +71,15 @@ class Loader:
             text encoders and VAE there, and each comes to the device for its call.
     """
 
-    def __init__(self, cache: ModelCache, catalog: Catalog, device: str | None = None, dtype: str | None = None,
-                 places: ModelPlaces | None = None, host: ModelCache | None = None):
+    def __init__(
+        self,
+        cache: ModelCache,
+        catalog: Catalog,
+        device: str | None = None,
+        dtype: str | None = None,
+        places: ModelPlaces | None = None,
+        host: ModelCache | None = None,
+    ):
         self.cache, self.catalog, self.host = cache, catalog, host
         self.places = places or ModelPlaces(catalog)
         self._device, self._dtype = device, dtype
@@ -98,8 +105,15 @@ class Loader:
         return Slot(self.device)
 
     @contextlib.contextmanager
-    def model(self, key: str, cancelled: Callable[[], bool] = lambda: False, progress: Progress | None = None,
-              timeout: float = 120.0, quantisation: Choice | None = None, source: Any = None) -> Iterator[Any]:
+    def model(
+        self,
+        key: str,
+        cancelled: Callable[[], bool] = lambda: False,
+        progress: Progress | None = None,
+        timeout: float = 120.0,
+        quantisation: Choice | None = None,
+        source: Any = None,
+    ) -> Iterator[Any]:
         """A model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
 
         Args:
@@ -128,15 +142,19 @@ class Loader:
                 wanted.append(self._room(plan, moved, stack))
                 self.cache.require_possible(wanted)
                 # Always the computer's memory first, then the device's, so that two jobs cannot wait for each other.
-                held |= stack.enter_context(self.host.acquire(
-                    [self._want(plan, name, part, told) for name, part in moved.items()], timeout, cancelled))
+                held |= stack.enter_context(
+                    self.host.acquire(
+                        [self._want(plan, name, part, told) for name, part in moved.items()], timeout, cancelled
+                    )
+                )
             held |= stack.enter_context(self.cache.acquire(wanted, timeout, cancelled))
             if moved:
                 stack.callback(self._slot.clear)
             yield self._built(plan, {name: held[part] for name, part in (resident | moved).items()})
 
-    def lora_files(self, key: str, cancelled: Callable[[], bool] = lambda: False,
-                   progress: Progress | None = None) -> list[tuple[Path, float]]:
+    def lora_files(
+        self, key: str, cancelled: Callable[[], bool] = lambda: False, progress: Progress | None = None
+    ) -> list[tuple[Path, float]]:
         """The LoRA files, with their weights, that belong to this form of a model (LCM-LoRA, Hyper-SD).
 
         They are to be applied for each job together with the request's own, since other forms share the network.
@@ -172,15 +190,19 @@ class Loader:
         if plan is None:
             return False
         resident, moved = self._placed(plan)
-        return (all(self.cache.holds(part) for part in resident.values())
-                and all(self.host.holds(part) for part in moved.values()))
+        return all(self.cache.holds(part) for part in resident.values()) and all(
+            self.host.holds(part) for part in moved.values()
+        )
 
     def memory(self) -> list[MemoryRow]:
         """What is in memory, for a memory bar, the most recently used first."""
         rows = [row for cache in (self.cache, self.host) if cache for row in cache.snapshot()]
         with self._lock:
-            named = {row.key: (label, tuple(sorted(models))) for row in rows
-                     for label, models in [self._names.get(row.key, (row.key.part, set()))]}
+            named = {
+                row.key: (label, tuple(sorted(models)))
+                for row in rows
+                for label, models in [self._names.get(row.key, (row.key.part, set()))]
+            }
         return [MemoryRow(*named[row.key], row.bytes, row.key.device, row.pins, row.state) for row in rows]
 
     def _remember(self, key: str, parts: Mapping[str, PartKey]) -> None:
@@ -192,8 +214,11 @@ class Loader:
         """Parts that live on the device, and those that wait in the computer's memory and come for a call."""
         resident, moved = dict(plan.keys), {}
         if self.host and not plan.checkpoint and sum(plan.estimates.values()) > self.cache.limit:
-            moved = {name: part._replace(device=HOST) for name, part in plan.keys.items()
-                     if name not in NETWORKS and not plan.parts[name].light}
+            moved = {
+                name: part._replace(device=HOST)
+                for name, part in plan.keys.items()
+                if name not in NETWORKS and not plan.parts[name].light
+            }
             resident = {name: part for name, part in plan.keys.items() if name not in moved}
         return resident, moved
 
@@ -263,8 +288,9 @@ def _assembled(plan: Plan, components: Mapping[str, Any]) -> Any:
     try:
         return pipeline_class(plan.entry.pipeline)(**components)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{plan.entry.label} cannot be put together as {plan.entry.pipeline} ({error}). "
-                         "Choose another model.") from error
+        raise ModelError(
+            f"{plan.entry.label} cannot be put together as {plan.entry.pipeline} ({error}). Choose another model."
+        ) from error
 
 
 def _staged(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:

@@ -106,9 +106,16 @@ class _Cell:
         run, index, levels = self.run, self.index, self.levels
         self.index += 1
         return Step(
-            index=index, num_steps=len(levels) - 1, level=levels[index], next_level=levels[index + 1],
-            latents=self.state.latents, denoised=self.state.denoised, evaluations=run.denoiser.evaluations,
-            seconds=self.own_seconds + time.perf_counter() - self._asked + run.denoiser.seconds, note=self.state.note)
+            index=index,
+            num_steps=len(levels) - 1,
+            level=levels[index],
+            next_level=levels[index + 1],
+            latents=self.state.latents,
+            denoised=self.state.denoised,
+            evaluations=run.denoiser.evaluations,
+            seconds=self.own_seconds + time.perf_counter() - self._asked + run.denoiser.seconds,
+            note=self.state.note,
+        )
 
     def answer(self, prediction: Prediction) -> Step | None:
         """The step that this prediction finished, if it did."""

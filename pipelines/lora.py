@@ -73,9 +73,13 @@ def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise LoraError(f"{path.name!r} is no safetensors file ({error}). Get the LoRA in that format.") from None
 
 
-def lora_layers(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str],
-                networks: Mapping[str, torch.nn.Module], family: str, name: str = "The LoRA"
-                ) -> dict[torch.nn.Parameter, LoraLayer]:
+def lora_layers(
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    networks: Mapping[str, torch.nn.Module],
+    family: str,
+    name: str = "The LoRA",
+) -> dict[torch.nn.Parameter, LoraLayer]:
     """The weights that a LoRA changes, and how.
 
     Args:
@@ -107,7 +111,8 @@ def lora_layers(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
         raise LoraError(
             f"{name} is made for {_origin(parts)}: {len(missing)} of its {len(parts)} layers (such as "
             f"{missing[0][:80]!r}) do not exist in this model of the {family} family. Choose a model of the LoRA's own "
-            "family.")
+            "family."
+        )
     return layers
 
 
@@ -117,7 +122,8 @@ def _grouped(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[s
         split = split_key(key)
         if split is None:
             raise LoraError(
-                f"{name} has the tensor {key[:80]!r}, which is no plain LoRA. Use one made of down and up matrices.")
+                f"{name} has the tensor {key[:80]!r}, which is no plain LoRA. Use one made of down and up matrices."
+            )
         parts.setdefault(split[0], {})[split[1]] = tensor
     return parts
 
@@ -162,8 +168,9 @@ def _origin(parts: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
 
 
 @contextlib.contextmanager
-def applied_loras(networks: Mapping[str, torch.nn.Module], choices: Sequence[tuple[Any, float]],
-                  family: str) -> Iterator[None]:
+def applied_loras(
+    networks: Mapping[str, torch.nn.Module], choices: Sequence[tuple[Any, float]], family: str
+) -> Iterator[None]:
     """The networks with LoRAs added while the context lasts.
 
     Only the touched weights are held twice. A LoRA of weight 0 is checked and changes nothing.
@@ -193,4 +200,5 @@ def _sum(layers: Sequence[tuple[LoraLayer, float]]) -> Callable[[torch.Tensor], 
     def change(data: torch.Tensor) -> torch.Tensor:
         total = sum(weight * layer.delta(data) for layer, weight in layers)
         return (data.to(torch.promote_types(data.dtype, torch.float32)) + total).to(data.dtype)
+
     return change

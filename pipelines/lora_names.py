@@ -16,44 +16,72 @@ import torch
 __all__ = ["LayerIndex", "split_key"]
 
 _PARTS = {
-    ".lora_linear_layer.down.weight": "down", ".lora_linear_layer.up.weight": "up",
-    ".lora_A.default.weight": "down", ".lora_B.default.weight": "up",
-    ".lora_A.weight": "down", ".lora_B.weight": "up",
-    ".lora_down.weight": "down", ".lora_up.weight": "up",
-    ".lora.down.weight": "down", ".lora.up.weight": "up",
-    "_lora.down.weight": "down", "_lora.up.weight": "up",
-    ".lora.alpha": "alpha", "_lora.alpha": "alpha", ".alpha": "alpha",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".lora_A.default.weight": "down",
+    ".lora_B.default.weight": "up",
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    "_lora.down.weight": "down",
+    "_lora.up.weight": "up",
+    ".lora.alpha": "alpha",
+    "_lora.alpha": "alpha",
+    ".alpha": "alpha",
 }
 
 _PREFIXES = {
-    "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2", "lora_te3_": "text_encoder_3",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+    "lora_te3_": "text_encoder_3",
     "lora_te_": "text_encoder",
-    "text_encoder_2.": "text_encoder_2", "text_encoder_3.": "text_encoder_3", "text_encoder.": "text_encoder",
-    "lora_unet_": "", "lora_transformer_": "", "unet.": "", "transformer.": "", "diffusion_model.": "",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoder_3.": "text_encoder_3",
+    "text_encoder.": "text_encoder",
+    "lora_unet_": "",
+    "lora_transformer_": "",
+    "unet.": "",
+    "transformer.": "",
+    "diffusion_model.": "",
 }
 """Prefix to component; an empty name is the denoising network."""
 
 _RESNET = {
-    "in_layers_2": "conv1", "emb_layers_1": "time_emb_proj", "out_layers_3": "conv2",
+    "in_layers_2": "conv1",
+    "emb_layers_1": "time_emb_proj",
+    "out_layers_3": "conv2",
     "skip_connection": "conv_shortcut",
 }
 
 _FLUX_DOUBLE = {
-    "img_attn_qkv": ("attn_to_q", "attn_to_k", "attn_to_v"), "img_attn_proj": ("attn_to_out_0",),
-    "txt_attn_qkv": ("attn_add_q_proj", "attn_add_k_proj", "attn_add_v_proj"), "txt_attn_proj": ("attn_to_add_out",),
-    "img_mlp_0": ("ff_net_0_proj",), "img_mlp_2": ("ff_net_2",), "txt_mlp_0": ("ff_context_net_0_proj",),
-    "txt_mlp_2": ("ff_context_net_2",), "img_mod_lin": ("norm1_linear",), "txt_mod_lin": ("norm1_context_linear",),
+    "img_attn_qkv": ("attn_to_q", "attn_to_k", "attn_to_v"),
+    "img_attn_proj": ("attn_to_out_0",),
+    "txt_attn_qkv": ("attn_add_q_proj", "attn_add_k_proj", "attn_add_v_proj"),
+    "txt_attn_proj": ("attn_to_add_out",),
+    "img_mlp_0": ("ff_net_0_proj",),
+    "img_mlp_2": ("ff_net_2",),
+    "txt_mlp_0": ("ff_context_net_0_proj",),
+    "txt_mlp_2": ("ff_context_net_2",),
+    "img_mod_lin": ("norm1_linear",),
+    "txt_mod_lin": ("norm1_context_linear",),
 }
 
 _FLUX_SINGLE = {
-    "linear1": ("attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"), "linear2": ("proj_out",),
+    "linear1": ("attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"),
+    "linear2": ("proj_out",),
     "modulation_lin": ("norm_linear",),
 }
 
 _SINGLE = {
-    "time_embed_0": "time_embedding_linear_1", "time_embed_2": "time_embedding_linear_2",
-    "label_emb_0_0": "add_embedding_linear_1", "label_emb_0_2": "add_embedding_linear_2",
-    "input_blocks_0_0": "conv_in", "out_2": "conv_out",
+    "time_embed_0": "time_embedding_linear_1",
+    "time_embed_2": "time_embedding_linear_2",
+    "label_emb_0_0": "add_embedding_linear_1",
+    "label_emb_0_2": "add_embedding_linear_2",
+    "input_blocks_0_0": "conv_in",
+    "out_2": "conv_out",
 }
 
 
@@ -77,8 +105,11 @@ class LayerIndex:
         self._networks = networks
         self._main = next(iter(networks))
         self._layers = {
-            name: {path.replace(".", "_"): module for path, module in network.named_modules()
-                   if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))}
+            name: {
+                path.replace(".", "_"): module
+                for path, module in network.named_modules()
+                if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+            }
             for name, network in networks.items()
         }
 

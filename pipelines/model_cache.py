@@ -56,8 +56,9 @@ class ModelCache:
         self._entries: dict[Hashable, _Entry] = {}
         self._queue: deque[object] = deque()
 
-    def acquire(self, wanted: Sequence[Wanted], timeout: float = 120.0,
-                cancelled: Callable[[], bool] = lambda: False) -> Lease:
+    def acquire(
+        self, wanted: Sequence[Wanted], timeout: float = 120.0, cancelled: Callable[[], bool] = lambda: False
+    ) -> Lease:
         """Everything a job needs, loaded and held until the lease is closed.
 
         Args:
@@ -108,8 +109,10 @@ class ModelCache:
     def snapshot(self) -> list[CacheRow]:
         """All parts that count, the most recently used first."""
         with self._changed:
-            rows = [CacheRow(key, entry.bytes, entry.pins, entry.last_used, entry.state)
-                    for key, entry in self._entries.items()]
+            rows = [
+                CacheRow(key, entry.bytes, entry.pins, entry.last_used, entry.state)
+                for key, entry in self._entries.items()
+            ]
         return sorted(rows, key=lambda row: -row.last_used)
 
     @property
@@ -147,8 +150,9 @@ class ModelCache:
     def _require_possible(self, wants: Sequence[Wanted]) -> None:
         needed = sum(self._size(want) for want in wants)
         if needed > self.limit:
-            raise ModelError(f"This needs {megabytes(needed)} of memory and the models may take "
-                             f"{megabytes(self.limit)}. {LARGER}")
+            raise ModelError(
+                f"This needs {megabytes(needed)} of memory and the models may take {megabytes(self.limit)}. {LARGER}"
+            )
 
     def _size(self, want: Wanted) -> int:
         entry = self._entries.get(want.key)
@@ -174,8 +178,9 @@ class ModelCache:
     def _victim(self, wants: Sequence[Wanted]) -> _Entry | None:
         """The least recently used entry that nobody uses, if evicting such entries makes enough room."""
         keep = {want.key for want in wants}
-        idle = [entry for key, entry in self._entries.items()
-                if entry.state == READY and not entry.pins and key not in keep]
+        idle = [
+            entry for key, entry in self._entries.items() if entry.state == READY and not entry.pins and key not in keep
+        ]
         leaving = sum(entry.bytes for entry in self._entries.values() if entry.state == FREEING)
         excess = self._used() + self._missing(wants) - self.limit - leaving
         if excess <= 0 or sum(entry.bytes for entry in idle) < excess:
@@ -184,8 +189,10 @@ class ModelCache:
 
     def _busy_sentence(self, wants: Sequence[Wanted]) -> str:
         held = sum(entry.bytes for entry in self._entries.values() if entry.pins)
-        return (f"The memory is full: this needs {megabytes(self._missing(wants))} more, and other jobs hold "
-                f"{megabytes(held)} of {megabytes(self.limit)}. Try again when they have finished.")
+        return (
+            f"The memory is full: this needs {megabytes(self._missing(wants))} more, and other jobs hold "
+            f"{megabytes(held)} of {megabytes(self.limit)}. Try again when they have finished."
+        )
 
     def _fill(self, entry: _Entry, want: Wanted, cancelled: Callable[[], bool]) -> None:
         """Wait until the entry is loaded, or load it where nobody does."""
@@ -216,13 +223,17 @@ class ModelCache:
         with self._changed:
             if entry.bytes > self.limit:
                 entry.doomed = True
-                raise ModelError(f"The model took {megabytes(entry.bytes)} and models may take "
-                                 f"{megabytes(self.limit)}. {LARGER}")
+                raise ModelError(
+                    f"The model took {megabytes(entry.bytes)} and models may take {megabytes(self.limit)}. {LARGER}"
+                )
             while self._used() > self.limit:
                 idle = [other for other in self._entries.values() if other.state == READY and not other.pins]
                 if not idle:
-                    log.warning("models take %s of %s: an estimate was too low, and all are in use",
-                                megabytes(self._used()), megabytes(self.limit))
+                    log.warning(
+                        "models take %s of %s: an estimate was too low, and all are in use",
+                        megabytes(self._used()),
+                        megabytes(self.limit),
+                    )
                     return
                 self._free_unlocked(min(idle, key=lambda other: other.last_used))
 

@@ -23,8 +23,9 @@ SKIPPED = frozenset({"safety_checker", "feature_extractor"})
 STEMS = ("diffusion_pytorch_model", "model")
 WEIGHTS = re.compile(r"^(diffusion_pytorch_model|model)(?:\.([A-Za-z0-9_]+))?(?:-\d{5}-of-\d{5})?\.safetensors$")
 CONFIGS = (".json", ".txt", ".model", ".jinja")
-VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model",
-                          "sentencepiece.bpe.model"})
+VOCABULARIES = frozenset(
+    {"tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"}
+)
 LIGHT_BYTES = 20_000_000
 """What a tokenizer is taken to need at most; it is no tensor memory, but not nothing."""
 
@@ -83,8 +84,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict):
-        raise ModelFileError(f"{path.parent.name}/{path.name} is missing or cannot be read. "
-                             "Copy or download the model again.")
+        raise ModelFileError(
+            f"{path.parent.name}/{path.name} is missing or cannot be read. Copy or download the model again."
+        )
     return plain
 
 
@@ -106,8 +108,10 @@ def read_index(folder: Path) -> tuple[dict[str, tuple[str, str] | None], dict[st
         elif all(isinstance(word, str) for word in value) and name.isidentifier() and value[1].isidentifier():
             parts[name] = (value[0], value[1])
         else:
-            raise ModelFileError(f"{folder.name}/model_index.json names {str(value)[:80]} as '{name[:40]}', "
-                                 "which is no class. Copy or download the model again.")
+            raise ModelFileError(
+                f"{folder.name}/model_index.json names {str(value)[:80]} as '{name[:40]}', "
+                "which is no class. Copy or download the model again."
+            )
     if "safety_checker" in parts:
         parts |= dict.fromkeys(SKIPPED & parts.keys())
         settings["requires_safety_checker"] = False
@@ -159,15 +163,19 @@ def part_files(name: str, library: str, class_name: str, folder: Path, variants:
         chosen = next((variant for variant in (*variants, "") if _indexes(folder, variant)), None)
     if chosen is None:
         pickles = any(path.suffix in PICKLE_SUFFIXES for path in folder.iterdir())
-        why = ("holds its weights as pickles only, which are never loaded. Get the safetensors form of the model"
-               if pickles else "has no weights. Copy or download the model again")
+        why = (
+            "holds its weights as pickles only, which are never loaded. Get the safetensors form of the model"
+            if pickles
+            else "has no weights. Copy or download the model again"
+        )
         raise ModelFileError(f"'{name}' of the model {model} {why}.")
     if not (folder / "config.json").is_file():
         raise ModelFileError(f"'{name}' of the model {model} has no config.json. Copy or download the model again.")
     weights = _shards(folder, chosen)
     if not weights:
-        raise ModelFileError(f"'{name}' of the model {model} has no list of its weight files. "
-                             "Copy or download the model again.")
+        raise ModelFileError(
+            f"'{name}' of the model {model} has no list of its weight files. Copy or download the model again."
+        )
     return PartFiles(name, library, class_name, folder, weights, chosen)
 
 
@@ -179,8 +187,9 @@ def _require_light(name: str, class_name: str, folder: Path) -> None:
         needed = {"scheduler_config.json"}
     if not needed & files:
         what = "vocabulary" if "Tokenizer" in class_name else "configuration"
-        raise ModelFileError(f"'{name}' of the model {folder.parent.name} lacks its {what}. "
-                             "Copy or download the model again.")
+        raise ModelFileError(
+            f"'{name}' of the model {folder.parent.name} lacks its {what}. Copy or download the model again."
+        )
 
 
 def _indexes(folder: Path, variant: str) -> list[Path]:
@@ -213,6 +222,9 @@ def needed_files(names: Iterable[str], parts: Mapping[str, tuple[str, str] | Non
     for folder, files in sorted(by_part.items()):
         weights = {file: match[2] or "" for file in files if (match := WEIGHTS.match(file))}
         form = variant if variant in weights.values() else ""
-        chosen += [f"{folder}/{file}" for file in sorted(files)
-                   if weights.get(file) == form or (file not in weights and file.endswith(CONFIGS))]
+        chosen += [
+            f"{folder}/{file}"
+            for file in sorted(files)
+            if weights.get(file) == form or (file not in weights and file.endswith(CONFIGS))
+        ]
     return chosen

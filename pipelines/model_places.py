@@ -16,8 +16,15 @@ from pipelines.weights import bytes_as, read_header
 
 __all__ = ["ModelPlaces"]
 
-CONFIG_OF = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl", "sd35-medium": "sd35-medium", "sd35-large": "sd35-large",
-             "flux1-dev": "flux1-dev", "flux1-schnell": "flux1-schnell"}
+CONFIG_OF = {
+    "sd1": "sd15",
+    "sd2": "sd21",
+    "sdxl": "sdxl",
+    "sd35-medium": "sd35-medium",
+    "sd35-large": "sd35-large",
+    "flux1-dev": "flux1-dev",
+    "flux1-schnell": "flux1-schnell",
+}
 """Which published model's configurations and tokenizers a checkpoint file needs: `FileKind.base` to catalogue key."""
 
 
@@ -32,8 +39,9 @@ class ModelPlaces:
     def __init__(self, catalog: Catalog, hub: Hub | None = None):
         self.catalog, self.hub = catalog, hub or HuggingFace()
 
-    def parts(self, entry: CatalogEntry, variants: Sequence[str], cancelled: Callable[[], bool],
-              progress: Progress | None) -> tuple[Path, dict[str, PartFiles | None], dict[str, Any]]:
+    def parts(
+        self, entry: CatalogEntry, variants: Sequence[str], cancelled: Callable[[], bool], progress: Progress | None
+    ) -> tuple[Path, dict[str, PartFiles | None], dict[str, Any]]:
         """An entry's folder, its parts by name (None where it has none), and its pipeline's other settings.
 
         Args:
@@ -70,15 +78,27 @@ class ModelPlaces:
             raise ModelMissingError(f"{error}{more}") from error
         return self._complete(entry, folder, variants, fetch)
 
-    def _complete(self, entry: CatalogEntry, folder: Path, variants: Sequence[str],
-                  fetch: Callable[[Source], Path] | None) -> tuple[Path, dict[str, PartFiles | None], dict[str, Any]]:
+    def _complete(
+        self, entry: CatalogEntry, folder: Path, variants: Sequence[str], fetch: Callable[[Source], Path] | None
+    ) -> tuple[Path, dict[str, PartFiles | None], dict[str, Any]]:
         made, settings = read_index(folder)
-        replaced = {name: _replacement(name, source, made, folder, fetch(source), variants)
-                    for name, source in entry.parts.items()} if fetch else {}
+        replaced = (
+            {
+                name: _replacement(name, source, made, folder, fetch(source), variants)
+                for name, source in entry.parts.items()
+            }
+            if fetch
+            else {}
+        )
         return folder, list_parts(folder, replaced, variants), settings
 
-    def source(self, entry: CatalogEntry, source: Source, cancelled: Callable[[], bool] = lambda: False,
-               progress: Progress | None = None) -> Path:
+    def source(
+        self,
+        entry: CatalogEntry,
+        source: Source,
+        cancelled: Callable[[], bool] = lambda: False,
+        progress: Progress | None = None,
+    ) -> Path:
         """The file or folder of a part from a repository of its own, fetched where it is not here.
 
         Raises:
@@ -108,8 +128,9 @@ class ModelPlaces:
         kind = file_kind(read_header(entry.path))
         donor = self.catalog.get(CONFIG_OF.get(kind.base, ""))
         if donor is None:
-            raise ModelFileError(f"{entry.path.name} is no checkpoint of a kind known here. "
-                                 "Use the model's diffusers folder.")
+            raise ModelFileError(
+                f"{entry.path.name} is no checkpoint of a kind known here. Use the model's diffusers folder."
+            )
         own = self.catalog.folder / donor.repository.split("/")[-1]
         for folder in (own, self.hub.folder(donor.repository, donor.revision)):
             if folder and _has_configs(folder):
@@ -120,7 +141,8 @@ class ModelPlaces:
             raise ModelMissingError(
                 f"{entry.label} is a single file, which needs the configurations and tokenizers of {donor.label} "
                 f"(a few MB), and the hub cannot be reached. Put the folder of {donor.repository} into {shown(own)}, "
-                "or connect once.") from error
+                "or connect once."
+            ) from error
 
     def tiny_places(self, entry: CatalogEntry, folder: Path) -> list[Path]:
         """Where a tiny decoder for an entry's previews may stand, the model's own first.
@@ -159,8 +181,9 @@ def _has_configs(folder: Path) -> bool:
     return all((folder / name).is_dir() and any((folder / name).glob("*.json")) for name, made in parts.items() if made)
 
 
-def _replacement(name: str, source: Source, made: dict, folder: Path, found: Path,
-                 variants: Sequence[str]) -> PartFiles:
+def _replacement(
+    name: str, source: Source, made: dict, folder: Path, found: Path, variants: Sequence[str]
+) -> PartFiles:
     library, _, class_name = source.part_class.rpartition(".")
     if not class_name:
         if not made.get(name):

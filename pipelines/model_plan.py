@@ -139,7 +139,9 @@ class Plans:
     def _tiny_places(self, entry: CatalogEntry, folder: Path) -> tuple[Path, ...]:
         return tuple(self.places.tiny_places(entry, folder))
 
-    def _keyed(self, entry: CatalogEntry, parts: Mapping[str, PartFiles | None]) -> tuple[dict[str, PartKey], dict[PartKey, int]]:
+    def _keyed(
+        self, entry: CatalogEntry, parts: Mapping[str, PartFiles | None]
+    ) -> tuple[dict[str, PartKey], dict[PartKey, int]]:
         """Of the parts that the cache holds, the keys by name and the bytes by key."""
         keys: dict[str, PartKey] = {}
         estimates: dict[PartKey, int] = {}
@@ -147,8 +149,14 @@ class Plans:
             if part is None or "Scheduler" in part.class_name:
                 continue
             dtype = "" if part.light else self._dtype_of(entry, part)
-            keys[name] = PartKey(self._identities.name(part.files()), "", f"{part.library}.{part.class_name}", dtype,
-                                 _quantisation(entry, name), device="cpu" if part.light else self.device)
+            keys[name] = PartKey(
+                self._identities.name(part.files()),
+                "",
+                f"{part.library}.{part.class_name}",
+                dtype,
+                _quantisation(entry, name),
+                device="cpu" if part.light else self.device,
+            )
             estimates[keys[name]] = part.estimate_bytes(dtype)
         return keys, estimates
 

@@ -61,8 +61,9 @@ def slerp(start: torch.Tensor, end: torch.Tensor, strength: float) -> torch.Tens
     return torch.where(along.abs() < 1e-6, straight, turned).reshape(start.shape)
 
 
-def initial_noise(source: NoiseSource, shape: tuple[int, ...], variation: NoiseSource | None = None,
-                  strength: float = 0.0) -> torch.Tensor:
+def initial_noise(
+    source: NoiseSource, shape: tuple[int, ...], variation: NoiseSource | None = None, strength: float = 0.0
+) -> torch.Tensor:
     """The (B, C, h, w) float32 noise a run starts from, turned towards a second noise by `strength`."""
     like = torch.empty(shape)
     noise = source(like)

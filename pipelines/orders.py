@@ -25,8 +25,22 @@ from pipelines.samplers.base import Sampler, State, StepContext
 from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
 
 __all__ = [
-    "MEAN", "ORDERS", "SPREAD", "VARIANCE", "CosineSchedule", "GaussianNetwork", "Order", "exact", "falls", "formula_order",
-    "grid", "one_step", "orders", "primed_orders", "run_of", "whole_run_order",
+    "MEAN",
+    "ORDERS",
+    "SPREAD",
+    "VARIANCE",
+    "CosineSchedule",
+    "GaussianNetwork",
+    "Order",
+    "exact",
+    "falls",
+    "formula_order",
+    "grid",
+    "one_step",
+    "orders",
+    "primed_orders",
+    "run_of",
+    "whole_run_order",
 ]
 
 Variance = float | torch.Tensor
@@ -81,20 +95,32 @@ class GaussianNetwork:
         a, s = level.alpha, level.sigma
         denoised = MEAN + self.variance * a * (row - a * MEAN) / (a**2 * self.variance + s**2)
         noise = s * (row - a * MEAN) / (a**2 * self.variance + s**2)
-        return {"sample": denoised, "epsilon": noise, "v_prediction": a * noise - s * denoised,
-                "flow": noise - denoised}[self.prediction_type]
+        return {
+            "sample": denoised,
+            "epsilon": noise,
+            "v_prediction": a * noise - s * denoised,
+            "flow": noise - denoised,
+        }[self.prediction_type]
 
 
 def exact(latents: torch.Tensor, start: Level, end: Level, variance: Variance = VARIANCE) -> torch.Tensor:
     """The probability-flow ODE's solution: standardised values stay what they are."""
+
     def std(level: Level) -> Variance:
         return (level.alpha**2 * variance + level.sigma**2) ** 0.5
 
     return end.alpha * MEAN + std(end) / std(start) * (latents - start.alpha * MEAN)
 
 
-def run_of(sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule, latents: torch.Tensor | None = None,
-           seeds: Sequence[int] = (0,), prediction_type: str = "sample", variance: Variance = VARIANCE) -> Run:
+def run_of(
+    sampler: Sampler,
+    levels: Sequence[Level],
+    noise_schedule: NoiseSchedule,
+    latents: torch.Tensor | None = None,
+    seeds: Sequence[int] = (0,),
+    prediction_type: str = "sample",
+    variance: Variance = VARIANCE,
+) -> Run:
     """A run of a sampler on the Gaussian; by default from nine values between -2 and 2."""
     if latents is None:
         latents = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
@@ -103,7 +129,9 @@ def run_of(sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSched
     return Run(denoiser, sampler, levels, latents, NoiseSource(seeds), noise_schedule)
 
 
-def grid(noise_schedule: NoiseSchedule, num_steps: int, high: float = 900, low: float = 20, clean: bool = False) -> list[Level]:
+def grid(
+    noise_schedule: NoiseSchedule, num_steps: int, high: float = 900, low: float = 20, clean: bool = False
+) -> list[Level]:
     """Levels uniform in time, so that halving the step halves every step."""
     levels = [noise_schedule.at(float(time)) for time in np.linspace(high, low, num_steps + 1)]
     return [*levels, CLEAN] if clean else levels
@@ -114,8 +142,12 @@ def falls(errors: Sequence[float]) -> list[float]:
     return [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
 
 
-def orders(make_sampler: Callable[[], Sampler], noise_schedule: NoiseSchedule, counts: Sequence[int] = (40, 80, 160),
-           variance: Variance = VARIANCE) -> list[float]:
+def orders(
+    make_sampler: Callable[[], Sampler],
+    noise_schedule: NoiseSchedule,
+    counts: Sequence[int] = (40, 80, 160),
+    variance: Variance = VARIANCE,
+) -> list[float]:
     """log2 of the error's fall at each doubling of the steps."""
     errors = []
     for count in counts:
@@ -126,8 +158,13 @@ def orders(make_sampler: Callable[[], Sampler], noise_schedule: NoiseSchedule, c
     return falls(errors)
 
 
-def primed_orders(make_sampler: Callable[[], Sampler], noise_schedule: NoiseSchedule, primed: int = 4,
-                  counts: Sequence[int] = (40, 80, 160), variance: Variance = VARIANCE) -> list[float]:
+def primed_orders(
+    make_sampler: Callable[[], Sampler],
+    noise_schedule: NoiseSchedule,
+    primed: int = 4,
+    counts: Sequence[int] = (40, 80, 160),
+    variance: Variance = VARIANCE,
+) -> list[float]:
     """The same for the multistep formula alone: the first steps, of lower order, are put right exactly."""
     errors = []
     for count in counts:
@@ -187,12 +224,23 @@ def _still(predictor: int, corrector: int) -> Order:
 
 
 ORDERS: Mapping[str, tuple[Order, ...]] = {
-    "dpmpp_2m": (Order(2),), "dpmpp_2s": (Order(2),), "dpmpp_1": (Order(1),), "dpmpp_3m": (Order(3),),
+    "dpmpp_2m": (Order(2),),
+    "dpmpp_2s": (Order(2),),
+    "dpmpp_1": (Order(1),),
+    "dpmpp_3m": (Order(3),),
     "unipc": (*_by_order(2, 3, 4), *(Order(one, {"order": one, "corrector": False}) for one in (1, 2, 3))),
-    "deis": _by_order(1, 2, 3), "sa_solver": tuple(_still(one, other) for one in (1, 2, 3) for other in (0, one + 1)),
-    "ddim": (Order(1),), "pndm": tuple(Order(2, {"start": start}) for start in ("heun", "runge-kutta")),
-    "ipndm": _by_order(1, 2, 2, 2), "euler": (Order(1),), "heun": (Order(2),), "lms": _by_order(1, 2, 3, 4),
-    "dpm2": (Order(2),), "flow_euler": (Order(1, flow=True),), "flow_heun": (Order(2, flow=True),), "lml": (Order(2),),
+    "deis": _by_order(1, 2, 3),
+    "sa_solver": tuple(_still(one, other) for one in (1, 2, 3) for other in (0, one + 1)),
+    "ddim": (Order(1),),
+    "pndm": tuple(Order(2, {"start": start}) for start in ("heun", "runge-kutta")),
+    "ipndm": _by_order(1, 2, 2, 2),
+    "euler": (Order(1),),
+    "heun": (Order(2),),
+    "lms": _by_order(1, 2, 3, 4),
+    "dpm2": (Order(2),),
+    "flow_euler": (Order(1, flow=True),),
+    "flow_heun": (Order(2, flow=True),),
+    "lml": (Order(2),),
 }
 """The deterministic samplers, at each order they can be set to. PNDM's formulas stay of order two at any number of
 estimates; UniPC's corrector adds one, and SA-Solver's, with one estimate more than its predictor has, does too."""
@@ -202,7 +250,9 @@ def formula_order(key: str, known: Order) -> float:
     """The measured order of a sampler's formula: no start, whose steps are put right exactly, and no lowered end."""
     lowered = {"lower_order_final"} & {field.name for field in dataclasses.fields(SAMPLERS[key].settings)}
     settings = {**known.settings, **dict.fromkeys(lowered, False)}
-    return primed_orders(lambda: SAMPLERS[key].build(settings), known.noise_schedule, counts=known.counts, variance=SPREAD)[-1]
+    return primed_orders(
+        lambda: SAMPLERS[key].build(settings), known.noise_schedule, counts=known.counts, variance=SPREAD
+    )[-1]
 
 
 def whole_run_order(key: str, known: Order) -> float:

@@ -39,8 +39,10 @@ def part_class(library: str, class_name: str) -> type:
         except ModuleNotFoundError:
             found = None
     if not isinstance(found, type):
-        raise ModelFileError(f"The model needs {library[:60]}.{class_name[:60]}, which is neither in diffusers nor in "
-                             "transformers; code that comes with a model is never run. Choose another model.")
+        raise ModelFileError(
+            f"The model needs {library[:60]}.{class_name[:60]}, which is neither in diffusers nor in "
+            "transformers; code that comes with a model is never run. Choose another model."
+        )
     return found
 
 
@@ -54,8 +56,10 @@ def pipeline_class(class_name: str) -> type:
 
     found = getattr(diffusers, class_name, None)
     if not isinstance(found, type) or not issubclass(found, diffusers.DiffusionPipeline):
-        raise ModelFileError(f"The model runs through {class_name[:60]}, which this version of diffusers does not "
-                             "have. Update diffusers, or choose another model.")
+        raise ModelFileError(
+            f"The model runs through {class_name[:60]}, which this version of diffusers does not "
+            "have. Update diffusers, or choose another model."
+        )
     return found
 
 
@@ -84,15 +88,16 @@ def load_part(part: PartFiles, dtype: str, device: str) -> Any:
             raise
         except torch.OutOfMemoryError as error:
             raise BusyError(OUT_OF_MEMORY) from error
-        except Exception as error:  # noqa: BLE001 - the libraries raise almost anything for a broken file
+        except Exception as error:
             raise _unusable(part.name, part.folder.parent.name, part.class_name, error) from error
 
 
 def _unusable(name: str, model: str, class_name: str, error: Exception) -> ModelFileError:
     log.warning("loading %s of %s failed", name, model, exc_info=error)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return ModelFileError(f"'{name}' of the model {model} cannot be loaded as {class_name} ({first}). "
-                          "Copy or download the model again.")
+    return ModelFileError(
+        f"'{name}' of the model {model} cannot be loaded as {class_name} ({first}). Copy or download the model again."
+    )
 
 
 def _from_folder(part: PartFiles, made: type, dtype: Any) -> Any:
@@ -102,8 +107,13 @@ def _from_folder(part: PartFiles, made: type, dtype: Any) -> Any:
     transformers_logging.disable_progress_bar()
     name = "torch_dtype" if part.library == "diffusers" else "dtype"
     module, report = made.from_pretrained(
-        str(part.folder), local_files_only=True, use_safetensors=True, variant=part.variant or None,
-        output_loading_info=True, **{name: dtype})
+        str(part.folder),
+        local_files_only=True,
+        use_safetensors=True,
+        variant=part.variant or None,
+        output_loading_info=True,
+        **{name: dtype},
+    )
     # transformers also lists tensors that it computes itself; those that the file lacks start as noise.
     _require_all(part, report.get("missing_keys") or ())
     return module
@@ -121,9 +131,11 @@ def _from_state(part: PartFiles, made: type, dtype: Any) -> Any:
 def _require_all(part: PartFiles, missing: Any) -> None:
     names = sorted(str(name) for name in missing)
     if names:
-        raise ModelFileError(f"'{part.name}' of the model {part.folder.parent.name} does not fit its configuration: "
-                             f"{len(names)} tensors are missing or too many, the first is {names[0][:80]}. "
-                             "Copy or download the model again.")
+        raise ModelFileError(
+            f"'{part.name}' of the model {part.folder.parent.name} does not fit its configuration: "
+            f"{len(names)} tensors are missing or too many, the first is {names[0][:80]}. "
+            "Copy or download the model again."
+        )
 
 
 def load_checkpoint(path: Any, pipeline: str, config: Any, dtype: str, device: str) -> dict[str, Any]:
@@ -144,12 +156,13 @@ def load_checkpoint(path: Any, pipeline: str, config: Any, dtype: str, device: s
     made = pipeline_class(pipeline)
     with ONE_AT_A_TIME:
         try:
-            pipe = made.from_single_file(str(path), config=str(config), local_files_only=True,
-                                         torch_dtype=getattr(torch, dtype))
+            pipe = made.from_single_file(
+                str(path), config=str(config), local_files_only=True, torch_dtype=getattr(torch, dtype)
+            )
             pipe.to(device)
         except torch.OutOfMemoryError as error:
             raise BusyError(OUT_OF_MEMORY) from error
-        except Exception as error:  # noqa: BLE001 - the libraries raise almost anything for a broken file
+        except Exception as error:
             raise _unusable("the checkpoint", path.name, pipeline, error) from error
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):

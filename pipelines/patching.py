@@ -15,8 +15,9 @@ __all__ = ["in_dtype", "replaced_weights"]
 
 
 @contextlib.contextmanager
-def replaced_weights(changes: Iterable[tuple[torch.nn.Parameter, Callable[[torch.Tensor], torch.Tensor]]]
-                     ) -> Iterator[None]:
+def replaced_weights(
+    changes: Iterable[tuple[torch.nn.Parameter, Callable[[torch.Tensor], torch.Tensor]]],
+) -> Iterator[None]:
     """Parameters with other values while the context lasts.
 
     The parameter objects stay the same; only the touched ones are held twice.

@@ -24,9 +24,12 @@ MAX_WEIGHT = 20.0
 Tokens = list[tuple[int, float]]
 """Token ids with their weights, without the marks of begin and end."""
 
-_PIECES = re.compile(r"""
+_PIECES = re.compile(
+    r"""
     \\[()\[\]\\] | \\ | [(\[] | :\s*(?P<weight>[+-]?[.\d]+)\s*\) | [)\]] | [^\\()\[\]:]+ | :
-""", re.VERBOSE)
+""",
+    re.VERBOSE,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +98,8 @@ def _joined(parts: Sequence[Sequence]) -> list[tuple[str, float]]:
     for text, weight in parts:
         if not abs(weight) <= MAX_WEIGHT:
             raise PromptError(
-                f"The weight of {text[:40]!r} is {weight:.4g}. Keep it between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}.")
+                f"The weight of {text[:40]!r} is {weight:.4g}. Keep it between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
+            )
         if joined and joined[-1][1] == weight:
             joined[-1] = (joined[-1][0] + text, weight)
         else:
@@ -137,9 +141,13 @@ def chunk_tokens(tokenizer: Any, tokens: Tokens, chunks: int) -> list[Tokens]:
     return rows
 
 
-def encode_clip(tokenizer: Any, text_encoder: torch.nn.Module, prompt: str, chunks: int,
-                read: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]]
-                ) -> tuple[torch.Tensor, torch.Tensor | None]:
+def encode_clip(
+    tokenizer: Any,
+    text_encoder: torch.nn.Module,
+    prompt: str,
+    chunks: int,
+    read: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A prompt's CLIP embeddings, one chunk after another, and its pooled embedding.
 
     Each token's embedding is multiplied by its weight, then every chunk is scaled so that its mean is what

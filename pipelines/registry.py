@@ -19,8 +19,16 @@ from pipelines.types import is_text
 __all__ = ["Method", "NoSettings", "Table", "own_loop_only", "parse_settings", "setting", "setting_type"]
 
 
-def setting(default: Any, help: str, *, low: float | None = None, high: float | None = None,
-            step: float | None = None, choices: tuple | None = None, label: str | None = None) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    choices: tuple | None = None,
+    label: str | None = None,
+) -> Any:
     """One field of a settings dataclass, with all that a page, a command line and an API need.
 
     Args:

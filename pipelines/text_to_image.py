@@ -57,7 +57,8 @@ def _require_whole_schedule(request: Request) -> None:
     if not whole and isinstance(schedule, Learned) and isinstance(schedule.solver(None), FittedFactors):
         raise SettingsError(
             f"The start {start.label} spares steps, and the learned schedule {schedule.name!r} is a Bespoke solver, which needs "
-            f"all of its {request.num_inference_steps} steps. Choose the start Plain noise, or another schedule.")
+            f"all of its {request.num_inference_steps} steps. Choose the start Plain noise, or another schedule."
+        )
 
 
 def starting_noise(request: Request, family: Family) -> tuple[torch.Tensor, NoiseSource]:
@@ -81,12 +82,18 @@ def build_run(request: Request, family: Family, cancelled: Callable[[], bool] = 
         cancelled: polled before every evaluation.
     """
     conditionings = family.encode_prompts(
-        request.prompt, request.negative_prompt, request.batch_size, (request.width, request.height))
+        request.prompt, request.negative_prompt, request.batch_size, (request.width, request.height)
+    )
     return assembled_run(request, family, starting_noise(request, family), conditionings, cancelled)
 
 
-def assembled_run(request: Request, family: Family, noise: tuple[torch.Tensor, NoiseSource],
-                  conditionings: dict[str, Conditioning], cancelled: Callable[[], bool] = lambda: False) -> Run:
+def assembled_run(
+    request: Request,
+    family: Family,
+    noise: tuple[torch.Tensor, NoiseSource],
+    conditionings: dict[str, Conditioning],
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Run:
     """The run of a request's methods on given noise and encoded prompts.
 
     Args:
@@ -109,7 +116,8 @@ def assembled_run(request: Request, family: Family, noise: tuple[torch.Tensor, N
         latents=(initial * noise_schedule.initial_scale(levels[0])).to(family.device),
         noise=source,
         noise_schedule=noise_schedule,
-        begin=_begin(request, family, source, noise_schedule))
+        begin=_begin(request, family, source, noise_schedule),
+    )
 
 
 def _begin(request: Request, family: Family, noise: NoiseSource, noise_schedule: NoiseSchedule) -> Begin | None:

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 
     from pipelines.schedule import Level
 
-__all__ = ["MAX_PROMPT", "METHODS", "Choice", "LoraChoice", "Request", "Step", "Traits", "Trajectory", "is_text", "is_whole"]
+__all__ = [
+    "MAX_PROMPT",
+    "METHODS",
+    "Choice",
+    "LoraChoice",
+    "Request",
+    "Step",
+    "Traits",
+    "Trajectory",
+    "is_text",
+    "is_whole",
+]
 
 MAX_PROMPT = 4000
 """Characters allowed in a prompt: ten times what any text encoder here reads."""
@@ -44,7 +55,9 @@ class Choice:
             return cls(value)
         if isinstance(value, Mapping) and isinstance(value.get("key"), str):
             return cls(value["key"], {str(name): plain for name, plain in value.items() if name != "key"})
-        raise SettingsError(f"A method is given as {str(value)[:80]!r}. Give its key, or an object with 'key' and its settings.")
+        raise SettingsError(
+            f"A method is given as {str(value)[:80]!r}. Give its key, or an object with 'key' and its settings."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """{"key": ..., <setting>: <value>, ...}, the form `parse` reads."""
@@ -148,7 +161,9 @@ def _parsed(name: str, value: Any) -> Any:
         return value
     number = name == "variation_strength"
     if not (_is_number(value) if number else is_whole(value)):
-        raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be a {'number' if number else 'whole number'}.")
+        raise SettingsError(
+            f"The {words} is {str(value)[:80]!r}. It must be a {'number' if number else 'whole number'}."
+        )
     return float(value) if number else int(value)
 
 

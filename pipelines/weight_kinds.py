@@ -58,13 +58,19 @@ def file_kind(tensors: Mapping[str, Tensor]) -> FileKind:
         return FileKind("network", family, base, "It holds only the denoising network, without text encoder and VAE.")
     first = tensors.get("model.diffusion_model.input_blocks.0.0.weight")
     if first is not None and len(first.shape) == 4 and first.shape[1] != 4:
-        return FileKind("checkpoint", family, base, f"Its network takes {first.shape[1]} channels, as models for "
-                                                    "inpainting or editing do; text to image needs 4.")
+        return FileKind(
+            "checkpoint",
+            family,
+            base,
+            f"Its network takes {first.shape[1]} channels, as models for "
+            "inpainting or editing do; text to image needs 4.",
+        )
     return FileKind("checkpoint", family, base)
 
 
 def _network(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     """(family, base) of the denoising network, ("", "") for any that is not known here."""
+
     def find(key: str) -> Tensor | None:
         return tensors.get(key) or tensors.get(f"model.diffusion_model.{key}")
 

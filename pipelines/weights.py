@@ -20,9 +20,28 @@ from pipelines.leases import megabytes
 __all__ = ["DTYPE_BYTES", "PICKLE_SUFFIXES", "Tensor", "bytes_as", "check_index", "read_header"]
 
 DTYPE_BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "C64": 64, "BOOL": 8,
-    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "C64": 64,
+    "BOOL": 8,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U64": 64,
+    "U32": 32,
+    "U16": 16,
+    "U8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
 }
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
@@ -63,8 +82,10 @@ def read_header(path: Path) -> dict[str, Tensor]:
     """
     name = path.name
     if path.suffix.lower() in PICKLE_SUFFIXES:
-        raise ModelFileError(f"{name} is a pickle, which can run any program when it is opened. "
-                             "Use the model's .safetensors file instead.")
+        raise ModelFileError(
+            f"{name} is a pickle, which can run any program when it is opened. "
+            "Use the model's .safetensors file instead."
+        )
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -72,13 +93,16 @@ def read_header(path: Path) -> dict[str, Tensor]:
             _require_no_other_format(name, start)
             length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
             if not 2 <= length <= min(MAX_HEADER, max(0, size - 8)):
-                raise ModelFileError(f"{name} is no safetensors file, or is cut short in its first bytes "
-                                     f"({megabytes(size)}). Copy or download it again.")
+                raise ModelFileError(
+                    f"{name} is no safetensors file, or is cut short in its first bytes "
+                    f"({megabytes(size)}). Copy or download it again."
+                )
             file.seek(8)
             header = file.read(length)
     except OSError as error:
         raise ModelFileError(
-            f"{name} cannot be read ({error.strerror}). Check that it is there and may be read.") from error
+            f"{name} cannot be read ({error.strerror}). Check that it is there and may be read."
+        ) from error
     return _tensors(name, _parsed(name, header), size - 8 - length)
 
 
@@ -101,8 +125,9 @@ def _parsed(name: str, header: bytes) -> dict[str, Any]:
 
 def _tensors(name: str, entries: Mapping[str, Any], data_bytes: int) -> dict[str, Tensor]:
     """The tensors, after a check that they fill the data exactly, one behind the other."""
-    damaged = ModelFileError(f"{name} has a damaged header: its tensors do not fit the file. "
-                             "Copy or download it again.")
+    damaged = ModelFileError(
+        f"{name} has a damaged header: its tensors do not fit the file. Copy or download it again."
+    )
     tensors, spans = {}, []
     for key, entry in entries.items():
         try:
@@ -122,8 +147,10 @@ def _tensors(name: str, entries: Mapping[str, Any], data_bytes: int) -> dict[str
             raise damaged
         position = end
     if position > data_bytes:
-        raise ModelFileError(f"{name} is cut short: {megabytes(data_bytes)} of {megabytes(position)} are there. "
-                             "Copy or download it again.")
+        raise ModelFileError(
+            f"{name} is cut short: {megabytes(data_bytes)} of {megabytes(position)} are there. "
+            "Copy or download it again."
+        )
     if position < data_bytes or not tensors:
         raise damaged
     return tensors
@@ -155,6 +182,8 @@ def check_index(path: Path) -> list[Path]:
         raise ModelFileError(f"{path.name} cannot be read as a list of weight files. Copy or download the model again.")
     missing = [name for name in shards if not (path.parent / name).is_file()]
     if missing:
-        raise ModelFileError(f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}. "
-                             "Copy or download the model again.")
+        raise ModelFileError(
+            f"{len(missing)} of {len(shards)} weight files are missing, the first is {missing[0]}. "
+            "Copy or download the model again."
+        )
     return [path.parent / name for name in shards]

@@ -41,7 +41,8 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
     text = _Drawing(random.Random(seed), lists or {}).expand(prompt, 0)
     if len(text) > MAX_PROMPT:
         raise PromptError(
-            f"The prompt with its wildcards drawn has {len(text)} characters. Shorten it to {MAX_PROMPT}.")
+            f"The prompt with its wildcards drawn has {len(text)} characters. Shorten it to {MAX_PROMPT}."
+        )
     return text
 
 

@@ -42,9 +42,12 @@ _SHARE_OF_MEMORY = 0.5
 _SHARE_OF_DEVICE = 0.85
 _HEADROOM = 0.1
 _TRAITS = {
-    "sd": Traits("sd", "epsilon", "unet"), "sdxl": Traits("sdxl", "epsilon", "unet"),
-    "sd3": Traits("sd3", "flow", "transformer"), "flux": Traits("flux", "flow", "transformer", "embedded"),
-    "stock": Traits("stock", "epsilon", "pipeline"), "AnimateDiffPipeline": Traits("animatediff", "epsilon", "unet"),
+    "sd": Traits("sd", "epsilon", "unet"),
+    "sdxl": Traits("sdxl", "epsilon", "unet"),
+    "sd3": Traits("sd3", "flow", "transformer"),
+    "flux": Traits("flux", "flow", "transformer", "embedded"),
+    "stock": Traits("stock", "epsilon", "pipeline"),
+    "AnimateDiffPipeline": Traits("animatediff", "epsilon", "unet"),
 }
 """What a family's models have in common, until one is loaded and says it itself; a pipeline's own line goes before its
 family's: AnimateDiff is loaded as a stock pipeline and runs in the studio's loop."""
@@ -188,6 +191,7 @@ class Studio:
             ModelError: it is not there or broken.
             Cancelled: the job was stopped while it loaded.
         """
+
         def progress(stage: str, done: int, total: int) -> None:
             share = f" ({done / 1e9:.1f} of {total / 1e9:.1f} GB)" if total > 1e8 else ""
             job.set_status(JobStatus.LOADING, f"{stage} {self.catalog[key].label}{share}")
@@ -225,8 +229,9 @@ class Studio:
     def require_keeping(self) -> None:
         """Raise SettingsError where a quantised model that is made now could not be used later."""
         if self.engine.forks:
-            raise SettingsError("This Space loads its models when it starts: a quantised model cannot be kept here. "
-                                "Leave keeping out.")
+            raise SettingsError(
+                "This Space loads its models when it starts: a quantised model cannot be kept here. Leave keeping out."
+            )
 
     def loras(self, model: str) -> list[str]:
         """Names of the LoRAs in the models folder that are made for this model's family."""
@@ -241,7 +246,9 @@ class Studio:
         """
         known = {lora.key: lora for lora in self._loras()}
         if name not in known:
-            raise LoraError(f"There is no LoRA {name[:80]!r} in the models folder. Known: {', '.join(known) or 'none'}.")
+            raise LoraError(
+                f"There is no LoRA {name[:80]!r} in the models folder. Known: {', '.join(known) or 'none'}."
+            )
         if known[name].problem:
             raise LoraError(known[name].problem)
         return known[name].path
@@ -260,8 +267,11 @@ class Studio:
         folder = self.catalog.folder / "wildcards"
         if not folder.is_dir():
             return {}
-        return {path.stem: [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
-                for path in sorted(folder.glob("*.txt")) if path.is_file()}
+        return {
+            path.stem: [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+            for path in sorted(folder.glob("*.txt"))
+            if path.is_file()
+        }
 
     def expand(self, prompt: str, seed: int) -> str:
         """The prompt with its wildcards drawn."""
@@ -269,8 +279,15 @@ class Studio:
 
     # Results.
 
-    def save_picture(self, image: np.ndarray, request: Request, job: Job, index: int = 0,
-                     figures: Mapping[str, Any] | None = None, unread: Collection[str] = ()) -> str:
+    def save_picture(
+        self,
+        image: np.ndarray,
+        request: Request,
+        job: Job,
+        index: int = 0,
+        figures: Mapping[str, Any] | None = None,
+        unread: Collection[str] = (),
+    ) -> str:
         """Store one finished picture (H, W, 3), uint8, with its settings inside; returns its id.
 
         Args:
@@ -291,8 +308,9 @@ class Studio:
         """
         return encode_clip(frames, request.fps, request.format, self._described(request.base, None, request.unread)[1])
 
-    def save_clip(self, data: bytes, frames: np.ndarray, request: VideoRequest, job: Job,
-                  figures: Mapping[str, Any] | None = None) -> str:
+    def save_clip(
+        self, data: bytes, frames: np.ndarray, request: VideoRequest, job: Job, figures: Mapping[str, Any] | None = None
+    ) -> str:
         """Store one finished clip, the file that `encode_clip` made of its frames, with its settings beside it; returns its id.
 
         Raises:
@@ -302,10 +320,12 @@ class Studio:
         metadata |= {"animate": request.to_json(), "poster": poster(frames[0])}
         size = (frames.shape[2], frames.shape[1])
         return self.store.save_bytes(
-            data, SUFFIXES[request.format], metadata, parameters, kind="video", job=job.id, size=size).id
+            data, SUFFIXES[request.format], metadata, parameters, kind="video", job=job.id, size=size
+        ).id
 
-    def _described(self, request: Request, figures: Mapping[str, Any] | None,
-                   unread: Collection[str] = ()) -> tuple[dict[str, Any], str]:
+    def _described(
+        self, request: Request, figures: Mapping[str, Any] | None, unread: Collection[str] = ()
+    ) -> tuple[dict[str, Any], str]:
         """A result's metadata, and the same as text."""
         return described(request, self.catalog[request.model].label, self.traits(request.model), figures, unread)
 

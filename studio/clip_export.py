@@ -76,7 +76,8 @@ class ClipExport:
         with gr.Row(elem_classes="sw-acts", visible=False) as self.row:
             self.buttons = {
                 format: gr.Button(
-                    f"Save as {_LABELS[format]}", size="sm", min_width=0, elem_id=elem_id(prefix, "save", format))
+                    f"Save as {_LABELS[format]}", size="sm", min_width=0, elem_id=elem_id(prefix, "save", format)
+                )
                 for format in CLIP_FORMATS
             }
             if not self._has_mp4:
@@ -114,7 +115,10 @@ class ClipExport:
         for format, button in self.buttons.items():
             made = button.click(
                 lambda data, format=format: self._saved(format, data, record),
-                inputs=set(inputs), outputs={self.file}, **{**PLUMBING, "queue": True, "concurrency_limit": 2})
+                inputs=set(inputs),
+                outputs={self.file},
+                **{**PLUMBING, "queue": True, "concurrency_limit": 2},
+            )
             made.success(None, inputs=[self.file], js="(address) => stepwise.download(address)", **PLUMBING)
 
     def _saved(self, format: str, data: dict[Any, Any], record: Callable[[dict[Any, Any]], Record]) -> dict[Any, Any]:

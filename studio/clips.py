@@ -111,7 +111,9 @@ def _decoded_mp4(path: Path) -> tuple[np.ndarray, int]:
         stream.thread_count = 1
         for frame in container.decode(stream):
             _require_room(len(frames) + 1, frame.width, frame.height)
-            plain = frame.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG", dst_color_range="JPEG")
+            plain = frame.reformat(
+                format="rgb24", src_colorspace="ITU709", src_color_range="MPEG", dst_color_range="JPEG"
+            )
             frames.append(plain.to_ndarray())
         rate = round(float(stream.average_rate))
     return np.stack(frames), max(1, rate)

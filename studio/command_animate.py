@@ -34,7 +34,13 @@ def add_animate(commands: Any, add_request: Callable[[argparse.ArgumentParser], 
     parser.add_argument("--frames", type=int, help="of the clip (default: the model's)")
     parser.add_argument("--fps", type=int, help="frames a second (default: the model's)")
     parser.add_argument("--first-frame", type=Path, metavar="FILE", help="a picture that the clip starts from")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .mp4, .webp or .gif file; without a suffix it gets one")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a .mp4, .webp or .gif file; without a suffix it gets one",
+    )
 
 
 def parse_key(text: str) -> dict[str, Any]:

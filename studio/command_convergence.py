@@ -21,11 +21,13 @@ def add_convergence(commands: Any, add_request: Callable[[argparse.ArgumentParse
     """Add the command to the subparsers; `add_request` gives it a request's own flags."""
     parser = commands.add_parser("convergence", help="measure samplers' errors to a long run")
     add_request(parser)
-    parser.add_argument("--samplers", default="all", metavar="KEYS",
-                        help="e.g. 'ddim, unipc', 'all first order' or all (default)")
+    parser.add_argument(
+        "--samplers", default="all", metavar="KEYS", help="e.g. 'ddim, unipc', 'all first order' or all (default)"
+    )
     # The defaults of these two are the task's: naming them here would import PyTorch before its threads are told to sleep.
-    parser.add_argument("--evaluations", metavar="NUMBERS",
-                        help="budgets, every guidance branch counted, e.g. '8, 10-50:10'")
+    parser.add_argument(
+        "--evaluations", metavar="NUMBERS", help="budgets, every guidance branch counted, e.g. '8, 10-50:10'"
+    )
     parser.add_argument("--reference-steps", type=int, help="of the long run, 20 to 999")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .csv file")
 
@@ -36,7 +38,9 @@ def run_convergence(studio: Studio, flags: argparse.Namespace, base: dict[str, A
     from studio.convergence_plot import left_out_words
 
     values = {"base": base, "samplers": flags.samplers}
-    values |= {name: getattr(flags, name) for name in ("evaluations", "reference_steps") if getattr(flags, name) is not None}
+    values |= {
+        name: getattr(flags, name) for name in ("evaluations", "reference_steps") if getattr(flags, name) is not None
+    }
     job = studio.submit("convergence", values)
     view = follow(job, sys.stderr)
     if missing := left_out_words(view.outcome):

@@ -20,13 +20,24 @@ def add_learn(commands: Any) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser("learn", help="fit a schedule to a model, a sampler and a number of steps")
     parser.add_argument("--model", help="key of the catalogue (default: the shipped model)")
-    parser.add_argument("--sampler", metavar="KEY[,SETTING=VALUE...]", help="e.g. unipc,order=3 (default: the studio's)")
+    parser.add_argument(
+        "--sampler", metavar="KEY[,SETTING=VALUE...]", help="e.g. unipc,order=3 (default: the studio's)"
+    )
     parser.add_argument("--guidance", metavar="KEY[,SETTING=VALUE...]", help="e.g. cfg,guidance_scale=4")
     parser.add_argument("--steps", type=int, required=True, help="of the sampler")
-    parser.add_argument("--learner", default="ld3", metavar="KEY[,SETTING=VALUE...]",
-                        help="ld3 (default), bespoke or auto_diffusion, e.g. ld3,rounds=100,batch=4")
-    parser.add_argument("--pictures", action="append", default=[], metavar="SETTING=VALUE",
-                        help="fitted, held_out, teacher_steps or seed, e.g. fitted=32; repeat for more")
+    parser.add_argument(
+        "--learner",
+        default="ld3",
+        metavar="KEY[,SETTING=VALUE...]",
+        help="ld3 (default), bespoke or auto_diffusion, e.g. ld3,rounds=100,batch=4",
+    )
+    parser.add_argument(
+        "--pictures",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="fitted, held_out, teacher_steps or seed, e.g. fitted=32; repeat for more",
+    )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt a line")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also copy the schedule here, a .json file")
 
@@ -64,7 +75,9 @@ def run_learn(studio: Studio, flags: argparse.Namespace) -> list[Path]:
     if "name" not in view.outcome:
         return []
     held_out = view.outcome["schedule"]["held_out"]
-    print(f"Error on pictures not fitted: {held_out['fitted']:.4f}; uniform: {held_out['uniform']:.4f}", file=sys.stderr)
+    print(
+        f"Error on pictures not fitted: {held_out['fitted']:.4f}; uniform: {held_out['uniform']:.4f}", file=sys.stderr
+    )
     path = schedules_folder(studio) / f"{view.outcome['name']}.json"
     if flags.out:
         shutil.copyfile(path, flags.out)

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["main", "method_tables", "parse_choice", "plain"]
 
 _NUMBERS = {
-    "num-inference-steps": "steps of the sampler", "width": "pixels", "height": "pixels",
-    "seed": "of the first picture; picture i of a batch has seed + i", "variation-seed": "of a second noise",
-    "variation-strength": "how far the noise is turned towards the second one, 0 to 1", "batch-size": "pictures",
+    "num-inference-steps": "steps of the sampler",
+    "width": "pixels",
+    "height": "pixels",
+    "seed": "of the first picture; picture i of a batch has seed + i",
+    "variation-seed": "of a second noise",
+    "variation-strength": "how far the noise is turned towards the second one, 0 to 1",
+    "batch-size": "pictures",
 }
 
 
@@ -69,16 +73,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="make pictures from a prompt")
     _add_request(generate)
-    generate.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file; a batch adds -1, -2, ...")
+    generate.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file; a batch adds -1, -2, ..."
+    )
     compare = commands.add_parser("compare", help="one prompt and one noise, several settings")
     _add_request(compare)
-    compare.add_argument("--cell", action="append", default=[], metavar="FIELD=VALUE;...",
-                         help="one cell's settings, e.g. 'sampler=ddim,eta=0.5;num_inference_steps=10'; repeat for more")
+    compare.add_argument(
+        "--cell",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE;...",
+        help="one cell's settings, e.g. 'sampler=ddim,eta=0.5;num_inference_steps=10'; repeat for more",
+    )
     compare.add_argument("--x", metavar="FIELD=V1|V2|...", help="columns of a grid, e.g. 'num_inference_steps=5|10|20'")
     compare.add_argument("--y", metavar="FIELD=V1|V2|...", help="rows of a grid")
     compare.add_argument("--equal", choices=("steps", "nfe"), default="steps", help="what the cells have in common")
     compare.add_argument("--reference-steps", type=int, default=100, help="steps of the reference run; 0 for none")
-    compare.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp (labelled picture) or .csv file")
+    compare.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp (labelled picture) or .csv file"
+    )
     edit = commands.add_parser("edit", help="change a picture")
     _add_request(edit)
     _add_edit(edit)
@@ -106,9 +119,16 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
 
 def _add_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, required=True, metavar="FILE", help="the source")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="a picture of the source's size, white where it may change")
+    parser.add_argument(
+        "--mask", type=Path, metavar="FILE", help="a picture of the source's size, white where it may change"
+    )
     parser.add_argument("--source-prompt", default="", help="what the source shows")
-    parser.add_argument("--edit", default="image_to_image", metavar="KEY[,SETTING=VALUE...]", help="e.g. inpaint, or replace,cross_until=0.4")
+    parser.add_argument(
+        "--edit",
+        default="image_to_image",
+        metavar="KEY[,SETTING=VALUE...]",
+        help="e.g. inpaint, or replace,cross_until=0.4",
+    )
     parser.add_argument("--inversion", default="direct", metavar="KEY[,SETTING=VALUE...]", help="e.g. edict,p=0.93")
     parser.add_argument("--fit", choices=("crop", "resize"), default="crop", help="for a picture of other proportions")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file")
@@ -151,8 +171,12 @@ def _axis(text: str | None) -> dict[str, Any] | None:
 
 def compare_values(flags: argparse.Namespace) -> dict[str, Any]:
     """The plain values of the task "compare" that the flags gave."""
-    values = {"base": request_values(flags), "cells": [_cell(cell) for cell in flags.cell], "equal": flags.equal,
-              "reference": flags.reference_steps > 0}
+    values = {
+        "base": request_values(flags),
+        "cells": [_cell(cell) for cell in flags.cell],
+        "equal": flags.equal,
+        "reference": flags.reference_steps > 0,
+    }
     if flags.reference_steps > 0:
         values["reference_steps"] = flags.reference_steps
     axes = {name: axis for name in ("x", "y") if (axis := _axis(getattr(flags, name))) is not None}
@@ -161,9 +185,17 @@ def compare_values(flags: argparse.Namespace) -> dict[str, Any]:
 
 def edit_values(flags: argparse.Namespace) -> dict[str, Any]:
     """The plain values of the task "edit" that the flags gave; the named files are read."""
-    files = {name: getattr(flags, name).read_bytes() for name in ("picture", "mask") if getattr(flags, name) is not None}
-    return {"base": request_values(flags), **files, "source_prompt": flags.source_prompt, "edit": parse_choice(flags.edit),
-            "inversion": parse_choice(flags.inversion), "fit": flags.fit}
+    files = {
+        name: getattr(flags, name).read_bytes() for name in ("picture", "mask") if getattr(flags, name) is not None
+    }
+    return {
+        "base": request_values(flags),
+        **files,
+        "source_prompt": flags.source_prompt,
+        "edit": parse_choice(flags.edit),
+        "inversion": parse_choice(flags.inversion),
+        "fit": flags.fit,
+    }
 
 
 def follow(job: Job, progress: TextIO) -> View:
@@ -212,13 +244,17 @@ def order_rows() -> list[str]:
     from pipelines.orders import ORDERS, formula_order, whole_run_order
     from pipelines.samplers import SAMPLERS
 
-    parts = ["| deterministic sampler | settings | order in theory | of the formula, measured | of a whole run, measured |",
-             "| --- | --- | --- | --- | --- |"]
+    parts = [
+        "| deterministic sampler | settings | order in theory | of the formula, measured | of a whole run, measured |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for key, rows in ORDERS.items():
         for known in rows:
             told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.settings.items()) or "–"
-            parts.append(f"| {SAMPLERS[key].label} | {told} | {known.theory} | {formula_order(key, known):.2f} "
-                         f"| {whole_run_order(key, known):.2f} |")
+            parts.append(
+                f"| {SAMPLERS[key].label} | {told} | {known.theory} | {formula_order(key, known):.2f} "
+                f"| {whole_run_order(key, known):.2f} |"
+            )
     return parts
 
 
@@ -226,8 +262,11 @@ def _generate(studio: Studio, flags: argparse.Namespace) -> list[Path]:
     require_suffix(flags.out)
     view = follow(studio.submit("text_to_image", request_values(flags)), sys.stderr)
     results = [result for cell in view.cells for result in cell.results]
-    names = [flags.out] if len(results) == 1 else [
-        flags.out.with_stem(f"{flags.out.stem}-{i + 1}") for i in range(len(results))]
+    names = (
+        [flags.out]
+        if len(results) == 1
+        else [flags.out.with_stem(f"{flags.out.stem}-{i + 1}") for i in range(len(results))]
+    )
     for result, name in zip(results, names, strict=True):
         write_result(studio.store.get(result).path, name)
     return names
@@ -259,8 +298,16 @@ def _convergence(studio: Studio, flags: argparse.Namespace) -> list[Path]:
     return run_convergence(studio, flags, request_values(flags))
 
 
-_COMMANDS = {"generate": _generate, "compare": _compare, "edit": _edit, "animate": animate, "convergence": _convergence,
-             "quantize": quantize, "learn": run_learn, **SHELVES}
+_COMMANDS = {
+    "generate": _generate,
+    "compare": _compare,
+    "edit": _edit,
+    "animate": animate,
+    "convergence": _convergence,
+    "quantize": quantize,
+    "learn": run_learn,
+    **SHELVES,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

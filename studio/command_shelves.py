@@ -28,10 +28,15 @@ def add_shelves(commands: Any) -> None:
     for action, words in (("delete", "move this result into the trash"), ("restore", "take it out of the trash")):
         what.add_argument(f"--{action}", action="append", default=[], metavar="ID", help=f"{words}; repeat for more")
     models = commands.add_parser(
-        "models", help="list models and LoRAs, and where they are, as the models folder is now; fetch and try them")
+        "models", help="list models and LoRAs, and where they are, as the models folder is now; fetch and try them"
+    )
     fetch = models.add_mutually_exclusive_group()
-    fetch.add_argument("--download", metavar="KEY", help="fetch this model of the catalogue; Ctrl+C stops, and it goes on later")
-    fetch.add_argument("--load", metavar="KEY", help="load it and say what it takes; it is released when the command ends")
+    fetch.add_argument(
+        "--download", metavar="KEY", help="fetch this model of the catalogue; Ctrl+C stops, and it goes on later"
+    )
+    fetch.add_argument(
+        "--load", metavar="KEY", help="load it and say what it takes; it is released when the command ends"
+    )
 
 
 def _gallery(studio: Studio, flags: argparse.Namespace) -> Iterator[str]:
@@ -100,7 +105,11 @@ def _fetched(studio: Studio, action: str, key: str) -> str:
     if errand.status != "done":
         raise ModelError(errand.message or f"The {action} was stopped.")
     label, held = studio.catalog[key].label, sum(one.bytes for one in memory_of(studio)[0])
-    return f"{label} is on this machine." if action == "download" else f"{label} loads, and takes {file_size(held)} of memory."
+    return (
+        f"{label} is on this machine."
+        if action == "download"
+        else f"{label} loads, and takes {file_size(held)} of memory."
+    )
 
 
 SHELVES = {"gallery": _gallery, "models": _models}

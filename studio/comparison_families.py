@@ -39,8 +39,13 @@ def family_axis(name: str) -> Mapping[str, list[str]]:
 def family_picker(prefix: str, traits: Traits | None) -> gr.Dropdown:
     """The dropdown, which is a button in disguise: choosing a family fills the cells."""
     return gr.Dropdown(
-        families(traits), value=NONE, label="A whole family of samplers", filterable=False,
-        info="Fills the cells, at equal evaluations.", elem_id=elem_id(prefix, "family"))
+        families(traits),
+        value=NONE,
+        label="A whole family of samplers",
+        filterable=False,
+        info="Fills the cells, at equal evaluations.",
+        elem_id=elem_id(prefix, "family"),
+    )
 
 
 def _fitting(name: str, traits: Any) -> list[str]:

@@ -52,12 +52,17 @@ class Cells:
         cells, hidden = [], {}
         for cell in value:
             named = {_SHORT.get(str(name), str(name)): one for name, one in cell.items()}
-            cells.append({name: self._checked(name, named[name], model) for name in (*_METHODS, STEPS, SCALE) if name in named})
+            cells.append(
+                {name: self._checked(name, named[name], model) for name in (*_METHODS, STEPS, SCALE) if name in named}
+            )
             hidden |= dict.fromkeys(name for name in named if name not in cells[-1])
             for name in _METHODS.keys() & named.keys():
                 hidden |= dict.fromkeys(f"{name} {one}" for one in Choice.parse(named[name]).settings)
         names = ", ".join(hidden)[:200]
-        return cells, f"what cells set beside sampler, schedule, steps and guidance is left out ({names})." if hidden else ""
+        return (
+            cells,
+            f"what cells set beside sampler, schedule, steps and guidance is left out ({names})." if hidden else "",
+        )
 
     def _checked(self, name: str, value: Any, model: str) -> Any:
         if name in _METHODS:

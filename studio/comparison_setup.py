@@ -124,8 +124,9 @@ class ComparisonSetup:
         self.mode.input(lambda data: self._panels(data[self.mode]), inputs={self.mode}, outputs=panels, **PLUMBING)
         chosen = {**edit, "inputs": {*edit["inputs"], self.family}, "outputs": {*editor, self.family}}
         self.family.input(self._whole_family, **chosen)
-        self.form.fields["model"].input(self._families, inputs={self.form.fields["model"]}, outputs={self.family},
-                                        **PLUMBING)
+        self.form.fields["model"].input(
+            self._families, inputs={self.form.fields["model"]}, outputs={self.family}, **PLUMBING
+        )
         for button, preset in self.buttons.items():
             button.click(lambda data, preset=preset: self._preset(data, *preset), **edit)
 
@@ -209,7 +210,9 @@ class ComparisonSetup:
             updates |= self.cells.updates(rows_of(own["cells"], base), traits, own.get("equal", STEPS) == NFE)
             updates |= {self.mode: CELLS, **self._panels(CELLS)}
         elif "x" in own:
-            axes = {name: [own[name]["field"], own[name]["values"]] if name in own else [NONE, ""] for name in ("x", "y")}
+            axes = {
+                name: [own[name]["field"], own[name]["values"]] if name in own else [NONE, ""] for name in ("x", "y")
+            }
             updates |= {**self.axes.updates(axes), self.mode: GRID, **self._panels(GRID)}
         names = ("equal", "reference", "reference_steps")
         return updates | {getattr(self, name): own[name] for name in names if name in own}

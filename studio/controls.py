@@ -186,7 +186,9 @@ def method_controls(
         traits: of the model chosen at first; None offers every method.
     """
     methods = table.fitting(traits) if traits else list(table.values())
-    wanted = Choice.parse(choice) if choice is not None and methods else Choice(next(iter(methods or table.values())).key)
+    wanted = (
+        Choice.parse(choice) if choice is not None and methods else Choice(next(iter(methods or table.values())).key)
+    )
     chosen = table[wanted.key]
     method = gr.Dropdown(
         _choices(methods),
@@ -201,7 +203,9 @@ def method_controls(
     for candidate in table.values():
         if candidate.settings is NoSettings:
             continue
-        with gr.Column(visible=bool(methods) and candidate.key == chosen.key, elem_classes="sw-panel", min_width=0) as panel:
+        with gr.Column(
+            visible=bool(methods) and candidate.key == chosen.key, elem_classes="sw-panel", min_width=0
+        ) as panel:
             settings[candidate.key] = settings_controls(candidate.settings, elem_id(prefix, table.kind, candidate.key))
         panels[candidate.key] = panel
     for name, value in wanted.settings.items():

@@ -53,15 +53,31 @@ class ConvergencePanel(RunningTab):
     def _build(self) -> None:
         families = ", ".join(f"all {name}" for name in SAMPLERS.groups[:4])
         self.samplers = gr.Textbox(
-            FIRST, label="Samplers", info=f"Keys or names with commas; whole families too: {families}, … or all.",
-            max_lines=3, max_length=2000, elem_id="cmp-conv-samplers")
+            FIRST,
+            label="Samplers",
+            info=f"Keys or names with commas; whole families too: {families}, … or all.",
+            max_lines=3,
+            max_length=2000,
+            elem_id="cmp-conv-samplers",
+        )
         with gr.Row():
             self.evaluations = gr.Textbox(
-                ", ".join(map(str, EVALUATIONS)), label="Evaluations",
-                info="Every guidance branch counts.", max_lines=2, max_length=400, elem_id="cmp-conv-evaluations")
+                ", ".join(map(str, EVALUATIONS)),
+                label="Evaluations",
+                info="Every guidance branch counts.",
+                max_lines=2,
+                max_length=400,
+                elem_id="cmp-conv-evaluations",
+            )
             self.reference_steps = gr.Slider(
-                20, REFERENCE_STEPS, value=REFERENCE_STEPS, step=1, label="Steps of the reference", buttons=[],
-                elem_id="cmp-conv-reference")
+                20,
+                REFERENCE_STEPS,
+                value=REFERENCE_STEPS,
+                step=1,
+                label="Steps of the reference",
+                buttons=[],
+                elem_id="cmp-conv-reference",
+            )
         gr.HTML("<p class='sw-hint'>Prompt, seed number, schedule, guidance and start are the shared ones.</p>")
         self.run = gr.Button("Measure", variant="primary", elem_id="cmp-conv-run", elem_classes="sw-measure")
         self.stop = gr.Button("Stop", variant="stop", elem_id="cmp-conv-stop", elem_classes="sw-stop")
@@ -107,14 +123,18 @@ class SchedulePanel:
 
     def __init__(self, studio: Studio, form: RequestForm):
         self.studio, self.form = studio, form
-        self.fold = gr.Accordion("The shared schedule: noise level and signal-to-noise ratio", open=False,
-                                 elem_id="cmp-schedule-fold")
+        self.fold = gr.Accordion(
+            "The shared schedule: noise level and signal-to-noise ratio", open=False, elem_id="cmp-schedule-fold"
+        )
         with self.fold:
             self.plots = gr.HTML("<p class='sw-hint'>Drawn when opened.</p>", elem_id="cmp-schedule-plots")
 
     def wire(self) -> None:
         """Connect it, once the shared settings stand."""
-        inputs = {*self._fields.values(), *(part for one in self._methods.values() for part in (one.method, *one.fields))}
+        inputs = {
+            *self._fields.values(),
+            *(part for one in self._methods.values() for part in (one.method, *one.fields)),
+        }
         triggers = [self.fold.expand, *(component.change for component in inputs)]
         gr.on(triggers, self._draw, inputs=inputs, outputs={self.plots}, trigger_mode="always_last", **PLUMBING)
 

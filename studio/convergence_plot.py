@@ -60,7 +60,9 @@ def left_out_words(outcome: Mapping[str, Any]) -> str:
         steps.setdefault(one["label"], []).append(one["steps"])
     if not steps:
         return ""
-    told = "; ".join(f"{label} at {', '.join(map(str, counts))} step{'s' * (counts != [1])}" for label, counts in steps.items())
+    told = "; ".join(
+        f"{label} at {', '.join(map(str, counts))} step{'s' * (counts != [1])}" for label, counts in steps.items()
+    )
     return f"Left out, since the schedule does not serve them: {told}. {outcome['left_out'][0]['reason']}"
 
 
@@ -142,7 +144,8 @@ def _series(index: int, own: Sequence[Point], label: str, across: _Scale, up: _S
 def _mark(index: int, x: float, y: float, title: str = "") -> str:
     shape = MARKS[index // len(COLOURS) % len(MARKS)] if index >= len(COLOURS) else MARKS[index % len(MARKS)]
     corners = {
-        "square": [(-4, -4), (4, -4), (4, 4), (-4, 4)], "diamond": [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
+        "square": [(-4, -4), (4, -4), (4, 4), (-4, 4)],
+        "diamond": [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
         "triangle": [(0, -5.5), (5, 4), (-5, 4)],
     }.get(shape)
     told = f"<title>{escape(title)}</title>" if title else ""
@@ -159,7 +162,8 @@ def _legend(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str
         f'<li style="--own:{_colour(index)}"><svg class="sw-plot" viewBox="0 0 34 12" aria-hidden="true">'
         f'<polyline points="1,6 33,6" stroke-dasharray="{_dash(index)}"/>{_mark(index, 17, 6)}</svg>'
         f"<span>{escape(labels[index])}</span><b>{_percent(series[index][-1]['error'])}</b></li>"
-        for index in order)
+        for index in order
+    )
     return f'<ul class="sw-legend">{items}</ul>'
 
 
@@ -171,14 +175,18 @@ def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
         total = sum(seconds.values()) or 1.0
         bars = "".join(
             f'<i style="width:{100 * seconds[name] / total:.2f}%;background:{colour}"></i>'
-            for (name, _), colour in zip(PARTS, PART_COLOURS, strict=True))
+            for (name, _), colour in zip(PARTS, PART_COLOURS, strict=True)
+        )
         words = ", ".join(f"{label.lower()} {_share(seconds[name] / total)}" for name, label in PARTS)
         ratio = _share(seconds["own"] / (seconds["network"] or 1))
         rows.append(
             f"<tr><th scope='row'>{escape(labels[index])}</th><td><div class='sw-shares' role='img' "
-            f"aria-label='{escape(words)}'>{bars}</div></td><td>{ratio}</td><td>{duration(total)}</td></tr>")
-    keys = "".join(f'<li><i style="background:{colour}"></i>{label}</li>'
-                   for (_, label), colour in zip(PARTS, PART_COLOURS, strict=True))
+            f"aria-label='{escape(words)}'>{bars}</div></td><td>{ratio}</td><td>{duration(total)}</td></tr>"
+        )
+    keys = "".join(
+        f'<li><i style="background:{colour}"></i>{label}</li>'
+        for (_, label), colour in zip(PARTS, PART_COLOURS, strict=True)
+    )
     return (
         f'<h2>Where the time goes</h2><ul class="sw-legend sw-parts">{keys}</ul>'
         '<div class="sw-table sw-scroll" tabindex="0" role="region" aria-label="Where the time goes"><table><thead>'

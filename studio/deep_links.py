@@ -82,7 +82,9 @@ def link(tab: str, values: Mapping[str, Any], own: Mapping[str, str] = {}, alway
         always: fields that are told though they are as by default, since the tab begins with others.
     """
     plain, always = Request().to_json(), set(always)
-    given = {name: values[name] for name in FIELDS if name in values and (name in always or values[name] != plain[name])}
+    given = {
+        name: values[name] for name in FIELDS if name in values and (name in always or values[name] != plain[name])
+    }
     texts = {name: choice_text(value) if name in METHODS else str(value) for name, value in given.items()}
     return "?" + urlencode({"tab": tab, **texts, **own})
 

@@ -14,8 +14,13 @@ from studio import __version__, infotext
 __all__ = ["described"]
 
 
-def described(request: Request, label: str, traits: Traits | None, figures: Mapping[str, Any] | None = None,
-              unread: Collection[str] = ()) -> tuple[dict[str, Any], str]:
+def described(
+    request: Request,
+    label: str,
+    traits: Traits | None,
+    figures: Mapping[str, Any] | None = None,
+    unread: Collection[str] = (),
+) -> tuple[dict[str, Any], str]:
     """A result's metadata, and the same as text; neither claims what the model took no notice of.
 
     Args:
@@ -25,9 +30,14 @@ def described(request: Request, label: str, traits: Traits | None, figures: Mapp
         figures: measured in the run.
         unread: further methods that the model took no notice of, by their field.
     """
-    left = {*unread, *(name for name, table in TABLES.items() if traits and table[getattr(request, name).key].fit(traits))}
-    plain, complete = ({name: value for name, value in one.items() if name not in left}
-                       for one in (request.to_json(), _complete(request)))
+    left = {
+        *unread,
+        *(name for name, table in TABLES.items() if traits and table[getattr(request, name).key].fit(traits)),
+    }
+    plain, complete = (
+        {name: value for name, value in one.items() if name not in left}
+        for one in (request.to_json(), _complete(request))
+    )
     metadata = {"request": plain, "figures": dict(figures or {}), "version": __version__}
     return metadata, infotext.write(complete, infotext.Labels(model=label, version=f"Stepwise {__version__}"))
 

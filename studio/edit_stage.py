@@ -86,7 +86,9 @@ class EditRenderer:
         }
         if any(cell.frames for cell in view.cells):
             parts |= _shown("picture") | {"hero": {"src": _hero(view.cells)}}
-        if view.status.final and view.cells and view.cells[-1].images is not None:  # a failed one, too: the disk was full
+        if (
+            view.status.final and view.cells and view.cells[-1].images is not None
+        ):  # a failed one, too: the disk was full
             parts |= _shown("slider") | self._finished(view)
         elif view.status.final and view.cells and view.cells[-1].results:  # an old job's pictures are in the store only
             made = self._download(view)
@@ -155,7 +157,10 @@ def edit_figures(view: View) -> str:
         pairs += [
             ("Reconstruction PSNR", _decibels(reconstruction.get("psnr"))),
             ("SSIM", presentation.number(reconstruction.get("ssim"))),
-            ("LPIPS", presentation.number(reconstruction["lpips"]) if "lpips" in reconstruction else "weights not here"),
+            (
+                "LPIPS",
+                presentation.number(reconstruction["lpips"]) if "lpips" in reconstruction else "weights not here",
+            ),
             ("VAE alone", _decibels(reconstruction.get("autoencoder_psnr"))),
         ]
     if "background_psnr" in edit:

@@ -61,20 +61,34 @@ class RequestForm:
     def words(self) -> None:
         """Style and negative prompt."""
         self.fields["style"] = gr.Dropdown(
-            _style_choices(self.first.key), value=NO_STYLE, label="Style", info="A few words put around the prompt.",
-            filterable=False, elem_id=self._id("style"))
+            _style_choices(self.first.key),
+            value=NO_STYLE,
+            label="Style",
+            info="A few words put around the prompt.",
+            filterable=False,
+            elem_id=self._id("style"),
+        )
         self._text("negative_prompt", "Negative prompt", info="What the picture should not show.", lines=2, max_lines=6)
 
     def model(self) -> None:
         """The model; choosing one brings its own settings and offers only what fits it."""
         self.fields["model"] = gr.Dropdown(
-            self.model_choices(), value=self.first.key, label="Model", info=model_note(self.first),
-            elem_id=self._id("model"))
+            self.model_choices(),
+            value=self.first.key,
+            label="Model",
+            info=model_note(self.first),
+            elem_id=self._id("model"),
+        )
 
     def steps(self) -> None:
         """How many steps."""
-        self._slider("num_inference_steps", "Steps", (1, self.studio.limits.max_steps), self._steps(self.first),
-                     elem_id=self._id("steps"))
+        self._slider(
+            "num_inference_steps",
+            "Steps",
+            (1, self.studio.limits.max_steps),
+            self._steps(self.first),
+            elem_id=self._id("steps"),
+        )
 
     def seed(self) -> None:
         """A new seed for each run, or a fixed one. Text, since a browser's numbers end at 2^53."""
@@ -82,8 +96,14 @@ class RequestForm:
         self.fields["seed_mode"] = gr.Radio(choices, value=RANDOM, label="Seed", elem_id=self._id("seed_mode"))
         with gr.Row(elem_classes="sw-seed"):
             self.fields["seed"] = gr.Textbox(
-                "0", label="Seed number", show_label=False, max_lines=1, min_width=130, scale=3,
-                elem_id=self._id("seed"))
+                "0",
+                label="Seed number",
+                show_label=False,
+                max_lines=1,
+                min_width=130,
+                scale=3,
+                elem_id=self._id("seed"),
+            )
             self.roll = gr.Button("Roll", size="sm", min_width=50, scale=1, elem_id=self._id("seed-roll"))
             self.reuse = gr.Button("Reuse last", size="sm", min_width=90, scale=1, elem_id=self._id("seed-reuse"))
 
@@ -99,14 +119,22 @@ class RequestForm:
     def method(self, name: str) -> None:
         """The sampler, the schedule or the guidance, with its settings."""
         self.methods[name] = method_controls(
-            TABLES[name], self.prefix, choice=self.first.defaults.get(name), traits=self.studio.traits(self.first.key))
+            TABLES[name], self.prefix, choice=self.first.defaults.get(name), traits=self.studio.traits(self.first.key)
+        )
 
     def variation(self) -> None:
         """A second noise to turn towards."""
-        self._slider("variation_strength", "Variation strength", (0, 1), 0, step=0.01,
-                     info="How far the noise is turned towards a second one.")
+        self._slider(
+            "variation_strength",
+            "Variation strength",
+            (0, 1),
+            0,
+            step=0.01,
+            info="How far the noise is turned towards a second one.",
+        )
         self.fields["variation_seed"] = gr.Textbox(
-            "0", label="Variation seed", max_lines=1, elem_id=self._id("variation_seed"))
+            "0", label="Variation seed", max_lines=1, elem_id=self._id("variation_seed")
+        )
 
     def loras(self) -> None:
         """LoRAs of the models folder, each with its weight."""
@@ -191,11 +219,13 @@ class RequestForm:
 
     def _slider(self, name: str, label: str, allowed: tuple[float, float], value: float, **more: Any) -> None:
         self.fields[name] = gr.Slider(
-            *allowed, value=value, label=label, buttons=[], **{"step": 1, "elem_id": self._id(name), **more})
+            *allowed, value=value, label=label, buttons=[], **{"step": 1, "elem_id": self._id(name), **more}
+        )
 
     def _text(self, name: str, label: str, value: str = "", **more: Any) -> gr.Textbox:
         self.fields[name] = gr.Textbox(
-            value=value, label=label, max_length=self.studio.limits.max_prompt, elem_id=self._id(name), **more)
+            value=value, label=label, max_length=self.studio.limits.max_prompt, elem_id=self._id(name), **more
+        )
         return self.fields[name]
 
     def model_choices(self) -> list[tuple[str, str]]:

@@ -75,7 +75,9 @@ def thumbnail(record: Record, folder: Path) -> Path | None:
 def _shrunk(source: Path | io.BytesIO) -> Image.Image:
     with Image.open(source, formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
         if picture.width * picture.height > _MOST_PIXELS:
-            raise StoreError(f"A picture of {picture.width} × {picture.height} pixels has too many pixels for a thumbnail.")
+            raise StoreError(
+                f"A picture of {picture.width} × {picture.height} pixels has too many pixels for a thumbnail."
+            )
         picture.draft("RGB", (_SIDE, _SIDE))
         picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         if not picture.has_transparency_data:

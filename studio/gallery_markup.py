@@ -139,7 +139,9 @@ def _whole(record: Record) -> str:
 
 def pair(first: Record, second: Record) -> str:
     """Two pictures on each other behind a slider."""
-    images = "".join(f'<img alt="{escape(caption(one))}" data-file="{escape(address(one.id))}">' for one in (first, second))
+    images = "".join(
+        f'<img alt="{escape(caption(one))}" data-file="{escape(address(one.id))}">' for one in (first, second)
+    )
     captions = "".join(
         f"<span>{escape(caption(one))}<br>{escape(_moment(one.created))}</span>" for one in (first, second)
     )

@@ -51,10 +51,17 @@ class Shelf:
     def finder(self) -> None:
         """What is searched for."""
         self.search = gr.Textbox(
-            label="Search the prompts", placeholder="fox blue", max_lines=1, scale=3, min_width=180,
-            max_length=_LONGEST_SEARCH, elem_id="gal-search")
+            label="Search the prompts",
+            placeholder="fox blue",
+            max_lines=1,
+            scale=3,
+            min_width=180,
+            max_length=_LONGEST_SEARCH,
+            elem_id="gal-search",
+        )
         self.kind = gr.Dropdown(
-            [("All kinds", "")], value="", label="Kind", filterable=False, scale=1, min_width=160, elem_id="gal-kind")
+            [("All kinds", "")], value="", label="Kind", filterable=False, scale=1, min_width=160, elem_id="gal-kind"
+        )
 
     def found(self) -> None:
         """What was found."""
@@ -137,7 +144,9 @@ class Shelf:
         return look.tiles([(record, thumbnail(record, self._thumbnails)) for record in records], name, hidden)
 
     def _ended(self, records: Sequence[Record], more: bool, name: str, shown: int, last: str = "") -> dict[Any, Any]:
-        told = f"{plural(shown, 'result')}{', newest first' if shown > 1 else ''}" + (", and more below" if more else "")
+        told = f"{plural(shown, 'result')}{', newest first' if shown > 1 else ''}" + (
+            ", and more below" if more else ""
+        )
         return {
             self.next: "",
             self.summary: f'<p class="sw-hint" role="status">{told if shown else ""}</p>',

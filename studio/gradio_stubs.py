@@ -17,8 +17,9 @@ _MODULE, _WRITER = "gradio.component_meta", "create_or_modify_pyi"
 class _WithoutStubs(importlib.abc.MetaPathFinder):
     """Finds the one module as anybody would, and takes the writer out of it as soon as it is loaded."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None,
-                  target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name != _MODULE:
             return None
         sys.meta_path.remove(self)

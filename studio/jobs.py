@@ -180,11 +180,15 @@ class Job:
         """The job as it stands now."""
         position, wait = self.queue_place() if self._status is JobStatus.QUEUED else (0, None)
         with self._changed:
-            cells = tuple(dataclasses.replace(cell, rows=list(cell.rows), frames=list(cell.frames)) for cell in self._cells)
+            cells = tuple(
+                dataclasses.replace(cell, rows=list(cell.rows), frames=list(cell.frames)) for cell in self._cells
+            )
             end = self._ended if self._ended is not None else self._clock()
             seconds = 0.0 if self._started is None else end - self._started
             running = self._ran + (0.0 if self._running_since is None else end - self._running_since)
-            return View(self._version, self._status, self._message, position, wait, cells, seconds, running, self._outcome)
+            return View(
+                self._version, self._status, self._message, position, wait, cells, seconds, running, self._outcome
+            )
 
     def wait(self, version: int = -1, timeout: float | None = None) -> View:
         """The first view newer than `version`, or the present one after `timeout` seconds."""

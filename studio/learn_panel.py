@@ -41,7 +41,9 @@ class LearnPanel(RunningTab):
         self.studio, self.shell, self.form = studio, shell, form
         self.session = shell.sessions[KEY]
         with (
-            gr.Accordion("Learn a schedule for the shared model, sampler and steps", open=False, elem_id="cmp-learn-fold"),
+            gr.Accordion(
+                "Learn a schedule for the shared model, sampler and steps", open=False, elem_id="cmp-learn-fold"
+            ),
             gr.Column(elem_classes="sw-measuring", elem_id=self.root),
         ):
             self._build()
@@ -50,8 +52,15 @@ class LearnPanel(RunningTab):
         self.learner = method_controls(LEARNERS, "cmp-learn", label="How")
         with gr.Row():
             self.pictures = settings_controls(PictureSettings, "cmp-learn")
-        self.prompts = gr.Textbox("", label="Prompts", info="One a line; empty takes simple ones.", lines=2, max_lines=6,
-                                  max_length=20000, elem_id="cmp-learn-prompts")
+        self.prompts = gr.Textbox(
+            "",
+            label="Prompts",
+            info="One a line; empty takes simple ones.",
+            lines=2,
+            max_lines=6,
+            max_length=20000,
+            elem_id="cmp-learn-prompts",
+        )
         self.run = gr.Button("Fit", variant="primary", elem_id="cmp-learn-run", elem_classes="sw-measure")
         self.stop = gr.Button("Stop", variant="stop", elem_id="cmp-learn-stop", elem_classes="sw-stop")
         self.notice = gr.HTML(elem_id="cmp-learn-notice", elem_classes="sw-notices")
@@ -66,8 +75,11 @@ class LearnPanel(RunningTab):
         self._wire_run(form, LiveTab(KEY, form.read, self._renderer))
 
     def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        own = {"learner": self.learner.choice(data), "prompts": data[self.prompts] or "",
-               "pictures": settings_values(self.pictures, data, PictureSettings)}
+        own = {
+            "learner": self.learner.choice(data),
+            "prompts": data[self.prompts] or "",
+            "pictures": settings_values(self.pictures, data, PictureSettings),
+        }
         request = self.form.request(self.form.draft(data))
         return own, {**own, "base": {name: request[name] for name in _TAKEN if name in request}}
 

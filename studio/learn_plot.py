@@ -29,17 +29,24 @@ def learn_view(outcome: Mapping[str, Any]) -> str:
     if not curve:
         return EMPTY
     evolving = any("population" in row for row in curve)
-    keys = [("best so far" if evolving else "pictures of the round", LOSS), ("the population" if evolving else "pictures not fitted", HELD)]
+    keys = [
+        ("best so far" if evolving else "pictures of the round", LOSS),
+        ("the population" if evolving else "pictures not fitted", HELD),
+    ]
     legend = "".join(f'<li><i style="background:{colour}"></i>{escape(name)}</li>' for name, colour in keys)
     return (
         '<div class="sw-convergence"><h3>Error by round</h3><p class="sw-hint">Of the final latents, relative to the '
-        f"long run’s.</p>{_plot(curve)}<ul class=\"sw-legend sw-parts\">{legend}</ul>{_result(outcome)}</div>"
+        f'long run’s.</p>{_plot(curve)}<ul class="sw-legend sw-parts">{legend}</ul>{_result(outcome)}</div>'
     )
 
 
 def _plot(curve: Sequence[Mapping[str, Any]]) -> str:
-    dots = [(row["round"], value) for row in curve for value in (*row.get("population", ()), *_held(row))
-            if math.isfinite(value) and value > 0]
+    dots = [
+        (row["round"], value)
+        for row in curve
+        for value in (*row.get("population", ()), *_held(row))
+        if math.isfinite(value) and value > 0
+    ]
     values = [row["loss"] for row in curve] + [value for _, value in dots]
     low, high = math.log(min(values)), math.log(max(min(max(values), 20 * min(values)), min(values) * 1.2))
     last = max(curve[-1]["round"], 1)
@@ -49,8 +56,10 @@ def _plot(curve: Sequence[Mapping[str, Any]]) -> str:
         return LEFT + at / last * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(row["round"], row["loss"]) for row in curve))
-    marks = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4"><title>{value:.4f} in round {at}</title></circle>'
-                    for (x, y), (at, value) in ((place(*dot), dot) for dot in dots))
+    marks = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4"><title>{value:.4f} in round {at}</title></circle>'
+        for (x, y), (at, value) in ((place(*dot), dot) for dot in dots)
+    )
     told = f"From {curve[0]['loss']:.3f} in round {curve[0]['round']} to {curve[-1]['loss']:.3f} in round {curve[-1]['round']}."
     return (
         f'<svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}">{_axes(low, high, last, place)}'

@@ -152,7 +152,13 @@ def _submit(studio: Studio, tab: LiveTab, sent: Sequence[Any], owner: str) -> tu
         draft, values = tab.read(sent)
     except StepwiseError:  # some of ours are ValueErrors too
         raise
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:  # the page sends none of these, a program may
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+    ) as error:  # the page sends none of these, a program may
         _LOG.info("a form that cannot be read: %r", error)
         raise SettingsError("The form could not be read. Reload the page and try again.") from error
     return studio.submit(tab.key, values, owner), draft

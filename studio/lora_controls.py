@@ -56,8 +56,7 @@ class LoraControls:
     def follow(self) -> None:
         """Wire the weights to the names, once, inside the Blocks."""
         names = self.names
-        names.input(
-            lambda data: self._shown(data[names] or []), inputs={names}, outputs=set(self.weights), **PLUMBING)
+        names.input(lambda data: self._shown(data[names] or []), inputs={names}, outputs=set(self.weights), **PLUMBING)
 
 
 def lora_controls(offered: Sequence[str], places: int, prefix: str) -> LoraControls:
@@ -68,12 +67,28 @@ def lora_controls(offered: Sequence[str], places: int, prefix: str) -> LoraContr
         places: how many may be applied together.
         prefix: begins every component's id.
     """
-    names = gr.Dropdown(list(offered), value=[], multiselect=True, label="LoRA", info=_info(offered),
-                        max_choices=places, elem_id=elem_id(prefix, "loras"))
+    names = gr.Dropdown(
+        list(offered),
+        value=[],
+        multiselect=True,
+        label="LoRA",
+        info=_info(offered),
+        max_choices=places,
+        elem_id=elem_id(prefix, "loras"),
+    )
     weights = tuple(
-        gr.Slider(-4, 4, value=1, step=0.05, label=f"Weight {place + 1}", visible=False, buttons=[],
-                  elem_id=elem_id(prefix, f"lora-{place}"))
-        for place in range(places))
+        gr.Slider(
+            -4,
+            4,
+            value=1,
+            step=0.05,
+            label=f"Weight {place + 1}",
+            visible=False,
+            buttons=[],
+            elem_id=elem_id(prefix, f"lora-{place}"),
+        )
+        for place in range(places)
+    )
     controls = LoraControls(names, weights)
     controls.follow()
     return controls

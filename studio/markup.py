@@ -46,9 +46,7 @@ EMPTY_STAGE = """
 )
 
 ICON_DOWNLOAD = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/></svg>'
-ICON_FULLSCREEN = (
-    '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 9V4h5m6 0h5v5m0 6v5h-5m-6 0H4v-5"/></svg>'
-)
+ICON_FULLSCREEN = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 9V4h5m6 0h5v5m0 6v5h-5m-6 0H4v-5"/></svg>'
 
 EMPTY_TRAJECTORY = (
     "<p class='sw-hint'>Step by step: the noisy latents, the estimate of the finished picture in them, and the "

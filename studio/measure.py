@@ -29,7 +29,16 @@ from studio.engine.heap import give_back
 from studio.jobs import Job, JobStatus
 from studio.reliability.memory import used
 
-__all__ = ["Figure", "alternating", "backend_figures", "markdown", "request_for", "step_seconds", "switching", "timed_loop"]
+__all__ = [
+    "Figure",
+    "alternating",
+    "backend_figures",
+    "markdown",
+    "request_for",
+    "step_seconds",
+    "switching",
+    "timed_loop",
+]
 
 PROMPT = "a fox on a blue background"
 STEPS = 25
@@ -66,13 +75,18 @@ def alternating(first: Callable[[], float], second: Callable[[], float], rounds:
     for i in range(rounds):
         pair = (first(), second()) if i % 2 == 0 else (second(), first())[::-1]
         pairs.append(pair)
-    return (statistics.median(a / b for a, b in pairs), statistics.median(a for a, _ in pairs),
-            statistics.median(b for _, b in pairs))
+    return (
+        statistics.median(a / b for a, b in pairs),
+        statistics.median(a for a, _ in pairs),
+        statistics.median(b for _, b in pairs),
+    )
 
 
 def request_for(seed: int = 0, **changes: Any) -> Request:
     """The request that all figures use."""
-    plain = Request(prompt=PROMPT, num_inference_steps=STEPS, seed=seed, guidance=Choice("cfg", {"guidance_scale": 4.0}))
+    plain = Request(
+        prompt=PROMPT, num_inference_steps=STEPS, seed=seed, guidance=Choice("cfg", {"guidance_scale": 4.0})
+    )
     return plain.replace(**changes)
 
 
@@ -90,8 +104,12 @@ def stock_pipeline(family: Family) -> Any:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-    pipeline = StableDiffusionPipeline(**{name: family.components[name] for name in names}, safety_checker=None,
-                                       feature_extractor=None, requires_safety_checker=False)
+    pipeline = StableDiffusionPipeline(
+        **{name: family.components[name] for name in names},
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -100,22 +118,35 @@ def stock_pipeline(family: Family) -> Any:
 def timed_stock(pipeline: Any, request: Request) -> float:
     """Seconds of the stock pipeline for the same request."""
     began = time.perf_counter()
-    pipeline(request.prompt, num_inference_steps=request.num_inference_steps, guidance_scale=4.0, width=request.width,
-             height=request.height, generator=torch.Generator().manual_seed(request.seed), output_type="np")
+    pipeline(
+        request.prompt,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=4.0,
+        width=request.width,
+        height=request.height,
+        generator=torch.Generator().manual_seed(request.seed),
+        output_type="np",
+    )
     return time.perf_counter() - began
 
 
 def loop_against_stock(family: Family, rounds: int) -> Figure:
     """Our loop ÷ the stock pipeline."""
     request, pipeline = resolve(request_for(), family), stock_pipeline(family)
-    ratio, ours, theirs = alternating(lambda: timed_loop(family, request), lambda: timed_stock(pipeline, request), rounds)
-    return Figure("our loop ÷ the stock pipeline", ratio, "×", 1.0, f"{ours:.2f} s against {theirs:.2f} s, {STEPS} steps")
+    ratio, ours, theirs = alternating(
+        lambda: timed_loop(family, request), lambda: timed_stock(pipeline, request), rounds
+    )
+    return Figure(
+        "our loop ÷ the stock pipeline", ratio, "×", 1.0, f"{ours:.2f} s against {theirs:.2f} s, {STEPS} steps"
+    )
 
 
 def batch_of_eight(family: Family, rounds: int) -> Figure:
     """Eight cells sharing a batch ÷ one after another."""
-    requests = [resolve(request_for(sampler=Choice(key)), family)
-                for key in ("dpmpp_2m", "dpmpp_1", "ddim", "euler", "euler_a", "unipc", "dpmpp_2m", "ddim")]
+    requests = [
+        resolve(request_for(sampler=Choice(key)), family)
+        for key in ("dpmpp_2m", "dpmpp_1", "ddim", "euler", "euler_a", "unipc", "dpmpp_2m", "ddim")
+    ]
 
     def together() -> float:
         began = time.perf_counter()
@@ -131,7 +162,9 @@ def batch_of_eight(family: Family, rounds: int) -> Figure:
         return time.perf_counter() - began
 
     ratio, one, other = alternating(together, apart, rounds)
-    return Figure("eight cells sharing a batch ÷ one after another", ratio, "×", None, f"{one:.2f} s against {other:.2f} s")
+    return Figure(
+        "eight cells sharing a batch ÷ one after another", ratio, "×", None, f"{one:.2f} s against {other:.2f} s"
+    )
 
 
 def step_seconds(family: Family) -> float:
@@ -154,8 +187,13 @@ def stop_to_free(studio: Studio, step: float, rounds: int) -> Figure:
         _until(job, lambda view: view.status.final)
         waits.append(time.perf_counter() - began)
     worst = max(waits)
-    return Figure("stop to device free", worst * 1000, "ms", (step + 0.05) * 1000,
-                  f"worst of {rounds}; one evaluation takes {step * 1000:.0f} ms")
+    return Figure(
+        "stop to device free",
+        worst * 1000,
+        "ms",
+        (step + 0.05) * 1000,
+        f"worst of {rounds}; one evaluation takes {step * 1000:.0f} ms",
+    )
 
 
 def second_use(studio: Studio, rounds: int) -> Figure:
@@ -165,7 +203,9 @@ def second_use(studio: Studio, rounds: int) -> Figure:
         began = time.perf_counter()
         with studio.model("emoji", Job("text_to_image", None)):
             spent.append(time.perf_counter() - began)
-    return Figure("second use of a loaded model", statistics.median(spent[1:]) * 1000, "ms", 50, f"median of {rounds - 1}")
+    return Figure(
+        "second use of a loaded model", statistics.median(spent[1:]) * 1000, "ms", 50, f"median of {rounds - 1}"
+    )
 
 
 def _until(job: Job, done: Callable[[Any], bool], seconds: float = 60) -> None:
@@ -205,7 +245,10 @@ def switching(folder: Path, switches: int = 20) -> Figure:
         weights = folder / "models" / name / "unet" / "diffusion_pytorch_model.safetensors"
         save_file({key: tensor * factor for key, tensor in load_file(weights).items()}, weights)
     budget = 72 * 2**20
-    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu", memory_budget=budget))
+    studio = Studio(
+        StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu", memory_budget=budget)
+    )
+
     def use(model: str) -> None:
         values = {**request_for().to_json(), "model": model, "num_inference_steps": 1}
         _until(studio.submit("text_to_image", values), lambda view: view.status.final)
@@ -221,8 +264,13 @@ def switching(folder: Path, switches: int = 20) -> Figure:
         rise, counted = peak.bytes - before, studio.cache.peak_bytes
     finally:
         studio.close()
-    return Figure("peak memory after switching 20 times among three models ÷ budget", rise / budget, "×", 1.05,
-                  f"rise of the process {rise / 2**20:.0f} of {budget / 2**20:.0f} MiB; the cache counts {counted / 2**20:.0f} MiB")
+    return Figure(
+        "peak memory after switching 20 times among three models ÷ budget",
+        rise / budget,
+        "×",
+        1.05,
+        f"rise of the process {rise / 2**20:.0f} of {budget / 2**20:.0f} MiB; the cache counts {counted / 2**20:.0f} MiB",
+    )
 
 
 def backend_figures(studio: Studio, rounds: int = 7) -> list[Figure]:

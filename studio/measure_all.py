@@ -23,14 +23,18 @@ def main() -> int:
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        settings = parse_flags([part for kind in ("models", "outputs", "temp") for part in (f"--{kind}-folder", str(folder / kind))])
+        settings = parse_flags(
+            [part for kind in ("models", "outputs", "temp") for part in (f"--{kind}-folder", str(folder / kind))]
+        )
         prepare_environment(settings.temp)
         figures = _figures(folder, settings, flags.rounds)
     from studio.measure import markdown
 
     print(markdown(figures))
     if flags.out:
-        flags.out.write_text(json.dumps([dataclasses.asdict(figure) for figure in figures], indent=1, ensure_ascii=False))
+        flags.out.write_text(
+            json.dumps([dataclasses.asdict(figure) for figure in figures], indent=1, ensure_ascii=False)
+        )
     return int(any(figure.must is not None and figure.value > figure.must for figure in figures))
 
 
@@ -46,8 +50,11 @@ def _figures(folder: Path, settings: object, rounds: int) -> list:
     studio = Studio(StudioSettings(outputs=settings.outputs, models=settings.models, device="cpu"))
     try:
         figures = backend_figures(studio, rounds)
-        with running(build_page(studio), settings, **launch_options()) as url, chromium() as browser, \
-                studio.model("emoji", Job("text_to_image", None)) as family:
+        with (
+            running(build_page(studio), settings, **launch_options()) as url,
+            chromium() as browser,
+            studio.model("emoji", Job("text_to_image", None)) as family,
+        ):
             figures += page_figures(studio, family, browser, url, settings.temp, rounds)
             figures += start_figures(browser, folder)
     finally:

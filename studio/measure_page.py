@@ -29,8 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["chromium", "page_figures", "start_figures"]
 
 _ROOT = Path(__file__).resolve().parent.parent
-_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-          "--disable-component-update", "--disable-sync")
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 _LONG = 50
 _UNTIL = """selector => new Promise(resolve => {
     const look = () => { if (document.querySelector(selector)) { seen.disconnect(); resolve(); } };
@@ -62,7 +70,9 @@ def chromium() -> Iterator[Any]:
     except ImportError:
         executable = None
     if not executable:
-        raise StepwiseError("The page's figures need a Chromium on the path, and: pip install -r tests/requirements.txt")
+        raise StepwiseError(
+            "The page's figures need a Chromium on the path, and: pip install -r tests/requirements.txt"
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
         yield browser
@@ -105,8 +115,9 @@ class _Visit:
 
     def previews(self) -> list[float]:
         """Milliseconds from the click to each preview of the last run."""
-        return [seen["at"] for seen in self.page.evaluate(
-            "() => window.seen.map(one => ({at: one.at - window.clicked}))")]
+        return [
+            seen["at"] for seen in self.page.evaluate("() => window.seen.map(one => ({at: one.at - window.clicked}))")
+        ]
 
 
 def page_figures(studio: Studio, family: Family, browser: Any, url: str, temp: Path, rounds: int = 5) -> list[Figure]:
@@ -134,8 +145,13 @@ def _streaming(studio: Studio, family: Family, visit: _Visit, rounds: int) -> Fi
         return studio.latest().view().seconds
 
     ratio, page, bare = alternating(through_the_page, lambda: timed_loop(family, request), rounds)
-    return Figure("through the page with previews ÷ our bare loop", ratio, "×", 1.05,
-                  f"{page:.2f} s, the picture's storing included, against {bare:.2f} s, {_LONG} steps")
+    return Figure(
+        "through the page with previews ÷ our bare loop",
+        ratio,
+        "×",
+        1.05,
+        f"{page:.2f} s, the picture's storing included, against {bare:.2f} s, {_LONG} steps",
+    )
 
 
 def _first_preview(family: Family, visit: _Visit, rounds: int) -> Figure:
@@ -143,8 +159,13 @@ def _first_preview(family: Family, visit: _Visit, rounds: int) -> Figure:
     for _ in range(rounds + 1):
         visit.generate()
         waits.append(visit.previews()[0])
-    return Figure("click to first preview", statistics.median(waits[1:]), "ms", step * 1000 + 150,
-                  f"median of {rounds}; one step takes {step * 1000:.0f} ms")
+    return Figure(
+        "click to first preview",
+        statistics.median(waits[1:]),
+        "ms",
+        step * 1000 + 150,
+        f"median of {rounds}; one step takes {step * 1000:.0f} ms",
+    )
 
 
 def _disk(studio: Studio, visit: _Visit, temp: Path) -> Figure:
@@ -168,19 +189,27 @@ def start_figures(browser: Any, folder: Path) -> list[Figure]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folders = [part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(folder / "start" / name))]
+    folders = [
+        part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(folder / "start" / name))
+    ]
     page = browser.new_context().new_page()
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port), "--no-browser", *folders], cwd=_ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), "--no-browser", *folders],
+        cwd=_ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, process)
         loaded, hosts, shown = _loads(page, url)
         opened = shown - began
-        return [Figure("command to page", opened, "s", 10, "from `python app.py` to the Generate button in Chromium"),
-                Figure("page weight", float(loaded), "bytes", 1_000_000, "transferred by the first load"),
-                Figure("outside hosts", float(len(hosts - {"127.0.0.1"})), "hosts", 0, ", ".join(sorted(hosts)))]
+        return [
+            Figure("command to page", opened, "s", 10, "from `python app.py` to the Generate button in Chromium"),
+            Figure("page weight", float(loaded), "bytes", 1_000_000, "transferred by the first load"),
+            Figure("outside hosts", float(len(hosts - {"127.0.0.1"})), "hosts", 0, ", ".join(sorted(hosts))),
+        ]
     finally:
         process.terminate()
         process.wait(20)

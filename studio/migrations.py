@@ -52,8 +52,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     """
     version = _version(connection)
     if version > len(MIGRATIONS):
-        raise StoreError(f"The index of results has version {version}, and this studio knows versions up to {len(MIGRATIONS)}: "
-                         "update the studio, or choose another results folder.")
+        raise StoreError(
+            f"The index of results has version {version}, and this studio knows versions up to {len(MIGRATIONS)}: "
+            "update the studio, or choose another results folder."
+        )
     while version < len(MIGRATIONS):
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -81,8 +83,10 @@ def add_search(connection: sqlite3.Connection) -> bool:
     """
     try:
         connection.execute("CREATE VIRTUAL TABLE IF NOT EXISTS result_search USING fts5(prompt, tokenize='trigram')")
-        (found,), (wanted,) = (connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-                               for table in ("result_search_docsize", "result"))
+        (found,), (wanted,) = (
+            connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+            for table in ("result_search_docsize", "result")
+        )
     except sqlite3.OperationalError as error:
         if any(words in str(error) for words in ("no such module", "tokenizer", "no such table")):
             return False

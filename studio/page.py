@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-
 from gradio.utils import get_upload_folder
 from starlette.routing import Route
 

@@ -19,8 +19,9 @@ MAX_PIXELS = 32 * 10**6
 """A camera's picture, and at four bytes a pixel 128 MB of memory."""
 
 
-def open_picture(path_or_bytes: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYTES,
-                 max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(
+    path_or_bytes: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """An uploaded picture, upright, in RGB or, where parts of it are transparent, RGBA.
 
     Args:
@@ -42,7 +43,9 @@ def open_picture(path_or_bytes: str | os.PathLike[str] | bytes, *, max_bytes: in
     except OSError as error:
         raise PictureError("The uploaded picture is no longer there: upload it again.") from error
     if size > max_bytes:
-        raise PictureError(f"The picture's file has {size / 2**20:.1f} MiB: upload one of at most {max_bytes / 2**20:.1f} MiB.")
+        raise PictureError(
+            f"The picture's file has {size / 2**20:.1f} MiB: upload one of at most {max_bytes / 2**20:.1f} MiB."
+        )
     return _decoded(io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes, max_pixels)
 
 
@@ -57,12 +60,17 @@ def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int) -> Im
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(f"The picture has too many pixels: upload one of at most {max_pixels / 1e6:.1f} million.") from error
+        raise PictureError(
+            f"The picture has too many pixels: upload one of at most {max_pixels / 1e6:.1f} million."
+        ) from error
     except Image.UnidentifiedImageError as error:
-        raise PictureError("The file is not a picture that can be read here: "
-                           "upload a PNG, JPEG, WebP, GIF, BMP or TIFF file.") from error
+        raise PictureError(
+            "The file is not a picture that can be read here: upload a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+        ) from error
     except Exception as error:  # decoders raise a dozen kinds on broken files, and MemoryError on hostile ones
-        raise PictureError("The picture's file is damaged or incomplete: save it again and upload the new file.") from error
+        raise PictureError(
+            "The picture's file is damaged or incomplete: save it again and upload the new file."
+        ) from error
     picture.info["notes"] = notes
     return picture
 
@@ -70,7 +78,9 @@ def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int) -> Im
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise PictureError(f"The picture has {width} × {height} pixels: upload one of at most {max_pixels / 1e6:.1f} million.")
+        raise PictureError(
+            f"The picture has {width} × {height} pixels: upload one of at most {max_pixels / 1e6:.1f} million."
+        )
 
 
 def _notes(opened: Image.Image) -> list[str]:

@@ -92,7 +92,9 @@ def scatter_plot(rows: Sequence[Mapping[str, Any]]) -> str:
             f'<circle class="qz-mark {colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
             f'<text x="{x + shift:.1f}" y="{line:.1f}"{end}>{escape(row["label"])}{ratio}</text>'
         )
-        told.append(f"{row['label']}: {row['bytes'] / 1e6:.1f} MB, {'exact' if exact else _decibels(row['psnr'])}{ratio}")
+        told.append(
+            f"{row['label']}: {row['bytes'] / 1e6:.1f} MB, {'exact' if exact else _decibels(row['psnr'])}{ratio}"
+        )
     unit, name = (1e9, "GB") if most > 2e9 else (1e6, "MB")
     below = "".join(_tick_x(share / most, f"{share / unit:g}") for share in _round_marks(most))
     return _svg(

@@ -95,5 +95,6 @@ def _sent(path: Path | None) -> Response:
     suffix = "" if path is None else path.suffix.lower()
     if suffix not in MEDIA_SUFFIXES or not path.is_file():
         return JSONResponse({"detail": "There is no such result: it may have been deleted; reload the gallery."}, 404)
-    return FileResponse(path, headers=_HEADERS, media_type=_KINDS.get(suffix), filename=path.name,
-                        content_disposition_type="inline")
+    return FileResponse(
+        path, headers=_HEADERS, media_type=_KINDS.get(suffix), filename=path.name, content_disposition_type="inline"
+    )

@@ -77,10 +77,18 @@ def schedule_plots(levels: Sequence[Level], label: str) -> str:
     words = f"over {count} step{'s' * (count != 1)} of the schedule {label}"
     return (
         '<div class="sw-schedule-plots">'
-        + _figure(noise, f"Noise level sigma ÷ alpha {words}, from {first.sigma_ve:.3g} down", "Noise level σ / α",
-                  lambda value: f"{10**value:.3g}")
-        + _figure(decibels, f"Signal-to-noise ratio {words}, rising from {decibels[levels.index(first)] or 0:.0f} dB",
-                  "Signal-to-noise ratio, dB", lambda value: str(round(value)))
+        + _figure(
+            noise,
+            f"Noise level sigma ÷ alpha {words}, from {first.sigma_ve:.3g} down",
+            "Noise level σ / α",
+            lambda value: f"{10**value:.3g}",
+        )
+        + _figure(
+            decibels,
+            f"Signal-to-noise ratio {words}, rising from {decibels[levels.index(first)] or 0:.0f} dB",
+            "Signal-to-noise ratio, dB",
+            lambda value: str(round(value)),
+        )
         + "</div>"
     )
 
@@ -102,7 +110,8 @@ def _figure(values: Sequence[float | None], told: str, caption: str, write: Any)
     rules = "".join(_rule(place(0, low + share * span)[1], write(low + share * span)) for share in (0, 0.5, 1))
     across = "".join(
         f'<text x="{place(index, low)[0]:.1f}" y="{bottom + 18}" text-anchor="middle">{index}</text>'
-        for index in sorted({0, count // 2, count}))
+        for index in sorted({0, count // 2, count})
+    )
     middle = (LEFT + WIDTH - RIGHT) / 2
     return (
         f'<figure><svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">'

@@ -67,9 +67,7 @@ def serve(demo: Blocks, settings: LaunchSettings, **launch_kwargs: Any) -> None:
 
 
 @contextmanager
-def running(
-    demo: Blocks, settings: LaunchSettings, **launch_kwargs: Any
-) -> Iterator[str]:
+def running(demo: Blocks, settings: LaunchSettings, **launch_kwargs: Any) -> Iterator[str]:
     """Shows the page as long as the block lasts.
 
     Args:

@@ -134,7 +134,7 @@ def _values(folder: Folder) -> Iterator[str]:
     for name in ("sdk_version", "python_version"):
         if name in matter and not (isinstance(matter[name], str) and _VERSION.match(matter[name])):
             yield (
-                f"{name} is {matter[name]!r}. Write a version between quotation marks, like \"6.31.0\": "
+                f'{name} is {matter[name]!r}. Write a version between quotation marks, like "6.31.0": '
                 "YAML reads a bare 3.10 as 3.1."
             )
     text = matter.get("short_description", "")

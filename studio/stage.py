@@ -154,7 +154,9 @@ class StageRenderer:
         label = next((one.label for one in self._studio.models() if one.key == job.request.model), job.request.model)
         note = view.cells[0].note
         hint = f"<p class='sw-hint'>{markup.escape(note)}</p>" if note else ""
-        parts: dict[str, Any] = {"figures": {"html": markup.figures(presentation.figures(view, job.request, label)) + hint}}
+        parts: dict[str, Any] = {
+            "figures": {"html": markup.figures(presentation.figures(view, job.request, label)) + hint}
+        }
         if made:
             parts |= {"hero": made[0], "download": made[0], "tools": {"hidden": None}}
         if len(made) > 1:

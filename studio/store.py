@@ -61,8 +61,17 @@ class Store:
                 migrate(connection)
                 self._searchable = add_search(connection)
 
-    def save(self, picture: Image.Image, metadata: Mapping[str, Any], parameters: str = "", *,
-             kind: str = "text_to_image", job: str = "", index: int = 0, format: str = "png") -> Record:
+    def save(
+        self,
+        picture: Image.Image,
+        metadata: Mapping[str, Any],
+        parameters: str = "",
+        *,
+        kind: str = "text_to_image",
+        job: str = "",
+        index: int = 0,
+        format: str = "png",
+    ) -> Record:
         """Write a picture with its settings inside, and enter it in the index.
 
         Args:
@@ -80,8 +89,18 @@ class Store:
         data = encode(picture, format, parameters, ours(facts, metadata))
         return self._write(facts | {"width": picture.width, "height": picture.height}, FORMATS[format], data)
 
-    def save_bytes(self, data: bytes, suffix: str, metadata: Mapping[str, Any], parameters: str = "", *,
-                   kind: str, job: str = "", index: int = 0, size: tuple[int, int] = (0, 0)) -> Record:
+    def save_bytes(
+        self,
+        data: bytes,
+        suffix: str,
+        metadata: Mapping[str, Any],
+        parameters: str = "",
+        *,
+        kind: str,
+        job: str = "",
+        index: int = 0,
+        size: tuple[int, int] = (0, 0),
+    ) -> Record:
         """Write a finished file that is no picture (a clip, a table, an archive), and what it is beside it.
 
         Args:
@@ -94,8 +113,10 @@ class Store:
             StoreError: as in `save`.
         """
         if not _SUFFIX.match(suffix) or suffix == ABOUT:
-            raise StoreError(f"A result cannot end in {suffix[:20]!r}: use a dot and up to eight small letters or digits, "
-                             f"and not {ABOUT}.")
+            raise StoreError(
+                f"A result cannot end in {suffix[:20]!r}: use a dot and up to eight small letters or digits, "
+                f"and not {ABOUT}."
+            )
         facts = facts_of(metadata, parameters, kind, job, index) | {"width": size[0], "height": size[1]}
         return self._write(facts, suffix, data, beside=True)
 
@@ -108,8 +129,15 @@ class Store:
         with self._open() as connection:
             return self._record(self._row(connection, id))
 
-    def list(self, limit: int = 50, before: str | None = None, kind: str | None = None, text: str = "", *,
-             trashed: bool = False) -> Sequence[Record]:
+    def list(
+        self,
+        limit: int = 50,
+        before: str | None = None,
+        kind: str | None = None,
+        text: str = "",
+        *,
+        trashed: bool = False,
+    ) -> Sequence[Record]:
         """Results, the newest first.
 
         Args:
@@ -126,8 +154,10 @@ class Store:
 
     def kinds(self, trashed: bool = False) -> Mapping[str, int]:
         """How many results there are of each kind, the most frequent first; of those in the trash instead."""
-        query = (f"SELECT kind, count(*) AS number FROM result WHERE trashed IS {'NOT ' if trashed else ''}NULL "
-                 "GROUP BY kind ORDER BY number DESC")
+        query = (
+            f"SELECT kind, count(*) AS number FROM result WHERE trashed IS {'NOT ' if trashed else ''}NULL "
+            "GROUP BY kind ORDER BY number DESC"
+        )
         with self._open() as connection:
             return {row["kind"]: row["number"] for row in connection.execute(query)}
 
@@ -163,19 +193,30 @@ class Store:
         with self._open() as connection:
             rows = {row["id"]: row for row in connection.execute("SELECT number, id, name, trashed FROM result")}
         with explained():
-            found = {name[1]: path for folder in self._folders() for path in folder.iterdir()
-                     if (name := NAME.match(path.name)) and path.is_file() and not path.is_symlink()}
+            found = {
+                name[1]: path
+                for folder in self._folders()
+                for path in folder.iterdir()
+                if (name := NAME.match(path.name)) and path.is_file() and not path.is_symlink()
+            }
             self._rejoin(found.values())
             leftovers = sum(remove_partials(folder, older_than) for folder in self._folders())
-            lost = [row["number"] for id, row in rows.items()
-                    if id not in found and not any(path.exists() for path in self._places(row["name"]))]
-            adopted = [facts for id, path in found.items() if id not in rows and (facts := self._facts_in(path)) is not None]
+            lost = [
+                row["number"]
+                for id, row in rows.items()
+                if id not in found and not any(path.exists() for path in self._places(row["name"]))
+            ]
+            adopted = [
+                facts for id, path in found.items() if id not in rows and (facts := self._facts_in(path)) is not None
+            ]
         with self._open(write=True) as connection:
             self._forget(connection, lost)
             for id, path in found.items():
                 away = path.parent.name == _TRASH
                 if id in rows and away != (rows[id]["trashed"] is not None):
-                    connection.execute("UPDATE result SET trashed = ? WHERE id = ?", (time.time() if away else None, id))
+                    connection.execute(
+                        "UPDATE result SET trashed = ? WHERE id = ?", (time.time() if away else None, id)
+                    )
             entered = sum(self._enter(connection, facts) for facts in adopted)
         return Reconciled(entered, len(lost), leftovers)
 
@@ -198,7 +239,9 @@ class Store:
     def _row(self, connection: sqlite3.Connection, id: str) -> sqlite3.Row:
         row = connection.execute("SELECT * FROM result WHERE id = ?", (clean(str(id)),)).fetchone()
         if row is None:
-            raise StoreError(f"There is no result {str(id)[:40]!r}: it may have been removed for good; reload the gallery.")
+            raise StoreError(
+                f"There is no result {str(id)[:40]!r}: it may have been removed for good; reload the gallery."
+            )
         return row
 
     def _query(self, before: str | None, kind: str | None, text: str, trashed: bool) -> tuple[str, Sequence[Any]]:
@@ -210,7 +253,9 @@ class Store:
             wheres.append("(created, id) < (SELECT created, id FROM result WHERE id = ?)")
             values.append(before)
         words = tuple(dict.fromkeys(clean(text).split()))[:20]
-        if indexed := [word for word in words if self._searchable and len(word) >= 3]:  # a trigram index knows nothing shorter
+        if indexed := [
+            word for word in words if self._searchable and len(word) >= 3
+        ]:  # a trigram index knows nothing shorter
             wheres.append("number IN (SELECT rowid FROM result_search WHERE result_search MATCH ?)")
             values.append(" ".join('"' + word.replace('"', '""') + '"' for word in indexed))
         for word in words:
@@ -222,9 +267,13 @@ class Store:
     def _enter(self, connection: sqlite3.Connection, facts: Mapping[str, Any]) -> bool:
         columns = ", ".join(facts)
         marks = ", ".join(f":{name}" for name in facts)
-        cursor = connection.execute(f"INSERT INTO result ({columns}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", facts)
+        cursor = connection.execute(
+            f"INSERT INTO result ({columns}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", facts
+        )
         if cursor.rowcount == 1 and self._searchable:
-            connection.execute("INSERT INTO result_search (rowid, prompt) VALUES (?, ?)", (cursor.lastrowid, facts["prompt"]))
+            connection.execute(
+                "INSERT INTO result_search (rowid, prompt) VALUES (?, ?)", (cursor.lastrowid, facts["prompt"])
+            )
         return cursor.rowcount == 1
 
     def _forget(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
@@ -286,8 +335,10 @@ class Store:
     def _inside(self, name: str) -> Path:
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder):
-            raise StoreError("The index of results names a file outside the results folder: "
-                             "remove index.sqlite there and start again.")
+            raise StoreError(
+                "The index of results names a file outside the results folder: "
+                "remove index.sqlite there and start again."
+            )
         return path
 
     def _record(self, row: sqlite3.Row) -> Record:

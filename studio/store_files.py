@@ -24,10 +24,14 @@ _ABOUT = re.compile(rf"({_OURS})\.json\Z")
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _SAY_FULL = "The disk with the results is full: free some space, or set STEPWISE_HOME to a folder on another disk and start again."
-_SAY_DENIED = ("The results folder cannot be written to: give this program the right to, "
-               "or set STEPWISE_HOME to another folder and start again.")
-_SAY_DAMAGED = ("The index of results is damaged: remove index.sqlite from the results folder and start again; "
-                "it is made anew from the files.")
+_SAY_DENIED = (
+    "The results folder cannot be written to: give this program the right to, "
+    "or set STEPWISE_HOME to another folder and start again."
+)
+_SAY_DAMAGED = (
+    "The index of results is damaged: remove index.sqlite from the results folder and start again; "
+    "it is made anew from the files."
+)
 _SAY_FAILED = "The results folder cannot be used ({}): check the disk it is on, then try again."
 _SAY_BUSY = "The index of results is in use by another program: try again in a moment."
 

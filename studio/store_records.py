@@ -84,15 +84,26 @@ def facts_of(metadata: Mapping[str, Any], parameters: str, kind: str, job: str, 
     request = metadata.get("request")
     prompt = request.get("prompt", "") if isinstance(request, Mapping) else ""
     return {
-        "id": f"{stamp}-{secrets.token_hex(6)}", "kind": clean(kind), "created": created, "job": clean(job), "position": index,
-        "width": 0, "height": 0, "prompt": clean(str(prompt)), "parameters": clean(parameters),
+        "id": f"{stamp}-{secrets.token_hex(6)}",
+        "kind": clean(kind),
+        "created": created,
+        "job": clean(job),
+        "position": index,
+        "width": 0,
+        "height": 0,
+        "prompt": clean(str(prompt)),
+        "parameters": clean(parameters),
         "metadata": json.dumps(metadata, default=str),
     }
 
 
 def ours(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """The JSON that a picture carries, from its row: never longer than a later reading allows."""
-    head = {"stepwise": 1, **{name: facts[name] for name in ("id", "kind", "created", "job")}, "index": facts["position"]}
+    head = {
+        "stepwise": 1,
+        **{name: facts[name] for name in ("id", "kind", "created", "job")},
+        "index": facts["position"],
+    }
     whole = json.dumps(head | {"metadata": metadata}, default=str, ensure_ascii=False)
     if len(whole) <= EMBEDDED:
         return whole
@@ -126,15 +137,21 @@ def _embedded(path: Path) -> dict[str, Any] | None:
         whole = object_of(found.get(OUR_CHUNK, ""))
         if whole is None:
             return None
-        return whole | {"position": whole.get("index"), "width": picture.width, "height": picture.height,
-                        "parameters": found.get("parameters", "")}
+        return whole | {
+            "position": whole.get("index"),
+            "width": picture.width,
+            "height": picture.height,
+            "parameters": found.get("parameters", ""),
+        }
 
 
 def _row(whole: Mapping[str, Any]) -> dict[str, Any]:
     metadata = whole["metadata"]
     if isinstance(metadata, str):  # beside a clip stands the row as it was
         metadata = json.loads(metadata)
-    facts = facts_of(metadata, str(whole.get("parameters", "")), str(whole["kind"])[:80], str(whole.get("job", ""))[:80], 0)
+    facts = facts_of(
+        metadata, str(whole.get("parameters", "")), str(whole["kind"])[:80], str(whole.get("job", ""))[:80], 0
+    )
     created = float(whole["created"])
     if not math.isfinite(created):
         raise ValueError("no time")

@@ -83,7 +83,9 @@ class ClipRenderer:
         cell = view.cells[0] if view.cells else None
         if cell is not None and cell.frames:
             parts |= self._working(cell)
-        if cell is not None and view.status.final and (cell.results or cell.clip):  # a failed one, too: the disk was full
+        if (
+            cell is not None and view.status.final and (cell.results or cell.clip)
+        ):  # a failed one, too: the disk was full
             parts |= self._finished(view, cell)
         return {f"{self._prefix}-{name}": part for name, part in parts.items()}
 

@@ -13,7 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("pipelines/**/*.py"), *ROOT.glob("studio/**/*.py"), ROOT / "app.py"])
 
 LOWER = ("errors", "registry", "types", "schedule", "denoiser", "noise", "loop", "patching")
-UPPER = ("families", "text_to_image", "comparison", "catalog", "loader", "model_cache", "benchmark", "training", "limits")
+UPPER = (
+    "families",
+    "text_to_image",
+    "comparison",
+    "catalog",
+    "loader",
+    "model_cache",
+    "benchmark",
+    "training",
+    "limits",
+)
 
 
 def imports(path: Path) -> set[str]:
@@ -34,14 +44,21 @@ def top(names: set[str]) -> set[str]:
 
 
 def test_the_top_level_is_the_fixed_one():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     entries = {name.split("/")[0] for name in tracked if name and not name.startswith(".")}
-    optional = {"LICENSE", "pytest.ini", "ruff.toml"} | {name for name in entries if name.startswith("requirements-")}
+    optional = {"LICENSE", "docs", "findings", "pyproject.toml", "CONTRIBUTING.md", "CHANGELOG.md"} | {
+        name for name in entries if name.startswith("requirements-")
+    }
     assert entries - optional == {"app.py", "studio", "pipelines", "assets", "tests", "requirements.txt", "README.md"}
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if "pipelines" in path.relative_to(ROOT).parts[:1]],
-                         ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if "pipelines" in path.relative_to(ROOT).parts[:1]],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_the_core_knows_no_page(path):
     assert not top(imports(path)) & {"gradio", "gradio_client", "studio", "app", "fastapi", "starlette", "sqlite3"}
 
@@ -71,10 +88,19 @@ def test_no_assert_and_no_star_import_outside_tests(path):
 
 
 def test_importing_the_core_loads_nothing_heavy_and_writes_nothing(tmp_path):
-    code = ("import sys, pipelines.text_to_image, pipelines.loader, pipelines.catalog, pipelines.samplers;"
-            "heavy = {'diffusers', 'transformers', 'gradio'} & set(sys.modules); assert not heavy, heavy")
-    environment = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
-                   "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    code = (
+        "import sys, pipelines.text_to_image, pipelines.loader, pipelines.catalog, pipelines.samplers;"
+        "heavy = {'diffusers', 'transformers', 'gradio'} & set(sys.modules); assert not heavy, heavy"
+    )
+    environment = {
+        "HOME": str(tmp_path),
+        "PATH": "",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []

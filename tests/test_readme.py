@@ -39,7 +39,15 @@ COMMANDS = re.findall(r"python -m studio ([^`\n]+)", README)
 
 
 def test_the_readme_shows_commands():
-    assert {line.split()[0] for line in COMMANDS} >= {"generate", "compare", "animate", "quantize", "convergence", "learn", "methods"}
+    assert {line.split()[0] for line in COMMANDS} >= {
+        "generate",
+        "compare",
+        "animate",
+        "quantize",
+        "convergence",
+        "learn",
+        "methods",
+    }
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -56,7 +64,17 @@ def test_every_command_line_is_one_that_the_program_takes(line):
 
 def test_the_measured_table_names_every_figure_it_must():
     table = section("figures")
-    for name in ("our loop ÷ the stock pipeline", "through the page with previews", "click to first preview", "stop to device free",
-                 "eight cells sharing a batch", "second use of a loaded model", "peak memory after switching",
-                 "disk written by 100 previews", "command to page", "page weight", "outside hosts"):
+    for name in (
+        "our loop ÷ the stock pipeline",
+        "through the page with previews",
+        "click to first preview",
+        "stop to device free",
+        "eight cells sharing a batch",
+        "second use of a loaded model",
+        "peak memory after switching",
+        "disk written by 100 previews",
+        "command to page",
+        "page weight",
+        "outside hosts",
+    ):
         assert name in table

@@ -22,7 +22,8 @@ def stock_dpm_solver(bench: Bench, num_steps: int, spacing: str) -> torch.Tensor
         spacing: "linspace" is that scheduler's default, "leading" what the shipped model's configuration says.
     """
     scheduler = DPMSolverMultistepScheduler.from_config(
-        bench.family.components["scheduler"].config, timestep_spacing=spacing)
+        bench.family.components["scheduler"].config, timestep_spacing=spacing
+    )
     ends = []
     for part in bench.cases.parts(ROWS):
         denoiser = Denoiser(bench.network, Cfg(CfgSettings(guidance_scale=GUIDANCE_SCALE)), part.conditionings)

@@ -61,7 +61,9 @@ def free_run(method: Method, part: Cases, noise_schedule: NoiseSchedule, answer:
     """
     kinds = [traits for traits in (DIFFUSION, FLOW) if not method.fit(traits)]
     if not kinds:
-        raise SettingsError(f"{method.label} fits neither of the models that steps are measured on: {method.fit(DIFFUSION)}.")
+        raise SettingsError(
+            f"{method.label} fits neither of the models that steps are measured on: {method.fit(DIFFUSION)}."
+        )
     schedule = FlowSchedule() if kinds[0].flow else noise_schedule
     levels = SCHEDULES[BASE.schedule.key].build().levels(schedule, STEPS)
     network = _Free(kinds[0].prediction_type, answer)
@@ -87,8 +89,11 @@ def overheads(bench: Bench) -> dict[str, Any]:
     for method in one_evaluation():
         step = _least(lambda method=method: _walk(free_run(method, part, bench.family.noise_schedule, answer))) / STEPS
         found[method.key] = {"step_ms": round(step * 1e3, 4), "share": round(step / evaluation, 5)}
-    return {"evaluation_ms": round(evaluation * 1e3, 3), "samplers": found,
-            "median_share": round(statistics.median(row["share"] for row in found.values()), 5)}
+    return {
+        "evaluation_ms": round(evaluation * 1e3, 3),
+        "samplers": found,
+        "median_share": round(statistics.median(row["share"] for row in found.values()), 5),
+    }
 
 
 def _walk(run: Run) -> None:

@@ -11,14 +11,24 @@ __all__ = ["chosen_lines", "plot"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 460, 62, 250, 26, 48
 COLOURS = ("#8a8a8a", "#1f77b4", "#2ca02c", "#9467bd", "#d62728", "#8c564b", "#17becf", "#ff7f0e", "#bcbd22", "#e377c2")
-_SHOWN = ("diffusers DPM-Solver++(2M), leading", "diffusers DPM-Solver++(2M), linspace", "DDIM", "DPM-Solver++(2M)", "UniPC", "DEIS", "Euler a")
+_SHOWN = (
+    "diffusers DPM-Solver++(2M), leading",
+    "diffusers DPM-Solver++(2M), linspace",
+    "DDIM",
+    "DPM-Solver++(2M)",
+    "UniPC",
+    "DEIS",
+    "Euler a",
+)
 
 Points = list[tuple[float, float]]
 
 
 def chosen_lines(rows: Mapping[str, Any]) -> dict[str, Points]:
     """Label to (evaluations, error) of the lines that a picture can hold: well-known ones and learned ones."""
-    names = [name for name in _SHOWN if name in rows] + [name for name in rows if name.startswith(("LD3", "AutoDiffusion", "Bespoke"))]
+    names = [name for name in _SHOWN if name in rows] + [
+        name for name in rows if name.startswith(("LD3", "AutoDiffusion", "Bespoke"))
+    ]
     found = {}
     for name in names[: len(COLOURS)]:
         points = [(int(count), cell["error"]) for count, cell in rows[name]["cells"].items() if cell["error"]]
@@ -41,13 +51,17 @@ def plot(rows: Mapping[str, Any]) -> str:
         up = math.log(min(y, high_y) / low_y) / math.log(high_y / low_y)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
-             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+    ]
     parts += _axes(sorted({x for x, _ in points}), low_y, high_y, place)
     for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(*point) for point in line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in (place(*point) for point in line)]
+        parts += [
+            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in (place(*point) for point in line)
+        ]
     parts += _legend(list(lines))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -64,7 +78,9 @@ def _axes(counts: Sequence[float], low: float, high: float, place: Any) -> list[
             end = place(counts[-1], error)[0]
             found.append(f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{end:.1f}" y2="{b:.1f}" stroke="#e4e4e4"/>')
             found.append(f'<text x="{a - 8:.1f}" y="{b + 4:.1f}" text-anchor="end" fill="#333">{error:g}</text>')
-    found.append(f'<text x="{LEFT}" y="{HEIGHT - 10}" fill="#333">network evaluations, a guidance pair counted as one</text>')
+    found.append(
+        f'<text x="{LEFT}" y="{HEIGHT - 10}" fill="#333">network evaluations, a guidance pair counted as one</text>'
+    )
     found.append(f'<text x="{LEFT - 50}" y="{TOP - 10}" fill="#333">latent error relative to 999 steps</text>')
     return found
 

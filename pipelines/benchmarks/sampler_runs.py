@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 from pipelines.catalog import Catalog, shipped
 from pipelines.denoiser import Conditioning
 from pipelines.families.base import Family
-from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.learning.cases import Cases, make_cases
 from pipelines.loader import Loader
+from pipelines.loop import denoise
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.model_cache import ModelCache
-from pipelines.loop import denoise
 from pipelines.text_to_image import assembled_run, resolve
 from pipelines.types import Choice, Request
 
@@ -146,7 +145,9 @@ def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
     from pipelines.training.objects import shipped_catalogue
 
     catalogue = shipped_catalogue()
-    cases = named_captions(catalogue, PICTURES - _TWO_OBJECTS, "train", 1) + named_captions(catalogue, _TWO_OBJECTS, "train", 2)
+    cases = named_captions(catalogue, PICTURES - _TWO_OBJECTS, "train", 1) + named_captions(
+        catalogue, _TWO_OBJECTS, "train", 2
+    )
     return [(text, (tuple(placed.label for placed in scene.objects), scene.background)) for scene, text in cases]
 
 

@@ -67,13 +67,22 @@ class Line:
     """Of a learned line: its steps at each of its `evaluations`, more where a solver leaves branches out."""
 
 
-def _line(label: str, sampler: str, settings: Mapping[str, Any] | None = None, schedule: str = "uniform",
-          base: str = "", **more: Any) -> Line:
+def _line(
+    label: str,
+    sampler: str,
+    settings: Mapping[str, Any] | None = None,
+    schedule: str = "uniform",
+    base: str = "",
+    **more: Any,
+) -> Line:
     """A line of its own for a change of a base or of a setting; the table's samplers on their defaults say nothing more."""
     if (base or settings or schedule != "uniform") and "evaluations" not in more:
         more["evaluations"] = RESEARCH
-    request = BASE.replace(sampler=Choice(sampler, settings or {}), schedule=Choice(schedule, more.pop("of_schedule", {})),
-                           start=Choice(more.pop("start", "noise")))
+    request = BASE.replace(
+        sampler=Choice(sampler, settings or {}),
+        schedule=Choice(schedule, more.pop("of_schedule", {})),
+        start=Choice(more.pop("start", "noise")),
+    )
     return Line(label, request, base, **more)
 
 
@@ -84,9 +93,12 @@ def lines(traits: Traits) -> list[Line]:
     found = [Line(f"diffusers DPM-Solver++(2M), {spacing}", stock=spacing) for spacing in ("linspace", "leading")]
     found += [_line(label[key], key, base=changes.get(key, "")) for key in label if key not in SAME]
     found += [
-        _line("UniPC, order 1", "unipc", {"order": 1}), _line("DEIS, order 1", "deis", {"order": 1}),
-        _line("UniPC, order 3", "unipc", {"order": 3}), _line("DEIS, order 3", "deis", {"order": 3}),
-        _line("LMS, order 2", "lms", {"order": 2}), _line("SA-Solver, tau 0", "sa_solver", {"tau": 0.0}),
+        _line("UniPC, order 1", "unipc", {"order": 1}),
+        _line("DEIS, order 1", "deis", {"order": 1}),
+        _line("UniPC, order 3", "unipc", {"order": 3}),
+        _line("DEIS, order 3", "deis", {"order": 3}),
+        _line("LMS, order 2", "lms", {"order": 2}),
+        _line("SA-Solver, tau 0", "sa_solver", {"tau": 0.0}),
         _line("LML, kappa 0.5", "lml", {"kappa": 0.5}, base=label["dpmpp_2m"]),
         _line("Time-Shift on PNDM", "time_shift", {"base": "pndm"}, base=label["pndm"]),
         _line("Time-Shift on 2M", "time_shift", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
@@ -99,7 +111,9 @@ def lines(traits: Traits) -> list[Line]:
         _line("2M, Denoising MCMC", "dpmpp_2m", start="mcmc", base=label["dpmpp_2m"], evaluations=CHAINS),
     ]
     for schedule in sorted({one.key for one in SCHEDULES.fitting(traits)} - UNMEASURED):
-        found.append(_line(f"2M, {schedule.replace('_', ' ')} schedule", "dpmpp_2m", schedule=schedule, base=label["dpmpp_2m"]))
+        found.append(
+            _line(f"2M, {schedule.replace('_', ' ')} schedule", "dpmpp_2m", schedule=schedule, base=label["dpmpp_2m"])
+        )
     return found + _learned_lines(label)
 
 
@@ -119,8 +133,19 @@ def _learned_lines(label: Mapping[str, str]) -> list[Line]:
         key = settings.pop("key")
         base = ", ".join([label[key], *(f"{setting} {value}" for setting, value in settings.items())])
         evaluations, steps = zip(*sorted(counts), strict=True)
-        found.append(_line(f"{name} on {base}", key, settings, "learned", label[key], of_schedule={"method": method},
-                           evaluations=evaluations, fitted=f"-{digest.hexdigest()[:8]}", fitted_steps=steps))
+        found.append(
+            _line(
+                f"{name} on {base}",
+                key,
+                settings,
+                "learned",
+                label[key],
+                of_schedule={"method": method},
+                evaluations=evaluations,
+                fitted=f"-{digest.hexdigest()[:8]}",
+                fitted_steps=steps,
+            )
+        )
     return found
 
 
@@ -151,8 +176,13 @@ def measured(line: Line, evaluations: int, bench: Bench, reference: torch.Tensor
             return None
         latents, spent = bench.counted(line.request.replace(num_inference_steps=steps))
     finite = bool(latents.isfinite().all())
-    return {"steps": steps, "evaluations": round(spent, 2), "pictures": len(latents), "error": relative_error(latents, reference) if finite else None,
-            "adherence": bench.adherence(latents) if finite else None}
+    return {
+        "steps": steps,
+        "evaluations": round(spent, 2),
+        "pictures": len(latents),
+        "error": relative_error(latents, reference) if finite else None,
+        "adherence": bench.adherence(latents) if finite else None,
+    }
 
 
 def _steps(line: Line, evaluations: int, bench: Bench) -> int:
@@ -180,7 +210,9 @@ class _Kept:
         return cell
 
 
-def table(bench: Bench, folder: Path, pictures: Mapping[int, int], only: Sequence[str] = ()) -> Iterator[tuple[Line, int, dict | None]]:
+def table(
+    bench: Bench, folder: Path, pictures: Mapping[int, int], only: Sequence[str] = ()
+) -> Iterator[tuple[Line, int, dict | None]]:
     """Every cell, the fewest evaluations first.
 
     Args:
@@ -197,7 +229,7 @@ def table(bench: Bench, folder: Path, pictures: Mapping[int, int], only: Sequenc
         for line in wanted:
             if evaluations not in line.evaluations or line.label in broken:
                 continue
-            make = lambda line=line: measured(line, evaluations, smaller, reference)  # noqa: B023
+            make = lambda line=line: measured(line, evaluations, smaller, reference)
             try:
                 yield line, evaluations, kept.get(line, evaluations, count, make)
             except StepwiseError as error:
@@ -211,8 +243,12 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--long-pictures", type=int, help=f"prompts from {LONG} evaluations on (default: as many)")
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS, choices=EVALUATIONS)
     parser.add_argument("--only", nargs="+", default=(), metavar="TEXT", help="lines whose label holds one of these")
-    parser.add_argument("--keep", type=Path, help="folder of the reference and of finished cells, so that a stopped run goes on; "
-                        "empty it after a change of the code that it measures (default: nothing is kept)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder of the reference and of finished cells, so that a stopped run goes on; "
+        "empty it after a change of the code that it measures (default: nothing is kept)",
+    )
     parser.add_argument("--overhead", action="store_true", help="measure the samplers' own arithmetic instead")
     parser.add_argument("--note", default="", help="a sentence for readers, below the table")
     parser.add_argument("--write", action="store_true", help=f"write {FIGURES.name}, the plot and the README's section")
@@ -223,7 +259,9 @@ def main() -> int:
     """Measure and print; the exit status says whether the best combination halves diffusers' error at 6, 8 and 10."""
     flags = _flags()
     torch.set_num_threads(1)
-    many = {count: flags.pictures if count < LONG else flags.long_pictures or flags.pictures for count in flags.evaluations}
+    many = {
+        count: flags.pictures if count < LONG else flags.long_pictures or flags.pictures for count in flags.evaluations
+    }
     with open_bench(max(many.values())) as bench, tempfile.TemporaryDirectory() as passing:
         if flags.overhead:
             figures = figures_json(overhead=overheads(bench))
@@ -233,7 +271,10 @@ def main() -> int:
                 row = cells.setdefault(line.label, {"base": line.base, "cells": {}})
                 if cell is not None:
                     row["cells"][str(count)] = cell
-                    print(f"{line.label:<42}{count:>4}  {cell['error'] or 0:8.4f}  {cell['adherence'] or 0:6.3f}", flush=True)
+                    print(
+                        f"{line.label:<42}{count:>4}  {cell['error'] or 0:8.4f}  {cell['adherence'] or 0:6.3f}",
+                        flush=True,
+                    )
             figures = figures_json(rows=cells, identity=bench.identity, note=flags.note)
     print(markdown(figures))
     if flags.write:

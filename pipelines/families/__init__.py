@@ -44,4 +44,5 @@ def family_of(components: Mapping[str, Any]) -> Family:
     networks = ("unet", "transformer", "prior")
     parts = ", ".join(type(part).__name__ for name, part in components.items() if name in networks)
     raise ModelError(
-        f"No family is made of {parts or 'these components'}. Such a model runs through its own pipeline only.")
+        f"No family is made of {parts or 'these components'}. Such a model runs through its own pipeline only."
+    )

@@ -55,7 +55,9 @@ class Family(abc.ABC):
         """Where the network runs."""
 
     @abc.abstractmethod
-    def encode_prompts(self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]) -> dict[str, Conditioning]:
+    def encode_prompts(
+        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    ) -> dict[str, Conditioning]:
         """Conditionings of the branches "positive" and "negative", each of `batch_size` rows.
 
         Args:
@@ -116,4 +118,5 @@ class Family(abc.ABC):
                 below = max(self.size_multiple, value // self.size_multiple * self.size_multiple)
                 raise SettingsError(
                     f"The {name} is {value} pixels. This model makes multiples of {self.size_multiple}: "
-                    f"choose {below} or {below + self.size_multiple}.")
+                    f"choose {below} or {below + self.size_multiple}."
+                )

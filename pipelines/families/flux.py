@@ -52,30 +52,47 @@ class Flux(LatentFamily):
     def noise_schedule_for(self, width: int, height: int) -> FlowSchedule:
         return shifted_schedule(self.components["scheduler"], width * height // self.size_multiple**2, max_shift=1.15)
 
-    def encode_prompts(self, prompt: str, negative_prompt: str, batch_size: int,
-                       size: tuple[int, int]) -> dict[str, Conditioning]:
+    def encode_prompts(
+        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    ) -> dict[str, Conditioning]:
         encoded = {}
         for name, text in (("positive", prompt), ("negative", negative_prompt)):
-            _, pooled = encode_clip(self.components["tokenizer"], self.components["text_encoder"], text, 1,
-                                    lambda output: (output[0], output.pooler_output))
+            _, pooled = encode_clip(
+                self.components["tokenizer"],
+                self.components["text_encoder"],
+                text,
+                1,
+                lambda output: (output[0], output.pooler_output),
+            )
             embeds = encode_t5(
-                self.components["tokenizer_2"], self.components["text_encoder_2"], text, self.max_sequence_length)
-            encoded[name] = Conditioning({
-                "prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1),
-                "pooled_prompt_embeds": pooled.to(self.device).repeat(batch_size, 1)})
+                self.components["tokenizer_2"], self.components["text_encoder_2"], text, self.max_sequence_length
+            )
+            encoded[name] = Conditioning(
+                {
+                    "prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1),
+                    "pooled_prompt_embeds": pooled.to(self.device).repeat(batch_size, 1),
+                }
+            )
         return self.embed_guidance(encoded, self.default_guidance_scale)
 
-    def embed_guidance(self, conditionings: Mapping[str, Conditioning],
-                       guidance_scale: float) -> dict[str, Conditioning]:
+    def embed_guidance(
+        self, conditionings: Mapping[str, Conditioning], guidance_scale: float
+    ) -> dict[str, Conditioning]:
         return embed_scale(conditionings, guidance_scale) if self.embeds_guidance else dict(conditionings)
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         given, dtype, size = conditioning.tensors, self.network_dtype, latents.shape[-2:]
         embeds = given["prompt_embeds"].to(dtype)
         packed = self.network(
-            hidden_states=pack(latents.to(dtype)), timestep=timesteps.to(dtype) / 1000, guidance=given.get("guidance"),
-            pooled_projections=given["pooled_prompt_embeds"].to(dtype), encoder_hidden_states=embeds,
-            txt_ids=embeds.new_zeros(embeds.shape[1], 3), img_ids=image_ids(*size).to(embeds), return_dict=False)[0]
+            hidden_states=pack(latents.to(dtype)),
+            timestep=timesteps.to(dtype) / 1000,
+            guidance=given.get("guidance"),
+            pooled_projections=given["pooled_prompt_embeds"].to(dtype),
+            encoder_hidden_states=embeds,
+            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
+            img_ids=image_ids(*size).to(embeds),
+            return_dict=False,
+        )[0]
         return unpack(packed, *size).to(latents.dtype)
 
 

@@ -50,7 +50,8 @@ class LatentFamily(Family):
         missing = [name for name in (self.network_name, "vae", "scheduler") if self.components.get(name) is None]
         if missing:
             raise ModelError(
-                f"The model has no {missing[0]}. Put the complete diffusers folder into the models folder.")
+                f"The model has no {missing[0]}. Put the complete diffusers folder into the models folder."
+            )
         self.network: torch.nn.Module = self.components[self.network_name]
         # Asking diffusers for it walks all modules, a few per cent of a small network's evaluation.
         self.network_dtype: torch.dtype = self.network.dtype
@@ -65,11 +66,13 @@ class LatentFamily(Family):
         if tiny is not None and tiny.config.latent_channels != makes:
             raise ModelError(
                 f"The tiny decoder for previews reads {tiny.config.latent_channels} channels and the model's latents have "
-                f"{makes}. Remove its folder tiny_vae, or put the one for this model there.")
+                f"{makes}. Remove its folder tiny_vae, or put the one for this model there."
+            )
         if takes != makes:
             raise ModelError(
                 f"The network takes {takes} channels and the VAE makes {makes}: this is no text-to-image model "
-                "(perhaps one for inpainting). Choose another.")
+                "(perhaps one for inpainting). Choose another."
+            )
 
     @property
     def network_channels(self) -> int:
@@ -186,7 +189,8 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     if alphas_cumprod is None:
         raise ModelError(
-            f"The scheduler {type(scheduler).__name__} has no alphas_cumprod. Use a model with a DDIM scheduler.")
+            f"The scheduler {type(scheduler).__name__} has no alphas_cumprod. Use a model with a DDIM scheduler."
+        )
     values = np.maximum(np.asarray(alphas_cumprod, dtype=np.float64), _SMALLEST_ALPHA)
     return DiscreteSchedule(values, scheduler.config.get("steps_offset", 0))
 

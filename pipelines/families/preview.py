@@ -82,12 +82,14 @@ def parse_factors(plain: Mapping[str, Any], channels: int) -> Factors:
         bias = torch.tensor(plain["bias"], dtype=torch.float32)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(
-            f"The preview factors cannot be read ({error}). Delete preview.json to have them fitted.") from None
+            f"The preview factors cannot be read ({error}). Delete preview.json to have them fitted."
+        ) from None
     finite = math.isfinite(float(factors.sum() + bias.sum()))
     if factors.shape != (channels, 3) or bias.shape != (3,) or not finite:
         raise ModelFileError(
             f"The preview factors have the shape {tuple(factors.shape)}; the model needs ({channels}, 3). "
-            "Delete preview.json to have them fitted.")
+            "Delete preview.json to have them fitted."
+        )
     return Factors(factors, bias)
 
 

@@ -40,12 +40,15 @@ class StableDiffusion(LatentFamily):
 
     @classmethod
     def fits(cls, components: Mapping[str, Any]) -> bool:
-        return (type(components.get("unet")).__name__ == "UNet2DConditionModel"
-                and type(components.get("text_encoder")).__name__ == "CLIPTextModel"
-                and components["unet"].config.get("addition_embed_type") is None)
+        return (
+            type(components.get("unet")).__name__ == "UNet2DConditionModel"
+            and type(components.get("text_encoder")).__name__ == "CLIPTextModel"
+            and components["unet"].config.get("addition_embed_type") is None
+        )
 
-    def encode_prompts(self, prompt: str, negative_prompt: str, batch_size: int,
-                       size: tuple[int, int]) -> dict[str, Conditioning]:
+    def encode_prompts(
+        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    ) -> dict[str, Conditioning]:
         tokenizer, encoder = self.components["tokenizer"], self.components["text_encoder"]
         texts = {"positive": prompt, "negative": negative_prompt}
         chunks = max(clip_tokens(tokenizer, text)[1] for text in texts.values())
@@ -55,8 +58,9 @@ class StableDiffusion(LatentFamily):
             encoded[name] = Conditioning({"prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1)})
         return self.embed_guidance(encoded, self.default_guidance_scale)
 
-    def embed_guidance(self, conditionings: Mapping[str, Conditioning],
-                       guidance_scale: float) -> dict[str, Conditioning]:
+    def embed_guidance(
+        self, conditionings: Mapping[str, Conditioning], guidance_scale: float
+    ) -> dict[str, Conditioning]:
         return embed_scale(conditionings, guidance_scale) if self.embeds_guidance else dict(conditionings)
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -65,8 +69,13 @@ class StableDiffusion(LatentFamily):
         if self.embeds_guidance:
             embedded = guidance_embedding(given["guidance"], self.network.config.time_cond_proj_dim).to(dtype)
         return self.network(
-            latents.to(dtype), timesteps, encoder_hidden_states=given["prompt_embeds"].to(dtype),
-            timestep_cond=embedded, added_cond_kwargs=self._added(given, dtype), return_dict=False)[0].to(latents.dtype)
+            latents.to(dtype),
+            timesteps,
+            encoder_hidden_states=given["prompt_embeds"].to(dtype),
+            timestep_cond=embedded,
+            added_cond_kwargs=self._added(given, dtype),
+            return_dict=False,
+        )[0].to(latents.dtype)
 
     def _added(self, given: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
         """The network's further conditions."""

@@ -54,23 +54,34 @@ class StableDiffusion3(LatentFamily):
         if max(width, height) > longest:
             raise SettingsError(f"The longer side is {max(width, height)} pixels. This model makes at most {longest}.")
 
-    def encode_prompts(self, prompt: str, negative_prompt: str, batch_size: int,
-                       size: tuple[int, int]) -> dict[str, Conditioning]:
+    def encode_prompts(
+        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    ) -> dict[str, Conditioning]:
         texts = {"positive": prompt, "negative": negative_prompt}
         tokenizers = [self.components["tokenizer"], self.components["tokenizer_2"]]
         chunks = max(clip_tokens(tokenizer, text)[1] for text in texts.values() for tokenizer in tokenizers)
         encoded = {}
         for name, text in texts.items():
             embeds, pooled = self._encode(text, chunks)
-            encoded[name] = Conditioning({
-                "prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1),
-                "pooled_prompt_embeds": pooled.to(self.device).repeat(batch_size, 1)})
+            encoded[name] = Conditioning(
+                {
+                    "prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1),
+                    "pooled_prompt_embeds": pooled.to(self.device).repeat(batch_size, 1),
+                }
+            )
         return encoded
 
     def _encode(self, text: str, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [
-            encode_clip(self.components[f"tokenizer{suffix}"], self.components[f"text_encoder{suffix}"], text, chunks,
-                        lambda output: (output.hidden_states[-2], output[0])) for suffix in ("", "_2")]
+            encode_clip(
+                self.components[f"tokenizer{suffix}"],
+                self.components[f"text_encoder{suffix}"],
+                text,
+                chunks,
+                lambda output: (output.hidden_states[-2], output[0]),
+            )
+            for suffix in ("", "_2")
+        ]
         clip = torch.cat([parts[0][0], parts[1][0].to(parts[0][0])], dim=-1)
         pooled = torch.cat([parts[0][1], parts[1][1].to(parts[0][1])], dim=-1)
         t5 = self._encode_t5(text, clip)
@@ -86,5 +97,9 @@ class StableDiffusion3(LatentFamily):
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         given, dtype = conditioning.tensors, self.network_dtype
         return self.network(
-            hidden_states=latents.to(dtype), timestep=timesteps, encoder_hidden_states=given["prompt_embeds"].to(dtype),
-            pooled_projections=given["pooled_prompt_embeds"].to(dtype), return_dict=False)[0].to(latents.dtype)
+            hidden_states=latents.to(dtype),
+            timestep=timesteps,
+            encoder_hidden_states=given["prompt_embeds"].to(dtype),
+            pooled_projections=given["pooled_prompt_embeds"].to(dtype),
+            return_dict=False,
+        )[0].to(latents.dtype)

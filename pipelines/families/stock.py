@@ -77,8 +77,14 @@ class StockPipeline:
         self.pipe = pipe
         self._parameters = inspect.signature(type(pipe).__call__).parameters
         self.accepted = frozenset(self._parameters) - {"self", "args", "kwargs"}
-        self.watched = next((way for way, name in (("step_end", "callback_on_step_end"), ("callback", "callback"))
-                             if name in self.accepted), "none")
+        self.watched = next(
+            (
+                way
+                for way, name in (("step_end", "callback_on_step_end"), ("callback", "callback"))
+                if name in self.accepted
+            ),
+            "none",
+        )
         distilled = _is_distilled(pipe)
         # Where a call takes both, guidance_scale is the input of a distilled network, and ignored by any other.
         names = ("guidance_scale",) if distilled else ("true_cfg_scale", "guidance_scale")
@@ -89,8 +95,9 @@ class StockPipeline:
         self._preview = preview
         self._factors: Factors | None = None
 
-    def run(self, arguments: Mapping[str, Any], cancelled: Callable[[], bool] = lambda: False
-            ) -> Iterator[StockStep | StockResult]:
+    def run(
+        self, arguments: Mapping[str, Any], cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[StockStep | StockResult]:
         """The steps of one call, then its result.
 
         The call blocks, so it runs in a thread of its own, which has ended when the iterator has, however it
@@ -119,7 +126,8 @@ class StockPipeline:
         events: queue.SimpleQueue = queue.SimpleQueue()
         closed = threading.Event()
         call = threading.Thread(
-            target=self._call, args=(keywords, events, lambda: closed.is_set() or cancelled()), daemon=True)
+            target=self._call, args=(keywords, events, lambda: closed.is_set() or cancelled()), daemon=True
+        )
         call.start()
         began = False
         try:
@@ -148,7 +156,7 @@ class StockPipeline:
                 end = StockResult(output, time.perf_counter() - began)
         except _Stopped:
             self._free()
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked, which raises it
+        except BaseException as error:
             end = error
             self._free()
         finally:
@@ -159,9 +167,11 @@ class StockPipeline:
         if getattr(self.pipe, "_all_hooks", None):
             self.pipe.maybe_free_model_hooks()
 
-    def _watching(self, keywords: Mapping[str, Any], events: queue.SimpleQueue, stop: Callable[[], bool],
-                  began: float) -> dict[str, Any]:
+    def _watching(
+        self, keywords: Mapping[str, Any], events: queue.SimpleQueue, stop: Callable[[], bool], began: float
+    ) -> dict[str, Any]:
         """The arguments through which the pipeline reports its steps."""
+
         def report(index: int, latents: torch.Tensor | None) -> None:
             if stop():
                 raise _Stopped
@@ -194,8 +204,11 @@ class StockPipeline:
         if latents.ndim == 3 and unpack is not None:
             width, height = self.default_size or (None, None)
             given = {
-                "latents": latents, "height": keywords.get("height", height), "width": keywords.get("width", width),
-                "vae_scale_factor": getattr(self.pipe, "vae_scale_factor", None)}
+                "latents": latents,
+                "height": keywords.get("height", height),
+                "width": keywords.get("width", width),
+                "vae_scale_factor": getattr(self.pipe, "vae_scale_factor", None),
+            }
             if set(inspect.signature(unpack).parameters) == set(given) and None not in given.values():
                 latents = unpack(**given)
         if latents.ndim == 5 and latents.shape[2] == 1:

@@ -7,8 +7,16 @@ from pipelines.registry import Method, Table
 
 __all__ = ["GUIDANCE"]
 
-GUIDANCE = Table("guidance", [
-    Method("cfg", "Classifier-free guidance", Cfg, CfgSettings,
-           paper="Ho & Salimans, arXiv:2207.12598; rescale: Lin et al., arXiv:2305.08891",
-           help="Moves the prediction from the negative prompt's towards the prompt's."),
-])
+GUIDANCE = Table(
+    "guidance",
+    [
+        Method(
+            "cfg",
+            "Classifier-free guidance",
+            Cfg,
+            CfgSettings,
+            paper="Ho & Salimans, arXiv:2207.12598; rescale: Lin et al., arXiv:2305.08891",
+            help="Moves the prediction from the negative prompt's towards the prompt's.",
+        ),
+    ],
+)

@@ -16,10 +16,16 @@ __all__ = ["Cfg", "CfgSettings", "Unguided", "rescale"]
 
 @dataclasses.dataclass(frozen=True)
 class CfgSettings:
-    guidance_scale: float = setting(4.0, "How strongly the picture follows the prompt; 1 is no guidance and half the work.",
-                                    low=0, high=30, step=0.1)
-    guidance_rescale: float = setting(0.0, "Pulls over-saturated contrast of strong guidance back; 0.7 is the paper's.",
-                                      low=0, high=1, step=0.05)
+    guidance_scale: float = setting(
+        4.0,
+        "How strongly the picture follows the prompt; 1 is no guidance and half the work.",
+        low=0,
+        high=30,
+        step=0.1,
+    )
+    guidance_rescale: float = setting(
+        0.0, "Pulls over-saturated contrast of strong guidance back; 0.7 is the paper's.", low=0, high=1, step=0.05
+    )
 
 
 def rescale(guided: torch.Tensor, positive: torch.Tensor, strength: float) -> torch.Tensor:

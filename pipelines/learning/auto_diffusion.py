@@ -24,8 +24,12 @@ Candidate = tuple[int, ...]
 @dataclasses.dataclass(frozen=True)
 class AutoDiffusionSettings:
     population: int = setting(50, "Schedules in the first generation.", low=2, high=500, step=1)
-    mutations: int = setting(25, "New schedules a generation that move some steps of a good one.", low=1, high=500, step=1)
-    crossovers: int = setting(10, "New schedules a generation that take steps from two good ones.", low=0, high=500, step=1)
+    mutations: int = setting(
+        25, "New schedules a generation that move some steps of a good one.", low=1, high=500, step=1
+    )
+    crossovers: int = setting(
+        10, "New schedules a generation that take steps from two good ones.", low=0, high=500, step=1
+    )
     parents: int = setting(10, "The best so far, from which new ones are made.", low=1, high=500, step=1)
     generations: int = setting(10, "Rounds of the search.", low=1, high=500, step=1)
     chance: float = setting(0.25, "Of each step of a mutated schedule to move.", low=0.01, high=1, step=0.01)
@@ -72,8 +76,14 @@ def crossed(one: Candidate, other: Candidate, rng: np.random.Generator) -> Candi
     return (one[0], *sorted(rng.choice(pool, len(one) - 1, replace=False).tolist(), reverse=True))
 
 
-def search(error: Callable[[Candidate], float], uniform: Candidate, settings: AutoDiffusionSettings,
-           seed: int = 0, starts: Sequence[Candidate] = (), lowest: int = 0) -> Iterator[Generation]:
+def search(
+    error: Callable[[Candidate], float],
+    uniform: Candidate,
+    settings: AutoDiffusionSettings,
+    seed: int = 0,
+    starts: Sequence[Candidate] = (),
+    lowest: int = 0,
+) -> Iterator[Generation]:
     """The evolution alone; the best of all rounds is kept, so it is never worse than `uniform` by this error.
 
     Args:
@@ -109,12 +119,14 @@ def search(error: Callable[[Candidate], float], uniform: Candidate, settings: Au
         ranked = sorted(known, key=lambda one: (known[one], one))
         yield Generation(index, settings.generations, tuple(errors), ranked[0], known[ranked[0]], known[uniform])
         parents = ranked[: settings.parents]
-        pick = lambda: parents[rng.integers(len(parents))]  # noqa: E731
+        pick = lambda: parents[rng.integers(len(parents))]
         tried = [mutated(pick(), last, settings.chance, rng, lowest) for _ in range(settings.mutations)]
         tried += [crossed(pick(), pick(), rng) for _ in range(settings.crossovers)]
 
 
-def evolve(problem: Problem, settings: AutoDiffusionSettings = AutoDiffusionSettings(), seed: int = 0) -> Iterator[Generation]:
+def evolve(
+    problem: Problem, settings: AutoDiffusionSettings = AutoDiffusionSettings(), seed: int = 0
+) -> Iterator[Generation]:
     """Search the time steps of a sampler for the smallest error on the fitted pictures.
 
     Raises:

@@ -21,8 +21,16 @@ from pipelines.schedule import Level
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 
-__all__ = ["BespokeSettings", "FittedSolver", "LeastSquares", "Trial", "fit_bespoke", "fitted_rows", "normal_matrix",
-           "passed"]
+__all__ = [
+    "BespokeSettings",
+    "FittedSolver",
+    "LeastSquares",
+    "Trial",
+    "fit_bespoke",
+    "fitted_rows",
+    "normal_matrix",
+    "passed",
+]
 
 _RIDGE = 1e-6
 """Of the normal equations' own diagonal: neighbouring estimates are nearly the same."""
@@ -44,24 +52,47 @@ _HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
 
 @dataclasses.dataclass(frozen=True)
 class BespokeSettings:
-    start: str = setting("best", "The hand-made schedule whose times are fitted to first; best tries several between uniform "
-                         "and dense at high noise; kept goes on from a fit that is kept for this run.",
-                         choices=("best", "kept", *_HAND_MADE))
+    start: str = setting(
+        "best",
+        "The hand-made schedule whose times are fitted to first; best tries several between uniform "
+        "and dense at high noise; kept goes on from a fit that is kept for this run.",
+        choices=("best", "kept", *_HAND_MADE),
+    )
     kept: str = setting("", "Name of the fit that the start kept goes on from; empty takes the best one for this run.")
-    first_time: float = setting(0.0, "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
-                           low=0, high=1, step=0.01)
+    first_time: float = setting(
+        0.0,
+        "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
+        low=0,
+        high=1,
+        step=0.01,
+    )
     tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
-    rounds: int = setting(100, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1)
+    rounds: int = setting(
+        100, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1
+    )
     learning_rate: float = setting(0.008, "Of the optimiser.", low=1e-4, high=0.5, step=0.001)
     batch: int = setting(8, "Pictures a round of the optimiser.", low=1, high=256, step=1)
-    loss_power: float = setting(1.0, "Of a picture's distance in the optimiser: at 1 one that goes astray pulls no harder than any "
-                           "other, 2 is the squared error.", low=0.5, high=2, step=0.1)
-    branches: bool = setting(True, "Give the two branches of the guidance factors of their own: closer, and then for this "
-                             "guidance only.")
-    single_ends: bool = setting(False, "Evaluate the prompt's branch only in the first and the last step: the two cost one "
-                                "evaluation, so a run has a step more for its cost.")
-    emphasis: bool = setting(False, "Let the optimiser also move what the network is told in every step along the line from the "
-                             "negative prompt to the prompt, beyond it too: closer.")
+    loss_power: float = setting(
+        1.0,
+        "Of a picture's distance in the optimiser: at 1 one that goes astray pulls no harder than any "
+        "other, 2 is the squared error.",
+        low=0.5,
+        high=2,
+        step=0.1,
+    )
+    branches: bool = setting(
+        True, "Give the two branches of the guidance factors of their own: closer, and then for this guidance only."
+    )
+    single_ends: bool = setting(
+        False,
+        "Evaluate the prompt's branch only in the first and the last step: the two cost one "
+        "evaluation, so a run has a step more for its cost.",
+    )
+    emphasis: bool = setting(
+        False,
+        "Let the optimiser also move what the network is told in every step along the line from the "
+        "negative prompt to the prompt, beyond it too: closer.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,17 +206,21 @@ def _matrices(problem: Problem, kept: FittedSolver) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def _found(problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, index: int,
-           emphasis: Emphasis | None = None) -> list[torch.Tensor]:
+def _found(
+    problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, index: int, emphasis: Emphasis | None = None
+) -> list[torch.Tensor]:
     found = []
     for part, own in zip(problem.fitted.cases.parts(problem.rows), latents.split(problem.rows), strict=True):
         denoiser = Denoiser(problem.network, problem.guidance, part.conditionings, problem.cancelled)
-        found.append(terms.found(denoiser.answer(Query(own, level, branches=terms.asked(index), conditioning=emphasis)), index))
+        found.append(
+            terms.found(denoiser.answer(Query(own, level, branches=terms.asked(index), conditioning=emphasis)), index)
+        )
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
-def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0,
-                kept: FittedSolver | None = None) -> Iterator[Trial]:
+def fit_bespoke(
+    problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0, kept: FittedSolver | None = None
+) -> Iterator[Trial]:
     """Fit the factors to several sets of times, then move all together; yields as it goes, `best` of the last is the result.
 
     Args:
@@ -212,7 +247,9 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
     if count < 2:
         raise SettingsError("A solver of 1 step has nothing to learn. Choose 2 steps or more.")
     if problem.sampler.calls(count) != count:
-        raise MethodFitError("Factors can be fitted in the place of samplers with one evaluation a step only. Choose another.")
+        raise MethodFitError(
+            "Factors can be fitted in the place of samplers with one evaluation a step only. Choose another."
+        )
     rng, schedule, terms = np.random.default_rng(seed), problem.noise_schedule, _terms(problem, settings)
     uniform = problem.error(SCHEDULES["uniform"].build().levels(schedule, terms.evaluations(count)), problem.held_out)
     few = dataclasses.replace(problem, fitted=problem.fitted.first(_TRIED_ON))
@@ -239,10 +276,14 @@ def fit_bespoke(problem: Problem, settings: BespokeSettings = BespokeSettings(),
         yield from _descended(problem, after, fit.squares, settings, seed)
 
 
-def _gone_on(problem: Problem, few: Problem, settings: BespokeSettings, seed: int, kept: FittedSolver, uniform: float) -> Iterator[Trial]:
+def _gone_on(
+    problem: Problem, few: Problem, settings: BespokeSettings, seed: int, kept: FittedSolver, uniform: float
+) -> Iterator[Trial]:
     levels = learned_levels(kept.times, kept.times, problem.noise_schedule)
     loss = problem.error(levels, problem.fitted, kept.factors())
-    begun = Trial(0, settings.rounds, loss, _judged(problem, kept.times, kept.rows, loss, kept.terms, kept.emphasis), uniform)
+    begun = Trial(
+        0, settings.rounds, loss, _judged(problem, kept.times, kept.rows, loss, kept.terms, kept.emphasis), uniform
+    )
     yield begun
     yield from _descended(problem, begun, _matrices(few, kept), settings, seed)
 
@@ -256,13 +297,17 @@ def _of(terms: Terms, kept: FittedSolver | None) -> FittedSolver:
     if kept is None:
         raise SettingsError("No bespoke solver is kept for this run to go on from. Choose another start.")
     if kept.terms != terms:
-        raise SettingsError(f"The kept solver combines {' and '.join(kept.terms.branches) or 'the guided estimate'}"
-                            f"{' with single ends' * bool(kept.terms.single)}, and the fit is to be another. Set branches and "
-                            "single_ends as it has them, or choose another start.")
+        raise SettingsError(
+            f"The kept solver combines {' and '.join(kept.terms.branches) or 'the guided estimate'}"
+            f"{' with single ends' * bool(kept.terms.single)}, and the fit is to be another. Set branches and "
+            "single_ends as it has them, or choose another start."
+        )
     return kept
 
 
-def _descended(problem: Problem, after: Trial, squares: Sequence[torch.Tensor], settings: BespokeSettings, seed: int) -> Iterator[Trial]:
+def _descended(
+    problem: Problem, after: Trial, squares: Sequence[torch.Tensor], settings: BespokeSettings, seed: int
+) -> Iterator[Trial]:
     """The optimiser's rounds from a trial's solver on."""
     shown = begun = after.best
     roots = [inverse_root(one) for one in squares]
@@ -287,14 +332,18 @@ def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
     only = plans.pop()
     branches = only if settings.branches and not plans and len(only) > 1 else ()
     if settings.emphasis and not (branches and settings.rounds):
-        raise SettingsError("Emphasis can be fitted only where two branches have factors of their own, in rounds of the optimiser. "
-                            "Choose a guidance scale above 1, factors for the branches and a round or more, or switch emphasis off.")
+        raise SettingsError(
+            "Emphasis can be fitted only where two branches have factors of their own, in rounds of the optimiser. "
+            "Choose a guidance scale above 1, factors for the branches and a round or more, or switch emphasis off."
+        )
     if not settings.single_ends:
         return Terms(branches)
     if len(branches) != 2 or problem.num_steps < 3:
-        raise SettingsError("A branch can be left out at both ends only where two branches have factors of their own, in 3 steps "
-                            "or more. Choose a guidance scale above 1, factors for the branches and more steps, or switch "
-                            "single_ends off.")
+        raise SettingsError(
+            "A branch can be left out at both ends only where two branches have factors of their own, in 3 steps "
+            "or more. Choose a guidance scale above 1, factors for the branches and more steps, or switch "
+            "single_ends off."
+        )
     return Terms(branches, (0, problem.num_steps - 1))
 
 
@@ -302,13 +351,23 @@ def _starts(settings: BespokeSettings, problem: Problem) -> list[tuple[float, ..
     count, last = problem.num_steps, problem.last_time()
     if settings.start == "best":
         shares = (settings.first_time,) if settings.first_time else _FIRST
-        return [tuple(share * last * (1 - (k / count) ** power) for k in range(count)) for share in shares for power in _POWERS]
+        return [
+            tuple(share * last * (1 - (k / count) ** power) for k in range(count))
+            for share in shares
+            for power in _POWERS
+        ]
     levels = SCHEDULES[settings.start].build().levels(problem.noise_schedule, count)
     return [tuple(float(level.timestep) for level in levels[:-1])]
 
 
-def _judged(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], loss: float, terms: Terms,
-            emphasis: tuple[tuple[float, ...], ...] = ()) -> FittedSolver:
+def _judged(
+    problem: Problem,
+    times: Sequence[float],
+    rows: Sequence[Sequence[float]],
+    loss: float,
+    terms: Terms,
+    emphasis: tuple[tuple[float, ...], ...] = (),
+) -> FittedSolver:
     levels = learned_levels(times, times, problem.noise_schedule)
     held_out = problem.error(levels, problem.held_out, FittedFactors(rows, times, terms, emphasis))
     return FittedSolver(tuple(map(float, times)), tuple(map(tuple, rows)), loss, held_out, terms, emphasis)

@@ -86,16 +86,29 @@ class _Student:
     here, so there the times stay. So does a first time that is the model's last.
     """
 
-    def __init__(self, problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]],
-                 roots: Sequence[torch.Tensor], terms: Terms, emphasis: Sequence[Sequence[float]] = ()):
+    def __init__(
+        self,
+        problem: Problem,
+        times: Sequence[float],
+        rows: Sequence[Sequence[float]],
+        roots: Sequence[torch.Tensor],
+        terms: Terms,
+        emphasis: Sequence[Sequence[float]] = (),
+    ):
         self.problem, self.roots, self.terms = problem, roots, terms
         moving = problem.network.prediction_type == "epsilon"
         self.last = problem.last_time()
-        self.first = torch.tensor(times[0] / self.last / _UNIT, dtype=torch.float64, requires_grad=moving and times[0] < self.last - _AT)
+        self.first = torch.tensor(
+            times[0] / self.last / _UNIT, dtype=torch.float64, requires_grad=moving and times[0] < self.last - _AT
+        )
         self.theta = increments_of(times, times[0]).requires_grad_(moving)
-        self.z = [torch.linalg.solve(root, torch.tensor(row, dtype=torch.float64)).requires_grad_()
-                  for root, row in zip(roots, rows, strict=True)]
-        self.emphasis = [(torch.tensor(numbers, dtype=torch.float64) * _EMPHASIS).requires_grad_() for numbers in emphasis]
+        self.z = [
+            torch.linalg.solve(root, torch.tensor(row, dtype=torch.float64)).requires_grad_()
+            for root, row in zip(roots, rows, strict=True)
+        ]
+        self.emphasis = [
+            (torch.tensor(numbers, dtype=torch.float64) * _EMPHASIS).requires_grad_() for numbers in emphasis
+        ]
 
     @property
     def learned(self) -> list[torch.Tensor]:
@@ -112,19 +125,30 @@ class _Student:
         problem, times = self.problem, self.times()
         pictures = problem.fitted
         levels = learned_levels(times.tolist(), times.tolist(), problem.noise_schedule)
-        conditionings = {name: Conditioning({key: tensor[places] for key, tensor in one.tensors.items()})
-                         for name, one in pictures.cases.conditionings.items()}
+        conditionings = {
+            name: Conditioning({key: tensor[places] for key, tensor in one.tensors.items()})
+            for name, one in pictures.cases.conditionings.items()
+        }
         latents = pictures.cases.noise[places] * problem.noise_schedule.initial_scale(levels[0])
         known = [latents]
         for index, (row, time, level) in enumerate(zip(self.rows(), times.to(latents), levels, strict=False)):
             asked = (latents, time, level, conditionings, index)
-            known += self._estimates(*asked) if latents.numel() <= _KEPT else checkpoint(
-                self._estimates, *asked, use_reentrant=False)
+            known += (
+                self._estimates(*asked)
+                if latents.numel() <= _KEPT
+                else checkpoint(self._estimates, *asked, use_reentrant=False)
+            )
             latents = sum(factor * one for factor, one in zip(row.to(latents), known, strict=True))
         return (latents - pictures.wanted[places]).square().flatten(1).mean(1) / pictures.wanted.square().mean()
 
-    def _estimates(self, latents: torch.Tensor, time: torch.Tensor, level: Level,
-                   conditionings: dict[str, Conditioning], index: int) -> tuple[torch.Tensor, ...]:
+    def _estimates(
+        self,
+        latents: torch.Tensor,
+        time: torch.Tensor,
+        level: Level,
+        conditionings: dict[str, Conditioning],
+        index: int,
+    ) -> tuple[torch.Tensor, ...]:
         network, guidance, answers = self.problem.network, self.problem.guidance, {}
         for name in (asked := self.terms.asked(index)) or guidance.plan(level):
             own = conditionings[name]
@@ -136,8 +160,13 @@ class _Student:
 
     def reached(self, loss: float, mean: Descended | None = None) -> Descended:
         emphasis = tuple(tuple((one / _EMPHASIS).tolist()) for one in self.emphasis)
-        return Descended(math.sqrt(loss), tuple(self.times().tolist()), tuple(tuple(row.tolist()) for row in self.rows()),
-                         emphasis, mean)
+        return Descended(
+            math.sqrt(loss),
+            tuple(self.times().tolist()),
+            tuple(tuple(row.tolist()) for row in self.rows()),
+            emphasis,
+            mean,
+        )
 
     def at(self, numbers: Sequence[torch.Tensor], loss: float) -> Descended:
         """Where the times, rows and emphasis are with these numbers in the place of its own."""
@@ -152,9 +181,16 @@ class _Student:
             one.copy_(number)
 
 
-def descend(problem: Problem, times: Sequence[float], rows: Sequence[Sequence[float]], roots: Sequence[torch.Tensor],
-            terms: Terms, settings: DescentSettings, seed: int = 0,
-            emphasis: Sequence[Sequence[float]] = ()) -> Iterator[Descended]:
+def descend(
+    problem: Problem,
+    times: Sequence[float],
+    rows: Sequence[Sequence[float]],
+    roots: Sequence[torch.Tensor],
+    terms: Terms,
+    settings: DescentSettings,
+    seed: int = 0,
+    emphasis: Sequence[Sequence[float]] = (),
+) -> Iterator[Descended]:
     """Adam on each picture's distance, with a rate that falls as a cosine to nothing; yields after every round.
 
     Args:

@@ -52,8 +52,13 @@ class Cases:
 
 
 @torch.no_grad()
-def make_cases(family: Family, prompts: Sequence[str], seeds: Sequence[int], negative_prompt: str = "",
-               size: tuple[int, int] = (0, 0)) -> Cases:
+def make_cases(
+    family: Family,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    negative_prompt: str = "",
+    size: tuple[int, int] = (0, 0),
+) -> Cases:
     """One picture for each prompt and its seed.
 
     Args:
@@ -69,8 +74,17 @@ def make_cases(family: Family, prompts: Sequence[str], seeds: Sequence[int], neg
     return Cases(conditionings, initial_noise(NoiseSource(seeds), shape).to(family.device), tuple(seeds))
 
 
-def finals(cases: Cases, family: Family, guidance: Guidance, sampler: Sampler, levels: Sequence[Level],
-           noise_schedule: NoiseSchedule, *, rows: int = 32, cancelled: Callable[[], bool] = lambda: False) -> torch.Tensor:
+def finals(
+    cases: Cases,
+    family: Family,
+    guidance: Guidance,
+    sampler: Sampler,
+    levels: Sequence[Level],
+    noise_schedule: NoiseSchedule,
+    *,
+    rows: int = 32,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> torch.Tensor:
     """The latents (N, C, h, w) that a run ends with.
 
     Args:

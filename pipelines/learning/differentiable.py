@@ -63,8 +63,14 @@ def as_type(prediction: Prediction, prediction_type: str) -> torch.Tensor:
     return prediction.denoised
 
 
-def run_with_gradients(factors: torch.Tensor, levels: Sequence[Level], network: Network, guidance: Guidance,
-                       conditionings: Mapping[str, Conditioning], latents: torch.Tensor) -> torch.Tensor:
+def run_with_gradients(
+    factors: torch.Tensor,
+    levels: Sequence[Level],
+    network: Network,
+    guidance: Guidance,
+    conditionings: Mapping[str, Conditioning],
+    latents: torch.Tensor,
+) -> torch.Tensor:
     """The final latents (B, C, h, w) of a run whose factors and start carry gradients.
 
     Each evaluation is checkpointed: its inner values are computed again in the backward pass instead of kept.

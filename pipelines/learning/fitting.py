@@ -27,24 +27,79 @@ from pipelines.types import Choice, Request
 
 __all__ = ["LEARNERS", "PROMPTS", "LearnRequest", "PictureSettings", "Progress", "learn"]
 
-PROMPTS = tuple(f"a {thing} on a {colour} background" for thing, colour in zip(
-    ("fox", "rocket", "red apple", "penguin", "castle", "sunflower", "bus", "owl", "guitar", "mushroom", "sailboat", "robot",
-     "tulip", "pizza", "lion", "snowman"),
-    ("blue", "black", "green", "teal", "pink", "purple", "white", "yellow", "orange", "brown", "gray", "red",
-     "white", "blue", "green", "purple"), strict=True))
+PROMPTS = tuple(
+    f"a {thing} on a {colour} background"
+    for thing, colour in zip(
+        (
+            "fox",
+            "rocket",
+            "red apple",
+            "penguin",
+            "castle",
+            "sunflower",
+            "bus",
+            "owl",
+            "guitar",
+            "mushroom",
+            "sailboat",
+            "robot",
+            "tulip",
+            "pizza",
+            "lion",
+            "snowman",
+        ),
+        (
+            "blue",
+            "black",
+            "green",
+            "teal",
+            "pink",
+            "purple",
+            "white",
+            "yellow",
+            "orange",
+            "brown",
+            "gray",
+            "red",
+            "white",
+            "blue",
+            "green",
+            "purple",
+        ),
+        strict=True,
+    )
+)
 """What the pictures show where no prompts are given: simple enough for any text-to-image model."""
 
-LEARNERS = Table("learner", [
-    Method("ld3", "LD3", lambda settings: settings, Ld3Settings,
-           paper="Tong et al., LD3, arXiv:2405.15506",
-           help="Learns the times by gradients through the whole run. For samplers without fresh noise."),
-    Method("auto_diffusion", "AutoDiffusion", lambda settings: settings, AutoDiffusionSettings,
-           paper="Li et al., AutoDiffusion, arXiv:2309.10438",
-           help="Evolves sets of time steps. For any sampler; slower."),
-    Method("bespoke", "Bespoke solver", lambda settings: settings, BespokeSettings,
-           paper="Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329",
-           help="Fits the factors of every step, by least squares and then by gradients through the whole run. For one evaluation a step."),
-])
+LEARNERS = Table(
+    "learner",
+    [
+        Method(
+            "ld3",
+            "LD3",
+            lambda settings: settings,
+            Ld3Settings,
+            paper="Tong et al., LD3, arXiv:2405.15506",
+            help="Learns the times by gradients through the whole run. For samplers without fresh noise.",
+        ),
+        Method(
+            "auto_diffusion",
+            "AutoDiffusion",
+            lambda settings: settings,
+            AutoDiffusionSettings,
+            paper="Li et al., AutoDiffusion, arXiv:2309.10438",
+            help="Evolves sets of time steps. For any sampler; slower.",
+        ),
+        Method(
+            "bespoke",
+            "Bespoke solver",
+            lambda settings: settings,
+            BespokeSettings,
+            paper="Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329",
+            help="Fits the factors of every step, by least squares and then by gradients through the whole run. For one evaluation a step.",
+        ),
+    ],
+)
 """The ways to fit a schedule; each makes the settings of its fit."""
 
 
@@ -55,7 +110,9 @@ _FITS = {"ld3": fit_ld3, "auto_diffusion": evolve, "bespoke": fit_bespoke}
 class PictureSettings:
     fitted: int = setting(16, "Pictures to fit to.", low=2, high=1024, step=1)
     held_out: int = setting(16, "Other pictures, that judge the result.", low=2, high=512, step=1)
-    teacher_steps: int = setting(60, "Steps of the long run whose ends the short one should reach.", low=10, high=1000, step=10)
+    teacher_steps: int = setting(
+        60, "Steps of the long run whose ends the short one should reach.", low=10, high=1000, step=10
+    )
     seed: int = setting(0, "Of the pictures' noises and of the fit.", low=0, high=2**31 - 1, step=1)
 
 
@@ -121,12 +178,24 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
         yield Progress("Fitting", one.index, one.total, tuple(curve))
     times, told, held_out = _result(one, problem)
     learned = LearnedSchedule(
-        method=request.learner.key, model=base.model, network=network_identity(family), sampler=_filled(base.sampler, SAMPLERS),
-        guidance=_filled(base.guidance, GUIDANCE), num_inference_steps=base.num_inference_steps,
-        evaluations=_evaluations(one, problem), times=times, model_times=told, held_out=held_out,
-        curve=tuple(curve), told={
-            "settings": dataclasses.asdict(settings), "pictures": dataclasses.asdict(request.pictures),
-            "seconds": round(time.perf_counter() - began, 1)}, **_factors(one))
+        method=request.learner.key,
+        model=base.model,
+        network=network_identity(family),
+        sampler=_filled(base.sampler, SAMPLERS),
+        guidance=_filled(base.guidance, GUIDANCE),
+        num_inference_steps=base.num_inference_steps,
+        evaluations=_evaluations(one, problem),
+        times=times,
+        model_times=told,
+        held_out=held_out,
+        curve=tuple(curve),
+        told={
+            "settings": dataclasses.asdict(settings),
+            "pictures": dataclasses.asdict(request.pictures),
+            "seconds": round(time.perf_counter() - began, 1),
+        },
+        **_factors(one),
+    )
     yield Progress("Done", one.total, one.total, tuple(curve), learned)
 
 
@@ -144,15 +213,32 @@ def _problem(request: LearnRequest, family: Family, cancelled: Callable[[], bool
     base, pictures = request.base, request.pictures
     width, height = (given or own for given, own in zip((base.width, base.height), family.default_size, strict=True))
     prompts, count = request.prompts or PROMPTS, pictures.fitted + pictures.held_out
-    cases = make_cases(family, [prompts[i % len(prompts)] for i in range(count)],
-                       range(pictures.seed, pictures.seed + count), base.negative_prompt, (width, height))
+    cases = make_cases(
+        family,
+        [prompts[i % len(prompts)] for i in range(count)],
+        range(pictures.seed, pictures.seed + count),
+        base.negative_prompt,
+        (width, height),
+    )
     guidance, cases = _guided(base.guidance, cases, family)
     schedule, flow = family.noise_schedule_for(width, height), family.traits.flow
     rows = max(1, min(16, 16 * 256 // (cases.noise[0, 0].numel() or 1)))
-    ends = [taught(part, family, guidance, schedule, flow=flow, steps=pictures.teacher_steps, rows=rows, cancelled=cancelled)
-            for part in (cases.part(0, pictures.fitted), cases.part(pictures.fitted, count))]
-    return Problem(family, schedule, guidance, SAMPLERS[base.sampler.key].build(base.sampler.settings),
-                   base.num_inference_steps, *ends, rows=rows, cancelled=cancelled)
+    ends = [
+        taught(
+            part, family, guidance, schedule, flow=flow, steps=pictures.teacher_steps, rows=rows, cancelled=cancelled
+        )
+        for part in (cases.part(0, pictures.fitted), cases.part(pictures.fitted, count))
+    ]
+    return Problem(
+        family,
+        schedule,
+        guidance,
+        SAMPLERS[base.sampler.key].build(base.sampler.settings),
+        base.num_inference_steps,
+        *ends,
+        rows=rows,
+        cancelled=cancelled,
+    )
 
 
 def _guided(choice: Choice, cases: Cases, family: Family) -> tuple[Guidance, Cases]:
@@ -166,8 +252,12 @@ def _guided(choice: Choice, cases: Cases, family: Family) -> tuple[Guidance, Cas
 def _factors(one: Round | Generation | Trial) -> dict[str, Any]:
     if not isinstance(one, Trial):
         return {}
-    return {"rows": one.best.rows, "branches": one.best.terms.branches, "single": one.best.terms.single,
-            "emphasis": one.best.emphasis}
+    return {
+        "rows": one.best.rows,
+        "branches": one.best.terms.branches,
+        "single": one.best.terms.single,
+        "emphasis": one.best.emphasis,
+    }
 
 
 def _evaluations(one: Round | Generation | Trial, problem: Problem) -> int:
@@ -181,7 +271,11 @@ def _row(one: Round | Generation | Trial) -> dict[str, Any]:
     if isinstance(one, Round):
         row = {"round": one.index, "loss": round(one.loss, 5)}
         return row if one.held_out is None else {**row, "held_out": round(one.held_out, 5)}
-    return {"round": one.index, "loss": round(one.best_error, 5), "population": [round(error, 4) for error in one.errors]}
+    return {
+        "round": one.index,
+        "loss": round(one.best_error, 5),
+        "population": [round(error, 4) for error in one.errors],
+    }
 
 
 def _result(one: Round | Generation | Trial, problem: Problem) -> tuple[tuple, tuple, dict[str, float]]:
@@ -191,8 +285,10 @@ def _result(one: Round | Generation | Trial, problem: Problem) -> tuple[tuple, t
         return one.best.times, one.best.model_times, {"uniform": one.uniform, "fitted": one.best.held_out}
     times = tuple(float(time) for time in one.best)
     uniform = learned_levels(*2 * (_uniform(problem),), problem.noise_schedule)
-    held = {"uniform": problem.error(uniform, problem.held_out),
-            "fitted": problem.error(learned_levels(times, times, problem.noise_schedule), problem.held_out)}
+    held = {
+        "uniform": problem.error(uniform, problem.held_out),
+        "fitted": problem.error(learned_levels(times, times, problem.noise_schedule), problem.held_out),
+    }
     return times, times, held
 
 

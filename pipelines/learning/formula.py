@@ -69,12 +69,15 @@ class _NoNoise:
     """Stands for the source of fresh noise of a run that must not draw any."""
 
     def __call__(self, like: torch.Tensor) -> torch.Tensor:
-        raise MethodFitError("A schedule can be learned for deterministic samplers only, and this one draws fresh noise "
-                             "with these settings. Choose another sampler, or set its share of fresh noise to 0.")
+        raise MethodFitError(
+            "A schedule can be learned for deterministic samplers only, and this one draws fresh noise "
+            "with these settings. Choose another sampler, or set its share of fresh noise to 0."
+        )
 
 
-def written_out(sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule,
-                prediction_type: str) -> Formula:
+def written_out(
+    sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule, prediction_type: str
+) -> Formula:
     """The formula of a run over these levels, in float64.
 
     Args:
@@ -109,8 +112,9 @@ class _Curved:
         return torch.tanh(latents.roll(1, -1) + 0.001 * timesteps[:, None, None, None])
 
 
-def require_linear(sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule,
-                   prediction_type: str) -> Formula:
+def require_linear(
+    sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule, prediction_type: str
+) -> Formula:
     """The run's formula, if a run of the sampler really follows it.
 
     Raises:
@@ -127,6 +131,8 @@ def require_linear(sampler: Sampler, levels: Sequence[Level], noise_schedule: No
         known.append(network.predict_raw(latents, torch.tensor([level.timestep]), Conditioning()))
     end = sum(float(factor) * one for factor, one in zip(formula.end, known, strict=True))
     if not torch.allclose(end, last.latents, rtol=1e-6, atol=1e-8):
-        raise MethodFitError("A schedule can be learned for samplers whose factors depend on the noise levels only; this "
-                             "one's depend on the picture. Choose another sampler.")
+        raise MethodFitError(
+            "A schedule can be learned for samplers whose factors depend on the noise levels only; this "
+            "one's depend on the picture. Choose another sampler."
+        )
     return formula

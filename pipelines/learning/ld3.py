@@ -29,14 +29,22 @@ _STARTS = ("uniform", "karras", "exponential", "beta", "quadratic", "dense_high"
 @dataclasses.dataclass(frozen=True)
 class Ld3Settings:
     rounds: int = setting(64, "Steps of the optimiser.", low=1, high=5000, step=1)
-    learning_rate: float = setting(0.005, "Of the times.", low=1e-4, high=0.5,
-                                   step=0.001)
+    learning_rate: float = setting(0.005, "Of the times.", low=1e-4, high=0.5, step=0.001)
     batch: int = setting(8, "Pictures a round.", low=1, high=256, step=1)
     offsets: bool = setting(True, "Also learn which time the network is told, apart from the latents' noise level.")
-    start: str = setting("best", "The hand-made schedule that the fit begins with; best tries them all, a few seconds each.",
-                         choices=("best", *_STARTS))
-    noise_shift: float = setting(0.0, "How far a fitted picture's noise may move towards the teacher's end, as a share "
-                                 "of its norm; 0 holds it fixed.", low=0, high=0.5, step=0.005)
+    start: str = setting(
+        "best",
+        "The hand-made schedule that the fit begins with; best tries them all, a few seconds each.",
+        choices=("best", *_STARTS),
+    )
+    noise_shift: float = setting(
+        0.0,
+        "How far a fitted picture's noise may move towards the teacher's end, as a share "
+        "of its norm; 0 holds it fixed.",
+        low=0,
+        high=0.5,
+        step=0.005,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +135,15 @@ class _Student:
         problem, cases = self.problem, self.problem.fitted.cases
         values = self.values()
         formula = self.write(values.detach().numpy())
-        conditionings = {name: type(one)({key: tensor[rows] for key, tensor in one.tensors.items()})
-                         for name, one in cases.conditionings.items()}
+        conditionings = {
+            name: type(one)({key: tensor[rows] for key, tensor in one.tensors.items()})
+            for name, one in cases.conditionings.items()
+        }
         start = cases.noise[rows] + self.moves[rows]
         start = start * problem.noise_schedule.initial_scale(problem.noise_schedule.at(self.last_time))
-        ends = run_with_gradients(factors_of(values, self.write), formula.levels, problem.network, problem.guidance,
-                                  conditionings, start)
+        ends = run_with_gradients(
+            factors_of(values, self.write), formula.levels, problem.network, problem.guidance, conditionings, start
+        )
         wanted = problem.fitted.wanted[rows]
         return (ends - wanted).square().mean() / wanted.square().mean()
 
@@ -149,7 +160,9 @@ class _Student:
         """The present schedule, measured."""
         times, told = np.split(self.values().detach().numpy(), 2)
         levels = learned_levels(times, told, self.problem.noise_schedule)
-        fitted, held_out = (self.problem.error(levels, pictures) for pictures in (self.problem.fitted, self.problem.held_out))
+        fitted, held_out = (
+            self.problem.error(levels, pictures) for pictures in (self.problem.fitted, self.problem.held_out)
+        )
         return Found(tuple(times.tolist()), tuple(told.tolist()), fitted, held_out)
 
 
@@ -160,12 +173,18 @@ def _start(problem: Problem, start: str) -> tuple[torch.Tensor, float]:
         raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
     errors, thetas, keys = {}, {}, _STARTS if start == "best" else (start,)
     for key in keys:
-        times = [level.timestep for level in SCHEDULES[key].build().levels(problem.noise_schedule, problem.num_steps)[:-1]]
+        times = [
+            level.timestep for level in SCHEDULES[key].build().levels(problem.noise_schedule, problem.num_steps)[:-1]
+        ]
         thetas[key] = increments_of(times, problem.last_time())
         if len(keys) > 1:
             visited = times_of(thetas[key], problem.last_time()).tolist()
             errors[key] = problem.error(learned_levels(visited, visited, problem.noise_schedule), problem.fitted)
-    best = start if start != "best" else min(errors, key=lambda key: errors[key] if math.isfinite(errors[key]) else math.inf)
+    best = (
+        start
+        if start != "best"
+        else min(errors, key=lambda key: errors[key] if math.isfinite(errors[key]) else math.inf)
+    )
     uniform = SCHEDULES["uniform"].build().levels(problem.noise_schedule, problem.num_steps)
     return thetas[best], problem.error(uniform, problem.held_out)
 
@@ -192,8 +211,12 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
     theta, uniform = _start(problem, settings.start)
     student = _Student(problem, theta, settings)
     times = times_of(theta, problem.last_time()).tolist()
-    require_linear(problem.sampler, learned_levels(times, times, problem.noise_schedule), problem.noise_schedule,
-                   problem.network.prediction_type)
+    require_linear(
+        problem.sampler,
+        learned_levels(times, times, problem.noise_schedule),
+        problem.noise_schedule,
+        problem.network.prediction_type,
+    )
     best = student.found()
     yield Round(0, settings.rounds, best.held_out, best.held_out, best, uniform)
     learned = [one for group in student.parameters() for one in group["params"]]

@@ -43,7 +43,9 @@ class Pictures:
 
     def first(self, count: int) -> Pictures:
         """The first so many, or all."""
-        return dataclasses.replace(self, cases=self.cases.part(0, count), wanted=self.wanted[:count], path=self.path[:, :count])
+        return dataclasses.replace(
+            self, cases=self.cases.part(0, count), wanted=self.wanted[:count], path=self.path[:, :count]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +74,16 @@ class Problem:
 
     def error(self, levels: Sequence[Level], pictures: Pictures, sampler: Sampler | None = None) -> float:
         """The relative error of a run over these levels, with another sampler where one is given."""
-        ends = finals(pictures.cases, self.network, self.guidance, sampler or self.sampler, levels, self.noise_schedule,
-                      rows=self.rows, cancelled=self.cancelled)
+        ends = finals(
+            pictures.cases,
+            self.network,
+            self.guidance,
+            sampler or self.sampler,
+            levels,
+            self.noise_schedule,
+            rows=self.rows,
+            cancelled=self.cancelled,
+        )
         return relative_error(ends, pictures.wanted)
 
     def last_time(self) -> float:
@@ -81,8 +91,17 @@ class Problem:
         return self.noise_schedule.network_time(1.0)
 
 
-def taught(cases: Cases, network: Network, guidance: Guidance, noise_schedule: NoiseSchedule, *, flow: bool = False,
-           steps: int = 60, rows: int = 16, cancelled: Callable[[], bool] = lambda: False) -> Pictures:
+def taught(
+    cases: Cases,
+    network: Network,
+    guidance: Guidance,
+    noise_schedule: NoiseSchedule,
+    *,
+    flow: bool = False,
+    steps: int = 60,
+    rows: int = 16,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Pictures:
     """The cases with the long run that comparisons use as their reference.
 
     Raises:

@@ -21,7 +21,12 @@ from pipelines.training.captions import parse
 from pipelines.training.objects import Catalogue, shipped_catalogue
 
 __all__ = [
-    "Classifier", "ClassifierNetwork", "Reading", "Scores", "Seen", "load_classifier",
+    "Classifier",
+    "ClassifierNetwork",
+    "Reading",
+    "Scores",
+    "Seen",
+    "load_classifier",
     "save_classifier",
 ]
 
@@ -87,9 +92,7 @@ class ClassifierNetwork(nn.Module):
 
     def __init__(self, objects: int, backgrounds: int, widths: tuple[int, ...] = (32, 64, 128)):
         super().__init__()
-        self.blocks = nn.Sequential(
-            *(_Block(a, b) for a, b in zip((3, *widths[:-1]), widths, strict=True))
-        )
+        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip((3, *widths[:-1]), widths, strict=True)))
         self.norm = nn.GroupNorm(8, widths[-1])
         self.alone = nn.Linear(2 * widths[-1], objects + 1)
         self.side = nn.Linear(2 * widths[-1], objects + 1)
@@ -122,7 +125,10 @@ class Classifier:
     """
 
     def __init__(
-        self, network: ClassifierNetwork, labels: tuple[str, ...], backgrounds: tuple[str, ...],
+        self,
+        network: ClassifierNetwork,
+        labels: tuple[str, ...],
+        backgrounds: tuple[str, ...],
         size: int,
     ):
         self.network = network.eval().requires_grad_(False)
@@ -135,15 +141,11 @@ class Classifier:
         Raises: SettingsError when the shape is another one.
         """
         if images.ndim != 4 or images.shape[1] != 3:
-            raise SettingsError(
-                f"The classifier takes pictures of shape (B, 3, H, W), not {tuple(images.shape)}."
-            )
+            raise SettingsError(f"The classifier takes pictures of shape (B, 3, H, W), not {tuple(images.shape)}.")
         weight = next(self.network.parameters())
         images = images.to(weight.device, weight.dtype)
         if images.shape[-2:] != (self.size, self.size):
-            images = F.interpolate(
-                images, (self.size, self.size), mode="bilinear", antialias=True
-            )
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         return self.network(images)
 
     @torch.no_grad()
@@ -155,9 +157,7 @@ class Classifier:
         scores = self.scores(images)
         return [self._reading(scores, index) for index in range(len(images))]
 
-    def adherence(
-        self, images: torch.Tensor, caption: str, catalogue: Catalogue | None = None
-    ) -> torch.Tensor:
+    def adherence(self, images: torch.Tensor, caption: str, catalogue: Catalogue | None = None) -> torch.Tensor:
         """Probability that each picture shows what the caption says.
 
         Args:
@@ -171,9 +171,7 @@ class Classifier:
         truth = parse(caption, catalogue or shipped_catalogue())
         return self.truth_probability(images, truth.labels, truth.background)
 
-    def truth_probability(
-        self, images: torch.Tensor, labels: tuple[str, ...], background: str | None
-    ) -> torch.Tensor:
+    def truth_probability(self, images: torch.Tensor, labels: tuple[str, ...], background: str | None) -> torch.Tensor:
         """Like `adherence`, for labels from left to right and a background or None."""
         scores, nothing = self.scores(images), len(self.labels)
         wanted = [self._index(label, self.labels) for label in labels]
@@ -200,8 +198,7 @@ class Classifier:
     @staticmethod
     def _index(name: str, known: tuple[str, ...]) -> int:
         if name not in known:
-            raise SettingsError(f"The classifier does not know {name!r}. It knows: "
-                                f"{', '.join(known)}.")
+            raise SettingsError(f"The classifier does not know {name!r}. It knows: {', '.join(known)}.")
         return known.index(name)
 
 
@@ -209,11 +206,12 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Write weights (float16) and names."""
     folder.mkdir(parents=True, exist_ok=True)
     state = classifier.network.state_dict()
-    save_file({k: v.half().cpu().contiguous() for k, v in state.items()},
-              folder / "model.safetensors")
+    save_file({k: v.half().cpu().contiguous() for k, v in state.items()}, folder / "model.safetensors")
     widths = [block.conv1.out_channels for block in classifier.network.blocks]
     config = {
-        "size": classifier.size, "widths": widths, "labels": list(classifier.labels),
+        "size": classifier.size,
+        "widths": widths,
+        "labels": list(classifier.labels),
         "backgrounds": list(classifier.backgrounds),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")

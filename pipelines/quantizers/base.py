@@ -203,7 +203,7 @@ def _changed(quantizer: Quantizer, layer: torch.nn.Module, name: str, label: str
         return quantizer.quantize(layer)
     except (StepwiseError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - the libraries raise almost anything
+    except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelError(f"{label} could not quantise the layer {name} ({first}). Choose another method.") from error
 

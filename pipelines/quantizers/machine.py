@@ -76,7 +76,7 @@ def load_package(name: str, requirements: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - a package built for another version raises almost anything
+    except Exception as error:
         raise MethodFitError(
             f"The package {name.partition('.')[0]} cannot be used ({error}). Install it: {_command(requirements)}"
         ) from error

@@ -11,20 +11,48 @@ from pipelines.samplers.time_shift import TimeShift, TimeShiftSettings, fits_tim
 
 __all__ = ["SAMPLERS"]
 
-SAMPLERS = Table("sampler", [
-    *SOLVER_METHODS,
-    Method("epsilon_scaling", "Epsilon scaling", EpsilonScaling, EpsilonScalingSettings, fit=fits_epsilon_scaling,
-           paper="Ning et al., Exposure bias, arXiv:2308.15321",
-           help="Around any solver: makes the noise estimate a little smaller, against the drift of long runs.",
-           groups=("research",)),
-    Method("time_shift", "Time-Shift", TimeShift, TimeShiftSettings, fit=fits_time_shift,
-           paper="Li et al., Shifted time steps, arXiv:2305.15583",
-           help="Around DDIM, PNDM or 2M: tells the network the time that the latents' variance suggests.",
-           groups=("research",)),
-    Method("dualfast", "DualFast", DualFast, DualFastSettings, paper="Yu et al., DualFast, arXiv:2506.13058",
-           help="Around DDIM, 2M or UniPC: moves each estimate away from an earlier, noisier one; for few steps.",
-           groups=("research",)),
-    Method("lml", "LML", Lml, LmlSettings, paper="Wang et al., LML, arXiv:2505.24222",
-           help="Around any solver: curvature of the noise. At kappa 0, the authors' value, it changes nothing.",
-           groups=("research",)),
-], fit=own_loop_only)
+SAMPLERS = Table(
+    "sampler",
+    [
+        *SOLVER_METHODS,
+        Method(
+            "epsilon_scaling",
+            "Epsilon scaling",
+            EpsilonScaling,
+            EpsilonScalingSettings,
+            fit=fits_epsilon_scaling,
+            paper="Ning et al., Exposure bias, arXiv:2308.15321",
+            help="Around any solver: makes the noise estimate a little smaller, against the drift of long runs.",
+            groups=("research",),
+        ),
+        Method(
+            "time_shift",
+            "Time-Shift",
+            TimeShift,
+            TimeShiftSettings,
+            fit=fits_time_shift,
+            paper="Li et al., Shifted time steps, arXiv:2305.15583",
+            help="Around DDIM, PNDM or 2M: tells the network the time that the latents' variance suggests.",
+            groups=("research",),
+        ),
+        Method(
+            "dualfast",
+            "DualFast",
+            DualFast,
+            DualFastSettings,
+            paper="Yu et al., DualFast, arXiv:2506.13058",
+            help="Around DDIM, 2M or UniPC: moves each estimate away from an earlier, noisier one; for few steps.",
+            groups=("research",),
+        ),
+        Method(
+            "lml",
+            "LML",
+            Lml,
+            LmlSettings,
+            paper="Wang et al., LML, arXiv:2505.24222",
+            help="Around any solver: curvature of the noise. At kappa 0, the authors' value, it changes nothing.",
+            groups=("research",),
+        ),
+    ],
+    fit=own_loop_only,
+)

@@ -17,14 +17,21 @@ __all__ = ["AncestralSettings", "Ddim", "DdimSettings", "ancestral_step", "fresh
 
 @dataclasses.dataclass(frozen=True)
 class DdimSettings:
-    eta: float = setting(0.0, "Share of fresh noise in each step: 0 is deterministic, 1 is DDPM.",
-                         low=0, high=1, step=0.05, label="eta")
+    eta: float = setting(
+        0.0, "Share of fresh noise in each step: 0 is deterministic, 1 is DDPM.", low=0, high=1, step=0.05, label="eta"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class AncestralSettings:
-    eta: float = setting(1.0, "Share of fresh noise in each step: 1 is fully ancestral, 0 is Euler.",
-                         low=0, high=1, step=0.05, label="eta")
+    eta: float = setting(
+        1.0,
+        "Share of fresh noise in each step: 1 is fully ancestral, 0 is Euler.",
+        low=0,
+        high=1,
+        step=0.05,
+        label="eta",
+    )
 
 
 def fresh_noise(level: Level, next_level: Level, eta: float) -> float:
@@ -38,8 +45,9 @@ def fresh_noise(level: Level, next_level: Level, eta: float) -> float:
     return eta * next_level.sigma * math.sqrt(max(0.0, 1 - ratio**2))
 
 
-def ancestral_step(prediction: Prediction, level: Level, next_level: Level, eta: float,
-                   context: StepContext) -> torch.Tensor:
+def ancestral_step(
+    prediction: Prediction, level: Level, next_level: Level, eta: float, context: StepContext
+) -> torch.Tensor:
     """x' = alpha' * x0_hat + sqrt(sigma'^2 - s^2) * eps_hat + s * n."""
     s = fresh_noise(level, next_level, eta)
     kept = math.sqrt(max(0.0, next_level.sigma**2 - s**2))

@@ -18,12 +18,17 @@ __all__ = ["Ddpm", "DdpmSettings", "posterior"]
 
 @dataclasses.dataclass(frozen=True)
 class DdpmSettings:
-    variance: str = setting("small", "Small is the posterior's own, large the forward step's, with more fresh noise.",
-                            choices=("small", "large"), label="posterior variance")
+    variance: str = setting(
+        "small",
+        "Small is the posterior's own, large the forward step's, with more fresh noise.",
+        choices=("small", "large"),
+        label="posterior variance",
+    )
 
 
-def posterior(latents: torch.Tensor, denoised: torch.Tensor, level: Level,
-              next_level: Level) -> tuple[torch.Tensor, float, float]:
+def posterior(
+    latents: torch.Tensor, denoised: torch.Tensor, level: Level, next_level: Level
+) -> tuple[torch.Tensor, float, float]:
     """Mean of x' given x and x0, its variance (small) and the forward step's variance (large).
 
     With r = alpha / alpha' and beta = sigma^2 - r^2 * sigma'^2, which for a variance-preserving model is 1 - r^2:

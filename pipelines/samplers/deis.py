@@ -16,8 +16,9 @@ __all__ = ["Deis", "DeisSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class DeisSettings:
-    order: int = setting(2, "How many estimates are used; 1 is DDIM. Untouched, it fits itself to fewer steps.",
-                         low=1, high=3, step=1)
+    order: int = setting(
+        2, "How many estimates are used; 1 is DDIM. Untouched, it fits itself to fewer steps.", low=1, high=3, step=1
+    )
 
 
 class Deis:

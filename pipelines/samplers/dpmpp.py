@@ -23,8 +23,9 @@ def kept_share(level: Level, next_level: Level, eta: float) -> float:
     return share * math.exp(-eta * (next_level.lam - level.lam)) if eta else share
 
 
-def exponential_step(latents: torch.Tensor, level: Level, next_level: Level, data: torch.Tensor,
-                     eta: float = 0.0) -> torch.Tensor:
+def exponential_step(
+    latents: torch.Tensor, level: Level, next_level: Level, data: torch.Tensor, eta: float = 0.0
+) -> torch.Tensor:
     """x' = e^(-eta * h) * (sigma' / sigma) * x - alpha' * (e^(-(1 + eta) * h) - 1) * D: exact for constant D.
 
     h = lambda' - lambda. Finite at both ends: from pure noise and to a clean sample h is infinite and e^(-h)

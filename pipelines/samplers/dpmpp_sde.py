@@ -17,8 +17,14 @@ __all__ = ["DpmSolver2MSde", "DpmSolverSde", "SdeSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class SdeSettings:
-    eta: float = setting(1.0, "Share of fresh noise in each step: 1 is the full SDE, 0 is deterministic.",
-                         low=0, high=1, step=0.05, label="eta")
+    eta: float = setting(
+        1.0,
+        "Share of fresh noise in each step: 1 is the full SDE, 0 is deterministic.",
+        low=0,
+        high=1,
+        step=0.05,
+        label="eta",
+    )
 
 
 class DpmSolver2MSde(DpmSolver1):

@@ -16,10 +16,12 @@ __all__ = ["DualFast", "DualFastSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class DualFastSettings:
-    base: str = setting("dpmpp_2m", "The solver whose noise estimates are changed.",
-                        choices=("ddim", "dpmpp_2m", "unipc"))
-    strength: float = setting(0.1, "How far each estimate is moved away from the earlier one; 0 is the base solver.",
-                              low=0, high=1, step=0.05)
+    base: str = setting(
+        "dpmpp_2m", "The solver whose noise estimates are changed.", choices=("ddim", "dpmpp_2m", "unipc")
+    )
+    strength: float = setting(
+        0.1, "How far each estimate is moved away from the earlier one; 0 is the base solver.", low=0, high=1, step=0.05
+    )
     lookback: int = setting(1, "How many evaluations back the earlier estimate lies.", low=1, high=10, step=1)
 
 
@@ -42,8 +44,9 @@ class DualFast(Wrapper):
         super().__init__(settings.base)
         self.strength, self.lookback = settings.strength, settings.lookback
 
-    def answered(self, own: tuple[torch.Tensor, ...], prediction: Prediction,
-                 context: StepContext) -> tuple[tuple[torch.Tensor, ...], Prediction]:
+    def answered(
+        self, own: tuple[torch.Tensor, ...], prediction: Prediction, context: StepContext
+    ) -> tuple[tuple[torch.Tensor, ...], Prediction]:
         if self.strength == 0:
             return own, prediction
         noise = prediction.noise

@@ -18,13 +18,20 @@ __all__ = ["EpsilonScaling", "EpsilonScalingSettings", "fits_epsilon_scaling"]
 class EpsilonScalingSettings:
     base: str = setting("ddim", "The solver whose noise estimates are scaled.", choices=tuple(SOLVERS))
     scale: float = setting(1.005, "The noise estimate is divided by this; 1 is none.", low=0.9, high=1.1, step=0.001)
-    slope: float = setting(0.0, "Added to the scale at full noise, in proportion to time below it; 0 is constant.",
-                           low=-0.1, high=0.1, step=0.001)
+    slope: float = setting(
+        0.0,
+        "Added to the scale at full noise, in proportion to time below it; 0 is constant.",
+        low=-0.1,
+        high=0.1,
+        step=0.001,
+    )
 
 
 def fits_epsilon_scaling(traits: Traits) -> str | None:
     """The correction is of a diffusion model's exposure bias, as its authors measured it."""
-    reason = "its scales were measured on the noise estimates of diffusion models; for a flow model there are none to go by"
+    reason = (
+        "its scales were measured on the noise estimates of diffusion models; for a flow model there are none to go by"
+    )
     return reason if traits.flow else None
 
 

@@ -35,8 +35,9 @@ def finite_history(newest: Past, history: Sequence[Past], length: int) -> tuple[
     return (newest, *(past for past in history if math.isfinite(past.level.lam)))[:length]
 
 
-def adams_step(latents: torch.Tensor, level: Level, next_level: Level, estimates: Sequence[Past],
-               eta: float = 0.0) -> torch.Tensor:
+def adams_step(
+    latents: torch.Tensor, level: Level, next_level: Level, estimates: Sequence[Past], eta: float = 0.0
+) -> torch.Tensor:
     """The step's mean with x0_hat interpolated in lambda through the given estimates and integrated exactly.
 
     x' = e^(-eta * h) * (sigma' / sigma) * x + alpha' * (1 + eta) * integral of e^(-(1 + eta) * v) * D(lambda' - v)

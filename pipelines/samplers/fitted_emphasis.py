@@ -18,6 +18,7 @@ def emphasised(own: Conditioning, first: Conditioning, last: Conditioning, by: f
         own, first, last: with tensors of the same names and shapes.
         by: 0 leaves it as it is; of the last itself, 0.1 goes on by a tenth of the way from the first.
     """
+
     def moved(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
             return tensor

@@ -65,8 +65,10 @@ class Terms:
             return (prediction.noise,)
         asked = self.evaluated(index)
         if set(asked) != set(prediction.branches):
-            raise SettingsError(f"The fitted factors combine the branches {' and '.join(self.branches)} of a guided run, and this "
-                                "run has others. Take the guidance that they were fitted for.")
+            raise SettingsError(
+                f"The fitted factors combine the branches {' and '.join(self.branches)} of a guided run, and this "
+                "run has others. Take the guidance that they were fitted for."
+            )
         return tuple(prediction.branches[name].noise for name in asked)
 
 
@@ -94,15 +96,22 @@ class FittedFactors:
     al., Adaptive guidance, arXiv:2312.12487), there with factors of a regression of their own.
     """
 
-    def __init__(self, rows: Sequence[Sequence[float]], times: Sequence[float], terms: Terms = Terms(),
-                 emphasis: Sequence[Sequence[float]] = ()):
+    def __init__(
+        self,
+        rows: Sequence[Sequence[float]],
+        times: Sequence[float],
+        terms: Terms = Terms(),
+        emphasis: Sequence[Sequence[float]] = (),
+    ):
         self.rows, self.times, self.terms = tuple(map(tuple, rows)), tuple(times), terms
         self.emphasis = tuple(terms.emphasis(index, numbers) for index, numbers in enumerate(emphasis))
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         if context.num_steps != len(self.rows) or abs(level.timestep - self.times[context.index]) > 1e-3:
-            raise SettingsError(f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
-                                "Take the schedule Learned with the number of steps it was fitted for.")
+            raise SettingsError(
+                f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
+                "Take the schedule Learned with the number of steps it was fitted for."
+            )
         own = self.emphasis[context.index] if self.emphasis else None
         prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index), conditioning=own)
         known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))

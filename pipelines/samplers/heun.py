@@ -38,8 +38,9 @@ class Heun:
         return State(self.trapezoid(state.latents, level, next_level, first, second), first.denoised)
 
     @staticmethod
-    def trapezoid(latents: torch.Tensor, level: Level, next_level: Level, first: Prediction,
-                  second: Prediction) -> torch.Tensor:
+    def trapezoid(
+        latents: torch.Tensor, level: Level, next_level: Level, first: Prediction, second: Prediction
+    ) -> torch.Tensor:
         """y' = y + (s' - s) * (eps_hat + eps_hat') / 2, then x' = alpha' * y'."""
         span = next_level.sigma_ve - level.sigma_ve
         return next_level.alpha * (latents / level.alpha + span * (first.noise + second.noise) / 2)
@@ -57,7 +58,8 @@ class FlowHeun(Heun):
     in_sigma = False
 
     @staticmethod
-    def trapezoid(latents: torch.Tensor, level: Level, next_level: Level, first: Prediction,
-                  second: Prediction) -> torch.Tensor:
+    def trapezoid(
+        latents: torch.Tensor, level: Level, next_level: Level, first: Prediction, second: Prediction
+    ) -> torch.Tensor:
         velocity = (first.noise - first.denoised + second.noise - second.denoised) / 2
         return latents + (next_level.sigma - level.sigma) * velocity

@@ -12,8 +12,9 @@ __all__ = ["Ipndm", "IpndmSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class IpndmSettings:
-    order: int = setting(4, "How many estimates are used; 1 is DDIM. Untouched, it fits itself to fewer steps.",
-                         low=1, high=4, step=1)
+    order: int = setting(
+        4, "How many estimates are used; 1 is DDIM. Untouched, it fits itself to fewer steps.", low=1, high=4, step=1
+    )
 
 
 class Ipndm(Pndm):

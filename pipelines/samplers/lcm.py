@@ -18,8 +18,9 @@ _SIGMA_DATA = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class LcmSettings:
-    timestep_scaling: float = setting(10.0, "How fast the boundary condition fades with the time step.",
-                                      low=1, high=100, step=1)
+    timestep_scaling: float = setting(
+        10.0, "How fast the boundary condition fades with the time step.", low=1, high=100, step=1
+    )
 
 
 def fits_lcm(traits: Traits) -> str | None:

@@ -21,8 +21,13 @@ _BASES = tuple(key for key in SOLVERS if key not in ("lcm", "tcd"))
 @dataclasses.dataclass(frozen=True)
 class LmlSettings:
     base: str = setting("dpmpp_2m", "The solver whose noise estimates are changed.", choices=_BASES)
-    kappa: float = setting(0.0, "Share of the previous estimate in the curvature; 0, the authors', changes nothing.",
-                           low=0, high=1, step=0.01)
+    kappa: float = setting(
+        0.0,
+        "Share of the previous estimate in the curvature; 0, the authors', changes nothing.",
+        low=0,
+        high=1,
+        step=0.01,
+    )
     damping: float = setting(1e-3, "Large values fade the change out.", low=1e-6, high=1e6, step=1e-3, label="lambda")
 
 
@@ -62,8 +67,9 @@ class Lml(Wrapper):
         super().__init__(settings.base)
         self.kappa, self.damping = settings.kappa, settings.damping
 
-    def answered(self, own: torch.Tensor | None, prediction: Prediction,
-                 context: StepContext) -> tuple[torch.Tensor | None, Prediction]:
+    def answered(
+        self, own: torch.Tensor | None, prediction: Prediction, context: StepContext
+    ) -> tuple[torch.Tensor | None, Prediction]:
         if self.kappa == 0:
             return own, prediction
         noise = prediction.noise

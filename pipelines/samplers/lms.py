@@ -16,8 +16,9 @@ __all__ = ["Lms", "LmsSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class LmsSettings:
-    order: int = setting(4, "How many estimates are used; 1 is Euler. Untouched, it fits itself to fewer steps.",
-                         low=1, high=4, step=1)
+    order: int = setting(
+        4, "How many estimates are used; 1 is Euler. Untouched, it fits itself to fewer steps.", low=1, high=4, step=1
+    )
 
 
 class Lms:

@@ -19,8 +19,11 @@ __all__ = ["Pndm", "PndmSettings", "combined_noise", "transfer"]
 
 @dataclasses.dataclass(frozen=True)
 class PndmSettings:
-    start: str = setting("heun", "Heun costs one evaluation more in one step, runge-kutta three in three steps.",
-                         choices=("heun", "runge-kutta"))
+    start: str = setting(
+        "heun",
+        "Heun costs one evaluation more in one step, runge-kutta three in three steps.",
+        choices=("heun", "runge-kutta"),
+    )
 
 
 def transfer(latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor) -> torch.Tensor:
@@ -86,14 +89,16 @@ class Pndm:
         return num_steps + started * (3 if self.runge_kutta else 1)
 
     @staticmethod
-    def _heun(latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor,
-              context: StepContext) -> Generator[Query, Prediction, torch.Tensor]:
+    def _heun(
+        latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor, context: StepContext
+    ) -> Generator[Query, Prediction, torch.Tensor]:
         end = yield Query(transfer(latents, level, next_level, noise), next_level)
         return (noise + end.noise) / 2
 
     @staticmethod
-    def _runge_kutta(latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor,
-                     context: StepContext) -> Generator[Query, Prediction, torch.Tensor]:
+    def _runge_kutta(
+        latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor, context: StepContext
+    ) -> Generator[Query, Prediction, torch.Tensor]:
         middle = context.noise_schedule.at((level.timestep + next_level.timestep) / 2)
         second = yield Query(transfer(latents, level, middle, noise), middle)
         third = yield Query(transfer(latents, level, middle, second.noise), middle)

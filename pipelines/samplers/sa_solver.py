@@ -18,17 +18,25 @@ __all__ = ["SaSolver", "SaSolverSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class SaSolverSettings:
-    tau: float = setting(1.0, "Strength of the fresh noise: 0 is deterministic, 1 the full SDE.",
-                         low=0, high=1.6, step=0.05, label="tau")
-    noise_from: float = setting(0.8, "Share of the time at which fresh noise begins; 1 is the start.",
-                                low=0, high=1, step=0.05)
-    noise_to: float = setting(0.2, "Share of the time at which fresh noise ends; 0 is the end.",
-                              low=0, high=1, step=0.05)
-    predictor_order: int = setting(2, "Estimates that the predictor uses. Untouched, it fits itself to fewer steps.",
-                                   low=1, high=4, step=1)
-    corrector_order: int = setting(2, "Estimates that the corrector uses, the new one included; 0 is none."
-                                   " Untouched, it fits itself to fewer steps.",
-                                   low=0, high=4, step=1)
+    tau: float = setting(
+        1.0, "Strength of the fresh noise: 0 is deterministic, 1 the full SDE.", low=0, high=1.6, step=0.05, label="tau"
+    )
+    noise_from: float = setting(
+        0.8, "Share of the time at which fresh noise begins; 1 is the start.", low=0, high=1, step=0.05
+    )
+    noise_to: float = setting(
+        0.2, "Share of the time at which fresh noise ends; 0 is the end.", low=0, high=1, step=0.05
+    )
+    predictor_order: int = setting(
+        2, "Estimates that the predictor uses. Untouched, it fits itself to fewer steps.", low=1, high=4, step=1
+    )
+    corrector_order: int = setting(
+        2,
+        "Estimates that the corrector uses, the new one included; 0 is none. Untouched, it fits itself to fewer steps.",
+        low=0,
+        high=4,
+        step=1,
+    )
     lower_order_final: bool = setting(True, "Lower the order in the last steps, which steadies short runs.")
 
 

@@ -16,8 +16,14 @@ __all__ = ["Tcd", "TcdSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class TcdSettings:
-    gamma: float = setting(0.3, "Share of the way that is denoised too far and noised again: 0 is DDIM, 1 the most.",
-                           low=0, high=1, step=0.05, label="gamma (eta)")
+    gamma: float = setting(
+        0.3,
+        "Share of the way that is denoised too far and noised again: 0 is DDIM, 1 the most.",
+        low=0,
+        high=1,
+        step=0.05,
+        label="gamma (eta)",
+    )
 
 
 class Tcd:

@@ -20,8 +20,9 @@ __all__ = ["ShiftCount", "TimeShift", "TimeShiftSettings", "fits_time_shift", "s
 @dataclasses.dataclass(frozen=True)
 class TimeShiftSettings:
     base: str = setting("ddim", "The solver that takes the steps.", choices=("ddim", "pndm", "dpmpp_2m"))
-    window: int = setting(30, "Width of the window of times around the step's own; 0 is the base solver.",
-                          low=0, high=400, step=2)
+    window: int = setting(
+        30, "Width of the window of times around the step's own; 0 is the base solver.", low=0, high=400, step=2
+    )
     cutoff: int = setting(300, "Only above this time; from 1000 on it is the base solver.", low=0, high=1000, step=10)
 
 

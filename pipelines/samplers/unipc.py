@@ -18,10 +18,16 @@ __all__ = ["UniPc", "UniPcSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class UniPcSettings:
-    order: int = setting(2, "Order of the predictor; the corrector adds one. Untouched, it fits itself to fewer steps.",
-                         low=1, high=3, step=1)
-    variant: str = setting("bh2", "The function B(h) of the paper: bh1 is h, bh2 is e^h - 1.",
-                           choices=("bh1", "bh2"), label="B(h)")
+    order: int = setting(
+        2,
+        "Order of the predictor; the corrector adds one. Untouched, it fits itself to fewer steps.",
+        low=1,
+        high=3,
+        step=1,
+    )
+    variant: str = setting(
+        "bh2", "The function B(h) of the paper: bh1 is h, bh2 is e^h - 1.", choices=("bh1", "bh2"), label="B(h)"
+    )
     corrector: bool = setting(True, "Correct each step with the next step's evaluation.")
     lower_order_final: bool = setting(True, "Lower the order in the last steps, which steadies runs of few steps.")
 

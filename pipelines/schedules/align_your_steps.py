@@ -24,8 +24,11 @@ TABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class AlignYourStepsSettings:
-    table: str = setting("sd1", "The model whose table is taken: Stable Diffusion 1, SDXL or Stable Video Diffusion.",
-                         choices=tuple(TABLES))
+    table: str = setting(
+        "sd1",
+        "The model whose table is taken: Stable Diffusion 1, SDXL or Stable Video Diffusion.",
+        choices=tuple(TABLES),
+    )
 
 
 def fits_align_your_steps(traits: Any) -> str | None:
@@ -64,7 +67,8 @@ class AlignYourSteps:
         if TABLES[self.table][0] > 1.5 * highest:
             raise SettingsError(
                 f"The table {self.table} begins at a noise of {TABLES[self.table][0]:g}, this model at {highest:.4g}. "
-                "Choose the table of this model.")
+                "Choose the table of this model."
+            )
         sigmas[0] = min(sigmas[0], highest)
         times = [noise_schedule.at_sigma_ve(float(sigma)) for sigma in sigmas]
         return require_descending([*times, CLEAN])

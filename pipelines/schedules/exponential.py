@@ -17,8 +17,9 @@ __all__ = ["Exponential", "ExponentialSettings", "geometric_sigmas"]
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialSettings:
-    sigma_min: float = setting(0.0, "Lowest noise sigma / alpha before the end; 0 takes the model's own.",
-                               low=0, high=10, step=0.01)
+    sigma_min: float = setting(
+        0.0, "Lowest noise sigma / alpha before the end; 0 takes the model's own.", low=0, high=10, step=0.01
+    )
     sigma_max: float = setting(0.0, "Highest noise sigma / alpha; 0 takes the model's own.", low=0, high=200, step=0.1)
 
 

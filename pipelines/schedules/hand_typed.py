@@ -35,7 +35,8 @@ def parsed_numbers(text: str) -> list[float]:
         if not math.isfinite(number):
             raise SettingsError(
                 f"The list of levels holds {word[:40]!r}, which is not a number. Choose one of: time steps such as "
-                "999 850 700, or sigmas such as 14.6 6.5 3.9.")
+                "999 850 700, or sigmas such as 14.6 6.5 3.9."
+            )
         numbers.append(number)
     if len(numbers) > _MOST:
         raise SettingsError(f"The list of levels holds more than {_MOST} numbers. Type fewer.")
@@ -44,10 +45,12 @@ def parsed_numbers(text: str) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class HandTypedSettings:
-    values: str = setting("", "Numbers from high noise to low, one a step, blanks or commas between.",
-                          label="levels")
-    unit: str = setting("time steps", "The network's time, or sigma / alpha (of a flow model its own sigma).",
-                        choices=("time steps", "sigmas"))
+    values: str = setting("", "Numbers from high noise to low, one a step, blanks or commas between.", label="levels")
+    unit: str = setting(
+        "time steps",
+        "The network's time, or sigma / alpha (of a flow model its own sigma).",
+        choices=("time steps", "sigmas"),
+    )
 
     def __post_init__(self) -> None:
         parsed_numbers(self.values)
@@ -74,8 +77,10 @@ class HandTyped:
         """
         numbers = self.numbers
         if not numbers:
-            raise SettingsError(f"The list of levels is empty. Type {num_inference_steps} {self.unit} from high to low, or choose "
-                                "another schedule.")
+            raise SettingsError(
+                f"The list of levels is empty. Type {num_inference_steps} {self.unit} from high to low, or choose "
+                "another schedule."
+            )
         if len(numbers) > 1 and numbers[-1] == 0 and self.unit == "sigmas":
             numbers = numbers[:-1]
         self._require_sorted(numbers)
@@ -83,7 +88,8 @@ class HandTyped:
         if len(numbers) != num_inference_steps:
             raise SettingsError(
                 f"The list has {len(numbers)} {self.unit} for {num_inference_steps} steps. Set the steps to "
-                f"{len(numbers)}, or type as many numbers as steps.")
+                f"{len(numbers)}, or type as many numbers as steps."
+            )
         return [*(self._level(number, noise_schedule) for number in numbers), CLEAN]
 
     def _level(self, number: float, noise_schedule: NoiseSchedule) -> Level:
@@ -99,7 +105,8 @@ class HandTyped:
                 raise SettingsError(f"The list of {self.unit} has {later:g} twice. Type each number once.")
             if later > earlier:
                 raise SettingsError(
-                    f"The list of {self.unit} has {later:g} after {earlier:g}. Type the numbers from high to low.")
+                    f"The list of {self.unit} has {later:g} after {earlier:g}. Type the numbers from high to low."
+                )
 
     def _require_range(self, numbers: list[float], noise_schedule: NoiseSchedule) -> None:
         low, high = self._range(noise_schedule)
@@ -108,7 +115,8 @@ class HandTyped:
         for number in numbers:
             if not low * (1 - slack) <= number <= high * (1 + slack):
                 raise SettingsError(
-                    f"The list of {self.unit} has {number:g}. This model's go from {low:.4g} to {high:.6g}.")
+                    f"The list of {self.unit} has {number:g}. This model's go from {low:.4g} to {high:.6g}."
+                )
 
     def _range(self, noise_schedule: NoiseSchedule) -> tuple[float, float]:
         last = noise_schedule.network_time(1.0)

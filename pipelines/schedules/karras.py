@@ -16,8 +16,12 @@ __all__ = ["Karras", "KarrasSettings", "karras_ramp"]
 
 @dataclasses.dataclass(frozen=True)
 class KarrasSettings:
-    rho: float = setting(7.0, "How strongly the steps crowd at low noise; 1 is uniform in sigma.", low=1, high=20, step=0.5)
-    sigma_min: float = setting(0.0, "Lowest noise sigma / alpha before the end; 0 takes the model's own.", low=0, high=10, step=0.01)
+    rho: float = setting(
+        7.0, "How strongly the steps crowd at low noise; 1 is uniform in sigma.", low=1, high=20, step=0.5
+    )
+    sigma_min: float = setting(
+        0.0, "Lowest noise sigma / alpha before the end; 0 takes the model's own.", low=0, high=10, step=0.01
+    )
     sigma_max: float = setting(0.0, "Highest noise sigma / alpha; 0 takes the model's own.", low=0, high=200, step=0.1)
 
 

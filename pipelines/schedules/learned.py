@@ -35,9 +35,15 @@ def use_folder(folder: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class LearnedSettings:
-    method: str = setting("best", "How it was fitted; best takes the one with the smallest error on pictures not fitted, of those "
-                                  "at this guidance, or else at the nearest.", choices=("best", *METHODS))
-    name: str = setting("", "A fitted schedule by name; empty takes the one for this model, sampler and number of steps.")
+    method: str = setting(
+        "best",
+        "How it was fitted; best takes the one with the smallest error on pictures not fitted, of those "
+        "at this guidance, or else at the nearest.",
+        choices=("best", *METHODS),
+    )
+    name: str = setting(
+        "", "A fitted schedule by name; empty takes the one for this model, sampler and number of steps."
+    )
 
     def __post_init__(self) -> None:
         if not self.name or self.name in (known := find_all(*FOLDERS)):
@@ -90,8 +96,9 @@ class Learned:
             fitting = _of_network(fitting, network(), request)
         settled = Learned()
         settled.method = self.method
-        settled.name, settled._chosen = min(fitting.items(), key=lambda item: (
-            *_apart(item[1].guidance, request.guidance), item[1].held_out["fitted"]))
+        settled.name, settled._chosen = min(
+            fitting.items(), key=lambda item: (*_apart(item[1].guidance, request.guidance), item[1].held_out["fitted"])
+        )
         return settled
 
     @property
@@ -116,16 +123,22 @@ class Learned:
             raise SettingsError(f"The learned schedule is {fitted}; {num_inference_steps} steps are asked for.")
         last, highest = noise_schedule.network_time(1.0), max(*self._chosen.times, *self._chosen.model_times)
         if highest > last + _ROUNDING:
-            raise SettingsError(f"The learned schedule {self.name!r} has the time {highest:g}, where this model's go up to {last:g}. "
-                                "Fit it again.")
+            raise SettingsError(
+                f"The learned schedule {self.name!r} has the time {highest:g}, where this model's go up to {last:g}. "
+                "Fit it again."
+            )
         return require_descending(learned_levels(self._chosen.times, self._chosen.model_times, noise_schedule))
 
 
 def _fits(one: LearnedSchedule, request: Request) -> bool:
     # Factors for the branches stand in the guidance's place too, so that another one would change nothing.
     guided = not one.branches or not _apart(one.guidance, request.guidance)[0]
-    return (one.model == request.model and one.num_inference_steps == request.num_inference_steps
-            and same_sampler(one.sampler, request.sampler) and guided)
+    return (
+        one.model == request.model
+        and one.num_inference_steps == request.num_inference_steps
+        and same_sampler(one.sampler, request.sampler)
+        and guided
+    )
 
 
 def same_sampler(one: Choice, other: Choice) -> bool:
@@ -143,26 +156,38 @@ def _apart(one: Choice, other: Choice) -> tuple[bool, float]:
 def _of_network(fitting: Mapping[str, LearnedSchedule], network: str, request: Request) -> dict[str, LearnedSchedule]:
     own = {name: one for name, one in fitting.items() if one.network == network}
     if not own:
-        one_of = f"The learned schedule {next(iter(fitting))!r} was" if len(fitting) == 1 else f"{len(fitting)} learned schedules were"
-        raise SettingsError(f"{one_of} fitted to other weights than the model {request.model} has now. Fit it again with "
-                            f"{_command(request)}.")
+        one_of = (
+            f"The learned schedule {next(iter(fitting))!r} was"
+            if len(fitting) == 1
+            else f"{len(fitting)} learned schedules were"
+        )
+        raise SettingsError(
+            f"{one_of} fitted to other weights than the model {request.model} has now. Fit it again with "
+            f"{_command(request)}."
+        )
     return own
 
 
 def _refusal(request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:
     run = f"{request.num_inference_steps} steps of {request.sampler.key} on the model {request.model}"
-    told = "; ".join(f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}{_only_at(one)}" for one in known[:12])
+    told = "; ".join(
+        f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}{_only_at(one)}" for one in known[:12]
+    )
     which = f"The learned schedule {name!r} was not fitted for" if name else "No schedule has been fitted for"
     broken = list(find_broken(*FOLDERS).items())
     left_out = "".join(f" The file {one!r} is left out: {wrong}" for one, wrong in broken[:3])
     more = f" So are {len(broken) - 3} others." if len(broken) > 3 else ""
-    return SettingsError(f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with {_command(request)}."
-                         f"{left_out}{more}")
+    return SettingsError(
+        f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with {_command(request)}."
+        f"{left_out}{more}"
+    )
 
 
 def _only_at(one: LearnedSchedule) -> str:
     """What a fit that replaces its guidance too must be run with."""
-    settings = ", ".join(f"{name} {value:g}" for name, value in filled(one.guidance, GUIDANCE).items()) if one.branches else ""
+    settings = (
+        ", ".join(f"{name} {value:g}" for name, value in filled(one.guidance, GUIDANCE).items()) if one.branches else ""
+    )
     return f" with {one.guidance.key} at {settings}" if settings else ""
 
 

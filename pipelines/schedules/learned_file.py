@@ -79,7 +79,9 @@ class LearnedSchedule:
         Without the mark, fits of one sampler at other orders or guidances would take each other's file.
         """
         ends = "-single" * bool(self.single) + "-emphasis" * bool(self.emphasis)
-        plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}{ends}".lower().replace("_", "-")
+        plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}{ends}".lower().replace(
+            "_", "-"
+        )
         guided = [] if self.guidance.key == Request.guidance.key else [self.guidance.key]
         changed = [_changed(self.sampler, SAMPLERS), _changed(self.guidance, GUIDANCE), *guided]
         if not any(changed):
@@ -118,21 +120,43 @@ class LearnedSchedule:
     def _check(self) -> None:
         times, asked = self.times, self.model_times
         falling = all(later < earlier for earlier, later in zip(times, times[1:], strict=False))
-        if self.method not in METHODS or len(times) != self.num_inference_steps or len(asked) != len(times) or not falling:
-            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} is not whole: it needs "
-                                f"{self.num_inference_steps} falling times. Fit it again.")
+        if (
+            self.method not in METHODS
+            or len(times) != self.num_inference_steps
+            or len(asked) != len(times)
+            or not falling
+        ):
+            raise SettingsError(
+                f"The learned schedule for {str(self.model)[:80]!r} is not whole: it needs "
+                f"{self.num_inference_steps} falling times. Fit it again."
+            )
         lengths = [len(row) for row in self.rows]
-        known = set(self.single) <= set(range(len(times) if self.branches else 0)) and len(set(self.single)) == len(self.single)
-        if (self.method == "bespoke") != bool(lengths) or not known or (
-                lengths and lengths != [self.terms.count(m) for m in range(len(times))]):
-            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again.")
+        known = set(self.single) <= set(range(len(times) if self.branches else 0)) and len(set(self.single)) == len(
+            self.single
+        )
+        if (
+            (self.method == "bespoke") != bool(lengths)
+            or not known
+            or (lengths and lengths != [self.terms.count(m) for m in range(len(times))])
+        ):
+            raise SettingsError(
+                f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again."
+            )
         counts = [len(self.terms.evaluated(m)) for m in range(len(times))]
-        if self.emphasis and ([len(step) for step in self.emphasis] != counts or not sum(counts) or not all(
-                math.isfinite(one) for step in self.emphasis for one in step)):
-            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has emphasis that does not belong to it. Fit it again.")
+        if self.emphasis and (
+            [len(step) for step in self.emphasis] != counts
+            or not sum(counts)
+            or not all(math.isfinite(one) for step in self.emphasis for one in step)
+        ):
+            raise SettingsError(
+                f"The learned schedule for {str(self.model)[:80]!r} has emphasis that does not belong to it. Fit it again."
+            )
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
-                math.isfinite(time) and time >= 0 for time in (*times, *asked)):
-            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} has a time that is none. Fit it again.")
+            math.isfinite(time) and time >= 0 for time in (*times, *asked)
+        ):
+            raise SettingsError(
+                f"The learned schedule for {str(self.model)[:80]!r} has a time that is none. Fit it again."
+            )
 
     def _check_names(self) -> None:
         """What it was fitted for and how well it did, without which it can be neither chosen nor compared."""
@@ -143,8 +167,10 @@ class LearnedSchedule:
             raise SettingsError(f"A learned schedule cannot be read: {error} Fit it again.") from None
         texts = isinstance(self.model, str) and isinstance(self.network, str)
         if not texts or not all(math.isfinite(error) and error >= 0 for error in errors):
-            raise SettingsError(f"The learned schedule for {str(self.model)[:80]!r} does not say for which network it is or how far "
-                                "it ends from a long run. Fit it again.")
+            raise SettingsError(
+                f"The learned schedule for {str(self.model)[:80]!r} does not say for which network it is or how far "
+                "it ends from a long run. Fit it again."
+            )
 
 
 def filled(choice: Choice, table: Table) -> dict[str, Any]:

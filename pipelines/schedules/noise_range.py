@@ -37,15 +37,18 @@ def noise_ends(noise_schedule: NoiseSchedule, sigma_min: float, sigma_max: float
     for name, chosen in (("sigma min", low), ("sigma max", high)):
         if not least * (1 - _ROUNDED) <= chosen <= most * (1 + _ROUNDED):
             end = "any above" if math.isinf(most) else f"{most:.4g}"
-            raise SettingsError(f"{label}: {name} is {chosen:g}. This model's noise goes from {least:.4g} to {end}. Choose a value in "
-                                "between, or 0 for its own.")
+            raise SettingsError(
+                f"{label}: {name} is {chosen:g}. This model's noise goes from {least:.4g} to {end}. Choose a value in "
+                "between, or 0 for its own."
+            )
     if low >= high:
-        raise SettingsError(f"{label}: the lowest noise, {low:.4g}, is not below the highest, {high:.4g}. Choose a smaller sigma min or a "
-                            "larger sigma max.")
+        raise SettingsError(
+            f"{label}: the lowest noise, {low:.4g}, is not below the highest, {high:.4g}. Choose a smaller sigma min or a "
+            "larger sigma max."
+        )
     return low, min(high, most)
 
 
 def flow_sigma(sigma_ve: float) -> float:
     """The flow's own sigma, between 0 and 1, at which sigma / alpha has this value."""
     return 1.0 if math.isinf(sigma_ve) else sigma_ve / (1 + sigma_ve)
-

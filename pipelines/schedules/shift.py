@@ -13,7 +13,9 @@ __all__ = ["Shift", "ShiftSettings", "shifted"]
 
 @dataclasses.dataclass(frozen=True)
 class ShiftSettings:
-    shift: float = setting(0.0, "Above 1 spends more steps on high noise; 0 takes the model's own, 1 is none.", low=0, high=20, step=0.1)
+    shift: float = setting(
+        0.0, "Above 1 spends more steps on high noise; 0 takes the model's own, 1 is none.", low=0, high=20, step=0.1
+    )
 
 
 def shifted(time: float, shift: float) -> float:

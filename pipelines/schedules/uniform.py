@@ -6,19 +6,26 @@ import dataclasses
 
 import numpy as np
 
+from pipelines.errors import SettingsError
 from pipelines.registry import setting
 from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
-from pipelines.errors import SettingsError
 
 __all__ = ["Uniform", "UniformSettings", "require_descending", "uniform_times"]
 
 
 @dataclasses.dataclass(frozen=True)
 class UniformSettings:
-    spacing: str = setting("trailing", "Trailing starts at the last time step, leading ends at the first, linspace does both.",
-                           choices=("trailing", "leading", "linspace"))
-    final: str = setting("zero", "Where the last step ends: at no noise, or at the model's first training level (old DDIM).",
-                         choices=("zero", "first"), label="ends at")
+    spacing: str = setting(
+        "trailing",
+        "Trailing starts at the last time step, leading ends at the first, linspace does both.",
+        choices=("trailing", "leading", "linspace"),
+    )
+    final: str = setting(
+        "zero",
+        "Where the last step ends: at no noise, or at the model's first training level (old DDIM).",
+        choices=("zero", "first"),
+        label="ends at",
+    )
 
 
 def require_descending(levels: list[Level]) -> list[Level]:
@@ -31,7 +38,8 @@ def require_descending(levels: list[Level]) -> list[Level]:
         if not later.sigma_ve < earlier.sigma_ve:
             raise SettingsError(
                 f"The schedule of {len(levels) - 1} steps visits time {later.timestep:g} after {earlier.timestep:g}, which "
-                "has no more noise. Choose fewer steps or another schedule.")
+                "has no more noise. Choose fewer steps or another schedule."
+            )
     return levels
 
 
@@ -44,7 +52,9 @@ def uniform_times(noise_schedule: NoiseSchedule, num_inference_steps: int, spaci
     if isinstance(noise_schedule, FlowSchedule):
         first = {"trailing": 1 / count, "linspace": 1 / total}.get(spacing)
         if first is None:
-            raise SettingsError("Leading spacing starts below full noise, which a flow model cannot. Choose trailing or linspace.")
+            raise SettingsError(
+                "Leading spacing starts below full noise, which a flow model cannot. Choose trailing or linspace."
+            )
         return np.linspace(1, first, count) * total if count > 1 else np.array([float(total)])
     if spacing == "trailing":
         return np.round(np.arange(count, 0, -1) * (total / count)) - 1
@@ -69,7 +79,9 @@ class Uniform:
             SettingsError: an end or a spacing that a flow model does not have.
         """
         if isinstance(noise_schedule, FlowSchedule) and self.settings.final == "first":
-            raise SettingsError("Uniform: a flow model's first training level is the clean end itself. Choose 'zero' for where it ends.")
+            raise SettingsError(
+                "Uniform: a flow model's first training level is the clean end itself. Choose 'zero' for where it ends."
+            )
         times = uniform_times(noise_schedule, num_inference_steps, self.settings.spacing)
         levels = [noise_schedule.at(float(time)) for time in times]
         end = noise_schedule.at(0) if self.settings.final == "first" and levels[-1].timestep > 0 else CLEAN

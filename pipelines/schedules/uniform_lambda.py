@@ -16,10 +16,12 @@ __all__ = ["UniformLambda", "UniformLambdaSettings", "fits_uniform_lambda"]
 
 @dataclasses.dataclass(frozen=True)
 class UniformLambdaSettings:
-    sigma_min: float = setting(0.0, "Lowest noise sigma / alpha before the end; 0 takes the model's own.",
-                               low=0, high=10, step=0.01)
-    sigma_max: float = setting(0.0, "Highest noise sigma / alpha; 0 begins one time step below pure noise.",
-                               low=0, high=2000, step=1)
+    sigma_min: float = setting(
+        0.0, "Lowest noise sigma / alpha before the end; 0 takes the model's own.", low=0, high=10, step=0.01
+    )
+    sigma_max: float = setting(
+        0.0, "Highest noise sigma / alpha; 0 begins one time step below pure noise.", low=0, high=2000, step=1
+    )
 
 
 def fits_uniform_lambda(traits: Traits) -> str | None:
@@ -45,6 +47,8 @@ class UniformLambda:
             SettingsError: an end of the noise that the model does not have.
         """
         begin = noise_schedule.at(noise_schedule.num_train_timesteps - 1).sigma_ve
-        low, high = noise_ends(noise_schedule, self.settings.sigma_min, self.settings.sigma_max or begin, "Uniform in lambda")
+        low, high = noise_ends(
+            noise_schedule, self.settings.sigma_min, self.settings.sigma_max or begin, "Uniform in lambda"
+        )
         sigmas = geometric_sigmas(low, high, num_inference_steps)
         return require_descending([*(noise_schedule.at_sigma_ve(float(sigma)) for sigma in sigmas), CLEAN])

@@ -18,7 +18,7 @@ from pipelines.noise import NoiseSource
 from pipelines.samplers.base import Sampler
 from pipelines.schedule import Level, NoiseSchedule
 
-__all__ = ["Begun", "Beginning", "Start", "StartContext", "spared_steps"]
+__all__ = ["Beginning", "Begun", "Start", "StartContext", "spared_steps"]
 
 Begun = tuple[torch.Tensor, Sequence[Level]]
 """Latents (B, C, h, w), and the levels from theirs to the end, at least two."""

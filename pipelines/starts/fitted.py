@@ -13,8 +13,20 @@ from safetensors.torch import load_file, save_file
 from pipelines.errors import ModelFileError, ModelMissingError, SettingsError
 from pipelines.starts.base import StartContext
 
-__all__ = ["NOISE_LEVEL", "STATISTICS", "TRANSPORT", "Statistics", "Transport", "fitted_file", "fitted_folder",
-           "load_statistics", "load_transport", "require_shape", "save_statistics", "save_transport"]
+__all__ = [
+    "NOISE_LEVEL",
+    "STATISTICS",
+    "TRANSPORT",
+    "Statistics",
+    "Transport",
+    "fitted_file",
+    "fitted_folder",
+    "load_statistics",
+    "load_transport",
+    "require_shape",
+    "save_statistics",
+    "save_transport",
+]
 
 STATISTICS, TRANSPORT, NOISE_LEVEL = "statistics.safetensors", "transport.safetensors", "noise_level.safetensors"
 _SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji-starts"
@@ -83,8 +95,10 @@ def fitted_file(context: StartContext, name: str) -> Path:
     path = context.folder and context.folder / name
     if path is None or not path.is_file():
         what, command = _HOW[name]
-        raise ModelMissingError(f"{what} is needed for this start, and there is none for the model {context.model!r}. "
-                                f"Fit it: {command.format(context.model)}")
+        raise ModelMissingError(
+            f"{what} is needed for this start, and there is none for the model {context.model!r}. "
+            f"Fit it: {command.format(context.model)}"
+        )
     return path
 
 
@@ -94,16 +108,22 @@ def require_shape(context: StartContext, fitted: torch.Size | tuple, latents: to
         shapes = " and ".join(" × ".join(map(str, shape)) for shape in (fitted, latents.shape[1:]))
         raise SettingsError(
             f"This start was fitted for the model {context.model!r} at another size (latents of {shapes}). "
-            "Choose the model's own size, or plain noise.")
+            "Choose the model's own size, or plain noise."
+        )
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
     """Write the directions in float16, the rest in float32."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({
-        "mean": statistics.mean.float().contiguous(), "directions": statistics.directions.half().contiguous(),
-        "variances": statistics.variances.float().contiguous(), "rest": torch.tensor([statistics.rest]),
-    }, path)
+    save_file(
+        {
+            "mean": statistics.mean.float().contiguous(),
+            "directions": statistics.directions.half().contiguous(),
+            "variances": statistics.variances.float().contiguous(),
+            "rest": torch.tensor([statistics.rest]),
+        },
+        path,
+    )
 
 
 def load_statistics(path: Path) -> Statistics:

@@ -18,8 +18,14 @@ __all__ = ["GaussianSettings", "GaussianStart", "gaussian_flow"]
 
 @dataclasses.dataclass(frozen=True)
 class GaussianSettings:
-    share: float = setting(0.2, "Share of the steps that the formula takes; the more, the more guidance it needs.",
-                           low=0, high=0.8, step=0.05, label="steps spared")
+    share: float = setting(
+        0.2,
+        "Share of the steps that the formula takes; the more, the more guidance it needs.",
+        low=0,
+        high=0.8,
+        step=0.05,
+        label="steps spared",
+    )
 
 
 def gaussian_flow(latents: torch.Tensor, level: Level, next_level: Level, statistics: Statistics) -> torch.Tensor:

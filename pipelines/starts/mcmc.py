@@ -22,12 +22,25 @@ __all__ = ["DenoisingMcmc", "McmcSettings", "langevin_step"]
 @dataclasses.dataclass(frozen=True)
 class McmcSettings:
     steps: int = setting(10, "Steps of the chain, one evaluation each.", low=1, high=100, step=1)
-    step_size: float = setting(0.8, "Of the chain's steps; it must stay below four times the noise's square.",
-                               low=0.01, high=8, step=0.05, label="step size")
-    noise: float = setting(1.0, "Noise (sigma) of the chain's first state; more lets it wander further.",
-                           low=0.1, high=5, step=0.1)
-    draft_steps: int = setting(4, "DDIM steps that make the rough picture from which the chain sets out.",
-                               low=1, high=20, step=1, label="draft steps")
+    step_size: float = setting(
+        0.8,
+        "Of the chain's steps; it must stay below four times the noise's square.",
+        low=0.01,
+        high=8,
+        step=0.05,
+        label="step size",
+    )
+    noise: float = setting(
+        1.0, "Noise (sigma) of the chain's first state; more lets it wander further.", low=0.1, high=5, step=0.1
+    )
+    draft_steps: int = setting(
+        4,
+        "DDIM steps that make the rough picture from which the chain sets out.",
+        low=1,
+        high=20,
+        step=1,
+        label="draft steps",
+    )
 
 
 def langevin_step(latents: torch.Tensor, score: torch.Tensor, step_size: float, noise: torch.Tensor) -> torch.Tensor:
@@ -58,14 +71,16 @@ class DenoisingMcmc:
         if settings.step_size >= 4 * settings.noise**2:
             raise SettingsError(
                 f"Denoising MCMC: at noise {settings.noise:g} the step size {settings.step_size:g} makes the chain "
-                f"diverge. Choose one below {4 * settings.noise**2:g}, or more noise.")
+                f"diverge. Choose one below {4 * settings.noise**2:g}, or more noise."
+            )
         self.settings = settings
 
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
         if len(latents) != 1:
             raise SettingsError(
                 "Denoising MCMC ends each picture's chain at its own noise level, so it makes one picture at a time, "
-                f"and {len(latents)} are asked for. Choose 1 picture.")
+                f"and {len(latents)} are asked for. Choose 1 picture."
+            )
         classifier = load_noise_classifier(fitted_file(context, NOISE_LEVEL))
         require_shape(context, classifier.shape, latents)
         draft = yield from self._draft(latents, levels)
@@ -85,8 +100,9 @@ class DenoisingMcmc:
                 latents = interpolate(prediction, chosen[place + 1])
         return prediction.denoised
 
-    def _chain(self, state: torch.Tensor, classifier: NoiseClassifier,
-               context: StartContext) -> Generator[Query, Prediction, tuple[torch.Tensor, float]]:
+    def _chain(
+        self, state: torch.Tensor, classifier: NoiseClassifier, context: StartContext
+    ) -> Generator[Query, Prediction, tuple[torch.Tensor, float]]:
         """(x0 + sigma * eps, sigma): the chain's state of least noise."""
         sigma = least = _level_of(state, classifier, context.noise_schedule)
         best = state

@@ -95,8 +95,11 @@ def save_noise_classifier(classifier: NoiseClassifier, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     network = classifier.network
     facts = {
-        "widths": [one.out_channels for one in network.convolutions], "levels": len(classifier.sigmas),
-        "lowest": classifier.lowest, "highest": classifier.highest, "shape": list(classifier.shape),
+        "widths": [one.out_channels for one in network.convolutions],
+        "levels": len(classifier.sigmas),
+        "lowest": classifier.lowest,
+        "highest": classifier.highest,
+        "shape": list(classifier.shape),
     }
     state = {name: value.half().cpu().contiguous() for name, value in network.state_dict().items()}
     save_file(state, path, {"noise_level": json.dumps(facts)})
@@ -111,7 +114,7 @@ def load_noise_classifier(path: Path) -> NoiseClassifier:
     try:
         with safe_open(path, "pt") as opened:
             facts = json.loads((opened.metadata() or {})["noise_level"])
-            state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            state = {name: opened.get_tensor(name).float() for name in opened.keys()}
         network = NoiseLevelNetwork(facts["shape"][0], facts["levels"], tuple(facts["widths"]))
         network.load_state_dict(state)
         return NoiseClassifier(network, facts["lowest"], facts["highest"], tuple(facts["shape"]))

@@ -19,8 +19,14 @@ __all__ = ["OptimalTransport", "OptimalTransportSettings", "cells", "fit_transpo
 
 @dataclasses.dataclass(frozen=True)
 class OptimalTransportSettings:
-    share: float = setting(0.3, "Share of the steps that the map replaces: the more, the less the prompt says.",
-                           low=0, high=0.9, step=0.05, label="steps spared")
+    share: float = setting(
+        0.3,
+        "Share of the steps that the map replaces: the more, the less the prompt says.",
+        low=0,
+        high=0.9,
+        step=0.05,
+        label="steps spared",
+    )
 
 
 def cells(noise: torch.Tensor, transport: Transport) -> torch.Tensor:

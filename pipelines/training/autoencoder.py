@@ -26,7 +26,10 @@ from pipelines.training.trainer import (
 )
 
 __all__ = [
-    "AutoencoderTask", "build_autoencoder", "held_out_psnr", "measured_scaling",
+    "AutoencoderTask",
+    "build_autoencoder",
+    "held_out_psnr",
+    "measured_scaling",
 ]
 
 
@@ -35,9 +38,13 @@ def build_autoencoder(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
     levels = len(recipe.widths)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=recipe.widths,
-        layers_per_block=1, latent_channels=recipe.latent_channels, sample_size=size,
-        norm_num_groups=recipe.norm_groups, mid_block_add_attention=False,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=recipe.widths,
+        layers_per_block=1,
+        latent_channels=recipe.latent_channels,
+        sample_size=size,
+        norm_num_groups=recipe.norm_groups,
+        mid_block_add_attention=False,
     )
 
 
@@ -74,15 +81,17 @@ class AutoencoderTask:
     """
 
     def __init__(
-        self, recipe: Recipe, vae: AutoencoderKL, catalogue: Catalogue, seed: int = 0,
+        self,
+        recipe: Recipe,
+        vae: AutoencoderKL,
+        catalogue: Catalogue,
+        seed: int = 0,
         steps: int | None = None,
     ):
         self.recipe, self.shape, self.networks = recipe, recipe.autoencoder, vae
         self.catalogue, self.seed = catalogue, seed
         self.steps, self.batch = steps or self.shape.steps, self.shape.batch
-        self.optimizer = torch.optim.AdamW(
-            vae.parameters(), lr=self.shape.learning_rate, betas=(0.9, 0.99)
-        )
+        self.optimizer = torch.optim.AdamW(vae.parameters(), lr=self.shape.learning_rate, betas=(0.9, 0.99))
         self.device = next(vae.parameters()).device
 
     def learning_rate(self, step: int) -> float:
@@ -124,10 +133,9 @@ class AutoencoderTask:
         images = pictures_of(scenes, self.catalogue, self.recipe.size)
         crop, spare = self.shape.crop, self.recipe.size - self.shape.crop
         corners = torch.randint(spare + 1, (self.batch, 2), generator=generator).tolist()
-        return torch.stack([
-            image[:, y : y + crop, x : x + crop]
-            for image, (y, x) in zip(images, corners, strict=True)
-        ])
+        return torch.stack(
+            [image[:, y : y + crop, x : x + crop] for image, (y, x) in zip(images, corners, strict=True)]
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -144,9 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         require_fit(chosen.start, recipe, ("vae",))
         vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32)
     settings = settings_from(chosen, recipe.autoencoder.steps, recipe.autoencoder.ema)
-    task = AutoencoderTask(
-        recipe, vae.to(device), catalogue_for(recipe), chosen.seed, settings.steps
-    )
+    task = AutoencoderTask(recipe, vae.to(device), catalogue_for(recipe), chosen.seed, settings.steps)
     train(task, chosen.run_dir / "autoencoder", settings)
 
 

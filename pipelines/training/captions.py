@@ -28,9 +28,7 @@ class Truth:
     background: str | None
 
 
-def caption(
-    scene: Scene, catalogue: Catalogue, rng: np.random.Generator, empty: float = 0.0
-) -> str:
+def caption(scene: Scene, catalogue: Catalogue, rng: np.random.Generator, empty: float = 0.0) -> str:
     """Describe a scene in varied words that `parse` reads back.
 
     Args:

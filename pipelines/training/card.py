@@ -58,7 +58,9 @@ def objections(candidate: Figures, shipped: Figures) -> list[str]:
             continue  # the classifier's own figures do not depend on the model
         now, then = shipped[name], candidate[name]
         if floor.reached(now) and not floor.reached(then):
-            found.append(f"{floor.label}: {now:.4g} would become {then:.4g}, past the floor of {floor.value:g}{floor.unit}")
+            found.append(
+                f"{floor.label}: {now:.4g} would become {then:.4g}, past the floor of {floor.value:g}{floor.unit}"
+            )
     gain = sum(candidate[name] - shipped[name] for name in GENERATED) / len(GENERATED)
     if gain <= 0:
         found.append(f"the generated figures are not better on average ({gain:+.4f})")

@@ -19,7 +19,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 def save_checkpoint(
-    folder: Path, networks: torch.nn.Module, averaged: Tensors, optimizer: torch.optim.Optimizer,
+    folder: Path,
+    networks: torch.nn.Module,
+    averaged: Tensors,
+    optimizer: torch.optim.Optimizer,
     facts: dict,
 ) -> None:
     """Write a checkpoint; the one before stays until this one is complete.
@@ -35,10 +38,11 @@ def save_checkpoint(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     state = optimizer.state_dict()["state"]
-    flat = {f"{number}.{name}": value for number, entry in state.items()
-            for name, value in entry.items()}
+    flat = {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
     for name, tensors in (
-        ("networks", networks.state_dict()), ("averaged", averaged), ("optimizer", flat),
+        ("networks", networks.state_dict()),
+        ("averaged", averaged),
+        ("optimizer", flat),
     ):
         held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         save_file(held, new / f"{name}.safetensors")

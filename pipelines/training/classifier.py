@@ -72,15 +72,18 @@ class ClassifierTask:
     """
 
     def __init__(
-        self, recipe: Recipe, network: ClassifierNetwork, vae: AutoencoderKL | None,
-        catalogue: Catalogue, seed: int = 0, steps: int | None = None,
+        self,
+        recipe: Recipe,
+        network: ClassifierNetwork,
+        vae: AutoencoderKL | None,
+        catalogue: Catalogue,
+        seed: int = 0,
+        steps: int | None = None,
     ):
         self.recipe, self.shape, self.networks, self.vae = recipe, recipe.classifier, network, vae
         self.catalogue, self.seed = catalogue, seed
         self.steps, self.batch = steps or self.shape.steps, self.shape.batch
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=self.shape.learning_rate, weight_decay=0.02
-        )
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=self.shape.learning_rate, weight_decay=0.02)
         self.device = next(network.parameters()).device
         self._generation: int | None = None
         self._images = self._targets = torch.empty(0)
@@ -96,15 +99,11 @@ class ClassifierTask:
         generator = generator_for(self.seed, step)
         chosen = torch.randint(len(self._images), (self.batch,), generator=generator)
         images = blurred(self._images[chosen].float() / 255, generator)
-        return classifier_loss(
-            self.networks(images.to(self.device)), self._targets[chosen].to(self.device)
-        )
+        return classifier_loss(self.networks(images.to(self.device)), self._targets[chosen].to(self.device))
 
     def export(self, folder: Path) -> None:
         """Write the classifier as it ships."""
-        classifier = Classifier(
-            self.networks, self.catalogue.labels, tuple(BACKGROUNDS), self.recipe.size
-        )
+        classifier = Classifier(self.networks, self.catalogue.labels, tuple(BACKGROUNDS), self.recipe.size)
         save_classifier(classifier, folder)
         self.networks.requires_grad_(True)
 
@@ -116,16 +115,10 @@ class ClassifierTask:
         if generation == self._generation:
             return
         first = (self.seed * 1_000 + generation) * 1_000_000 + 500_000
-        scenes = [
-            sample_scene(self.catalogue, first + index, "all", 1 + index % 2)
-            for index in range(self.shape.pool)
-        ]
+        scenes = [sample_scene(self.catalogue, first + index, "all", 1 + index % 2) for index in range(self.shape.pool)]
         generator = generator_for(self.seed, first)
         with torch.autocast(self.device.type, enabled=False):
-            parts = [
-                self._draw(scenes[start : start + 256], generator)
-                for start in range(0, len(scenes), 256)
-            ]
+            parts = [self._draw(scenes[start : start + 256], generator) for start in range(0, len(scenes), 256)]
         self._images = torch.cat(parts)
         self._targets = targets_of(scenes, self.catalogue.labels)
         self._generation = generation
@@ -148,8 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--start", type=Path, help="stock folder whose autoencoder some pictures "
-                        "pass (default: the shipped model, for its own recipe)")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="stock folder whose autoencoder some pictures pass (default: the shipped model, for its own recipe)",
+    )
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
@@ -158,13 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     require_fit(start, recipe, ("vae",))
     catalogue = catalogue_for(recipe)
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
-    network = ClassifierNetwork(
-        len(catalogue.objects), len(BACKGROUNDS), recipe.classifier.widths
-    )
+    network = ClassifierNetwork(len(catalogue.objects), len(BACKGROUNDS), recipe.classifier.widths)
     settings = settings_from(chosen, recipe.classifier.steps, recipe.classifier.ema)
-    task = ClassifierTask(
-        recipe, network.to(device), vae.to(device).eval(), catalogue, chosen.seed, settings.steps
-    )
+    task = ClassifierTask(recipe, network.to(device), vae.to(device).eval(), catalogue, chosen.seed, settings.steps)
     train(task, chosen.run_dir / "classifier", settings)
 
 

@@ -42,10 +42,30 @@ from pipelines.training.scenes import (
 from pipelines.training.trainer import picture_sheet
 
 __all__ = [
-    "BACKGROUNDS", "EDIT_KINDS", "Catalogue", "EditPair", "EditPictures", "EmojiObject", "Placed",
-    "Rendering", "Scene", "Truth", "caption", "edit_pair", "edit_pairs", "held_out_pairs",
-    "is_held_out", "packaged_catalogue", "parse", "pictures_of", "plain_caption", "render",
-    "render_edit", "sample_scene", "shipped_catalogue", "to_tensor",
+    "BACKGROUNDS",
+    "EDIT_KINDS",
+    "Catalogue",
+    "EditPair",
+    "EditPictures",
+    "EmojiObject",
+    "Placed",
+    "Rendering",
+    "Scene",
+    "Truth",
+    "caption",
+    "edit_pair",
+    "edit_pairs",
+    "held_out_pairs",
+    "is_held_out",
+    "packaged_catalogue",
+    "parse",
+    "pictures_of",
+    "plain_caption",
+    "render",
+    "render_edit",
+    "sample_scene",
+    "shipped_catalogue",
+    "to_tensor",
 ]
 
 
@@ -53,7 +73,8 @@ def held_out_pairs(catalogue: Catalogue) -> list[tuple[str, str]]:
     """All (label, background) pairs that no training scene has."""
     return [
         (label, background)
-        for label in catalogue.labels for background in BACKGROUNDS
+        for label in catalogue.labels
+        for background in BACKGROUNDS
         if is_held_out(label, background)
     ]
 
@@ -79,8 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
     (folder / "scenes.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     if chosen.examples:
         write_examples(catalogue, chosen.examples, recipe.size, seed=chosen.seed)
-    print(f"{len(catalogue.objects)} objects, {len(facts['held_out'])} pairs held out; "
-          f"{chosen.count} scenes in {folder}")
+    print(
+        f"{len(catalogue.objects)} objects, {len(facts['held_out'])} pairs held out; {chosen.count} scenes in {folder}"
+    )
 
 
 if __name__ == "__main__":

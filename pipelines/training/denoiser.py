@@ -41,11 +41,17 @@ from pipelines.training.trainer import (
 __all__ = ["DenoiserTask", "build_text_encoder", "build_unet", "noise_schedule"]
 
 SHEET_CAPTIONS = (
-    "a fox on a blue background", "a cat face on a pink background", "a puppy on a red background",
-    "a rocket on a black background", "a red heart on a white background",
-    "a penguin on an orange background", "a sunflower on a purple background",
-    "a house on a green background", "a cat face left of a red heart on a green background",
-    "a panda left of a banana on a teal background", "a car right of a tree on a gray background",
+    "a fox on a blue background",
+    "a cat face on a pink background",
+    "a puppy on a red background",
+    "a rocket on a black background",
+    "a red heart on a white background",
+    "a penguin on an orange background",
+    "a sunflower on a purple background",
+    "a house on a green background",
+    "a cat face left of a red heart on a green background",
+    "a panda left of a banana on a teal background",
+    "a car right of a tree on a gray background",
     "a fish left of a robot on a yellow background",
 )
 
@@ -53,8 +59,13 @@ SHEET_CAPTIONS = (
 def noise_schedule() -> DDIMScheduler:
     """Stable Diffusion's schedule: scaled-linear, 1,000 steps, predicting the noise."""
     return DDIMScheduler(
-        num_train_timesteps=1_000, beta_start=0.00085, beta_end=0.012, steps_offset=1,
-        beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        num_train_timesteps=1_000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
         prediction_type="epsilon",
     )
 
@@ -64,21 +75,32 @@ def build_unet(recipe: DenoiserRecipe, latent_channels: int, sample_size: int):
     down = tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in recipe.attention)
     up = tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(recipe.attention))
     return UNet2DConditionModel(
-        sample_size=sample_size, in_channels=latent_channels, out_channels=latent_channels,
-        down_block_types=down, up_block_types=up, block_out_channels=recipe.widths,
-        layers_per_block=recipe.layers, attention_head_dim=recipe.heads,
-        cross_attention_dim=recipe.text_width, norm_num_groups=recipe.norm_groups,
+        sample_size=sample_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=recipe.widths,
+        layers_per_block=recipe.layers,
+        attention_head_dim=recipe.heads,
+        cross_attention_dim=recipe.text_width,
+        norm_num_groups=recipe.norm_groups,
     )
 
 
 def build_text_encoder(recipe: DenoiserRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """A fresh CLIPTextModel of the recipe's shape for the tokenizer's vocabulary."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=recipe.text_width,
-        intermediate_size=recipe.text_hidden, num_hidden_layers=recipe.text_layers,
-        num_attention_heads=recipe.text_heads, max_position_embeddings=recipe.tokens,
-        projection_dim=recipe.text_width, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.text_width,
+        intermediate_size=recipe.text_hidden,
+        num_hidden_layers=recipe.text_layers,
+        num_attention_heads=recipe.text_heads,
+        max_position_embeddings=recipe.tokens,
+        projection_dim=recipe.text_width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     return CLIPTextModel(config)
 
@@ -98,8 +120,14 @@ class DenoiserTask:
     """
 
     def __init__(
-        self, recipe: Recipe, networks: torch.nn.ModuleDict, vae: AutoencoderKL,
-        tokenizer: CLIPTokenizer, catalogue: Catalogue, seed: int = 0, steps: int | None = None,
+        self,
+        recipe: Recipe,
+        networks: torch.nn.ModuleDict,
+        vae: AutoencoderKL,
+        tokenizer: CLIPTokenizer,
+        catalogue: Catalogue,
+        seed: int = 0,
+        steps: int | None = None,
         history: History = UNKNOWN,
     ):
         self.recipe, self.shape = recipe, recipe.denoiser
@@ -108,12 +136,13 @@ class DenoiserTask:
         self.seed, self.steps = seed, steps or recipe.denoiser.steps
         self.batch = recipe.denoiser.batch
         self.optimizer = torch.optim.AdamW(
-            networks.parameters(), lr=self.shape.learning_rate, betas=(0.9, 0.99),
-            weight_decay=0.01, fused=True,
+            networks.parameters(),
+            lr=self.shape.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            fused=True,
         )
-        self.pool = LatentPool(
-            vae, catalogue, recipe.size, self.shape.pool, self.shape.pairs, seed
-        )
+        self.pool = LatentPool(vae, catalogue, recipe.size, self.shape.pool, self.shape.pairs, seed)
         self.device = next(networks.parameters()).device
         if self.device.type == "cpu":
             # PyTorch's fused attention has a slow backward there: this trains a quarter faster
@@ -159,15 +188,24 @@ class DenoiserTask:
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(noise_schedule().config)
         pipeline.set_progress_bar_config(disable=True)
         drawn = pipeline(
-            list(SHEET_CAPTIONS), num_inference_steps=20, guidance_scale=4.0, output_type="pt",
-            num_images_per_prompt=2, generator=torch.Generator().manual_seed(0),
+            list(SHEET_CAPTIONS),
+            num_inference_steps=20,
+            guidance_scale=4.0,
+            output_type="pt",
+            num_images_per_prompt=2,
+            generator=torch.Generator().manual_seed(0),
         )
         picture_sheet(drawn.images.float()).save(path)
 
     def _pipeline(self, unet, text_encoder, vae) -> StableDiffusionPipeline:
         return StableDiffusionPipeline(
-            vae=vae, text_encoder=text_encoder, tokenizer=self.tokenizer, unet=unet,
-            scheduler=noise_schedule(), safety_checker=None, feature_extractor=None,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=self.tokenizer,
+            unet=unet,
+            scheduler=noise_schedule(),
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
         )
 
@@ -177,15 +215,17 @@ class DenoiserTask:
         rng = np.random.default_rng([self.seed, step])
         chosen = rng.choice(len(pool), size=self.batch, replace=False)
         captions = [
-            caption(self.pool.scene(generation, int(index)), self.pool.catalogue, rng,
-                    self.shape.empty_captions)
+            caption(self.pool.scene(generation, int(index)), self.pool.catalogue, rng, self.shape.empty_captions)
             for index in chosen
         ]
         return pool[torch.from_numpy(chosen)].float().to(self.device), captions
 
     def _tokens(self, captions: list[str]) -> torch.Tensor:
         read = self.tokenizer(
-            captions, padding="max_length", max_length=self.shape.tokens, truncation=True,
+            captions,
+            padding="max_length",
+            max_length=self.shape.tokens,
+            truncation=True,
             return_tensors="pt",
         )
         return read.input_ids.to(self.device)
@@ -200,9 +240,7 @@ def _load_in_float32(config: Path) -> None:
     config.write_text(json.dumps(facts | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
 
 
-def load_networks(
-    recipe: Recipe, start: Path
-) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
+def load_networks(recipe: Recipe, start: Path) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
     """Autoencoder, tokenizer and networks of a stock pipeline's folder, in float32.
 
     Raises: TrainingError when a part is missing or does not fit the recipe.
@@ -236,9 +274,7 @@ def fresh_networks(
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     else:
         shape = recipe.denoiser
-        tokenizer = train_tokenizer(
-            caption_corpus(catalogue), shape.vocabulary, shape.tokens, folder
-        )
+        tokenizer = train_tokenizer(caption_corpus(catalogue), shape.vocabulary, shape.tokens, folder)
     latent_size = recipe.size // recipe.autoencoder.factor
     unet = build_unet(recipe.denoiser, vae.config.latent_channels, latent_size)
     text_encoder = build_text_encoder(recipe.denoiser, tokenizer)
@@ -250,8 +286,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--start", type=Path, help="stock folder to begin from; with --fresh only its "
-                        "autoencoder (default: the shipped model, for its own recipe)")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="stock folder to begin from; with --fresh only its "
+        "autoencoder (default: the shipped model, for its own recipe)",
+    )
     parser.add_argument("--fresh", action="store_true", help="begin with random weights")
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
@@ -270,8 +310,14 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         vae, tokenizer, networks = load_networks(recipe, start)
     task = DenoiserTask(
-        recipe, networks.to(device), vae.to(device), tokenizer, catalogue, chosen.seed,
-        settings.steps, history,
+        recipe,
+        networks.to(device),
+        vae.to(device),
+        tokenizer,
+        catalogue,
+        chosen.seed,
+        settings.steps,
+        history,
     )
     train(task, folder, settings)
 

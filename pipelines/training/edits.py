@@ -45,14 +45,9 @@ class EditPictures:
     mask: Image.Image
 
 
-def edit_pairs(
-    catalogue: Catalogue, count: int, seed: int = 0, kinds: tuple[str, ...] = EDIT_KINDS
-) -> list[EditPair]:
+def edit_pairs(catalogue: Catalogue, count: int, seed: int = 0, kinds: tuple[str, ...] = EDIT_KINDS) -> list[EditPair]:
     """`count` pairs, the kinds in turn; the same arguments give the same pairs."""
-    return [
-        edit_pair(catalogue, seed * 100_000 + index, kinds[index % len(kinds)])
-        for index in range(count)
-    ]
+    return [edit_pair(catalogue, seed * 100_000 + index, kinds[index % len(kinds)]) for index in range(count)]
 
 
 def edit_pair(catalogue: Catalogue, seed: int, kind: str = "replace") -> EditPair:
@@ -87,12 +82,11 @@ def render_edit(pair: EditPair, catalogue: Catalogue, size: int = 64) -> EditPic
         covered = Image.new("L", (size, size))
         for mask in before.masks:
             covered = ImageChops.lighter(covered, mask)
-        return EditPictures(
-            before.picture, after.picture, covered.point(lambda value: 255 * (value < 255))
-        )
+        return EditPictures(before.picture, after.picture, covered.point(lambda value: 255 * (value < 255)))
     changed = Image.new("L", (size, size))
     for scene, other, masks in (
-        (pair.source, pair.target, before.masks), (pair.target, pair.source, after.masks),
+        (pair.source, pair.target, before.masks),
+        (pair.target, pair.source, after.masks),
     ):
         for placed, mask in zip(scene.objects, masks, strict=True):
             if placed not in other.objects:
@@ -143,12 +137,16 @@ def _swapped(catalogue: Catalogue, rng: np.random.Generator) -> tuple[Scene, Sce
     source = _draw(catalogue, rng, 2)
     left, right = source.objects
     objects: tuple[Placed, ...] = (
-        replace(left, label=right.label), replace(right, label=left.label),
+        replace(left, label=right.label),
+        replace(right, label=left.label),
     )
     return source, replace(source, objects=objects)
 
 
 _DRAWN = {
-    "replace": _replaced, "background": _recoloured, "add": _added, "remove": _removed,
+    "replace": _replaced,
+    "background": _recoloured,
+    "add": _added,
+    "remove": _removed,
     "swap": _swapped,
 }

@@ -57,7 +57,9 @@ def measure(
     psnr = held_out_psnr(pipeline.vae, catalogue, classifier.size)
     figures, drawn = {"psnr": psnr}, []
     for name, split, objects in (
-        ("trained", "train", 1), ("held_out", "held-out", 1), ("two", "train", 2),
+        ("trained", "train", 1),
+        ("held_out", "held-out", 1),
+        ("two", "train", 2),
     ):
         cases = named_captions(catalogue, captions, split, objects)
         right, images = generated_accuracy(pipeline, classifier, cases)
@@ -79,8 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="cpu", help="cpu or gpu (default: cpu)")
     parser.add_argument("--model", type=Path, help="default: the shipped one, for its own recipe")
-    parser.add_argument("--classifier", type=Path,
-                        help="the judge (default: the shipped one, for its own recipe)")
+    parser.add_argument("--classifier", type=Path, help="the judge (default: the shipped one, for its own recipe)")
     parser.add_argument("--candidate", type=Path, help="an export to ship if it measures better")
     parser.add_argument("--captions", type=int, default=200, help="for each generated figure")
     parser.add_argument("--run-dir", type=Path, help="where a sheet of the pictures is written")

@@ -29,8 +29,12 @@ def stage(candidate: Path, folder: Path) -> Path:
     staged, moved = _beside(folder, ".new"), {*FILES, HISTORY}
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(folder, staged, ignore=lambda at, names: moved if Path(at) == folder else ())
-    shutil.copytree(candidate, staged, dirs_exist_ok=True,
-                    ignore=lambda at, names: set(names) - moved if Path(at) == candidate else ())
+    shutil.copytree(
+        candidate,
+        staged,
+        dirs_exist_ok=True,
+        ignore=lambda at, names: set(names) - moved if Path(at) == candidate else (),
+    )
     return staged
 
 

@@ -55,8 +55,10 @@ def require_fit(folder: Path, recipe: Recipe, parts: tuple[str, ...]) -> None:
         wanted = _wanted(part, recipe)
         wrong += [f"{part}: {name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
     if wrong:
-        raise TrainingError(f"{str(folder)!r} does not fit the recipe {recipe.name!r} ({'; '.join(wrong)}). "
-                            "Name a folder that was made by this recipe.")
+        raise TrainingError(
+            f"{str(folder)!r} does not fit the recipe {recipe.name!r} ({'; '.join(wrong)}). "
+            "Name a folder that was made by this recipe."
+        )
 
 
 def require_judge(judge: Classifier, recipe: Recipe, catalogue: Catalogue) -> None:
@@ -67,25 +69,33 @@ def require_judge(judge: Classifier, recipe: Recipe, catalogue: Catalogue) -> No
     known, shown = set(judge.labels), set(catalogue.labels)
     wrong = []
     if known != shown:
-        wrong.append(f"it names {len(known)} objects where the recipe has {len(shown)}: {len(shown - known)} of "
-                     f"these are unknown to it and {len(known - shown)} are beyond them")
+        wrong.append(
+            f"it names {len(known)} objects where the recipe has {len(shown)}: {len(shown - known)} of "
+            f"these are unknown to it and {len(known - shown)} are beyond them"
+        )
     if set(judge.backgrounds) != set(BACKGROUNDS):
         wrong.append(f"its backgrounds differ in {sorted(set(judge.backgrounds) ^ set(BACKGROUNDS))}")
     if judge.size != recipe.size:
         wrong.append(f"it reads {judge.size} px, not {recipe.size}")
     if wrong:
-        raise TrainingError(f"The classifier cannot judge the recipe {recipe.name!r}: {'; '.join(wrong)}. "
-                            "Name one that was trained by this recipe with --classifier.")
+        raise TrainingError(
+            f"The classifier cannot judge the recipe {recipe.name!r}: {'; '.join(wrong)}. "
+            "Name one that was trained by this recipe with --classifier."
+        )
 
 
 def _facts(part: str, config: dict) -> dict[str, int]:
     if part == "vae":
         factor = 2 ** (len(config["block_out_channels"]) - 1)
         return {"factor": factor, "sample_size": config["sample_size"], "latent_channels": config["latent_channels"]}
-    return {name: config[name] for name in {
-        "unet": ("sample_size", "in_channels"), "text_encoder": ("max_position_embeddings",),
-        "tokenizer": ("model_max_length",),
-    }[part]}
+    return {
+        name: config[name]
+        for name in {
+            "unet": ("sample_size", "in_channels"),
+            "text_encoder": ("max_position_embeddings",),
+            "tokenizer": ("model_max_length",),
+        }[part]
+    }
 
 
 def _wanted(part: str, recipe: Recipe) -> dict[str, int]:

@@ -53,8 +53,13 @@ class LatentPool:
     """
 
     def __init__(
-        self, vae: AutoencoderKL, catalogue: Catalogue, picture_size: int, count: int,
-        pairs: float, seed: int,
+        self,
+        vae: AutoencoderKL,
+        catalogue: Catalogue,
+        picture_size: int,
+        count: int,
+        pairs: float,
+        seed: int,
     ):
         self.vae, self.catalogue, self.picture_size = vae, catalogue, picture_size
         self.count, self.pairs, self.seed = count, pairs, seed
@@ -77,10 +82,12 @@ class LatentPool:
     def _draw(self, generation: int) -> torch.Tensor:
         # the loop's bfloat16 would coarsen what all later steps learn from
         with torch.autocast(next(self.vae.parameters()).device.type, enabled=False):
-            return torch.cat([
-                self._encode_range(generation, start, min(start + 256, self.count))
-                for start in range(0, self.count, 256)
-            ])
+            return torch.cat(
+                [
+                    self._encode_range(generation, start, min(start + 256, self.count))
+                    for start in range(0, self.count, 256)
+                ]
+            )
 
     def _encode_range(self, generation: int, start: int, stop: int) -> torch.Tensor:
         scenes = [self.scene(generation, index) for index in range(start, stop)]

@@ -18,8 +18,13 @@ from pipelines.training.objects import Catalogue
 from pipelines.training.scenes import Scene, sample_scene
 
 __all__ = [
-    "classifier_accuracy", "file_bytes", "generated_accuracy", "judged", "load_pipeline",
-    "named_captions", "seconds_for_one",
+    "classifier_accuracy",
+    "file_bytes",
+    "generated_accuracy",
+    "judged",
+    "load_pipeline",
+    "named_captions",
+    "seconds_for_one",
 ]
 
 STEPS, GUIDANCE = 25, 4.0
@@ -44,16 +49,13 @@ def judged(classifier: Classifier, images: torch.Tensor, scenes: list[Scene]) ->
     Returns: (B, 2), bool.
     """
     rows = [
-        (reading.labels == tuple(placed.label for placed in scene.objects),
-         reading.background == scene.background)
+        (reading.labels == tuple(placed.label for placed in scene.objects), reading.background == scene.background)
         for reading, scene in zip(classifier.read(images), scenes, strict=True)
     ]
     return np.array(rows, dtype=bool)
 
 
-def classifier_accuracy(
-    classifier: Classifier, catalogue: Catalogue, count: int = 1_000
-) -> tuple[float, float]:
+def classifier_accuracy(classifier: Classifier, catalogue: Catalogue, count: int = 1_000) -> tuple[float, float]:
     """Shares of fresh renderings whose objects, and whose background, are read right."""
     rows = []
     for start in range(0, count, 100):
@@ -64,9 +66,7 @@ def classifier_accuracy(
     return float(found[0]), float(found[1])
 
 
-def named_captions(
-    catalogue: Catalogue, count: int, split: str, objects: int
-) -> list[tuple[Scene, str]]:
+def named_captions(catalogue: Catalogue, count: int, split: str, objects: int) -> list[tuple[Scene, str]]:
     """Fresh scenes with captions of the training grammar that name the background."""
     found, seed = [], FRESH
     while len(found) < count:
@@ -89,10 +89,17 @@ def generated_accuracy(
     for numbers in _batches(len(cases), 25):
         chosen = [cases[number] for number in numbers]
         generators = [torch.Generator().manual_seed(number) for number in numbers]
-        images = pipeline(
-            [text for _, text in chosen], num_inference_steps=STEPS, guidance_scale=GUIDANCE,
-            generator=generators, output_type="pt",
-        ).images.float().cpu()
+        images = (
+            pipeline(
+                [text for _, text in chosen],
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                generator=generators,
+                output_type="pt",
+            )
+            .images.float()
+            .cpu()
+        )
         rows.append(judged(classifier, images, [scene for scene, _ in chosen]))
         drawn.append(images)
     return np.concatenate(rows), torch.cat(drawn)

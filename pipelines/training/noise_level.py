@@ -98,8 +98,10 @@ def measured(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) 
     apart = (classifier.nearest(read) - classifier.nearest(sigmas)).abs()
     error = (read / sigmas).log().abs()
     return {
-        "exact": float((apart == 0).double().mean()), "within_one": float((apart <= 1).double().mean()),
-        "median_error": float(error.median().expm1()), "worst_decile": float(error.quantile(0.9).expm1()),
+        "exact": float((apart == 0).double().mean()),
+        "within_one": float((apart <= 1).double().mean()),
+        "median_error": float(error.median().expm1()),
+        "worst_decile": float(error.quantile(0.9).expm1()),
     }
 
 
@@ -118,11 +120,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir; then print how well it reads pictures that it has not seen."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--start", type=Path, help="stock folder of the autoencoder "
-                        "(default: the shipped model, for its own recipe)")
+    parser.add_argument(
+        "--start", type=Path, help="stock folder of the autoencoder (default: the shipped model, for its own recipe)"
+    )
     parser.add_argument("--pool", type=int, default=POOL, help="scenes, or pictures at most, to learn from")
-    parser.add_argument("--model", help="key of the catalogue: learn from its latents of --pictures, and put the result "
-                        "where the studio looks for it")
+    parser.add_argument(
+        "--model",
+        help="key of the catalogue: learn from its latents of --pictures, and put the result "
+        "where the studio looks for it",
+    )
     parser.add_argument("--pictures", type=Path, help="a folder of the model's data, or of pictures that it made")
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
     chosen = parser.parse_args(arguments)
@@ -153,8 +159,10 @@ def _of_model(chosen: argparse.Namespace) -> None:
         TrainingError: only one of model and pictures is named, or a start too.
     """
     if not (chosen.model and chosen.pictures) or chosen.start:
-        raise TrainingError("--model KEY and --pictures FOLDER belong together, and leave --start out: the model brings "
-                            "its autoencoder. Name both, or neither to learn from a recipe's scenes.")
+        raise TrainingError(
+            "--model KEY and --pictures FOLDER belong together, and leave --start out: the model brings "
+            "its autoencoder. Name both, or neither to learn from a recipe's scenes."
+        )
     with opened(chosen.model, chosen.models_folder) as (family, kept):
         latents = latents_of_folder(chosen.pictures, family, chosen.pool)
     # Of a shuffled few that it does not learn from, or a folder in order of subjects would be judged by its last one.

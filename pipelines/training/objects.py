@@ -70,18 +70,13 @@ class Catalogue:
 
     def described_by(self, words: list[str]) -> list[EmojiObject]:
         """The objects that every one of `words` names or describes."""
-        return [
-            item for item in self.objects
-            if all(word in item.names or word in item.tags for word in words)
-        ]
+        return [item for item in self.objects if all(word in item.names or word in item.tags for word in words)]
 
     def sprite(self, label: str, pixels: int) -> Image.Image:
         """The object's RGBA picture, `pixels` wide and high. Do not change it: it is shared."""
         key = (label, pixels)
         if key not in self._sprites:
-            picture = self._original(label).resize(
-                (pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=3.0
-            )
+            picture = self._original(label).resize((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=3.0)
             picture.putalpha(picture.getchannel("A").point(_without_ringing))
             self._sprites[key] = picture
         return self._sprites[key]
@@ -135,17 +130,15 @@ def _read_objects(path: Path) -> tuple[EmojiObject, ...]:
         rows = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise TrainingError(f"The list of objects cannot be read: {error}.") from error
-    return tuple(
-        EmojiObject(row["label"], row["file"], tuple(row["synonyms"]), tuple(row["tags"]))
-        for row in rows
-    )
+    return tuple(EmojiObject(row["label"], row["file"], tuple(row["synonyms"]), tuple(row["tags"])) for row in rows)
 
 
 def _further_objects(rows: list, pictures: Path, known: tuple) -> tuple[EmojiObject, ...]:
     """Objects from emojibase's rows; a tag that only one object has becomes its synonym."""
     taken = {name for item in known for name in item.names}
     wanted = [
-        row for row in sorted(rows, key=lambda row: row.get("order", 0))
+        row
+        for row in sorted(rows, key=lambda row: row.get("order", 0))
         if row.get("group") in (*THING_GROUPS, FACE_GROUP) and row["label"] not in taken
     ]
     owners: dict[str, int] = {}

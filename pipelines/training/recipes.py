@@ -8,8 +8,14 @@ from pipelines.errors import TrainingError
 from pipelines.training.objects import Catalogue, packaged_catalogue, shipped_catalogue
 
 __all__ = [
-    "RECIPES", "SHIPPED_RECIPE", "AutoencoderRecipe", "ClassifierRecipe", "DenoiserRecipe", "Recipe",
-    "catalogue_for", "find_recipe",
+    "RECIPES",
+    "SHIPPED_RECIPE",
+    "AutoencoderRecipe",
+    "ClassifierRecipe",
+    "DenoiserRecipe",
+    "Recipe",
+    "catalogue_for",
+    "find_recipe",
 ]
 
 
@@ -92,23 +98,40 @@ class Recipe:
 SHIPPED_RECIPE = "cpu"  # what made the models in assets
 RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(
-        name="cpu", objects=71, size=64,
+        name="cpu",
+        objects=71,
+        size=64,
         autoencoder=AutoencoderRecipe(widths=(16, 48, 96)),
         denoiser=DenoiserRecipe(widths=(64, 128, 192), attention=(True, True, False)),
         classifier=ClassifierRecipe(widths=(32, 64, 128)),
     ),
     "gpu": Recipe(
-        name="gpu", objects=1_000, size=128,
+        name="gpu",
+        objects=1_000,
+        size=128,
         autoencoder=AutoencoderRecipe(
-            widths=(32, 64, 128, 192), crop=64, batch=64, steps=12_000, learning_rate=1e-3,
+            widths=(32, 64, 128, 192),
+            crop=64,
+            batch=64,
+            steps=12_000,
+            learning_rate=1e-3,
         ),
         denoiser=DenoiserRecipe(
-            widths=(80, 160, 256), attention=(True, True, True), heads=4, text_width=256,
-            text_layers=4, text_heads=8, text_hidden=1_024, tokens=32, vocabulary=6_000,
-            batch=256, steps=24_000, pool=120_000, pool_steps=4_000,
+            widths=(80, 160, 256),
+            attention=(True, True, True),
+            heads=4,
+            text_width=256,
+            text_layers=4,
+            text_heads=8,
+            text_hidden=1_024,
+            tokens=32,
+            vocabulary=6_000,
+            batch=256,
+            steps=24_000,
+            pool=120_000,
+            pool_steps=4_000,
         ),
-        classifier=ClassifierRecipe(widths=(48, 96, 192, 256), batch=256, steps=8_000, pool=60_000,
-                                    pool_steps=2_000),
+        classifier=ClassifierRecipe(widths=(48, 96, 192, 256), batch=256, steps=8_000, pool=60_000, pool_steps=2_000),
     ),
 }
 

@@ -12,15 +12,30 @@ from pipelines.errors import TrainingError
 from pipelines.training.objects import Catalogue
 
 __all__ = [
-    "BACKGROUNDS", "Placed", "Rendering", "Scene", "is_held_out", "place_pair", "place_single",
-    "render", "sample_scene",
+    "BACKGROUNDS",
+    "Placed",
+    "Rendering",
+    "Scene",
+    "is_held_out",
+    "place_pair",
+    "place_single",
+    "render",
+    "sample_scene",
 ]
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
-    "red": (238, 62, 78), "orange": (250, 152, 52), "yellow": (250, 224, 84),
-    "green": (86, 182, 98), "blue": (64, 128, 228), "purple": (142, 94, 216),
-    "pink": (246, 146, 190), "brown": (142, 96, 60), "black": (30, 28, 36),
-    "white": (245, 245, 245), "gray": (150, 150, 156), "teal": (38, 170, 166),
+    "red": (238, 62, 78),
+    "orange": (250, 152, 52),
+    "yellow": (250, 224, 84),
+    "green": (86, 182, 98),
+    "blue": (64, 128, 228),
+    "purple": (142, 94, 216),
+    "pink": (246, 146, 190),
+    "brown": (142, 96, 60),
+    "black": (30, 28, 36),
+    "white": (245, 245, 245),
+    "gray": (150, 150, 156),
+    "teal": (38, 170, 166),
 }
 SHADING = 14.0  # of 255, from the middle of the picture to its upper or lower edge
 TINT = 4.0  # of 255, standard deviation of a picture's colour about its background's colour
@@ -61,9 +76,7 @@ def is_held_out(label: str, background: str) -> bool:
     return int.from_bytes(digest[:4], "big") % 10 == 0
 
 
-def sample_scene(
-    catalogue: Catalogue, seed: int, split: str = "train", objects: int | None = None
-) -> Scene:
+def sample_scene(catalogue: Catalogue, seed: int, split: str = "train", objects: int | None = None) -> Scene:
     """Draw a scene; the same arguments give the same scene.
 
     Args:

@@ -26,16 +26,12 @@ WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\sa-z0-9]+")
 def caption_corpus(catalogue: Catalogue, count: int = 20_000, seed: int = 0) -> list[str]:
     """Captions, and every name and tag once, to learn words from."""
     rng = np.random.default_rng(seed)
-    captions = [
-        caption(sample_scene(catalogue, index, "all"), catalogue, rng) for index in range(count)
-    ]
+    captions = [caption(sample_scene(catalogue, index, "all"), catalogue, rng) for index in range(count)]
     words = [word for item in catalogue.objects for word in (*item.names, *item.tags)]
     return captions + words + list(BACKGROUNDS)
 
 
-def train_tokenizer(
-    corpus: Iterable[str], vocabulary: int, tokens: int, folder: Path
-) -> CLIPTokenizer:
+def train_tokenizer(corpus: Iterable[str], vocabulary: int, tokens: int, folder: Path) -> CLIPTokenizer:
     """Learn a byte-level BPE in CLIP's form and write it as CLIP's files.
 
     Args:
@@ -54,8 +50,9 @@ def train_tokenizer(
     merges_wanted = vocabulary - 2 * len(alphabet) - 2
     learner.train_from_iterator(
         _words(corpus),
-        trainers.BpeTrainer(vocab_size=10 * vocabulary, end_of_word_suffix="</w>",
-                            initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=10 * vocabulary, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        ),
     )
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     merges = merges[:merges_wanted]

@@ -19,8 +19,16 @@ from PIL import Image
 from pipelines.training.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = [
-    "Settings", "Task", "Trainer", "add_arguments", "generator_for", "pick_device",
-    "picture_sheet", "settings_from", "train", "use_threads",
+    "Settings",
+    "Task",
+    "Trainer",
+    "add_arguments",
+    "generator_for",
+    "pick_device",
+    "picture_sheet",
+    "settings_from",
+    "train",
+    "use_threads",
 ]
 
 
@@ -69,9 +77,7 @@ class Trainer:
         self.task, self.folder, self.settings = task, folder, settings
         self.averaged = {k: v.detach().clone() for k, v in task.networks.state_dict().items()}
         self.device = next(task.networks.parameters()).device
-        facts = load_checkpoint(
-            folder / "checkpoint", task.networks, self.averaged, task.optimizer
-        )
+        facts = load_checkpoint(folder / "checkpoint", task.networks, self.averaged, task.optimizer)
         self.step = facts["step"] if facts else 0
         self._stopping = False
 
@@ -109,7 +115,10 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint."""
         save_checkpoint(
-            self.folder / "checkpoint", self.task.networks, self.averaged, self.task.optimizer,
+            self.folder / "checkpoint",
+            self.task.networks,
+            self.averaged,
+            self.task.optimizer,
             {"step": self.step, "steps": self.settings.steps, "batch": self.task.batch},
         )
 
@@ -162,7 +171,8 @@ class Trainer:
         now, lr = time.strftime("%H:%M:%S"), self.task.learning_rate(self.step - 1)
         print(
             f"{now} step {self.step}/{self.settings.steps}  loss {np.mean(losses):.4f}  "
-            f"{rate:.1f} samples/s  lr {lr:.1e}", flush=True,
+            f"{rate:.1f} samples/s  lr {lr:.1e}",
+            flush=True,
         )
 
 
@@ -215,8 +225,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def settings_from(arguments: argparse.Namespace, steps: int, ema: float) -> Settings:
     """Settings from the command line and, where it is silent, the recipe."""
     return Settings(
-        steps=arguments.steps or steps, ema=ema, minutes=arguments.minutes,
-        bf16=arguments.bf16 or pick_device().type == "cuda", sheet_every=arguments.sheet_every,
+        steps=arguments.steps or steps,
+        ema=ema,
+        minutes=arguments.minutes,
+        bf16=arguments.bf16 or pick_device().type == "cuda",
+        sheet_every=arguments.sheet_every,
     )
 
 

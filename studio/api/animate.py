@@ -18,7 +18,7 @@ __all__ = ["endpoint"]
 def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
-    def animate(prompt: str, request: gr.Request, settings: dict = {}) -> dict:  # noqa: B006
+    def animate(prompt: str, request: gr.Request, settings: dict = {}) -> dict:
         """Make a clip; streams progress, then returns its file (in "images") and figures.
 
         Args:

@@ -18,7 +18,7 @@ __all__ = ["endpoint"]
 def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
-    def compare(prompt: str, request: gr.Request, settings: dict = {}) -> dict:  # noqa: B006
+    def compare(prompt: str, request: gr.Request, settings: dict = {}) -> dict:
         """Run one prompt from one noise in several cells; streams progress, then returns pictures and figures.
 
         Args:

@@ -18,7 +18,7 @@ __all__ = ["endpoint"]
 def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
-    def convergence(prompt: str, request: gr.Request, settings: dict = {}) -> dict:  # noqa: B006 (never changed)
+    def convergence(prompt: str, request: gr.Request, settings: dict = {}) -> dict:
         """Measure samplers' errors to a long run from the same noise; streams progress, then returns the points.
 
         Args:

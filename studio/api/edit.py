@@ -18,7 +18,7 @@ __all__ = ["endpoint"]
 def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
-    def edit(prompt: str, picture: str, request: gr.Request, settings: dict = {}) -> dict:  # noqa: B006
+    def edit(prompt: str, picture: str, request: gr.Request, settings: dict = {}) -> dict:
         """Change a picture; streams progress, then returns the edited picture and its figures.
 
         Args:
@@ -29,7 +29,11 @@ def endpoint(studio: "Studio") -> Callable:
                 "source_prompt": what the source shows, "mask": a picture like the source, white where it may change,
                 "fit": "crop" or "resize"}.
         """
-        values = {**fields(settings), "picture": picture, "base": {**fields(settings.get("base", {}), "base"), "prompt": prompt}}
+        values = {
+            **fields(settings),
+            "picture": picture,
+            "base": {**fields(settings.get("base", {}), "base"), "prompt": prompt},
+        }
         yield from run_task(studio, "edit", values, request)
 
     return edit

@@ -18,7 +18,7 @@ __all__ = ["endpoint"]
 def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
-    def generate(prompt: str, request: gr.Request, settings: dict = {}) -> dict:  # noqa: B006 (never changed)
+    def generate(prompt: str, request: gr.Request, settings: dict = {}) -> dict:
         """Make pictures from a prompt; streams progress, then returns the pictures as files.
 
         Args:

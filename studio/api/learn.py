@@ -18,7 +18,7 @@ __all__ = ["endpoint"]
 def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
-    def learn(request: gr.Request, settings: dict = {}) -> dict:  # noqa: B006 (never changed)
+    def learn(request: gr.Request, settings: dict = {}) -> dict:
         """Fit a schedule; streams progress, then returns its name, its times and its loss curve in "outcome".
 
         Args:

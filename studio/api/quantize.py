@@ -18,7 +18,7 @@ __all__ = ["endpoint"]
 def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
-    def quantize(prompt: str, request: gr.Request, settings: dict = {}) -> dict:  # noqa: B006
+    def quantize(prompt: str, request: gr.Request, settings: dict = {}) -> dict:
         """Run a model beside its quantised copies; streams progress, then returns pictures, figures and errors by step.
 
         Args:

@@ -31,16 +31,25 @@ def fields(settings: Any, name: str = "settings") -> dict[str, Any]:
 def progress_of(view: "View", job_id: str) -> dict[str, Any]:
     """What an endpoint says while a job runs: plain numbers, no pictures."""
     return {
-        "job": job_id, "status": view.status.value, "message": view.message, "position": view.position,
-        "step": sum(len(cell.rows) for cell in view.cells), "num_steps": sum(cell.num_steps for cell in view.cells),
-        "seconds": round(view.seconds, 3), "seconds_left": view.seconds_left, "images": [], "cells": [],
+        "job": job_id,
+        "status": view.status.value,
+        "message": view.message,
+        "position": view.position,
+        "step": sum(len(cell.rows) for cell in view.cells),
+        "num_steps": sum(cell.num_steps for cell in view.cells),
+        "seconds": round(view.seconds, 3),
+        "seconds_left": view.seconds_left,
+        "images": [],
+        "cells": [],
     }
 
 
 def results_of(view: "View", job_id: str, studio: "Studio") -> dict[str, Any]:
     """What an endpoint returns at the end: the pictures as files, and each cell's figures."""
-    cells = [{"label": cell.label, "results": list(cell.results), "figures": dict(cell.figures), "note": cell.note}
-             for cell in view.cells]
+    cells = [
+        {"label": cell.label, "results": list(cell.results), "figures": dict(cell.figures), "note": cell.note}
+        for cell in view.cells
+    ]
     images = [file_of(studio, result) for cell in view.cells for result in cell.results]
     return {**progress_of(view, job_id), "images": images, "cells": cells, "outcome": dict(view.outcome)}
 

@@ -153,7 +153,11 @@ class LocalEngine:
             job.set_status(JobStatus.FAILED, str(error))
         except (MemoryError, torch.OutOfMemoryError):
             _LOG.exception("job %s ran out of memory", job.id)
-            job.set_status(JobStatus.FAILED, "There is not enough memory for this. Choose a smaller size, batch or model.")
+            job.set_status(
+                JobStatus.FAILED, "There is not enough memory for this. Choose a smaller size, batch or model."
+            )
         except Exception:
             _LOG.exception("job %s broke", job.id)
-            job.set_status(JobStatus.FAILED, f"Something broke inside the studio; its log has the details under job {job.id}.")
+            job.set_status(
+                JobStatus.FAILED, f"Something broke inside the studio; its log has the details under job {job.id}."
+            )

@@ -41,7 +41,9 @@ def read(picture: str | os.PathLike[str] | Image.Image) -> Restored | None:
         with Image.open(picture, formats=ALLOWED_FORMATS) as opened:
             return read_texts(texts(opened))
     except Exception as error:  # Pillow raises a dozen kinds on hostile files
-        raise PictureError("The file cannot be read as a picture: use a PNG, JPEG or WebP file as it was saved.") from error
+        raise PictureError(
+            "The file cannot be read as a picture: use a PNG, JPEG or WebP file as it was saved."
+        ) from error
 
 
 def read_texts(found: Mapping[str, str]) -> Restored | None:
@@ -74,8 +76,15 @@ def _read_ours(text: str) -> Restored | None:
     collector = Collector("stepwise")
     takers = {
         collector.text: ("prompt", "negative_prompt"),
-        collector.number: ("num_inference_steps", "width", "height", "seed", "variation_seed", "variation_strength",
-                           "batch_size"),
+        collector.number: (
+            "num_inference_steps",
+            "width",
+            "height",
+            "seed",
+            "variation_seed",
+            "variation_strength",
+            "batch_size",
+        ),
         collector.choice: METHODS,
     }
     for take, names in takers.items():

@@ -128,7 +128,7 @@ def _split(text: str) -> tuple[str, str, dict[str, str]]:
     if pairs:
         lines.pop()
     start = next((number for number, line in enumerate(lines) if line.strip().startswith(_NEGATIVE)), len(lines))
-    negative = "\n".join(lines[start:]).lstrip()[len(_NEGATIVE):]
+    negative = "\n".join(lines[start:]).lstrip()[len(_NEGATIVE) :]
     return "\n".join(lines[:start]), negative.removeprefix(" "), pairs
 
 
@@ -139,8 +139,12 @@ def _without_loras(prompt: str, collector: Collector) -> str:
 
 
 def _take(pairs: dict[str, str], collector: Collector) -> None:
-    plain = {"Steps": "num_inference_steps", "Seed": "seed", "Variation seed": "variation_seed",
-             "Variation seed strength": "variation_strength"}
+    plain = {
+        "Steps": "num_inference_steps",
+        "Seed": "seed",
+        "Variation seed": "variation_seed",
+        "Variation seed strength": "variation_strength",
+    }
     for name, field in plain.items():
         if name in pairs:
             collector.number(field, pairs.pop(name))

@@ -36,8 +36,12 @@ def read_comfyui(texts: Mapping[str, str]) -> Restored | None:
 
 def _first_sampler(graph: Graph) -> tuple[Node | None, int]:
     # The sampler that starts from empty latents made the composition; later ones refine it.
-    samplers = [node for node in graph.nodes.values() if node.kind.startswith(("KSampler", "SamplerCustom"))
-                and ("latent_image" in node.inputs or "positive" in node.inputs)]
+    samplers = [
+        node
+        for node in graph.nodes.values()
+        if node.kind.startswith(("KSampler", "SamplerCustom"))
+        and ("latent_image" in node.inputs or "positive" in node.inputs)
+    ]
     firsts = [node for node in samplers if _empty_latents(graph, node) is not None]
     return (firsts or samplers or [None])[0], len(samplers) - 1
 
@@ -95,8 +99,10 @@ def _take_prompts(graph: Graph, inputs: Mapping[str, Any], collector: Collector)
                 break
         else:
             if link is not None:
-                collector.note(f"The {field.replace('_', ' ')} was not found in the graph: "
-                               "it comes from a node that is not known here.")
+                collector.note(
+                    f"The {field.replace('_', ' ')} was not found in the graph: "
+                    "it comes from a node that is not known here."
+                )
     return guidance
 
 
@@ -126,7 +132,9 @@ def _take_size(graph: Graph, inputs: Mapping[str, Any], sampler: Node, collector
 def _take_models(graph: Graph, inputs: Mapping[str, Any], collector: Collector) -> None:
     for node in graph.walk(inputs.get("model"), _MODELS):
         if "lora_name" in node.inputs:
-            collector.named_lora(graph.plain(node.inputs["lora_name"]), graph.plain(node.inputs.get("strength_model", 1.0)))
+            collector.named_lora(
+                graph.plain(node.inputs["lora_name"]), graph.plain(node.inputs.get("strength_model", 1.0))
+            )
         for name in ("ckpt_name", "unet_name"):
             if name in node.inputs:
                 collector.named_model(graph.plain(node.inputs[name]))

@@ -70,7 +70,9 @@ class Graph:
         while node is not None and id(node) not in seen and len(seen) < _MAX_WALK:
             seen.add(id(node))
             yield node
-            node = next((self.behind(node.inputs[name]) for name in through if isinstance(node.inputs.get(name), Link)), None)
+            node = next(
+                (self.behind(node.inputs[name]) for name in through if isinstance(node.inputs.get(name), Link)), None
+            )
 
     def plain(self, value: Any, names: tuple[str, ...] = _VALUES) -> Any:
         """A value, or the one that the nodes behind a link hold under one of these names; None if neither."""
@@ -99,8 +101,11 @@ def _linked(value: Any) -> Any:
 
 def from_workflow(data: Mapping[str, Any]) -> Graph:
     """The graph of `workflow`: lists of nodes with `widgets_values`, and of links [id, from, slot, to, ...]."""
-    sources = {link[0]: Link(str(link[1])) for link in _list(data.get("links"))
-               if isinstance(link, list) and len(link) >= 4 and isinstance(link[0], int)}
+    sources = {
+        link[0]: Link(str(link[1]))
+        for link in _list(data.get("links"))
+        if isinstance(link, list) and len(link) >= 4 and isinstance(link[0], int)
+    }
     nodes = {}
     for node in _list(data.get("nodes")):
         if isinstance(node, dict) and isinstance(node.get("type"), str) and node.get("mode", 0) in (0, 1):
@@ -109,7 +114,9 @@ def from_workflow(data: Mapping[str, Any]) -> Graph:
 
 
 def _inputs(node: Mapping[str, Any], sources: Mapping[int, Link]) -> dict[str, Any]:
-    inputs = {name: value for name, value in zip(_WIDGETS.get(node["type"], ()), _list(node.get("widgets_values"))) if name}
+    inputs = {
+        name: value for name, value in zip(_WIDGETS.get(node["type"], ()), _list(node.get("widgets_values"))) if name
+    }
     for socket in _list(node.get("inputs")):
         if isinstance(socket, dict) and isinstance(socket.get("name"), str) and isinstance(socket.get("link"), int):
             link = sources.get(socket["link"])

@@ -55,8 +55,10 @@ def encode(picture: Image.Image, format: str, parameters: str, ours: str) -> byt
             else:
                 _storable(picture).save(buffer, "WEBP", quality=92, exif=exif)
     except (OSError, ValueError) as error:
-        raise StoreError(f"A picture of {picture.width} × {picture.height} cannot be written as {format} ({error}). "
-                         "Save it as png instead.") from error
+        raise StoreError(
+            f"A picture of {picture.width} × {picture.height} cannot be written as {format} ({error}). "
+            "Save it as png instead."
+        ) from error
     return buffer.getvalue()
 
 
@@ -136,7 +138,7 @@ def _exif_texts(picture: Image.Image) -> dict[str, str]:
         value = exif.get(tag)
         for key in ("prompt", "workflow"):
             if isinstance(value, str) and value.lower().startswith(f"{key}:"):
-                found[key] = _utf8(value[len(key) + 1:])
+                found[key] = _utf8(value[len(key) + 1 :])
     return found
 
 

@@ -63,8 +63,11 @@ class Restored:
         """
         collector = Collector(self.source)
         collector.notes = list(self.notes)
-        moved = {name: collector.moved(name, self.values[name], allowed)
-                 for name, allowed in ranges.items() if self.values.get(name)}
+        moved = {
+            name: collector.moved(name, self.values[name], allowed)
+            for name, allowed in ranges.items()
+            if self.values.get(name)
+        }
         return dataclasses.replace(self, values=self.values | moved, notes=collector.notes)
 
     def with_named_models(self) -> dict[str, Any]:
@@ -87,8 +90,12 @@ def object_of(text: str) -> dict[str, Any] | None:
 def _too_deep(value: Any) -> bool:
     layer = [value]
     for _ in range(MAX_DEPTH):
-        layer = [child for item in layer if isinstance(item, (dict, list))
-                 for child in (item.values() if isinstance(item, dict) else item)]
+        layer = [
+            child
+            for item in layer
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
         if not layer:
             return False
     return True
@@ -138,7 +145,10 @@ class Collector:
         number = _number(value)
         if number is None:
             return self._refuse("guidance_scale", value, "it is not a number")
-        self.values["guidance"] = {"key": "cfg", "guidance_scale": float(self.moved("guidance scale", number, GUIDANCE_SCALES))}
+        self.values["guidance"] = {
+            "key": "cfg",
+            "guidance_scale": float(self.moved("guidance scale", number, GUIDANCE_SCALES)),
+        }
 
     def sampler(self, name: Any) -> None:
         """A sampler under the other program's name; an unknown one is reported."""
@@ -205,8 +215,10 @@ class Collector:
         low, high = allowed
         kept = min(max(number, low), high)
         if kept != number:
-            self.note(f"The {_words(name)} {_shown(str(number), 40)} was moved to {kept:g}: "
-                      f"it lies between {low:g} and {high:g} here.")
+            self.note(
+                f"The {_words(name)} {_shown(str(number), 40)} was moved to {kept:g}: "
+                f"it lies between {low:g} and {high:g} here."
+            )
         return kept
 
     def restored(self) -> Restored | None:

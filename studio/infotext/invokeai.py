@@ -13,8 +13,20 @@ _NOTHING = (None, [], {}, "", 0)
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERS = {"steps": "num_inference_steps", "seed": "seed", "width": "width", "height": "height"}
 _UNREMARKED = {"app_version", "generation_mode", "rand_device", "canvas_v2_metadata", "metadata_version", "type"}
-_UNREMARKED_OLD = {"type", "postprocessing", "seed", "extra", "variations", "threshold", "perlin", "seamless", "hires_fix",
-                   "facetool", "facetool_strength", "upscale"}
+_UNREMARKED_OLD = {
+    "type",
+    "postprocessing",
+    "seed",
+    "extra",
+    "variations",
+    "threshold",
+    "perlin",
+    "seamless",
+    "hires_fix",
+    "facetool",
+    "facetool_strength",
+    "upscale",
+}
 
 
 def read_invokeai(text: str) -> Restored | None:
@@ -59,7 +71,9 @@ def read_old_invokeai(text: str) -> Restored | None:
         collector.sampler(image["sampler"])
     collector.named_model(whole.get("model_weights"))
     taken = {"prompt", "cfg_scale", "sampler", *_NUMBERS}
-    collector.ignored(name for name, value in image.items() if value not in _NOTHING and name not in taken | _UNREMARKED_OLD)
+    collector.ignored(
+        name for name, value in image.items() if value not in _NOTHING and name not in taken | _UNREMARKED_OLD
+    )
     return collector.restored()
 
 

@@ -6,10 +6,30 @@ from studio.infotext.fields import Collector, Restored, object_of
 
 __all__ = ["read_swarmui"]
 
-_NUMBERS = {"steps": "num_inference_steps", "seed": "seed", "width": "width", "height": "height",
-            "variationseed": "variation_seed", "variationseedstrength": "variation_strength"}
-_UNREMARKED = {"aspectratio", "swarm_version", "date", "generation_time", "images", "batchsize", "imageformat", "nopreviews",
-               "automaticvae", "loras", "loraweights", "original_prompt", "used_wildcards", "wildcardseed"}
+_NUMBERS = {
+    "steps": "num_inference_steps",
+    "seed": "seed",
+    "width": "width",
+    "height": "height",
+    "variationseed": "variation_seed",
+    "variationseedstrength": "variation_strength",
+}
+_UNREMARKED = {
+    "aspectratio",
+    "swarm_version",
+    "date",
+    "generation_time",
+    "images",
+    "batchsize",
+    "imageformat",
+    "nopreviews",
+    "automaticvae",
+    "loras",
+    "loraweights",
+    "original_prompt",
+    "used_wildcards",
+    "wildcardseed",
+}
 
 
 def read_swarmui(text: str) -> Restored | None:
@@ -39,6 +59,8 @@ def read_swarmui(text: str) -> Restored | None:
 
 
 def _take_loras(settings: dict, collector: Collector) -> None:
-    names, weights = (value if isinstance(value, list) else [] for value in (settings.get("loras"), settings.get("loraweights")))
+    names, weights = (
+        value if isinstance(value, list) else [] for value in (settings.get("loras"), settings.get("loraweights"))
+    )
     for number, name in enumerate(names[:100]):
         collector.named_lora(name, weights[number] if number < len(weights) else 1.0)

@@ -101,7 +101,9 @@ def form_malformed(form: PageForm, count: int, seed: int = 0) -> Iterator[Malfor
         if index % 10 == 1:
             beyond = past_a_cap(draw, {field: right[name] for field, name in as_fields.items()}, ignored)
         if beyond:
-            beyond = dataclasses.replace(beyond, values={**right, **{as_fields[k]: v for k, v in beyond.values.items()}})
+            beyond = dataclasses.replace(
+                beyond, values={**right, **{as_fields[k]: v for k, v in beyond.values.items()}}
+            )
         yield Malformed(form.tab, beyond or odd(draw, right, frozenset(), next(turns)))
 
 
@@ -192,7 +194,11 @@ def _followed(server: Server, tab: str, job: str) -> Answer:
         if not stopped and time.monotonic() > until:
             stopped = server.web.post(f"/stepwise/{tab}/jobs/{job}/stop").status_code == 200
     failed = said["status"] in ("failed", "lost")
-    value = said["notice"] if failed else [{"status": said["status"], "images": [{"path": str(_stored(server, one))} for one in files]}]
+    value = (
+        said["notice"]
+        if failed
+        else [{"status": said["status"], "images": [{"path": str(_stored(server, one))} for one in files]}]
+    )
     return Answer(200, "error" if failed else "complete", value, begun=True)
 
 
@@ -210,7 +216,9 @@ def is_read(answer: Answer) -> bool:
 
 def _told(request: Malformed, answer: Answer) -> str:
     what = request.body[:80] if request.wrong is None else ", ".join(sorted(request.wrong.fields))
-    values = "" if request.wrong is None else str({k: v for k, v in request.wrong.values.items() if k != "picture"})[:200]
+    values = (
+        "" if request.wrong is None else str({k: v for k, v in request.wrong.values.items() if k != "picture"})[:200]
+    )
     return f"{request.where} {what} {values}: {answer.status} {answer.event} {str(answer.value)[:200]}"
 
 

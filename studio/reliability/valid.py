@@ -82,9 +82,7 @@ def endpoint_requests() -> Mapping[str, Sequence[Mapping[str, Any]]]:
     clip = {"base": BASE, "frames": 3, "fps": 12, "format": "webp", "method": {"key": "walk"}}
     return {
         "generate": [{"prompt": FOX, "settings": BASE}],
-        "compare": [
-            {"prompt": FOX, "settings": {"base": BASE, **_COMPARED, **differs}} for differs in (_CELLS, _AXES)
-        ],
+        "compare": [{"prompt": FOX, "settings": {"base": BASE, **_COMPARED, **differs}} for differs in (_CELLS, _AXES)],
         "convergence": [
             {
                 "prompt": FOX,

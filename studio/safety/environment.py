@@ -45,9 +45,7 @@ class EnvironmentOrderError(StepwiseError):
     """Gradio was imported before its environment was prepared."""
 
 
-def prepare_environment(
-    temp: Path, environ: MutableMapping[str, str] | None = None
-) -> MutableMapping[str, str]:
+def prepare_environment(temp: Path, environ: MutableMapping[str, str] | None = None) -> MutableMapping[str, str]:
     """Keeps gradio and the model hub from talking to anybody, and gives gradio its folder.
 
     Args:

@@ -18,7 +18,22 @@ from .asgi import App, Message, Receive, Scope, Send, api_route, refuse
 __all__ = ["MEDIA_SUFFIXES", "FileGuard", "ServedFolders", "blocked_around", "blocked_paths"]
 
 MEDIA_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .webp .gif .avif .mp4 .webm .mov .mkv .csv .json .txt .zip".split()
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".gif",
+        ".avif",
+        ".mp4",
+        ".webm",
+        ".mov",
+        ".mkv",
+        ".csv",
+        ".json",
+        ".txt",
+        ".zip",
+    ]
 )
 
 # Routes of gradio that nothing here uses: a fetcher, an editor of the source code, an encoder of
@@ -67,9 +82,7 @@ class ServedFolders:
             True for files in the temporary folder (uploads) and in our own example folders.
         """
         found = _real_file(path)
-        return found is not None and any(
-            _is_visible_in(found, folder) for folder in (self.temp, *self.assets)
-        )
+        return found is not None and any(_is_visible_in(found, folder) for folder in (self.temp, *self.assets))
 
 
 def _real_file(path: str) -> Path | None:

@@ -135,32 +135,45 @@ def _parser() -> argparse.ArgumentParser:
     add("--listen", action="store_true", help=f"listen on every address ({_EVERYWHERE})")
     add("--port", type=int, help="TCP port (default: the first free one from 7860)")
     add("--share", action="store_true", help="open a public link through gradio's server")
-    add("--auth", action="append", default=[], metavar="USER:PASSWORD",
-        help="who may sign in; repeat for more. Other people on this machine can see it")
+    add(
+        "--auth",
+        action="append",
+        default=[],
+        metavar="USER:PASSWORD",
+        help="who may sign in; repeat for more. Other people on this machine can see it",
+    )
     add("--auth-file", type=Path, metavar="FILE", help="the same, one a line in a file")
     add(_TWICE, action="store_true", help="let everybody in who can reach the server")
     add("--root-path", default="", metavar="PATH", help="path or address behind a proxy")
-    add("--allow-host", action="append", default=[], metavar="NAME",
-        help="another name of this server; repeat for more")
-    add("--trust-origin", action="append", default=[], metavar="ORIGIN",
-        help="another site whose pages may call this server, like https://example.org")
-    add("--trust-proxy", action="append", default=[], metavar="ADDRESS",
+    add(
+        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; repeat for more"
+    )
+    add(
+        "--trust-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="another site whose pages may call this server, like https://example.org",
+    )
+    add(
+        "--trust-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
         help="a proxy, or a network like 10.0.0.0/8, that says who asks (X-Forwarded-For); repeat for "
-        "more (default: this machine with --root-path, else none)")
+        "more (default: this machine with --root-path, else none)",
+    )
     add("--models-folder", type=Path, metavar="FOLDER", help="where models are kept")
     add("--outputs-folder", type=Path, metavar="FOLDER", help="where results are kept")
     add("--temp-folder", type=Path, metavar="FOLDER", help="where temporary files are kept")
     add("--memory-budget", type=float, metavar="GB", help="memory that loaded models may take")
     add("--max-queue", type=int, default=64, help="jobs that may wait (default: 64)")
     add("--mcp", action="store_true", help="offer the public functions to agents (MCP)")
-    add("--browser", action=argparse.BooleanOptionalAction, default=False,
-        help="open the page in a browser")
+    add("--browser", action=argparse.BooleanOptionalAction, default=False, help="open the page in a browser")
     return parser
 
 
-def parse_flags(
-    arguments: Sequence[str], environ: Mapping[str, str] | None = None
-) -> LaunchSettings:
+def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> LaunchSettings:
     """Reads the command line.
 
     Args:

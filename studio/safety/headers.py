@@ -16,9 +16,7 @@ _OWN_ONLY = (
 )
 
 
-def security_headers(
-    frame_ancestors: str, contain: bool = True
-) -> tuple[tuple[bytes, bytes], ...]:
+def security_headers(frame_ancestors: str, contain: bool = True) -> tuple[tuple[bytes, bytes], ...]:
     """The headers that every answer carries.
 
     Args:

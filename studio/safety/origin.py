@@ -204,8 +204,7 @@ def _cors(headers: Iterable[tuple[bytes, bytes]], trusted: str | None) -> list:
     kept = [
         (key, value)
         for key, value in headers
-        if not key.lower().startswith(b"access-control-")
-        or (trusted and key.lower() not in decided)
+        if not key.lower().startswith(b"access-control-") or (trusted and key.lower() not in decided)
     ]
     if trusted:
         kept += [

@@ -52,7 +52,9 @@ class PayloadGuard:
             await self._app(scope, receive, send)
             return
         if is_form:
-            await refuse(scope, send, 415, "This address takes JSON, and the request is a form. Send it as application/json.")
+            await refuse(
+                scope, send, 415, "This address takes JSON, and the request is a form. Send it as application/json."
+            )
             return
         body = await _whole_body(receive)
         if body is None:
@@ -124,8 +126,7 @@ def _records(content: Any) -> Iterator[dict[str, Any]]:
 def _check_path(path: str, folders: ServedFolders) -> None:
     if not folders.is_input(path):
         raise SettingsError(
-            f"The request names the file {path[:80]!r}, which was not uploaded here. "
-            "Upload the file first."
+            f"The request names the file {path[:80]!r}, which was not uploaded here. Upload the file first."
         )
 
 

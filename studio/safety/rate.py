@@ -103,9 +103,7 @@ class RateGuard:
     def __init__(self, app: App, limits: Limits, clock: Callable[[], float] = time.monotonic):
         self._app = app
         self._work = TokenBuckets(limits.burst, limits.per_second, limits.addresses, clock)
-        self._login = TokenBuckets(
-            limits.login_burst, limits.login_per_second, limits.addresses, clock
-        )
+        self._login = TokenBuckets(limits.login_burst, limits.login_per_second, limits.addresses, clock)
 
     def _buckets(self, scope: Scope) -> TokenBuckets | None:
         if scope["type"] == "websocket":

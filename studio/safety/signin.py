@@ -16,7 +16,7 @@ __all__ = ["SignInGuard"]
 # What the login page loads, and what gradio asks its own server while it starts. `/config` and
 # `/` say themselves that a login is needed.
 _OPEN_PAGES = frozenset(
-    "/ /login /config /theme.css /favicon.ico /manifest.json /robots.txt /logout".split()
+    ["/", "/login", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout"]
 )
 _OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/", "/pwa_icon")
 _OPEN_ROUTES = frozenset(("startup-events", "user", "login_check", "token", "app_id", "theme.css"))
@@ -31,9 +31,7 @@ class SignInGuard:
         pages: paths of further pages, without slashes around: gradio shows its login page there.
     """
 
-    def __init__(
-        self, app: App, login: Callable[[Scope], str | None], pages: Collection[str] = ()
-    ):
+    def __init__(self, app: App, login: Callable[[Scope], str | None], pages: Collection[str] = ()):
         self._app, self._login = app, login
         self._pages = _OPEN_PAGES | {f"/{page}" for page in pages}
 

@@ -154,9 +154,7 @@ class TempFolder:
         """
         self.prune()
         self._stopping.clear()
-        self._thread = threading.Thread(
-            target=self._run, args=(every,), name="temp-folder", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(every,), name="temp-folder", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

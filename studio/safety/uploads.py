@@ -75,9 +75,7 @@ def check_upload(path: Path, limits: Limits) -> None:
     """
     size = path.stat().st_size
     if size > limits.upload_bytes:
-        raise PictureError(
-            f"The file has {size / MIB:.0f} MiB; at most {limits.upload_bytes / MIB:.0f} are taken."
-        )
+        raise PictureError(f"The file has {size / MIB:.0f} MiB; at most {limits.upload_bytes / MIB:.0f} are taken.")
     if not _is_clip(path):
         check_picture(path, limits.picture_pixels)
 

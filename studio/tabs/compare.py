@@ -56,8 +56,11 @@ class CompareTab(RunningTab):
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self.setup.differences()
                 self.setup.shared()
-                own = Own(lambda: self.setup.inputs, lambda data: self.setup.values(self.setup.draft(data)),
-                          lambda: self.shell.receive[KEY])
+                own = Own(
+                    lambda: self.setup.inputs,
+                    lambda data: self.setup.values(self.setup.draft(data)),
+                    lambda: self.shell.receive[KEY],
+                )
                 copy_link(self.form, self.shell, KEY, "cmp", own)
         self._wire()
 
@@ -79,8 +82,11 @@ class CompareTab(RunningTab):
             self.exported = gr.Textbox(label="Exported file", visible=False)
             for kind, label in (("png", "Labelled picture"), ("csv", "Table as CSV")):
                 self.buttons[kind] = gr.Button(label, size="sm", min_width=0, elem_id=f"cmp-{kind}")
-        self.panels = (SchedulePanel(self.studio, self.form), ConvergencePanel(self.studio, self.shell, self.form),
-                       LearnPanel(self.studio, self.shell, self.form))
+        self.panels = (
+            SchedulePanel(self.studio, self.form),
+            ConvergencePanel(self.studio, self.shell, self.form),
+            LearnPanel(self.studio, self.shell, self.form),
+        )
 
     # Events.
 

@@ -67,15 +67,30 @@ class EditTab(RunningTab):
 
     def _compose(self) -> None:
         self.picture = gr.Image(
-            EXAMPLES[0].picture, type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
-            label="Source picture", show_label=False, buttons=[], height=190, placeholder="Drop or choose a picture",
-            elem_id="edit-source", elem_classes="sw-source")
+            EXAMPLES[0].picture,
+            type="filepath",
+            image_mode=None,
+            format="png",
+            sources=["upload", "clipboard"],
+            label="Source picture",
+            show_label=False,
+            buttons=[],
+            height=190,
+            placeholder="Drop or choose a picture",
+            elem_id="edit-source",
+            elem_classes="sw-source",
+        )
         with gr.Row(elem_classes="sw-examples", elem_id="edit-examples"):
             self.examples = {gr.Button(example.label, size="sm", min_width=0): example for example in EXAMPLES}
         limit = self.studio.limits.max_prompt
         self.source_prompt = gr.Textbox(
-            EXAMPLES[0].record["source_caption"], label="What the source shows", max_length=limit, lines=1, max_lines=4,
-            elem_id="edit-source-prompt")
+            EXAMPLES[0].record["source_caption"],
+            label="What the source shows",
+            max_length=limit,
+            lines=1,
+            max_lines=4,
+            elem_id="edit-source-prompt",
+        )
         prompt = self.form.prompt(EXAMPLES[0].form["prompt"])
         prompt.label, prompt.lines = "What the edit should show", 1
         self.run = gr.Button("Edit", variant="primary", elem_id="edit-run", elem_classes="sw-run")
@@ -139,12 +154,19 @@ class EditTab(RunningTab):
         ended.then(self._show_seed, inputs={self.session}, outputs={self.form.fields["seed"]}, **PLUMBING)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
         self.picture.input(self._board, inputs={self.picture}, outputs={self.mask, self.notice}, **PLUMBING)
-        self.edit.method.input(lambda data: self._panels(data[self.edit.method]), inputs={self.edit.method},
-                               outputs={self.inversion_panel, self.mask_section}, **PLUMBING)
+        self.edit.method.input(
+            lambda data: self._panels(data[self.edit.method]),
+            inputs={self.edit.method},
+            outputs={self.inversion_panel, self.mask_section},
+            **PLUMBING,
+        )
         model = self.form.fields["model"]
         model.input(
             lambda data: self._offered(data[model], self.edit.choice(data), self.inversion.choice(data)),
-            inputs={model, *methods}, outputs={*self.edit.outputs, *self.inversion.outputs}, **PLUMBING)
+            inputs={model, *methods},
+            outputs={*self.edit.outputs, *self.inversion.outputs},
+            **PLUMBING,
+        )
         for button, example in self.examples.items():
             button.click(lambda example=example: self._example(example), outputs=filled, **PLUMBING)
         self.shell.receive[KEY] = self._receiver(filled)
@@ -175,8 +197,11 @@ class EditTab(RunningTab):
             updates |= self.inversion.updates(own["inversion"], traits)
         updates |= {getattr(self, name): own[name] for name in ("source_prompt", "fit") if name in own}
         if path := values.get("picture"):
-            updates |= {self.picture: str(path), self.mask: board_of(open_picture(path)),
-                        self.notice: markup.notice(_OWN_SOURCE, "news") if KEY in values else ""}
+            updates |= {
+                self.picture: str(path),
+                self.mask: board_of(open_picture(path)),
+                self.notice: markup.notice(_OWN_SOURCE, "news") if KEY in values else "",
+            }
             updates.setdefault(self.source_prompt, values.get("prompt", ""))
         return updates
 
@@ -191,9 +216,15 @@ class EditTab(RunningTab):
 
     def _example(self, example: EditExample) -> dict[Any, Any]:
         picture = example.picture
-        return {**self.form.updates(example.form), **self._offered("emoji", example.edit, example.inversion),
-                **self._panels(example.edit["key"]), self.source_prompt: example.record["source_caption"],
-                self.picture: picture, self.mask: board_of(picture, example.mask), self.fit: FITS[0]}
+        return {
+            **self.form.updates(example.form),
+            **self._offered("emoji", example.edit, example.inversion),
+            **self._panels(example.edit["key"]),
+            self.source_prompt: example.record["source_caption"],
+            self.picture: picture,
+            self.mask: board_of(picture, example.mask),
+            self.fit: FITS[0],
+        }
 
     def _board(self, data: dict[Any, Any]) -> dict[Any, Any]:
         """Show a new source under the brush."""
@@ -204,8 +235,12 @@ class EditTab(RunningTab):
         return {self.mask: board_of(picture), self.notice: ""}
 
     def _linked(self, data: dict[Any, Any]) -> dict[str, Any]:
-        return {"edit": self.edit.choice(data), "inversion": self.inversion.choice(data),
-                "source_prompt": data[self.source_prompt], "fit": data[self.fit]}
+        return {
+            "edit": self.edit.choice(data),
+            "inversion": self.inversion.choice(data),
+            "source_prompt": data[self.source_prompt],
+            "fit": data[self.fit],
+        }
 
     def _draft(self, data: dict[Any, Any]) -> dict[str, Any]:
         return {"form": self.form.draft(data), **self._linked(data)}
@@ -214,8 +249,12 @@ class EditTab(RunningTab):
         """A draft as the task takes it, with picture and mask."""
         picture = open_picture(data[self.picture]) if data[self.picture] else None
         mask = mask_on(data[self.mask], picture.size) if picture else None
-        return {**{name: value for name, value in draft.items() if name != "form"}, "picture": picture, "mask": mask,
-                "base": {**self.form.request(draft["form"]), "batch_size": 1}}
+        return {
+            **{name: value for name, value in draft.items() if name != "form"},
+            "picture": picture,
+            "mask": mask,
+            "base": {**self.form.request(draft["form"]), "batch_size": 1},
+        }
 
     def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         draft = self._draft(data)
@@ -243,9 +282,14 @@ class EditTab(RunningTab):
         filled = {self.picture: picture, self.mask: board_of(picture, mask)}
         try:
             form = self.form.updates({**draft["form"], "batch_size": 1})
-            return {**form, **self._panels(draft["edit"]["key"]), **filled,
-                    **self._offered(draft["form"]["model"], draft["edit"], draft["inversion"]),
-                    self.source_prompt: draft["source_prompt"], self.fit: draft["fit"]}
+            return {
+                **form,
+                **self._panels(draft["edit"]["key"]),
+                **filled,
+                **self._offered(draft["form"]["model"], draft["edit"], draft["inversion"]),
+                self.source_prompt: draft["source_prompt"],
+                self.fit: draft["fit"],
+            }
         except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or by hand
             return filled
 

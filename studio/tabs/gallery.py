@@ -111,8 +111,12 @@ class GalleryTab:
         self.shelf.wire(self.tab)
         shelf = self.shelf
         self.shell.receive[KEY] = Receiver(
-            {shelf.search, *shelf.outputs}, lambda values: shelf.opened(values.get(KEY, {})), KEY, shelf.settings,
-            request=False)
+            {shelf.search, *shelf.outputs},
+            lambda values: shelf.opened(values.get(KEY, {})),
+            KEY,
+            shelf.settings,
+            request=False,
+        )
         self.shelf.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
         self.close.click(self._closed, None, {self.detail, self.whole, self.opened}, **PLUMBING)
         self.clips.wire([self.opened], lambda data: self.studio.store.get(data[self.opened]))

@@ -16,7 +16,6 @@ from gradio.components import Component
 from PIL import Image
 
 from pipelines.errors import StepwiseError
-
 from studio import markup
 from studio.controls import PLUMBING
 from studio.form import RequestForm
@@ -117,7 +116,9 @@ class ReadyForms:
 
 def _held(values: Mapping[str, Any]) -> int:
     """Bytes of the pictures among a task's values."""
-    pictures = [one.size[0] * one.size[1] * len(one.getbands()) for one in values.values() if isinstance(one, Image.Image)]
+    pictures = [
+        one.size[0] * one.size[1] * len(one.getbands()) for one in values.values() if isinstance(one, Image.Image)
+    ]
     return sum(pictures) + sum(one.nbytes for one in values.values() if isinstance(one, np.ndarray))
 
 

@@ -91,7 +91,9 @@ class TextToImageTab(RunningTab):
 
     def _wire(self) -> None:
         form = Form(self.form.inputs, self._read, self.form.outputs, self._refilled)
-        live = LiveTab(KEY, form.read, self._renderer, lambda job, step, sharp: self._renderer(job).at_step(step, sharp))
+        live = LiveTab(
+            KEY, form.read, self._renderer, lambda job, step, sharp: self._renderer(job).at_step(step, sharp)
+        )
         ended = self._wire_run(form, live)
         ended.then(self._show_seed, inputs={self.session}, outputs={self.form.fields["seed"]}, **PLUMBING)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)

@@ -16,4 +16,6 @@ from studio.tasks.text_to_image import TextToImage
 
 __all__ = ["TASKS"]
 
-TASKS: Mapping[str, Task] = {task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Convergence(), Learn(), Quantize(), Keep())}
+TASKS: Mapping[str, Task] = {
+    task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Convergence(), Learn(), Quantize(), Keep())
+}

@@ -150,7 +150,9 @@ class _Comparing:
             return False
         try:
             if not slot.measured and self.request.equal == "nfe":
-                self._equalise(index, family)  # first: a learned schedule is settled for the steps that the run will have
+                self._equalise(
+                    index, family
+                )  # first: a learned schedule is settled for the steps that the run will have
                 check_orders(slot.request)
             slot.request = resolve(slot.request, family)
         except StepwiseError as error:

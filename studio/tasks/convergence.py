@@ -61,7 +61,9 @@ class Convergence:
             if not isinstance(family, Family):
                 raise MethodFitError("This model runs through its own pipeline only: its samplers cannot be compared.")
             # The size alone: whether the schedule serves a run is a matter of each point's sampler and steps.
-            base = resolve(request.base.replace(schedule=Request.schedule), family).replace(schedule=request.base.schedule)
+            base = resolve(request.base.replace(schedule=Request.schedule), family).replace(
+                schedule=request.base.schedule
+            )
             resolved = dataclasses.replace(request, base=base)
             for sampler in request.samplers:
                 check_fit(resolved.base.replace(sampler=sampler), family.traits)
@@ -74,16 +76,25 @@ class Convergence:
 class _Measuring:
     """One convergence view in the worker thread: a cell a sampler, and one for the reference."""
 
-    def __init__(self, request: ConvergenceRequest, points: tuple[list[list[Planned]], list[Impossible]], job: Job,
-                 family: Family, kept: OrderedDict[Request, torch.Tensor]):
+    def __init__(
+        self,
+        request: ConvergenceRequest,
+        points: tuple[list[list[Planned]], list[Impossible]],
+        job: Job,
+        family: Family,
+        kept: OrderedDict[Request, torch.Tensor],
+    ):
         self.request, self.job, self.family, self.kept = request, job, family, kept
         self.groups, self.impossible = points
         self.labels = [sampler_label(sampler) for sampler in request.samplers]
         self.points: list[dict[str, Any]] = []
-        counts = [sum(point.series == index for group in self.groups for point in group)
-                  for index in range(len(self.labels))]
-        job.set_cells([Cell(label=label, num_steps=count) for label, count in zip(self.labels, counts, strict=True)]
-                      + [Cell(label="Reference", num_steps=request.reference_steps)])
+        counts = [
+            sum(point.series == index for group in self.groups for point in group) for index in range(len(self.labels))
+        ]
+        job.set_cells(
+            [Cell(label=label, num_steps=count) for label, count in zip(self.labels, counts, strict=True)]
+            + [Cell(label="Reference", num_steps=request.reference_steps)]
+        )
 
     def run(self) -> None:
         """The reference, then every budget's runs together."""
@@ -118,28 +129,44 @@ class _Measuring:
         previewed = time.perf_counter()
         decode(self.family, step.latents)
         decoded = time.perf_counter()
-        self.points.append({
-            "sampler": point.series,
-            "label": self.labels[point.series],
-            "evaluations": step.evaluations,
-            "steps": step.num_steps,
-            "error": relative_error(step.latents, wanted),
-            "seconds": {
-                "network": finished.network_seconds,
-                "own": finished.own_seconds,
-                "preview": (previewed - began) * step.num_steps,
-                "decode": decoded - previewed,
-            },
-        })
+        self.points.append(
+            {
+                "sampler": point.series,
+                "label": self.labels[point.series],
+                "evaluations": step.evaluations,
+                "steps": step.num_steps,
+                "error": relative_error(step.latents, wanted),
+                "seconds": {
+                    "network": finished.network_seconds,
+                    "own": finished.own_seconds,
+                    "preview": (previewed - began) * step.num_steps,
+                    "decode": decoded - previewed,
+                },
+            }
+        )
         done = sum(one["sampler"] == point.series for one in self.points)
         row = StepRow(done - 1, 0.0, 0.0, step.evaluations, step.seconds)
         self.job.add_step(point.series, row, Frame(_NO_PICTURE, _NO_PICTURE))
 
     def _tell(self) -> None:
         base = self.request.base
-        self.job.set_outcome({
-            "kind": "convergence", "prompt": base.prompt, "seed": base.seed, "schedule": base.schedule.to_json(),
-            "reference_steps": self.request.reference_steps, "labels": self.labels, "points": list(self.points),
-            "left_out": [{"sampler": one.series, "label": self.labels[one.series], "steps": one.num_inference_steps,
-                          "reason": one.reason} for one in self.impossible],
-        })
+        self.job.set_outcome(
+            {
+                "kind": "convergence",
+                "prompt": base.prompt,
+                "seed": base.seed,
+                "schedule": base.schedule.to_json(),
+                "reference_steps": self.request.reference_steps,
+                "labels": self.labels,
+                "points": list(self.points),
+                "left_out": [
+                    {
+                        "sampler": one.series,
+                        "label": self.labels[one.series],
+                        "steps": one.num_inference_steps,
+                        "reason": one.reason,
+                    }
+                    for one in self.impossible
+                ],
+            }
+        )

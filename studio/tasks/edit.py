@@ -114,7 +114,9 @@ class Edit:
         request = request.replace(source_prompt=studio.expand(request.source_prompt, request.base.seed))
         request.check(studio.limits, studio.traits(request.base.model))
         most, base = studio.limits.max_side, request.base
-        request = request.within(pixels_kept(base.width or most, base.height or most))  # jobs are kept, uploads are large
+        request = request.within(
+            pixels_kept(base.width or most, base.height or most)
+        )  # jobs are kept, uploads are large
         given = values.get("base", {})
         if "width" not in given and "height" not in given:
             request = request.replace(base=request.base.replace(width=0, height=0))

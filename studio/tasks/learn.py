@@ -45,7 +45,9 @@ class Learn:
         prompts = _prompts(values.get("prompts", ()))
         base = _object(values.get("base", {}), "base")
         # Only what belongs to a run is taken; which pictures are made is the fit's own.
-        request = parse_request({**base, "prompt": (prompts or PROMPTS)[0], "schedule": "uniform", "batch_size": 1, "loras": []}, studio)
+        request = parse_request(
+            {**base, "prompt": (prompts or PROMPTS)[0], "schedule": "uniform", "batch_size": 1, "loras": []}, studio
+        )
         learner = Choice.parse(values.get("learner", "ld3"))
         parse_settings(LEARNERS[learner.key].settings, learner.settings, LEARNERS[learner.key].label)
         if request.num_inference_steps < 2:
@@ -65,9 +67,17 @@ class Learn:
 
     @staticmethod
     def _tell(progress: Progress, base: Mapping[str, Any], job: Job, studio: Studio) -> None:
-        job.set_status(JobStatus.RUNNING, f"{progress.stage}: round {progress.done} of {progress.total}" if progress.curve else progress.stage)
+        job.set_status(
+            JobStatus.RUNNING,
+            f"{progress.stage}: round {progress.done} of {progress.total}" if progress.curve else progress.stage,
+        )
         job.update_cell(0, num_steps=progress.total + 1 if progress.curve else 0)
-        outcome = {"kind": "learn", "request": dict(base), "learner": job.request.learner.key, "curve": list(progress.curve)}
+        outcome = {
+            "kind": "learn",
+            "request": dict(base),
+            "learner": job.request.learner.key,
+            "curve": list(progress.curve),
+        }
         if progress.learned is not None:
             write_learned(progress.learned, schedules_folder(studio))
             outcome["name"], outcome["schedule"] = progress.learned.name, progress.learned.to_json()

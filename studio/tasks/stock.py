@@ -37,14 +37,22 @@ def arguments_of(request: Request, pipeline: StockPipeline, defaults: Mapping[st
     if request.loras:
         raise MethodFitError("LoRAs cannot be applied to a model that runs through its own pipeline. Remove them.")
     if request.variation_strength:
-        raise MethodFitError("A model that runs through its own pipeline draws its own noise: set the variation strength to 0.")
-    optional = {"num_images_per_prompt": request.batch_size,
-                "generator": [torch.Generator().manual_seed(request.seed + i) for i in range(request.batch_size)]}
-    wanted = {"prompt": request.prompt, "negative_prompt": request.negative_prompt,
-              "num_inference_steps": request.num_inference_steps}
+        raise MethodFitError(
+            "A model that runs through its own pipeline draws its own noise: set the variation strength to 0."
+        )
+    optional = {
+        "num_images_per_prompt": request.batch_size,
+        "generator": [torch.Generator().manual_seed(request.seed + i) for i in range(request.batch_size)],
+    }
+    wanted = {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "num_inference_steps": request.num_inference_steps,
+    }
     sides = {name: getattr(request, name) for name in ("width", "height")}
-    chosen = {name: side for name, side in sides.items() if side and (
-        name in pipeline.accepted or side != defaults.get(name))}
+    chosen = {
+        name: side for name, side in sides.items() if side and (name in pipeline.accepted or side != defaults.get(name))
+    }
     accepted = {name: value for name, value in optional.items() if name in pipeline.accepted}
     return wanted | chosen | accepted | _guidance(request, pipeline, defaults)
 

@@ -32,7 +32,9 @@ def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool
     if traits := studio.traits(request.model):
         check_fit(request, traits, said=values.keys())
     if request.loras and studio.catalog[request.model].quantised:
-        raise LoraError("LoRAs cannot be added to quantised weights. Remove them, or choose the model in full precision.")
+        raise LoraError(
+            "LoRAs cannot be added to quantised weights. Remove them, or choose the model in full precision."
+        )
     for lora in request.loras:
         studio.lora_path(lora.name)
     prompt, negative = (studio.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
 DONE = '#cmp-progress [data-status="done"]:not([data-old])'
-MARK_OLD = "() => document.querySelectorAll('#cmp-progress [data-status]').forEach(one => one.setAttribute('data-old', ''))"
+MARK_OLD = (
+    "() => document.querySelectorAll('#cmp-progress [data-status]').forEach(one => one.setAttribute('data-old', ''))"
+)
 WATCH = """() => { window.seen = {};
     new MutationObserver(() => document.querySelectorAll('#cmp-grid button.sw-tile').forEach(tile => {
         (window.seen[tile.dataset.cell] ??= new Set()).add(tile.querySelector('img').src); }))

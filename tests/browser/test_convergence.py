@@ -69,7 +69,9 @@ def test_a_mistake_is_told_and_a_stop_keeps_the_points(panel):
 
 
 @pytest.mark.parametrize(
-    ("size", "dark"), [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)], ids=["desktop light", "phone dark"]
+    ("size", "dark"),
+    [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)],
+    ids=["desktop light", "phone dark"],
 )
 def test_axe_finds_nothing_of_ours_and_the_schedule_is_drawn(panel, size, dark, pick):
     from axe_playwright_python.sync_playwright import Axe

@@ -94,7 +94,9 @@ def test_use_in_edit_puts_the_pictures_own_pixels_under_the_brush(gallery, made,
     shown = page.eval_on_selector("#gal-opened .sw-whole img", "image => image.src")
     page.click("#gal-use-edit")
     page.wait_for_selector("#edit-run", state="visible")
-    page.wait_for_function("text => document.querySelector('#edit-source-prompt textarea').value === text", arg=PROMPTS[2])
+    page.wait_for_function(
+        "text => document.querySelector('#edit-source-prompt textarea').value === text", arg=PROMPTS[2]
+    )
     own = Image.open(io.BytesIO(page.request.get(shown).body())).convert("RGB")
     page.wait_for_function("() => document.querySelector('#edit-source img')?.naturalWidth === 64")
     source = page.eval_on_selector("#edit-source img", "image => image.src")
@@ -110,7 +112,9 @@ def test_use_in_edit_puts_the_pictures_own_pixels_under_the_brush(gallery, made,
     small, wanted = (
         np.asarray(one.resize((16, 16), Image.Resampling.BOX), float)[:, 3:] for one in (Image.fromarray(board), own)
     )
-    assert abs(board.shape[0] - board.shape[1]) <= 2 and np.abs(small - wanted).mean() < 8, np.abs(small - wanted).mean()
+    assert abs(board.shape[0] - board.shape[1]) <= 2 and np.abs(small - wanted).mean() < 8, np.abs(
+        small - wanted
+    ).mean()
 
 
 @pytest.mark.slow
@@ -120,16 +124,24 @@ def test_use_in_compare_and_in_quantize_bring_cells_and_methods(gallery, app_url
     client = Client(app_url, verbose=False)
     base = {"num_inference_steps": 2, "seed": 3}
     cells = [{"sampler": "heun"}, {"sampler": "lms", "guidance.guidance_scale": 2.5}]
-    client.predict("a crown on a teal background", settings={"base": base, "cells": cells, "reference": False}, api_name="/compare")
+    client.predict(
+        "a crown on a teal background", settings={"base": base, "cells": cells, "reference": False}, api_name="/compare"
+    )
     variants = [{"key": "int4", "group_size": 16}]
-    client.predict("a gem on a teal background", settings={"base": base, "variants": variants, "measure": False}, api_name="/quantize")
+    client.predict(
+        "a gem on a teal background",
+        settings={"base": base, "variants": variants, "measure": False},
+        api_name="/quantize",
+    )
     client.close()
     page = gallery()
     search(page, "crown teal", 2)
     page.locator("#gal-grid .sw-open").first.click()
     page.click("#gal-use-compare")
     page.wait_for_selector("#cmp-run", state="visible")
-    page.wait_for_function("() => document.querySelector('#cmp-cell-2-guidance input, #cmp-cell-2-guidance textarea')?.value === '2.5'")
+    page.wait_for_function(
+        "() => document.querySelector('#cmp-cell-2-guidance input, #cmp-cell-2-guidance textarea')?.value === '2.5'"
+    )
     assert page.locator("#cmp-cell-3").is_hidden()
     assert [page.input_value(f"#cmp-cell-{place}-sampler input") for place in (1, 2)] == ["Heun", "LMS"]
     page.get_by_role("tab", name="Gallery").click()
@@ -198,7 +210,9 @@ def test_what_is_chosen_is_taken_away_as_a_zip(gallery, made):
 
 
 @pytest.mark.parametrize(
-    ("size", "dark"), [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)], ids=["desktop-light", "phone-dark"]
+    ("size", "dark"),
+    [pytest.param(DESKTOP, False, marks=pytest.mark.slow), (PHONE, True)],
+    ids=["desktop-light", "phone-dark"],
 )
 def test_axe_finds_nothing_of_ours_and_nothing_overflows(gallery, made, size, dark):
     from axe_playwright_python.sync_playwright import Axe

@@ -6,8 +6,14 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-FIELDS = (("#cmp-steps", "2"), ("#cmp-learn-fitted", "2"), ("#cmp-learn-held-out", "2"),
-          ("#cmp-learn-teacher-steps", "10"), ("#cmp-learn-learner-ld3-rounds", "2"), ("#cmp-learn-learner-ld3-batch", "2"))
+FIELDS = (
+    ("#cmp-steps", "2"),
+    ("#cmp-learn-fitted", "2"),
+    ("#cmp-learn-held-out", "2"),
+    ("#cmp-learn-teacher-steps", "10"),
+    ("#cmp-learn-learner-ld3-rounds", "2"),
+    ("#cmp-learn-learner-ld3-batch", "2"),
+)
 
 
 def test_a_fit_shows_its_curve_and_its_result(visit):

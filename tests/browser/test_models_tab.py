@@ -67,7 +67,11 @@ def test_a_download_without_a_network_says_what_is_missing_and_a_new_lora_is_fou
         (loras / "sketch.safetensors").unlink()
 
 
-@pytest.mark.parametrize(("size", "dark"), [pytest.param(DESKTOP, True, marks=pytest.mark.slow), (PHONE, False)], ids=["desktop-dark", "phone-light"])
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [pytest.param(DESKTOP, True, marks=pytest.mark.slow), (PHONE, False)],
+    ids=["desktop-dark", "phone-light"],
+)
 def test_axe_finds_nothing_of_ours_and_nothing_overflows(tab, size, dark):
     from axe_playwright_python.sync_playwright import Axe
 

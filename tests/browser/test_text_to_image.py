@@ -26,7 +26,9 @@ def set_steps(page, steps):
 
 def mark_old(page):
     """So that the progress of an earlier run is not taken for that of the next one."""
-    page.evaluate("() => document.querySelectorAll('#t2i-progress [data-status]').forEach(one => one.setAttribute('data-old', ''))")
+    page.evaluate(
+        "() => document.querySelectorAll('#t2i-progress [data-status]').forEach(one => one.setAttribute('data-old', ''))"
+    )
 
 
 def generate(page, steps=4, prompt="a fox on a blue background"):
@@ -234,7 +236,11 @@ def test_on_a_phone_the_picture_follows_the_prompt_and_nothing_overflows(visit):
 
 @pytest.mark.parametrize(
     ("size", "dark"),
-    [(DESKTOP, False), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((DESKTOP, True), (PHONE, False))), (PHONE, True)],
+    [
+        (DESKTOP, False),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((DESKTOP, True), (PHONE, False))),
+        (PHONE, True),
+    ],
     ids=["desktop light", "desktop dark", "phone light", "phone dark"],
 )
 def test_axe_finds_nothing_of_ours(visit, size, dark):

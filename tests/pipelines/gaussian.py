@@ -19,8 +19,19 @@ from pipelines.orders import (
 from pipelines.schedule import FlowSchedule
 
 __all__ = [
-    "MEAN", "SCHEDULES_OF", "VARIANCE", "CosineSchedule", "GaussianNetwork", "exact", "falls", "grid", "last_of", "one_step",
-    "orders", "primed_orders", "run_of",
+    "MEAN",
+    "SCHEDULES_OF",
+    "VARIANCE",
+    "CosineSchedule",
+    "GaussianNetwork",
+    "exact",
+    "falls",
+    "grid",
+    "last_of",
+    "one_step",
+    "orders",
+    "primed_orders",
+    "run_of",
 ]
 
 

@@ -9,12 +9,12 @@ import math
 
 import numpy as np
 import torch
-from tests.pipelines.gaussian import GaussianNetwork, last_of, run_of
 
 from pipelines.denoiser import Conditioning
 from pipelines.loop import Run
 from pipelines.samplers import SAMPLERS
 from pipelines.schedule import DiscreteSchedule, Level
+from tests.pipelines.gaussian import GaussianNetwork, last_of, run_of
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SD = DiscreteSchedule(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2), steps_offset=1)
@@ -37,8 +37,9 @@ class Recorded:
 def stock_noise(monkeypatch, module: str) -> Recorded:
     """Let a diffusers scheduler draw from a recorded source."""
     recorded = Recorded()
-    monkeypatch.setattr(f"diffusers.schedulers.{module}.randn_tensor",
-                        lambda shape, **arguments: recorded(torch.empty(shape)))
+    monkeypatch.setattr(
+        f"diffusers.schedulers.{module}.randn_tensor", lambda shape, **arguments: recorded(torch.empty(shape))
+    )
     return recorded
 
 

@@ -15,7 +15,17 @@ from pipelines.benchmarks import sampler_report, sampler_runs
 from pipelines.benchmarks.sampler_baseline import stock_dpm_solver
 from pipelines.benchmarks.sampler_overhead import LIMIT, one_evaluation
 from pipelines.benchmarks.sampler_plot import chosen_lines, plot
-from pipelines.benchmarks.sampler_report import BEGIN, END, FIGURES, PLOT, README, figures_json, markdown, put_between, write_report
+from pipelines.benchmarks.sampler_report import (
+    BEGIN,
+    END,
+    FIGURES,
+    PLOT,
+    README,
+    figures_json,
+    markdown,
+    put_between,
+    write_report,
+)
 from pipelines.benchmarks.sampler_runs import BASE, open_bench
 from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _Kept, lines, measured, steps_after, steps_for, table
 from pipelines.errors import StoreError
@@ -52,11 +62,18 @@ def test_every_start_every_schedule_and_every_base_of_a_research_sampler_has_a_l
     assert {request.start.key for request in requests} == {start.key for start in STARTS.fitting(SD)}
     assert {request.schedule.key for request in requests} == {one.key for one in SCHEDULES.fitting(SD)} - {"hand_typed"}
     for key in ("time_shift", "dualfast"):
-        choices = {field.name: field.metadata for field in dataclasses.fields(SAMPLERS[key].settings)}["base"]["choices"]
-        bases = {request.sampler.settings.get("base", SAMPLERS[key].settings().base) for request in requests
-                 if request.sampler.key == key}
+        choices = {field.name: field.metadata for field in dataclasses.fields(SAMPLERS[key].settings)}["base"][
+            "choices"
+        ]
+        bases = {
+            request.sampler.settings.get("base", SAMPLERS[key].settings().base)
+            for request in requests
+            if request.sampler.key == key
+        }
         assert bases == set(choices)
-    assert any(request.sampler.settings.get("slope") for request in requests if request.sampler.key == "epsilon_scaling")
+    assert any(
+        request.sampler.settings.get("slope") for request in requests if request.sampler.key == "epsilon_scaling"
+    )
 
 
 def test_a_start_that_spares_steps_gets_more_of_them_and_one_that_asks_gets_fewer(bench):
@@ -94,7 +111,9 @@ def test_steps_cost_at_most_the_evaluations():
             assert method.build().calls(steps) <= count < method.build().calls(steps + 1)
 
 
-@pytest.mark.parametrize(("spacing", "times"), [("linspace", "999 832 666 500 333 166"), ("leading", "853 711 569 427 285 143")])
+@pytest.mark.parametrize(
+    ("spacing", "times"), [("linspace", "999 832 666 500 333 166"), ("leading", "853 711 569 427 285 143")]
+)
 def test_the_baseline_is_our_sampler_at_diffusers_own_times(bench, spacing, times):
     ours = bench.run(BASE.replace(schedule=Choice("hand_typed", {"values": times}), num_inference_steps=6))
     stock = stock_dpm_solver(bench, 6, spacing)
@@ -103,14 +122,18 @@ def test_the_baseline_is_our_sampler_at_diffusers_own_times(bench, spacing, time
 
 def test_the_common_first_answer_is_the_networks_own(bench):
     part = bench.cases
-    answers = [one.predict_raw(part.noise, torch.full((2,), 999.0), part.conditionings["positive"])
-               for one in (bench.network, bench.network, bench.family)]
+    answers = [
+        one.predict_raw(part.noise, torch.full((2,), 999.0), part.conditionings["positive"])
+        for one in (bench.network, bench.network, bench.family)
+    ]
     assert torch.equal(answers[0], answers[1])
     assert torch.equal(answers[0], answers[2])
 
 
 def test_the_shipped_schedules_were_fitted_to_the_shipped_weights(bench):
-    assert {one.network for one in find_all(SHIPPED).values() if one.model == BASE.model} == {network_identity(bench.family)}
+    assert {one.network for one in find_all(SHIPPED).values() if one.model == BASE.model} == {
+        network_identity(bench.family)
+    }
 
 
 def test_a_cell_is_measured_once_and_kept(bench, tmp_path, monkeypatch):
@@ -142,8 +165,13 @@ def rows(stock, ours):
         return {"6": {"steps": 6, "pictures": 4, "error": error, "adherence": 0.9}}
 
     named = "diffusers DPM-Solver++(2M), "
-    return {f"{named}leading": {"base": "", "cells": cell(stock)}, f"{named}linspace": {"base": "", "cells": cell(0.4)}, "B": {"base": "", "cells": cell(ours)},
-            "C": {"base": "B", "cells": cell(2 * ours)}, "D": {"base": "", "cells": cell(None)}}
+    return {
+        f"{named}leading": {"base": "", "cells": cell(stock)},
+        f"{named}linspace": {"base": "", "cells": cell(0.4)},
+        "B": {"base": "", "cells": cell(ours)},
+        "C": {"base": "B", "cells": cell(2 * ours)},
+        "D": {"base": "", "cells": cell(None)},
+    }
 
 
 @pytest.mark.parametrize(("ours", "halved"), [(0.2, True), (0.25, True), (0.26, False)])
@@ -199,6 +227,8 @@ def test_the_last_run_says_whether_it_halved_the_error_and_which_steps_cost_too_
 
 
 def test_the_command_explains_itself():
-    done = subprocess.run([sys.executable, "-m", "pipelines.benchmark", "samplers", "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.benchmark", "samplers", "--help"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0
     assert "--overhead" in done.stdout

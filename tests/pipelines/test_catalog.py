@@ -27,11 +27,39 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
 NAMED = (
-    "Stable Diffusion 1.5", "Stable Diffusion 2.1", "SDXL", "Turbo", "Lightning", "LCM-LoRA", "Hyper-SD", "DPO",
-    "3.5 medium", "3.5 large turbo", "FLUX.1 schnell", "FLUX.1 dev", "FLUX.2", "PixArt-Sigma", "SANA ", "SANA-Sprint",
-    "HiDream-I1", "Qwen-Image", "Z-Image", "InstaFlow", "LDM3D", "UniDiffuser", "VQ-Diffusion",
-    "Stable Video Diffusion", "AnimateDiff", "AnyFlow", "LTX-Video", "LTX-2", "Wan 2.1", "Wan 2.2", "CogVideoX",
-    "HunyuanVideo", "SkyReels-V2",
+    "Stable Diffusion 1.5",
+    "Stable Diffusion 2.1",
+    "SDXL",
+    "Turbo",
+    "Lightning",
+    "LCM-LoRA",
+    "Hyper-SD",
+    "DPO",
+    "3.5 medium",
+    "3.5 large turbo",
+    "FLUX.1 schnell",
+    "FLUX.1 dev",
+    "FLUX.2",
+    "PixArt-Sigma",
+    "SANA ",
+    "SANA-Sprint",
+    "HiDream-I1",
+    "Qwen-Image",
+    "Z-Image",
+    "InstaFlow",
+    "LDM3D",
+    "UniDiffuser",
+    "VQ-Diffusion",
+    "Stable Video Diffusion",
+    "AnimateDiff",
+    "AnyFlow",
+    "LTX-Video",
+    "LTX-2",
+    "Wan 2.1",
+    "Wan 2.2",
+    "CogVideoX",
+    "HunyuanVideo",
+    "SkyReels-V2",
 )
 
 
@@ -44,8 +72,14 @@ def make_folder(folder, name, pipeline="StableDiffusionPipeline"):
 
 def make_sdxl_file(path):
     prefix = "model.diffusion_model."
-    save_file({f"{prefix}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, 2048),
-               f"{prefix}input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3), "conditioner.x": torch.zeros(1)}, path)
+    save_file(
+        {
+            f"{prefix}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, 2048),
+            f"{prefix}input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3),
+            "conditioner.x": torch.zeros(1),
+        },
+        path,
+    )
 
 
 def make_lora(path, width=768):
@@ -59,8 +93,10 @@ def test_the_number_of_licences_that_nobody_confirmed_only_falls():
 
 
 def test_importing_reads_nothing_and_pulls_in_no_library():
-    code = ("import sys, pipelines.catalog, pipelines.catalog_folder, pipelines.model_cache, pipelines.loader;"
-            "print(sorted({'torch', 'diffusers', 'transformers', 'huggingface_hub', 'accelerate'} & set(sys.modules)))")
+    code = (
+        "import sys, pipelines.catalog, pipelines.catalog_folder, pipelines.model_cache, pipelines.loader;"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'huggingface_hub', 'accelerate'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -84,7 +120,9 @@ def test_entries_are_whole(entry):
     if not entry.local:
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", entry.repository)
         assert entry.licence or "licence" in entry.unverified
-        assert not entry.confirmed.keys() & set(entry.unverified) and all(len(where) > 20 for where in entry.confirmed.values())
+        assert not entry.confirmed.keys() & set(entry.unverified) and all(
+            len(where) > 20 for where in entry.confirmed.values()
+        )
         assert entry.licence_url.startswith("https://huggingface.co/")
         assert entry.size_bytes or "size_bytes" in entry.unverified
         assert re.fullmatch(r"[0-9a-f]{40}", entry.revision) or "revision" in entry.unverified

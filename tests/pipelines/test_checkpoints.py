@@ -14,27 +14,46 @@ from safetensors.torch import save_file
 from pipelines import weight_kinds
 from pipelines.errors import ModelFileError, ModelMissingError
 
-RESNET = (("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("time_emb_proj", "emb_layers.1"),
-          ("norm2", "out_layers.0"), ("conv2", "out_layers.3"), ("conv_shortcut", "skip_connection"))
+RESNET = (
+    ("norm1", "in_layers.0"),
+    ("conv1", "in_layers.2"),
+    ("time_emb_proj", "emb_layers.1"),
+    ("norm2", "out_layers.0"),
+    ("conv2", "out_layers.3"),
+    ("conv_shortcut", "skip_connection"),
+)
 UNET = {
-    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "down_blocks.0.resnets.0": "input_blocks.1.0", "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-    "down_blocks.1.resnets.0": "input_blocks.3.0", "down_blocks.1.attentions.0": "input_blocks.3.1",
-    "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "down_blocks.1.attentions.0": "input_blocks.3.1",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
-    "up_blocks.0.resnets.0": "output_blocks.0.0", "up_blocks.0.attentions.0": "output_blocks.0.1",
-    "up_blocks.0.resnets.1": "output_blocks.1.0", "up_blocks.0.attentions.1": "output_blocks.1.1",
-    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv", "up_blocks.1.resnets.0": "output_blocks.2.0",
-    "up_blocks.1.resnets.1": "output_blocks.3.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.attentions.0": "output_blocks.0.1",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "up_blocks.0.attentions.1": "output_blocks.1.1",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.resnets.1": "output_blocks.3.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
 }
 """diffusers' names of the tiny network's blocks to their authors'."""
 
-VAE = ((r"down_blocks\.(\d)\.resnets\.", r"down.\1.block."),
-       (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
-       (r"up_blocks\.(\d)\.resnets\.", lambda found: f"up.{2 - int(found[1])}.block."),
-       (r"up_blocks\.(\d)\.upsamplers\.0\.", lambda found: f"up.{2 - int(found[1])}.upsample."),
-       (r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}"),
-       ("conv_shortcut", "nin_shortcut"), ("conv_norm_out", "norm_out"))
+VAE = (
+    (r"down_blocks\.(\d)\.resnets\.", r"down.\1.block."),
+    (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
+    (r"up_blocks\.(\d)\.resnets\.", lambda found: f"up.{2 - int(found[1])}.block."),
+    (r"up_blocks\.(\d)\.upsamplers\.0\.", lambda found: f"up.{2 - int(found[1])}.upsample."),
+    (r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}"),
+    ("conv_shortcut", "nin_shortcut"),
+    ("conv_norm_out", "norm_out"),
+)
 
 
 def unet_name(name):
@@ -86,16 +105,26 @@ def test_a_checkpoint_file_gives_the_weights_it_holds(folder):
 
 
 def test_a_checkpoint_file_is_previewed_by_its_familys_tiny_decoder(folder):
-    AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
-                    num_decoder_blocks=(1, 1)).save_pretrained(folder / "tiny_vae" / "sd")
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    ).save_pretrained(folder / "tiny_vae" / "sd")
     loader = loader_of(folder)
     with loader.model("painter") as model:
         assert model.preview(torch.zeros(1, 4, 8, 8)).shape == (1, 3, 16, 16)
     assert {row.label for row in loader.memory()} == {"checkpoint", "tiny_vae"}
 
 
-@pytest.mark.parametrize("start", ["model.diffusion_model.output_blocks", "first_stage_model.decoder",
-                                   "cond_stage_model.transformer.text_model.encoder"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "model.diffusion_model.output_blocks",
+        "first_stage_model.decoder",
+        "cond_stage_model.transformer.text_model.encoder",
+    ],
+)
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(folder, start):
     weights = checkpoint_of(tiny_models.tiny_sd(seed=1))
     del weights[next(name for name in weights if name.startswith(start))]
@@ -107,12 +136,19 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(folder, start):
 
 
 def test_a_single_file_without_configurations_says_what_it_needs(models):
-    save_file({"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, 768),
-               "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3),
-               "cond_stage_model.x": torch.zeros(1)}, models / "painter.safetensors")
+    save_file(
+        {
+            "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, 768),
+            "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3),
+            "cond_stage_model.x": torch.zeros(1),
+        },
+        models / "painter.safetensors",
+    )
     loader = loader_of(models)
-    with pytest.raises(ModelMissingError, match="single file, which needs the configurations.*Stable Diffusion 1.5"), \
-            loader.model("painter"):
+    with (
+        pytest.raises(ModelMissingError, match="single file, which needs the configurations.*Stable Diffusion 1.5"),
+        loader.model("painter"),
+    ):
         pass
     tiny_models.tiny_sd(models / "stable-diffusion-v1-5", seed=6)
     with pytest.raises(ModelFileError, match="cannot be loaded as StableDiffusion"), loader.model("painter"):

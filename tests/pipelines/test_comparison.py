@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.pipelines.tiny_models import tiny_sd
 
 from pipelines.comparison import ComparisonRequest, by_model, equal_steps, evaluations, waves
 from pipelines.comparison_axes import Axis, axis_names, changed, grid, spread
@@ -18,11 +17,11 @@ from pipelines.families import family_of
 from pipelines.limits import Limits, check_fit, check_request
 from pipelines.loop import denoise, denoise_together
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules import SCHEDULES
-from pipelines.text_to_image import build_run, resolve
-from pipelines.schedules import learned
+from pipelines.schedules import SCHEDULES, learned
 from pipelines.schedules.learned_file import LearnedSchedule, write_learned
+from pipelines.text_to_image import build_run, resolve
 from pipelines.types import Choice, Request, Traits
+from tests.pipelines.tiny_models import tiny_sd
 
 SD, FLOW, EMBEDDED = (
     Traits("sd", "epsilon", "unet"),
@@ -274,9 +273,26 @@ def test_equal_steps_are_the_most_within_the_budget(sampler, scale):
 def test_a_fitted_solver_with_single_ends_has_a_step_more_at_equal_evaluations(tmp_path, monkeypatch):
     monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
     rows = ((1.0, 0.1), (1.0, *[0.1] * 3), (1.0, *[0.1] * 4))
-    write_learned(LearnedSchedule(
-        "bespoke", "emoji", "x", Choice("dpmpp_2m"), Choice("cfg"), 3, 2, (999.0, 600.0, 300.0), (999.0, 600.0, 300.0),
-        {"uniform": 0.4, "fitted": 0.2}, (), {}, rows, ("negative", "positive"), (0, 2)), tmp_path)
+    write_learned(
+        LearnedSchedule(
+            "bespoke",
+            "emoji",
+            "x",
+            Choice("dpmpp_2m"),
+            Choice("cfg"),
+            3,
+            2,
+            (999.0, 600.0, 300.0),
+            (999.0, 600.0, 300.0),
+            {"uniform": 0.4, "fitted": 0.2},
+            (),
+            {},
+            rows,
+            ("negative", "positive"),
+            (0, 2),
+        ),
+        tmp_path,
+    )
     request = Request(sampler=Choice("dpmpp_2m"), schedule=Choice("learned"))
     assert [evaluations(request.replace(num_inference_steps=steps), SD) for steps in (2, 3, 4)] == [4, 4, 8]
     assert [equal_steps(request, SD, budget, 50).num_inference_steps for budget in (2, 4, 6)] == [1, 3, 3]

@@ -60,9 +60,15 @@ def test_every_sampler_is_in_a_family():
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ({"evaluations": "0, 4"}, "from 1"), ({"evaluations": "4, 4000"}, "400"), ({"evaluations": "x"}, "no number"),
-        ({"reference_steps": 5}, "20"), ({"reference_steps": 5000}, "999"), ({"samplers": "nonesuch"}, "nonesuch"),
-        ({"samplers": ""}, "no values"), ({"colour": 1}, "colour"), ({"base": 3}, "object"),
+        ({"evaluations": "0, 4"}, "from 1"),
+        ({"evaluations": "4, 4000"}, "400"),
+        ({"evaluations": "x"}, "no number"),
+        ({"reference_steps": 5}, "20"),
+        ({"reference_steps": 5000}, "999"),
+        ({"samplers": "nonesuch"}, "nonesuch"),
+        ({"samplers": ""}, "no values"),
+        ({"colour": 1}, "colour"),
+        ({"base": 3}, "object"),
     ],
 )
 def test_what_cannot_be_is_refused(values, word):
@@ -88,12 +94,22 @@ def typed(times):
 
 def test_only_the_points_that_the_schedule_serves_are_left_and_the_others_are_told():
     family = gaussian_family()
-    asked = parse(base={**BASE, "schedule": typed(range(900, 300, -100)).to_json()}, samplers=["ddim", "heun"], evaluations=[4, 6, 11])
+    asked = parse(
+        base={**BASE, "schedule": typed(range(900, 300, -100)).to_json()},
+        samplers=["ddim", "heun"],
+        evaluations=[4, 6, 11],
+    )
     left, impossible = possible(planned(asked, TRAITS, 200), family)
-    assert [[(one.series, one.request.num_inference_steps) for one in group] for group in left] == [[], [(0, 6)], [(1, 6)]]
+    assert [[(one.series, one.request.num_inference_steps) for one in group] for group in left] == [
+        [],
+        [(0, 6)],
+        [(1, 6)],
+    ]
     assert [(one.series, one.num_inference_steps) for one in impossible] == [(0, 4), (1, 2), (1, 3), (0, 11)]
     assert all("The list has 6 time steps" in one.reason for one in impossible)
-    with pytest.raises(SettingsError, match="None of the 2 planned runs is possible with this schedule. The first: The list has 6"):
+    with pytest.raises(
+        SettingsError, match="None of the 2 planned runs is possible with this schedule. The first: The list has 6"
+    ):
         possible(planned(dataclasses.replace(asked, evaluations=(4,)), TRAITS, 200), family)
     assert possible(planned(parse(samplers=["ddim"], evaluations=[4]), TRAITS, 200), family)[1] == []
 
@@ -116,7 +132,7 @@ def test_the_samplers_own_seconds_are_not_the_networks(monkeypatch):
     slow = Method("slow", "Slow", lambda settings: SlowSampler())
     monkeypatch.setattr("pipelines.text_to_image.SAMPLERS", {"slow": slow})
     request = resolve(Request.parse(BASE), family).replace(sampler=Choice("slow"), num_inference_steps=5)
-    done, = walked([Planned(0, request, 5)], family, lambda: False)
+    (done,) = walked([Planned(0, request, 5)], family, lambda: False)
     assert 0.2 <= done.own_seconds <= done.step.seconds
     assert 0 < done.network_seconds < done.own_seconds
     assert done.network_seconds + done.own_seconds == pytest.approx(done.step.seconds)

@@ -31,7 +31,9 @@ def word(value, rows=1):
 
 
 def denoiser(network, guidance_scale=3.0, cancelled=lambda: False, rows=1):
-    return Denoiser(network, Cfg(CfgSettings(guidance_scale)), {"negative": word(1, rows), "positive": word(2, rows)}, cancelled)
+    return Denoiser(
+        network, Cfg(CfgSettings(guidance_scale)), {"negative": word(1, rows), "positive": word(2, rows)}, cancelled
+    )
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -70,7 +72,10 @@ def test_without_guidance_there_is_one_branch_and_half_the_work():
 def test_a_query_can_want_one_branch_which_is_half_the_work_and_in_one_batch_with_whole_ones():
     network, level = Echo(), Level(0.6, 0.8, 700.0)
     alone, whole = denoiser(network), denoiser(network)
-    asked = [(alone, Query(torch.zeros(1, 1, 2, 2), level, branches=("positive",))), (whole, Query(torch.zeros(1, 1, 2, 2), LEVEL))]
+    asked = [
+        (alone, Query(torch.zeros(1, 1, 2, 2), level, branches=("positive",))),
+        (whole, Query(torch.zeros(1, 1, 2, 2), LEVEL)),
+    ]
     one, both = predict_together(asked)
     assert one.raw.unique().tolist() == [702] and list(one.branches) == ["positive"]
     assert both.raw.unique().tolist() == [504] and set(both.branches) == {"negative", "positive"}
@@ -87,10 +92,17 @@ def test_a_query_can_give_a_branch_another_conditioning_beside_runs_that_keep_th
         return word(conditionings[name].tensors["word"].item() + 10 * (name == "positive"))
 
     latents = torch.zeros(1, 1, 2, 2)
-    one, own = predict_together([(changed, Query(latents, LEVEL, conditioning=conditioning)), (plain, Query(latents, LEVEL))])
+    one, own = predict_together(
+        [(changed, Query(latents, LEVEL, conditioning=conditioning)), (plain, Query(latents, LEVEL))]
+    )
     assert one.raw.unique().tolist() == [501 + 3 * (512 - 501)] and own.raw.unique().tolist() == [501 + 3 * (502 - 501)]
-    assert asked == [("negative", {"negative", "positive"}), ("positive", {"negative", "positive"})] and network.batches == [4]
-    assert changed.answer(Query(latents, LEVEL, branches=("positive",), conditioning=conditioning)).raw.unique().tolist() == [512]
+    assert asked == [
+        ("negative", {"negative", "positive"}),
+        ("positive", {"negative", "positive"}),
+    ] and network.batches == [4]
+    assert changed.answer(
+        Query(latents, LEVEL, branches=("positive",), conditioning=conditioning)
+    ).raw.unique().tolist() == [512]
 
 
 def test_rescaled_guidance_has_the_conditionals_contrast():
@@ -102,7 +114,10 @@ def test_rescaled_guidance_has_the_conditionals_contrast():
 def test_runs_share_one_batch_at_their_own_levels():
     network = Echo()
     other = Level(0.6, 0.8, 700.0)
-    asked = [(denoiser(network), Query(torch.zeros(1, 1, 2, 2), LEVEL)), (denoiser(network, 1.0), Query(torch.zeros(1, 1, 2, 2), other))]
+    asked = [
+        (denoiser(network), Query(torch.zeros(1, 1, 2, 2), LEVEL)),
+        (denoiser(network, 1.0), Query(torch.zeros(1, 1, 2, 2), other)),
+    ]
     first, second = predict_together(asked)
     assert network.batches == [3]
     assert first.raw.unique().tolist() == [504]
@@ -112,8 +127,11 @@ def test_runs_share_one_batch_at_their_own_levels():
 
 def test_other_shapes_and_other_networks_have_batches_of_their_own():
     network, another = Echo(), Echo()
-    asked = [(denoiser(network), Query(torch.zeros(1, 1, 2, 2), LEVEL)), (denoiser(network), Query(torch.zeros(1, 1, 4, 4), LEVEL)),
-             (denoiser(another), Query(torch.zeros(1, 1, 2, 2), LEVEL))]
+    asked = [
+        (denoiser(network), Query(torch.zeros(1, 1, 2, 2), LEVEL)),
+        (denoiser(network), Query(torch.zeros(1, 1, 4, 4), LEVEL)),
+        (denoiser(another), Query(torch.zeros(1, 1, 2, 2), LEVEL)),
+    ]
     assert [tuple(answer.raw.shape[-2:]) for answer in predict_together(asked)] == [(2, 2), (4, 4), (2, 2)]
     assert (network.batches, another.batches) == ([2, 2], [2])
 
@@ -121,7 +139,10 @@ def test_other_shapes_and_other_networks_have_batches_of_their_own():
 def test_a_large_batch_is_evaluated_in_parts_with_the_same_answer():
     whole, parts = Echo(), Echo(max_rows=3)
     latents = torch.randn(4, 1, 2, 2)
-    answers = [Denoiser(network, Unguided(), {"positive": word(2, 4)}).predict(latents, LEVEL).raw for network in (whole, parts)]
+    answers = [
+        Denoiser(network, Unguided(), {"positive": word(2, 4)}).predict(latents, LEVEL).raw
+        for network in (whole, parts)
+    ]
     assert torch.equal(*answers)
     assert (whole.batches, parts.batches) == ([4], [3, 1])
 
@@ -142,7 +163,9 @@ class Small(Echo):
 
 def eight_cells(network):
     latents = torch.randn(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    return [(denoiser(network), Query(one, Level(0.8, 0.6, float(index)))) for index, one in enumerate(latents.split(1))]
+    return [
+        (denoiser(network), Query(one, Level(0.8, 0.6, float(index)))) for index, one in enumerate(latents.split(1))
+    ]
 
 
 def test_rows_that_the_memory_does_not_hold_are_halved_with_the_same_answers_and_this_is_remembered():

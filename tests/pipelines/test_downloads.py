@@ -34,8 +34,11 @@ class PretendedHub:
         if self.error:
             raise self.error
         folder = self.remote / repository
-        return COMMIT, [RemoteFile(str(path.relative_to(folder)), path.stat().st_size)
-                        for path in sorted(folder.rglob("*")) if path.is_file()]
+        return COMMIT, [
+            RemoteFile(str(path.relative_to(folder)), path.stat().st_size)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        ]
 
     def fetch(self, repository, commit, name, advance):
         if self.error:
@@ -72,9 +75,17 @@ def remote(tmp_path_factory):
 
 
 def entry_of(**changes):
-    return CatalogEntry("far", "Far Model", "sd", repository="someone/model", licence="mit", size_bytes=3_000_000_000,
-                        licence_url="https://huggingface.co/someone/model", pipeline="StableDiffusionPipeline",
-                        **{"variant": "fp16"} | changes)
+    return CatalogEntry(
+        "far",
+        "Far Model",
+        "sd",
+        repository="someone/model",
+        licence="mit",
+        size_bytes=3_000_000_000,
+        licence_url="https://huggingface.co/someone/model",
+        pipeline="StableDiffusionPipeline",
+        **{"variant": "fp16"} | changes,
+    )
 
 
 def loader_of(hub, entry, tmp_path):
@@ -118,8 +129,13 @@ class Repository(BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         self.send_response(200)
-        for name, value in {"X-Repo-Commit": COMMIT, "ETag": f'"{"a" * 40}"', "X-Xet-Hash": "b" * 64,
-                            "X-Xet-Refresh-Route": "/xet", "Content-Length": len(self.content)}.items():
+        for name, value in {
+            "X-Repo-Commit": COMMIT,
+            "ETag": f'"{"a" * 40}"',
+            "X-Xet-Hash": "b" * 64,
+            "X-Xet-Refresh-Route": "/xet",
+            "Content-Length": len(self.content),
+        }.items():
             self.send_header(name, str(value))
         self.end_headers()
 
@@ -148,8 +164,12 @@ def server(monkeypatch, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    for name, value in {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(tmp_path / "hub"),
-                        "DOWNLOAD_CHUNK_SIZE": 1_000_000}.items():
+    for name, value in {
+        "ENDPOINT": url,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "DOWNLOAD_CHUNK_SIZE": 1_000_000,
+    }.items():
         monkeypatch.setattr(constants, name, value)
     yield server
     server.shutdown()
@@ -189,15 +209,19 @@ def test_a_gated_model_says_how_to_get_access(remote, tmp_path):
         """As huggingface_hub names it."""
 
     hub = PretendedHub(remote, tmp_path / "cache", error=GatedRepoError("401"))
-    with pytest.raises(ModelMissingError, match="accept its licence.*hf auth login"), \
-            loader_of(hub, entry_of(gated=True), tmp_path).model("far"):
+    with (
+        pytest.raises(ModelMissingError, match="accept its licence.*hf auth login"),
+        loader_of(hub, entry_of(gated=True), tmp_path).model("far"),
+    ):
         pass
 
 
 def test_a_full_disk(remote, tmp_path):
     hub = PretendedHub(remote, tmp_path / "cache", error=OSError(28, "No space left on device"))
-    with pytest.raises(ModelMissingError, match="The disk is full.*what has arrived is kept"), \
-            loader_of(hub, entry_of(), tmp_path).model("far"):
+    with (
+        pytest.raises(ModelMissingError, match="The disk is full.*what has arrived is kept"),
+        loader_of(hub, entry_of(), tmp_path).model("far"),
+    ):
         pass
 
 
@@ -235,16 +259,34 @@ def test_a_model_of_pickles_is_refused(remote, tmp_path):
 
 def test_which_files_are_needed():
     names = [
-        "model_index.json", "README.md", "x.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
-        "te/config.json", "te/model.fp16-00001-of-00002.safetensors", "te/model.fp16-00002-of-00002.safetensors",
-        "te/model.safetensors.index.fp16.json", "te/model-00001-of-00004.safetensors", "te/pytorch_model.bin",
-        "te/openvino/model.safetensors", "other/config.json", "tokenizer/spiece.model", "tokenizer/vocab.json"]
+        "model_index.json",
+        "README.md",
+        "x.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "te/config.json",
+        "te/model.fp16-00001-of-00002.safetensors",
+        "te/model.fp16-00002-of-00002.safetensors",
+        "te/model.safetensors.index.fp16.json",
+        "te/model-00001-of-00004.safetensors",
+        "te/pytorch_model.bin",
+        "te/openvino/model.safetensors",
+        "other/config.json",
+        "tokenizer/spiece.model",
+        "tokenizer/vocab.json",
+    ]
     parts = {"vae": ("diffusers", "V"), "te": ("transformers", "T"), "tokenizer": ("transformers", "K"), "other": None}
     assert needed_files(names, parts, "fp16") == [
-        "model_index.json", "te/config.json", "te/model.fp16-00001-of-00002.safetensors",
+        "model_index.json",
+        "te/config.json",
+        "te/model.fp16-00001-of-00002.safetensors",
         "te/model.fp16-00002-of-00002.safetensors",
-        "te/model.safetensors.index.fp16.json", "tokenizer/spiece.model", "tokenizer/vocab.json", "vae/config.json",
-        "vae/diffusion_pytorch_model.safetensors"]
+        "te/model.safetensors.index.fp16.json",
+        "tokenizer/spiece.model",
+        "tokenizer/vocab.json",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
     assert "te/model-00001-of-00004.safetensors" in needed_files(names, parts, "")
 
 

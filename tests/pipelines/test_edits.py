@@ -9,8 +9,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
-from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
-from tests.pipelines.tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 
 from pipelines.denoiser import Cancelled
 from pipelines.editing import EditRequest, Picture, canvas_of
@@ -26,6 +24,8 @@ from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.limits import Limits
 from pipelines.loop import denoise
 from pipelines.types import Choice, Request, Traits, Trajectory
+from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
+from tests.pipelines.tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 
 WORDS = {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}}
 BASE = Request(

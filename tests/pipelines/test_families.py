@@ -99,7 +99,7 @@ def test_pictures_go_to_latents_and_back(family):
     assert latents.shape == (2, *family.latent_shape(32, 32)) and latents.dtype == torch.float32
     decoded = family.decode(latents)
     assert decoded.shape == images.shape and decoded.dtype == torch.float32
-    assert 0 <= decoded.min() and decoded.max() <= 1
+    assert decoded.min() >= 0 and decoded.max() <= 1
     assert torch.equal(family.decode(latents[1:]), decoded[1:])
     assert torch.equal(family.encode_images(images[1:]), latents[1:])
 
@@ -174,7 +174,7 @@ def test_previews_are_small_and_follow_the_latents(family):
     shape = (2, *family.latent_shape(32, 32))
     first, second = family.preview(torch.zeros(shape)), family.preview(torch.ones(shape))
     assert first.shape == (2, 3, 8, 8) and first.dtype == torch.float32
-    assert 0 <= first.min() and first.max() <= 1 and not torch.equal(first, second)
+    assert first.min() >= 0 and first.max() <= 1 and not torch.equal(first, second)
     encoded = []
     family.encode_images = encoded.append
     family.preview(torch.zeros(shape))
@@ -190,8 +190,15 @@ def test_given_factors_are_used(tmp_path):
     assert read_factors(tmp_path / "elsewhere") is None
 
 
-@pytest.mark.parametrize("plain", [{}, {"factors": [[1.0]], "bias": [0, 0, 0]}, {"factors": "x", "bias": 1},
-                                   {"factors": [[float("nan")] * 3] * 4, "bias": [0, 0, 0]}])
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {},
+        {"factors": [[1.0]], "bias": [0, 0, 0]},
+        {"factors": "x", "bias": 1},
+        {"factors": [[float("nan")] * 3] * 4, "bias": [0, 0, 0]},
+    ],
+)
 def test_factors_that_cannot_be_used_are_refused(plain):
     with pytest.raises(ModelFileError, match="preview.json"):
         parse_factors(plain, 4)
@@ -205,10 +212,14 @@ def test_a_broken_preview_file_is_refused(tmp_path):
 
 
 def test_a_tiny_decoder_makes_the_previews_where_there_is_one():
-    tiny = AutoencoderTiny(encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4),
-                           num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
     preview = family_of({**tiny_sd().components, "tiny_vae": tiny}).preview(torch.zeros(1, 4, 8, 8))
-    assert preview.shape == (1, 3, 16, 16) and 0 <= preview.min() and preview.max() <= 1
+    assert preview.shape == (1, 3, 16, 16) and preview.min() >= 0 and preview.max() <= 1
 
 
 def test_an_inpainting_network_is_refused():

@@ -55,25 +55,60 @@ class Case:
     @property
     def request(self) -> Request:
         return Request(
-            prompt="a red fox", negative_prompt=self.arguments.get("negative_prompt", ""), sampler=Choice(self.sampler),
-            schedule=self.schedule, guidance=Choice("cfg", {"guidance_scale": SCALE}), num_inference_steps=STEPS,
-            width=32, height=32, seed=SEED, batch_size=2)
+            prompt="a red fox",
+            negative_prompt=self.arguments.get("negative_prompt", ""),
+            sampler=Choice(self.sampler),
+            schedule=self.schedule,
+            guidance=Choice("cfg", {"guidance_scale": SCALE}),
+            num_inference_steps=STEPS,
+            width=32,
+            height=32,
+            seed=SEED,
+            batch_size=2,
+        )
 
 
 FLOW = {"max_sequence_length": TOKENS}
 CASES = {
-    "sd-ddim": Case(tiny_sd, "ddim", leading(final="first"), lambda config: DDIMScheduler.from_config(
-        config, clip_sample=False, set_alpha_to_one=False)),
-    "sd-dpmpp_2m": Case(tiny_sd, "dpmpp_2m", Choice("uniform"), lambda config: DPMSolverMultistepScheduler.from_config(
-        config, timestep_spacing="trailing")),
-    "sdxl-euler": Case(tiny_sdxl, "euler", leading(), lambda config: EulerDiscreteScheduler.from_config(
-        config, timestep_spacing="leading")),
+    "sd-ddim": Case(
+        tiny_sd,
+        "ddim",
+        leading(final="first"),
+        lambda config: DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False),
+    ),
+    "sd-dpmpp_2m": Case(
+        tiny_sd,
+        "dpmpp_2m",
+        Choice("uniform"),
+        lambda config: DPMSolverMultistepScheduler.from_config(config, timestep_spacing="trailing"),
+    ),
+    "sdxl-euler": Case(
+        tiny_sdxl,
+        "euler",
+        leading(),
+        lambda config: EulerDiscreteScheduler.from_config(config, timestep_spacing="leading"),
+    ),
     # The times i / N of FLUX's pipeline, which SD3's call takes too; its own default spaces them from 1 to a thousandth.
-    "sd3-flow_euler": Case(tiny_sd3, "flow_euler", Choice("shift"), None, {
-        "negative_prompt": "blurry", "guidance_scale": SCALE, "sigmas": np.linspace(1, 1 / STEPS, STEPS).tolist(), **FLOW}),
+    "sd3-flow_euler": Case(
+        tiny_sd3,
+        "flow_euler",
+        Choice("shift"),
+        None,
+        {
+            "negative_prompt": "blurry",
+            "guidance_scale": SCALE,
+            "sigmas": np.linspace(1, 1 / STEPS, STEPS).tolist(),
+            **FLOW,
+        },
+    ),
     "flux-flow_euler": Case(tiny_flux, "flow_euler", Choice("shift"), None, {"guidance_scale": SCALE, **FLOW}),
-    "flux-dpmpp_2m": Case(tiny_flux, "dpmpp_2m", Choice("shift"), lambda config: TrailingFlow(
-        use_flow_sigmas=True, prediction_type="flow_prediction"), {"guidance_scale": SCALE, **FLOW}),
+    "flux-dpmpp_2m": Case(
+        tiny_flux,
+        "dpmpp_2m",
+        Choice("shift"),
+        lambda config: TrailingFlow(use_flow_sigmas=True, prediction_type="flow_prediction"),
+        {"guidance_scale": SCALE, **FLOW},
+    ),
 }
 
 
@@ -81,8 +116,15 @@ def stock_pictures(case: Case, pipe) -> torch.Tensor:
     request = case.request
     generators = [torch.Generator().manual_seed(SEED + i) for i in range(request.batch_size)]
     return pipe(
-        request.prompt, width=request.width, height=request.height, num_inference_steps=STEPS, generator=generators,
-        num_images_per_prompt=request.batch_size, output_type="pt", **case.arguments).images
+        request.prompt,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=STEPS,
+        generator=generators,
+        num_images_per_prompt=request.batch_size,
+        output_type="pt",
+        **case.arguments,
+    ).images
 
 
 def latents_of(run) -> torch.Tensor:
@@ -109,7 +151,9 @@ def test_the_picture_of_a_request_is_the_stock_pipelines(case):
     assert np.abs(decode(family, latents).astype(int) - to_uint8(expected).astype(int)).max() <= 1
     for index in range(STEPS):
         run = build_run(request, family)
-        levels = [dataclasses.replace(level, timestep=level.timestep + (i == index)) for i, level in enumerate(run.levels)]
+        levels = [
+            dataclasses.replace(level, timestep=level.timestep + (i == index)) for i, level in enumerate(run.levels)
+        ]
         slip = difference(family.decode(latents_of(dataclasses.replace(run, levels=levels))), expected)
         assert slip > TOLERANCE
     louder = dataclasses.replace(run, latents=run.latents * 1.001)

@@ -57,7 +57,8 @@ def use_scheduler(pipe, name: str) -> None:
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(config)
     elif name == "flow_dpmpp_2m":
         pipe.scheduler = DPMSolverMultistepScheduler(
-            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        )
     else:
         pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config, timestep_spacing="leading")
 
@@ -77,8 +78,15 @@ def stock_levels(scheduler, noise_schedule, flow: bool) -> list[Level]:
 def stock_latents(pipe, size: int, num_inference_steps: int, **arguments) -> torch.Tensor:
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     latents = pipe(
-        PROMPT, height=size, width=size, num_inference_steps=num_inference_steps, num_images_per_prompt=len(SEEDS),
-        generator=generators, output_type="latent", **arguments).images
+        PROMPT,
+        height=size,
+        width=size,
+        num_inference_steps=num_inference_steps,
+        num_images_per_prompt=len(SEEDS),
+        generator=generators,
+        output_type="latent",
+        **arguments,
+    ).images
     return pipe._unpack_latents(latents, size, size, pipe.vae_scale_factor) if latents.ndim == 3 else latents
 
 
@@ -127,7 +135,8 @@ def compare(pipe, sampler: str, guidance, arguments, size: int = 32, steps: int 
 CASES = [
     *((make, name, name) for make in (tiny_sd, tiny_sd_v, tiny_sdxl) for name in ("ddim", "euler", "dpmpp_2m")),
     (tiny_sd, "euler_trailing", "euler"),
-    (tiny_sd3, "flow_euler", "flow_euler"), (tiny_sd3, "flow_dpmpp_2m", "dpmpp_2m"),
+    (tiny_sd3, "flow_euler", "flow_euler"),
+    (tiny_sd3, "flow_dpmpp_2m", "dpmpp_2m"),
     (tiny_schnell, "flow_euler", "flow_euler"),
 ]
 

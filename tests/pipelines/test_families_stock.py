@@ -104,8 +104,10 @@ def test_a_pipeline_without_a_callback_says_so_and_a_cancelled_one_gives_no_resu
         list(stock.run({}, cancelled=lambda: True))
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"height": 33}, "`height` and `width` have to be divisible by 8"), ({"prompt": 5}, "`prompt` has to be of type")])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"height": 33}, "`height` and `width` have to be divisible by 8"), ({"prompt": 5}, "`prompt` has to be of type")],
+)
 def test_what_a_pipeline_says_of_its_arguments_is_a_sentence_for_the_person(changes, words):
     with pytest.raises(SettingsError) as caught:
         list(StockPipeline(tiny_sd()).run(seeded(**changes)))
@@ -143,10 +145,21 @@ def test_a_value_error_of_another_library_or_in_the_middle_of_a_run_is_no_senten
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_sana_sprint_runs_with_any_number_of_steps(steps):
     pipe = tiny_sana_sprint()
-    run = StockPipeline(pipe).run({"prompt": "a red fox", "num_inference_steps": steps, "output_type": "latent",
-                                   "generator": torch.Generator().manual_seed(1)})
+    run = StockPipeline(pipe).run(
+        {
+            "prompt": "a red fox",
+            "num_inference_steps": steps,
+            "output_type": "latent",
+            "generator": torch.Generator().manual_seed(1),
+        }
+    )
     *seen, result = run
     middle = {} if steps == 2 else {"intermediate_timesteps": None}
-    expected = pipe("a red fox", num_inference_steps=steps, output_type="latent",
-                    generator=torch.Generator().manual_seed(1), **middle).images
+    expected = pipe(
+        "a red fox",
+        num_inference_steps=steps,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(1),
+        **middle,
+    ).images
     assert len(seen) == steps and torch.equal(result.output.images, expected)

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionPipeline
-from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, GaussianNetwork, exact, grid
 
 from pipelines.catalog import SHIPPED
 from pipelines.denoiser import Conditioning, Denoiser
@@ -22,6 +21,7 @@ from pipelines.noise import NoiseSource
 from pipelines.samplers.base import State, StepContext
 from pipelines.schedules import SCHEDULES
 from pipelines.types import Traits, Trajectory
+from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, GaussianNetwork, exact, grid
 
 SOURCE_PROMPT, TARGET_PROMPT = "a fox on a blue background", "a cat face on a red background"
 

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact, grid, last_of, run_of
 
 from pipelines.denoiser import Cancelled, Conditioning, Denoiser
 from pipelines.errors import MethodFitError, SettingsError
@@ -30,9 +29,24 @@ from pipelines.schedule import CLEAN
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 from pipelines.types import Request
+from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact, grid, last_of, run_of
 
 COSINE = CosineSchedule()
-LINEAR = ("dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "unipc", "deis", "ddim", "heun", "lms", "dpm2", "pndm", "ipndm", "epsilon_scaling", "dualfast")
+LINEAR = (
+    "dpmpp_2m",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "unipc",
+    "deis",
+    "ddim",
+    "heun",
+    "lms",
+    "dpm2",
+    "pndm",
+    "ipndm",
+    "epsilon_scaling",
+    "dualfast",
+)
 
 
 class Smooth:
@@ -48,6 +62,7 @@ class Smooth:
 
 def problem(key="dpmpp_2m", steps=6, count=8, **settings):
     """A sampler on the Gaussian, whose exact ends are a formula."""
+
     def pictures(seeds):
         source = NoiseSource(seeds)
         noise = source(torch.empty(len(seeds), 1, 4, 4, dtype=torch.float64))
@@ -55,8 +70,15 @@ def problem(key="dpmpp_2m", steps=6, count=8, **settings):
         path = torch.stack([exact(noise, levels[0], level) for level in levels])
         return Pictures(Cases({"positive": Conditioning()}, noise, tuple(seeds)), path[-1], path, tuple(levels))
 
-    return Problem(Smooth(), COSINE, Unguided(), SAMPLERS[key].build(settings), steps,
-                   pictures(range(count)), pictures(range(count, 2 * count)))
+    return Problem(
+        Smooth(),
+        COSINE,
+        Unguided(),
+        SAMPLERS[key].build(settings),
+        steps,
+        pictures(range(count)),
+        pictures(range(count, 2 * count)),
+    )
 
 
 @pytest.mark.parametrize("key", LINEAR)
@@ -65,13 +87,20 @@ def test_a_run_follows_its_formula(key):
     formula = require_linear(SAMPLERS[key].build(), levels, COSINE, "epsilon")
     assert len(formula.asked) == SAMPLERS[key].build().calls(8) == len(formula.levels)
     run = run_of(SAMPLERS[key].build(), levels, COSINE, prediction_type="epsilon")
-    ends = run_with_gradients(torch.from_numpy(formula.flat), formula.levels, Smooth(), Unguided(),
-                              {"positive": Conditioning()}, run.latents)
+    ends = run_with_gradients(
+        torch.from_numpy(formula.flat), formula.levels, Smooth(), Unguided(), {"positive": Conditioning()}, run.latents
+    )
     torch.testing.assert_close(ends, last_of(run).latents, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("key", "settings", "words"), [
-    ("euler_a", {}, "draws fresh noise"), ("dpmpp_2m_sde", {}, "draws fresh noise"), ("lml", {"kappa": 0.5}, "depend on the picture")])
+@pytest.mark.parametrize(
+    ("key", "settings", "words"),
+    [
+        ("euler_a", {}, "draws fresh noise"),
+        ("dpmpp_2m_sde", {}, "draws fresh noise"),
+        ("lml", {"kappa": 0.5}, "depend on the picture"),
+    ],
+)
 def test_what_has_no_formula_says_so(key, settings, words):
     with pytest.raises(MethodFitError, match=words):
         require_linear(SAMPLERS[key].build(settings), grid(COSINE, 5, clean=True), COSINE, "epsilon")
@@ -87,8 +116,18 @@ def test_gradients_in_the_times_are_those_of_differences(key):
 
     def end(values):
         formula = write(values.detach().numpy())
-        return run_with_gradients(factors_of(values, write), formula.levels, Smooth(), Unguided(), one.fitted.cases.conditionings,
-                                  one.fitted.cases.noise).square().mean()
+        return (
+            run_with_gradients(
+                factors_of(values, write),
+                formula.levels,
+                Smooth(),
+                Unguided(),
+                one.fitted.cases.conditionings,
+                one.fitted.cases.noise,
+            )
+            .square()
+            .mean()
+        )
 
     values = times.clone().requires_grad_()
     end(values).backward()
@@ -163,7 +202,9 @@ def test_search_finds_a_known_subset_and_is_never_worse_than_uniform():
 
 def test_elitism_holds_where_everything_else_is_worse():
     uniform = (999, 749, 499, 249)
-    last = list(search(lambda one: 0.0 if one == uniform else 1 + sum(one), uniform, AutoDiffusionSettings(generations=3)))[-1]
+    last = list(
+        search(lambda one: 0.0 if one == uniform else 1 + sum(one), uniform, AutoDiffusionSettings(generations=3))
+    )[-1]
     assert (last.best, last.best_error) == (uniform, 0.0)
 
 
@@ -177,7 +218,7 @@ def test_moves_keep_a_candidate_whole():
             assert len(set(candidate)) == 4
             assert list(candidate) == sorted(candidate, reverse=True)
             assert candidate[0] == 999
-            assert 0 <= candidate[-1]
+            assert candidate[-1] >= 0
 
 
 def test_auto_diffusion_beats_uniform_on_the_gaussian():
@@ -204,7 +245,9 @@ def test_a_bespoke_solver_is_far_better_than_uniform_on_noise_it_has_not_seen():
     losses = [one.best.fitted for one in rounds]
     assert losses == sorted(losses, reverse=True)
     assert [len(row) for row in best.rows] == [2, 3, 4, 5, 6, 7]
-    again = problem().error(learned_levels(best.times, best.times, COSINE), problem().held_out, FittedFactors(best.rows, best.times))
+    again = problem().error(
+        learned_levels(best.times, best.times, COSINE), problem().held_out, FittedFactors(best.rows, best.times)
+    )
     assert again == best.held_out
 
 
@@ -232,7 +275,10 @@ def test_the_descent_comes_closer_than_least_squares():
     *first, last = fit_bespoke(one, BespokeSettings(start="uniform", rounds=60))
     assert last.index == last.total == 60 and len(first) == 60
     assert last.best.fitted < 0.8 * squares.best.fitted and last.best.held_out < 0.9 * squares.best.held_out
-    assert all(0 < abs(new - old) for new, old in zip(last.best.times, squares.best.times, strict=True)) and last.best.times[0] <= 1000
+    assert (
+        all(abs(new - old) > 0 for new, old in zip(last.best.times, squares.best.times, strict=True))
+        and last.best.times[0] <= 1000
+    )
     assert first[-1].best == squares.best, "nothing is taken over before it was measured on all pictures"
     levels = learned_levels(last.best.times, last.best.times, COSINE)
     assert one.error(levels, one.held_out, FittedFactors(last.best.rows, last.best.times)) == last.best.held_out
@@ -241,8 +287,11 @@ def test_the_descent_comes_closer_than_least_squares():
 def test_least_squares_is_tried_from_the_last_time_and_from_a_little_below_it():
     one = problem(steps=3)
     tried = [found.loss for found in fit_bespoke(one, BespokeSettings(rounds=0))]
-    wanted = [fitted_rows(one, [first * (1 - (k / 3) ** power) for k in range(3)]).loss
-              for first in (1000.0, 970.0) for power in (1.0, 1.2, 1.4, 1.7, 2.0)]
+    wanted = [
+        fitted_rows(one, [first * (1 - (k / 3) ** power) for k in range(3)]).loss
+        for first in (1000.0, 970.0)
+        for power in (1.0, 1.2, 1.4, 1.7, 2.0)
+    ]
     assert tried == pytest.approx(wanted, rel=1e-6)
     *_, last = fit_bespoke(one, BespokeSettings(rounds=0))
     assert last.best.fitted == pytest.approx(min(wanted), rel=1e-6)
@@ -254,10 +303,14 @@ def test_times_are_compared_on_some_pictures_and_their_factors_fitted_to_all(rou
     monkeypatch.setattr(bespoke, "_TRIED_ON", 3)
     one = curved_problem()
     trials = list(fit_bespoke(one, BespokeSettings(rounds=rounds, learning_rate=1e-4)))
-    assert [trial.index for trial in trials] == list(range(11 + rounds)) and {trial.total for trial in trials} == {10 + rounds}
+    assert [trial.index for trial in trials] == list(range(11 + rounds)) and {trial.total for trial in trials} == {
+        10 + rounds
+    }
     few = dataclasses.replace(one, fitted=one.fitted.first(3))
     assert len(few.fitted.cases) == 3 == few.fitted.path.shape[1] == len(few.fitted.wanted)
-    assert [trial.loss for trial in trials[:10]] == [fitted_rows(few, times).loss for times in _starts(BespokeSettings(), one)]
+    assert [trial.loss for trial in trials[:10]] == [
+        fitted_rows(few, times).loss for times in _starts(BespokeSettings(), one)
+    ]
     chosen = min(_starts(BespokeSettings(), one), key=lambda times: fitted_rows(few, times).loss)
     assert trials[10].best.rows == fitted_rows(one, chosen).rows
     assert trials[10].best.fitted == pytest.approx(fitted_rows(one, chosen).loss)
@@ -282,15 +335,24 @@ def test_a_picture_that_goes_astray_does_not_lead_the_descent():
 
 def test_a_picture_that_is_already_close_does_not_hold_the_descent_back():
     one, times = problem(steps=4, count=16), (1000.0, 750.0, 500.0, 250.0)
-    noise, factors = one.fitted.cases.noise, torch.tensor([1.0] * 5 + [2.03] + [2.5] * 10, dtype=torch.float64)[:, None, None, None]
+    noise, factors = (
+        one.fitted.cases.noise,
+        torch.tensor([1.0] * 5 + [2.03] + [2.5] * 10, dtype=torch.float64)[:, None, None, None],
+    )
     to = dataclasses.replace(one, fitted=dataclasses.replace(one.fitted, wanted=noise * factors))
 
     def distance(ends):
         return (ends - to.fitted.wanted).square().flatten(1).mean(1).sqrt().mean().item()
 
     fit = fitted_rows(to, times)
-    *_, reached = descend(to, times, fit.rows, [inverse_root(squares) for squares in fit.squares], Terms(),
-                          BespokeSettings(rounds=160, learning_rate=0.02, batch=16))
+    *_, reached = descend(
+        to,
+        times,
+        fit.rows,
+        [inverse_root(squares) for squares in fit.squares],
+        Terms(),
+        BespokeSettings(rounds=160, learning_rate=0.02, batch=16),
+    )
     solver, levels = FittedFactors(reached.rows, reached.times), learned_levels(reached.times, reached.times, COSINE)
     best = min(distance(noise * factor) for factor in np.linspace(1, 3, 1001))
     assert distance(finals(to.fitted.cases, to.network, to.guidance, solver, levels, COSINE)) < 1.02 * best
@@ -323,7 +385,9 @@ def test_steep_rounds_are_shortened(steepest, monkeypatch):
 
     class Watched(torch.optim.Adam):
         def step(self):
-            norms.append(torch.cat([one.grad.flatten() for group in self.param_groups for one in group["params"]]).norm().item())
+            norms.append(
+                torch.cat([one.grad.flatten() for group in self.param_groups for one in group["params"]]).norm().item()
+            )
             return super().step()
 
     monkeypatch.setattr(torch.optim, "Adam", Watched)
@@ -385,7 +449,9 @@ class Guided(Smooth):
     """Two branches on Gaussians of other means, so that the guidance's combination matters."""
 
     def predict_raw(self, latents, timesteps, conditioning):
-        return super().predict_raw(latents - conditioning.tensors["shift"][:, None, None, None], timesteps, conditioning)
+        return super().predict_raw(
+            latents - conditioning.tensors["shift"][:, None, None, None], timesteps, conditioning
+        )
 
 
 def guided_problem(guidance_scale=3.0):
@@ -393,13 +459,20 @@ def guided_problem(guidance_scale=3.0):
 
     def pictures(part):
         count = len(part.cases)
-        shifts = {name: Conditioning({"shift": torch.full((count,), shift, dtype=torch.float64)})
-                  for name, shift in (("negative", -0.5), ("positive", 0.4))}
+        shifts = {
+            name: Conditioning({"shift": torch.full((count,), shift, dtype=torch.float64)})
+            for name, shift in (("negative", -0.5), ("positive", 0.4))
+        }
         cases = dataclasses.replace(part.cases, conditionings=shifts)
         return taught(cases, Guided(), Cfg(CfgSettings(guidance_scale)), COSINE, steps=60)
 
-    return dataclasses.replace(one, network=Guided(), guidance=Cfg(CfgSettings(guidance_scale)),
-                               fitted=pictures(one.fitted), held_out=pictures(one.held_out))
+    return dataclasses.replace(
+        one,
+        network=Guided(),
+        guidance=Cfg(CfgSettings(guidance_scale)),
+        fitted=pictures(one.fitted),
+        held_out=pictures(one.held_out),
+    )
 
 
 def test_factors_of_the_branches_come_closer_than_those_of_the_guided_estimate():
@@ -445,7 +518,12 @@ def test_single_ends_give_a_step_more_for_the_evaluations():
 @pytest.mark.parametrize(("scale", "steps", "settings"), [(1.0, 4, {}), (3.0, 4, {"branches": False}), (3.0, 2, {})])
 def test_single_ends_need_two_branches_and_a_middle(scale, steps, settings):
     with pytest.raises(SettingsError, match="3 steps or more.*single_ends off"):
-        next(fit_bespoke(dataclasses.replace(guided_problem(scale), num_steps=steps), BespokeSettings(single_ends=True, **settings)))
+        next(
+            fit_bespoke(
+                dataclasses.replace(guided_problem(scale), num_steps=steps),
+                BespokeSettings(single_ends=True, **settings),
+            )
+        )
 
 
 def test_the_factors_of_one_first_order_step_are_found():
@@ -475,9 +553,18 @@ def test_relative_error_is_relative():
     assert relative_error(wanted * 1.1, wanted) == pytest.approx(0.1, rel=1e-5)
 
 
-@pytest.mark.parametrize(("sampler", "steps", "words"), [
-    ({"key": "unipc", "order": 3}, 2, "UniPC: order is 3, for a run of 2 steps. Choose an order up to 2, or at least 3 steps."),
-    ({"key": "lms", "order": 3}, 1, "LMS: order is 3"), ({"key": "sa_solver", "predictor_order": 4}, 3, "predictor order is 4")])
+@pytest.mark.parametrize(
+    ("sampler", "steps", "words"),
+    [
+        (
+            {"key": "unipc", "order": 3},
+            2,
+            "UniPC: order is 3, for a run of 2 steps. Choose an order up to 2, or at least 3 steps.",
+        ),
+        ({"key": "lms", "order": 3}, 1, "LMS: order is 3"),
+        ({"key": "sa_solver", "predictor_order": 4}, 3, "predictor order is 4"),
+    ],
+)
 def test_an_order_above_the_step_count_is_refused_where_it_was_chosen(sampler, steps, words):
     with pytest.raises(SettingsError, match=words):
         check_request(Request.parse({"prompt": "a", "sampler": sampler, "num_inference_steps": steps}), Limits())

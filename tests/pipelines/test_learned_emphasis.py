@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from tests.pipelines.test_learned import COSINE, TwoPeaks, problem
 
 from pipelines.denoiser import Conditioning
 from pipelines.errors import SettingsError
@@ -19,6 +18,7 @@ from pipelines.learning.problem import taught
 from pipelines.samplers.fitted_emphasis import emphasised
 from pipelines.samplers.fitted_factors import FittedFactors, Terms
 from pipelines.schedules.learned import learned_levels
+from tests.pipelines.test_learned import COSINE, TwoPeaks, problem
 
 
 class Prompted(TwoPeaks):
@@ -35,12 +35,17 @@ def prompted_problem(guidance_scale=3.0):
 
     def pictures(part, seed):
         count, generator = len(part.cases), torch.Generator().manual_seed(seed)
-        prompts = {name: Conditioning({"prompt_embeds": mean + 0.3 * torch.randn(count, 3, 2, dtype=torch.float64, generator=generator)})
-                   for name, mean in (("negative", -0.4), ("positive", 0.4))}
+        prompts = {
+            name: Conditioning(
+                {"prompt_embeds": mean + 0.3 * torch.randn(count, 3, 2, dtype=torch.float64, generator=generator)}
+            )
+            for name, mean in (("negative", -0.4), ("positive", 0.4))
+        }
         return taught(dataclasses.replace(part.cases, conditionings=prompts), Prompted(), guidance, COSINE, steps=60)
 
-    return dataclasses.replace(one, network=Prompted(), guidance=guidance, fitted=pictures(one.fitted, 1),
-                               held_out=pictures(one.held_out, 2))
+    return dataclasses.replace(
+        one, network=Prompted(), guidance=guidance, fitted=pictures(one.fitted, 1), held_out=pictures(one.held_out, 2)
+    )
 
 
 TIMES, ENDS = (1000.0, 650.0, 300.0), Terms(("negative", "positive"), (0, 2))
@@ -63,20 +68,35 @@ def test_emphasis_is_found(farther):
     one, fit = farther
     errors, roots = {}, [inverse_root(squares) for squares in fit.squares]
     for emphasis in (False, True):
-        *_, last = descend(one, TIMES, fit.rows, roots, ENDS, BespokeSettings(rounds=120, learning_rate=0.005, batch=16, emphasis=emphasis))
+        *_, last = descend(
+            one,
+            TIMES,
+            fit.rows,
+            roots,
+            ENDS,
+            BespokeSettings(rounds=120, learning_rate=0.005, batch=16, emphasis=emphasis),
+        )
         solver = FittedFactors(last.rows, last.times, ENDS, last.emphasis)
         errors[emphasis] = one.error(learned_levels(last.times, last.times, COSINE), one.held_out, solver)
         assert [len(step) for step in last.emphasis] == [1, 2, 1] * emphasis
     assert errors[True] < 0.01 * errors[False] and errors[False] < 0.1
-    assert all(by > 0.1 for by in (last.emphasis[0][0], last.emphasis[1][1], last.emphasis[2][0])) and last.emphasis[1][0] < -0.1
+    assert (
+        all(by > 0.1 for by in (last.emphasis[0][0], last.emphasis[1][1], last.emphasis[2][0]))
+        and last.emphasis[1][0] < -0.1
+    )
 
 
 def test_a_run_with_emphasis_ends_where_the_fit_says(farther):
     one, _ = farther
-    *_, last = fit_bespoke(one, BespokeSettings(start="uniform", rounds=60, learning_rate=0.01, batch=16, single_ends=True, emphasis=True))
+    *_, last = fit_bespoke(
+        one, BespokeSettings(start="uniform", rounds=60, learning_rate=0.01, batch=16, single_ends=True, emphasis=True)
+    )
     best, levels = last.best, learned_levels(last.best.times, last.best.times, COSINE)
     assert [len(step) for step in best.emphasis] == [1, 2, 1]
-    assert one.error(levels, one.held_out, FittedFactors(best.rows, best.times, best.terms, best.emphasis)) == best.held_out
+    assert (
+        one.error(levels, one.held_out, FittedFactors(best.rows, best.times, best.terms, best.emphasis))
+        == best.held_out
+    )
     assert one.error(levels, one.held_out, FittedFactors(best.rows, best.times, best.terms)) > 1.5 * best.held_out
 
 
@@ -88,13 +108,19 @@ def test_a_fit_goes_on_from_the_kept_one_with_its_emphasis(farther):
     assert [trial.index for trial in trials] == list(range(13)) and {trial.total for trial in trials} == {12}
     begun, last = trials[0].best, trials[-1].best
     assert (begun.times, begun.rows, begun.emphasis) == (kept.times, kept.rows, kept.emphasis)
-    assert trials[1].loss == pytest.approx(begun.fitted, rel=1e-6), "a first round of all pictures begins where the kept one is"
+    assert trials[1].loss == pytest.approx(begun.fitted, rel=1e-6), (
+        "a first round of all pictures begins where the kept one is"
+    )
     assert last.fitted < begun.fitted and last.held_out < begun.held_out and last.emphasis != begun.emphasis
     (alone,) = fit_bespoke(one, dataclasses.replace(settings, rounds=0), kept=kept)
     assert alone.best == begun
-    for matrix, squares in zip(bespoke._matrices(one, dataclasses.replace(kept, emphasis=())), fit.squares, strict=True):
+    for matrix, squares in zip(
+        bespoke._matrices(one, dataclasses.replace(kept, emphasis=())), fit.squares, strict=True
+    ):
         torch.testing.assert_close(matrix, squares)
-    end = finals(one.fitted.cases, one.network, one.guidance, kept.factors(), learned_levels(TIMES, TIMES, COSINE), COSINE)
+    end = finals(
+        one.fitted.cases, one.network, one.guidance, kept.factors(), learned_levels(TIMES, TIMES, COSINE), COSINE
+    )
     row = torch.tensor(kept.rows[-1], dtype=torch.float64)
     assert (row @ bespoke._matrices(one, kept)[-1] @ row).item() == pytest.approx(end.square().mean().item(), rel=1e-6)
     with pytest.raises(SettingsError, match="with single ends, and the fit is to be another"):
@@ -106,7 +132,9 @@ def test_a_fit_goes_on_from_the_kept_one_with_its_emphasis(farther):
 def test_the_slopes_of_the_emphasis_are_those_of_differences(farther):
     one, fit = farther
     begun = [[0.1], [0.0, 0.2], [0.3]]
-    student = bespoke_descent._Student(one, TIMES, fit.rows, [inverse_root(squares) for squares in fit.squares], ENDS, begun)
+    student = bespoke_descent._Student(
+        one, TIMES, fit.rows, [inverse_root(squares) for squares in fit.squares], ENDS, begun
+    )
     for reached, wanted in zip(student.reached(0.0).emphasis, begun, strict=True):
         assert reached == pytest.approx(wanted)
     assert {id(numbers) for numbers in student.emphasis} <= {id(one) for one in student.learned}
@@ -123,20 +151,31 @@ def test_the_slopes_of_the_emphasis_are_those_of_differences(farther):
 
 def test_emphasis_of_nothing_changes_nothing(farther):
     (one, fit), levels = farther, learned_levels(TIMES, TIMES, COSINE)
-    ends = [finals(one.fitted.cases, one.network, one.guidance, FittedFactors(fit.rows, TIMES, ENDS, emphasis), levels, COSINE)
-            for emphasis in ((), [[0.0], [0.0, 0.0], [0.0]], [[0.0], [0.0, 0.0], [1e-3]])]
+    ends = [
+        finals(
+            one.fitted.cases, one.network, one.guidance, FittedFactors(fit.rows, TIMES, ENDS, emphasis), levels, COSINE
+        )
+        for emphasis in ((), [[0.0], [0.0, 0.0], [0.0]], [[0.0], [0.0, 0.0], [1e-3]])
+    ]
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
 def test_emphasis_moves_numbers_along_the_line_and_leaves_the_rest():
     def prompt(value, length=2):
-        return Conditioning({"embeds": torch.full((1, 3, 2), value), "common": torch.full((1, 6), 512.3),
-                             "mask": torch.arange(length)[None]})
+        return Conditioning(
+            {
+                "embeds": torch.full((1, 3, 2), value),
+                "common": torch.full((1, 6), 512.3),
+                "mask": torch.arange(length)[None],
+            }
+        )
 
     first, last = prompt(1.0), prompt(3.0, 3)
     told = emphasised(last, first, last, 0.1)
     torch.testing.assert_close(told.tensors["embeds"], torch.full((1, 3, 2), 3.2))
-    assert torch.equal(told.tensors["common"], last.tensors["common"]) and torch.equal(told.tensors["mask"], last.tensors["mask"])
+    assert torch.equal(told.tensors["common"], last.tensors["common"]) and torch.equal(
+        told.tensors["mask"], last.tensors["mask"]
+    )
     torch.testing.assert_close(emphasised(first, first, last, -0.5).tensors["embeds"], torch.zeros(1, 3, 2))
 
 

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from tests.pipelines.gaussian import CosineSchedule
 from tiny_models import tiny_sd
 
 from pipelines.errors import SettingsError, UnknownMethodError
@@ -20,16 +19,30 @@ from pipelines.schedules import SCHEDULES, learned, levels_and_sampler, levels_f
 from pipelines.schedules.learned_file import SHIPPED, LearnedSchedule, find_all, write_learned
 from pipelines.text_to_image import build_run, resolve
 from pipelines.types import Choice, Request
+from tests.pipelines.gaussian import CosineSchedule
 
 COSINE = CosineSchedule()
 
 
 def fitted(**changes):
     """A whole record."""
-    return LearnedSchedule(**{
-        "method": "ld3", "model": "emoji", "network": "x", "sampler": Choice("unipc", {"order": 2}), "guidance": Choice("cfg"),
-        "num_inference_steps": 4, "evaluations": 4, "times": (999.0, 700.0, 400.0, 90.0), "model_times": (999.0, 710.0, 390.0, 95.0),
-        "held_out": {"uniform": 0.4, "fitted": 0.2}, "curve": ({"round": 0, "loss": 0.4},), "told": {}, **changes})
+    return LearnedSchedule(
+        **{
+            "method": "ld3",
+            "model": "emoji",
+            "network": "x",
+            "sampler": Choice("unipc", {"order": 2}),
+            "guidance": Choice("cfg"),
+            "num_inference_steps": 4,
+            "evaluations": 4,
+            "times": (999.0, 700.0, 400.0, 90.0),
+            "model_times": (999.0, 710.0, 390.0, 95.0),
+            "held_out": {"uniform": 0.4, "fitted": 0.2},
+            "curve": ({"round": 0, "loss": 0.4},),
+            "told": {},
+            **changes,
+        }
+    )
 
 
 @pytest.fixture
@@ -70,8 +83,14 @@ def test_a_record_with_single_ends_has_a_file_and_terms_of_its_own(folder):
 
 
 def test_a_record_with_emphasis_has_a_file_and_numbers_of_its_own(folder):
-    both = {"method": "bespoke", "branches": ("negative", "positive"), "model_times": (999.0, 700.0, 400.0, 90.0), "single": (0, 3),
-            "evaluations": 3, "rows": ((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6)))}
+    both = {
+        "method": "bespoke",
+        "branches": ("negative", "positive"),
+        "model_times": (999.0, 700.0, 400.0, 90.0),
+        "single": (0, 3),
+        "evaluations": 3,
+        "rows": ((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6))),
+    }
     numbers = ((0.1,), (0.2, 0.3), (0.4, -0.5), (0.6,))
     record = fitted(**both, emphasis=numbers)
     assert record.name == "emoji-unipc-4-bespoke-single-emphasis" != fitted(**both).name
@@ -79,8 +98,19 @@ def test_a_record_with_emphasis_has_a_file_and_numbers_of_its_own(folder):
     assert LearnedSchedule.parse(json.loads(path.read_text())) == record
     solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)[1]
     assert [one.numbers for one in solver.emphasis] == [
-        {"positive": 0.1}, {"negative": 0.2, "positive": 0.3}, {"negative": 0.4, "positive": -0.5}, {"positive": 0.6}]
-    for wrong in (numbers[:3], (*numbers[:3], ()), (*numbers[:3], (1.0, 2.0)), (*numbers[:3], (math.nan,)), "ab", (0.1, 0.2)):
+        {"positive": 0.1},
+        {"negative": 0.2, "positive": 0.3},
+        {"negative": 0.4, "positive": -0.5},
+        {"positive": 0.6},
+    ]
+    for wrong in (
+        numbers[:3],
+        (*numbers[:3], ()),
+        (*numbers[:3], (1.0, 2.0)),
+        (*numbers[:3], (math.nan,)),
+        "ab",
+        (0.1, 0.2),
+    ):
         with pytest.raises(SettingsError, match="[Ff]it it again"):
             LearnedSchedule.parse({**record.to_json(), "emphasis": wrong})
     with pytest.raises(SettingsError, match="Fit it again"):
@@ -99,7 +129,9 @@ def test_a_written_schedule_is_the_one_that_runs(folder):
 
 def test_the_better_of_two_is_taken_unless_one_is_named(folder):
     write_learned(fitted(), folder)
-    evolved = fitted(method="auto_diffusion", held_out={"uniform": 0.4, "fitted": 0.1}, model_times=(999.0, 700.0, 400.0, 90.0))
+    evolved = fitted(
+        method="auto_diffusion", held_out={"uniform": 0.4, "fitted": 0.1}, model_times=(999.0, 700.0, 400.0, 90.0)
+    )
     write_learned(evolved, folder)
     assert levels_for(REQUEST, COSINE)[1].timestep == 700
     assert levels_for(REQUEST.replace(schedule=Choice("learned", {"method": "ld3"})), COSINE)[1].timestep == 710
@@ -111,21 +143,36 @@ def guided(scale, **settings):
 
 def test_a_fit_at_the_runs_own_guidance_is_taken_before_a_smaller_error_at_another(folder):
     for scale, error, second in ((1.0, 0.01, 701.0), (4.0, 0.3, 704.0), (6.0, 0.2, 706.0)):
-        write_learned(fitted(guidance=guided(scale), held_out={"uniform": 0.4, "fitted": error},
-                             model_times=(999.0, second, 400.0, 90.0)), folder)
-    rescaled = fitted(guidance=guided(4.0, guidance_rescale=0.7), held_out={"uniform": 0.4, "fitted": 0.001},
-                      model_times=(999.0, 777.0, 400.0, 90.0))
+        write_learned(
+            fitted(
+                guidance=guided(scale),
+                held_out={"uniform": 0.4, "fitted": error},
+                model_times=(999.0, second, 400.0, 90.0),
+            ),
+            folder,
+        )
+    rescaled = fitted(
+        guidance=guided(4.0, guidance_rescale=0.7),
+        held_out={"uniform": 0.4, "fitted": 0.001},
+        model_times=(999.0, 777.0, 400.0, 90.0),
+    )
     write_learned(rescaled, folder)
     assert len(find_all(folder)) == 4
-    taken = {scale: levels_for(REQUEST.replace(guidance=guided(scale)), COSINE)[1].timestep for scale in (1, 2.0, 4, 5.5, 9.0)}
+    taken = {
+        scale: levels_for(REQUEST.replace(guidance=guided(scale)), COSINE)[1].timestep
+        for scale in (1, 2.0, 4, 5.5, 9.0)
+    }
     assert taken == {1: 701, 2.0: 701, 4: 704, 5.5: 706, 9.0: 706}
     assert levels_for(REQUEST.replace(guidance=guided(4.0, guidance_rescale=0.7)), COSINE)[1].timestep == 777
 
 
 def test_fits_with_other_settings_have_files_of_their_own(folder):
     plain = fitted()
-    others = [fitted(sampler=Choice("unipc", {"order": 3})), fitted(guidance=guided(1.0)),
-              fitted(sampler=Choice("unipc", {"order": 3}), guidance=guided(1.0))]
+    others = [
+        fitted(sampler=Choice("unipc", {"order": 3})),
+        fitted(guidance=guided(1.0)),
+        fitted(sampler=Choice("unipc", {"order": 3}), guidance=guided(1.0)),
+    ]
     names = [write_learned(one, folder).stem for one in (plain, *others)]
     assert names[0] == "emoji-unipc-4-ld3" and len(set(names)) == 4
     assert all(name.startswith("emoji-unipc-4-ld3-") for name in names[1:])
@@ -143,11 +190,15 @@ def test_a_file_under_an_earlier_name_still_serves(folder):
     assert levels_for(named, COSINE)[1].timestep == 710
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"model": "sd15"}, "4 steps of unipc on the model sd15. Fitted: 4 steps of unipc on emoji"),
-    ({"num_inference_steps": 5}, "5 steps of unipc .* or fit one with `python -m studio learn"),
-    ({"sampler": Choice("deis")}, "4 steps of deis"), ({"sampler": Choice("unipc", {"order": 3})}, "4 steps of unipc"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "sd15"}, "4 steps of unipc on the model sd15. Fitted: 4 steps of unipc on emoji"),
+        ({"num_inference_steps": 5}, "5 steps of unipc .* or fit one with `python -m studio learn"),
+        ({"sampler": Choice("deis")}, "4 steps of deis"),
+        ({"sampler": Choice("unipc", {"order": 3})}, "4 steps of unipc"),
+    ],
+)
 @pytest.mark.parametrize("named", [False, True])
 def test_another_run_than_the_fitted_one_is_refused(folder, changes, words, named):
     name = write_learned(fitted(), folder).stem
@@ -163,11 +214,28 @@ def test_an_unknown_name_and_an_unsettled_schedule_say_so(folder):
         SCHEDULES["learned"].build().levels(COSINE, 4)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"times": [999, 700, 700, 90]}, {"times": [999, 700, 90]}, {"model_times": [1]}, {"times": [999, math.nan, 3, 1]},
-    {"method": "magic"}, {"curve": None}, {"surplus": 1}, {"model_times": [999, 700, 400, -5]}, {"held_out": {}},
-    {"held_out": {"uniform": 0.4}}, {"held_out": {"uniform": 0.4, "fitted": math.nan}}, {"held_out": [1]}, {"network": None},
-    {"held_out": {"uniform": 0.4, "fitted": "low"}}, {"sampler": {"key": "unipc", "order": 99}}, {"sampler": "none"}, {"guidance": "none"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"times": [999, 700, 700, 90]},
+        {"times": [999, 700, 90]},
+        {"model_times": [1]},
+        {"times": [999, math.nan, 3, 1]},
+        {"method": "magic"},
+        {"curve": None},
+        {"surplus": 1},
+        {"model_times": [999, 700, 400, -5]},
+        {"held_out": {}},
+        {"held_out": {"uniform": 0.4}},
+        {"held_out": {"uniform": 0.4, "fitted": math.nan}},
+        {"held_out": [1]},
+        {"network": None},
+        {"held_out": {"uniform": 0.4, "fitted": "low"}},
+        {"sampler": {"key": "unipc", "order": 99}},
+        {"sampler": "none"},
+        {"guidance": "none"},
+    ],
+)
 def test_a_broken_file_is_refused_and_never_listed(folder, wrong):
     plain = {**fitted().to_json(), **wrong}
     (folder / "broken.json").write_text(json.dumps(plain))
@@ -175,7 +243,9 @@ def test_a_broken_file_is_refused_and_never_listed(folder, wrong):
     with pytest.raises(SettingsError, match="Fit it again"):
         LearnedSchedule.parse(plain)
     assert find_all(folder) == {}
-    with pytest.raises(SettingsError, match="Fitted: none.*'broken' is left out: .* Fit it again.*'half' is left out: It is not JSON"):
+    with pytest.raises(
+        SettingsError, match="Fitted: none.*'broken' is left out: .* Fit it again.*'half' is left out: It is not JSON"
+    ):
         levels_for(REQUEST, COSINE)
     with pytest.raises(SettingsError, match="learned schedule 'half' is broken. It is not JSON"):
         levels_for(REQUEST.replace(schedule=Choice("learned", {"name": "half"})), COSINE)
@@ -186,11 +256,15 @@ def test_a_broken_file_is_refused_and_never_listed(folder, wrong):
 def test_many_broken_files_are_counted(folder):
     for number in range(5):
         (folder / f"broken{number}.json").write_text("[" * 100_000 if number else " " * (2 << 20))
-    with pytest.raises(SettingsError, match="'broken0' is left out: It is larger than 1 MiB.*'broken2'.* So are 2 others"):
+    with pytest.raises(
+        SettingsError, match="'broken0' is left out: It is larger than 1 MiB.*'broken2'.* So are 2 others"
+    ):
         levels_for(REQUEST, COSINE)
 
 
-@pytest.mark.parametrize("wrong", [{"times": (5000.0, 700.0, 400.0, 90.0)}, {"model_times": (999.0, 710.0, 1001.0, 95.0)}])
+@pytest.mark.parametrize(
+    "wrong", [{"times": (5000.0, 700.0, 400.0, 90.0)}, {"model_times": (999.0, 710.0, 1001.0, 95.0)}]
+)
 def test_a_time_beyond_the_models_last_is_refused(folder, wrong):
     name = write_learned(fitted(**wrong), folder).stem
     with pytest.raises(SettingsError, match=f"{name}' has the time .* up to 1000. Fit it again"):
@@ -213,8 +287,11 @@ def test_other_weights_under_the_same_key_are_refused(folder):
     name = write_learned(record, folder).stem
     settled = named(REQUEST, lambda: network_identity(first))
     assert settled == REQUEST.replace(schedule=Choice("learned", {"name": name}))
-    with pytest.raises(SettingsError, match=f"'{name}' was fitted to other weights than the model emoji has now. Fit it again with "
-                                            "`python -m studio learn --model emoji --sampler unipc --steps 4`"):
+    with pytest.raises(
+        SettingsError,
+        match=f"'{name}' was fitted to other weights than the model emoji has now. Fit it again with "
+        "`python -m studio learn --model emoji --sampler unipc --steps 4`",
+    ):
         named(REQUEST, lambda: network_identity(other))
     worse = fitted(network=network_identity(other), method="auto_diffusion", held_out={"uniform": 0.9, "fitted": 0.8})
     chosen = write_learned(worse, folder).stem
@@ -252,15 +329,32 @@ def test_a_run_tells_the_network_the_emphasised_prompts(folder, monkeypatch):
     family = family_of(tiny_sd().components)
     request = REQUEST.replace(prompt="a fox", negative_prompt="blurry", width=32, height=32)
     numbers = ((0.1,), (0.2, 0.3), (0.4, -0.5), (0.6,))
-    write_learned(fitted(
-        method="bespoke", branches=("negative", "positive"), model_times=(999.0, 700.0, 400.0, 90.0), single=(0, 3), evaluations=3,
-        rows=((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6))), network=network_identity(family), emphasis=numbers), folder)
+    write_learned(
+        fitted(
+            method="bespoke",
+            branches=("negative", "positive"),
+            model_times=(999.0, 700.0, 400.0, 90.0),
+            single=(0, 3),
+            evaluations=3,
+            rows=((1.0, 0.1), *((1.0, *[0.1] * count) for count in (3, 5, 6))),
+            network=network_identity(family),
+            emphasis=numbers,
+        ),
+        folder,
+    )
     told, predict = [], family.predict_raw
-    monkeypatch.setattr(family, "predict_raw", lambda latents, times, conditioning: told.append(
-        conditioning.tensors["prompt_embeds"]) or predict(latents, times, conditioning))
+    monkeypatch.setattr(
+        family,
+        "predict_raw",
+        lambda latents, times, conditioning: (
+            told.append(conditioning.tensors["prompt_embeds"]) or predict(latents, times, conditioning)
+        ),
+    )
     assert len(list(denoise(build_run(resolve(request, family), family)))) == 4
     prompts = family.encode_prompts("a fox", "blurry", 1, (32, 32))
     negative, positive = (prompts[name].tensors["prompt_embeds"][0] for name in ("negative", "positive"))
     for step, (one, by) in enumerate(zip(told, numbers, strict=True)):
         own = [positive] if step in (0, 3) else [negative, positive]
-        torch.testing.assert_close(one, torch.stack([prompt + each * (positive - negative) for prompt, each in zip(own, by, strict=True)]))
+        torch.testing.assert_close(
+            one, torch.stack([prompt + each * (positive - negative) for prompt, each in zip(own, by, strict=True)])
+        )

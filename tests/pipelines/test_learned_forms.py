@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact
 
 from pipelines.denoiser import Conditioning
 from pipelines.guidance.cfg import Unguided
@@ -18,6 +17,7 @@ from pipelines.learning.problem import Pictures, Problem
 from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
 from pipelines.schedule import CLEAN, FlowSchedule
+from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact
 
 COSINE, FLOW = CosineSchedule(), FlowSchedule()
 FORMS = {"epsilon": COSINE, "v_prediction": COSINE, "flow": FLOW}
@@ -37,7 +37,9 @@ class Smooth:
         a, s = (1 - times / 1000, times / 1000) if self.prediction_type == "flow" else (angle.cos(), angle.sin())
         apart = (latents - a * MEAN) / (a**2 * VARIANCE + s**2)
         denoised, noise = MEAN + VARIANCE * a * apart, s * apart
-        return {"epsilon": noise, "v_prediction": a * noise - s * denoised, "flow": noise - denoised}[self.prediction_type]
+        return {"epsilon": noise, "v_prediction": a * noise - s * denoised, "flow": noise - denoised}[
+            self.prediction_type
+        ]
 
 
 def problem(form, steps=6, count=8):
@@ -50,8 +52,15 @@ def problem(form, steps=6, count=8):
         path = torch.stack([exact(noise, levels[0], level) for level in levels])
         return Pictures(Cases({"positive": Conditioning()}, noise, tuple(seeds)), path[-1], path, tuple(levels))
 
-    return Problem(Smooth(form), schedule, Unguided(), SAMPLERS["dpmpp_2m"].build(), steps,
-                   pictures(range(count)), pictures(range(count, 2 * count)))
+    return Problem(
+        Smooth(form),
+        schedule,
+        Unguided(),
+        SAMPLERS["dpmpp_2m"].build(),
+        steps,
+        pictures(range(count)),
+        pictures(range(count, 2 * count)),
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -101,8 +110,13 @@ def test_the_lowest_time_is_reached_and_never_passed(lowest):
 def test_the_search_crosses_its_best():
     """One mutation a round: all else that a round tries anew is made of two parents."""
     settings = AutoDiffusionSettings(population=40, mutations=1, crossovers=30, generations=1)
-    rounds = list(search(lambda one: sum(abs(a - b) for a, b in zip(one, range(900, 0, -100), strict=False)),
-                         tuple(range(999, 99, -100)), settings))
+    rounds = list(
+        search(
+            lambda one: sum(abs(a - b) for a, b in zip(one, range(900, 0, -100), strict=False)),
+            tuple(range(999, 99, -100)),
+            settings,
+        )
+    )
     assert len(rounds[1].errors) > 10
 
 
@@ -146,7 +160,7 @@ def test_the_teachers_end_is_nearer_from_the_moved_noise():
     one = problem("epsilon")
     student = ld3._Student(one, torch.zeros(6, dtype=torch.float64), Ld3Settings(noise_shift=0.1))
     loss = student.loss(torch.arange(8))
-    slope, = torch.autograd.grad(loss, [student.moves])
+    (slope,) = torch.autograd.grad(loss, [student.moves])
     student.moves.data -= 0.05 * slope / slope.norm()
     assert student.loss(torch.arange(8)) < loss
 

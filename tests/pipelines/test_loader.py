@@ -22,6 +22,7 @@ from pipelines.loader import Loader
 from pipelines.model_cache import ModelCache
 from pipelines.part_loading import loaded_bytes
 
+
 @pytest.mark.parametrize(("key", "family"), [("one", "sd"), ("xl", "sdxl"), ("three", "sd3")])
 def test_a_folder_becomes_a_family(models, key, family):
     told = []
@@ -71,7 +72,7 @@ def test_concurrent_requests_load_once(models, monkeypatch):
         try:
             with loader.model("one") as model:
                 networks.add(id(model.network))
-        except Exception as error:  # noqa: BLE001 - the test looks at it
+        except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(6)]
@@ -217,9 +218,14 @@ def test_another_pipeline_runs_through_its_stock_call(models):
 
 
 def test_a_part_from_another_place(models):
-    entry = CatalogEntry("mixed", "Mixed", "sd", repository="someone/one", pipeline="StableDiffusionPipeline",
-                         parts={"unet": Source("someone/two", subfolder="unet"),
-                                "vae": Source("someone/bare", file="vae.safetensors")})
+    entry = CatalogEntry(
+        "mixed",
+        "Mixed",
+        "sd",
+        repository="someone/one",
+        pipeline="StableDiffusionPipeline",
+        parts={"unet": Source("someone/two", subfolder="unet"), "vae": Source("someone/bare", file="vae.safetensors")},
+    )
     (models / "bare").mkdir()
     shutil.copy(models / "two" / "vae" / "diffusion_pytorch_model.safetensors", models / "bare" / "vae.safetensors")
     loader = Loader(ModelCache(10**9), Catalog(models, [entry]), device="cpu")
@@ -233,9 +239,16 @@ def test_a_part_from_another_place(models):
 
 def test_a_published_model_that_is_not_here_says_what_to_do(models, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    entry = CatalogEntry("far", "Far Model", "sd", repository="someone/far-model", licence="mit",
-                         size_bytes=2_000_000_000,
-                         pipeline="StableDiffusionPipeline", variant="fp16")
+    entry = CatalogEntry(
+        "far",
+        "Far Model",
+        "sd",
+        repository="someone/far-model",
+        licence="mit",
+        size_bytes=2_000_000_000,
+        pipeline="StableDiffusionPipeline",
+        variant="fp16",
+    )
     loader = Loader(ModelCache(10**9), Catalog(models, [entry]), device="cpu")
     with pytest.raises(ModelMissingError) as raised, loader.model("far"):
         pass
@@ -264,7 +277,7 @@ def test_four_threads_over_three_models_in_the_room_of_one(models):
             for step in range(6):
                 with loader.model(("one", "two", "xl")[(turn + step) % 3], timeout=60) as model:
                     model.encode_prompts("a cat", "", 1, (32, 32))
-        except Exception as error:  # noqa: BLE001 - the test looks at it
+        except Exception as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]

@@ -82,13 +82,24 @@ def without_tokenizer_files(folder):
         path.unlink()
 
 
-@pytest.mark.parametrize(("harm", "says"), [
-    (cut_short, "is cut short"), (pickled, "pickle"), (without_vae, "no folder 'vae'"), (only_pickles, "pickles only"),
-    (without_weights, "has no weights"), (without_config, "no config.json"), (without_a_tensor, "conv_in.weight"),
-    (of_another_shape, "cannot be loaded|does not fit"), (text_encoder_without_a_tensor, "does not fit"),
-    (with_code_of_its_own, "never run"), (with_a_path_as_a_class, "which is no class"),
-    (with_an_unknown_pipeline, "NoSuchPipeline"), (without_tokenizer_files, "tokenizer"),
-])
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (cut_short, "is cut short"),
+        (pickled, "pickle"),
+        (without_vae, "no folder 'vae'"),
+        (only_pickles, "pickles only"),
+        (without_weights, "has no weights"),
+        (without_config, "no config.json"),
+        (without_a_tensor, "conv_in.weight"),
+        (of_another_shape, "cannot be loaded|does not fit"),
+        (text_encoder_without_a_tensor, "does not fit"),
+        (with_code_of_its_own, "never run"),
+        (with_a_path_as_a_class, "which is no class"),
+        (with_an_unknown_pipeline, "NoSuchPipeline"),
+        (without_tokenizer_files, "tokenizer"),
+    ],
+)
 def test_a_broken_folder_gets_one_sentence_and_leaves_nothing_held(models, harm, says):
     harm(models / "one")
     loader = loader_of(models)

@@ -105,10 +105,16 @@ def test_the_lora_changes_the_prediction():
 
 SPELLINGS = {
     "old attention processor": (
-        "unet.", "attn1.processor.to_q_lora.down.weight", "attn1.processor.to_q_lora.up.weight"),
+        "unet.",
+        "attn1.processor.to_q_lora.down.weight",
+        "attn1.processor.to_q_lora.up.weight",
+    ),
     "without prefix": ("", "attn1.processor.to_q_lora.down.weight", "attn1.processor.to_q_lora.up.weight"),
     "lora linear layer": (
-        "unet.", "attn1.to_q.lora_linear_layer.down.weight", "attn1.to_q.lora_linear_layer.up.weight"),
+        "unet.",
+        "attn1.to_q.lora_linear_layer.down.weight",
+        "attn1.to_q.lora_linear_layer.up.weight",
+    ),
     "lora.down": ("unet.", "attn1.to_q.lora.down.weight", "attn1.to_q.lora.up.weight"),
     "peft": ("base_model.model.", "attn1.to_q.lora_A.default.weight", "attn1.to_q.lora_B.default.weight"),
 }
@@ -126,14 +132,17 @@ def test_the_spellings_of_diffusers_and_peft(spelling):
         assert torch.allclose(layer.weight, original + change, atol=1e-6)
 
 
-@pytest.mark.parametrize(("key", "prefix", "component", "path"), [
-    ("sd", "lora_unet_", "unet", TARGETS["sd"]),
-    ("sd", "lora_unet_", "unet", "down_blocks.0.resnets.0.conv1"),
-    ("sd", "lora_unet_", "unet", "down_blocks.1.attentions.0.proj_in"),
-    ("sdxl", "lora_te1_", "text_encoder", "encoder.layers.1.self_attn.q_proj"),
-    ("sdxl", "lora_te2_", "text_encoder_2", "text_model.encoder.layers.1.mlp.fc1"),
-    ("sdxl", "lora_te2_", "text_encoder_2", "text_projection"),
-])
+@pytest.mark.parametrize(
+    ("key", "prefix", "component", "path"),
+    [
+        ("sd", "lora_unet_", "unet", TARGETS["sd"]),
+        ("sd", "lora_unet_", "unet", "down_blocks.0.resnets.0.conv1"),
+        ("sd", "lora_unet_", "unet", "down_blocks.1.attentions.0.proj_in"),
+        ("sdxl", "lora_te1_", "text_encoder", "encoder.layers.1.self_attn.q_proj"),
+        ("sdxl", "lora_te2_", "text_encoder_2", "text_model.encoder.layers.1.mlp.fc1"),
+        ("sdxl", "lora_te2_", "text_encoder_2", "text_projection"),
+    ],
+)
 def test_kohyas_spelling(key, prefix, component, path):
     one = family(key)
     layer = one.components[component].get_submodule(path)
@@ -146,7 +155,9 @@ def test_kohyas_spelling(key, prefix, component, path):
 
 
 BLOCK_NUMBERS = {
-    "input_blocks_0_0": "conv_in", "time_embed_0": "time_embedding.linear_1", "label_emb_0_2": "add_embedding.linear_2",
+    "input_blocks_0_0": "conv_in",
+    "time_embed_0": "time_embedding.linear_1",
+    "label_emb_0_2": "add_embedding.linear_2",
     "input_blocks_1_0_in_layers_2": "down_blocks.0.resnets.0.conv1",
     "input_blocks_1_0_emb_layers_1": "down_blocks.0.resnets.0.time_emb_proj",
     "input_blocks_2_0_op": "down_blocks.0.downsamplers.0.conv",
@@ -155,8 +166,7 @@ BLOCK_NUMBERS = {
     "middle_block_0_out_layers_3": "mid_block.resnets.0.conv2",
     "middle_block_2_in_layers_2": "mid_block.resnets.1.conv1",
     "middle_block_1_proj_in": "mid_block.attentions.0.proj_in",
-    "output_blocks_0_1_transformer_blocks_0_ff_net_0_proj":
-        "up_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj",
+    "output_blocks_0_1_transformer_blocks_0_ff_net_0_proj": "up_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj",
     "output_blocks_1_2_conv": "up_blocks.0.upsamplers.0.conv",
     "output_blocks_3_0_in_layers_2": "up_blocks.1.resnets.1.conv1",
     "out_2": "conv_out",
@@ -175,7 +185,9 @@ FUSED = {
     "double_blocks_0_img_attn_qkv": [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"],
     "double_blocks_0_txt_attn_qkv": [f"transformer_blocks.0.attn.add_{part}_proj" for part in "qkv"],
     "single_blocks_0_linear1": [
-        *(f"single_transformer_blocks.0.attn.to_{part}" for part in "qkv"), "single_transformer_blocks.0.proj_mlp"],
+        *(f"single_transformer_blocks.0.attn.to_{part}" for part in "qkv"),
+        "single_transformer_blocks.0.proj_mlp",
+    ],
     "double_blocks_0_txt_mlp_2": ["transformer_blocks.0.ff_context.net.2"],
 }
 
@@ -224,10 +236,16 @@ def test_diffusers_own_file_with_its_metadata(tmp_path):
         assert torch.allclose(layer.weight, original + 6 / RANK * change, atol=1e-5)
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (pickle.dumps({"a": 1}), "no safetensors"), (b"PK\x03\x04" + b"0" * 200, "no safetensors"), (b"", "no safetensors"),
-    (b"\xff" * 64, "no safetensors"), (None, "There is no LoRA"),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (pickle.dumps({"a": 1}), "no safetensors"),
+        (b"PK\x03\x04" + b"0" * 200, "no safetensors"),
+        (b"", "no safetensors"),
+        (b"\xff" * 64, "no safetensors"),
+        (None, "There is no LoRA"),
+    ],
+)
 def test_a_file_that_is_something_else_is_refused_by_its_content(tmp_path, content, words):
     path = tmp_path / "style.safetensors"
     if content is not None:
@@ -246,7 +264,8 @@ def test_a_truncated_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("flux", "sd"), ("sd3", "flux"), ("sdxl", "sd"), ("sd", "sdxl"), ("flux", "sd3")])
+    ("source", "target"), [("flux", "sd"), ("sd3", "flux"), ("sdxl", "sd"), ("sd", "sdxl"), ("flux", "sd3")]
+)
 def test_a_lora_of_another_family_is_refused_and_changes_nothing(source, target):
     lora, _ = diffusers_lora(family(source), TARGETS[source] if source != "sdxl" else "add_embedding.linear_1")
     if (source, target) == ("sd", "sdxl"):
@@ -269,10 +288,14 @@ def test_the_second_lora_being_wrong_leaves_the_first_unapplied():
     assert_unchanged(one, before)
 
 
-@pytest.mark.parametrize(("tensors", "words"), [
-    ({}, "no tensors"), ({"unet.x.hada_w1_a": torch.ones(1)}, "no plain LoRA"),
-    ({f"unet.{TARGETS['sd']}.lora_A.weight": torch.ones(2, 16)}, "incomplete"),
-])
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({}, "no tensors"),
+        ({"unet.x.hada_w1_a": torch.ones(1)}, "no plain LoRA"),
+        ({f"unet.{TARGETS['sd']}.lora_A.weight": torch.ones(2, 16)}, "incomplete"),
+    ],
+)
 def test_a_file_that_is_no_plain_lora_is_refused(tensors, words):
     with pytest.raises(LoraError, match=words), family("sd").loras([(tensors, 1.0)]):
         pass

@@ -30,8 +30,13 @@ class Device:
         self.fail, self.load_seconds, self.free_seconds = fail, load_seconds, free_seconds
 
     def want(self, key, size, estimate=None):
-        return Wanted(key, size if estimate is None else estimate, lambda: self._load(key, size), self._free,
-                      lambda part: part.size)
+        return Wanted(
+            key,
+            size if estimate is None else estimate,
+            lambda: self._load(key, size),
+            self._free,
+            lambda part: part.size,
+        )
 
     def _load(self, key, size):
         with self.lock:
@@ -64,7 +69,7 @@ def in_threads(*works):
     def run(index):
         try:
             works[index]()
-        except Exception as error:  # noqa: BLE001 - the test looks at it
+        except Exception as error:
             raised[index] = error
 
     threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(works))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tests.pipelines.test_convergence import BASE, TRAITS, gaussian_family, parse
-from tests.pipelines.test_learned_files import fitted
 
 from pipelines.convergence import planned, possible
 from pipelines.errors import SettingsError
@@ -18,30 +16,44 @@ from pipelines.schedules.learned_file import write_learned
 from pipelines.starts import STARTS
 from pipelines.text_to_image import resolve
 from pipelines.types import Choice, Request
+from tests.pipelines.test_convergence import BASE, TRAITS, gaussian_family, parse
+from tests.pipelines.test_learned_files import fitted
 
 
 def check(sampler, steps, **values):
     check_request(Request.parse({"prompt": "a", "sampler": sampler, "num_inference_steps": steps, **values}), Limits())
 
 
-ORDERED = [(key, field) for key, one in SAMPLERS.items() for field in dataclasses.fields(one.settings)
-           if field.name.endswith("order")]
+ORDERED = [
+    (key, field)
+    for key, one in SAMPLERS.items()
+    for field in dataclasses.fields(one.settings)
+    if field.name.endswith("order")
+]
 
 
 @pytest.mark.parametrize(("key", "field"), ORDERED, ids=[f"{key}-{field.name}" for key, field in ORDERED])
 def test_a_written_default_is_an_order_like_any_other(key, field):
     written, order = {"key": key, field.name: field.default}, field.default
-    with pytest.raises(SettingsError, match=f"is {order}, for a run of {order - 1} steps. Choose an order up to {order - 1}"):
+    with pytest.raises(
+        SettingsError, match=f"is {order}, for a run of {order - 1} steps. Choose an order up to {order - 1}"
+    ):
         check(written, order - 1)
     check(written, order)
     check(key, 1)
     assert "Untouched, it fits itself to fewer steps." in field.metadata["help"]
 
 
-@pytest.mark.parametrize(("start", "words"), [
-    ({"key": "gaussian", "share": 0.5}, "order is 4, for a run of 3 steps that Gaussian-analytic leaves of 6. Choose an order up to 3"),
-    ({"key": "optimal_transport", "share": 0.5}, "3 steps that Optimal transport leaves of 6"),
-])
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (
+            {"key": "gaussian", "share": 0.5},
+            "order is 4, for a run of 3 steps that Gaussian-analytic leaves of 6. Choose an order up to 3",
+        ),
+        ({"key": "optimal_transport", "share": 0.5}, "3 steps that Optimal transport leaves of 6"),
+    ],
+)
 def test_steps_that_a_start_spares_do_not_count(start, words):
     with pytest.raises(SettingsError, match=words):
         check({"key": "lms", "order": 4}, 6, start=start)
@@ -63,7 +75,10 @@ def test_a_budget_with_too_few_steps_for_the_order_is_no_point_and_says_why():
     family = gaussian_family()
     asked = parse(base=BASE, samplers=["ddim", {"key": "lms", "order": 4}], evaluations=[3, 6])
     left, impossible = possible(planned(asked, TRAITS, 200), family)
-    assert [[(one.series, one.request.num_inference_steps) for one in group] for group in left] == [[(0, 3)], [(0, 6), (1, 6)]]
+    assert [[(one.series, one.request.num_inference_steps) for one in group] for group in left] == [
+        [(0, 3)],
+        [(0, 6), (1, 6)],
+    ]
     assert [(one.series, one.num_inference_steps) for one in impossible] == [(1, 3)]
     assert "LMS: order is 4, for a run of 3 steps" in impossible[0].reason
 
@@ -74,18 +89,28 @@ def bespoke(tmp_path, monkeypatch):
     monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
     family, times = gaussian_family(), (999.0, 700.0, 400.0, 90.0)
     rows = tuple((1.0,) + (0.1,) * count for count in (1, 2, 3, 4))
-    write_learned(fitted(method="bespoke", rows=rows, times=times, model_times=times, network=network_identity(family)), tmp_path)
-    request = Request(prompt="a", sampler=Choice("unipc"), schedule=Choice("learned"), num_inference_steps=4, width=32, height=32)
+    write_learned(
+        fitted(method="bespoke", rows=rows, times=times, model_times=times, network=network_identity(family)), tmp_path
+    )
+    request = Request(
+        prompt="a", sampler=Choice("unipc"), schedule=Choice("learned"), num_inference_steps=4, width=32, height=32
+    )
     return family, request
 
 
-@pytest.mark.parametrize(("start", "label"), [
-    (Choice("gaussian", {"share": 0.5}), "Gaussian-analytic"), (Choice("optimal_transport", {"share": 0.5}), "Optimal transport"),
-    (Choice("mcmc"), "Denoising MCMC"),
-])
+@pytest.mark.parametrize(
+    ("start", "label"),
+    [
+        (Choice("gaussian", {"share": 0.5}), "Gaussian-analytic"),
+        (Choice("optimal_transport", {"share": 0.5}), "Optimal transport"),
+        (Choice("mcmc"), "Denoising MCMC"),
+    ],
+)
 def test_a_bespoke_solver_is_refused_under_a_start_that_spares_its_steps(bespoke, start, label):
     family, request = bespoke
-    with pytest.raises(SettingsError, match=f"The start {label} spares steps.*needs all of its 4 steps. Choose the start Plain noise"):
+    with pytest.raises(
+        SettingsError, match=f"The start {label} spares steps.*needs all of its 4 steps. Choose the start Plain noise"
+    ):
         resolve(request.replace(start=start), family)
 
 

@@ -16,6 +16,7 @@ BETWEEN = (SIZE - SAMPLE_BYTES) // (SAMPLES - 1) // 2 + SAMPLE_BYTES
 @pytest.fixture
 def part(tmp_path):
     """Writes a part's two files into a folder, with one byte of the weights changed at a place."""
+
     def write(name, changed=None, config="{}"):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)

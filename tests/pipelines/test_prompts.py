@@ -20,34 +20,53 @@ def rounded(text):
 
 
 # The values are those that the web UI's own documentation gives for these texts.
-@pytest.mark.parametrize(("text", "expected"), [
-    ("normal text", [("normal text", 1.0)]),
-    ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
-    ("(unbalanced", [("unbalanced", 1.1)]),
-    (r"\(literal\]", [("(literal]", 1.0)]),
-    ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
-    ("a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).", [
-        ("a ", 1.0), ("house", 1.573), (" ", 1.1), ("on", 1.0), (" a ", 1.1), ("hill", 0.55), (", sun, ", 1.1),
-        ("sky", 1.4641), (".", 1.1)]),
-    ("", [("", 1.0)]),
-    ("a) b] c", [("a) b] c", 1.0)]),
-    ("[a]", [("a", round(1 / 1.1, 6))]),
-    ("[un (bal", [("un ", round(1 / 1.1, 6)), ("bal", 1.0)]),
-    ("time 12:30) now", [("time 12:30) now", 1.0)]),
-    (r"back\slash", [(r"back\slash", 1.0)]),
-    (r"two \\ one", [("two \\ one", 1.0)]),
-    ("(a:-1.5)(b: +2 )", [("a", -1.5), ("b", 2.0)]),
-    ("(a (b:2) c:0.5)", [("a ", 0.5), ("b", 1.0), (" c", 0.5)]),
-    ("(a:1.0) fox", [("a fox", 1.0)]),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("normal text", [("normal text", 1.0)]),
+        ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
+        ("(unbalanced", [("unbalanced", 1.1)]),
+        (r"\(literal\]", [("(literal]", 1.0)]),
+        ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+        (
+            "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+            [
+                ("a ", 1.0),
+                ("house", 1.573),
+                (" ", 1.1),
+                ("on", 1.0),
+                (" a ", 1.1),
+                ("hill", 0.55),
+                (", sun, ", 1.1),
+                ("sky", 1.4641),
+                (".", 1.1),
+            ],
+        ),
+        ("", [("", 1.0)]),
+        ("a) b] c", [("a) b] c", 1.0)]),
+        ("[a]", [("a", round(1 / 1.1, 6))]),
+        ("[un (bal", [("un ", round(1 / 1.1, 6)), ("bal", 1.0)]),
+        ("time 12:30) now", [("time 12:30) now", 1.0)]),
+        (r"back\slash", [(r"back\slash", 1.0)]),
+        (r"two \\ one", [("two \\ one", 1.0)]),
+        ("(a:-1.5)(b: +2 )", [("a", -1.5), ("b", 2.0)]),
+        ("(a (b:2) c:0.5)", [("a ", 0.5), ("b", 1.0), (" c", 0.5)]),
+        ("(a:1.0) fox", [("a fox", 1.0)]),
+    ],
+)
 def test_weights_are_read_as_the_web_ui_reads_them(text, expected):
     assert rounded(text) == expected
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("(a:1.2.3)", "not a number"), ("(a:99999999999)", "between"), ("(" * 40 + "a" + ")" * 40, "between"),
-    ("x" * (MAX_PROMPT + 1), "Shorten"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("(a:1.2.3)", "not a number"),
+        ("(a:99999999999)", "between"),
+        ("(" * 40 + "a" + ")" * 40, "between"),
+        ("x" * (MAX_PROMPT + 1), "Shorten"),
+    ],
+)
 def test_a_prompt_that_cannot_be_read_is_refused(text, words):
     with pytest.raises(PromptError, match=words):
         parse_weights(text)

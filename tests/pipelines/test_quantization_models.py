@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from tiny_models import tiny_flux, tiny_sd3, tiny_sdxl
 
 from pipelines.catalog import Catalog, shipped
 from pipelines.denoiser import Cancelled
@@ -20,7 +21,6 @@ from pipelines.quantizers.base import plan_layers, quantized, sqnr
 from pipelines.quantizers.stored import stored_bytes
 from pipelines.text_to_image import build_run, resolve
 from pipelines.types import Choice, Request
-from tiny_models import tiny_flux, tiny_sd3, tiny_sdxl
 
 INT8 = Choice("int8")
 

@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.pipelines.network_state import assert_unchanged, state_of
 
 from pipelines.denoiser import Cancelled
 from pipelines.errors import MethodFitError, ModelError, ModelFileError, SettingsError, UnknownMethodError
@@ -23,6 +22,7 @@ from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
 from pipelines.quantizers.packed import pack_nibbles, scale_above, unpack_nibbles
 from pipelines.quantizers.stored import stored_bytes
 from pipelines.types import Choice
+from tests.pipelines.network_state import assert_unchanged, state_of
 
 CPU = Machine("cpu")
 OWN = ("int8", "fp8", "int4", "nf4", "dynamic", "layerwise")

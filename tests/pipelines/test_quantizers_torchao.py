@@ -13,7 +13,6 @@ from pipelines.quantizers.base import plan_layers, quantized
 from pipelines.quantizers.torchao import TorchAo
 
 
-
 @pytest.mark.parametrize(("form", "inputs", "outputs"), [("int4", 320, 64), ("fp8", 24, 64), ("fp8", 64, 24)])
 def test_layers_that_it_would_skip_are_refused_and_reported(form, inputs, outputs):
     quantizer = TorchAo(form)

@@ -30,8 +30,12 @@ def test_every_method_is_documented_and_builds(method):
 def test_every_setting_says_its_range_and_refuses_what_is_outside(method, field):
     kind = setting_type(method.settings, field.name)
     assert field.metadata["help"]
-    for bad in {bool: [1, "yes"], int: [1.5, "x", True, float("nan"), None], float: ["x", True, float("inf"), None, []],
-                str: [3, None]}[kind]:
+    for bad in {
+        bool: [1, "yes"],
+        int: [1.5, "x", True, float("nan"), None],
+        float: ["x", True, float("inf"), None, []],
+        str: [3, None],
+    }[kind]:
         with pytest.raises(SettingsError):
             parse_settings(method.settings, {field.name: bad})
     if kind in (int, float):
@@ -62,9 +66,18 @@ def test_a_sampler_that_does_not_fit_is_not_offered_and_is_refused():
         check_fit(Request(prompt="a fox", sampler=Choice("heun")), flow)
 
 
-REQUEST = Request(prompt="a fox on a blue background", negative_prompt="blur", sampler=Choice("ddim", {"eta": 0.3}),
-                  schedule=Choice("karras", {"rho": 5.0}), guidance=Choice("cfg", {"guidance_scale": 6.5}),
-                  seed=7, variation_seed=3, variation_strength=0.25, loras=(LoraChoice("pixel", 0.5),), batch_size=2)
+REQUEST = Request(
+    prompt="a fox on a blue background",
+    negative_prompt="blur",
+    sampler=Choice("ddim", {"eta": 0.3}),
+    schedule=Choice("karras", {"rho": 5.0}),
+    guidance=Choice("cfg", {"guidance_scale": 6.5}),
+    seed=7,
+    variation_seed=3,
+    variation_strength=0.25,
+    loras=(LoraChoice("pixel", 0.5),),
+    batch_size=2,
+)
 
 
 def test_request_survives_json():
@@ -74,25 +87,49 @@ def test_request_survives_json():
     assert hash(Request.parse(REQUEST.to_json())) == hash(REQUEST)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"prompt": ""}, "prompt is empty"), ({"prompt": "  \n"}, "prompt is empty"), ({"prompt": "x" * 10_000}, "10000 characters"),
-    ({"negative_prompt": "x" * 10_000}, "10000 characters"), ({"num_inference_steps": 0}, "from 1 to 200"),
-    ({"num_inference_steps": 10**6}, "from 1 to 200"), ({"width": 10**5}, "width"), ({"height": 7}, "height"),
-    ({"width": 2048, "height": 2048, "batch_size": 16}, "smaller size"), ({"batch_size": 0}, "batch size"),
-    ({"seed": -1}, "seed"), ({"seed": 2**63}, "seed"), ({"variation_strength": 1.5}, "variation strength"),
-    ({"sampler": Choice("nope")}, "Unknown sampler 'nope'"), ({"sampler": Choice("ddim", {"eta": 3})}, "from 0 to 1"),
-    ({"loras": (LoraChoice("a"),) * 9}, "LoRAs"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "  \n"}, "prompt is empty"),
+        ({"prompt": "x" * 10_000}, "10000 characters"),
+        ({"negative_prompt": "x" * 10_000}, "10000 characters"),
+        ({"num_inference_steps": 0}, "from 1 to 200"),
+        ({"num_inference_steps": 10**6}, "from 1 to 200"),
+        ({"width": 10**5}, "width"),
+        ({"height": 7}, "height"),
+        ({"width": 2048, "height": 2048, "batch_size": 16}, "smaller size"),
+        ({"batch_size": 0}, "batch size"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"variation_strength": 1.5}, "variation strength"),
+        ({"sampler": Choice("nope")}, "Unknown sampler 'nope'"),
+        ({"sampler": Choice("ddim", {"eta": 3})}, "from 0 to 1"),
+        ({"loras": (LoraChoice("a"),) * 9}, "LoRAs"),
+    ],
+)
 def test_bad_requests_get_one_clear_sentence(changes, words):
     with pytest.raises(SettingsError, match=words):
         check_request(REQUEST.replace(**changes), Limits())
 
 
-@pytest.mark.parametrize("values", [
-    {"prompt": 3}, {"num_inference_steps": "many"}, {"num_inference_steps": 2.5}, {"seed": True}, {"seed": float("nan")},
-    {"sampler": 3}, {"sampler": {"eta": 1}}, {"loras": "pixel"}, {"loras": [{"name": "x", "weight": 99}]}, {"path": "/etc/passwd"},
-    {"seed": float("inf")}, {"variation_strength": float("nan")},
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": 3},
+        {"num_inference_steps": "many"},
+        {"num_inference_steps": 2.5},
+        {"seed": True},
+        {"seed": float("nan")},
+        {"sampler": 3},
+        {"sampler": {"eta": 1}},
+        {"loras": "pixel"},
+        {"loras": [{"name": "x", "weight": 99}]},
+        {"path": "/etc/passwd"},
+        {"seed": float("inf")},
+        {"variation_strength": float("nan")},
+    ],
+)
 def test_wrong_types_are_refused(values):
     with pytest.raises(SettingsError):
         Request.parse(values)

@@ -79,8 +79,9 @@ class Heavy:
         return num_steps
 
 
-@pytest.mark.parametrize(("work", "place"), [
-    (lambda x: [x + 1 for _ in range(100)], 0), (lambda x: x.flatten()[:, None] * x.flatten(), 1)])
+@pytest.mark.parametrize(
+    ("work", "place"), [(lambda x: [x + 1 for _ in range(100)], 0), (lambda x: x.flatten()[:, None] * x.flatten(), 1)]
+)
 def test_absurd_work_is_noticed(work, place):
     counts = heaviest_step(Method("heavy", "Heavy", lambda settings: Heavy(work)))
     assert counts[place] > (MOST_OPERATIONS, MOST_LATENTS)[place]

@@ -6,6 +6,14 @@ import math
 
 import pytest
 import torch
+
+from pipelines.denoiser import Conditioning, Denoiser
+from pipelines.guidance.cfg import Unguided
+from pipelines.loop import Run, denoise, denoise_together
+from pipelines.noise import NoiseSource
+from pipelines.samplers import SAMPLERS
+from pipelines.schedule import CLEAN, FlowSchedule, Level
+from pipelines.types import Traits
 from tests.pipelines.gaussian import (
     MEAN,
     SCHEDULES_OF,
@@ -19,14 +27,6 @@ from tests.pipelines.gaussian import (
     run_of,
 )
 
-from pipelines.denoiser import Conditioning, Denoiser
-from pipelines.guidance.cfg import Unguided
-from pipelines.loop import Run, denoise, denoise_together
-from pipelines.noise import NoiseSource
-from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, FlowSchedule, Level
-from pipelines.types import Traits
-
 TRAITS = {"diffusion": Traits("sd", "epsilon", "unet"), "flow": Traits("sd3", "flow", "transformer")}
 FITTING = [(kind, key) for kind, traits in TRAITS.items() for key in (m.key for m in SAMPLERS.fitting(traits))]
 DISTILLED = {"lcm", "scm", "tcd"}
@@ -36,8 +36,21 @@ STOCHASTIC = DISTILLED | {"euler_a", "ddpm", "dpm2_a", "dpmpp_sde", "dpmpp_2m_sd
 BIASED = {"epsilon_scaling", "time_shift", "dualfast"}
 """These change the estimates on purpose, so they do not converge to the network's own solution."""
 
-ORDERS = {"dpmpp_1": 1, "ddim": 1, "euler": 1, "flow_euler": 1, "dpmpp_2m": 2, "dpmpp_2s": 2, "heun": 2, "flow_heun": 2,
-          "dpm2": 2, "dpmpp_3m": 3, "pndm": 2, "deis": 2, "lml": 2}
+ORDERS = {
+    "dpmpp_1": 1,
+    "ddim": 1,
+    "euler": 1,
+    "flow_euler": 1,
+    "dpmpp_2m": 2,
+    "dpmpp_2s": 2,
+    "heun": 2,
+    "flow_heun": 2,
+    "dpm2": 2,
+    "dpmpp_3m": 3,
+    "pndm": 2,
+    "deis": 2,
+    "lml": 2,
+}
 ORDERS_OF_SETTINGS = {"unipc": "below", "lms": "test_samplers_multistep", "ipndm": "test_samplers_multistep"}
 
 
@@ -116,9 +129,24 @@ def test_prediction_type_does_not_matter(kind, key):
 
 
 IN_LAMBDA = {
-    "ddim": {}, "ddpm": {}, "dpmpp_1": {}, "dpmpp_2m": {}, "dpmpp_2s": {}, "dpmpp_3m": {}, "dpmpp_sde": {}, "dpmpp_2m_sde": {},
-    "dpmpp_3m_sde": {}, "unipc": {"order": 3}, "deis": {"order": 3}, "lms": {}, "dpm2": {}, "dpm2_a": {}, "euler_a": {},
-    "sa_solver": {"tau": 0.0}, "lml": {"base": "unipc"}, "dualfast": {},
+    "ddim": {},
+    "ddpm": {},
+    "dpmpp_1": {},
+    "dpmpp_2m": {},
+    "dpmpp_2s": {},
+    "dpmpp_3m": {},
+    "dpmpp_sde": {},
+    "dpmpp_2m_sde": {},
+    "dpmpp_3m_sde": {},
+    "unipc": {"order": 3},
+    "deis": {"order": 3},
+    "lms": {},
+    "dpm2": {},
+    "dpm2_a": {},
+    "euler_a": {},
+    "sa_solver": {"tau": 0.0},
+    "lml": {"base": "unipc"},
+    "dualfast": {},
 }
 """Solvers that know a level by its sigma / alpha alone, and by no time: for them a flow is a diffusion in other units."""
 
@@ -139,7 +167,9 @@ def test_a_flow_run_is_the_diffusion_run_at_equal_lambda(key):
 
 
 def test_solvers_that_know_a_time_are_not_in_other_units():
-    fitting = {method.key for method in SAMPLERS.fitting(TRAITS["flow"])} & {one.key for one in SAMPLERS.fitting(TRAITS["diffusion"])}
+    fitting = {method.key for method in SAMPLERS.fitting(TRAITS["flow"])} & {
+        one.key for one in SAMPLERS.fitting(TRAITS["diffusion"])
+    }
     assert fitting - set(IN_LAMBDA) == {"pndm", "ipndm", "scm"}
 
 
@@ -167,8 +197,10 @@ def test_ancestral_step_keeps_the_marginal(key):
 
 def test_ddim_with_full_noise_is_euler_a():
     levels = grid(CosineSchedule(), 10, clean=True)
-    ours = [last_of(run_of(SAMPLERS[key].build(settings), levels, CosineSchedule(), seeds=(7,))).latents
-            for key, settings in (("ddim", {"eta": 1.0}), ("euler_a", {}))]
+    ours = [
+        last_of(run_of(SAMPLERS[key].build(settings), levels, CosineSchedule(), seeds=(7,))).latents
+        for key, settings in (("ddim", {"eta": 1.0}), ("euler_a", {}))
+    ]
     assert torch.equal(*ours)
 
 
@@ -177,8 +209,15 @@ def test_deterministic_samplers_draw_no_noise():
         def __call__(self, like):
             raise AssertionError("noise was drawn")
 
-    still = {"dpm2_a": {"eta": 0}, "euler_a": {"eta": 0}, "dpmpp_sde": {"eta": 0}, "dpmpp_2m_sde": {"eta": 0},
-             "dpmpp_3m_sde": {"eta": 0}, "sa_solver": {"tau": 0}, "tcd": {"gamma": 0}}
+    still = {
+        "dpm2_a": {"eta": 0},
+        "euler_a": {"eta": 0},
+        "dpmpp_sde": {"eta": 0},
+        "dpmpp_2m_sde": {"eta": 0},
+        "dpmpp_3m_sde": {"eta": 0},
+        "sa_solver": {"tau": 0},
+        "tcd": {"gamma": 0},
+    }
     for kind, key in FITTING:
         if key not in STOCHASTIC or key in still:
             levels = grid(SCHEDULES_OF[kind], 5, clean=True)

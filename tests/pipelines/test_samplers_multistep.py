@@ -7,22 +7,31 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, orders, primed_orders, run_of
 
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.base import PastNoise
 from pipelines.samplers.integral_weights import exponential_moment, integral_weights
 from pipelines.samplers.pndm import combined_noise
 from pipelines.schedule import CLEAN, Level
+from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, orders, primed_orders, run_of
 
 SA = {"tau": 0.0, "lower_order_final": False}
 
 SETTINGS = [
-    ("deis", {"order": 1}, 1), ("deis", {"order": 2}, 2), ("deis", {"order": 3}, 3),
-    ("lms", {"order": 1}, 1), ("lms", {"order": 2}, 2), ("lms", {"order": 3}, 3), ("lms", {"order": 4}, 4),
-    ("ipndm", {"order": 1}, 1), ("ipndm", {"order": 2}, 2), ("ipndm", {"order": 4}, 2),
-    ("pndm", {"start": "heun"}, 2), ("pndm", {"start": "runge-kutta"}, 2),
-    ("dpmpp_3m", {}, 3), ("dpmpp_3m_sde", {"eta": 0}, 3),
+    ("deis", {"order": 1}, 1),
+    ("deis", {"order": 2}, 2),
+    ("deis", {"order": 3}, 3),
+    ("lms", {"order": 1}, 1),
+    ("lms", {"order": 2}, 2),
+    ("lms", {"order": 3}, 3),
+    ("lms", {"order": 4}, 4),
+    ("ipndm", {"order": 1}, 1),
+    ("ipndm", {"order": 2}, 2),
+    ("ipndm", {"order": 4}, 2),
+    ("pndm", {"start": "heun"}, 2),
+    ("pndm", {"start": "runge-kutta"}, 2),
+    ("dpmpp_3m", {}, 3),
+    ("dpmpp_3m_sde", {"eta": 0}, 3),
     ("sa_solver", {**SA, "predictor_order": 1, "corrector_order": 0}, 1),
     ("sa_solver", {**SA, "predictor_order": 2, "corrector_order": 0}, 2),
     ("sa_solver", {**SA, "predictor_order": 3, "corrector_order": 0}, 3),
@@ -58,11 +67,17 @@ def test_moments_are_the_integrals(power, rate):
         assert exponential_moment(power, rate) == 1 / (power + 1)
 
 
-@pytest.mark.parametrize(("nodes", "expected"), [
-    ([0.0], [1]), ([0, -1], [3 / 2, -1 / 2]), ([0, -1, -2], [23 / 12, -16 / 12, 5 / 12]),
-    ([0, -1, -2, -3], [55 / 24, -59 / 24, 37 / 24, -9 / 24]),
-    ([1, 0], [1 / 2, 1 / 2]), ([1, 0, -1], [5 / 12, 8 / 12, -1 / 12]),
-])
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ([0.0], [1]),
+        ([0, -1], [3 / 2, -1 / 2]),
+        ([0, -1, -2], [23 / 12, -16 / 12, 5 / 12]),
+        ([0, -1, -2, -3], [55 / 24, -59 / 24, 37 / 24, -9 / 24]),
+        ([1, 0], [1 / 2, 1 / 2]),
+        ([1, 0, -1], [5 / 12, 8 / 12, -1 / 12]),
+    ],
+)
 def test_weights_at_equal_distances_are_those_of_adams(nodes, expected):
     assert integral_weights(nodes, 1.0) == pytest.approx(expected, abs=1e-13)
 

@@ -7,6 +7,10 @@ import math
 import diffusers
 import pytest
 import torch
+
+from pipelines.samplers import SAMPLERS
+from pipelines.samplers.exponential_adams import adams_step
+from pipelines.schedule import CLEAN, FlowSchedule, Level
 from tests.pipelines.gaussian import last_of, run_of
 from tests.pipelines.stock_schedulers import (
     BETAS,
@@ -23,10 +27,6 @@ from tests.pipelines.stock_schedulers import (
     started,
     stock_noise,
 )
-
-from pipelines.samplers import SAMPLERS
-from pipelines.samplers.exponential_adams import adams_step
-from pipelines.schedule import CLEAN, FlowSchedule, Level
 
 # Deterministic.
 
@@ -92,9 +92,15 @@ def test_dpmpp_2s():
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("corrector", [True, False])
 def test_unipc(order, variant, end, corrector):
-    scheduler = started(diffusers.UniPCMultistepScheduler(
-        **BETAS, solver_order=order, solver_type=variant, final_sigmas_type=end,
-        disable_corrector=[] if corrector else list(range(STEPS))))
+    scheduler = started(
+        diffusers.UniPCMultistepScheduler(
+            **BETAS,
+            solver_order=order,
+            solver_type=variant,
+            final_sigmas_type=end,
+            disable_corrector=[] if corrector else list(range(STEPS)),
+        )
+    )
     levels = sigma_levels(scheduler)
     settings = {"order": order, "variant": variant, "corrector": corrector}
     close(ours("unipc", settings, levels), multistep(scheduler, levels), 1e-9, f"unipc {order} {variant}")
@@ -152,8 +158,10 @@ def test_lcm(scaling, monkeypatch):
     recorded = stock_noise(monkeypatch, "scheduling_lcm")
     scheduler = started(diffusers.LCMScheduler(**BETAS, timestep_scaling=scaling), 40)
     squares = scheduler.alphas_cumprod
-    levels = [Level(math.sqrt(squares[int(time)]), math.sqrt(1 - squares[int(time)]), float(time))
-              for time in scheduler.timesteps]
+    levels = [
+        Level(math.sqrt(squares[int(time)]), math.sqrt(1 - squares[int(time)]), float(time))
+        for time in scheduler.timesteps
+    ]
     assert levels[-1].timestep < 50
     latents = LATENTS
     for time, level in zip(scheduler.timesteps, levels, strict=True):
@@ -165,8 +173,11 @@ def test_lcm(scaling, monkeypatch):
 @pytest.mark.parametrize("order", [1, 2])
 def test_dpmpp_sde_multistep(order, monkeypatch):
     recorded = stock_noise(monkeypatch, "scheduling_dpmsolver_multistep")
-    scheduler = started(diffusers.DPMSolverMultistepScheduler(
-        **BETAS, solver_order=order, algorithm_type="sde-dpmsolver++", lower_order_final=False, euler_at_final=True))
+    scheduler = started(
+        diffusers.DPMSolverMultistepScheduler(
+            **BETAS, solver_order=order, algorithm_type="sde-dpmsolver++", lower_order_final=False, euler_at_final=True
+        )
+    )
     levels = sigma_levels(scheduler)
     theirs = multistep(scheduler, levels)
     key, settings = ("dpmpp_2m_sde", {}) if order == 2 else ("ddim", {"eta": 1.0})
@@ -189,9 +200,13 @@ def with_the_authors_term(latents, level, next_level, estimates, eta=0.0):
 def test_sa_solver(predictor, corrector, monkeypatch):
     monkeypatch.setattr("pipelines.samplers.sa_solver.adams_step", with_the_authors_term)
     recorded = stock_noise(monkeypatch, "scheduling_sasolver")
-    scheduler = diffusers.SASolverScheduler(**BETAS, predictor_order=predictor, corrector_order=corrector,
-                                            tau_func=lambda time: torch.tensor(0.8 if 200 <= time <= 800 else 0.0),
-                                            algorithm_type="data_prediction")
+    scheduler = diffusers.SASolverScheduler(
+        **BETAS,
+        predictor_order=predictor,
+        corrector_order=corrector,
+        tau_func=lambda time: torch.tensor(0.8 if 200 <= time <= 800 else 0.0),
+        algorithm_type="data_prediction",
+    )
     scheduler = started(scheduler)
     levels = sigma_levels(scheduler)
     theirs = multistep(scheduler, levels)

@@ -7,9 +7,20 @@ import math
 import diffusers
 import pytest
 import torch
-from tests.pipelines.stock_schedulers import BETAS, LATENTS, SD, STEPS, close, network_noise, ours, replayed, started, stock_noise
 
 from pipelines.schedule import CLEAN
+from tests.pipelines.stock_schedulers import (
+    BETAS,
+    LATENTS,
+    SD,
+    STEPS,
+    close,
+    network_noise,
+    ours,
+    replayed,
+    started,
+    stock_noise,
+)
 
 
 def walked(scheduler, level_of):

@@ -10,6 +10,10 @@ import math
 
 import pytest
 import torch
+
+from pipelines.loop import Run
+from pipelines.samplers import SAMPLERS
+from pipelines.schedule import CLEAN, FlowSchedule, Level
 from tests.pipelines.gaussian import (
     MEAN,
     SCHEDULES_OF,
@@ -21,10 +25,6 @@ from tests.pipelines.gaussian import (
     last_of,
     run_of,
 )
-
-from pipelines.loop import Run
-from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, FlowSchedule, Level
 
 
 class OneDrawARow:
@@ -66,9 +66,14 @@ def variance_errors(key, settings, kind, counts):
 
 
 WEAK_ORDERS = [
-    ("ddim", {"eta": 1.0}, 1), ("ddpm", {}, 1), ("ddpm", {"variance": "large"}, 1),
-    ("dpm2_a", {}, 2), ("dpmpp_sde", {}, 2),
-    ("dpmpp_2m_sde", {}, 2), ("dpmpp_2m_sde", {"eta": 0.5}, 2), ("dpmpp_3m_sde", {}, 2.6),
+    ("ddim", {"eta": 1.0}, 1),
+    ("ddpm", {}, 1),
+    ("ddpm", {"variance": "large"}, 1),
+    ("dpm2_a", {}, 2),
+    ("dpmpp_sde", {}, 2),
+    ("dpmpp_2m_sde", {}, 2),
+    ("dpmpp_2m_sde", {"eta": 0.5}, 2),
+    ("dpmpp_3m_sde", {}, 2.6),
     ("sa_solver", {"noise_from": 1, "noise_to": 0}, 2),
 ]
 """A sampler, its settings and the order of its variance; the lower order of 3M's first steps holds it below three."""
@@ -83,19 +88,27 @@ def test_variance_converges_to_the_marginals(key, settings, order, kind):
     assert errors[-1] < (0.04 if order == 1 else 0.002)
 
 
-@pytest.mark.parametrize(("key", "settings", "same", "as_settings"), [
-    ("dpm2_a", {"eta": 0}, "dpm2", {}), ("dpmpp_sde", {"eta": 0}, "dpmpp_2s", {}),
-    ("dpmpp_2m_sde", {"eta": 0}, "dpmpp_2m", {}),
-    ("dpmpp_3m_sde", {"eta": 0}, "dpmpp_3m", {}), ("tcd", {"gamma": 0}, "ddim", {}),
-    ("sa_solver", {"tau": 0, "predictor_order": 1, "corrector_order": 0}, "dpmpp_1", {}),
-    ("lms", {"order": 1}, "euler", {}), ("deis", {"order": 1}, "ddim", {}),
-])
+@pytest.mark.parametrize(
+    ("key", "settings", "same", "as_settings"),
+    [
+        ("dpm2_a", {"eta": 0}, "dpm2", {}),
+        ("dpmpp_sde", {"eta": 0}, "dpmpp_2s", {}),
+        ("dpmpp_2m_sde", {"eta": 0}, "dpmpp_2m", {}),
+        ("dpmpp_3m_sde", {"eta": 0}, "dpmpp_3m", {}),
+        ("tcd", {"gamma": 0}, "ddim", {}),
+        ("sa_solver", {"tau": 0, "predictor_order": 1, "corrector_order": 0}, "dpmpp_1", {}),
+        ("lms", {"order": 1}, "euler", {}),
+        ("deis", {"order": 1}, "ddim", {}),
+    ],
+)
 def test_neutral_settings_are_the_base_sampler_bit_for_bit(key, settings, same, as_settings):
     levels = grid(CosineSchedule(), 9)
     if key != "tcd":
         levels = [Level(0.0, 1.0, 1000.0), *levels, CLEAN]
-    runs = [run_of(SAMPLERS[name].build(values), levels, PureNoise(), prediction_type="v_prediction")
-            for name, values in ((key, settings), (same, as_settings))]
+    runs = [
+        run_of(SAMPLERS[name].build(values), levels, PureNoise(), prediction_type="v_prediction")
+        for name, values in ((key, settings), (same, as_settings))
+    ]
     assert torch.equal(last_of(runs[0]).latents, last_of(runs[1]).latents)
 
 
@@ -109,15 +122,18 @@ class PureNoise(CosineSchedule):
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])
 def test_ddpm_with_the_small_variance_is_ddim_with_full_noise(kind):
     levels = grid(SCHEDULES_OF[kind], 10, clean=True)
-    ddpm, ddim = (last_of(run_of(SAMPLERS[key].build(settings), levels, SCHEDULES_OF[kind], seeds=(7,))).latents
-                  for key, settings in (("ddpm", {}), ("ddim", {"eta": 1.0})))
+    ddpm, ddim = (
+        last_of(run_of(SAMPLERS[key].build(settings), levels, SCHEDULES_OF[kind], seeds=(7,))).latents
+        for key, settings in (("ddpm", {}), ("ddim", {"eta": 1.0}))
+    )
     torch.testing.assert_close(ddpm, ddim, rtol=0, atol=1e-12)
 
 
 def test_ddpm_with_the_large_variance_adds_more():
     levels = [CosineSchedule().at(600.0), CosineSchedule().at(400.0)]
-    (_, small), (_, large) = (moments(SAMPLERS["ddpm"].build({"variance": name}), levels, CosineSchedule(), 1)
-                              for name in ("small", "large"))
+    (_, small), (_, large) = (
+        moments(SAMPLERS["ddpm"].build({"variance": name}), levels, CosineSchedule(), 1) for name in ("small", "large")
+    )
     ratio = (levels[0].sigma / levels[1].sigma) ** 2
     first, second = levels
     beta = 1 - (first.alpha / second.alpha) ** 2

@@ -8,6 +8,17 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+
+from pipelines.denoiser import Conditioning, Denoiser
+from pipelines.guidance.cfg import Unguided
+from pipelines.loop import Run
+from pipelines.samplers import SAMPLERS
+from pipelines.samplers.base import Past
+from pipelines.samplers.dpmpp import exponential_step
+from pipelines.samplers.dpmpp_3m import DpmSolver3M
+from pipelines.samplers.exponential_adams import adams_step
+from pipelines.schedule import Level
+from pipelines.schedules import SCHEDULES
 from tests.pipelines.gaussian import CosineSchedule, GaussianNetwork, exact, falls, grid, last_of, orders, run_of
 from tests.pipelines.stock_schedulers import (
     BETAS,
@@ -24,17 +35,6 @@ from tests.pipelines.stock_schedulers import (
     sigma_levels,
     started,
 )
-
-from pipelines.denoiser import Conditioning, Denoiser
-from pipelines.guidance.cfg import Unguided
-from pipelines.loop import Run
-from pipelines.samplers import SAMPLERS
-from pipelines.samplers.base import Past
-from pipelines.samplers.dpmpp import exponential_step
-from pipelines.samplers.dpmpp_3m import DpmSolver3M
-from pipelines.samplers.exponential_adams import adams_step
-from pipelines.schedule import Level
-from pipelines.schedules import SCHEDULES
 
 
 def test_dpmpp_3m_of_diffusers_halves_the_second_derivative():
@@ -57,8 +57,9 @@ def test_dpmpp_3m_of_diffusers_halves_the_second_derivative():
             half = -next_level.alpha * ((math.expm1(-h) + h) / h**2 - 0.5) * h**2 * slope / (near + far)
             return type(result)(result.latents - half, result.denoised, result.history)
 
-    scheduler = started(diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=3, lower_order_final=False,
-                                                               euler_at_final=True))
+    scheduler = started(
+        diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=3, lower_order_final=False, euler_at_final=True)
+    )
     levels = sigma_levels(scheduler)
     schedule = Levels(levels)
     run = run_of(Halved(), levels, schedule, LATENTS, prediction_type="epsilon")
@@ -83,8 +84,10 @@ def test_ipndm_after_its_first_step_which_diffusers_takes_from_nothing():
     scheduler = diffusers.IPNDMScheduler()
     scheduler.set_timesteps(STEPS)
     scheduler.alphas, scheduler.betas = scheduler.alphas.double(), scheduler.betas.double()
-    levels = [Level(float(a), float(b), float(t) * 1000)
-              for a, b, t in zip(scheduler.alphas, scheduler.betas, [*scheduler.timesteps, 0], strict=True)]
+    levels = [
+        Level(float(a), float(b), float(t) * 1000)
+        for a, b, t in zip(scheduler.alphas, scheduler.betas, [*scheduler.timesteps, 0], strict=True)
+    ]
     assert abs(levels[0].alpha) < 1e-6
     latents, after_first = LATENTS, None
     for time, level in zip(scheduler.timesteps, levels, strict=False):
@@ -112,7 +115,8 @@ def test_dpmpp_3m_sde_of_diffusers_has_a_wrong_sign():
     scheduler._step_index = 2
     one = torch.ones(1, dtype=torch.float64)
     theirs = scheduler.multistep_dpm_solver_third_order_update(
-        [value * one for value in estimates], sample=0 * one, noise=0 * one).item()
+        [value * one for value in estimates], sample=0 * one, noise=0 * one
+    ).item()
     v = np.linspace(0, end, 200001)
     data = 1 + 0.5 * (end - v) + 2 * (end - v) ** 2
     right = levels[-1].alpha * 2 * np.trapezoid(np.exp(-2 * v) * data, v)
@@ -150,8 +154,9 @@ def test_deis_of_third_order_keeps_its_accuracy_at_many_steps():
 
 def test_unipc_of_third_order_does_not_need_its_lowered_end():
     def theirs():
-        scheduler = diffusers.UniPCMultistepScheduler(**BETAS, solver_order=3, lower_order_final=False,
-                                                      use_karras_sigmas=True, final_sigmas_type="sigma_min")
+        scheduler = diffusers.UniPCMultistepScheduler(
+            **BETAS, solver_order=3, lower_order_final=False, use_karras_sigmas=True, final_sigmas_type="sigma_min"
+        )
         scheduler.set_timesteps(20)
         latents = LATENTS
         for time, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
@@ -166,15 +171,25 @@ def test_unipc_of_third_order_does_not_need_its_lowered_end():
     assert not theirs().isfinite().all()
 
 
-@pytest.mark.parametrize("settings", [
-    *({"order": order, "variant": "bh1"} for order in (1, 2, 3)),
-    {"order": 2, "lower_order_final": False}, {"order": 2, "lower_order_final": False, "variant": "bh1"},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"order": order, "variant": "bh1"} for order in (1, 2, 3)),
+        {"order": 2, "lower_order_final": False},
+        {"order": 2, "lower_order_final": False, "variant": "bh1"},
+    ],
+)
 def test_unipc_reaches_zero_noise_where_diffusers_has_no_number(settings):
     """The step to zero noise is infinite in lambda: B(h) = h has no value there, nor has a slope over its distance."""
-    scheduler = started(diffusers.UniPCMultistepScheduler(
-        **BETAS, solver_order=settings["order"], solver_type=settings.get("variant", "bh2"),
-        lower_order_final=settings.get("lower_order_final", True), final_sigmas_type="zero"))
+    scheduler = started(
+        diffusers.UniPCMultistepScheduler(
+            **BETAS,
+            solver_order=settings["order"],
+            solver_type=settings.get("variant", "bh2"),
+            lower_order_final=settings.get("lower_order_final", True),
+            final_sigmas_type="zero",
+        )
+    )
     levels = sigma_levels(scheduler)
     assert levels[-1].sigma == 0
     assert not multistep(scheduler, levels).isfinite().all()
@@ -184,8 +199,9 @@ def test_unipc_reaches_zero_noise_where_diffusers_has_no_number(settings):
 
 
 def test_3m_on_a_repeated_last_sigma_is_refused_instead_of_nan():
-    scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, solver_order=3, use_karras_sigmas=True,
-                                                      final_sigmas_type="sigma_min")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **BETAS, solver_order=3, use_karras_sigmas=True, final_sigmas_type="sigma_min"
+    )
     scheduler.set_timesteps(20)
     assert scheduler.sigmas[-1] == scheduler.sigmas[-2]
     latents = LATENTS

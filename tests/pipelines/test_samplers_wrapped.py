@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, one_step, run_of
 
 from pipelines.denoiser import Prediction
 from pipelines.errors import MethodFitError
@@ -19,10 +18,13 @@ from pipelines.samplers.time_shift import ShiftCount, shift_count, shifted_times
 from pipelines.samplers.wrapping import SOLVERS
 from pipelines.schedule import Level
 from pipelines.types import Traits
+from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, one_step, run_of
 
 WRAPPERS = ["epsilon_scaling", "time_shift", "dualfast", "lml"]
 NEUTRAL = {
-    "epsilon_scaling": [{"scale": 1.0, "slope": 0.0}], "dualfast": [{"strength": 0.0}], "lml": [{"kappa": 0.0}],
+    "epsilon_scaling": [{"scale": 1.0, "slope": 0.0}],
+    "dualfast": [{"strength": 0.0}],
+    "lml": [{"kappa": 0.0}],
     "time_shift": [{"cutoff": 1000}, {"window": 0}],
 }
 ACTIVE = {"epsilon_scaling": {"scale": 1.01}, "dualfast": {"strength": 0.3}, "lml": {"kappa": 0.5}, "time_shift": {}}
@@ -69,10 +71,15 @@ def test_the_solvers_that_can_be_wrapped_are_those_of_the_table():
 FLOW = Traits("sd3", "flow", "transformer")
 
 
-@pytest.mark.parametrize(("key", "words"), [
-    ("epsilon_scaling", "measured on the noise estimates of diffusion models"), ("time_shift", "a flow model's time is continuous"),
-    ("euler", "choose that"), ("heun", "infinite where a flow model starts: choose Flow Heun"),
-])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("epsilon_scaling", "measured on the noise estimates of diffusion models"),
+        ("time_shift", "a flow model's time is continuous"),
+        ("euler", "choose that"),
+        ("heun", "infinite where a flow model starts: choose Flow Heun"),
+    ],
+)
 def test_what_cannot_serve_a_flow_model_says_why(key, words):
     with pytest.raises(MethodFitError, match=f"does not fit this model: .*{words}"):
         SAMPLERS[key].require_fit(FLOW)
@@ -81,7 +88,9 @@ def test_what_cannot_serve_a_flow_model_says_why(key, words):
 def test_what_a_flow_model_is_refused_as_euler_is_flow_euler():
     levels, runs = grid(SCHEDULES_OF["flow"], 9, high=1000, clean=True), []
     for key in ("euler", "flow_euler"):
-        runs.append(last_of(run_of(SAMPLERS[key].build(), levels, SCHEDULES_OF["flow"], prediction_type="flow")).latents)
+        runs.append(
+            last_of(run_of(SAMPLERS[key].build(), levels, SCHEDULES_OF["flow"], prediction_type="flow")).latents
+        )
     assert torch.equal(*runs)
 
 
@@ -90,24 +99,32 @@ def test_what_is_offered_on_flow_is_its_base_there_with_neutral_settings(key, ba
     SAMPLERS[key].require_fit(FLOW)
     neutral = {"euler_a": {"eta": 0.0}, "lml": {"kappa": 0.0}, "dualfast": {"strength": 0.0}}[key]
     levels = grid(SCHEDULES_OF["flow"], 9, high=1000, clean=True)
-    one, other = (last_of(run_of(SAMPLERS[name].build(settings), levels, SCHEDULES_OF["flow"], prediction_type="flow")).latents
-                  for name, settings in ((key, neutral), (base, {})))
+    one, other = (
+        last_of(run_of(SAMPLERS[name].build(settings), levels, SCHEDULES_OF["flow"], prediction_type="flow")).latents
+        for name, settings in ((key, neutral), (base, {}))
+    )
     assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("base", bases("lml"))
 def test_lml_on_a_flow_model_is_finite_around_every_solver(base):
     levels = grid(SCHEDULES_OF["flow"], 9, high=1000, clean=True)
-    run = run_of(SAMPLERS["lml"].build({"base": base, "kappa": 0.5}), levels, SCHEDULES_OF["flow"], prediction_type="flow")
+    run = run_of(
+        SAMPLERS["lml"].build({"base": base, "kappa": 0.5}), levels, SCHEDULES_OF["flow"], prediction_type="flow"
+    )
     assert last_of(run).latents.isfinite().all()
 
 
 # Epsilon scaling.
 
 
-@pytest.mark.parametrize(("settings", "scale"), [
-    ({"scale": 1.01}, 1.01), ({"scale": 1.0, "slope": 0.02}, 1.0 + 0.02 * 0.6),
-])
+@pytest.mark.parametrize(
+    ("settings", "scale"),
+    [
+        ({"scale": 1.01}, 1.01),
+        ({"scale": 1.0, "slope": 0.02}, 1.0 + 0.02 * 0.6),
+    ],
+)
 def test_epsilon_is_divided_by_the_scale(settings, scale):
     level, next_level = CosineSchedule().at(600.0), CosineSchedule().at(450.0)
     run = run_of(SAMPLERS["epsilon_scaling"].build(settings), [level, next_level], CosineSchedule())
@@ -174,7 +191,9 @@ def test_only_the_networks_time_is_shifted():
 @pytest.mark.parametrize("base", ["ddim", "pndm", "dpmpp_2m"])
 @pytest.mark.parametrize("form", ["sample", "v_prediction"])
 def test_every_form_of_network_is_shifted_alike(base, form):
-    latents = torch.linspace(-2, 2, 18, dtype=torch.float64).reshape(2, 1, 3, 3) * torch.tensor([1.0, 0.5]).reshape(2, 1, 1, 1)
+    latents = torch.linspace(-2, 2, 18, dtype=torch.float64).reshape(2, 1, 3, 3) * torch.tensor([1.0, 0.5]).reshape(
+        2, 1, 1, 1
+    )
     one, other = (result("time_shift", {"base": base}, latents=latents, form=name) for name in ("epsilon", form))
     assert one.note == other.note and " 0 times" not in one.note
     torch.testing.assert_close(other.latents, one.latents, rtol=0, atol=1e-11)

@@ -6,17 +6,17 @@ import math
 
 import numpy as np
 import pytest
-from tests.pipelines.gaussian import last_of, run_of
 
 from pipelines.errors import SettingsError
-from pipelines.schedule import CLEAN, DiscreteSchedule, FlowSchedule
 from pipelines.samplers import SAMPLERS
+from pipelines.schedule import CLEAN, DiscreteSchedule, FlowSchedule
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.align_your_steps import TABLES
 from pipelines.schedules.beta import beta_cdf, beta_quantiles
 from pipelines.schedules.karras import karras_ramp
 from pipelines.schedules.shift import shifted
 from pipelines.types import Traits
+from tests.pipelines.gaussian import last_of, run_of
 
 BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 SD = DiscreteSchedule(np.cumprod(1 - BETAS), steps_offset=1)
@@ -54,12 +54,15 @@ def test_ends_have_infinite_lambda():
     assert FLOW.at_sigma_ve(math.inf) == FLOW.at(1000)
 
 
-@pytest.mark.parametrize(("spacing", "count"), [("leading", 10), ("leading", 25), ("trailing", 10), ("trailing", 7), ("linspace", 10)])
+@pytest.mark.parametrize(
+    ("spacing", "count"), [("leading", 10), ("leading", 25), ("trailing", 10), ("trailing", 7), ("linspace", 10)]
+)
 def test_uniform_times_are_those_of_diffusers(spacing, count):
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
-                              timestep_spacing=spacing)
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, timestep_spacing=spacing
+    )
     scheduler.set_timesteps(count)
     levels = SCHEDULES["uniform"].build({"spacing": spacing}).levels(SD, count)
     assert [level.timestep for level in levels[:-1]] == scheduler.timesteps.tolist()
@@ -80,8 +83,13 @@ def test_shifted_flow_levels_are_those_of_diffusers(count):
 def test_karras_levels_are_those_of_diffusers():
     from diffusers import EulerDiscreteScheduler
 
-    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                                       timestep_spacing="linspace", use_karras_sigmas=True)
+    scheduler = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        timestep_spacing="linspace",
+        use_karras_sigmas=True,
+    )
     scheduler.set_timesteps(12)
     levels = SCHEDULES["karras"].build().levels(SD, 12)
     np.testing.assert_allclose([level.sigma_ve for level in levels], scheduler.sigmas.numpy(), rtol=2e-4)
@@ -102,7 +110,7 @@ def test_neutral_shift_changes_nothing_and_the_ends_stay():
 
 def test_first_ends_at_the_first_trained_level():
     levels = SCHEDULES["uniform"].build({"spacing": "leading", "final": "first"}).levels(SD, 10)
-    assert levels[-1].alpha**2 == pytest.approx(1 - BETAS[0])
+    assert levels[-1].alpha ** 2 == pytest.approx(1 - BETAS[0])
 
 
 def test_too_many_steps_say_so():
@@ -115,8 +123,13 @@ def test_leading_does_not_fit_flow():
         SCHEDULES["uniform"].build({"spacing": "leading"}).levels(FLOW, 10)
 
 
-PAIRS = [(name, schedule.key, sampler.key) for name in OF for schedule in GENERAL if not schedule.fit(TRAITS[name])
-         for sampler in SAMPLERS.fitting(TRAITS[name])]
+PAIRS = [
+    (name, schedule.key, sampler.key)
+    for name in OF
+    for schedule in GENERAL
+    if not schedule.fit(TRAITS[name])
+    for sampler in SAMPLERS.fitting(TRAITS[name])
+]
 
 
 def test_every_schedule_works_with_every_sampler():
@@ -137,8 +150,13 @@ def test_any_number_of_steps_to_the_cap(name, key, count):
 def test_exponential_levels_are_those_of_diffusers_and_uniform_in_lambda():
     from diffusers import EulerDiscreteScheduler
 
-    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-                                       timestep_spacing="linspace", use_exponential_sigmas=True)
+    scheduler = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        timestep_spacing="linspace",
+        use_exponential_sigmas=True,
+    )
     scheduler.set_timesteps(12)
     levels = SCHEDULES["exponential"].build().levels(SD, 12)
     np.testing.assert_allclose([level.sigma_ve for level in levels], scheduler.sigmas.numpy(), rtol=2e-5)
@@ -166,19 +184,24 @@ def test_ends_of_the_exponential_schedule_can_be_chosen():
 def test_ends_that_were_chosen_are_the_ends_on_every_model(name, key, low, high):
     if SCHEDULES[key].fit(TRAITS[name]):
         return
-    chosen, own = (SCHEDULES[key].build(ends).levels(OF[name], 6) for ends in ({"sigma_min": low, "sigma_max": high}, {}))
+    chosen, own = (
+        SCHEDULES[key].build(ends).levels(OF[name], 6) for ends in ({"sigma_min": low, "sigma_max": high}, {})
+    )
     assert chosen[0].sigma_ve == pytest.approx(high or own[0].sigma_ve)
     assert chosen[-2].sigma_ve == pytest.approx(low or own[-2].sigma_ve)
 
 
 @pytest.mark.parametrize("key", ["karras", "exponential", "uniform_lambda"])
-@pytest.mark.parametrize(("name", "ends", "words"), [
-    ("sd", {"sigma_max": 100}, "sigma max is 100. This model's noise goes from 0.02917 to 14.61. Choose"),
-    ("sd", {"sigma_min": 0.01}, "sigma min is 0.01. This model's noise goes from 0.02917"),
-    ("sd", {"sigma_min": 5, "sigma_max": 3}, "the lowest noise, 5, is not below the highest, 3. Choose a smaller"),
-    ("flow", {"sigma_min": 5, "sigma_max": 3}, "the lowest noise, 5, is not below the highest, 3"),
-    ("flow", {"sigma_min": 1e-4}, "sigma min is 0.0001. This model's noise goes from 0.001001 to any above"),
-])
+@pytest.mark.parametrize(
+    ("name", "ends", "words"),
+    [
+        ("sd", {"sigma_max": 100}, "sigma max is 100. This model's noise goes from 0.02917 to 14.61. Choose"),
+        ("sd", {"sigma_min": 0.01}, "sigma min is 0.01. This model's noise goes from 0.02917"),
+        ("sd", {"sigma_min": 5, "sigma_max": 3}, "the lowest noise, 5, is not below the highest, 3. Choose a smaller"),
+        ("flow", {"sigma_min": 5, "sigma_max": 3}, "the lowest noise, 5, is not below the highest, 3"),
+        ("flow", {"sigma_min": 1e-4}, "sigma min is 0.0001. This model's noise goes from 0.001001 to any above"),
+    ],
+)
 def test_ends_that_cannot_be_are_refused_with_the_reason(name, key, ends, words):
     if SCHEDULES[key].fit(TRAITS[name]):
         return
@@ -219,10 +242,15 @@ def test_alpha_crowds_low_noise_and_beta_high(name):
     np.testing.assert_allclose(high, 1 - low[::-1], atol=1e-9)
 
 
-@pytest.mark.parametrize(("a", "b", "quantile"), [
-    (1, 1, lambda p: p), (0.5, 0.5, lambda p: np.sin(np.pi * p / 2) ** 2), (2, 1, np.sqrt),
-    (1, 3, lambda p: 1 - (1 - p) ** (1 / 3)),
-])
+@pytest.mark.parametrize(
+    ("a", "b", "quantile"),
+    [
+        (1, 1, lambda p: p),
+        (0.5, 0.5, lambda p: np.sin(np.pi * p / 2) ** 2),
+        (2, 1, np.sqrt),
+        (1, 3, lambda p: 1 - (1 - p) ** (1 / 3)),
+    ],
+)
 def test_beta_quantiles_where_they_have_a_formula(a, b, quantile):
     shares = np.linspace(0, 1, 41)
     np.testing.assert_allclose(beta_quantiles(shares, a, b), quantile(shares), atol=1e-12)
@@ -299,19 +327,23 @@ def test_no_list_is_no_other_schedule():
             SCHEDULES["hand_typed"].build({"values": " , "}).levels(model, 5)
 
 
-@pytest.mark.parametrize(("values", "unit", "words"), [
-    ("999 500 700", "time steps", "has 700 after 500. Type the numbers from high to low"),
-    ("999 500 500", "time steps", "has 500 twice"),
-    ("1200 500 20", "time steps", "has 1200. This model's go from 0 to 999"),
-    ("999 500 -3", "time steps", "has -3. This model's"),
-    ("80 5 1", "sigmas", r"has 80. This model's go from 0.02917 to 14.61"),
-    ("14 5 0.005", "sigmas", r"has 0.005. This model's go from 0.02917 to 14.61"),
-    ("1003 500 20", "time steps", "has 1003. This model's go from 0 to 999"),
-    ("999 500", "time steps", "has 2 time steps for 3 steps. Set the steps to 2"),
-    ("999 cat 500", "time steps", "holds 'cat', which is not a number"),
-    ("999 nan 500", "time steps", "holds 'nan'"), ("inf 999 500", "time steps", "holds 'inf'"),
-    ("1 " * 1001, "sigmas", "more than 1000 numbers"),
-])
+@pytest.mark.parametrize(
+    ("values", "unit", "words"),
+    [
+        ("999 500 700", "time steps", "has 700 after 500. Type the numbers from high to low"),
+        ("999 500 500", "time steps", "has 500 twice"),
+        ("1200 500 20", "time steps", "has 1200. This model's go from 0 to 999"),
+        ("999 500 -3", "time steps", "has -3. This model's"),
+        ("80 5 1", "sigmas", r"has 80. This model's go from 0.02917 to 14.61"),
+        ("14 5 0.005", "sigmas", r"has 0.005. This model's go from 0.02917 to 14.61"),
+        ("1003 500 20", "time steps", "has 1003. This model's go from 0 to 999"),
+        ("999 500", "time steps", "has 2 time steps for 3 steps. Set the steps to 2"),
+        ("999 cat 500", "time steps", "holds 'cat', which is not a number"),
+        ("999 nan 500", "time steps", "holds 'nan'"),
+        ("inf 999 500", "time steps", "holds 'inf'"),
+        ("1 " * 1001, "sigmas", "more than 1000 numbers"),
+    ],
+)
 def test_a_list_that_cannot_be_meant_gets_one_clear_sentence(values, unit, words):
     with pytest.raises(SettingsError, match=words):
         SCHEDULES["hand_typed"].build({"values": values, "unit": unit}).levels(SD, 3)

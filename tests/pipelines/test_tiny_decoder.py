@@ -22,8 +22,12 @@ def tiny_decoder(folder, channels: int = 4, **saving) -> AutoencoderTiny:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         made = AutoencoderTiny(
-            latent_channels=channels, encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8),
-            num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1)).eval()
+            latent_channels=channels,
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+        ).eval()
     made.save_pretrained(folder, **saving)
     return made
 
@@ -49,8 +53,10 @@ def test_a_folder_beside_a_models_parts_makes_its_previews_and_is_counted(models
 
 
 def test_one_for_a_family_serves_its_published_models_and_no_others(models):
-    entries = [CatalogEntry(name, name, "sd", repository=f"someone/{name}", pipeline="StableDiffusionPipeline")
-               for name in ("one", "two")]
+    entries = [
+        CatalogEntry(name, name, "sd", repository=f"someone/{name}", pipeline="StableDiffusionPipeline")
+        for name in ("one", "two")
+    ]
     local = CatalogEntry("own", "Own", "sd", pipeline="StableDiffusionPipeline", path=models / "two")
     loader = Loader(ModelCache(10**9), Catalog(models, [*entries, local]), device="cpu")
     tiny_decoder(models / "tiny_vae" / "sd")

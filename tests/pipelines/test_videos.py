@@ -7,9 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
-from tests.pipelines.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
-from tests.pipelines.tiny_videos import TINY_VIDEOS, tiny_animatediff, tiny_ltx, tiny_svd, tiny_wan
 
 from pipelines.catalog import CatalogEntry, published, shipped
 from pipelines.denoiser import Cancelled, Denoiser
@@ -28,6 +25,9 @@ from pipelines.video_models import VIDEO_MODELS, plan_clip, video_model
 from pipelines.videos import VIDEOS, fitting_videos
 from pipelines.videos.base import ClipFrames, ClipStep, VideoJob
 from pipelines.videos.walk import Walk, WalkNoise, WalkSettings, between, places
+from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
+from tests.pipelines.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
+from tests.pipelines.tiny_videos import TINY_VIDEOS, tiny_animatediff, tiny_ltx, tiny_svd, tiny_wan
 
 BASE = Request(
     model="tiny", prompt="a red fox", num_inference_steps=3, seed=3, width=32, height=32, sampler=Choice("ddim")
@@ -341,7 +341,9 @@ def test_a_video_method_that_is_left_in_the_middle_leaves_the_model_as_it_was(na
     assert all(isinstance(event, ClipStep) for event in seen) or name == "walk"
     assert len(seen) >= (0 if end == "at once" else 1)
     assert_unchanged(network, before)
-    assert weights(pipe).keys() == parts.keys() and all(torch.equal(now, parts[key]) for key, now in weights(pipe).items())
+    assert weights(pipe).keys() == parts.keys() and all(
+        torch.equal(now, parts[key]) for key, now in weights(pipe).items()
+    )
     assert np.array_equal(made(method, job, model)[1], frames)
 
 

@@ -8,11 +8,11 @@ import diffusers
 import pytest
 import torch
 from PIL import Image
-from tests.pipelines.tiny_videos import tiny_svd
 
 from pipelines.families.stock import StockStep
 from pipelines.families.stock_video import StockVideo
 from pipelines.video_models import VIDEO_MODELS
+from tests.pipelines.tiny_videos import tiny_svd
 
 
 @pytest.mark.parametrize("frames", [3, 4, 5])  # its latents have four channels

@@ -40,17 +40,20 @@ def test_float8_counts_as_the_dtype_it_is_loaded_in():
     assert bytes_as([Tensor("BOOL", (10,)), Tensor("BF16", (10,))], "float32") == 50
 
 
-@pytest.mark.parametrize(("name", "content", "says"), [
-    ("a.safetensors", pickle.dumps({"x": 1}), "is a pickle"),
-    ("a.safetensors", b"PK\x03\x04" + bytes(100), "zip archive with a pickle"),
-    ("a.safetensors", b"<!DOCTYPE html><html>not found</html>", "web page"),
-    ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
-    ("a.safetensors", b"", "cut short"),
-    ("a.safetensors", b"\x10", "cut short"),
-    ("a.safetensors", struct.pack("<Q", 2**60) + bytes(64), "no safetensors file"),
-    ("a.ckpt", b"anything", "can run any program"),
-    ("a.bin", b"anything", "can run any program"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.safetensors", pickle.dumps({"x": 1}), "is a pickle"),
+        ("a.safetensors", b"PK\x03\x04" + bytes(100), "zip archive with a pickle"),
+        ("a.safetensors", b"<!DOCTYPE html><html>not found</html>", "web page"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
+        ("a.safetensors", b"", "cut short"),
+        ("a.safetensors", b"\x10", "cut short"),
+        ("a.safetensors", struct.pack("<Q", 2**60) + bytes(64), "no safetensors file"),
+        ("a.ckpt", b"anything", "can run any program"),
+        ("a.bin", b"anything", "can run any program"),
+    ],
+)
 def test_other_files_are_refused_in_one_sentence(tmp_path, name, content, says):
     path = tmp_path / name
     path.write_bytes(content)
@@ -67,22 +70,25 @@ def test_a_torch_file_under_a_safetensors_name_is_refused(tmp_path):
         read_header(path)
 
 
-@pytest.mark.parametrize(("header", "data", "says"), [
-    (b"{not json", b"", "damaged"),
-    (b"[1, 2]", b"", "damaged"),
-    (b"[" * 5000, b"", "damaged"),
-    ({}, b"", "damaged"),
-    ({"x": entry()}, bytes(4), "cut short: 0 kB of 0 kB"),
-    ({"x": entry()}, bytes(12), "damaged"),
-    ({"x": entry(end=4)}, bytes(4), "damaged"),
-    ({"x": entry(shape=(-2, -1))}, bytes(8), "damaged"),
-    ({"x": entry(shape=(2.0,))}, bytes(8), "damaged"),
-    ({"x": entry(dtype="OBJECT")}, bytes(8), "damaged"),
-    ({"x": entry(begin=4, end=12)}, bytes(12), "damaged"),
-    ({"x": entry(), "y": entry(begin=4, end=12)}, bytes(12), "damaged"),
-    ({"x": {"dtype": "F32"}}, bytes(8), "damaged"),
-    ({"x": "text"}, bytes(8), "damaged"),
-])
+@pytest.mark.parametrize(
+    ("header", "data", "says"),
+    [
+        (b"{not json", b"", "damaged"),
+        (b"[1, 2]", b"", "damaged"),
+        (b"[" * 5000, b"", "damaged"),
+        ({}, b"", "damaged"),
+        ({"x": entry()}, bytes(4), "cut short: 0 kB of 0 kB"),
+        ({"x": entry()}, bytes(12), "damaged"),
+        ({"x": entry(end=4)}, bytes(4), "damaged"),
+        ({"x": entry(shape=(-2, -1))}, bytes(8), "damaged"),
+        ({"x": entry(shape=(2.0,))}, bytes(8), "damaged"),
+        ({"x": entry(dtype="OBJECT")}, bytes(8), "damaged"),
+        ({"x": entry(begin=4, end=12)}, bytes(12), "damaged"),
+        ({"x": entry(), "y": entry(begin=4, end=12)}, bytes(12), "damaged"),
+        ({"x": {"dtype": "F32"}}, bytes(8), "damaged"),
+        ({"x": "text"}, bytes(8), "damaged"),
+    ],
+)
 def test_damaged_headers(tmp_path, header, data, says):
     with pytest.raises(ModelFileError, match=says):
         read_header(write_raw(tmp_path / "a.safetensors", header, data))
@@ -125,32 +131,47 @@ def tensors(**shapes):
     return {name: Tensor("F16", shape) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize(("shapes", "expected"), [
-    ({ATTENTION: (320, 768), FIRST: (320, 4, 3, 3), "cond_stage_model.x": (1,)}, ("checkpoint", "sd", "sd1")),
-    ({ATTENTION: (320, 1024), FIRST: (320, 4, 3, 3), "cond_stage_model.x": (1,)}, ("checkpoint", "sd", "sd2")),
-    ({ATTENTION: (640, 2048), FIRST: (320, 4, 3, 3), "conditioner.x": (1,)}, ("checkpoint", "sdxl", "sdxl")),
-    ({UNET + FLUX: (128,), "text_encoders.x": (1,)}, ("checkpoint", "flux", "flux1-schnell")),
-    ({UNET + FLUX: (128,), UNET + "guidance_in.in_layer.bias": (1,), "text_encoders.x": (1,)},
-     ("checkpoint", "flux", "flux1-dev")),
-    ({FLUX: (128,)}, ("network", "flux", "flux1-schnell")),
-    ({FLUX: (128,), "single_stream_modulation.lin.weight": (1, 1)}, ("unknown", "", "")),
-    ({UNET + SD3: (1,), UNET + "pos_embed": (1, 147456, 1536), "text_encoders.x": (1,)},
-     ("checkpoint", "sd3", "sd35-medium")),
-    ({UNET + SD3: (1,), UNET + "joint_blocks.37.x_block.mlp.fc1.weight": (1, 1), "text_encoders.x": (1,)},
-     ("checkpoint", "sd3", "sd35-large")),
-    ({"x": (1,)}, ("unknown", "", "")),
-    ({"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (8, 768)},
-     ("lora", "sd", "sd1")),
-    ({"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (8, 2048)},
-     ("lora", "sdxl", "sdxl")),
-    ({"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": (8, 1024)},
-     ("lora", "sd", "sd2")),
-    ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (8, 1280)}, ("lora", "sdxl", "sdxl")),
-    ({"transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight": (8, 3072)}, ("lora", "flux", "flux1")),
-    ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (8, 3072)}, ("lora", "flux", "flux1")),
-    ({"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": (8, 1536)}, ("lora", "sd3", "sd3")),
-    ({"other.lora_A.weight": (8, 99)}, ("lora", "", "")),
-])
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ({ATTENTION: (320, 768), FIRST: (320, 4, 3, 3), "cond_stage_model.x": (1,)}, ("checkpoint", "sd", "sd1")),
+        ({ATTENTION: (320, 1024), FIRST: (320, 4, 3, 3), "cond_stage_model.x": (1,)}, ("checkpoint", "sd", "sd2")),
+        ({ATTENTION: (640, 2048), FIRST: (320, 4, 3, 3), "conditioner.x": (1,)}, ("checkpoint", "sdxl", "sdxl")),
+        ({UNET + FLUX: (128,), "text_encoders.x": (1,)}, ("checkpoint", "flux", "flux1-schnell")),
+        (
+            {UNET + FLUX: (128,), UNET + "guidance_in.in_layer.bias": (1,), "text_encoders.x": (1,)},
+            ("checkpoint", "flux", "flux1-dev"),
+        ),
+        ({FLUX: (128,)}, ("network", "flux", "flux1-schnell")),
+        ({FLUX: (128,), "single_stream_modulation.lin.weight": (1, 1)}, ("unknown", "", "")),
+        (
+            {UNET + SD3: (1,), UNET + "pos_embed": (1, 147456, 1536), "text_encoders.x": (1,)},
+            ("checkpoint", "sd3", "sd35-medium"),
+        ),
+        (
+            {UNET + SD3: (1,), UNET + "joint_blocks.37.x_block.mlp.fc1.weight": (1, 1), "text_encoders.x": (1,)},
+            ("checkpoint", "sd3", "sd35-large"),
+        ),
+        ({"x": (1,)}, ("unknown", "", "")),
+        (
+            {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (8, 768)},
+            ("lora", "sd", "sd1"),
+        ),
+        (
+            {"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (8, 2048)},
+            ("lora", "sdxl", "sdxl"),
+        ),
+        (
+            {"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": (8, 1024)},
+            ("lora", "sd", "sd2"),
+        ),
+        ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (8, 1280)}, ("lora", "sdxl", "sdxl")),
+        ({"transformer.single_transformer_blocks.0.attn.to_k.lora_A.weight": (8, 3072)}, ("lora", "flux", "flux1")),
+        ({"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (8, 3072)}, ("lora", "flux", "flux1")),
+        ({"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": (8, 1536)}, ("lora", "sd3", "sd3")),
+        ({"other.lora_A.weight": (8, 99)}, ("lora", "", "")),
+    ],
+)
 def test_kinds_by_keys(shapes, expected):
     assert file_kind(tensors(**shapes))[:3] == expected
 

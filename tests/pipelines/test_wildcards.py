@@ -12,7 +12,10 @@ from pipelines.types import MAX_PROMPT
 from pipelines.wildcards import _choices, expand_wildcards
 
 LISTS = {
-    "animal": ["red fox", "{black|white} cat"], "scene": ["__animal__ at sea"], "loop": ["a __loop__"], "empty": [],
+    "animal": ["red fox", "{black|white} cat"],
+    "scene": ["__animal__ at sea"],
+    "loop": ["a __loop__"],
+    "empty": [],
 }
 
 
@@ -48,10 +51,17 @@ def test_escaped_signs_are_literal():
     assert expand_wildcards(r"\{a\|b\}", 0) == "{a|b}"
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("__nothing__", "is unknown.*animal"), ("__empty__", "no lines"), ("__loop__", "names itself|nest"),
-    ("{a|b}" * 600, "more than 500"), ("{" * 30 + "a" + "}" * 30, "nest"), ("x" * (MAX_PROMPT + 1), "Shorten"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("__nothing__", "is unknown.*animal"),
+        ("__empty__", "no lines"),
+        ("__loop__", "names itself|nest"),
+        ("{a|b}" * 600, "more than 500"),
+        ("{" * 30 + "a" + "}" * 30, "nest"),
+        ("x" * (MAX_PROMPT + 1), "Shorten"),
+    ],
+)
 def test_what_cannot_be_drawn_is_refused(text, words):
     with pytest.raises(PromptError, match=words):
         expand_wildcards(text, 0, LISTS)

@@ -32,7 +32,21 @@ from transformers import (
 )
 
 WORDS = (
-    "a", "red", "fox", "blue", "sky", "photo", "of", "the", "cat", "blurry", "with", "dark", "moon", "green", "sea",
+    "a",
+    "red",
+    "fox",
+    "blue",
+    "sky",
+    "photo",
+    "of",
+    "the",
+    "cat",
+    "blurry",
+    "with",
+    "dark",
+    "moon",
+    "green",
+    "sea",
 )
 """Words that are one token; any other text falls apart into bytes (CLIP) or letters (T5)."""
 
@@ -67,30 +81,58 @@ def t5_tokenizer() -> T5Tokenizer:
 
 def _clip_config(tokenizer: CLIPTokenizer, width: int = 16) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, projection_dim=width,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=CLIP_LENGTH,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.2, initializer_factor=5.0)
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=CLIP_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,
+        initializer_factor=5.0,
+    )
 
 
 def _t5_encoder(width: int) -> T5EncoderModel:
-    return T5EncoderModel(T5Config(
-        vocab_size=len(t5_tokenizer()), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2))
+    return T5EncoderModel(
+        T5Config(vocab_size=len(t5_tokenizer()), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2)
+    )
 
 
 def _vae(channels: int = 4, **config) -> AutoencoderKL:
     """A VAE that shrinks each side by four."""
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=channels, block_out_channels=(4, 8, 8), layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=2,
-        mid_block_add_attention=False, sample_size=32, **config)
+        in_channels=3,
+        out_channels=3,
+        latent_channels=channels,
+        block_out_channels=(4, 8, 8),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+        sample_size=32,
+        **config,
+    )
 
 
 def _unet(cross_attention_dim: int, **config) -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4, norm_num_groups=4, cross_attention_dim=cross_attention_dim, **config)
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+        cross_attention_dim=cross_attention_dim,
+        **config,
+    )
 
 
 def _betas(**config) -> dict:
@@ -120,10 +162,17 @@ def tiny_sd(folder=None, prediction_type: str = "epsilon", seed: int = 0, **unet
         torch.manual_seed(seed)
         tokenizer = clip_tokenizer()
         pipe = StableDiffusionPipeline(
-            vae=_vae(), text_encoder=CLIPTextModel(_clip_config(tokenizer)), tokenizer=tokenizer,
-            unet=_unet(16, **unet), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+            vae=_vae(),
+            text_encoder=CLIPTextModel(_clip_config(tokenizer)),
+            tokenizer=tokenizer,
+            unet=_unet(16, **unet),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
             scheduler=DDIMScheduler(
-                **_betas(), clip_sample=False, set_alpha_to_one=False, prediction_type=prediction_type))
+                **_betas(), clip_sample=False, set_alpha_to_one=False, prediction_type=prediction_type
+            ),
+        )
     return _finished(pipe, folder)
 
 
@@ -139,12 +188,22 @@ def tiny_sdxl(folder=None, seed: int = 0, force_zeros: bool = True) -> StableDif
         torch.manual_seed(seed)
         tokenizer = clip_tokenizer()
         pipe = StableDiffusionXLPipeline(
-            vae=_vae(), text_encoder=CLIPTextModel(_clip_config(tokenizer)),
+            vae=_vae(),
+            text_encoder=CLIPTextModel(_clip_config(tokenizer)),
             text_encoder_2=CLIPTextModelWithProjection(_clip_config(tokenizer, 24)),
-            tokenizer=tokenizer, tokenizer_2=clip_tokenizer(), force_zeros_for_empty_prompt=force_zeros,
-            unet=_unet(40, addition_embed_type="text_time", addition_time_embed_dim=4,
-                       projection_class_embeddings_input_dim=24 + 6 * 4, use_linear_projection=True),
-            scheduler=EulerDiscreteScheduler(**_betas(), timestep_spacing="leading"), add_watermarker=False)
+            tokenizer=tokenizer,
+            tokenizer_2=clip_tokenizer(),
+            force_zeros_for_empty_prompt=force_zeros,
+            unet=_unet(
+                40,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=4,
+                projection_class_embeddings_input_dim=24 + 6 * 4,
+                use_linear_projection=True,
+            ),
+            scheduler=EulerDiscreteScheduler(**_betas(), timestep_spacing="leading"),
+            add_watermarker=False,
+        )
     return _finished(pipe, folder)
 
 
@@ -154,15 +213,29 @@ def tiny_sd3(folder=None, seed: int = 0) -> StableDiffusion3Pipeline:
         torch.manual_seed(seed)
         tokenizer = clip_tokenizer()
         transformer = SD3Transformer2DModel(
-            sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
-            num_attention_heads=2, joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=40,
-            pos_embed_max_size=8)
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=40,
+            caption_projection_dim=16,
+            pooled_projection_dim=40,
+            pos_embed_max_size=8,
+        )
         pipe = StableDiffusion3Pipeline(
-            transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            transformer=transformer,
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=_vae(scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False),
-            text_encoder=CLIPTextModelWithProjection(_clip_config(tokenizer)), tokenizer=tokenizer,
-            text_encoder_2=CLIPTextModelWithProjection(_clip_config(tokenizer, 24)), tokenizer_2=clip_tokenizer(),
-            text_encoder_3=_t5_encoder(40), tokenizer_3=t5_tokenizer())
+            text_encoder=CLIPTextModelWithProjection(_clip_config(tokenizer)),
+            tokenizer=tokenizer,
+            text_encoder_2=CLIPTextModelWithProjection(_clip_config(tokenizer, 24)),
+            tokenizer_2=clip_tokenizer(),
+            text_encoder_3=_t5_encoder(40),
+            tokenizer_3=t5_tokenizer(),
+        )
     return _finished(pipe, folder)
 
 
@@ -178,14 +251,26 @@ def tiny_flux(folder=None, seed: int = 0, guidance_embeds: bool = True) -> FluxP
         torch.manual_seed(seed)
         tokenizer = clip_tokenizer()
         transformer = FluxTransformer2DModel(
-            patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=12,
-            num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 4),
-            guidance_embeds=guidance_embeds)
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=12,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=16,
+            axes_dims_rope=(4, 4, 4),
+            guidance_embeds=guidance_embeds,
+        )
         pipe = FluxPipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(
-                shift=3.0 if guidance_embeds else 1.0, use_dynamic_shifting=guidance_embeds),
+                shift=3.0 if guidance_embeds else 1.0, use_dynamic_shifting=guidance_embeds
+            ),
             vae=_vae(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
-            text_encoder=CLIPTextModel(_clip_config(tokenizer)), tokenizer=tokenizer,
-            text_encoder_2=_t5_encoder(32), tokenizer_2=t5_tokenizer())
+            text_encoder=CLIPTextModel(_clip_config(tokenizer)),
+            tokenizer=tokenizer,
+            text_encoder_2=_t5_encoder(32),
+            tokenizer_2=t5_tokenizer(),
+        )
     return _finished(pipe, folder)

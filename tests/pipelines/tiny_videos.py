@@ -15,11 +15,13 @@ from diffusers import (
     LTXVideoTransformer3DModel,
     MotionAdapter,
     StableVideoDiffusionPipeline,
-    UniPCMultistepScheduler,
     UNetSpatioTemporalConditionModel,
+    UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
 )
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+
 from tests.pipelines.tiny_models import (
     _betas,
     _clip_config,
@@ -30,7 +32,6 @@ from tests.pipelines.tiny_models import (
     clip_tokenizer,
     t5_tokenizer,
 )
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 __all__ = ["TINY_VIDEOS", "tiny_animatediff", "tiny_ltx", "tiny_svd", "tiny_wan"]
 

@@ -58,5 +58,7 @@ def shown(inputs: Any, updates: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def read_after(tab: Any, updates: Mapping[Any, Any]) -> dict[str, Any]:
     """The values of a tab's task as its form gives them after the updates."""
-    data = shown({part for part in tab.shell.demo.blocks.values() if isinstance(part, gr.components.Component)}, updates)
+    data = shown(
+        {part for part in tab.shell.demo.blocks.values() if isinstance(part, gr.components.Component)}, updates
+    )
     return tab._read(data)[1]

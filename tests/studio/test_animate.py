@@ -11,8 +11,6 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pipelines.tiny_models import tiny_sd
-from tests.pipelines.tiny_videos import TINY_VIDEOS
 
 from pipelines.errors import MethodFitError, PictureError, PromptError, SettingsError
 from studio.backend import Studio, StudioSettings
@@ -24,6 +22,8 @@ from studio.gallery_markup import opened, tiles
 from studio.gallery_records import reusable
 from studio.jobs import JobStatus
 from studio.video_stage import ClipRenderer
+from tests.pipelines.tiny_models import tiny_sd
+from tests.pipelines.tiny_videos import TINY_VIDEOS
 from tests.studio.waiting import ended
 
 BASE = {
@@ -174,7 +174,10 @@ def test_a_clip_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, mo
         view = ended(job)
     assert view.status is JobStatus.FAILED and "full" in view.message
     parts = ClipRenderer(studio, "v", job)(view)
-    assert parts["v-strip"]["src"].startswith("data:image/webp") and parts["v-hero"] == {**parts["v-download"], "hidden": None}
+    assert parts["v-strip"]["src"].startswith("data:image/webp") and parts["v-hero"] == {
+        **parts["v-download"],
+        "hidden": None,
+    }
     taken = base64.b64decode(parts["v-download"]["src"].removeprefix("data:image/webp;base64,"))
     with Image.open(io.BytesIO(taken)) as clip:
         assert clip.n_frames == 5
@@ -294,7 +297,9 @@ def test_a_clip_says_only_what_counted(studio, model):
         assert (loop | noise) - said.keys() == absent and {"guidance", "seed"} <= said.keys()
     assert ("Sampler" in record.parameters) == (model not in OWN_PIPELINE) and "CFG scale: 4" in record.parameters
     settings = reusable(record)
-    again = finished(studio, model=model, base={name: settings[name] for name in ("prompt", "seed", "num_inference_steps")})
+    again = finished(
+        studio, model=model, base={name: settings[name] for name in ("prompt", "seed", "num_inference_steps")}
+    )
     assert np.array_equal(again.cells[0].images, view.cells[0].images)
 
 
@@ -376,7 +381,7 @@ def test_three_doors_make_the_same_frames(studio, endpoint, folder, tmp_path):
     ]
     assert main(arguments) == 0
     assert np.array_equal(frames_of(out), ours)
-    with pytest.raises(Exception, match="is 10000"):  # noqa: PT011 - gradio_client's own error class
+    with pytest.raises(Exception, match="is 10000"):
         endpoint(prompt, {**settings, "frames": 10_000})
 
 

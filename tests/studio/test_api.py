@@ -20,8 +20,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "HOME": str(home), "XDG_DATA_HOME": str(home), "XDG_CACHE_HOME": str(home), "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    return {
+        **os.environ,
+        "HOME": str(home),
+        "XDG_DATA_HOME": str(home),
+        "XDG_CACHE_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +40,14 @@ def url(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folders = [part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(home / name))]
-    process = subprocess.Popen([sys.executable, "app.py", "--port", str(port), *folders], cwd=ROOT, env=environment(home),
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), *folders],
+        cwd=ROOT,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     said: list[str] = []
     reader = threading.Thread(target=lambda: said.extend(process.stdout), daemon=True)
     reader.start()
@@ -65,8 +78,11 @@ ADDRESS = "http://127.0.0.1:7860"
 
 @pytest.mark.parametrize("schedule", ["learned", {"key": "learned", "name": "emoji-dpmpp-2m-6-bespoke"}])
 def test_a_learned_schedule_runs_and_the_file_says_which(client, schedule):
-    result = client.predict("a fox on a blue background", settings={"num_inference_steps": 6, "seed": 3, "schedule": schedule},
-                            api_name="/generate")
+    result = client.predict(
+        "a fox on a blue background",
+        settings={"num_inference_steps": 6, "seed": 3, "schedule": schedule},
+        api_name="/generate",
+    )
     assert result["status"] == "done", result
     with Image.open(result["images"][0]) as image:
         saved = json.loads(image.info["stepwise"])["metadata"]["request"]
@@ -98,7 +114,9 @@ def test_a_program_gets_the_picture_as_a_file_with_its_settings(client):
 
 
 def test_every_step_can_be_watched(client):
-    job = client.submit("a panda on a pink background", settings={**SETTINGS, "num_inference_steps": 60}, api_name="/generate")
+    job = client.submit(
+        "a panda on a pink background", settings={**SETTINGS, "num_inference_steps": 60}, api_name="/generate"
+    )
     steps = [update["step"] for update in job]
     assert steps == sorted(steps)
     assert len({step for step in steps if 0 < step < 60}) >= 3
@@ -114,23 +132,35 @@ def test_a_job_is_cancelled_by_its_id(client):
     assert last["images"] == []
 
 
-@pytest.mark.parametrize(("prompt", "settings", "words"), [
-    ("", {}, "prompt is empty"), ("x" * 10_000, {}, "10000 characters"), ("a fox", {"num_inference_steps": 0}, "from 1 to 200"),
-    ("a fox", {"num_inference_steps": 10**6}, "from 1 to 200"), ("a fox", {"width": 63, "height": 64}, "multiples of"),
-    ("a fox", {"width": 10**5}, "width"), ("a fox", {"model": "../../etc"}, "Unknown model"),
-    ("a fox", {"model": "http://127.0.0.1:1/x.safetensors"}, "Unknown model"), ("a fox", {"sampler": "flow_euler"}, "does not fit"),
-    ("a fox", {"loras": ["/etc/passwd"]}, "no LoRA"), ("a fox", {"nonsense": 1}, "Unknown setting"),
-])
+@pytest.mark.parametrize(
+    ("prompt", "settings", "words"),
+    [
+        ("", {}, "prompt is empty"),
+        ("x" * 10_000, {}, "10000 characters"),
+        ("a fox", {"num_inference_steps": 0}, "from 1 to 200"),
+        ("a fox", {"num_inference_steps": 10**6}, "from 1 to 200"),
+        ("a fox", {"width": 63, "height": 64}, "multiples of"),
+        ("a fox", {"width": 10**5}, "width"),
+        ("a fox", {"model": "../../etc"}, "Unknown model"),
+        ("a fox", {"model": "http://127.0.0.1:1/x.safetensors"}, "Unknown model"),
+        ("a fox", {"sampler": "flow_euler"}, "does not fit"),
+        ("a fox", {"loras": ["/etc/passwd"]}, "no LoRA"),
+        ("a fox", {"nonsense": 1}, "Unknown setting"),
+    ],
+)
 def test_bad_input_gets_one_sentence(client, prompt, settings, words):
-    with pytest.raises(Exception, match=words) as caught:  # noqa: PT011 - gradio_client's own error class
+    with pytest.raises(Exception, match=words) as caught:
         client.predict(prompt, settings=settings, api_name="/generate")
     assert "Traceback" not in str(caught.value)
 
 
 def test_compare_returns_figures_for_each_cell(client):
     cells = [{"sampler": "ddim"}, {"sampler": "dpmpp_2m"}, {"sampler": "heun"}]
-    result = client.predict("a fox on a blue background", settings={"base": SETTINGS, "cells": cells, "reference_steps": 20},
-                            api_name="/compare")
+    result = client.predict(
+        "a fox on a blue background",
+        settings={"base": SETTINGS, "cells": cells, "reference_steps": 20},
+        api_name="/compare",
+    )
     assert result["status"] == "done"
     assert [cell["figures"]["evaluations"] for cell in result["cells"][:3]] == [10, 10, 18]
     assert all(cell["figures"]["psnr"] > 5 for cell in result["cells"][:3])
@@ -148,9 +178,11 @@ def test_fifty_people_at_once(url):
             # Fifty copies of the page's configuration take seconds to send on two cores; the client waits for five.
             client = Client(url, verbose=False, httpx_kwargs={"timeout": 120})
             settings = {"num_inference_steps": 1, "seed": seed}
-            results.append((seed, client.predict("a fox on a blue background", settings=settings, api_name="/generate")))
+            results.append(
+                (seed, client.predict("a fox on a blue background", settings=settings, api_name="/generate"))
+            )
             client.close()
-        except Exception as error:  # noqa: BLE001 - reported below
+        except Exception as error:
             errors.append(error)
 
     people = [threading.Thread(target=person, args=(seed,)) for seed in range(50)]
@@ -166,12 +198,37 @@ def test_fifty_people_at_once(url):
 
 def run_studio(home: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "studio", "--outputs-folder", str(home / "outputs"), "--models-folder", str(home / "models"), *arguments],
-        cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=240, check=False)
+        [
+            sys.executable,
+            "-m",
+            "studio",
+            "--outputs-folder",
+            str(home / "outputs"),
+            "--models-folder",
+            str(home / "models"),
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def test_the_command_line_makes_the_same_picture_as_the_endpoint(client, tmp_path):
-    done = run_studio(tmp_path, "generate", "a fox on a blue background", "--steps", "5", "--seed", "3", "--out", str(tmp_path / "fox.png"))
+    done = run_studio(
+        tmp_path,
+        "generate",
+        "a fox on a blue background",
+        "--steps",
+        "5",
+        "--seed",
+        "3",
+        "--out",
+        str(tmp_path / "fox.png"),
+    )
     assert done.returncode == 0, done.stderr
     result = client.predict("a fox on a blue background", settings=SETTINGS, api_name="/generate")
     with Image.open(tmp_path / "fox.png") as ours, Image.open(result["images"][0]) as theirs:
@@ -179,18 +236,35 @@ def test_the_command_line_makes_the_same_picture_as_the_endpoint(client, tmp_pat
 
 
 def test_the_command_line_compares_and_writes_a_table(tmp_path):
-    done = run_studio(tmp_path, "compare", "a fox", "--seed", "3", "--x", "num_inference_steps=2|4", "--y", "sampler=ddim|unipc,order=2",
-                      "--reference-steps", "10", "--out", str(tmp_path / "grid.csv"))
+    done = run_studio(
+        tmp_path,
+        "compare",
+        "a fox",
+        "--seed",
+        "3",
+        "--x",
+        "num_inference_steps=2|4",
+        "--y",
+        "sampler=ddim|unipc,order=2",
+        "--reference-steps",
+        "10",
+        "--out",
+        str(tmp_path / "grid.csv"),
+    )
     assert done.returncode == 0, done.stderr
     with (tmp_path / "grid.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert len([row for row in rows if row]) >= 5
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (("generate", "", "--out", "x.png"), "prompt is empty"), (("generate", "a fox", "--sampler", "hune", "--out", "x.png"), "Unknown sampler"),
-    (("generate", "a fox", "--sampler", "ddim,eta", "--out", "x.png"), "has no value"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("generate", "", "--out", "x.png"), "prompt is empty"),
+        (("generate", "a fox", "--sampler", "hune", "--out", "x.png"), "Unknown sampler"),
+        (("generate", "a fox", "--sampler", "ddim,eta", "--out", "x.png"), "has no value"),
+    ],
+)
 def test_the_command_line_says_what_is_wrong_and_returns_2(tmp_path, arguments, words):
     done = run_studio(tmp_path, *arguments)
     assert done.returncode == 2

@@ -31,8 +31,14 @@ REQUEST = {"prompt": "a fox on a blue background", "num_inference_steps": 6, "se
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studio")
-    studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu",
-                                   limits=Limits(max_queue=3, max_jobs_per_owner=2)))
+    studio = Studio(
+        StudioSettings(
+            outputs=folder / "outputs",
+            models=folder / "models",
+            device="cpu",
+            limits=Limits(max_queue=3, max_jobs_per_owner=2),
+        )
+    )
     yield studio
     studio.close()
 
@@ -99,7 +105,9 @@ def test_a_batch_is_the_same_pictures_as_one_by_one(studio):
 
 
 def test_a_restored_picture_makes_itself_again(studio):
-    first = ended(studio.submit("text_to_image", {**REQUEST, "sampler": {"key": "ddim", "eta": 0.5}, "schedule": "karras"}))
+    first = ended(
+        studio.submit("text_to_image", {**REQUEST, "sampler": {"key": "ddim", "eta": 0.5}, "schedule": "karras"})
+    )
     restored = infotext.read(studio.store.get(first.cells[0].results[0]).path)
     again = ended(studio.submit("text_to_image", restored.values))
     np.testing.assert_array_equal(again.cells[0].images, first.cells[0].images)
@@ -134,10 +142,17 @@ def test_one_persons_cancel_leaves_anothers_job_alone(studio):
     np.testing.assert_array_equal(view.cells[0].images, alone)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"prompt": ""}, "prompt is empty"), ({"model": "no-such"}, "Unknown model 'no-such'"), ({"width": 63, "height": 64}, "multiples of"),
-    ({"sampler": "flow_euler"}, "does not fit"), ({"loras": ["nothing"]}, "no LoRA 'nothing'"), ({"prompt": "__missing__"}, "missing"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"model": "no-such"}, "Unknown model 'no-such'"),
+        ({"width": 63, "height": 64}, "multiples of"),
+        ({"sampler": "flow_euler"}, "does not fit"),
+        ({"loras": ["nothing"]}, "no LoRA 'nothing'"),
+        ({"prompt": "__missing__"}, "missing"),
+    ],
+)
 def test_bad_requests_fail_with_a_sentence_and_the_studio_goes_on(studio, changes, words):
     try:
         view = ended(studio.submit("text_to_image", {**REQUEST, **changes}))

@@ -6,7 +6,6 @@ import sys
 
 import gradio as gr
 import pytest
-from tests.pipelines.tiny_models import tiny_sd
 
 from pipelines.catalog import shipped
 from pipelines.errors import SettingsError
@@ -15,6 +14,7 @@ from studio.command_line import main
 from studio.jobs import JobStatus
 from studio.tabs.video_examples import EXAMPLES
 from studio.video_form import ClipChoices
+from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
 
 COMMAND = "pip install -r requirements-video.txt"

@@ -22,9 +22,16 @@ def stored(tmp_path):
     return store.save(Image.fromarray(pixels), {"request": REQUEST.to_json()}, infotext.write(REQUEST.to_json())).path
 
 
-@pytest.mark.parametrize(("name", "format"), [
-    ("fox.png", "PNG"), ("fox.jpg", "JPEG"), ("fox.JPEG", "JPEG"), ("fox.webp", "WEBP"), ("fox.PNG", "PNG"),
-])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("fox.png", "PNG"),
+        ("fox.jpg", "JPEG"),
+        ("fox.JPEG", "JPEG"),
+        ("fox.webp", "WEBP"),
+        ("fox.PNG", "PNG"),
+    ],
+)
 def test_the_suffix_chooses_the_format_and_the_settings_go_along(stored, tmp_path, name, format):
     write_result(stored, tmp_path / name)
     with Image.open(tmp_path / name) as written, Image.open(stored) as whole:
@@ -40,10 +47,15 @@ def test_a_picture_without_settings_says_none(tmp_path):
         assert infotext.read(tmp_path / name) is None
 
 
-@pytest.mark.parametrize(("command", "others"), [
-    (("generate", "a fox"), ""), (("edit", "a fox", "--picture", "x.png"), ""), (("compare", "a fox"), ".csv"),
-    (("quantize", "a fox"), ".json"),
-])
+@pytest.mark.parametrize(
+    ("command", "others"),
+    [
+        (("generate", "a fox"), ""),
+        (("edit", "a fox", "--picture", "x.png"), ""),
+        (("compare", "a fox"), ".csv"),
+        (("quantize", "a fox"), ".json"),
+    ],
+)
 @pytest.mark.parametrize("name", ["fox", "fox.gif", "fox.mp4"])
 def test_a_name_that_says_no_format_is_refused_before_the_run(tmp_path, monkeypatch, capsys, command, others, name):
     monkeypatch.setattr(Studio, "submit", lambda *_: pytest.fail("it was run"))

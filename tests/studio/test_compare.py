@@ -13,13 +13,13 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pipelines.tiny_models import tiny_sd
 
 from pipelines.errors import MethodFitError, SettingsError
 from studio.backend import Studio, StudioSettings
 from studio.comparison_export import comparison_csv, comparison_picture, store_picture, store_table
 from studio.comparison_grid import ComparisonGrid, table
 from studio.jobs import Cell, Job, JobStatus
+from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
 
 BASE = {
@@ -110,7 +110,9 @@ def test_equal_evaluations_leave_too_few_steps_for_a_written_order(studio):
     cells = [{**guided, "sampler": {"key": "lms", "order": 4}}, {**guided, "sampler": "lms"}]
     job = compare(studio, *cells, base=base, equal="nfe", reference=False)
     assert [cell.note[:60] for cell in job.view().cells] == [
-        "LMS: order is 4, for a run of 2 steps. Choose an order up to", "4 of 4 evaluations."]
+        "LMS: order is 4, for a run of 2 steps. Choose an order up to",
+        "4 of 4 evaluations.",
+    ]
 
 
 def test_a_reference_measures_and_is_kept(studio):

@@ -25,7 +25,11 @@ def test_points_come_one_by_one_and_a_second_view_keeps_the_reference(studio):
     assert view.status is JobStatus.DONE, view.message
     points = view.outcome["points"]
     assert [(point["label"], point["evaluations"]) for point in points] == [
-        ("DDIM", 3), ("Heun", 3), ("Heun", 5), ("DDIM", 6)]  # Heun's three steps end first
+        ("DDIM", 3),
+        ("Heun", 3),
+        ("Heun", 5),
+        ("DDIM", 6),
+    ]  # Heun's three steps end first
     assert counts == sorted(counts)
     assert all(0 < point["error"] < 2 and min(point["seconds"].values()) > 0 for point in points)
     assert points[3]["error"] < points[0]["error"]
@@ -45,8 +49,14 @@ def test_a_stop_keeps_the_points_that_are_there(studio):
     assert view.status is JobStatus.CANCELLED and view.outcome["points"]
 
 
-@pytest.mark.parametrize(("change", "word"), [({"samplers": "flow_euler"}, "flow"), ({"samplers": "hune"}, "hune"),
-                                              ({"base": {**BASE, "prompt": ""}}, "prompt")])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"samplers": "flow_euler"}, "flow"),
+        ({"samplers": "hune"}, "hune"),
+        ({"base": {**BASE, "prompt": ""}}, "prompt"),
+    ],
+)
 def test_what_cannot_be_is_refused_before_it_runs(studio, change, word):
     with pytest.raises(SettingsError, match=word):
         studio.submit("convergence", {**SETTINGS, **change})
@@ -66,7 +76,11 @@ def test_points_that_the_schedule_cannot_serve_are_told_and_none_left_is_refused
 
 
 def test_a_shared_learned_schedule_is_measured_where_it_was_fitted(studio):
-    learned = {"base": {**BASE, "schedule": "learned", "seed": 7}, "samplers": ["dpmpp_2m", "ddim"], "evaluations": [5, 6]}
+    learned = {
+        "base": {**BASE, "schedule": "learned", "seed": 7},
+        "samplers": ["dpmpp_2m", "ddim"],
+        "evaluations": [5, 6],
+    }
     view = ended(studio.submit("convergence", {**SETTINGS, **learned}))
     assert view.status is JobStatus.DONE, view.message
     assert [(one["label"], one["steps"]) for one in view.outcome["points"]] == [("DPM-Solver++(2M)", 6)]
@@ -78,9 +92,17 @@ def test_a_shared_learned_schedule_is_measured_where_it_was_fitted(studio):
 
 def outcome(series=3, counts=(4, 8, 16)):
     points = [
-        {"sampler": index, "label": f"S{index}", "evaluations": count, "steps": count, "error": (index + 1) / count**2,
-         "seconds": {"network": 0.9, "own": 0.05, "preview": 0.03, "decode": 0.02}}
-        for index in range(series) for count in counts]
+        {
+            "sampler": index,
+            "label": f"S{index}",
+            "evaluations": count,
+            "steps": count,
+            "error": (index + 1) / count**2,
+            "seconds": {"network": 0.9, "own": 0.05, "preview": 0.03, "decode": 0.02},
+        }
+        for index in range(series)
+        for count in counts
+    ]
     return {"labels": [f"S<{index}>" for index in range(series)], "points": points, "reference_steps": 999}
 
 

@@ -7,12 +7,12 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from PIL import Image
-from tests.studio.page_forms import built, shown
 
 from pipelines.limits import Limits
 from pipelines.types import Request, Traits
 from studio.backend import Studio, StudioSettings
 from studio.deep_links import LONGEST, link, opened
+from tests.studio.page_forms import built, shown
 
 TABS = ("text_to_image", "compare", "edit", "gallery")
 
@@ -127,7 +127,14 @@ OWN = {
     "gallery": {"search": "fox & blue", "kind": "edit"},
     "models": {"family": "flux", "kind": "image", "where": "hub"},
 }
-PREFIXES = {"text_to_image": "t2i", "compare": "cmp", "edit": "edit", "animate": "vid", "quantize": "qz", "gallery": "gal"}
+PREFIXES = {
+    "text_to_image": "t2i",
+    "compare": "cmp",
+    "edit": "edit",
+    "animate": "vid",
+    "quantize": "qz",
+    "gallery": "gal",
+}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,12 @@ from studio.store_records import Record
 
 EMOJI = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
 FOX, CAT = "a fox on a blue background", "a cat on a blue background"
-PLAIN = {"num_inference_steps": 3, "seed": 3, "sampler": {"key": "ddim", "eta": 0.5}, "guidance": {"key": "cfg", "guidance_scale": 5}}
+PLAIN = {
+    "num_inference_steps": 3,
+    "seed": 3,
+    "sampler": {"key": "ddim", "eta": 0.5},
+    "guidance": {"key": "cfg", "guidance_scale": 5},
+}
 FLAGS = ["--steps", "3", "--seed", "3", "--sampler", "ddim,eta=0.5", "--guidance", "cfg,guidance_scale=5"]
 FORM = {"steps": 3, "seed_mode": "fixed", "seed": "3"}
 METHODS = {"sampler": "ddim", "sampler_ddim_eta": 0.5, "guidance": "cfg", "guidance_cfg_guidance_scale": 5}
@@ -86,17 +91,42 @@ ROWS = {
             **{"number_4": 2, "cell_1_sampler": "unipc", "cell_2_sampler": "heun"},
         },
         lambda _: ("compare", [FOX, {"base": PLAIN, **COMPARED}]),
-        lambda _: ["compare", FOX, *FLAGS, "--cell", "sampler=unipc", "--cell", "sampler=heun", "--reference-steps", "0"],
+        lambda _: [
+            "compare",
+            FOX,
+            *FLAGS,
+            "--cell",
+            "sampler=unipc",
+            "--cell",
+            "sampler=heun",
+            "--reference-steps",
+            "0",
+        ],
     ),
     "edit with an inversion": Row(
         "edit",
         lambda at, server: {
-            **{"prompt": CAT, "source_prompt": FOX, "steps": 3, "seed": "3", "source": uploaded(server, at / "picture.png")},
-            **{"edit": "replace", "edit_replace_cross_until": 0.3, "edit_replace_self_until": 0.1, "inversion": "edict"},
+            **{
+                "prompt": CAT,
+                "source_prompt": FOX,
+                "steps": 3,
+                "seed": "3",
+                "source": uploaded(server, at / "picture.png"),
+            },
+            **{
+                "edit": "replace",
+                "edit_replace_cross_until": 0.3,
+                "edit_replace_self_until": 0.1,
+                "inversion": "edict",
+            },
         },
         lambda at: (
             "edit",
-            [CAT, encoded(at / "picture.png"), {"base": EDIT, "source_prompt": FOX, "edit": REPLACE, "inversion": "edict"}],
+            [
+                CAT,
+                encoded(at / "picture.png"),
+                {"base": EDIT, "source_prompt": FOX, "edit": REPLACE, "inversion": "edict"},
+            ],
         ),
         lambda at: [
             *["edit", CAT, "--steps", "3", "--seed", "3", "--picture", str(at / "picture.png")],
@@ -109,7 +139,10 @@ ROWS = {
             **{"prompt": FOX, "steps": 3, "seed": "3", "source": uploaded(server, at / "picture.png")},
             **{"edit": "inpaint", "mask": drawn(server, at)},
         },
-        lambda at: ("edit", [FOX, encoded(at / "picture.png"), {"base": EDIT, "edit": "inpaint", "mask": encoded(at / "mask.png")}]),
+        lambda at: (
+            "edit",
+            [FOX, encoded(at / "picture.png"), {"base": EDIT, "edit": "inpaint", "mask": encoded(at / "mask.png")}],
+        ),
         lambda at: [
             *["edit", FOX, "--steps", "3", "--seed", "3", "--picture", str(at / "picture.png")],
             *["--mask", str(at / "mask.png"), "--edit", "inpaint"],
@@ -127,7 +160,14 @@ ROWS = {
     ),
     "quantize": Row(
         "quantize",
-        lambda *_: {"prompt": FOX, **FORM, **METHODS, "variants": ["int8", "int4"], "int4_group_size": 32, "measure": False},
+        lambda *_: {
+            "prompt": FOX,
+            **FORM,
+            **METHODS,
+            "variants": ["int8", "int4"],
+            "int4_group_size": 32,
+            "measure": False,
+        },
         lambda _: ("quantize", [FOX, {"base": PLAIN, **QUANTIZED}]),
         lambda _: ["quantize", FOX, *FLAGS, "--with", "int8", "--with", "int4,group_size=32", "--no-measure"],
     ),
@@ -210,5 +250,7 @@ def test_three_doors_give_the_same_pixels_and_settings(row, inputs, server, clie
 def test_the_doors_are_no_copies_of_each_other(inputs, server):
     """Another seed gives other pixels, so that equal ones say something."""
     first = by_page(server, ROWS["text to image"], inputs)
-    other = dataclasses.replace(ROWS["text to image"], fields=lambda *_: {"prompt": FOX, **FORM, **METHODS, "seed": "4"})
+    other = dataclasses.replace(
+        ROWS["text to image"], fields=lambda *_: {"prompt": FOX, **FORM, **METHODS, "seed": "4"}
+    )
     assert pixels(one.path for one in first) != pixels(one.path for one in by_page(server, other, inputs))

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pipelines.tiny_models import tiny_sd
 
 from pipelines.edits import EDITS
 from pipelines.errors import PictureError, PromptError, SettingsError
@@ -29,6 +28,7 @@ from studio.jobs import JobStatus
 from studio.tasks import TASKS
 from studio.tasks import edit as edit_task
 from studio.tasks.edit import read_mask, read_picture
+from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
@@ -302,11 +302,17 @@ def test_an_edit_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, m
 
 
 def test_an_old_edit_shows_its_stored_picture(studio):
-    job = studio.submit("edit", {"base": {**BASE, "width": 32, "height": 32}, "picture": PICTURE, "edit": "image_to_image"})
+    job = studio.submit(
+        "edit", {"base": {**BASE, "width": 32, "height": 32}, "picture": PICTURE, "edit": "image_to_image"}
+    )
     ended(job)
     job.let_pictures_go()
     parts = EditRenderer(studio.store, "e", job)(job.view())
-    assert parts["e-hero"] == parts["e-download"] and "src" not in parts["e-hero"] and parts["e-picture"] == {"hidden": None}
+    assert (
+        parts["e-hero"] == parts["e-download"]
+        and "src" not in parts["e-hero"]
+        and parts["e-picture"] == {"hidden": None}
+    )
 
 
 def test_the_shipped_model_changes_a_background_and_the_classifier_sees_it(studio):
@@ -459,7 +465,7 @@ def test_the_endpoint_edits_the_same_picture(studio, endpoint):
         ("/etc/passwd", {}, "base64"),
         (base64.b64encode(PICTURE).decode(), {"base": BASE, "edit": "inpaint"}, "needs a mask"),
     ):
-        with pytest.raises(Exception, match=said):  # noqa: PT011 - gradio_client's own error class
+        with pytest.raises(Exception, match=said):
             endpoint("a red cat", picture, values)
 
 

@@ -131,11 +131,14 @@ def test_cancel_stops_only_its_own_job(engine, work):
     assert finish(bobs) is JobStatus.DONE
 
 
-@pytest.mark.parametrize(("error", "words"), [
-    (SettingsError("The steps are 0. Choose more."), "The steps are 0. Choose more."),
-    (MemoryError(), "not enough memory"),
-    (RuntimeError("secret detail /somewhere"), "Something broke inside the studio"),
-])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SettingsError("The steps are 0. Choose more."), "The steps are 0. Choose more."),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("secret detail /somewhere"), "Something broke inside the studio"),
+    ],
+)
 def test_an_error_is_one_sentence_and_stays_with_its_job(engine, error, words):
     broken = engine.submit(Job("text_to_image", error))
     after = engine.submit(Job("text_to_image", None))

@@ -146,10 +146,13 @@ def test_a_method_that_does_not_fit_the_model_is_left_out_with_a_note(studio):
     assert len(restored.notes) == 3
 
 
-@pytest.mark.parametrize(("model", "kept", "said"), [
-    ("emoji", [{"name": "neon", "weight": -0.5}], ["'gone' is not in the models folder"]),
-    (FLOW.key, [], ["made with Emoji 64", "'neon' and 'gone' are not in the models folder"]),
-])
+@pytest.mark.parametrize(
+    ("model", "kept", "said"),
+    [
+        ("emoji", [{"name": "neon", "weight": -0.5}], ["'gone' is not in the models folder"]),
+        (FLOW.key, [], ["made with Emoji 64", "'neon' and 'gone' are not in the models folder"]),
+    ],
+)
 def test_a_picture_of_ours_brings_its_loras_and_says_which_model_made_it(studio, model, kept, said):
     loras = ({"name": "neon", "weight": -0.5}, {"name": "gone", "weight": 1.0})
     studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "emoji", loras)

@@ -100,7 +100,9 @@ def test_every_one_of_ten_thousand_results_is_reached_a_page_at_a_time(tab, stor
         assert len(updates[shelf.next]) < 1.2 * longest
         seen += IDS.findall(updates[shelf.next])
     assert len(seen) == len(set(seen)) == 10_000
-    assert updates[shelf.place]["shown"] == 10_000 and "10,000 results" in updates[shelf.summary].replace("10000", "10,000")
+    assert updates[shelf.place]["shown"] == 10_000 and "10,000 results" in updates[shelf.summary].replace(
+        "10000", "10,000"
+    )
     assert max(costs) < 1.2 * costs[0] + 100
 
 
@@ -118,7 +120,9 @@ def test_a_long_list_drawn_anew_is_as_long_as_it_was_up_to_a_bound_and_goes_on_b
     assert len(IDS.findall(shelf.listed("", "", {"shown": 100})[shelf.grid])) == 100
 
 
-@pytest.mark.parametrize("place", [None, {}, [], "x", 7, {"last": "../../etc/passwd"}, {"last": None, "shown": "x"}, {"shown": -1}])
+@pytest.mark.parametrize(
+    "place", [None, {}, [], "x", 7, {"last": "../../etc/passwd"}, {"last": None, "shown": "x"}, {"shown": -1}]
+)
 def test_a_place_that_is_none_begins_the_list_anew(tab, store, place):
     record = save(store)
     for handler in (tab.shelf.listed, tab.shelf.after):
@@ -133,7 +137,9 @@ def test_a_deletion_between_two_pages_leaves_no_gap(tab, store):
     last = updates[shelf.place]["last"]
     store.delete(last)
     seen = [*IDS.findall(updates[shelf.grid]), *IDS.findall(shelf.after("", "", updates[shelf.place])[shelf.next])]
-    assert seen == [record.id for record in store.list(95)][:47] + [last] + [record.id for record in store.list(95)][47:]
+    assert (
+        seen == [record.id for record in store.list(95)][:47] + [last] + [record.id for record in store.list(95)][47:]
+    )
 
 
 def test_a_small_picture_is_its_own_thumbnail_and_a_large_one_is_made_once(store, tmp_path):

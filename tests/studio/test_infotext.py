@@ -21,12 +21,12 @@ NASTY = [
     "two lines\nand a third\n\nafter an empty one",
     "Steps: 3, Sampler: Euler, CFG scale: 9, Seed: 7",
     "first\nSteps: 3, Sampler: Euler, CFG scale: 9, Seed: 7",
-    'commas, "quotes", \\backslashes\\ and \'more\'',
+    "commas, \"quotes\", \\backslashes\\ and 'more'",
     "emoji 🐈‍⬛ 😀, 漢字, ümläut, العربية",
     "colons: everywhere: (word:1.2), [a:b:0.5]",
     "Negative  prompt: with two blanks is no marker",
     "says Negative prompt: in the middle of a line",
-    "<b>html & {json: \"x\"}</b> %s {0} $HOME ../../etc/passwd",
+    '<b>html & {json: "x"}</b> %s {0} $HOME ../../etc/passwd',
     "x" * MAX_PROMPT,
 ]
 
@@ -50,14 +50,22 @@ def png_with(**chunks: str) -> Image.Image:
 
 def some_request(draw: random.Random) -> Request:
     return Request(
-        prompt=draw.choice(NASTY), negative_prompt=draw.choice(["", *NASTY]),
+        prompt=draw.choice(NASTY),
+        negative_prompt=draw.choice(["", *NASTY]),
         sampler=Choice(draw.choice([row.key for row in SAMPLERS])),
         schedule=draw.choice([Choice(row.key, row.setting) for row in SCHEDULES]),
         guidance=Choice("cfg", {"guidance_scale": draw.choice([1.0, 4.0, 7.5, 0.1])}),
-        num_inference_steps=draw.randint(1, 200), width=8 * draw.randint(4, 200), height=8 * draw.randint(4, 200),
-        seed=draw.choice([0, 1, 2**32, 2**63 - 1]), variation_seed=draw.randint(0, 2**40),
-        variation_strength=draw.choice([0.0, 0.25, 1.0]), batch_size=draw.randint(1, 4),
-        loras=tuple(LoraChoice(name, draw.choice([1.0, 0.5, -0.75])) for name in draw.sample(["ink", "a b-c_d", "x.y"], draw.randint(0, 3))),
+        num_inference_steps=draw.randint(1, 200),
+        width=8 * draw.randint(4, 200),
+        height=8 * draw.randint(4, 200),
+        seed=draw.choice([0, 1, 2**32, 2**63 - 1]),
+        variation_seed=draw.randint(0, 2**40),
+        variation_strength=draw.choice([0.0, 0.25, 1.0]),
+        batch_size=draw.randint(1, 4),
+        loras=tuple(
+            LoraChoice(name, draw.choice([1.0, 0.5, -0.75]))
+            for name in draw.sample(["ink", "a b-c_d", "x.y"], draw.randint(0, 3))
+        ),
     )
 
 
@@ -65,17 +73,32 @@ def some_request(draw: random.Random) -> Request:
 
 
 def test_the_text_is_exactly_what_other_programs_read():
-    request = Request(prompt="a cat,\nsitting", negative_prompt="blurry", sampler=Choice("dpmpp_2m"), schedule=Choice("karras"),
-                      guidance=Choice("cfg", {"guidance_scale": 4.0}), seed=1, variation_seed=5, variation_strength=0.25,
-                      loras=(LoraChoice("ink", 0.8),))
-    labels = Labels(model="Emoji: small, 64", model_hash="0123456789", width=64, height=96, lora_hashes={"ink": "ab12", "b": "cd34"},
-                    version="stepwise 1")
+    request = Request(
+        prompt="a cat,\nsitting",
+        negative_prompt="blurry",
+        sampler=Choice("dpmpp_2m"),
+        schedule=Choice("karras"),
+        guidance=Choice("cfg", {"guidance_scale": 4.0}),
+        seed=1,
+        variation_seed=5,
+        variation_strength=0.25,
+        loras=(LoraChoice("ink", 0.8),),
+    )
+    labels = Labels(
+        model="Emoji: small, 64",
+        model_hash="0123456789",
+        width=64,
+        height=96,
+        lora_hashes={"ink": "ab12", "b": "cd34"},
+        version="stepwise 1",
+    )
     assert write(request.to_json(), labels) == (
         "a cat,\nsitting <lora:ink:0.8>\n"
         "Negative prompt: blurry\n"
         "Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x96, Model hash: 0123456789, "
         'Model: "Emoji: small, 64", Variation seed: 5, Variation seed strength: 0.25, Lora hashes: "ink: ab12, b: cd34", '
-        "Version: stepwise 1")
+        "Version: stepwise 1"
+    )
 
 
 def test_what_the_request_leaves_open_is_left_out():
@@ -161,20 +184,33 @@ def test_the_user_comment_is_what_a1111_writes_and_either_byte_order_is_read():
 
 
 def test_a1111_and_forge():
-    text = ("girl with a beret, ((eyeshadow)) <lora:ink:0.7:0.5>\nNegative prompt: ugly, fat\n[blurry]\n"
-            "Steps: 20, Sampler: Euler a, Schedule type: SGM Uniform, CFG scale: 7, Seed: 965400086, Size: 512x768, "
-            "Model hash: 45dee52b, Model: v1-5, Clip skip: 2, Hires upscale: 2, Lora hashes: \"ink: 1f\", Version: v1.10.1")
+    text = (
+        "girl with a beret, ((eyeshadow)) <lora:ink:0.7:0.5>\nNegative prompt: ugly, fat\n[blurry]\n"
+        "Steps: 20, Sampler: Euler a, Schedule type: SGM Uniform, CFG scale: 7, Seed: 965400086, Size: 512x768, "
+        'Model hash: 45dee52b, Model: v1-5, Clip skip: 2, Hires upscale: 2, Lora hashes: "ink: 1f", Version: v1.10.1'
+    )
     restored = read(png_with(parameters=text))
     assert restored.source == "a1111"
     assert restored.values == {
-        "prompt": "girl with a beret, ((eyeshadow))", "negative_prompt": "ugly, fat\n[blurry]", "num_inference_steps": 20,
-        "sampler": {"key": "euler_a"}, "schedule": {"key": "uniform", "spacing": "trailing"},
-        "guidance": {"key": "cfg", "guidance_scale": 7.0}, "seed": 965400086, "width": 512, "height": 768}
+        "prompt": "girl with a beret, ((eyeshadow))",
+        "negative_prompt": "ugly, fat\n[blurry]",
+        "num_inference_steps": 20,
+        "sampler": {"key": "euler_a"},
+        "schedule": {"key": "uniform", "spacing": "trailing"},
+        "guidance": {"key": "cfg", "guidance_scale": 7.0},
+        "seed": 965400086,
+        "width": 512,
+        "height": 768,
+    }
     assert restored.model == "v1-5" and restored.loras == ({"name": "ink", "weight": 0.7},)
     assert any("Clip skip, Hires upscale" in note for note in restored.notes)
     assert any("'v1-5'" in note for note in restored.notes) and any("'ink' at 0.7" in note for note in restored.notes)
-    flux = read_texts({"parameters": "x\nSteps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, "
-                                     "Seed: 1, Size: 64x64, Version: f2.0.1v1.10.1-previous-1"})
+    flux = read_texts(
+        {
+            "parameters": "x\nSteps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, "
+            "Seed: 1, Size: 64x64, Version: f2.0.1v1.10.1-previous-1"
+        }
+    )
     assert flux.source == "forge" and flux.values["guidance"]["guidance_scale"] == 3.5
 
 
@@ -188,16 +224,34 @@ def test_samplers_of_others_are_reported_not_guessed():
 
 
 COMFY = {
-    "3": {"class_type": "KSampler", "inputs": {
-        "seed": 18446744073709551615, "steps": 20, "cfg": 8, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1,
-        "model": ["10", 0], "positive": ["12", 0], "negative": ["7", 0], "latent_image": ["5", 0]}},
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 18446744073709551615,
+            "steps": 20,
+            "cfg": 8,
+            "sampler_name": "euler_ancestral",
+            "scheduler": "normal",
+            "denoise": 1,
+            "model": ["10", 0],
+            "positive": ["12", 0],
+            "negative": ["7", 0],
+            "latent_image": ["5", 0],
+        },
+    },
     "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "../../v1-5.ckpt"}},
     "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 640, "batch_size": 1}},
     "6": {"class_type": "CLIPTextEncode", "inputs": {"text": ["13", 0], "clip": ["4", 1]}},
     "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "watermark", "clip": ["4", 1]}},
     "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}, "is_changed": [float("nan")]},
-    "10": {"class_type": "LoraLoader", "inputs": {"lora_name": "ink.safetensors", "strength_model": 0.6, "model": ["4", 0], "clip": ["4", 1]}},
-    "12": {"class_type": "ControlNetApplyAdvanced", "inputs": {"positive": ["6", 0], "negative": ["7", 0], "strength": 1.0}},
+    "10": {
+        "class_type": "LoraLoader",
+        "inputs": {"lora_name": "ink.safetensors", "strength_model": 0.6, "model": ["4", 0], "clip": ["4", 1]},
+    },
+    "12": {
+        "class_type": "ControlNetApplyAdvanced",
+        "inputs": {"positive": ["6", 0], "negative": ["7", 0], "strength": 1.0},
+    },
     "13": {"class_type": "PrimitiveString", "inputs": {"value": "a bottle"}},
 }
 
@@ -206,8 +260,15 @@ def test_comfyui_prompt():
     restored = read(png_with(prompt=json.dumps(COMFY), workflow="{}"))
     assert restored.source == "comfyui"
     assert restored.values == {
-        "prompt": "a bottle", "negative_prompt": "watermark", "num_inference_steps": 20, "width": 512, "height": 640,
-        "guidance": {"key": "cfg", "guidance_scale": 8.0}, "sampler": {"key": "euler_a"}, "schedule": {"key": "uniform", "spacing": "linspace"}}
+        "prompt": "a bottle",
+        "negative_prompt": "watermark",
+        "num_inference_steps": 20,
+        "width": 512,
+        "height": 640,
+        "guidance": {"key": "cfg", "guidance_scale": 8.0},
+        "sampler": {"key": "euler_a"},
+        "schedule": {"key": "uniform", "spacing": "linspace"},
+    }
     assert restored.model == "../../v1-5.ckpt" and restored.loras[0]["name"] == "ink.safetensors"
     assert any("seed" in note for note in restored.notes)
 
@@ -222,39 +283,80 @@ def test_comfyui_reads_the_sampler_that_starts_from_nothing():
 
 def test_comfyui_flux_with_custom_sampler():
     graph = {
-        "13": {"class_type": "SamplerCustomAdvanced", "inputs": {
-            "noise": ["25", 0], "guider": ["22", 0], "sampler": ["16", 0], "sigmas": ["17", 0], "latent_image": ["27", 0]}},
+        "13": {
+            "class_type": "SamplerCustomAdvanced",
+            "inputs": {
+                "noise": ["25", 0],
+                "guider": ["22", 0],
+                "sampler": ["16", 0],
+                "sigmas": ["17", 0],
+                "latent_image": ["27", 0],
+            },
+        },
         "25": {"class_type": "RandomNoise", "inputs": {"noise_seed": 42}},
         "22": {"class_type": "BasicGuider", "inputs": {"model": ["30", 0], "conditioning": ["26", 0]}},
         "26": {"class_type": "FluxGuidance", "inputs": {"guidance": 3.5, "conditioning": ["6", 0]}},
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a fox"}},
         "16": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
-        "17": {"class_type": "BasicScheduler", "inputs": {"scheduler": "simple", "steps": 20, "denoise": 1.0, "model": ["30", 0]}},
+        "17": {
+            "class_type": "BasicScheduler",
+            "inputs": {"scheduler": "simple", "steps": 20, "denoise": 1.0, "model": ["30", 0]},
+        },
         "27": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 1024, "height": 1024, "batch_size": 1}},
         "30": {"class_type": "ModelSamplingAuraFlow", "inputs": {"shift": 1.15, "model": ["12", 0]}},
         "12": {"class_type": "UNETLoader", "inputs": {"unet_name": "flux1-dev.safetensors"}},
     }
     restored = read_texts({"prompt": json.dumps(graph)})
     assert restored.values == {
-        "prompt": "a fox", "seed": 42, "num_inference_steps": 20, "width": 1024, "height": 1024, "sampler": {"key": "euler"},
-        "schedule": {"key": "shift", "shift": 1.15}, "guidance": {"key": "cfg", "guidance_scale": 3.5}}
+        "prompt": "a fox",
+        "seed": 42,
+        "num_inference_steps": 20,
+        "width": 1024,
+        "height": 1024,
+        "sampler": {"key": "euler"},
+        "schedule": {"key": "shift", "shift": 1.15},
+        "guidance": {"key": "cfg", "guidance_scale": 3.5},
+    }
     assert restored.model == "flux1-dev.safetensors"
 
 
 def test_comfyui_workflow_without_prompt_and_its_webp():
     workflow = {
         "nodes": [
-            {"id": 3, "type": "KSampler", "widgets_values": [5, "randomize", 12, 6.5, "dpmpp_2m", "karras", 1], "inputs": [
-                {"name": "model", "link": 1}, {"name": "positive", "link": 4}, {"name": "negative", "link": 6}, {"name": "latent_image", "link": 2}]},
+            {
+                "id": 3,
+                "type": "KSampler",
+                "widgets_values": [5, "randomize", 12, 6.5, "dpmpp_2m", "karras", 1],
+                "inputs": [
+                    {"name": "model", "link": 1},
+                    {"name": "positive", "link": 4},
+                    {"name": "negative", "link": 6},
+                    {"name": "latent_image", "link": 2},
+                ],
+            },
             {"id": 4, "type": "CheckpointLoaderSimple", "widgets_values": ["base.safetensors"]},
             {"id": 5, "type": "EmptyLatentImage", "widgets_values": [256, 320, 1]},
             {"id": 6, "type": "CLIPTextEncode", "widgets_values": ["a lake"]},
             {"id": 7, "type": "CLIPTextEncode", "widgets_values": ["text"]},
         ],
-        "links": [[1, 4, 0, 3, 0, "MODEL"], [2, 5, 0, 3, 3, "LATENT"], [4, 6, 0, 3, 1, "CONDITIONING"], [6, 7, 0, 3, 2, "CONDITIONING"]],
+        "links": [
+            [1, 4, 0, 3, 0, "MODEL"],
+            [2, 5, 0, 3, 3, "LATENT"],
+            [4, 6, 0, 3, 1, "CONDITIONING"],
+            [6, 7, 0, 3, 2, "CONDITIONING"],
+        ],
     }
-    wanted = {"prompt": "a lake", "negative_prompt": "text", "seed": 5, "num_inference_steps": 12, "width": 256, "height": 320,
-              "guidance": {"key": "cfg", "guidance_scale": 6.5}, "sampler": {"key": "dpmpp_2m"}, "schedule": {"key": "karras"}}
+    wanted = {
+        "prompt": "a lake",
+        "negative_prompt": "text",
+        "seed": 5,
+        "num_inference_steps": 12,
+        "width": 256,
+        "height": 320,
+        "guidance": {"key": "cfg", "guidance_scale": 6.5},
+        "sampler": {"key": "dpmpp_2m"},
+        "schedule": {"key": "karras"},
+    }
     assert read_texts({"workflow": json.dumps(workflow)}).values == wanted
     exif = Image.Exif()
     exif[0x010F] = "workflow:" + json.dumps(workflow)
@@ -273,32 +375,88 @@ def test_a_comfyui_graph_that_runs_in_circles_ends():
 
 
 def test_invokeai_new_and_old():
-    new = {"app_version": "4.2", "generation_mode": "txt2img", "positive_prompt": "landscape", "negative_prompt": "low quality",
-           "width": 768, "height": 432, "seed": 356120443, "rand_device": "cpu", "cfg_scale": 7.5, "steps": 50, "scheduler": "dpmpp_2m_k",
-           "clip_skip": 0, "model": {"name": "amixx", "hash": "x"}, "loras": [{"model": {"name": "ink"}, "weight": 0.5}], "controlnets": []}
+    new = {
+        "app_version": "4.2",
+        "generation_mode": "txt2img",
+        "positive_prompt": "landscape",
+        "negative_prompt": "low quality",
+        "width": 768,
+        "height": 432,
+        "seed": 356120443,
+        "rand_device": "cpu",
+        "cfg_scale": 7.5,
+        "steps": 50,
+        "scheduler": "dpmpp_2m_k",
+        "clip_skip": 0,
+        "model": {"name": "amixx", "hash": "x"},
+        "loras": [{"model": {"name": "ink"}, "weight": 0.5}],
+        "controlnets": [],
+    }
     restored = read(png_with(invokeai_metadata=json.dumps(new)))
-    assert restored.source == "invokeai" and restored.model == "amixx" and restored.loras[0] == {"name": "ink", "weight": 0.5}
+    assert (
+        restored.source == "invokeai"
+        and restored.model == "amixx"
+        and restored.loras[0] == {"name": "ink", "weight": 0.5}
+    )
     assert restored.values == {
-        "prompt": "landscape", "negative_prompt": "low quality", "width": 768, "height": 432, "seed": 356120443, "num_inference_steps": 50,
-        "guidance": {"key": "cfg", "guidance_scale": 7.5}, "sampler": {"key": "dpmpp_2m"}, "schedule": {"key": "karras"}}
+        "prompt": "landscape",
+        "negative_prompt": "low quality",
+        "width": 768,
+        "height": 432,
+        "seed": 356120443,
+        "num_inference_steps": 50,
+        "guidance": {"key": "cfg", "guidance_scale": 7.5},
+        "sampler": {"key": "dpmpp_2m"},
+        "schedule": {"key": "karras"},
+    }
     unknown = read_texts({"invokeai_metadata": json.dumps({**new, "scheduler": "dpm_fast_k"})})
     assert "sampler" not in unknown.values and any("dpm_fast" in note for note in unknown.notes)
-    old = {"model": "stable diffusion", "model_weights": "sd-1.5", "image": {
-        "prompt": [{"prompt": "a dog [blurry] in snow [ugly]", "weight": 1.0}], "steps": 30, "cfg_scale": 7.5, "width": 512, "height": 512,
-        "seed": 3, "sampler": "k_euler_a"}}
+    old = {
+        "model": "stable diffusion",
+        "model_weights": "sd-1.5",
+        "image": {
+            "prompt": [{"prompt": "a dog [blurry] in snow [ugly]", "weight": 1.0}],
+            "steps": 30,
+            "cfg_scale": 7.5,
+            "width": 512,
+            "height": 512,
+            "seed": 3,
+            "sampler": "k_euler_a",
+        },
+    }
     restored = read(png_with(**{"sd-metadata": json.dumps(old)}))
     assert (restored.values["prompt"], restored.values["negative_prompt"]) == ("a dog in snow", "blurry, ugly")
     assert restored.values["sampler"] == {"key": "euler_a"} and restored.model == "sd-1.5"
 
 
 def test_swarmui():
-    swarm = {"sui_image_params": {
-        "prompt": "a headshot", "model": "Flux/flux1-dev", "seed": 2042464333, "steps": 25, "cfgscale": 1.0, "aspectratio": "Custom",
-        "width": 512, "height": 768, "sampler": "euler", "scheduler": "normal", "negativeprompt": "", "vae": "ae.sft",
-        "loras": ["ink"], "loraweights": ["0.5"], "swarm_version": "0.9"}, "sui_extra_data": {}}
+    swarm = {
+        "sui_image_params": {
+            "prompt": "a headshot",
+            "model": "Flux/flux1-dev",
+            "seed": 2042464333,
+            "steps": 25,
+            "cfgscale": 1.0,
+            "aspectratio": "Custom",
+            "width": 512,
+            "height": 768,
+            "sampler": "euler",
+            "scheduler": "normal",
+            "negativeprompt": "",
+            "vae": "ae.sft",
+            "loras": ["ink"],
+            "loraweights": ["0.5"],
+            "swarm_version": "0.9",
+        },
+        "sui_extra_data": {},
+    }
     restored = read(png_with(parameters=json.dumps(swarm)))
     assert restored.source == "swarmui" and restored.loras == ({"name": "ink", "weight": 0.5},)
-    assert restored.values["sampler"] == {"key": "euler"} and restored.values["seed"] == 2042464333 and restored.values["height"] == 768
+    assert (
+        restored.values["sampler"] == {"key": "euler"}
+        and restored.values["seed"] == 2042464333
+        and restored.values["height"] == 768
+    )
     assert any("vae" in note for note in restored.notes)
 
 
@@ -307,11 +465,30 @@ def test_swarmui():
 
 def test_numbers_are_clamped_and_wrong_types_refused():
     request = Request().to_json() | {
-        "num_inference_steps": 10**6, "width": 10**5, "height": float("nan"), "seed": "x", "batch_size": True, "variation_strength": 7,
-        "prompt": ["no"], "sampler": {"key": "../x"}, "schedule": {"key": "uniform", "spacing": {"deep": 1}}, "guidance": 5, "start": 5,
-        "loras": [{"name": "ink", "weight": 99}, "x", None], "model": {"a": 1}, "device": "cuda", "__class__": "x"}
+        "num_inference_steps": 10**6,
+        "width": 10**5,
+        "height": float("nan"),
+        "seed": "x",
+        "batch_size": True,
+        "variation_strength": 7,
+        "prompt": ["no"],
+        "sampler": {"key": "../x"},
+        "schedule": {"key": "uniform", "spacing": {"deep": 1}},
+        "guidance": 5,
+        "start": 5,
+        "loras": [{"name": "ink", "weight": 99}, "x", None],
+        "model": {"a": 1},
+        "device": "cuda",
+        "__class__": "x",
+    }
     restored = read_texts({"stepwise": json.dumps({"metadata": {"request": request}})})
-    assert restored.values == {"num_inference_steps": 1000, "width": 8192, "variation_strength": 1.0, "negative_prompt": "", "variation_seed": 0}
+    assert restored.values == {
+        "num_inference_steps": 1000,
+        "width": 8192,
+        "variation_strength": 1.0,
+        "negative_prompt": "",
+        "variation_seed": 0,
+    }
     assert restored.loras == () and restored.model == ""
     assert any("__class__, device" in note for note in restored.notes)
     assert all(len(note) < 1000 for note in restored.notes)
@@ -320,8 +497,13 @@ def test_numbers_are_clamped_and_wrong_types_refused():
 
 def test_a_server_moves_values_into_its_own_caps():
     restored = read_texts({"stepwise": payload(Request(num_inference_steps=500, width=0, height=4096))}).within(
-        {"num_inference_steps": (1, 200), "width": (16, 2048), "height": (16, 2048)})
-    assert (restored.values["num_inference_steps"], restored.values["width"], restored.values["height"]) == (200, 0, 2048)
+        {"num_inference_steps": (1, 200), "width": (16, 2048), "height": (16, 2048)}
+    )
+    assert (restored.values["num_inference_steps"], restored.values["width"], restored.values["height"]) == (
+        200,
+        0,
+        2048,
+    )
     assert len(restored.notes) == 2
 
 
@@ -331,11 +513,27 @@ def test_long_prompts_are_cut_and_control_characters_dropped():
     assert any("only the first" in note for note in restored.notes)
 
 
-@pytest.mark.parametrize("text", [
-    "a" * 65536, " " * 65536, "aa:" * 21845, 'aa:"' * 16384, 'aa: "\\' * 9000, "<lora:" * 10000, "aa: b," * 10000, "\n" * 65536, "[" * 65536,
-    '{"sui_image_params":' + "[" * 60000, '{"a":' * 13000, '{"image": {"prompt": "' + "[]" * 30000 + '"}}', '"\\' * 30000, '{"seed": 1e999999}',
-    '{"metadata": {"request": {"seed": ' + "9" * 5000 + "}}}", "x" * 10**6,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 65536,
+        " " * 65536,
+        "aa:" * 21845,
+        'aa:"' * 16384,
+        'aa: "\\' * 9000,
+        "<lora:" * 10000,
+        "aa: b," * 10000,
+        "\n" * 65536,
+        "[" * 65536,
+        '{"sui_image_params":' + "[" * 60000,
+        '{"a":' * 13000,
+        '{"image": {"prompt": "' + "[]" * 30000 + '"}}',
+        '"\\' * 30000,
+        '{"seed": 1e999999}',
+        '{"metadata": {"request": {"seed": ' + "9" * 5000 + "}}}",
+        "x" * 10**6,
+    ],
+)
 def test_no_text_is_slow_or_raises(text):
     began = time.process_time()
     for name in ("stepwise", "parameters", "prompt", "workflow", "invokeai_metadata", "sd-metadata"):
@@ -347,7 +545,12 @@ def test_no_text_is_slow_or_raises(text):
 def test_what_is_too_long_is_not_parsed_but_said():
     padding = {"padding": "x" * 70_000}
     swarm, invoke = {"sui_image_params": {"seed": 1}}, {"positive_prompt": "a", "seed": 1}
-    for name, whole in (("parameters", swarm), ("invokeai_metadata", invoke), ("prompt", COMFY), ("stepwise", json.loads(payload(Request())))):
+    for name, whole in (
+        ("parameters", swarm),
+        ("invokeai_metadata", invoke),
+        ("prompt", COMFY),
+        ("stepwise", json.loads(payload(Request()))),
+    ):
         restored = read_texts({name: json.dumps(whole | padding)})
         assert restored is None or restored.values == {}
         if name in {"parameters", "prompt"}:

@@ -40,8 +40,14 @@ def test_a_fit_is_a_job_whose_result_runs(studio):
     assert [len(cell.rows) for cell in view.cells] == [3]
     assert view.cells[0].num_steps == 3
     name, schedule = view.outcome["name"], view.outcome["schedule"]
-    assert find_all(schedules_folder(studio))[name].to_json() == find_all(schedules_folder(studio))[name].parse(schedule).to_json()
-    assert set(schedule["held_out"]) == {"uniform", "fitted"}  # the held-out pictures judge, and two rounds need not please them
+    assert (
+        find_all(schedules_folder(studio))[name].to_json()
+        == find_all(schedules_folder(studio))[name].parse(schedule).to_json()
+    )
+    assert set(schedule["held_out"]) == {
+        "uniform",
+        "fitted",
+    }  # the held-out pictures judge, and two rounds need not please them
     assert all(0 < error < 1 for error in schedule["held_out"].values())
     values = {**BASE, "prompt": "a fox on a blue background", "schedule": "learned"}
     run = ended(studio.submit("text_to_image", values))
@@ -75,16 +81,33 @@ def test_a_kept_solver_is_gone_on_from_and_one_that_is_not_is_refused(studio):
     assert begun.status is JobStatus.DONE, begun.message
     view = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": go_on}))
     assert view.status is JobStatus.DONE, view.message
-    assert view.outcome["curve"][0]["held_out"] == pytest.approx(begun.outcome["schedule"]["held_out"]["fitted"], abs=1e-5)
-    named = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": {**go_on, "kept": begun.outcome["name"]}}))
+    assert view.outcome["curve"][0]["held_out"] == pytest.approx(
+        begun.outcome["schedule"]["held_out"]["fitted"], abs=1e-5
+    )
+    named = ended(
+        studio.submit("learn", {**SETTINGS, "base": base, "learner": {**go_on, "kept": begun.outcome["name"]}})
+    )
     assert named.outcome["curve"] == view.outcome["curve"]
     unknown = ended(studio.submit("learn", {**SETTINGS, "base": base, "learner": {**go_on, "kept": "emoji-none"}}))
     assert unknown.status is JobStatus.FAILED and "emoji-none" in unknown.message
     schedule = view.outcome["schedule"]
-    assert schedule["told"]["settings"]["start"] == "kept" and [len(step) for step in schedule["emphasis"]] == [1, 2, 2, 1]
+    assert schedule["told"]["settings"]["start"] == "kept" and [len(step) for step in schedule["emphasis"]] == [
+        1,
+        2,
+        2,
+        1,
+    ]
     assert "single-emphasis" in view.outcome["name"] and len(view.outcome["curve"]) == 3
-    run = ended(studio.submit("text_to_image", {**base, "prompt": "a fox on a blue background",
-                                                "schedule": {"key": "learned", "name": view.outcome["name"]}}))
+    run = ended(
+        studio.submit(
+            "text_to_image",
+            {
+                **base,
+                "prompt": "a fox on a blue background",
+                "schedule": {"key": "learned", "name": view.outcome["name"]},
+            },
+        )
+    )
     assert run.status is JobStatus.DONE and [row.evaluations for row in run.cells[0].rows] == [1, 3, 5, 6], run.message
 
 
@@ -101,12 +124,21 @@ def test_an_evolution_reports_its_population_and_stops(studio):
     assert "name" not in view.outcome
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"base": {**BASE, "num_inference_steps": 1}}, "1 step has nothing to learn"),
-    ({"base": 3}, "base of a fit is '3'"), ({"pictures": {"fitted": 1}}, "fitted is 1"), ({"pictures": {"many": 1}}, "'many'"),
-    ({"learner": {"key": "ld3", "rounds": 0}}, "rounds is 0"), ({"prompts": [1]}, "prompts of a fit"),
-    ({"prompts": ["a"] * 2049}, "At most 2048"), ({"extra": 1}, "'extra'"), ({"learner": "magic"}, "Unknown learner 'magic'"),
-    ({"base": {**BASE, "model": "none"}}, "none")])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base": {**BASE, "num_inference_steps": 1}}, "1 step has nothing to learn"),
+        ({"base": 3}, "base of a fit is '3'"),
+        ({"pictures": {"fitted": 1}}, "fitted is 1"),
+        ({"pictures": {"many": 1}}, "'many'"),
+        ({"learner": {"key": "ld3", "rounds": 0}}, "rounds is 0"),
+        ({"prompts": [1]}, "prompts of a fit"),
+        ({"prompts": ["a"] * 2049}, "At most 2048"),
+        ({"extra": 1}, "'extra'"),
+        ({"learner": "magic"}, "Unknown learner 'magic'"),
+        ({"base": {**BASE, "model": "none"}}, "none"),
+    ],
+)
 def test_what_cannot_be_fitted_is_refused_at_once(studio, changes, words):
     with pytest.raises(SettingsError, match=words):
         studio.submit("learn", {**SETTINGS, **changes})
@@ -121,9 +153,25 @@ def test_a_sampler_with_fresh_noise_is_refused_with_the_reason(studio):
 def test_the_command_fits_and_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(learned, "FOLDERS", list(learned.FOLDERS))
     (tmp_path / "prompts.txt").write_text("a fox\n\na red apple\n")
-    flags = ["--outputs-folder", str(tmp_path / "o"), "--models-folder", str(tmp_path / "m"), "learn", "--steps", "2",
-             "--sampler", "ddim", "--guidance", "cfg,guidance_scale=1", "--learner", "ld3,rounds=1,batch=2,start=uniform",
-             "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "fit.json")]
+    flags = [
+        "--outputs-folder",
+        str(tmp_path / "o"),
+        "--models-folder",
+        str(tmp_path / "m"),
+        "learn",
+        "--steps",
+        "2",
+        "--sampler",
+        "ddim",
+        "--guidance",
+        "cfg,guidance_scale=1",
+        "--learner",
+        "ld3,rounds=1,batch=2,start=uniform",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--out",
+        str(tmp_path / "fit.json"),
+    ]
     for name, value in SMALL.items():
         flags += ["--pictures", f"{name}={value}"]
     assert main(flags) == 0
@@ -132,7 +180,11 @@ def test_the_command_fits_and_copies(tmp_path, monkeypatch):
     assert issubclass(MethodFitError, StepwiseError) and issubclass(UnknownMethodError, SettingsError)
 
 
-CURVE = [{"round": 0, "loss": 0.4, "held_out": 0.41}, {"round": 1, "loss": 0.3}, {"round": 2, "loss": 0.2, "held_out": 0.25}]
+CURVE = [
+    {"round": 0, "loss": 0.4, "held_out": 0.41},
+    {"round": 1, "loss": 0.3},
+    {"round": 2, "loss": 0.2, "held_out": 0.25},
+]
 
 
 def test_the_plot_shows_every_round_and_the_result():

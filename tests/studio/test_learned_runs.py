@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.studio.page_forms import built, read_after
-from tests.studio.waiting import ended
 
 from pipelines.schedules.learned_file import SHIPPED, find_all
 from studio.jobs import JobStatus
+from tests.studio.page_forms import built, read_after
+from tests.studio.waiting import ended
 
-NAME = next(name for name, one in find_all(SHIPPED).items() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m")
+NAME = next(
+    name for name, one in find_all(SHIPPED).items() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m"
+)
 SINGLE = next(name for name, one in find_all(SHIPPED).items() if one.single)
 PROMPT = "a fox on a blue background"
 
@@ -26,7 +28,12 @@ def page(studio):
 
 @pytest.mark.parametrize("settings", [{}, {"name": NAME}])
 def test_the_shipped_schedule_is_picked_on_the_page_and_named_in_the_saved_settings(studio, page, settings):
-    draft = {"schedule": {"key": "learned", **settings}, "num_inference_steps": 6, "prompt": PROMPT, "seed_mode": "fixed"}
+    draft = {
+        "schedule": {"key": "learned", **settings},
+        "num_inference_steps": 6,
+        "prompt": PROMPT,
+        "seed_mode": "fixed",
+    }
     values = read_after(page, page.form.updates(draft, "emoji"))
     view = ended(studio.submit("text_to_image", values))
     assert view.status is JobStatus.DONE, view.message
@@ -48,11 +55,16 @@ def test_other_weights_under_the_shipped_models_key_are_refused(studio):
         kept = parameter.clone()
         parameter.add_(0.01)
         try:
-            view = ended(studio.submit("text_to_image", {"prompt": PROMPT, "num_inference_steps": 6, "schedule": "learned"}))
+            view = ended(
+                studio.submit("text_to_image", {"prompt": PROMPT, "num_inference_steps": 6, "schedule": "learned"})
+            )
         finally:
             parameter.copy_(kept)
     assert view.status is JobStatus.FAILED
-    assert "other weights than the model emoji has now. Fit it again with `python -m studio learn --model emoji" in view.message
+    assert (
+        "other weights than the model emoji has now. Fit it again with `python -m studio learn --model emoji"
+        in view.message
+    )
 
 
 def test_a_comparison_at_equal_evaluations_finds_the_schedule_of_the_steps_it_ends_with(studio):

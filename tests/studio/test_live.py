@@ -65,7 +65,9 @@ def test_a_click_becomes_a_job_whose_steps_stream_to_the_end(page):
 def test_nobody_from_elsewhere_chooses_whose_job_it_is(page):
     studio, demo, _ = page
     elsewhere = TestClient(Starlette(routes=demo.routes), client=("203.0.113.5", 50_000))
-    jobs = [studio.job(run(elsewhere, form_values(demo), owner).json()["session"]["job"]) for owner in ("", "ann", "x" * 99)]
+    jobs = [
+        studio.job(run(elsewhere, form_values(demo), owner).json()["session"]["job"]) for owner in ("", "ann", "x" * 99)
+    ]
     assert {job.owner for job in jobs} == {"203.0.113.5"}
 
 
@@ -96,14 +98,25 @@ def test_the_scrubber_asks_for_a_step(page):
     studio, demo, client = page
     job = studio.submit("text_to_image", {"prompt": "a fox", "num_inference_steps": 5})
     list(follow(job))
-    first, second = (client.get(f"/stepwise/text_to_image/jobs/{job.id}/steps/{step}").json()["parts"] for step in (1, 2))
+    first, second = (
+        client.get(f"/stepwise/text_to_image/jobs/{job.id}/steps/{step}").json()["parts"] for step in (1, 2)
+    )
     assert first["t2i-hero"]["src"] != second["t2i-hero"]["src"]
     assert client.get("/stepwise/compare/jobs/x/steps/1").status_code == 422
 
 
-@pytest.mark.parametrize("values", [
-    None, {}, "text", [], [None] * 3, [[]] * 200, [{}] * 200,
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        {},
+        "text",
+        [],
+        [None] * 3,
+        [[]] * 200,
+        [{}] * 200,
+    ],
+)
 def test_a_form_that_cannot_be_read_is_refused_in_a_sentence(page, values):
     studio, demo, client = page
     before = len(studio.jobs)

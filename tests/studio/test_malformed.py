@@ -85,7 +85,11 @@ def test_every_field_of_a_run_button_is_made_wrong(pages, tab):
     form, requests = pages[tab], [*malformed.form_malformed(pages[tab], COUNT)]
     reached = {field for one in requests if one.wrong for field in one.wrong.fields}
     assert {*form.names} <= reached
-    assert all(len(one.wrong.values) in (len(form.names), len(form.names) - 1, len(form.names) - 2) for one in requests if one.wrong)
+    assert all(
+        len(one.wrong.values) in (len(form.names), len(form.names) - 1, len(form.names) - 2)
+        for one in requests
+        if one.wrong
+    )
     assert {*pages} == {*BUTTONS} and small_form(form).values != form.values
     assert any(one.wrong and one.wrong.beyond for one in requests)
 
@@ -120,7 +124,9 @@ def test_what_asked_for_more_than_a_cap_and_became_a_job_is_past_it():
     assert malformed.judged(Answer(422, "", "no"), beyond=True) == "refused"
 
 
-@pytest.mark.parametrize(("size", "frames", "kind"), [((2049, 8), 1, "past_a_cap"), ((64, 64), 300, "past_a_cap"), ((64, 64), 3, "answered")])
+@pytest.mark.parametrize(
+    ("size", "frames", "kind"), [((2049, 8), 1, "past_a_cap"), ((64, 64), 300, "past_a_cap"), ((64, 64), 3, "answered")]
+)
 def test_the_size_of_what_was_made_is_judged(tmp_path, size, frames, kind):
     from PIL import Image
 
@@ -131,7 +137,10 @@ def test_the_size_of_what_was_made_is_judged(tmp_path, size, frames, kind):
     assert malformed.judged(answer) == kind
 
 
-@pytest.mark.parametrize("told", ["Something broke inside the studio; its log has the details.", "The page lost sight of the run; reload it."])
+@pytest.mark.parametrize(
+    "told",
+    ["Something broke inside the studio; its log has the details.", "The page lost sight of the run; reload it."],
+)
 def test_a_mistake_of_the_studio_counts_as_one(told):
     assert malformed.judged(Answer(200, "error", told)) == "server_error"
 

@@ -161,7 +161,9 @@ def test_programs_do_what_the_buttons_do_on_the_pages_own_shelf(studio, hub):
 
 @pytest.mark.parametrize("action", ["load", "download", "cancel", "release"])
 @pytest.mark.parametrize(
-    "model", ["", "../x", "/etc/passwd", "http://127.0.0.1/x.safetensors", "someone/else", None, 7, ["far"], {"key": "far"}])
+    "model",
+    ["", "../x", "/etc/passwd", "http://127.0.0.1/x.safetensors", "someone/else", None, 7, ["far"], {"key": "far"}],
+)
 def test_a_program_names_a_model_by_its_key_and_by_nothing_else(studio, hub, action, model):
     with pytest.raises(SettingsError):
         change_models(studio, action, model)

@@ -78,7 +78,9 @@ def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
     events = build_page(studio).get_config_file()["dependencies"]
     assert all(event["show_progress_on"] == [] for event in events if event["show_progress"] == "hidden")
     marking = {event["api_name"] for event in events if event["show_progress"] != "hidden"}
-    assert marking <= public(build_page(studio).get_config_file()), "only the endpoints, which have no outputs on the page"
+    assert marking <= public(build_page(studio).get_config_file()), (
+        "only the endpoints, which have no outputs on the page"
+    )
 
 
 def test_nothing_on_the_page_moves_by_itself_while_a_model_runs():

@@ -29,7 +29,9 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -47,7 +49,9 @@ def test_other_formats_are_refused_even_where_pillow_knows_them(format):
         open_picture(encoded(noise(size=(32, 32)), format))
 
 
-@pytest.mark.parametrize("data", [b"", b"<svg/>", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"RIFF\x00\x00\x00\x00WEBPVP8 "])
+@pytest.mark.parametrize(
+    "data", [b"", b"<svg/>", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"RIFF\x00\x00\x00\x00WEBPVP8 "]
+)
 def test_what_is_no_picture_is_refused_in_one_sentence(data):
     with pytest.raises(PictureError) as caught:
         open_picture(data)
@@ -115,8 +119,15 @@ def test_sixteen_bits_are_scaled_not_clipped():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_camera_s_rotation_is_applied(orientation):
     upright = Image.fromarray(np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)).convert("RGB")
-    undo = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     stored = upright.transpose(undo[orientation]) if orientation in undo else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -137,4 +148,7 @@ def test_the_texts_stay_for_whoever_reads_the_settings():
     from studio.infotext.embed import encode
 
     for format in ("png", "jpeg", "webp"):
-        assert read(open_picture(encode(noise(), format, "a\nSteps: 5, Sampler: Euler, Seed: 8", "{}"))).values["seed"] == 8
+        assert (
+            read(open_picture(encode(noise(), format, "a\nSteps: 5, Sampler: Euler, Seed: 8", "{}"))).values["seed"]
+            == 8
+        )

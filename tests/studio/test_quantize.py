@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from pipelines import quantization_peak
-from pipelines.quantization_folder import RECORD, WEIGHTS, quantised_key
 from pipelines.errors import LoraError, MethodFitError, ModelError, SettingsError, UnknownMethodError
 from pipelines.quantization import trimmed_mean
+from pipelines.quantization_folder import RECORD, WEIGHTS, quantised_key
 from studio.command_line import main
 from studio.jobs import JobStatus
 from studio.quantize_keep import keep, kept_key
@@ -245,7 +245,10 @@ def test_the_peak_of_each_variant_is_measured_with_what_it_would_be_loaded_from(
     assert view.status is JobStatus.DONE, view.message
     assert [method for *_, method, _ in asked] == [None, {"key": "int8"}, {"key": "nf4"}, four]
     assert {(model, folder, device) for model, folder, device, *_ in asked} == {("emoji", studio.catalog.folder, "cpu")}
-    assert all(request["width"] == request["height"] == 64 and request["prompt"] == BASE["prompt"] for *_, request, _, _ in asked)
+    assert all(
+        request["width"] == request["height"] == 64 and request["prompt"] == BASE["prompt"]
+        for *_, request, _, _ in asked
+    )
     files = [file for *_, file in asked]
     assert files[0] is None and len({*files}) == 4 and not any(file.exists() for file in files[1:])
     assert set(studio.catalog.folder.iterdir()) == before, "measured files are nobody's models"
@@ -260,7 +263,17 @@ def test_the_peak_of_each_variant_is_measured_with_what_it_would_be_loaded_from(
 def test_the_command_line_measures_the_peak_where_it_is_asked_to(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(quantize_task, "peak_bytes", lambda *_: 123_400_000)
     folders = ["--outputs-folder", str(tmp_path / "outputs"), "--models-folder", str(tmp_path / "models")]
-    words = ["quantize", BASE["prompt"], "--steps", "1", "--with", "int8", "--no-measure", "--out", str(tmp_path / "a.json")]
+    words = [
+        "quantize",
+        BASE["prompt"],
+        "--steps",
+        "1",
+        "--with",
+        "int8",
+        "--no-measure",
+        "--out",
+        str(tmp_path / "a.json"),
+    ]
     assert main([*folders, *words, "--peak"]) == 0
     assert capsys.readouterr().out.count("peak 123.4 MB") == 2
     assert main([*folders, *words]) == 0 and "peak" not in capsys.readouterr().out

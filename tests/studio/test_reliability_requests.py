@@ -68,4 +68,7 @@ def test_a_range_with_a_step_without_end_is_none():
 
 
 def test_whole_numbers_are_taken_however_they_are_written():
-    assert Request.parse({"seed": 7.0, "width": 64}).seed == 7 and Request.parse({"variation_strength": 1}).variation_strength == 1.0
+    assert (
+        Request.parse({"seed": 7.0, "width": 64}).seed == 7
+        and Request.parse({"variation_strength": 1}).variation_strength == 1.0
+    )

@@ -49,7 +49,9 @@ def test_a_player_may_ask_for_parts_of_a_clip(shelf):
     answer = web.get(f"/{address(record.id)}", headers={"range": "bytes=10-14"})
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (206, b"01234", "video/mp4")
     assert answer.headers["content-range"] == "bytes 10-14/500"
-    clip = store.save_bytes(encode_clip(frames, 8, "gif"), ".gif", {**REQUEST, "poster": poster(frames[0])}, kind="video")
+    clip = store.save_bytes(
+        encode_clip(frames, 8, "gif"), ".gif", {**REQUEST, "poster": poster(frames[0])}, kind="video"
+    )
     with Image.open(io.BytesIO(web.get(f"/{address(clip.id)}/small").content)) as small:
         assert small.format == "JPEG"
 
@@ -65,10 +67,19 @@ def test_a_small_picture_is_made_and_an_archive_is_sent(shelf):
     assert web.get(f"/{archive_address(path)}").content == b"PK"
 
 
-@pytest.mark.parametrize("path", [
-    "results/nothing", "results/nothing/small", "results/..%2Findex.sqlite", "results/%2Fetc%2Fpasswd", "archives/thumbnails/x.zip",
-    f"archives/{'a' * 32}/..%2F..%2Fsecret.zip", f"archives/{'a' * 32}/secret.png", "archives/..%2F..%2Foutputs/x.zip",
-])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "results/nothing",
+        "results/nothing/small",
+        "results/..%2Findex.sqlite",
+        "results/%2Fetc%2Fpasswd",
+        "archives/thumbnails/x.zip",
+        f"archives/{'a' * 32}/..%2F..%2Fsecret.zip",
+        f"archives/{'a' * 32}/secret.png",
+        "archives/..%2F..%2Foutputs/x.zip",
+    ],
+)
 def test_nothing_else_is_sent(shelf, path):
     store, temp, web = shelf
     (temp / ("a" * 32)).mkdir()

@@ -104,9 +104,7 @@ def test_every_pair_is_compared(monkeypatch):
     from studio.safety import credentials as module
 
     real = module.hmac.compare_digest
-    monkeypatch.setattr(
-        module.hmac, "compare_digest", lambda a, b: compared.append(1) or real(a, b)
-    )
+    monkeypatch.setattr(module.hmac, "compare_digest", lambda a, b: compared.append(1) or real(a, b))
     people = Credentials(["ann:one", "bob:two", "cem:three"])
     for user in ("ann", "cem", "nobody"):
         compared.clear()
@@ -188,7 +186,10 @@ def test_preparing_too_late_is_refused(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "temp")],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert "EnvironmentOrderError" in done.stderr
 
@@ -207,8 +208,14 @@ def test_gradio_starts_without_writing_its_stubs(tmp_path):
         "import own\n"
         "print(callable(own.Own.change), callable(Textbox.submit), meta.create_or_modify_pyi.__name__)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     assert done.stdout.split() == ["True", "True", "<lambda>"]
     assert not list(tmp_path.glob("*.pyi"))
 
@@ -219,7 +226,11 @@ def test_importing_the_guards_imports_no_framework():
         "print(sorted({'gradio', 'fastapi', 'starlette', 'PIL', 'torch'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.strip() == "[]"

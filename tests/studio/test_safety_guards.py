@@ -57,8 +57,7 @@ def ask(app, path=JOIN, method="POST", chunks=(b"",), client="10.0.0.1", kind="h
     """One request; header names with _ for -. Returns status, headers and body."""
     sent = []
     waiting = [
-        {"type": "http.request", "body": chunk, "more_body": i + 1 < len(chunks)}
-        for i, chunk in enumerate(chunks)
+        {"type": "http.request", "body": chunk, "more_body": i + 1 < len(chunks)} for i, chunk in enumerate(chunks)
     ] + [{"type": "http.disconnect"}]
 
     async def receive():
@@ -69,7 +68,11 @@ def ask(app, path=JOIN, method="POST", chunks=(b"",), client="10.0.0.1", kind="h
 
     pairs = {"host": "127.0.0.1:7860", **{k.replace("_", "-"): v for k, v in headers.items()}}
     scope = {
-        "type": kind, "method": method, "path": path, "client": (client, 5000), "query_string": query,
+        "type": kind,
+        "method": method,
+        "path": path,
+        "client": (client, 5000),
+        "query_string": query,
         "headers": [(k.encode(), v.encode()) for k, v in pairs.items() if v is not None],
     }
     asyncio.run(app(scope, receive, send))
@@ -97,8 +100,16 @@ def origin_guard(echo, **rule):
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize(
     "origin",
-    ["http://evil.example", "null", "http://127.0.0.1:3000", "http://127.0.0.1", "nonsense",
-     "http://evil.example@127.0.0.1:78600", "http://[", "http://127.0.0.1:7860.evil.example"],
+    [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:3000",
+        "http://127.0.0.1",
+        "nonsense",
+        "http://evil.example@127.0.0.1:78600",
+        "http://[",
+        "http://127.0.0.1:7860.evil.example",
+    ],
 )
 def test_a_foreign_origin_is_refused(origin, method):
     echo = Echo()
@@ -137,7 +148,8 @@ def test_programs_without_an_origin_are_let_through():
         ("/gradio_api/queue/data", "GET", "navigate"),
         ("/gradio_api/heartbeat/x", "GET", "no-cors"),
         ("/config", "GET", "no-cors"),
-        ("/gradio_api/file=/x.png", "GET", "no-cors"), ("/stepwise/results/x", "GET", "no-cors"),
+        ("/gradio_api/file=/x.png", "GET", "no-cors"),
+        ("/stepwise/results/x", "GET", "no-cors"),
     ],
 )
 def test_what_another_site_starts_is_refused(site, path, method, mode):
@@ -242,9 +254,13 @@ def test_a_refusal_says_how_long_to_wait():
 @pytest.mark.parametrize(
     ("path", "method"),
     [
-        (JOIN, "POST"), (UPLOAD, "POST"), ("/prefix/gradio_api/call/x", "POST"),
-        ("/gradio_api/call/v2/x", "POST"), ("/gradio_api/run/x", "POST"),
-        ("/gradio_api/api/x", "POST"), ("/gradio_api/component_server", "POST"),
+        (JOIN, "POST"),
+        (UPLOAD, "POST"),
+        ("/prefix/gradio_api/call/x", "POST"),
+        ("/gradio_api/call/v2/x", "POST"),
+        ("/gradio_api/run/x", "POST"),
+        ("/gradio_api/api/x", "POST"),
+        ("/gradio_api/component_server", "POST"),
         ("/gradio_api/deep_link", "GET"),
     ],
 )
@@ -263,8 +279,9 @@ def test_steps_that_are_decoded_are_counted_and_the_small_ones_of_the_scrubber_a
     guard = RateGuard(Echo(), Limits(burst=2), Clock())
     step = "/root/stepwise/text_to_image/jobs/xyz/steps/7"
     assert [ask(guard, step, "GET")[0] for _ in range(9)] == [200] * 9
-    assert [ask(guard, step, "GET", query=query)[0] for query in (b"sharp=0", b"", b"sharp=1", b"a=2&sharp=1", b"sharp=%31")] == [
-        200, 200, 200, 200, 429]
+    assert [
+        ask(guard, step, "GET", query=query)[0] for query in (b"sharp=0", b"", b"sharp=1", b"a=2&sharp=1", b"sharp=%31")
+    ] == [200, 200, 200, 200, 429]
 
 
 def test_passwords_have_a_bucket_of_their_own():
@@ -306,11 +323,21 @@ def test_fifty_people_at_once_on_one_machine_are_let_through():
 @pytest.mark.parametrize(
     ("path", "is_open"),
     [
-        ("/", True), ("/login", True), ("/login/", True), ("/assets/index.js", True),
-        ("/gradio_api/startup-events", True), ("/own/route", False), ("/gradio_api/mcp/", False),
+        ("/", True),
+        ("/login", True),
+        ("/login/", True),
+        ("/assets/index.js", True),
+        ("/gradio_api/startup-events", True),
+        ("/own/route", False),
+        ("/gradio_api/mcp/", False),
         ("/stepwise/results/x", False),
-        ("/gradio_api/heartbeat/s", False), (JOIN, False), ("/monitoring/x", False),
-        ("/assets", False), ("//own", False), ("/compare", True), ("/compare/x", False),
+        ("/gradio_api/heartbeat/s", False),
+        (JOIN, False),
+        ("/monitoring/x", False),
+        ("/assets", False),
+        ("//own", False),
+        ("/compare", True),
+        ("/compare/x", False),
     ],
 )
 def test_only_the_login_page_is_open(path, is_open):
@@ -333,12 +360,18 @@ def test_who_has_signed_in_is_noted_for_whoever_answers():
     assert seen == ["login ann", "login ann", "login bob"]
 
 
-@pytest.mark.parametrize(("client", "headers", "owner"), [
-    ("127.0.0.1", {}, "127.0.0.1 tab"), ("::1", {}, "0::/64 tab"),
-    ("127.0.0.1", {"x-forwarded-for": "203.0.113.9"}, "127.0.0.1"),  # a proxy that nobody named: all share one
-    ("203.0.113.9", {"x-forwarded-for": "203.0.113.9"}, "203.0.113.9"), ("203.0.113.9", {}, "203.0.113.9"),
-    ("2001:db8::7", {}, "20010db800000000::/64"), (None, {}, "unknown"),
-])
+@pytest.mark.parametrize(
+    ("client", "headers", "owner"),
+    [
+        ("127.0.0.1", {}, "127.0.0.1 tab"),
+        ("::1", {}, "0::/64 tab"),
+        ("127.0.0.1", {"x-forwarded-for": "203.0.113.9"}, "127.0.0.1"),  # a proxy that nobody named: all share one
+        ("203.0.113.9", {"x-forwarded-for": "203.0.113.9"}, "203.0.113.9"),
+        ("203.0.113.9", {}, "203.0.113.9"),
+        ("2001:db8::7", {}, "20010db800000000::/64"),
+        (None, {}, "unknown"),
+    ],
+)
 def test_an_owner_is_an_address_and_a_claim_counts_at_this_machine_only(client, headers, owner):
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"client": client and (client, 1), "headers": pairs}
@@ -428,11 +461,24 @@ def test_an_uploaded_file_may_be_named(folders, tmp_path):
 
 @pytest.mark.parametrize(
     "path",
-    ["http://127.0.0.1:1/x.png", "https://example.org/x.png", "HTTP://x/y.png",
-     "file:///etc/passwd", "/etc/passwd", "{0}/secret/key.png", "{0}/temp/link.png",
-     "{0}/temp/../secret/key.png",
-     "{0}/outputs/out.png", "{0}/temp/.stepwise-temporary", "{0}/temp/missing.png", "in.png",
-     "{0}/temp/abc", "", "x\0y", "/" + "x" * 5000],
+    [
+        "http://127.0.0.1:1/x.png",
+        "https://example.org/x.png",
+        "HTTP://x/y.png",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "{0}/secret/key.png",
+        "{0}/temp/link.png",
+        "{0}/temp/../secret/key.png",
+        "{0}/outputs/out.png",
+        "{0}/temp/.stepwise-temporary",
+        "{0}/temp/missing.png",
+        "in.png",
+        "{0}/temp/abc",
+        "",
+        "x\0y",
+        "/" + "x" * 5000,
+    ],
 )
 def test_any_other_path_is_refused(folders, tmp_path, path):
     bare = {"path": path.format(tmp_path)}
@@ -443,8 +489,15 @@ def test_any_other_path_is_refused(folders, tmp_path, path):
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1:1/x.png", "https://example.org/x.png", "file:///etc/passwd", "ftp://x/y",
-     "http://x/gradio_api/file=/etc/passwd", "http://x/gradio_api/file=http://y/z", "http://["],
+    [
+        "http://127.0.0.1:1/x.png",
+        "https://example.org/x.png",
+        "file:///etc/passwd",
+        "ftp://x/y",
+        "http://x/gradio_api/file=/etc/passwd",
+        "http://x/gradio_api/file=http://y/z",
+        "http://[",
+    ],
 )
 def test_an_address_beside_a_path_is_refused(folders, tmp_path, url):
     record = file_data(tmp_path / "temp/abc/in.png", url=url)
@@ -490,18 +543,30 @@ def test_the_guard_answers_and_replays(folders):
 
 @pytest.mark.parametrize("name", ["temp/abc/in.png", "outputs/out.png", "assets/example.png"])
 def test_ours_is_served_and_cannot_run(folders, tmp_path, name):
-    status, headers, _ = ask(
-        FileGuard(Echo(), folders), f"/gradio_api/file={tmp_path / name}", "GET"
-    )
+    status, headers, _ = ask(FileGuard(Echo(), folders), f"/gradio_api/file={tmp_path / name}", "GET")
     assert status == 200 and headers[b"content-security-policy"] == b"sandbox"
 
 
 @pytest.mark.parametrize(
     "path",
-    ["{0}/secret/key.png", "{0}/temp/link.png", "{0}/outputs/linked/key.png", "/etc/passwd",
-     "{0}/outputs/../secret/key.png", "{0}/outputs/index.sqlite", "{0}/temp/.stepwise-temporary",
-     "{0}/outputs", "app.py", "requirements.txt", "http://127.0.0.1:1/x.png",
-     "https://example.org/x.png", "https:/example.org/x.png", "", "x\0y", "..\\app.py"],
+    [
+        "{0}/secret/key.png",
+        "{0}/temp/link.png",
+        "{0}/outputs/linked/key.png",
+        "/etc/passwd",
+        "{0}/outputs/../secret/key.png",
+        "{0}/outputs/index.sqlite",
+        "{0}/temp/.stepwise-temporary",
+        "{0}/outputs",
+        "app.py",
+        "requirements.txt",
+        "http://127.0.0.1:1/x.png",
+        "https://example.org/x.png",
+        "https:/example.org/x.png",
+        "",
+        "x\0y",
+        "..\\app.py",
+    ],
 )
 @pytest.mark.parametrize("route", ["/gradio_api/file=", "/gradio_api/file/", "/p/gradio_api/file="])
 def test_nothing_else_is_served(folders, tmp_path, path, route):
@@ -512,8 +577,17 @@ def test_nothing_else_is_served(folders, tmp_path, path, route):
 
 @pytest.mark.parametrize(
     "route",
-    ["proxy=https://x.hf.space/a", "vibe-edit/", "vibe-code", "undo-vibe-edit", "process_recording",
-     "dev/reload", "run-history/records", "vibe-starter-queries", "runs"],
+    [
+        "proxy=https://x.hf.space/a",
+        "vibe-edit/",
+        "vibe-code",
+        "undo-vibe-edit",
+        "process_recording",
+        "dev/reload",
+        "run-history/records",
+        "vibe-starter-queries",
+        "runs",
+    ],
 )
 def test_routes_that_nobody_needs_are_closed(folders, route):
     assert ask(FileGuard(Echo(), folders), f"/gradio_api/{route}")[0] == 404
@@ -585,8 +659,10 @@ def test_the_content_counts_not_the_name(tmp_path, name, content):
 
 def test_clips_and_pictures_are_taken(tmp_path):
     for name, content in {
-        "a": picture(kind="WEBP"), "b": picture(kind="JPEG"),
-        "c": b"\0\0\0\x1cftypisom", "d": b"\x1a\x45\xdf\xa3\0\0\0\0",
+        "a": picture(kind="WEBP"),
+        "b": picture(kind="JPEG"),
+        "c": b"\0\0\0\x1cftypisom",
+        "d": b"\x1a\x45\xdf\xa3\0\0\0\0",
     }.items():
         (tmp_path / name).write_bytes(content)
         check_upload(tmp_path / name, Limits())

@@ -18,8 +18,11 @@ def answered(path: str, status: int, body: bytes, kind: str = "http") -> list[di
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": status, "headers": [(b"a", b"b")]})
-        await send({"type": "http.response.body", "body": body[:5], "more_body": True} if status == 200 else
-                   {"type": "http.response.body", "body": body})
+        await send(
+            {"type": "http.response.body", "body": body[:5], "more_body": True}
+            if status == 200
+            else {"type": "http.response.body", "body": body}
+        )
 
     async def keep(message):
         sent.append(message)
@@ -60,7 +63,20 @@ def page():
     return demo
 
 
-@pytest.mark.parametrize("values", [[-5, "", "a"], [{}, "", "a"], [3, "", "c"], [3, "", "\ud800"], [3, "", "x" * 9000], [3, "", {}], [3], [], [None, None, [[]]]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [-5, "", "a"],
+        [{}, "", "a"],
+        [3, "", "c"],
+        [3, "", "\ud800"],
+        [3, "", "x" * 9000],
+        [3, "", {}],
+        [3],
+        [],
+        [None, None, [[]]],
+    ],
+)
 def test_what_the_page_never_sends_is_a_sentence(page, values):
     event = next(iter(page.fns.values()))
     with pytest.raises(gr.Error) as refused:

@@ -27,7 +27,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SERVER = '''
+SERVER = """
 import dataclasses, sys, threading, time
 from pathlib import Path
 
@@ -77,7 +77,7 @@ with running(private, closed):
     print([thread.name for thread in threading.enumerate()])
     serve(demo, settings, css="h1 {color: red}", theme=gr.themes.Soft())
 print("stopped")
-'''
+"""
 
 
 def free_port() -> int:
@@ -91,14 +91,21 @@ def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("safety")
     ports = free_port(), free_port()
     environ = {
-        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/", "GRADIO_ANALYTICS_ENABLED": "True",
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GRADIO_SHARE": "True",
+        "GRADIO_ALLOWED_PATHS": "/",
+        "GRADIO_ANALYTICS_ENABLED": "True",
     }
     log = base / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVER, str(base), *map(str, ports)],
-            cwd=ROOT, env=environ, stdout=stream, stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=environ,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
         )
     try:
         until = time.time() + 120
@@ -106,8 +113,13 @@ def server(tmp_path_factory):
             assert process.poll() is None and time.time() < until, log.read_text()
             time.sleep(0.1)
         yield SimpleNamespace(
-            base=base, temp=base / "temp", outputs=base / "outputs", process=process, log=log,
-            url=f"http://127.0.0.1:{ports[0]}", closed=f"http://127.0.0.1:{ports[1]}",
+            base=base,
+            temp=base / "temp",
+            outputs=base / "outputs",
+            process=process,
+            log=log,
+            url=f"http://127.0.0.1:{ports[0]}",
+            closed=f"http://127.0.0.1:{ports[1]}",
         )
     finally:
         process.kill()
@@ -222,7 +234,9 @@ def test_a_rebound_name_reaches_nothing(web):
         assert web.get(path, headers={"host": "evil.example:7860"}).status_code == 403
 
 
-@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", ""])
+@pytest.mark.parametrize(
+    "kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", ""]
+)
 @pytest.mark.parametrize("body", [b"\xff\xfe\x00", b"\x80", b'{"data": ["\xff"]}'])
 def test_a_body_that_is_no_text_is_refused_and_breaks_nothing(web, kind, body):
     answer = web.post("/gradio_api/call/up", content=body, headers={"content-type": kind} if kind else {})
@@ -251,10 +265,18 @@ def test_the_file_route_serves_ours_and_nothing_else(server, web):
     (server.temp / "link.png").symlink_to(outside)
     assert web.get(f"/gradio_api/file={server.outputs}/done.png").content == picture()
     for path in (
-        outside, server.temp / "link.png", f"{server.temp}/../secret.png",
-        server.outputs / "index.sqlite", ROOT / "pipelines/errors.py", "/etc/passwd",
-        "app.py", "requirements.txt", "pipelines/errors.py", "../etc/passwd",
-        "http://bait.example/x.png", "https://bait.example/x.png",
+        outside,
+        server.temp / "link.png",
+        f"{server.temp}/../secret.png",
+        server.outputs / "index.sqlite",
+        ROOT / "pipelines/errors.py",
+        "/etc/passwd",
+        "app.py",
+        "requirements.txt",
+        "pipelines/errors.py",
+        "../etc/passwd",
+        "http://bait.example/x.png",
+        "https://bait.example/x.png",
     ):
         for text in (quote(str(path)), quote(str(path), safe=""), quote(quote(str(path)))):
             for route in ("file=", "file/"):
@@ -293,9 +315,7 @@ def test_a_request_names_no_file_of_its_own_choosing(web, record):
     record["meta"] = {"_type": "gradio.FileData"}
     status, _, detail = call(web, "take", record)
     assert status == 400 and "not uploaded here" in detail
-    joined = web.post(
-        "/gradio_api/queue/join", json={"data": [record], "fn_index": 2, "session_hash": "s"}
-    )
+    joined = web.post("/gradio_api/queue/join", json={"data": [record], "fn_index": 2, "session_hash": "s"})
     assert joined.status_code == 400
     run = web.post("/gradio_api/run/take", json={"data": [record]})
     assert run.status_code == 400
@@ -401,8 +421,12 @@ def test_the_python_client_signs_in(server, tmp_path):
     from gradio_client import Client
 
     client = Client(
-        server.closed, auth=("ann", "pass"), verbose=False, analytics_enabled=False,
-        download_files=tmp_path, headers={"x-forwarded-for": "203.0.113.7"},
+        server.closed,
+        auth=("ann", "pass"),
+        verbose=False,
+        analytics_enabled=False,
+        download_files=tmp_path,
+        headers={"x-forwarded-for": "203.0.113.7"},
     )
     assert client.predict("abc", api_name="/up") == "ABC"
 

@@ -24,8 +24,11 @@ def test_a_pictures_figures_tell_how_often_time_was_shifted(studio):
 
 
 def test_a_cell_tells_it_after_what_it_has_to_tell_anyway(studio):
-    _, view = ran(studio, "compare", {"base": BASE, "cells": [{"sampler": "time_shift"}, {"sampler": "ddim"}],
-                                      "equal": "nfe", "reference": False})
+    _, view = ran(
+        studio,
+        "compare",
+        {"base": BASE, "cells": [{"sampler": "time_shift"}, {"sampler": "ddim"}], "equal": "nfe", "reference": False},
+    )
     first, second = (cell.note for cell in view.cells)
     assert first.startswith("4 of 4 evaluations. Time-Shift told the network another time ")
     assert second == "4 of 4 evaluations."

@@ -7,13 +7,13 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from tests.studio.page_forms import built
 
 from pipelines.catalog import shipped
 from pipelines.schedule import FlowSchedule
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import SHIPPED, find_all
 from studio.schedule_plots import noise_schedule_of, schedule_plots, schedule_view
+from tests.studio.page_forms import built
 
 
 def plots(html):
@@ -24,7 +24,9 @@ def values(schedule, steps=10, **more):
     return {"model": "emoji", "schedule": schedule, "num_inference_steps": steps, "width": 64, "height": 64, **more}
 
 
-LEARNED = next(one for one in find_all(SHIPPED).values() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m")
+LEARNED = next(
+    one for one in find_all(SHIPPED).values() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m"
+)
 
 
 def visited(picture):

@@ -8,13 +8,13 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pipelines.tiny_models import tiny_sd
-from tests.studio.page_forms import built, read_after
-from tests.studio.waiting import ended
 
 from studio.backend import Studio, StudioSettings
 from studio.gallery_records import reusable
 from studio.jobs import JobStatus
+from tests.pipelines.tiny_models import tiny_sd
+from tests.studio.page_forms import built, read_after
+from tests.studio.waiting import ended
 
 BASE = {
     "model": "tiny",
@@ -141,10 +141,20 @@ def test_a_picture_of_an_older_version_brings_its_own_quantiser_alone(studio, pa
 @pytest.mark.parametrize(
     "what",
     [
-        {"cells": [{"sampler": "heun", "schedule": "uniform", "num_inference_steps": 2},
-                   {"sampler": "euler", "schedule": "karras", "guidance.guidance_scale": 2.5}]},
-        {"cells": [{"sampler": "heun", "schedule": "uniform"}, {"sampler": "ddim", "schedule": "uniform"}], "equal": "nfe"},
-        {"x": {"field": "sampler", "values": ["heun", "ddim"]}, "y": {"field": "guidance.guidance_scale", "values": [2, 3.5]}},
+        {
+            "cells": [
+                {"sampler": "heun", "schedule": "uniform", "num_inference_steps": 2},
+                {"sampler": "euler", "schedule": "karras", "guidance.guidance_scale": 2.5},
+            ]
+        },
+        {
+            "cells": [{"sampler": "heun", "schedule": "uniform"}, {"sampler": "ddim", "schedule": "uniform"}],
+            "equal": "nfe",
+        },
+        {
+            "x": {"field": "sampler", "values": ["heun", "ddim"]},
+            "y": {"field": "guidance.guidance_scale", "values": [2, 3.5]},
+        },
         {"x": {"field": "prompt", "values": ["a cat, red", "a dog"]}},
     ],
     ids=["cells", "equal evaluations", "grid", "prompts"],

@@ -38,9 +38,17 @@ def studio(tmp_path_factory):
     studio.close()
 
 
-@pytest.mark.parametrize(("name", "choice"), [
-    ("sampler", "heun"), ("sampler", "dpmpp_2m"), ("schedule", {"key": "karras", "rho": 5.0}), ("schedule", "uniform"),
-    ("start", "gaussian"), ("start", "noise")])
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        ("sampler", "heun"),
+        ("sampler", "dpmpp_2m"),
+        ("schedule", {"key": "karras", "rho": 5.0}),
+        ("schedule", "uniform"),
+        ("start", "gaussian"),
+        ("start", "noise"),
+    ],
+)
 def test_a_method_of_our_loop_is_refused_with_the_reason(studio, name, choice):
     with pytest.raises(MethodFitError, match="runs through its own pipeline"):
         studio.submit("text_to_image", {**REQUEST, name: choice})
@@ -70,8 +78,17 @@ def test_guidance_rescale_reaches_a_pipeline_that_has_it_and_is_refused_by_one_t
     rescaled = ended(studio.submit("text_to_image", {**REQUEST, "guidance": {**guidance, "guidance_rescale": 0.7}}))
     assert not (plain.cells[0].images == rescaled.cells[0].images).all()
 
-    def without_rescale(self, prompt=None, height=None, width=None, num_inference_steps=50, guidance_scale=5.0,
-                        negative_prompt=None, num_images_per_prompt=1, generator=None):
+    def without_rescale(
+        self,
+        prompt=None,
+        height=None,
+        width=None,
+        num_inference_steps=50,
+        guidance_scale=5.0,
+        negative_prompt=None,
+        num_images_per_prompt=1,
+        generator=None,
+    ):
         return call(self, prompt, height=height, width=width, num_inference_steps=num_inference_steps)
 
     monkeypatch.setattr(StableDiffusionPAGPipeline, "__call__", without_rescale)
@@ -79,7 +96,9 @@ def test_guidance_rescale_reaches_a_pipeline_that_has_it_and_is_refused_by_one_t
     assert refused.status is JobStatus.FAILED and "rescale" in refused.message
 
 
-def test_guidance_that_the_call_does_not_take_is_refused_where_it_was_chosen_and_in_no_file_otherwise(studio, monkeypatch):
+def test_guidance_that_the_call_does_not_take_is_refused_where_it_was_chosen_and_in_no_file_otherwise(
+    studio, monkeypatch
+):
     from diffusers import StableDiffusionPAGPipeline
 
     call = StableDiffusionPAGPipeline.__call__
@@ -117,7 +136,9 @@ def test_only_what_a_stock_model_takes_is_offered(studio):
     assert not set(OURS) & form.request(draft).keys()
     assert studio.submit("text_to_image", {**form.request(draft), "num_inference_steps": 1})
     back = form.updates({"model": "emoji"})
-    assert all(back[form.methods[name].method]["visible"] and back[form.methods[name].method]["choices"] for name in OURS)
+    assert all(
+        back[form.methods[name].method]["visible"] and back[form.methods[name].method]["choices"] for name in OURS
+    )
 
 
 def test_tabs_that_need_our_loop_do_not_offer_it(studio):
@@ -128,16 +149,30 @@ def test_tabs_that_need_our_loop_do_not_offer_it(studio):
 
 def guided(pipe, scale: float, negative: str = ""):
     """What our arguments give with this guidance, and the request's own arguments."""
-    request = Request(prompt="a red fox", negative_prompt=negative, num_inference_steps=3, width=32, height=32, seed=4,
-                      guidance=Choice("cfg", {"guidance_scale": scale}))
+    request = Request(
+        prompt="a red fox",
+        negative_prompt=negative,
+        num_inference_steps=3,
+        width=32,
+        height=32,
+        seed=4,
+        guidance=Choice("cfg", {"guidance_scale": scale}),
+    )
     stock = StockPipeline(pipe)
     *_, result = stock.run({**arguments_of(request, stock, {}), "output_type": "latent"})
     return result.output.images
 
 
 def called(pipe, **arguments):
-    return pipe("a red fox", num_inference_steps=3, width=32, height=32, output_type="latent",
-                generator=torch.Generator().manual_seed(4), **arguments).images
+    return pipe(
+        "a red fox",
+        num_inference_steps=3,
+        width=32,
+        height=32,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(4),
+        **arguments,
+    ).images
 
 
 def test_qwen_image_is_guided_and_a_blank_stands_for_no_negative_prompt():

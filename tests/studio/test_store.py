@@ -39,7 +39,9 @@ def metadata(prompt: str = "a cat", **more) -> dict:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith("index.sqlite"))
+    return sorted(
+        path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith("index.sqlite")
+    )
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def store(tmp_path) -> Store:
 
 @pytest.mark.parametrize(("format", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
 def test_a_saved_picture_comes_back_whole(store, format, suffix):
-    facts = metadata("a 😀, \"quoted\"\nprompt")
+    facts = metadata('a 😀, "quoted"\nprompt')
     text = write(facts["request"])
     record = store.save(picture(), facts, text, job="job-1", index=2, format=format)
     assert store.get(record.id) == record == store.list()[0]
@@ -84,14 +86,30 @@ def test_bytes_are_saved_with_their_description_beside_them(store):
 
 
 def test_list_pages_kinds_and_texts(store):
-    ids = [store.save(picture(), metadata(f"{'red' if i % 2 else 'blue'} ball {i} 100%"), kind="compare" if i == 3 else "text_to_image").id
-           for i in range(7)]
+    ids = [
+        store.save(
+            picture(),
+            metadata(f"{'red' if i % 2 else 'blue'} ball {i} 100%"),
+            kind="compare" if i == 3 else "text_to_image",
+        ).id
+        for i in range(7)
+    ]
     assert [record.id for record in store.list()] == ids[::-1]
     assert [record.id for record in store.list(3)] == ids[:3:-1]
     assert [record.id for record in store.list(3, before=ids[4])] == ids[3:0:-1]
     assert [record.id for record in store.list(kind="compare")] == [ids[3]]
-    for text, found in (("RED", [5, 3, 1]), ("ball re", [5, 3, 1]), ("all 5", [5]), ("100%", [6, 5, 4, 3, 2, 1, 0]), ("%", [6, 5, 4, 3, 2, 1, 0]),
-                        ("_", []), ('"', []), ("red OR blue", []), ("blue\" OR \"", []), ("\x00", [6, 5, 4, 3, 2, 1, 0])):
+    for text, found in (
+        ("RED", [5, 3, 1]),
+        ("ball re", [5, 3, 1]),
+        ("all 5", [5]),
+        ("100%", [6, 5, 4, 3, 2, 1, 0]),
+        ("%", [6, 5, 4, 3, 2, 1, 0]),
+        ("_", []),
+        ('"', []),
+        ("red OR blue", []),
+        ('blue" OR "', []),
+        ("\x00", [6, 5, 4, 3, 2, 1, 0]),
+    ):
         assert [record.id for record in store.list(text=text)] == [ids[i] for i in found], text
     assert store.list(before="unknown") == []
 
@@ -165,8 +183,10 @@ def test_delete_restore_and_empty_the_trash(store):
 
 
 def test_reconcile_makes_a_lost_index_anew(store):
-    kept = [store.save(picture(i), metadata(f"p{i}"), "text", job="j", index=i, format=format, kind="compare")
-            for i, format in enumerate(("png", "jpeg", "webp"))]
+    kept = [
+        store.save(picture(i), metadata(f"p{i}"), "text", job="j", index=i, format=format, kind="compare")
+        for i, format in enumerate(("png", "jpeg", "webp"))
+    ]
     kept.append(store.save_bytes(b"clip", ".mp4", {"a": 1}, "words", kind="video", job="k"))
     gone = store.delete(store.save(picture(), metadata()).id)
     for path in store.folder.glob("index.sqlite*"):
@@ -225,7 +245,9 @@ def test_a_crash_between_moving_and_noting_it_is_repaired(store, monkeypatch, aw
         patch.setattr(store, "_record", lambda row: (_ for _ in ()).throw(KeyboardInterrupt))  # before the commit
         with pytest.raises(KeyboardInterrupt):
             (store.delete if away else store.restore)(record.id)
-    assert store.get(record.id).path.exists() and (store.get(record.id).trashed is None) is away  # the row is behind the file
+    assert (
+        store.get(record.id).path.exists() and (store.get(record.id).trashed is None) is away
+    )  # the row is behind the file
     store.reconcile()
     assert (store.get(record.id).trashed is not None) is away
 
@@ -274,7 +296,9 @@ def test_kill_9_at_random_moments_loses_nothing_that_was_saved(tmp_path):
     rounds = 0
     while rounds < 12 or (leftovers == 0 and rounds < 40):  # until a kill has hit the middle of a write
         rounds += 1
-        child = subprocess.Popen([sys.executable, "-c", LOOP, str(folder), str(rounds)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        child = subprocess.Popen(
+            [sys.executable, "-c", LOOP, str(folder), str(rounds)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
         assert child.stdout.readline() == "ready\n"
         time.sleep(draw.uniform(0.02, 0.25))
         child.send_signal(signal.SIGKILL)
@@ -338,7 +362,13 @@ for when in ("before", "after"):
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_kill_9_at_every_seam(tmp_path):
-    done = subprocess.run([sys.executable, "-c", CRASHES, str(tmp_path / "outputs")], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHES, str(tmp_path / "outputs")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     points = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("points")]
     assert len(points) == 2 and min(points) >= 15, points
@@ -382,10 +412,16 @@ def test_many_threads_and_two_stores_on_one_folder(tmp_path):
 # When the disk refuses.
 
 
-@pytest.mark.parametrize(("code", "words"), [
-    (errno.ENOSPC, "is full: free some space"), (errno.EDQUOT, "is full: free some space"), (errno.EROFS, "cannot be written to"),
-    (errno.EACCES, "cannot be written to"), (errno.EIO, "check the disk"),
-])
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "is full: free some space"),
+        (errno.EDQUOT, "is full: free some space"),
+        (errno.EROFS, "cannot be written to"),
+        (errno.EACCES, "cannot be written to"),
+        (errno.EIO, "check the disk"),
+    ],
+)
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
 def test_a_refused_write_says_what_to_do_and_leaves_nothing(store, monkeypatch, code, words, call):
     store.save(picture(), metadata())
@@ -414,7 +450,10 @@ def test_a_refused_write_says_what_to_do_and_leaves_nothing(store, monkeypatch, 
             patch.setattr(store_files, "open", refuse if call == "open" else Refusing, raising=False)
         else:
             patch.setattr(store_files.os, call, refuse)
-        for save in (lambda: store.save(picture(), metadata()), lambda: store.save_bytes(b"x" * 99, ".mp4", {}, kind="video")):
+        for save in (
+            lambda: store.save(picture(), metadata()),
+            lambda: store.save_bytes(b"x" * 99, ".mp4", {}, kind="video"),
+        ):
             with pytest.raises(StoreError, match=words) as caught:
                 save()
             assert str(store.folder) not in str(caught.value)
@@ -433,7 +472,9 @@ def test_a_full_disk_in_the_index_keeps_the_whole_file_for_later(store, monkeypa
     assert store.list() == [] and store.reconcile().adopted == 1 and store.list()[0].prompt == "late"
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="rights do not bind the superuser")
+@pytest.mark.skipif(
+    os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="rights do not bind the superuser"
+)
 def test_a_read_only_folder(tmp_path):
     (tmp_path / "outputs").mkdir(mode=0o500)
     with pytest.raises(StoreError, match="cannot be written to"):
@@ -467,14 +508,18 @@ def test_migrations_from_every_version_keep_the_rows(tmp_path):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version}")
         if version:
-            connection.execute("INSERT INTO result (id, kind, name, created, job, position, width, height, size, prompt, parameters, metadata)"
-                               " VALUES ('a', 'k', 'd/a.png', 1.5, 'j', 0, 8, 8, 99, 'old prompt', 'text', '{\"x\": 1}')")
+            connection.execute(
+                "INSERT INTO result (id, kind, name, created, job, position, width, height, size, prompt, parameters, metadata)"
+                " VALUES ('a', 'k', 'd/a.png', 1.5, 'j', 0, 8, 8, 99, 'old prompt', 'text', '{\"x\": 1}')"
+            )
         connection.close()
         store = Store(folder)
         with store._open() as connection:
             assert connection.execute("PRAGMA user_version").fetchone()[0] == len(migrations.MIGRATIONS)
         if version:
-            assert store.get("a").metadata == {"x": 1} and store.get("a").created == 1.5 and store.get("a").trashed is None
+            assert (
+                store.get("a").metadata == {"x": 1} and store.get("a").created == 1.5 and store.get("a").trashed is None
+            )
             assert [record.id for record in store.list(text="old")] == ["a"]
         assert store.save(picture(), metadata()).id in {record.id for record in store.list()}
 
@@ -508,23 +553,43 @@ def test_ten_thousand_rows_are_found_through_indexes(store):
     kinds = ("text_to_image", "compare", "video")
     with store._open(write=True) as connection:
         for i in range(10_000):
-            store._enter(connection, {
-                "id": f"20260101-000000-{i:012x}", "kind": kinds[i % 3], "name": f"2026-01-01/20260101-000000-{i:012x}.png", "created": float(i),
-                "job": f"j{i // 4}", "position": i % 4, "width": 64, "height": 64, "size": 1, "prompt": f"a cat number {i}", "parameters": "",
-                "metadata": "{}", "trashed": 1.0 if i % 10 == 0 else None})
+            store._enter(
+                connection,
+                {
+                    "id": f"20260101-000000-{i:012x}",
+                    "kind": kinds[i % 3],
+                    "name": f"2026-01-01/20260101-000000-{i:012x}.png",
+                    "created": float(i),
+                    "job": f"j{i // 4}",
+                    "position": i % 4,
+                    "width": 64,
+                    "height": 64,
+                    "size": 1,
+                    "prompt": f"a cat number {i}",
+                    "parameters": "",
+                    "metadata": "{}",
+                    "trashed": 1.0 if i % 10 == 0 else None,
+                },
+            )
     assert [record.created for record in store.list(3)] == [9999.0, 9998.0, 9997.0]
     wanted = [i for i in range(9999, -1, -1) if i % 10 and "777" in str(i)]
     assert [record.created for record in store.list(50, text="number 777")] == wanted
     plans = {}
     with store._open() as connection:
         for name, arguments in {
-            "first page": (None, None, "", False), "next page": ("20260101-000000-000000000fff", None, "", False),
-            "kind": (None, "compare", "", False), "kind, next page": ("20260101-000000-000000000fff", "compare", "", False),
-            "text": (None, None, "cat 777", False), "text and kind": (None, "video", "cat 777", False), "short text": (None, None, "7", False),
+            "first page": (None, None, "", False),
+            "next page": ("20260101-000000-000000000fff", None, "", False),
+            "kind": (None, "compare", "", False),
+            "kind, next page": ("20260101-000000-000000000fff", "compare", "", False),
+            "text": (None, None, "cat 777", False),
+            "text and kind": (None, "video", "cat 777", False),
+            "short text": (None, None, "7", False),
             "trash": (None, None, "", True),
         }.items():
             query, values = store._query(*arguments)
-            plans[name] = "; ".join(row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {query} LIMIT 50", values))
+            plans[name] = "; ".join(
+                row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {query} LIMIT 50", values)
+            )
     for name, plan in plans.items():
         assert "USING" in plan and not re.search(r"SCAN result(;|$)", plan), (name, plan)
         if "text" not in name and name != "trash":

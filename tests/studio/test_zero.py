@@ -270,8 +270,10 @@ def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, 
 def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
     from studio.tasks import TASKS as TABLE
 
-    less, more = (seconds_for(task, TABLE[task].parse(values, studios[0])) for values in
-                  (TASKS[task], {**TASKS[task], **GROWN[task]}))
+    less, more = (
+        seconds_for(task, TABLE[task].parse(values, studios[0]))
+        for values in (TASKS[task], {**TASKS[task], **GROWN[task]})
+    )
     assert LEAST_SECONDS <= less < more <= MOST_SECONDS
 
 
@@ -286,9 +288,7 @@ def test_the_time_of_a_clip_and_of_a_comparison_of_weights(studios):
     assert seconds("animate", **long, frames=257) == MOST_SECONDS
     keys = [{"seed": number} for number in range(9)]
     assert seconds("animate", frames=12, keys=keys) > seconds("animate", frames=12)
-    plain, measured, peak = (
-        seconds("quantize", **long, **more) for more in ({"measure": False}, {}, {"peak": True})
-    )
+    plain, measured, peak = (seconds("quantize", **long, **more) for more in ({"measure": False}, {}, {"peak": True}))
     assert plain < measured < peak
     assert seconds("learn") == MOST_SECONDS
 

@@ -45,7 +45,9 @@ def test_another_size_is_read_as_well(classifier):
 def test_adherence_tells_right_from_wrong(classifier):
     images = pictures_of([FOX, PAIR], CATALOGUE, 64)
     for caption, low, high in (
-        ("a fox on a blue background", 1, 0), ("a fox", 1, 0), ("a fox left of an owl", 0, 1),
+        ("a fox on a blue background", 1, 0),
+        ("a fox", 1, 0),
+        ("a fox left of an owl", 0, 1),
         ("an owl right of a fox on a teal background", 0, 1),
     ):
         probability = classifier.adherence(images, caption)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.pipelines.tiny_models import tiny_sd
 
 from pipelines import data_statistics
 from pipelines.catalog import Catalog
@@ -23,6 +22,7 @@ from pipelines.starts.noise_classifier import load_noise_classifier
 from pipelines.text_to_image import build_run, resolve
 from pipelines.training import noise_level
 from pipelines.types import Choice, Request
+from tests.pipelines.tiny_models import tiny_sd
 
 SHORT = ["--steps", "3"]
 
@@ -54,8 +54,10 @@ def run_with(folder, start):
     return last
 
 
-@pytest.mark.parametrize(("start", "module", "more"), [
-    ("gaussian", data_statistics, []), ("optimal_transport", data_statistics, []), ("mcmc", noise_level, SHORT)])
+@pytest.mark.parametrize(
+    ("start", "module", "more"),
+    [("gaussian", data_statistics, []), ("optimal_transport", data_statistics, []), ("mcmc", noise_level, SHORT)],
+)
 def test_the_command_of_the_message_makes_what_the_start_needs(folder, start, module, more):
     with pytest.raises(ModelMissingError) as refused:
         run_with(folder, start)
@@ -80,11 +82,15 @@ def test_the_statistics_are_those_of_the_pictures(folder):
     spread = (latents.double() - latents.double().mean(0)).flatten(1).square().sum() / 19
     assert float(statistics.variances.sum()) == pytest.approx(float(spread), rel=1e-3)
     points = load_transport(kept / TRANSPORT).points
-    assert torch.cdist(points.flatten(1), latents.flatten(1)).amin(1).max() < 0.02 * latents.flatten(1).norm(dim=1).max()
+    assert (
+        torch.cdist(points.flatten(1), latents.flatten(1)).amin(1).max() < 0.02 * latents.flatten(1).norm(dim=1).max()
+    )
 
 
 def test_the_fit_tells_how_good_it_is(tmp_path):
-    latents = torch.randn((64, 1, 2, 2), generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1, 0.1, 0.1]).reshape(1, 2, 2)
+    latents = torch.randn((64, 1, 2, 2), generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [3.0, 1, 0.1, 0.1]
+    ).reshape(1, 2, 2)
     told = data_statistics.fit(latents, tmp_path, rank=2, points=8)
     assert told["latents"] == 64 and 0.99 < told["variance kept"] < 1
     assert 0.5 < told["least mass"] <= 1 <= told["most mass"] < 2
@@ -92,21 +98,37 @@ def test_the_fit_tells_how_good_it_is(tmp_path):
 
 
 def test_a_classifier_learns_from_the_models_own_latents(folder):
-    arguments = ["--run-dir", str(folder / "run"), "--model", "tiny", "--models-folder", str(folder / "models"),
-                 "--pictures", str(folder / "pictures")]
+    arguments = [
+        "--run-dir",
+        str(folder / "run"),
+        "--model",
+        "tiny",
+        "--models-folder",
+        str(folder / "models"),
+        "--pictures",
+        str(folder / "pictures"),
+    ]
     noise_level.main([*arguments, "--steps", "120"])
     learned = load_noise_classifier(folder / "models" / "starts" / "tiny" / NOISE_LEVEL)
     with data_statistics.opened("tiny", folder / "models") as (family, _):
         latents = data_statistics.latents_of_folder(folder / "pictures", family, 100)
     assert learned.shape == tuple(latents.shape[1:])
     torch.manual_seed(0)
-    untrained = noise_level.NoiseClassifier(noise_level.NoiseLevelNetwork(latents.shape[1], 100), 0.03, 14.6, learned.shape)
+    untrained = noise_level.NoiseClassifier(
+        noise_level.NoiseLevelNetwork(latents.shape[1], 100), 0.03, 14.6, learned.shape
+    )
     figures = [noise_level.measured(one, latents.repeat(20, 1, 1, 1))["median_error"] for one in (learned, untrained)]
     assert figures[0] < 0.5 * figures[1]
 
 
-@pytest.mark.parametrize("given", [["--model", "tiny"], ["--pictures", "somewhere"],
-                                   ["--model", "tiny", "--pictures", "somewhere", "--start", "other"]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--model", "tiny"],
+        ["--pictures", "somewhere"],
+        ["--model", "tiny", "--pictures", "somewhere", "--start", "other"],
+    ],
+)
 def test_a_model_without_pictures_and_pictures_without_a_model_are_refused(tmp_path, given):
     with pytest.raises(TrainingError, match="belong together"):
         noise_level.main(["--run-dir", str(tmp_path), *given])

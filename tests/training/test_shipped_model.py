@@ -43,7 +43,10 @@ def test_it_puts_the_right_background(pipeline, scheduler):
     captions = [f"a {name} on a {colour} background" for name, colour in zip(objects, wanted, strict=True)]
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
     drawn = pipeline(
-        captions, num_inference_steps=15, guidance_scale=4.0, output_type="np",
+        captions,
+        num_inference_steps=15,
+        guidance_scale=4.0,
+        output_type="np",
         generator=torch.Generator().manual_seed(0),
     ).images
     border = np.concatenate([drawn[:, :3].reshape(6, -1, 3), drawn[:, -3:].reshape(6, -1, 3)], axis=1)
@@ -73,7 +76,7 @@ def test_weights_are_half_precision_safetensors():
     assert len(paths) >= 4
     for path in paths:
         with safe_open(path, "pt") as weights:
-            kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+            kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}
         assert kinds == {"F16"}, path
 
 

@@ -52,8 +52,9 @@ def command(kind: str, folder, *more: str) -> str:
 
 
 def beginning(kind: str, start) -> list[str]:
-    return {"autoencoder": [], "classifier": ["--start", str(start)],
-            "denoiser": ["--fresh", "--start", str(start)]}[kind]
+    return {"autoencoder": [], "classifier": ["--start", str(start)], "denoiser": ["--fresh", "--start", str(start)]}[
+        kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +95,11 @@ def test_the_exports_load_again(made):
 @pytest.mark.parametrize("kind", MAINS)
 def test_the_export_is_the_checkpoints_average(made, kind):
     averaged = load_file(made.folder / kind / "checkpoint" / "averaged.safetensors")
-    where = {"autoencoder": "vae/diffusion_pytorch_model", "classifier": "model",
-             "denoiser": "unet/diffusion_pytorch_model"}[kind]
+    where = {
+        "autoencoder": "vae/diffusion_pytorch_model",
+        "classifier": "model",
+        "denoiser": "unet/diffusion_pytorch_model",
+    }[kind]
     exported = load_file(made.folder / kind / "export" / f"{where}.safetensors")
     prefix = "unet." if kind == "denoiser" else ""
     for name, value in exported.items():
@@ -112,8 +116,10 @@ def test_a_command_goes_on_bit_for_bit(made, tmp_path, monkeypatch, kind, precis
         printed = command(kind, tmp_path / "broken", *arguments, "--minutes", "0")
         assert f"step {step}/2" in printed and printed.count("loss") == 1
     unbroken, broken = (
-        {name: load_file(tmp_path / run / kind / "checkpoint" / f"{name}.safetensors")
-         for name in ("networks", "averaged", "optimizer")}
+        {
+            name: load_file(tmp_path / run / kind / "checkpoint" / f"{name}.safetensors")
+            for name in ("networks", "averaged", "optimizer")
+        }
         for run in ("unbroken", "broken")
     )
     for part, tensors in unbroken.items():
@@ -125,8 +131,7 @@ def test_a_command_goes_on_bit_for_bit(made, tmp_path, monkeypatch, kind, precis
 def test_bfloat16_computes_in_it_and_keeps_float32_weights(made, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(Trainer, "show", lambda self: None)
     command(kind, tmp_path, *beginning(kind, made.start), "--bf16")
-    coarse, fine = (load_file(run / kind / "checkpoint" / "networks.safetensors")
-                    for run in (tmp_path, made.folder))
+    coarse, fine = (load_file(run / kind / "checkpoint" / "networks.safetensors") for run in (tmp_path, made.folder))
     assert {value.dtype for value in coarse.values() if value.is_floating_point()} == {torch.float32}
     assert all(value.isfinite().all() for value in coarse.values())
     assert any(not torch.equal(value, fine[name]) for name, value in coarse.items())
@@ -161,8 +166,20 @@ def test_a_folder_that_lacks_a_part_is_refused(made, tmp_path):
 
 def test_evaluate_measures_a_toy_model(made, capsys):
     model, judge = made.folder / "denoiser" / "export", made.folder / "classifier" / "export"
-    evaluate.main(["--recipe", "toy", "--model", str(model), "--classifier", str(judge),
-                   "--captions", "2", "--run-dir", str(made.folder)])
+    evaluate.main(
+        [
+            "--recipe",
+            "toy",
+            "--model",
+            str(model),
+            "--classifier",
+            str(judge),
+            "--captions",
+            "2",
+            "--run-dir",
+            str(made.folder),
+        ]
+    )
     figures = json.loads((model / "figures.json").read_text())
     assert set(FLOORS) <= set(figures) and figures["captions"] == 2
     assert all(0 <= figures[name] <= 1 for name in GENERATED) and figures["seconds"] > 0
@@ -179,8 +196,13 @@ def test_generated_accuracy_fixes_the_noise_by_the_captions_number(made):
     right, images = generated_accuracy(pipeline, judge, cases)
     assert right.shape == (26, 2) and images.shape == (26, 3, TOY.size, TOY.size)
     assert (right == judged(judge, images, [scene for scene, _ in cases])).all()
-    alone = pipeline(cases[25][1], num_inference_steps=measures.STEPS, guidance_scale=4.0, output_type="pt",
-                     generator=torch.Generator().manual_seed(25)).images[0]
+    alone = pipeline(
+        cases[25][1],
+        num_inference_steps=measures.STEPS,
+        guidance_scale=4.0,
+        output_type="pt",
+        generator=torch.Generator().manual_seed(25),
+    ).images[0]
     assert torch.allclose(images[25], alone, atol=1e-3)
     assert (images[25] - images[24]).abs().max() > 0.05
 

@@ -100,13 +100,16 @@ def test_captions_are_read_back():
     assert 0.87 < named / 3_000 < 0.93
 
 
-@pytest.mark.parametrize(("text", "labels", "background"), [
-    ("a fox on a blue background", ("fox",), "blue"),
-    ("puppy", ("dog face",), None),
-    ("a cat face left of a red heart on a green background", ("cat face", "red heart"), "green"),
-    ("A star right of a ghost on black", ("ghost", "star"), "black"),
-    ("an emoji of dog face, pet on an orange background", ("dog face",), "orange"),
-])
+@pytest.mark.parametrize(
+    ("text", "labels", "background"),
+    [
+        ("a fox on a blue background", ("fox",), "blue"),
+        ("puppy", ("dog face",), None),
+        ("a cat face left of a red heart on a green background", ("cat face", "red heart"), "green"),
+        ("A star right of a ghost on black", ("ghost", "star"), "black"),
+        ("an emoji of dog face, pet on an orange background", ("dog face",), "orange"),
+    ],
+)
 def test_captions_of_a_person_are_read(text, labels, background):
     truth = parse(text, CATALOGUE)
     assert (truth.labels, truth.background) == (labels, background)

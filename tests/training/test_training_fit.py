@@ -31,19 +31,26 @@ def test_the_shipped_model_fits_its_recipe_alone():
     fit.require_fit(fit.MODEL, CPU, PARTS)
     with pytest.raises(TrainingError) as refused:
         fit.require_fit(fit.MODEL, GPU, PARTS)
-    for fact in (r"'gpu'", r"vae: factor 4, not 8", r"vae: sample_size 64, not 128",
-                 r"text_encoder: max_position_embeddings 24, not 32",
-                 r"tokenizer: model_max_length 24, not 32"):
+    for fact in (
+        r"'gpu'",
+        r"vae: factor 4, not 8",
+        r"vae: sample_size 64, not 128",
+        r"text_encoder: max_position_embeddings 24, not 32",
+        r"tokenizer: model_max_length 24, not 32",
+    ):
         assert re.search(fact, str(refused.value)), fact
 
 
-@pytest.mark.parametrize(("change", "part", "fact"), [
-    ({"size": 128}, "unet", "sample_size 16, not 32"),
-    ({"denoiser": dataclasses.replace(CPU.denoiser, tokens=30)}, "text_encoder", "24, not 30"),
-    ({"denoiser": dataclasses.replace(CPU.denoiser, tokens=30)}, "tokenizer", "24, not 30"),
-    ({"autoencoder": dataclasses.replace(CPU.autoencoder, latent_channels=8)}, "unet", "in_channels 4, not 8"),
-    ({"autoencoder": dataclasses.replace(CPU.autoencoder, widths=(16, 96))}, "vae", "factor 4, not 2"),
-])
+@pytest.mark.parametrize(
+    ("change", "part", "fact"),
+    [
+        ({"size": 128}, "unet", "sample_size 16, not 32"),
+        ({"denoiser": dataclasses.replace(CPU.denoiser, tokens=30)}, "text_encoder", "24, not 30"),
+        ({"denoiser": dataclasses.replace(CPU.denoiser, tokens=30)}, "tokenizer", "24, not 30"),
+        ({"autoencoder": dataclasses.replace(CPU.autoencoder, latent_channels=8)}, "unet", "in_channels 4, not 8"),
+        ({"autoencoder": dataclasses.replace(CPU.autoencoder, widths=(16, 96))}, "vae", "factor 4, not 2"),
+    ],
+)
 def test_one_difference_is_enough(change, part, fact):
     with pytest.raises(TrainingError, match=fact):
         fit.require_fit(fit.MODEL, dataclasses.replace(CPU, **change), (part,))

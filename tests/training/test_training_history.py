@@ -40,11 +40,14 @@ def test_the_weights_that_ship_are_known_wherever_they_lie(tmp_path):
     assert history_of(tmp_path) == UNKNOWN
 
 
-@pytest.mark.parametrize(("history", "said"), [
-    (History(92_000, 300_000), "² Not strictly held out: the first 92,000 of 300,000 training samples"),
-    (History(92_000), "² Not strictly held out: the first 92,000 training samples"),
-    (UNKNOWN, "² Not known to be strictly held out"),
-])
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        (History(92_000, 300_000), "² Not strictly held out: the first 92,000 of 300,000 training samples"),
+        (History(92_000), "² Not strictly held out: the first 92,000 training samples"),
+        (UNKNOWN, "² Not known to be strictly held out"),
+    ],
+)
 def test_the_held_out_row_is_marked_unless_the_pairs_were_never_seen(history, said):
     table = figure_table(FIGURES, history)
     assert row_of(table, "held_out_both").startswith(f"| {FLOORS['held_out_both'].label} ² |") and said in table
@@ -74,7 +77,13 @@ def test_an_export_says_what_its_weights_have_seen(tmp_path):
 
 
 def test_a_history_that_cannot_be_read_is_an_error(tmp_path):
-    for text in ("nothing", "[]", "{}", '{"every_pair": "none", "samples": null}', '{"every_pair": -1, "samples": null}'):
+    for text in (
+        "nothing",
+        "[]",
+        "{}",
+        '{"every_pair": "none", "samples": null}',
+        '{"every_pair": -1, "samples": null}',
+    ):
         (tmp_path / "history.json").write_text(text)
         with pytest.raises(TrainingError, match=r"history\.json.*cannot be read"):
             history_of(tmp_path)

@@ -19,16 +19,32 @@ from pipelines.training.scenes import BACKGROUNDS
 from pipelines.training.tokenizer import caption_corpus, train_tokenizer
 
 TOY = Recipe(
-    name="toy", objects=6, size=32,
-    autoencoder=AutoencoderRecipe(widths=(8, 16), norm_groups=4, crop=16, batch=4, steps=40,
-                                  learning_rate=3e-3),
+    name="toy",
+    objects=6,
+    size=32,
+    autoencoder=AutoencoderRecipe(widths=(8, 16), norm_groups=4, crop=16, batch=4, steps=40, learning_rate=3e-3),
     denoiser=DenoiserRecipe(
-        widths=(16, 32), attention=(True, True), heads=2, norm_groups=4, text_width=32,
-        text_layers=1, text_heads=2, text_hidden=64, tokens=16, vocabulary=700, batch=8, steps=30,
-        learning_rate=3e-3, warmup=5, pairs=0.2, pool=32, pool_steps=20,
+        widths=(16, 32),
+        attention=(True, True),
+        heads=2,
+        norm_groups=4,
+        text_width=32,
+        text_layers=1,
+        text_heads=2,
+        text_hidden=64,
+        tokens=16,
+        vocabulary=700,
+        batch=8,
+        steps=30,
+        learning_rate=3e-3,
+        warmup=5,
+        pairs=0.2,
+        pool=32,
+        pool_steps=20,
     ),
-    classifier=ClassifierRecipe(widths=(8, 16), batch=16, steps=40, learning_rate=5e-3, warmup=5,
-                                pool=64, pool_steps=20),
+    classifier=ClassifierRecipe(
+        widths=(8, 16), batch=16, steps=40, learning_rate=5e-3, warmup=5, pool=64, pool_steps=20
+    ),
 )
 
 
@@ -57,10 +73,10 @@ def toy_denoiser(seed: int, folder) -> DenoiserTask:
     torch.manual_seed(0)
     vae = build_autoencoder(TOY.autoencoder, TOY.size)
     torch.manual_seed(seed)
-    networks = torch.nn.ModuleDict({
-        "unet": build_unet(TOY.denoiser, 4, TOY.size // 2),
-        "text_encoder": build_text_encoder(TOY.denoiser, tokenizer),
-    })
+    networks = torch.nn.ModuleDict(
+        {
+            "unet": build_unet(TOY.denoiser, 4, TOY.size // 2),
+            "text_encoder": build_text_encoder(TOY.denoiser, tokenizer),
+        }
+    )
     return DenoiserTask(TOY, networks, vae, tokenizer, catalogue)
-
-
