@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import Catalogue, EmojiObject
+from pipelines.emoji.objects import Catalog, EmojiObject
 from pipelines.emoji.scenes import BACKGROUNDS, Scene
 
 __all__ = ["Truth", "caption", "parse", "plain_caption"]
@@ -28,22 +28,22 @@ class Truth:
     background: str | None
 
 
-def caption(scene: Scene, catalogue: Catalogue, rng: np.random.Generator, empty: float = 0.0) -> str:
+def caption(scene: Scene, catalog: Catalog, rng: np.random.Generator, empty: float = 0.0) -> str:
     """Describe a scene in varied words that `parse` reads back.
 
     Args:
         scene: what is described.
-        catalogue: its objects' names and tags.
+        catalog: its objects' names and tags.
         rng: the source of variety.
         empty: share of empty captions, in [0, 1].
-    Raises: TrainingError when the scene has an object that the catalogue lacks.
+    Raises: TrainingError when the scene has an object that the catalog lacks.
     """
     if rng.random() < empty:
         return ""
-    items = [_item(placed.label, catalogue) for placed in scene.objects]
+    items = [_item(placed.label, catalog) for placed in scene.objects]
     article = rng.random() < 0.85
     if len(items) == 1:
-        subject = _with_article(_phrase(items[0], catalogue, rng), article)
+        subject = _with_article(_phrase(items[0], catalog, rng), article)
     else:
         left, right = (_with_article(_name(item, rng), article) for item in items)
         subject = f"{left} left of {right}" if rng.random() < 0.6 else f"{right} right of {left}"
@@ -61,7 +61,7 @@ def plain_caption(scene: Scene) -> str:
     return subject + _on(scene.background)
 
 
-def parse(text: str, catalogue: Catalogue) -> Truth:
+def parse(text: str, catalog: Catalog) -> Truth:
     """Read a caption of this grammar.
 
     Raises: TrainingError when a part of it names no object, or more than one.
@@ -73,35 +73,35 @@ def parse(text: str, catalogue: Catalogue) -> Truth:
         background, rest = found.group(1), rest[: found.start()]
     parts = _SIDES.split(rest)
     if len(parts) == 1:
-        return Truth((_resolve(parts[0], catalogue),), background)
+        return Truth((_resolve(parts[0], catalog),), background)
     if len(parts) != 3:
         raise TrainingError(f"The caption {text!r} has more than two objects.")
     first, side, second = parts
-    labels = _resolve(first, catalogue), _resolve(second, catalogue)
+    labels = _resolve(first, catalog), _resolve(second, catalog)
     return Truth(labels if side == "left" else labels[::-1], background)
 
 
-def _resolve(phrase: str, catalogue: Catalogue) -> str:
+def _resolve(phrase: str, catalog: Catalog) -> str:
     phrase = _ARTICLE.sub("", phrase.strip())
-    named = catalogue.find(phrase)
+    named = catalog.find(phrase)
     if named:
         return named.label
     words = [word.strip() for word in phrase.split(",")]
-    fitting = catalogue.described_by(words)
+    fitting = catalog.described_by(words)
     if len(fitting) != 1:
-        fitting = [item for item in map(catalogue.find, words) if item]
+        fitting = [item for item in map(catalog.find, words) if item]
     if len({item.label for item in fitting}) != 1:
         raise TrainingError(f"{phrase!r} names {len(fitting)} objects; it must name exactly one.")
     return fitting[0].label
 
 
-def _phrase(item: EmojiObject, catalogue: Catalogue, rng: np.random.Generator) -> str:
+def _phrase(item: EmojiObject, catalog: Catalog, rng: np.random.Generator) -> str:
     """A name; or a name and a tag; or two or three tags that together fit this object alone."""
     draw = rng.random()
     if draw < 0.8 or not item.tags:
         return _name(item, rng)
     tags = list(rng.permutation(item.tags)[: 1 if draw < 0.9 else int(rng.integers(2, 4))])
-    if draw >= 0.9 and len(catalogue.described_by(tags)) == 1:
+    if draw >= 0.9 and len(catalog.described_by(tags)) == 1:
         return ", ".join(tags)
     return f"{_name(item, rng)}, {tags[0]}"
 
@@ -123,8 +123,8 @@ def _on(background: str) -> str:
     return f" on {'an' if background[0] in 'aeiou' else 'a'} {background} background"
 
 
-def _item(label: str, catalogue: Catalogue) -> EmojiObject:
-    item = catalogue.find(label)
+def _item(label: str, catalog: Catalog) -> EmojiObject:
+    item = catalog.find(label)
     if item is None:
         raise TrainingError(f"No object is called {label!r}.")
     return item

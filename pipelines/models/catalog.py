@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.core.errors import UnknownMethodError
 from pipelines.core.types import Choice
 
-__all__ = ["Catalog", "CatalogEntry", "Quantised", "Source", "models_folder", "published", "shipped", "shown"]
+__all__ = ["Catalog", "CatalogEntry", "Quantized", "Source", "models_folder", "published", "shipped", "shown"]
 
 PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
@@ -38,13 +38,13 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """How a model differs from the one it was made of.
 
     Attributes:
         base: key of that one.
-        choice: the quantiser with its settings.
-        file: the quantised network; None if it is quantised at each load.
+        choice: the quantizer with its settings.
+        file: the quantized network; None if it is quantized at each load.
     """
 
     base: str
@@ -54,7 +54,7 @@ class Quantised:
 
 @dataclasses.dataclass(frozen=True)
 class CatalogEntry:
-    """One line of the catalogue.
+    """One line of the catalog.
 
     Attributes:
         key: stable name in requests, files and addresses.
@@ -76,7 +76,7 @@ class CatalogEntry:
         confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
         problem: why it cannot be used, as a sentence; "" if it can.
         path: the folder or checkpoint file on this machine; None for published models.
-        quantised: of models whose network was quantised here; all other parts are those of the model it was made of.
+        quantized: of models whose network was quantized here; all other parts are those of the model it was made of.
     """
 
     key: str
@@ -100,7 +100,7 @@ class CatalogEntry:
     confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     problem: str = ""
     path: Path | None = None
-    quantised: Quantised | None = None
+    quantized: Quantized | None = None
 
     @property
     def local(self) -> bool:
@@ -160,11 +160,11 @@ def _entry(line: Mapping[str, Any]) -> CatalogEntry:
 
 
 def _beside_their_bases(found: Mapping[str, CatalogEntry], kept: Mapping[str, CatalogEntry]) -> dict[str, CatalogEntry]:
-    """All entries, the quantised ones each behind the model it was made of."""
+    """All entries, the quantized ones each behind the model it was made of."""
     ordered: dict[str, CatalogEntry] = {}
     for key, entry in found.items():
         ordered[key] = entry
-        ordered |= {own: one for own, one in kept.items() if one.quantised and one.quantised.base == key}
+        ordered |= {own: one for own, one in kept.items() if one.quantized and one.quantized.base == key}
     return ordered
 
 
