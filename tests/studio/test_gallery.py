@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from PIL import Image
-from studio.ui.context import PageContext
+from studio.ui.page_context import PageContext
 
 from pipelines.core.errors import SettingsError, StoreError
 from pipelines.core.types import Request
