@@ -1,4 +1,4 @@
-"""`python -m pipelines.benchmark NAME`: measurements, each in one run, as tables for the README.
+"""`python -m pipelines.benchmark NAME`: measurements, each in one run, as tables for the pages of docs/.
 
 The studio's figures are measured from outside the core, in a process of their own: the core knows no page.
 """

@@ -1,4 +1,4 @@
-"""The samplers benchmark as one JSON, a table, a plot, and the README's section."""
+"""The samplers benchmark as one JSON, a table, a plot, and a section of the docs page on samplers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipelines.benchmarks.sampler_overhead import LIMIT
 from pipelines.benchmarks.sampler_plot import plot
 from pipelines.core.errors import StoreError
 
-__all__ = ["FIGURES", "PLOT", "README", "figures_json", "markdown", "put_between", "write_report"]
+__all__ = ["FIGURES", "PAGE", "PLOT", "figures_json", "markdown", "put_between", "write_report"]
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES, PLOT, README = (
+FIGURES, PLOT, PAGE = (
     ROOT / "assets/benchmarks/samplers.json",
     ROOT / "assets/benchmarks/samplers.svg",
-    ROOT / "README.md",
+    ROOT / "docs/samplers.md",
 )
 BEGIN, END = "<!-- samplers -->", "<!-- end of samplers -->"
 HALVED_AT = ("6", "8", "10")
@@ -66,7 +66,7 @@ def _best(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """The README's section: table, what was to be shown, and the samplers' own arithmetic."""
+    """The section of the docs page: table, what was to be shown, and the samplers' own arithmetic."""
     parts = []
     if rows := figures.get("rows"):
         counts = sorted({int(count) for row in rows.values() for count in row["cells"]})
@@ -134,15 +134,15 @@ def put_between(text: str, begin: str, end: str, inside: str) -> str:
         StoreError: a mark is missing.
     """
     if begin not in text or end not in text:
-        raise StoreError(f"The README lacks the marks {begin!r} and {end!r}. Put them where the section belongs.")
+        raise StoreError(f"The page lacks the marks {begin!r} and {end!r}. Put them where the section belongs.")
     before, rest = text.split(begin, 1)
     return f"{before}{begin}\n{inside}\n{end}{rest.split(end, 1)[1]}"
 
 
 def write_report(figures: Mapping[str, Any]) -> None:
-    """Write the JSON, the plot and the README's section."""
+    """Write the JSON, the plot and the section of the docs page."""
     FIGURES.parent.mkdir(parents=True, exist_ok=True)
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     if figures.get("rows"):
         PLOT.write_text(plot(figures["rows"]), "utf-8")
-    README.write_text(put_between(README.read_text("utf-8"), BEGIN, END, markdown(figures)), "utf-8")
+    PAGE.write_text(put_between(PAGE.read_text("utf-8"), BEGIN, END, markdown(figures)), "utf-8")

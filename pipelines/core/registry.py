@@ -1,7 +1,7 @@
 """The one table form in which every method of the studio is registered.
 
 A method is one file with a frozen settings dataclass, the mathematics, and one `Method` line in its
-folder's table. Page controls, command line, API, comparison grid, benchmark and the README's tables
+folder's table. Page controls, command line, API, comparison grid, benchmark and the tables of docs/methods.md
 are all derived from that line.
 """
 

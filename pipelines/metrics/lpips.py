@@ -137,7 +137,7 @@ def _loaded(path: Path, changed: int) -> Lpips:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelFileError(
-            f"{FILE} cannot be read: {error}. Make it again as the README says, or take it away."
+            f"{FILE} cannot be read: {error}. Make it again as docs/models-and-files.md says, or remove it."
         ) from error
     return _filled(state)
 

@@ -282,7 +282,7 @@ def backend_figures(studio: Studio, rounds: int = 7) -> list[Figure]:
 
 
 def markdown(figures: list[Figure]) -> str:
-    """A table for the README."""
+    """Return the figures as a Markdown table for docs/benchmarks.md."""
     rows = ["| figure | must reach | measured | how |", "| --- | --- | --- | --- |"]
     for figure in figures:
         must = "reported" if figure.must is None else f"≤ {_number(figure.must)} {figure.unit}"

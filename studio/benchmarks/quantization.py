@@ -78,7 +78,7 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for the README."""
+    """Return the figures as a Markdown table for docs/quantization.md."""
     lines = [
         "| weights | stored | on disk | peak memory | time of a step | PSNR | SSIM | layers |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

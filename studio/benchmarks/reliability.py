@@ -115,7 +115,7 @@ def measured(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str
 
 
 def markdown(rows: list[tuple[str, str, str, bool]]) -> str:
-    """A table for the README."""
+    """Return the figures as a Markdown table for docs/benchmarks.md."""
     head = ["| figure | must be | measured |", "| --- | --- | --- |"]
     return "\n".join(
         [

@@ -221,7 +221,7 @@ def follow(job: Job, progress: TextIO) -> View:
 
 
 def method_tables() -> str:
-    """The tables of methods as Markdown, for the README."""
+    """The tables of methods as Markdown, for docs/methods.md."""
     from pipelines.edits import EDITS
     from pipelines.guidance import GUIDANCE
     from pipelines.initializations import INITIALIZATIONS

@@ -1,4 +1,4 @@
-"""The samplers benchmark: its lines, its arithmetic, and that the README shows the last run's figures."""
+"""The samplers benchmark: its lines, its arithmetic, and that the docs page shows the last run's figures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pipelines.benchmarks.sampler_report import (
     BEGIN,
     END,
     FIGURES,
+    PAGE,
     PLOT,
-    README,
     figures_json,
     markdown,
     put_between,
@@ -197,21 +197,21 @@ def test_the_plot_is_a_picture_of_the_lines():
     ElementTree.fromstring(plot({}))
 
 
-def test_writing_fills_the_readmes_section_only(tmp_path, monkeypatch):
-    for name in ("FIGURES", "PLOT", "README"):
+def test_writing_fills_the_pages_section_only(tmp_path, monkeypatch):
+    for name in ("FIGURES", "PLOT", "PAGE"):
         monkeypatch.setattr(sampler_report, name, tmp_path / name)
-    (tmp_path / "README").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    (tmp_path / "PAGE").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_report(figures_json(rows=rows(0.5, 0.2)))
-    text = (tmp_path / "README").read_text()
+    text = (tmp_path / "PAGE").read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text and "| B | 0.200" in text
     assert json.loads((tmp_path / "FIGURES").read_text())["halved"] is True
     with pytest.raises(StoreError, match="marks"):
         put_between("nothing", BEGIN, END, "x")
 
 
-def test_the_readme_shows_the_last_runs_figures():
+def test_the_page_shows_the_last_runs_figures():
     figures = json.loads(FIGURES.read_text())
-    text = README.read_text()
+    text = PAGE.read_text()
     assert text.split(BEGIN)[1].split(END)[0].strip() == markdown(figures)
     assert PLOT.read_text() == plot(figures["rows"])
 
@@ -223,7 +223,7 @@ def test_the_last_run_says_whether_it_halved_the_error_and_which_steps_cost_too_
     assert figures["overhead"]["median_share"] < LIMIT
     assert figures["overhead"]["samplers"].keys() == {method.key for method in one_evaluation()}
     for key, row in figures["overhead"]["samplers"].items():
-        assert row["share"] <= LIMIT or f"`{key}` {row['share']:.1%}" in README.read_text()
+        assert row["share"] <= LIMIT or f"`{key}` {row['share']:.1%}" in PAGE.read_text()
 
 
 def test_the_command_explains_itself():

@@ -1,4 +1,4 @@
-"""The orders that the README's table shows."""
+"""The orders of convergence that the table of docs/methods.md shows."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def client(url):
 
 SETTINGS = {"num_inference_steps": 5, "seed": 3}
 ADDRESS = "http://127.0.0.1:7860"
-"""Of the README's example; only this is changed before it is run."""
+"""Of the example in docs/api.md; only this is changed before it is run."""
 
 
 @pytest.mark.parametrize("schedule", ["learned", {"key": "learned", "name": "emoji-dpmpp-2m-6-bespoke"}])
@@ -89,8 +89,8 @@ def test_a_learned_schedule_runs_and_the_file_says_which(client, schedule):
     assert saved["schedule"] == {"key": "learned", "name": "emoji-dpmpp-2m-6-bespoke"}
 
 
-def test_the_readmes_example_runs_as_it_stands(url, capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_the_pages_example_runs_as_it_stands(url, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL)
     assert example.count(ADDRESS) == 1
     names: dict = {}
     exec(example.replace(ADDRESS, url), names)
