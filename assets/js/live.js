@@ -139,7 +139,7 @@
         const lost = one.running;
         running(tab, false);
         one.over = null;
-        resolve(lost ? notice("The page lost sight of the run; reload it to find the run again.") : "");
+        resolve(lost ? notice("The page lost the connection to the run; reload it to find the run again.") : "");
       };
     });
     return one.over;

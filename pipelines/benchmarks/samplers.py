@@ -251,7 +251,9 @@ def _flags() -> argparse.Namespace:
     )
     parser.add_argument("--overhead", action="store_true", help="measure the samplers' own arithmetic instead")
     parser.add_argument("--note", default="", help="a sentence for readers, below the table")
-    parser.add_argument("--write", action="store_true", help=f"write {FIGURES.name}, the plot and the section of docs/samplers.md")
+    parser.add_argument(
+        "--write", action="store_true", help=f"write {FIGURES.name}, the plot and the section of docs/samplers.md"
+    )
     return parser.parse_args()
 
 

@@ -22,9 +22,9 @@ PARTS = (("network", "Network"), ("own", "Sampler's arithmetic"), ("preview", "P
 PART_COLOURS = ("#0f8a7e", "#c2571a", "#5b6ee1", "#b7791f")
 
 EMPTY = (
-    '<div class="sw-cells-empty"><p class="sw-empty-title">Which sampler comes near soonest?</p>'
-    "<p>Choose samplers and press Measure: the error of each one’s last latents to a long run from the same noise, "
-    "against the evaluations it took, appears point by point.</p></div>"
+    '<div class="sw-cells-empty"><p class="sw-empty-title">Which sampler converges fastest?</p>'
+    "<p>Choose samplers and press Measure: the error of each one’s final latents to a reference run from the "
+    "same noise, against its evaluations (NFE), appears point by point.</p></div>"
 )
 
 Point = Mapping[str, Any]
@@ -63,7 +63,7 @@ def left_out_words(outcome: Mapping[str, Any]) -> str:
     told = "; ".join(
         f"{label} at {', '.join(map(str, counts))} step{'s' * (counts != [1])}" for label, counts in steps.items()
     )
-    return f"Left out, since the schedule does not serve them: {told}. {outcome['left_out'][0]['reason']}"
+    return f"Skipped, because the schedule does not support them: {told}. {outcome['left_out'][0]['reason']}"
 
 
 def _plot(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
@@ -84,7 +84,9 @@ def _told(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     last = max(series.items(), key=lambda one: one[1][-1]["evaluations"])[1][-1]["evaluations"]
     ends = sorted((own[-1]["error"], index, own[-1]["evaluations"]) for index, own in series.items())
     best = ", ".join(f"{labels[index]} {_percent(error)} at {count}" for error, index, count in ends[:3])
-    return f"Relative error against network evaluations up to {last}, both logarithmic. Least in the end: {best}."
+    return (
+        f"Relative error against network evaluations up to {last}, both logarithmic. Lowest error at the end: {best}."
+    )
 
 
 class _Scale:

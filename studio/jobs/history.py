@@ -49,7 +49,7 @@ class JobHistory:
         with self._lock:
             job = self._jobs.get(job_id) if isinstance(job_id, str) else None
         if job is None:
-            raise SettingsError("This job is no longer known here. Its finished pictures are in the output folder.")
+            raise SettingsError("This job is no longer in memory. Its finished pictures are in the output folder.")
         return job
 
     def latest(self) -> Job | None:

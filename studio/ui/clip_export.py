@@ -43,7 +43,7 @@ def converted(record: Record, format: str, folder: Path) -> Path:
         StoreError: it cannot be read or written.
     """
     if not is_clip(record):
-        raise SettingsError("This result is no clip. Choose a clip to take it away in another format.")
+        raise SettingsError("This result is no clip. Choose a clip to save it in another format.")
     check_format(format)
     frames, fps = decode_clip(record.path)
     if record.width and record.height:  # an mp4 is padded to even sides

@@ -115,14 +115,14 @@ def opened(
     receiver = receivers.get(tab)
     settings = receiver.settings if receiver else {}
     if sum(len(parameters.get(name, "")) for name in (*FIELDS, *settings)) > LONGEST:
-        return Opened(tab, {}, (f"The link has more than {LONGEST} characters of settings. None were taken over.",))
+        return Opened(tab, {}, (f"The link has more than {LONGEST} characters of settings. None were loaded.",))
     own, notes = accepted_own(settings, parameters, model, texts=True)
     values: Mapping[str, Any] = {}
     if receiver is None or receiver.request:
         values, more = _request(parameters, studio, model)
         notes = [*more, *notes]
     elif any(name in parameters for name in FIELDS):
-        notes.append("This tab takes no settings of a picture from a link.")
+        notes.append("A link to this tab cannot set the fields of a picture.")
     return Opened(tab, {**values, **({receiver.name: own} if own else {})}, tuple(notes))
 
 
@@ -136,7 +136,7 @@ def _request(parameters: Mapping[str, str], studio: Studio, model: str) -> tuple
         try:
             given[name] = read_choice(given[name])
         except StepwiseError as error:
-            notes.append(f"The {name} was not taken over. {error}")
+            notes.append(f"The {name} was not loaded. {error}")
             del given[name]
     restored = infotext.read_texts({OUR_CHUNK: json.dumps({"metadata": {"request": given}})})
     if restored is None:
@@ -161,13 +161,13 @@ def wire(studio: Studio, context: PageContext) -> None:
         updates: dict[Any, Any] = {context.tabs: gr.Tabs(selected=found.tab)}
         receiver, notes = context.receive.get(found.tab), list(found.notes)
         if found.values and receiver is None:
-            notes.append("This tab takes no settings from a link.")
+            notes.append("A link cannot set anything in this tab.")
         elif found.values:
             seeded = {"seed_mode": FIXED} if "seed" in found.values else {}
             updates |= receiver.updates({**found.values, **seeded})
-            updates[notice] = markup.notice("Settings taken over from the link.", "news", notes)
+            updates[notice] = markup.notice("Settings loaded from the link.", "news", notes)
         if notes and notice not in updates:
-            updates[notice] = markup.notice("The link could not be taken over as it is.", "news", notes)
+            updates[notice] = markup.notice("The settings of the link could not all be loaded.", "news", notes)
         return updates
 
     # After the tabs' own loading, which brings back what a reload has left.

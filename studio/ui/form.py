@@ -64,7 +64,7 @@ class RequestForm:
             _style_choices(self.first.key),
             value=NO_STYLE,
             label="Style",
-            info="A few words put around the prompt.",
+            info="Words added around the prompt.",
             filterable=False,
             elem_id=self._id("style"),
         )
@@ -92,7 +92,7 @@ class RequestForm:
 
     def seed(self) -> None:
         """A new seed for each run, or a fixed one. Text, since a browser's numbers end at 2^53."""
-        choices = [("New each time", RANDOM), ("Fixed", FIXED)]
+        choices = [("Random", RANDOM), ("Fixed", FIXED)]
         self.fields["seed_mode"] = gr.Radio(choices, value=RANDOM, label="Seed", elem_id=self._id("seed_mode"))
         with gr.Row(elem_classes="sw-seed"):
             self.fields["seed"] = gr.Textbox(
@@ -104,8 +104,8 @@ class RequestForm:
                 scale=3,
                 elem_id=self._id("seed"),
             )
-            self.roll = gr.Button("Roll", size="sm", min_width=50, scale=1, elem_id=self._id("seed-roll"))
-            self.reuse = gr.Button("Reuse last", size="sm", min_width=90, scale=1, elem_id=self._id("seed-reuse"))
+            self.roll = gr.Button("Randomize", size="sm", min_width=50, scale=1, elem_id=self._id("seed-roll"))
+            self.reuse = gr.Button("Reuse last seed", size="sm", min_width=90, scale=1, elem_id=self._id("seed-reuse"))
 
     def size(self) -> None:
         """Size and batch."""
@@ -130,7 +130,7 @@ class RequestForm:
             (0, 1),
             0,
             step=0.01,
-            info="How far the noise is turned towards a second one.",
+            info="How far the initial noise is interpolated towards a second one.",
         )
         self.fields["variation_seed"] = gr.Textbox(
             "0", label="Variation seed", max_lines=1, elem_id=self._id("variation_seed")

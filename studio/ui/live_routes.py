@@ -176,7 +176,7 @@ async def _events(job: Job, tab: LiveTab) -> AsyncIterator[str]:
             yield _event(view.status.value, fresh, markup.notice(failed), view.status.final)
     except Exception:  # whatever breaks here must not leave the page without its button
         _LOG.exception("the page lost job %s", job.id)
-        told = "The page lost sight of the run; reload it to find the run again."
+        told = "The page lost the connection to the run; reload it to find the run again."
         yield _event("lost", {}, markup.notice(told), final=True)
 
 

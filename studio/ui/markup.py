@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from studio.jobs.job import JobStatus, StepRow
+from studio.ui.presentation import TOOLTIPS
 
 __all__ = [
     "EMPTY_STAGE",
@@ -49,8 +50,8 @@ ICON_DOWNLOAD = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m-
 ICON_FULLSCREEN = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 9V4h5m6 0h5v5m0 6v5h-5m-6 0H4v-5"/></svg>'
 
 EMPTY_TRAJECTORY = (
-    "<p class='sw-hint'>Step by step: the noisy latents, the estimate of the finished picture in them, and the "
-    "noise level. After a run, move through it here.</p>"
+    "<p class='sw-hint'>Step by step: the noisy latents, the preview of the finished picture, and the noise "
+    "level. After a run, go through its steps here.</p>"
 )
 
 
@@ -112,11 +113,17 @@ def notice(text: str, kind: str = "problem", notes: Sequence[str] = ()) -> str:
 
 
 def figures(pairs: Sequence[tuple[str, str]]) -> str:
-    """Names and values in a row."""
+    """Return names and values in a row, the field's abbreviations with a tooltip."""
     if not pairs:
         return ""
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
+    cells = "".join(
+        f"<div{_tooltip(name)}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs
+    )
     return f'<dl class="sw-figures">{cells}</dl>'
+
+
+def _tooltip(name: str) -> str:
+    return f' title="{escape(TOOLTIPS[name])}"' if name in TOOLTIPS else ""
 
 
 def noise_curve(rows: Sequence[StepRow], step: int, total: int) -> str:

@@ -9,6 +9,9 @@ from pipelines.models.catalog import CatalogEntry
 from studio.jobs.job import JobStatus, View
 
 __all__ = [
+    "EVALUATIONS",
+    "NFE_TOOLTIP",
+    "TOOLTIPS",
     "duration",
     "figures",
     "file_size",
@@ -20,6 +23,15 @@ __all__ = [
     "progress",
     "step_figures",
 ]
+
+EVALUATIONS = "Evaluations (NFE)"
+NFE_TOOLTIP = "How often the network ran. Classifier-free guidance runs it for the prompt and for the negative prompt."
+TOOLTIPS = {
+    EVALUATIONS: NFE_TOOLTIP,
+    "Noise level σ": "Noise to signal in the latents after this step: sigma / alpha, the sigma of k-diffusion.",
+    "Timestep": "The time that the network was given, usually from 999 down to 0.",
+}
+"""Name of a figure to what the page says of it under the pointer."""
 
 
 def number(value: float | None) -> str:
@@ -62,7 +74,7 @@ def model_label(entry: CatalogEntry) -> str:
 
 def model_note(entry: CatalogEntry) -> str:
     """What a person should know about a model, in one line."""
-    licence = f"Licence: {entry.licence}." if entry.licence else ""
+    licence = f"License: {entry.licence}." if entry.licence else ""
     return " ".join(part for part in (entry.problem or entry.notes, licence) if part) or " "
 
 
@@ -114,7 +126,7 @@ def figures(view: View, request: Request, label: str) -> list[tuple[str, str]]:
     last = cell.rows[-1] if cell.rows else None
     return [
         ("Steps", str(len(cell.rows) or request.num_inference_steps)),
-        ("NFE", str(last.evaluations) if last else "–"),
+        (EVALUATIONS, str(last.evaluations) if last else "–"),
         ("Sampling", duration(last.seconds if last else view.seconds)),
         *([("Size", f"{width} × {height}")] if width and height else []),  # the model's own, of an old job
         ("Seed", seeds),
@@ -126,8 +138,8 @@ def step_figures(view: View, step: int) -> list[tuple[str, str]]:
     """Name and value of one step of the first cell's trajectory, counted from 1."""
     row = view.cells[0].rows[step - 1]
     return [
-        ("σ", number(row.sigma)),
-        ("t", number(row.timestep)),
-        ("NFE", str(row.evaluations)),
+        ("Noise level σ", number(row.sigma)),
+        ("Timestep", number(row.timestep)),
+        (EVALUATIONS, str(row.evaluations)),
         ("Time", duration(row.seconds)),
     ]

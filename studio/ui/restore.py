@@ -33,7 +33,7 @@ def build_restore(prefix: str) -> Restore:
     with gr.Accordion("Settings from a picture", open=False, elem_classes="sw-restore") as section:
         gr.HTML(
             "<p class='sw-hint'>Drop a picture made here, or by A1111, Forge, ComfyUI, InvokeAI or SwarmUI. Its "
-            "settings are taken over; models are never loaded by its word alone.</p>"
+            "settings are loaded; the model stays the one that you chose.</p>"
         )
         picture = gr.Image(
             type="filepath",
@@ -86,5 +86,5 @@ def _with_named(restored: Restored, studio: Studio, model: str) -> Restored:
         notes.append(f"LoRAs were left out: {names} {verb} not in the models folder, or not for this model.")
     kept = [dict(lora) for lora in restored.loras if lora["name"] in offered]
     if len(kept) > most:
-        notes.append(f"Of its {len(kept)} LoRAs the first {most} were taken over.")
+        notes.append(f"Of its {len(kept)} LoRAs the first {most} were loaded.")
     return dataclasses.replace(restored, values={**restored.values, "loras": kept[:most]}, notes=notes)

@@ -62,7 +62,7 @@ STYLES: dict[str, Style] = {
             "cinematic still of {prompt}, anamorphic, dramatic light, film grain",
             "cartoon, drawing, flat light",
         ),
-        Style("watercolour", "Watercolour", "watercolor painting of {prompt}, soft washes, paper texture", _PAINTED),
+        Style("watercolour", "Watercolor", "watercolor painting of {prompt}, soft washes, paper texture", _PAINTED),
         Style("oil", "Oil painting", "oil painting of {prompt}, visible brush strokes, rich color", _PAINTED),
         Style("ink", "Ink drawing", "ink drawing of {prompt}, clean lines, white paper", f"{_DRAWN}, color"),
         Style("pixel", "Pixel art", "pixel art of {prompt}, 16-bit, limited palette", _DRAWN),

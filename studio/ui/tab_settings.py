@@ -71,7 +71,7 @@ def accepted(
             found[name], note = setting.check(value, model)
             notes += [f"{name.replace('_', ' ').capitalize()}: {note}"] if note else []
         except StepwiseError as error:
-            notes.append(f"The {name.replace('_', ' ')} was not taken over. {error}")
+            notes.append(f"The {name.replace('_', ' ')} was not loaded. {error}")
     return found, notes
 
 
@@ -245,7 +245,7 @@ class ChosenSeveral:
             if checked["key"] in found:
                 left.append(checked["key"])
             found.setdefault(checked["key"], checked)
-        note = f"{', '.join(left)} can be shown once only; the first was taken over." if left else ""
+        note = f"{', '.join(left)} can be shown once only; the first was loaded." if left else ""
         return list(found.values()), note
 
 

@@ -35,7 +35,7 @@ def accepted(restored: Restored, studio: Studio, model: str) -> Restored:
     for name in [name for name in TABLES if name in values]:
         if reason := _refused(TABLES[name], Choice.parse(values[name]), traits):
             del values[name]
-            notes.append(f"The {name} was not taken over. {reason}")
+            notes.append(f"The {name} was not loaded. {reason}")
     return dataclasses.replace(restored, values=values, notes=notes)
 
 

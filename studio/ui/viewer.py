@@ -64,7 +64,7 @@ def _trajectory(tab: str, prefix: str) -> str:
         return f'<figure class="sw-small" id="{prefix}-{name}"><figcaption>{label}</figcaption>{image}</figure>'
 
     noisy = small("noisy", "Noisy latents", "The noisy latents at this step")
-    denoised = small("denoised", "Estimate x̂", "The estimate of the finished picture at this step")
+    denoised = small("denoised", "Preview", "The preview of the finished picture at this step")
     return f"""
 <h2>Trajectory</h2>
 <div class="sw-pair">{noisy}{denoised}</div>

@@ -71,7 +71,7 @@ class StandIn:
 
     def job(self, job_id: str) -> Job:
         if job_id not in self.jobs:
-            raise SettingsError("This job is no longer known here.")
+            raise SettingsError("This job is no longer in memory.")
         return self.jobs[job_id]
 
     def decode_frame(self, job_id: str, cell: int, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ def test_a_link_opens_its_tab_with_its_settings_and_runs_nothing(visit, app_url)
     page.locator("#cmp-prompt textarea").wait_for(state="visible")
     page.wait_for_function("() => document.querySelector('#cmp-prompt textarea')?.value.includes('a crown')")
     notice = page.locator("#link-notice")
-    notice.get_by_text("taken over from the link").wait_for()
+    notice.get_by_text("loaded from the link").wait_for()
     assert "elsewhere" in notice.inner_text() and "hune" in notice.inner_text()
     assert page.input_value("#cmp-steps input[type=number]") == "7"
     page.wait_for_timeout(1000)
@@ -33,7 +33,7 @@ def test_markup_in_a_link_stays_text(visit, app_url):
         "&sampler=<img src=x onerror=window.hit=1>&model=<script>hit=1</script>"
     )
     page.wait_for_function("() => document.querySelector('#t2i-prompt textarea')?.value.includes('<img')")
-    page.locator("#link-notice").get_by_text("taken over from the link").wait_for()
+    page.locator("#link-notice").get_by_text("loaded from the link").wait_for()
     assert page.locator("#link-notice img, #link-notice script").count() == 0
     assert page.evaluate("() => window.hit") is None
 
@@ -56,4 +56,4 @@ def test_the_copied_link_brings_the_settings_back(visit):
     other.goto(url)
     other.wait_for_function("() => document.querySelector('#t2i-prompt textarea')?.value.includes('a guitar')")
     assert other.input_value("#t2i-steps input[type=number]") == "9"
-    assert re.search(r"taken over from the link", other.inner_text("#link-notice"))
+    assert re.search(r"loaded from the link", other.inner_text("#link-notice"))

@@ -78,7 +78,7 @@ def test_a_walk_streams_plays_and_is_found_in_the_gallery(tab):
 
 def test_keys_are_added_and_a_picture_that_needs_no_player_is_shown(tab):
     page = tab()
-    page.locator("#vid-examples").get_by_role("button", name="Three fruits, without end").click()
+    page.locator("#vid-examples").get_by_role("button", name="Three fruits, looped").click()
     page.wait_for_selector("#vid-plan :text('30 frames')")
     assert page.input_value("#vid-key-3 textarea") == "a lemon on a teal background"
     page.click("#vid-key-more")

@@ -245,7 +245,7 @@ def test_pictures_are_counted_when_a_job_ends_and_the_last_one_keeps_its_own():
         job.set_status(JobStatus.DONE)
         assert [one.picture_bytes for one in jobs[: place + 1]] == [0] * place + [192]
     shelf.add(Job("text_to_image", None))
-    with pytest.raises(SettingsError, match="no longer known"):
+    with pytest.raises(SettingsError, match="no longer in memory"):
         shelf.get(jobs[0].id)
     assert shelf.get(jobs[1].id) is jobs[1] and shelf.latest() not in jobs
 
@@ -269,7 +269,7 @@ def test_the_queue_is_capped(studio):
 
 
 def test_unknown_jobs_and_tasks_are_refused(studio):
-    with pytest.raises(SettingsError, match="no longer known"):
+    with pytest.raises(SettingsError, match="no longer in memory"):
         studio.job("../../etc/passwd")
     with pytest.raises(SettingsError, match="Unknown task"):
         studio.submit("format_disk", {})

@@ -1,4 +1,4 @@
-"""A whole family of samplers fills the cells of a comparison, held at equal evaluations."""
+"""Sampler family fills the cells of a comparison, held at equal evaluations."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_no_more_loras_are_taken_over_than_may_be_applied(studio):
     studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "emoji", loras)
     restored = settings_of(studio, "any", "emoji")
     assert restored.values["loras"] == list(loras[: studio.limits.max_loras])
-    assert restored.notes == [f"Of its 16 LoRAs the first {studio.limits.max_loras} were taken over."]
+    assert restored.notes == [f"Of its 16 LoRAs the first {studio.limits.max_loras} were loaded."]
 
 
 def test_a_picture_of_ours_is_read_back(studio, tmp_path):

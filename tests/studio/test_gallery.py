@@ -308,7 +308,7 @@ def test_the_export_is_written_into_the_pages_temporary_folder(tab, store, tmp_p
 
 
 def test_the_trash_is_a_kind_of_its_own_and_an_empty_gallery_says_what_comes(tab, store):
-    assert "kept here" in tab.shelf.listed("", "", {})[tab.shelf.grid]
+    assert "appears here" in tab.shelf.listed("", "", {})[tab.shelf.grid]
     record = save(store)
     assert "Nothing found" in tab.shelf.listed("owl", "", {})[tab.shelf.grid]
     store.delete(record.id)

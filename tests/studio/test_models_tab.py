@@ -214,4 +214,4 @@ def test_names_are_text_and_never_html():
     )
     html = model_markup.cards([(entry, False, False, None)])
     assert not any(part in html for part in ("<b>x", "${", "{{", "`", "javascript:", "<i>,"))
-    assert "No model is like this" in model_markup.cards([])
+    assert "No model matches" in model_markup.cards([])

@@ -130,7 +130,7 @@ def test_keep_it_waits_for_the_device_and_says_so(studio, compared, tab, monkeyp
     busy.cancel()
     *between, (last, updates) = said
     assert any("Keeping" in word and "Dynamic int8" in word for word, _ in between), between
-    assert f"Kept as {key}" in last and key in studio.catalog and updates.keys() == set(tab.lists)
+    assert f"Saved as {key}" in last and key in studio.catalog and updates.keys() == set(tab.lists)
     with_it = [choice for update in updates.values() for choice in update["choices"]]
     assert key in {value for _, value in with_it}
 

@@ -12,7 +12,7 @@ from studio.api.listings import results
 
 @pytest.mark.parametrize("job_id", [{}, [], None, 7, {"a": []}, "\0"])
 def test_a_job_that_is_no_text_is_unknown(studio, job_id):
-    with pytest.raises(SettingsError, match="no longer known"):
+    with pytest.raises(SettingsError, match="no longer in memory"):
         studio.job(job_id)
 
 

@@ -83,7 +83,7 @@ def test_an_edit_comes_back_whole_and_its_picture_is_the_source_under_the_brush(
     assert values["picture"].tobytes() == shown.tobytes()
     board = updates[tab.mask]["background"].resize(shown.size, Image.Resampling.NEAREST)
     assert board.tobytes() == shown.tobytes() and updates[tab.mask]["layers"] == []
-    assert "neither its source" in updates[tab.notice]
+    assert "are not saved with it" in updates[tab.notice]
 
 
 def studio_request(studio, task, values):
@@ -177,8 +177,8 @@ def test_what_a_cells_row_cannot_show_is_said(studio, page):
     ("own", "said"),
     [
         ({"edit": {"edit": {"key": "dance"}}}, "Unknown edit"),
-        ({"edit": {"edit": {"key": "image_to_image", "strength": 7}}}, "edit was not taken over"),
-        ({"edit": {"fit": "../../etc/passwd"}}, "fit was not taken over"),
+        ({"edit": {"edit": {"key": "image_to_image", "strength": 7}}}, "edit was not loaded"),
+        ({"edit": {"fit": "../../etc/passwd"}}, "fit was not loaded"),
         ({"edit": {"source_prompt": ["x"]}}, "must be a text"),
     ],
 )
@@ -202,5 +202,5 @@ def test_a_model_that_is_gone_takes_the_comparisons_own_with_it(studio, page):
     _, updates = sent(page, old, "compare")
     form = page.tabs["compare"].form
     assert form.fields["model"] not in updates and form.methods["sampler"].method not in updates
-    assert "is no longer here" in updates[page.tabs["gallery"].notice]
+    assert "is no longer available" in updates[page.tabs["gallery"].notice]
     assert isinstance(updates[page.context.tabs], gr.Tabs)

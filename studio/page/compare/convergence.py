@@ -45,7 +45,7 @@ class ConvergencePanel(RunningTab):
         self.studio, self.context, self.form = studio, context, form
         self.session = context.sessions[KEY]
         with (
-            gr.Accordion("Convergence: which sampler comes near soonest?", open=False, elem_id="cmp-conv-fold"),
+            gr.Accordion("Convergence: error against evaluations", open=False, elem_id="cmp-conv-fold"),
             gr.Column(elem_classes="sw-measuring", elem_id=self.root),
         ):
             self._build()
@@ -63,7 +63,7 @@ class ConvergencePanel(RunningTab):
         with gr.Row():
             self.evaluations = gr.Textbox(
                 ", ".join(map(str, EVALUATIONS)),
-                label="Evaluations",
+                label="Evaluations (NFE)",
                 info="Every guidance branch counts.",
                 max_lines=2,
                 max_length=400,
@@ -78,7 +78,7 @@ class ConvergencePanel(RunningTab):
                 buttons=[],
                 elem_id="cmp-conv-reference",
             )
-        gr.HTML("<p class='sw-hint'>Prompt, seed number, schedule, guidance and start are the shared ones.</p>")
+        gr.HTML("<p class='sw-hint'>Prompt, seed, schedule, guidance and initialization are the shared ones.</p>")
         self.run = gr.Button("Measure", variant="primary", elem_id="cmp-conv-run", elem_classes="sw-measure")
         self.stop = gr.Button("Stop", variant="stop", elem_id="cmp-conv-stop", elem_classes="sw-stop")
         self.notice = gr.HTML(elem_id="cmp-conv-notice", elem_classes="sw-notices")

@@ -41,9 +41,9 @@ def family_picker(prefix: str, traits: Traits | None) -> gr.Dropdown:
     return gr.Dropdown(
         families(traits),
         value=NONE,
-        label="A whole family of samplers",
+        label="Sampler family",
         filterable=False,
-        info="Fills the cells, at equal evaluations.",
+        info="Fills the cells with all samplers of a family, at equal evaluations.",
         elem_id=elem_id(prefix, "family"),
     )
 

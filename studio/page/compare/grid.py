@@ -16,7 +16,7 @@ from studio.jobs.job import Cell, Job, JobStatus, View
 from studio.media.live_image import jpeg, png_url
 from studio.ui.live_routes import Parts
 from studio.ui.markup import escape
-from studio.ui.presentation import duration, plural
+from studio.ui.presentation import EVALUATIONS, NFE_TOOLTIP, duration, plural
 
 __all__ = ["EMPTY", "ComparisonGrid", "picture_url", "table"]
 
@@ -25,8 +25,8 @@ _CRISP = 128
 
 EMPTY = (
     '<div class="sw-cells-empty"><p class="sw-empty-title">One noise, several ways to remove it</p>'
-    "<p>Compare: every cell starts from the same initial noise and all stream at once. When they are done, a long "
-    "run from that noise says how close each of them came.</p></div>"
+    "<p>Compare: every cell starts from the same initial noise and all stream at once. When they are done, a "
+    "reference run of many steps from that noise shows how close each of them came.</p></div>"
 )
 
 
@@ -99,7 +99,7 @@ class ComparisonGrid:
         if not url and not kept:
             return f'<div class="sw-tile" style="aspect-ratio:{shape}"></div>'
         shown = f'src="{url}"' if url else f'data-file="{escape(kept)}"'  # an old job's pictures are in the store only
-        alt = f"{cell.label}, {'finished picture' if state == 'done' else f'estimate at step {len(cell.rows)}'}"
+        alt = f"{cell.label}, {'finished picture' if state == 'done' else f'preview at step {len(cell.rows)}'}"
         full = f' data-file="{escape(kept)}"' if kept else ""
         return (
             f'<button type="button" class="sw-tile" style="aspect-ratio:{shape}" data-cell="{index}" '
@@ -136,7 +136,8 @@ def table(job: Job, view: View) -> str:
     if not rows:
         return ""
     lines = "".join(_table_row(row) for row in rows)
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Cell", "Steps", "NFE", "Seconds", "PSNR, dB", "SSIM"))
+    names = ("Cell", "Steps", EVALUATIONS, "Seconds", "PSNR, dB", "SSIM")
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
     return (
         '<details class="sw-table"><summary>All figures</summary>'
         '<div class="sw-scroll" tabindex="0" role="region" aria-label="Figures">'
@@ -190,8 +191,10 @@ def _numbers(cell: Cell, state: str) -> str:
         return f'<p class="sw-cell-numbers">{words}</p>' if words else ""
     row, done = cell.rows[-1], len(cell.rows)
     steps = plural(done, "step") if state == "done" else f"step {done}/{cell.num_steps}"
-    parts = (steps, f"NFE {row.evaluations}", duration(row.seconds))
-    return f'<p class="sw-cell-numbers">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+    return (
+        f'<p class="sw-cell-numbers"><span>{steps}</span>'
+        f'<span title="{NFE_TOOLTIP}">NFE {row.evaluations}</span><span>{duration(row.seconds)}</span></p>'
+    )
 
 
 def _likeness(cell: Cell, best: dict[str, float]) -> str:

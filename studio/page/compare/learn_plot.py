@@ -13,9 +13,9 @@ __all__ = ["EMPTY", "learn_view"]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 320, 62, 18, 14, 46
 LOSS, HELD = "#0f8a7e", "#c2571a"
 EMPTY = (
-    '<div class="sw-cells-empty"><p class="sw-empty-title">Fewer steps, nearer to the long run</p>'
-    "<p>Press Fit: for the shared model, sampler, guidance and steps, the times are learned that end nearest to where "
-    "a long run ends. The curve appears round by round.</p></div>"
+    '<div class="sw-cells-empty"><p class="sw-empty-title">Fewer steps, closer to the reference run</p>'
+    "<p>Press Fit: for the shared model, sampler, guidance and steps, the times are learned that end closest to where "
+    "a reference run of many steps ends. The curve appears round by round.</p></div>"
 )
 
 
@@ -36,7 +36,7 @@ def learn_view(outcome: Mapping[str, Any]) -> str:
     legend = "".join(f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in keys)
     return (
         '<div class="sw-convergence"><h3>Error by round</h3><p class="sw-hint">Of the final latents, relative to the '
-        f'long run’s.</p>{_plot(curve)}<ul class="sw-legend sw-parts">{legend}</ul>{_result(outcome)}</div>'
+        f'reference run’s.</p>{_plot(curve)}<ul class="sw-legend sw-parts">{legend}</ul>{_result(outcome)}</div>'
     )
 
 
@@ -93,6 +93,6 @@ def _result(outcome: Mapping[str, Any]) -> str:
     times = ", ".join(f"{time:.0f}" for time in schedule["times"])
     return (
         f'<p id="cmp-learn-result"><b>{escape(outcome["name"])}</b>: error {fitted:.4f} on pictures not fitted, uniform '
-        f"{uniform:.4f}. Kept; choose the schedule <b>Learned</b> with this model, sampler and {schedule['num_inference_steps']} "
+        f"{uniform:.4f}. Saved; choose the schedule <b>Learned</b> with this model, sampler and {schedule['num_inference_steps']} "
         f'steps to use it.</p><p class="sw-hint">Times: {times}</p>'
     )

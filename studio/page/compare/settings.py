@@ -61,7 +61,9 @@ class Cells:
         names = ", ".join(hidden)[:200]
         return (
             cells,
-            f"what cells set beside sampler, schedule, steps and guidance is left out ({names})." if hidden else "",
+            f"settings of a cell other than sampler, schedule, steps and guidance are left out ({names})."
+            if hidden
+            else "",
         )
 
     def _checked(self, name: str, value: Any, model: str) -> Any:

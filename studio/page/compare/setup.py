@@ -55,11 +55,11 @@ class ComparisonSetup:
         self.buttons = {gr.Button(label, size="sm", min_width=0): preset for label, preset in PRESETS.items()}
 
     def differences(self) -> None:
-        """What is equal, and the cells or the axes."""
+        """Hold equal, and the cells or the axes."""
         traits = self.studio.traits(self.form.first.key)
-        info = "Equal evaluations: every cell takes the most steps that cost no more than these of the shared sampler."
-        equals = [("Equal steps", STEPS), ("Equal evaluations", NFE)]
-        self.equal = gr.Radio(equals, value=NFE, label="What is equal", info=info, elem_id=f"{self.prefix}-equal")
+        info = "Equal evaluations: every cell runs as many steps as cost no more evaluations than the shared sampler’s."
+        equals = [("Equal steps", STEPS), ("Equal evaluations (NFE)", NFE)]
+        self.equal = gr.Radio(equals, value=NFE, label="Hold equal", info=info, elem_id=f"{self.prefix}-equal")
         self.form.steps()
         self.form.fields["num_inference_steps"].value = DEFAULT_STEPS
         modes = [("Cells", CELLS), ("X/Y grid", GRID)]
@@ -93,8 +93,8 @@ class ComparisonSetup:
 
     def _reference(self) -> None:
         most, identity = self.studio.limits.max_steps, f"{self.prefix}-reference"
-        info = "PSNR and SSIM of every finished picture to a long run from the same noise."
-        self.reference = gr.Checkbox(True, label="Measure against a long run", info=info, elem_id=identity)
+        info = "PSNR and SSIM of every finished picture to a run of many steps from the same noise."
+        self.reference = gr.Checkbox(True, label="Measure against a reference run", info=info, elem_id=identity)
         self.reference_steps = gr.Slider(
             2,
             most,

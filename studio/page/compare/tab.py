@@ -145,7 +145,7 @@ class CompareTab(RunningTab):
     def _export(self, kind: str, data: dict[Any, Any]) -> dict[Any, Any]:
         job = self._job(data[self.session])
         if job is None:
-            raise gr.Error("This comparison is no longer known here. Run it again to export it.", print_exception=False)
+            raise gr.Error("This comparison is no longer in memory. Run it again to export it.", print_exception=False)
         try:
             record = {"png": store_picture, "csv": store_table}[kind](self.studio, job)
         except StepwiseError as error:

@@ -52,5 +52,5 @@ def check_drawing(fields: Mapping[str, Any], files: Sequence[bytes], pixels: int
     index, identity = str(fields.get("index") or "0"), str(fields.get("id") or "")
     known = fields.get("type") in _PARTS and index in ("0", "null") and 0 < len(identity) <= _LONGEST_ID
     if not known or len(files) != 1 or len(files[0]) > _BYTES:
-        raise PictureError("The drawing could not be read. Reload the page and draw it again.")
+        raise PictureError("The mask could not be read. Reload the page and draw it again.")
     check_picture(io.BytesIO(files[0]), pixels)

@@ -91,12 +91,12 @@ EXAMPLES = (
         {"key": "edict", "strength": 0.9},
         values={**_guided(4.0), "seed": 1},
     ),
-    EditExample("Paint a bus in", "replace-3", {"key": "inpaint"}, values={**_guided(4.0), "seed": 1}, masked=True),
+    EditExample("Inpaint a bus", "replace-3", {"key": "inpaint"}, values={**_guided(4.0), "seed": 1}, masked=True),
     EditExample(
         "Image to image", "replace-1", {"key": "image_to_image", "strength": 0.6}, values={**_guided(4.0), "seed": 1}
     ),
     EditExample(
-        "More room on the right",
+        "Outpaint to the right",
         "replace-3",
         {"key": "outpaint", "right": 32},
         values={**_guided(4.0), "seed": 1},

@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "EditTab", "build"]
 
 KEY = "edit"
-_FIT_LABELS = {"crop": "Cut out the middle", "resize": "Squeeze"}
-_OWN_SOURCE = (
-    "With an edit neither its source nor its mask is kept: the source is now the edited picture. Check what it shows."
-)
+_FIT_LABELS = {"crop": "Crop", "resize": "Stretch"}
+_OWN_SOURCE = "The source and the mask of an edit are not saved with it: the source is now the edited picture. Check what it shows."
 
 
 class EditTab(RunningTab):
@@ -98,7 +96,7 @@ class EditTab(RunningTab):
 
     def _settings(self) -> None:
         form = self.form
-        self.edit = method_controls(EDITS, "edit", label="What to do", choice=EXAMPLES[0].edit, traits=self.traits)
+        self.edit = method_controls(EDITS, "edit", label="Edit method", choice=EXAMPLES[0].edit, traits=self.traits)
         self.mask_section = gr.Accordion("Mask: draw what may change", open=False, elem_classes="sw-mask-section")
         with self.mask_section:
             self.mask = mask_editor("edit-mask")
@@ -115,11 +113,11 @@ class EditTab(RunningTab):
             form.fields["style"].visible = False
         with gr.Accordion("Size", open=False):
             fits = [(_FIT_LABELS[fit], fit) for fit in FITS]
-            self.fit = gr.Radio(fits, value=FITS[0], label="A picture of other proportions", elem_id="edit-fit")
+            self.fit = gr.Radio(fits, value=FITS[0], label="Resize mode", elem_id="edit-fit")
             form.size()
             form.fields["batch_size"].visible = False
         with gr.Accordion("Sampler and schedule", open=False):
-            gr.HTML("<p class='sw-hint'>The sampler counts where nothing is inverted; an inversion brings its own.</p>")
+            gr.HTML("<p class='sw-hint'>Used by edits without inversion; an inversion has a sampler of its own.</p>")
             form.method("sampler")
             form.method("schedule")
         with gr.Accordion("LoRA", open=False):

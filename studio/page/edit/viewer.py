@@ -21,7 +21,7 @@ from studio.ui.viewer import BLANK, preview_url
 __all__ = ["EditRenderer", "build_edit_stage", "edit_figures"]
 
 EMPTY = (
-    "<div class='sw-empty-inner'><p class='sw-empty-title'>Watch the picture dissolve and come back</p>"
+    "<div class='sw-empty-inner'><p class='sw-empty-title'>Watch the picture turn into noise and back</p>"
     "<p>Choose an example or your own picture, say what it shows and what it should show, and press Edit.</p></div>"
 )
 TILES = {"inversion": "Dissolving", "reconstruction": "Reconstruction", "edit": "Edit"}
@@ -166,7 +166,10 @@ def edit_figures(view: View) -> str:
     if "background_psnr" in edit:
         pasted = edit.get("background_exact")
         pairs.append(("Outside the mask", "identical, pasted back" if pasted else _decibels(edit["background_psnr"])))
-    pairs += [("Change to source", _decibels(edit.get("source_psnr"))), ("NFE", str(edit.get("evaluations", "–")))]
+    pairs += [
+        ("Change to source", _decibels(edit.get("source_psnr"))),
+        (presentation.EVALUATIONS, str(edit.get("evaluations", "–"))),
+    ]
     if "prompt_probability" in edit:
         pairs.append(("Shows the prompt", f"{100 * edit['prompt_probability']:.0f} %"))
     if view.outcome.get("sees"):

@@ -15,7 +15,7 @@ from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from studio.results.store import Record
 from studio.ui.markup import escape, figures
-from studio.ui.presentation import duration, number, plural
+from studio.ui.presentation import EVALUATIONS, duration, number, plural
 from studio.ui.results_route import address, archive_address
 
 __all__ = ["EMPTY", "NOTHING_FOUND", "archive", "caption", "kind_label", "opened", "pair", "tiles"]
@@ -41,9 +41,9 @@ CLIPS = frozenset({".mp4", ".webm", ".mov", ".mkv"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
 EMPTY = (
-    '<div class="sw-cells-empty"><p class="sw-empty-title">Everything you make is kept here</p>'
-    "<p>Generate a picture: it appears with its prompt and all its settings, to look at again, to compare and to "
-    "make anew.</p></div>"
+    '<div class="sw-cells-empty"><p class="sw-empty-title">Everything you generate appears here</p>'
+    "<p>Generate a picture: it appears with its prompt and all its settings, to view, to compare and to "
+    "generate again.</p></div>"
 )
 NOTHING_FOUND = (
     '<div class="sw-cells-empty"><p class="sw-empty-title">Nothing found</p>'
@@ -193,7 +193,7 @@ def _figures(record: Record, label: str) -> list[tuple[str, str]]:
     if isinstance(made.get("frames"), int) and isinstance(made.get("fps"), int):
         pairs.append(("Frames", f"{made['frames']} at {made['fps']} fps"))
     if isinstance(made.get("evaluations"), (int, float)):
-        pairs.append(("NFE", f"{made['evaluations']:g}"))
+        pairs.append((EVALUATIONS, f"{made['evaluations']:g}"))
     if isinstance(made.get("seconds"), (int, float)):
         pairs.append(("Sampling", duration(made["seconds"])))
     return [*pairs, *([("Model", label)] if label else []), ("File", _bytes(record.size))]

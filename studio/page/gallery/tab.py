@@ -81,7 +81,7 @@ class GalleryTab:
             self.compare = gr.Button("Compare two", size="sm", min_width=0, elem_id="gal-compare")
             self.export = gr.Button("Export as zip", size="sm", min_width=0, elem_id="gal-export")
             self.remove = gr.Button("Delete", size="sm", min_width=0, elem_id="gal-delete")
-            self.all = gr.Button("Choose all shown", size="sm", min_width=0, elem_id="gal-all")
+            self.all = gr.Button("Select all shown", size="sm", min_width=0, elem_id="gal-all")
             self.none = gr.Button("Clear", size="sm", min_width=0, elem_id="gal-none")
 
     def _detail(self) -> None:
@@ -214,7 +214,7 @@ class GalleryTab:
             ]
         except StepwiseError as error:
             return {**self.result_list.listed(search, kind, place), **self._say(str(error), "problem")}
-        told = f"{plural(len(gone), 'result')} deleted." if gone else "Nothing was chosen that is not deleted already."
+        told = f"{plural(len(gone), 'result')} deleted." if gone else "Everything selected is deleted already."
         return {**self.result_list.listed(search, kind, place), **self._closed(), **self._say(told, "news", gone)}
 
     def _restore(self, chosen: Any, search: str, kind: str, place: Any) -> dict[Any, Any]:
@@ -233,11 +233,9 @@ class GalleryTab:
         try:
             values = reusable(self.studio.store.get(opened))
             if values is None:
-                raise SettingsError("This result carries no settings that another tab could take over.")
+                raise SettingsError("This result has no settings that another tab can use.")
             lost = values["model"] not in self.studio.catalog
-            told = (
-                f"The model {values['model'][:80]!r} is no longer here; the one that was chosen stays." if lost else ""
-            )
+            told = f"The model {values['model'][:80]!r} is no longer available; the chosen one stays." if lost else ""
             values = without_model(values) if lost else values
             own, notes = accepted(receiver.settings, values.get(receiver.name), values.get("model", ""))
             values = {**values, receiver.name: own} if receiver.name in values else values

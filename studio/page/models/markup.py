@@ -19,8 +19,8 @@ Card = tuple[CatalogEntry, bool, bool, Errand | None]
 """An entry, whether it is here, whether it is in memory, and what is on its way for it."""
 
 NONE = (
-    '<div class="sw-cells-empty"><p class="sw-empty-title">No model is like this</p>'
-    "<p>Choose another family, kind or place.</p></div>"
+    '<div class="sw-cells-empty"><p class="sw-empty-title">No model matches</p>'
+    "<p>Choose another family, kind or state.</p></div>"
 )
 
 
@@ -39,10 +39,10 @@ def card(entry: CatalogEntry, here: bool, loaded: bool, errand: Errand | None) -
         ("Family", escape(FAMILIES.get(entry.family, entry.family))),
         ("Makes", KINDS.get(entry.kind, entry.kind)),
         ("Size", escape(file_size(entry.size_bytes) or "–")),
-        ("Licence", licence),
+        ("License", licence),
     ]
     listed = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
-    gate = '<span class="sw-gated">licence to accept</span>' if entry.gated else ""
+    gate = '<span class="sw-gated">license to accept</span>' if entry.gated else ""
     note = f'<p class="sw-model-note">{escape(entry.notes)}</p>' if entry.notes and not entry.problem else ""
     problem = f'<p class="sw-model-problem">{escape(entry.problem)}</p>' if entry.problem else ""
     return (
@@ -58,7 +58,7 @@ def _where(entry: CatalogEntry, here: bool, loaded: bool) -> tuple[str, str]:
         return "Cannot be used", "problem"
     if loaded:
         return "In memory", "loaded"
-    return ("On this machine", "here") if here else ("To be fetched", "hub")
+    return ("On this machine", "here") if here else ("Not downloaded", "hub")
 
 
 def _progress(errand: Errand | None) -> str:
@@ -67,10 +67,12 @@ def _progress(errand: Errand | None) -> str:
     if errand.status == "failed":
         return f'<p class="sw-model-problem" role="alert">{escape(errand.message)}</p>'
     if errand.status == "cancelled":
-        return f'<p class="sw-model-note" role="status">The {errand.what} was cancelled; what has arrived is kept.</p>'
+        return (
+            f'<p class="sw-model-note" role="status">The {errand.what} was cancelled; the downloaded part is kept.</p>'
+        )
     share = 100 * errand.done / errand.total if errand.total else 0
     size = f" {file_size(errand.done) or '0 MB'} of {file_size(errand.total)}" if errand.total else ""
-    stage = errand.stage or ("Looking it up" if errand.what == DOWNLOAD else "Loading")
+    stage = errand.stage or ("Preparing" if errand.what == DOWNLOAD else "Loading")
     return (
         f'<div class="sw-progress" data-status="{"running" if errand.total else "loading"}">'
         f'<div class="sw-bar" role="progressbar" '
@@ -106,7 +108,7 @@ def memory_bar(segments: Sequence[Segment], limit: int, label: Callable[[str], s
         label: model key to its name.
     """
     used = sum(one.bytes for one in segments)
-    names = [" and ".join(label(key) for key in one.models) or "Being freed" for one in segments]
+    names = [" and ".join(label(key) for key in one.models) or "Releasing" for one in segments]
     parts = "".join(
         f'<i data-hue="{place % 6}" style="width:{100 * one.bytes / limit:.2f}%"></i>'
         for place, one in enumerate(segments)
@@ -117,9 +119,9 @@ def memory_bar(segments: Sequence[Segment], limit: int, label: Callable[[str], s
         for place, (name, one) in enumerate(zip(names, segments, strict=True))
     )
     told = (
-        f"{_size(used)} of {_size(limit)} hold models"
+        f"{_size(used)} of {_size(limit)} used by models"
         if segments
-        else f"No model is in memory; {_size(limit)} are kept for them"
+        else f"No model is in memory; they may use {_size(limit)}"
     )
     return (
         f'<div class="sw-memory" data-used="{used}"><p class="sw-memory-told">{escape(told)}</p>'
@@ -136,8 +138,7 @@ def lora_list(loras: Sequence[LoraEntry]) -> str:
     if not loras:
         return (
             '<p class="sw-hint">No LoRA yet. Put a <code>.safetensors</code> file into the folder '
-            "<code>loras</code> of the models "
-            "folder, and look again.</p>"
+            "<code>loras</code> of the models folder, and rescan.</p>"
         )
     rows = "".join(
         f'<tr data-key="{escape(one.key)}"><th scope="row">{escape(one.label)}</th>'

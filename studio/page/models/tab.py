@@ -33,7 +33,7 @@ element.addEventListener('click', (event) => {
   if (button) trigger('click', { action: button.dataset.action, id: button.dataset.id });
 });
 """
-WHERE = [("Anywhere", ""), ("On this machine", "here"), ("In memory", "loaded"), ("To be fetched", "hub")]
+WHERE = [("Anywhere", ""), ("On this machine", "here"), ("In memory", "loaded"), ("Not downloaded", "hub")]
 
 
 class ModelsTab:
@@ -77,7 +77,7 @@ class ModelsTab:
         )
         self.where = gr.Dropdown(WHERE, value="", label="Where", filterable=False, min_width=150, elem_id="mod-where")
         with gr.Column(min_width=150, elem_classes="sw-folder"):
-            self.rescan = gr.Button("Look into the folder again", size="sm", elem_id="mod-rescan")
+            self.rescan = gr.Button("Rescan the models folder", size="sm", elem_id="mod-rescan")
             self.folder = gr.HTML(elem_id="mod-folder")
 
     # Events.
@@ -166,7 +166,7 @@ class ModelsTab:
         before = {*self.studio.catalog, *(lora.key for lora in self.model_list.loras())}
         self.model_list.rescan()
         found = len({*self.studio.catalog} - before)
-        told = f"{found} new in the models folder." if found else "The models folder was looked into again."
+        told = f"{found} new in the models folder." if found else "The models folder was scanned again."
         return {**self._show(family, kind, where), self.notice: markup.notice(told, "news")}
 
     def _label(self, key: str) -> str:

@@ -19,8 +19,8 @@ __all__ = ["EMPTY", "QuantizationView", "missing_list"]
 
 EMPTY = (
     '<div class="sw-cells-empty"><p class="sw-empty-title">The same picture in fewer bits</p>'
-    "<p>Quantize: the model runs in full precision beside its quantized copies, all from the same noise. Then it is "
-    "measured how many bytes each takes, how long a step, and where the error comes from.</p></div>"
+    "<p>Quantize: the model runs in full precision beside its quantized copies, all from the same noise. Then the "
+    "bytes of each, the time of a step and the source of the error are measured.</p></div>"
 )
 
 

@@ -81,9 +81,9 @@ class QuantizeTab(RunningTab):
         shown = f'<div id="qz-progress"></div><div id="qz-grid">{EMPTY}</div>'
         gr.HTML(f'<div class="sw-show">{shown}</div>', js_on_load=f"window.stepwise.mounted({KEY!r}, {self.root!r})")
         with gr.Row(elem_classes="qz-keep"):
-            self.which = gr.Dropdown([], label="Keep for the other tabs", filterable=False, elem_id="qz-which")
-            self.keep = gr.Button("Keep it", size="sm", min_width=0, elem_id="qz-keep")
-            self.use = gr.Button("Keep it and use it", size="sm", min_width=0, elem_id="qz-use")
+            self.which = gr.Dropdown([], label="Save for the other tabs", filterable=False, elem_id="qz-which")
+            self.keep = gr.Button("Save it", size="sm", min_width=0, elem_id="qz-keep")
+            self.use = gr.Button("Save and use it", size="sm", min_width=0, elem_id="qz-use")
         below = '<div id="qz-figures"></div><div id="qz-game"></div>'
         gr.HTML(f'<div class="sw-show">{below}</div>', js_on_load=f"window.stepwise.mounted({KEY!r}, {self.root!r})")
 
@@ -256,7 +256,7 @@ class QuantizeTab(RunningTab):
         """What is going on, until the queue has come to it and it is kept."""
         job, which = self._job(data[self.session]), data[self.which]
         if job is None or not isinstance(which, int) or not 0 <= which < len(job.request.variants):
-            yield {self.notice: markup.notice("There is no quantized model to keep any more. Run it again.")}
+            yield {self.notice: markup.notice("There is no quantized model to save any more. Run it again.")}
             return
         values = {"model": job.request.base.model, "variant": job.request.variants[which]}
         try:
@@ -275,9 +275,9 @@ class QuantizeTab(RunningTab):
 
     def _kept(self, view: View, receiver: Receiver | None) -> dict[Any, Any]:
         if view.status is not JobStatus.DONE:
-            return {self.notice: markup.notice(view.message or "Stopped: the model was not kept.")}
+            return {self.notice: markup.notice(view.message or "Stopped: the model was not saved.")}
         key = view.outcome["key"]
-        told = f"Kept as {key}: it is in every tab’s list of models, and found again after a restart."
+        told = f"Saved as {key}: it is in every tab’s list of models, and found again after a restart."
         used = (
             {}
             if receiver is None

@@ -146,10 +146,10 @@ class TextToImageTab(RunningTab):
         except StepwiseError as error:
             return {self.notice: markup.notice(str(error)), **cleared}
         if restored is None:
-            told = "This picture carries no settings that are known here."
+            told = "This picture has no settings that can be read here."
             return {self.notice: markup.notice(told, "news"), **cleared}
         mode = {"seed_mode": FIXED} if "seed" in restored.values else {}
-        told = f"Settings taken over from the picture, written by {presentation.program(restored.source)}."
+        told = f"Settings loaded from the picture, written by {presentation.program(restored.source)}."
         notice = markup.notice(told, "news", restored.notes)
         return {**self.form.updates({**restored.values, **mode}, model), self.notice: notice, **cleared}
 

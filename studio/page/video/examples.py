@@ -41,7 +41,7 @@ def _example(
 EXAMPLES = (
     _example("Fox to cat", "a fox on a blue background", 1, [{"prompt": "a cat on a blue background", "seed": 2}]),
     _example(
-        "Three fruits, without end",
+        "Three fruits, looped",
         "a red apple on a yellow background",
         3,
         [

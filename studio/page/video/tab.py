@@ -89,7 +89,7 @@ class VideoTab(RunningTab):
             form.size()
             form.fields["batch_size"].visible = False
         with gr.Accordion("Sampler and schedule", open=False):
-            gr.HTML("<p class='sw-hint'>They count for a walk and for AnimateDiff; any other model brings its own.</p>")
+            gr.HTML("<p class='sw-hint'>Used by a walk and by AnimateDiff; any other model has its own.</p>")
             form.method("sampler")
             form.method("schedule")
             form.method("start")
@@ -242,7 +242,7 @@ class VideoTab(RunningTab):
         job = self._job(data[self.session])
         results = [result for cell in job.view().cells for result in cell.results] if job else []
         if not results:
-            raise SettingsError("There is no finished clip here. Animate again, or look into the gallery.")
+            raise SettingsError("There is no finished clip here. Animate again, or check the gallery.")
         return self.studio.store.get(results[0])
 
     def _reuse_seed(self, data: dict[Any, Any]) -> Any:

@@ -52,7 +52,7 @@ def _show(prefix: str) -> str:
 <div class="sw-frame">
   <div class="sw-empty" id="{prefix}-empty">{_EMPTY}</div>
   <div class="sw-hero" id="{prefix}-picture" hidden>
-    <img id="{prefix}-hero" src="{_BLANK}" alt="The frame in work">
+    <img id="{prefix}-hero" src="{_BLANK}" alt="The current frame">
     <video id="{prefix}-clip" controls loop muted autoplay playsinline hidden></video>
     <div class="sw-tools" id="{prefix}-tools" hidden>
       <a id="{prefix}-download" class="sw-tool" href="#" download title="Download">{markup.ICON_DOWNLOAD}<span
