@@ -162,7 +162,7 @@ def read(page, key, data):
         draft = tab._draft(data)
         return {**draft, "form": tab.form.request(draft["form"])}
     if key in ("gallery", "models"):
-        where = tab.shelf if key == "gallery" else tab
+        where = tab.result_list if key == "gallery" else tab
         return {name: data[getattr(where, name)] for name in OWN[key]}
     return tab._read(data)[1]
 
@@ -213,11 +213,11 @@ def test_the_models_filter_comes_from_a_link(page, real):
 
 
 def test_a_link_searches_the_gallery(page, real):
-    shelf = page.tabs["gallery"].shelf
+    results = page.tabs["gallery"].result_list
     updates = page.context.receive["gallery"].updates(opened_here(page, real, "?tab=gallery&kind=edit&search=").values)
-    assert 'class="sw-piece"' in updates[shelf.grid] and updates[shelf.kind]["value"] == "edit"
+    assert 'class="sw-piece"' in updates[results.grid] and updates[results.kind]["value"] == "edit"
     found = opened_here(page, real, "?tab=gallery&kind=edit&search=owl&prompt=a+fox")
-    assert "Nothing found" in page.context.receive["gallery"].updates(found.values)[shelf.grid]
+    assert "Nothing found" in page.context.receive["gallery"].updates(found.values)[results.grid]
     assert "prompt" not in found.values and "no settings of a picture" in " ".join(found.notes)
 
 
