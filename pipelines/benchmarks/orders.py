@@ -9,6 +9,7 @@ estimates for the formula and whose last ones some samplers take with a lower on
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -139,7 +140,7 @@ def grid(
 
 def falls(errors: Sequence[float]) -> list[float]:
     """log2 of the fall from each error to the next."""
-    return [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    return [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
 
 
 def orders(
@@ -171,7 +172,7 @@ def primed_orders(
         levels = grid(noise_schedule, count, high=850, low=100)
         run = run_of(make_sampler(), levels, noise_schedule, variance=variance)
         state = State(run.latents)
-        for index, (level, next_level) in enumerate(zip(levels, levels[1:], strict=False)):
+        for index, (level, next_level) in enumerate(itertools.pairwise(levels)):
             state = one_step(run, state, level, next_level, StepContext(index, count, run.noise, noise_schedule))
             if index < primed:
                 state = dataclasses.replace(state, latents=exact(run.latents, levels[0], next_level, variance))

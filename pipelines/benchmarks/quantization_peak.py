@@ -1,8 +1,8 @@
 """Peak of memory while a model is loaded and makes one step, in a process of its own: nothing else is in it.
 
-`python -m pipelines.benchmarks.quantization_peak` is that process; `peak_bytes` starts it. What the program itself takes before
-any model is there is not counted. On a CPU it is the resident set (Linux: VmHWM, which unlike ru_maxrss does not start
-from the peak of the process that started this one); on CUDA what PyTorch reserved.
+`python -m pipelines.benchmarks.quantization_peak` is that process; `peak_bytes` starts it. What the program itself
+takes before any model is there is not counted. On a CPU it is the resident set (Linux: VmHWM, which unlike ru_maxrss
+does not start from the peak of the process that started this one); on CUDA what PyTorch reserved.
 """
 
 from __future__ import annotations

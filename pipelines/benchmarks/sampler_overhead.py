@@ -75,9 +75,9 @@ def free_run(method: Method, part: Cases, noise_schedule: NoiseSchedule, answer:
 def overheads(bench: Bench) -> dict[str, Any]:
     """{"evaluation_ms", "samplers": {key: {"step_ms", "share"}}} of every sampler with one evaluation a step.
 
-    One picture, guided, on one thread; the process's own time, since another program's turns on the same core would count
-    for the longer of the two, and the least of several runs, since they can only add to either by emptying the caches.
-    The loop's and the guidance's work count as the step's own.
+    One picture, guided, on one thread; the process's own time, since another program's turns on the same core would
+    count for the longer of the two, and the least of several runs, since they can only add to either by emptying the
+    caches. The loop's and the guidance's work count as the step's own.
 
     Raises:
         StepwiseError: one of them cannot be measured: a table that lacks it would say nothing about it.

@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["chosen_lines", "plot"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 460, 62, 250, 26, 48
-COLOURS = ("#8a8a8a", "#1f77b4", "#2ca02c", "#9467bd", "#d62728", "#8c564b", "#17becf", "#ff7f0e", "#bcbd22", "#e377c2")
+COLORS = ("#8a8a8a", "#1f77b4", "#2ca02c", "#9467bd", "#d62728", "#8c564b", "#17becf", "#ff7f0e", "#bcbd22", "#e377c2")
 _SHOWN = (
     "diffusers DPM-Solver++(2M), leading",
     "diffusers DPM-Solver++(2M), linspace",
@@ -30,7 +30,7 @@ def chosen_lines(rows: Mapping[str, Any]) -> dict[str, Points]:
         name for name in rows if name.startswith(("LD3", "AutoDiffusion", "Bespoke"))
     ]
     found = {}
-    for name in names[: len(COLOURS)]:
+    for name in names[: len(COLORS)]:
         points = [(int(count), cell["error"]) for count, cell in rows[name]["cells"].items() if cell["error"]]
         if points:
             found[name] = sorted(points)
@@ -52,11 +52,12 @@ def plot(rows: Mapping[str, Any]) -> str:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        'font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
     ]
     parts += _axes(sorted({x for x, _ in points}), low_y, high_y, place)
-    for (name, line), color in zip(lines.items(), COLOURS, strict=False):
+    for line, color in zip(lines.values(), COLORS, strict=False):
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(*point) for point in line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         parts += [
@@ -87,7 +88,7 @@ def _axes(counts: Sequence[float], low: float, high: float, place: Any) -> list[
 
 def _legend(names: Sequence[str]) -> list[str]:
     found = []
-    for index, (name, color) in enumerate(zip(names, COLOURS, strict=False)):
+    for index, (name, color) in enumerate(zip(names, COLORS, strict=False)):
         y = TOP + 12 + 22 * index
         found.append(f'<rect x="{WIDTH - RIGHT + 16}" y="{y - 9}" width="12" height="12" fill="{color}"/>')
         found.append(f'<text x="{WIDTH - RIGHT + 34}" y="{y + 2}" fill="#333">{escape(name)}</text>')

@@ -103,13 +103,15 @@ def _verdicts(figures: Mapping[str, Any]) -> list[str]:
     for count, one in figures["best"].items():
         reached = "reached" if one["ratio"] <= 0.5 else "not reached"
         others = "".join(
-            f"; {ratio:.2f} × with {name} spacing, its class's own default, which is {'' if ratio <= 0.5 else 'not '}halved"
+            f"; {ratio:.2f} × with {name} spacing, its class's own default, which is "
+            f"{'' if ratio <= 0.5 else 'not '}halved"
             for name, ratio in one["ratios"].items()
             if name != "leading"
         )
         said.append(
-            f"At {count} evaluations the best is {one['label']} with {one['error']:.3f}: {one['ratio']:.2f} × the error of "
-            f"diffusers' DPM-Solver++(2M) as `from_config` makes it, with leading spacing (must be at most 0.5: {reached})"
+            f"At {count} evaluations the best is {one['label']} with {one['error']:.3f}: {one['ratio']:.2f} × the "
+            "error of diffusers' DPM-Solver++(2M) as `from_config` makes it, with leading spacing (must be at most "
+            f"0.5: {reached})"
             f"{others}."
         )
     return said
@@ -121,9 +123,9 @@ def _overhead_sentence(overhead: Mapping[str, Any]) -> str:
     over = [f"`{key}` {share:.1%}" for key, share in shares.items() if share > LIMIT]
     end = f"; over {LIMIT:.0%}: {', '.join(over)}" if over else ""
     return (
-        f"A step's own arithmetic, loop and guidance included, is {overhead['median_share']:.1%} of one guided evaluation of "
-        f"the shipped model ({overhead['evaluation_ms']:.0f} ms, one picture) at the median of the {len(shares)} samplers "
-        f"with one evaluation a step, and {shares[worst]:.1%} at most (`{worst}`){end}."
+        f"A step's own arithmetic, loop and guidance included, is {overhead['median_share']:.1%} of one guided "
+        f"evaluation of the shipped model ({overhead['evaluation_ms']:.0f} ms, one picture) at the median of "
+        f"the {len(shares)} samplers with one evaluation a step, and {shares[worst]:.1%} at most (`{worst}`){end}."
     )
 
 

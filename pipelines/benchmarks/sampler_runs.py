@@ -95,7 +95,8 @@ class Bench:
     def counted(self, request: Request) -> tuple[torch.Tensor, float]:
         """The pictures' final latents, and evaluations a picture; prompt and seed of the request are not read.
 
-        A pair of guidance is one evaluation. Where each picture has a chain of its own, they differ: then it is their mean.
+        A pair of guidance is one evaluation. Where each picture has a chain of its own, they differ: then it is their
+        mean.
 
         Raises:
             StepwiseError: the request does not fit the model.

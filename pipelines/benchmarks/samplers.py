@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -75,7 +76,7 @@ def _line(
     base: str = "",
     **more: Any,
 ) -> Line:
-    """A line of its own for a change of a base or of a setting; the table's samplers on their defaults say nothing more."""
+    """A line for a change of a base or of a setting; the table's samplers on their defaults need none."""
     if (base or settings or schedule != "uniform") and "evaluations" not in more:
         more["evaluations"] = RESEARCH
     request = BASE.replace(
@@ -87,7 +88,7 @@ def _line(
 
 
 def lines(traits: Traits) -> list[Line]:
-    """All rows: diffusers' default, the table's samplers on their defaults, chosen settings and schedules, learned ones."""
+    """All rows: diffusers' default, the samplers' defaults, chosen settings and schedules, learned ones."""
     label = {method.key: method.label for method in SAMPLERS.fitting(traits)}
     changes = {"epsilon_scaling": label["ddim"], "time_shift": label["ddim"], "dualfast": label["dpmpp_2m"]}
     found = [Line(f"diffusers DPM-Solver++(2M), {spacing}", stock=spacing) for spacing in ("linspace", "leading")]
@@ -229,7 +230,7 @@ def table(
         for line in wanted:
             if evaluations not in line.evaluations or line.label in broken:
                 continue
-            make = lambda line=line: measured(line, evaluations, smaller, reference)
+            make = functools.partial(measured, line, evaluations, smaller, reference)
             try:
                 yield line, evaluations, kept.get(line, evaluations, count, make)
             except StepwiseError as error:

@@ -13,8 +13,8 @@ __all__ = ["TrajectoryCache"]
 class TrajectoryCache:
     """Trajectories of inversions; the least recently used go first.
 
-    They are kept in the process that inverted: where each job has one of its own, as on a ZeroGPU Space, the next edit of
-    the same picture inverts it again.
+    They are kept in the process that inverted: where each job has one of its own, as on a ZeroGPU Space, the next edit
+    of the same picture inverts it again.
 
     Args:
         max_bytes: of all latents together.

@@ -36,7 +36,7 @@ METRICS = "metrics"
 """Weights of measures, which are no models: left to pipelines.metrics."""
 
 TINY_VAE = "tiny_vae"
-"""Tiny decoders for previews, by family: left to pipelines.models.places. Beside a model's parts the folder is called so too."""
+"""Tiny decoders for previews, by family: left to pipelines.models.places. A model's own folder of one has this name."""
 
 MAX_DEPTH = 2
 MAX_FILES = 2000

@@ -189,7 +189,7 @@ class Loader:
             for _, models in self._names.values():
                 models.discard(key)
         # A list, so that every part is asked and not only those before the first that is in use.
-        return all([cache.release(part) for cache in (self.cache, self.host) if cache for part in mine])
+        return all([cache.release(part) for cache in (self.cache, self.host) if cache for part in mine])  # noqa: C419
 
     def loaded(self, key: str) -> bool:
         """Whether all of a model's parts are in memory now."""

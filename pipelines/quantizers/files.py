@@ -122,7 +122,7 @@ def load_network(
     read_header(path)
     with safetensors.safe_open(path, framework="pt", device=device) as file:
         layers = _layers(path, dict(file.metadata() or {}), choice)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     with init_empty_weights():
         network = network_class.from_config(dict(config))
     inside = tuple(f"{name}." for name in layers)

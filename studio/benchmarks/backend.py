@@ -7,6 +7,7 @@ the machines it runs on are shared and noisy.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
 import statistics
@@ -93,8 +94,7 @@ def request_for(seed: int = 0, **changes: Any) -> Request:
 def timed_loop(family: Family, request: Request) -> float:
     """Seconds of the bare loop, from the prompt to the decoded picture."""
     began = time.perf_counter()
-    for step in denoise(build_run(request, family)):
-        pass
+    *_, step = denoise(build_run(request, family))
     decode(family, step.latents)
     return time.perf_counter() - began
 
@@ -172,7 +172,7 @@ def step_seconds(family: Family) -> float:
     marks = [time.perf_counter()]
     for _ in denoise(build_run(resolve(request_for(), family), family)):
         marks.append(time.perf_counter())
-    return statistics.median(b - a for a, b in zip(marks, marks[1:], strict=False))
+    return statistics.median(b - a for a, b in itertools.pairwise(marks))
 
 
 def stop_to_free(studio: Studio, step: float, rounds: int) -> Figure:
@@ -237,8 +237,8 @@ class _Peak:
 def switching(folder: Path, switches: int = 20) -> Figure:
     """Peak memory while switching among three models, with room for one and a half, ÷ the budget.
 
-    The memory is the process's own, unshared, as the kernel counts it, beyond what it holds after a first job whose model
-    has been released again; the peak within a switch, with what loading takes besides, counts.
+    The memory is the process's own, unshared, as the kernel counts it, beyond what it holds after a first job whose
+    model has been released again; the peak within a switch, with what loading takes besides, counts.
     """
     for factor, name in ((0.9, "one"), (1.1, "two")):
         shutil.copytree(SHIPPED, folder / "models" / name)
@@ -269,7 +269,8 @@ def switching(folder: Path, switches: int = 20) -> Figure:
         rise / budget,
         "×",
         1.05,
-        f"rise of the process {rise / 2**20:.0f} of {budget / 2**20:.0f} MiB; the cache counts {counted / 2**20:.0f} MiB",
+        f"rise of the process {rise / 2**20:.0f} of {budget / 2**20:.0f} MiB; the cache counts {counted / 2**20:.0f} "
+        "MiB",
     )
 
 

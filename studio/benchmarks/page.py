@@ -46,7 +46,7 @@ _UNTIL = """selector => new Promise(resolve => {
     seen.observe(document, { subtree: true, childList: true, attributes: true });
     look();
 })"""
-"""Waits without asking: Playwright's own waiting has the browser draw sixty frames a second, on the cores that run the model."""
+"""Waits without polling: Playwright's own waiting makes the browser draw 60 frames a second on the model's cores."""
 
 _WATCH = """() => { window.seen = []; window.clicked = 0;
     document.addEventListener('click', event => {  // on the document, since the button is made anew for each run
@@ -225,7 +225,7 @@ def _wait_for(url: str, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 def _loads(page: Any, url: str) -> tuple[int, set[str], float]:
-    """Bytes and hosts of the first load, what comes in the first seconds after the page stands included; when it stood."""
+    """Bytes and hosts of the first load and the first seconds after the page is ready; when it was."""
     from urllib.parse import urlsplit
 
     loaded, hosts = [0], set()

@@ -92,7 +92,8 @@ def measured(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str
         )
         rows.append(
             (
-                f"{one['requests']:,} malformed requests to {one['endpoints']} endpoints and {one['buttons']} run buttons",
+                f"{one['requests']:,} malformed requests to {one['endpoints']} endpoints and {one['buttons']} run "
+                "buttons",
                 "none of each",
                 told,
                 not one["server_errors"] + one["tracebacks_shown"] + one["past_a_cap"]

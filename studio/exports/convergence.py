@@ -9,17 +9,17 @@ from typing import Any
 from studio.ui.markup import escape
 from studio.ui.presentation import duration
 
-__all__ = ["COLOURS", "EMPTY", "convergence_view", "left_out_words"]
+__all__ = ["COLORS", "EMPTY", "convergence_view", "left_out_words"]
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 78, 18, 14, 50
-COLOURS = ("#0f8a7e", "#c2571a", "#5b6ee1", "#b83280", "#6b8e23", "#8a63d2", "#b7791f", "#2b8ac0", "#c53d3d", "#6f7a86")
+COLORS = ("#0f8a7e", "#c2571a", "#5b6ee1", "#b83280", "#6b8e23", "#8a63d2", "#b7791f", "#2b8ac0", "#c53d3d", "#6f7a86")
 """Each is legible on white and on the dark ground."""
 
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 MARKS = ("circle", "square", "diamond", "triangle")
 PARTS = (("network", "Network"), ("own", "Sampler's arithmetic"), ("preview", "Previews"), ("decode", "Decoding"))
-PART_COLOURS = ("#0f8a7e", "#c2571a", "#5b6ee1", "#b7791f")
+PART_COLORS = ("#0f8a7e", "#c2571a", "#5b6ee1", "#b7791f")
 
 EMPTY = (
     '<div class="sw-cells-empty"><p class="sw-empty-title">Which sampler converges fastest?</p>'
@@ -144,7 +144,7 @@ def _series(index: int, own: Sequence[Point], label: str, across: _Scale, up: _S
 
 
 def _mark(index: int, x: float, y: float, title: str = "") -> str:
-    shape = MARKS[index // len(COLOURS) % len(MARKS)] if index >= len(COLOURS) else MARKS[index % len(MARKS)]
+    shape = MARKS[index // len(COLORS) % len(MARKS)] if index >= len(COLORS) else MARKS[index % len(MARKS)]
     corners = {
         "square": [(-4, -4), (4, -4), (4, 4), (-4, 4)],
         "diamond": [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
@@ -177,7 +177,7 @@ def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
         total = sum(seconds.values()) or 1.0
         bars = "".join(
             f'<i style="width:{100 * seconds[name] / total:.2f}%;background:{color}"></i>'
-            for (name, _), color in zip(PARTS, PART_COLOURS, strict=True)
+            for (name, _), color in zip(PARTS, PART_COLORS, strict=True)
         )
         words = ", ".join(f"{label.lower()} {_share(seconds[name] / total)}" for name, label in PARTS)
         ratio = _share(seconds["own"] / (seconds["network"] or 1))
@@ -187,7 +187,7 @@ def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
         )
     keys = "".join(
         f'<li><i style="background:{color}"></i>{label}</li>'
-        for (_, label), color in zip(PARTS, PART_COLOURS, strict=True)
+        for (_, label), color in zip(PARTS, PART_COLORS, strict=True)
     )
     return (
         f'<h2>Where the time goes</h2><ul class="sw-legend sw-parts">{keys}</ul>'
@@ -214,11 +214,11 @@ def _table(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
 
 
 def _color(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+    return COLORS[index % len(COLORS)]
 
 
 def _dash(index: int) -> str:
-    return DASHES[index // len(COLOURS) % len(DASHES)]
+    return DASHES[index // len(COLORS) % len(DASHES)]
 
 
 def _percent(error: float) -> str:

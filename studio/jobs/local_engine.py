@@ -81,7 +81,7 @@ class LocalEngine:
         return len(ahead) + (running is not None), sum(estimates) if known else None
 
     def if_idle(self, work: Callable[[], Any]) -> Any:
-        """Something short on the device, in the caller's thread: its result, or None at once while a job runs or waits."""
+        """Run something short on the device, in the caller's thread; None at once while a job runs or waits."""
         if self._waiting or not self._device.acquire(blocking=False):
             return None
         try:

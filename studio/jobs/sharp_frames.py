@@ -27,7 +27,7 @@ class SharpFrames:
         self._lock = threading.Lock()
 
     def get(self, key: Key, decode: Callable[[], Pictures | None]) -> Pictures | None:
-        """The step's pictures, from `decode` where they are not here; None, which is not kept, where that gives none."""
+        """Return the step's pictures, from `decode` where they are not stored; its None is not stored."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

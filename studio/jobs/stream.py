@@ -1,6 +1,7 @@
 """From a job's events to page updates: latest wins, at most six a second.
 
-`follow` is for threads (programs, the command line), `watch` for the server's event loop, where a reader holds no thread.
+`follow` is for threads (programs, the command line), `watch` for the server's event loop, where a reader holds no
+thread.
 """
 
 from __future__ import annotations

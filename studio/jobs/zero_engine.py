@@ -2,8 +2,8 @@
 
 What the parent process does after the fork, the worker does not see: no event, no lock, no cache. So a short list of
 models is loaded when the studio starts, the worker tells all that happens by yielding it, and a stop reaches it after
-its next yield. What is yielded is pickled on its way: plain values and NumPy arrays, never a tensor. What a worker keeps
-for later jobs ends with it: the trajectory of an inversion, a quantized network, the reference of a comparison.
+its next yield. What is yielded is pickled on its way: plain values and NumPy arrays, never a tensor. What a worker
+keeps for later jobs ends with it: the trajectory of an inversion, a quantized network, the reference of a comparison.
 """
 
 from __future__ import annotations

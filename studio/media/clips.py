@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import itertools
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -100,7 +101,8 @@ def decode_clip(path: Path) -> tuple[np.ndarray, int]:
 def _require_room(frames: int, width: int, height: int) -> None:
     if frames * width * height > LARGEST_CLIP:
         raise SettingsError(
-            f"The clip has {frames} frames of {width} × {height} pixels, more than are decoded at once. Take the file as it is."
+            f"The clip has {frames} frames of {width} × {height} pixels, more than are decoded at once. Take the file "
+            "as it is."
         )
 
 
@@ -166,7 +168,7 @@ def _animation(frames: np.ndarray, fps: int, format: str, comment: str) -> bytes
     # Whole milliseconds whose sum is the clip's length; GIF counts in hundredths of a second.
     unit = 10 if format == "gif" else 1
     ends = [round(1000 * number / fps / unit) * unit for number in range(len(pictures) + 1)]
-    durations = [max(unit, end - start) for start, end in zip(ends, ends[1:], strict=False)]
+    durations = [max(unit, end - start) for start, end in itertools.pairwise(ends)]
     buffer = io.BytesIO()
     if format == "gif":
         # Each frame with its own palette, dithered by none: steady surfaces then stay steady.

@@ -28,12 +28,12 @@ __all__ = [
     "DOWNLOAD",
     "LOAD",
     "Errand",
-    "ModelShelf",
+    "ModelList",
     "Segment",
     "lora_row",
     "memory_of",
+    "model_list_for",
     "model_row",
-    "shelf_of",
 ]
 
 MOST_AT_ONCE = 2

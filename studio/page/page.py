@@ -15,8 +15,8 @@ from starlette.routing import Route
 from studio import api
 from studio.page.tabs import TABS
 from studio.ui import deep_links, markup
-from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.live_routes import live_routes
+from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.presentation import plural
 from studio.ui.results_route import result_routes
 from studio.ui.theme import launch_values
@@ -89,7 +89,8 @@ def _leave_unmarked(demo: gr.Blocks) -> None:
     """Have events whose progress is hidden mark none of their outputs as waiting.
 
     Gradio's script searches the whole page for each component that it marks, at every event anew for all that it ever
-    marked: with the links' outputs, which are nearly all components, that was 6 of the 7.4 s that the page took to stand.
+    marked: with the links' outputs, which are nearly all components, that was 6 of the 7.4 s that the page took to
+    be ready.
     """
     for event in demo.fns.values():
         if event.show_progress == "hidden":

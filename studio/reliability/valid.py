@@ -1,4 +1,4 @@
-"""Right requests for every endpoint and every run button, small ones: malformed requests are these with something wrong."""
+"""Small valid requests for every endpoint and every run button: malformed ones are these with something wrong."""
 
 from __future__ import annotations
 

@@ -23,7 +23,10 @@ _ABOUT = re.compile(rf"({_OURS})\.json\Z")
 
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_SAY_FULL = "The disk with the results is full: free some space, or set STEPWISE_HOME to a folder on another disk and start again."
+_SAY_FULL = (
+    "The disk with the results is full: free some space, or set STEPWISE_HOME to a folder on another disk and start "
+    "again."
+)
 _SAY_DENIED = (
     "The results folder cannot be written to: give this program the right to, "
     "or set STEPWISE_HOME to another folder and start again."

@@ -44,9 +44,9 @@ def find(
 def reusable(record: Record) -> dict[str, Any] | None:
     """The settings that made a result, as fields of a Request with its seed fixed; None where it carries none.
 
-    Beside them stand "animate", "edit", "quantize" or "comparison", the settings of the tab that made it, and "picture",
-    the file of a still one. What the file says is checked like any other input: nothing that a Request refuses passes;
-    what stands beside, the tab that takes it over checks by its own list.
+    Beside them stand "animate", "edit", "quantize" or "comparison", the settings of the tab that made it, and
+    "picture", the file of a still one. What the file says is checked like any other input: nothing that a Request
+    refuses passes; what stands beside, the tab that takes it over checks by its own list.
     """
     values = record.metadata.get("request")
     if not isinstance(values, Mapping) or not values.get("prompt"):

@@ -38,10 +38,11 @@ class _WithoutStubs(importlib.abc.MetaPathFinder):
 
 
 def skip_stubs() -> None:
-    """Keep Gradio from writing a `.pyi` file beside the source of every component, ours included. Call it before its import.
+    """Keep Gradio from writing a `.pyi` file beside the source of every component. Call it before its import.
 
     For each of its eighty classes Gradio parses a source file twice and renders a template: 1.3 of the 3.2 seconds of
-    processor time that `import gradio` takes (gradio 6.31, cProfile's share of it). The classes themselves stay as they are.
+    processor time that `import gradio` takes (gradio 6.31, cProfile's share of it). The classes themselves stay as they
+    are.
     """
     if _MODULE not in sys.modules and not any(isinstance(one, _WithoutStubs) for one in sys.meta_path):
         sys.meta_path.insert(0, _WithoutStubs())

@@ -81,7 +81,7 @@ class PayloadGuard:
 
 
 def _finite(text: str) -> float:
-    """A number of the JSON. Python reads NaN and 1e999, and FastAPI's answer to a wrong request cannot be written with one."""
+    """Read a number of the JSON. Python reads NaN and 1e999, with which FastAPI cannot write its answer."""
     if not math.isfinite(number := float(text)):
         raise SettingsError(f"The request holds the number {text[:20]}. Send finite ones.")
     return number

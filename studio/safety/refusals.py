@@ -12,8 +12,8 @@ __all__ = ["RefusalGuard"]
 class RefusalGuard:
     """Answers 422 where gradio answers 500 with a sentence for the person.
 
-    Gradio says 500 for whatever an event raises: for a sentence that is meant to be read as for a fault. Only the former
-    carries a title; a fault stays a 500.
+    Gradio says 500 for whatever an event raises: for a sentence that is meant to be read as for a fault. Only the
+    former carries a title; a fault stays a 500.
 
     Args:
         app: gradio's.

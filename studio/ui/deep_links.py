@@ -1,8 +1,8 @@
 """Links that open a tab with settings: `/?tab=compare&prompt=a+fox&num_inference_steps=20&sampler=ddim,eta%3D0.5`.
 
 Whoever follows a link did not write it: its settings pass the whitelist that those of a dropped picture pass, and those
-of the tab's own their tab's (studio.ui.tab_settings); numbers are moved within the caps, a model is only named, and nothing
-runs before the person presses a button.
+of the tab's own their tab's (studio.ui.tab_settings); numbers are moved within the caps, a model is only named, and
+nothing runs before the person presses a button.
 """
 
 from __future__ import annotations

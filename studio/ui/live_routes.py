@@ -9,9 +9,9 @@ and a preview one server-sent event, which together keep the first picture withi
     GET  stepwise/{tab}/jobs/{job}/steps/{step}   -> {"parts"}
     POST stepwise/{tab}/jobs/{job}/stop           -> {}
 
-`parts` maps the id of an element of the page to what changes in it: "html", "file" (where a stored file is fetched, see studio/ui/results_route.py) or an
-attribute, None to remove it. assets/js/live.js applies them. The routes stand behind the same guards as Gradio's; a
-job's id is the right to see it, and is drawn at random.
+`parts` maps the id of an element of the page to what changes in it: "html", "file" (where a stored file is fetched, see
+studio/ui/results_route.py) or an attribute, None to remove it. assets/js/live.js applies them. The routes stand behind
+the same guards as Gradio's; a job's id is the right to see it, and is drawn at random.
 """
 
 from __future__ import annotations

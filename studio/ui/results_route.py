@@ -4,8 +4,8 @@
     GET  stepwise/results/{id}/small     a small picture of it
     GET  stepwise/archives/{token}/{name}
 
-The routes stand behind the same guards as Gradio's. Programs are given Gradio's own form of a file, which holds its path:
-gradio_client fetches no other.
+The routes stand behind the same guards as Gradio's. Programs are given Gradio's own form of a file, which holds its
+path: gradio_client fetches no other.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def address_of(store: Store, result: str) -> str | None:
 
 
 def archive_address(path: Path) -> str:
-    """Where an archive or an exported clip is fetched, which lies in a folder of its own in the page's temporary folder."""
+    """Where an archive or an exported clip is fetched: it has a folder of its own in the temporary folder."""
     return f"stepwise/archives/{path.parent.name}/{path.name}"
 
 

@@ -1,5 +1,4 @@
-"""What the tabs that run a job have in common: the short way of `studio.ui.live_routes` from a click to its previews, the stop
-button, and finding the job again after a reload."""
+"""What the tabs that run a job have in common: previews through `studio.ui.live_routes`, stop, and finding a job again."""
 
 from __future__ import annotations
 
@@ -18,10 +17,10 @@ from PIL import Image
 from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.ui import markup
-from studio.ui.page_context import PageContext
 from studio.ui.controls import PLUMBING
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab
+from studio.ui.page_context import PageContext
 
 if TYPE_CHECKING:
     from studio.backend import Studio

@@ -1,4 +1,4 @@
-"""A tab's own settings, besides the fields of a Request: which ones a link or a stored result may bring, and their checks.
+"""A tab's own settings, besides the fields of a Request: which ones a link or a result may bring, and their checks.
 
 Neither is believed: what stands in no tab's list is not looked at, numbers are moved within the caps, and anything else
 that does not fit is left out with a sentence. No setting here names a model, a file, an address or a run.

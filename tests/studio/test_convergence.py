@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from pipelines.core.errors import SettingsError
-from studio.exports.convergence import COLOURS, EMPTY, convergence_view
+from studio.exports.convergence import COLORS, EMPTY, convergence_view
 from studio.jobs.job import JobStatus
 from tests.studio.waiting import ended
 
@@ -128,7 +128,7 @@ def test_without_points_there_is_a_word_on_what_to_do():
 
 def test_one_point_and_thirty_series_can_be_drawn():
     assert "<svg" in convergence_view(outcome(1, (8,)))
-    assert len(set(re.findall(r'<g style="--own:(#\w+)', convergence_view(outcome(30))))) == len(COLOURS)
+    assert len(set(re.findall(r'<g style="--own:(#\w+)', convergence_view(outcome(30))))) == len(COLORS)
 
 
 def contrast(one, two):
@@ -143,4 +143,4 @@ def contrast(one, two):
 
 @pytest.mark.parametrize("ground", ["#ffffff", "#181a18"])
 def test_every_line_stands_out_in_light_and_dark(ground):
-    assert min(contrast(color, ground) for color in COLOURS) >= 3
+    assert min(contrast(color, ground) for color in COLORS) >= 3

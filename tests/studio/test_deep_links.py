@@ -218,7 +218,7 @@ def test_a_link_searches_the_gallery(page, real):
     assert 'class="sw-piece"' in updates[results.grid] and updates[results.kind]["value"] == "edit"
     found = opened_here(page, real, "?tab=gallery&kind=edit&search=owl&prompt=a+fox")
     assert "Nothing found" in page.context.receive["gallery"].updates(found.values)[results.grid]
-    assert "prompt" not in found.values and "no settings of a picture" in " ".join(found.notes)
+    assert "prompt" not in found.values and "cannot set the fields of a picture" in " ".join(found.notes)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.quantizers import QUANTIZERS, Machine
 from studio.benchmarks.quantization import markdown
 from studio.page.quantize.markup import missing_list
-from studio.page.quantize.plots import COLOURS, NONE, error_plot, heat_maps, legend, scatter_plot
+from studio.page.quantize.plots import COLORS, NONE, error_plot, heat_maps, legend, scatter_plot
 
 ERRORS = [
     {"label": "int8", "forced": [32.4, None, 36.7], "free": [32.4, 31.0, 30.1]},
@@ -64,7 +64,7 @@ def test_a_heat_map_has_a_pixel_for_each_layer_and_step():
     (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     assert pixels.shape == (3, 2, 3)
-    assert np.array_equal(pixels[0], [COLOURS[-1]] * 2) and np.array_equal(pixels[2], [COLOURS[0]] * 2)
+    assert np.array_equal(pixels[0], [COLORS[-1]] * 2) and np.array_equal(pixels[2], [COLORS[0]] * 2)
     assert np.array_equal(pixels[1], [NONE] * 2), "what is not quantized is gray"
     assert "worst in up_blocks.1.c at step 2, -5 dB" in html and ">mid<" in html
     assert heat_maps({"layers": [], "heat": []}) == ""

@@ -23,7 +23,8 @@ def learn_view(outcome: Mapping[str, Any]) -> str:
     """The curve, its legend and the result of a fit's outcome; the empty state before the first round.
 
     Args:
-        outcome: {"curve": [{"round", "loss", "held_out"?, "population"?}], "learner", and at the end "name", "schedule"}.
+        outcome: {"curve": [{"round", "loss", "held_out"?, "population"?}], "learner", and at the end "name",
+            "schedule"}.
     """
     curve = [row for row in outcome.get("curve", ()) if math.isfinite(row["loss"]) and row["loss"] > 0]
     if not curve:
@@ -60,9 +61,13 @@ def _plot(curve: Sequence[Mapping[str, Any]]) -> str:
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4"><title>{value:.4f} in round {at}</title></circle>'
         for (x, y), (at, value) in ((place(*dot), dot) for dot in dots)
     )
-    told = f"From {curve[0]['loss']:.3f} in round {curve[0]['round']} to {curve[-1]['loss']:.3f} in round {curve[-1]['round']}."
+    told = (
+        f"From {curve[0]['loss']:.3f} in round {curve[0]['round']} to {curve[-1]['loss']:.3f} in round "
+        f"{curve[-1]['round']}."
+    )
     return (
-        f'<svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}">{_axes(low, high, last, place)}'
+        f'<svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{told}">{_axes(low, high, last, place)}'
         f'<g style="--own:{HELD}">{marks}</g><g style="--own:{LOSS}"><polyline points="{line}"/></g></svg>'
     )
 
@@ -92,7 +97,7 @@ def _result(outcome: Mapping[str, Any]) -> str:
     fitted, uniform = schedule["held_out"]["fitted"], schedule["held_out"]["uniform"]
     times = ", ".join(f"{time:.0f}" for time in schedule["times"])
     return (
-        f'<p id="cmp-learn-result"><b>{escape(outcome["name"])}</b>: error {fitted:.4f} on pictures not fitted, uniform '
-        f"{uniform:.4f}. Saved; choose the schedule <b>Learned</b> with this model, sampler and {schedule['num_inference_steps']} "
-        f'steps to use it.</p><p class="sw-hint">Times: {times}</p>'
+        f'<p id="cmp-learn-result"><b>{escape(outcome["name"])}</b>: error {fitted:.4f} on pictures not fitted, '
+        f"uniform {uniform:.4f}. Saved; choose the schedule <b>Learned</b> with this model, sampler and "
+        f'{schedule["num_inference_steps"]} steps to use it.</p><p class="sw-hint">Times: {times}</p>'
     )

@@ -18,7 +18,7 @@ from studio.ui.live_routes import Parts
 from studio.ui.results_route import address_of
 from studio.ui.viewer import BLANK, preview_url
 
-__all__ = ["EditRenderer", "build_edit_stage", "edit_figures"]
+__all__ = ["EditRenderer", "build_edit_viewer", "edit_figures"]
 
 EMPTY = (
     "<div class='sw-empty-inner'><p class='sw-empty-title'>Watch the picture turn into noise and back</p>"
@@ -43,7 +43,8 @@ def build_edit_viewer(tab: str, prefix: str) -> None:
         f"""<div class="sw-show">
 <div class="sw-frame">
   <div class="sw-empty" id="{prefix}-empty">{EMPTY}</div>
-  <div class="sw-hero" id="{prefix}-picture" hidden><img id="{prefix}-hero" src="{BLANK}" alt="The picture at this step"></div>
+  <div class="sw-hero" id="{prefix}-picture" hidden>
+    <img id="{prefix}-hero" src="{BLANK}" alt="The picture at this step"></div>
   <div class="sw-lens sw-slider" data-two id="{prefix}-slider" hidden>
     <img id="{prefix}-before" src="{BLANK}" alt="Before"><img id="{prefix}-after" src="{BLANK}" alt="After">
     <input type="range" min="0" max="100" step="0.5" value="50" data-lens aria-label="How much of the source shows">

@@ -22,11 +22,11 @@ from studio.ui.tab_settings import OneOf, Setting, Text
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["MOST", "PAGE", "TRASH", "Shelf"]
+__all__ = ["MOST", "PAGE", "TRASH", "ResultList"]
 
 PAGE = 48
 MOST = 20 * PAGE
-"""Tiles that are drawn at once, where a long list is drawn anew after a deletion; the pages after them follow on demand."""
+"""Tiles that are drawn at once where a long list is drawn anew after a deletion; more pages follow on demand."""
 
 TRASH = "trash"
 _LONGEST_SEARCH = 400

@@ -167,6 +167,7 @@ def _game(view: View) -> str:
         f'<section class="qz-panel qz-game" data-full="{picture_url(pictures[0])}">'
         f"<h3>Which one is quantized?</h3>{hidden}"
         '<p class="sw-hint">One of the two pictures comes from the full-precision model, the other from a '
-        'quantized one. Can you tell?</p><div class="qz-round"></div><button type="button" class="qz-start">Play</button>'
+        'quantized one. Can you tell?</p><div class="qz-round"></div><button type="button" '
+        'class="qz-start">Play</button>'
         '<p class="qz-score" role="status"></p></section>'
     )

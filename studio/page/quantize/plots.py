@@ -21,7 +21,7 @@ LINE = 16
 LOW, HIGH = 0.0, 60.0
 """Decibels at the ends of the heat map's colors."""
 
-COLOURS = np.array(
+COLORS = np.array(
     [[68, 1, 84], [65, 68, 135], [42, 120, 142], [34, 168, 132], [122, 209, 81], [253, 231, 37]], np.float64
 )
 """Viridis at equal distances: dark is bad, light is good, and gray prints keep the order."""
@@ -149,10 +149,10 @@ def _blocks(layers: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _picture(values: np.ndarray, known: np.ndarray) -> str:
-    share = np.clip((np.nan_to_num(values, nan=LOW) - LOW) / (HIGH - LOW), 0, 1) * (len(COLOURS) - 1)
-    below = np.minimum(share.astype(int), len(COLOURS) - 2)
+    share = np.clip((np.nan_to_num(values, nan=LOW) - LOW) / (HIGH - LOW), 0, 1) * (len(COLORS) - 1)
+    below = np.minimum(share.astype(int), len(COLORS) - 2)
     part = (share - below)[..., None]
-    colors = (COLOURS[below] * (1 - part) + COLOURS[below + 1] * part).round().astype(np.uint8)
+    colors = (COLORS[below] * (1 - part) + COLORS[below + 1] * part).round().astype(np.uint8)
     pixels = np.where(known[..., None], colors, NONE)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
