@@ -9,7 +9,8 @@ pytestmark = pytest.mark.browser
 DESKTOP, PHONE = (1440, 900), (390, 844)
 DONE = '#cmp-conv-progress [data-status="done"]'
 WATCH = """() => { window.counts = new Set();
-    new MutationObserver(() => window.counts.add(document.querySelectorAll('#cmp-conv-plot svg g > :not(polyline)').length))
+    const points = "#cmp-conv-plot svg g > :not(polyline)";
+    new MutationObserver(() => window.counts.add(document.querySelectorAll(points).length))
     .observe(document.querySelector('#cmp-conv'), {subtree: true, childList: true}); }"""
 
 

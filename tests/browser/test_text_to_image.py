@@ -27,7 +27,8 @@ def set_steps(page, steps):
 def mark_old(page):
     """So that the progress of an earlier run is not taken for that of the next one."""
     page.evaluate(
-        "() => document.querySelectorAll('#t2i-progress [data-status]').forEach(one => one.setAttribute('data-old', ''))"
+        "() => document.querySelectorAll('#t2i-progress [data-status]')."
+        "forEach(one => one.setAttribute('data-old', ''))"
     )
 
 

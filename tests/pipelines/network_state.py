@@ -38,7 +38,7 @@ def assert_unchanged(network: torch.nn.Module, before: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def broken_at(network: torch.nn.Module, call: int) -> Iterator[list[int]]:
-    """A network whose n-th call (from 1) raises RuntimeError("broken"); 0 for none. Gives a list that grows by each call."""
+    """A network whose n-th call (from 1, 0 for none) raises RuntimeError("broken"); gives a list that grows by call."""
     calls: list[int] = []
 
     def count(*_: Any) -> None:

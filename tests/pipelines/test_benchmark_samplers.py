@@ -156,7 +156,7 @@ def test_a_solver_with_single_ends_takes_a_step_more_than_its_evaluations(bench)
 
 
 def test_a_sampler_that_costs_too_much_has_no_cell(bench):
-    expensive = [line for line in lines(SD) if line.label == "Heun"][0]
+    expensive = next(line for line in lines(SD) if line.label == "Heun")
     assert measured(expensive, 0, bench, bench.cases.noise) is None
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 from diffusers import AutoencoderTiny
-from model_folders import loader_of, models, originals  # noqa: F401 - fixtures
+from model_folders import loader_of
 from safetensors.torch import save_file
 
 from pipelines.core.errors import ModelFileError, ModelMissingError

@@ -200,14 +200,14 @@ def test_given_factors_are_used(tmp_path):
     ],
 )
 def test_factors_that_cannot_be_used_are_refused(plain):
-    with pytest.raises(ModelFileError, match="preview.json"):
+    with pytest.raises(ModelFileError, match=r"preview.json"):
         parse_factors(plain, 4)
 
 
 def test_a_broken_preview_file_is_refused(tmp_path):
     for content in ("{", "[1]"):
         (tmp_path / "preview.json").write_text(content)
-        with pytest.raises(ModelFileError, match="preview.json"):
+        with pytest.raises(ModelFileError, match=r"preview.json"):
             read_factors(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""From a Request to the decoded picture it is the stock pipeline's at the same seed, with levels and initial noise of our own.
+"""From a Request to the decoded picture it is the stock pipeline's at the same seed, with our levels and initial noise.
 
 What `test_families_parity` takes from the stock scheduler (levels, scale of the first latents) is ours here, through
 `resolve` and `build_run`, as every door of the studio makes a run.
@@ -88,7 +88,8 @@ CASES = {
         leading(),
         lambda config: EulerDiscreteScheduler.from_config(config, timestep_spacing="leading"),
     ),
-    # The times i / N of FLUX's pipeline, which SD3's call takes too; its own default spaces them from 1 to a thousandth.
+    # The times i / N of FLUX's pipeline, which SD3's call takes too; its own default spaces them from 1 to a
+    # thousandth.
     "sd3-flow_euler": Case(
         tiny_sd3,
         "flow_euler",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -112,12 +113,11 @@ def test_ddim_inversion_converges_to_the_exact_flow_with_order_one(kind):
         latents = torch.linspace(-1, 2, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
         network = GaussianNetwork(schedule, "flow" if kind == "flow" else "epsilon")
         denoiser = Denoiser(network, Unguided(), {"positive": Conditioning()})
-        for step in denoise(
+        *_, step = denoise(
             Run(denoiser, INVERSIONS["ddim"].build().noising(), levels, latents, NoiseSource([0]), schedule)
-        ):
-            pass
+        )
         errors.append((step.latents - exact(latents, levels[0], levels[-1])).abs().max().item())
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(1, abs=0.17)
 
 
@@ -171,8 +171,7 @@ def edict_error(count, slip=0.0):
     latents = torch.linspace(-1, 2, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
     shifted = [dataclasses.replace(level, timestep=level.timestep - slip) for level in levels]
     denoiser = Denoiser(GaussianNetwork(schedule, "epsilon"), Unguided(), {"positive": Conditioning()})
-    for step in denoise(Run(denoiser, Coupled(0.93), shifted, latents.repeat(2, 1, 1, 1), NoiseSource([0]), schedule)):
-        pass
+    *_, step = denoise(Run(denoiser, Coupled(0.93), shifted, latents.repeat(2, 1, 1, 1), NoiseSource([0]), schedule))
     return (step.latents[:1] - exact(latents, levels[0], levels[-1])).abs().max().item()
 
 

@@ -520,7 +520,7 @@ def test_single_ends_give_a_step_more_for_the_evaluations():
 
 @pytest.mark.parametrize(("scale", "steps", "settings"), [(1.0, 4, {}), (3.0, 4, {"branches": False}), (3.0, 2, {})])
 def test_single_ends_need_two_branches_and_a_middle(scale, steps, settings):
-    with pytest.raises(SettingsError, match="3 steps or more.*single_ends off"):
+    with pytest.raises(SettingsError, match=r"3 steps or more.*single_ends off"):
         next(
             fit_bespoke(
                 dataclasses.replace(guided_problem(scale), num_steps=steps),

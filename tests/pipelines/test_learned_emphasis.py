@@ -183,5 +183,5 @@ def test_emphasis_moves_numbers_along_the_line_and_leaves_the_rest():
 
 @pytest.mark.parametrize(("scale", "settings"), [(1.0, {}), (3.0, {"branches": False}), (3.0, {"rounds": 0})])
 def test_emphasis_needs_two_branches_and_rounds(scale, settings):
-    with pytest.raises(SettingsError, match="two branches.*rounds.*emphasis off"):
+    with pytest.raises(SettingsError, match=r"two branches.*rounds.*emphasis off"):
         next(fit_bespoke(prompted_problem(guidance_scale=scale), BespokeSettings(emphasis=True, **settings)))

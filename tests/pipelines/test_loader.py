@@ -10,7 +10,7 @@ import time
 import pytest
 import tiny_models
 import torch
-from model_folders import UNET, loader_of, models, originals, set_index  # noqa: F401 - fixtures
+from model_folders import UNET, loader_of, set_index
 from safetensors.torch import load_file, save_file
 
 from pipelines.core.denoiser import Cancelled

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from model_folders import UNET, loader_of, models, originals, set_index  # noqa: F401 - fixtures
+from model_folders import UNET, loader_of, set_index
 from safetensors.torch import load_file, save_file
 
 from pipelines.core.errors import ModelFileError, UnknownMethodError
@@ -125,7 +125,7 @@ def test_a_broken_folder_that_was_repaired_works(models):
 def test_a_pickle_named_safetensors_in_the_models_folder(models):
     torch.save({"x": torch.zeros(3)}, models / "fake.safetensors")
     loader = loader_of(models)
-    with pytest.raises(ModelFileError, match="fake.safetensors is a zip archive with a pickle"), loader.model("fake"):
+    with pytest.raises(ModelFileError, match=r"fake.safetensors is a zip archive with a pickle"), loader.model("fake"):
         pass
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
-from model_folders import loader_of, models, originals  # noqa: F401 - fixtures
+from model_folders import loader_of
 
 from pipelines.core.errors import ModelError
 from pipelines.models.cache import ModelCache

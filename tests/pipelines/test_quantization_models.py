@@ -35,7 +35,7 @@ def loader(tmp_path):
 
 def latents(family, steps: int = 2) -> torch.Tensor:
     request = resolve(Request(prompt="a fox", num_inference_steps=steps, seed=5), family)
-    return [step for step in denoise(build_run(request, family))][-1].latents
+    return list(denoise(build_run(request, family)))[-1].latents
 
 
 def kept(loader, choice, key: str = "emoji") -> str:
@@ -133,14 +133,14 @@ def test_broken_weights_are_a_sentence(loader):
     path = loader.catalog.folder / kept(loader, INT8) / WEIGHTS
     path.write_bytes(path.read_bytes()[:-50])
     loader.release("emoji")
-    with pytest.raises(ModelFileError, match="network.safetensors is cut short"), loader.model("emoji+int8"):
+    with pytest.raises(ModelFileError, match=r"network.safetensors is cut short"), loader.model("emoji+int8"):
         pass
 
 
 def test_a_quantized_model_is_not_quantized_again(loader):
     kept(loader, INT8)
     with (
-        pytest.raises(MethodFitError, match="is quantized already. Choose the model emoji"),
+        pytest.raises(MethodFitError, match=r"is quantized already. Choose the model emoji"),
         loader.model("emoji+int8", quantization=INT8),
     ):
         pass
@@ -189,5 +189,5 @@ def test_every_family_runs_quantized_and_keeps_its_own_ends(tiny, kept):
     sampler = Choice("flow_euler" if full.traits.flow else "ddim")
     request = Request(prompt="a red fox", num_inference_steps=2, sampler=sampler)
     runs = [build_run(resolve(request, one), one) for one in (full, family)]
-    exact, near = ([step for step in denoise(run)][-1].latents for run in runs)
+    exact, near = (list(denoise(run))[-1].latents for run in runs)
     assert 15 < sqnr(exact, near) < 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -112,7 +113,7 @@ def test_the_error_of_every_weight_is_within_the_theory(codec, columns):
     if isinstance(codec, Fp8Codec):
         bound = torch.maximum(rows.double().abs() / 16, scales / 1024)
     elif isinstance(codec, Nf4Codec):
-        bound = scales * max(b - a for a, b in zip(LEVELS, LEVELS[1:], strict=False)) / 2
+        bound = scales * max(b - a for a, b in itertools.pairwise(LEVELS)) / 2
     else:
         bound = scales / 2
         rounding = rounding + 16 * 2e-7 * scales
@@ -233,7 +234,7 @@ def test_the_network_is_unchanged_after_a_cancel_and_after_an_error(key, wide):
         return change(layer) if len(changed) < 3 else 1 / 0
 
     quantizer.quantize = breaks
-    with pytest.raises(ModelError, match="could not quantize the layer .* \\(division by zero\\)"):
+    with pytest.raises(ModelError, match=r"could not quantize the layer .* \(division by zero\)"):
         quantized(wide, quantizer, "This")
     assert len(changed) == 3
     assert_unchanged(wide, state)
@@ -279,7 +280,7 @@ def test_a_file_that_is_something_else_is_refused(damage, wide, tmp_path):
         torch.save({"a": torch.zeros(2)}, path)
     else:
         path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ModelFileError, match="network.safetensors"):
+    with pytest.raises(ModelFileError, match=r"network.safetensors"):
         load_network(path, type(wide), config, quantizer, choice, torch.float32, "cpu")
 
 

@@ -48,7 +48,7 @@ def test_every_setting_says_its_range_and_refuses_what_is_outside(method, field)
 
 
 def test_unknown_keys_name_the_choices():
-    with pytest.raises(UnknownMethodError, match="Unknown sampler 'hune'. Choose one of: .*heun"):
+    with pytest.raises(UnknownMethodError, match=r"Unknown sampler 'hune'. Choose one of: .*heun"):
         SAMPLERS["hune"]
     with pytest.raises(UnknownMethodError, match="eta"):
         SAMPLERS["ddim"].build({"etta": 1})

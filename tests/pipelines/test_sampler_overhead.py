@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from gaussian import CosineSchedule
@@ -19,8 +21,9 @@ from pipelines.learning.cases import Cases
 from pipelines.samplers import SAMPLERS
 
 MOST_OPERATIONS, MOST_LATENTS = 80, 160
-"""A step's, loop and guidance included: twice what the heaviest does. An operation takes some 5 microseconds, and 2 % of an
-evaluation of the shipped model are 600. The second is of latents read and written, which a single large operation counts in."""
+"""A step's, loop and guidance included: twice what the heaviest does. An operation takes some 5 microseconds, and 2 %
+of an evaluation of the shipped model are 600. The second is of latents read and written, which a single large operation
+counts in."""
 
 PART = Cases({name: Conditioning() for name in ("negative", "positive")}, torch.randn(1, 4, 16, 16), (0,))
 ANSWER = torch.randn(2, 4, 16, 16)
@@ -47,7 +50,7 @@ def heaviest_step(method):
         for _ in denoise(free_run(method, PART, CosineSchedule(), ANSWER)):
             counted.append((counting.operations, counting.numbers / PART.noise.numel()))
     assert len(counted) == STEPS + 1
-    pairs = zip(counted, counted[1:], strict=False)
+    pairs = itertools.pairwise(counted)
     return tuple(map(max, zip(*((after[0] - before[0], after[1] - before[1]) for before, after in pairs), strict=True)))
 
 
@@ -105,5 +108,5 @@ def test_flow_samplers_run_on_a_flow_schedule_and_a_sampler_for_neither_is_no_ga
     class Bench:
         cases, family = PART, Family()
 
-    with pytest.raises(SettingsError, match="Misfit fits neither .* it fits nothing"):
+    with pytest.raises(SettingsError, match=r"Misfit fits neither .* it fits nothing"):
         overheads(Bench())

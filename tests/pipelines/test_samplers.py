@@ -148,7 +148,7 @@ IN_LAMBDA = {
     "lml": {"base": "unipc"},
     "dualfast": {},
 }
-"""Solvers that know a level by its sigma / alpha alone, and by no time: for them a flow is a diffusion in other units."""
+"""Solvers that know a level by its sigma / alpha alone, not by time: to them a flow is a diffusion in other units."""
 
 
 @pytest.mark.parametrize("key", IN_LAMBDA)

@@ -65,7 +65,7 @@ def test_euler_ancestral(monkeypatch):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_dpmpp_sde(seed):
-    """Both noises of a step have one joint law; diffusers' second is made of ours, by that law, as a Brownian tree would."""
+    """Both noises of a step have one joint law; diffusers' second is made of ours as by a Brownian tree."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
 

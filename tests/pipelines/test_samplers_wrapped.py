@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ def test_shifted_steps_are_counted():
     latents = torch.randn(1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     run = run_of(SAMPLERS["time_shift"].build({"cutoff": 400}), levels, schedule, latents)
     state = State(latents)
-    for index, (level, next_level) in enumerate(zip(levels, levels[1:], strict=False)):
+    for index, (level, next_level) in enumerate(itertools.pairwise(levels)):
         state = one_step(run, state, level, next_level, StepContext(index, 10, NoiseSource([0]), schedule))
         told.append(shift_count(state))
     assert told[0] == ShiftCount(0, 0)
@@ -232,7 +233,7 @@ def test_each_estimate_is_moved_away_from_the_earlier_one(lookback, kind):
     settings = {"base": "ddim", "strength": 0.25, "lookback": lookback}
     run = run_of(SAMPLERS["dualfast"].build(settings), levels, schedule)
     latents, past = run.latents, []
-    for level, next_level in zip(levels, levels[1:], strict=False):
+    for level, next_level in itertools.pairwise(levels):
         past.append(run.denoiser.predict(latents, level).noise)
         earlier = past[max(0, len(past) - 1 - lookback)]
         noise = past[-1] + 0.25 * (past[-1] - earlier)

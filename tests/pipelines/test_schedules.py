@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_levels_descend_from_noise_to_clean(name, key, count):
     levels = SCHEDULES[key].build().levels(OF[name], count)
     assert len(levels) == count + 1
     assert levels[-1] == CLEAN
-    assert all(later.sigma_ve < earlier.sigma_ve for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later.sigma_ve < earlier.sigma_ve for earlier, later in itertools.pairwise(levels))
     assert levels[0].timestep == pytest.approx(999 if name == "sd" or key == "uniform_lambda" else 1000)
 
 
@@ -219,7 +220,7 @@ def test_uniform_in_lambda_has_equal_steps_of_lambda_on_a_flow(count):
 
 
 def test_a_flow_has_no_first_training_level_to_end_at():
-    with pytest.raises(SettingsError, match="first training level is the clean end itself. Choose 'zero'"):
+    with pytest.raises(SettingsError, match=r"first training level is the clean end itself. Choose 'zero'"):
         SCHEDULES["uniform"].build({"final": "first"}).levels(FLOW, 10)
 
 
@@ -323,7 +324,7 @@ def test_typed_times_are_the_levels():
 
 def test_no_list_is_no_other_schedule():
     for model in (SD, FLOW):
-        with pytest.raises(SettingsError, match="The list of levels is empty. Type 5 time steps from high to low"):
+        with pytest.raises(SettingsError, match=r"The list of levels is empty. Type 5 time steps from high to low"):
             SCHEDULES["hand_typed"].build({"values": " , "}).levels(model, 5)
 
 

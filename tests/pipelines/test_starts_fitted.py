@@ -182,7 +182,7 @@ def test_the_classifier_comes_back_from_its_file(folder, tmp_path):
 @pytest.mark.parametrize(("key", "settings"), [("gaussian", {}), ("optimal_transport", {}), ("mcmc", {})])
 def test_a_model_without_fitted_files_is_told_the_command(key, settings, tmp_path):
     for place in (None, tmp_path):
-        with pytest.raises(ModelMissingError, match="'toy'.*python -m pipelines"):
+        with pytest.raises(ModelMissingError, match=r"'toy'.*python -m pipelines"):
             last_of(started(key, place, **settings))
 
 

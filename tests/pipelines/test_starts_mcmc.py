@@ -22,7 +22,7 @@ STEP_SIZE = 0.8
 
 
 class Reading:
-    """Reads `first` in the chain's first state and `then` in all others, a trifle less every time: the last is the least."""
+    """Reads `first` in the chain's first state and `then` in all others, a trifle less every time."""
 
     shape = SHAPE
 
@@ -82,7 +82,7 @@ def test_every_step_is_at_the_level_that_was_read_last(tmp_path, monkeypatch, ki
 
 @pytest.mark.parametrize("kind", SCHEDULES_OF)
 def test_the_finished_pictures_keep_what_the_chain_has_too_much(tmp_path, monkeypatch, kind):
-    """From there the exact solution keeps standardised values: the data's variance times the chain's over its level's."""
+    """The exact solution keeps standardized values: the data's variance times the chain's over its level's."""
     last = last_of(started(tmp_path, monkeypatch, kind, 1.0, 1.0, steps=40))
     variance, chains = unadjusted(1.0)
     assert last.next_level.sigma == 0

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderTiny
-from model_folders import UNET, loader_of, models, originals  # noqa: F401 - fixtures
+from model_folders import UNET, loader_of
 
 from pipelines.core.errors import ModelError, ModelFileError
 from pipelines.models.cache import ModelCache

@@ -41,7 +41,7 @@ def test_rescaled_guidance_is_passed_on_or_refused(pipeline):
         usual = accepted(pipeline)["guidance_rescale"].default
         assert OWN[pipeline].defaults["guidance"].get("guidance_rescale", 0.0) == usual
         return
-    with pytest.raises(MethodFitError, match="guidance rescale is 0.4.*Set it to 0"):
+    with pytest.raises(MethodFitError, match=r"guidance rescale is 0.4.*Set it to 0"):
         arguments(pipeline, guidance=guidance)
     plain = arguments(pipeline, guidance=Choice("cfg", {"guidance_scale": 5.0}))
     assert "guidance_rescale" not in plain and 5.0 in (plain.get("guidance_scale"), plain.get("max_guidance_scale"))
@@ -52,12 +52,12 @@ def test_a_negative_prompt_counts_or_is_refused(pipeline):
     assert OWN[pipeline].true_guidance == ("true_cfg_scale" in accepted(pipeline))
     if not OWN[pipeline].true_guidance:
         assert arguments(pipeline, negative_prompt="blurry")["negative_prompt"] == "blurry"
-        with pytest.raises(MethodFitError, match="no true guidance scale.*Set it to 1"):
+        with pytest.raises(MethodFitError, match=r"no true guidance scale.*Set it to 1"):
             arguments(pipeline, STRONG, negative_prompt="blurry")
         return
     with pytest.raises(MethodFitError, match="reads a negative prompt only at a true guidance scale above 1"):
         arguments(pipeline, negative_prompt="blurry")
-    with pytest.raises(MethodFitError, match="true guidance scale is 6.*Write a negative prompt"):
+    with pytest.raises(MethodFitError, match=r"true guidance scale is 6.*Write a negative prompt"):
         arguments(pipeline, STRONG)
     made = arguments(pipeline, STRONG, negative_prompt="blurry")
     assert (made["negative_prompt"], made["true_cfg_scale"], made["guidance_scale"]) == ("blurry", 6.0, 4.0)
@@ -69,7 +69,7 @@ def test_a_network_that_is_not_distilled_is_guided_by_the_guidance_scale():
     assert (made["true_cfg_scale"], made["negative_prompt"], "guidance_scale" in made) == (5.0, " ", False)
     made = arguments("HunyuanVideoPipeline", None, "true_cfg_scale", negative_prompt="blurry")
     assert (made["true_cfg_scale"], made["negative_prompt"]) == (4.0, "blurry")
-    with pytest.raises(MethodFitError, match="beside its guidance scale. Set it to 1"):
+    with pytest.raises(MethodFitError, match=r"beside its guidance scale. Set it to 1"):
         arguments("HunyuanVideoPipeline", STRONG, "true_cfg_scale", negative_prompt="blurry")
 
 

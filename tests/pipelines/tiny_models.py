@@ -65,7 +65,7 @@ def clip_tokenizer() -> CLIPTokenizer:
             merges.append((parts[0], parts[1]))
             parts[:2] = [parts[0] + parts[1]]
             tokens.append(parts[0])
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*list(dict.fromkeys(tokens)), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)), model_max_length=CLIP_LENGTH)
 

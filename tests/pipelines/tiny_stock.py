@@ -1,4 +1,4 @@
-"""Tiny random pipelines that no family here rebuilds, without their text encoders: a prompt becomes fixed random numbers."""
+"""Tiny random pipelines that no family here rebuilds, without text encoders: a prompt becomes fixed random numbers."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ DIFFUSION, FLOW = Traits("sd", "epsilon", "unet"), Traits("sd3", "flow", "transf
 
 def test_only_families_with_two_fitting_samplers_are_offered():
     assert families(DIFFUSION)[0] == ("Choose a family", "")
-    names = dict((name, label) for label, name in families(DIFFUSION))
+    names = {name: label for label, name in families(DIFFUSION)}
     assert names["DPM-Solver++"] == "All DPM-Solver++ (4)" and "third order" not in names and "flow" not in names
-    assert "flow" in dict((name, label) for label, name in families(FLOW))
+    assert "flow" in {name: label for label, name in families(FLOW)}
     assert [row["sampler"] for row in family_rows("first order", DIFFUSION)] == ["dpmpp_1", "ddim", "euler"]
     assert [row["sampler"] for row in family_rows("first order", FLOW)] == ["dpmpp_1", "ddim", "flow_euler"]
 

@@ -87,7 +87,7 @@ def test_a_programs_session_does_not_choose_its_owner_either():
 
 
 def test_only_what_changed_is_sent_and_a_finished_job_says_all_of_it_at_once(page):
-    studio, demo, client = page
+    studio, _demo, client = page
     job = studio.submit("text_to_image", {"prompt": "a fox", "num_inference_steps": 5})
     list(follow(job))
     (said,) = events(client, job.id)
@@ -95,7 +95,7 @@ def test_only_what_changed_is_sent_and_a_finished_job_says_all_of_it_at_once(pag
 
 
 def test_the_scrubber_asks_for_a_step(page):
-    studio, demo, client = page
+    studio, _demo, client = page
     job = studio.submit("text_to_image", {"prompt": "a fox", "num_inference_steps": 5})
     list(follow(job))
     first, second = (
@@ -118,7 +118,7 @@ def test_the_scrubber_asks_for_a_step(page):
     ],
 )
 def test_a_form_that_cannot_be_read_is_refused_in_a_sentence(page, values):
-    studio, demo, client = page
+    studio, _demo, client = page
     before = len(studio.jobs)
     answer = client.post("/stepwise/text_to_image/run", json={"values": values})
     assert answer.status_code == 422 and answer.json()["detail"].endswith(".")
@@ -128,7 +128,7 @@ def test_a_form_that_cannot_be_read_is_refused_in_a_sentence(page, values):
 @pytest.mark.parametrize("odd", [None, [], {}, "x" * 10, -3, 1e400, True])
 @pytest.mark.parametrize("field", ["prompt", "model", "steps", "seed", "sampler", "style", "loras", "width"])
 def test_no_single_odd_value_is_more_than_refused(page, field, odd):
-    studio, demo, client = page
+    _studio, demo, client = page
     body = json.dumps({"values": form_values(demo, **{field: odd}), "owner": 5})
     answer = client.post("/stepwise/text_to_image/run", content=body)
     assert answer.status_code in (200, 422)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_without_its_package_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(mcp_server, "find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match="pip install -r requirements-mcp.txt"):
+    with pytest.raises(SettingsError, match=r"pip install -r requirements-mcp.txt"):
         mcp_server.check_mcp()
     assert (ROOT / "requirements-mcp.txt").is_file()
 

@@ -76,7 +76,7 @@ def test_the_page_builds_without_two_equal_ids_and_without_public_plumbing(studi
 
 
 def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
-    """Gradio's script searches the whole page for each component that an event marks, which made the page stand slowly."""
+    """Gradio's script searches the whole page for each component that an event marks, which takes seconds."""
     events = build_page(studio).get_config_file()["dependencies"]
     assert all(event["show_progress_on"] == [] for event in events if event["show_progress"] == "hidden")
     marking = {event["api_name"] for event in events if event["show_progress"] != "hidden"}
@@ -86,7 +86,7 @@ def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
 
 
 def test_nothing_on_the_page_moves_by_itself_while_a_model_runs():
-    """A browser without a GPU draws it on the cores that the model runs on: a pulsing dot and a sliding bar cost 5 %."""
+    """A browser without a GPU draws it on the cores that the model runs on: a pulsing dot and a moving bar cost 5 %."""
     sheet = (ROOT / "assets/css/stepwise.css").read_text("utf-8")
     rules = [rule for rule in sheet.split("}") if "running" in rule or ".sw-bar i" in rule]
     assert len(rules) >= 3
@@ -164,7 +164,10 @@ def test_importing_the_page_writes_no_file():
 
 def test_the_page_starts_without_diffusers():
     """Importing it imports PyTorch's compiler: 1.7 of the 8 seconds that the studio took to start."""
-    code = "import sys, studio.backend, studio.page.page; print([one for one in ('diffusers', 'transformers') if one in sys.modules])"
+    code = (
+        "import sys, studio.backend, studio.page.page; "
+        "print([one for one in ('diffusers', 'transformers') if one in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

@@ -37,7 +37,7 @@ def compared(studio):
 
 
 def test_the_cells_stream_beside_full_precision_and_are_stored(studio, compared):
-    job, view = compared
+    _job, view = compared
     assert view.status is JobStatus.DONE, view.message
     assert [cell.label for cell in view.cells] == [FULL, "int8", "int4, group size 32", "Dynamic int8"]
     for cell in view.cells:
@@ -71,7 +71,7 @@ def test_errors_by_step_and_the_heat_map(compared):
         assert len(errors["forced"]) == len(errors["free"]) == len(other["steps"]) == 4
         assert errors["forced"][0] == pytest.approx(errors["free"][0], abs=0.05), "both begin from the same noise"
         assert all(len(layers) == len(outcome["layers"]) for layers in other["steps"])
-    int8, int4, dynamic = outcome["errors"]
+    int8, int4, _dynamic = outcome["errors"]
     assert all(a > b + 5 for a, b in zip(int8["forced"], int4["forced"], strict=True))
     assert int8["free"][-1] < int8["forced"][-1], "errors add up in the free run"
     convolution = outcome["layers"].index("down_blocks.0.resnets.0.conv1")
@@ -291,7 +291,7 @@ def test_the_peak_comes_from_a_process_of_its_own(studio, tmp_path):
     request = {**BASE, "num_inference_steps": 1}
     peak = quantization_peak.peak_bytes("emoji", tmp_path, "cpu", request)
     assert 20e6 < peak < 400e6
-    with pytest.raises(ModelError, match="failed .*Unknown model 'gone'"):
+    with pytest.raises(ModelError, match=r"failed .*Unknown model 'gone'"):
         quantization_peak.peak_bytes("gone", tmp_path, "cpu", request)
 
 

@@ -81,7 +81,7 @@ def test_a_small_picture_is_made_and_an_archive_is_sent(shelf):
     ],
 )
 def test_nothing_else_is_sent(shelf, path):
-    store, temp, web = shelf
+    _store, temp, web = shelf
     (temp / ("a" * 32)).mkdir()
     for secret in (temp.parent / "secret.zip", temp / ("a" * 32) / "secret.png"):
         secret.write_bytes(b"secret")

@@ -169,7 +169,7 @@ def test_delete_restore_and_empty_the_trash(store):
         assert about(gone.path).exists() is (gone.kind == "video") and not about(record.path).exists()
         assert store.delete(record.id) == gone
         assert store.list() == [] or record.id not in {other.id for other in store.list()}
-        assert [other.id for other in store.list(trashed=True)][0] == record.id
+        assert next(other.id for other in store.list(trashed=True)) == record.id
         assert store.restore(record.id) == record == store.restore(record.id)
     for record in records:
         store.delete(record.id)
@@ -434,7 +434,7 @@ def test_a_refused_write_says_what_to_do_and_leaves_nothing(store, monkeypatch, 
 
     class Refusing:
         def __init__(self, path, mode):
-            self.file = open(path, mode)
+            self.file = open(path, mode)  # noqa: SIM115 - it is closed by __exit__
 
         def __enter__(self):
             return self
@@ -490,7 +490,7 @@ def test_a_file_where_the_folder_should_be_and_a_damaged_index(tmp_path):
     store = Store(tmp_path / "outputs")
     store.save(picture(), metadata("kept"))
     (store.folder / "index.sqlite").write_bytes(b"x" * 9000)
-    with pytest.raises(StoreError, match="remove index.sqlite"):
+    with pytest.raises(StoreError, match=r"remove index.sqlite"):
         Store(store.folder)
     (store.folder / "index.sqlite").unlink()
     again = Store(store.folder)
@@ -511,7 +511,8 @@ def test_migrations_from_every_version_keep_the_rows(tmp_path):
         connection.execute(f"PRAGMA user_version = {version}")
         if version:
             connection.execute(
-                "INSERT INTO result (id, kind, name, created, job, position, width, height, size, prompt, parameters, metadata)"
+                "INSERT INTO result (id, kind, name, created, job, position, width, height, size, prompt, parameters, "
+                "metadata)"
                 " VALUES ('a', 'k', 'd/a.png', 1.5, 'j', 0, 8, 8, 99, 'old prompt', 'text', '{\"x\": 1}')"
             )
         connection.close()

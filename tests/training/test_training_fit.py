@@ -62,7 +62,7 @@ def test_a_broken_or_missing_part_is_named(tmp_path):
     (tmp_path / "vae").mkdir()
     for text in ("not JSON", "[]", "{}"):
         (tmp_path / "vae" / "config.json").write_text(text)
-        with pytest.raises(TrainingError, match="'vae'.*cannot be read"):
+        with pytest.raises(TrainingError, match=r"'vae'.*cannot be read"):
             fit.require_fit(tmp_path, CPU, ("vae",))
 
 
@@ -113,7 +113,7 @@ def test_a_judge_of_other_objects_is_refused(monkeypatch, tmp_path):
     with pytest.raises(TrainingError, match="64 px, not 128"):
         fit.require_judge(judge, dataclasses.replace(CPU, size=128), shipped_catalog())
     judge.backgrounds = judge.backgrounds[1:]
-    with pytest.raises(TrainingError, match="backgrounds.*'red'"):
+    with pytest.raises(TrainingError, match=r"backgrounds.*'red'"):
         fit.require_judge(judge, CPU, shipped_catalog())
     few = dataclasses.replace(CPU, name="few", objects=TOY.objects)
     monkeypatch.setitem(RECIPES, "few", few)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -119,7 +121,7 @@ def test_the_learning_rate_rises_stays_and_falls():
     rates = [learning_rate(step, 100, 2.0, 10, 0.4) for step in range(101)]
     assert rates[0] == pytest.approx(0.2) and rates[9] == rates[50] == 2.0
     assert rates[80] == pytest.approx(1.0) and rates[100] == 0.0
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     longer = [learning_rate(step, 1_000, 2.0, 10, 0.4) for step in range(60)]
     assert longer == rates[:60]
 
