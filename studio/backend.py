@@ -17,8 +17,9 @@ from pipelines.core.errors import LoraError, SettingsError, UnknownMethodError
 from pipelines.core.types import Choice, LoraChoice, Request, Traits
 from pipelines.families.base import Family
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog import Catalog
 from pipelines.models.catalog_folder import LoraEntry, scan_loras
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.requests.limits import Limits
 from pipelines.requests.wildcards import expand_wildcards

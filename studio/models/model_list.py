@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import BusyError, ModelError, StepwiseError
-from pipelines.models.catalog import CatalogEntry
 from pipelines.models.catalog_folder import LoraEntry, scan_loras
 from pipelines.models.downloads import Hub, RemoteFile
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import HOST
 from pipelines.models.places import ModelPlaces
 

@@ -17,7 +17,7 @@ from studio.ui.presentation import model_label, model_note
 from studio.ui.styles import NO_STYLE, STYLES, fitting, styled
 
 if TYPE_CHECKING:
-    from pipelines.models.catalog import CatalogEntry
+    from pipelines.models.entry import CatalogEntry
     from studio.backend import Studio
 
 __all__ = ["FIXED", "RANDOM", "TABLES", "RequestForm"]

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from pipelines.core.errors import BusyError, ModelError, SettingsError, UnknownMethodError
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog import Catalog
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.models.places import ModelPlaces
 from studio.api import models_change
