@@ -18,7 +18,7 @@ from studio.ui.live_routes import Parts
 from studio.ui.results_route import address_of
 from studio.ui.viewer import BLANK, preview_url
 
-__all__ = ["EditRenderer", "build_edit_stage", "edit_figures"]
+__all__ = ["EditRenderer", "build_edit_viewer", "edit_figures"]
 
 EMPTY = (
     "<div class='sw-empty-inner'><p class='sw-empty-title'>Watch the picture dissolve and come back</p>"
