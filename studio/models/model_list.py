@@ -28,12 +28,11 @@ __all__ = [
     "DOWNLOAD",
     "LOAD",
     "Errand",
-    "ModelShelf",
+    "ModelList",
     "Segment",
     "lora_row",
     "memory_of",
     "model_row",
-    "shelf_of",
 ]
 
 MOST_AT_ONCE = 2
