@@ -36,7 +36,7 @@ def add_convergence(commands: Any, add_request: Callable[[argparse.ArgumentParse
 
 def run_convergence(studio: Studio, flags: argparse.Namespace, base: dict[str, Any]) -> list[Path]:
     """Run it and write the table."""
-    from studio.exports.convergence import left_out_words
+    from studio.tasks.convergence import left_out_words
 
     values = {"base": base, "samplers": flags.samplers}
     values |= {

@@ -37,7 +37,7 @@ from studio.tasks.text_to_image import parse_request
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["Convergence"]
+__all__ = ["Convergence", "left_out_words"]
 
 _KEPT_REFERENCES = 8
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
@@ -170,3 +170,16 @@ class _Measuring:
                 ],
             }
         )
+
+
+def left_out_words(outcome: Mapping[str, Any]) -> str:
+    """Which planned points the schedule does not serve, and why the first; empty where it serves all."""
+    steps: dict[str, list[int]] = {}
+    for one in outcome.get("left_out", ()):
+        steps.setdefault(one["label"], []).append(one["steps"])
+    if not steps:
+        return ""
+    told = "; ".join(
+        f"{label} at {', '.join(map(str, counts))} step{'s' * (counts != [1])}" for label, counts in steps.items()
+    )
+    return f"Left out, since the schedule does not serve them: {told}. {outcome['left_out'][0]['reason']}"
