@@ -45,6 +45,7 @@ class StandIn:
             SimpleNamespace(device="cpu"),
             SimpleNamespace(get=self._record),
         )
+        self.model_list = None  # the tab "Models" is built and not used
         self.jobs: dict[str, Job] = {}
 
     def models(self) -> list[CatalogEntry]:
