@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from PIL import Image
-from studio.ui.page_context import PageContext
 
 from pipelines.core.errors import SettingsError, StoreError
 from pipelines.core.types import Request
@@ -25,6 +24,7 @@ from studio.results import archives as gallery_files
 from studio.results.archives import pack, thumbnail
 from studio.results.search import find, reusable
 from studio.results.store import Store
+from studio.ui.page_context import PageContext
 
 
 @pytest.fixture
