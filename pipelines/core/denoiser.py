@@ -123,7 +123,13 @@ class Prediction:
 
 
 class Guidance(Protocol):
-    """How the branches of one evaluation become one prediction."""
+    """How the branches of one evaluation become one prediction.
+
+    Attributes:
+        guidance_scale: how strongly; 1 for none.
+    """
+
+    guidance_scale: float
 
     def plan(self, level: Level) -> tuple[str, ...]:
         """Names of the conditionings to evaluate at this level, e.g. ("negative", "positive")."""
