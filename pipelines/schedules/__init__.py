@@ -21,7 +21,7 @@ from pipelines.schedules.uniform_lambda import UniformLambda, UniformLambdaSetti
 
 __all__ = ["SCHEDULES", "levels_for", "settle_schedule", "skipped_branches"]
 
-SCHEDULES = Table(
+SCHEDULES: Table[Schedule] = Table(
     "schedule",
     [
         Method(
