@@ -130,7 +130,9 @@ def test_a_place_that_is_none_begins_the_list_anew(tab, store, place):
     record = save(store)
     for handler in (tab.result_list.listed, tab.result_list.after):
         updates = handler("", "", place)
-        assert IDS.findall(updates[tab.result_list.grid]) == [record.id] and not updates[tab.result_list.more]["visible"]
+        assert (
+            IDS.findall(updates[tab.result_list.grid]) == [record.id] and not updates[tab.result_list.more]["visible"]
+        )
 
 
 def test_a_deletion_between_two_pages_leaves_no_gap(tab, store):
