@@ -20,6 +20,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from pipelines.benchmarks.__main__ import BENCHMARKS
+from pipelines.core.choice_text import parse_choice, plain
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request
 from pipelines.learning.fitting import LEARNERS, PictureSettings
@@ -27,6 +28,7 @@ from pipelines.quantizers import QUANTIZERS
 from pipelines.requests.limits import Limits, check_request
 from studio.api import ENDPOINTS
 from studio.cli import main as command_line
+from studio.cli.requests import request_values
 from studio.page.tabs import TABS
 from studio.safety import flags as app_flags
 from studio.server import spaces_check
@@ -183,17 +185,17 @@ def check_studio(words: list[str]) -> None:
         return
     flags = command_line._parser().parse_args(words)
     if hasattr(flags, "prompt"):
-        check_request(Request.parse(command_line.request_values(flags)), Limits())
+        check_request(Request.parse(request_values(flags)), Limits())
     if hasattr(flags, "x"):
         values = command_line.compare_values(flags)
         for axis in (values["x"], values["y"]):
             for value in axis["values"]:
                 check_request(Request.parse({"prompt": "a fox", axis["field"]: value}), Limits())
     if hasattr(flags, "learner"):
-        learner = Choice.parse(command_line.parse_choice(flags.learner))
+        learner = Choice.parse(parse_choice(flags.learner))
         parse_settings(LEARNERS[learner.key].settings, learner.settings)
         pairs = [pair.split("=") for pair in flags.pictures]
-        parse_settings(PictureSettings, {name: command_line.plain(value) for name, value in pairs})
+        parse_settings(PictureSettings, {name: plain(value) for name, value in pairs})
         assert flags.prompts is None or (ROOT / flags.prompts).is_file()
 
 

@@ -10,8 +10,8 @@ from gradio.components import Component
 
 from pipelines.samplers import SAMPLERS
 from pipelines.workflows.convergence import EVALUATIONS, REFERENCE_STEPS
-from studio.exports.convergence import EMPTY, convergence_view
 from studio.jobs.job import Job, View
+from studio.page.compare.convergence_plot import EMPTY, convergence_view
 from studio.ui import markup, presentation
 from studio.ui.controls import PLUMBING, MethodControls
 from studio.ui.form import RequestForm

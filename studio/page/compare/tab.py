@@ -147,7 +147,7 @@ class CompareTab(RunningTab):
         if job is None:
             raise gr.Error("This comparison is no longer in memory. Run it again to export it.", print_exception=False)
         try:
-            record = {"png": store_picture, "csv": store_table}[kind](self.studio, job)
+            record = {"png": store_picture, "csv": store_table}[kind](self.studio.store, job)
         except StepwiseError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return {self.exported: address(record.id), self.notice: ""}

@@ -10,8 +10,7 @@ import numpy as np
 
 from pipelines.workflows.edit.request import canvas_of
 from studio.jobs.job import Cell, Job, View
-from studio.media.live_image import png_url
-from studio.page.compare.grid import picture_url
+from studio.media.live_image import picture_url, png_url
 from studio.results.store import Store
 from studio.ui import markup, presentation
 from studio.ui.live_routes import Parts

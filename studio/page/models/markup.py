@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipelines.models.catalog import CatalogEntry
 from pipelines.models.catalog_folder import LoraEntry
+from pipelines.models.entry import CatalogEntry
 from studio.models.model_list import DOWNLOAD, LOAD, Errand, Segment
 from studio.ui.markup import escape
 from studio.ui.presentation import file_size

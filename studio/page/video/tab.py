@@ -25,7 +25,7 @@ from studio.ui.running_tab import Form, RunningTab
 from studio.ui.tab_settings import Chosen, Keys, OneOf, Whole
 
 if TYPE_CHECKING:
-    from pipelines.models.catalog import CatalogEntry
+    from pipelines.models.entry import CatalogEntry
     from studio.backend import Studio
     from studio.results.store import Record
 
