@@ -92,8 +92,8 @@ class Studio:
         store: of the results.
         catalog: the models that there are.
         loader: loads them.
-        model_list: the models as a person sees them, with the loads and downloads on their way; one for page and programs
-            together, so that only a few models are loaded at a time.
+        model_list: the models as a person sees them, with the loads and downloads on their way; one for page and
+            programs together, so that only a few models are loaded at a time.
         caches: what tasks keep between jobs.
         engine: where jobs run.
 
@@ -345,7 +345,8 @@ class Studio:
     def save_clip(
         self, data: bytes, frames: np.ndarray, request: VideoRequest, job: Job, figures: Mapping[str, Any] | None = None
     ) -> str:
-        """Store one finished clip, the file that `encode_clip` made of its frames, with its settings beside it; returns its id.
+        """Store one finished clip, the file that `encode_clip` made of its frames, with its settings beside it; returns
+        its id.
 
         Raises:
             StoreError: it cannot be written.

@@ -118,7 +118,8 @@ def test_no_assert_and_no_star_import_outside_tests(path):
 
 def test_importing_the_core_loads_nothing_heavy_and_writes_nothing(tmp_path):
     code = (
-        "import sys, pipelines.requests.text_to_image, pipelines.models.loader, pipelines.models.catalog, pipelines.samplers;"
+        "import sys, pipelines.requests.text_to_image, pipelines.models.loader, pipelines.models.catalog, "
+        "pipelines.samplers;"
         "heavy = {'diffusers', 'transformers', 'gradio'} & set(sys.modules); assert not heavy, heavy"
     )
     environment = {

@@ -145,11 +145,12 @@ class Query:
     Attributes:
         latents: (B, C, h, w).
         level: theirs.
-        conditioning_levels: B levels whose times the network is told in place of the level's own; None tells it that one.
-        branches: those of the guidance's branches that are wanted, in the place of its combination: the prediction is the
-            last one's, and remembers them all; empty for the guided prediction.
-        conditioning: a branch's conditioning in the place of the run's own, of its name and all those of the run; None for
-            the run's own. Of the same rows.
+        conditioning_levels: B levels whose times the network is told in place of the level's own; None tells it that
+            one.
+        branches: those of the guidance's branches that are wanted, in the place of its combination: the prediction is
+            the last one's, and remembers them all; empty for the guided prediction.
+        conditioning: a branch's conditioning in the place of the run's own, of its name and all those of the run; None
+            for the run's own. Of the same rows.
     """
 
     latents: torch.Tensor
@@ -272,7 +273,9 @@ def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction
 
 
 def guided(guidance: Guidance, branches: Mapping[str, Prediction], wanted: Sequence[str] = ()) -> Prediction:
-    """The guidance's prediction, which remembers the branches where there are several; where some were wanted, the last of those."""
+    """The guidance's prediction, which remembers the branches where there are several; where some were wanted, the last
+    of those.
+    """
     if wanted:
         return dataclasses.replace(branches[wanted[-1]], branches=branches)
     prediction = guidance.combine(branches)

@@ -65,7 +65,8 @@ class LatentFamily(Family):
         tiny = self.components.get("tiny_vae")
         if tiny is not None and tiny.config.latent_channels != makes:
             raise ModelError(
-                f"The tiny decoder for previews reads {tiny.config.latent_channels} channels and the model's latents have "
+                f"The tiny decoder for previews reads {tiny.config.latent_channels} channels and the model's latents "
+                "have "
                 f"{makes}. Remove its folder tiny_vae, or put the one for this model there."
             )
         if takes != makes:

@@ -114,7 +114,7 @@ def load_noise_classifier(path: Path) -> NoiseClassifier:
     try:
         with safe_open(path, "pt") as opened:
             facts = json.loads((opened.metadata() or {})["noise_level"])
-            state = {name: opened.get_tensor(name).float() for name in opened.keys()}
+            state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 - no mapping
         network = NoiseLevelNetwork(facts["shape"][0], facts["levels"], tuple(facts["widths"]))
         network.load_state_dict(state)
         return NoiseClassifier(network, facts["lowest"], facts["highest"], tuple(facts["shape"]))

@@ -119,9 +119,12 @@ def search(
         ranked = sorted(known, key=lambda one: (known[one], one))
         yield Generation(index, settings.generations, tuple(errors), ranked[0], known[ranked[0]], known[uniform])
         parents = ranked[: settings.parents]
-        pick = lambda: parents[rng.integers(len(parents))]
-        tried = [mutated(pick(), last, settings.chance, rng, lowest) for _ in range(settings.mutations)]
-        tried += [crossed(pick(), pick(), rng) for _ in range(settings.crossovers)]
+        tried = [mutated(_pick(parents, rng), last, settings.chance, rng, lowest) for _ in range(settings.mutations)]
+        tried += [crossed(_pick(parents, rng), _pick(parents, rng), rng) for _ in range(settings.crossovers)]
+
+
+def _pick(parents: Sequence[Candidate], rng: np.random.Generator) -> Candidate:
+    return parents[rng.integers(len(parents))]
 
 
 def evolve(
@@ -143,7 +146,7 @@ def evolve(
         return problem.error(learned_levels(candidate, candidate, problem.noise_schedule), problem.fitted)
 
     times = uniform_times(problem.noise_schedule, problem.num_steps, "trailing")
-    uniform = (last, *(int(round(float(time))) for time in times[1:]))
+    uniform = (last, *(round(float(time)) for time in times[1:]))
     # At a flow's time 0 nothing is left to denoise: a step from there would divide by its noise.
     lowest = 1 if problem.noise_schedule.at(0).sigma == 0 else 0
     yield from search(error, uniform, settings, seed, lowest=lowest)

@@ -96,7 +96,8 @@ LEARNERS = Table(
             lambda settings: settings,
             BespokeSettings,
             paper="Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329",
-            help="Fits the factors of every step, by least squares and then by gradients through the whole run. For one evaluation a step.",
+            help="Fits the factors of every step, by least squares and then by gradients through the whole run. "
+            "For one evaluation a step.",
         ),
     ],
 )

@@ -81,8 +81,8 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         family: the loaded model, before LoRAs are applied, which would make its weights look like another model's.
 
     Raises:
-        SettingsError: a size the model cannot make, a schedule that cannot serve it or that was learned for other weights,
-            or a start that spares steps which a learned solver needs.
+        SettingsError: a size the model cannot make, a schedule that cannot serve it or that was learned for other
+            weights, or a start that spares steps which a learned solver needs.
         MethodFitError: a method that does not fit it.
     """
     request = resolve_size(request, family)
@@ -112,7 +112,8 @@ def _require_all_steps(request: Request, initialization: Start, sampler: Sampler
     if isinstance(sampler, FittedFactors) and initialization.left(steps) != steps:
         raise SettingsError(
             f"The start {INITIALIZATIONS[request.start.key].label} spares steps, and the learned schedule "
-            f"{request.schedule.settings['name']!r} is a Bespoke solver, which needs all of its {steps} steps. Choose the "
+            f"{request.schedule.settings['name']!r} is a Bespoke solver, which needs all of its {steps} steps. Choose "
+            "the "
             "start Plain noise, or another schedule."
         )
 

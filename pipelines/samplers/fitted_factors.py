@@ -21,8 +21,8 @@ class Terms:
     """What the factors of a fitted solver belong to.
 
     Attributes:
-        branches: names of the guidance's branches that have factors of their own, in the place of the guidance; empty where
-            the factors take the guided estimate.
+        branches: names of the guidance's branches that have factors of their own, in the place of the guidance; empty
+            where the factors take the guided estimate.
         single: the steps that evaluate the last of the branches only, which costs half of an evaluation of two.
     """
 
@@ -83,17 +83,19 @@ class FittedFactors:
     Not in the table: the schedule "learned" puts it in the place of the solver that the factors were fitted for.
 
     Args:
-        rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final latents.
+        rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final
+            latents.
         times: N network times that the run must visit, as the network is told them.
         terms: what the factors belong to: those of one step in the order of the branches' names.
-        emphasis: for each step, how far the conditionings of the branches that it evaluates, in the order of their names, are
-            moved along the line from the first branch's to the last's; empty for not at all. In a fit of branches only.
+        emphasis: for each step, how far the conditionings of the branches that it evaluates, in the order of their
+            names, are moved along the line from the first branch's to the last's; empty for not at all. In a fit of
+            branches only.
 
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
     arXiv:2403.01329, section 3 (every non-stationary linear solver is of this form).
     Differs: with branches, the guidance's own combination is fitted too, which costs no evaluation more; and a step may
-    evaluate one of the branches only, the others' place being taken by their earlier estimates, as in LinearAG (Castillo et
-    al., Adaptive guidance, arXiv:2312.12487), there with factors of a regression of their own.
+    evaluate one of the branches only, the others' place being taken by their earlier estimates, as in LinearAG
+    (Castillo et al., Adaptive guidance, arXiv:2312.12487), there with factors of a regression of their own.
     """
 
     def __init__(

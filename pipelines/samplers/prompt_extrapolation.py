@@ -31,16 +31,17 @@ def extrapolate_prompt(
 
 
 class PromptExtrapolation:
-    """One step's, which `Query.conditioning` asks for: the conditioning of each branch, moved along the line through both.
+    """One step's, which `Query.conditioning` asks for: the conditioning of each branch, moved along the line through
+    both.
 
     Args:
         branches: names of the guidance's branches, of which the first and the last make the line.
         numbers: of each branch that the step evaluates, by name.
 
     Source: none that is known to us. An embedding of each step's own is null-text inversion's (Mokady et al.,
-    arXiv:2211.09794, section 3.2), there optimized for one picture and free in all its numbers. A free vector for each step and
-    branch, fitted to 704 pictures of the shipped model, was tried: 0.177 on those and 0.195 on others, where twelve numbers
-    have 0.186 and 0.189.
+    arXiv:2211.09794, section 3.2), there optimized for one picture and free in all its numbers. A free vector for each
+    step and branch, fitted to 704 pictures of the shipped model, was tried: 0.177 on those and 0.195 on others, where
+    twelve numbers have 0.186 and 0.189.
     """
 
     def __init__(self, branches: Sequence[str], numbers: Mapping[str, float | torch.Tensor]):

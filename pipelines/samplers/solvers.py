@@ -150,8 +150,8 @@ SOLVER_METHODS: list[Method[Sampler]] = [
         Pndm,
         PndmSettings,
         paper="Liu et al., PNDM, arXiv:2202.09778",
-        help="The linear multistep method (PLMS) that Stable Diffusion came with. On the shipped model far off up to 20 "
-        "steps, among the closest at 50.",
+        help="The linear multistep method (PLMS) that Stable Diffusion came with. On the shipped model far off up to "
+        "20 steps, among the closest at 50.",
         groups=("PNDM", "second order"),
     ),
     Method(

@@ -26,7 +26,8 @@ Memory = TypeVar("Memory")
 _DIFFUSION = Traits("sd", "epsilon", "unet")
 
 SOLVERS = {method.key: method.build for method in SOLVER_METHODS if not method.fit(_DIFFUSION)}
-"""The solvers that can be wrapped, under their keys in the table, with their default settings: all of diffusion models."""
+"""The solvers that can be wrapped, under their keys in the table, with their default settings: all of diffusion models.
+"""
 
 
 class Wrapper(Generic[Memory]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 
@@ -100,7 +101,7 @@ class HandTyped:
         return noise_schedule.at_sigma_ve(number)
 
     def _require_sorted(self, numbers: list[float]) -> None:
-        for earlier, later in zip(numbers, numbers[1:], strict=False):
+        for earlier, later in itertools.pairwise(numbers):
             if later == earlier:
                 raise SettingsError(f"The list of {self.unit} has {later:g} twice. Type each number once.")
             if later > earlier:

@@ -49,9 +49,9 @@ class Learned:
 
     Fit one with `python -m studio learn`, or on the page. Another model, sampler or number of steps than it was
     fitted for is refused, since there it means nothing. Another guidance than fitted is allowed where none was fitted
-    at the run's: then the one of the nearest guidance scale serves, unless its factors stand in the guidance's place. Errors
-    are compared among fits of one guidance only, because weaker guidance is easier to follow: a fit without guidance has a
-    smaller error than any with it.
+    at the run's: then the one of the nearest guidance scale serves, unless its factors stand in the guidance's place.
+    Errors are compared among fits of one guidance only, because weaker guidance is easier to follow: a fit without
+    guidance has a smaller error than any with it.
 
     Source: Tong et al., Learning to discretize denoising diffusion ODEs (LD3), arXiv:2405.15506; Li et al.,
     AutoDiffusion, arXiv:2309.10438.
@@ -90,7 +90,8 @@ class FittedSchedule:
         record = self.record
         if record.num_inference_steps != num_inference_steps:
             raise SettingsError(
-                f"The learned schedule is fitted for {record.num_inference_steps} steps; {num_inference_steps} steps are "
+                f"The learned schedule is fitted for {record.num_inference_steps} steps; {num_inference_steps} steps "
+                "are "
                 "asked for."
             )
         last, highest = noise_schedule.network_time(1.0), max(*record.times, *record.model_times)

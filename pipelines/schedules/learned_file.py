@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -40,7 +41,8 @@ class LearnedSchedule:
         held_out: relative latent error on pictures that were not fitted, by "uniform", "start" and "fitted".
         curve: a row a round: {"round", "loss", and "held_out" where it was measured}.
         told: how it was fitted: settings, pictures, seconds.
-        rows: N rows of factors that take the sampler's place, each as long as `terms` says; empty where the sampler stays.
+        rows: N rows of factors that take the sampler's place, each as long as `terms` says; empty where the sampler
+            stays.
         branches, single: what the factors belong to, as in `Terms`.
         emphasis: as in `FittedFactors`.
     """
@@ -119,7 +121,7 @@ class LearnedSchedule:
 
     def _check(self) -> None:
         times, asked = self.times, self.model_times
-        falling = all(later < earlier for earlier, later in zip(times, times[1:], strict=False))
+        falling = all(later < earlier for earlier, later in itertools.pairwise(times))
         if (
             self.method not in METHODS
             or len(times) != self.num_inference_steps
@@ -149,7 +151,8 @@ class LearnedSchedule:
             or not all(math.isfinite(one) for step in self.emphasis for one in step)
         ):
             raise SettingsError(
-                f"The learned schedule for {str(self.model)[:80]!r} has emphasis that does not belong to it. Fit it again."
+                f"The learned schedule for {str(self.model)[:80]!r} has emphasis that does not belong to it. Fit it "
+                "again."
             )
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
             math.isfinite(time) and time >= 0 for time in (*times, *asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -34,10 +35,11 @@ def require_descending(levels: list[Level]) -> list[Level]:
     Raises:
         SettingsError: two steps would share a noise level.
     """
-    for earlier, later in zip(levels, levels[1:], strict=False):
+    for earlier, later in itertools.pairwise(levels):
         if not later.sigma_ve < earlier.sigma_ve:
             raise SettingsError(
-                f"The schedule of {len(levels) - 1} steps visits time {later.timestep:g} after {earlier.timestep:g}, which "
+                f"The schedule of {len(levels) - 1} steps visits time {later.timestep:g} after {earlier.timestep:g}, "
+                "which "
                 "has no more noise. Choose fewer steps or another schedule."
             )
     return levels

@@ -66,7 +66,8 @@ def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     path = Path(path)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return tensors, dict(file.metadata() or {})
     except FileNotFoundError:
         raise LoraError(f"There is no LoRA {path.name!r}. Put its safetensors file into the models folder.") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:

@@ -23,9 +23,10 @@ def endpoint(studio: "Studio") -> Callable:
 
         Args:
             prompt: what the clip should show, or a walk's first prompt.
-            settings: {"base": fields of a request, "frames": 24, "fps": 12, "format": "mp4" (needs PyAV), "webp" or "gif",
-                "keys": [{"prompt": ..., "seed": ...}, ...] that a walk goes on to, "first_frame": a picture's file as
-                base64 or as a data URL, "method": "walk", "animatediff", "svd" or "pipeline" with its settings}.
+            settings: {"base": fields of a request, "frames": 24, "fps": 12, "format": "mp4" (needs PyAV), "webp" or
+                "gif", "keys": [{"prompt": ..., "seed": ...}, ...] that a walk goes on to, "first_frame": a picture's
+                file as base64 or as a data URL, "method": "walk", "animatediff", "svd" or "pipeline" with its
+                settings}.
         """
         given = fields(settings)
         values = {**given, "base": {**fields(given.get("base", {}), "base"), "prompt": prompt}}

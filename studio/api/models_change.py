@@ -25,7 +25,8 @@ def endpoint(studio: "Studio") -> Callable:
         A load or a download goes on behind the answer: ask /models how far it is, in "on_their_way".
 
         Args:
-            action: "load", "download", "cancel" what is on its way, "release" the memory, or "rescan" the models folder.
+            action: "load", "download", "cancel" what is on its way, "release" the memory, or "rescan" the models
+                folder.
             model: its key in the catalog, as /models lists it; empty for "rescan".
         """
         try:

@@ -26,7 +26,8 @@ def add_convergence(commands: Any, add_request: Callable[[argparse.ArgumentParse
     parser.add_argument(
         "--samplers", default="all", metavar="KEYS", help="e.g. 'ddim, unipc', 'all first order' or all (default)"
     )
-    # The defaults of these two are the task's: naming them here would import PyTorch before its threads are told to sleep.
+    # The defaults of these two are the task's: naming them here would import PyTorch before its threads are told to
+    # sleep.
     parser.add_argument(
         "--evaluations", metavar="NUMBERS", help="budgets, every guidance branch counted, e.g. '8, 10-50:10'"
     )

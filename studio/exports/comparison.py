@@ -261,7 +261,8 @@ class _Sheet:
         if row["steps"]:  # a kept reference did none
             lines.append(
                 (
-                    f"{row['steps']} step{'s' * (row['steps'] != 1)} · NFE {row['evaluations']} · {row['seconds']:.2f} s",
+                    f"{row['steps']} step{'s' * (row['steps'] != 1)} · NFE {row['evaluations']} · "
+                    f"{row['seconds']:.2f} s",
                     _FAINT,
                 )
             )

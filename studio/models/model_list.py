@@ -32,7 +32,6 @@ __all__ = [
     "Segment",
     "lora_row",
     "memory_of",
-    "model_list_for",
     "model_row",
 ]
 

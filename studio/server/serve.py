@@ -191,6 +191,7 @@ def _decided(settings: LaunchSettings, folders: ServedFolders) -> dict[str, Any]
         "strict_cors": True,
         "prevent_thread_lock": True,
         "quiet": True,
-        # Or Gradio asks for the first page itself and gives up after three seconds, which a busy machine may need longer.
+        # Or Gradio asks for the first page itself and gives up after three seconds, which a busy machine may need
+        # longer.
         "_frontend": False,
     }

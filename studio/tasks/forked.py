@@ -1,4 +1,4 @@
-"""Tasks in the forked worker of a ZeroGPU Space: the models that were loaded before the fork, and no cache of models."""
+"""Tasks in the forked worker of a ZeroGPU Space: the models that were loaded before the fork, without a cache."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ class _Quantizing:
         Raises:
             Cancelled: the person stopped it; the pictures are there by now.
         """
-        full, *others = variants
+        others = variants[1:]
         touched = {layer.name for one in others for layer in one.report.touched}
         denoisers = [one.run.denoiser for one in variants]
         self.layer_names = in_order_of_use(denoisers[0], *self.starts[0], sorted(touched))

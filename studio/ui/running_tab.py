@@ -1,4 +1,4 @@
-"""What the tabs that run a job have in common: previews through `studio.ui.live_routes`, stop, and finding a job again."""
+"""What tabs that run a job have in common: previews through `studio.ui.live_routes`, stop, finding a job again."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ def test_the_number_of_licences_that_nobody_confirmed_only_falls():
 
 def test_importing_reads_nothing_and_pulls_in_no_library():
     code = (
-        "import sys, pipelines.models.catalog, pipelines.models.catalog_folder, pipelines.models.cache, pipelines.models.loader;"
+        "import sys, pipelines.models.catalog, pipelines.models.catalog_folder, pipelines.models.cache, "
+        "pipelines.models.loader;"
         "print(sorted({'torch', 'diffusers', 'transformers', 'huggingface_hub', 'accelerate'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -139,7 +140,7 @@ def test_keys_are_unique_and_the_shipped_model_is_first(tmp_path):
 
 
 def test_an_unknown_model_is_named_with_the_choices(tmp_path):
-    with pytest.raises(UnknownMethodError, match="Unknown model 'emojy'. Choose one of: emoji,"):
+    with pytest.raises(UnknownMethodError, match=r"Unknown model 'emojy'. Choose one of: emoji,"):
         Catalog(tmp_path)["emojy"]
     with pytest.raises(UnknownMethodError):
         Catalog(tmp_path)["../../etc/passwd"]

@@ -146,7 +146,7 @@ def test_a_single_file_without_configurations_says_what_it_needs(models):
     )
     loader = loader_of(models)
     with (
-        pytest.raises(ModelMissingError, match="single file, which needs the configurations.*Stable Diffusion 1.5"),
+        pytest.raises(ModelMissingError, match=r"single file, which needs the configurations.*Stable Diffusion 1.5"),
         loader.model("painter"),
     ):
         pass

@@ -107,7 +107,7 @@ def test_only_the_points_that_the_schedule_serves_are_left_and_the_others_are_to
     assert [(one.series, one.num_inference_steps) for one in impossible] == [(0, 4), (1, 2), (1, 3), (0, 11)]
     assert all("The list has 6 time steps" in one.reason for one in impossible)
     with pytest.raises(
-        SettingsError, match="None of the 2 planned runs is possible with this schedule. The first: The list has 6"
+        SettingsError, match=r"None of the 2 planned runs is possible with this schedule. The first: The list has 6"
     ):
         possible(planned(dataclasses.replace(asked, evaluations=(4,)), TRAITS, 200), family)
     assert possible(planned(parse(samplers=["ddim"], evaluations=[4]), TRAITS, 200), family)[1] == []
@@ -142,8 +142,8 @@ def gaussian_family():
 
     def predict(latents, timesteps, conditioning: Conditioning):
         rows = []
-        for row, time in zip(latents, timesteps.tolist(), strict=True):
-            level = family.noise_schedule.at(time)
+        for row, timestep in zip(latents, timesteps.tolist(), strict=True):
+            level = family.noise_schedule.at(timestep)
             rows.append(level.sigma * (row - level.alpha * 0.7) / (level.alpha**2 * 0.3 + level.sigma**2))
         return torch.stack(rows)
 

@@ -211,7 +211,7 @@ def test_a_gated_model_says_how_to_get_access(remote, tmp_path):
 
     hub = PretendedHub(remote, tmp_path / "cache", error=GatedRepoError("401"))
     with (
-        pytest.raises(ModelMissingError, match="accept its licence.*hf auth login"),
+        pytest.raises(ModelMissingError, match=r"accept its licence.*hf auth login"),
         loader_of(hub, entry_of(gated=True), tmp_path).model("far"),
     ):
         pass
@@ -220,7 +220,7 @@ def test_a_gated_model_says_how_to_get_access(remote, tmp_path):
 def test_a_full_disk(remote, tmp_path):
     hub = PretendedHub(remote, tmp_path / "cache", error=OSError(28, "No space left on device"))
     with (
-        pytest.raises(ModelMissingError, match="The disk is full.*what has arrived is kept"),
+        pytest.raises(ModelMissingError, match=r"The disk is full.*what has arrived is kept"),
         loader_of(hub, entry_of(), tmp_path).model("far"),
     ):
         pass
@@ -243,7 +243,7 @@ def test_the_lora_of_a_form_is_a_file(remote, tmp_path):
     assert loader.lora_files("far")[0][0] == path
     assert hub.fetched == ["weights.safetensors"]
     gone = loader_of(hub, entry_of(lora=Source("someone/lora", file="gone.safetensors")), tmp_path)
-    with pytest.raises(ModelMissingError, match="has no gone.safetensors any more"):
+    with pytest.raises(ModelMissingError, match=r"has no gone.safetensors any more"):
         gone.lora_files("far")
 
 

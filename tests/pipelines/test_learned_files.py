@@ -120,7 +120,7 @@ def test_a_record_with_emphasis_has_a_file_and_numbers_of_its_own(folder):
         "ab",
         (0.1, 0.2),
     ):
-        with pytest.raises(SettingsError, match="[Ff]it it again"):
+        with pytest.raises(SettingsError, match=r"[Ff]it it again"):
             LearnedSchedule.parse({**record.to_json(), "emphasis": wrong})
     with pytest.raises(SettingsError, match="Fit it again"):
         LearnedSchedule.parse({**fitted().to_json(), "emphasis": [[], [], [], []]})
@@ -252,10 +252,10 @@ def test_a_broken_file_is_refused_and_never_listed(folder, wrong):
         LearnedSchedule.parse(plain)
     assert find_all(folder) == {}
     with pytest.raises(
-        SettingsError, match="Fitted: none.*'broken' is left out: .* Fit it again.*'half' is left out: It is not JSON"
+        SettingsError, match=r"Fitted: none.*'broken' is left out: .* Fit it again.*'half' is left out: It is not JSON"
     ):
         levels_of(REQUEST, folder)
-    with pytest.raises(SettingsError, match="learned schedule 'half' is broken. It is not JSON"):
+    with pytest.raises(SettingsError, match=r"learned schedule 'half' is broken. It is not JSON"):
         levels_of(REQUEST.replace(schedule=Choice("learned", {"name": "half"})), folder)
     write_learned(fitted(), folder)
     assert levels_of(REQUEST, folder)[1].timestep == 710
@@ -287,7 +287,7 @@ def test_many_broken_files_are_counted(folder):
     for number in range(5):
         (folder / f"broken{number}.json").write_text("[" * 100_000 if number else " " * (2 << 20))
     with pytest.raises(
-        SettingsError, match="'broken0' is left out: It is larger than 1 MiB.*'broken2'.* So are 2 others"
+        SettingsError, match=r"'broken0' is left out: It is larger than 1 MiB.*'broken2'.* So are 2 others"
     ):
         levels_of(REQUEST, folder)
 
@@ -352,7 +352,7 @@ def test_a_run_is_assembled_only_on_the_weights_it_was_fitted_to(folder):
     assert resolved.request.schedule.settings["name"] == "emoji-unipc-4-ld3"
     with torch.no_grad():
         next(family.network.parameters()).mul_(1.5)
-    with pytest.raises(SettingsError, match="other weights than the model emoji has now. Fit it again"):
+    with pytest.raises(SettingsError, match=r"other weights than the model emoji has now. Fit it again"):
         resolve(REQUEST.replace(prompt="a fox", width=32, height=32), family)
 
 

@@ -166,7 +166,9 @@ BLOCK_NUMBERS = {
     "middle_block_0_out_layers_3": "mid_block.resnets.0.conv2",
     "middle_block_2_in_layers_2": "mid_block.resnets.1.conv1",
     "middle_block_1_proj_in": "mid_block.attentions.0.proj_in",
-    "output_blocks_0_1_transformer_blocks_0_ff_net_0_proj": "up_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj",
+    "output_blocks_0_1_transformer_blocks_0_ff_net_0_proj": (
+        "up_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"
+    ),
     "output_blocks_1_2_conv": "up_blocks.0.upsamplers.0.conv",
     "output_blocks_3_0_in_layers_2": "up_blocks.1.resnets.1.conv1",
     "out_2": "conv_out",

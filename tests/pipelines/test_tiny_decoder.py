@@ -83,7 +83,7 @@ def test_pickles_are_refused(models):
 
 def test_one_for_other_latents_is_refused_with_what_to_do(models):
     tiny_decoder(models / "one" / "tiny_vae", channels=16)
-    with pytest.raises(ModelError, match="16 channels.*4.*[Rr]emove"), loader_of(models).model("one"):
+    with pytest.raises(ModelError, match=r"16 channels.*4.*[Rr]emove"), loader_of(models).model("one"):
         pass
 
 

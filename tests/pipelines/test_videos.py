@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_every_key_is_met_by_exactly_one_frame_and_the_way_never_turns(easing, l
             assert sorted(met) == list(range(keys))
             assert way[0].share == 0 and way[0].start == 0
             along = [place.start + place.share for place in way]
-            assert all(first < second for first, second in zip(along, along[1:], strict=False))
+            assert all(first < second for first, second in itertools.pairwise(along))
 
 
 def test_smooth_is_slow_at_the_keys_and_linear_is_not():
@@ -263,7 +264,7 @@ def test_clip_noise_is_drawn_as_one_tensor():
 
 def test_more_frames_than_places_in_time_are_refused():
     job = VideoJob((BASE,), 33, 8)
-    with pytest.raises(SettingsError, match="is 33. This motion module knows 32"):
+    with pytest.raises(SettingsError, match=r"is 33. This motion module knows 32"):
         list(VIDEOS["animatediff"].build().run(job, StockPipeline(tiny_animatediff()), lambda: False))
 
 
@@ -335,10 +336,11 @@ def test_a_video_method_that_is_left_in_the_middle_leaves_the_model_as_it_was(na
     with broken_at(network, 0) as calls:
         _, frames = made(method, job, model)
     before, parts = state_of(network), weights(pipe)
-    with broken_at(network, len(calls) if end == "error" else 0):  # the last call: in the middle of the last step
-        with pytest.raises(RuntimeError if end == "error" else Cancelled, match="broken" if end == "error" else None):
-            for event in method.run(job, model, lambda: end == "at once" or (end == "cancel" and bool(seen))):
-                seen.append(event)
+    expected, words = (RuntimeError, "broken") if end == "error" else (Cancelled, None)
+    # The last call: in the middle of the last step.
+    with broken_at(network, len(calls) if end == "error" else 0), pytest.raises(expected, match=words):
+        for event in method.run(job, model, lambda: end == "at once" or (end == "cancel" and bool(seen))):
+            seen.append(event)
     assert all(isinstance(event, ClipStep) for event in seen) or name == "walk"
     assert len(seen) >= (0 if end == "at once" else 1)
     assert_unchanged(network, before)

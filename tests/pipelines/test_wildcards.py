@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 
@@ -69,7 +70,7 @@ def test_what_cannot_be_drawn_is_refused(text, words):
 
 def test_an_explosion_is_refused():
     lists = {"a": ["__b__ __b__ __b__ __b__"], "b": ["__c__ __c__ __c__ __c__"], "c": ["word " * 100]}
-    with pytest.raises(PromptError, match="Shorten|more than"):
+    with pytest.raises(PromptError, match=r"Shorten|more than"):
         expand_wildcards("__a__ __a__ __a__", 0, lists)
 
 
@@ -109,7 +110,7 @@ def test_choices_pair_as_each_brace_alone_would_find_them():
         choices = _choices(text)
         for start in [place for place in range(30) if _is_brace(text, place)]:
             bounds = choices.get(start)
-            found = bounds and ([text[i + 1 : j] for i, j in zip(bounds, bounds[1:], strict=False)], bounds[-1])
+            found = bounds and ([text[i + 1 : j] for i, j in itertools.pairwise(bounds)], bounds[-1])
             assert found == slow_options(text, start)
             checked += found is not None
     assert checked > 200

@@ -191,7 +191,7 @@ def test_an_mp4_of_odd_sides_is_padded_and_keeps_its_colors():
     frames = np.zeros((3, 33, 47, 3), np.uint8)
     frames[..., 0], frames[..., 1] = 220, 40
     with av.open(io.BytesIO(encode_clip(frames, 10, "mp4"))) as clip:
-        decoded = [frame for frame in clip.decode(video=0)]
+        decoded = list(clip.decode(video=0))
     assert len(decoded) == 3 and (decoded[0].width, decoded[0].height) == (48, 34)
     shown = decoded[0].reformat(format="rgb24", src_colorspace="ITU709").to_ndarray()
     assert np.abs(shown[10, 10].astype(int) - (220, 40, 0)).max() <= 4
@@ -268,7 +268,7 @@ def test_a_wish_that_cannot_be_is_refused_with_a_sentence(studio, change, error,
 
 
 def test_video_models_say_what_they_need(studio):
-    with pytest.raises(PictureError, match="starts from a picture. Give it a first frame"):
+    with pytest.raises(PictureError, match=r"starts from a picture. Give it a first frame"):
         studio.submit("animate", values(model="tiny-svd", first_frame=None))
     with pytest.raises(PictureError, match="takes no first frame"):
         studio.submit("animate", values(model="tiny-wan", first_frame=picture()))

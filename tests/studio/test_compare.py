@@ -104,7 +104,7 @@ def test_equal_evaluations(studio):
 
 
 def test_equal_evaluations_leave_too_few_steps_for_a_written_order(studio):
-    """Four unguided steps cost what two guided ones do: the order of four that was fine for four steps is not for two."""
+    """Four unguided steps cost what two guided ones do: an order of four is fine for four steps and not for two."""
     base = {**BASE, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
     guided = {"guidance.guidance_scale": 4.0}
     cells = [{**guided, "sampler": {"key": "lms", "order": 4}}, {**guided, "sampler": "lms"}]

@@ -134,13 +134,13 @@ def test_no_worker_waits_for_a_lock_that_the_parent_held_when_it_forked(zero, ta
 def test_a_space_keeps_no_quantized_model(zero):
     from studio.models.save_quantized import keep
 
-    with pytest.raises(SettingsError, match="loads its models when it starts.*cannot be kept"):
+    with pytest.raises(SettingsError, match=r"loads its models when it starts.*cannot be kept"):
         zero.submit("quantize", {**TASKS["quantize"], "keep": True})
     with pytest.raises(SettingsError, match="cannot be kept"):
         keep(zero, "emoji", Choice("int8"))
     with pytest.raises(SettingsError, match="cannot be kept"):
         zero.submit("keep", {"model": "emoji", "variant": "int8"})
-    assert not [path for path in zero.catalog.folder.glob("*+*")]
+    assert not list(zero.catalog.folder.glob("*+*"))
 
 
 def tensors(value, seen=None):

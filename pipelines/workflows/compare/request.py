@@ -188,7 +188,8 @@ def _cell(
 
 
 def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedules = LearnedSchedules()) -> int:
-    """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less those
+    """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less
+    those
     that a fitted solver leaves out.
 
     An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on

@@ -177,7 +177,8 @@ class EditRequest:
         self.check(limits, family.traits)
         if not isinstance(family, LatentModel):
             raise MethodFitError(
-                f"Models of the {family.key} family have no single denoising network, which an edit needs. Choose another."
+                f"Models of the {family.key} family have no single denoising network, which an edit needs. Choose "
+                "another."
             )
         return family
 

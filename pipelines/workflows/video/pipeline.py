@@ -185,7 +185,8 @@ def _true_guidance(base: Request, scale: float, pipeline: StockPipeline) -> dict
         )
     if scale > 1 and not negative:
         raise MethodFitError(
-            f"The true guidance scale is {scale:g}, and counts only against a negative prompt. Write a negative prompt, "
+            f"The true guidance scale is {scale:g}, and counts only against a negative prompt. Write a negative "
+            "prompt, "
             "or set it to 1."
         )
     return {"true_cfg_scale": scale} if negative else {}
