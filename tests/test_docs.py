@@ -32,6 +32,7 @@ from studio.cli.requests import request_values
 from studio.page.tabs import TABS
 from studio.safety import flags as app_flags
 from studio.server import spaces_check
+from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -389,6 +390,13 @@ def test_every_tab_is_described():
     for page in ("README.md", "docs/tabs.md"):
         for tab in TABS:
             assert f"**{tab.label}**" in PAGES[page] or f"## {tab.label}\n" in PAGES[page]
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_folder_is_described_in_the_order_of_its_floor(package):
+    part = PAGES["docs/architecture.md"].split(f"| folder of `{package}/` |", 1)[1].split("\n\n", 1)[0]
+    named = [name for row in part.splitlines() for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])]
+    assert named == [name for name in FLOORS[package] if (ROOT / package / name).is_dir()]
 
 
 def test_every_finding_is_in_the_table_and_explains_itself():
