@@ -105,8 +105,8 @@ class RequestForm:
                 scale=3,
                 elem_id=self._id("seed"),
             )
-            self.roll = gr.Button("Randomize", size="sm", min_width=50, scale=1, elem_id=self._id("seed-roll"))
-            self.reuse = gr.Button("Reuse last seed", size="sm", min_width=90, scale=1, elem_id=self._id("seed-reuse"))
+            self.roll = gr.Button("Shuffle", size="sm", min_width=50, scale=1, elem_id=self._id("seed-roll"))
+            self.reuse = gr.Button("Reuse last", size="sm", min_width=90, scale=1, elem_id=self._id("seed-reuse"))
 
     def size(self) -> None:
         """Size and batch."""

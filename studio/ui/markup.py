@@ -34,7 +34,7 @@ EMPTY_STAGE = """
     <g class="sw-emerge">EMERGE</g>
   </svg>
   <p class="sw-empty-title">Every denoising step, as it happens</p>
-  <p>Write a prompt and generate: the model’s estimate of the finished picture appears here after its first step.</p>
+  <p>Write a prompt and generate: the preview appears here after the first step and sharpens with each one.</p>
 </div>
 """.replace(
     "EMERGE",

@@ -137,7 +137,7 @@ def test_keep_it_waits_for_the_device_and_says_so(studio, compared, tab, monkeyp
 
 def test_keep_it_and_use_it_opens_the_other_tab_with_the_model(studio, compared, tab, monkeypatch):
     *_, (last, updates) = kept_by(tab, monkeypatch, compared[0], 0, "_keep_and_use")
-    assert "Kept as emoji+int8" in last and updates[tab.context.tabs].selected == "text_to_image"
+    assert "Saved as emoji+int8" in last and updates[tab.context.tabs].selected == "text_to_image"
     shown = [update.get("value") for update in updates.values() if isinstance(update, dict)]
     assert "emoji+int8" in shown
 
