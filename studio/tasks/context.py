@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipelines.requests.limits import Limits
     from pipelines.workflows.video.request import VideoRequest
     from studio.jobs.job import Job
+    from studio.results.store import Store
 
 __all__ = ["TaskCaches", "TaskContext"]
 
@@ -55,6 +56,10 @@ class TaskContext(Protocol):
     @property
     def catalog(self) -> Catalog:
         """The models that there are."""
+
+    @property
+    def store(self) -> Store:
+        """The results."""
 
     @property
     def caches(self) -> TaskCaches:
