@@ -10,8 +10,10 @@ import pytest
 
 from pipelines.core.types import Request
 from pipelines.requests.limits import Limits, check_request
-from studio.cli.main import _parser, compare_values, method_tables
+from studio.cli.main import _parser
+from studio.cli.methods import method_tables
 from studio.cli.requests import request_values
+from studio.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,7 +59,7 @@ def test_every_command_line_is_one_that_the_program_takes(line):
     if hasattr(flags, "prompt"):
         check_request(Request.parse(request_values(flags)), Limits())
     if hasattr(flags, "x"):
-        values = compare_values(flags)
+        values = TASKS["compare"].command.values(flags, request_values(flags))
         for axis in (values["x"], values["y"]):
             for value in axis["values"]:
                 check_request(Request.parse({"prompt": "a fox", axis["field"]: value}), Limits())
