@@ -23,7 +23,7 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.requests.limits import Limits
 from pipelines.requests.wildcards import expand_wildcards
-from pipelines.schedules.learned import use_folder
+from pipelines.schedules.learned import LearnedSchedules
 from pipelines.workflows.video.request import VideoRequest
 from studio import infotext
 from studio.jobs.history import JobHistory
@@ -107,7 +107,7 @@ class Studio:
         self.store.reconcile()
         self.store.empty_trash(older_than=_TRASH_SECONDS)
         self.catalog = Catalog(settings.models)
-        use_folder(self.catalog.folder / "schedules")
+        self.learned = LearnedSchedules.beside_models(self.catalog.folder)
         self.cache, host = _caches(settings)
         self.loader = Loader(self.cache, self.catalog, device=settings.device, host=host)
         self.model_list = ModelList(self.catalog, self.loader)

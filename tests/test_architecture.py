@@ -37,7 +37,10 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, (base, node.module)))
-            found |= {module, *(f"{module}.{alias.name}" for alias in node.names if is_module(f"{module}.{alias.name}"))}
+            found |= {
+                module,
+                *(f"{module}.{alias.name}" for alias in node.names if is_module(f"{module}.{alias.name}")),
+            }
     return found
 
 

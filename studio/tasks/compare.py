@@ -20,7 +20,7 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_orders
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
 from pipelines.workflows.compare.labels import axis_value, labels
 from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
 from studio.exports.comparison import comparison_csv, comparison_picture
@@ -119,12 +119,14 @@ class _Slot:
         measured: of a reference, the cells that it measures; empty for a cell.
         picture: (H, W, 3), uint8, when it is finished.
         problem: why it cannot run.
+        resolved: the request settled on its model, as soon as that is loaded.
     """
 
     request: Request
     measured: tuple[int, ...] = ()
     picture: np.ndarray | None = None
     problem: StepwiseError | None = None
+    resolved: ResolvedRun | None = None
 
 
 class _Comparing:
@@ -211,7 +213,8 @@ class _Comparing:
                     index, family
                 )  # first: a learned schedule is settled for the steps that the run will have
                 check_orders(slot.request)
-            slot.request = resolve(slot.request, family)
+            slot.resolved = resolve(slot.request, family)
+            slot.request = slot.resolved.request
         except StepwiseError as error:
             self._fail([index], error)
             return False
@@ -223,9 +226,9 @@ class _Comparing:
 
     def _equalise(self, index: int, family: Family) -> None:
         base, slot = self.request.base, self.slots[index]
-        budget = evaluations(base, self.context.traits(base.model) or family.traits)
-        slot.request = equal_steps(slot.request, family.traits, budget, self.context.limits.max_steps)
-        own, steps = evaluations(slot.request, family.traits), slot.request.num_inference_steps
+        budget = evaluations(base, self.context.traits(base.model) or family.traits, family.learned)
+        slot.request = equal_steps(slot.request, family.traits, budget, self.context.limits.max_steps, family.learned)
+        own, steps = evaluations(slot.request, family.traits, family.learned), slot.request.num_inference_steps
         note = (
             f"{own} of {budget} evaluations."
             if own <= budget
@@ -237,7 +240,7 @@ class _Comparing:
         runs = {}
         for index in indices:
             try:
-                runs[index] = build_run(self.slots[index].request, family, self.job.cancelled)
+                runs[index] = build_run(self.slots[index].resolved, family, self.job.cancelled)
             except StepwiseError as error:
                 self._fail([index], error)
         order = list(runs)

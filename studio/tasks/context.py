@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipelines.families.stock import StockPipeline
     from pipelines.models.catalog import Catalog
     from pipelines.requests.limits import Limits
+    from pipelines.schedules.learned import LearnedSchedules
     from pipelines.workflows.video.request import VideoRequest
     from studio.jobs.job import Job
     from studio.results.store import Store
@@ -60,6 +61,10 @@ class TaskContext(Protocol):
     @property
     def store(self) -> Store:
         """The results."""
+
+    @property
+    def learned(self) -> LearnedSchedules:
+        """The learned schedules that this studio knows: the shipped ones and those of its models folder."""
 
     @property
     def caches(self) -> TaskCaches:

@@ -21,7 +21,7 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_fit
 from pipelines.requests.reference import reference_of
-from pipelines.requests.text_to_image import decode, resolve
+from pipelines.requests.text_to_image import decode, resolve_size
 from pipelines.workflows.convergence import (
     ConvergenceRequest,
     Finished,
@@ -104,13 +104,11 @@ class Convergence:
             if not isinstance(family, Family):
                 raise MethodFitError("This model runs through its own pipeline only: its samplers cannot be compared.")
             # The size alone: whether the schedule serves a run is a matter of each point's sampler and steps.
-            base = resolve(request.base.replace(schedule=Request.schedule), family).replace(
-                schedule=request.base.schedule
-            )
+            base = resolve_size(request.base, family)
             resolved = dataclasses.replace(request, base=base)
             for sampler in request.samplers:
                 check_fit(resolved.base.replace(sampler=sampler), family.traits)
-            points = possible(planned(resolved, family.traits, context.limits.max_steps), family)
+            points = possible(planned(resolved, family.traits, context.limits.max_steps, family.learned), family)
             with family.loras(context.load_loras(resolved.base.loras)):
                 _Measuring(resolved, points, job, family, context.caches.get(self.key, _References)).run()
 

@@ -23,7 +23,7 @@ from pipelines.inversions.trajectories import TrajectoryCache
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
-from pipelines.requests.text_to_image import decode, resolve
+from pipelines.requests.text_to_image import ResolvedRun, decode, resolve, resolve_size
 from pipelines.workflows.edit.request import Canvas, EditRequest, canvas_of, pixels_kept
 from pipelines.workflows.edit.runs import Editing
 from studio.exports.pictures import PICTURES, write_result
@@ -119,20 +119,22 @@ class Edit:
                 raise MethodFitError(
                     "This model runs through its own pipeline only and cannot edit here. Choose another."
                 )
-            request.check(context.limits, family.traits)
-            size = resolve(request.base, family)
+            model = request.check_model(context.limits, family)
+            size = resolve_size(request.base, family)
             request = request.within(pixels_kept(size.width, size.height))
             job.request = job.request.replace(picture=request.picture, mask=request.mask)
-            request, canvas = _resolved(request, family, context)
+            request, canvas, resolved = _resolved(request, family, context)
             with family.loras(context.load_loras(request.base.loras)):
-                edited = _Edited(request, job, context, family, canvas)
+                edited = _Edited(
+                    request, job, context, family, canvas, Editing(request, resolved, model, canvas, job.cancelled)
+                )
                 job.set_status(JobStatus.RUNNING)
                 edited.run(context.caches.get(self.key, TrajectoryCache))
 
 
-def _resolved(request: EditRequest, family: Family, context: TaskContext) -> tuple[EditRequest, Canvas]:
-    """The request with its final size, margins included, and the canvas of that size."""
-    base = resolve(request.base, family)
+def _resolved(request: EditRequest, family: Family, context: TaskContext) -> tuple[EditRequest, Canvas, ResolvedRun]:
+    """The request with its final size, margins included, the canvas of that size, and the run."""
+    base = resolve_size(request.base, family)
     canvas = canvas_of(request, (base.width, base.height))
     base = base.replace(width=canvas.size[0], height=canvas.size[1])
     family.require_size(*canvas.size)
@@ -141,15 +143,18 @@ def _resolved(request: EditRequest, family: Family, context: TaskContext) -> tup
             f"With its margins the picture has {base.width} × {base.height} pixels, more than this studio makes. "
             "Choose smaller margins."
         )
-    return request.replace(base=base), canvas
+    resolved = resolve(base, family)
+    return request.replace(base=resolved.request), canvas, resolved
 
 
 class _Edited:
     """One edit in the worker thread: its cells, pictures and figures."""
 
-    def __init__(self, request: EditRequest, job: Job, context: TaskContext, family: Family, canvas: Canvas):
+    def __init__(
+        self, request: EditRequest, job: Job, context: TaskContext, family: Family, canvas: Canvas, editing: Editing
+    ):
         self.request, self.job, self.context, self.family, self.canvas = request, job, context, family, canvas
-        self.editing = Editing(request, family, canvas, job.cancelled)
+        self.editing = editing
         self.lpips = _lpips(context)
         steps = len(self.editing.levels) - 1
         labels = (INVERSION, RECONSTRUCTION, EDIT) if self.editing.edit.inverts else (EDIT,)

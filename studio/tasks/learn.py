@@ -130,7 +130,7 @@ class Learn:
         with context.model(request.base.model, job) as family:
             if not isinstance(family, Family):
                 raise MethodFitError("This model runs through its own pipeline only: no schedule can be fitted to it.")
-            base = resolve(request.base, family)
+            base = resolve(request.base, family).request
             fit = LearnRequest(base, request.learner, request.pictures, request.prompts)
             for progress in learn(fit, family, job.cancelled):
                 self._tell(progress, base.to_json(), job, context)

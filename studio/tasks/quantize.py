@@ -182,7 +182,8 @@ class _Quantizing:
                 raise MethodFitError(
                     "This model runs through its own pipeline only and cannot be quantized here. Choose another."
                 )
-            self.base = resolve(self.base, full)
+            self.resolved = resolve(self.base, full)
+            self.base = self.resolved.request
             self.variants[0].family = full
             for index, one in enumerate(self.variants[1:], 1):
                 with self._told(index):
@@ -226,7 +227,7 @@ class _Quantizing:
     def _run(self, variants: Sequence[_Variant]) -> None:
         """All from one noise, in lockstep, every step seen."""
         for one in variants:
-            one.run = build_run(self.base, one.family, self.job.cancelled)
+            one.run = build_run(self.resolved, one.family, self.job.cancelled)
         full = variants[0]
         position = full.run.latents
         for place, step in denoise_together([one.run for one in variants]):

@@ -32,7 +32,7 @@ def parse_request(values: Mapping[str, Any], context: TaskContext, prompt_needed
     given = Request.parse(values)
     entry = context.catalog[given.model]
     request = Request.parse({**entry.defaults, **values})
-    check_request(request, context.limits, prompt_needed)
+    check_request(request, context.limits, prompt_needed, context.learned)
     if traits := context.traits(request.model):
         check_fit(request, traits, said=values.keys())
     if request.loras and context.catalog[request.model].quantized:
@@ -43,7 +43,7 @@ def parse_request(values: Mapping[str, Any], context: TaskContext, prompt_needed
         context.lora_path(lora.name)
     prompt, negative = (context.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))
     request = request.replace(prompt=prompt, negative_prompt=negative)
-    check_request(request, context.limits, prompt_needed)
+    check_request(request, context.limits, prompt_needed, context.learned)
     return request
 
 
@@ -90,10 +90,11 @@ class TextToImage:
             if not isinstance(family, Family):
                 run_stock(request, family, job, context)
                 return
-            request = resolve(request, family)
+            resolved = resolve(request, family)
+            request = resolved.request
             job.set_status(JobStatus.RUNNING)
             with family.loras(context.load_loras(request.loras)):
-                run = build_run(request, family, job.cancelled)
+                run = build_run(resolved, family, job.cancelled)
                 for step in denoise(run):
                     if step.index == 0:
                         job.update_cell(0, num_steps=step.num_steps)  # the start may have spared some
