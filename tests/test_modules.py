@@ -209,7 +209,12 @@ def meanings(tree: ast.Module) -> dict[str, str]:
     """What a module calls a name of another one, to that one's full name."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name in NAMES:
+                    own = alias.asname or alias.name
+                    found |= {f"{own}.{name}": f"{alias.name}.{name}" for name in tables(alias.name)}
+        elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 own = alias.asname or alias.name
