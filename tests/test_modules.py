@@ -179,7 +179,7 @@ def is_made_for_change(value: ast.expr) -> bool:
 
 
 def changed(tree: ast.Module) -> Iterator[str]:
-    """Expressions that a module changes in place: `x.append(...)`, `x[...] = ...`, `del x[...]`, `x += ...`, `global x`."""
+    """Expressions that a module changes in place: `x.append(...)`, `x[0] = ...`, `del x[0]`, `x += ...`, `global x`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Global):
             yield from node.names

@@ -46,8 +46,8 @@ class TaskCaches:
 class TaskContext(Protocol):
     """All that a task may use beside its request and its job.
 
-    The Studio is one in its own process; `studio.tasks.forked.ForkedContext` is the one of a ZeroGPU Space's worker, where
-    nothing may wait for a lock that the parent process held.
+    The Studio is one in its own process; `studio.tasks.forked.ForkedContext` is the one of a ZeroGPU Space's worker,
+    where nothing may wait for a lock that the parent process held.
     """
 
     @property

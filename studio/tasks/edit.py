@@ -87,8 +87,8 @@ class Edit:
     endpoint = Endpoint(
         "edit",
         "Change a picture; streams progress, then returns the edited picture and its figures.",
-        '{"base": fields of a request, "edit": "image_to_image", "inpaint", "outpaint", "reprompt", "replace", "refine" '
-        'or "reweight" with its settings, "inversion": "direct", "edict" or "ddim", "source_prompt": what the source '
+        '{"base": fields of a request, "edit": "image_to_image", "inpaint", "outpaint", "reprompt", "replace", '
+        '"refine" or "reweight" with its settings, "inversion": "direct", "edict" or "ddim", "source_prompt": what the source '
         'shows, "mask": a picture like the source, white where it may change, "fit": "crop" or "resize"}.',
         (
             prompt("what the edited picture should show."),

@@ -1,4 +1,4 @@
-"""Tasks in the forked worker of a ZeroGPU Space: the models that were loaded before the fork, and no cache of models."""
+"""Tasks in the forked worker of a ZeroGPU Space: with the models that were loaded before the fork, and no others."""
 
 from __future__ import annotations
 
