@@ -88,8 +88,8 @@ class Edit:
         "edit",
         "Change a picture; streams progress, then returns the edited picture and its figures.",
         '{"base": fields of a request, "edit": "image_to_image", "inpaint", "outpaint", "reprompt", "replace", '
-        '"refine" or "reweight" with its settings, "inversion": "direct", "edict" or "ddim", "source_prompt": what the source '
-        'shows, "mask": a picture like the source, white where it may change, "fit": "crop" or "resize"}.',
+        '"refine" or "reweight" with its settings, "inversion": "direct", "edict" or "ddim", "source_prompt": what '
+        'the source shows, "mask": a picture like the source, white where it may change, "fit": "crop" or "resize"}.',
         (
             prompt("what the edited picture should show."),
             Argument("picture", "the source's file as base64 or as a data URL.", ("picture",)),

@@ -110,8 +110,8 @@ class Quantize:
         "quantize",
         "Run a model beside its quantized copies; streams progress, then returns pictures, figures and errors by step.",
         '{"base": fields of a request, "variants": ["int8", {"key": "int4", "group_size": 32}, ...], "measure": errors '
-        'by layer and step and the time of a step, "peak": the peak of memory, each in a process of its own, "keep": true '
-        "writes the quantized models into the models folder}.",
+        'by layer and step and the time of a step, "peak": the peak of memory, each in a process of its own, "keep": '
+        "true writes the quantized models into the models folder}.",
         (prompt("for all of them."),),
     )
 

@@ -106,7 +106,7 @@ class TextToImage:
     def store(
         request: Request, images: np.ndarray, job: Job, context: TaskContext, evaluations: int, seconds: float
     ) -> None:
-        """Show the pictures of a finished run and save them, in this order: a full disk then takes none of them away."""
+        """Show the pictures of a finished run and then save them: a full disk takes none of them away."""
         figures = {"evaluations": evaluations, "seconds": seconds}
         job.update_cell(0, images=images, figures=figures)
         results: tuple[str, ...] = ()

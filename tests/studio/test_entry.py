@@ -70,7 +70,8 @@ class Counting:
 
 
 def test_an_endpoint_submits_its_task_and_refuses_with_a_sentence():
-    studio, request = Counting(), SimpleNamespace(request=SimpleNamespace(scope={"type": "http", "headers": [], "client": ("127.0.0.1", 1)}), session_hash="s")
+    studio, scope = Counting(), {"type": "http", "headers": [], "client": ("127.0.0.1", 1)}
+    request = SimpleNamespace(request=SimpleNamespace(scope=scope), session_hash="s")
     run = task_endpoint(studio, "count", COUNT)
     (answer,) = run("sheep", "legs", request, {"to": 3})
     assert answer["status"] == "done"
