@@ -16,7 +16,9 @@ from studio.api.task import task_endpoint
 from studio.cli.main import _parser
 from studio.jobs.job import Job, JobStatus
 from studio.tasks import TASKS
+from studio.tasks.context import TaskContext
 from studio.tasks.entry import Argument, Endpoint, prompt
+from studio.tasks.forked import ForkedContext
 
 COUNT = Endpoint(
     "count",
@@ -98,3 +100,10 @@ def test_a_task_has_the_endpoint_and_the_command_that_it_says(key):
 def test_no_two_tasks_share_a_name():
     for names in ([one.endpoint.name for one in TASKS.values() if one.endpoint], [*commands()]):
         assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", [name for name in vars(TaskContext) if not name.startswith("_")])
+def test_the_studio_and_a_spaces_worker_have_all_that_tasks_may_use(name, studio):
+    parent = SimpleNamespace(**{one: object() for one in vars(TaskContext) if not one.startswith("_")})
+    forked = ForkedContext(parent, {}, {})
+    assert hasattr(studio, name) and hasattr(forked, name)
