@@ -38,7 +38,7 @@ from studio.results.store import Store
 from studio.tasks import TASKS
 from studio.tasks.base import Task
 from studio.tasks.context import TaskCaches
-from studio.tasks.forked import forked_run, preloaded
+from studio.tasks.forked import forked_run, preloaded, seconds_for
 from studio.tasks.recording import sharp
 
 __all__ = ["Studio", "StudioSettings"]
@@ -182,7 +182,11 @@ class Studio:
         from studio.jobs.zero_engine import ZeroEngine
 
         run, release = forked_run(self, preloaded(), self.tasks)
-        return ZeroEngine(run, self.limits, gpu, release)
+
+        def seconds(task: str, request: Any, identity: str) -> int:
+            return seconds_for(self.tasks[task], request)
+
+        return ZeroEngine(run, self.limits, gpu, seconds, release)
 
     def _run(self, job: Job) -> None:
         self.tasks[job.task].run(job.request, job, self)

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from pipelines.core.errors import SettingsError
-from pipelines.core.types import Choice
+from pipelines.core.types import METHODS, Choice
 
-__all__ = ["parse_choice", "plain"]
+__all__ = ["parse_axis", "parse_cell", "parse_choice", "plain"]
 
 
 def plain(text: str) -> Any:
@@ -33,3 +33,34 @@ def parse_choice(text: str) -> dict[str, Any]:
             raise SettingsError(f"{pair!r} has no value. Write {key},{pair}=VALUE.")
         settings[name.strip()] = plain(value)
     return Choice(key.strip(), settings).to_json()
+
+
+def _field(name: str, text: str) -> Any:
+    return parse_choice(text) if name in METHODS else plain(text)
+
+
+def parse_cell(text: str) -> dict[str, Any]:
+    """{"sampler": {"key": "ddim"}, "seed": 7} from "sampler=ddim;seed=7".
+
+    Raises:
+        SettingsError: a field without a value.
+    """
+    cell = {}
+    for pair in filter(None, (one.strip() for one in text.split(";"))):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError(f"The cell {pair!r} has no value. Write FIELD=VALUE;FIELD=VALUE.")
+        cell[name.strip()] = _field(name.strip(), value)
+    return cell
+
+
+def parse_axis(text: str) -> dict[str, Any]:
+    """{"field": "seed", "values": [7, 8]} from "seed=7|8".
+
+    Raises:
+        SettingsError: there are no values.
+    """
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise SettingsError(f"The axis {text!r} has no values. Write FIELD=V1|V2|V3.")
+    return {"field": name.strip(), "values": [_field(name.strip(), value) for value in values.split("|")]}

@@ -15,17 +15,7 @@ if TYPE_CHECKING:
     from studio.backend import Studio
     from studio.jobs.job import View
 
-__all__ = ["fields", "file_of", "progress_of", "results_of", "run_task"]
-
-
-def fields(settings: Any, name: str = "settings") -> dict[str, Any]:
-    """The fields of an argument that must be an object; nothing was checked before.
-
-    Raises: gr.Error with the sentence for the person, when it is something else.
-    """
-    if not isinstance(settings, dict):
-        raise gr.Error(f"{name} is {str(settings)[:80]!r}, and must be an object of fields.", print_exception=False)
-    return settings
+__all__ = ["file_of", "progress_of", "results_of", "run_task"]
 
 
 def progress_of(view: "View", job_id: str) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["SHELVES", "add_shelves"]
+__all__ = ["LISTINGS", "add_listings"]
 
 _EVERY = 0.1
 
 
-def add_shelves(commands: Any) -> None:
+def add_listings(commands: Any) -> None:
     """Add both commands to the parser's."""
     gallery = commands.add_parser("gallery", help="list results, the newest first; delete, restore and export them")
     gallery.add_argument("--search", default="", metavar="WORDS", help="words that the prompt holds")
@@ -112,5 +112,5 @@ def _fetched(studio: Studio, action: str, key: str) -> str:
     )
 
 
-SHELVES = {"gallery": _gallery, "models": _models}
+LISTINGS = {"gallery": _gallery, "models": _models}
 """Command to what runs it, a line at a time."""

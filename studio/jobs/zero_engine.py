@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import math
 import queue
 import threading
 import weakref
@@ -26,16 +25,9 @@ from pipelines.requests.limits import Limits
 from studio.jobs.job import Job
 from studio.jobs.local_engine import LocalEngine
 
-__all__ = ["LEAST_SECONDS", "MOST_SECONDS", "ZeroEngine", "seconds_for", "worker"]
+__all__ = ["ZeroEngine", "worker"]
 
 _LOG = logging.getLogger("stepwise.engine")
-
-LEAST_SECONDS, MOST_SECONDS = 15, 120
-"""GPU time that a job asks for. It is taken from the person's quota, and the queue favors those who ask for little."""
-
-_MEGAPIXEL_STEP = 0.5
-_ENCODING, _QUANTISING, _PEAK = 0.5, 3, 10
-"""Seconds of a further prompt, of one quantized copy, and of the process that measures one peak of memory."""
 
 _TOLD = ("set_status", "set_cells", "add_step", "update_cell", "set_outcome")
 """What a task says to its job: the only names that the parent takes from a worker."""
@@ -69,52 +61,6 @@ def _telling(name: str) -> Callable[..., None]:
 
 for _name in _TOLD:
     setattr(_ToldJob, _name, _telling(_name))
-
-
-def _compared(request: Any) -> tuple[float, float]:
-    steps = sum(cell.request.num_inference_steps for cell in request.cells)
-    return steps + request.reference * request.reference_steps, 0
-
-
-def _animated(request: Any) -> tuple[float, float]:
-    return request.base.num_inference_steps * request.frames, _ENCODING * len(request.keys)
-
-
-def _quantized(request: Any) -> tuple[float, float]:
-    runs = len(request.variants) + 1
-    steps = request.base.num_inference_steps * (3 if request.measure else 1)  # measuring costs two more runs of each
-    return steps * runs, _QUANTISING * len(request.variants) + _PEAK * runs * request.peak
-
-
-def _converged(request: Any) -> tuple[float, float]:
-    return request.reference_steps + len(request.samplers) * sum(request.evaluations), 0
-
-
-_WORK: Mapping[str, Callable[[Any], tuple[float, float]]] = {
-    "text_to_image": lambda request: (request.num_inference_steps * request.batch_size, 0),
-    "compare": _compared,
-    "edit": lambda request: (3 * request.base.num_inference_steps, 0),  # there, back, and the reconstruction
-    "animate": _animated,
-    "quantize": _quantized,
-    "convergence": _converged,
-    "learn": lambda request: (math.inf, 0),  # a fit goes on for as long as it may
-}
-"""Key of the task to a request's work: steps of one picture, and seconds beside them."""
-
-
-def seconds_for(task: str, request: Any, identity: str = "") -> int:
-    """How long a job may hold the GPU: a generous guess from its steps, pictures, frames and pixels.
-
-    Args:
-        task: key of the task table.
-        request: the checked request of that task.
-        identity: of the job, which makes no difference.
-    """
-    base = getattr(request, "base", request)
-    steps, more = _WORK[task](request)
-    megapixels = (base.width or 1024) * (base.height or 1024) / 2**20
-    guess = LEAST_SECONDS + more + steps * max(megapixels, 0.05) * _MEGAPIXEL_STEP
-    return int(min(max(guess, LEAST_SECONDS), MOST_SECONDS))
 
 
 def worker(run: Run) -> Callable[[str, Any, str], Generator[Event, None, None]]:
@@ -163,14 +109,22 @@ class ZeroEngine(LocalEngine):
         run: does a job's work in the worker.
         limits: as for the local engine.
         gpu: `spaces.GPU`, or what stands in for it: takes `duration` and gives a decorator for generator functions.
+        seconds: how long a job may hold the GPU, from its task, its request and its id.
         release: lets go of what `run` holds, when the engine is closed.
     """
 
     forks = True
 
-    def __init__(self, run: Run, limits: Limits, gpu: Callable[..., Any], release: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        run: Run,
+        limits: Limits,
+        gpu: Callable[..., Any],
+        seconds: Callable[[str, Any, str], int],
+        release: Callable[[], None] = lambda: None,
+    ):
         self._release = release
-        self._events = gpu(duration=seconds_for)(worker(run))
+        self._events = gpu(duration=seconds)(worker(run))
         self._callers: weakref.WeakKeyDictionary[Job, contextvars.Context] = weakref.WeakKeyDictionary()
         super().__init__(self._follow, limits)
 

@@ -17,5 +17,5 @@ from studio.tasks.text_to_image import TextToImage
 __all__ = ["TASKS"]
 
 TASKS: Mapping[str, Task] = {
-    task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Convergence(), Learn(), Quantize(), Keep())
+    task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Quantize(), Convergence(), Learn(), Keep())
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from studio.jobs.job import Job
     from studio.tasks.context import TaskContext
+    from studio.tasks.entry import Command, Endpoint
 
 __all__ = ["Task"]
 
@@ -16,10 +17,14 @@ class Task(Protocol):
     """One line of the task table.
 
     Attributes:
-        key: name in jobs, endpoints and the command line.
+        key: name in jobs and results.
+        endpoint: how programs ask for it; None where they cannot.
+        command: how it is asked for at the command line; None where it is not.
     """
 
     key: str
+    endpoint: Endpoint | None
+    command: Command | None
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> Any:
         """The request, with everything checked that can be checked without loading a model.
@@ -27,6 +32,9 @@ class Task(Protocol):
         Raises:
             SettingsError: the first thing that is wrong.
         """
+
+    def work(self, request: Any) -> tuple[float, float]:
+        """Estimate a request's work: steps of one picture, and seconds beside them."""
 
     def run(self, request: Any, job: Job, context: TaskContext) -> None:
         """Do the work in the worker thread, reporting to the job.

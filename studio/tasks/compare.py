@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.core.choice_text import parse_axis, parse_cell
 from pipelines.core.errors import MethodFitError, StepwiseError, StoreError
 from pipelines.core.loop import denoise_together
 from pipelines.core.types import Request
@@ -20,7 +23,10 @@ from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
 from pipelines.workflows.compare.labels import axis_value, labels
 from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
+from studio.exports.comparison import comparison_csv, comparison_picture
+from studio.exports.pictures import PICTURES, write_picture
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.entry import Command, Endpoint, prompt
 from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 
@@ -32,15 +38,69 @@ __all__ = ["Compare"]
 _LOG = logging.getLogger("stepwise.compare")
 
 
+class CompareCommand(Command):
+    """`python -m studio compare`."""
+
+    name, help = "compare", "one prompt and one noise, several settings"
+    out = "a .png, .jpg or .webp (labeled picture) or .csv file"
+    suffixes = (*PICTURES, ".csv")
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--cell",
+            action="append",
+            default=[],
+            metavar="FIELD=VALUE;...",
+            help="one cell's settings, e.g. 'sampler=ddim,eta=0.5;num_inference_steps=10'; repeat for more",
+        )
+        parser.add_argument(
+            "--x", metavar="FIELD=V1|V2|...", help="columns of a grid, e.g. 'num_inference_steps=5|10|20'"
+        )
+        parser.add_argument("--y", metavar="FIELD=V1|V2|...", help="rows of a grid")
+        parser.add_argument("--equal", choices=("steps", "nfe"), default="steps", help="what the cells have in common")
+        parser.add_argument("--reference-steps", type=int, default=100, help="steps of the reference run; 0 for none")
+
+    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+        axes = {name: parse_axis(text) for name in ("x", "y") if (text := getattr(flags, name)) is not None}
+        reference = {"reference_steps": flags.reference_steps} if flags.reference_steps > 0 else {}
+        return {
+            "base": dict(base),
+            "cells": [parse_cell(cell) for cell in flags.cell],
+            "equal": flags.equal,
+            "reference": bool(reference),
+            **reference,
+            **axes,
+        }
+
+    def write(self, job: Job, flags: argparse.Namespace, context: TaskContext) -> Iterator[Path]:
+        if flags.out.suffix.lower() == ".csv":
+            flags.out.write_text(comparison_csv(job), encoding="utf-8")
+        else:
+            write_picture(comparison_picture(job), flags.out)
+        yield flags.out
+
+
 class Compare:
     """Run the cells of a comparison, those of one model together, then measure them against long runs."""
 
     key = "compare"
+    command = CompareCommand()
+    endpoint = Endpoint(
+        "compare",
+        "Run one prompt from one noise in several cells; streams progress, then returns pictures and figures.",
+        '{"base": fields of a request, "cells": [fields that differ, ...], "equal": "steps" or "nfe", '
+        '"reference_steps": 100}, or "x" and "y" axes {"field": ..., "values": [...]} instead of cells.',
+        (prompt("for every cell that does not set its own."),),
+    )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> ComparisonRequest:
         return ComparisonRequest.parse(
             values, lambda plain: parse_request(plain, context), context.limits, context.traits
         )
+
+    def work(self, request: ComparisonRequest) -> tuple[float, float]:
+        steps = sum(cell.request.num_inference_steps for cell in request.cells)
+        return steps + request.reference * request.reference_steps, 0
 
     def run(self, request: ComparisonRequest, job: Job, context: TaskContext) -> None:
         comparing = _Comparing(request, job, context, context.caches.get(self.key, ReferenceCache))

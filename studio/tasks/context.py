@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipelines.schedules.learned import LearnedSchedules
     from pipelines.workflows.video.request import VideoRequest
     from studio.jobs.job import Job
+    from studio.results.store import Store
 
 __all__ = ["TaskCaches", "TaskContext"]
 
@@ -56,6 +57,10 @@ class TaskContext(Protocol):
     @property
     def catalog(self) -> Catalog:
         """The models that there are."""
+
+    @property
+    def store(self) -> Store:
+        """The results."""
 
     @property
     def learned(self) -> LearnedSchedules:

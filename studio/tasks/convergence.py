@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import csv
 import dataclasses
+import sys
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +35,7 @@ from pipelines.workflows.convergence import (
     walked,
 )
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from studio.tasks.entry import Command, Endpoint, prompt
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
@@ -38,16 +43,61 @@ if TYPE_CHECKING:
 
 __all__ = ["Convergence", "left_out_words"]
 
+_PARTS = ("network", "own", "preview", "decode")
+"""Of a run's time."""
+
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
+
+
+class ConvergenceCommand(Command):
+    """`python -m studio convergence`."""
+
+    name, help, out = "convergence", "measure samplers' errors to a long run", "a .csv file"
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--samplers", default="all", metavar="KEYS", help="e.g. 'ddim, unipc', 'all first order' or all (default)"
+        )
+        parser.add_argument(
+            "--evaluations", metavar="NUMBERS", help="budgets, every guidance branch counted, e.g. '8, 10-50:10'"
+        )
+        parser.add_argument("--reference-steps", type=int, help="of the long run, 20 to 999")
+
+    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+        given = {name: getattr(flags, name) for name in ("samplers", "evaluations", "reference_steps")}
+        return {"base": dict(base), **{name: value for name, value in given.items() if value is not None}}
+
+    def write(self, job: Job, flags: argparse.Namespace, context: TaskContext) -> Iterator[Path]:
+        outcome = job.view().outcome
+        if missing := left_out_words(outcome):
+            print(missing, file=sys.stderr)
+        with flags.out.open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(["sampler", "evaluations", "steps", "relative_error", *(f"{name}_s" for name in _PARTS)])
+            for point in outcome["points"]:
+                spent = [f"{point['seconds'][name]:.6f}" for name in _PARTS]
+                writer.writerow([point["label"], point["evaluations"], point["steps"], f"{point['error']:.6g}", *spent])
+        yield flags.out
 
 
 class Convergence:
     """Measure samplers against a long run from the same noise, budget by budget; every point shows as it comes."""
 
     key = "convergence"
+    command = ConvergenceCommand()
+    endpoint = Endpoint(
+        "convergence",
+        "Measure samplers' errors to a long run from the same noise; streams progress, then returns the points.",
+        '{"samplers": ["ddim", "unipc"] or "all first order", "evaluations": [8, 16, 32] or "8, 10-50:10", '
+        '"reference_steps": 20 to 999, "base": other fields of a request}.',
+        (prompt("of all runs."),),
+    )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> ConvergenceRequest:
         return ConvergenceRequest.parse(values, lambda plain: parse_request(plain, context), context.traits)
+
+    def work(self, request: ConvergenceRequest) -> tuple[float, float]:
+        return request.reference_steps + len(request.samplers) * sum(request.evaluations), 0
 
     def run(self, request: ConvergenceRequest, job: Job, context: TaskContext) -> None:
         with context.model(request.base.model, job) as family:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from pipelines.core.errors import MethodFitError, ModelMissingError, PictureError, SettingsError, StepwiseError
+from pipelines.core.choice_text import parse_choice
+from pipelines.core.errors import MethodFitError, ModelMissingError, SettingsError, StepwiseError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Step, Trajectory
 from pipelines.families.base import Family
@@ -24,17 +24,19 @@ from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
 from pipelines.requests.text_to_image import ResolvedRun, decode, resolve, resolve_size
-from pipelines.workflows.edit.request import Canvas, EditRequest, Picture, canvas_of, pixels_kept
+from pipelines.workflows.edit.request import Canvas, EditRequest, canvas_of, pixels_kept
 from pipelines.workflows.edit.runs import Editing
+from studio.exports.pictures import PICTURES, write_result
 from studio.jobs.job import Cell, Job, JobStatus
-from studio.media.pictures import open_picture
+from studio.tasks.entry import Argument, Command, Endpoint, prompt
+from studio.tasks.pictures import read_mask, read_picture
 from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
-__all__ = ["Edit", "read_mask", "read_picture"]
+__all__ = ["Edit"]
 
 SHIPPED = "emoji"
 """The model whose pictures the shipped classifier reads."""
@@ -42,67 +44,57 @@ SHIPPED = "emoji"
 INVERSION, RECONSTRUCTION, EDIT = "Inversion", "Reconstruction", "Edit"
 
 
-def _opened(value: Any, what: str) -> Image.Image:
-    """A picture from its file's bytes, or from these as base64 or a data URL.
+class EditCommand(Command):
+    """`python -m studio edit`."""
 
-    Raises:
-        PictureError: it is something else, or cannot be read.
-    """
-    if isinstance(value, Image.Image):
-        return value
-    if isinstance(value, str):
-        try:
-            value = base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-        except (binascii.Error, ValueError):
-            raise PictureError(
-                f"The {what} is given as {value[:40]!r}. Give the bytes of its file as base64."
-            ) from None
-    if not isinstance(value, bytes):
-        raise PictureError(f"The {what} is given as {str(value)[:40]!r}. Give the bytes of its file as base64.")
-    return open_picture(value)
+    name, help, out = "edit", "change a picture", "a .png, .jpg or .webp file"
+    suffixes = PICTURES
 
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--picture", type=Path, required=True, metavar="FILE", help="the source")
+        parser.add_argument(
+            "--mask", type=Path, metavar="FILE", help="a picture of the source's size, white where it may change"
+        )
+        parser.add_argument("--source-prompt", default="", help="what the source shows")
+        parser.add_argument(
+            "--edit",
+            default="image_to_image",
+            metavar="KEY[,SETTING=VALUE...]",
+            help="e.g. inpaint, or replace,cross_until=0.4",
+        )
+        parser.add_argument("--inversion", default="direct", metavar="KEY[,SETTING=VALUE...]", help="e.g. edict,p=0.93")
+        parser.add_argument(
+            "--fit", choices=("crop", "resize"), default="crop", help="for a picture of other proportions"
+        )
 
-def read_picture(value: Any) -> Picture:
-    """The source picture of an edit; what is transparent becomes white.
+    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+        files = {name: path.read_bytes() for name in ("picture", "mask") if (path := getattr(flags, name)) is not None}
+        methods = {name: parse_choice(getattr(flags, name)) for name in ("edit", "inversion")}
+        return {"base": dict(base), **files, **methods, "source_prompt": flags.source_prompt, "fit": flags.fit}
 
-    Args:
-        value: a PIL picture as `open_picture` gives it, or a file's bytes, plain or as base64.
-
-    Raises:
-        PictureError: it cannot be read.
-    """
-    if isinstance(value, Picture):
-        return value
-    opened = _opened(value, "picture")
-    notes = list(opened.info.get("notes", ()))
-    if opened.mode == "RGBA":
-        if opened.getextrema()[3][0] < 255:
-            notes.append("What was transparent is white.")
-        opened = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened)
-    return Picture(np.asarray(opened.convert("RGB")), tuple(notes))
-
-
-def read_mask(value: Any) -> Picture:
-    """The mask of an edit: white, or opaque where a picture has transparent parts, may change.
-
-    Args:
-        value: a boolean array (H, W), or what `read_picture` takes.
-
-    Raises:
-        PictureError: it cannot be read.
-    """
-    if isinstance(value, Picture):
-        return value
-    if isinstance(value, np.ndarray) and value.dtype == bool and value.ndim == 2:
-        return Picture(value)
-    opened = _opened(value, "mask")
-    return Picture(np.asarray(opened.getchannel("A") if opened.mode == "RGBA" else opened.convert("L")) > 127)
+    def write(self, job: Job, flags: argparse.Namespace, context: TaskContext) -> Iterator[Path]:
+        cells = job.view().cells
+        for result in cells[-1].results[:1] if cells else ():
+            write_result(context.store.get(result).path, flags.out)
+            yield flags.out
 
 
 class Edit:
     """Change a picture; the way up to the noise and the way back down are both visible step by step."""
 
     key = "edit"
+    command = EditCommand()
+    endpoint = Endpoint(
+        "edit",
+        "Change a picture; streams progress, then returns the edited picture and its figures.",
+        '{"base": fields of a request, "edit": "image_to_image", "inpaint", "outpaint", "reprompt", "replace", '
+        '"refine" or "reweight" with its settings, "inversion": "direct", "edict" or "ddim", "source_prompt": what '
+        'the source shows, "mask": a picture like the source, white where it may change, "fit": "crop" or "resize"}.',
+        (
+            prompt("what the edited picture should show."),
+            Argument("picture", "the source's file as base64 or as a data URL.", ("picture",)),
+        ),
+    )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> EditRequest:
         request = EditRequest.parse(values, lambda plain: parse_request(plain, context), read_picture, read_mask)
@@ -117,6 +109,9 @@ class Edit:
         if "width" not in given and "height" not in given:
             request = request.replace(base=request.base.replace(width=0, height=0))
         return request
+
+    def work(self, request: EditRequest) -> tuple[float, float]:
+        return 3 * request.base.num_inference_steps, 0  # there, back, and the reconstruction
 
     def run(self, request: EditRequest, job: Job, context: TaskContext) -> None:
         with context.model(request.base.model, job) as family:

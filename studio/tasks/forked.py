@@ -1,4 +1,4 @@
-"""Tasks in the forked worker of a ZeroGPU Space: the models that were loaded before the fork, without a cache."""
+"""Tasks in the forked worker of a ZeroGPU Space: with the models that were loaded before the fork, and no others."""
 
 from __future__ import annotations
 
@@ -16,10 +16,30 @@ if TYPE_CHECKING:
     from pipelines.core.types import Choice
     from studio.tasks.base import Task
 
-__all__ = ["MODELS", "ForkedContext", "forked_run", "preloaded"]
+__all__ = ["LEAST_SECONDS", "MODELS", "MOST_SECONDS", "ForkedContext", "forked_run", "preloaded", "seconds_for"]
 
 MODELS = "STEPWISE_ZERO_MODELS"
 """Variable of a Space: keys of the models that it loads at its start, with commas between; default: the shipped one."""
+
+LEAST_SECONDS, MOST_SECONDS = 15, 120
+"""GPU time that a job asks for. It is taken from the person's quota, and the queue favors those who ask for little."""
+
+_MEGAPIXEL_STEP = 0.5
+"""Seconds."""
+
+
+def seconds_for(task: Task, request: Any) -> int:
+    """How long a job may hold the GPU: a generous guess from its steps, pictures, frames and pixels.
+
+    Args:
+        task: of the job.
+        request: the checked request of that task.
+    """
+    base = getattr(request, "base", request)
+    steps, more = task.work(request)
+    megapixels = (base.width or 1024) * (base.height or 1024) / 2**20
+    guess = LEAST_SECONDS + more + steps * max(megapixels, 0.05) * _MEGAPIXEL_STEP
+    return int(min(max(guess, LEAST_SECONDS), MOST_SECONDS))
 
 
 def preloaded(environ: Mapping[str, str] | None = None) -> Sequence[str]:
@@ -64,8 +84,7 @@ class ForkedContext:
     def __init__(self, parent: TaskContext, models: Mapping[str, Any], bytes_on_disk: Mapping[str, int | None]):
         self._models, self._bytes_on_disk = models, bytes_on_disk
         self.limits, self.catalog, self.device = parent.limits, parent.catalog, parent.device
-        self.learned = parent.learned
-        self.caches = TaskCaches()
+        self.store, self.learned, self.caches = parent.store, parent.learned, TaskCaches()
         # None of these takes a lock.
         self.traits, self.expand = parent.traits, parent.expand
         self.lora_path, self.load_loras = parent.lora_path, parent.load_loras

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ class Keep:
     """Keep a quantized model, in the queue like all that needs the device: its copy may have to be made anew."""
 
     key = "keep"
+    command = None
+    endpoint = None
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> KeepRequest:
         known = [field.name for field in dataclasses.fields(KeepRequest)]
@@ -40,6 +43,9 @@ class Keep:
         require_runs(request.variant, this_machine(context.device))
         quantized_entry(context.catalog[request.model], request.variant)
         return request
+
+    def work(self, request: KeepRequest) -> tuple[float, float]:
+        return 0, math.inf  # no Space with ZeroGPU keeps one
 
     def run(self, request: KeepRequest, job: Job, context: TaskContext) -> None:
         label = quantized_entry(context.catalog[request.model], request.variant).label

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import logging
 import math
 import tempfile
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 from pipelines.benchmarks.quantization_peak import peak_bytes
+from pipelines.core.choice_text import parse_choice
 from pipelines.core.errors import MethodFitError, StepwiseError, StoreError
 from pipelines.core.loop import Run, denoise_together
 from pipelines.core.schedule import Level
@@ -28,7 +31,9 @@ from pipelines.quantizers.stored import stored_bytes
 from pipelines.requests.reference import likeness
 from pipelines.requests.text_to_image import build_run, decode, resolve
 from pipelines.workflows.quantize import QuantizationRequest, in_order_of_use, seconds_per_step, step_errors
+from studio.exports.pictures import PICTURES, write_result
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.entry import Command, Endpoint, prompt
 from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 
@@ -38,13 +43,77 @@ if TYPE_CHECKING:
 __all__ = ["FULL", "Quantize"]
 
 FULL = "Full precision"
+
+_QUANTIZING_SECONDS, _PEAK_SECONDS = 3, 10
+"""Of one quantized copy, and of the process that measures one peak of memory."""
+
 _LOG = logging.getLogger("stepwise.quantize")
+
+
+class QuantizeCommand(Command):
+    """`python -m studio quantize`."""
+
+    name, help = "quantize", "a model beside its quantized copies"
+    out = "a .png, .jpg or .webp file, to whose name each method's is added; or .json for the figures"
+    suffixes = (*PICTURES, ".json")
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--with",
+            dest="variants",
+            action="append",
+            default=[],
+            metavar="KEY[,SETTING=VALUE...]",
+            help="e.g. int8, or int4,group_size=32; repeat for more (default: int8, int4 and nf4)",
+        )
+        parser.add_argument("--no-measure", action="store_true", help="only pictures, PSNR, SSIM and bytes")
+        parser.add_argument("--peak", action="store_true", help="also the peak of memory, each in a process of its own")
+        parser.add_argument("--keep", action="store_true", help="keep the quantized models in the models folder")
+
+    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+        values = {"base": dict(base), "measure": not flags.no_measure, "peak": flags.peak, "keep": flags.keep}
+        return {**values, "variants": [parse_choice(one) for one in flags.variants]} if flags.variants else values
+
+    def write(self, job: Job, flags: argparse.Namespace, context: TaskContext) -> Iterator[str | Path]:
+        outcome = job.view().outcome
+        yield from map(_line, outcome["rows"])
+        if flags.out.suffix.lower() == ".json":
+            flags.out.write_text(json.dumps(dict(outcome), indent=1, ensure_ascii=False), encoding="utf-8")
+            yield flags.out
+            return
+        for row in outcome["rows"]:
+            if row["result"]:
+                name = flags.out.with_stem(f"{flags.out.stem}-{row['key'].partition('+')[2] or 'full'}")
+                write_result(context.store.get(row["result"]).path, name)
+                yield name
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """What the command prints of a cell."""
+    if row["problem"]:
+        return f"{row['label']}: {row['problem']}"
+    parts = [f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else ""]
+    parts += [f"PSNR {row['psnr']:.1f} dB" if row["psnr"] is not None else "equal" if row["identical"] else ""]
+    parts += [f"SSIM {row['ssim']:.3f}" if row["ssim"] is not None else ""]
+    parts += [f"{row['step_ratio']:.2f} × the time" if row["step_ratio"] else ""]
+    parts += [f"peak {row['peak'] / 1e6:.1f} MB" if row["peak"] is not None else ""]
+    parts += [f"kept as {row['key']}" if row["kept"] else ""]
+    return f"{row['label']}: {', '.join(part for part in parts if part)}"
 
 
 class Quantize:
     """Run a model beside its quantized copies from one noise, measure how far they go from it, keep them if asked."""
 
     key = "quantize"
+    command = QuantizeCommand()
+    endpoint = Endpoint(
+        "quantize",
+        "Run a model beside its quantized copies; streams progress, then returns pictures, figures and errors by step.",
+        '{"base": fields of a request, "variants": ["int8", {"key": "int4", "group_size": 32}, ...], "measure": errors '
+        'by layer and step and the time of a step, "peak": the peak of memory, each in a process of its own, "keep": '
+        "true writes the quantized models into the models folder}.",
+        (prompt("for all of them."),),
+    )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> QuantizationRequest:
         machine = this_machine(context.device)
@@ -53,6 +122,12 @@ class Quantize:
         if request.keep:
             context.require_keeping()
         return request
+
+    def work(self, request: QuantizationRequest) -> tuple[float, float]:
+        runs = len(request.variants) + 1
+        each = 3 if request.measure else 1  # measuring costs two more runs of each
+        seconds = _QUANTIZING_SECONDS * len(request.variants) + _PEAK_SECONDS * runs * request.peak
+        return request.base.num_inference_steps * each * runs, seconds
 
     def run(self, request: QuantizationRequest, job: Job, context: TaskContext) -> None:
         quantizing = _Quantizing(request, job, context)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,9 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_fit, check_request
 from pipelines.requests.text_to_image import build_run, decode, resolve
+from studio.exports.pictures import PICTURES, write_result
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.entry import Command, Endpoint, prompt
 from studio.tasks.recording import record
 from studio.tasks.stock import run_stock
 
@@ -43,13 +47,42 @@ def parse_request(values: Mapping[str, Any], context: TaskContext, prompt_needed
     return request
 
 
+class Generate(Command):
+    """`python -m studio generate`."""
+
+    name, help = "generate", "make pictures from a prompt"
+    out = "a .png, .jpg or .webp file; a batch adds -1, -2, ..."
+    suffixes = PICTURES
+
+    def values(self, flags: Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(base)
+
+    def write(self, job: Job, flags: Namespace, context: TaskContext) -> Iterator[Path]:
+        results = [result for cell in job.view().cells for result in cell.results]
+        for i, result in enumerate(results):
+            name = flags.out if len(results) == 1 else flags.out.with_stem(f"{flags.out.stem}-{i + 1}")
+            write_result(context.store.get(result).path, name)
+            yield name
+
+
 class TextToImage:
     """Generate a batch from one request, every step visible."""
 
     key = "text_to_image"
+    command = Generate()
+    endpoint = Endpoint(
+        "generate",
+        "Make pictures from a prompt; streams progress, then returns the pictures as files.",
+        'any other fields of a request by name, e.g. {"num_inference_steps": 20, "seed": 7, '
+        '"sampler": {"key": "ddim", "eta": 0.5}, "guidance": {"key": "cfg", "guidance_scale": 5}}.',
+        (prompt("what the picture should show.", "prompt"),),
+    )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> Request:
         return parse_request(values, context)
+
+    def work(self, request: Request) -> tuple[float, float]:
+        return request.num_inference_steps * request.batch_size, 0
 
     def run(self, request: Request, job: Job, context: TaskContext) -> None:
         job.set_cells([Cell(num_steps=request.num_inference_steps)])
@@ -73,7 +106,7 @@ class TextToImage:
     def store(
         request: Request, images: np.ndarray, job: Job, context: TaskContext, evaluations: int, seconds: float
     ) -> None:
-        """Show the pictures of a finished run, then save them: a full disk then takes none of them away."""
+        """Show the pictures of a finished run and then save them: a full disk takes none of them away."""
         figures = {"evaluations": evaluations, "seconds": seconds}
         job.update_cell(0, images=images, figures=figures)
         results: tuple[str, ...] = ()

@@ -14,7 +14,6 @@ from PIL import Image
 
 from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError
 from studio.backend import Studio, StudioSettings
-from studio.cli.animate import parse_key
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
 from studio.media.clips import SUFFIXES, encode_clip, strip
@@ -22,6 +21,7 @@ from studio.page.gallery.markup import opened, tiles
 from studio.page.video.viewer import ClipRenderer
 from studio.results.archives import thumbnail
 from studio.results.search import reusable
+from studio.tasks.animate import parse_key
 from tests.pipelines.tiny_models import tiny_sd
 from tests.pipelines.tiny_videos import TINY_VIDEOS
 from tests.studio.waiting import ended

@@ -10,7 +10,7 @@ from pipelines.core.types import Request
 from studio import infotext
 from studio.backend import Studio
 from studio.cli import main as command_line
-from studio.cli.pictures import write_picture, write_result
+from studio.exports.pictures import write_picture, write_result
 from studio.results.store import Store
 
 REQUEST = Request(prompt="a fox", seed=7, num_inference_steps=6)

@@ -27,7 +27,7 @@ from studio.jobs.job import JobStatus
 from studio.page.edit.viewer import EditRenderer, edit_figures
 from studio.tasks import TASKS
 from studio.tasks import edit as edit_task
-from studio.tasks.edit import read_mask, read_picture
+from studio.tasks.pictures import read_mask, read_picture
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
 

@@ -22,10 +22,10 @@ from pipelines.core.errors import ModelMissingError, SettingsError
 from pipelines.core.types import Choice, Request
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import Job, JobStatus
-from studio.jobs.zero_engine import LEAST_SECONDS, MOST_SECONDS, seconds_for
 from studio.server import spaces as spaces_start
 from studio.tasks import TASKS as TABLE
 from studio.tasks import forked
+from studio.tasks.forked import LEAST_SECONDS, MOST_SECONDS, seconds_for
 from tests.studio.zero_stand_in import StandIn
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ZeroGPU is Linux")
@@ -258,7 +258,7 @@ def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, 
 
     def seconds(**changes):
         new = base.replace(**changes)
-        return seconds_for(task, new if request is base else dataclasses.replace(request, base=new), "x")
+        return seconds_for(TABLE[task], new if request is base else dataclasses.replace(request, base=new))
 
     assert LEAST_SECONDS <= seconds() < seconds(num_inference_steps=60, width=768, height=768) <= MOST_SECONDS
     assert seconds(num_inference_steps=200, width=2048, height=2048) == MOST_SECONDS
@@ -267,7 +267,7 @@ def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, 
 @pytest.mark.parametrize("task", GROWN)
 def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
     less, more = (
-        seconds_for(task, TABLE[task].parse(values, studios[0]))
+        seconds_for(TABLE[task], TABLE[task].parse(values, studios[0]))
         for values in (TASKS[task], {**TASKS[task], **GROWN[task]})
     )
     assert LEAST_SECONDS <= less < more <= MOST_SECONDS
@@ -275,7 +275,7 @@ def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
 
 def test_the_time_of_a_clip_and_of_a_comparison_of_weights(studios):
     def seconds(task, **values):
-        return seconds_for(task, TABLE[task].parse({**TASKS[task], **values}, studios[0]))
+        return seconds_for(TABLE[task], TABLE[task].parse({**TASKS[task], **values}, studios[0]))
 
     long = {"base": {**FOX, "num_inference_steps": 20}}
     assert seconds("animate", **long, frames=2) < seconds("animate", **long, frames=24) < MOST_SECONDS

@@ -1,4 +1,4 @@
-"""Pictures that the command line writes: the name's suffix chooses the format, the settings go along."""
+"""Pictures in files of a person's own: the name's suffix chooses the format, the settings go along."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from PIL import Image
 from pipelines.core.errors import SettingsError
 from studio.infotext.embed import OUR_CHUNK, encode, texts
 
-__all__ = ["PICTURE_SUFFIXES", "require_suffix", "write_picture", "write_result"]
+__all__ = ["PICTURES", "PICTURE_SUFFIXES", "require_suffix", "write_picture", "write_result"]
 
 PICTURE_SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 """Suffix to format, in any case."""
 
+PICTURES = tuple(PICTURE_SUFFIXES)
 
-def require_suffix(path: Path, others: Sequence[str] = ()) -> None:
+
+def require_suffix(path: Path, known: Sequence[str] = PICTURES) -> None:
     """Refuse a name that says no format of ours; to be asked before the run.
 
     Args:
         path: to write to.
-        others: suffixes that the command writes besides pictures.
+        known: suffixes that can be written, in lower case.
 
     Raises:
         SettingsError: it ends in something else.
     """
-    known = (*PICTURE_SUFFIXES, *others)
     if path.suffix.lower() not in known:
         raise SettingsError(f"{path.name!r} does not say which file to write. End it in {', '.join(known)}.")
 

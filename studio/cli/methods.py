@@ -1,0 +1,43 @@
+"""`python -m studio methods`: the tables of methods as Markdown."""
+
+from __future__ import annotations
+
+__all__ = ["method_tables"]
+
+
+def method_tables() -> str:
+    """The tables of methods as Markdown, for docs/methods.md."""
+    from pipelines.edits import EDITS
+    from pipelines.guidance import GUIDANCE
+    from pipelines.initializations import INITIALIZATIONS
+    from pipelines.inversions import INVERSIONS
+    from pipelines.quantizers import QUANTIZERS
+    from pipelines.samplers import SAMPLERS
+    from pipelines.schedules import SCHEDULES
+    from pipelines.workflows.video import VIDEOS
+
+    parts = []
+    for table in (SAMPLERS, SCHEDULES, INITIALIZATIONS, GUIDANCE, INVERSIONS, EDITS, VIDEOS, QUANTIZERS):
+        parts += [f"| {table.kind} | key | what it is for | source |", "| --- | --- | --- | --- |"]
+        parts += [f"| {one.label} | `{one.key}` | {one.help} | {one.paper} |" for one in table.values()]
+        parts += ["", *order_rows(), ""] if table is SAMPLERS else [""]
+    return "\n".join(parts).rstrip()
+
+
+def order_rows() -> list[str]:
+    """The Markdown table of the deterministic samplers' orders of convergence, in theory and as measured."""
+    from pipelines.benchmarks.orders import ORDERS, formula_order, whole_run_order
+    from pipelines.samplers import SAMPLERS
+
+    parts = [
+        "| deterministic sampler | settings | order in theory | of the formula, measured | of a whole run, measured |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for key, rows in ORDERS.items():
+        for known in rows:
+            told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.settings.items()) or "–"
+            parts.append(
+                f"| {SAMPLERS[key].label} | {told} | {known.theory} | {formula_order(key, known):.2f} "
+                f"| {whole_run_order(key, known):.2f} |"
+            )
+    return parts
