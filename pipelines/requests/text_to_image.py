@@ -88,8 +88,8 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
     request = resolve_size(request, family)
     check_fit(request, family.traits)
     schedule = settle_schedule(request, family.learned, lambda: network_identity(family))
-    sampler = SAMPLERS[request.sampler.key].build(request.sampler.settings)
-    initialization = INITIALIZATIONS[request.start.key].build(request.start.settings)
+    sampler = SAMPLERS.build(request.sampler)
+    initialization = INITIALIZATIONS.build(request.start)
     if isinstance(schedule, FittedSchedule):
         settings = {**request.schedule.settings, "name": schedule.name}
         request = request.replace(schedule=Choice(request.schedule.key, settings))
@@ -101,7 +101,7 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         noise_schedule,
         tuple(schedule.levels(noise_schedule, request.num_inference_steps)),
         sampler,
-        GUIDANCE[request.guidance.key].build(request.guidance.settings),
+        GUIDANCE.build(request.guidance),
         initialization,
     )
 

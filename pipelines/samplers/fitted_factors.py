@@ -42,7 +42,7 @@ class Terms:
         each = max(1, len(self.branches))
         return 1 + sum(1 if m in self.single else each for m in range(index + 1))
 
-    def emphasis(self, index: int, numbers: Iterable[float | torch.Tensor]) -> PromptExtrapolation:
+    def prompt_extrapolation(self, index: int, numbers: Iterable[float | torch.Tensor]) -> PromptExtrapolation:
         """A step's, with a number for each branch that it evaluates."""
         return PromptExtrapolation(self.branches, dict(zip(self.evaluated(index), numbers, strict=True)))
 
@@ -86,7 +86,7 @@ class FittedFactors:
         rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final latents.
         times: N network times that the run must visit, as the network is told them.
         terms: what the factors belong to: those of one step in the order of the branches' names.
-        emphasis: for each step, how far the conditionings of the branches that it evaluates, in the order of their names, are
+        prompt_extrapolation: for each step, how far the conditionings of the branches that it evaluates, in the order of their names, are
             moved along the line from the first branch's to the last's; empty for not at all. In a fit of branches only.
 
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
@@ -101,10 +101,12 @@ class FittedFactors:
         rows: Sequence[Sequence[float]],
         times: Sequence[float],
         terms: Terms = Terms(),
-        emphasis: Sequence[Sequence[float]] = (),
+        prompt_extrapolation: Sequence[Sequence[float]] = (),
     ):
         self.rows, self.times, self.terms = tuple(map(tuple, rows)), tuple(times), terms
-        self.emphasis = tuple(terms.emphasis(index, numbers) for index, numbers in enumerate(emphasis))
+        self.prompt_extrapolation = tuple(
+            terms.prompt_extrapolation(index, numbers) for index, numbers in enumerate(prompt_extrapolation)
+        )
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         if context.num_steps != len(self.rows) or abs(level.timestep - self.times[context.index]) > 1e-3:
@@ -112,7 +114,7 @@ class FittedFactors:
                 f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
                 "Take the schedule Learned with the number of steps it was fitted for."
             )
-        own = self.emphasis[context.index] if self.emphasis else None
+        own = self.prompt_extrapolation[context.index] if self.prompt_extrapolation else None
         prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index), conditioning=own)
         known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))
         return State(combined(self.rows[context.index], known), prediction.denoised, memory=known)

@@ -54,7 +54,9 @@ class Convergence:
         )
 
     def parse(self, values: Mapping[str, Any], studio: Studio) -> ConvergenceRequest:
-        return ConvergenceRequest.parse(values, lambda plain: parse_request(plain, studio), studio.traits)
+        return ConvergenceRequest.parse(
+            values, lambda plain: parse_request(plain, studio), studio.traits, studio.limits
+        )
 
     def run(self, request: ConvergenceRequest, job: Job, studio: Studio) -> None:
         with studio.model(request.base.model, job) as family:
