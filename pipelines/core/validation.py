@@ -48,7 +48,7 @@ def require_one_picture(batch_size: int, reason: str) -> None:
 
 
 def read_object(value: object, name: str) -> Mapping[str, object]:
-    """Returns an object of settings, such as "base of an edit".
+    """Read an object of settings, such as the "base of an edit".
 
     Raises:
         SettingsError: it is something else.
@@ -59,7 +59,7 @@ def read_object(value: object, name: str) -> Mapping[str, object]:
 
 
 def read_text(value: object, name: str, longest: int) -> str:
-    """Returns text that can be stored, of at most so many characters.
+    """Read text that can be stored, of at most so many characters.
 
     Raises:
         SettingsError: it is something else, or longer.
@@ -72,7 +72,7 @@ def read_text(value: object, name: str, longest: int) -> str:
 
 
 def read_flag(value: object, name: str) -> bool:
-    """Returns a yes or no.
+    """Read a yes or no.
 
     Raises:
         SettingsError: it is something else.
@@ -83,7 +83,7 @@ def read_flag(value: object, name: str) -> bool:
 
 
 def read_whole(value: object, name: str, low: int, high: int) -> int:
-    """Returns a whole number from low to high.
+    """Read a whole number from low to high.
 
     Raises:
         SettingsError: it is something else, or out of range.

@@ -32,8 +32,8 @@ _POWERS = (1.0, 1.2, 1.4, 1.7, 2.0)
 """Of the start "best": t_k = t_0 * (1 - (k / N)^p), which is uniform at 1 and densest at high noise at 2."""
 
 _FIRST = (1.0, 0.97)
-"""Of the start "best", where none is given: t_0 over the last trained time T. Nothing is seen at T but noise, so a run may begin
-a little later."""
+"""Of the start "best", where none is given: t_0 over the last trained time T. Nothing is seen at T but noise, so a run
+may begin a little later."""
 
 _TRIED_ON = 128
 """Pictures on which sets of times are compared; where there are more, the best set's factors are then fitted to all."""
@@ -90,7 +90,8 @@ class BespokeSettings:
 class FittedSolver:
     """Times, a row of factors for every step, what they belong to, and the relative error on the fitted pictures.
 
-    `held_out` is that on the held-out pictures, by which nothing was chosen. `prompt_extrapolation` is as in `FittedFactors`.
+    `held_out` is that on the held-out pictures, by which nothing was chosen. `prompt_extrapolation` is as in
+    `FittedFactors`.
     """
 
     times: tuple[float, ...]
@@ -107,7 +108,8 @@ class FittedSolver:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One set of times, fitted, or one round of the optimizer, with its error on the fitted pictures (a round's own few).
+    """One set of times, fitted, or one round of the optimizer, with its error on the fitted pictures (a round's own
+    few).
 
     `uniform` is the error of the sampler itself on uniform times, as many as cost the same, on the held-out pictures.
     """
@@ -122,7 +124,8 @@ class Trial:
 def fit_bespoke(
     problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0, kept: FittedSolver | None = None
 ) -> Iterator[Trial]:
-    """Fit the factors to several sets of times, then move all together; yields as it goes, `best` of the last is the result.
+    """Fit the factors to several sets of times, then move all together; yields as it goes, `best` of the last is the
+    result.
 
     Args:
         problem: its sampler is the one whose place the factors take; one evaluation a step, no fresh noise.
@@ -132,17 +135,19 @@ def fit_bespoke(
 
     Raises:
         MethodFitError: the sampler is another kind.
-        SettingsError: there are fewer than two steps, a branch is to be left out where there are not two, prompt extrapolation is to be
+        SettingsError: there are fewer than two steps, a branch is to be left out where there are not two, prompt
+        extrapolation is to be
             fitted where there are no two branches or no rounds.
         Cancelled: the fit was stopped.
 
-    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329: the family of solvers, and the descent of the
-    final error's gradient (`bespoke_descent`).
+    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329: the family of solvers, and the descent of
+    the final error's gradient (`bespoke_descent`).
     Differs: begins with least squares, each row the solution for the long run's own latents at the step's end, which
-    needs one short run and no gradient; and the branches of the guidance may have factors of their own. With `single_ends` the
-    first and the last step evaluate the prompt's branch only, as adaptive guidance does in its last steps (Castillo et al.,
-    arXiv:2312.12487): at the start the other branch sees nothing but noise, at the end the two hardly differ. With
-    `emphasis` the descent also moves what the network is told of the prompts, as `PromptExtrapolation` says.
+    needs one short run and no gradient; and the branches of the guidance may have factors of their own. With
+    `single_ends` the first and the last step evaluate the prompt's branch only, as adaptive guidance does in its last
+    steps (Castillo et al., arXiv:2312.12487): at the start the other branch sees nothing but noise, at the end the two
+    hardly differ. With `emphasis` the descent also moves what the network is told of the prompts, as
+    `PromptExtrapolation` says.
     """
     _require_fittable(problem)
     terms = _choose_terms(problem, settings)
@@ -262,7 +267,8 @@ def _descend_from(context: FitContext, after: Trial, squares: Sequence[torch.Ten
 
 
 def _choose_terms(problem: Problem, settings: BespokeSettings) -> Terms:
-    """The guidance's branches where every level has the same several; else none, and the factors take the guided estimate.
+    """The guidance's branches where every level has the same several; else none, and the factors take the guided
+    estimate.
 
     Raises:
         SettingsError: a branch is to be left out where there are not two, or no step in the middle.

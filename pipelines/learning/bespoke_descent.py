@@ -35,9 +35,9 @@ _STEEPEST = 0.8
 """Norm of a round's slope beyond which it is shortened, so that a few pictures near a fork do not throw all numbers."""
 
 _EXTRAPOLATION = 0.2
-"""Of the prompt extrapolation, as a share of the way from one branch's conditioning to the other's: one learning rate then moves it as the
-others. At a tenth of this rate the shipped solver's error ended at 0.190 in the place of 0.186 (experiments on the benchmark's 64
-pictures, from the same beginning)."""
+"""Of the prompt extrapolation, as a share of the way from one branch's conditioning to the other's: one learning rate
+then moves it as the others. At a tenth of this rate the shipped solver's error ended at 0.190 in the place of 0.186
+(experiments on the benchmark's 64 pictures, from the same beginning)."""
 
 _KEPT = 2**16
 """Numbers in a round's latents up to which all inner values of its evaluations are kept rather than computed twice."""
@@ -62,8 +62,8 @@ class DescentSettings(Protocol):
 class Descended:
     """A round: its relative error on its own pictures, and where the times, rows and prompt extrapolation are after it.
 
-    After the last round, `mean` has them at the mean of all numbers over the second half of the rounds, which the round's own
-    few pictures move less. `prompt_extrapolation` is as in `FittedFactors`.
+    After the last round, `mean` has them at the mean of all numbers over the second half of the rounds, which the
+    round's own few pictures move less. `prompt_extrapolation` is as in `FittedFactors`.
     """
 
     loss: float
@@ -84,8 +84,8 @@ def inverse_root(squares: torch.Tensor) -> torch.Tensor:
 
 
 class _Student:
-    """The numbers being moved: z of every row, the times where the network's answers are estimates of noise, and, where that is
-    asked for, the prompt extrapolation.
+    """The numbers being moved: z of every row, the times where the network's answers are estimates of noise, and, where
+    that is asked for, the prompt extrapolation.
 
     Of a network of another kind an estimate of noise depends on the level that it is asked at, whose slope is not known
     here, so there the times stay. So does a first time that is the model's last.
@@ -127,7 +127,8 @@ class _Student:
         return [root @ z for root, z in zip(self.roots, self.z, strict=True)]
 
     def errors(self, places: torch.Tensor) -> torch.Tensor:
-        """(B,): of these of the fitted pictures, the mean squared distance to the long run's ends over all their mean square."""
+        """(B,): of these of the fitted pictures, the mean squared distance to the long run's ends over all their mean
+        square."""
         problem, times = self.problem, self.times()
         pictures = problem.fitted
         levels = learned_levels(times.tolist(), times.tolist(), problem.noise_schedule)
@@ -206,17 +207,17 @@ def descend(
         times, rows: where it begins.
         roots: `inverse_root` of each row's normal matrix there.
         terms: what the factors belong to.
-        settings: rounds, learning rate, pictures a round, the power that each picture's distance is taken to, and whether the
-            prompt extrapolation moves too.
+        settings: rounds, learning rate, pictures a round, the power that each picture's distance is taken to, and
+            whether the prompt extrapolation moves too.
         seed: of the order of the pictures.
         prompt_extrapolation: where it begins; empty for none at all.
 
     Raises:
         Cancelled: the fit was stopped.
 
-    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the PSNR loss, in latents; Adam).
-    Differs: begins at the least-squares rows, moves each row in the coordinates in which its tensors are uncorrelated, takes
-    each picture's distance in the place of its logarithm, and shortens steep rounds.
+    Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the PSNR loss, in latents;
+    Adam). Differs: begins at the least-squares rows, moves each row in the coordinates in which its tensors are
+    uncorrelated, takes each picture's distance in the place of its logarithm, and shortens steep rounds.
     """
     if settings.emphasis and not prompt_extrapolation:
         prompt_extrapolation = [[0.0] * len(terms.evaluated(index)) for index in range(len(rows))]

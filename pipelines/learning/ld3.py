@@ -203,10 +203,10 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
 
     Source: Tong et al., Learning to discretize denoising diffusion ODEs (LD3), arXiv:2405.15506, algorithm 1: RMSprop
     on times, offsets and the bounded shift of the noise.
-    Differs: the distance is the mean square in latents, since a perceptual one needs weights that are not here; the shift
-    of the noise is off unless it is asked for; the fit starts from the best hand-made schedule, with a rate that falls as
-    a cosine, for a tenth of the rounds; an offset is bounded by half a step; the result is the best of several readings on
-    all fitted pictures, so that the held-out ones judge it and choose nothing.
+    Differs: the distance is the mean square in latents, since a perceptual one needs weights that are not here; the
+    shift of the noise is off unless it is asked for; the fit starts from the best hand-made schedule, with a rate that
+    falls as a cosine, for a tenth of the rounds; an offset is bounded by half a step; the result is the best of several
+    readings on all fitted pictures, so that the held-out ones judge it and choose nothing.
     """
     theta, uniform = _start(problem, settings.start)
     student = _Student(problem, theta, settings)

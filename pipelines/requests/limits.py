@@ -77,8 +77,8 @@ def check_request(
         request: untrusted.
         limits: the server's caps.
         prompt_needed: False for a model that starts from a picture alone.
-        learned: the fitted schedules that a name is looked for among; None leaves that to the run, which refuses what it
-            does not find.
+        learned: the fitted schedules that a name is looked for among; None leaves that to the run, which refuses what
+            it does not find.
 
     Raises:
         SettingsError: the first thing that is wrong, its value, and what is allowed.

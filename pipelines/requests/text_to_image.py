@@ -81,7 +81,8 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         family: the loaded model, before LoRAs are applied, which would make its weights look like another model's.
 
     Raises:
-        SettingsError: a size the model cannot make, a schedule that cannot serve it or that was learned for other weights,
+        SettingsError: a size the model cannot make, a schedule that cannot serve it or that was learned for other
+        weights,
             or a start that spares steps which a learned solver needs.
         MethodFitError: a method that does not fit it.
     """

@@ -18,11 +18,11 @@ __all__ = ["FittedFactors", "Terms", "combined"]
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What the factors of a fitted solver belong to.
+    """Terms say what the factors of a fitted solver belong to.
 
     Attributes:
-        branches: names of the guidance's branches that have factors of their own, in the place of the guidance; empty where
-            the factors take the guided estimate.
+        branches: names of the guidance's branches that have factors of their own, in the place of the guidance; empty
+            where the factors take the guided estimate.
         single: the steps that evaluate the last of the branches only, which costs half of an evaluation of two.
     """
 
@@ -30,20 +30,20 @@ class Terms:
     single: tuple[int, ...] = ()
 
     def asked(self, index: int) -> tuple[str, ...]:
-        """`Query.branches` of a step's evaluation."""
+        """Find the `Query.branches` of a step's evaluation."""
         return self.branches[-1:] if index in self.single else ()
 
     def evaluated(self, index: int) -> tuple[str, ...]:
-        """The branches that a step evaluates; empty where the factors take the guided estimate."""
+        """Name the branches that a step evaluates; empty where the factors take the guided estimate."""
         return self.asked(index) or self.branches
 
     def count(self, index: int) -> int:
-        """Factors in the row of a step: one for the start and one for each tensor found up to there."""
+        """Count the factors in the row of a step: one for the start and one for each tensor found up to there."""
         each = max(1, len(self.branches))
         return 1 + sum(1 if m in self.single else each for m in range(index + 1))
 
     def prompt_extrapolation(self, index: int, numbers: Iterable[float | torch.Tensor]) -> PromptExtrapolation:
-        """A step's, with a number for each branch that it evaluates."""
+        """Make a step's prompt extrapolation, with a number for each branch that it evaluates."""
         return PromptExtrapolation(self.branches, dict(zip(self.evaluated(index), numbers, strict=True)))
 
     @property
@@ -52,11 +52,12 @@ class Terms:
         return len(self.single) * max(0, len(self.branches) - 1)
 
     def evaluations(self, num_steps: int) -> int:
-        """What a run of so many steps costs, in evaluations of all branches, rounded up."""
+        """Count what a run of so many steps costs, in evaluations of all branches, rounded up."""
         return num_steps - self.left_out // max(1, len(self.branches))
 
     def found(self, prediction: Prediction, index: int) -> tuple[torch.Tensor, ...]:
-        """The tensors that a step's evaluation adds to those known: noise estimates of the branches, or the guided one.
+        """Take the tensors that a step's evaluation adds to those known: noise estimates of the branches, or the guided
+        one.
 
         Raises:
             SettingsError: the run's guidance has no such branches.
@@ -73,27 +74,30 @@ class Terms:
 
 
 def combined(factors: Sequence[float], known: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum of each known tensor times its factor."""
+    """Sum each known tensor, (B, C, h, w), times its factor."""
     return sum((factor * one for factor, one in zip(factors, known, strict=True)), torch.zeros_like(known[0]))
 
 
 class FittedFactors:
-    """x_(m+1) = r_(m,0) * x_0 + sum of r_(m,j) * eps_hat_j over the evaluations so far, one evaluation a step.
+    """A fitted solver steps by x_(m+1) = r_(m,0) * x_0 + sum of r_(m,j) * eps_hat_j over the evaluations so far, one
+    evaluation a step.
 
     Not in the table: the schedule "learned" puts it in the place of the solver that the factors were fitted for.
 
     Args:
-        rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final latents.
+        rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final
+            latents.
         times: N network times that the run must visit, as the network is told them.
         terms: what the factors belong to: those of one step in the order of the branches' names.
-        prompt_extrapolation: for each step, how far the conditionings of the branches that it evaluates, in the order of their names, are
-            moved along the line from the first branch's to the last's; empty for not at all. In a fit of branches only.
+        prompt_extrapolation: for each step, how far the conditionings of the branches that it evaluates, in the order
+            of their names, are moved along the line from the first branch's to the last's; empty for not at all. In a
+            fit of branches only.
 
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
     arXiv:2403.01329, section 3 (every non-stationary linear solver is of this form).
     Differs: with branches, the guidance's own combination is fitted too, which costs no evaluation more; and a step may
-    evaluate one of the branches only, the others' place being taken by their earlier estimates, as in LinearAG (Castillo et
-    al., Adaptive guidance, arXiv:2312.12487), there with factors of a regression of their own.
+    evaluate one of the branches only, the others' place being taken by their earlier estimates, as in LinearAG
+    (Castillo et al., Adaptive guidance, arXiv:2312.12487), there with factors of a regression of their own.
     """
 
     def __init__(

@@ -14,7 +14,8 @@ __all__ = ["PromptExtrapolation", "extrapolate_prompt"]
 def extrapolate_prompt(
     own: Conditioning, first: Conditioning, last: Conditioning, by: float | torch.Tensor
 ) -> Conditioning:
-    """own + by * (last - first), in every tensor of real numbers; the others, and what the two have in common, stay.
+    """Compute own + by * (last - first), in every tensor of real numbers; the others, and what the two have in common,
+    stay.
 
     Args:
         own, first, last: with tensors of the same names and shapes.
@@ -31,16 +32,17 @@ def extrapolate_prompt(
 
 
 class PromptExtrapolation:
-    """One step's, which `Query.conditioning` asks for: the conditioning of each branch, moved along the line through both.
+    """A prompt extrapolation moves each branch's conditioning of one step along the line through both, as
+    `Query.conditioning`.
 
     Args:
         branches: names of the guidance's branches, of which the first and the last make the line.
         numbers: of each branch that the step evaluates, by name.
 
     Source: none that is known to us. An embedding of each step's own is null-text inversion's (Mokady et al.,
-    arXiv:2211.09794, section 3.2), there optimized for one picture and free in all its numbers. A free vector for each step and
-    branch, fitted to 704 pictures of the shipped model, was tried: 0.177 on those and 0.195 on others, where twelve numbers
-    have 0.186 and 0.189.
+    arXiv:2211.09794, section 3.2), there optimized for one picture and free in all its numbers. A free vector for each
+    step and branch, fitted to 704 pictures of the shipped model, was tried: 0.177 on those and 0.195 on others, where
+    twelve numbers have 0.186 and 0.189.
     """
 
     def __init__(self, branches: Sequence[str], numbers: Mapping[str, float | torch.Tensor]):

@@ -49,9 +49,9 @@ class Learned:
 
     Fit one with `python -m studio learn`, or on the page. Another model, sampler or number of steps than it was
     fitted for is refused, since there it means nothing. Another guidance than fitted is allowed where none was fitted
-    at the run's: then the one of the nearest guidance scale serves, unless its factors stand in the guidance's place. Errors
-    are compared among fits of one guidance only, because weaker guidance is easier to follow: a fit without guidance has a
-    smaller error than any with it.
+    at the run's: then the one of the nearest guidance scale serves, unless its factors stand in the guidance's place.
+    Errors are compared among fits of one guidance only, because weaker guidance is easier to follow: a fit without
+    guidance has a smaller error than any with it.
 
     Source: Tong et al., Learning to discretize denoising diffusion ODEs (LD3), arXiv:2405.15506; Li et al.,
     AutoDiffusion, arXiv:2309.10438.

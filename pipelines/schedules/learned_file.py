@@ -40,7 +40,8 @@ class LearnedSchedule:
         held_out: relative latent error on pictures that were not fitted, by "uniform", "start" and "fitted".
         curve: a row a round: {"round", "loss", and "held_out" where it was measured}.
         told: how it was fitted: settings, pictures, seconds.
-        rows: N rows of factors that take the sampler's place, each as long as `terms` says; empty where the sampler stays.
+        rows: N rows of factors that take the sampler's place, each as long as `terms` says; empty where the sampler
+            stays.
         branches, single: what the factors belong to, as in `Terms`.
         emphasis: as in `FittedFactors`.
     """

@@ -14,7 +14,8 @@ _ROUNDED = 0.01
 
 
 def lowest_and_highest(noise_schedule: NoiseSchedule) -> tuple[float, float]:
-    """sigma / alpha of the model's least and most noise; a flow model has a thousandth of its time at least, and no most."""
+    """sigma / alpha of the model's least and most noise; a flow model has a thousandth of its time at least, and no
+    most."""
     total = noise_schedule.num_train_timesteps
     if isinstance(noise_schedule, FlowSchedule):
         return noise_schedule.at(1.0).sigma_ve, math.inf

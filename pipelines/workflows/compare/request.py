@@ -173,8 +173,8 @@ def _cell(
 
 
 def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedules = LearnedSchedules()) -> int:
-    """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less those
-    that a fitted solver leaves out.
+    """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less
+    those that a fitted solver leaves out.
 
     An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on
     the level counts with those in the middle, where alpha = sigma.
