@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pipelines.core.errors import SettingsError, UnknownMethodError
-from pipelines.core.types import is_text, is_whole
+from pipelines.core.types import is_whole
 
 __all__ = [
+    "read_flag",
+    "read_object",
+    "read_whole",
     "require_fields",
     "require_one_picture",
     "require_range",
-    "read_flag",
-    "read_object",
-    "read_text",
-    "read_whole",
 ]
 
 
@@ -55,19 +54,6 @@ def read_object(value: object, name: str) -> Mapping[str, object]:
     """
     if not isinstance(value, Mapping):
         raise SettingsError(f"The {name} is given as {str(value)[:80]!r}. Give an object of settings.")
-    return value
-
-
-def read_text(value: object, name: str, longest: int) -> str:
-    """Read text that can be stored, of at most so many characters.
-
-    Raises:
-        SettingsError: it is something else, or longer.
-    """
-    if not is_text(value):
-        raise SettingsError(f"The {name} is {str(value)[:80]!r}. It must be text.")
-    if len(value) > longest:
-        raise SettingsError(f"The {name} has {len(value)} characters. At most {longest} are read.")
     return value
 
 
