@@ -30,33 +30,33 @@ __all__ = [
 
 
 class Cancelled(Exception):
-    """The person stopped the run: a result, not an error."""
+    """Raised where the person stopped the run, which is a result and not an error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditioning:
-    """What a network takes beside latents and time: named tensors, each (B, ...), one row a sample."""
+    """Holds what a network takes beside latents and time: named tensors, each (B, ...), one row a sample."""
 
     tensors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """One batch of all rows, in order."""
+        """Join conditionings of equal signatures to one batch of all their rows, in order."""
         names = parts[0].tensors
         return Conditioning({name: torch.cat([part.tensors[name] for part in parts]) for name in names})
 
     @property
     def signature(self) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-        """Equal for conditionings whose rows can stand in one batch."""
+        """Names, shapes of a row and dtypes: equal for conditionings whose rows can stand in one batch."""
         return tuple((name, tuple(tensor.shape[1:]), tensor.dtype) for name, tensor in self.tensors.items())
 
     def rows(self, start: int, stop: int) -> Conditioning:
-        """Rows start to stop, which lets a batch be evaluated in parts."""
+        """Take the rows from start to stop, which lets a batch be evaluated in parts."""
         return Conditioning({name: tensor[start:stop] for name, tensor in self.tensors.items()})
 
 
 class Network(Protocol):
-    """What the denoiser needs of a model family.
+    """A network is what the denoiser needs of a model family.
 
     Attributes:
         prediction_type: "epsilon", "v_prediction", "sample" or "flow".
@@ -69,12 +69,21 @@ class Network(Protocol):
     rows_together: int
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The network's own output for (R, C, h, w) latents at (R,) times, in the latents' dtype."""
+        """Evaluate the network once.
+
+        Args:
+            latents: (R, C, h, w).
+            timesteps: (R,), each row's own time, as the network takes it.
+            conditioning: of R rows.
+
+        Returns:
+            (R, C, h, w), what `prediction_type` says, in the latents' dtype.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The network's answer for one noise level, in whichever form is asked for.
+    """A prediction is the network's answer for one noise level, in whichever form is asked for.
 
     Attributes:
         raw: (B, C, h, w), the network's output or a guided combination of outputs.
@@ -95,7 +104,7 @@ class Prediction:
 
     @cached_property
     def denoised(self) -> torch.Tensor:
-        """The estimate of x0."""
+        """The estimate of x0, (B, C, h, w)."""
         alpha, sigma = self.level.alpha, self.level.sigma
         if self.prediction_type == "epsilon":
             return (self.latents - sigma * self.raw) / alpha
@@ -107,7 +116,7 @@ class Prediction:
 
     @cached_property
     def noise(self) -> torch.Tensor:
-        """The estimate of eps."""
+        """The estimate of eps, (B, C, h, w)."""
         alpha, sigma = self.level.alpha, self.level.sigma
         if self.prediction_type == "epsilon":
             return self.raw
@@ -118,12 +127,12 @@ class Prediction:
         return (self.latents - alpha * self.raw) / sigma
 
     def with_raw(self, raw: torch.Tensor) -> Prediction:
-        """The same evaluation with another output."""
+        """Put another output, (B, C, h, w), into the place of this evaluation's own."""
         return Prediction(raw, self.latents, self.level, self.prediction_type)
 
 
 class Guidance(Protocol):
-    """How the branches of one evaluation become one prediction.
+    """A guidance makes one prediction of the branches of one evaluation.
 
     Attributes:
         guidance_scale: how strongly; 1 for none.
@@ -132,15 +141,15 @@ class Guidance(Protocol):
     guidance_scale: float
 
     def plan(self, level: Level) -> tuple[str, ...]:
-        """Names of the conditionings to evaluate at this level, e.g. ("negative", "positive")."""
+        """Name the conditionings to evaluate at this level, e.g. ("negative", "positive")."""
 
     def combine(self, branches: Mapping[str, Prediction]) -> Prediction:
-        """One prediction from those of the planned branches."""
+        """Make one prediction of those of the planned branches, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """A sampler's question: what is the denoised estimate of these latents at this level?
+    """A query is a sampler's question: what is the denoised estimate of these latents at this level?
 
     Attributes:
         latents: (B, C, h, w).
@@ -161,20 +170,24 @@ class Query:
 
     @property
     def told(self) -> torch.Tensor:
-        """(B,), float64: the time that the network is told for each row."""
+        """The time that the network is told for each row, (B,), float64."""
         if self.conditioning_levels is not None:
             return torch.tensor([level.timestep for level in self.conditioning_levels], dtype=torch.float64)
         return torch.full((len(self.latents),), float(self.level.timestep), dtype=torch.float64)
 
 
 class Denoiser:
-    """One run's view of a network: its prompt, its guidance, its count of evaluations.
+    """A denoiser is one run's view of a network: its prompt, its guidance, its count of evaluations and its time.
 
     Args:
         network: the model family, shared between runs.
         guidance: combines the branches.
         conditionings: branch name to conditioning, each of as many rows as the run has samples.
         cancelled: polled before every evaluation.
+
+    Attributes:
+        evaluations: of the network so far, every branch counted.
+        seconds: of wall time in the network so far; of a batch that runs share, each has its rows' share.
     """
 
     def __init__(
@@ -192,7 +205,7 @@ class Denoiser:
         self.seconds = 0.0
 
     def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
-        """The guided prediction for (B, C, h, w) latents at one level.
+        """Predict for (B, C, h, w) latents at one level, guided.
 
         Raises:
             Cancelled: the run was stopped.
@@ -200,7 +213,7 @@ class Denoiser:
         return self.answer(Query(latents, level))
 
     def answer(self, query: Query) -> Prediction:
-        """The prediction that was asked for.
+        """Answer a query of this run alone.
 
         Raises:
             Cancelled: the run was stopped.
@@ -273,8 +286,15 @@ def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction
 
 
 def guided(guidance: Guidance, branches: Mapping[str, Prediction], wanted: Sequence[str] = ()) -> Prediction:
-    """The guidance's prediction, which remembers the branches where there are several; where some were wanted, the last
-    of those.
+    """Combine the branches of one evaluation.
+
+    Args:
+        guidance: of the run.
+        branches: name to prediction.
+        wanted: the branches that the query asked for in the place of the combination; empty for none.
+
+    Returns:
+        The guidance's prediction, or that of the last branch wanted; it remembers the branches where there are several.
     """
     if wanted:
         return dataclasses.replace(branches[wanted[-1]], branches=branches)

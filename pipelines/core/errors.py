@@ -40,7 +40,7 @@ __all__ = [
 
 
 class StepwiseError(Exception):
-    """Base of every error whose text is meant for the person at the page."""
+    """The base of every error whose text is meant for the person at the page."""
 
 
 class SettingsError(StepwiseError, ValueError):

@@ -11,7 +11,7 @@ __all__ = ["CacheRow", "Lease", "PartKey", "Wanted", "megabytes"]
 
 
 class PartKey(NamedTuple):
-    """What makes two loaded parts the same object.
+    """A key says what makes two loaded parts the same object.
 
     Attributes:
         source: the repository, the folder, or the identity of the part's content.
@@ -32,7 +32,7 @@ class PartKey(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A part that a job needs.
+    """A request for a part that a job needs.
 
     Attributes:
         key: equal keys are one object in memory.
@@ -50,7 +50,8 @@ class Wanted:
 
 
 class CacheRow(NamedTuple):
-    """One line of a memory bar: `last_used` is the cache's clock, `state` one of reserved, loading, ready, freeing."""
+    """Describes one part for a memory bar: `last_used` is the cache's clock, `state` reserved, loading, ready or
+    freeing."""
 
     key: Hashable
     bytes: int
@@ -60,7 +61,7 @@ class CacheRow(NamedTuple):
 
 
 class Lease(Mapping[Hashable, Any]):
-    """A job's hold on its parts: key to object. Nothing in it is evicted until it is closed."""
+    """Holds a job's parts, key to object. Nothing in it is evicted until it is closed."""
 
     def __init__(self, objects: Mapping[Hashable, Any], release: Callable[[], None]):
         self._objects = dict(objects)
@@ -90,7 +91,7 @@ class Lease(Mapping[Hashable, Any]):
 
 
 def megabytes(count: int) -> str:
-    """A size as a person reads it: "512 MB", "6.9 GB"."""
+    """Write a number of bytes as a person reads it: "512 MB", "6.9 GB"."""
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
     return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

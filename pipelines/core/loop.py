@@ -28,7 +28,7 @@ Begin = Callable[[torch.Tensor, Sequence[Level]], Generator[Query, Prediction, t
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that one trajectory needs.
+    """A run holds all that one trajectory needs.
 
     Attributes:
         denoiser: the network with this run's prompt and guidance.
@@ -121,6 +121,11 @@ def denoise_together(runs: Sequence[Run]) -> Iterator[tuple[int, Step]]:
 
 
 def denoise(run: Run) -> Iterator[Step]:
-    """The steps of one run."""
+    """Advance one run and yield each step as it ends.
+
+    Raises:
+        Cancelled: the run was stopped.
+        SettingsError: the schedule is too short.
+    """
     for _, step in denoise_together([run]):
         yield step

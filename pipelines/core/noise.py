@@ -25,14 +25,14 @@ class NoiseSource:
         self._generators = [torch.Generator("cpu").manual_seed(seed % _SEEDS) for seed in seeds]
 
     def __call__(self, like: torch.Tensor) -> torch.Tensor:
-        """Fresh noise of the shape, dtype and device of `like`, (B, ...), B the number of seeds."""
+        """Draw fresh noise of the shape, dtype and device of `like`, (B, ...), B the number of seeds."""
         # Drawn in float32 whatever the dtype, or float64 would be another stream of numbers.
         dtype = torch.float32 if like.dtype != torch.float64 else torch.float64
         rows = [torch.randn((1, *like.shape[1:]), generator=one, dtype=dtype) for one in self._generators]
         return torch.cat(rows).to(like)
 
     def clone(self) -> NoiseSource:
-        """An independent source that will draw the same numbers, for search and particles."""
+        """Make an independent source that will draw the same numbers, for search and particles."""
         twin = NoiseSource([0] * len(self._generators))
         for mine, theirs in zip(self._generators, twin._generators, strict=True):
             theirs.set_state(mine.get_state())
@@ -40,7 +40,7 @@ class NoiseSource:
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, strength: float) -> torch.Tensor:
-    """Spherical interpolation of each sample, which keeps the norm that a denoiser expects.
+    """Interpolate each sample on the sphere, which keeps the norm that a denoiser expects.
 
     Args:
         start, end: (B, ...).
@@ -64,7 +64,17 @@ def slerp(start: torch.Tensor, end: torch.Tensor, strength: float) -> torch.Tens
 def initial_noise(
     source: NoiseSource, shape: tuple[int, ...], variation: NoiseSource | None = None, strength: float = 0.0
 ) -> torch.Tensor:
-    """The (B, C, h, w) float32 noise a run starts from, turned towards a second noise by `strength`."""
+    """Draw the noise that a run starts from.
+
+    Args:
+        source: of the noise.
+        shape: (B, C, h, w).
+        variation: of a second noise; None for none.
+        strength: how far the first is turned towards the second, 0 to 1.
+
+    Returns:
+        (B, C, h, w), float32, of standard normal numbers.
+    """
     like = torch.empty(shape)
     noise = source(like)
     return noise if variation is None or strength == 0 else slerp(noise, variation(like), strength)

@@ -55,12 +55,12 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class NoSettings:
-    """For a method that has nothing to set."""
+    """The settings of a method that has nothing to set."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Method(Generic[Built]):
-    """One line of a table, whose methods build a `Built`.
+    """A method is one line of a table whose methods build a `Built`.
 
     Attributes:
         key: the stable name in files, API and command line, e.g. "dpmpp_2m".
@@ -98,13 +98,14 @@ class Method(Generic[Built]):
 
 
 def own_loop_only(traits: Traits) -> str | None:
-    """The `fit` of what only the studio's own loop can do."""
+    """Say why a model that runs through its own pipeline does not fit; the `fit` of what only the studio's own loop can
+    do."""
     reason = "it runs through its own pipeline, which brings its own sampler, schedule and noise. Leave this choice out"
     return reason if traits.backbone == "pipeline" else None
 
 
 class Table(Mapping[str, Method[Built]]):
-    """An ordered, read-only table of methods, found by key.
+    """A table is an ordered, read-only mapping from key to method.
 
     Args:
         kind: what the methods are, for messages: "sampler", "schedule", ...
@@ -134,7 +135,7 @@ class Table(Mapping[str, Method[Built]]):
     @overload
     def get(self, key: str, /, default: Method[Built] | Default) -> Method[Built] | Default: ...
     def get(self, key: str, /, default: Method[Built] | Default | None = None) -> Method[Built] | Default | None:
-        """The method of this key, or the default; `Mapping.get` would raise, as `__getitem__` does."""
+        """Find the method of this key, or the default; `Mapping.get` would raise, as `__getitem__` does."""
         return self._methods.get(key, default)
 
     def build(self, choice: Choice) -> Built:
@@ -169,11 +170,11 @@ class Table(Mapping[str, Method[Built]]):
 
     @property
     def groups(self) -> list[str]:
-        """The families of methods, in the order in which the table first names them."""
+        """The names of families of methods, in the order in which the table first has them."""
         return list(dict.fromkeys(name for method in self.values() for name in method.groups))
 
     def group(self, name: str) -> list[Method[Built]]:
-        """The methods of a family, in the table's order.
+        """List the methods of a family, in the table's order.
 
         Raises:
             UnknownMethodError: there is none of this name, in capitals or not.
@@ -184,7 +185,7 @@ class Table(Mapping[str, Method[Built]]):
         return found
 
     def fitting(self, traits: object) -> list[Method[Built]]:
-        """The methods that fit a model, in the table's order."""
+        """List the methods that fit a subject, mostly a model's `Traits`, in the table's order."""
         return [method for method in self.values() if not method.fit(traits)]
 
 
@@ -193,13 +194,13 @@ def _both(first: Callable[..., str | None], second: Callable[..., str | None]) -
 
 
 def setting_type(cls: type[DataclassInstance], name: str) -> type:
-    """The plain type (bool, int, float or str) of a settings dataclass's field."""
+    """Find the plain type (bool, int, float or str) of a settings dataclass's field."""
     kind: type = typing.get_type_hints(cls)[name]
     return kind
 
 
 def parse_settings(cls: type[Settings], values: Mapping[str, object], label: str = "") -> Settings:
-    """An instance of a settings dataclass from untrusted names and plain values.
+    """Make an instance of a settings dataclass of untrusted names and plain values.
 
     Args:
         cls: the frozen dataclass.

@@ -20,12 +20,12 @@ from pipelines.core.schedule import Level, NoiseSchedule
 __all__ = ["Past", "PastNoise", "Sampler", "State", "StepContext", "Stepping", "interpolate"]
 
 Stepping = Generator[Query, Prediction, "State"]
-"""A step in progress."""
+"""A step in progress: yields queries, is sent predictions, returns the next state."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """An earlier evaluation, as multistep samplers keep it."""
+    """Remembers an earlier evaluation's estimate of x0, (B, C, h, w), for multistep samplers."""
 
     level: Level
     denoised: torch.Tensor
@@ -33,7 +33,7 @@ class Past:
 
 @dataclasses.dataclass(frozen=True)
 class PastNoise:
-    """An earlier evaluation, as multistep samplers on the noise estimate keep it in a state's memory."""
+    """Remembers an earlier evaluation's estimate of eps, (B, C, h, w), for multistep samplers on the noise estimate."""
 
     level: Level
     noise: torch.Tensor
@@ -41,7 +41,7 @@ class PastNoise:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a run stands.
+    """A state says where a run stands; it is never changed in place.
 
     Attributes:
         latents: (B, C, h, w), float32, at the current level.
@@ -60,7 +60,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class StepContext:
-    """What a step may use beside its state.
+    """A context holds what a step may use beside its state.
 
     Attributes:
         index: of the step, from 0.
@@ -76,17 +76,24 @@ class StepContext:
 
 
 class Sampler(Protocol):
-    """One method of the sampler table, built with its settings."""
+    """A sampler is one method of the sampler table, built with its settings."""
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
-        """From `state.latents` at `level` to the state at `next_level`, which has less noise."""
+        """Go from `state.latents` at `level` to the state at `next_level`.
+
+        Args:
+            state: of the run, its latents (B, C, h, w), float32, at `level`.
+            level: where the step begins.
+            next_level: where it ends, with less noise.
+            context: what else the step may use.
+        """
 
     def nfe(self, num_steps: int) -> int:
-        """Evaluations of the denoiser in a run of `num_steps` steps that ends without noise."""
+        """Count the evaluations of the denoiser in a run of `num_steps` steps that ends without noise."""
 
 
 def interpolate(prediction: Prediction, next_level: Level) -> torch.Tensor:
-    """x' = alpha' * x0_hat + sigma' * eps_hat: the estimate of x0, given its own noise back at a lower level.
+    """Compute x' = alpha' * x0_hat + sigma' * eps_hat: the estimate of x0, given its own noise back at a lower level.
 
     The first-order step of every solver here: DDIM with eta 0, Euler in sigma / alpha, DPM-Solver++(1) and
     flow Euler are this one update.

@@ -19,7 +19,7 @@ __all__ = ["CLEAN", "DiscreteSchedule", "FlowSchedule", "Level", "NoiseSchedule"
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """One noise level: x = alpha * x0 + sigma * eps.
+    """A level says how much noise there is: x = alpha * x0 + sigma * eps.
 
     Attributes:
         alpha, sigma: the signal's and the noise's factor, both >= 0.
@@ -51,7 +51,7 @@ CLEAN = Level(alpha=1.0, sigma=0.0, timestep=0.0)
 
 
 class NoiseSchedule(Protocol):
-    """A family's relation between the network's time and the noise level.
+    """A noise schedule relates a family's network time to the noise level.
 
     Attributes:
         num_train_timesteps: T, usually 1000.
@@ -64,23 +64,23 @@ class NoiseSchedule(Protocol):
     shift: float
 
     def at(self, timestep: float) -> Level:
-        """The level of a network time, fractional times allowed."""
+        """Find the level of a network time, fractional times allowed."""
 
     def at_sigma_ve(self, sigma_ve: float) -> Level:
-        """The level at which sigma / alpha has this value, with its fractional time."""
+        """Find the level at which sigma / alpha has this value, >= 0, with its fractional time."""
 
     def network_time(self, fraction: float) -> float:
-        """The network's time at a fraction (0 to 1) of the whole way from clean to noise, as trailing steps count."""
+        """Find the network's time at a fraction (0 to 1) of the way from clean to noise, as trailing steps count."""
 
     def initial_scale(self, level: Level) -> float:
-        """Standard deviation of the initial latents of a run that starts at `level` from pure noise."""
+        """Find the standard deviation of the initial latents of a run that starts at `level` from pure noise."""
 
 
 class Schedule(Protocol):
-    """One method of the table of time-step schedules, built with its settings: which noise levels a run visits."""
+    """A schedule says which noise levels a run visits: one method of the schedule table, built with its settings."""
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """Returns N + 1 descending levels, the last usually clean.
+        """List the N + 1 levels of a run of N steps, descending, the last usually clean.
 
         Raises:
             SettingsError: the schedule cannot serve this model or number of steps.
@@ -88,7 +88,7 @@ class Schedule(Protocol):
 
 
 class DiscreteSchedule:
-    """The variance-preserving schedule of a model trained on T discrete time steps.
+    """A discrete schedule is the variance-preserving one of a model trained on T discrete time steps.
 
     Args:
         alphas_cumprod: (T,), descending, in (0, 1).
@@ -133,7 +133,7 @@ def _variance_preserving(sigma_ve: float, timestep: float) -> Level:
 
 
 class FlowSchedule:
-    """Rectified flow: alpha = 1 - sigma, and the network's time is T * sigma.
+    """A flow schedule is that of rectified flow: alpha = 1 - sigma, and the network's time is T * sigma.
 
     Args:
         num_train_timesteps: T.

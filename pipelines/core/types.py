@@ -36,7 +36,7 @@ METHODS = ("sampler", "schedule", "guidance", "start")
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A method of a table by key, with the settings that differ from its defaults.
+    """A choice names a method of a table by key, with the settings that differ from its defaults.
 
     Attributes:
         key: a key of the table, e.g. "dpmpp_2m".
@@ -48,7 +48,11 @@ class Choice:
 
     @classmethod
     def parse(cls, value: object) -> Choice:
-        """From a Choice, a bare key, or {"key": ..., <setting>: <value>, ...}."""
+        """Read a Choice, a bare key, or {"key": ..., <setting>: <value>, ...}.
+
+        Raises:
+            SettingsError: it is none of these.
+        """
         if isinstance(value, Choice):
             return value
         if isinstance(value, str):
@@ -60,7 +64,7 @@ class Choice:
         )
 
     def to_json(self) -> dict[str, object]:
-        """{"key": ..., <setting>: <value>, ...}, the form `parse` reads."""
+        """Write {"key": ..., <setting>: <value>, ...}, which `parse` reads back."""
         return {"key": self.key, **self.settings}
 
     def __hash__(self) -> int:
@@ -69,14 +73,18 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class LoraChoice:
-    """A LoRA of the models folder by name, and how strongly it acts (1 as trained, 0 not at all)."""
+    """A choice of a LoRA of the models folder by name, and how strongly it acts (1 as trained, 0 not at all)."""
 
     name: str
     weight: float = 1.0
 
     @classmethod
     def parse(cls, value: object) -> LoraChoice:
-        """From a LoraChoice, a name, or {"name": ..., "weight": ...}."""
+        """Read a LoraChoice, a name, or {"name": ..., "weight": ...}.
+
+        Raises:
+            SettingsError: it is none of these, or the weight is beyond -4 to 4.
+        """
         if isinstance(value, LoraChoice):
             return value
         if isinstance(value, str):
@@ -90,7 +98,7 @@ class LoraChoice:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One text-to-image request: everything that decides the picture, and nothing else.
+    """A request holds everything that decides a text-to-image picture, and nothing else.
 
     Attributes:
         model: key of the catalog.
@@ -123,7 +131,7 @@ class Request:
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Request:
-        """From untrusted plain values, as a JSON body, a saved picture or a command line gives them.
+        """Read untrusted plain values, as a JSON body, a saved picture or a command line gives them.
 
         Raises:
             SettingsError: an unknown name, or a value of the wrong type.
@@ -135,7 +143,7 @@ class Request:
         return cls(**{name: _parse_field(name, value) for name, value in values.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `parse` reads back to an equal request."""
+        """Write plain values that `parse` reads back to an equal request."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in METHODS:
             plain[name] = plain[name].to_json()
@@ -143,7 +151,7 @@ class Request:
         return plain
 
     def replace(self, **changes: Any) -> Request:
-        """A copy with these fields changed."""
+        """Copy the request with these fields changed."""
         return dataclasses.replace(self, **changes)
 
 
@@ -169,12 +177,12 @@ def _parse_field(name: str, value: object) -> Any:
 
 
 def is_whole(value: object) -> TypeGuard[int | float]:
-    """Whether an untrusted value is a whole number; JSON as Python reads it knows infinity and NaN, too."""
+    """Say whether an untrusted value is a whole number; JSON as Python reads it knows infinity and NaN, too."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether an untrusted value is text that can be stored: JSON can hold half of a character, which UTF-8 cannot."""
+    """Say whether an untrusted value is text that can be stored: JSON can hold half a character, which UTF-8 cannot."""
     return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
@@ -185,7 +193,7 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What a method may ask of a loaded model to say whether it fits.
+    """Traits are what a method may ask of a loaded model to say whether it fits.
 
     Attributes:
         family: "sd", "sdxl", "sd3", "flux" or "stock".
@@ -193,7 +201,6 @@ class Traits:
         backbone: "unet", "transformer" or "pipeline" (a stock pipeline: only its own call).
         guidance: "cfg" (a conditional and an unconditional pass), "embedded" (the scale is an input of
             the network) or "none".
-        flow: whether the noise schedule is alpha = 1 - t, sigma = t.
     """
 
     family: str
@@ -203,12 +210,13 @@ class Traits:
 
     @property
     def flow(self) -> bool:
+        """Whether the noise schedule is alpha = 1 - t, sigma = t."""
         return self.prediction_type == "flow"
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One finished step of the denoising loop.
+    """A step is one finished step of the denoising loop.
 
     Attributes:
         index: 0 to num_steps - 1.
@@ -235,7 +243,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """A finished run, level by level.
+    """A trajectory is a finished run, level by level.
 
     Attributes:
         initial: (B, C, h, w), float32, the latents the run started from.

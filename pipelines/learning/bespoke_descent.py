@@ -34,39 +34,42 @@ _UNIT = 0.1
 _STEEPEST = 0.8
 """Norm of a round's slope beyond which it is shortened, so that a few pictures near a fork do not throw all numbers."""
 
-_EMPHASIS = 0.2
-"""Of the emphasis, as a share of the way from one branch's conditioning to the other's: one learning rate then moves it
-as the
-others. At a tenth of this rate the shipped solver's error ended at 0.190 in the place of 0.186 (experiments on the
-benchmark's 64
-pictures, from the same beginning)."""
+_EXTRAPOLATION = 0.2
+"""Of the prompt extrapolation, as a share of the way from one branch's conditioning to the other's: one learning rate
+then moves it as the others. At a tenth of this rate the shipped solver's error ended at 0.190 in the place of 0.186
+(experiments on the benchmark's 64 pictures, from the same beginning)."""
 
 _KEPT = 2**16
 """Numbers in a round's latents up to which all inner values of its evaluations are kept rather than computed twice."""
 
 
 class DescentSettings(Protocol):
-    """What `descend` reads of the fit's settings."""
+    """What `descend` reads of the fit's settings; `emphasis` asks for prompt extrapolation."""
 
-    rounds: int
-    learning_rate: float
-    batch: int
-    loss_power: float
-    emphasis: bool
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def loss_power(self) -> float: ...
+    @property
+    def emphasis(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Descended:
-    """A round: its relative error on its own pictures, and where the times, rows and emphasis are after it.
+    """A round: its relative error on its own pictures, and where the times, rows and prompt extrapolation are after it.
 
     After the last round, `mean` has them at the mean of all numbers over the second half of the rounds, which the
-    round's own few pictures move less. `emphasis` is as in `FittedFactors`.
+    round's own few pictures move less. `prompt_extrapolation` is as in `FittedFactors`.
     """
 
     loss: float
     times: tuple[float, ...]
     rows: tuple[tuple[float, ...], ...]
-    emphasis: tuple[tuple[float, ...], ...] = ()
+    prompt_extrapolation: tuple[tuple[float, ...], ...] = ()
     mean: Descended | None = None
 
 
@@ -82,8 +85,7 @@ def inverse_root(squares: torch.Tensor) -> torch.Tensor:
 
 class _Student:
     """The numbers being moved: z of every row, the times where the network's answers are estimates of noise, and, where
-    that is
-    asked for, the emphasis.
+    that is asked for, the prompt extrapolation.
 
     Of a network of another kind an estimate of noise depends on the level that it is asked at, whose slope is not known
     here, so there the times stay. So does a first time that is the model's last.
@@ -96,7 +98,7 @@ class _Student:
         rows: Sequence[Sequence[float]],
         roots: Sequence[torch.Tensor],
         terms: Terms,
-        emphasis: Sequence[Sequence[float]] = (),
+        prompt_extrapolation: Sequence[Sequence[float]] = (),
     ):
         self.problem, self.roots, self.terms = problem, roots, terms
         moving = problem.network.prediction_type == "epsilon"
@@ -109,13 +111,14 @@ class _Student:
             torch.linalg.solve(root, torch.tensor(row, dtype=torch.float64)).requires_grad_()
             for root, row in zip(roots, rows, strict=True)
         ]
-        self.emphasis = [
-            (torch.tensor(numbers, dtype=torch.float64) * _EMPHASIS).requires_grad_() for numbers in emphasis
+        self.prompt_extrapolation = [
+            (torch.tensor(numbers, dtype=torch.float64) * _EXTRAPOLATION).requires_grad_()
+            for numbers in prompt_extrapolation
         ]
 
     @property
     def learned(self) -> list[torch.Tensor]:
-        return [one for one in (*self.z, self.theta, self.first, *self.emphasis) if one.requires_grad]
+        return [one for one in (*self.z, self.theta, self.first, *self.prompt_extrapolation) if one.requires_grad]
 
     def times(self) -> torch.Tensor:
         return times_of(self.theta, 1.0) * (self.first * _UNIT).clamp(max=1.0) * self.last
@@ -125,8 +128,7 @@ class _Student:
 
     def errors(self, places: torch.Tensor) -> torch.Tensor:
         """(B,): of these of the fitted pictures, the mean squared distance to the long run's ends over all their mean
-        square.
-        """
+        square."""
         problem, times = self.problem, self.times()
         pictures = problem.fitted
         levels = learned_levels(times.tolist(), times.tolist(), problem.noise_schedule)
@@ -157,24 +159,26 @@ class _Student:
         network, guidance, answers = self.problem.network, self.problem.guidance, {}
         for name in (asked := self.terms.asked(index)) or guidance.plan(level):
             own = conditionings[name]
-            if self.emphasis:
-                own = self.terms.emphasis(index, self.emphasis[index] / _EMPHASIS)(name, conditionings)
+            if self.prompt_extrapolation:
+                own = self.terms.prompt_extrapolation(index, self.prompt_extrapolation[index] / _EXTRAPOLATION)(
+                    name, conditionings
+                )
             raw = network.predict_raw(latents, time.expand(len(latents)), own)
             answers[name] = Prediction(raw, latents, level, network.prediction_type)
         return self.terms.found(guided(guidance, answers, asked), index)
 
     def reached(self, loss: float, mean: Descended | None = None) -> Descended:
-        emphasis = tuple(tuple((one / _EMPHASIS).tolist()) for one in self.emphasis)
+        prompt_extrapolation = tuple(tuple((one / _EXTRAPOLATION).tolist()) for one in self.prompt_extrapolation)
         return Descended(
             math.sqrt(loss),
             tuple(self.times().tolist()),
             tuple(tuple(row.tolist()) for row in self.rows()),
-            emphasis,
+            prompt_extrapolation,
             mean,
         )
 
     def at(self, numbers: Sequence[torch.Tensor], loss: float) -> Descended:
-        """Where the times, rows and emphasis are with these numbers in the place of its own."""
+        """Where the times, rows and prompt extrapolation are with these numbers in the place of its own."""
         own = [one.clone() for one in self.learned]
         self._take(numbers)
         found = self.reached(loss)
@@ -194,7 +198,7 @@ def descend(
     terms: Terms,
     settings: DescentSettings,
     seed: int = 0,
-    emphasis: Sequence[Sequence[float]] = (),
+    prompt_extrapolation: Sequence[Sequence[float]] = (),
 ) -> Iterator[Descended]:
     """Adam on each picture's distance, with a rate that falls as a cosine to nothing; yields after every round.
 
@@ -204,21 +208,20 @@ def descend(
         roots: `inverse_root` of each row's normal matrix there.
         terms: what the factors belong to.
         settings: rounds, learning rate, pictures a round, the power that each picture's distance is taken to, and
-            whether the emphasis moves too.
+            whether the prompt extrapolation moves too.
         seed: of the order of the pictures.
-        emphasis: where it begins; empty for none at all.
+        prompt_extrapolation: where it begins; empty for none at all.
 
     Raises:
         Cancelled: the fit was stopped.
 
     Source: Shaul et al., Bespoke non-stationary solvers, arXiv:2403.01329, algorithm 1 (the PSNR loss, in latents;
-        Adam).
-    Differs: begins at the least-squares rows, moves each row in the coordinates in which its tensors are uncorrelated,
-    takes each picture's distance in the place of its logarithm, and shortens steep rounds.
+    Adam). Differs: begins at the least-squares rows, moves each row in the coordinates in which its tensors are
+    uncorrelated, takes each picture's distance in the place of its logarithm, and shortens steep rounds.
     """
-    if settings.emphasis and not emphasis:
-        emphasis = [[0.0] * len(terms.evaluated(index)) for index in range(len(rows))]
-    student = _Student(problem, times, rows, roots, terms, emphasis)
+    if settings.emphasis and not prompt_extrapolation:
+        prompt_extrapolation = [[0.0] * len(terms.evaluated(index)) for index in range(len(rows))]
+    student = _Student(problem, times, rows, roots, terms, prompt_extrapolation)
     optimizer = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)

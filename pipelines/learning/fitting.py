@@ -166,7 +166,7 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
         Cancelled: it was stopped.
     """
     base, began = request.base, time.perf_counter()
-    settings = LEARNERS[request.learner.key].build(request.learner.settings)
+    settings = LEARNERS.build(request.learner)
     if base.num_inference_steps < 2:
         raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
     goes_on = isinstance(settings, BespokeSettings) and settings.start == "kept"
@@ -235,7 +235,7 @@ def _problem(request: LearnRequest, family: Family, cancelled: Callable[[], bool
         family,
         schedule,
         guidance,
-        SAMPLERS[base.sampler.key].build(base.sampler.settings),
+        SAMPLERS.build(base.sampler),
         base.num_inference_steps,
         *ends,
         rows=rows,
@@ -244,7 +244,7 @@ def _problem(request: LearnRequest, family: Family, cancelled: Callable[[], bool
 
 
 def _guided(choice: Choice, cases: Cases, family: Family) -> tuple[Guidance, Cases]:
-    guidance = GUIDANCE[choice.key].build(choice.settings)
+    guidance = GUIDANCE.build(choice)
     if family.traits.guidance == "cfg":
         return guidance, cases
     scale = guidance.guidance_scale
@@ -258,7 +258,7 @@ def _factors(one: Round | Generation | Trial) -> dict[str, Any]:
         "rows": one.best.rows,
         "branches": one.best.terms.branches,
         "single": one.best.terms.single,
-        "emphasis": one.best.emphasis,
+        "emphasis": one.best.prompt_extrapolation,
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import MAX_PROMPT, METHODS, Request, Traits
+from pipelines.core.validation import require_range
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.samplers import SAMPLERS
@@ -16,7 +17,7 @@ from pipelines.schedules.learned import Learned, LearnedSchedules
 
 __all__ = ["TABLES", "Limits", "check_fit", "check_orders", "check_request"]
 
-TABLES: Mapping[str, Table] = {
+TABLES: Mapping[str, Table[object]] = {
     "sampler": SAMPLERS,
     "schedule": SCHEDULES,
     "guidance": GUIDANCE,
@@ -36,7 +37,10 @@ class Limits:
         max_batch: pictures of one run.
         max_prompt: characters of a prompt.
         max_loras: LoRAs applied together.
-        max_cells: cells of one comparison.
+        max_cells: cells of one comparison, and samplers of one convergence view.
+        max_budgets: budgets of evaluations of one convergence view.
+        max_evaluations: network evaluations of one run of a convergence view.
+        max_variants: quantized forms of one comparison with the full precision.
         max_frames: frames of one clip.
         max_clip_pixels: pixels of all frames of a clip together.
         max_fps: frames a second of a clip.
@@ -53,6 +57,9 @@ class Limits:
     max_prompt: int = MAX_PROMPT
     max_loras: int = 8
     max_cells: int = 36
+    max_budgets: int = 16
+    max_evaluations: int = 400
+    max_variants: int = 7
     max_frames: int = 257
     max_clip_pixels: int = 256 * 1024 * 1024
     max_fps: int = 60
@@ -77,14 +84,14 @@ def check_request(
         SettingsError: the first thing that is wrong, its value, and what is allowed.
     """
     _check_prompts(request, limits, prompt_needed)
-    _check_range("number of steps", request.num_inference_steps, 1, limits.max_steps)
-    _check_range("batch size", request.batch_size, 1, limits.max_batch)
-    _check_range("variation strength", request.variation_strength, 0, 1)
-    _check_range("seed", request.seed, 0, 2**63 - 1)
-    _check_range("variation seed", request.variation_seed, 0, 2**63 - 1)
+    require_range("number of steps", request.num_inference_steps, 1, limits.max_steps)
+    require_range("batch size", request.batch_size, 1, limits.max_batch)
+    require_range("variation strength", request.variation_strength, 0, 1)
+    require_range("seed", request.seed, 0, 2**63 - 1)
+    require_range("variation seed", request.variation_seed, 0, 2**63 - 1)
     for name in ("width", "height"):
         if value := getattr(request, name):
-            _check_range(name, value, limits.min_side, limits.max_side)
+            require_range(name, value, limits.min_side, limits.max_side)
     if request.width * request.height * request.batch_size > limits.max_pixels:
         raise SettingsError(
             f"{request.batch_size} pictures of {request.width} × {request.height} pixels are more than this "
@@ -95,16 +102,14 @@ def check_request(
             f"{len(request.loras)} LoRAs are chosen. At most {limits.max_loras} can be applied together."
         )
     for name, table in TABLES.items():
-        choice = getattr(request, name)
-        method = table[choice.key]
-        parse_settings(method.settings, choice.settings, method.label)
+        table.require(getattr(request, name))
     if learned is not None:
         _check_learned(request, learned)
     check_orders(request)
 
 
 def _check_learned(request: Request, learned: LearnedSchedules) -> None:
-    schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
+    schedule = SCHEDULES.build(request.schedule)
     if isinstance(schedule, Learned):
         learned.require(schedule.settings.name)
 
@@ -141,8 +146,9 @@ def check_orders(request: Request) -> None:
     left = start.build(request.start.settings).left(steps)
     steps, skipped_steps = (steps, "") if left in (None, steps) else (left, f" that {start.label} leaves of {steps}")
     known = {field.name for field in dataclasses.fields(method.settings) if field.name.endswith("order")}
-    for name, value in request.sampler.settings.items():
-        if name in known and int(value) > steps:
+    settings = dataclasses.asdict(parse_settings(method.settings, request.sampler.settings, method.label))
+    for name, value in settings.items():
+        if name in known and name in request.sampler.settings and value > steps:
             raise SettingsError(
                 f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{skipped_steps}. "
                 f"Choose an order up to {steps}, or at least {value} steps."
@@ -157,8 +163,3 @@ def _check_prompts(request: Request, limits: Limits, needed: bool) -> None:
             raise PromptError(
                 f"The {name} has {len(prompt)} characters. At most {limits.max_prompt} are read: shorten it."
             )
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise SettingsError(f"The {name} is {value}. Choose a value from {low} to {high}.")

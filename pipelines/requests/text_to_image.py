@@ -82,14 +82,15 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
 
     Raises:
         SettingsError: a size the model cannot make, a schedule that cannot serve it or that was learned for other
-            weights, or a start that spares steps which a learned solver needs.
+        weights,
+            or a start that spares steps which a learned solver needs.
         MethodFitError: a method that does not fit it.
     """
     request = resolve_size(request, family)
     check_fit(request, family.traits)
     schedule = settle_schedule(request, family.learned, lambda: network_identity(family))
-    sampler = SAMPLERS[request.sampler.key].build(request.sampler.settings)
-    initialization = INITIALIZATIONS[request.start.key].build(request.start.settings)
+    sampler = SAMPLERS.build(request.sampler)
+    initialization = INITIALIZATIONS.build(request.start)
     if isinstance(schedule, FittedSchedule):
         settings = {**request.schedule.settings, "name": schedule.name}
         request = request.replace(schedule=Choice(request.schedule.key, settings))
@@ -101,7 +102,7 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         noise_schedule,
         tuple(schedule.levels(noise_schedule, request.num_inference_steps)),
         sampler,
-        GUIDANCE[request.guidance.key].build(request.guidance.settings),
+        GUIDANCE.build(request.guidance),
         initialization,
     )
 
@@ -112,8 +113,8 @@ def _require_all_steps(request: Request, initialization: Start, sampler: Sampler
     if isinstance(sampler, FittedFactors) and initialization.left(steps) != steps:
         raise SettingsError(
             f"The start {INITIALIZATIONS[request.start.key].label} spares steps, and the learned schedule "
-            f"{request.schedule.settings['name']!r} is a Bespoke solver, which needs all of its {steps} steps. Choose "
-            "the "
+            f"{request.schedule.settings['name']!r} is a Bespoke solver, which needs all of its {steps} steps. "
+            f"Choose the "
             "start Plain noise, or another schedule."
         )
 

@@ -17,6 +17,8 @@ __all__ = ["AncestralSettings", "Ddim", "DdimSettings", "ancestral_step", "fresh
 
 @dataclasses.dataclass(frozen=True)
 class DdimSettings:
+    """The settings of DDIM."""
+
     eta: float = setting(
         0.0, "Share of fresh noise in each step: 0 is deterministic, 1 is DDPM.", low=0, high=1, step=0.05, label="eta"
     )
@@ -24,6 +26,8 @@ class DdimSettings:
 
 @dataclasses.dataclass(frozen=True)
 class AncestralSettings:
+    """The settings of the ancestral samplers."""
+
     eta: float = setting(
         1.0,
         "Share of fresh noise in each step: 1 is fully ancestral, 0 is Euler.",
@@ -35,7 +39,8 @@ class AncestralSettings:
 
 
 def fresh_noise(level: Level, next_level: Level, eta: float) -> float:
-    """Standard deviation s = eta * sigma' * sqrt(1 - (alpha * sigma' / (alpha' * sigma))^2) of the fresh noise.
+    """Compute the standard deviation s = eta * sigma' * sqrt(1 - (alpha * sigma' / (alpha' * sigma))^2) of the fresh
+    noise.
 
     Source: Song et al., arXiv:2010.02502, equation 16, written for any alpha and sigma; for a
     variance-preserving schedule the bracket is (1 - alpha^2 / alpha'^2) / sigma^2. k-diffusion's sigma_up
@@ -48,7 +53,7 @@ def fresh_noise(level: Level, next_level: Level, eta: float) -> float:
 def ancestral_step(
     prediction: Prediction, level: Level, next_level: Level, eta: float, context: StepContext
 ) -> torch.Tensor:
-    """x' = alpha' * x0_hat + sqrt(sigma'^2 - s^2) * eps_hat + s * n."""
+    """Compute x' = alpha' * x0_hat + sqrt(sigma'^2 - s^2) * eps_hat + s * n."""
     s = fresh_noise(level, next_level, eta)
     kept = math.sqrt(max(0.0, next_level.sigma**2 - s**2))
     latents = next_level.alpha * prediction.denoised + kept * prediction.noise
@@ -56,7 +61,7 @@ def ancestral_step(
 
 
 class Ddim:
-    """Denoising diffusion implicit models, and with eta = 1 the ancestral (DDPM) sampler.
+    """DDIM steps by denoising diffusion implicit models, and with eta = 1 the ancestral (DDPM) sampler.
 
     Source: Song, Meng, Ermon, arXiv:2010.02502, equation 12.
     """

@@ -18,6 +18,8 @@ __all__ = ["Ddpm", "DdpmSettings", "posterior"]
 
 @dataclasses.dataclass(frozen=True)
 class DdpmSettings:
+    """The settings of DDPM."""
+
     variance: str = setting(
         "small",
         "Small is the posterior's own, large the forward step's, with more fresh noise.",
@@ -29,7 +31,7 @@ class DdpmSettings:
 def posterior(
     latents: torch.Tensor, denoised: torch.Tensor, level: Level, next_level: Level
 ) -> tuple[torch.Tensor, float, float]:
-    """Mean of x' given x and x0, its variance (small) and the forward step's variance (large).
+    """Compute the mean of x' given x and x0, its variance (small) and the forward step's variance (large).
 
     With r = alpha / alpha' and beta = sigma^2 - r^2 * sigma'^2, which for a variance-preserving model is 1 - r^2:
     mean = (r * sigma'^2 / sigma^2) * x + (alpha' * beta / sigma^2) * x0, small = beta * sigma'^2 / sigma^2.
@@ -44,7 +46,7 @@ def posterior(
 
 
 class Ddpm:
-    """Denoising diffusion probabilistic models; with the small variance this is DDIM with eta 1.
+    """DDPM steps by denoising diffusion probabilistic models; with the small variance this is DDIM with eta 1.
 
     The step to zero noise adds none, and the step from pure noise takes the small variance: the large one would
     be more than all the noise of the next level.

@@ -16,13 +16,15 @@ __all__ = ["Deis", "DeisSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class DeisSettings:
+    """The settings of DEIS."""
+
     order: int = setting(
         2, "How many estimates are used; 1 is DDIM. Untouched, it fits itself to fewer steps.", low=1, high=3, step=1
     )
 
 
 class Deis:
-    """eps_hat as a polynomial in lambda through its last values, integrated exactly over sigma / alpha.
+    """DEIS takes eps_hat as a polynomial in lambda through its last values, integrated exactly over sigma / alpha.
 
     y' = y - e^(-lambda) * integral of e^(-u) * eps_hat(lambda + u) du over u from 0 to h, with y = x / alpha. A
     step from pure noise and the step to zero noise are of first order: there h is infinite.

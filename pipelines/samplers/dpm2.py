@@ -15,7 +15,7 @@ __all__ = ["Dpm2", "Dpm2Ancestral"]
 
 
 class Dpm2:
-    """One evaluation at each level and one in between, at the geometric mean of the two s = sigma / alpha.
+    """DPM2 evaluates at each level and once in between, at the geometric mean of the two s = sigma / alpha.
 
     y' = y + (s' - s) * eps_hat of that middle, with y = x / alpha. A step from pure
     noise and the step to zero noise have no such middle and are of first order.
@@ -45,7 +45,7 @@ class Dpm2:
 
 
 class Dpm2Ancestral(Dpm2):
-    """DPM2 to the level below the next from which fresh noise leads back up to it; with eta 0 it is DPM2.
+    """DPM2 a goes to the level below the next from which fresh noise leads back up to it; with eta 0 it is DPM2.
 
     Source: k-diffusion's `sample_dpm_2_ancestral`.
     """

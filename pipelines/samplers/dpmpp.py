@@ -15,7 +15,7 @@ __all__ = ["DpmSolver1", "DpmSolver2M", "DpmSolver2S", "exponential_step", "kept
 
 
 def kept_share(level: Level, next_level: Level, eta: float) -> float:
-    """e^(-eta * h) * sigma' / sigma: what is left of the latents after a step with a share eta of fresh noise.
+    """Compute e^(-eta * h) * sigma' / sigma: what is left of the latents after a step with a share eta of fresh noise.
 
     Source: Xue et al., SA-Solver, arXiv:2309.05019, section 4, with tau^2 = eta; eta 0 is the ODE.
     """
@@ -26,7 +26,7 @@ def kept_share(level: Level, next_level: Level, eta: float) -> float:
 def exponential_step(
     latents: torch.Tensor, level: Level, next_level: Level, data: torch.Tensor, eta: float = 0.0
 ) -> torch.Tensor:
-    """x' = e^(-eta * h) * (sigma' / sigma) * x - alpha' * (e^(-(1 + eta) * h) - 1) * D: exact for constant D.
+    """Compute x' = e^(-eta * h) * (sigma' / sigma) * x - alpha' * (e^(-(1 + eta) * h) - 1) * D: exact for constant D.
 
     h = lambda' - lambda. Finite at both ends: from pure noise and to a clean sample h is infinite and e^(-h)
     is zero. With eta > 0 it is the mean of the stochastic step.
@@ -38,7 +38,7 @@ def exponential_step(
 
 
 def two_step_data(denoised: torch.Tensor, level: Level, next_level: Level, history: tuple[Past, ...]) -> torch.Tensor:
-    """D = x0_hat + h / (2 * h_past) * (x0_hat - x0_hat_past): the estimate extrapolated to the step's middle.
+    """Compute D = x0_hat + h / (2 * h_past) * (x0_hat - x0_hat_past): the estimate extrapolated to the step's middle.
 
     Without a past, from pure noise and to zero noise it is the estimate itself: there h is infinite and the
     extrapolation has no meaning.
@@ -53,7 +53,7 @@ def two_step_data(denoised: torch.Tensor, level: Level, next_level: Level, histo
 
 
 class DpmSolver1:
-    """DPM-Solver++(1), which is DDIM with eta 0.
+    """DPM-Solver++(1) is DDIM with eta 0.
 
     Source: Lu et al., arXiv:2211.01095, section 4.
     """
@@ -71,7 +71,7 @@ class DpmSolver1:
 
 
 class DpmSolver2M(DpmSolver1):
-    """DPM-Solver++(2M): second order from the last two estimates, one evaluation a step.
+    """DPM-Solver++(2M) is of second order from the last two estimates, one evaluation a step.
 
     The first step, a step from pure noise and the step to zero noise are of first order.
 
@@ -86,7 +86,7 @@ class DpmSolver2M(DpmSolver1):
 
 
 class DpmSolver2S(DpmSolver1):
-    """DPM-Solver++(2S): second order from an evaluation halfway in lambda, two evaluations a step.
+    """DPM-Solver++(2S) is of second order from an evaluation halfway in lambda, two evaluations a step.
 
     A step from pure noise and the step to zero noise have no middle in lambda and are of first order.
 

@@ -16,7 +16,8 @@ __all__ = ["DpmSolver3M", "DpmSolver3MSde"]
 
 
 class DpmSolver3M:
-    """The estimate of x0 as a parabola in lambda through its last three values, integrated exactly.
+    """DPM-Solver++(3M) takes the estimate of x0 as a parabola in lambda through its last three values, integrated
+    exactly.
 
     The first two steps are those of 2M, the step to zero noise is of first order.
 
@@ -45,7 +46,7 @@ class DpmSolver3M:
 
 
 class DpmSolver3MSde(DpmSolver3M):
-    """The same with a share of fresh noise in each step; without it, it is 3M itself.
+    """SDE-DPM-Solver++(3M) is the same with a share of fresh noise in each step; without it, it is 3M itself.
 
     Source: the third-order form of Lu et al., arXiv:2211.01095, section 4 (SDE-DPM-Solver++), as k-diffusion's
     `dpmpp_3m_sde`, with the exact weights.

@@ -17,6 +17,8 @@ __all__ = ["DpmSolver2MSde", "DpmSolverSde", "SdeSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class SdeSettings:
+    """The settings of the SDE solvers."""
+
     eta: float = setting(
         1.0,
         "Share of fresh noise in each step: 1 is the full SDE, 0 is deterministic.",
@@ -28,7 +30,7 @@ class SdeSettings:
 
 
 class DpmSolver2MSde(DpmSolver1):
-    """SDE-DPM-Solver++(2M): the data of 2M, and fresh noise; with eta 0 it is 2M itself.
+    """SDE-DPM-Solver++(2M) has the data of 2M, and fresh noise; with eta 0 it is 2M itself.
 
     Source: Lu et al., DPM-Solver++, arXiv:2211.01095, section 4 (SDE-DPM-Solver++(2M)); eta as in k-diffusion's
     `dpmpp_2m_sde` with the midpoint rule.
@@ -46,7 +48,7 @@ class DpmSolver2MSde(DpmSolver1):
 
 
 class DpmSolverSde(DpmSolver2S):
-    """SDE-DPM-Solver++(2S): an evaluation halfway in lambda, two a step; with eta 0 it is 2S itself.
+    """SDE-DPM-Solver++(2S) evaluates halfway in lambda too, twice a step; with eta 0 it is 2S itself.
 
     A step from pure noise and the step to zero noise have no middle and are of first order.
 

@@ -16,6 +16,8 @@ __all__ = ["DualFast", "DualFastSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class DualFastSettings:
+    """The settings of DualFast."""
+
     base: str = setting(
         "dpmpp_2m", "The solver whose noise estimates are changed.", choices=("ddim", "dpmpp_2m", "unipc")
     )
@@ -26,7 +28,7 @@ class DualFastSettings:
 
 
 class DualFast(Wrapper[tuple[torch.Tensor, ...]]):
-    """eps = (1 + c) * eps_t - c * eps_tau with tau an earlier time of the run.
+    """DualFast takes eps = (1 + c) * eps_t - c * eps_tau with tau an earlier time of the run.
 
     The network's own error grows with noise in its input, the authors find, so the difference of two estimates
     points away from it. With strength 0, and where no earlier estimate is left, the base solver is unchanged;

@@ -15,6 +15,8 @@ __all__ = ["EpsilonScaling", "EpsilonScalingSettings", "fits_epsilon_scaling"]
 
 @dataclasses.dataclass(frozen=True)
 class EpsilonScalingSettings:
+    """The settings of epsilon scaling."""
+
     base: str = setting("ddim", "The solver whose noise estimates are scaled.", choices=tuple(SOLVERS))
     scale: float = setting(1.005, "The noise estimate is divided by this; 1 is none.", low=0.9, high=1.1, step=0.001)
     slope: float = setting(
@@ -27,7 +29,7 @@ class EpsilonScalingSettings:
 
 
 def fits_epsilon_scaling(traits: Traits) -> str | None:
-    """The correction is of a diffusion model's exposure bias, as its authors measured it."""
+    """Refuse flow models: the correction is of a diffusion model's exposure bias, as its authors measured it."""
     reason = (
         "its scales were measured on the noise estimates of diffusion models; for a flow model there are none to go by"
     )
@@ -35,7 +37,7 @@ def fits_epsilon_scaling(traits: Traits) -> str | None:
 
 
 class EpsilonScaling(Wrapper[None]):
-    """eps_hat / (k * t / T + b): constant with k = 0, else linear in the network's time.
+    """Epsilon scaling takes eps_hat / (k * t / T + b): constant with k = 0, else linear in the network's time.
 
     A network sees latents that carry its own errors, where it answers with too much noise; that is called exposure
     bias. With scale 1 and slope 0 the base solver is unchanged. An evaluation without signal is left as it is.

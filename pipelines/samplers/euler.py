@@ -11,7 +11,7 @@ __all__ = ["Euler"]
 
 
 class Euler:
-    """One first-order step: dx = eps_hat * d(sigma / alpha), or dx = v * dt for a flow model.
+    """Euler takes one first-order step: dx = eps_hat * d(sigma / alpha), or dx = v * dt for a flow model.
 
     At the same noise levels this is DDIM with eta 0 and DPM-Solver++(1): the three names are kept because
     people look for them. What differs in other programs are the levels they choose.

@@ -16,7 +16,7 @@ __all__ = ["adams_step", "finite_history", "fresh_std", "with_fresh_noise"]
 
 
 def fresh_std(level: Level, next_level: Level, eta: float) -> float:
-    """sigma' * sqrt(1 - e^(-2 * eta * h)): standard deviation of the fresh noise of one step.
+    """Compute sigma' * sqrt(1 - e^(-2 * eta * h)): standard deviation of the fresh noise of one step.
 
     Source: Xue et al., SA-Solver, arXiv:2309.05019, section 4, with tau^2 = eta.
     """
@@ -26,19 +26,19 @@ def fresh_std(level: Level, next_level: Level, eta: float) -> float:
 
 
 def with_fresh_noise(mean: torch.Tensor, std: float, context: StepContext) -> torch.Tensor:
-    """The mean, and fresh noise where the method has any; nothing is drawn without need."""
+    """Add fresh noise of this standard deviation to the mean, (B, ...); nothing is drawn where it is 0."""
     return mean if std == 0 else mean + std * context.noise(mean)
 
 
 def finite_history(newest: Past, history: Sequence[Past], length: int) -> tuple[Past, ...]:
-    """The newest estimate before the older ones, without those from pure noise, whose lambda is infinitely far."""
+    """Put the newest estimate before the older ones, without those from pure noise, whose lambda is infinitely far."""
     return (newest, *(past for past in history if math.isfinite(past.level.lam)))[:length]
 
 
 def adams_step(
     latents: torch.Tensor, level: Level, next_level: Level, estimates: Sequence[Past], eta: float = 0.0
 ) -> torch.Tensor:
-    """The step's mean with x0_hat interpolated in lambda through the given estimates and integrated exactly.
+    """Compute the step's mean with x0_hat interpolated in lambda through the given estimates and integrated exactly.
 
     x' = e^(-eta * h) * (sigma' / sigma) * x + alpha' * (1 + eta) * integral of e^(-(1 + eta) * v) * D(lambda' - v)
     over v from 0 to h. With one estimate it is `exponential_step`.

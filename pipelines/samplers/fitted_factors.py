@@ -18,7 +18,7 @@ __all__ = ["FittedFactors", "Terms", "combined"]
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """What the factors of a fitted solver belong to.
+    """Terms say what the factors of a fitted solver belong to.
 
     Attributes:
         branches: names of the guidance's branches that have factors of their own, in the place of the guidance; empty
@@ -30,20 +30,20 @@ class Terms:
     single: tuple[int, ...] = ()
 
     def asked(self, index: int) -> tuple[str, ...]:
-        """`Query.branches` of a step's evaluation."""
+        """Find the `Query.branches` of a step's evaluation."""
         return self.branches[-1:] if index in self.single else ()
 
     def evaluated(self, index: int) -> tuple[str, ...]:
-        """The branches that a step evaluates; empty where the factors take the guided estimate."""
+        """Name the branches that a step evaluates; empty where the factors take the guided estimate."""
         return self.asked(index) or self.branches
 
     def count(self, index: int) -> int:
-        """Factors in the row of a step: one for the start and one for each tensor found up to there."""
+        """Count the factors in the row of a step: one for the start and one for each tensor found up to there."""
         each = max(1, len(self.branches))
         return 1 + sum(1 if m in self.single else each for m in range(index + 1))
 
-    def emphasis(self, index: int, numbers: Iterable[float | torch.Tensor]) -> PromptExtrapolation:
-        """A step's, with a number for each branch that it evaluates."""
+    def prompt_extrapolation(self, index: int, numbers: Iterable[float | torch.Tensor]) -> PromptExtrapolation:
+        """Make a step's prompt extrapolation, with a number for each branch that it evaluates."""
         return PromptExtrapolation(self.branches, dict(zip(self.evaluated(index), numbers, strict=True)))
 
     @property
@@ -52,11 +52,12 @@ class Terms:
         return len(self.single) * max(0, len(self.branches) - 1)
 
     def evaluations(self, num_steps: int) -> int:
-        """What a run of so many steps costs, in evaluations of all branches, rounded up."""
+        """Count what a run of so many steps costs, in evaluations of all branches, rounded up."""
         return num_steps - self.left_out // max(1, len(self.branches))
 
     def found(self, prediction: Prediction, index: int) -> tuple[torch.Tensor, ...]:
-        """The tensors that a step's evaluation adds to those known: noise estimates of the branches, or the guided one.
+        """Take the tensors that a step's evaluation adds to those known: noise estimates of the branches, or the guided
+        one.
 
         Raises:
             SettingsError: the run's guidance has no such branches.
@@ -73,12 +74,13 @@ class Terms:
 
 
 def combined(factors: Sequence[float], known: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum of each known tensor times its factor."""
+    """Sum each known tensor, (B, C, h, w), times its factor."""
     return sum((factor * one for factor, one in zip(factors, known, strict=True)), torch.zeros_like(known[0]))
 
 
 class FittedFactors:
-    """x_(m+1) = r_(m,0) * x_0 + sum of r_(m,j) * eps_hat_j over the evaluations so far, one evaluation a step.
+    """A fitted solver steps by x_(m+1) = r_(m,0) * x_0 + sum of r_(m,j) * eps_hat_j over the evaluations so far, one
+    evaluation a step.
 
     Not in the table: the schedule "learned" puts it in the place of the solver that the factors were fitted for.
 
@@ -87,9 +89,9 @@ class FittedFactors:
             latents.
         times: N network times that the run must visit, as the network is told them.
         terms: what the factors belong to: those of one step in the order of the branches' names.
-        emphasis: for each step, how far the conditionings of the branches that it evaluates, in the order of their
-            names, are moved along the line from the first branch's to the last's; empty for not at all. In a fit of
-            branches only.
+        prompt_extrapolation: for each step, how far the conditionings of the branches that it evaluates, in the order
+            of their names, are moved along the line from the first branch's to the last's; empty for not at all. In a
+            fit of branches only.
 
     Source: Shaul et al., Bespoke non-stationary solvers for fast sampling of diffusion and flow models,
     arXiv:2403.01329, section 3 (every non-stationary linear solver is of this form).
@@ -103,10 +105,12 @@ class FittedFactors:
         rows: Sequence[Sequence[float]],
         times: Sequence[float],
         terms: Terms = Terms(),
-        emphasis: Sequence[Sequence[float]] = (),
+        prompt_extrapolation: Sequence[Sequence[float]] = (),
     ):
         self.rows, self.times, self.terms = tuple(map(tuple, rows)), tuple(times), terms
-        self.emphasis = tuple(terms.emphasis(index, numbers) for index, numbers in enumerate(emphasis))
+        self.prompt_extrapolation = tuple(
+            terms.prompt_extrapolation(index, numbers) for index, numbers in enumerate(prompt_extrapolation)
+        )
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         if context.num_steps != len(self.rows) or abs(level.timestep - self.times[context.index]) > 1e-3:
@@ -114,7 +118,7 @@ class FittedFactors:
                 f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
                 "Take the schedule Learned with the number of steps it was fitted for."
             )
-        own = self.emphasis[context.index] if self.emphasis else None
+        own = self.prompt_extrapolation[context.index] if self.prompt_extrapolation else None
         prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index), conditioning=own)
         known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))
         return State(combined(self.rows[context.index], known), prediction.denoised, memory=known)

@@ -15,7 +15,7 @@ __all__ = ["FlowHeun", "Heun"]
 
 
 class Heun:
-    """The trapezoidal rule in sigma / alpha: two evaluations a step, one in a last step to zero noise.
+    """Heun takes the trapezoidal rule in sigma / alpha: two evaluations a step, one in a last step to zero noise.
 
     With y = x / alpha and s = sigma / alpha the ODE is dy/ds = eps_hat. A step from pure noise, where s is
     infinite, is of first order.
@@ -41,7 +41,7 @@ class Heun:
     def trapezoid(
         latents: torch.Tensor, level: Level, next_level: Level, first: Prediction, second: Prediction
     ) -> torch.Tensor:
-        """y' = y + (s' - s) * (eps_hat + eps_hat') / 2, then x' = alpha' * y'."""
+        """Compute y' = y + (s' - s) * (eps_hat + eps_hat') / 2, then x' = alpha' * y'."""
         span = next_level.sigma_ve - level.sigma_ve
         return next_level.alpha * (latents / level.alpha + span * (first.noise + second.noise) / 2)
 
@@ -50,7 +50,8 @@ class Heun:
 
 
 class FlowHeun(Heun):
-    """The trapezoidal rule in the flow's own time, dx/dt = v = eps_hat - x0_hat, which begins at alpha = 0.
+    """Flow Heun takes the trapezoidal rule in the flow's own time, dx/dt = v = eps_hat - x0_hat, which begins at alpha
+    = 0.
 
     Source: Esser et al., arXiv:2403.03206, equation 1, integrated by Heun's method.
     """

@@ -11,7 +11,7 @@ __all__ = ["exponential_moment", "integral_weights"]
 
 
 def exponential_moment(power: int, rate: float) -> float:
-    """The integral of e^(-rate * v) * v^power over v from 0 to 1, without cancellation at any rate >= 0.
+    """Compute the integral of e^(-rate * v) * v^power over v from 0 to 1, without cancellation at any rate >= 0.
 
     Integration by parts gives m_k = (k * m_(k-1) - e^-rate) / rate, which loses its digits at a small rate;
     there the power series is summed instead.
@@ -28,7 +28,7 @@ def exponential_moment(power: int, rate: float) -> float:
 
 
 def integral_weights(nodes: Sequence[float], width: float, rate: float = 0.0) -> list[float]:
-    """w_i = integral from 0 to width of e^(-rate * v) * l_i(v) dv, l_i the Lagrange polynomials of the nodes.
+    """Compute w_i = integral from 0 to width of e^(-rate * v) * l_i(v) dv, l_i the Lagrange polynomials of the nodes.
 
     So sum_i w_i * f(node_i) is exact for every polynomial f of a degree below the number of nodes. Adams'
     methods are rate 0; exponential integrators have a rate.

@@ -12,13 +12,15 @@ __all__ = ["Ipndm", "IpndmSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class IpndmSettings:
+    """The settings of iPNDM."""
+
     order: int = setting(
         4, "How many estimates are used; 1 is DDIM. Untouched, it fits itself to fewer steps.", low=1, high=4, step=1
     )
 
 
 class Ipndm(Pndm):
-    """The improved PNDM: the first steps use the estimates there are, so every step costs one evaluation.
+    """iPNDM is the improved PNDM: the first steps use the estimates there are, so every step costs one evaluation.
 
     Source: Zhang & Chen, Fast sampling with exponential integrator, arXiv:2204.13902, appendix (iPNDM).
     Differs: as PNDM here. diffusers' IPNDMScheduler begins at alpha = 0 with an estimate of zero for x0 whatever

@@ -18,25 +18,27 @@ _SIGMA_DATA = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class LcmSettings:
+    """The settings of LCM."""
+
     timestep_scaling: float = setting(
         10.0, "How fast the boundary condition fades with the time step.", low=1, high=100, step=1
     )
 
 
 def fits_lcm(traits: Traits) -> str | None:
-    """LCM's boundary condition is written in the discrete time of a variance-preserving model."""
+    """Refuse flow models: the boundary condition is written in the discrete time of a variance-preserving model."""
     reason = "consistency sampling is defined on the time steps of diffusion models, not of flow models"
     return reason if traits.flow else None
 
 
 def boundary_scalings(timestep: float, timestep_scaling: float) -> tuple[float, float]:
-    """c_skip and c_out, which make the consistency function the identity at time zero."""
+    """Compute c_skip and c_out, which make the consistency function the identity at time zero."""
     scaled = timestep * timestep_scaling
     return (_SIGMA_DATA**2 / (scaled**2 + _SIGMA_DATA**2), scaled / math.sqrt(scaled**2 + _SIGMA_DATA**2))
 
 
 class Lcm:
-    """Jump to the clean estimate, add fresh noise of the next level, and again.
+    """LCM jumps to the clean estimate and adds fresh noise of the next level, step by step.
 
     Source: Luo et al., Latent consistency models, arXiv:2310.04378, algorithm 3; boundary scalings as in
     Song et al., Consistency models, arXiv:2303.01469, appendix C. Meant for distilled weights (LCM,

@@ -20,6 +20,8 @@ _BASES = tuple(key for key in SOLVERS if key not in ("lcm", "tcd"))
 
 @dataclasses.dataclass(frozen=True)
 class LmlSettings:
+    """The settings of LML."""
+
     base: str = setting("dpmpp_2m", "The solver whose noise estimates are changed.", choices=_BASES)
     kappa: float = setting(
         0.0,
@@ -32,7 +34,8 @@ class LmlSettings:
 
 
 def damped_direction(noise: torch.Tensor, previous: torch.Tensor, kappa: float, damping: float) -> torch.Tensor:
-    """eps - e * <e, eps> / (lambda + |e|^2) with e = kappa * eps_past + (1 - kappa) * eps, back at the norm of eps.
+    """Compute eps - e * <e, eps> / (lambda + |e|^2) with e = kappa * eps_past + (1 - kappa) * eps, back at the norm of
+    eps.
 
     It is lambda * (lambda * I + e e^T)^-1 eps by Sherman and Morrison, of which only the direction is kept.
 
@@ -52,7 +55,7 @@ def damped_direction(noise: torch.Tensor, previous: torch.Tensor, kappa: float, 
 
 
 class Lml(Wrapper[torch.Tensor | None]):
-    """Levenberg-Marquardt-Langevin around a solver.
+    """LML runs Levenberg-Marquardt-Langevin around a solver.
 
     kappa mixes the previous estimate into the vector whose outer product stands for the curvature. At kappa 0,
     the authors' default, that vector is eps itself: the formula shortens eps and the norm is then restored, so

@@ -16,13 +16,15 @@ __all__ = ["Lms", "LmsSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class LmsSettings:
+    """The settings of LMS."""
+
     order: int = setting(
         4, "How many estimates are used; 1 is Euler. Untouched, it fits itself to fewer steps.", low=1, high=4, step=1
     )
 
 
 class Lms:
-    """Adams-Bashforth for dy/ds = eps_hat with y = x / alpha and s = sigma / alpha, at any distances.
+    """LMS is Adams-Bashforth for dy/ds = eps_hat with y = x / alpha and s = sigma / alpha, at any distances.
 
     The first steps use the estimates there are. A step from pure noise is of first order: its s is infinite.
 

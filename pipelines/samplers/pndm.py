@@ -19,6 +19,8 @@ __all__ = ["Pndm", "PndmSettings", "combined_noise", "transfer"]
 
 @dataclasses.dataclass(frozen=True)
 class PndmSettings:
+    """The settings of PNDM."""
+
     start: str = setting(
         "heun",
         "Heun costs one evaluation more in one step, runge-kutta three in three steps.",
@@ -27,7 +29,7 @@ class PndmSettings:
 
 
 def transfer(latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor) -> torch.Tensor:
-    """x' = alpha' * (x - sigma * eps) / alpha + sigma' * eps.
+    """Compute x' = alpha' * (x - sigma * eps) / alpha + sigma' * eps.
 
     Source: Liu et al., PNDM, arXiv:2202.09778, section 3 (the transfer part).
     """
@@ -35,7 +37,7 @@ def transfer(latents: torch.Tensor, level: Level, next_level: Level, noise: torc
 
 
 def combined_noise(history: Sequence[PastNoise], next_level: Level) -> torch.Tensor:
-    """The mean over the step of the polynomial in the network's time through the last estimates.
+    """Compute the mean over the step of the polynomial in the network's time through the last estimates.
 
     At equal distances the weights are Adams-Bashforth's (3, -1) / 2, (23, -16, 5) / 12, (55, -59, 37, -9) / 24.
     """
@@ -49,7 +51,7 @@ def combined_noise(history: Sequence[PastNoise], next_level: Level) -> torch.Ten
 
 
 class Pndm:
-    """Pseudo numerical methods: PLMS after a start of Heun's or of Runge and Kutta's kind.
+    """PNDM is pseudo numerical methods: PLMS after a start of Heun's or of Runge and Kutta's kind.
 
     Of second order: the mean is taken in time, but the transfer weights the noise by sigma / alpha. A start step
     that is the last one, or from pure noise, is DDIM's.

@@ -14,7 +14,8 @@ __all__ = ["PromptExtrapolation", "extrapolate_prompt"]
 def extrapolate_prompt(
     own: Conditioning, first: Conditioning, last: Conditioning, by: float | torch.Tensor
 ) -> Conditioning:
-    """own + by * (last - first), in every tensor of real numbers; the others, and what the two have in common, stay.
+    """Compute own + by * (last - first), in every tensor of real numbers; the others, and what the two have in common,
+    stay.
 
     Args:
         own, first, last: with tensors of the same names and shapes.
@@ -31,8 +32,8 @@ def extrapolate_prompt(
 
 
 class PromptExtrapolation:
-    """One step's, which `Query.conditioning` asks for: the conditioning of each branch, moved along the line through
-    both.
+    """A prompt extrapolation moves each branch's conditioning of one step along the line through both, as
+    `Query.conditioning`.
 
     Args:
         branches: names of the guidance's branches, of which the first and the last make the line.

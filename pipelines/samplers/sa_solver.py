@@ -18,6 +18,8 @@ __all__ = ["SaSolver", "SaSolverSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class SaSolverSettings:
+    """The settings of SA-Solver."""
+
     tau: float = setting(
         1.0, "Strength of the fresh noise: 0 is deterministic, 1 the full SDE.", low=0, high=1.6, step=0.05, label="tau"
     )
@@ -56,7 +58,8 @@ class _Stride:
 
 
 class SaSolver:
-    """Adams-Bashforth predictor, Adams-Moulton corrector with the same noise, one evaluation a step.
+    """SA-Solver has an Adams-Bashforth predictor and an Adams-Moulton corrector with the same noise, one evaluation a
+    step.
 
     The corrector uses the next step's evaluation, so it is free; a last step and one from pure noise have none.
     tau acts between `noise_from` and `noise_to`. With tau 0, order 1 and no

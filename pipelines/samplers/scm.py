@@ -11,7 +11,7 @@ __all__ = ["Scm"]
 
 
 class Scm:
-    """Jump to the clean estimate, add fresh noise of the next level, and again: x' = alpha' * x0_hat + sigma' * n.
+    """SCM jumps to the clean estimate and adds fresh noise of the next level: x' = alpha' * x0_hat + sigma' * n.
 
     In TrigFlow alpha = cos(t) and sigma = sin(t), and the network's output is v, x0_hat = cos(t) * x - sin(t) * v:
     a v-prediction model on a variance-preserving schedule, which the denoiser already is. Unlike LCM the estimate

@@ -16,6 +16,8 @@ __all__ = ["Tcd", "TcdSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class TcdSettings:
+    """The settings of TCD."""
+
     gamma: float = setting(
         0.3,
         "Share of the way that is denoised too far and noised again: 0 is DDIM, 1 the most.",
@@ -27,7 +29,7 @@ class TcdSettings:
 
 
 class Tcd:
-    """Go past the next level to s = (1 - gamma) * t', then back up to it with fresh noise.
+    """TCD goes past the next level to s = (1 - gamma) * t', then back up to it with fresh noise.
 
     Meant for distilled weights (TCD, Hyper-SD); on others gamma 0 is DDIM. gamma is called eta in diffusers.
 

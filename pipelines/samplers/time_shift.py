@@ -19,6 +19,8 @@ __all__ = ["ShiftCount", "TimeShift", "TimeShiftSettings", "fits_time_shift", "s
 
 @dataclasses.dataclass(frozen=True)
 class TimeShiftSettings:
+    """The settings of Time-Shift."""
+
     base: str = setting("ddim", "The solver that takes the steps.", choices=("ddim", "pndm", "dpmpp_2m"))
     window: int = setting(
         30, "Width of the window of times around the step's own; 0 is the base solver.", low=0, high=400, step=2
@@ -27,21 +29,22 @@ class TimeShiftSettings:
 
 
 def fits_time_shift(traits: Traits) -> str | None:
-    """The window is of a diffusion model's whole time steps."""
+    """Refuse flow models: the window is of a diffusion model's whole time steps."""
     reason = "it searches the whole time steps that a diffusion model was trained on; a flow model's time is continuous"
     return reason if traits.flow else None
 
 
 @dataclasses.dataclass(frozen=True)
 class ShiftCount:
-    """For how many evaluations of a sample a shifted time was chosen, and for how many it could have been."""
+    """Counts for how many evaluations of a sample a shifted time was chosen, and for how many it could have been."""
 
     shifted: int = 0
     considered: int = 0
 
 
 def shifted_times(latents: torch.Tensor, level: Level, window: int, noise_schedule: NoiseSchedule) -> torch.Tensor:
-    """(B,), float64: the times tau within window / 2 of the level's for which sigma_tau^2 is nearest to the variance.
+    """Choose (B,), float64: the times tau within window / 2 of the level's for which sigma_tau^2 is nearest to the
+    variance.
 
     The level's own time is kept unless another is strictly nearer.
 
@@ -61,7 +64,7 @@ def shifted_times(latents: torch.Tensor, level: Level, window: int, noise_schedu
 
 
 class TimeShift(Wrapper[ShiftCount]):
-    """The time-shift sampler over DDIM, PNDM or DPM-Solver++(2M).
+    """Time-Shift is the time-shift sampler over DDIM, PNDM or DPM-Solver++(2M).
 
     Only the time that the network is told changes; the solver's levels stay. A run's first evaluation is at its
     own time, and of a step only the evaluation at its own level is shifted. What the network says is read at the
@@ -103,5 +106,5 @@ class TimeShift(Wrapper[ShiftCount]):
 
 
 def shift_count(state: State) -> ShiftCount:
-    """How often the run that led to this state was told a shifted time."""
+    """Find how often the run that led to this state was told a shifted time."""
     return state.memory[0] if state.memory else ShiftCount()

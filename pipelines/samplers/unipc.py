@@ -18,6 +18,8 @@ __all__ = ["UniPc", "UniPcSettings"]
 
 @dataclasses.dataclass(frozen=True)
 class UniPcSettings:
+    """The settings of UniPC."""
+
     order: int = setting(
         2,
         "Order of the predictor; the corrector adds one. Untouched, it fits itself to fewer steps.",
@@ -43,7 +45,7 @@ class _Stride:
 
 
 class UniPc:
-    """Unified predictor-corrector on the data prediction.
+    """UniPC is the unified predictor-corrector on the data prediction.
 
     Source: Zhao et al., UniPC, arXiv:2302.04867, algorithms 5 to 8 and equation 3.
     Differs: from a level without signal (alpha = 0) the estimates before it are not used, since their

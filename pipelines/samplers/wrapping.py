@@ -26,12 +26,12 @@ Memory = TypeVar("Memory")
 _DIFFUSION = Traits("sd", "epsilon", "unet")
 
 SOLVERS = {method.key: method.build for method in SOLVER_METHODS if not method.fit(_DIFFUSION)}
-"""The solvers that can be wrapped, under their keys in the table, with their default settings: all of diffusion models.
-"""
+"""The solvers that can be wrapped, under their keys in the table, with their default settings: all of diffusion
+models."""
 
 
 class Wrapper(Generic[Memory]):
-    """Runs a solver's step and lets `asked` and `answered` change what passes.
+    """A wrapper runs a solver's step and lets `asked` and `answered` change what passes.
 
     The state's memory is this method's own value and the solver's memory, in a pair.
 
@@ -48,11 +48,11 @@ class Wrapper(Generic[Memory]):
         self.base: Sampler = SOLVERS[base]()
 
     def asked(self, memory: Memory, query: Query, context: StepContext) -> tuple[Memory, Query]:
-        """Returns its own value and the query that goes to the network."""
+        """Change a query on its way to the network; returns this method's own value and the query."""
         return memory, query
 
     def answered(self, memory: Memory, prediction: Prediction, context: StepContext) -> tuple[Memory, Prediction]:
-        """Returns its own value and the prediction that goes to the solver."""
+        """Change a prediction on its way to the solver; returns this method's own value and the prediction."""
         return memory, prediction
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
@@ -74,5 +74,5 @@ class Wrapper(Generic[Memory]):
 
 
 def with_noise(prediction: Prediction, noise: torch.Tensor) -> Prediction:
-    """Returns the same evaluation with another estimate of eps, (B, C, h, w)."""
+    """Put another estimate of eps, (B, C, h, w), into the place of an evaluation's own."""
     return Prediction(noise, prediction.latents, prediction.level, "epsilon")

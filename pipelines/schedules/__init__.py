@@ -133,7 +133,7 @@ def settle_schedule(
     Raises:
         SettingsError: nothing was fitted for it, or only to other weights, or a setting cannot be.
     """
-    schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
+    schedule = SCHEDULES.build(request.schedule)
     return learned.choose(schedule.settings, request, network) if isinstance(schedule, Learned) else schedule
 
 

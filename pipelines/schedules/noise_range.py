@@ -15,8 +15,7 @@ _ROUNDED = 0.01
 
 def lowest_and_highest(noise_schedule: NoiseSchedule) -> tuple[float, float]:
     """sigma / alpha of the model's least and most noise; a flow model has a thousandth of its time at least, and no
-    most.
-    """
+    most."""
     total = noise_schedule.num_train_timesteps
     if isinstance(noise_schedule, FlowSchedule):
         return noise_schedule.at(1.0).sigma_ve, math.inf
@@ -45,8 +44,8 @@ def noise_ends(noise_schedule: NoiseSchedule, sigma_min: float, sigma_max: float
             )
     if low >= high:
         raise SettingsError(
-            f"{label}: the lowest noise, {low:.4g}, is not below the highest, {high:.4g}. Choose a smaller sigma min "
-            "or a "
+            f"{label}: the lowest noise, {low:.4g}, is not below the highest, {high:.4g}. Choose a smaller "
+            f"sigma min or a "
             "larger sigma max."
         )
     return low, min(high, most)

@@ -66,7 +66,7 @@ def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     path = Path(path)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             return tensors, dict(file.metadata() or {})
     except FileNotFoundError:
         raise LoraError(f"There is no LoRA {path.name!r}. Put its safetensors file into the models folder.") from None

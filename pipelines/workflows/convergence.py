@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from pipelines.core.errors import SettingsError, UnknownMethodError
+from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Run, denoise_together
 from pipelines.core.types import Choice, Request, Step, Traits
+from pipelines.core.validation import read_object, read_whole, require_fields
 from pipelines.families.base import Family
-from pipelines.requests.limits import check_orders
+from pipelines.requests.limits import Limits, check_orders
 from pipelines.requests.reference import reference_of
 from pipelines.requests.text_to_image import ResolvedRun, build_run, resolve
 from pipelines.samplers import SAMPLERS
@@ -21,7 +22,6 @@ from pipelines.workflows.compare.axes import Axis, spread
 from pipelines.workflows.compare.request import equal_steps, evaluations
 
 __all__ = [
-    "MOST_EVALUATIONS",
     "REFERENCE_STEPS",
     "ConvergenceRequest",
     "Finished",
@@ -38,7 +38,6 @@ __all__ = [
 
 REFERENCE_STEPS = 999
 EVALUATIONS = (8, 12, 16, 20, 30, 40, 60, 100)
-MOST_EVALUATIONS, MOST_SERIES, MOST_POINTS = 400, 36, 16
 
 
 def relative_error(latents: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -68,6 +67,7 @@ class ConvergenceRequest:
         values: Mapping[str, Any],
         read: Callable[[Mapping[str, Any]], Request],
         traits: Callable[[str], Traits | None] = lambda model: None,
+        limits: Limits = Limits(),
     ) -> ConvergenceRequest:
         """From untrusted plain values.
 
@@ -76,23 +76,23 @@ class ConvergenceRequest:
                 "evaluations": numbers, or text such as "8, 10-50:10", "reference_steps"}.
             read: makes a checked request of plain values.
             traits: of a model by key, where they are known.
+            limits: the server's caps.
 
         Raises:
             SettingsError: the first thing that is wrong.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            raise UnknownMethodError("setting of a convergence view", unknown[0], known)
-        plain = values.get("base", {})
-        if not isinstance(plain, Mapping):
-            raise SettingsError(f"The base of a convergence view is {str(plain)[:80]!r}. Give an object of settings.")
+        require_fields(values, [field.name for field in dataclasses.fields(cls)], "a convergence view")
+        plain = read_object(values.get("base", {}), "base of a convergence view")
         base = read({**plain, "batch_size": 1})
         given = {"field": "sampler", "values": values.get("samplers", "all")}
-        axis = Axis.parse(given, MOST_SERIES, traits(base.model))
+        axis = Axis.parse(given, limits.max_cells, traits(base.model))
         samplers = tuple(Choice.parse(value) for value in axis.values)
         for sampler in samplers:
             read({**plain, "batch_size": 1, "sampler": sampler.to_json()})
-        return cls(base, samplers, _budgets(values.get("evaluations", EVALUATIONS)), _reference_steps(values))
+        steps = read_whole(
+            values.get("reference_steps", REFERENCE_STEPS), "number of reference steps", 20, REFERENCE_STEPS
+        )
+        return cls(base, samplers, _budgets(values.get("evaluations", EVALUATIONS), limits), steps)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `parse` reads back to an equal request."""
@@ -108,25 +108,16 @@ class ConvergenceRequest:
         return self.base.model
 
 
-def _budgets(given: Any) -> tuple[int, ...]:
+def _budgets(given: Any, limits: Limits) -> tuple[int, ...]:
     if isinstance(given, (list, tuple)):
         given = ",".join(str(one) for one in given)
-    numbers = sorted(set(spread(str(given), True, MOST_POINTS)))
-    if not numbers or numbers[0] < 1 or numbers[-1] > MOST_EVALUATIONS:
+    numbers = sorted(set(spread(str(given), True, limits.max_budgets)))
+    if not numbers or numbers[0] < 1 or numbers[-1] > limits.max_evaluations:
         raise SettingsError(
-            f"The evaluations are {str(given)[:80]!r}. Give numbers from 1 to {MOST_EVALUATIONS}, such as 8, 16, 32."
+            f"The evaluations are {str(given)[:80]!r}. Give numbers from 1 to {limits.max_evaluations}, such as 8, "
+            "16, 32."
         )
-    return tuple(numbers)
-
-
-def _reference_steps(values: Mapping[str, Any]) -> int:
-    steps = values.get("reference_steps", REFERENCE_STEPS)
-    whole = isinstance(steps, (int, float)) and not isinstance(steps, bool) and steps == steps // 1
-    if not whole or not 20 <= steps <= REFERENCE_STEPS:
-        raise SettingsError(
-            f"The reference's steps are {str(steps)[:80]}. Choose a whole number from 20 to {REFERENCE_STEPS}."
-        )
-    return int(steps)
+    return tuple(int(number) for number in numbers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,16 +16,17 @@ from typing import Any
 import torch
 
 from pipelines.core.denoiser import Denoiser
-from pipelines.core.errors import SettingsError, UnknownMethodError
+from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Request
+from pipelines.core.validation import read_flag, read_object, require_fields, require_one_picture
 from pipelines.models.quantization_folder import plain_choice
 from pipelines.quantizers import Machine, require_runs
 from pipelines.quantizers.base import sqnr
+from pipelines.requests.limits import Limits
 
 __all__ = [
     "DEFAULTS",
-    "MOST_VARIANTS",
     "QuantizationRequest",
     "StepErrors",
     "in_order_of_use",
@@ -34,7 +35,6 @@ __all__ = [
     "trimmed_mean",
 ]
 
-MOST_VARIANTS = 7
 DEFAULTS = ("int8", "int4", "nf4")
 MOST_VALUES = 65_536
 """Of a layer's output, so many values evenly spaced are compared: all layers' outputs of a large model do not fit."""
@@ -62,7 +62,11 @@ class QuantizationRequest:
 
     @classmethod
     def parse(
-        cls, values: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Request], machine: Machine
+        cls,
+        values: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], Request],
+        machine: Machine,
+        limits: Limits = Limits(),
     ) -> QuantizationRequest:
         """From untrusted plain values.
 
@@ -70,33 +74,24 @@ class QuantizationRequest:
             values: {"base": fields of `Request`, "variants": [key or {"key", ...}, ...], "measure", "peak", "keep"}.
             read: makes a checked request of plain values.
             machine: that the methods must run on.
+            limits: the server's caps.
 
         Raises:
             SettingsError: the first thing that is wrong.
             MethodFitError: a method cannot run here, and why.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            raise UnknownMethodError("setting of a quantization", unknown[0], known)
-        plain = values.get("base", {})
-        if not isinstance(plain, Mapping):
-            raise SettingsError(
-                f"The base of a quantization is given as {str(plain)[:80]!r}. Give an object of settings."
-            )
-        base = read(plain)
-        if base.batch_size != 1:
-            raise SettingsError(
-                f"The batch size is {base.batch_size}. A comparison makes one picture a cell: choose 1."
-            )
+        require_fields(values, [field.name for field in dataclasses.fields(cls)], "a quantization")
+        base = read(read_object(values.get("base", {}), "base of a quantization"))
+        require_one_picture(base.batch_size, "A comparison makes one picture a cell")
         if base.loras:
             raise SettingsError(
                 "LoRAs cannot be added to quantized weights. Remove them, or make the picture in full precision."
             )
         flags = {
-            name: _yes_or_no(name, values.get(name, default))
+            name: read_flag(values.get(name, default), f"setting {name}")
             for name, default in (("measure", True), ("peak", False), ("keep", False))
         }
-        return cls(base, _variants(values.get("variants", DEFAULTS), machine), **flags)
+        return cls(base, _read_variants(values.get("variants", DEFAULTS), machine, limits.max_variants), **flags)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `parse` reads back to an equal request."""
@@ -109,16 +104,10 @@ class QuantizationRequest:
         }
 
 
-def _yes_or_no(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SettingsError(f"{name} is {str(value)[:80]!r}. It must be true or false.")
-    return value
-
-
-def _variants(values: Any, machine: Machine) -> tuple[Choice, ...]:
-    if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= MOST_VARIANTS:
+def _read_variants(values: Any, machine: Machine, most: int) -> tuple[Choice, ...]:
+    if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= most:
         count = f"{len(values)} quantizers are" if isinstance(values, (list, tuple)) else f"{str(values)[:80]!r} is"
-        raise SettingsError(f"{count} given. Give a list of 1 to {MOST_VARIANTS}.")
+        raise SettingsError(f"{count} given. Give a list of 1 to {most}.")
     choices = []
     for value in values:
         choice = plain_choice(Choice.parse(value))

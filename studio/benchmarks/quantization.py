@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.core.errors import StepwiseError
 from pipelines.quantizers import QUANTIZERS, this_machine
-from pipelines.workflows.quantize import MOST_VARIANTS
+from pipelines.requests.limits import Limits
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
 
@@ -40,8 +40,9 @@ def measured(studio: Studio, keys: Sequence[str], prompts: Sequence[str], steps:
         StepwiseError: a run failed.
     """
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(keys), MOST_VARIANTS):
-        variants = list(keys[start : start + MOST_VARIANTS])
+    most = Limits().max_variants
+    for start in range(0, len(keys), most):
+        variants = list(keys[start : start + most])
         runs = [
             _run(studio, {"prompt": prompt, "seed": seed, "num_inference_steps": steps}, variants, peak=not seed)
             for seed, prompt in enumerate(prompts)

@@ -94,7 +94,9 @@ class Convergence:
     )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> ConvergenceRequest:
-        return ConvergenceRequest.parse(values, lambda plain: parse_request(plain, context), context.traits)
+        return ConvergenceRequest.parse(
+            values, lambda plain: parse_request(plain, context), context.traits, context.limits
+        )
 
     def work(self, request: ConvergenceRequest) -> tuple[float, float]:
         return request.reference_steps + len(request.samplers) * sum(request.evaluations), 0

@@ -117,7 +117,9 @@ class Quantize:
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> QuantizationRequest:
         machine = this_machine(context.device)
-        request = QuantizationRequest.parse(values, lambda plain: parse_request(plain, context), machine)
+        request = QuantizationRequest.parse(
+            values, lambda plain: parse_request(plain, context), machine, context.limits
+        )
         require_plain(context.catalog[request.base.model])
         if request.keep:
             context.require_keeping()
@@ -186,7 +188,7 @@ class _Quantizing:
             self.base = self.resolved.request
             self.variants[0].family = full
             for index, one in enumerate(self.variants[1:], 1):
-                with self._told(index):
+                with self._isolate_failure(index):
                     self._quantize(one, full, leased)
             able = [one for one in self.variants[1:] if one.family is not None]
             if not able:
@@ -203,7 +205,7 @@ class _Quantizing:
         self.job.set_status(JobStatus.RUNNING)
 
     @contextmanager
-    def _told(self, index: int) -> Iterator[None]:
+    def _isolate_failure(self, index: int) -> Iterator[None]:
         """A variant's failure is its own: it is said in its cell, and the others go on."""
         try:
             yield
@@ -294,7 +296,7 @@ class _Quantizing:
     def _keep(self, variants: Sequence[_Variant]) -> None:
         entry, network = self.context.catalog[self.base.model], self.variants[0].family.network
         for one in variants:
-            with self._told(self.variants.index(one)):
+            with self._isolate_failure(self.variants.index(one)):
                 self.job.set_status(JobStatus.RUNNING, f"Keeping {one.label}")
                 keep_network(self.context.catalog.folder, entry, one.choice, network, one.family.network, one.quantizer)
                 one.figures["kept"] = True
@@ -310,7 +312,7 @@ class _Quantizing:
         for index, one in enumerate(self.variants):
             if one.picture is None:
                 continue
-            with self._told(index), tempfile.TemporaryDirectory() as scratch:
+            with self._isolate_failure(index), tempfile.TemporaryDirectory() as scratch:
                 self.job.set_status(JobStatus.RUNNING, f"Measuring the memory of {one.label}")
                 file = self._written(one, Path(scratch)) if isinstance(one.quantizer, StorableQuantizer) else None
                 method = one.choice.to_json() if one.choice else None

@@ -213,8 +213,8 @@ def test_loras(tmp_path):
     make_sdxl_file(tmp_path / "loras" / "model.safetensors")
     (tmp_path / "loras" / "bad.pt").write_bytes(b"\x80\x02")
     loras = {lora.key: lora for lora in scan_loras(tmp_path)}
-    assert set(loras) == {"watercolour-one", "xl", "model", "bad"}
-    assert (loras["watercolour-one"].family, loras["watercolour-one"].base) == ("sd", "sd1")
+    assert set(loras) == {"watercolor-one", "xl", "model", "bad"}
+    assert (loras["watercolor-one"].family, loras["watercolor-one"].base) == ("sd", "sd1")
     assert loras["xl"].family == "sdxl"
     assert "is no LoRA" in loras["model"].problem
     assert "pickle" in loras["bad"].problem

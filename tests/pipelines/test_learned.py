@@ -17,8 +17,9 @@ from pipelines.core.types import Request
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
 from pipelines.learning import bespoke, bespoke_descent
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
-from pipelines.learning.bespoke import BespokeSettings, _starts, fit_bespoke, fitted_rows, normal_matrix, passed
+from pipelines.learning.bespoke import BespokeSettings, fit_bespoke, list_starting_times
 from pipelines.learning.bespoke_descent import descend, inverse_root
+from pipelines.learning.bespoke_rows import fit_rows, interpolate_path, normal_matrix
 from pipelines.learning.cases import Cases, finals
 from pipelines.learning.differentiable import factors_of, run_with_gradients
 from pipelines.learning.formula import linear_form, require_linear
@@ -233,8 +234,8 @@ def test_auto_diffusion_beats_uniform_on_the_gaussian():
 def test_the_long_runs_path_between_its_levels_is_right(time):
     pictures, level = problem().fitted, COSINE.at(time)
     true = exact(pictures.cases.noise, COSINE.at(1000.0), level)
-    assert relative_error(passed(pictures, level), true) < 2e-4
-    assert torch.equal(passed(pictures, pictures.levels[7]), pictures.path[7])
+    assert relative_error(interpolate_path(pictures, level), true) < 2e-4
+    assert torch.equal(interpolate_path(pictures, pictures.levels[7]), pictures.path[7])
 
 
 def test_a_bespoke_solver_is_far_better_than_uniform_on_noise_it_has_not_seen():
@@ -291,7 +292,7 @@ def test_least_squares_is_tried_from_the_last_time_and_from_a_little_below_it():
     one = problem(steps=3)
     tried = [found.loss for found in fit_bespoke(one, BespokeSettings(rounds=0))]
     wanted = [
-        fitted_rows(one, [first * (1 - (k / 3) ** power) for k in range(3)]).loss
+        fit_rows(one, [first * (1 - (k / 3) ** power) for k in range(3)]).loss
         for first in (1000.0, 970.0)
         for power in (1.0, 1.2, 1.4, 1.7, 2.0)
     ]
@@ -312,17 +313,17 @@ def test_times_are_compared_on_some_pictures_and_their_factors_fitted_to_all(rou
     few = dataclasses.replace(one, fitted=one.fitted.first(3))
     assert len(few.fitted.cases) == 3 == few.fitted.path.shape[1] == len(few.fitted.wanted)
     assert [trial.loss for trial in trials[:10]] == [
-        fitted_rows(few, times).loss for times in _starts(BespokeSettings(), one)
+        fit_rows(few, times).loss for times in list_starting_times(BespokeSettings(), one)
     ]
-    chosen = min(_starts(BespokeSettings(), one), key=lambda times: fitted_rows(few, times).loss)
-    assert trials[10].best.rows == fitted_rows(one, chosen).rows
-    assert trials[10].best.fitted == pytest.approx(fitted_rows(one, chosen).loss)
+    chosen = min(list_starting_times(BespokeSettings(), one), key=lambda times: fit_rows(few, times).loss)
+    assert trials[10].best.rows == fit_rows(one, chosen).rows
+    assert trials[10].best.fitted == pytest.approx(fit_rows(one, chosen).loss)
 
 
 def _descended(one, wanted, rounds, **settings):
     """Error on the held-out pictures after a descent to these ends of the fitted ones."""
     times = (1000.0, 750.0, 500.0, 250.0)
-    fit, settings = fitted_rows(one, times), BespokeSettings(rounds=rounds, batch=len(wanted), **settings)
+    fit, settings = fit_rows(one, times), BespokeSettings(rounds=rounds, batch=len(wanted), **settings)
     to = dataclasses.replace(one, fitted=dataclasses.replace(one.fitted, wanted=wanted))
     *_, reached = descend(to, times, fit.rows, [inverse_root(squares) for squares in fit.squares], Terms(), settings)
     levels = learned_levels(reached.times, reached.times, COSINE)
@@ -347,7 +348,7 @@ def test_a_picture_that_is_already_close_does_not_hold_the_descent_back():
     def distance(ends):
         return (ends - to.fitted.wanted).square().flatten(1).mean(1).sqrt().mean().item()
 
-    fit = fitted_rows(to, times)
+    fit = fit_rows(to, times)
     *_, reached = descend(
         to,
         times,
@@ -364,7 +365,7 @@ def test_a_picture_that_is_already_close_does_not_hold_the_descent_back():
 @pytest.mark.parametrize(("first", "moves"), [(1000.0, False), (970.0, True)])
 def test_a_run_that_begins_at_the_last_time_goes_on_to_and_another_may_move(first, moves):
     one, times = curved_problem(), (first, 700.0, 400.0, 150.0)
-    fit = fitted_rows(one, times)
+    fit = fit_rows(one, times)
     roots = [inverse_root(squares) for squares in fit.squares]
     *_, last = descend(one, times, fit.rows, roots, Terms(), BespokeSettings(rounds=10, batch=16))
     assert (last.times[0] != pytest.approx(first, abs=1e-9)) is moves and last.times[0] <= 1000
@@ -372,7 +373,7 @@ def test_a_run_that_begins_at_the_last_time_goes_on_to_and_another_may_move(firs
 
 def test_the_mean_of_the_second_half_of_the_rounds_is_found():
     one, times = curved_problem(), (1000.0, 750.0, 500.0, 250.0)
-    fit = fitted_rows(one, times)
+    fit = fit_rows(one, times)
     roots = [inverse_root(squares) for squares in fit.squares]
     *first, last = descend(one, times, fit.rows, roots, Terms(), BespokeSettings(rounds=6, batch=4, learning_rate=0.1))
     assert all(one.mean is None for one in first)
@@ -403,7 +404,7 @@ def test_steep_rounds_are_shortened(steepest, monkeypatch):
 @pytest.mark.parametrize("better", ["last", "mean"])
 def test_the_nearer_of_the_last_numbers_and_their_mean_is_taken(better, monkeypatch):
     one, times = curved_problem(), (999.0, 749.0, 499.0, 249.0)
-    fit = fitted_rows(one, times)
+    fit = fit_rows(one, times)
     roots = [inverse_root(squares) for squares in fit.squares]
     *_, reached = descend(one, times, fit.rows, roots, Terms(), BespokeSettings(rounds=60))
     near = dataclasses.replace(reached, mean=None)
@@ -424,7 +425,7 @@ def test_a_squared_error_is_drawn_by_one_that_goes_astray():
 
 def test_a_descent_with_nothing_left_to_do_stays_finite():
     one, times = problem(steps=3), (1000.0, 600.0, 300.0)
-    fit = fitted_rows(one, times)
+    fit = fit_rows(one, times)
     solver, levels = FittedFactors(fit.rows, times), learned_levels(times, times, COSINE)
     reached_already = finals(one.fitted.cases, one.network, one.guidance, solver, levels, COSINE)
     to = dataclasses.replace(one, fitted=dataclasses.replace(one.fitted, wanted=reached_already))
@@ -531,7 +532,7 @@ def test_single_ends_need_two_branches_and_a_middle(scale, steps, settings):
 
 def test_the_factors_of_one_first_order_step_are_found():
     one = problem("ddim", 2)
-    rows = fitted_rows(one, (1000.0, 500.0)).rows
+    rows = fit_rows(one, (1000.0, 500.0)).rows
     start, middle = COSINE.at(1000.0), COSINE.at(500.0)
     true = exact(one.fitted.cases.noise, start, middle)
     noise = Smooth().predict_raw(one.fitted.cases.noise, torch.full((8,), 1000.0, dtype=torch.float64), None)

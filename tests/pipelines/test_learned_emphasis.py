@@ -1,4 +1,4 @@
-"""PromptExtrapolation of a bespoke solver: it is found, runs as it was fitted, and a kept fit is gone on from."""
+"""Prompt extrapolation of a bespoke solver: it is found, runs as it was fitted, and a kept fit is gone on from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from pipelines.core.denoiser import Conditioning
 from pipelines.core.errors import SettingsError
 from pipelines.guidance.cfg import Cfg, CfgSettings
-from pipelines.learning import bespoke, bespoke_descent
-from pipelines.learning.bespoke import BespokeSettings, FittedSolver, fit_bespoke, fitted_rows
+from pipelines.learning import bespoke_descent
+from pipelines.learning.bespoke import BespokeSettings, FittedSolver, fit_bespoke
 from pipelines.learning.bespoke_descent import descend, inverse_root
+from pipelines.learning.bespoke_rows import collect_normal_matrices, fit_rows
 from pipelines.learning.cases import finals
 from pipelines.learning.problem import build_teacher_trajectory
 from pipelines.samplers.fitted_factors import FittedFactors, Terms
@@ -57,7 +58,7 @@ TIMES, ENDS = (1000.0, 650.0, 300.0), Terms(("negative", "positive"), (0, 2))
 def farther():
     """Pictures that end where a solver with emphasis ends, and the solver without it."""
     one = prompted_problem()
-    fit, levels = fitted_rows(one, TIMES, ENDS), learned_levels(TIMES, TIMES, COSINE)
+    fit, levels = fit_rows(one, TIMES, ENDS), learned_levels(TIMES, TIMES, COSINE)
     solver = FittedFactors(fit.rows, TIMES, ENDS, [[0.5], [-0.3, 0.6], [0.8]])
 
     def pictures(part):
@@ -78,13 +79,20 @@ def test_emphasis_is_found(farther):
             ENDS,
             BespokeSettings(rounds=120, learning_rate=0.005, batch=16, emphasis=emphasis),
         )
-        solver = FittedFactors(last.rows, last.times, ENDS, last.emphasis)
+        solver = FittedFactors(last.rows, last.times, ENDS, last.prompt_extrapolation)
         errors[emphasis] = one.error(learned_levels(last.times, last.times, COSINE), one.held_out, solver)
-        assert [len(step) for step in last.emphasis] == [1, 2, 1] * emphasis
+        assert [len(step) for step in last.prompt_extrapolation] == [1, 2, 1] * emphasis
     assert errors[True] < 0.01 * errors[False] and errors[False] < 0.1
     assert (
-        all(by > 0.1 for by in (last.emphasis[0][0], last.emphasis[1][1], last.emphasis[2][0]))
-        and last.emphasis[1][0] < -0.1
+        all(
+            by > 0.1
+            for by in (
+                last.prompt_extrapolation[0][0],
+                last.prompt_extrapolation[1][1],
+                last.prompt_extrapolation[2][0],
+            )
+        )
+        and last.prompt_extrapolation[1][0] < -0.1
     )
 
 
@@ -94,9 +102,9 @@ def test_a_run_with_emphasis_ends_where_the_fit_says(farther):
         one, BespokeSettings(start="uniform", rounds=60, learning_rate=0.01, batch=16, single_ends=True, emphasis=True)
     )
     best, levels = last.best, learned_levels(last.best.times, last.best.times, COSINE)
-    assert [len(step) for step in best.emphasis] == [1, 2, 1]
+    assert [len(step) for step in best.prompt_extrapolation] == [1, 2, 1]
     assert (
-        one.error(levels, one.held_out, FittedFactors(best.rows, best.times, best.terms, best.emphasis))
+        one.error(levels, one.held_out, FittedFactors(best.rows, best.times, best.terms, best.prompt_extrapolation))
         == best.held_out
     )
     assert one.error(levels, one.held_out, FittedFactors(best.rows, best.times, best.terms)) > 1.5 * best.held_out
@@ -109,22 +117,30 @@ def test_a_fit_goes_on_from_the_kept_one_with_its_emphasis(farther):
     trials = list(fit_bespoke(one, settings, kept=kept))
     assert [trial.index for trial in trials] == list(range(13)) and {trial.total for trial in trials} == {12}
     begun, last = trials[0].best, trials[-1].best
-    assert (begun.times, begun.rows, begun.emphasis) == (kept.times, kept.rows, kept.emphasis)
+    assert (begun.times, begun.rows, begun.prompt_extrapolation) == (kept.times, kept.rows, kept.prompt_extrapolation)
     assert trials[1].loss == pytest.approx(begun.fitted, rel=1e-6), (
         "a first round of all pictures begins where the kept one is"
     )
-    assert last.fitted < begun.fitted and last.held_out < begun.held_out and last.emphasis != begun.emphasis
+    assert (
+        last.fitted < begun.fitted
+        and last.held_out < begun.held_out
+        and last.prompt_extrapolation != begun.prompt_extrapolation
+    )
     (alone,) = fit_bespoke(one, dataclasses.replace(settings, rounds=0), kept=kept)
     assert alone.best == begun
     for matrix, squares in zip(
-        bespoke._matrices(one, dataclasses.replace(kept, emphasis=())), fit.squares, strict=True
+        collect_normal_matrices(one, dataclasses.replace(kept, prompt_extrapolation=()).factors()),
+        fit.squares,
+        strict=True,
     ):
         torch.testing.assert_close(matrix, squares)
     end = finals(
         one.fitted.cases, one.network, one.guidance, kept.factors(), learned_levels(TIMES, TIMES, COSINE), COSINE
     )
     row = torch.tensor(kept.rows[-1], dtype=torch.float64)
-    assert (row @ bespoke._matrices(one, kept)[-1] @ row).item() == pytest.approx(end.square().mean().item(), rel=1e-6)
+    assert (row @ collect_normal_matrices(one, kept.factors())[-1] @ row).item() == pytest.approx(
+        end.square().mean().item(), rel=1e-6
+    )
     with pytest.raises(SettingsError, match="with single ends, and the fit is to be another"):
         next(fit_bespoke(one, dataclasses.replace(settings, single_ends=False), kept=kept))
     with pytest.raises(SettingsError, match="No bespoke solver is kept"):
@@ -137,11 +153,11 @@ def test_the_slopes_of_the_emphasis_are_those_of_differences(farther):
     student = bespoke_descent._Student(
         one, TIMES, fit.rows, [inverse_root(squares) for squares in fit.squares], ENDS, begun
     )
-    for reached, wanted in zip(student.reached(0.0).emphasis, begun, strict=True):
+    for reached, wanted in zip(student.reached(0.0).prompt_extrapolation, begun, strict=True):
         assert reached == pytest.approx(wanted)
-    assert {id(numbers) for numbers in student.emphasis} <= {id(one) for one in student.learned}
-    slopes = torch.autograd.grad(student.errors(torch.arange(8)).mean(), student.emphasis)
-    for numbers, slope in zip(student.emphasis, slopes, strict=True):
+    assert {id(numbers) for numbers in student.prompt_extrapolation} <= {id(one) for one in student.learned}
+    slopes = torch.autograd.grad(student.errors(torch.arange(8)).mean(), student.prompt_extrapolation)
+    for numbers, slope in zip(student.prompt_extrapolation, slopes, strict=True):
         for place in range(len(numbers)):
             ends = []
             for side in (1e-5, -2e-5, 1e-5):

@@ -106,7 +106,7 @@ def test_a_record_with_emphasis_has_a_file_and_numbers_of_its_own(folder):
     path = write_learned(record, folder)
     assert LearnedSchedule.parse(json.loads(path.read_text())) == record
     solver = settle(REQUEST, folder).solver(SAMPLERS["unipc"].build())
-    assert [one.numbers for one in solver.emphasis] == [
+    assert [one.numbers for one in solver.prompt_extrapolation] == [
         {"positive": 0.1},
         {"negative": 0.2, "positive": 0.3},
         {"negative": 0.4, "positive": -0.5},

@@ -13,6 +13,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.requests.limits import Limits, check_fit, check_request
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
+from pipelines.schedules.learned import LearnedSchedules, LearnedSettings
 
 METHODS = [method for table in (SAMPLERS, SCHEDULES, GUIDANCE) for method in table.values()]
 FIELDS = [(method, field) for method in METHODS for field in dataclasses.fields(method.settings)]
@@ -44,7 +45,9 @@ def test_every_setting_says_its_range_and_refuses_what_is_outside(method, field)
                 parse_settings(method.settings, {field.name: bad})
     if kind is str:
         with pytest.raises(SettingsError, match="Choose one of"):
-            parse_settings(method.settings, {field.name: "nothing like it"})
+            settings = parse_settings(method.settings, {field.name: "nothing like it"})
+            if isinstance(settings, LearnedSettings):
+                LearnedSchedules().require(settings.name)
 
 
 def test_unknown_keys_name_the_choices():

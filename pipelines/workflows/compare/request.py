@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError, UnknownMethodError
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
+from pipelines.core.validation import read_flag, read_object, read_whole, require_fields, require_one_picture
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits
@@ -88,19 +89,10 @@ class ComparisonRequest:
             SettingsError: the first thing that is wrong; of a cell, with the cell's number.
             MethodFitError: a cell's method does not fit its model.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            raise UnknownMethodError("setting of a comparison", unknown[0], known)
-        plain = values.get("base", {})
-        if not isinstance(plain, Mapping):
-            raise SettingsError(
-                f"The base of a comparison is given as {str(plain)[:80]!r}. Give an object of settings."
-            )
+        require_fields(values, [field.name for field in dataclasses.fields(cls)], "a comparison")
+        plain = read_object(values.get("base", {}), "base of a comparison")
         base = read(plain)
-        if base.batch_size != 1:
-            raise SettingsError(
-                f"The batch size is {base.batch_size}. A comparison makes one picture a cell: choose 1."
-            )
+        require_one_picture(base.batch_size, "A comparison makes one picture a cell")
         options = _options(values, limits)
         x, y = _axes(values, limits, traits(base.model))
         changes = grid([axis for axis in (x, y) if axis]) if x else _changes(values.get("cells", ()))
@@ -112,7 +104,7 @@ class ComparisonRequest:
     def to_json(self) -> dict[str, Any]:
         """Plain values that `parse` reads back to an equal comparison."""
         axes = {name: axis.to_json() for name, axis in (("x", self.x), ("y", self.y)) if axis}
-        what = axes or {"cells": [dict(cell.changes) for cell in self.cells]}
+        what: dict[str, Any] = axes or {"cells": [dict(cell.changes) for cell in self.cells]}
         return {
             "base": self.base.to_json(),
             **what,
@@ -126,19 +118,12 @@ def _options(values: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     equal, reference = values.get("equal", "steps"), values.get("reference", True)
     if equal not in ("steps", "nfe"):
         raise UnknownMethodError("kind of equality", equal, ("steps", "nfe"))
-    if not isinstance(reference, bool):
-        raise SettingsError(f"The reference is {str(reference)[:80]!r}. It must be true or false.")
     steps = values.get("reference_steps", min(REFERENCE_STEPS, limits.max_steps))
-    if (
-        isinstance(steps, bool)
-        or not isinstance(steps, (int, float))
-        or steps != steps // 1
-        or not 2 <= steps <= limits.max_steps
-    ):
-        raise SettingsError(
-            f"The reference's steps are {str(steps)[:80]}. Choose a whole number from 2 to {limits.max_steps}."
-        )
-    return {"equal": equal, "reference": reference, "reference_steps": int(steps)}
+    return {
+        "equal": equal,
+        "reference": read_flag(reference, "reference"),
+        "reference_steps": read_whole(steps, "number of reference steps", 2, limits.max_steps),
+    }
 
 
 def _axes(values: Mapping[str, Any], limits: Limits, traits: Traits | None) -> tuple[Axis | None, Axis | None]:
@@ -189,8 +174,7 @@ def _cell(
 
 def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedules = LearnedSchedules()) -> int:
     """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less
-    those
-    that a fitted solver leaves out.
+    those that a fitted solver leaves out.
 
     An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on
     the level counts with those in the middle, where alpha = sigma.
@@ -206,12 +190,10 @@ def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedul
 
 def _nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     """Of the denoiser in a run, and the branches that each evaluates."""
-    guidance = GUIDANCE[request.guidance.key].build(request.guidance.settings)
+    guidance = GUIDANCE.build(request.guidance)
     branches = 1 if traits and traits.guidance != "cfg" else len(guidance.plan(_HALF_NOISE))
-    sampler = SAMPLERS[request.sampler.key].build(request.sampler.settings)
-    return INITIALIZATIONS[request.start.key].build(request.start.settings).nfe(
-        request.num_inference_steps, sampler
-    ), branches
+    sampler = SAMPLERS.build(request.sampler)
+    return INITIALIZATIONS.build(request.start).nfe(request.num_inference_steps, sampler), branches
 
 
 def equal_steps(

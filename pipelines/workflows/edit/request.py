@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError, UnknownMethodError
-from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request, Traits, is_text
+from pipelines.core.validation import read_object, require_fields, require_one_picture
 from pipelines.edits import EDITS
 from pipelines.edits.base import Edit
 from pipelines.families.base import Family, LatentModel
@@ -118,12 +118,8 @@ class EditRequest:
         Raises:
             SettingsError: the first thing that is wrong.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := [name for name in values if name not in names]:
-            raise UnknownMethodError("setting of an edit", unknown[0], names)
-        plain, source_prompt = values.get("base", {}), values.get("source_prompt", "")
-        if not isinstance(plain, Mapping):
-            raise SettingsError(f"The base of an edit is given as {str(plain)[:80]!r}. Give an object of settings.")
+        require_fields(values, [field.name for field in dataclasses.fields(cls)], "an edit")
+        plain, source_prompt = read_object(values.get("base", {}), "base of an edit"), values.get("source_prompt", "")
         if not is_text(source_prompt):
             raise SettingsError(f"The source prompt is {str(source_prompt)[:80]!r}. It must be text.")
         if values.get("picture") is None:
@@ -148,19 +144,16 @@ class EditRequest:
             SettingsError: the first thing that is wrong, its value, and what to do.
             MethodFitError: a method does not fit the model.
         """
-        if self.base.batch_size != 1:
-            raise SettingsError(f"The batch size is {self.base.batch_size}. An edit makes one picture: choose 1.")
+        require_one_picture(self.base.batch_size, "An edit makes one picture")
         if self.base.start != Request.start:
             raise SettingsError(f"The start is {self.base.start.key!r}. An edit starts from its picture: choose noise.")
         if len(self.source_prompt) > limits.max_prompt:
             raise PromptError(
                 f"The source prompt has {len(self.source_prompt)} characters. At most {limits.max_prompt} are read."
             )
-        edit, inversion = self.build_edit(), INVERSIONS[self.inversion.key]
-        parse_settings(inversion.settings, self.inversion.settings, inversion.label)
-        methods = [EDITS[self.edit.key], *([inversion] if edit.inverts else [])]
-        for method in methods if traits else ():
-            method.require_fit(traits)
+        edit = self.build_edit()
+        EDITS.require(self.edit, traits)
+        INVERSIONS.require(self.inversion, traits if edit.inverts else None)
         if edit.needs_source() and not self.source_prompt.strip():
             raise PromptError(
                 f"{EDITS[self.edit.key].label} compares two prompts. Write what the source picture shows."
@@ -204,7 +197,7 @@ class EditRequest:
 
     def build_edit(self) -> Edit:
         """The edit with its settings."""
-        return EDITS[self.edit.key].build(self.edit.settings)
+        return EDITS.build(self.edit)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; picture and mask by their digest alone."""
@@ -259,10 +252,10 @@ def canvas_of(request: EditRequest, size: tuple[int, int]) -> Canvas:
         SettingsError: nothing or everything is left in the mask at this size.
     """
     notes = list(request.picture.notes)
-    pixels, note = _fitted(request.picture.pixels, size, request.fit)
+    pixels, note = fit_pixels(request.picture.pixels, size, request.fit)
     mask = None
     if request.mask is not None:
-        mask = _fitted(request.mask.pixels.astype(np.uint8) * 255, size, request.fit)[0] >= 64
+        mask = fit_pixels(request.mask.pixels.astype(np.uint8) * 255, size, request.fit)[0] >= 64
         if not mask.any() or mask.all():
             left = "nothing" if not mask.any() else "the whole picture"
             raise SettingsError(
@@ -277,7 +270,7 @@ def canvas_of(request: EditRequest, size: tuple[int, int]) -> Canvas:
     return Canvas(pixels, mask, tuple(notes))
 
 
-def _fitted(pixels: np.ndarray, size: tuple[int, int], fit: str) -> tuple[np.ndarray, str]:
+def fit_pixels(pixels: np.ndarray, size: tuple[int, int], fit: str) -> tuple[np.ndarray, str]:
     """Pixels of exactly this size, and a sentence on how; "" where they had it already."""
     height, width = pixels.shape[:2]
     if (width, height) == size:

@@ -21,7 +21,6 @@ from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
-from pipelines.inversions.base import Inversion
 from pipelines.requests.text_to_image import ResolvedRun
 from pipelines.workflows.edit.request import Canvas, EditRequest
 
@@ -55,11 +54,11 @@ class Editing:
     ):
         self.request, self.family, self.canvas, self.cancelled = request, family, canvas, cancelled
         self.edit = request.build_edit()
-        self.inversion: Inversion = INVERSIONS[request.inversion.key].build(request.inversion.settings)
+        self.inversion = INVERSIONS.build(request.inversion)
         self.resolved, self.noise_schedule, levels = resolved, resolved.noise_schedule, resolved.levels
         self.levels = partial(levels, self.inversion.strength if self.edit.inverts else self.edit.strength)
         if self.edit.inverts and len(self.levels) < 2:
-            self.levels = levels[-2:]
+            self.levels = list(levels[-2:])
         self.guidance = resolved.guidance
         pixels = torch.from_numpy(canvas.pixels.copy()).permute(2, 0, 1)[None].float() / 255
         self.image_latents = family.encode_images(pixels)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipelines.core.errors import PictureError, SettingsError, UnknownMethodError
-from pipelines.core.types import Choice, Request, is_whole
+from pipelines.core.types import Choice, Request
+from pipelines.core.validation import read_whole, require_fields, require_one_picture
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.video_models import plan_clip, video_model
 from pipelines.requests.limits import Limits
@@ -74,19 +75,13 @@ class VideoRequest:
             SettingsError: the first thing that is wrong, its value, and what to do.
             MethodFitError: the method does not fit the model.
         """
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "notes"]
-        if unknown := [name for name in values if name not in names]:
-            raise UnknownMethodError("setting of a clip", unknown[0], names)
+        require_fields(values, [field.name for field in dataclasses.fields(cls) if field.name != "notes"], "a clip")
         method = _method(values.get("method"), entry)
         base = read(values.get("base", {}))
         model = video_model(entry)
-        frames = _whole(
-            "number of frames",
-            values.get("frames") or (0 if "frames" in values else model.frames),
-            1,
-            limits.max_frames,
-        )
-        fps = _whole("frame rate", values.get("fps", model.fps), 1, limits.max_fps)
+        given = values.get("frames") or (0 if "frames" in values else model.frames)
+        frames = read_whole(given, "number of frames", 1, limits.max_frames)
+        fps = read_whole(values.get("fps", model.fps), "frame rate", 1, limits.max_fps)
         if (format := values.get("format", cls.format)) not in CLIP_FORMATS:
             raise UnknownMethodError("clip format", format, CLIP_FORMATS)
         plan = plan_clip(entry, frames, base.width, base.height)
@@ -105,9 +100,8 @@ class VideoRequest:
         return request
 
     def _check(self, entry: CatalogEntry, limits: Limits) -> None:
-        VIDEOS[self.method.key].build(self.method.settings).check(self.job())
-        if self.base.batch_size != 1:
-            raise SettingsError(f"The batch size is {self.base.batch_size}. One clip is made at a time: choose 1.")
+        VIDEOS.build(self.method).check(self.job())
+        require_one_picture(self.base.batch_size, "One clip is made at a time")
         pixels = self.frames * self.base.width * self.base.height
         if pixels > limits.max_clip_pixels:
             raise SettingsError(
@@ -129,7 +123,7 @@ class VideoRequest:
     @property
     def unread(self) -> frozenset[str]:
         """Fields of the base that the method does not read."""
-        return VIDEOS[self.method.key].build(self.method.settings).unread
+        return VIDEOS.build(self.method).unread
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, of the base those that count; the first frame by its digest alone."""
@@ -175,11 +169,3 @@ def _keys(
         request = read({**values.get("base", {}), **key})
         keys.append(Key(request.prompt, request.seed))
     return tuple(keys)
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    if not is_whole(value):
-        raise SettingsError(f"The {name} is {str(value)[:80]!r}. It must be a whole number.")
-    if not low <= value <= high:
-        raise SettingsError(f"The {name} is {int(value)}. Choose a value from {low} to {high}.")
-    return int(value)

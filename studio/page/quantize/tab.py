@@ -11,7 +11,7 @@ import gradio as gr
 from pipelines.core.errors import StepwiseError
 from pipelines.core.registry import NoSettings
 from pipelines.quantizers import QUANTIZERS, this_machine
-from pipelines.workflows.quantize import DEFAULTS, MOST_VARIANTS
+from pipelines.workflows.quantize import DEFAULTS
 from studio.jobs.job import Job, JobStatus, View
 from studio.page.quantize.markup import EMPTY, QuantizationView, missing_list
 from studio.ui import markup, presentation
@@ -144,7 +144,7 @@ class QuantizeTab(RunningTab):
         self.context.demo.load(self._ended, **told)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
         settings = {
-            "variants": ChosenSeveral(Chosen(QUANTIZERS, lambda model: self.machine), MOST_VARIANTS),
+            "variants": ChosenSeveral(Chosen(QUANTIZERS, lambda model: self.machine), self.studio.limits.max_variants),
             "measure": Flag(),
             "peak": Flag(),
         }
