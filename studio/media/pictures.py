@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from pipelines.core.errors import PictureError
 
-__all__ = ["ALLOWED_FORMATS", "MAX_BYTES", "MAX_PIXELS", "open_picture"]
+__all__ = ["ALLOWED_FORMATS", "MAX_BYTES", "MAX_PIXELS", "explain_text_limit", "open_picture"]
 
 ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names; no other decoder is ever tried on an upload."""
@@ -73,6 +73,16 @@ def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int) -> Im
         ) from error
     picture.info["notes"] = notes
     return picture
+
+
+def explain_text_limit(error: Exception) -> str:
+    """A sentence on a PNG whose compressed texts Pillow will not inflate any further; empty for any other error."""
+    if not any(name in str(error) for name in ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY", "Decompressed data too large")):
+        return ""
+    return (
+        "The PNG file carries a compressed text chunk of more than 1 MiB, which is not unpacked here: "
+        "save the picture anew without its texts."
+    )
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:

@@ -1,0 +1,36 @@
+"""Our own JSON in a picture, which holds the whole request."""
+
+from __future__ import annotations
+
+from pipelines.core.types import METHODS
+from studio.infotext.fields import Collector, Restored, object_of
+
+__all__ = ["read_ours"]
+
+_TEXTS = ("prompt", "negative_prompt")
+_NUMBERS = (
+    *("num_inference_steps", "width", "height", "seed"),
+    *("variation_seed", "variation_strength", "batch_size"),
+)
+
+
+def read_ours(text: str) -> Restored | None:
+    """The settings in our JSON, or None when the text is something else."""
+    metadata = (object_of(text) or {}).get("metadata")
+    request = metadata.get("request") if isinstance(metadata, dict) else None
+    if not isinstance(request, dict):
+        return None
+    left = dict(request)
+    collector = Collector("stepwise")
+    takers = ((collector.text, _TEXTS), (collector.number, _NUMBERS), (collector.choice, METHODS))
+    for take, names in takers:
+        for name in names:
+            if name in left:
+                take(name, left.pop(name))
+    collector.named_model(left.pop("model", ""))
+    loras = left.pop("loras", [])
+    for lora in loras[:100] if isinstance(loras, list) else []:
+        if isinstance(lora, dict):
+            collector.named_lora(lora.get("name"), lora.get("weight", 1.0))
+    collector.ignored(left)
+    return collector.restored()
