@@ -14,6 +14,7 @@ from pipelines.core.errors import StoreError
 from studio.infotext.exif_texts import decode_comment, read_exif_texts
 from studio.infotext.png_texts import EXIF, decode_text, read_png_texts
 from studio.infotext.xmp_texts import read_xmp_texts
+from studio.media.colors import to_srgb
 
 __all__ = ["FORMATS", "OUR_CHUNK", "clean", "encode", "texts"]
 
@@ -47,6 +48,7 @@ def encode(picture: Image.Image, format: str, parameters: str, ours: str) -> byt
     if format not in FORMATS:
         raise StoreError(f"Unknown picture format {str(format)[:80]!r}. Choose one of: {', '.join(FORMATS)}.")
     parameters, ours = clean(parameters), clean(ours)
+    picture, _ = to_srgb(picture)  # what is written carries no profile
     buffer = io.BytesIO()
     try:
         if format == "png":
