@@ -12,7 +12,7 @@ from pipelines.core.loop import denoise
 from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_fit, check_request
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import build_run, decode, one_of_batch, resolve
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.recording import record
 from studio.tasks.stock import run_stock
@@ -75,6 +75,6 @@ class TextToImage:
         job.update_cell(0, images=images, figures=figures)
         results: tuple[str, ...] = ()
         for i, image in enumerate(images):
-            own = request.replace(seed=request.seed + i, batch_size=1)
+            own = one_of_batch(request, i)
             results += (studio.save_picture(image, own, job, index=i, figures=figures),)
             job.update_cell(0, results=results)
