@@ -30,7 +30,7 @@ from studio.jobs.job import Frame, Job, JobStatus
 from studio.jobs.local_engine import LocalEngine
 from studio.jobs.sharp_frames import SharpFrames
 from studio.media.clips import SUFFIXES, encode_clip, poster
-from studio.results.described import described
+from studio.results.described import described, typed_for, typed_prompts
 from studio.results.store import Store
 from studio.tasks import TASKS
 from studio.tasks.recording import sharp
@@ -110,7 +110,8 @@ class Studio:
         """
         if task not in TASKS:
             raise UnknownMethodError("task", task, TASKS)
-        job = Job(task, TASKS[task].parse(values, self), owner)
+        request = TASKS[task].parse(values, self)
+        job = Job(task, request, owner, typed=typed_prompts(values, request))
         self.engine.submit(job)
         self._jobs.add(job)
         return job
@@ -297,7 +298,7 @@ class Studio:
             StoreError: it cannot be written.
         """
         height, width = image.shape[:2]
-        metadata, parameters = self._described(request.replace(width=width, height=height), figures, unread)
+        metadata, parameters = self._described(request.replace(width=width, height=height), figures, unread, job)
         return self.store.save(Image.fromarray(image), metadata, parameters, kind=job.task, job=job.id, index=index).id
 
     def encode_clip(self, frames: np.ndarray, request: VideoRequest) -> bytes:
@@ -316,7 +317,7 @@ class Studio:
         Raises:
             StoreError: it cannot be written.
         """
-        metadata, parameters = self._described(request.base, figures, request.unread)
+        metadata, parameters = self._described(request.base, figures, request.unread, job)
         metadata |= {"animate": request.to_json(), "poster": poster(frames[0])}
         size = (frames.shape[2], frames.shape[1])
         return self.store.save_bytes(
@@ -324,10 +325,16 @@ class Studio:
         ).id
 
     def _described(
-        self, request: Request, figures: Mapping[str, Any] | None, unread: Collection[str] = ()
+        self,
+        request: Request,
+        figures: Mapping[str, Any] | None,
+        unread: Collection[str] = (),
+        job: Job | None = None,
     ) -> tuple[dict[str, Any], str]:
         """A result's metadata, and the same as text."""
-        return described(request, self.catalog[request.model].label, self.traits(request.model), figures, unread)
+        label, traits = self.catalog[request.model].label, self.traits(request.model)
+        typed = typed_for(request, job) if job else {}
+        return described(request, label, traits, figures, unread, typed)
 
     def read_picture(self, path: str) -> infotext.Restored | None:
         """The settings that an uploaded picture carries.

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.core.types import MAX_PROMPT
 from studio.infotext.names import UNSAID, sampler_key, schedule_choice
 
-__all__ = ["MAX_GRAPH", "MAX_LORAS", "MAX_TEXT", "Collector", "Restored", "object_of"]
+__all__ = ["MAX_GRAPH", "MAX_LORAS", "MAX_TEXT", "NAMED_LORAS", "Collector", "Restored", "object_of"]
 
 MAX_TEXT = 64 * 1024
 """Characters of a text that are parsed at all."""
@@ -21,6 +21,10 @@ MAX_GRAPH = 2 * 2**20
 """The same of a graph of nodes, which may be large."""
 
 MAX_LORAS = 16
+
+NAMED_LORAS = "The picture names LoRAs"
+"""Begins the note on them."""
+
 MAX_SETTINGS = 32
 MAX_DEPTH = 40
 
@@ -235,7 +239,7 @@ class Collector:
             self.note(f"The picture names the model {self.model!r}: choose it yourself if you have it.")
         if self.loras and self.source != "stepwise":
             names = ", ".join(f"{lora['name']!r} at {lora['weight']:g}" for lora in self.loras)
-            self.note(f"The picture names LoRAs ({names}): choose them yourself if you have them.")
+            self.note(f"{NAMED_LORAS} ({names}): choose them yourself if you have them.")
         if not self.values and not self.notes:
             return None
         return Restored(self.values, self.notes, self.source, self.model, tuple(self.loras))

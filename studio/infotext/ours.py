@@ -22,6 +22,7 @@ def read_ours(text: str) -> Restored | None:
         return None
     left = dict(request)
     collector = Collector("stepwise")
+    _note_typed(metadata.get("typed"), collector)
     takers = ((collector.text, _TEXTS), (collector.number, _NUMBERS), (collector.choice, METHODS))
     for take, names in takers:
         for name in names:
@@ -34,3 +35,12 @@ def read_ours(text: str) -> Restored | None:
             collector.named_lora(lora.get("name"), lora.get("weight", 1.0))
     collector.ignored(left)
     return collector.restored()
+
+
+def _note_typed(typed: object, collector: Collector) -> None:
+    """Tell what a prompt was before its wildcards were drawn: what is restored is the drawn one, which makes the picture."""
+    for name in _TEXTS:
+        text = typed.get(name) if isinstance(typed, dict) else None
+        if isinstance(text, str) and text:
+            shown = " ".join(text[:300].split())
+            collector.note(f"The {name.replace('_', ' ')} was drawn from “{shown}”.")
