@@ -15,7 +15,7 @@ from starlette.routing import Route
 from studio import api
 from studio.page.tabs import TABS
 from studio.ui import deep_links, markup
-from studio.ui.context import BESIDE, PageContext
+from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.live_routes import live_routes
 from studio.ui.presentation import plural
 from studio.ui.results_route import result_routes

@@ -28,7 +28,7 @@ from studio.ui.untrusted_settings import accepted
 
 if TYPE_CHECKING:
     from studio.backend import Studio
-    from studio.ui.context import PageContext, Receiver
+    from studio.ui.page_context import PageContext, Receiver
 
 __all__ = ["FIELDS", "Opened", "Own", "copy_link", "link", "opened", "wire"]
 

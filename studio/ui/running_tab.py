@@ -18,7 +18,7 @@ from PIL import Image
 from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.ui import markup
-from studio.ui.context import PageContext
+from studio.ui.page_context import PageContext
 from studio.ui.controls import PLUMBING
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab

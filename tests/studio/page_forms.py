@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
-from studio.ui.context import BESIDE, PageContext
+from studio.ui.page_context import BESIDE, PageContext
 
 from studio.page.compare import tab as compare
 from studio.page.edit import tab as edit

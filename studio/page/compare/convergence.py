@@ -13,7 +13,7 @@ from pipelines.workflows.convergence import EVALUATIONS, REFERENCE_STEPS
 from studio.exports.convergence import EMPTY, convergence_view
 from studio.jobs.job import Job, View
 from studio.ui import markup, presentation
-from studio.ui.context import PageContext
+from studio.ui.page_context import PageContext
 from studio.ui.controls import PLUMBING, MethodControls
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab, Parts

@@ -10,7 +10,7 @@ from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.page.text_to_image.examples import EXAMPLES
 from studio.ui import markup, presentation
-from studio.ui.context import PageContext, Receiver
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import copy_link
 from studio.ui.form import FIXED, RequestForm

@@ -16,7 +16,7 @@ from studio.page.video.form import ClipChoices, ClipForm, first_frame, offered, 
 from studio.page.video.keys import MOST, key_rows
 from studio.page.video.viewer import ClipRenderer, build_video_viewer
 from studio.ui.clip_export import ClipExport
-from studio.ui.context import PageContext, Receiver
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING, method_controls
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED
