@@ -41,7 +41,7 @@ def beginning(graph: Graph, inputs: Mapping[str, Any]) -> tuple[Beginning, Node 
     for node in graph.walk(link, _LATENTS):
         if (
             node.kind.startswith(("KSampler", "SamplerCustom"))
-            or {"positive", "negative", "steps"} <= node.inputs.keys()
+            or {"positive", "steps", "sampler_name"} <= node.inputs.keys()
         ):
             return Beginning.SAMPLER, node
         if re.match(r"load\s?_?(?:image|latent)|image ?load", node.kind, re.IGNORECASE):

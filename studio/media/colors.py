@@ -24,8 +24,9 @@ def to_srgb(picture: Image.Image) -> tuple[Image.Image, str]:
         picture: of 8 bits a channel, any mode.
 
     Returns:
-        The same picture where it has no profile; otherwise a copy in "RGB" or "RGBA" whose pixels are sRGB's, or as it was
-        where the profile is sRGB's own or cannot be used. A sentence for the person in the last case, else "".
+        The same picture where it has no profile; otherwise a copy without it, in grey, in RGB, or in either with alpha, whose
+        pixels are sRGB's, or as they were where the profile is sRGB's own or cannot be used. A sentence for the person in
+        the last case, else "".
     """
     data = picture.info.get("icc_profile")
     if not data:
@@ -54,7 +55,7 @@ def _transformed(picture: Image.Image, data: bytes) -> Image.Image:
         raise ValueError("for another kind of picture")
     if mode == "RGB" and _is_srgb(data):
         return picture
-    result = _transform(data, mode).apply(colors)
+    result = colors.point(_grey_curve(data)) if mode == "L" else _transform(data, mode).apply(colors)
     if alpha is not None:
         result.putalpha(alpha)
     return result
@@ -68,8 +69,15 @@ def _transform(data: bytes, mode: str) -> ImageCms.ImageCmsTransform:
         mode,
         "RGB",
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION | (ImageCms.Flags.NOOPTIMIZE if mode == "L" else 0),
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _grey_curve(data: bytes) -> list[int]:
+    """What the profile makes of each of the 256 greys; optimized, lcms would interpolate between 33 of them."""
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    return np.asarray(_transform(data, "L").apply(ramp))[0, :, 1].tolist()
 
 
 @functools.lru_cache(maxsize=64)
