@@ -18,6 +18,7 @@ MAX_DRAWS = 500
 MAX_DEPTH = 20
 """Choices within choices, and lists whose lines name lists."""
 
+_LITERAL = re.compile(r"\\(__+)")
 _LIST = re.compile(r"__([\w/-]*[^\W_][\w/-]*?)__")
 
 
@@ -25,7 +26,7 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
     r"""The prompt with every choice made.
 
     {a|b|c} becomes one of its parts, __name__ one line of a list; both nest, and only what was chosen is
-    drawn further. \{ \} \| are literal, and so are a brace without its partner and \__, the escape of two underscores.
+    drawn further. \{ \} \| are literal, and so are a brace without its partner and the underscores of \__.
 
     Args:
         prompt: as typed.
@@ -53,7 +54,7 @@ def escape_wildcards(text: str) -> str:
     """
     if not (_choices(text) or "__" in text or re.search(r"\\[{}|]", text)):
         return text
-    return re.sub(r"[{}]|(?<=\\)\||_(?=_)", r"\\\g<0>", text)
+    return re.sub(r"[{}]|(?<=\\)\||_{2,}", r"\\\g<0>", text)
 
 
 class _Drawing:
@@ -76,8 +77,8 @@ class _Drawing:
         """What stands at a position, and where the rest begins."""
         if text[position] == "\\" and text[position + 1 : position + 2] in ("{", "}", "|"):
             return text[position + 1], position + 2
-        if text.startswith("\\__", position):
-            return "_", position + 2
+        if literal := _LITERAL.match(text, position):
+            return literal[1], literal.end()
         if bounds := choices.get(position):
             options = [text[before + 1 : after] for before, after in pairwise(bounds)]
             return self.expand(self._draw(options), depth + 1), bounds[-1] + 1
