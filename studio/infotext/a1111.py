@@ -13,7 +13,7 @@ from studio.infotext.parameters_syntax import Parts, split_parameters
 
 __all__ = ["read_parameters"]
 
-_SIZE = re.compile(r"(\d{1,6})\s*[x×]\s*(\d{1,6})\Z")
+_SIZE = re.compile(r"(\d{1,6})\s*[x\u00d7]\s*(\d{1,6})\Z")
 _UNREMARKED = {
     *("Version", "Model hash", "Lora hashes", "TI hashes", "Batch size", "Batch pos", "RNG", "User", "Hashes"),
     *(

@@ -33,7 +33,7 @@ _ASIDE = {
 
 
 def samplers_of_saved_picture(graph: Graph) -> tuple[Sequence[Node], int]:
-    """The samplers that the saved picture passed through, the one that began it first; and how many saved pictures began otherwise.
+    """The saved picture's samplers, first the one that began it, and how many other saved pictures began otherwise.
 
     Where nothing saves a picture, all samplers of the graph; the one that starts from empty latents first.
     """
@@ -88,7 +88,7 @@ def _beginner_first(graph: Graph, samplers: Sequence[Node]) -> list[Node]:
 
 
 def gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
-    """A sampler's inputs, and those of the nodes that hold settings for it: guider, noise, schedule, pipes, contexts."""
+    """A sampler's inputs, and those of the nodes that hold settings for it: guider, noise, sigmas, pipes, contexts."""
     inputs = dict(sampler.inputs)
     seen, waiting = {id(sampler)}, [sampler]
     while waiting and len(seen) < 64:

@@ -1,8 +1,8 @@
 """The LoRAs that a ComfyUI node loads, in the ways of ComfyUI itself and of the common packs of nodes.
 
-Read are: `lora_name` with its strength; numbered names with numbered weights and switches (Efficiency, Comfyroll, Easy-Use,
-rgthree's stack); objects with `lora` and `strength` (rgthree's Power Lora Loader); lists of objects (LoRA Manager); and tags
-in a text, where the node's kind says that it reads them (Impact, Inspire, LoRA Manager).
+Read are: `lora_name` with its strength; numbered names with numbered weights and switches (Efficiency, Comfyroll,
+Easy-Use, rgthree's stack); objects with `lora` and `strength` (rgthree's Power Lora Loader); lists of objects (LoRA
+Manager); and tags in a text, where the node's kind says that it reads them (Impact, Inspire, LoRA Manager).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ _LATENTS = (
     *("latent_image", "samples", "latent", "latents", "optional_latent", "pixels", "image", "images"),
     *("base_ctx", "ctx_01", "pipe", "basic_pipe", "sdxl_tuple", "any", "anything", "input", "*", ""),
 )
-_PRESET = re.compile(r"(?<!\d)(\d{2,5})\s*[x×*]\s*(\d{2,5})(?!\d)")
+_PRESET = re.compile(r"(?<!\d)(\d{2,5})\s*[x\u00d7*]\s*(\d{2,5})(?!\d)")
 _SWAPS = ("swap_dimensions", "invert", "swap", "flip")
 _HOLDS_SIZE = re.compile(r"resolution|size|aspect|ratio|dimension|width|height|latent|int|number|constant|param", re.I)
 
@@ -84,7 +84,7 @@ def take_size(graph: Graph, node: Node, collector: Collector) -> None:
         and sides[0].node == sides[1].node
         and sides[0].slot > sides[1].slot
     )
-    for number, (name, value) in enumerate(zip(_SIDES, sides)):
+    for number, (name, value) in enumerate(zip(_SIDES, sides, strict=True)):
         found, kind = _side(graph, value, 1 - number if swapped else number)
         if found is not None:
             collector.number(name, found)

@@ -61,8 +61,8 @@ def take_prompts(graph: Graph, inputs: Mapping[str, Any], collector: Collector) 
             collector.text(field, text)
         elif isinstance(start, Link):
             collector.note(
-                f"The {field.replace('_', ' ')} was not found in the graph: it comes from a node that is not known here, "
-                f"{last[:80]!r}."
+                f"The {field.replace('_', ' ')} was not found in the graph: it comes from a node that is not known "
+                f"here, {last[:80]!r}."
             )
     return guidance
 

@@ -106,7 +106,7 @@ def _widgets(node: Mapping[str, Any]) -> dict[str, Any]:
         names = _declared(node)
         # Behind a seed stands what becomes of it after the run, which is no input.
         values = [value for place, value in enumerate(values) if not (place and value in _AFTER_SEED)]
-    return {name: value for name, value in zip(names, values) if name}
+    return {name: value for name, value in zip(names, values, strict=False) if name}
 
 
 def _declared(node: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Draw Things' settings: JSON in the XMP packet's UserComment, with `c` for the prompt and `uc` for the negative one."""
+"""Draw Things' settings: JSON in the XMP packet's UserComment, with `c` for the prompt, `uc` for the negative one."""
 
 from __future__ import annotations
 

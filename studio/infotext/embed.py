@@ -115,10 +115,10 @@ def texts(picture: Image.Image) -> dict[str, str]:
         picture: as `Image.open` returns it.
 
     Returns:
-        PNG text chunks under their own keywords; the fields of EXIF and XMP under the names of their EXIF tags; a JPEG's
-        comments as "comment", "comment 2" and so on; and where no chunk is called so, "parameters" (a UserComment or a
-        comment), "stepwise" (a description in JSON), "prompt" and "workflow" (ComfyUI's WebP). Unchecked: anything may
-        be in them.
+        PNG text chunks under their own keywords; the fields of EXIF and XMP under the names of their EXIF tags; a
+        JPEG's comments as "comment", "comment 2" and so on; and where no chunk is called so, "parameters" (a
+        UserComment or a comment), "stepwise" (a description in JSON), "prompt" and "workflow" (ComfyUI's WebP).
+        Unchecked: anything may be in them.
     """
     chunks = _chunk_texts(picture)
     exif, fields = chunks.pop(EXIF, "").encode("latin-1"), _field_texts(picture, chunks)

@@ -1,8 +1,8 @@
 """The texts in an EXIF block: descriptions and comments in either directory, in every encoding that is in use.
 
 Source: CIPA DC-008-2023, Exif 3.0, section 4.6.2 (types, among them UTF-8) and 4.6.6.4 (UserComment).
-Differs: programs write UserComment into the main directory, too, leave its eight bytes of character code out, and put UTF-8
-    or either byte order of UTF-16 behind the same code; all of that is read.
+Differs: programs write UserComment into the main directory, too, leave its eight bytes of character code out, and put
+    UTF-8 or either byte order of UTF-16 behind the same code; all of that is read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_exif_texts(data: bytes) -> dict[str, str]:
     """The texts by the names of their tags; what the Exif directory says goes before what the main one says.
 
     Args:
-        data: an EXIF block, with or without "Exif" before its TIFF header. A broken one has as many texts as can be read.
+        data: an EXIF block, with or without "Exif" before its TIFF header; of a broken one what can be read is.
     """
     while data.startswith(b"Exif\0\0"):
         data = data[6:]

@@ -35,7 +35,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 64),
     "variation_strength": (0.0, 1.0),
 }
-"""Outside these a number is moved to the nearer end, and a note says so; a server's own caps come in `Restored.within`."""
+"""Outside these a number is moved to the nearer end, with a note; a server's own caps come in `Restored.within`."""
 
 LARGEST_SEED = 2**63 - 1
 GUIDANCE_SCALES = (0.0, 30.0)
@@ -85,7 +85,7 @@ class Restored:
 
 
 def object_of(text: str, most: int = MAX_TEXT) -> dict[str, Any] | None:
-    """The JSON object in an untrusted text, or None when there is none, it is nested too deeply or longer than `most`."""
+    """The JSON object in an untrusted text, or None: none is there, too deeply nested, or longer than `most`."""
     if len(text) > most or not text.lstrip().startswith("{"):
         return None
     try:

@@ -1,4 +1,4 @@
-"""NovelAI's settings: JSON in PNG's `Comment` beside the prompt in `Description`, or both wrapped into one JSON object."""
+"""NovelAI's settings: JSON in PNG's `Comment` beside the prompt in `Description`, or both in one JSON object."""
 
 from __future__ import annotations
 

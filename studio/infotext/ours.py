@@ -38,7 +38,7 @@ def read_ours(text: str) -> Restored | None:
 
 
 def _note_typed(typed: object, collector: Collector) -> None:
-    """Tell what a prompt was before its wildcards were drawn: what is restored is the drawn one, which makes the picture."""
+    """Tell what a prompt was before its wildcards were drawn; restored is the drawn one, which makes the picture."""
     for name in _TEXTS:
         text = typed.get(name) if isinstance(typed, dict) else None
         if isinstance(text, str) and text:

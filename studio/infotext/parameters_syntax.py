@@ -2,9 +2,9 @@
 
 Source: AUTOMATIC1111 and contributors, stable-diffusion-webui, `modules/infotext_utils.py` (quote, unquote,
     parse_generation_parameters).
-Differs: the settings are the last line that begins with "Steps:", and what stands behind it is kept apart; values may be
-    quoted texts with line ends or JSON; of a name that comes twice the first value counts; blanks at the ends of a line are
-    kept, so that a prompt comes back as it was.
+Differs: the settings are the last line that begins with "Steps:", and what stands behind it is kept apart; values may
+    be quoted texts with line ends or JSON; of a name that comes twice the first value counts; blanks at the ends of a
+    line are kept, so that a prompt comes back as it was.
 """
 
 from __future__ import annotations
@@ -26,11 +26,19 @@ _WITHIN = re.compile(r"(?<![\w])Steps:[^\S\n]*\d{1,5}[^\S\n]*,")
 _WHOLE = re.compile(r"-?\d{1,20}")
 _MOST_LINES = 20  # that begin with "Steps:" and are looked at
 _MOST_JSON = 50  # values that are tried as JSON: each try may read the whole text
-_KNOWN = frozenset(
-    "Steps, Seed, Sampler, CFG scale, Size, Model, Model hash, Schedule type, Scheduler, Version, Denoising strength, "
-    "Guidance Scale, Distilled CFG Scale, Clip skip, Variation seed, Variation seed strength, Lora hashes, VAE, App, "
-    "Backend, Shift, Strength".split(", ")
-)
+_KNOWN = {
+    *("Steps", "Seed", "Sampler", "CFG scale", "Size", "Model", "Model hash", "Schedule type", "Scheduler", "Version"),
+    *(
+        "Denoising strength",
+        "Guidance Scale",
+        "Distilled CFG Scale",
+        "Clip skip",
+        "Variation seed",
+        "Shift",
+        "Strength",
+    ),
+    *("Variation seed strength", "Lora hashes", "VAE", "App", "Backend"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Programs whose fields stand plainly side by side, as JSON or as one PNG chunk each: Easy Diffusion and DiffusionBee."""
+"""Programs whose fields stand side by side, in JSON or in one PNG chunk each: Easy Diffusion and DiffusionBee."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _take_loras(fields: Mapping[str, Any], collector: Collector) -> None:
     names, weights = _first(fields, _LORAS), fields.get("lora_alpha", 1.0)
     names = names if isinstance(names, list) else [names]
     weights = weights if isinstance(weights, list) else [weights] * len(names)
-    for name, weight in zip(names[:100], weights):
+    for name, weight in zip(names[:100], weights, strict=False):
         if isinstance(name, str):
             collector.named_lora(name, weight)
 

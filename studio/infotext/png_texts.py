@@ -1,6 +1,6 @@
 """The text chunks of a PNG file, before and behind its pixel data, read without decoding a pixel.
 
-Source: W3C, Portable Network Graphics (third edition), section 11.3.3, for tEXt, zTXt and iTXt; section 11.3.4.1 for eXIf.
+Source: W3C, Portable Network Graphics (third edition), section 11.3.3 for tEXt, zTXt and iTXt, 11.3.4 for eXIf.
 Differs: tEXt and zTXt are read as UTF-8 where their bytes are that, since most programs write it so; check sums are not
     compared, since a text does no harm.
 """

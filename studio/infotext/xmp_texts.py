@@ -1,4 +1,4 @@
-"""The comment and the description in an XMP packet, taken out without an XML parser, which hostile files could exhaust."""
+"""The comment and the description in an XMP packet, read without an XML parser, which hostile files could exhaust."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ def to_srgb(picture: Image.Image) -> tuple[Image.Image, str]:
         picture: of 8 bits a channel, any mode.
 
     Returns:
-        The same picture where it has no profile; otherwise a copy without it, in grey, in RGB, or in either with alpha, whose
-        pixels are sRGB's, or as they were where the profile is sRGB's own or cannot be used. A sentence for the person in
-        the last case, else "".
+        The same picture where it has no profile; otherwise a copy without it, in grey, in RGB, or in either with alpha,
+        whose pixels are sRGB's, or as they were where the profile is sRGB's own or cannot be used. A sentence for the
+        person in the last case, else "".
     """
     data = picture.info.get("icc_profile")
     if not data:

@@ -37,9 +37,9 @@ def open_picture(
         mask: whether its values are no colors, so that a color profile changes nothing.
 
     Returns:
-        The decoded picture, H by W pixels of 8 bits, without the file and without a color profile. `info["notes"]` is a list of sentences
-        for the person, e.g. that only the first frame of an animation is used; `info` otherwise keeps the
-        file's texts.
+        The decoded picture, H by W pixels of 8 bits, without the file and its color profile. `info["notes"]` is a
+        list of sentences for the person, e.g. that only the first frame of an animation is used; `info` otherwise
+        keeps the file's texts.
 
     Raises:
         PictureError: too large, of another format, or broken.

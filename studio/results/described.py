@@ -37,8 +37,8 @@ def described(
         typed: the prompts by their field as they were before wildcards were drawn, where any were.
 
     Returns:
-        The metadata and the text. In the metadata's request a prompt's braces and double underscores are escaped, so that
-        it is drawn to itself when the request is made again; the text holds the prompts as the model read them.
+        The metadata and the text. In the metadata's request a prompt's braces and double underscores are escaped, so
+        that it is drawn to itself when the request is made again; the text holds the prompts as the model read them.
     """
     left = {
         *unread,

@@ -36,8 +36,9 @@ def build_restore(prefix: str) -> Restore:
     """
     with gr.Accordion("Settings from a picture", open=False, elem_classes="sw-restore") as section:
         gr.HTML(
-            "<p class='sw-hint'>Drop a picture made here, or by A1111, Forge, SD.Next, ComfyUI, InvokeAI, SwarmUI, Fooocus, "
-            "NovelAI, Draw Things or Civitai. Its settings are taken over; models are never loaded by its word alone.</p>"
+            "<p class='sw-hint'>Drop a picture made here, or by A1111, Forge, SD.Next, ComfyUI, InvokeAI, SwarmUI, "
+            "Fooocus, NovelAI, Draw Things or Civitai. Its settings are taken over; models are never loaded by its word "
+            "alone.</p>"
         )
         picture = gr.Image(
             type="filepath",
@@ -89,7 +90,7 @@ def _with_foreign_names(restored: Restored, studio: Studio, model: str) -> Resto
     missing = [repr(lora["name"]) for lora in restored.loras if _plain_name(lora["name"]) not in offered]
     notes = [note for note in restored.notes if not note.startswith(NAMED_LORAS)]
     chosen = ", ".join(f"{lora['name']!r} at {lora['weight']:g}" for lora in found)
-    notes.append(f"LoRAs were chosen by their names: {chosen}. Whether they are the picture's own files is not known.")
+    notes.append(f"LoRAs were chosen by their names: {chosen}. Whether they are the same files is not known.")
     if missing:
         notes.append(f"LoRAs were left out, since no file here has their names: {', '.join(missing)}.")
     return dataclasses.replace(restored, values={**restored.values, **prompts, "loras": found}, notes=notes)

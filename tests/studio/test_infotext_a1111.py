@@ -68,8 +68,8 @@ def test_weights_in_the_last_line_are_no_settings():
 @pytest.mark.parametrize(
     "text",
     [
-        "filter: 0; captureOrientation: 0;\ndelta:1;\nmodule: photo;touch: (-1.0, -1.0);sceneMode: 0;AI_Scene: (-1, -1);"
-        "aec_lux: 120.0;motionLevel: -1;info: sky: clear,icon:1,level:100;temperature: 30;",
+        "filter: 0; captureOrientation: 0;\ndelta:1;\nmodule: photo;touch: (-1.0, -1.0);sceneMode: 0;"
+        "AI_Scene: (-1, -1);aec_lux: 120.0;motionLevel: -1;info: sky: clear,icon:1,level:100;temperature: 30;",
         "Pancakes\nSteps: mix, pour, turn, Time: 20 min, Serves: 4",
         "Steps: 3, then left, Door: red, Bell: broken",
         "lens: 50 mm, iso: 100, shutter: 1/200",
@@ -171,7 +171,8 @@ def test_civitai_s_resources_are_reported():
 def test_fooocus_a1111_scheme():
     text = (
         f"{HEAD}Steps: 30, Sampler: DPM++ 2M SDE Karras, Seed: 1, Size: 1152x896, CFG scale: 4, Sharpness: 2, "
-        'ADM Guidance: "(1.5, 0.8, 0.3)", Model: juggernautXL, Performance: Speed, Scheduler: karras, VAE: Default (model), '
+        'ADM Guidance: "(1.5, 0.8, 0.3)", Model: juggernautXL, Performance: Speed, Scheduler: karras, '
+        "VAE: Default (model), "
         'Raw prompt: "a red fox,\\nforest", Lora hashes: "offset: 4852686128, ink: abc", '
         'Lora weights: "offset: 0.1, ink: 0.75", Version: Fooocus v2.5.5'
     )
@@ -186,7 +187,8 @@ def test_fooocus_a1111_scheme():
 def test_sd_next():
     restored = read(
         "Prompt: a red fox, forest\nNegative prompt: blurry\nSteps: 25, Size: 512x768, Sampler: UniPC, Seed: 42, "
-        "CFG scale: 7, App: SD.Next, Version: 8d5bb4f, Operations: txt2img, Variation seed: 5, Variation strength: 0.25, "
+        "CFG scale: 7, App: SD.Next, Version: 8d5bb4f, Operations: txt2img, Variation seed: 5, "
+        "Variation strength: 0.25, "
         "Backend: Diffusers, Pipeline: StableDiffusionPipeline, Model: dream"
     )
     assert restored.source == "sdnext" and restored.values["prompt"] == "a red fox, forest"

@@ -1,4 +1,4 @@
-"""ComfyUI's graphs as people have them: node packs, several branches, sizes and texts by link, and what is not known."""
+"""ComfyUI's graphs as people have them: node packs, branches, sizes and texts by link, and what is not known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOADER = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.saf
 
 
 def graph(**nodes: Any) -> dict[str, Any]:
-    """A plain graph: sampler 3, checkpoint 4, latents 5, prompts 6 and 7, decoder 8, saved picture 9; with nodes changed."""
+    """A plain graph, nodes changed: sampler 3, checkpoint 4, latents 5, prompts 6 and 7, decoder 8, saved picture 9."""
     plain = {
         "3": {
             "class_type": "KSampler",
@@ -76,7 +76,7 @@ LORAS = {
         "lora_2": {"on": False, "lora": "off.safetensors", "strength": 1},
         "lora_3": {"on": True, "lora": "None", "strength": 1},
         "PowerLoraLoaderHeaderWidget": {"type": "PowerLoraLoaderHeaderWidget"},
-        "➕ Add Lora": "",
+        "Add Lora": "",
     },
     "LoraLoader": {"lora_name": "style.safetensors", "strength_model": 0.8, "strength_clip": 1.0},
     "LoraLoaderModelOnly": {"lora_name": "style.safetensors", "strength_model": 0.8},

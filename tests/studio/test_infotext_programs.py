@@ -57,7 +57,7 @@ def test_fooocus_own_scheme():
     assert restored.source == "fooocus" and restored.values == {**VALUES, **methods}
     assert restored.model == "juggernautXL_v8Rundiffusion" and restored.loras == ({"name": "ink", "weight": 0.5},)
     assert said(restored, "styles", "sharpness") and not said(restored, "refiner")
-    older = {name: value for name, value in FOOOCUS.items() if name != "loras"} | {"resolution": "832×1216"}
+    older = {name: value for name, value in FOOOCUS.items() if name != "loras"} | {"resolution": "832\u00d71216"}
     restored = read_texts({"parameters": json.dumps(older)})
     assert restored.loras == ({"name": "ink", "weight": 0.5},) and restored.values["width"] == 832
 
@@ -146,7 +146,8 @@ def test_draw_things_in_an_xmp_packet():
     packet = (
         "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF><rdf:Description><xmp:CreatorTool>Draw Things</xmp:CreatorTool>"
         f"<exif:UserComment><rdf:Alt><rdf:li xml:lang='x-default'>{escaped}</rdf:li></rdf:Alt></exif:UserComment>"
-        "<dc:description><rdf:Alt><rdf:li xml:lang='x-default'>a red fox\n-blurry\nSteps: 28, Sampler: DPM++ 2M Karras, "
+        "<dc:description><rdf:Alt><rdf:li xml:lang='x-default'>a red fox\n-blurry\nSteps: 28, "
+        "Sampler: DPM++ 2M Karras, "
         "Guidance Scale: 5.5, Seed: 1234, Size: 832x1216, Model: x</rdf:li></rdf:Alt></dc:description>"
         "</rdf:Description></rdf:RDF></x:xmpmeta>"
     )

@@ -1,4 +1,4 @@
-"""What a stored picture says makes it again: prompts that draw to themselves, each picture's own seeds, seeds of 63 bits."""
+"""What a stored picture says makes it again: prompts that draw to themselves, own seeds, seeds of 63 bits."""
 
 from __future__ import annotations
 
