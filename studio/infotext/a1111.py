@@ -65,19 +65,24 @@ def _program(pairs: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
         return "sdnext", ("a1111", "invokeai")
     if version.startswith("Fooocus"):
         return "fooocus", ("a1111", "comfyui")
-    return "forge" if re.match(r"f\d|neo", version) else "a1111", ("a1111",)
+    if "Seed Mode" in pairs and "Guidance Scale" in pairs:
+        return "drawthings", ("a1111",)
+    # Nodes that save a ComfyUI picture with such a text write ComfyUI's names into it.
+    return "forge" if re.match(r"f\d|neo", version) else "a1111", ("a1111", "comfyui")
 
 
 def _take_prompts(parts: Parts, collector: Collector) -> None:
-    prompt = parts.prompt
+    prompt, negative = parts.prompt, parts.negative
     if prompt is None:
         collector.note("The picture's settings carry no prompt: yours was left as it is.")
     else:
         if collector.source == "sdnext":
             prompt = re.sub(r"\Aprompt: ", "", prompt, flags=re.IGNORECASE)
+        if collector.source == "drawthings":
+            prompt, _, negative = prompt.partition("\n-")
         collector.text("prompt", without_lora_tags(prompt, collector))
-    if parts.negative is not None:
-        collector.text("negative_prompt", parts.negative)
+    if negative is not None:
+        collector.text("negative_prompt", negative)
     if parts.one_line:
         collector.note("The picture's settings stand on one line: check where its prompt ends.")
 

@@ -21,7 +21,7 @@ from studio.infotext.fields import MAX_GRAPH, Collector, Restored, object_of
 __all__ = ["read_comfyui", "read_comfyui_text"]
 
 _MODELS = (
-    *("model", "unet", "base_model", "model1", "base_ctx", "ctx_01", "pipe", "basic_pipe", "sdxl_tuple"),
+    *("model", "unet", "base_model", "model1", "opt_model", "base_ctx", "ctx_01", "pipe", "basic_pipe", "sdxl_tuple"),
     *("any", "anything", "input", "*", ""),
 )
 _CHECKPOINTS = ("ckpt_name", "unet_name", "base_ckpt_name", "model_name", "model_path", "checkpoint", "gguf_name")
@@ -43,10 +43,13 @@ _SAMPLERS = {
 
 def read_comfyui(texts: Mapping[str, str]) -> Restored | None:
     """The settings in a picture's `prompt` or `workflow`, or None when neither is ComfyUI's."""
-    for name, parse in (("prompt", from_prompt), ("workflow", from_workflow)):
-        restored = _restored(parse(object_of(texts.get(name, ""), MAX_GRAPH) or {}))
-        if restored is not None:
-            return restored
+    read = [
+        _restored(parse(object_of(texts.get(name, ""), MAX_GRAPH) or {}))
+        for name, parse in (("prompt", from_prompt), ("workflow", from_workflow))
+    ]
+    found = [restored for restored in read if restored is not None]
+    if found:
+        return next((restored for restored in found if restored.values), found[0])
     if max((len(texts.get(name, "")) for name in ("prompt", "workflow")), default=0) > MAX_GRAPH:
         collector = Collector("comfyui")
         collector.note(f"The picture's ComfyUI graph has more than {MAX_GRAPH} characters: it is too long to be read.")

@@ -2,7 +2,7 @@
 
 Read are: `lora_name` with its strength; numbered names with numbered weights and switches (Efficiency, Comfyroll,
 Easy-Use, rgthree's stack); objects with `lora` and `strength` (rgthree's Power Lora Loader); lists of objects (LoRA
-Manager); and tags in a text, where the node's kind says that it reads them (Impact, Inspire, LoRA Manager).
+Manager); and tags in a text, where the node's kind says that it reads them (Impact, Inspire, rgthree, LoRA Manager).
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ _TAGGED = ("populated_text", "text", "lora_text", "loras", "prompt", "positive")
 def reads_tags(node: Node) -> bool:
     """Whether a node makes LoRAs of the <lora:name:weight> in its text."""
     kind = node.kind.lower()
-    return "wildcard" in kind or ("lora" in kind and ("tag" in kind or "manager" in kind or "text" in kind))
+    return (
+        "wildcard" in kind
+        or "power prompt" in kind
+        or ("lora" in kind and ("tag" in kind or "manager" in kind or "text" in kind))
+    )
 
 
 def take_loras(graph: Graph, node: Node, collector: Collector) -> bool:

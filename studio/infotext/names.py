@@ -105,11 +105,11 @@ def sampler_key(name: str, programs: str | tuple[str, ...]) -> str | None:
 
 
 def split_sampler(name: str) -> tuple[str, str]:
-    """Sampler and schedule of a name that may hold both, as "DPM++ 2M Karras" before A1111 1.9; "" for no schedule."""
-    if sampler_key(name, "a1111") is None:
-        labels = [*_FOREIGN_SCHEDULES, *(label for row in SCHEDULES for label in row.a1111)]
+    """Sampler and schedule of a name that may hold both, as "DPM++ 2M Karras" or "euler_karras"; "" for no schedule."""
+    if sampler_key(name, ("a1111", "comfyui")) is None:
+        labels = [*_FOREIGN_SCHEDULES, *(label for row in SCHEDULES for label in (*row.a1111, *row.comfyui))]
         for label in sorted(labels, key=len, reverse=True):
-            if name.casefold().endswith(f" {label.casefold()}"):
+            if name.casefold().endswith((f" {label.casefold()}", f"_{label.casefold()}")):
                 return name[: -len(label) - 1], label
     return name, ""
 

@@ -37,8 +37,8 @@ def build_restore(prefix: str) -> Restore:
     with gr.Accordion("Settings from a picture", open=False, elem_classes="sw-restore") as section:
         gr.HTML(
             "<p class='sw-hint'>Drop a picture made here, or by A1111, Forge, SD.Next, ComfyUI, InvokeAI, SwarmUI, "
-            "Fooocus, NovelAI, Draw Things or Civitai. Its settings are taken over; models are never loaded by its word "
-            "alone.</p>"
+            "Fooocus, NovelAI, Draw Things or Civitai. Its settings are taken over; models are never loaded by its "
+            "word alone.</p>"
         )
         picture = gr.Image(
             type="filepath",
@@ -77,7 +77,7 @@ def settings_of(studio: Studio, path: str, model: str) -> Restored | None:
 
 
 def _with_foreign_names(restored: Restored, studio: Studio, model: str) -> Restored:
-    """Another program's settings: its prompts literal, since it drew its wildcards, and LoRAs of the same names chosen."""
+    """Another program's settings: its prompts literal, for wildcards are drawn; LoRAs of the same names chosen."""
     prompts = {name: escape_wildcards(restored.values[name]) for name in PROMPTS if name in restored.values}
     offered = {_plain_name(name): name for name in studio.loras(model)}
     found = [

@@ -138,6 +138,8 @@ def test_windows_line_ends():
         ("Euler a SGM Uniform", "euler_a", {"key": "uniform", "spacing": "trailing"}),
         ("LMS Karras", "lms", {"key": "karras"}),
         ("DPM++ 2M Align Your Steps", "dpmpp_2m", {"key": "align_your_steps"}),
+        ("dpmpp_2m_sde_gpu_karras", "dpmpp_2m_sde", {"key": "karras"}),
+        ("euler_ancestral", "euler_a", None),
         ("DDIM", "ddim", None),
         ("UniPC", "unipc", None),
     ],
@@ -195,3 +197,11 @@ def test_sd_next():
     assert restored.values["sampler"] == {"key": "unipc"} and restored.values["variation_strength"] == 0.25
     default = read("a fox\nSteps: 20, Seed: 1, Sampler: Default, App: SD.Next")
     assert "sampler" not in default.values and default.notes == []
+
+
+def test_draw_things_as_a_text():
+    restored = read(
+        "a red fox, forest\n-blurry\nSteps: 25, Sampler: DPM++ 2M Karras, Guidance Scale: 7.0, Seed: 42, "
+        "Size: 512x768, Model: sd_v1.5_f16.ckpt, Strength: 1.0, Seed Mode: Scale Alike"
+    )
+    assert restored.source == "drawthings" and restored.values == VALUES

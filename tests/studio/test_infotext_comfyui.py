@@ -517,3 +517,51 @@ def test_damaged_graphs_never_raise():
             text = text[:place] + draw.choice(values) + text[end:]
         restored = read_texts({"prompt": text, "workflow": text})
         assert restored is None or all(isinstance(note, str) for note in restored.notes)
+
+
+def test_efficiency_s_sdxl_pipe():
+    loader = node(
+        "Eff. Loader SDXL",
+        **{"base_ckpt_name": "x.safetensors", "refiner_ckpt_name": "None", "positive": "a fox", "negative": "blurry"},
+        **{"empty_latent_width": 832, "empty_latent_height": 1216, "lora_stack": ["31", 0]},
+    )
+    run = node(
+        "KSampler SDXL (Eff.)",
+        **{
+            "noise_seed": 5,
+            "steps": 20,
+            "cfg": 7.0,
+            "sampler_name": "euler",
+            "scheduler": "karras",
+            "refine_at_step": -1,
+        },
+        **{"sdxl_tuple": ["4", 0], "latent_image": ["4", 1]},
+    )
+    restored = read(
+        graph(n3=run, n4=loader, n5=None, n6=None, n7=None, n31=node("CR LoRA Stack", **STACKS["CR LoRA Stack"]))
+    )
+    assert restored.values == VALUES and restored.model == "x.safetensors"
+    assert restored.loras == ({"name": "style", "weight": 0.8},)
+
+
+def test_rgthree_s_power_prompt_reads_tags():
+    prompt = node("Power Prompt (rgthree)", prompt="a fox <lora:style:0.8>", opt_model=["4", 0], opt_clip=["4", 1])
+    restored = read(graph(n3=sampler(model=["6", 1]), n6=prompt))
+    assert restored.values == VALUES and restored.loras == ({"name": "style", "weight": 0.8},)
+
+
+def test_a_graph_that_cannot_be_read_leaves_the_workflow():
+    screen = {
+        "nodes": [
+            {
+                "id": 3,
+                "type": "KSampler",
+                "widgets_values": [5, "fixed", 20, 7.0, "euler", "karras", 1.0],
+                "inputs": [{"name": "latent_image", "link": 1}],
+            },
+            {"id": 5, "type": "EmptyLatentImage", "widgets_values": [832, 1216, 1]},
+        ],
+        "links": [[1, 5, 0, 3, 0, "LATENT"]],
+    }
+    found = {"prompt": json.dumps({"1": node("LoadImage", image="x")}), "workflow": json.dumps(screen)}
+    assert read_texts(found).values["seed"] == 5

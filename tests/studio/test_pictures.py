@@ -150,3 +150,13 @@ def test_the_texts_stay_for_whoever_reads_the_settings():
             read(open_picture(encode(noise(), format, "a\nSteps: 5, Sampler: Euler, Seed: 8", "{}"))).values["seed"]
             == 8
         )
+
+
+def test_the_guard_at_the_door_takes_and_refuses_the_same_formats():
+    from studio.safety.uploads import check_picture
+
+    for format in ("PNG", "JPEG", "WEBP", "GIF", "AVIF"):
+        assert check_picture(io.BytesIO(encoded(noise(), format)), 10**6) == (40, 30)
+    for format in ("TIFF", "BMP", "ICO", "PPM"):
+        with pytest.raises(PictureError, match="not a readable picture"):
+            check_picture(io.BytesIO(encoded(noise(), format)), 10**6)
