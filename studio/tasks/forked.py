@@ -64,6 +64,7 @@ class ForkedContext:
     def __init__(self, parent: TaskContext, models: Mapping[str, Any], bytes_on_disk: Mapping[str, int | None]):
         self._models, self._bytes_on_disk = models, bytes_on_disk
         self.limits, self.catalog, self.device = parent.limits, parent.catalog, parent.device
+        self.learned = parent.learned
         self.caches = TaskCaches()
         # None of these takes a lock.
         self.traits, self.expand = parent.traits, parent.expand
