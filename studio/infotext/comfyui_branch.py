@@ -10,6 +10,7 @@ from studio.infotext.comfyui_size import Beginning, beginning
 
 __all__ = ["gathered", "samplers_of_saved_picture"]
 
+_MOST_SAVES, _MOST_SAMPLERS = 20, 100  # that are looked at: a graph comes from anybody
 _LATENTS = {"latent_image", "latent", "samples", "latents", "optional_latent"}
 _PIPES = {"pipe", "basic_pipe", "sdxl_tuple", "base_ctx"}
 _PICTURES = {"image", "images", "upscaled_image"}
@@ -37,9 +38,9 @@ def samplers_of_saved_picture(graph: Graph) -> tuple[Sequence[Node], int]:
 
     Where nothing saves a picture, all samplers of the graph; the one that starts from empty latents first.
     """
-    chains = [chain for save in _saving(graph) if (chain := _chain(graph, save))]
+    chains = [chain for save in _saving(graph)[:_MOST_SAVES] if (chain := _chain(graph, save))]
     if not chains:
-        return _beginner_first(graph, [node for node in graph.nodes.values() if _is_sampler(node)]), 0
+        return _beginner_first(graph, [node for node in graph.nodes.values() if _is_sampler(node)][:_MOST_SAMPLERS]), 0
     first = _beginner_first(graph, chains[0])
     others = {id(_beginner_first(graph, chain)[0]) for chain in chains[1:]} - {id(first[0])}
     return first, len(others)
@@ -67,7 +68,7 @@ def _chain(graph: Graph, save: Node) -> list[Node]:
         if sampler:
             links = {name: link for name, link in links.items() if name in _LATENTS}
         waiting += [behind for link in links.values() if (behind := graph.behind(link)) is not None]
-    return found[::-1]
+    return found[: -_MOST_SAMPLERS - 1 : -1]
 
 
 def _is_sampler(node: Node) -> bool:

@@ -19,7 +19,8 @@ _PASSES = ("base_ctx", "ctx_01", "pipe", "basic_pipe", "sdxl_tuple", "any", "any
 
 _COMPUTES = re.compile(
     r"math|expression|random|replace|regex|format|split|substring|calc|wildcard|generat|translat|switch|select|convert"
-    r"|llm|ollama|florence|caption|tagger|interrogat|upper|lower|scale|getimagesize|image size|compare|operation",
+    r"|llm|ollama|florence|caption|tagger|interrogat|upper|lower|scale|compare|operation"
+    r"|get ?image ?size|image ?size to|easy imagesize",
     re.IGNORECASE,
 )
 _HOLDS = re.compile(r"seed|primitive|constant|literal", re.IGNORECASE)

@@ -30,7 +30,7 @@ _SIMPLE = (
 _ADVANCED = ("model_str_{}", "lora_{}_model_strength", *_SIMPLE)
 _SWITCHES = ("switch_{}", "toggle_{}", "lora_{}_on", "enabled_{}")
 _OFF = (False, "Off", "off", "OFF", "disabled", "disable", "False", "false")
-_TAGGED = ("populated_text", "text", "lora_text", "loras", "prompt", "positive")
+_TAGGED = ("populated_text", "text", "lora_syntax", "lora_text", "loras", "prompt", "positive")
 
 
 def reads_tags(node: Node) -> bool:
@@ -74,8 +74,9 @@ def _take(graph: Graph, node: Node, collector: Collector, stacked: bool) -> bool
                 found.append((text, 1))
                 without_lora_tags(text, collector)
                 break
-    named = any(_NAME.match(name) or "lora" in name.lower() for name in node.inputs)
-    return bool(found) or named or stacked or "lora" not in node.kind.lower()
+    named = any(_NAME.match(name) for name in node.inputs)
+    unread = any(isinstance(value, str) and value.strip() for value in node.inputs.values())
+    return bool(found) or named or stacked or "lora" not in node.kind.lower() or not unread
 
 
 def _entries(graph: Graph, node: Node) -> Iterator[tuple[Any, Any]]:

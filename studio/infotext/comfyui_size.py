@@ -96,7 +96,7 @@ def _side(graph: Graph, value: Any, number: int) -> tuple[Any, str]:
     if not isinstance(value, Link):
         return value, ""
     for node in graph.walk(value, ("", "*", "any", "anything", "input", "base_ctx", "ctx_01")):
-        if node.computes:
+        if node.computes or {"image", "images", "pixels", "latent", "samples"} & node.links().keys():
             return None, node.kind
         if (preset := _preset(node)) is not None:
             return preset[number], ""

@@ -110,7 +110,7 @@ def _joined(graph: Graph, node: Node, names: tuple[str, ...], depth: int) -> tup
     for name in delimiters:
         if isinstance(node.inputs.get(name), str):
             delimiter = node.inputs[name]
-    parts = [_resolved(graph, node.inputs[name], names, depth + 1) for name in inputs if name in node.inputs]
+    parts = [_resolved(graph, node.inputs[name], names, depth + 4) for name in inputs if name in node.inputs]
     unknown = next((kind for text, kind in parts if text is None), None)
     if unknown is not None:
         return None, unknown or node.kind

@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from pipelines.core.errors import StoreError
 from studio.infotext.exif_texts import decode_comment, read_exif_texts
-from studio.infotext.png_texts import EXIF, decode_text, read_png_texts
+from studio.infotext.png_texts import EXIF, MAX_CHUNK_TEXT, decode_text, read_png_texts
 from studio.infotext.xmp_texts import read_xmp_texts
 from studio.media.colors import to_srgb
 
@@ -22,6 +22,7 @@ OUR_CHUNK = "stepwise"
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """Formats a picture is written in, and their suffixes."""
 
+_MOST_COMMENTS = 20  # of a JPEG that are read
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _IMAGE_DESCRIPTION = 0x010E
 _JPEG_SEGMENT = 65_000
@@ -160,8 +161,8 @@ def _field_texts(picture: Image.Image, chunks: dict[str, str]) -> dict[str, str]
 def _comments(picture: Image.Image) -> list[str]:
     """JPEG's and GIF's comments in the file's order."""
     segments = picture.applist if isinstance(picture, JpegImagePlugin.JpegImageFile) else []
-    found = [data for name, data in segments if name == "COM"] or [picture.info.get("comment")]
-    plain = [decode_comment(data) if isinstance(data, bytes) else data for data in found if data]
+    found = [data for name, data in segments if name == "COM"][:_MOST_COMMENTS] or [picture.info.get("comment")]
+    plain = [decode_comment(data[:MAX_CHUNK_TEXT]) if isinstance(data, bytes) else data for data in found if data]
     return [text for text in plain if isinstance(text, str)]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
-from studio.infotext.png_texts import decode_text
+from studio.infotext.png_texts import MAX_CHUNK_TEXT, decode_text
 
 __all__ = ["decode_comment", "read_exif_texts"]
 
@@ -35,8 +35,8 @@ def read_exif_texts(data: bytes) -> dict[str, str]:
     Args:
         data: an EXIF block, with or without "Exif" before its TIFF header; of a broken one what can be read is.
     """
-    while data.startswith(b"Exif\0\0"):
-        data = data[6:]
+    for _ in range(2):  # some programs write it twice
+        data = data.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         return {}
@@ -64,7 +64,8 @@ def _entries(data: bytes, order: str, offset: int) -> Iterator[tuple[int, bytes 
         if tag == _EXIF_DIRECTORY and kind in _LONG_TYPES:
             yield tag, target
         elif tag in _NAMES and kind in _BYTE_TYPES:
-            yield tag, data[place + 8 :][:length] if length <= 4 else data[target : target + length]
+            start = place + 8 if length <= 4 else target
+            yield tag, data[start : start + min(length, MAX_CHUNK_TEXT)]
 
 
 def _decoded(tag: int, value: bytes, order: str) -> str:

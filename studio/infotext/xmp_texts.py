@@ -13,7 +13,7 @@ _TAGS = {
     "ImageDescription": "dc:description",
     "Software": "xmp:CreatorTool",
 }
-_MARKUP = re.compile(r"<!\[CDATA\[(.*?)\]\]>|<[^<>]*>", re.DOTALL)
+_MARKUP = re.compile(r"<[^<>]*>")
 
 
 def read_xmp_texts(packet: str) -> dict[str, str]:
@@ -21,7 +21,7 @@ def read_xmp_texts(packet: str) -> dict[str, str]:
     packet = packet[:_MAX_PACKET]
     found = {}
     for name, tag in _TAGS.items():
-        text = html.unescape(_MARKUP.sub(lambda match: match[1] or "", _content(packet, tag))).strip()
+        text = _plain(_content(packet, tag)).strip()
         if text:
             found[name] = text
     return found
@@ -35,3 +35,13 @@ def _content(packet: str, tag: str) -> str:
         return packet[opened.end() : end] if end >= 0 else ""
     attribute = re.search(rf"""\s{tag}\s*=\s*("[^"]*"|'[^']*')""", packet)
     return attribute[1][1:-1] if attribute else ""
+
+
+def _plain(markup: str) -> str:
+    """The text of an element, without its inner elements."""
+    first, *others = markup.split("<![CDATA[")
+    parts = [html.unescape(_MARKUP.sub("", first))]
+    for other in others:
+        literal, closed, rest = other.partition("]]>")
+        parts += [literal, html.unescape(_MARKUP.sub("", rest))] if closed else []
+    return "".join(parts)

@@ -13,7 +13,7 @@ __all__ = ["LEFT_OUT", "eight_bits", "to_srgb"]
 LEFT_OUT = "The picture's color profile could not be used, so its colors may look a little different."
 """Said of a damaged profile, and of one for another kind of picture."""
 
-_LARGEST_PROFILE = 8 * 2**20
+_LARGEST_PROFILE = 4 * 2**20
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
@@ -61,7 +61,7 @@ def _transformed(picture: Image.Image, data: bytes) -> Image.Image:
     return result
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _transform(data: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(data)),
@@ -73,14 +73,12 @@ def _transform(data: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     )
 
 
-@functools.lru_cache(maxsize=8)
 def _grey_curve(data: bytes) -> list[int]:
     """What the profile makes of each of the 256 greys; optimized, lcms would interpolate between 33 of them."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     return np.asarray(_transform(data, "L").apply(ramp))[0, :, 1].tolist()
 
 
-@functools.lru_cache(maxsize=64)
 def _is_srgb(data: bytes) -> bool:
     """Whether the profile moves no color by more than rounding does."""
     sides = np.linspace(0, 255, 17).round().astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -86,6 +87,7 @@ LORAS = {
     },
     "NunchakuFluxLoraLoader": {"lora_name": "style.safetensors", "lora_strength": 0.8},
     "Load Lora": {"lora_name": "style.safetensors", "strength_model": 0.8, "strength_clip": 0.3},
+    "LoRA Text Loader (LoraManager)": {"lora_syntax": "<lora:style.safetensors:0.8>"},
     "LoraTagLoader": {"text": "a fox <lora:style.safetensors:0.8>"},
     "Lora Loader (LoraManager)": {
         "text": "<lora:style.safetensors:0.8> <lora:off:1>",
@@ -148,10 +150,14 @@ def test_stacks_on_stacks_and_a_stack_that_is_off():
 
 
 def test_an_unknown_lora_loader_is_named():
-    unknown = node("Super LoRA Thing", model=["4", 0], config="a,b,c")
-    restored = read(graph(n3=sampler(model=["30", 0]), n30=unknown))
-    assert restored.loras == () and said(restored, "'Super LoRA Thing'", "not known")
-    assert restored.model == "x.safetensors"
+    for name in ("config", "lora_config"):
+        unknown = node("Super LoRA Thing", model=["4", 0], **{name: "a,b,c"})
+        restored = read(graph(n3=sampler(model=["30", 0]), n30=unknown))
+        assert restored.loras == () and said(restored, "'Super LoRA Thing'", "not known")
+        assert restored.model == "x.safetensors"
+    header = {"PowerLoraLoaderHeaderWidget": {"type": "PowerLoraLoaderHeaderWidget"}, "Add Lora": ""}
+    none_chosen = node("Power Lora Loader (rgthree)", model=["4", 0], **header)
+    assert not said(read(graph(n3=sampler(model=["30", 0]), n30=none_chosen)), "LoRA")
 
 
 def test_none_is_no_lora():
@@ -256,6 +262,7 @@ SIZES = {
         ["50", 1],
     ),
     "swapped by the links": (node("SDXLResolution", resolution="1216x832"), ["50", 1], ["50", 0]),
+    "a pack's image size": (node("CR Image Size", width=832, height=1216, upscale_factor=1.0), ["50", 0], ["50", 1]),
     "named sides": (node("Width and Height Settings", width=832, height=1216), ["50", 0], ["50", 1]),
 }
 
@@ -565,3 +572,23 @@ def test_a_graph_that_cannot_be_read_leaves_the_workflow():
     }
     found = {"prompt": json.dumps({"1": node("LoadImage", image="x")}), "workflow": json.dumps(screen)}
     assert read_texts(found).values["seed"] == 5
+
+
+def test_no_graph_is_slow():
+    itself = {f"text_{letter}": ["50", 0] for letter in "abcd"}
+    encode = node("CLIPTextEncode", text=["50", 0])
+    hostile = [
+        graph(n6=encode, n50=node("Text Concatenate", **itself)),
+        {str(number): sampler(latent_image=[str(number + 1), 0]) for number in range(6000)},
+        {
+            **{f"s{number}": node("SaveImage", images=["0", 0]) for number in range(6000)},
+            **{str(number): node("VAEDecode", samples=[str(number + 1), 0]) for number in range(6000)},
+        },
+        graph(n3=sampler(model=["30", 0]), n30=node("LoRA Stacker", **{f"lora_name_{n}": "x" for n in range(20_000)})),
+        graph(n5=node("EmptyLatentImage", width=["5", 0], height=["5", 0])),
+        graph(n3=node("KSampler", **{name: ["3", 0] for name in graph()["3"]["inputs"]})),
+    ]
+    began = time.process_time()
+    for data in hostile:
+        read(data)
+    assert time.process_time() - began < 8  # an exponential or quadratic walk takes minutes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image, ImageFile, PngImagePlugin
 from pipelines.core.errors import PictureError
 from studio.infotext import read
 from studio.infotext.embed import texts
+from studio.infotext.exif_texts import read_exif_texts
+from studio.infotext.xmp_texts import read_xmp_texts
 
 TEXT = "a cät, 狐\nNegative prompt: blurry\nSteps: 25, Sampler: Euler, CFG scale: 7, Seed: 42, Size: 512x768"
 PLAIN = TEXT.replace("ä", "a").replace("狐", "fox")
@@ -196,3 +199,32 @@ def test_reading_decodes_no_pixel_and_leaves_the_stream_where_it_was(monkeypatch
             assert read(picture).values["seed"] == 42
         assert picture.fp.tell() == place
         picture.load()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        "<exif:UserComment>" + "<![CDATA[" * 100_000 + "</exif:UserComment>",
+        "<exif:UserComment>" * 50_000,
+        "<exif:UserComment>" + "<" * 10**6 + "</exif:UserComment>",
+        " exif:UserComment='" * 50_000,
+        "<exif:UserComment>" + "&" * 10**6 + "</exif:UserComment>",
+    ],
+)
+def test_no_xmp_packet_is_slow(packet):
+    began = time.process_time()
+    read_xmp_texts(packet)
+    assert time.process_time() - began < 3  # a quadratic reading takes minutes
+
+
+def test_cdata_in_an_xmp_packet():
+    packet = "<exif:UserComment>one <![CDATA[<two> &amp;]]> <b>three</b> &amp; <![CDATA[open</exif:UserComment>"
+    assert read_xmp_texts(packet)["UserComment"] == "one <two> &amp; three &"
+
+
+def test_no_exif_block_is_slow():
+    began = time.process_time()
+    read_exif_texts(b"Exif\0\0" * 10**6)
+    many = struct.pack(">HHHII", 65535, 0x9286, 7, 2**31, 8) * 2
+    read_exif_texts(b"MM" + struct.pack(">HI", 42, 8) + many + b"x" * 10**7)
+    assert time.process_time() - began < 5
