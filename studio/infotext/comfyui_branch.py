@@ -55,7 +55,9 @@ def _saving(graph: Graph) -> list[Node]:
 
 def _chain(graph: Graph, save: Node) -> list[Node]:
     """The samplers from a saved picture backwards."""
-    found, seen, waiting = [], set(), [save]
+    found: list[Node] = []
+    seen: set[int] = set()
+    waiting = [save]
     while waiting and len(seen) < 2000:
         node = waiting.pop(0)
         if id(node) in seen:

@@ -49,7 +49,8 @@ def take_loras(graph: Graph, node: Node, collector: Collector) -> bool:
     Returns:
         Whether the node's way of naming LoRAs is known, if it has any.
     """
-    known, seen, waiting = True, set(), [node]
+    known, waiting = True, [node]
+    seen: set[int] = set()
     while waiting and len(seen) < 64:
         node = waiting.pop()
         if id(node) in seen:

@@ -37,7 +37,7 @@ def beginning(graph: Graph, inputs: Mapping[str, Any]) -> tuple[Beginning, Node 
     if link is None:
         node = Node("", inputs)
         return (Beginning.EMPTY, node) if _has_size(node) else (Beginning.UNKNOWN, None)
-    node = None
+    last: Node | None = None
     for node in graph.walk(link, _LATENTS):
         if (
             node.kind.startswith(("KSampler", "SamplerCustom"))
@@ -48,8 +48,9 @@ def beginning(graph: Graph, inputs: Mapping[str, Any]) -> tuple[Beginning, Node 
             return Beginning.PICTURE, node
         if _has_size(node) and not any(name in _LATENTS[:8] for name in node.links()):
             return Beginning.EMPTY, node
+        last = node
     is_encoder = any(one.kind.startswith("VAEEncode") for one in graph.walk(link, _LATENTS))
-    return (Beginning.PICTURE if is_encoder else Beginning.UNKNOWN), node
+    return (Beginning.PICTURE if is_encoder else Beginning.UNKNOWN), last
 
 
 def _has_size(node: Node) -> bool:

@@ -12,7 +12,7 @@ __all__ = ["read_draw_things"]
 
 _NUMBERS = {"steps": "num_inference_steps", "seed": "seed"}
 _UNREMARKED = {"profile", "seed_mode", "v2", "mask_blur", "strength", "lora", "clip_skip"}
-_NOTHING = (None, [], {}, "", 0, False)
+_NOTHING: tuple[Any, ...] = (None, [], {}, "", 0, False)
 
 
 def read_draw_things(text: str) -> Restored | None:

@@ -139,7 +139,7 @@ def texts(picture: Image.Image) -> dict[str, str]:
 
 
 def _chunk_texts(picture: Image.Image) -> dict[str, str]:
-    if picture.format == "PNG" and picture.fp is not None:
+    if isinstance(picture, PngImagePlugin.PngImageFile) and picture.fp is not None:
         return read_png_texts(picture.fp)
     # Pillow reads tEXt as Latin-1 and knows an iTXt from it; what stands in either is mostly UTF-8.
     plain = {name: text for name, text in picture.info.items() if isinstance(name, str) and isinstance(text, str)}
@@ -161,9 +161,10 @@ def _field_texts(picture: Image.Image, chunks: dict[str, str]) -> dict[str, str]
 def _comments(picture: Image.Image) -> list[str]:
     """JPEG's and GIF's comments in the file's order."""
     segments = picture.applist if isinstance(picture, JpegImagePlugin.JpegImageFile) else []
-    found = [data for name, data in segments if name == "COM"][:_MOST_COMMENTS] or [picture.info.get("comment")]
-    plain = [decode_comment(data[:MAX_CHUNK_TEXT]) if isinstance(data, bytes) else data for data in found if data]
-    return [text for text in plain if isinstance(text, str)]
+    found = [data for name, data in segments if name == "COM"][:_MOST_COMMENTS]
+    if not found and isinstance(comment := picture.info.get("comment"), (bytes, str)):
+        return [comment if isinstance(comment, str) else decode_comment(comment[:MAX_CHUNK_TEXT])]
+    return [decode_comment(data[:MAX_CHUNK_TEXT]) for data in found]
 
 
 def _utf8(text: str) -> str:

@@ -18,7 +18,7 @@ _UNREMARKED = {
     *("base_model_hash", "created_by", "full_negative_prompt", "full_prompt", "metadata_scheme", "version", "vae"),
     *("refiner_model_hash", "prompt_expansion", "performance", "refiner_swap_method"),
 }
-_NOTHING = (None, "", [], "[]", "None", False)
+_NOTHING: tuple[Any, ...] = (None, "", [], "[]", "None", False)
 
 
 def read_fooocus(text: str) -> Restored | None:

@@ -9,7 +9,7 @@ from studio.infotext.fields import MAX_TEXT, Collector, Restored, object_of
 
 __all__ = ["read_dream", "read_invokeai", "read_old_invokeai"]
 
-_NOTHING = (None, [], {}, "", 0)
+_NOTHING: tuple[Any, ...] = (None, [], {}, "", 0)
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERS = {"steps": "num_inference_steps", "seed": "seed", "width": "width", "height": "height"}
 _UNREMARKED = {"app_version", "generation_mode", "rand_device", "canvas_v2_metadata", "metadata_version", "type"}

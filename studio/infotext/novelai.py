@@ -17,7 +17,7 @@ _UNREMARKED = {
     *("prefer_brownian", "deliberate_euler_ancestral_bug", "extra_noise_seed", "prompt", "noise_schedule", "sampler"),
     *("scale", "uncond_scale", "strength", "noise", "skip_cfg_below_sigma", "lora_unet_weights", "lora_clip_weights"),
 }
-_NOTHING = (None, [], {}, "", 0, False)
+_NOTHING: tuple[Any, ...] = (None, [], {}, "", 0, False)
 
 
 def read_novelai(texts: Mapping[str, str]) -> Restored | None:

@@ -17,10 +17,9 @@ _NUMBERS = (
 def read_ours(text: str) -> Restored | None:
     """The settings in our JSON, or None when the text is something else."""
     metadata = (object_of(text) or {}).get("metadata")
-    request = metadata.get("request") if isinstance(metadata, dict) else None
-    if not isinstance(request, dict):
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("request"), dict):
         return None
-    left = dict(request)
+    left = dict(metadata["request"])
     collector = Collector("stepwise")
     _note_typed(metadata.get("typed"), collector)
     takers = ((collector.text, _TEXTS), (collector.number, _NUMBERS), (collector.choice, METHODS))

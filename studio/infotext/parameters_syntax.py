@@ -20,7 +20,7 @@ NEGATIVE = "Negative prompt:"
 
 _NAME = re.compile(r"[^\S\n]*(\w[\w \-/]{1,63}):[^\S\n]*")
 _QUOTED = re.compile(r'("(?:\\.|[^\\"])+")[^\S\n]*(?=,|\n|\Z)', re.DOTALL)
-_UNQUOTED = re.compile(r"[^,\n]*")
+_VALUE_END = re.compile(r"[,\n]")
 _LINE = re.compile(r"^[^\S\n]*Steps:", re.MULTILINE)
 _WITHIN = re.compile(r"(?<![\w])Steps:[^\S\n]*\d{1,5}[^\S\n]*,")
 _WHOLE = re.compile(r"-?\d{1,20}")
@@ -117,7 +117,7 @@ def _scan(text: str, position: int) -> tuple[dict[str, str], int]:
     while position < len(text) and text[position] != "\n":
         name = _NAME.match(text, position)
         if name is None:
-            position = _UNQUOTED.match(text, position).end()
+            position = _end_of_value(text, position)
         else:
             value, position = _value(text, name.end(), tries)
             pairs.setdefault(name[1].strip(), value)
@@ -136,8 +136,14 @@ def _value(text: str, position: int, tries: Iterator[int]) -> tuple[str, int]:
             end = len(text) + 1
         if end <= len(text) and re.match(r"[^\S\n]*(?:,|\n|\Z)", text[end : end + 20]):
             return text[position:end], end
-    plain = _UNQUOTED.match(text, position)
-    return plain[0].strip(), plain.end()
+    end = _end_of_value(text, position)
+    return text[position:end].strip(), end
+
+
+def _end_of_value(text: str, position: int) -> int:
+    """Where a plain value ends: at a comma, a line end, or the text's."""
+    found = _VALUE_END.search(text, position)
+    return found.start() if found else len(text)
 
 
 def _unquoted(text: str) -> str:

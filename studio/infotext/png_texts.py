@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import BinaryIO
+from typing import IO
 
 __all__ = ["EXIF", "MAX_CHUNK_TEXT", "decode_text", "read_png_texts"]
 
@@ -25,7 +25,7 @@ _MAX_TOTAL = 32 * 2**20  # of all texts together
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"eXIf"}
 
 
-def read_png_texts(stream: BinaryIO) -> dict[str, str]:
+def read_png_texts(stream: IO[bytes]) -> dict[str, str]:
     """The texts by keyword; where one comes twice, the last.
 
     Args:
@@ -48,7 +48,7 @@ def decode_text(data: bytes) -> str:
         return data.decode("utf-8", "ignore") if len(data) > MAX_CHUNK_TEXT else data.decode("latin-1")
 
 
-def _chunks(stream: BinaryIO) -> dict[str, str]:
+def _chunks(stream: IO[bytes]) -> dict[str, str]:
     found: dict[str, str] = {}
     total = 0
     for _ in range(_MAX_CHUNKS):
