@@ -33,7 +33,7 @@ from studio.jobs.sharp_frames import SharpFrames
 from studio.media.clips import SUFFIXES, encode_clip, poster
 from studio.models import save_quantized
 from studio.models.model_list import ModelList
-from studio.results.described import described
+from studio.results.described import described, typed_for, typed_prompts
 from studio.results.store import Store
 from studio.tasks import TASKS
 from studio.tasks.base import Task
@@ -132,7 +132,8 @@ class Studio:
         """
         if task not in self.tasks:
             raise UnknownMethodError("task", task, self.tasks)
-        job = Job(task, self.tasks[task].parse(values, self), owner)
+        request = self.tasks[task].parse(values, self)
+        job = Job(task, request, owner, typed=typed_prompts(values, request))
         self.engine.submit(job)
         self._jobs.add(job)
         return job
@@ -335,7 +336,7 @@ class Studio:
             StoreError: it cannot be written.
         """
         height, width = image.shape[:2]
-        metadata, parameters = self._described(request.replace(width=width, height=height), figures, unread)
+        metadata, parameters = self._described(request.replace(width=width, height=height), figures, unread, job)
         return self.store.save(Image.fromarray(image), metadata, parameters, kind=job.task, job=job.id, index=index).id
 
     def encode_clip(self, frames: np.ndarray, request: VideoRequest) -> bytes:
@@ -355,7 +356,7 @@ class Studio:
         Raises:
             StoreError: it cannot be written.
         """
-        metadata, parameters = self._described(request.base, figures, request.unread)
+        metadata, parameters = self._described(request.base, figures, request.unread, job)
         metadata |= {"animate": request.to_json(), "poster": poster(frames[0])}
         size = (frames.shape[2], frames.shape[1])
         return self.store.save_bytes(
@@ -363,10 +364,16 @@ class Studio:
         ).id
 
     def _described(
-        self, request: Request, figures: Mapping[str, Any] | None, unread: Collection[str] = ()
+        self,
+        request: Request,
+        figures: Mapping[str, Any] | None,
+        unread: Collection[str] = (),
+        job: Job | None = None,
     ) -> tuple[dict[str, Any], str]:
         """A result's metadata, and the same as text."""
-        return described(request, self.catalog[request.model].label, self.traits(request.model), figures, unread)
+        label, traits = self.catalog[request.model].label, self.traits(request.model)
+        typed = typed_for(request, job) if job else {}
+        return described(request, label, traits, figures, unread, typed)
 
     def read_picture(self, path: str) -> infotext.Restored | None:
         """The settings that an uploaded picture carries.

@@ -87,8 +87,10 @@ def check_request(
     require_range("number of steps", request.num_inference_steps, 1, limits.max_steps)
     require_range("batch size", request.batch_size, 1, limits.max_batch)
     require_range("variation strength", request.variation_strength, 0, 1)
-    require_range("seed", request.seed, 0, 2**63 - 1)
-    require_range("variation seed", request.variation_seed, 0, 2**63 - 1)
+    # Picture i of a batch has seed + i, and each must be a seed itself.
+    largest = 2**63 - max(request.batch_size, 1)
+    require_range("seed", request.seed, 0, largest)
+    require_range("variation seed", request.variation_seed, 0, largest if request.variation_strength else 2**63 - 1)
     for name in ("width", "height"):
         if value := getattr(request, name):
             require_range(name, value, limits.min_side, limits.max_side)

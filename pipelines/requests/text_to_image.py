@@ -33,6 +33,7 @@ __all__ = [
     "assembled_run",
     "build_run",
     "decode",
+    "one_of_batch",
     "resolve",
     "resolve_size",
     "starting_noise",
@@ -129,6 +130,12 @@ def starting_noise(request: Request, family: Family) -> tuple[torch.Tensor, Nois
     variation = NoiseSource([request.variation_seed + i for i in range(request.batch_size)])
     shape = (request.batch_size, *family.latent_shape(request.width, request.height))
     return initial_noise(source, shape, variation, request.variation_strength), source
+
+
+def one_of_batch(request: Request, index: int) -> Request:
+    """The request that makes picture `index` (from 0) of a batch alone: with that picture's own seeds."""
+    varied = {"variation_seed": request.variation_seed + index} if request.variation_strength else {}
+    return request.replace(seed=request.seed + index, batch_size=1, **varied)
 
 
 def build_run(resolved: ResolvedRun, family: Family, cancelled: Callable[[], bool] = lambda: False) -> Run:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pipelines.core.errors import PromptError
 from pipelines.core.types import MAX_PROMPT
 
-__all__ = ["expand_wildcards"]
+__all__ = ["escape_wildcards", "expand_wildcards"]
 
 MAX_DRAWS = 500
 """Choices drawn for one prompt."""
@@ -18,6 +18,7 @@ MAX_DRAWS = 500
 MAX_DEPTH = 20
 """Choices within choices, and lists whose lines name lists."""
 
+_LITERAL = re.compile(r"\\(__+)")
 _LIST = re.compile(r"__([\w/-]*[^\W_][\w/-]*?)__")
 
 
@@ -25,7 +26,7 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
     r"""The prompt with every choice made.
 
     {a|b|c} becomes one of its parts, __name__ one line of a list; both nest, and only what was chosen is
-    drawn further. \{ \} \| are literal, and so is a brace without its partner.
+    drawn further. \{ \} \| are literal, and so are a brace without its partner and the underscores of \__.
 
     Args:
         prompt: as typed.
@@ -44,6 +45,16 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
             f"The prompt with its wildcards drawn has {len(text)} characters. Shorten it to {MAX_PROMPT}."
         )
     return text
+
+
+def escape_wildcards(text: str) -> str:
+    r"""The text in which everything that could be drawn is literal: `expand_wildcards` makes the same text of it again.
+
+    A text in which nothing could be drawn stays as it is.
+    """
+    if not (_choices(text) or "__" in text or re.search(r"\\[{}|]", text)):
+        return text
+    return re.sub(r"[{}]|(?<=\\)\||_{2,}", r"\\\g<0>", text)
 
 
 class _Drawing:
@@ -66,6 +77,8 @@ class _Drawing:
         """What stands at a position, and where the rest begins."""
         if text[position] == "\\" and text[position + 1 : position + 2] in ("{", "}", "|"):
             return text[position + 1], position + 2
+        if literal := _LITERAL.match(text, position):
+            return literal[1], literal.end()
         if bounds := choices.get(position):
             options = [text[before + 1 : after] for before, after in pairwise(bounds)]
             return self.expand(self._draw(options), depth + 1), bounds[-1] + 1

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from PIL import Image
 
 from pipelines.core.errors import PictureError
-from pipelines.core.types import METHODS
-from studio.infotext.a1111 import Labels, read_parameters, write
-from studio.infotext.comfyui import read_comfyui
+from studio.infotext.a1111 import read_parameters
+from studio.infotext.a1111_text import Labels, write
+from studio.infotext.comfyui import read_comfyui, read_comfyui_text
+from studio.infotext.draw_things import read_draw_things
 from studio.infotext.embed import OUR_CHUNK, texts
-from studio.infotext.fields import Collector, Restored, object_of
-from studio.infotext.invokeai import read_invokeai, read_old_invokeai
+from studio.infotext.fields import MAX_TEXT, Restored
+from studio.infotext.fooocus import read_fooocus
+from studio.infotext.invokeai import read_dream, read_invokeai, read_old_invokeai
+from studio.infotext.novelai import read_novelai
+from studio.infotext.ours import read_ours
+from studio.infotext.plain_fields import read_plain_chunks, read_plain_fields
 from studio.infotext.swarmui import read_swarmui
-from studio.media.pictures import ALLOWED_FORMATS
+from studio.media.pictures import ALLOWED_FORMATS, explain_text_limit
 
 __all__ = ["Labels", "Restored", "read", "read_texts", "write"]
+
+_NAMED: tuple[tuple[str, Callable[[str], Restored | None]], ...] = (
+    ("invokeai_metadata", read_invokeai),
+    ("sd-metadata", read_old_invokeai),
+    ("Dream", read_dream),
+)
+"""Chunks that belong to one program, and their readers."""
+
+_FREE = ("parameters", "UserComment", "ImageDescription", "XPComment", "Comment", "Description", "comment")
+"""Fields in which any program may write, the surest first; of a JPEG's comments, all."""
+
+_READERS: tuple[Callable[[str], Restored | None], ...] = (
+    read_swarmui,
+    read_fooocus,
+    read_draw_things,
+    read_comfyui_text,
+    read_plain_fields,
+    read_parameters,
+)
+"""Readers of what stands in such a field; each knows its own program's text from all others."""
 
 
 def read(picture: str | os.PathLike[str] | Image.Image) -> Restored | None:
@@ -42,7 +67,8 @@ def read(picture: str | os.PathLike[str] | Image.Image) -> Restored | None:
             return read_texts(texts(opened))
     except Exception as error:  # Pillow raises a dozen kinds on hostile files
         raise PictureError(
-            "The file cannot be read as a picture: use a PNG, JPEG or WebP file as it was saved."
+            explain_text_limit(error)
+            or "The file cannot be read as a picture: use a PNG, JPEG, WebP or AVIF file as it was saved."
         ) from error
 
 
@@ -58,43 +84,13 @@ def read_texts(found: Mapping[str, str]) -> Restored | None:
 
 def _readings(found: Mapping[str, str]) -> Iterator[Restored | None]:
     # The most faithful first: our JSON holds everything, a graph the least that is certain.
-    yield _read_ours(found.get(OUR_CHUNK, ""))
-    parameters = found.get("parameters", "")
-    yield read_swarmui(parameters) or read_parameters(parameters)
-    yield read_invokeai(found.get("invokeai_metadata", ""))
-    yield read_old_invokeai(found.get("sd-metadata", ""))
+    yield read_ours(found.get(OUR_CHUNK, ""))
+    yield read_novelai(found)
+    comments = [name for name in found if name.startswith("comment ")]
+    for text in dict.fromkeys(found.get(name, "") for name in (*_FREE, *comments)):
+        # A comment of great length is nobody's settings; where they belong, the reader says that they are too long.
+        if len(text) <= MAX_TEXT or text == found.get("parameters"):
+            yield from (reader(text) for reader in _READERS)
+    yield from (reader(found.get(name, "")) for name, reader in _NAMED)
     yield read_comfyui(found)
-
-
-def _read_ours(text: str) -> Restored | None:
-    whole = object_of(text) or {}
-    metadata = whole.get("metadata")
-    request = metadata.get("request") if isinstance(metadata, dict) else None
-    if not isinstance(request, dict):
-        return None
-    left = dict(request)
-    collector = Collector("stepwise")
-    takers = {
-        collector.text: ("prompt", "negative_prompt"),
-        collector.number: (
-            "num_inference_steps",
-            "width",
-            "height",
-            "seed",
-            "variation_seed",
-            "variation_strength",
-            "batch_size",
-        ),
-        collector.choice: METHODS,
-    }
-    for take, names in takers.items():
-        for name in names:
-            if name in left:
-                take(name, left.pop(name))
-    collector.named_model(left.pop("model", ""))
-    loras = left.pop("loras", [])
-    for lora in loras[:100] if isinstance(loras, list) else []:
-        if isinstance(lora, dict):
-            collector.named_lora(lora.get("name"), lora.get("weight", 1.0))
-    collector.ignored(left)
-    return collector.restored()
+    yield read_plain_chunks(found)

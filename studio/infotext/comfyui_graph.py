@@ -1,48 +1,37 @@
-"""ComfyUI's two forms of a graph as one: nodes with named inputs that are values or links."""
+"""A graph of ComfyUI's: nodes with named inputs that are values or links, and the walks along them.
+
+What a node of an unknown kind computes is not guessed: a walk ends there and says the node's kind.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["Graph", "Link", "Node", "from_prompt", "from_workflow"]
+__all__ = ["Graph", "Link", "Node", "from_prompt"]
 
 _MAX_WALK = 64
-_VALUES = ("value", "seed", "noise_seed", "int", "float", "number", "string", "text")
+_VALUES = ("value", "seed", "noise_seed", "int", "float", "number", "Number", "string", "text", "selected")
+_PASSES = ("base_ctx", "ctx_01", "pipe", "basic_pipe", "sdxl_tuple", "any", "anything", "input", "source", "*", "")
+"""Inputs through which nodes hand on what they were given: contexts, pipes, reroutes."""
 
-_WIDGETS: dict[str, tuple[str, ...]] = {
-    "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
-    "KSamplerAdvanced": ("", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"),
-    "SamplerCustom": ("", "noise_seed", "", "cfg"),
-    "KSamplerSelect": ("sampler_name",),
-    "BasicScheduler": ("scheduler", "steps", "denoise"),
-    "RandomNoise": ("noise_seed",),
-    "CFGGuider": ("cfg",),
-    "FluxGuidance": ("guidance",),
-    "CLIPTextEncode": ("text",),
-    "CLIPTextEncodeFlux": ("clip_l", "t5xxl", "guidance"),
-    "EmptyLatentImage": ("width", "height", "batch_size"),
-    "EmptySD3LatentImage": ("width", "height", "batch_size"),
-    "CheckpointLoaderSimple": ("ckpt_name",),
-    "UNETLoader": ("unet_name",),
-    "LoraLoader": ("lora_name", "strength_model"),
-    "LoraLoaderModelOnly": ("lora_name", "strength_model"),
-    "ModelSamplingSD3": ("shift",),
-    "ModelSamplingAuraFlow": ("shift",),
-    "PrimitiveInt": ("value",),
-    "PrimitiveFloat": ("value",),
-    "PrimitiveString": ("value",),
-    "PrimitiveStringMultiline": ("value",),
-}
-"""The inputs that stand in `widgets_values` of a workflow's node, in order; "" for one that is not read."""
+_COMPUTES = re.compile(
+    r"math|expression|random|replace|regex|format|split|substring|calc|wildcard|generat|translat|switch|select|convert"
+    r"|llm|ollama|florence|caption|tagger|interrogat|upper|lower|scale|compare|operation"
+    r"|get ?image ?size|image ?size to|easy imagesize",
+    re.IGNORECASE,
+)
+_HOLDS = re.compile(r"seed|primitive|constant|literal", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """The output of another node."""
+    """An output of another node: the node's id, and the output's place."""
 
     node: str
+    slot: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +40,15 @@ class Node:
 
     kind: str
     inputs: Mapping[str, Any]
+
+    @property
+    def computes(self) -> bool:
+        """Whether its output is not simply what stands in it."""
+        return bool(_COMPUTES.search(self.kind)) and not _HOLDS.search(self.kind)
+
+    def links(self) -> dict[str, Link]:
+        """The inputs that come from other nodes."""
+        return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +72,31 @@ class Graph:
                 (self.behind(node.inputs[name]) for name in through if isinstance(node.inputs.get(name), Link)), None
             )
 
-    def plain(self, value: Any, names: tuple[str, ...] = _VALUES) -> Any:
+    def plain(self, value: Any, names: tuple[str, ...] = ()) -> Any:
         """A value, or the one that the nodes behind a link hold under one of these names; None if neither."""
+        return self.resolve(value, names)[0]
+
+    def resolve(self, value: Any, names: tuple[str, ...] = ()) -> tuple[Any, str]:
+        """As `plain`, and the kind of the node that is not known to hold such a value; empty where there is none.
+
+        Args:
+            value: a plain value or a link.
+            names: inputs that may hold it in a node behind the link, before those of plain value nodes.
+        """
+        kind = ""
         for _ in range(_MAX_WALK):
+            if isinstance(value, dict) and isinstance(value.get("content"), str):
+                return value["content"], ""  # a choice with a picture beside it
             if not isinstance(value, Link):
-                return None if isinstance(value, (list, dict)) else value
+                return (None, kind) if isinstance(value, (list, dict)) or value is None else (value, "")
             node = self.behind(value)
-            value = next((node.inputs[name] for name in names if name in node.inputs), None) if node else None
-        return None
+            if node is None:
+                return None, kind or "of no graph"
+            kind = node.kind
+            if node.computes:
+                return None, kind
+            value = next((node.inputs[name] for name in (*names, *_VALUES, *_PASSES) if name in node.inputs), None)
+        return None, kind
 
 
 def from_prompt(data: Mapping[str, Any]) -> Graph:
@@ -95,35 +110,5 @@ def from_prompt(data: Mapping[str, Any]) -> Graph:
 
 def _linked(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int)) and isinstance(value[1], int):
-        return Link(str(value[0]))
+        return Link(str(value[0]), value[1])
     return value
-
-
-def from_workflow(data: Mapping[str, Any]) -> Graph:
-    """The graph of `workflow`: lists of nodes with `widgets_values`, and of links [id, from, slot, to, ...]."""
-    sources = {
-        link[0]: Link(str(link[1]))
-        for link in _list(data.get("links"))
-        if isinstance(link, list) and len(link) >= 4 and isinstance(link[0], int)
-    }
-    nodes = {}
-    for node in _list(data.get("nodes")):
-        if isinstance(node, dict) and isinstance(node.get("type"), str) and node.get("mode", 0) in (0, 1):
-            nodes[str(node.get("id"))] = Node(node["type"], _inputs(node, sources))
-    return Graph(nodes)
-
-
-def _inputs(node: Mapping[str, Any], sources: Mapping[int, Link]) -> dict[str, Any]:
-    inputs = {
-        name: value for name, value in zip(_WIDGETS.get(node["type"], ()), _list(node.get("widgets_values"))) if name
-    }
-    for socket in _list(node.get("inputs")):
-        if isinstance(socket, dict) and isinstance(socket.get("name"), str) and isinstance(socket.get("link"), int):
-            link = sources.get(socket["link"])
-            if link is not None:
-                inputs[socket["name"]] = link
-    return inputs
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from pipelines.core.errors import StoreError
+from studio.infotext.exif_texts import decode_comment, read_exif_texts
+from studio.infotext.png_texts import EXIF, MAX_CHUNK_TEXT, decode_text, read_png_texts
+from studio.infotext.xmp_texts import read_xmp_texts
+from studio.media.colors import to_srgb
 
 __all__ = ["FORMATS", "OUR_CHUNK", "clean", "encode", "texts"]
 
@@ -18,8 +22,9 @@ OUR_CHUNK = "stepwise"
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """Formats a picture is written in, and their suffixes."""
 
+_MOST_COMMENTS = 20  # of a JPEG that are read
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
-_IMAGE_DESCRIPTION, _MAKE, _MODEL = 0x010E, 0x010F, 0x0110
+_IMAGE_DESCRIPTION = 0x010E
 _JPEG_SEGMENT = 65_000
 """Bytes of EXIF that a JPEG segment (2 bytes of length) takes, less its header."""
 
@@ -44,6 +49,7 @@ def encode(picture: Image.Image, format: str, parameters: str, ours: str) -> byt
     if format not in FORMATS:
         raise StoreError(f"Unknown picture format {str(format)[:80]!r}. Choose one of: {', '.join(FORMATS)}.")
     parameters, ours = clean(parameters), clean(ours)
+    picture, _ = to_srgb(picture)  # what is written carries no profile
     buffer = io.BytesIO()
     try:
         if format == "png":
@@ -79,10 +85,13 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 def _chunks(parameters: str, ours: str) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()
-    if parameters:
-        chunks.add_text("parameters", parameters)  # tEXt where Latin-1 suffices, else iTXt, as A1111 does
-    if ours:
-        chunks.add_text(OUR_CHUNK, ours)
+    for name, text in (("parameters", parameters), (OUR_CHUNK, ours)):
+        if not text:
+            continue
+        if text.isascii():
+            chunks.add_text(name, text)
+        else:  # tEXt would be Latin-1, which readers that expect UTF-8 there may take for something else
+            chunks.add_itxt(name, text)
     return chunks
 
 
@@ -107,56 +116,59 @@ def texts(picture: Image.Image) -> dict[str, str]:
         picture: as `Image.open` returns it.
 
     Returns:
-        PNG text chunks under their own keywords; from EXIF or a comment, "parameters", "stepwise" (only
-        where it is JSON), "prompt" and "workflow" (ComfyUI's WebP). Unchecked: anything may be in them.
+        PNG text chunks under their own keywords; the fields of EXIF and XMP under the names of their EXIF tags; a
+        JPEG's comments as "comment", "comment 2" and so on; and where no chunk is called so, "parameters" (a
+        UserComment or a comment), "stepwise" (a description in JSON), "prompt" and "workflow" (ComfyUI's WebP).
+        Unchecked: anything may be in them.
     """
-    found = {key: value for key, value in picture.info.items() if isinstance(key, str) and isinstance(value, str)}
-    for key, value in _exif_texts(picture).items():
-        found.setdefault(key, value)
-    comment = picture.info.get("comment")
-    if isinstance(comment, bytes) and comment:
-        found.setdefault("parameters", comment.decode("utf-8", "replace"))
+    chunks = _chunk_texts(picture)
+    exif, fields = chunks.pop(EXIF, "").encode("latin-1"), _field_texts(picture, chunks)
+    fields |= read_exif_texts(exif)
+    comments = _comments(picture)
+    found = {**chunks, **{name: text for name, text in fields.items() if name not in chunks}}
+    found |= {f"comment {number}" if number > 1 else "comment": text for number, text in enumerate(comments, 1)}
+    if parameters := fields.get("UserComment") or next(iter(comments), ""):
+        found.setdefault("parameters", parameters)
+    if fields.get("ImageDescription", "").startswith("{"):
+        found.setdefault(OUR_CHUNK, fields["ImageDescription"])
+    for value in (fields.get(name, "") for name in ("Make", "Model", "ImageDescription")):
+        name, colon, text = value.partition(":")
+        if colon and name.lower() in ("prompt", "workflow"):
+            found.setdefault(name.lower(), text)
     return found
 
 
-def _exif_texts(picture: Image.Image) -> dict[str, str]:
-    if picture.format == "PNG" and "exif" not in picture.info:
-        return {}  # Pillow would decode the whole picture to look for more
-    try:
-        exif = picture.getexif()
-        inner = exif.get_ifd(_EXIF_IFD)
-    except Exception:  # Pillow raises a dozen kinds on broken EXIF: the picture is good, its EXIF holds nothing
-        return {}
-    found = {}
-    comment = inner.get(_USER_COMMENT)
-    if isinstance(comment, (bytes, str)) and comment:
-        found["parameters"] = comment if isinstance(comment, str) else _user_comment(comment)
-    ours = exif.get(_IMAGE_DESCRIPTION)
-    if isinstance(ours, str) and ours.startswith("{"):
-        found[OUR_CHUNK] = _utf8(ours)
-    for tag in (_MAKE, _MODEL):
-        value = exif.get(tag)
-        for key in ("prompt", "workflow"):
-            if isinstance(value, str) and value.lower().startswith(f"{key}:"):
-                found[key] = _utf8(value[len(key) + 1 :])
-    return found
+def _chunk_texts(picture: Image.Image) -> dict[str, str]:
+    if isinstance(picture, PngImagePlugin.PngImageFile) and picture.fp is not None:
+        return read_png_texts(picture.fp)
+    # Pillow reads tEXt as Latin-1 and knows an iTXt from it; what stands in either is mostly UTF-8.
+    plain = {name: text for name, text in picture.info.items() if isinstance(name, str) and isinstance(text, str)}
+    return {
+        name: str(text) if isinstance(text, PngImagePlugin.iTXt) else _utf8(text)
+        for name, text in plain.items()
+        if name not in ("comment", EXIF)
+    }
+
+
+def _field_texts(picture: Image.Image, chunks: dict[str, str]) -> dict[str, str]:
+    packet = chunks.get("XML:com.adobe.xmp", picture.info.get("xmp", ""))
+    if isinstance(packet, bytes):
+        packet = packet.decode("utf-8", "replace")
+    exif = picture.info.get("exif")
+    return read_xmp_texts(packet) | (read_exif_texts(exif) if isinstance(exif, bytes) else {})
+
+
+def _comments(picture: Image.Image) -> list[str]:
+    """JPEG's and GIF's comments in the file's order."""
+    segments = picture.applist if isinstance(picture, JpegImagePlugin.JpegImageFile) else []
+    found = [data for name, data in segments if name == "COM"][:_MOST_COMMENTS]
+    if not found and isinstance(comment := picture.info.get("comment"), (bytes, str)):
+        return [comment if isinstance(comment, str) else decode_comment(comment[:MAX_CHUNK_TEXT])]
+    return [decode_comment(data[:MAX_CHUNK_TEXT]) for data in found]
 
 
 def _utf8(text: str) -> str:
-    # Pillow decodes EXIF's ASCII fields as Latin-1; what stands in them is UTF-8.
     try:
-        return text.encode("latin-1").decode("utf-8")
+        return decode_text(text.encode("latin-1"))
     except UnicodeError:
         return text
-
-
-def _user_comment(data: bytes) -> str:
-    code, body = data[:8], data[8:]
-    if code == b"UNICODE\0":
-        if body[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            return body.decode("utf-16", "replace")
-        # EXIF leaves the byte order open. A1111 writes big-endian, some others little-endian; most characters
-        # of any settings text are ASCII, whose zero byte comes first only in big-endian.
-        little = body[1::2].count(0) > body[0::2].count(0)
-        return body.decode("utf-16-le" if little else "utf-16-be", "replace")
-    return (body if code in (b"ASCII\0\0\0", b"\0" * 8) else data).decode("utf-8", "replace").strip("\0")

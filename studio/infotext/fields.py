@@ -12,12 +12,19 @@ from typing import Any
 from pipelines.core.types import MAX_PROMPT
 from studio.infotext.names import UNSAID, sampler_key, schedule_choice
 
-__all__ = ["MAX_LORAS", "MAX_TEXT", "Collector", "Restored", "object_of"]
+__all__ = ["MAX_GRAPH", "MAX_LORAS", "MAX_TEXT", "NAMED_LORAS", "Collector", "Restored", "object_of"]
 
 MAX_TEXT = 64 * 1024
 """Characters of a text that are parsed at all."""
 
+MAX_GRAPH = 2 * 2**20
+"""The same of a graph of nodes, which may be large."""
+
 MAX_LORAS = 16
+
+NAMED_LORAS = "The picture names LoRAs"
+"""Begins the note on them."""
+
 MAX_SETTINGS = 32
 MAX_DEPTH = 40
 
@@ -28,7 +35,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 64),
     "variation_strength": (0.0, 1.0),
 }
-"""Outside these a number is moved to the nearer end, and a note says so; a server's own caps come in `Restored.within`."""
+"""Outside these a number is moved to the nearer end, with a note; a server's own caps come in `Restored.within`."""
 
 LARGEST_SEED = 2**63 - 1
 GUIDANCE_SCALES = (0.0, 30.0)
@@ -44,7 +51,8 @@ class Restored:
         values: fields of `pipelines.core.types.Request` in the form that `Request.parse` reads; never `model`, and
             `loras` only once they were looked up among those here. A field that is not here was not in the picture.
         notes: one sentence for each thing that was not taken over, and why.
-        source: "stepwise", "a1111", "forge", "comfyui", "invokeai" or "swarmui".
+        source: "stepwise", "a1111", "forge", "sdnext", "comfyui", "invokeai", "swarmui", "fooocus", "novelai",
+            "drawthings", "diffusionbee" or "easydiffusion".
         model: the model's name as the picture gives it; reported, never loaded for its name's sake.
         loras: {"name": ..., "weight": ...} as the picture gives them; reported likewise.
     """
@@ -76,9 +84,9 @@ class Restored:
         return {**self.values, **model, "loras": [dict(lora) for lora in self.loras]}
 
 
-def object_of(text: str) -> dict[str, Any] | None:
-    """The JSON object in an untrusted text, or None when there is none or it is nested too deeply."""
-    if len(text) > MAX_TEXT or not text.lstrip().startswith("{"):
+def object_of(text: str, most: int = MAX_TEXT) -> dict[str, Any] | None:
+    """The JSON object in an untrusted text, or None: none is there, too deeply nested, or longer than `most`."""
+    if len(text) > most or not text.lstrip().startswith("{"):
         return None
     try:
         value = json.loads(text, parse_constant=lambda name: None)  # ComfyUI writes NaN
@@ -106,11 +114,11 @@ class Collector:
 
     Args:
         source: as in `Restored`.
-        program: whose method names are given: a field of `names.Names`; empty for our own keys.
+        programs: whose method names are given, fields of `names.Names`; empty for our own keys.
     """
 
-    def __init__(self, source: str, program: str = ""):
-        self.source, self.program = source, program
+    def __init__(self, source: str, programs: str | tuple[str, ...] = ()):
+        self.source, self.programs = source, programs
         self.values: dict[str, Any] = {}
         self.notes: list[str] = []
         self.model = ""
@@ -152,7 +160,9 @@ class Collector:
 
     def sampler(self, name: Any) -> None:
         """A sampler under the other program's name; an unknown one is reported."""
-        key = sampler_key(name, self.program) if isinstance(name, str) else None
+        if isinstance(name, str) and name.casefold() in UNSAID:
+            return None
+        key = sampler_key(name, self.programs) if isinstance(name, str) else None
         if key is None:
             return self._refuse("sampler", name, "this studio has none that is the same")
         self.values["sampler"] = {"key": key}
@@ -161,7 +171,7 @@ class Collector:
         """A schedule under the other program's name; an unknown one is reported."""
         if isinstance(name, str) and name.casefold() in UNSAID:
             return None
-        choice = schedule_choice(name, self.program) if isinstance(name, str) else None
+        choice = schedule_choice(name, self.programs) if isinstance(name, str) else None
         if choice is None:
             return self._refuse("schedule", name, "this studio has none that is the same")
         self.values["schedule"] = choice
@@ -192,6 +202,8 @@ class Collector:
     def named_lora(self, name: Any, weight: Any = 1.0) -> None:
         """A LoRA's name and weight, for the report."""
         number = _number(weight)
+        if self.source != "stepwise" and isinstance(name, str) and name.strip().casefold() in ("", "none"):
+            return None  # nothing chosen
         if not isinstance(name, str) or not name.strip() or number is None or not -4 <= number <= 4:
             return self._refuse("LoRA", name, "it needs a name and a weight from -4 to 4")
         if len(self.loras) < MAX_LORAS:
@@ -227,7 +239,7 @@ class Collector:
             self.note(f"The picture names the model {self.model!r}: choose it yourself if you have it.")
         if self.loras and self.source != "stepwise":
             names = ", ".join(f"{lora['name']!r} at {lora['weight']:g}" for lora in self.loras)
-            self.note(f"The picture names LoRAs ({names}): choose them yourself if you have them.")
+            self.note(f"{NAMED_LORAS} ({names}): choose them yourself if you have them.")
         if not self.values and not self.notes:
             return None
         return Restored(self.values, self.notes, self.source, self.model, tuple(self.loras))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from studio.infotext.fields import Collector, Restored, object_of
+from studio.infotext.fields import MAX_TEXT, Collector, Restored, object_of
 
-__all__ = ["read_invokeai", "read_old_invokeai"]
+__all__ = ["read_dream", "read_invokeai", "read_old_invokeai"]
 
-_NOTHING = (None, [], {}, "", 0)
+_NOTHING: tuple[Any, ...] = (None, [], {}, "", 0)
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _NUMBERS = {"steps": "num_inference_steps", "seed": "seed", "width": "width", "height": "height"}
 _UNREMARKED = {"app_version", "generation_mode", "rand_device", "canvas_v2_metadata", "metadata_version", "type"}
+_DREAM = re.compile(r'\A\s*"((?:\\.|[^"\\])*)"((?:\s+-\w+(?:[ =]\S+)?)+)')
 _UNREMARKED_OLD = {
     "type",
     "postprocessing",
@@ -74,6 +75,26 @@ def read_old_invokeai(text: str) -> Restored | None:
     collector.ignored(
         name for name, value in image.items() if value not in _NOTHING and name not in taken | _UNREMARKED_OLD
     )
+    return collector.restored()
+
+
+def read_dream(text: str) -> Restored | None:
+    """The settings in `Dream`, the command line of versions 1 and 2, or None when the text is something else."""
+    found = _DREAM.match(text[:MAX_TEXT])
+    if found is None:
+        return None
+    options = dict(re.findall(r"-([sSWHCA])[ =]?(\S+)", found[2]))
+    collector = Collector("invokeai", "invokeai")
+    prompt, negative = _old_prompts(found[1])
+    collector.text("prompt", prompt)
+    collector.text("negative_prompt", negative)
+    for letter, field in (("s", "num_inference_steps"), ("S", "seed"), ("W", "width"), ("H", "height")):
+        if letter in options:
+            collector.number(field, options[letter])
+    if "C" in options:
+        collector.guidance_scale(options["C"])
+    if "A" in options:
+        collector.sampler(options["A"])
     return collector.restored()
 
 

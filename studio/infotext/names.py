@@ -10,7 +10,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["SAMPLERS", "SCHEDULES", "UNSAID", "sampler_key", "sampler_name", "schedule_choice", "schedule_name"]
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULES",
+    "UNSAID",
+    "sampler_key",
+    "sampler_name",
+    "schedule_choice",
+    "schedule_name",
+    "split_sampler",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +85,33 @@ SCHEDULES = (
     Names("hand_typed", ("Hand-typed",)),
 )
 
-UNSAID = frozenset({"", "automatic", "use same scheduler"})
-"""Schedule names that say: whatever the sampler takes by itself."""
+UNSAID = frozenset({"", "automatic", "default", "use same scheduler", "use same sampler"})
+"""Names that say: whatever the program, or the sampler, takes by itself."""
+
+_FOREIGN_SCHEDULES = (
+    "Polyexponential",
+    "KL Optimal",
+    "Turbo",
+    "Align Your Steps GITS",
+    "Bong Tangent",
+    "Linear Quadratic",
+)
+"""Schedules of other programs that this studio has not, which may end a sampler's name as its own may."""
 
 
-def sampler_key(name: str, program: str) -> str | None:
-    """Our key of a program's sampler, or None. `program` is a field of `Names`, e.g. "a1111"."""
-    return next((row.key for row in SAMPLERS if _has(row, program, name)), None)
+def sampler_key(name: str, programs: str | tuple[str, ...]) -> str | None:
+    """Our key of another program's sampler, or None. `programs` are fields of `Names`, e.g. "a1111"."""
+    return next((row.key for row in SAMPLERS if _has(row, programs, name)), None)
+
+
+def split_sampler(name: str) -> tuple[str, str]:
+    """Sampler and schedule of a name that may hold both, as "DPM++ 2M Karras" or "euler_karras"; "" for no schedule."""
+    if sampler_key(name, ("a1111", "comfyui")) is None:
+        labels = [*_FOREIGN_SCHEDULES, *(label for row in SCHEDULES for label in (*row.a1111, *row.comfyui))]
+        for label in sorted(labels, key=len, reverse=True):
+            if name.casefold().endswith((f" {label.casefold()}", f"_{label.casefold()}")):
+                return name[: -len(label) - 1], label
+    return name, ""
 
 
 def sampler_name(key: str) -> str:
@@ -90,9 +119,9 @@ def sampler_name(key: str) -> str:
     return next((row.a1111[0] for row in SAMPLERS if row.key == key), key)
 
 
-def schedule_choice(name: str, program: str) -> dict[str, Any] | None:
-    """{"key": ..., <setting>: <value>} of a program's schedule, or None."""
-    return next(({"key": row.key, **row.setting} for row in SCHEDULES if _has(row, program, name)), None)
+def schedule_choice(name: str, programs: str | tuple[str, ...]) -> dict[str, Any] | None:
+    """{"key": ..., <setting>: <value>} of another program's schedule, or None."""
+    return next(({"key": row.key, **row.setting} for row in SCHEDULES if _has(row, programs, name)), None)
 
 
 def schedule_name(choice: Mapping[str, Any]) -> str:
@@ -110,5 +139,6 @@ def schedule_name(choice: Mapping[str, Any]) -> str:
     return exact[0] if exact else "" if rows else choice["key"]
 
 
-def _has(row: Names, program: str, name: str) -> bool:
-    return name.casefold() in (known.casefold() for known in getattr(row, program))
+def _has(row: Names, programs: str | tuple[str, ...], name: str) -> bool:
+    programs = (programs,) if isinstance(programs, str) else programs
+    return any(name.casefold() == known.casefold() for program in programs for known in getattr(row, program))

@@ -29,6 +29,9 @@ _UNREMARKED = {
     "original_prompt",
     "used_wildcards",
     "wildcardseed",
+    "prep_time",
+    "loratencweights",
+    "sidelength",
 }
 
 
@@ -39,28 +42,41 @@ def read_swarmui(text: str) -> Restored | None:
         return None
     left = dict(settings)
     collector = Collector("swarmui", "comfyui")  # it runs ComfyUI and uses its names
-    collector.text("prompt", left.pop("prompt", ""))
-    collector.text("negative_prompt", left.pop("negativeprompt", ""))
+    for name, field in (("prompt", "prompt"), ("negativeprompt", "negative_prompt")):
+        if name in left:
+            collector.text(field, left.pop(name))
     for name, field in _NUMBERS.items():
         if name in left:
             collector.number(field, left.pop(name))
-    if "cfgscale" in left:
-        collector.guidance_scale(left.pop("cfgscale"))
+    _take_guidance(left, collector)
     for name in ("sampler", "comfyuisampler"):
         if name in left:
             collector.sampler(left.pop(name))
     for name in ("scheduler", "comfyuischeduler"):
         if name in left:
             collector.schedule(left.pop(name))
+    shift = left.pop("sigmashift", None)
+    if shift is not None and collector.values.get("schedule", {"key": "uniform"})["key"] == "uniform":
+        collector.values["schedule"] = {"key": "shift"}
+        collector.setting("schedule", "shift", shift)
     collector.named_model(left.pop("model", ""))
     _take_loras(settings, collector)
     collector.ignored(left.keys() - _UNREMARKED)
     return collector.restored()
 
 
+def _take_guidance(left: dict, collector: Collector) -> None:
+    scale, distilled = left.pop("cfgscale", None), left.pop("fluxguidancescale", None)
+    if distilled is not None and scale in (None, 1, "1", "1.0"):
+        scale = distilled  # Flux takes its scale as an input of the network
+    if scale is not None:
+        collector.guidance_scale(scale)
+
+
 def _take_loras(settings: dict, collector: Collector) -> None:
     names, weights = (
-        value if isinstance(value, list) else [] for value in (settings.get("loras"), settings.get("loraweights"))
+        value if isinstance(value, list) else str(value or "").split(",")
+        for value in (settings.get("loras"), settings.get("loraweights"))
     )
     for number, name in enumerate(names[:100]):
         collector.named_lora(name, weights[number] if number < len(weights) else 1.0)

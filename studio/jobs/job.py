@@ -138,11 +138,20 @@ class Job:
         request: the validated request.
         owner: opaque id of whoever asked, for fairness limits; "" for programs.
         clock: for tests.
+        typed: the prompts by their field as they were before wildcards were drawn, where any were.
     """
 
-    def __init__(self, task: str, request: Any, owner: str = "", clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        task: str,
+        request: Any,
+        owner: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        typed: Mapping[str, str] | None = None,
+    ):
         self.id = secrets.token_urlsafe(12)
         self.task, self.request, self.owner = task, request, owner
+        self.typed: Mapping[str, str] = typed or {}
         self.created = time.time()
         self._clock = clock
         self._changed = threading.Condition()

@@ -8,11 +8,12 @@ import os
 from PIL import Image, ImageOps
 
 from pipelines.core.errors import PictureError
+from studio.media.colors import eight_bits, to_srgb
 
-__all__ = ["ALLOWED_FORMATS", "MAX_BYTES", "MAX_PIXELS", "open_picture"]
+__all__ = ["ALLOWED_FORMATS", "MAX_BYTES", "MAX_PIXELS", "explain_text_limit", "open_picture"]
 
-ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names; no other decoder is ever tried on an upload."""
+ALLOWED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
+"""Pillow's names; no other decoder is ever tried on an upload, and each of these has a use on the page."""
 
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 32 * 10**6
@@ -20,20 +21,25 @@ MAX_PIXELS = 32 * 10**6
 
 
 def open_picture(
-    path_or_bytes: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    path_or_bytes: str | os.PathLike[str] | bytes,
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    mask: bool = False,
 ) -> Image.Image:
-    """An uploaded picture, upright, in RGB or, where parts of it are transparent, RGBA.
+    """An uploaded picture, upright, in sRGB or, where parts of it are transparent, in sRGB with alpha.
 
     Args:
         path_or_bytes: the content, or a temporary file that the server itself wrote. A path that came with a
             request never belongs here: nothing below checks which file it leads to.
         max_bytes: of the file.
         max_pixels: width times height, taken from the header before a pixel is decoded.
+        mask: whether its values are no colors, so that a color profile changes nothing.
 
     Returns:
-        The decoded picture, H by W pixels of 8 bits, without the file. `info["notes"]` is a list of sentences
-        for the person, e.g. that only the first frame of an animation is used; `info` otherwise keeps the
-        file's texts.
+        The decoded picture, H by W pixels of 8 bits, without the file and its color profile. `info["notes"]` is a
+        list of sentences for the person, e.g. that only the first frame of an animation is used; `info` otherwise
+        keeps the file's texts.
 
     Raises:
         PictureError: too large, of another format, or broken.
@@ -46,17 +52,17 @@ def open_picture(
         raise PictureError(
             f"The picture's file has {size / 2**20:.1f} MiB: upload one of at most {max_bytes / 2**20:.1f} MiB."
         )
-    return _decoded(io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes, max_pixels)
+    return _decoded(io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes, max_pixels, mask)
 
 
-def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int) -> Image.Image:
+def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int, mask: bool) -> Image.Image:
     try:
         with Image.open(source, formats=ALLOWED_FORMATS) as opened:
             _check_pixels(opened.size, max_pixels)
             notes = _notes(opened)
             opened.load()
             _check_pixels(opened.size, max_pixels)
-            picture = _plain(ImageOps.exif_transpose(opened))
+            picture = _plain(ImageOps.exif_transpose(opened), mask, notes)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -65,14 +71,25 @@ def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int) -> Im
         ) from error
     except Image.UnidentifiedImageError as error:
         raise PictureError(
-            "The file is not a picture that can be read here: upload a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+            "The file is not a picture that can be read here: upload a PNG, JPEG, WebP, GIF or AVIF file."
         ) from error
     except Exception as error:  # decoders raise a dozen kinds on broken files, and MemoryError on hostile ones
         raise PictureError(
-            "The picture's file is damaged or incomplete: save it again and upload the new file."
+            explain_text_limit(error)
+            or "The picture's file is damaged or incomplete: save it again and upload the new file."
         ) from error
     picture.info["notes"] = notes
     return picture
+
+
+def explain_text_limit(error: Exception) -> str:
+    """A sentence on a PNG whose compressed texts Pillow will not inflate any further; empty for any other error."""
+    if not any(name in str(error) for name in ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY", "Decompressed data too large")):
+        return ""
+    return (
+        "The PNG file carries a compressed text chunk of more than 1 MiB, which is not unpacked here: "
+        "save the picture anew without its texts."
+    )
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -90,11 +107,10 @@ def _notes(opened: Image.Image) -> list[str]:
     return []
 
 
-def _plain(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip rather than scale
-        if max(picture.getextrema()) > 255:
-            picture = picture.convert("I").point(lambda value: value * (1 / 257))
-        picture = picture.convert("L")
-    elif picture.mode == "F":
-        raise PictureError("The picture holds floating-point values: save it with 8 bits a channel and upload that.")
+def _plain(picture: Image.Image, mask: bool, notes: list[str]) -> Image.Image:
+    picture = eight_bits(picture)
+    if mask:
+        picture.info.pop("icc_profile", None)
+    picture, note = to_srgb(picture)
+    notes += [note] if note else []
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

@@ -9,9 +9,13 @@ from typing import Any
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Request, Traits
 from pipelines.requests.limits import TABLES
+from pipelines.requests.wildcards import escape_wildcards
 from studio import __version__, infotext
+from studio.jobs.job import Job
 
-__all__ = ["described"]
+__all__ = ["described", "typed_for", "typed_prompts"]
+
+PROMPTS = ("prompt", "negative_prompt")
 
 
 def described(
@@ -20,6 +24,7 @@ def described(
     traits: Traits | None,
     figures: Mapping[str, Any] | None = None,
     unread: Collection[str] = (),
+    typed: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """A result's metadata, and the same as text; neither claims what the model took no notice of.
 
@@ -29,6 +34,11 @@ def described(
         traits: of the model: a method that does not fit it was not used.
         figures: measured in the run.
         unread: further methods that the model took no notice of, by their field.
+        typed: the prompts by their field as they were before wildcards were drawn, where any were.
+
+    Returns:
+        The metadata and the text. In the metadata's request a prompt's braces and double underscores are escaped, so
+        that it is drawn to itself when the request is made again; the text holds the prompts as the model read them.
     """
     left = {
         *unread,
@@ -38,7 +48,10 @@ def described(
         {name: value for name, value in one.items() if name not in left}
         for one in (request.to_json(), _complete(request))
     )
+    plain |= {name: escape_wildcards(plain[name]) for name in PROMPTS}
     metadata = {"request": plain, "figures": dict(figures or {}), "version": __version__}
+    if typed:
+        metadata["typed"] = dict(typed)
     return metadata, infotext.write(complete, infotext.Labels(model=label, version=f"Stepwise {__version__}"))
 
 
@@ -50,3 +63,28 @@ def _complete(request: Request) -> dict[str, Any]:
         settings = parse_settings(table[choice.key].settings, choice.settings)
         plain[name] = {"key": choice.key, **dataclasses.asdict(settings)}
     return plain
+
+
+def typed_prompts(values: Mapping[str, Any], request: Any) -> dict[str, str]:
+    """The prompts of untrusted values in which wildcards were drawn for the task's request."""
+    base, values = _base(request, values)
+    if base is None or not isinstance(values, Mapping):
+        return {}
+    texts = {name: values.get(name) for name in PROMPTS}
+    return {name: text for name, text in texts.items() if isinstance(text, str) and text != getattr(base, name)}
+
+
+def typed_for(request: Request, job: Job) -> dict[str, str]:
+    """What a job's prompts were before they were drawn, as far as this picture has the job's own prompts."""
+    base, _ = _base(job.request, {})
+    if base is None:
+        return {}
+    return {name: text for name, text in job.typed.items() if getattr(request, name) == getattr(base, name)}
+
+
+def _base(request: Any, values: Any) -> tuple[Request | None, Any]:
+    """The text-to-image request in a task's, and the values that it was read from."""
+    if isinstance(request, Request):
+        return request, values
+    base = getattr(request, "base", None)  # of any task, or none
+    return (base, values.get("base")) if isinstance(base, Request) else (None, values)

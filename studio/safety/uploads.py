@@ -17,7 +17,7 @@ from studio.safety.limits import MIB, Limits
 __all__ = ["UploadGuard", "check_picture", "check_upload"]
 
 # Only these of Pillow's readers ever see a stranger's file.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "AVIF")
 _SIDE = 32_768
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in an MP4 box
 
@@ -46,7 +46,7 @@ def check_picture(source: Path | BinaryIO, max_pixels: int) -> tuple[int, int]:
     except Image.DecompressionBombError as error:
         raise PictureError(too_large) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise PictureError("The file is not a readable picture. Use PNG, JPEG or WebP.") from error
+        raise PictureError("The file is not a readable picture. Use PNG, JPEG, WebP, GIF or AVIF.") from error
     if width * height > max_pixels:
         raise PictureError(too_large)
     if max(width, height) > _SIDE:

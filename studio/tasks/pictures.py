@@ -33,7 +33,7 @@ def _opened(value: Any, what: str) -> Image.Image:
             ) from None
     if not isinstance(value, bytes):
         raise PictureError(f"The {what} is given as {str(value)[:40]!r}. Give the bytes of its file as base64.")
-    return open_picture(value)
+    return open_picture(value, mask=what == "mask")
 
 
 def read_picture(value: Any) -> Picture:

@@ -13,7 +13,7 @@ from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request
 from pipelines.guidance.cfg import CfgSettings
-from pipelines.requests.text_to_image import to_uint8
+from pipelines.requests.text_to_image import one_of_batch, to_uint8
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _store(request: Request, pipeline: StockPipeline, result: StockResult, job: 
     unread = () if pipeline.guidance_name else ("guidance",)
     results: tuple[str, ...] = ()
     for i, image in enumerate(images):
-        own = request.replace(seed=request.seed + i, batch_size=1)
+        own = one_of_batch(request, i)
         results += (context.save_picture(image, own, job, i, figures, unread),)
         job.update_cell(0, results=results)
 

@@ -14,7 +14,7 @@ from pipelines.core.loop import denoise
 from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_fit, check_request
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import build_run, decode, one_of_batch, resolve
 from studio.exports.pictures import PICTURES, write_result
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.entry import Command, Endpoint, prompt
@@ -111,6 +111,6 @@ class TextToImage:
         job.update_cell(0, images=images, figures=figures)
         results: tuple[str, ...] = ()
         for i, image in enumerate(images):
-            own = request.replace(seed=request.seed + i, batch_size=1)
+            own = one_of_batch(request, i)
             results += (context.save_picture(image, own, job, index=i, figures=figures),)
             job.update_cell(0, results=results)

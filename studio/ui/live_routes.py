@@ -96,7 +96,7 @@ def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
         LocalContext.request.set(gr.Request(request))  # as in Gradio's own events: ZeroGPU charges whoever asks
         owner = owner_of(request.scope, str(content.get("owner") or ""))
         job, draft = await to_thread.run_sync(_submit, studio, tab, content["values"], owner)
-        return JSONResponse({"session": {"job": job.id, "draft": draft}}, headers=_HEADERS)
+        return JSONResponse({"session": {"job": job.id, "draft": _exact(draft)}}, headers=_HEADERS)
 
     async def events(request: Request, tab: LiveTab) -> Response:
         stream = _events(job_of(request, tab), tab)
@@ -120,6 +120,15 @@ def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
         route("jobs/{job}/steps/{step:int}", step, "GET"),
         route("jobs/{job}/stop", stop, "POST"),
     ]
+
+
+def _exact(value: Any) -> Any:
+    """A draft whose whole numbers beyond 2^53, where a browser's numbers end, are texts; forms read either."""
+    if isinstance(value, Mapping):
+        return {name: _exact(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_exact(inner) for inner in value]
+    return str(value) if isinstance(value, int) and abs(value) > 2**53 else value
 
 
 def _refused(sentence: str, status: int) -> Response:

@@ -87,6 +87,12 @@ def program(source: str) -> str:
         "comfyui": "ComfyUI",
         "invokeai": "InvokeAI",
         "swarmui": "SwarmUI",
+        "sdnext": "SD.Next",
+        "fooocus": "Fooocus",
+        "novelai": "NovelAI",
+        "drawthings": "Draw Things",
+        "diffusionbee": "DiffusionBee",
+        "easydiffusion": "Easy Diffusion",
     }
     return names.get(source, source)
 

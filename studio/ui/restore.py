@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from pipelines.requests.wildcards import escape_wildcards
 from studio.infotext import Restored
+from studio.infotext.fields import NAMED_LORAS
 from studio.ui.controls import elem_id
 from studio.ui.untrusted_settings import accepted
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from studio.backend import Studio
 
 __all__ = ["Restore", "build_restore", "settings_of"]
+
+PROMPTS = ("prompt", "negative_prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +36,9 @@ def build_restore(prefix: str) -> Restore:
     """
     with gr.Accordion("Settings from a picture", open=False, elem_classes="sw-restore") as section:
         gr.HTML(
-            "<p class='sw-hint'>Drop a picture made here, or by A1111, Forge, ComfyUI, InvokeAI or SwarmUI. Its "
-            "settings are loaded; the model stays the one that you chose.</p>"
+            "<p class='sw-hint'>Drop a picture made here, or by A1111, Forge, SD.Next, ComfyUI, InvokeAI, SwarmUI, "
+            "Fooocus, NovelAI, Draw Things or Civitai. Its settings are loaded; the model stays the one "
+            "that you chose.</p>"
         )
         picture = gr.Image(
             type="filepath",
@@ -65,13 +70,39 @@ def settings_of(studio: Studio, path: str, model: str) -> Restored | None:
         PictureError: the file is no picture.
     """
     restored = studio.read_picture(path)
-    return None if restored is None else _with_named(accepted(restored, studio, model), studio, model)
+    if restored is None:
+        return None
+    named = _with_own_names if restored.source == "stepwise" else _with_foreign_names
+    return named(accepted(restored, studio, model), studio, model)
 
 
-def _with_named(restored: Restored, studio: Studio, model: str) -> Restored:
-    """With the LoRAs that a picture of ours names and the shelf offers, and a word on what else it names."""
-    if restored.source != "stepwise":  # another program's names mean other files: its notes say them
-        return restored
+def _with_foreign_names(restored: Restored, studio: Studio, model: str) -> Restored:
+    """Another program's settings: its prompts literal, for wildcards are drawn; LoRAs of the same names chosen."""
+    prompts = {name: escape_wildcards(restored.values[name]) for name in PROMPTS if name in restored.values}
+    offered = {_plain_name(name): name for name in studio.loras(model)}
+    found = [
+        {**lora, "name": offered[_plain_name(lora["name"])]}
+        for lora in restored.loras
+        if _plain_name(lora["name"]) in offered
+    ][: studio.limits.max_loras]
+    if not found:
+        return dataclasses.replace(restored, values=restored.values | prompts)
+    missing = [repr(lora["name"]) for lora in restored.loras if _plain_name(lora["name"]) not in offered]
+    notes = [note for note in restored.notes if not note.startswith(NAMED_LORAS)]
+    chosen = ", ".join(f"{lora['name']!r} at {lora['weight']:g}" for lora in found)
+    notes.append(f"LoRAs were chosen by their names: {chosen}. Whether they are the same files is not known.")
+    if missing:
+        notes.append(f"LoRAs were left out, since no file here has their names: {', '.join(missing)}.")
+    return dataclasses.replace(restored, values={**restored.values, **prompts, "loras": found}, notes=notes)
+
+
+def _plain_name(name: str) -> str:
+    """A LoRA's name without folders and suffix, which programs write differently."""
+    return name.replace("\\", "/").rpartition("/")[2].removesuffix(".safetensors").casefold()
+
+
+def _with_own_names(restored: Restored, studio: Studio, model: str) -> Restored:
+    """With the LoRAs that a picture of ours names and the list offers, and a word on what else it names."""
     offered, most, notes = studio.loras(model), studio.limits.max_loras, list(restored.notes)
     if restored.model not in ("", model):
         known = next((entry.label for entry in studio.models() if entry.key == restored.model), "")

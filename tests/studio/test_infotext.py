@@ -548,14 +548,16 @@ def test_what_is_too_long_is_not_parsed_but_said():
     for name, whole in (
         ("parameters", swarm),
         ("invokeai_metadata", invoke),
-        ("prompt", COMFY),
         ("stepwise", json.loads(payload(Request()))),
     ):
         restored = read_texts({name: json.dumps(whole | padding)})
         assert restored is None or restored.values == {}
-        if name in {"parameters", "prompt"}:
+        if name == "parameters":
             assert "too long to be read" in restored.notes[0]
         assert read_texts({name: json.dumps(whole)}).values
+    assert read_texts({"prompt": json.dumps(COMFY | padding)}).values  # graphs are larger
+    restored = read_texts({"prompt": json.dumps(COMFY | {"padding": "x" * 2**21})})
+    assert restored.values == {} and "too long to be read" in restored.notes[0]
     many = read_texts({"parameters": "<lora:a:1>" * 50 + "\nSteps: 5, Sampler: Euler, Seed: 1"})
     assert len(many.loras) == 16 and any("first 16 LoRAs" in note for note in many.notes)
 

@@ -41,6 +41,13 @@ def run(client, values, owner="me"):
     return client.post("/stepwise/text_to_image/run", json={"values": values, "owner": owner})
 
 
+def test_the_browser_remembers_a_seed_beyond_its_own_numbers(page):
+    studio, demo, client = page
+    session = run(client, form_values(demo, seed_mode=FIXED, seed=str(2**63 - 1))).json()["session"]
+    assert studio.job(session["job"]).request.seed == 2**63 - 1
+    assert session["draft"]["seed"] == str(2**63 - 1)
+
+
 def events(client, job):
     with client.stream("GET", f"/stepwise/text_to_image/jobs/{job}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")

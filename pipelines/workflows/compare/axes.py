@@ -159,9 +159,9 @@ def spread(text: str, whole: bool, most: int) -> list[float | int]:
         found = _RANGE.fullmatch(part)
         try:
             start, end, step = (
-                (float(one) for one in (found[1], found[2], found[3] or 1))
+                (_number(one) for one in (found[1], found[2], found[3] or "1"))
                 if found
-                else (float(part), float(part), 1.0)
+                else (_number(part), _number(part), 1)
             )
         except ValueError:
             raise SettingsError(
@@ -171,16 +171,22 @@ def spread(text: str, whole: bool, most: int) -> list[float | int]:
             raise SettingsError(
                 f"{part[:80]!r} is no range. Write start-end:step with a step above 0, for example 10-30:5."
             )
-        count = int(abs(end - start) / step + 1e-9) + 1
+        exact = all(isinstance(one, int) for one in (start, end, step))
+        count = (abs(end - start) // step if exact else int(abs(end - start) / step + 1e-9)) + 1
         if len(numbers) + count > most:
             raise SettingsError(
                 f"{part[:80]!r} makes {len(numbers) + count} values. At most {most} are allowed here: step wider."
             )
         direction = step if end >= start else -step
-        numbers += [round(start + i * direction, 9) for i in range(count)]
+        numbers += [start + i * direction if exact else round(start + i * direction, 9) for i in range(count)]
     if whole and (odd := next((one for one in numbers if one != int(one)), None)) is not None:
         raise SettingsError(f"{odd:g} is no whole number. Write whole numbers only here.")
     return [int(one) for one in numbers] if whole else numbers
+
+
+def _number(text: str) -> float | int:
+    """A whole number stays exact: a seed has more digits than a float holds."""
+    return int(text) if re.fullmatch(r"-?\d{1,24}", text) else float(text)
 
 
 def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Which of a ComfyUI graph's samplers made the saved picture, and all the settings around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from studio.infotext.comfyui_graph import Graph, Node
+from studio.infotext.comfyui_size import Beginning, beginning
+
+__all__ = ["gathered", "samplers_of_saved_picture"]
+
+_MOST_SAVES, _MOST_SAMPLERS = 20, 100  # that are looked at: a graph comes from anybody
+_LATENTS = {"latent_image", "latent", "samples", "latents", "optional_latent"}
+_PIPES = {"pipe", "basic_pipe", "sdxl_tuple", "base_ctx"}
+_PICTURES = {"image", "images", "upscaled_image"}
+_ASIDE = {
+    *(
+        "model",
+        "clip",
+        "vae",
+        "positive",
+        "negative",
+        "conditioning",
+        "control_net",
+        "mask",
+        "noise",
+        "guider",
+        "sampler",
+    ),
+    *("sigmas", "text", "prompt", "seed", "steps", "cfg", "filename_prefix"),
+}
+"""Inputs that do not lead towards the picture that a node works on."""
+
+
+def samplers_of_saved_picture(graph: Graph) -> tuple[Sequence[Node], int]:
+    """The saved picture's samplers, first the one that began it, and how many other saved pictures began otherwise.
+
+    Where nothing saves a picture, all samplers of the graph; the one that starts from empty latents first.
+    """
+    chains = [chain for save in _saving(graph)[:_MOST_SAVES] if (chain := _chain(graph, save))]
+    if not chains:
+        return _beginner_first(graph, [node for node in graph.nodes.values() if _is_sampler(node)][:_MOST_SAMPLERS]), 0
+    first = _beginner_first(graph, chains[0])
+    others = {id(_beginner_first(graph, chain)[0]) for chain in chains[1:]} - {id(first[0])}
+    return first, len(others)
+
+
+def _saving(graph: Graph) -> list[Node]:
+    """Nodes that save pictures; those that only show them where there are none."""
+    shows = [node for node in graph.nodes.values() if _PICTURES & node.links().keys()]
+    saves = [node for node in shows if "save" in node.kind.lower()]
+    return saves or [node for node in shows if "preview" in node.kind.lower()]
+
+
+def _chain(graph: Graph, save: Node) -> list[Node]:
+    """The samplers from a saved picture backwards."""
+    found: list[Node] = []
+    seen: set[int] = set()
+    waiting = [save]
+    while waiting and len(seen) < 2000:
+        node = waiting.pop(0)
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        sampler = _is_sampler(node)
+        if sampler:
+            found.append(node)
+        links = {name: link for name, link in node.links().items() if name not in _ASIDE}
+        if sampler:
+            links = {name: link for name, link in links.items() if name in _LATENTS}
+        waiting += [behind for link in links.values() if (behind := graph.behind(link)) is not None]
+    return found[: -_MOST_SAMPLERS - 1 : -1]
+
+
+def _is_sampler(node: Node) -> bool:
+    names, kind = node.inputs.keys(), node.kind.lower()
+    latents = bool(names & (_LATENTS | _PIPES))
+    if _PICTURES & node.links().keys() and not names & _LATENTS:
+        return False  # it changes a finished picture
+    if node.kind.startswith(("KSampler", "SamplerCustom")) or "sampler" in kind:
+        return latents or "positive" in names
+    runs = bool(names & {"steps", "sigmas"}) and bool(names & {"seed", "noise_seed", "noise"})
+    return runs and "sampler_name" in names and (latents or "positive" in names)
+
+
+def _beginner_first(graph: Graph, samplers: Sequence[Node]) -> list[Node]:
+    # The sampler that starts from empty latents made the composition; later ones refine it.
+    ranks = {Beginning.EMPTY: 0, Beginning.PICTURE: 1, Beginning.UNKNOWN: 1, Beginning.SAMPLER: 2}
+    return sorted(samplers, key=lambda node: ranks[beginning(graph, gathered(graph, node))[0]])
+
+
+def gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
+    """A sampler's inputs, and those of the nodes that hold settings for it: guider, noise, sigmas, pipes, contexts."""
+    inputs = dict(sampler.inputs)
+    seen, waiting = {id(sampler)}, [sampler]
+    while waiting and len(seen) < 64:
+        node = waiting.pop(0)
+        for name in ("noise", "guider", "sampler", "sigmas", *_PIPES):
+            behind = graph.behind(node.inputs.get(name))
+            if behind is not None and id(behind) not in seen:
+                seen.add(id(behind))
+                waiting.append(behind)
+                for key, value in behind.inputs.items():
+                    inputs.setdefault(key, value)
+    return inputs

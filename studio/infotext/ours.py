@@ -1,0 +1,45 @@
+"""Our own JSON in a picture, which holds the whole request."""
+
+from __future__ import annotations
+
+from pipelines.core.types import METHODS
+from studio.infotext.fields import Collector, Restored, object_of
+
+__all__ = ["read_ours"]
+
+_TEXTS = ("prompt", "negative_prompt")
+_NUMBERS = (
+    *("num_inference_steps", "width", "height", "seed"),
+    *("variation_seed", "variation_strength", "batch_size"),
+)
+
+
+def read_ours(text: str) -> Restored | None:
+    """The settings in our JSON, or None when the text is something else."""
+    metadata = (object_of(text) or {}).get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("request"), dict):
+        return None
+    left = dict(metadata["request"])
+    collector = Collector("stepwise")
+    _note_typed(metadata.get("typed"), collector)
+    takers = ((collector.text, _TEXTS), (collector.number, _NUMBERS), (collector.choice, METHODS))
+    for take, names in takers:
+        for name in names:
+            if name in left:
+                take(name, left.pop(name))
+    collector.named_model(left.pop("model", ""))
+    loras = left.pop("loras", [])
+    for lora in loras[:100] if isinstance(loras, list) else []:
+        if isinstance(lora, dict):
+            collector.named_lora(lora.get("name"), lora.get("weight", 1.0))
+    collector.ignored(left)
+    return collector.restored()
+
+
+def _note_typed(typed: object, collector: Collector) -> None:
+    """Tell what a prompt was before its wildcards were drawn; restored is the drawn one, which makes the picture."""
+    for name in _TEXTS:
+        text = typed.get(name) if isinstance(typed, dict) else None
+        if isinstance(text, str) and text:
+            shown = " ".join(text[:300].split())
+            collector.note(f"The {name.replace('_', ' ')} was drawn from “{shown}”.")
