@@ -15,7 +15,18 @@ SOURCES = sorted([*ROOT.glob("pipelines/**/*.py"), *ROOT.glob("studio/**/*.py"),
 # The folders from the ground up: one imports only from itself and from those that stand before it.
 FLOORS = {
     "pipelines": (
-        *("core", "samplers", "guidance", "schedules", "initializations", "weights", "families", "emoji", "metrics"),
+        *(
+            "core",
+            "samplers",
+            "guidance",
+            "schedules",
+            "initializations",
+            "weights",
+            "prompts",
+            "families",
+            "emoji",
+            "metrics",
+        ),
         *("inversions", "edits", "quantizers", "models", "requests", "workflows", "learning", "training", "benchmarks"),
     ),
 }

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from pipelines.core.branches import BranchPlan, Terms
 from pipelines.core.schedule import Level
 
 __all__ = [
@@ -172,6 +173,10 @@ class Denoiser:
         guidance: combines the branches.
         conditionings: branch name to conditioning, each of as many rows as the run has samples.
         cancelled: polled before every evaluation.
+        plan: what the branches are made of where prompts switch or compose.
+
+    Attributes:
+        step: of the run's whole schedule, from 0; set by the loop as a step begins.
     """
 
     def __init__(
@@ -180,13 +185,27 @@ class Denoiser:
         guidance: Guidance,
         conditionings: Mapping[str, Conditioning],
         cancelled: Callable[[], bool] = lambda: False,
+        plan: BranchPlan = BranchPlan(),
     ):
         self.network = network
         self.guidance = guidance
         self.conditionings = conditionings
         self.cancelled = cancelled
+        self.plan = plan
+        self.step = 0
         self.evaluations = 0
         self.seconds = 0.0
+
+    def terms(self, branch: str) -> Terms:
+        """What a branch is made of at the present step: names of conditionings and their factors."""
+        return self.plan.terms(self.step, branch)
+
+    def conditioning(self, name: str, branch: str, query: Query) -> Conditioning:
+        """A conditioning by name, as the query wants it of the branch that it belongs to."""
+        if query.conditioning is None:
+            return self.conditionings[name]
+        own = {other: self.conditionings[self.terms(other)[0][0]] for other in self.conditionings}
+        return query.conditioning(branch, {**own, branch: self.conditionings[name]})
 
     def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
         """The guided prediction for (B, C, h, w) latents at one level.
@@ -237,10 +256,7 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
 
     groups: dict[tuple, list[_Branch]] = {}
     for owner, (denoiser, query) in enumerate(asked):
-        for name in query.branches or denoiser.guidance.plan(query.level):
-            own = (
-                query.conditioning(name, denoiser.conditionings) if query.conditioning else denoiser.conditionings[name]
-            )
+        for name, own in _conditionings(denoiser, query).items():
             branch = _Branch(owner, name, query, own, denoiser.network)
             groups.setdefault(branch.group, []).append(branch)
     answers: list[dict[str, Prediction]] = [{} for _ in asked]
@@ -254,9 +270,38 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
             denoiser.seconds += spent * len(raw)
             answers[branch.owner][branch.name] = _answer(raw, branch.query, branch.network.prediction_type)
     return [
-        guided(denoiser.guidance, answer, query.branches)
+        guided(denoiser.guidance, _composed(denoiser, query, answer), query.branches)
         for (denoiser, query), answer in zip(asked, answers, strict=True)
     ]
+
+
+def _wanted(denoiser: Denoiser, query: Query) -> tuple[str, ...]:
+    return tuple(query.branches) or denoiser.guidance.plan(query.level)
+
+
+def _conditionings(denoiser: Denoiser, query: Query) -> dict[str, Conditioning]:
+    """What is to be evaluated, each conditioning once though several branches may share it."""
+    found: dict[str, Conditioning] = {}
+    for branch in _wanted(denoiser, query):
+        for name, _ in denoiser.terms(branch):
+            if name not in found:
+                # Composition takes the negative prompt as its base: that term is the other branch's.
+                owner = "negative" if name.startswith("negative") else branch
+                found[name] = denoiser.conditioning(name, owner, query)
+    return found
+
+
+def _composed(denoiser: Denoiser, query: Query, answers: Mapping[str, Prediction]) -> dict[str, Prediction]:
+    """The predictions of the wanted branches, each the sum of its terms'."""
+    composed = {}
+    for branch in _wanted(denoiser, query):
+        terms = denoiser.terms(branch)
+        if len(terms) == 1:
+            composed[branch] = answers[terms[0][0]]
+            continue
+        raw = sum(factor * answers[name].raw for name, factor in terms)
+        composed[branch] = answers[terms[0][0]].with_raw(raw)
+    return composed
 
 
 def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:

@@ -98,6 +98,7 @@ class _Cell:
 
     def _begin(self) -> None:
         run, levels = self.run, self.levels
+        run.denoiser.step = len(run.levels) - len(levels) + self.index  # a start may have spared some
         context = StepContext(self.index, len(levels) - 1, run.noise, run.noise_schedule)
         self._asking = run.sampler.step(self.state, levels[self.index], levels[self.index + 1], context)
         self.query = next(self._asking)

@@ -30,6 +30,8 @@ __all__ = [
 MAX_PROMPT = 4000
 """Characters allowed in a prompt: ten times what any text encoder here reads."""
 
+_TEXTS = ("model", "prompt", "negative_prompt", "prompt_weighting", "prompt_template", "negative_prompt_template")
+
 METHODS = ("sampler", "schedule", "guidance", "start")
 """The fields of a request that hold a method."""
 
@@ -94,7 +96,7 @@ class Request:
 
     Attributes:
         model: key of the catalog.
-        prompt, negative_prompt: as typed, with (word:1.2) weights; wildcards already drawn.
+        prompt, negative_prompt: as typed, with weights, switches and AND; wildcards already drawn.
         sampler, schedule, guidance, start: methods by key with their settings.
         num_inference_steps: steps of the sampler.
         width, height: pixels; 0 takes the model's own.
@@ -103,6 +105,9 @@ class Request:
             towards it on the sphere.
         batch_size: pictures.
         loras: applied together.
+        prompt_weighting: what (word:1.2) does, a key of `families.prompt_weighting.WEIGHTINGS`.
+        prompt_template, negative_prompt_template: the prompts before their wildcards were drawn; empty where nothing was
+            drawn. They change no picture.
     """
 
     model: str = "emoji"
@@ -120,6 +125,9 @@ class Request:
     variation_strength: float = 0.0
     batch_size: int = 1
     loras: tuple[LoraChoice, ...] = ()
+    prompt_weighting: str = "interpolate"
+    prompt_template: str = ""
+    negative_prompt_template: str = ""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Request:
@@ -155,7 +163,7 @@ def _parsed(name: str, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise SettingsError(f"LoRAs are given as {str(value)[:80]!r}. Give a list.")
         return tuple(LoraChoice.parse(lora) for lora in value)
-    if name in {"model", "prompt", "negative_prompt"}:
+    if name in _TEXTS:
         if not is_text(value):
             raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be text.")
         return value

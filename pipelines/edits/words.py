@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pipelines.core.errors import PromptError
-from pipelines.families.prompts import clip_tokens, parse_weights
+from pipelines.families.prompts import clip_tokens
+from pipelines.prompts.weights import parse_weights
 
 __all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement"]
 

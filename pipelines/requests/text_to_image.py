@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pipelines.core.branches import BranchPlan
 from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Begin, Run
@@ -20,13 +21,14 @@ from pipelines.guidance.cfg import Unguided
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
 from pipelines.requests.limits import check_fit
+from pipelines.requests.prompts import read_prompts
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedules import levels_and_sampler, named, settled
 from pipelines.schedules.learned import Learned
 from pipelines.weights.network_identity import network_identity
 
-__all__ = ["assembled_run", "build_run", "decode", "resolve", "starting_noise", "to_uint8"]
+__all__ = ["assembled_run", "build_run", "decode", "encode_request", "resolve", "starting_noise", "to_uint8"]
 
 
 def resolve(request: Request, family: Family) -> Request:
@@ -81,10 +83,27 @@ def build_run(request: Request, family: Family, cancelled: Callable[[], bool] = 
         family: the loaded model, its LoRAs already applied.
         cancelled: polled before every evaluation.
     """
-    conditionings = family.encode_prompts(
-        request.prompt, request.negative_prompt, request.batch_size, (request.width, request.height)
-    )
-    return assembled_run(request, family, starting_noise(request, family), conditionings, cancelled)
+    conditionings, plan = encode_request(request, family, request.batch_size)
+    return assembled_run(request, family, starting_noise(request, family), conditionings, cancelled, plan)
+
+
+def encode_request(
+    request: Request, family: Family, rows: int, num_steps: int | None = None
+) -> tuple[dict[str, Conditioning], BranchPlan]:
+    """The conditionings of a request's prompts, each distinct text encoded once, and what the branches make of them.
+
+    Args:
+        request: as `resolve` returned it.
+        family: the loaded model, its LoRAs already applied.
+        rows: of each conditioning.
+        num_steps: of the run's whole schedule, by which prompts switch; None for the request's own.
+
+    Raises:
+        PromptError: a part of the prompts cannot be read.
+    """
+    prompts = read_prompts(request.prompt, request.negative_prompt, num_steps or request.num_inference_steps)
+    size = (request.width, request.height)
+    return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting), prompts.plan
 
 
 def assembled_run(
@@ -93,6 +112,7 @@ def assembled_run(
     noise: tuple[torch.Tensor, NoiseSource],
     conditionings: dict[str, Conditioning],
     cancelled: Callable[[], bool] = lambda: False,
+    plan: BranchPlan = BranchPlan(),
 ) -> Run:
     """The run of a request's methods on given noise and encoded prompts.
 
@@ -102,6 +122,7 @@ def assembled_run(
         noise: unit normal (B, C, h, w) float32, and the source that goes on from there.
         conditionings: branch name to conditioning, of B rows each.
         cancelled: polled before every evaluation.
+        plan: what the branches are made of where the prompts switch or compose.
     """
     noise_schedule = family.noise_schedule_for(request.width, request.height)
     sampler = SAMPLERS[request.sampler.key].build(request.sampler.settings)
@@ -110,7 +131,7 @@ def assembled_run(
     guidance, conditionings = _embedded(guidance, conditionings, family)
     initial, source = noise
     return Run(
-        denoiser=Denoiser(family, guidance, conditionings, cancelled),
+        denoiser=Denoiser(family, guidance, conditionings, cancelled, plan),
         sampler=sampler,
         levels=levels,
         latents=(initial * noise_schedule.initial_scale(levels[0])).to(family.device),
