@@ -21,6 +21,7 @@ from pipelines.models.catalog import Catalog, CatalogEntry
 from pipelines.models.catalog_folder import LoraEntry, scan_loras
 from pipelines.models.loader import Loader
 from pipelines.requests.limits import Limits
+from pipelines.requests.wildcard_files import read_lists
 from pipelines.requests.wildcards import expand_wildcards
 from pipelines.schedules.learned import use_folder
 from pipelines.workflows.video.request import VideoRequest
@@ -263,19 +264,12 @@ class Studio:
     # Prompts.
 
     def wildcards(self) -> Mapping[str, list[str]]:
-        """Lists of the models folder's `wildcards/*.txt`, one line a choice, read anew each time."""
-        folder = self.catalog.folder / "wildcards"
-        if not folder.is_dir():
-            return {}
-        return {
-            path.stem: [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
-            for path in sorted(folder.glob("*.txt"))
-            if path.is_file()
-        }
+        """Lists of the models folder's `wildcards`, read anew each time."""
+        return read_lists(self.catalog.folder / "wildcards")
 
-    def expand(self, prompt: str, seed: int) -> str:
-        """The prompt with its wildcards drawn."""
-        return expand_wildcards(prompt, seed, self.wildcards())
+    def expand(self, prompt: str, seed: int, stream: str = "") -> str:
+        """The prompt with its wildcards drawn; each stream draws for itself."""
+        return expand_wildcards(prompt, seed, self.wildcards(), stream)
 
     # Results.
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.core.errors import LoraError
+from pipelines.core.errors import LoraError, PromptError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.prompts.loras import take_loras
 from pipelines.requests.limits import check_fit, check_request
+from pipelines.requests.prompts import check_prompts
 from pipelines.requests.text_to_image import build_run, decode, resolve
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.recording import record
@@ -31,16 +33,41 @@ def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool
     check_request(request, studio.limits, prompt_needed)
     if traits := studio.traits(request.model):
         check_fit(request, traits, said=values.keys())
+    request = _with_prompt_loras(_drawn(request, studio))
     if request.loras and studio.catalog[request.model].quantized:
         raise LoraError(
             "LoRAs cannot be added to quantized weights. Remove them, or choose the model in full precision."
         )
     for lora in request.loras:
         studio.lora_path(lora.name)
-    prompt, negative = (studio.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))
-    request = request.replace(prompt=prompt, negative_prompt=negative)
     check_request(request, studio.limits, prompt_needed)
+    check_prompts(request, studio.traits(request.model))
     return request
+
+
+def _drawn(request: Request, studio: Studio) -> Request:
+    """With the wildcards drawn, prompt and negative prompt apart; what was typed is kept where it says more."""
+    prompt = studio.expand(request.prompt, request.seed)
+    negative = studio.expand(request.negative_prompt, request.seed, "negative prompt")
+    return request.replace(
+        prompt=prompt,
+        negative_prompt=negative,
+        prompt_template=request.prompt if prompt != request.prompt else request.prompt_template,
+        negative_prompt_template=(
+            request.negative_prompt if negative != request.negative_prompt else request.negative_prompt_template
+        ),
+    )
+
+
+def _with_prompt_loras(request: Request) -> Request:
+    """With the LoRAs that the prompt asks for behind those of the list."""
+    prompt, loras = take_loras(request.prompt)
+    if take_loras(request.negative_prompt)[1]:
+        raise PromptError(
+            "A LoRA stands in the negative prompt, where it would do nothing: put it into the prompt, with a negative weight "
+            "if it shall act against the picture."
+        )
+    return request.replace(prompt=prompt, loras=(*request.loras, *loras))
 
 
 class TextToImage:
