@@ -30,7 +30,7 @@ __all__ = [
 MAX_PROMPT = 4000
 """Characters allowed in a prompt: ten times what any text encoder here reads."""
 
-_TEXTS = ("model", "prompt", "negative_prompt", "prompt_weighting", "prompt_template", "negative_prompt_template")
+_TEXTS = ("model", "prompt", "negative_prompt", "prompt_weighting")
 
 METHODS = ("sampler", "schedule", "guidance", "start")
 """The fields of a request that hold a method."""
@@ -106,8 +106,6 @@ class Request:
         batch_size: pictures.
         loras: applied together.
         prompt_weighting: what (word:1.2) does, a key of `families.prompt_weighting.WEIGHTINGS`.
-        prompt_template, negative_prompt_template: the prompts before their wildcards were drawn; empty where nothing was
-            drawn. They change no picture.
     """
 
     model: str = "emoji"
@@ -126,8 +124,6 @@ class Request:
     batch_size: int = 1
     loras: tuple[LoraChoice, ...] = ()
     prompt_weighting: str = "interpolate"
-    prompt_template: str = ""
-    negative_prompt_template: str = ""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Request:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from pipelines.core.branches import BranchPlan, Terms
 from pipelines.core.errors import MethodFitError, PromptError
 from pipelines.core.types import Request, Traits
 from pipelines.families.prompt_weighting import require_weighting
+from pipelines.prompts.brackets import find_pairs, is_outside
 from pipelines.prompts.composition import split_composition
 from pipelines.prompts.switches import has_switches, texts_by_step
 from pipelines.prompts.weights import parse_chunks
+from pipelines.requests.wildcards import choice_spans
 
 __all__ = [
     "RunPrompts",
@@ -21,6 +24,7 @@ __all__ = [
     "prompt_notes",
     "read_prompts",
     "require_one_text",
+    "split_prompts",
     "switches_or_composes",
 ]
 
@@ -167,6 +171,17 @@ def prompt_notes(traits: Traits | None) -> str:
     if traits.family == "flux":
         return "This model's T5 reads BREAK as a space."
     return ""
+
+
+def split_prompts(text: str) -> list[str]:
+    """Several prompts in one text, a line or a bar between them; a bar in brackets or braces belongs to its prompt."""
+    inside = [(pair.start, pair.end) for pair in find_pairs(text)] + choice_spans(text)
+    cuts = [
+        place
+        for place, letter in enumerate(text)
+        if letter == "\n" or (letter == "|" and text[place - 1 : place] != "\\" and is_outside(place, inside))
+    ]
+    return [text[before + 1 : after].strip() for before, after in pairwise([-1, *cuts, len(text)])]
 
 
 def branch_count(request: Request, branches: Sequence[str]) -> int:

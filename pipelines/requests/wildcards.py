@@ -12,7 +12,7 @@ from itertools import pairwise
 from pipelines.core.errors import PromptError
 from pipelines.core.types import MAX_PROMPT
 
-__all__ = ["expand_wildcards"]
+__all__ = ["choice_spans", "escape_wildcards", "expand_wildcards"]
 
 MAX_DRAWS = 500
 """Choices drawn for one prompt."""
@@ -56,6 +56,19 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
             f"The prompt with its wildcards drawn has {len(text)} characters. Shorten it to {MAX_PROMPT}."
         )
     return text
+
+
+def escape_wildcards(text: str) -> str:
+    r"""The text with a backslash before everything that could be drawn: `expand_wildcards` leaves it as it is.
+
+    What was drawn, or has its backslashes already, stays the same.
+    """
+    return _Drawing(random.Random(0), {}).literal(text)
+
+
+def choice_spans(text: str) -> list[tuple[int, int]]:
+    """Where the choices in braces stand, each from its opening to its closing brace."""
+    return [(bounds[0], bounds[-1]) for bounds in _choices(text).values()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pipelines.core.errors import SettingsError, StepwiseError
 from pipelines.core.types import METHODS, Choice, LoraChoice
+from pipelines.requests.prompts import split_prompts
 from studio.cli.animate import add_animate, animate
 from studio.cli.convergence import add_convergence, run_convergence
 from studio.cli.learn import add_learn, run_learn
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt")
     parser.add_argument("--negative-prompt")
+    parser.add_argument("--prompt-weighting", metavar="KEY", help="what (word:1.2) does, e.g. interpolate or mean")
     parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
     for name in METHODS:
         parser.add_argument(f"--{name}", metavar="KEY[,SETTING=VALUE...]", help="e.g. ddim,eta=0.5")
@@ -136,7 +138,7 @@ def _add_edit(parser: argparse.ArgumentParser) -> None:
 
 def request_values(flags: argparse.Namespace) -> dict[str, Any]:
     """The Request's plain values that the flags gave."""
-    names = ["prompt", "negative_prompt", "model", *(name.replace("-", "_") for name in _NUMBERS)]
+    names = ["prompt", "negative_prompt", "prompt_weighting", "model", *(name.replace("-", "_") for name in _NUMBERS)]
     values = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     for name in METHODS:
         if (given := getattr(flags, name)) is not None:
@@ -166,7 +168,7 @@ def _axis(text: str | None) -> dict[str, Any] | None:
     name, equals, values = text.partition("=")
     if not equals:
         raise SettingsError(f"The axis {text!r} has no values. Write FIELD=V1|V2|V3.")
-    return {"field": name.strip(), "values": [_field(name.strip(), value) for value in values.split("|")]}
+    return {"field": name.strip(), "values": [_field(name.strip(), value) for value in split_prompts(values)]}
 
 
 def compare_values(flags: argparse.Namespace) -> dict[str, Any]:

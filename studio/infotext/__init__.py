@@ -75,7 +75,7 @@ def _read_ours(text: str) -> Restored | None:
     left = dict(request)
     collector = Collector("stepwise")
     takers = {
-        collector.text: ("prompt", "negative_prompt"),
+        collector.text: ("prompt", "negative_prompt", "prompt_weighting"),
         collector.number: (
             "num_inference_steps",
             "width",

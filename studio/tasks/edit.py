@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.errors import MethodFitError, ModelMissingError, PictureError, SettingsError, StepwiseError
+from pipelines.core.errors import (
+    MethodFitError,
+    ModelMissingError,
+    PictureError,
+    PromptError,
+    SettingsError,
+    StepwiseError,
+)
 from pipelines.core.loop import denoise
 from pipelines.core.types import Step, Trajectory
 from pipelines.families.base import Family
@@ -24,6 +31,7 @@ from pipelines.inversions.trajectories import TrajectoryCache
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
+from pipelines.prompts.loras import take_loras
 from pipelines.requests.text_to_image import decode, resolve
 from pipelines.workflows.edit.request import Canvas, EditRequest, Picture, canvas_of, pixels_kept
 from pipelines.workflows.edit.runs import Editing
@@ -110,6 +118,8 @@ class Edit:
 
     def parse(self, values: Mapping[str, Any], studio: Studio) -> EditRequest:
         request = EditRequest.parse(values, lambda plain: parse_request(plain, studio), read_picture, read_mask)
+        if take_loras(request.source_prompt)[1]:
+            raise PromptError("A LoRA stands in the source prompt. Put it into the prompt: it acts on the whole edit.")
         # With the target's own seed: where both share a pattern, the same choices are drawn for both.
         request = request.replace(source_prompt=studio.expand(request.source_prompt, request.base.seed))
         request.check(studio.limits, studio.traits(request.base.model))

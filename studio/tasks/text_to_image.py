@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.core.errors import LoraError, PromptError
 from pipelines.core.loop import denoise
-from pipelines.core.types import Request
+from pipelines.core.types import LoraChoice, Request
 from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.limits import check_fit, check_request
@@ -33,7 +33,7 @@ def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool
     check_request(request, studio.limits, prompt_needed)
     if traits := studio.traits(request.model):
         check_fit(request, traits, said=values.keys())
-    request = _with_prompt_loras(_drawn(request, studio))
+    request = _with_prompt_loras(_drawn(request, studio), studio)
     if request.loras and studio.catalog[request.model].quantized:
         raise LoraError(
             "LoRAs cannot be added to quantized weights. Remove them, or choose the model in full precision."
@@ -46,20 +46,14 @@ def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool
 
 
 def _drawn(request: Request, studio: Studio) -> Request:
-    """With the wildcards drawn, prompt and negative prompt apart; what was typed is kept where it says more."""
-    prompt = studio.expand(request.prompt, request.seed)
-    negative = studio.expand(request.negative_prompt, request.seed, "negative prompt")
+    """With the wildcards drawn, those of the prompt and of the negative prompt apart."""
     return request.replace(
-        prompt=prompt,
-        negative_prompt=negative,
-        prompt_template=request.prompt if prompt != request.prompt else request.prompt_template,
-        negative_prompt_template=(
-            request.negative_prompt if negative != request.negative_prompt else request.negative_prompt_template
-        ),
+        prompt=studio.expand(request.prompt, request.seed),
+        negative_prompt=studio.expand(request.negative_prompt, request.seed, "negative prompt"),
     )
 
 
-def _with_prompt_loras(request: Request) -> Request:
+def _with_prompt_loras(request: Request, studio: Studio) -> Request:
     """With the LoRAs that the prompt asks for behind those of the list."""
     prompt, loras = take_loras(request.prompt)
     if take_loras(request.negative_prompt)[1]:
@@ -67,7 +61,8 @@ def _with_prompt_loras(request: Request) -> Request:
             "A LoRA stands in the negative prompt, where it would do nothing: put it into the prompt, with a negative weight "
             "if it shall act against the picture."
         )
-    return request.replace(prompt=prompt, loras=(*request.loras, *loras))
+    named = tuple(LoraChoice(studio.lora_key(lora.name), lora.weight) for lora in loras)
+    return request.replace(prompt=prompt, loras=(*request.loras, *named))
 
 
 class TextToImage:

@@ -16,6 +16,7 @@ from pipelines.core.types import Request, Traits
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits
+from pipelines.requests.prompts import branch_count
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import skipped_steps
 from pipelines.workflows.compare.axes import Axis, changed, grid
@@ -200,7 +201,8 @@ def evaluations(request: Request, traits: Traits | None) -> int:
 def _nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     """Of the denoiser in a run, and the branches that each evaluates."""
     guidance = GUIDANCE[request.guidance.key].build(request.guidance.settings)
-    branches = 1 if traits and traits.guidance != "cfg" else len(guidance.plan(_HALF_NOISE))
+    planned = ("positive",) if traits and traits.guidance != "cfg" else guidance.plan(_HALF_NOISE)
+    branches = branch_count(request, planned)
     sampler = SAMPLERS[request.sampler.key].build(request.sampler.settings)
     return INITIALIZATIONS[request.start.key].build(request.start.settings).nfe(
         request.num_inference_steps, sampler

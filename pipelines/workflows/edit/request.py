@@ -18,6 +18,7 @@ from pipelines.edits import EDITS
 from pipelines.edits.base import Edit
 from pipelines.inversions import INVERSIONS
 from pipelines.requests.limits import Limits
+from pipelines.requests.prompts import require_one_text
 
 __all__ = ["FITS", "Canvas", "EditRequest", "Picture", "canvas_of", "pixels_kept"]
 
@@ -160,6 +161,10 @@ class EditRequest:
         methods = [EDITS[self.edit.key], *([inversion] if edit.inverts else [])]
         for method in methods if traits else ():
             method.require_fit(traits)
+        if edit.inverts:
+            what = "Edits that invert the picture"
+            require_one_text(self.base.prompt, self.base.negative_prompt, what)
+            require_one_text(self.source_prompt, "", what)
         if edit.needs_source() and not self.source_prompt.strip():
             raise PromptError(
                 f"{EDITS[self.edit.key].label} compares two prompts. Write what the source picture shows."

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from pipelines.core.branches import BranchPlan
 from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
 from pipelines.core.errors import PromptError
 from pipelines.core.loop import Run
@@ -22,6 +23,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import Inversion
+from pipelines.requests.text_to_image import encode_request
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import levels_for
 from pipelines.workflows.edit.request import Canvas, EditRequest
@@ -86,6 +88,7 @@ class Editing:
             base.loras,
             self.family.identity,
             request.source_prompt,
+            base.prompt_weighting,
             request.inversion,
             tuple(self.levels),
             base.width,
@@ -138,13 +141,19 @@ class Editing:
         """
         base = self.request.base
         if trajectory is None:
-            sampler, prompts = SAMPLERS[base.sampler.key].build(base.sampler.settings), [base.prompt]
+            sampler, prompts = SAMPLERS[base.sampler.key].build(base.sampler.settings), []
             first = self.levels[0]
             latents = first.alpha * self.image_latents + first.sigma * self.noise
         else:
             sampler, prompts = self.inversion.denoising(trajectory), [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
-        denoiser = self._denoiser(self.guidance, prompts, getattr(self.guidance, "guidance_scale", 1.0))
+        scale = getattr(self.guidance, "guidance_scale", 1.0)
+        if trajectory is None:
+            # Only the steps of this run count for a prompt that switches, as in A1111.
+            conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
+            denoiser = self._assembled(self.guidance, conditionings, scale, plan)
+        else:
+            denoiser = self._denoiser(self.guidance, prompts, scale)
         context = EditContext(
             getattr(self.family, "network", torch.nn.Identity()),
             sampler,
@@ -167,13 +176,24 @@ class Editing:
         return read_words(tokenizer, prompt)
 
     def _denoiser(self, guidance: Guidance, prompts: Sequence[str], scale: float) -> Denoiser:
-        base, family = self.request.base, self.family
+        base = self.request.base
         size = (base.width, base.height)
-        encoded = [family.encode_prompts(prompt, base.negative_prompt, 1, size) for prompt in prompts]
-        conditionings = _stacked(encoded)
-        if family.traits.guidance != "cfg":
-            guidance, conditionings = Unguided(), family.embed_guidance(conditionings, scale)
-        return Denoiser(family, guidance, conditionings, self.cancelled)
+        encoded = [
+            self.family.encode_prompts(prompt, base.negative_prompt, 1, size, base.prompt_weighting)
+            for prompt in prompts
+        ]
+        return self._assembled(guidance, _stacked(encoded), scale)
+
+    def _assembled(
+        self,
+        guidance: Guidance,
+        conditionings: dict[str, Conditioning],
+        scale: float,
+        plan: BranchPlan = BranchPlan(),
+    ) -> Denoiser:
+        if self.family.traits.guidance != "cfg":
+            guidance, conditionings = Unguided(), self.family.embed_guidance(conditionings, scale)
+        return Denoiser(self.family, guidance, conditionings, self.cancelled, plan)
 
 
 def _stacked(encoded: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:
