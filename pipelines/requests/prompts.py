@@ -147,6 +147,8 @@ def check_prompts(request: Request, traits: Traits | None) -> None:
 
 
 def _check_stock(request: Request) -> None:
+    if request.loras:
+        raise MethodFitError("LoRAs cannot be applied to a model that runs through its own pipeline. Remove them.")
     if named := _EMBEDDING.search(f"{request.prompt} {request.negative_prompt}"):
         raise MethodFitError(
             f"This model runs through its own pipeline and takes no textual inversion: leave {named[0][:60]} out."
@@ -167,7 +169,7 @@ def prompt_notes(traits: Traits | None) -> str:
     if traits is None:
         return ""
     if traits.backbone == "pipeline":
-        return "This model reads weights, AND and BREAK as plain words."
+        return "This model reads weights, AND and BREAK as plain words, and takes no switches by step and no LoRA."
     if traits.family == "flux":
         return "This model's T5 reads BREAK as a space."
     return ""
@@ -190,6 +192,8 @@ def branch_count(request: Request, branches: Sequence[str]) -> int:
     Raises:
         PromptError: a part of the prompts cannot be read.
     """
+    if len(split_composition(request.prompt)) == 1:
+        return len(branches)
     steps = request.num_inference_steps
     plan = read_prompts(request.prompt, request.negative_prompt, steps).plan
     return max(len(plan.evaluated(step, branches)) for step in range(steps))

@@ -18,14 +18,18 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Trajectory
 from pipelines.edits.base import EditContext
 from pipelines.edits.words import Words, read_words
-from pipelines.families.base import Family
+from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import Inversion
+<<<<<<< HEAD
 from pipelines.requests.text_to_image import encode_request
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import levels_for
+=======
+from pipelines.requests.text_to_image import ResolvedRun
+>>>>>>> main
 from pipelines.workflows.edit.request import Canvas, EditRequest
 
 __all__ = ["Editing", "partial"]
@@ -41,28 +45,32 @@ class Editing:
     """One edit on one loaded model: the runs it consists of.
 
     Args:
-        request: checked, its base resolved to the canvas's size.
-        family: its LoRAs already applied.
+        request: checked, its base that of the resolved run.
+        resolved: the base on this model, at the canvas's size.
+        family: the model, its LoRAs already applied.
         canvas: the picture and mask at that size.
         cancelled: polled before every evaluation.
     """
 
     def __init__(
-        self, request: EditRequest, family: Family, canvas: Canvas, cancelled: Callable[[], bool] = lambda: False
+        self,
+        request: EditRequest,
+        resolved: ResolvedRun,
+        family: LatentModel,
+        canvas: Canvas,
+        cancelled: Callable[[], bool] = lambda: False,
     ):
         self.request, self.family, self.canvas, self.cancelled = request, family, canvas, cancelled
-        base = request.base
         self.edit = request.build_edit()
         self.inversion: Inversion = INVERSIONS[request.inversion.key].build(request.inversion.settings)
-        self.noise_schedule = family.noise_schedule_for(base.width, base.height)
-        levels = levels_for(base, self.noise_schedule)
+        self.resolved, self.noise_schedule, levels = resolved, resolved.noise_schedule, resolved.levels
         self.levels = partial(levels, self.inversion.strength if self.edit.inverts else self.edit.strength)
         if self.edit.inverts and len(self.levels) < 2:
             self.levels = levels[-2:]
-        self.guidance = GUIDANCE[base.guidance.key].build(base.guidance.settings)
+        self.guidance = resolved.guidance
         pixels = torch.from_numpy(canvas.pixels.copy()).permute(2, 0, 1)[None].float() / 255
         self.image_latents = family.encode_images(pixels)
-        self.source = NoiseSource([base.seed])
+        self.source = NoiseSource([request.base.seed])
         self.noise = self.source(self.image_latents.cpu()).to(self.image_latents)
 
     @property
@@ -112,7 +120,7 @@ class Editing:
     @property
     def _guidance_up(self) -> tuple[Guidance, float]:
         """The guidance of the way up, and its scale, which the inversion decides."""
-        scale = self.inversion.guidance_scale(getattr(self.guidance, "guidance_scale", 1.0))
+        scale = self.inversion.guidance_scale(self.guidance.guidance_scale)
         base = self.request.base
         return GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale}), scale
 
@@ -141,12 +149,17 @@ class Editing:
         """
         base = self.request.base
         if trajectory is None:
+<<<<<<< HEAD
             sampler, prompts = SAMPLERS[base.sampler.key].build(base.sampler.settings), []
+=======
+            sampler, prompts = self.resolved.sampler, [base.prompt]
+>>>>>>> main
             first = self.levels[0]
             latents = first.alpha * self.image_latents + first.sigma * self.noise
         else:
             sampler, prompts = self.inversion.denoising(trajectory), [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
+<<<<<<< HEAD
         scale = getattr(self.guidance, "guidance_scale", 1.0)
         if trajectory is None:
             # Only the steps of this run count for a prompt that switches, as in A1111.
@@ -154,8 +167,11 @@ class Editing:
             denoiser = self._assembled(self.guidance, conditionings, scale, plan)
         else:
             denoiser = self._denoiser(self.guidance, prompts, scale)
+=======
+        denoiser = self._denoiser(self.guidance, prompts, self.guidance.guidance_scale)
+>>>>>>> main
         context = EditContext(
-            getattr(self.family, "network", torch.nn.Identity()),
+            self.family.network,
             sampler,
             self.image_latents,
             self.noise,
