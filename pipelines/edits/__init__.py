@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipelines.edits.base import Edit
 from pipelines.core.registry import Method, NoSettings, Table
 from pipelines.core.types import Traits
+from pipelines.edits.base import Edit
 from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
 from pipelines.edits.inpaint import Inpaint, InpaintSettings, Outpaint, OutpaintSettings
 from pipelines.edits.prompt_to_prompt import (

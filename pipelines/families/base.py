@@ -13,11 +13,8 @@ from pipelines.core.denoiser import Conditioning, Network
 from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
-<<<<<<< HEAD
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
-=======
 from pipelines.schedules.learned import LearnedSchedules
->>>>>>> main
 
 __all__ = ["Family", "LatentModel"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.initializations.base import Start
 from pipelines.core.registry import Method, Table, own_loop_only
+from pipelines.initializations.base import Start
 from pipelines.initializations.gaussian import GaussianSettings, GaussianStart
 from pipelines.initializations.mcmc import DenoisingMcmc, McmcSettings
 from pipelines.initializations.noise import PlainNoise

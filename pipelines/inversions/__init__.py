@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.inversions.base import Inversion
 from pipelines.core.registry import Method, Table
+from pipelines.inversions.base import Inversion
 from pipelines.inversions.ddim import DdimInversion, DdimInversionSettings, fits_ddim_inversion
 from pipelines.inversions.direct import DirectInversion, DirectInversionSettings
 from pipelines.inversions.edict import EdictInversion, EdictSettings, fits_edict

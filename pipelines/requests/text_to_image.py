@@ -30,20 +30,17 @@ from pipelines.schedules import settle_schedule
 from pipelines.schedules.learned import FittedSchedule
 from pipelines.weights.network_identity import network_identity
 
-<<<<<<< HEAD
-__all__ = ["assembled_run", "build_run", "decode", "encode_request", "resolve", "starting_noise", "to_uint8"]
-=======
 __all__ = [
     "ResolvedRun",
     "assembled_run",
     "build_run",
     "decode",
+    "encode_request",
     "resolve",
     "resolve_size",
     "starting_noise",
     "to_uint8",
 ]
->>>>>>> main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +140,9 @@ def build_run(resolved: ResolvedRun, family: Family, cancelled: Callable[[], boo
         family: the loaded model, its LoRAs already applied.
         cancelled: polled before every evaluation.
     """
-<<<<<<< HEAD
-    conditionings, plan = encode_request(request, family, request.batch_size)
-    return assembled_run(request, family, starting_noise(request, family), conditionings, cancelled, plan)
+    conditionings, plan = encode_request(resolved.request, family, resolved.request.batch_size)
+    noise = starting_noise(resolved.request, family)
+    return assembled_run(resolved, family, noise, conditionings, cancelled, plan)
 
 
 def encode_request(
@@ -165,13 +162,6 @@ def encode_request(
     prompts = read_prompts(request.prompt, request.negative_prompt, num_steps or request.num_inference_steps)
     size = (request.width, request.height)
     return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting), prompts.plan
-=======
-    request = resolved.request
-    conditionings = family.encode_prompts(
-        request.prompt, request.negative_prompt, request.batch_size, (request.width, request.height)
-    )
-    return assembled_run(resolved, family, starting_noise(request, family), conditionings, cancelled)
->>>>>>> main
 
 
 def assembled_run(
@@ -196,13 +186,8 @@ def assembled_run(
     initial, source = noise
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
     return Run(
-<<<<<<< HEAD
         denoiser=Denoiser(family, guidance, conditionings, cancelled, plan),
-        sampler=sampler,
-=======
-        denoiser=Denoiser(family, guidance, conditionings, cancelled),
         sampler=resolved.sampler,
->>>>>>> main
         levels=levels,
         latents=(initial * noise_schedule.initial_scale(levels[0])).to(family.device),
         noise=source,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.core.sampler import Sampler
 from pipelines.core.registry import Method, Table, own_loop_only
+from pipelines.core.sampler import Sampler
 from pipelines.samplers.dualfast import DualFast, DualFastSettings
 from pipelines.samplers.epsilon_scaling import EpsilonScaling, EpsilonScalingSettings, fits_epsilon_scaling
 from pipelines.samplers.lml import Lml, LmlSettings

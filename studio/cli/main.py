@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.choice_text import parse_choice, plain
 from pipelines.core.errors import SettingsError, StepwiseError
-<<<<<<< HEAD
-from pipelines.core.types import METHODS, Choice, LoraChoice
-from pipelines.requests.prompts import split_prompts
-=======
 from pipelines.core.types import METHODS
->>>>>>> main
+from pipelines.requests.prompts import split_prompts
 from studio.cli.animate import add_animate, animate
 from studio.cli.convergence import add_convergence, run_convergence
 from studio.cli.learn import add_learn, run_learn
@@ -69,23 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-<<<<<<< HEAD
-def _add_request(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt")
-    parser.add_argument("--negative-prompt")
-    parser.add_argument("--prompt-weighting", metavar="KEY", help="what (word:1.2) does, e.g. interpolate or mean")
-    parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
-    for name in METHODS:
-        parser.add_argument(f"--{name}", metavar="KEY[,SETTING=VALUE...]", help="e.g. ddim,eta=0.5")
-    for name, text in _NUMBERS.items():
-        kind = float if name == "variation-strength" else int
-        names = [f"--{name}", "--steps"] if name == "num-inference-steps" else [f"--{name}"]
-        parser.add_argument(*names, type=kind, help=text)
-    parser.add_argument("--lora", action="append", default=[], metavar="NAME[:WEIGHT]", help="repeat for more")
-
-
-=======
->>>>>>> main
 def _add_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, required=True, metavar="FILE", help="the source")
     parser.add_argument(
@@ -103,21 +82,6 @@ def _add_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file")
 
 
-<<<<<<< HEAD
-def request_values(flags: argparse.Namespace) -> dict[str, Any]:
-    """The Request's plain values that the flags gave."""
-    names = ["prompt", "negative_prompt", "prompt_weighting", "model", *(name.replace("-", "_") for name in _NUMBERS)]
-    values = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    for name in METHODS:
-        if (given := getattr(flags, name)) is not None:
-            values[name] = parse_choice(given)
-    if flags.lora:
-        values["loras"] = [_parse_lora(lora) for lora in flags.lora]
-    return values
-
-
-=======
->>>>>>> main
 def _field(name: str, text: str) -> Any:
     return parse_choice(text) if name in METHODS else plain(text)
 

@@ -30,12 +30,8 @@ from pipelines.inversions.trajectories import TrajectoryCache
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
-<<<<<<< HEAD
 from pipelines.prompts.loras import take_loras
-from pipelines.requests.text_to_image import decode, resolve
-=======
 from pipelines.requests.text_to_image import ResolvedRun, decode, resolve, resolve_size
->>>>>>> main
 from pipelines.workflows.edit.request import Canvas, EditRequest, Picture, canvas_of, pixels_kept
 from pipelines.workflows.edit.runs import Editing
 from studio.jobs.job import Cell, Job, JobStatus
@@ -116,18 +112,10 @@ class Edit:
 
     key = "edit"
 
-<<<<<<< HEAD
-    def __init__(self) -> None:
-        self._trajectories: weakref.WeakKeyDictionary[Studio, TrajectoryCache] = weakref.WeakKeyDictionary()
-
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> EditRequest:
-        request = EditRequest.parse(values, lambda plain: parse_request(plain, studio), read_picture, read_mask)
-        if take_loras(request.source_prompt)[1]:
-            raise PromptError("A LoRA stands in the source prompt. Put it into the prompt: it acts on the whole edit.")
-=======
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> EditRequest:
         request = EditRequest.parse(values, lambda plain: parse_request(plain, context), read_picture, read_mask)
->>>>>>> main
+        if take_loras(request.source_prompt)[1]:
+            raise PromptError("A LoRA stands in the source prompt. Put it into the prompt: it acts on the whole edit.")
         # With the target's own seed: where both share a pattern, the same choices are drawn for both.
         request = request.replace(source_prompt=context.expand(request.source_prompt, request.base.seed))
         request.check(context.limits, context.traits(request.base.model))

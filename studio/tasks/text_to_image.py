@@ -33,38 +33,27 @@ def parse_request(values: Mapping[str, Any], context: TaskContext, prompt_needed
     check_request(request, context.limits, prompt_needed, context.learned)
     if traits := context.traits(request.model):
         check_fit(request, traits, said=values.keys())
-<<<<<<< HEAD
-    request = _with_prompt_loras(_drawn(request, studio), studio)
-    if request.loras and studio.catalog[request.model].quantized:
-=======
+    request = _with_prompt_loras(_drawn(request, context), context)
     if request.loras and context.catalog[request.model].quantized:
->>>>>>> main
         raise LoraError(
             "LoRAs cannot be added to quantized weights. Remove them, or choose the model in full precision."
         )
     for lora in request.loras:
-<<<<<<< HEAD
-        studio.lora_path(lora.name)
-    check_request(request, studio.limits, prompt_needed)
-    check_prompts(request, studio.traits(request.model))
-=======
         context.lora_path(lora.name)
-    prompt, negative = (context.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))
-    request = request.replace(prompt=prompt, negative_prompt=negative)
     check_request(request, context.limits, prompt_needed, context.learned)
->>>>>>> main
+    check_prompts(request, context.traits(request.model))
     return request
 
 
-def _drawn(request: Request, studio: Studio) -> Request:
+def _drawn(request: Request, context: TaskContext) -> Request:
     """With the wildcards drawn, those of the prompt and of the negative prompt apart."""
     return request.replace(
-        prompt=studio.expand(request.prompt, request.seed),
-        negative_prompt=studio.expand(request.negative_prompt, request.seed, "negative prompt"),
+        prompt=context.expand(request.prompt, request.seed),
+        negative_prompt=context.expand(request.negative_prompt, request.seed, "negative prompt"),
     )
 
 
-def _with_prompt_loras(request: Request, studio: Studio) -> Request:
+def _with_prompt_loras(request: Request, context: TaskContext) -> Request:
     """With the LoRAs that the prompt asks for behind those of the list."""
     prompt, loras = take_loras(request.prompt)
     if take_loras(request.negative_prompt)[1]:
@@ -72,7 +61,7 @@ def _with_prompt_loras(request: Request, studio: Studio) -> Request:
             "A LoRA stands in the negative prompt, where it would do nothing: put it into the prompt, with a negative weight "
             "if it shall act against the picture."
         )
-    named = tuple(LoraChoice(studio.lora_key(lora.name), lora.weight) for lora in loras)
+    named = tuple(LoraChoice(context.lora_key(lora.name), lora.weight) for lora in loras)
     return request.replace(prompt=prompt, loras=(*request.loras, *named))
 
 

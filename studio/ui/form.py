@@ -12,12 +12,9 @@ from gradio.components import Component
 from pipelines.core.errors import SettingsError
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 from pipelines.requests.limits import TABLES
-<<<<<<< HEAD
 from pipelines.requests.prompts import prompt_notes
-from studio.ui import markup
-=======
 from studio.results.search import FIXED_SEED
->>>>>>> main
+from studio.ui import markup
 from studio.ui.controls import PLUMBING, MethodControls, elem_id, method_controls
 from studio.ui.lora_controls import lora_controls
 from studio.ui.presentation import model_label, model_note

@@ -23,13 +23,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import Inversion
-<<<<<<< HEAD
-from pipelines.requests.text_to_image import encode_request
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import levels_for
-=======
-from pipelines.requests.text_to_image import ResolvedRun
->>>>>>> main
+from pipelines.requests.text_to_image import ResolvedRun, encode_request
 from pipelines.workflows.edit.request import Canvas, EditRequest
 
 __all__ = ["Editing", "partial"]
@@ -149,27 +143,19 @@ class Editing:
         """
         base = self.request.base
         if trajectory is None:
-<<<<<<< HEAD
-            sampler, prompts = SAMPLERS[base.sampler.key].build(base.sampler.settings), []
-=======
-            sampler, prompts = self.resolved.sampler, [base.prompt]
->>>>>>> main
+            sampler, prompts = self.resolved.sampler, []
             first = self.levels[0]
             latents = first.alpha * self.image_latents + first.sigma * self.noise
         else:
             sampler, prompts = self.inversion.denoising(trajectory), [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
-<<<<<<< HEAD
-        scale = getattr(self.guidance, "guidance_scale", 1.0)
+        scale = self.guidance.guidance_scale
         if trajectory is None:
             # Only the steps of this run count for a prompt that switches, as in A1111.
             conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
             denoiser = self._assembled(self.guidance, conditionings, scale, plan)
         else:
             denoiser = self._denoiser(self.guidance, prompts, scale)
-=======
-        denoiser = self._denoiser(self.guidance, prompts, self.guidance.guidance_scale)
->>>>>>> main
         context = EditContext(
             self.family.network,
             sampler,

@@ -63,13 +63,8 @@ class AnimateDiffClip:
         base = resolved.request
         source = ClipNoise(base.seed)
         noise = source(torch.empty((job.frames, *family.latent_shape(base.width, base.height))))
-<<<<<<< HEAD
         texts, plan = encode_request(base, family, job.frames)
-        run = assembled_run(base, family, (noise, source), texts, cancelled, plan)
-=======
-        texts = family.encode_prompts(base.prompt, base.negative_prompt, job.frames, (base.width, base.height))
-        run = assembled_run(resolved, family, (noise, source), texts, cancelled)
->>>>>>> main
+        run = assembled_run(resolved, family, (noise, source), texts, cancelled, plan)
         for step in denoise(run):
             yield ClipStep(
                 0,

@@ -15,12 +15,8 @@ from pipelines.core.noise import NoiseSource, slerp
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.families.base import Family
-<<<<<<< HEAD
 from pipelines.requests.prompts import require_one_text
-from pipelines.requests.text_to_image import assembled_run, decode, resolve, starting_noise, to_uint8
-=======
 from pipelines.requests.text_to_image import assembled_run, decode, resolve, resolve_size, starting_noise, to_uint8
->>>>>>> main
 from pipelines.workflows.video.base import ClipFrames, ClipStep, VideoJob
 
 __all__ = ["Place", "Walk", "WalkNoise", "WalkSettings", "between", "places"]
