@@ -203,7 +203,7 @@ def test_a_weight_in_the_encoder_of_the_shipped_model_turns_no_sign_where_the_ke
     plain = encoded(text, "interpolate")
     # The mark of begin has no weight: what happens to it happens to all the rest.
     by_mean = encoded(f"({text}:1.2)", "mean")[0, 0] / plain[0, 0]
-    assert (by_mean < 0).all() or (by_mean > 1.5).all()
+    assert (by_mean < 0).all()
     assert torch.equal(encoded(f"({text}:1.2)", "interpolate")[0, 0], plain[0, 0])
 
 

@@ -487,7 +487,8 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "width": 8192,
         "variation_strength": 1.0,
         "negative_prompt": "",
-        "variation_seed": 0,
+        "prompt_weighting": "interpolate",
+            "variation_seed": 0,
     }
     assert restored.loras == () and restored.model == ""
     assert any("__class__, device" in note for note in restored.notes)
