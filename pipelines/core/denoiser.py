@@ -257,8 +257,9 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
         return any(denoiser.cancelled() for denoiser, _ in asked)
 
     groups: dict[Hashable, list[_Branch]] = {}
+    wanted = [tuple(query.branches) or denoiser.guidance.plan(query.level) for denoiser, query in asked]
     for owner, (denoiser, query) in enumerate(asked):
-        for name, own in _conditionings(denoiser, query).items():
+        for name, own in _conditionings(denoiser, query, wanted[owner]).items():
             branch = _Branch(owner, name, query, own, denoiser.network)
             groups.setdefault(branch.group, []).append(branch)
     answers: list[dict[str, Prediction]] = [{} for _ in asked]
@@ -272,19 +273,15 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
             denoiser.seconds += spent * len(raw)
             answers[branch.owner][branch.name] = _answer(raw, branch.query, branch.network.prediction_type)
     return [
-        guided(denoiser.guidance, _composed(denoiser, query, answer), query.branches)
-        for (denoiser, query), answer in zip(asked, answers, strict=True)
+        guided(denoiser.guidance, _composed(denoiser, branches, answer), query.branches)
+        for (denoiser, query), branches, answer in zip(asked, wanted, answers, strict=True)
     ]
 
 
-def _wanted(denoiser: Denoiser, query: Query) -> tuple[str, ...]:
-    return tuple(query.branches) or denoiser.guidance.plan(query.level)
-
-
-def _conditionings(denoiser: Denoiser, query: Query) -> dict[str, Conditioning]:
+def _conditionings(denoiser: Denoiser, query: Query, branches: Sequence[str]) -> dict[str, Conditioning]:
     """What is to be evaluated, each conditioning once though several branches may share it."""
     found: dict[str, Conditioning] = {}
-    for branch in _wanted(denoiser, query):
+    for branch in branches:
         for name, _ in denoiser.terms(branch):
             if name not in found:
                 # Composition takes the negative prompt as its base: that term is the other branch's.
@@ -293,15 +290,15 @@ def _conditionings(denoiser: Denoiser, query: Query) -> dict[str, Conditioning]:
     return found
 
 
-def _composed(denoiser: Denoiser, query: Query, answers: Mapping[str, Prediction]) -> dict[str, Prediction]:
+def _composed(denoiser: Denoiser, branches: Sequence[str], answers: Mapping[str, Prediction]) -> dict[str, Prediction]:
     """The predictions of the wanted branches, each the sum of its terms'."""
     composed = {}
-    for branch in _wanted(denoiser, query):
+    for branch in branches:
         terms = denoiser.terms(branch)
         if len(terms) == 1:
             composed[branch] = answers[terms[0][0]]
             continue
-        raw = sum(factor * answers[name].raw for name, factor in terms)
+        raw = torch.stack([factor * answers[name].raw for name, factor in terms]).sum(dim=0)
         composed[branch] = answers[terms[0][0]].with_raw(raw)
     return composed
 

@@ -144,7 +144,7 @@ def check_orders(request: Request) -> None:
     for name, value in request.sampler.settings.items():
         if name in known and int(value) > steps:
             raise SettingsError(
-                f"{method.label}: {name} is {value}, for a run of {steps} steps{skipped_steps}. "
+                f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{skipped_steps}. "
                 f"Choose an order up to {steps}, or at least {value} steps."
             )
 
@@ -155,7 +155,7 @@ def _check_prompts(request: Request, limits: Limits, needed: bool) -> None:
     for name, prompt in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
         if len(prompt) > limits.max_prompt:
             raise PromptError(
-                f"The {name.replace('_', ' ')} has {len(prompt)} characters. At most {limits.max_prompt} are read: shorten it."
+                f"The {name} has {len(prompt)} characters. At most {limits.max_prompt} are read: shorten it."
             )
 
 
