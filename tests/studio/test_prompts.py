@@ -135,3 +135,36 @@ def test_the_page_says_what_a_prompt_may_hold_and_what_a_model_does_not_read():
     for sign in ("(word:1.3)", "[fox:cat:0.5]", "[fox|cat]", "AND", "BREAK", "&lt;lora:name:0.8&gt;", "__animal__"):
         assert sign in hint
     assert hint.endswith("<em>This model reads AND as a word.</em></p>")
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "words"),
+    [
+        ("learn", {"base": RUN, "prompts": ["[a fox:an owl:0.5]"]}, "Fits take a prompt that says the same"),
+        (
+            "animate",
+            {
+                "base": {**RUN, "prompt": "a fox AND an owl"},
+                "method": "walk",
+                "keys": [{"prompt": "an owl"}],
+                "frames": 4,
+            },
+            "Walks take a prompt that says the same",
+        ),
+    ],
+)
+def test_what_needs_one_text_refuses_others_before_the_run(studio, task, values, words):
+    with pytest.raises(MethodFitError, match=words):
+        TASKS[task].parse(values, studio)
+
+
+def test_words_in_two_chunks_cannot_be_edited_one_by_one(studio):
+    base = {**RUN, "prompt": "an owl BREAK on blue"}
+    values = {
+        "base": base,
+        "picture": Image.new("RGB", (64, 64)),
+        "edit": "replace",
+        "source_prompt": "a fox BREAK on blue",
+    }
+    view = ended(studio.submit("edit", values))
+    assert view.status is JobStatus.FAILED and "leave BREAK out" in view.message
