@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-__all__ = ["BranchPlan", "Terms"]
+__all__ = ["ONE_TEXT", "BranchPlan", "Terms"]
 
 Terms = tuple[tuple[str, float], ...]
 """Names of conditionings and their factors, which sum to 1: the branch's prediction is the sum of theirs."""
@@ -30,3 +30,7 @@ class BranchPlan:
     def evaluated(self, step: int, branches: Sequence[str]) -> tuple[str, ...]:
         """The conditionings that a step evaluates for these branches, each once."""
         return tuple(dict.fromkeys(name for branch in branches for name, _ in self.terms(step, branch)))
+
+
+ONE_TEXT = BranchPlan()
+"""Of prompts that neither switch nor compose."""

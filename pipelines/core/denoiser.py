@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from pipelines.core.branches import BranchPlan, Terms
+from pipelines.core.branches import ONE_TEXT, BranchPlan, Terms
 from pipelines.core.schedule import Level
 
 __all__ = [
@@ -187,7 +187,7 @@ class Denoiser:
         guidance: Guidance,
         conditionings: Mapping[str, Conditioning],
         cancelled: Callable[[], bool] = lambda: False,
-        plan: BranchPlan = BranchPlan(),
+        plan: BranchPlan = ONE_TEXT,
     ):
         self.network = network
         self.guidance = guidance

@@ -56,8 +56,8 @@ def read_words(tokenizer: Any, prompt: str) -> Words:
     if chunks > 1:
         room = tokenizer.model_max_length - 2
         raise PromptError(
-            f"The prompt {prompt[:60]!r} has {len(ids)} tokens in {chunks} chunks. Word by word at most {room} in one chunk can "
-            "be edited: shorten it, and leave BREAK out."
+            f"The prompt {prompt[:60]!r} has {len(ids)} tokens in {chunks} chunks. Word by word at most {room} in one "
+            "chunk can be edited: shorten it, and leave BREAK out."
         )
     words = "".join(text for text, _ in parse_weights(prompt)).split()
     places, spelled = [], []

@@ -33,8 +33,8 @@ def _weight(match: re.Match[str]) -> float:
         number = _PART.match(part.strip())
         if number is None or not -4 <= float(number[2]) <= 4:
             raise PromptError(
-                f"The weight in {match[0].strip()[:80]!r} cannot be read. Write <lora:{match[1].strip()[:40]}:0.8>, with a "
-                "weight from -4 to 4."
+                f"The weight in {match[0].strip()[:80]!r} cannot be read. Write <lora:{match[1].strip()[:40]}:0.8>, "
+                "with a weight from -4 to 4."
             )
         if number[1] != "dyn":
             weights.append(float(number[2]))

@@ -76,7 +76,8 @@ def texts_by_step(text: str, num_steps: int) -> tuple[str, ...]:
     Raises:
         PromptError: a step that is no number, switches that nest too deep, or too many different texts.
 
-    Source: AUTOMATIC1111, stable-diffusion-webui, `modules/prompt_parser.py`, `get_learned_conditioning_prompt_schedules`.
+    Source: AUTOMATIC1111, stable-diffusion-webui, `modules/prompt_parser.py`,
+    `get_learned_conditioning_prompt_schedules`.
     Differs: a share is not rounded down below the step that it means; a mistyped step is an error, where theirs
     reads the whole prompt without any syntax; the colons of times and ratios are text.
     """

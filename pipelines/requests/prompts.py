@@ -56,8 +56,8 @@ def read_prompts(prompt: str, negative_prompt: str, num_steps: int) -> RunPrompt
     Raises:
         PromptError: a part cannot be read.
 
-    Source: Liu et al., arXiv:2206.01714, equation 11: the guided prediction is u + s * sum of w_i * (c_i - u), so that the
-    positive branch is the sum of w_i * c_i and (1 - sum of w_i) * u.
+    Source: Liu et al., arXiv:2206.01714, equation 11: the guided prediction is u + s * sum of w_i * (c_i - u), so that
+    the positive branch is the sum of w_i * c_i and (1 - sum of w_i) * u.
     """
     parts = [(texts_by_step(text, num_steps), weight) for text, weight in split_composition(prompt)]
     negative = texts_by_step(negative_prompt, num_steps)
@@ -121,8 +121,8 @@ def require_one_text(prompt: str, negative_prompt: str, what: str) -> None:
     """
     if switches_or_composes(prompt) or has_switches(negative_prompt):
         raise MethodFitError(
-            rf"{what} take a prompt that says the same at every step: leave [from:to:when], [a|b] and AND out, or write \[ "
-            "for a bracket of your own."
+            rf"{what} take a prompt that says the same at every step: leave [from:to:when], [a|b] and AND out, or write "
+            r"\[ for a bracket of your own."
         )
 
 
@@ -159,8 +159,8 @@ def _check_stock(request: Request) -> None:
         return  # what is mistyped as a switch is words to such a model
     if switching:
         raise MethodFitError(
-            "This model runs through its own pipeline, whose prompt says the same at every step: leave [from:to:when] and "
-            r"[a|b] out, or write \[ for a bracket of your own."
+            "This model runs through its own pipeline, whose prompt says the same at every step: leave [from:to:when] "
+            r"and [a|b] out, or write \[ for a bracket of your own."
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from pipelines.core.branches import BranchPlan
+from pipelines.core.branches import ONE_TEXT, BranchPlan
 from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Begin, Run
@@ -170,7 +170,7 @@ def assembled_run(
     noise: tuple[torch.Tensor, NoiseSource],
     conditionings: dict[str, Conditioning],
     cancelled: Callable[[], bool] = lambda: False,
-    plan: BranchPlan = BranchPlan(),
+    plan: BranchPlan = ONE_TEXT,
 ) -> Run:
     """The run of a request's methods on given noise and encoded prompts.
 

@@ -39,8 +39,8 @@ class _Lists(Mapping[str, list[str]]):
 def read_lists(folder: Path) -> Mapping[str, list[str]]:
     """The lists of a folder's .txt files, by their path below it without the ending, such as "colors/dark red".
 
-    Blank lines and lines that begin with # are left out; one that is to begin with the sign itself begins with \\#. Files
-    may be UTF-8 or UTF-16 with a byte-order mark; links that lead out of the folder are not followed.
+    Blank lines and lines that begin with # are left out; one that is to begin with the sign itself begins with \\#.
+    Files may be UTF-8 or UTF-16 with a byte-order mark; links that lead out of the folder are not followed.
 
     Raises:
         PromptError: when a list is asked for whose file cannot be read, or is too large.
@@ -62,7 +62,8 @@ def _lines(path: Path) -> list[str]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise PromptError(
-                f"The wildcard list {path.name} has {size / 2**20:.0f} MB. At most {MAX_BYTES >> 20} MB are read: split it."
+                f"The wildcard list {path.name} has {size / 2**20:.0f} MB. At most {MAX_BYTES >> 20} MB are read: "
+                "split it."
             )
         data = path.read_bytes()
     except OSError as error:

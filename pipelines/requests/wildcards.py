@@ -32,7 +32,8 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
     {a|b|c} becomes one of its parts, {2::a|b} takes `a` twice as often, {2$$a|b|c} takes two different parts joined by
     ", ", {1-3$$ and $$a|b|c} one to three joined by " and ". __name__ becomes one line of a list, __name*__ one of all
     lists whose names fit. They nest, and only what was chosen is drawn further. The signs after a backslash are literal
-    and keep it, for whoever reads the prompt next; so is a brace without its partner. A bar inside of [a|b] is no choice's.
+    and keep it, for whoever reads the prompt next; so is a brace without its partner. A bar inside of [a|b] is no
+    choice's.
 
     Args:
         prompt: as typed.
@@ -42,7 +43,8 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
 
     Raises:
         PromptError: an unknown or empty list, a count that there are too few parts for, more than `MAX_DRAWS` draws,
-            nesting deeper than `MAX_DEPTH` (as when a list names itself), or a text longer than `MAX_PROMPT` characters.
+            nesting deeper than `MAX_DEPTH` (as when a list names itself), or a text longer than `MAX_PROMPT`
+            characters.
 
     Source: the syntax is that of adieyal's dynamicprompts.
     """

@@ -58,8 +58,8 @@ def _with_prompt_loras(request: Request, context: TaskContext) -> Request:
     prompt, loras = take_loras(request.prompt)
     if take_loras(request.negative_prompt)[1]:
         raise PromptError(
-            "A LoRA stands in the negative prompt, where it would do nothing: put it into the prompt, with a negative weight "
-            "if it shall act against the picture."
+            "A LoRA stands in the negative prompt, where it would do nothing: put it into the prompt, with a negative "
+            "weight if it shall act against the picture."
         )
     named = tuple(LoraChoice(context.lora_key(lora.name), lora.weight) for lora in loras)
     return request.replace(prompt=prompt, loras=(*request.loras, *named))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from pipelines.core.branches import BranchPlan
+from pipelines.core.branches import ONE_TEXT, BranchPlan
 from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
 from pipelines.core.errors import PromptError
 from pipelines.core.loop import Run
@@ -191,7 +191,7 @@ class Editing:
         guidance: Guidance,
         conditionings: dict[str, Conditioning],
         scale: float,
-        plan: BranchPlan = BranchPlan(),
+        plan: BranchPlan = ONE_TEXT,
     ) -> Denoiser:
         if self.family.traits.guidance != "cfg":
             guidance, conditionings = Unguided(), self.family.embed_guidance(conditionings, scale)
