@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipelines.models.catalog_folder import LoraEntry, scan_loras
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.requests.limits import Limits
+from pipelines.requests.wildcard_files import read_lists
 from pipelines.requests.wildcards import expand_wildcards
 from pipelines.schedules.learned import LearnedSchedules
 from pipelines.workflows.video.request import VideoRequest
@@ -283,14 +285,33 @@ class Studio:
         Raises:
             LoraError: there is none of this name.
         """
+        found = self._lora(name)
+        if found.problem:
+            raise LoraError(found.problem)
+        return found.path
+
+    def lora_key(self, name: str) -> str:
+        """The key of the LoRA that a prompt names: by its key or by its file's name, capitals or not.
+
+        Raises:
+            LoraError: there is none of this name; the nearest names are told.
+        """
+        return self._lora(name).key
+
+    def _lora(self, name: str) -> LoraEntry:
         known = {lora.key: lora for lora in self._loras()}
-        if name not in known:
-            raise LoraError(
-                f"There is no LoRA {name[:80]!r} in the models folder. Known: {', '.join(known) or 'none'}."
-            )
-        if known[name].problem:
-            raise LoraError(known[name].problem)
-        return known[name].path
+        if name in known:
+            return known[name]
+        wanted = name.removesuffix(".safetensors").lower()
+        for lora in known.values():
+            if wanted in (lora.key.lower(), lora.path.stem.lower()):
+                return lora
+        near = difflib.get_close_matches(wanted, [key.lower() for key in known], 3, 0.5)
+        told = [key for key in known if key.lower() in near] or [*known][:8]
+        raise LoraError(
+            f"There is no LoRA {name[:80]!r} in the models folder. {'Nearest' if near else 'Known'}: "
+            f"{', '.join(told) or 'none'}."
+        )
 
     def _loras(self) -> list[LoraEntry]:
         return scan_loras(self.catalog.folder)
@@ -302,19 +323,12 @@ class Studio:
     # Prompts.
 
     def wildcards(self) -> Mapping[str, list[str]]:
-        """Lists of the models folder's `wildcards/*.txt`, one line a choice, read anew each time."""
-        folder = self.catalog.folder / "wildcards"
-        if not folder.is_dir():
-            return {}
-        return {
-            path.stem: [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
-            for path in sorted(folder.glob("*.txt"))
-            if path.is_file()
-        }
+        """Lists of the models folder's `wildcards`, read anew each time."""
+        return read_lists(self.catalog.folder / "wildcards")
 
-    def expand(self, prompt: str, seed: int) -> str:
-        """The prompt with its wildcards drawn."""
-        return expand_wildcards(prompt, seed, self.wildcards())
+    def expand(self, prompt: str, seed: int, stream: str = "") -> str:
+        """The prompt with its wildcards drawn; each stream draws for itself."""
+        return expand_wildcards(prompt, seed, self.wildcards(), stream)
 
     # Results.
 

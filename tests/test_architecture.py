@@ -16,7 +16,18 @@ SOURCES = sorted([*ROOT.glob("pipelines/**/*.py"), *ROOT.glob("studio/**/*.py"),
 # package's own __init__ is the ground.
 FLOORS = {
     "pipelines": (
-        *("core", "samplers", "guidance", "schedules", "initializations", "weights", "families", "emoji", "metrics"),
+        *(
+            "core",
+            "samplers",
+            "guidance",
+            "schedules",
+            "initializations",
+            "weights",
+            "prompts",
+            "families",
+            "emoji",
+            "metrics",
+        ),
         *("inversions", "edits", "quantizers", "models", "requests", "workflows", "learning", "training", "benchmarks"),
         "benchmark",
     ),

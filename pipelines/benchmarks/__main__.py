@@ -15,6 +15,7 @@ BENCHMARKS = {
     "reliability": "studio.benchmarks.reliability",
     "samplers": "pipelines.benchmarks.samplers",
     "quantization": "studio.benchmarks.quantization",
+    "prompt_weights": "pipelines.benchmarks.prompt_weights",
 }
 """Name to the module that measures."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pipelines.core.errors import SettingsError
@@ -54,8 +55,12 @@ def parse_cell(text: str) -> dict[str, Any]:
     return cell
 
 
-def parse_axis(text: str) -> dict[str, Any]:
+def parse_axis(text: str, split: Callable[[str], list[str]]) -> dict[str, Any]:
     """{"field": "seed", "values": [7, 8]} from "seed=7|8".
+
+    Args:
+        text: a field's name, "=" and values with bars between them.
+        split: cuts the values apart; a bar in a prompt's brackets may belong to the prompt.
 
     Raises:
         SettingsError: there are no values.
@@ -63,4 +68,4 @@ def parse_axis(text: str) -> dict[str, Any]:
     name, equals, values = text.partition("=")
     if not equals:
         raise SettingsError(f"The axis {text!r} has no values. Write FIELD=V1|V2|V3.")
-    return {"field": name.strip(), "values": [_field(name.strip(), value) for value in values.split("|")]}
+    return {"field": name.strip(), "values": [_field(name.strip(), value) for value in split(values)]}

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from pipelines.core.branches import ONE_TEXT, BranchPlan, Terms
 from pipelines.core.schedule import Level
 
 __all__ = [
@@ -184,10 +185,12 @@ class Denoiser:
         guidance: combines the branches.
         conditionings: branch name to conditioning, each of as many rows as the run has samples.
         cancelled: polled before every evaluation.
+        plan: what the branches are made of where prompts switch or compose.
 
     Attributes:
         evaluations: of the network so far, every branch counted.
         seconds: of wall time in the network so far; of a batch that runs share, each has its rows' share.
+        step: of the run's whole schedule, from 0; set by the loop as a step begins.
     """
 
     def __init__(
@@ -196,13 +199,27 @@ class Denoiser:
         guidance: Guidance,
         conditionings: Mapping[str, Conditioning],
         cancelled: Callable[[], bool] = lambda: False,
+        plan: BranchPlan = ONE_TEXT,
     ):
         self.network = network
         self.guidance = guidance
         self.conditionings = conditionings
         self.cancelled = cancelled
+        self.plan = plan
+        self.step = 0
         self.evaluations = 0
         self.seconds = 0.0
+
+    def terms(self, branch: str) -> Terms:
+        """What a branch is made of at the present step: names of conditionings and their factors."""
+        return self.plan.terms(self.step, branch)
+
+    def conditioning(self, name: str, branch: str, query: Query) -> Conditioning:
+        """A conditioning by name, as the query wants it of the branch that it belongs to."""
+        if query.conditioning is None:
+            return self.conditionings[name]
+        own = {other: self.conditionings[self.terms(other)[0][0]] for other in self.conditionings}
+        return query.conditioning(branch, {**own, branch: self.conditionings[name]})
 
     def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
         """Predict for (B, C, h, w) latents at one level, guided.
@@ -252,11 +269,9 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
         return any(denoiser.cancelled() for denoiser, _ in asked)
 
     groups: dict[Hashable, list[_Branch]] = {}
+    wanted = [tuple(query.branches) or denoiser.guidance.plan(query.level) for denoiser, query in asked]
     for owner, (denoiser, query) in enumerate(asked):
-        for name in query.branches or denoiser.guidance.plan(query.level):
-            own = (
-                query.conditioning(name, denoiser.conditionings) if query.conditioning else denoiser.conditionings[name]
-            )
+        for name, own in _conditionings(denoiser, query, wanted[owner]).items():
             branch = _Branch(owner, name, query, own, denoiser.network)
             groups.setdefault(branch.group, []).append(branch)
     answers: list[dict[str, Prediction]] = [{} for _ in asked]
@@ -270,9 +285,34 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
             denoiser.seconds += spent * len(raw)
             answers[branch.owner][branch.name] = _answer(raw, branch.query, branch.network.prediction_type)
     return [
-        guided(denoiser.guidance, answer, query.branches)
-        for (denoiser, query), answer in zip(asked, answers, strict=True)
+        guided(denoiser.guidance, _composed(denoiser, branches, answer), query.branches)
+        for (denoiser, query), branches, answer in zip(asked, wanted, answers, strict=True)
     ]
+
+
+def _conditionings(denoiser: Denoiser, query: Query, branches: Sequence[str]) -> dict[str, Conditioning]:
+    """What is to be evaluated, each conditioning once though several branches may share it."""
+    found: dict[str, Conditioning] = {}
+    for branch in branches:
+        for name, _ in denoiser.terms(branch):
+            if name not in found:
+                # Composition takes the negative prompt as its base: that term is the other branch's.
+                owner = "negative" if name.startswith("negative") else branch
+                found[name] = denoiser.conditioning(name, owner, query)
+    return found
+
+
+def _composed(denoiser: Denoiser, branches: Sequence[str], answers: Mapping[str, Prediction]) -> dict[str, Prediction]:
+    """The predictions of the wanted branches, each the sum of its terms'."""
+    composed = {}
+    for branch in branches:
+        terms = denoiser.terms(branch)
+        if len(terms) == 1:
+            composed[branch] = answers[terms[0][0]]
+            continue
+        raw = torch.stack([factor * answers[name].raw for name, factor in terms]).sum(dim=0)
+        composed[branch] = answers[terms[0][0]].with_raw(raw)
+    return composed
 
 
 def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:

@@ -83,6 +83,7 @@ class _RunInProgress:
             latents, levels = yield from run.begin(latents, levels)
         state, num_steps = State(latents), len(levels) - 1
         for index, (level, next_level) in enumerate(pairwise(levels)):
+            run.denoiser.step = len(run.levels) - 1 - num_steps + index  # of the whole schedule: a start may spare some
             context = StepContext(index, num_steps, run.noise, run.noise_schedule)
             state = yield from run.sampler.step(state, level, next_level, context)
             yield self._finish_step(context, level, next_level, state)

@@ -30,6 +30,8 @@ __all__ = [
 MAX_PROMPT = 4000
 """Characters allowed in a prompt: ten times what any text encoder here reads."""
 
+_TEXTS = ("model", "prompt", "negative_prompt", "prompt_weighting")
+
 METHODS = ("sampler", "schedule", "guidance", "start")
 """The fields of a request that hold a method."""
 
@@ -102,7 +104,7 @@ class Request:
 
     Attributes:
         model: key of the catalog.
-        prompt, negative_prompt: as typed, with (word:1.2) weights; wildcards already drawn.
+        prompt, negative_prompt: as typed, with weights, switches and AND; wildcards already drawn.
         sampler, schedule, guidance, start: methods by key with their settings.
         num_inference_steps: steps of the sampler.
         width, height: pixels; 0 takes the model's own.
@@ -111,6 +113,7 @@ class Request:
             towards it on the sphere.
         batch_size: pictures.
         loras: applied together.
+        prompt_weighting: what (word:1.2) does, a key of `families.prompt_weighting.WEIGHTINGS`.
     """
 
     model: str = "emoji"
@@ -128,6 +131,7 @@ class Request:
     variation_strength: float = 0.0
     batch_size: int = 1
     loras: tuple[LoraChoice, ...] = ()
+    prompt_weighting: str = "interpolate"
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Request:
@@ -163,7 +167,7 @@ def _parse_field(name: str, value: object) -> Any:
         if not isinstance(value, (list, tuple)):
             raise SettingsError(f"LoRAs are given as {str(value)[:80]!r}. Give a list.")
         return tuple(LoraChoice.parse(lora) for lora in value)
-    if name in {"model", "prompt", "negative_prompt"}:
+    if name in _TEXTS:
         if not is_text(value):
             raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be text.")
         return value

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pipelines.core.errors import PromptError
-from pipelines.families.prompts import clip_tokens, parse_weights
+from pipelines.families.prompts import clip_tokens
+from pipelines.prompts.weights import parse_weights
 
 __all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement"]
 
@@ -50,11 +51,13 @@ def read_words(tokenizer: Any, prompt: str) -> Words:
     Raises:
         PromptError: it is longer than one row of the text encoder, or a weight cuts through a word.
     """
-    ids = tuple(token for token, _ in clip_tokens(tokenizer, prompt)[0])
-    room = tokenizer.model_max_length - 2
-    if len(ids) > room:
+    tokens, chunks = clip_tokens(tokenizer, prompt)
+    ids = tuple(token for token, _ in tokens)
+    if chunks > 1:
+        room = tokenizer.model_max_length - 2
         raise PromptError(
-            f"The prompt {prompt[:60]!r} has {len(ids)} tokens. Word by word at most {room} can be edited: shorten it."
+            f"The prompt {prompt[:60]!r} has {len(ids)} tokens in {chunks} chunks. Word by word at most {room} in one "
+            "chunk can be edited: shorten it, and leave BREAK out."
         )
     words = "".join(text for text, _ in parse_weights(prompt)).split()
     places, spelled = [], []

@@ -13,6 +13,7 @@ from pipelines.core.denoiser import Conditioning, Network
 from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.schedules.learned import LearnedSchedules
 
 __all__ = ["Family", "LatentModel"]
@@ -57,19 +58,36 @@ class Family(abc.ABC):
     def device(self) -> torch.device:
         """Where the network runs."""
 
-    @abc.abstractmethod
     def encode_prompts(
-        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+        self,
+        prompt: str,
+        negative_prompt: str,
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
     ) -> dict[str, Conditioning]:
-        """Conditionings of the branches "positive" and "negative", each of `batch_size` rows.
+        """Conditionings of the branches "positive" and "negative", as `encode_texts` makes them."""
+        return self.encode_texts({"positive": prompt, "negative": negative_prompt}, batch_size, size, weighting)
+
+    @abc.abstractmethod
+    def encode_texts(
+        self,
+        texts: Mapping[str, str],
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
+    ) -> dict[str, Conditioning]:
+        """A conditioning of `batch_size` rows for each text, all of one shape, so that they can share a batch.
 
         Args:
-            prompt, negative_prompt: with (word:1.2) weights.
+            texts: by name, with (word:1.2) weights and BREAK; of a name that begins with "negative",
+                the text is a negative prompt.
             batch_size: rows.
             size: (width, height) in pixels, which some families condition on.
+            weighting: what weights do, a key of `WEIGHTINGS`.
 
         Raises:
-            PromptError: the weights' syntax cannot be read.
+            PromptError: a text's syntax cannot be read.
         """
 
     @abc.abstractmethod

@@ -11,6 +11,7 @@ from pipelines.core.denoiser import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5
 
 __all__ = ["Flux", "image_ids", "pack", "unpack"]
@@ -52,20 +53,29 @@ class Flux(LatentFamily):
     def noise_schedule_for(self, width: int, height: int) -> FlowSchedule:
         return shifted_schedule(self.components["scheduler"], width * height // self.size_multiple**2, max_shift=1.15)
 
-    def encode_prompts(
-        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    def encode_texts(
+        self,
+        texts: Mapping[str, str],
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
     ) -> dict[str, Conditioning]:
         encoded = {}
-        for name, text in (("positive", prompt), ("negative", negative_prompt)):
+        for name, text in texts.items():
             _, pooled = encode_clip(
                 self.components["tokenizer"],
                 self.components["text_encoder"],
                 text,
                 1,
                 lambda output: (output[0], output.pooler_output),
+                weighting,
             )
             embeds = encode_t5(
-                self.components["tokenizer_2"], self.components["text_encoder_2"], text, self.max_sequence_length
+                self.components["tokenizer_2"],
+                self.components["text_encoder_2"],
+                text,
+                self.max_sequence_length,
+                weighting,
             )
             encoded[name] = Conditioning(
                 {

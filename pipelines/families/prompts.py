@@ -1,116 +1,40 @@
-"""Prompts: (word:1.2) weights, text longer than the encoder reads, and the embeddings of both.
+"""From prompts to embeddings: weights, and chunks of 75 tokens.
 
-A prompt without weights that fits the encoder gives, bit for bit, the stock pipeline's embeddings. The
-wildcards that are drawn before all this are in `pipelines.requests.wildcards`.
+A prompt without weights that fits the encoder gives, bit for bit, the stock pipeline's embeddings. What a prompt
+may say is read in `pipelines.prompts`.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
-from pipelines.core.errors import PromptError
-from pipelines.core.types import MAX_PROMPT
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, apply_weights
+from pipelines.prompts.weights import parse_chunks, parse_weights
 
-__all__ = ["MAX_WEIGHT", "Tokens", "chunk_tokens", "clip_tokens", "encode_clip", "encode_t5", "parse_weights"]
-
-MAX_WEIGHT = 20.0
-"""Largest weight of a word, nesting included; beyond it embeddings are noise, and soon not numbers."""
+__all__ = [
+    "Tokens",
+    "chunk_tokens",
+    "clip_chunks",
+    "clip_tokens",
+    "encode_clip",
+    "encode_t5",
+    "most_chunks",
+]
 
 Tokens = list[tuple[int, float]]
 """Token ids with their weights, without the marks of begin and end."""
 
-_PIECES = re.compile(
-    r"""
-    \\[()\[\]\\] | \\ | [(\[] | :\s*(?P<weight>[+-]?[.\d]+)\s*\) | [)\]] | [^\\()\[\]:]+ | :
-""",
-    re.VERBOSE,
-)
-
 _log = logging.getLogger(__name__)
 
 
-def parse_weights(text: str) -> list[tuple[str, float]]:
-    r"""Split a prompt into texts and their weights.
-
-    (word:1.2) multiplies by 1.2, (word) by 1.1, [word] by 1/1.1, nested ones multiply; \( \) \[ \] \\ are
-    literal. A closing bracket without an opening one is literal, an opening one without a closing one acts
-    to the end.
-
-    Args:
-        text: as typed, at most `MAX_PROMPT` characters.
-
-    Returns:
-        At least one pair; neighbors of equal weight are joined.
-
-    Raises:
-        PromptError: the text is too long, a weight is no number, or it is larger than `MAX_WEIGHT`.
-
-    Source: AUTOMATIC1111, stable-diffusion-webui wiki, "Attention/emphasis".
-    Differs: a weight that is no number is an error here, and BREAK is an ordinary word.
-    """
-    if len(text) > MAX_PROMPT:
-        raise PromptError(f"The prompt has {len(text)} characters. Shorten it to {MAX_PROMPT}.")
-    return _joined(_weighted_pieces(text))
-
-
-def _weighted_pieces(text: str) -> list[list]:
-    """The pieces of a prompt as [text, weight]."""
-    parts: list[list] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}
-
-    def multiply(start: int, factor: float) -> None:
-        for part in parts[start:]:
-            part[1] *= factor
-
-    for match in _PIECES.finditer(text):
-        piece = match.group()
-        if piece in opened:
-            opened[piece].append(len(parts))
-        elif match["weight"] is not None and opened["("]:
-            multiply(opened["("].pop(), _weight(match["weight"], piece))
-        elif piece == ")" and opened["("]:
-            multiply(opened["("].pop(), 1.1)
-        elif piece == "]" and opened["["]:
-            multiply(opened["["].pop(), 1 / 1.1)
-        else:
-            parts.append([piece[1:] if len(piece) == 2 and piece[0] == "\\" else piece, 1.0])
-    for start in opened["("]:
-        multiply(start, 1.1)
-    for start in opened["["]:
-        multiply(start, 1 / 1.1)
-    return parts
-
-
-def _weight(number: str, piece: str) -> float:
-    try:
-        return float(number)
-    except ValueError:
-        raise PromptError(f"The weight in {piece[:40]!r} is not a number. Write it like (word:1.2).") from None
-
-
-def _joined(parts: Sequence[Sequence]) -> list[tuple[str, float]]:
-    joined: list[tuple[str, float]] = []
-    for text, weight in parts:
-        if not abs(weight) <= MAX_WEIGHT:
-            raise PromptError(
-                f"The weight of {text[:40]!r} is {weight:.4g}. Keep it between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
-            )
-        if joined and joined[-1][1] == weight:
-            joined[-1] = (joined[-1][0] + text, weight)
-        else:
-            joined.append((text, weight))
-    return joined or [("", 1.0)]
-
-
-def _tokens(tokenizer: Any, prompt: str) -> Tokens:
+def _tokens(tokenizer: Any, weighted: Sequence[tuple[str, float]]) -> Tokens:
     """The ids of each weighted text, each tokenized by itself, with its weight."""
-    found = []
-    for text, weight in parse_weights(prompt):
+    found: Tokens = []
+    for text, weight in weighted:
         ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
         found += [(token, weight) for token in ids]
     return found
@@ -122,20 +46,47 @@ def clip_tokens(tokenizer: Any, prompt: str) -> tuple[Tokens, int]:
     Raises:
         PromptError: as `parse_weights`.
     """
-    tokens = _tokens(tokenizer, prompt)
-    return tokens, max(1, -(-len(tokens) // (tokenizer.model_max_length - 2)))
+    chunks = clip_chunks(tokenizer, prompt)
+    return [token for chunk in chunks for token in chunk], len(chunks)
 
 
-def chunk_tokens(tokenizer: Any, tokens: Tokens, chunks: int) -> list[Tokens]:
-    """The tokens in rows as CLIP reads them: begin, at most model_max_length - 2 tokens, end, padding.
+def clip_chunks(tokenizer: Any, prompt: str) -> list[Tokens]:
+    """The tokens of a prompt in the chunks that a CLIP encoder reads one by one, of at most model_max_length - 2.
+
+    Args:
+        tokenizer: of CLIP.
+        prompt: with weights; BREAK ends a chunk.
+
+    Raises:
+        PromptError: as `parse_weights`.
+    """
+    room = tokenizer.model_max_length - 2
+    chunks: list[Tokens] = []
+    for weighted in parse_chunks(prompt):
+        tokens = _tokens(tokenizer, weighted)
+        chunks += [tokens[start : start + room] for start in range(0, max(1, len(tokens)), room)]
+    return chunks
+
+
+def most_chunks(tokenizers: Sequence[Any], prompts: Iterable[str]) -> int:
+    """The most chunks that one of the prompts fills for one of the tokenizers."""
+    return max(len(clip_chunks(tokenizer, text)) for text in prompts for tokenizer in tokenizers)
+
+
+def chunk_tokens(tokenizer: Any, chunks: Sequence[Tokens], count: int) -> list[Tokens]:
+    """The chunks in rows as CLIP reads them: begin, at most model_max_length - 2 tokens, end, padding.
+
+    Args:
+        tokenizer: of CLIP.
+        chunks: as `clip_chunks` gives them.
+        count: rows, at least as many as there are chunks; further ones are those of an empty prompt.
 
     Source: AUTOMATIC1111, stable-diffusion-webui, `sd_hijack_clip.py`, whose practice this is.
     Differs: a chunk is always filled, where theirs may break at a comma.
     """
-    length = tokenizer.model_max_length
-    rows = []
-    for index in range(chunks):
-        part = tokens[index * (length - 2) : (index + 1) * (length - 2)]
+    length, rows = tokenizer.model_max_length, []
+    for index in range(count):
+        part = chunks[index] if index < len(chunks) else []
         row = [(tokenizer.bos_token_id, 1.0), *part, (tokenizer.eos_token_id, 1.0)]
         rows.append(row + [(tokenizer.pad_token_id, 1.0)] * (length - len(row)))
     return rows
@@ -147,72 +98,76 @@ def encode_clip(
     prompt: str,
     chunks: int,
     read: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]],
+    weighting: str = DEFAULT_WEIGHTING,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A prompt's CLIP embeddings, one chunk after another, and its pooled embedding.
-
-    Each token's embedding is multiplied by its weight, then every chunk is scaled so that its mean is what
-    it was, as AUTOMATIC1111 does. Without weights nothing is multiplied.
 
     Args:
         tokenizer, text_encoder: of one CLIP.
         prompt: with weights.
         chunks: at least as many as the prompt fills; the further ones are those of an empty prompt.
         read: the encoder's output to (embeddings (chunks, L, D), pooled embeddings (chunks, P) or None).
+        weighting: what the weights do; without weights nothing is done.
 
     Returns:
-        (1, chunks * L, D), and (1, P) of the first chunk or None.
+        (1, chunks * L, D), and (1, P) of the first chunk or None; weights do not reach the pooled embedding.
 
     Raises:
         PromptError: as `parse_weights`.
+        UnknownMethodError: there is no such weighting.
     """
-    tokens = clip_tokens(tokenizer, prompt)[0]
+    tokens = clip_chunks(tokenizer, prompt)[:chunks]
     rows = chunk_tokens(tokenizer, tokens, chunks)
-    device = _device_of(text_encoder)
-    ids = torch.tensor([[token for token, _ in row] for row in rows], device=device)
-    weights = torch.tensor([[weight for _, weight in row] for row in rows], device=device)
-    mask = None
-    if getattr(text_encoder.config, "use_attention_mask", False):
-        room = ids.shape[1] - 2
-        read_by_row = torch.tensor([[min(max(len(tokens) - room * row, 0), room) + 2] for row in range(chunks)])
-        mask = (torch.arange(ids.shape[1]) < read_by_row).long().to(device)
-    with torch.no_grad():
-        embeds, pooled = read(text_encoder(ids, attention_mask=mask, output_hidden_states=True))
-    embeds = _weighted_keeping_mean(embeds, weights)
+    weights = torch.tensor([[weight for _, weight in row] for row in rows], device=_device_of(text_encoder))
+
+    def encoded(rows: Sequence[Tokens], lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        mask = None
+        if getattr(text_encoder.config, "use_attention_mask", False):
+            read_by_row = torch.tensor([[length + 2] for length in lengths])
+            mask = (torch.arange(len(rows[0])) < read_by_row).long().to(weights.device)
+        with torch.no_grad():
+            return read(text_encoder(_ids(rows, weights.device), attention_mask=mask, output_hidden_states=True))
+
+    lengths = [len(chunk) for chunk in tokens] + [0] * (chunks - len(tokens))
+    embeds, pooled = encoded(rows, lengths)
+    embeds = apply_weights(embeds, weights, lambda: encoded(chunk_tokens(tokenizer, [], 1), [0])[0], weighting)
     return embeds.reshape(1, -1, embeds.shape[-1]), None if pooled is None else pooled[:1]
 
 
-def _weighted_keeping_mean(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Embeddings (n, L, D) times weights (n, L), each of the n rows with its mean restored."""
-    if bool((weights == 1).all()):
-        return embeds
-    full = embeds.float()
-    scaled = full * weights[..., None]
-    before, after = full.mean(dim=(1, 2), keepdim=True), scaled.mean(dim=(1, 2), keepdim=True)
-    # A row whose mean vanishes has no mean to restore.
-    ratio = torch.where(after.abs() > 1e-6, before / after, torch.ones_like(after))
-    touched = (weights != 1).any(dim=1)[:, None, None]
-    return torch.where(touched, (scaled * ratio).to(embeds.dtype), embeds)
+def encode_t5(
+    tokenizer: Any,
+    text_encoder: torch.nn.Module,
+    prompt: str,
+    max_sequence_length: int,
+    weighting: str = DEFAULT_WEIGHTING,
+) -> torch.Tensor:
+    """A prompt's T5 embeddings, (1, max_sequence_length, D), under its weights; BREAK is a space.
 
-
-def encode_t5(tokenizer: Any, text_encoder: torch.nn.Module, prompt: str, max_sequence_length: int) -> torch.Tensor:
-    """A prompt's T5 embeddings, (1, max_sequence_length, D), each token's multiplied by its weight.
-
-    T5's embeddings have no common mean that would have to be kept. Text beyond the length is cut off, as the
-    stock pipelines do, and the log says so.
+    Text beyond the length is cut off, as the stock pipelines do, and the log says so.
 
     Raises:
-        PromptError: as `parse_weights`.
+        PromptError: as `encode_clip`.
     """
-    tokens = _tokens(tokenizer, prompt)
+    tokens = _tokens(tokenizer, parse_weights(prompt))
     if len(tokens) > max_sequence_length - 1:
         _log.warning("The prompt has %d tokens; T5 reads the first %d.", len(tokens), max_sequence_length - 1)
-    row = [*tokens[: max_sequence_length - 1], (tokenizer.eos_token_id, 1.0)]
-    row += [(tokenizer.pad_token_id, 1.0)] * (max_sequence_length - len(row))
     device = _device_of(text_encoder)
+
+    def padded(tokens: Tokens) -> Tokens:
+        row = [*tokens[: max_sequence_length - 1], (tokenizer.eos_token_id, 1.0)]
+        return row + [(tokenizer.pad_token_id, 1.0)] * (max_sequence_length - len(row))
+
+    def encoded(row: Tokens) -> torch.Tensor:
+        with torch.no_grad():
+            return text_encoder(_ids([row], device))[0]
+
+    row = padded(tokens)
     weights = torch.tensor([[weight for _, weight in row]], device=device)
-    with torch.no_grad():
-        embeds = text_encoder(torch.tensor([[token for token, _ in row]], device=device))[0]
-    return embeds if bool((weights == 1).all()) else (embeds.float() * weights[..., None]).to(embeds.dtype)
+    return apply_weights(encoded(row), weights, lambda: encoded(padded([])), weighting)
+
+
+def _ids(rows: Sequence[Tokens], device: torch.device) -> torch.Tensor:
+    return torch.tensor([[token for token, _ in row] for row in rows], device=device)
 
 
 def _device_of(text_encoder: Any) -> torch.device:

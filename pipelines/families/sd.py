@@ -11,7 +11,8 @@ import torch
 from pipelines.core.denoiser import Conditioning
 from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale
-from pipelines.families.prompts import clip_tokens, encode_clip
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
+from pipelines.families.prompts import encode_clip, most_chunks
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]
 
@@ -46,15 +47,18 @@ class StableDiffusion(LatentFamily):
             and components["unet"].config.get("addition_embed_type") is None
         )
 
-    def encode_prompts(
-        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    def encode_texts(
+        self,
+        texts: Mapping[str, str],
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
     ) -> dict[str, Conditioning]:
         tokenizer, encoder = self.components["tokenizer"], self.components["text_encoder"]
-        texts = {"positive": prompt, "negative": negative_prompt}
-        chunks = max(clip_tokens(tokenizer, text)[1] for text in texts.values())
+        chunks = most_chunks([tokenizer], texts.values())
         encoded = {}
         for name, text in texts.items():
-            embeds, _ = encode_clip(tokenizer, encoder, text, chunks, lambda output: (output[0], None))
+            embeds, _ = encode_clip(tokenizer, encoder, text, chunks, lambda output: (output[0], None), weighting)
             encoded[name] = Conditioning({"prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1)})
         return self.embed_guidance(encoded, self.default_guidance_scale)
 

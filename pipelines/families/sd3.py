@@ -12,7 +12,8 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, shifted_schedule
-from pipelines.families.prompts import clip_tokens, encode_clip, encode_t5
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
+from pipelines.families.prompts import encode_clip, encode_t5, most_chunks
 
 __all__ = ["StableDiffusion3"]
 
@@ -54,15 +55,18 @@ class StableDiffusion3(LatentFamily):
         if max(width, height) > longest:
             raise SettingsError(f"The longer side is {max(width, height)} pixels. This model makes at most {longest}.")
 
-    def encode_prompts(
-        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    def encode_texts(
+        self,
+        texts: Mapping[str, str],
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
     ) -> dict[str, Conditioning]:
-        texts = {"positive": prompt, "negative": negative_prompt}
         tokenizers = [self.components["tokenizer"], self.components["tokenizer_2"]]
-        chunks = max(clip_tokens(tokenizer, text)[1] for text in texts.values() for tokenizer in tokenizers)
+        chunks = most_chunks(tokenizers, texts.values())
         encoded = {}
         for name, text in texts.items():
-            embeds, pooled = self._encode(text, chunks)
+            embeds, pooled = self._encode(text, chunks, weighting)
             encoded[name] = Conditioning(
                 {
                     "prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1),
@@ -71,7 +75,7 @@ class StableDiffusion3(LatentFamily):
             )
         return encoded
 
-    def _encode(self, text: str, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, text: str, chunks: int, weighting: str) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [
             encode_clip(
                 self.components[f"tokenizer{suffix}"],
@@ -79,20 +83,27 @@ class StableDiffusion3(LatentFamily):
                 text,
                 chunks,
                 lambda output: (output.hidden_states[-2], output[0]),
+                weighting,
             )
             for suffix in ("", "_2")
         ]
         clip = torch.cat([parts[0][0], parts[1][0].to(parts[0][0])], dim=-1)
         pooled = torch.cat([parts[0][1], parts[1][1].to(parts[0][1])], dim=-1)
-        t5 = self._encode_t5(text, clip)
+        t5 = self._encode_t5(text, clip, weighting)
         clip = torch.nn.functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return torch.cat([clip, t5], dim=-2), pooled
 
-    def _encode_t5(self, text: str, like: torch.Tensor) -> torch.Tensor:
+    def _encode_t5(self, text: str, like: torch.Tensor, weighting: str) -> torch.Tensor:
         encoder = self.components.get("text_encoder_3")
         if encoder is None:
             return like.new_zeros(1, self.max_sequence_length, self.network.config.joint_attention_dim)
-        return encode_t5(self.components["tokenizer_3"], encoder, text, self.max_sequence_length).to(like)
+        return encode_t5(
+            self.components["tokenizer_3"],
+            encoder,
+            text,
+            self.max_sequence_length,
+            weighting,
+        ).to(like)
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         given, dtype = conditioning.tensors, self.network_dtype

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from pipelines.core.denoiser import Conditioning
-from pipelines.families.prompts import clip_tokens, encode_clip
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
+from pipelines.families.prompts import encode_clip, most_chunks
 from pipelines.families.sd import StableDiffusion
 
 __all__ = ["StableDiffusionXL"]
@@ -36,19 +37,22 @@ class StableDiffusionXL(StableDiffusion):
             and components.get("text_encoder_2") is not None
         )
 
-    def encode_prompts(
-        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    def encode_texts(
+        self,
+        texts: Mapping[str, str],
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
     ) -> dict[str, Conditioning]:
-        texts = {"positive": prompt, "negative": negative_prompt}
         tokenizers = [self.components["tokenizer"], self.components["tokenizer_2"]]
-        chunks = max(clip_tokens(tokenizer, text)[1] for text in texts.values() for tokenizer in tokenizers)
-        zeros = not negative_prompt and self.components.get("force_zeros_for_empty_prompt", True)
+        chunks = most_chunks(tokenizers, texts.values())
+        zeros = self.components.get("force_zeros_for_empty_prompt", True)
         width, height = size
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=self.device)
         encoded = {}
         for name, text in texts.items():
-            embeds, pooled = self._encode(text, chunks)
-            if name == "negative" and zeros:
+            embeds, pooled = self._encode(text, chunks, weighting)
+            if zeros and not text and name.startswith("negative"):
                 embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
             encoded[name] = Conditioning(
                 {
@@ -59,13 +63,14 @@ class StableDiffusionXL(StableDiffusion):
             )
         return self.embed_guidance(encoded, self.default_guidance_scale)
 
-    def _encode(self, text: str, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, text: str, chunks: int, weighting: str) -> tuple[torch.Tensor, torch.Tensor]:
         first, _ = encode_clip(
             self.components["tokenizer"],
             self.components["text_encoder"],
             text,
             chunks,
             lambda output: (output.hidden_states[-2], None),
+            weighting,
         )
         second, pooled = encode_clip(
             self.components["tokenizer_2"],
@@ -73,6 +78,7 @@ class StableDiffusionXL(StableDiffusion):
             text,
             chunks,
             lambda output: (output.hidden_states[-2], output[0]),
+            weighting,
         )
         return torch.cat([first.to(second), second], dim=-1), pooled
 

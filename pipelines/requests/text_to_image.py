@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pipelines.core.branches import ONE_TEXT, BranchPlan
 from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Begin, Run
@@ -22,6 +23,7 @@ from pipelines.guidance.cfg import Unguided
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
 from pipelines.requests.limits import check_fit
+from pipelines.requests.prompts import read_prompts
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedules import settle_schedule
@@ -33,6 +35,7 @@ __all__ = [
     "assembled_run",
     "build_run",
     "decode",
+    "encode_request",
     "one_of_batch",
     "resolve",
     "resolve_size",
@@ -146,11 +149,28 @@ def build_run(resolved: ResolvedRun, family: Family, cancelled: Callable[[], boo
         family: the loaded model, its LoRAs already applied.
         cancelled: polled before every evaluation.
     """
-    request = resolved.request
-    conditionings = family.encode_prompts(
-        request.prompt, request.negative_prompt, request.batch_size, (request.width, request.height)
-    )
-    return assembled_run(resolved, family, starting_noise(request, family), conditionings, cancelled)
+    conditionings, plan = encode_request(resolved.request, family, resolved.request.batch_size)
+    noise = starting_noise(resolved.request, family)
+    return assembled_run(resolved, family, noise, conditionings, cancelled, plan)
+
+
+def encode_request(
+    request: Request, family: Family, rows: int, num_steps: int | None = None
+) -> tuple[dict[str, Conditioning], BranchPlan]:
+    """The conditionings of a request's prompts, each distinct text encoded once, and what the branches make of them.
+
+    Args:
+        request: as `resolve` returned it.
+        family: the loaded model, its LoRAs already applied.
+        rows: of each conditioning.
+        num_steps: of the run's whole schedule, by which prompts switch; None for the request's own.
+
+    Raises:
+        PromptError: a part of the prompts cannot be read.
+    """
+    prompts = read_prompts(request.prompt, request.negative_prompt, num_steps or request.num_inference_steps)
+    size = (request.width, request.height)
+    return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting), prompts.plan
 
 
 def assembled_run(
@@ -159,6 +179,7 @@ def assembled_run(
     noise: tuple[torch.Tensor, NoiseSource],
     conditionings: dict[str, Conditioning],
     cancelled: Callable[[], bool] = lambda: False,
+    plan: BranchPlan = ONE_TEXT,
 ) -> Run:
     """The run of a request's methods on given noise and encoded prompts.
 
@@ -168,12 +189,13 @@ def assembled_run(
         noise: unit normal (B, C, h, w) float32, and the source that goes on from there.
         conditionings: branch name to conditioning, of B rows each.
         cancelled: polled before every evaluation.
+        plan: what the branches are made of where the prompts switch or compose.
     """
     guidance, conditionings = _embedded(resolved.guidance, conditionings, family)
     initial, source = noise
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
     return Run(
-        denoiser=Denoiser(family, guidance, conditionings, cancelled),
+        denoiser=Denoiser(family, guidance, conditionings, cancelled, plan),
         sampler=resolved.sampler,
         levels=levels,
         latents=(initial * noise_schedule.initial_scale(levels[0])).to(family.device),

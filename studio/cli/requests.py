@@ -35,6 +35,7 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a `Request`, the prompt first."""
     parser.add_argument("prompt")
     parser.add_argument("--negative-prompt")
+    parser.add_argument("--prompt-weighting", metavar="KEY", help="what (word:1.2) does, e.g. interpolate or mean")
     parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
     for name in METHODS:
         parser.add_argument(f"--{name}", metavar="KEY[,SETTING=VALUE...]", help="e.g. ddim,eta=0.5")
@@ -47,7 +48,7 @@ def add_request(parser: argparse.ArgumentParser) -> None:
 
 def request_values(flags: argparse.Namespace) -> dict[str, Any]:
     """The Request's plain values that the flags gave."""
-    names = ["prompt", "negative_prompt", "model", *(name.replace("-", "_") for name in _NUMBERS)]
+    names = ["prompt", "negative_prompt", "prompt_weighting", "model", *(name.replace("-", "_") for name in _NUMBERS)]
     values = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     for name in METHODS:
         if (given := getattr(flags, name)) is not None:

@@ -7,7 +7,7 @@ from studio.infotext.fields import Collector, Restored, object_of
 
 __all__ = ["read_ours"]
 
-_TEXTS = ("prompt", "negative_prompt")
+_TEXTS = ("prompt", "negative_prompt", "prompt_weighting")
 _NUMBERS = (
     *("num_inference_steps", "width", "height", "seed"),
     *("variation_seed", "variation_strength", "batch_size"),

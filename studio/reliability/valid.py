@@ -22,6 +22,7 @@ FOX = "a fox on a blue background"
 BASE: Mapping[str, Any] = {
     "model": "emoji",
     "negative_prompt": "red",
+    "prompt_weighting": "norm",
     "sampler": {"key": "ddim", "eta": 0.5},
     "schedule": {"key": "karras", "rho": 7},
     "guidance": {"key": "cfg", "guidance_scale": 3},

@@ -19,6 +19,7 @@ from pipelines.core.loop import denoise_together
 from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_orders
+from pipelines.requests.prompts import split_prompts
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
 from pipelines.workflows.compare.labels import axis_value, labels
@@ -61,7 +62,9 @@ class CompareCommand(Command):
         parser.add_argument("--reference-steps", type=int, default=100, help="steps of the reference run; 0 for none")
 
     def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
-        axes = {name: parse_axis(text) for name in ("x", "y") if (text := getattr(flags, name)) is not None}
+        axes = {
+            name: parse_axis(text, split_prompts) for name in ("x", "y") if (text := getattr(flags, name)) is not None
+        }
         reference = {"reference_steps": flags.reference_steps} if flags.reference_steps > 0 else {}
         return {
             "base": dict(base),

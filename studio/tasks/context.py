@@ -123,11 +123,18 @@ class TaskContext(Protocol):
             LoraError: there is none of this name, or it cannot be used.
         """
 
+    def lora_key(self, name: str) -> str:
+        """Find the key of the LoRA that a prompt names.
+
+        Raises:
+            LoraError: there is none of this name; the nearest names are told.
+        """
+
     def load_loras(self, choices: Sequence[LoraChoice]) -> list[tuple[Path, float]]:
         """Find the files of LoRAs and their weights, as `Family.loras` takes them."""
 
-    def expand(self, prompt: str, seed: int) -> str:
-        """Draw the wildcards of a prompt."""
+    def expand(self, prompt: str, seed: int, stream: str = "") -> str:
+        """Draw the wildcards of a prompt; draws of another stream are independent of these."""
 
     def save_picture(
         self,

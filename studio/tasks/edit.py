@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipelines.core.choice_text import parse_choice
-from pipelines.core.errors import MethodFitError, ModelMissingError, SettingsError, StepwiseError
+from pipelines.core.errors import MethodFitError, ModelMissingError, PromptError, SettingsError, StepwiseError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Step, Trajectory
 from pipelines.families.base import Family
@@ -23,6 +23,7 @@ from pipelines.inversions.trajectories import TrajectoryCache
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
+from pipelines.prompts.loras import take_loras
 from pipelines.requests.text_to_image import ResolvedRun, decode, resolve, resolve_size
 from pipelines.workflows.edit.request import Canvas, EditRequest, canvas_of, pixels_kept
 from pipelines.workflows.edit.runs import Editing
@@ -98,6 +99,8 @@ class Edit:
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> EditRequest:
         request = EditRequest.parse(values, lambda plain: parse_request(plain, context), read_picture, read_mask)
+        if take_loras(request.source_prompt)[1]:
+            raise PromptError("A LoRA stands in the source prompt. Put it into the prompt: it acts on the whole edit.")
         # With the target's own seed: where both share a pattern, the same choices are drawn for both.
         request = request.replace(source_prompt=context.expand(request.source_prompt, request.base.seed))
         request.check(context.limits, context.traits(request.base.model))

@@ -18,6 +18,7 @@ from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, is_text
 from pipelines.families.base import Family
 from pipelines.learning.fitting import LEARNERS, PROMPTS, LearnRequest, PictureSettings, Progress, learn
+from pipelines.requests.prompts import require_one_text
 from pipelines.requests.text_to_image import resolve
 from pipelines.schedules.learned_file import write_learned
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
@@ -115,6 +116,8 @@ class Learn:
         request = parse_request(
             {**base, "prompt": (prompts or PROMPTS)[0], "schedule": "uniform", "batch_size": 1, "loras": []}, context
         )
+        for prompt in prompts:
+            require_one_text(prompt, request.negative_prompt, "Fits")
         learner = Choice.parse(values.get("learner", "ld3"))
         parse_settings(LEARNERS[learner.key].settings, learner.settings, LEARNERS[learner.key].label)
         if request.num_inference_steps < 2:

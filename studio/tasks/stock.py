@@ -13,6 +13,7 @@ from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request
 from pipelines.guidance.cfg import CfgSettings
+from pipelines.prompts.brackets import unescape
 from pipelines.requests.text_to_image import one_of_batch, to_uint8
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 
@@ -45,8 +46,8 @@ def arguments_of(request: Request, pipeline: StockPipeline, defaults: Mapping[st
         "generator": [torch.Generator().manual_seed(request.seed + i) for i in range(request.batch_size)],
     }
     wanted = {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
+        "prompt": unescape(request.prompt),
+        "negative_prompt": unescape(request.negative_prompt),
         "num_inference_steps": request.num_inference_steps,
     }
     sides = {name: getattr(request, name) for name in ("width", "height")}

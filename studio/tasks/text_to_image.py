@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.core.errors import LoraError
+from pipelines.core.errors import LoraError, PromptError
 from pipelines.core.loop import denoise
-from pipelines.core.types import Request
+from pipelines.core.types import LoraChoice, Request
 from pipelines.families.base import Family
+from pipelines.prompts.loras import take_loras
 from pipelines.requests.limits import check_fit, check_request
+from pipelines.requests.prompts import check_prompts
 from pipelines.requests.text_to_image import build_run, decode, one_of_batch, resolve
 from studio.exports.pictures import PICTURES, write_result
 from studio.jobs.job import Cell, Job, JobStatus
@@ -35,16 +37,36 @@ def parse_request(values: Mapping[str, Any], context: TaskContext, prompt_needed
     check_request(request, context.limits, prompt_needed, context.learned)
     if traits := context.traits(request.model):
         check_fit(request, traits, said=values.keys())
+    request = _with_prompt_loras(_drawn(request, context), context)
     if request.loras and context.catalog[request.model].quantized:
         raise LoraError(
             "LoRAs cannot be added to quantized weights. Remove them, or choose the model in full precision."
         )
     for lora in request.loras:
         context.lora_path(lora.name)
-    prompt, negative = (context.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))
-    request = request.replace(prompt=prompt, negative_prompt=negative)
     check_request(request, context.limits, prompt_needed, context.learned)
+    check_prompts(request, context.traits(request.model))
     return request
+
+
+def _drawn(request: Request, context: TaskContext) -> Request:
+    """With the wildcards drawn, those of the prompt and of the negative prompt apart."""
+    return request.replace(
+        prompt=context.expand(request.prompt, request.seed),
+        negative_prompt=context.expand(request.negative_prompt, request.seed, "negative prompt"),
+    )
+
+
+def _with_prompt_loras(request: Request, context: TaskContext) -> Request:
+    """With the LoRAs that the prompt asks for behind those of the list."""
+    prompt, loras = take_loras(request.prompt)
+    if take_loras(request.negative_prompt)[1]:
+        raise PromptError(
+            "A LoRA stands in the negative prompt, where it would do nothing: put it into the prompt, with a negative "
+            "weight if it shall act against the picture."
+        )
+    named = tuple(LoraChoice(context.lora_key(lora.name), lora.weight) for lora in loras)
+    return request.replace(prompt=prompt, loras=(*request.loras, *named))
 
 
 class Generate(Command):

@@ -35,6 +35,7 @@ __all__ = ["FIELDS", "Opened", "Own", "copy_link", "link", "opened", "wire"]
 FIELDS = (
     "prompt",
     "negative_prompt",
+    "prompt_weighting",
     "num_inference_steps",
     "width",
     "height",

@@ -10,8 +10,11 @@ import gradio as gr
 from gradio.components import Component
 
 from pipelines.core.errors import SettingsError
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 from pipelines.requests.limits import TABLES
+from pipelines.requests.prompts import prompt_notes
 from studio.results.search import FIXED_SEED
+from studio.ui import markup
 from studio.ui.controls import PLUMBING, MethodControls, elem_id, method_controls
 from studio.ui.lora_controls import lora_controls
 from studio.ui.presentation import model_label, model_note
@@ -45,6 +48,7 @@ class RequestForm:
         self.studio, self.prefix, self.own_loop = studio, prefix, own_loop
         self.first = self.models[0]
         self.fields: dict[str, Component] = {}
+        self.prompt_hint: gr.HTML | None = None
         self.methods: dict[str, MethodControls] = {}
 
     @property
@@ -59,6 +63,13 @@ class RequestForm:
         """The prompt, the page's first field."""
         return self._text("prompt", "Prompt", text, placeholder="What should the picture show?", lines=3, max_lines=10)
 
+    def hint(self) -> None:
+        """What a prompt may hold besides words, and what of that the chosen model does not read."""
+        self.prompt_hint = gr.HTML(self._hint(self.first.key))
+
+    def _hint(self, model: str) -> str:
+        return markup.prompt_hint(list(self.studio.wildcards()), prompt_notes(self.studio.traits(model)))
+
     def words(self) -> None:
         """Style and negative prompt."""
         self.fields["style"] = gr.Dropdown(
@@ -70,6 +81,14 @@ class RequestForm:
             elem_id=self._id("style"),
         )
         self._text("negative_prompt", "Negative prompt", info="What the picture should not show.", lines=2, max_lines=6)
+        self.fields["prompt_weighting"] = gr.Dropdown(
+            [(rule.label, key) for key, rule in WEIGHTINGS.items()],
+            value=DEFAULT_WEIGHTING,
+            label="Prompt weights",
+            info="What (word:1.2) does to a word's embedding.",
+            filterable=False,
+            elem_id=self._id("prompt_weighting"),
+        )
 
     def model(self) -> None:
         """The model; choosing one brings its own settings and offers only what fits it."""
@@ -159,7 +178,8 @@ class RequestForm:
     @property
     def outputs(self) -> set[Any]:
         """Everything that `updates` may change."""
-        return {*self.inputs, *(component for one in self.methods.values() for component in one.outputs)}
+        hint = {self.prompt_hint} if self.prompt_hint else set()
+        return {*self.inputs, *hint, *(component for one in self.methods.values() for component in one.outputs)}
 
     def draft(self, data: Mapping[Component, Any]) -> dict[str, Any]:
         """What stands on the page, as plain values by name: for the browser's memory and for `updates`.
@@ -201,6 +221,8 @@ class RequestForm:
         updates |= {fields[name]: gr.update(value=values[name]) for name in PLAIN & values.keys()}
         updates |= {fields[name]: gr.update(value=str(values[name])) for name in SEEDS if name in values}
         updates |= {fields[name]: self._size_update(entry, values[name]) for name in SIDES if values.get(name)}
+        if values.get("prompt_weighting") in WEIGHTINGS:
+            updates[fields["prompt_weighting"]] = gr.update(value=values["prompt_weighting"])
         if values.get("style") in STYLES:
             updates[fields["style"]] = gr.update(value=values["style"])
         if "loras" in values:
@@ -214,6 +236,8 @@ class RequestForm:
         for name, one in self.methods.items():
             updates |= one.updates(entry.defaults.get(name), traits)
         updates |= {self.fields[side]: self._size_update(entry, self._side(entry, side)) for side in SIDES}
+        if self.prompt_hint:
+            updates[self.prompt_hint] = gr.update(value=self._hint(entry.key))
         updates[self.fields["num_inference_steps"]] = gr.update(value=self._steps(entry))
         updates[self.fields["style"]] = gr.update(choices=_style_choices(entry.key), value=NO_STYLE)
         return updates | self.lora.updates(self.studio.loras(entry.key))

@@ -77,14 +77,33 @@ def header(name: str, purpose: str, status: Sequence[str]) -> str:
 </header>"""
 
 
-def prompt_hint(lists: Sequence[str]) -> str:
-    """What a prompt may hold besides words; `lists` are the names of the wildcard lists at hand."""
-    names = f" · <code>{escape(f'__{lists[0]}__')}</code> a line of that list" if lists else ""
-    title = escape("Lists: " + ", ".join(lists)) if lists else ""
-    draw = escape("{fox|cat}")
-    return (
-        f'<p class="sw-hint" title="{title}"><code>(word:1.3)</code> weighs · <code>{draw}</code> draws one{names}</p>'
-    )
+_SYNTAX = (
+    ("(word:1.3)", "weighs", "(word) is 1.1 times as strong, [word] weaker by as much; \\( is a bracket of your own"),
+    ("{fox|cat}", "draws", "{2$$fox|cat|owl} draws two, {3::fox|cat} the fox three times as often"),
+    ("[fox:cat:0.5]", "switches", "halfway; [fox:cat:8] after step 8, [cat:0.5] adds, [fox::0.5] leaves out"),
+    ("[fox|cat]", "alternates", "one a step, in turn"),
+    ("AND", "composes", "as in fox AND cat :0.7; each part is evaluated by itself and has its own weight"),
+    ("BREAK", "", "begins a new chunk of the 75 tokens that a CLIP text encoder reads at a time"),
+    ("<lora:name:0.8>", "", "adds a LoRA of the models folder, with its weight"),
+)
+
+
+def prompt_hint(lists: Sequence[str], note: str = "") -> str:
+    """What a prompt may hold besides words.
+
+    Args:
+        lists: names of the wildcard lists at hand.
+        note: what of it the chosen model does not read, as a sentence.
+    """
+    parts = [
+        f'<span title="{escape(more)}"><code>{escape(example)}</code>{escape(f" {does}" if does else "")}</span>'
+        for example, does, more in _SYNTAX
+    ]
+    if lists:
+        title = escape("Lists: " + ", ".join(lists))
+        parts.insert(2, f'<span title="{title}"><code>{escape(f"__{lists[0]}__")}</code> a line of that list</span>')
+    said = f" <em>{escape(note)}</em>" if note else ""
+    return f'<p class="sw-hint">{" · ".join(parts)}{said}</p>'
 
 
 def progress(status: JobStatus | None, parts: Sequence[str], done: int = 0, total: int = 0) -> str:

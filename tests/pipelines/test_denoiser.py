@@ -284,3 +284,15 @@ def test_a_variation_of_nothing_draws_nothing():
     first = initial_noise(NoiseSource([1]), (1, 4, 8, 8))
     assert torch.equal(initial_noise(NoiseSource([1]), (1, 4, 8, 8), NoiseSource([2]), 0.0), first)
     assert not torch.equal(initial_noise(NoiseSource([1]), (1, 4, 8, 8), NoiseSource([2]), 0.2), first)
+
+
+def test_a_guidance_is_asked_for_its_branches_once_for_each_query():
+    asked = []
+
+    class Counted(Cfg):
+        def plan(self, level):
+            asked.append(level)
+            return super().plan(level)
+
+    Denoiser(Echo(), Counted(), {"negative": word(1), "positive": word(2)}).predict(torch.zeros(1, 1, 2, 2), LEVEL)
+    assert asked == [LEVEL]

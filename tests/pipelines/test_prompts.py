@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import CLIP_LENGTH, tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from pipelines.core.errors import PromptError
+from pipelines.core.errors import PromptError, UnknownMethodError
 from pipelines.core.types import MAX_PROMPT
 from pipelines.families import family_of
-from pipelines.families.prompts import MAX_WEIGHT, clip_tokens, encode_clip, encode_t5, parse_weights
+from pipelines.families.prompt_weighting import WEIGHTINGS
+from pipelines.families.prompts import clip_chunks, clip_tokens, encode_clip, encode_t5
+from pipelines.prompts.weights import MAX_WEIGHT, parse_weights
 
 LONG = "a red fox blue sky photo of the cat with dark moon green sea " * 2
 PLAIN = "a red fox, blue sky"
@@ -47,6 +52,15 @@ def rounded(text):
         ("[a]", [("a", round(1 / 1.1, 6))]),
         ("[un (bal", [("un ", round(1 / 1.1, 6)), ("bal", 1.0)]),
         ("time 12:30) now", [("time 12:30) now", 1.0)]),
+        ("(time 12:30)", [("time 12:30", 1.1)]),
+        ("(at 16:9:1.3)", [("at 16:9", 1.3)]),
+        ("(:3)", [(":3", 1.1)]),
+        ("((:3):1.2)", [(":3", 1.32)]),
+        ("(smile, :3)", [("smile, :3", 1.1)]),
+        ("(2cats:2)", [("2cats", 2.0)]),
+        (r"(a\:1.2)", [("a:1.2", 1.1)]),
+        (r"a \{b\|c\} \_\_d\_\_ \<e\>", [("a {b|c} __d__ <e>", 1.0)]),
+        ("[[a]]", [("a", round(1 / 1.21, 6))]),
         (r"back\slash", [(r"back\slash", 1.0)]),
         (r"two \\ one", [("two \\ one", 1.0)]),
         ("(a:-1.5)(b: +2 )", [("a", -1.5), ("b", 2.0)]),
@@ -132,21 +146,106 @@ def read(output):
     return output[0], output.pooler_output
 
 
-def test_a_weight_scales_its_token_and_keeps_the_mean():
+def clip_with_a_mean():
+    """A tiny CLIP whose last layer norm has a bias, as every trained one has: without it all means are zero."""
+    pipe = tiny_sd()
+    torch.nn.init.normal_(pipe.text_encoder.final_layer_norm.bias, std=0.5, generator=torch.Generator().manual_seed(1))
+    return pipe
+
+
+def plain_and_empty(pipe, text):
+    """The encoder's own output for a text and for an empty one, (L, D) each, without any of our code."""
+    length, end = CLIP_LENGTH, pipe.tokenizer.eos_token_id
+
+    def encoded(words):
+        ids = [pipe.tokenizer.bos_token_id, *pipe.tokenizer(words, add_special_tokens=False).input_ids, end]
+        return pipe.text_encoder(torch.tensor([ids + [pipe.tokenizer.pad_token_id] * (length - len(ids))]))[0][0]
+
+    return encoded(text), encoded("")
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.5, 3.0, -1.0])
+@pytest.mark.parametrize("rule", WEIGHTINGS)
+def test_each_rule_is_its_formula(rule, weight):
+    pipe = clip_with_a_mean()
+    plain, empty = plain_and_empty(pipe, "a red fox")
+    weights = torch.ones(CLIP_LENGTH, 1)
+    weights[2] = weight
+    expected = {
+        "interpolate": empty + weights * (plain - empty),
+        "multiply": weights * plain,
+        "norm": weights * plain * plain.norm() / (weights * plain).norm(),
+        "mean": weights * plain * plain.mean() / (weights * plain).mean(),
+    }[rule]
+    found, _ = encode_clip(pipe.tokenizer, pipe.text_encoder, f"a (red:{weight}) fox", 1, read, rule)
+    assert torch.allclose(found[0], expected, atol=1e-5)
+
+
+def test_the_usual_rule_leaves_every_other_word_bit_for_bit_whatever_the_weight():
     plain, _ = encode_clip(*clip_parts(), "a red fox", 1, read)
-    heavy, _ = encode_clip(*clip_parts(), "a (red:1.5) fox", 1, read)
-    ratio = (heavy / plain)[0].mean(dim=1)
-    assert torch.allclose(ratio[2] / ratio[1], torch.tensor(1.5), rtol=1e-5)
-    assert torch.allclose(ratio[[0, 1, 3, 4]], ratio[1].expand(4), rtol=1e-5)
-    assert torch.allclose(heavy.mean(), plain.mean(), rtol=1e-5)
+    for weight in (-2, 0, 0.5, 1.2, 20):
+        heavy, _ = encode_clip(*clip_parts(), f"a (red:{weight}) fox", 1, read)
+        others = [place for place in range(CLIP_LENGTH) if place != 2]
+        assert torch.equal(heavy[:, others], plain[:, others])
 
 
-def test_t5_weights_scale_only_their_token():
+def test_a_weight_in_the_encoder_of_the_shipped_model_turns_no_sign_where_the_kept_mean_does():
+    folder = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+    parts = (
+        CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        CLIPTextModel.from_pretrained(folder / "text_encoder").eval(),
+    )
+    text = "a rose on a blue background"
+
+    def encoded(prompt, rule):
+        return encode_clip(*parts, prompt, 1, lambda output: (output[0], None), rule)[0]
+
+    plain = encoded(text, "interpolate")
+    # The mark of begin has no weight: what happens to it happens to all the rest.
+    by_mean = encoded(f"({text}:1.2)", "mean")[0, 0] / plain[0, 0]
+    assert (by_mean < 0).all()
+    assert torch.equal(encoded(f"({text}:1.2)", "interpolate")[0, 0], plain[0, 0])
+
+
+@pytest.mark.parametrize("rule", WEIGHTINGS)
+def test_a_weight_of_one_is_no_weight_under_every_rule(rule):
+    plain, _ = encode_clip(*clip_parts(), "a red fox", 1, read)
+    assert torch.equal(encode_clip(*clip_parts(), "a (red:1.0) (fox:1)", 1, read, rule)[0], plain)
+
+
+def test_an_unknown_rule_is_refused_with_those_that_there_are():
+    with pytest.raises(UnknownMethodError, match="interpolate"):
+        encode_clip(*clip_parts(), "a (red:1.5) fox", 1, read, "loud")
+
+
+def test_t5_weights_move_only_their_token_away_from_the_empty_prompt():
     pipe = tiny_flux()
     plain = encode_t5(pipe.tokenizer_2, pipe.text_encoder_2, "a red fox", 8)
+    empty = encode_t5(pipe.tokenizer_2, pipe.text_encoder_2, "", 8)
     heavy = encode_t5(pipe.tokenizer_2, pipe.text_encoder_2, "a (red:1.5) fox", 8)
-    assert torch.equal(heavy[:, [0, 2, 3, 4]], plain[:, [0, 2, 3, 4]])
-    assert torch.equal(heavy[:, 1], plain[:, 1] * 1.5)
+    others = [0, 2, 3, 4, 5, 6, 7]
+    assert torch.equal(heavy[:, others], plain[:, others])
+    assert torch.allclose(heavy[:, 1], empty[:, 1] + 1.5 * (plain[:, 1] - empty[:, 1]), atol=1e-6)
+
+
+def test_break_begins_a_chunk_that_is_encoded_alone():
+    embeds, _ = encode_clip(*clip_parts(), "a red fox BREAK blue sky", 2, read)
+    for place, text in enumerate(("a red fox", "blue sky")):
+        alone, _ = encode_clip(*clip_parts(), text, 1, read)
+        assert torch.allclose(embeds[:, place * CLIP_LENGTH : (place + 1) * CLIP_LENGTH], alone, atol=1e-6)
+    assert [len(chunk) for chunk in clip_chunks(clip_parts()[0], "a red fox BREAK blue sky BREAK")] == [3, 2]
+
+
+def test_break_keeps_the_weight_of_the_bracket_around_it():
+    chunks = clip_chunks(clip_parts()[0], "(a BREAK red:1.5) fox")
+    assert [[weight for _, weight in chunk] for chunk in chunks] == [[1.5], [1.5, 1.0]]
+
+
+def test_t5_reads_break_as_a_space_and_quotes_keep_it():
+    pipe = tiny_flux()
+    parts = pipe.tokenizer_2, pipe.text_encoder_2
+    assert torch.equal(encode_t5(*parts, "a red BREAK fox", 8), encode_t5(*parts, "a red fox", 8))
+    assert len(clip_chunks(clip_parts()[0], 'a "BREAK" fox')) == 1
 
 
 def test_a_long_prompt_becomes_chunks_that_are_each_encoded_alone():

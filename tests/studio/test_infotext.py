@@ -95,8 +95,10 @@ def test_the_text_is_exactly_what_other_programs_read():
     assert write(request.to_json(), labels) == (
         "a cat,\nsitting <lora:ink:0.8>\n"
         "Negative prompt: blurry\n"
-        "Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x96, Model hash: 0123456789, "
-        'Model: "Emoji: small, 64", Variation seed: 5, Variation seed strength: 0.25, Lora hashes: "ink: ab12, b: cd34", '
+        "Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 4, Seed: 1, Size: 64x96, "
+        "Model hash: 0123456789, "
+        'Model: "Emoji: small, 64", Variation seed: 5, Variation seed strength: 0.25, '
+        'Lora hashes: "ink: ab12, b: cd34", '
         "Version: stepwise 1"
     )
 
@@ -207,7 +209,8 @@ def test_a1111_and_forge():
     assert any("'v1-5'" in note for note in restored.notes) and any("'ink' at 0.7" in note for note in restored.notes)
     flux = read_texts(
         {
-            "parameters": "x\nSteps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, "
+            "parameters": "x\nSteps: 20, Sampler: Euler, Schedule type: Simple, CFG scale: 1, "
+            "Distilled CFG Scale: 3.5, "
             "Seed: 1, Size: 64x64, Version: f2.0.1v1.10.1-previous-1"
         }
     )
@@ -487,6 +490,7 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "width": 8192,
         "variation_strength": 1.0,
         "negative_prompt": "",
+        "prompt_weighting": "interpolate",
         "variation_seed": 0,
     }
     assert restored.loras == () and restored.model == ""

@@ -18,6 +18,7 @@ from pipelines.core.registry import Table, setting_type
 from pipelines.core.types import Traits
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
+from pipelines.requests.prompts import split_prompts
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 
@@ -44,12 +45,13 @@ _PLAIN = {
     "height": "Height",
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
+    "prompt_weighting": "Prompt weights",
     "variation_seed": "Variation seed",
     "variation_strength": "Variation strength",
 }
 _SHORT = {"steps": "num_inference_steps", "guidance_scale": "guidance.guidance_scale"}
 _WHOLE = {"num_inference_steps", "seed", "width", "height", "variation_seed"}
-_TEXTS = {"prompt", "negative_prompt"}
+_TEXTS = {"prompt", "negative_prompt", "prompt_weighting"}
 _COSTS = {"model": 0, "lora": 1, "size": 2, "width": 2, "height": 2, "prompt": 3, "negative_prompt": 3}
 _CHEAP = 4
 _RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*:\s*([\d.]+))?")
@@ -229,7 +231,7 @@ def _known(name: str) -> str:
 def _read(name: str, text: str, most: int, traits: Traits | None) -> list[Any]:
     field, _, inner = name.partition(".")
     if name in _TEXTS:
-        return [part.strip() for part in re.split(r"[|\n]", text) if part.strip() or name == "negative_prompt"]
+        return [part for part in split_prompts(text) if part or name == "negative_prompt"]
     if name in TABLES:
         table = TABLES[name]
         if text.strip().lower() == "all":

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request
+from pipelines.families.prompt_weighting import WEIGHTINGS
 from pipelines.workflows.compare.axes import TABLES
 
 __all__ = ["axis_value", "clipped", "labels"]
@@ -19,6 +20,9 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "model": str,
     "loras": lambda loras: " + ".join(f"{lora.name} {lora.weight:g}" for lora in loras) or "no LoRA",
     "prompt": lambda text: f"“{clipped(text)}”",
+    "prompt_weighting": lambda key: (
+        f"weights {WEIGHTINGS[key].label.lower()}" if key in WEIGHTINGS else f"weights {key}"
+    ),
     "negative_prompt": lambda text: f"without “{clipped(text)}”" if text else "no negative prompt",
     "seed": lambda seed: f"seed {seed}",
     "variation_seed": lambda seed: f"variation {seed}",
@@ -37,7 +41,7 @@ def labels(requests: Sequence[Request]) -> list[str]:
     parts = [
         *(_field(requests, name) for name in ("model", "loras")),
         _where_different([f"{one.width} × {one.height}" if one.width else "the model's size" for one in requests]),
-        *(_field(requests, name) for name in ("prompt", "negative_prompt")),
+        *(_field(requests, name) for name in ("prompt", "negative_prompt", "prompt_weighting")),
         *(_method(requests, name) for name in TABLES),
         _where_different([_steps(one.num_inference_steps) for one in requests]),
         *(_field(requests, name) for name in ("seed", "variation_seed", "variation_strength")),

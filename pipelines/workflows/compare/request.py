@@ -17,6 +17,7 @@ from pipelines.core.validation import read_flag, read_object, read_whole, requir
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits
+from pipelines.requests.prompts import branch_count
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import skipped_branches
 from pipelines.schedules.learned import LearnedSchedules
@@ -191,7 +192,8 @@ def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedul
 def _nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     """Of the denoiser in a run, and the branches that each evaluates."""
     guidance = GUIDANCE.build(request.guidance)
-    branches = 1 if traits and traits.guidance != "cfg" else len(guidance.plan(_HALF_NOISE))
+    planned = ("positive",) if traits and traits.guidance != "cfg" else guidance.plan(_HALF_NOISE)
+    branches = branch_count(request, planned)
     sampler = SAMPLERS.build(request.sampler)
     return INITIALIZATIONS.build(request.start).nfe(request.num_inference_steps, sampler), branches
 

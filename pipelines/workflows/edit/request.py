@@ -19,6 +19,7 @@ from pipelines.edits.base import Edit
 from pipelines.families.base import Family, LatentModel
 from pipelines.inversions import INVERSIONS
 from pipelines.requests.limits import Limits
+from pipelines.requests.prompts import require_one_text
 
 __all__ = ["FITS", "Canvas", "EditRequest", "Picture", "canvas_of", "pixels_kept"]
 
@@ -154,6 +155,10 @@ class EditRequest:
         edit = self.build_edit()
         EDITS.require(self.edit, traits)
         INVERSIONS.require(self.inversion, traits if edit.inverts else None)
+        if edit.inverts:
+            what = "Edits that invert the picture"
+            require_one_text(self.base.prompt, self.base.negative_prompt, what)
+            require_one_text(self.source_prompt, "", what)
         if edit.needs_source() and not self.source_prompt.strip():
             raise PromptError(
                 f"{EDITS[self.edit.key].label} compares two prompts. Write what the source picture shows."

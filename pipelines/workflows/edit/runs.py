@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from pipelines.core.branches import ONE_TEXT, BranchPlan
 from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
 from pipelines.core.errors import PromptError
 from pipelines.core.loop import Run
@@ -21,7 +22,7 @@ from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
-from pipelines.requests.text_to_image import ResolvedRun
+from pipelines.requests.text_to_image import ResolvedRun, encode_request
 from pipelines.workflows.edit.request import Canvas, EditRequest
 
 __all__ = ["Editing", "partial"]
@@ -88,6 +89,7 @@ class Editing:
             base.loras,
             self.family.identity,
             request.source_prompt,
+            base.prompt_weighting,
             request.inversion,
             tuple(self.levels),
             base.width,
@@ -140,13 +142,19 @@ class Editing:
         """
         base = self.request.base
         if trajectory is None:
-            sampler, prompts = self.resolved.sampler, [base.prompt]
+            sampler, prompts = self.resolved.sampler, []
             first = self.levels[0]
             latents = first.alpha * self.image_latents + first.sigma * self.noise
         else:
             sampler, prompts = self.inversion.denoising(trajectory), [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
-        denoiser = self._denoiser(self.guidance, prompts, self.guidance.guidance_scale)
+        scale = self.guidance.guidance_scale
+        if trajectory is None:
+            # Only the steps of this run count for a prompt that switches, as in A1111.
+            conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
+            denoiser = self._assembled(self.guidance, conditionings, scale, plan)
+        else:
+            denoiser = self._denoiser(self.guidance, prompts, scale)
         context = EditContext(
             self.family.network,
             sampler,
@@ -169,13 +177,24 @@ class Editing:
         return read_words(tokenizer, prompt)
 
     def _denoiser(self, guidance: Guidance, prompts: Sequence[str], scale: float) -> Denoiser:
-        base, family = self.request.base, self.family
+        base = self.request.base
         size = (base.width, base.height)
-        encoded = [family.encode_prompts(prompt, base.negative_prompt, 1, size) for prompt in prompts]
-        conditionings = _stacked(encoded)
-        if family.traits.guidance != "cfg":
-            guidance, conditionings = Unguided(), family.embed_guidance(conditionings, scale)
-        return Denoiser(family, guidance, conditionings, self.cancelled)
+        encoded = [
+            self.family.encode_prompts(prompt, base.negative_prompt, 1, size, base.prompt_weighting)
+            for prompt in prompts
+        ]
+        return self._assembled(guidance, _stacked(encoded), scale)
+
+    def _assembled(
+        self,
+        guidance: Guidance,
+        conditionings: dict[str, Conditioning],
+        scale: float,
+        plan: BranchPlan = ONE_TEXT,
+    ) -> Denoiser:
+        if self.family.traits.guidance != "cfg":
+            guidance, conditionings = Unguided(), self.family.embed_guidance(conditionings, scale)
+        return Denoiser(self.family, guidance, conditionings, self.cancelled, plan)
 
 
 def _stacked(encoded: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:

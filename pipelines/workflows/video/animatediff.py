@@ -11,7 +11,7 @@ import torch
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.registry import setting
-from pipelines.requests.text_to_image import assembled_run, decode, resolve, to_uint8
+from pipelines.requests.text_to_image import assembled_run, decode, encode_request, resolve, to_uint8
 from pipelines.workflows.video.base import ONE_NOISE, ClipFrames, ClipStep, VideoJob, refuse_unread
 
 __all__ = ["AnimateDiffClip", "AnimateDiffSettings"]
@@ -63,8 +63,8 @@ class AnimateDiffClip:
         base = resolved.request
         source = ClipNoise(base.seed)
         noise = source(torch.empty((job.frames, *family.latent_shape(base.width, base.height))))
-        texts = family.encode_prompts(base.prompt, base.negative_prompt, job.frames, (base.width, base.height))
-        run = assembled_run(resolved, family, (noise, source), texts, cancelled)
+        texts, plan = encode_request(base, family, job.frames)
+        run = assembled_run(resolved, family, (noise, source), texts, cancelled, plan)
         for step in denoise(run):
             yield ClipStep(
                 0,

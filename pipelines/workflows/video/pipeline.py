@@ -17,6 +17,7 @@ from pipelines.core.registry import parse_settings, setting
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
 from pipelines.models.video_models import VIDEO_MODELS, VideoModel
+from pipelines.prompts.brackets import unescape
 from pipelines.requests.text_to_image import to_uint8
 from pipelines.workflows.video.base import ONE_NOISE, OUR_LOOP, ClipFrames, ClipStep, VideoJob, refuse_unread
 
@@ -99,8 +100,8 @@ class OwnPipeline:
         base = job.base
         picture = None if job.first_frame is None else _fitted(job.first_frame, base)
         wanted = {
-            "prompt": base.prompt,
-            "negative_prompt": base.negative_prompt,
+            "prompt": unescape(base.prompt),
+            "negative_prompt": unescape(base.negative_prompt),
             "width": base.width or None,
             "height": base.height or None,
             "num_frames": job.frames,

@@ -15,6 +15,7 @@ from pipelines.core.noise import NoiseSource, slerp
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.requests.prompts import require_one_text
 from pipelines.requests.text_to_image import assembled_run, decode, resolve, resolve_size, starting_noise, to_uint8
 from pipelines.workflows.video.base import ClipFrames, ClipStep, VideoJob
 
@@ -123,6 +124,8 @@ class Walk:
 
     def check(self, job: VideoJob) -> None:
         keys = len(job.keys)
+        for key in job.keys:
+            require_one_text(key.prompt, key.negative_prompt, "Walks")
         if keys < 2:
             raise SettingsError("A walk has one key. Give it at least two prompts or seeds to walk between.")
         if job.frames < keys:
@@ -162,7 +165,7 @@ class Walk:
 
 
 def _encoded(key: Request, model: Family) -> dict[str, Conditioning]:
-    return model.encode_prompts(key.prompt, key.negative_prompt, 1, (key.width, key.height))
+    return model.encode_prompts(key.prompt, key.negative_prompt, 1, (key.width, key.height), key.prompt_weighting)
 
 
 def _noise(part: Sequence[Place], noises: Sequence[tuple[torch.Tensor, NoiseSource]]) -> tuple[torch.Tensor, WalkNoise]:

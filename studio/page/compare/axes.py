@@ -30,6 +30,7 @@ _SUGGESTIONS = {
     "height": "64, 96",
     "prompt": "a fox | a cat face | an owl",
     "negative_prompt": "red | blue",
+    "prompt_weighting": "interpolate | mean",
     "variation_seed": "1-4",
     "variation_strength": "0-0.6:0.2",
     "guidance.guidance_scale": "2, 4, 8",

@@ -58,7 +58,7 @@ class TextToImageTab(RunningTab):
 
     def _compose(self) -> None:
         self.form.prompt(EXAMPLES[0].values["prompt"])
-        gr.HTML(markup.prompt_hint(list(self.studio.wildcards())))
+        self.form.hint()
         self.run = gr.Button("Generate", variant="primary", elem_id="t2i-run", elem_classes="sw-run")
         self.stop = gr.Button("Stop", variant="stop", elem_id="t2i-stop", elem_classes="sw-stop")
         with gr.Row(elem_classes="sw-examples", elem_id="t2i-examples"):

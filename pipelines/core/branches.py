@@ -1,0 +1,36 @@
+"""What each guidance branch of a run is made of, from step to step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+__all__ = ["ONE_TEXT", "BranchPlan", "Terms"]
+
+Terms = tuple[tuple[str, float], ...]
+"""Names of conditionings and their factors, which sum to 1: the branch's prediction is the sum of theirs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchPlan:
+    """The terms of each branch at each step; a branch that is not named is the conditioning of its own name.
+
+    Attributes:
+        steps: for each step of the whole schedule, branch name to terms; empty where no prompt switches or composes.
+    """
+
+    steps: Sequence[Mapping[str, Terms]] = ()
+
+    def terms(self, step: int, branch: str) -> Terms:
+        """Those of a branch at a step, from 0; steps past the last are like it."""
+        if not self.steps:
+            return ((branch, 1.0),)
+        return self.steps[min(max(step, 0), len(self.steps) - 1)].get(branch, ((branch, 1.0),))
+
+    def evaluated(self, step: int, branches: Sequence[str]) -> tuple[str, ...]:
+        """The conditionings that a step evaluates for these branches, each once."""
+        return tuple(dict.fromkeys(name for branch in branches for name, _ in self.terms(step, branch)))
+
+
+ONE_TEXT = BranchPlan()
+"""Of prompts that neither switch nor compose."""
