@@ -22,7 +22,7 @@ from pipelines.weights.lora import applied_loras
 from pipelines.weights.part_identity import file_stamp
 from pipelines.weights.patching import in_dtype
 
-__all__ = ["LatentFamily", "discrete_schedule", "embed_scale", "shifted_schedule"]
+__all__ = ["LatentFamily", "discrete_schedule", "embed_scale", "has_edm_times", "shifted_schedule"]
 
 _FITTED: weakref.WeakKeyDictionary[torch.nn.Module, Factors] = weakref.WeakKeyDictionary()
 """Preview factors by VAE: it outlives the family object, of which each job makes its own."""
@@ -186,6 +186,11 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
     Raises:
         ModelError: it has none.
     """
+    if has_edm_times(scheduler):
+        # Log-linear, so that the index of a level and the network's time, ln(sigma) / 4, are linear in each other.
+        config = scheduler.config
+        sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_train_timesteps)
+        return DiscreteSchedule(1 / (1 + sigmas**2))
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     if alphas_cumprod is None:
         raise ModelError(
@@ -193,6 +198,14 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
         )
     values = np.maximum(np.asarray(alphas_cumprod, dtype=np.float64), _SMALLEST_ALPHA)
     return DiscreteSchedule(values, scheduler.config.get("steps_offset", 0))
+
+
+def has_edm_times(scheduler: Any) -> bool:
+    """Whether a network takes EDM's time, ln(sigma / alpha) / 4, with data of unit deviation (CosXL).
+
+    Source: Karras et al., EDM, arXiv:2206.00364, table 1. With unit deviation its preconditioning is v-prediction.
+    """
+    return type(scheduler).__name__.startswith("EDM") and scheduler.config.get("sigma_data") == 1.0
 
 
 def shifted_schedule(scheduler: Any, image_tokens: int, max_shift: float) -> FlowSchedule:

@@ -5,14 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import UnknownMethodError
 from pipelines.core.types import Choice
 
-__all__ = ["Catalog", "CatalogEntry", "Quantized", "Source", "models_folder", "published", "shipped", "shown"]
+if TYPE_CHECKING:
+    from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry
+
+__all__ = [
+    "Catalog",
+    "CatalogEntry",
+    "CheckpointFile",
+    "Quantized",
+    "Source",
+    "models_folder",
+    "published",
+    "shipped",
+    "shown",
+]
 
 PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
@@ -53,6 +66,27 @@ class Quantized:
 
 
 @dataclasses.dataclass(frozen=True)
+class CheckpointFile:
+    """What a single file of weights says of itself.
+
+    Attributes:
+        base: which version of its family it is, as `weights.kinds.FileKind` has it.
+        lacks: parts of the model that are not in the file.
+        prediction: "v_prediction" or "epsilon"; "" takes what models of its kind have.
+        zero_snr: whether its last time step has no signal.
+        edm: whether its network's time is EDM's.
+        gguf: whether it is a GGUF file.
+    """
+
+    base: str
+    lacks: tuple[str, ...] = ()
+    prediction: str = ""
+    zero_snr: bool = False
+    edm: bool = False
+    gguf: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class CatalogEntry:
     """One line of the catalog.
 
@@ -76,6 +110,7 @@ class CatalogEntry:
         confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
         problem: why it cannot be used, as a sentence; "" if it can.
         path: the folder or checkpoint file on this machine; None for published models.
+        file: of single files of weights; None for folders.
         quantized: of models whose network was quantized here; all other parts are those of the model it was made of.
     """
 
@@ -100,6 +135,7 @@ class CatalogEntry:
     confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     problem: str = ""
     path: Path | None = None
+    file: CheckpointFile | None = None
     quantized: Quantized | None = None
 
     @property
@@ -174,10 +210,21 @@ class Catalog(Mapping[str, CatalogEntry]):
     Args:
         folder: the models folder; None takes the person's own.
         entries: in place of the shipped, local and published ones, for tests.
+        further: more folders whose files are listed too.
+        follow_links: whether links that lead out of a folder are followed.
     """
 
-    def __init__(self, folder: Path | None = None, entries: Iterable[CatalogEntry] | None = None):
+    def __init__(
+        self,
+        folder: Path | None = None,
+        entries: Iterable[CatalogEntry] | None = None,
+        further: Sequence[Path] = (),
+        follow_links: bool = False,
+    ):
+        from pipelines.models.folder_walk import ModelFolders
+
         self.folder = folder or models_folder()
+        self.folders = ModelFolders(self.folder, further, follow_links)
         self._given = None if entries is None else list(entries)
         self._entries: dict[str, CatalogEntry] = {}
         self.rescan()
@@ -185,16 +232,30 @@ class Catalog(Mapping[str, CatalogEntry]):
     def rescan(self) -> None:
         """Look into the models folder again."""
         from pipelines.models.catalog_folder import scan
+        from pipelines.models.donors import completed
         from pipelines.models.quantization_folder import kept_entries
 
         entries = self._given
         if entries is None:
             fixed = [shipped(), *published()]
-            entries = [fixed[0], *scan(self.folder, taken=[entry.key for entry in fixed]), *fixed[1:]]
+            found = scan(self.folders, taken=[entry.key for entry in fixed])
+            entries = [fixed[0], *completed(found, fixed, self.folders), *fixed[1:]]
         found = {entry.key: entry for entry in entries}
         kept = {entry.key: entry for entry in kept_entries(self.folder, found) if entry.key not in found}
         # Replaced as a whole and never changed, so that other threads see the old or the new one.
         self._entries = _beside_their_bases(found, kept)
+
+    def loras(self) -> list[LoraEntry]:
+        """The LoRAs of the models folders as they are now, the unusable ones with their problem."""
+        from pipelines.models.catalog_folder import scan_loras
+
+        return scan_loras(self.folders)
+
+    def embeddings(self) -> list[EmbeddingEntry]:
+        """The textual-inversion embeddings of the models folders as they are now."""
+        from pipelines.models.catalog_folder import scan_embeddings
+
+        return scan_embeddings(self.folders)
 
     def __getitem__(self, key: str) -> CatalogEntry:
         try:

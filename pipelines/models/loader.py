@@ -243,7 +243,9 @@ class Loader:
         if part.quantization:
             return load_quantized(plan, files, part, told.source, told.cancelled)
         if files is None:
-            return load_checkpoint(plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device)
+            return load_checkpoint(
+                plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file
+            )
         if part.device == HOST:
             return offloaded(load_part(files, part.dtype, "cpu"), self._slot)
         return load_part(files, part.dtype, part.device)
@@ -264,7 +266,7 @@ class Loader:
         empty = dict.fromkeys(name for name, files in plan.parts.items() if files is None)
         components = {**plan.settings, **empty, **held}
         if plan.checkpoint:
-            components = {**held[CHECKPOINT], **{name: held[name] for name in plan.parts}}
+            components = {**plan.settings, **held[CHECKPOINT], **{name: held.get(name) for name in plan.parts}}
             components["scheduler"] = type(components["scheduler"]).from_config(components["scheduler"].config)
         for name, files in plan.parts.items():
             if files is not None and "Scheduler" in files.class_name:
