@@ -121,10 +121,6 @@ class Prediction:
         """The same evaluation with another output."""
         return Prediction(raw, self.latents, self.level, self.prediction_type)
 
-    def with_denoised(self, denoised: torch.Tensor) -> Prediction:
-        """The same evaluation with another estimate of x0."""
-        return Prediction(denoised, self.latents, self.level, "sample")
-
 
 class Guidance(Protocol):
     """How the branches of one evaluation become one prediction."""
