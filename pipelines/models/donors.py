@@ -141,7 +141,7 @@ def _hub_cache() -> Path:
 def _has_base(folder: Path, base: str) -> bool:
     """Whether a folder of the family is of this version too, told by the width of the text that its network reads."""
     if base not in {"sd1", "sd2", "sdxl"}:
-        return base in DONORS and not base.startswith("flux") or _flux_base(folder) == base
+        return (base in DONORS and not base.startswith("flux")) or _flux_base(folder) == base
     return CONTEXT_WIDTHS.get(_config(folder / "unet").get("cross_attention_dim"), ("", ""))[1] == base
 
 

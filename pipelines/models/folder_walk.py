@@ -16,7 +16,16 @@ from pipelines.weights.files import read_full_header
 from pipelines.weights.gguf_files import read_gguf_header
 from pipelines.weights.kinds import FileKind, file_kind
 
-__all__ = ["EMBEDDINGS", "LORAS", "LISTS", "FolderFile", "Kinds", "ModelFolders", "read_folder_list"]
+__all__ = [
+    "EMBEDDINGS",
+    "LISTS",
+    "LORAS",
+    "FolderFile",
+    "Kinds",
+    "ModelFolders",
+    "more_model_folders",
+    "read_folder_list",
+]
 
 LORAS, EMBEDDINGS = "loras", "embeddings"
 _ROLES = {
@@ -220,6 +229,24 @@ def _real(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):
         return path.absolute()
+
+
+def more_model_folders(places: Sequence[Path]) -> list[Path]:
+    """Further folders of models out of folders and of lists of them.
+
+    Raises:
+        SettingsError: a place is not there, or a list cannot be read.
+    """
+    folders: list[Path] = []
+    for place in places:
+        path = place.expanduser().resolve()
+        if path.is_dir():
+            folders.append(path)
+        elif path.is_file():
+            folders += read_folder_list(path)
+        else:
+            raise SettingsError(f"--more-models {path} is not there. Name a folder, or a yaml or JSON list of folders.")
+    return folders
 
 
 def read_folder_list(path: Path) -> list[Path]:

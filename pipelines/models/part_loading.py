@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import BusyError, ModelError, ModelFileError
-from pipelines.models.files import LIGHT, PartFiles, read_index, read_json
+from pipelines.models.files import LIGHT, PartFiles, read_index
 from pipelines.models.told_scheduler import told_scheduler
 
 if TYPE_CHECKING:

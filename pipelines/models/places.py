@@ -21,7 +21,6 @@ from pipelines.models.downloads import (
 )
 from pipelines.models.files import PartFiles, list_parts, part_files, read_index
 from pipelines.weights.files import bytes_as, read_header
-from pipelines.weights.gguf_files import read_gguf_header
 
 __all__ = ["ModelPlaces"]
 

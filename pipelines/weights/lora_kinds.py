@@ -23,7 +23,9 @@ LORA_MARK = re.compile(
 """Names of tensors that only a change of weights has: LoRA and its relatives."""
 
 _CONTEXT = re.compile(r"attn2[._](?:processor\.)?to_[kv](?:_lora)?[._].*")
-_FLUX = re.compile(r"single_transformer_blocks|double_blocks|single_blocks")
+_FLUX = re.compile(
+    r"single_transformer_blocks|double_blocks|single_blocks|(?:^|[._])(?:img_in|txt_in|time_in|vector_in|guidance_in)[._]"
+)
 _SD3 = re.compile(
     r"joint_blocks|transformer_blocks[._]\d+[._]attn2?[._](?:add_|to_add_out)|transformer_blocks_\d+_attn_add"
 )
@@ -33,12 +35,16 @@ _UNET = re.compile(
 _ENCODER = re.compile(
     r"^(?:lora_te\d?_|text_encoder(?:_[23])?\.|text_encoders\.|te\d?\.|clip_[lg]\.|t5\.|lora_prior_te_)"
 )
+_TRANSFORMER = re.compile(
+    r"transformer_blocks[._]\d+[._](?:attn2?|ff|ff_context|norm1|norm1_context)[._]"
+    r"|(?:^|[._])(?:x_embedder|context_embedder|proj_out|norm_out|time_text_embed|final_layer|[ty]_embedder)[._]"
+)
 _OTHERS = (
     (re.compile(r"img_mod|txt_mod|transformer_blocks[._]\d+[._]img_mlp"), "Qwen-Image"),
     (re.compile(r"single_stream_modulation|double_stream_modulation"), "FLUX.2"),
     (re.compile(r"distilled_guidance_layer"), "Chroma"),
     (re.compile(r"blocks[._]\d+[._](?:self_attn|cross_attn)[._]"), "Wan"),
-    (re.compile(r"individual_token_refiner|img_attn_qkv.*txt_attn_qkv"), "HunyuanVideo"),
+    (re.compile(r"individual_token_refiner|double_blocks\.\d+\.(?:img|txt)_attn_qkv"), "HunyuanVideo"),
     (re.compile(r"layers[._]\d+[._](?:attention|feed_forward|adaLN)"), "Lumina 2 or Z-Image"),
     (re.compile(r"motion_modules"), "AnimateDiff"),
     (re.compile(r"clf|effnet|lora_prior_unet"), "Stable Cascade"),
@@ -71,22 +77,19 @@ def lora_kind(
     if not family:
         family, base = _from_metadata(metadata)
     note = _kind_note(tensors)
-    if (
-        not note
-        and not any(_UNET.search(name) or _ENCODER.search(name) for name in names)
-        and family
-        not in {
-            "flux",
-            "sd3",
-        }
-    ):
+    known = family or any(pattern.search(name) for name in names for pattern in (_UNET, _ENCODER, _TRANSFORMER))
+    if not note and not (known and not _other_model(names)):
         note = _foreign_note(names)
     return family, base, note
 
 
+def _other_model(names: list[str]) -> str:
+    return next((model for pattern, model in _OTHERS if any(pattern.search(name) for name in names)), "")
+
+
 def _family(tensors: Mapping[str, Tensor], names: list[str], widths: Mapping[int, tuple[str, str]]) -> tuple[str, str]:
     """Transformers are told by the names of their blocks, UNets by the width of the text they read."""
-    other = next((model for pattern, model in _OTHERS if any(pattern.search(name) for name in names)), "")
+    other = _other_model(names)
     if not other and any(_FLUX.search(name) for name in names):
         return "flux", "flux1"
     if not other and any(_SD3.search(name) for name in names):
@@ -104,9 +107,7 @@ def _family(tensors: Mapping[str, Tensor], names: list[str], widths: Mapping[int
 def _by_width(tensors: Mapping[str, Tensor], widths: Mapping[int, tuple[str, str]]) -> tuple[str, str] | None:
     for name, tensor in tensors.items():
         width = 0
-        if _CONTEXT.search(name) and len(tensor.shape) == 2 and re.search(r"(?:down|lora_A(?:\.\w+)?)\.weight$", name):
-            width = tensor.shape[1]
-        elif _CONTEXT.search(name) and re.search(r"hada_w[12]_b$|\.diff$", name) and len(tensor.shape) == 2:
+        if (_CONTEXT.search(name) and len(tensor.shape) == 2 and re.search(r"(?:down|lora_A(?:\.\w+)?)\.weight$", name)) or (_CONTEXT.search(name) and re.search(r"hada_w[12]_b$|\.diff$", name) and len(tensor.shape) == 2):
             width = tensor.shape[1]
         if width in widths:
             return widths[width]
@@ -139,6 +140,6 @@ def _kind_note(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _foreign_note(names: list[str]) -> str:
-    model = next((model for pattern, model in _OTHERS if any(pattern.search(name) for name in names)), "")
+    model = _other_model(names)
     what = f"made for {model}" if model else "made for a model that is not known here"
     return f"It is {what}; LoRAs are applied to Stable Diffusion 1 to 3.5, SDXL and FLUX.1."

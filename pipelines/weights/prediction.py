@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-
 from typing import NamedTuple
 
 from pipelines.weights.files import Tensor

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pipelines.core.errors import SettingsError, StepwiseError
 from pipelines.core.types import METHODS, Choice, LoraChoice
+from pipelines.models.folder_walk import more_model_folders
 from studio.cli.animate import add_animate, animate
 from studio.cli.convergence import add_convergence, run_convergence
 from studio.cli.learn import add_learn, run_learn
@@ -70,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studio", description="Stepwise from the command line.")
     parser.add_argument("--outputs-folder", type=Path, help="where results are kept")
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
+    parser.add_argument(
+        "--more-models", type=Path, action="append", default=[], help="a further folder of models, or a list of such"
+    )
+    parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the models folders")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="make pictures from a prompt")
     _add_request(generate)
@@ -320,7 +325,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from studio.backend import Studio, StudioSettings
 
     try:
-        studio = Studio(StudioSettings(outputs=flags.outputs_folder, models=flags.models_folder))
+        more = more_model_folders(flags.more_models)
+        studio = Studio(
+            StudioSettings(
+                outputs=flags.outputs_folder,
+                models=flags.models_folder,
+                more_models=more,
+                follow_links=flags.follow_links,
+            )
+        )
         try:
             for path in _COMMANDS[flags.command](studio, flags):
                 print(path)
