@@ -10,7 +10,7 @@ import torch
 from pipelines.core.denoiser import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
-from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule
+from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule, with_embeddings
 from pipelines.families.prompts import encode_clip, encode_t5
 
 __all__ = ["Flux", "image_ids", "pack", "unpack"]
@@ -52,6 +52,7 @@ class Flux(LatentFamily):
     def noise_schedule_for(self, width: int, height: int) -> FlowSchedule:
         return shifted_schedule(self.components["scheduler"], width * height // self.size_multiple**2, max_shift=1.15)
 
+    @with_embeddings
     def encode_prompts(
         self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
     ) -> dict[str, Conditioning]:

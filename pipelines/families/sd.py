@@ -10,7 +10,7 @@ import torch
 
 from pipelines.core.denoiser import Conditioning
 from pipelines.core.types import Traits
-from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times
+from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
 from pipelines.families.prompts import clip_tokens, encode_clip
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]
@@ -47,6 +47,7 @@ class StableDiffusion(LatentFamily):
             and components["unet"].config.get("addition_embed_type") is None
         )
 
+    @with_embeddings
     def encode_prompts(
         self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
     ) -> dict[str, Conditioning]:

@@ -11,7 +11,7 @@ from pipelines.core.denoiser import Conditioning
 from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
-from pipelines.families.latent import LatentFamily, shifted_schedule
+from pipelines.families.latent import LatentFamily, shifted_schedule, with_embeddings
 from pipelines.families.prompts import clip_tokens, encode_clip, encode_t5
 
 __all__ = ["StableDiffusion3"]
@@ -54,6 +54,7 @@ class StableDiffusion3(LatentFamily):
         if max(width, height) > longest:
             raise SettingsError(f"The longer side is {max(width, height)} pixels. This model makes at most {longest}.")
 
+    @with_embeddings
     def encode_prompts(
         self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
     ) -> dict[str, Conditioning]:

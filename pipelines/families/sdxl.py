@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.core.denoiser import Conditioning
+from pipelines.families.latent import with_embeddings
 from pipelines.families.prompts import clip_tokens, encode_clip
 from pipelines.families.sd import StableDiffusion
 
@@ -36,6 +37,7 @@ class StableDiffusionXL(StableDiffusion):
             and components.get("text_encoder_2") is not None
         )
 
+    @with_embeddings
     def encode_prompts(
         self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
     ) -> dict[str, Conditioning]:

@@ -173,6 +173,8 @@ def _filled(
             f"{part} are missing, the first is {missing[0][:80]}. Copy or download it again."
         )
     module.load_state_dict(state, assign=True)
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()
     return module.eval().requires_grad_(False)
 
 
@@ -210,8 +212,8 @@ def _gguf_network(path: Path, header: Header, made: type, config: Path, dtype: t
     missing = sorted(set(shapes) - set(state))
     if missing:
         raise ModelFileError(
-            f"{path.name} cannot be loaded as {made.__name__}: {len(missing)} of {len(shapes)} tensors are missing, the "
-            f"first is {missing[0][:80]}. Copy or download it again."
+            f"{path.name} cannot be loaded as {made.__name__}: {len(missing)} of {len(shapes)} tensors are missing, "
+            f"the first is {missing[0][:80]}. Copy or download it again."
         )
     own = {name: value for name, value in plain.items() if not name.startswith("_")}
     module = made.from_single_file(

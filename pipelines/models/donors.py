@@ -28,7 +28,7 @@ DONORS = {
     "flux1-dev": ("flux1-dev",),
     "flux1-schnell": ("flux1-schnell",),
 }
-"""Which published models' configurations, tokenizers and parts a single file may take: `FileKind.base` to catalog keys."""
+"""Whose configurations, tokenizers and parts a single file may take: `FileKind.base` to keys of published models."""
 
 OPTIONAL = {"sd3": ("text_encoder_3",), "sd35-medium": ("text_encoder_3",), "sd35-large": ("text_encoder_3",)}
 """Parts without which a model works too: SD3 was trained with its T5 left out at times."""

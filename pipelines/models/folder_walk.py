@@ -34,7 +34,7 @@ _ROLES = {
         ("embeddings", "embedding", "textual_inversion", "textual-inversion", "textualinversion"), EMBEDDINGS
     ),
 }
-"""Folder names of ours and of the peers (AUTOMATIC1111, Forge, ComfyUI, SwarmUI, Fooocus, InvokeAI), in small letters."""
+"""Folder names of ours and of AUTOMATIC1111, Forge, ComfyUI, SwarmUI, Fooocus and InvokeAI, in small letters."""
 
 _OWN = frozenset({"metrics", "tiny_vae", "schedules", "starts", "wildcards"})
 """Folders at the top that other parts of the program read."""

@@ -274,7 +274,8 @@ class Loader:
         factors = None if plan.checkpoint else read_factors(plan.folder)
         if plan.entry.family in FAMILIES:
             fitted = {"fitted_starts": fitted_folder(plan.entry.key, self.catalog.folder)}
-            family = family_of(components | fitted | ({"preview": factors} if factors else {}))
+            embeddings = {"embeddings": {one.key: one for one in self.catalog.embeddings() if not one.problem}}
+            family = family_of(components | fitted | embeddings | ({"preview": factors} if factors else {}))
             family.identity = tuple(sorted(plan.keys.items()))
             return family
         return StockPipeline(_assembled(plan, components), factors)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "bundled_embeddings",
     "embedding_kind",
     "named_embeddings",
+    "read_bundled",
     "read_embedding",
 ]
 
@@ -70,6 +71,20 @@ def read_embedding(path: Path) -> dict[str, torch.Tensor]:
         return _by_part({name: reader.read(name) for name in header.tensors}, path.name)
 
 
+def read_bundled(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The embeddings in a LoRA's file, by word; nothing else of it is read.
+
+    Raises:
+        ModelFileError: an embedding is of a form that is not read.
+    """
+    from pipelines.weights.reading import TensorReader
+
+    header = read_full_header(path)
+    names = [name for name in header.tensors if name.startswith(_BUNDLE)]
+    with TensorReader(path, header) as reader:
+        return bundled_embeddings({name: reader.read(name) for name in names}, path.name)
+
+
 def bundled_embeddings(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, dict[str, torch.Tensor]]:
     """The embeddings that OneTrainer puts into a LoRA's file, by word.
 
@@ -109,8 +124,13 @@ def _by_part(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, torch.
     return parts
 
 
-def named_embeddings(text: str, known: Mapping[str, Any]) -> list[str]:
+def named_embeddings(text: str, known: Mapping[str, Any], bare: Collection[str]) -> list[str]:
     """The keys of the embeddings that a prompt names, as `embedding:name` or, as in AUTOMATIC1111, by the bare name.
+
+    Args:
+        text: of the prompt.
+        known: embeddings by key.
+        bare: keys of those that are found by their bare name.
 
     Raises:
         PromptError: `embedding:name` names none that is there.
@@ -126,7 +146,7 @@ def named_embeddings(text: str, known: Mapping[str, Any]) -> list[str]:
             )
         found.append(key)
     rest = _NAMED.sub(" ", text).lower()
-    found += [key for key in known if re.search(rf"(?<![\w.-]){re.escape(key.lower())}(?![\w.-])", rest)]
+    found += [key for key in bare if re.search(rf"(?<![\w.-]){re.escape(key.lower())}(?![\w.-])", rest)]
     return list(dict.fromkeys(found))
 
 
@@ -173,21 +193,27 @@ class EmbeddingTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """A tokenizer and its encoder, and which vectors of an embedding are its own."""
+    """A tokenizer and its encoder, and which vectors of an embedding are its own.
+
+    Without vectors for a T5 the word is read as it is written; a CLIP needs them.
+    """
 
     tokenizer: str
     encoder: str
     part: str
+    needed: bool = True
 
 
 def _places(components: Mapping[str, Any]) -> list[_Place]:
     """CLIP encoders in their order are clip_l and clip_g; SD2's only one is told by its width alone."""
-    places = [_Place("tokenizer", "text_encoder", "clip_l"), _Place("tokenizer_2", "text_encoder_2", "clip_g")]
-    return [
-        place
-        for place in places
-        if components.get(place.encoder) is not None and hasattr(components[place.encoder].config, "projection_dim")
-    ]
+    places = []
+    for suffix, part in (("", "clip_l"), ("_2", "clip_g"), ("_3", "t5")):
+        encoder = components.get(f"text_encoder{suffix}")
+        if encoder is not None:
+            is_clip = hasattr(encoder.config, "projection_dim")
+            own = part if is_clip else "t5"
+            places.append(_Place(f"tokenizer{suffix}", f"text_encoder{suffix}", own, needed=is_clip))
+    return places
 
 
 @contextlib.contextmanager
@@ -216,13 +242,18 @@ def applied_embeddings(
         table = components[place.encoder].get_input_embeddings().weight
         rows, words, count = [], {}, len(table)
         for name, parts in embeddings.items():
+            if place.part not in parts and not place.needed:
+                plain = components[place.tokenizer](name, add_special_tokens=False, truncation=False, verbose=False)
+                words[name] = plain.input_ids
+                continue
             vectors = _vectors(name, parts, place.part, table.shape[1])
             words[name] = range(count, count + len(vectors))
             rows.append(vectors)
             count += len(vectors)
         replaced[place.tokenizer] = EmbeddingTokenizer(components[place.tokenizer], words)
-        added = torch.cat(rows)
-        changes.append((table, lambda data, added=added: torch.cat([data, added.to(data)])))
+        if rows:
+            added = torch.cat(rows)
+            changes.append((table, lambda data, added=added: torch.cat([data, added.to(data)])))
     with replaced_weights(changes):
         yield replaced
 

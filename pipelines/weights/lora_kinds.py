@@ -107,7 +107,9 @@ def _family(tensors: Mapping[str, Tensor], names: list[str], widths: Mapping[int
 def _by_width(tensors: Mapping[str, Tensor], widths: Mapping[int, tuple[str, str]]) -> tuple[str, str] | None:
     for name, tensor in tensors.items():
         width = 0
-        if (_CONTEXT.search(name) and len(tensor.shape) == 2 and re.search(r"(?:down|lora_A(?:\.\w+)?)\.weight$", name)) or (_CONTEXT.search(name) and re.search(r"hada_w[12]_b$|\.diff$", name) and len(tensor.shape) == 2):
+        if (
+            _CONTEXT.search(name) and len(tensor.shape) == 2 and re.search(r"(?:down|lora_A(?:\.\w+)?)\.weight$", name)
+        ) or (_CONTEXT.search(name) and re.search(r"hada_w[12]_b$|\.diff$", name) and len(tensor.shape) == 2):
             width = tensor.shape[1]
         if width in widths:
             return widths[width]
