@@ -13,8 +13,8 @@ from pipelines.models.catalog import shown
 from studio.models.model_list import DOWNLOAD, LOAD, memory_of, model_list_for
 from studio.page.models import markup as look
 from studio.ui import markup
-from studio.ui.controls import PLUMBING
 from studio.ui.page_context import PageContext, Receiver
+from studio.ui.controls import PLUMBING
 from studio.ui.tab_settings import OneOf, Setting
 
 if TYPE_CHECKING:
