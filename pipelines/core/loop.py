@@ -68,7 +68,8 @@ class _RunInProgress:
             prediction: for `query`; None begins the run.
         """
         self._asked = time.perf_counter()
-        event, step = self._events.send(prediction), None
+        event: Query | Step | None = self._events.send(prediction)
+        step = None
         if isinstance(event, Step):
             step, event = event, next(self._events, None)
         self.query = event if isinstance(event, Query) else None

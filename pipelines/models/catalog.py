@@ -2,146 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.core.errors import UnknownMethodError
-from pipelines.core.types import Choice
+from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, scan, scan_embeddings, scan_loras
+from pipelines.models.donors import completed
+from pipelines.models.entry import CatalogEntry, Source, shown
+from pipelines.models.folder_walk import ModelFolders
+from pipelines.models.quantization_folder import kept_entries
 
-if TYPE_CHECKING:
-    from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry
-
-__all__ = [
-    "Catalog",
-    "CatalogEntry",
-    "CheckpointFile",
-    "Quantized",
-    "Source",
-    "models_folder",
-    "published",
-    "shipped",
-    "shown",
-]
+__all__ = ["Catalog", "models_folder", "published", "shipped", "shown"]
 
 PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A part of a model that comes from a repository of its own.
-
-    Attributes:
-        repository: "owner/name" on the Hugging Face hub.
-        revision: a commit, or "main" where none could be confirmed.
-        file: one weight file at the repository's root; "" for a folder of the usual form.
-        subfolder: where in the repository the part stands.
-        part_class: "library.Class" of a part that the model itself does not name.
-    """
-
-    repository: str
-    revision: str = "main"
-    file: str = ""
-    subfolder: str = ""
-    part_class: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Quantized:
-    """How a model differs from the one it was made of.
-
-    Attributes:
-        base: key of that one.
-        choice: the quantizer with its settings.
-        file: the quantized network; None if it is quantized at each load.
-    """
-
-    base: str
-    choice: Choice
-    file: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointFile:
-    """What a single file of weights says of itself.
-
-    Attributes:
-        base: which version of its family it is, as `weights.kinds.FileKind` has it.
-        lacks: parts of the model that are not in the file.
-        prediction: "v_prediction" or "epsilon"; "" takes what models of its kind have.
-        zero_snr: whether its last time step has no signal.
-        edm: whether its network's time is EDM's.
-        gguf: whether it is a GGUF file.
-    """
-
-    base: str
-    lacks: tuple[str, ...] = ()
-    prediction: str = ""
-    zero_snr: bool = False
-    edm: bool = False
-    gguf: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class CatalogEntry:
-    """One line of the catalog.
-
-    Attributes:
-        key: stable name in requests, files and addresses.
-        label: name on the screen.
-        family: "sd", "sdxl", "sd3", "flux", or "stock" for any other diffusers pipeline.
-        repository, revision: on the hub; "" for what is on this machine already.
-        size_bytes: approximate download, where unverified added up from its parts; None where not even those are known.
-        licence, licence_url: the licence's short name ("" where it could not be confirmed) and where to read it.
-        kind: "image" or "video".
-        pipeline: the pipeline's class in diffusers.
-        gated: whether the hub asks to accept the licence and to log in.
-        variant: the weights' variant to fetch, e.g. "fp16".
-        defaults: names of `Request` fields to plain values, which `Request.parse` reads.
-        num_frames: of a video; 0 for pictures.
-        parts: parts that replace the repository's own, e.g. {"unet": Source(...)}.
-        lora: a LoRA that belongs to this form of the model.
-        notes: what a person should know, in plain words.
-        unverified: the names of the fields above that nobody confirmed.
-        confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
-        problem: why it cannot be used, as a sentence; "" if it can.
-        path: the folder or checkpoint file on this machine; None for published models.
-        file: of single files of weights; None for folders.
-        quantized: of models whose network was quantized here; all other parts are those of the model it was made of.
-    """
-
-    key: str
-    label: str
-    family: str
-    repository: str = ""
-    revision: str = "main"
-    size_bytes: int | None = None
-    licence: str = ""
-    licence_url: str = ""
-    kind: str = "image"
-    pipeline: str = ""
-    gated: bool = False
-    variant: str = ""
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    num_frames: int = 0
-    parts: Mapping[str, Source] = dataclasses.field(default_factory=dict, hash=False)
-    lora: Source | None = None
-    notes: str = ""
-    unverified: tuple[str, ...] = ()
-    confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-    problem: str = ""
-    path: Path | None = None
-    file: CheckpointFile | None = None
-    quantized: Quantized | None = None
-
-    @property
-    def local(self) -> bool:
-        """Whether it stands on this machine by itself, shipped or in the models folder."""
-        return self.path is not None
 
 
 def models_folder() -> Path:
@@ -151,14 +28,6 @@ def models_folder() -> Path:
         return Path(chosen).expanduser()
     data = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data).expanduser() / "stepwise" / "models"
-
-
-def shown(path: Path) -> str:
-    """A path for messages: from the person's home folder on, so that no message tells who they are."""
-    try:
-        return str(Path("~") / path.absolute().relative_to(Path.home()))
-    except (ValueError, RuntimeError):
-        return str(path)
 
 
 def shipped() -> CatalogEntry:
@@ -221,8 +90,6 @@ class Catalog(Mapping[str, CatalogEntry]):
         further: Sequence[Path] = (),
         follow_links: bool = False,
     ):
-        from pipelines.models.folder_walk import ModelFolders
-
         self.folder = folder or models_folder()
         self.folders = ModelFolders(self.folder, further, follow_links)
         self._given = None if entries is None else list(entries)
@@ -231,15 +98,11 @@ class Catalog(Mapping[str, CatalogEntry]):
 
     def rescan(self) -> None:
         """Look into the models folder again."""
-        from pipelines.models.catalog_folder import scan
-        from pipelines.models.donors import completed
-        from pipelines.models.quantization_folder import kept_entries
-
         entries = self._given
         if entries is None:
             fixed = [shipped(), *published()]
-            found = scan(self.folders, taken=[entry.key for entry in fixed])
-            entries = [fixed[0], *completed(found, fixed, self.folders), *fixed[1:]]
+            local = scan(self.folders, taken=[entry.key for entry in fixed])
+            entries = [fixed[0], *completed(local, fixed, self.folders), *fixed[1:]]
         found = {entry.key: entry for entry in entries}
         kept = {entry.key: entry for entry in kept_entries(self.folder, found) if entry.key not in found}
         # Replaced as a whole and never changed, so that other threads see the old or the new one.
@@ -247,14 +110,10 @@ class Catalog(Mapping[str, CatalogEntry]):
 
     def loras(self) -> list[LoraEntry]:
         """The LoRAs of the models folders as they are now, the unusable ones with their problem."""
-        from pipelines.models.catalog_folder import scan_loras
-
         return scan_loras(self.folders)
 
     def embeddings(self) -> list[EmbeddingEntry]:
         """The textual-inversion embeddings of the models folders as they are now."""
-        from pipelines.models.catalog_folder import scan_embeddings
-
         return scan_embeddings(self.folders)
 
     def __getitem__(self, key: str) -> CatalogEntry:

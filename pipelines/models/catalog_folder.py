@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
-from pipelines.models.catalog import CatalogEntry, CheckpointFile
+from pipelines.models.entry import CatalogEntry, CheckpointFile
 from pipelines.models.folder_classes import text_to_image_class
 from pipelines.models.folder_walk import EMBEDDINGS, LORAS, FolderFile, Kinds, ModelFolders
 from pipelines.weights.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES

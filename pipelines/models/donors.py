@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
-from pipelines.models.catalog import CatalogEntry, shown
+from pipelines.models.entry import CatalogEntry, shown
 from pipelines.models.files import WEIGHTS
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.weights.files import SAFETENSORS_SUFFIXES

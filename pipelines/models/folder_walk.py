@@ -263,10 +263,10 @@ def read_folder_list(path: Path) -> list[Path]:
         plain = json.loads(text) if path.suffix.lower() in {".json", ".txt"} else _yaml(text)
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path.name} cannot be read as a list of model folders ({str(error)[:120]}).") from error
-    folders = [folder for folder in _folders(plain, path.parent)]
+    folders = list(_folders(plain, path.parent))
     if not folders:
         raise SettingsError(
-            f"{path.name} names no folder. Write a list of folders, or the sections of ComfyUI's extra_model_paths.yaml."
+            f"{path.name} names no folder. Write a list of folders, or ComfyUI's sections as in extra_model_paths.yaml."
         )
     return list(dict.fromkeys(folders))
 

@@ -262,6 +262,7 @@ class Loader:
         from pipelines.families.preview import read_factors
         from pipelines.families.stock import StockPipeline
         from pipelines.initializations.fitted import fitted_folder
+        from pipelines.schedules.learned import LearnedSchedules
 
         empty = dict.fromkeys(name for name, files in plan.parts.items() if files is None)
         components = {**plan.settings, **empty, **held}
@@ -277,6 +278,7 @@ class Loader:
             embeddings = {"embeddings": {one.key: one for one in self.catalog.embeddings() if not one.problem}}
             family = family_of(components | fitted | embeddings | ({"preview": factors} if factors else {}))
             family.identity = tuple(sorted(plan.keys.items()))
+            family.learned = LearnedSchedules.beside_models(self.catalog.folder)
             return family
         return StockPipeline(_assembled(plan, components), factors)
 

@@ -13,7 +13,7 @@ from pipelines.models.files import LIGHT, PartFiles, read_index
 from pipelines.models.told_scheduler import told_scheduler
 
 if TYPE_CHECKING:
-    from pipelines.models.catalog import CheckpointFile
+    from pipelines.models.entry import CheckpointFile
 
 __all__ = ["free_part", "load_checkpoint", "load_part", "loaded_bytes", "new_scheduler", "part_class", "pipeline_class"]
 

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from pipelines.models.catalog import CheckpointFile
+from pipelines.models.entry import CheckpointFile
 from pipelines.weights.files import read_full_header
 
 __all__ = ["told_scheduler"]

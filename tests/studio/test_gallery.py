@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from PIL import Image
-from studio.ui.page_context import PageContext
 
 from pipelines.core.errors import SettingsError, StoreError
 from pipelines.core.types import Request
@@ -25,6 +24,7 @@ from studio.results import archives as gallery_files
 from studio.results.archives import pack, thumbnail
 from studio.results.search import find, reusable
 from studio.results.store import Store
+from studio.ui.page_context import PageContext
 
 
 @pytest.fixture
@@ -130,7 +130,9 @@ def test_a_place_that_is_none_begins_the_list_anew(tab, store, place):
     record = save(store)
     for handler in (tab.result_list.listed, tab.result_list.after):
         updates = handler("", "", place)
-        assert IDS.findall(updates[tab.result_list.grid]) == [record.id] and not updates[tab.result_list.more]["visible"]
+        assert (
+            IDS.findall(updates[tab.result_list.grid]) == [record.id] and not updates[tab.result_list.more]["visible"]
+        )
 
 
 def test_a_deletion_between_two_pages_leaves_no_gap(tab, store):

@@ -13,14 +13,15 @@ from safetensors.torch import save_file
 
 from pipelines.core.errors import BusyError, ModelError, SettingsError, UnknownMethodError
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog import Catalog
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.models.places import ModelPlaces
 from studio.api import models_change
 from studio.api.listings import change_models, listed_models
 from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
-from studio.models.model_list import ModelList, memory_of, model_list_for
+from studio.models.model_list import ModelList, memory_of
 from studio.page.models import markup as model_markup
 
 remote = pretended.remote
@@ -32,6 +33,7 @@ class FewModels:
     def __init__(self, entries, hub, folder):
         self.catalog = Catalog(folder / "models", entries)
         self.loader = Loader(ModelCache(10**9), self.catalog, device="cpu", places=ModelPlaces(self.catalog, hub))
+        self.model_list = ModelList(self.catalog, self.loader)
 
     def models(self):
         return list(self.catalog.values())
@@ -55,22 +57,22 @@ def ended(errand, within=60):
 
 
 def test_a_download_brings_the_files_and_loads_nothing(studio, hub):
-    models, entry = ModelList(studio), studio.catalog["far"]
+    models, entry = ModelList(studio.catalog, studio.loader), studio.catalog["far"]
     assert not models.here(entry)
     errand = models.start("far", "download")
     assert ended(errand) == "done"
     assert errand.done == errand.total > 0
     assert models.here(entry) and not models.busy
-    assert memory_of(studio)[0] == []
+    assert memory_of(studio.loader)[0] == []
     hub.error = OSError("no network")
     assert ended(models.start("far", "load")) == "done"
-    assert [one.models for one in memory_of(studio)[0]] == [("far",)]
+    assert [one.models for one in memory_of(studio.loader)[0]] == [("far",)]
     assert models.release("far")
-    assert memory_of(studio)[0] == []
+    assert memory_of(studio.loader)[0] == []
 
 
 def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
-    models, go = ModelList(studio), threading.Event()
+    models, go = ModelList(studio.catalog, studio.loader), threading.Event()
     fetch = hub.fetch
 
     def slow(*args):
@@ -92,7 +94,7 @@ def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
 
 def test_without_a_network_the_card_says_what_is_missing(studio, hub):
     hub.error = OSError("no network")
-    models = ModelList(studio)
+    models = ModelList(studio.catalog, studio.loader)
     errand = models.start("far", "download")
     assert ended(errand) == "failed"
     assert "3 GB" in errand.message or "3.0 GB" in errand.message
@@ -104,7 +106,7 @@ def test_only_models_of_the_catalog_and_a_few_at_a_time(hub, tmp_path):
     hub.files = lambda *_: go.wait(10) and (_ for _ in ()).throw(OSError("no network"))
     entries = [CatalogEntry(f"m{i}", f"M {i}", "sd", repository="someone/none") for i in range(3)]
     entries.append(CatalogEntry("bad", "Bad", "sd", problem="Bad cannot be used."))
-    models = ModelList(FewModels(entries, hub, tmp_path))
+    models = FewModels(entries, hub, tmp_path).model_list
     running = [models.start(key, "download") for key in ("m0", "m1")]
     with pytest.raises(BusyError, match="2 models"):
         models.start("m2", "download")
@@ -122,7 +124,7 @@ def test_only_models_of_the_catalog_and_a_few_at_a_time(hub, tmp_path):
 def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lora(tmp_path):
     studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu"))
     try:
-        models = ModelList(studio)
+        models = ModelList(studio.catalog, studio.loader)
         told = listed_models(studio)
         assert told["models"][0]["key"] == "emoji" and told["models"][0]["where"] == "here"
         assert told["memory"]["used_bytes"] == 0 and told["loras"] == []
@@ -130,7 +132,7 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
         held = listed_models(studio)
         assert held["memory"]["used_bytes"] > 10**6 and held["models"][0]["loaded"]
         assert held["memory"]["held"][0]["models"] == ["emoji"]
-        bar = model_markup.memory_bar(*memory_of(studio), lambda key: studio.catalog[key].label)
+        bar = model_markup.memory_bar(*memory_of(studio.loader), lambda key: studio.catalog[key].label)
         assert "Emoji 64" in bar
         (tmp_path / "models" / "loras").mkdir(parents=True)
         save_file({"a": torch.zeros(1)}, tmp_path / "models" / "loras" / "sketch.safetensors")
@@ -139,7 +141,7 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
         assert lora["key"] == "sketch" and lora["problem"]
         assert lora["problem"] in model_markup.lora_list(models.loras())
         assert models.release("emoji")
-        assert memory_of(studio)[0] == []
+        assert memory_of(studio.loader)[0] == []
     finally:
         studio.close()
 
@@ -147,13 +149,13 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
 def test_programs_do_what_the_buttons_do_on_the_pages_own_shelf(studio, hub):
     told = change_models(studio, "download", "far")
     assert told["done"] and told["action"] == "download" and told["models"]
-    errand = model_list_for(studio).errand("far")
+    errand = studio.model_list.errand("far")
     assert ended(errand) == "done"
     (way,) = listed_models(studio)["on_their_way"]
     assert (way["key"], way["what"], way["status"], way["done"]) == ("far", "download", "done", way["total"])
     hub.error = OSError("no network")
     change_models(studio, "load", "far")
-    assert ended(model_list_for(studio).errand("far")) == "done"
+    assert ended(studio.model_list.errand("far")) == "done"
     assert change_models(studio, "release", "far")["memory"]["used_bytes"] == 0
     assert change_models(studio, "cancel", "far")["done"] is False  # nothing is on its way
     assert change_models(studio, "rescan")["on_their_way"] == []
@@ -193,10 +195,10 @@ def test_a_program_too_loads_only_a_few_at_a_time(hub, tmp_path):
     with pytest.raises(BusyError, match="2 models"):
         change_models(few, "download", "m2")
     with pytest.raises(BusyError, match="2 models"):
-        model_list_for(few).start("m2", "download")
+        few.model_list.start("m2", "download")
     assert change_models(few, "cancel", "m1")["done"]
     go.set()
-    assert {ended(model_list_for(few).errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
+    assert {ended(few.model_list.errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
 
 
 def test_the_command_line_loads_a_model_and_refuses_what_is_none(tmp_path, capsys):
