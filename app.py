@@ -25,6 +25,8 @@ def main() -> None:
         StudioSettings(
             outputs=settings.outputs,
             models=settings.models,
+            more_models=settings.more_models,
+            follow_links=settings.follow_links,
             memory_budget=settings.memory_budget,
             limits=Limits(max_queue=settings.max_queue),
             gpu=gpu,

@@ -19,7 +19,7 @@ from pipelines.core.types import Choice, LoraChoice, Request, Traits
 from pipelines.families.base import Family
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
-from pipelines.models.catalog_folder import LoraEntry, scan_loras
+from pipelines.models.catalog_folder import LoraEntry
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.requests.limits import Limits
@@ -68,6 +68,8 @@ class StudioSettings:
     Attributes:
         outputs: folder of the results; None for the person's own data folder.
         models: folder of the person's models; None likewise.
+        more_models: further folders of models.
+        follow_links: whether links that lead out of the models folders are followed.
         memory_budget: bytes that loaded models may take; None for a share of the device's memory.
         limits: the caps.
         device: "cpu", "cuda" or "mps"; None for the best there is.
@@ -76,6 +78,8 @@ class StudioSettings:
 
     outputs: Path | None = None
     models: Path | None = None
+    more_models: Sequence[Path] = ()
+    follow_links: bool = False
     memory_budget: int | None = None
     limits: Limits = Limits()
     device: str | None = None
@@ -108,7 +112,7 @@ class Studio:
         self.store = Store(settings.outputs)
         self.store.reconcile()
         self.store.empty_trash(older_than=_TRASH_SECONDS)
-        self.catalog = Catalog(settings.models)
+        self.catalog = Catalog(settings.models, further=settings.more_models, follow_links=settings.follow_links)
         self.learned = LearnedSchedules.beside_models(self.catalog.folder)
         self.cache, host = _caches(settings)
         self.loader = Loader(self.cache, self.catalog, device=settings.device, host=host)
@@ -314,7 +318,7 @@ class Studio:
         )
 
     def _loras(self) -> list[LoraEntry]:
-        return scan_loras(self.catalog.folder)
+        return self.catalog.loras()
 
     def load_loras(self, choices: Sequence[LoraChoice]) -> list[tuple[Path, float]]:
         """What `Family.loras` takes."""

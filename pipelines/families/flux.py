@@ -10,7 +10,7 @@ import torch
 from pipelines.core.denoiser import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
-from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule
+from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5
 
@@ -53,6 +53,7 @@ class Flux(LatentFamily):
     def noise_schedule_for(self, width: int, height: int) -> FlowSchedule:
         return shifted_schedule(self.components["scheduler"], width * height // self.size_multiple**2, max_shift=1.15)
 
+    @with_embeddings
     def encode_texts(
         self,
         texts: Mapping[str, str],

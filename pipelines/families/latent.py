@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import weakref
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +19,20 @@ from pipelines.core.errors import ModelError
 from pipelines.core.schedule import DiscreteSchedule, FlowSchedule
 from pipelines.families.base import Family
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
+from pipelines.weights.embeddings import (
+    applied_embeddings,
+    bundled_embeddings,
+    named_embeddings,
+    read_bundled,
+    read_embedding,
+)
 from pipelines.weights.lora import applied_loras
 from pipelines.weights.part_identity import file_stamp
 from pipelines.weights.patching import in_dtype
 
-__all__ = ["LatentFamily", "discrete_schedule", "embed_scale", "shifted_schedule"]
+__all__ = ["LatentFamily", "discrete_schedule", "embed_scale", "has_edm_times", "shifted_schedule", "with_embeddings"]
+
+T = TypeVar("T")
 
 _FITTED: weakref.WeakKeyDictionary[torch.nn.Module, Factors] = weakref.WeakKeyDictionary()
 """Preview factors by VAE: it outlives the family object, of which each job makes its own."""
@@ -39,6 +49,7 @@ class LatentFamily(Family):
         encoder_names: those of the text encoders, which LoRAs may change too.
         default_guidance_scale: of networks that take it as an input, until `embed_guidance` is called.
         vae_scale_factor: pixels to a latent pixel.
+        embeddings: what prompts may name: key to an embedding's file, or to its vectors by part.
     """
 
     network_name: ClassVar[str]
@@ -58,6 +69,7 @@ class LatentFamily(Family):
         self.vae: torch.nn.Module = self.components["vae"]
         self.vae_scale_factor = 2 ** (len(_blocks(self.vae.config)) - 1)
         self._factors: Factors | None = None
+        self.embeddings: dict[str, Any] = dict(self.components.pop("embeddings", None) or {})
         self._require_channels()
 
     def _require_channels(self) -> None:
@@ -152,13 +164,66 @@ class LatentFamily(Family):
     def loras(self, choices: Sequence[tuple[Any, float]]) -> Iterator[None]:
         networks = {name: self.components.get(name) for name in (self.network_name, *self.encoder_names)}
         networks = {name: network for name, network in networks.items() if network is not None}
-        before = self.identity
+        before, embeddings = self.identity, self.embeddings
         with applied_loras(networks, choices, self.key):
             self.identity = (before, tuple(_lora_identity(*choice) for choice in choices)) if choices else before
+            self.embeddings = embeddings | _bundled(choices)
             try:
                 yield
             finally:
-                self.identity = before
+                self.identity, self.embeddings = before, embeddings
+
+    @contextlib.contextmanager
+    def embedded(self, *texts: str) -> Iterator[None]:
+        """The model with the embeddings that these prompts name.
+
+        Raises:
+            PromptError: an embedding is not there, or belongs to another model.
+        """
+        named = list(dict.fromkeys(key for text in texts for key in self._named_in(text)))
+        if not named:
+            yield
+            return
+        vectors = {key: self._vectors(key) for key in named}
+        components = self.components
+        with applied_embeddings(components, vectors) as replaced:
+            self.components = {**components, **replaced}
+            try:
+                yield
+            finally:
+                self.components = components
+
+    def _named_in(self, text: str) -> list[str]:
+        fitting = [key for key, source in self.embeddings.items() if getattr(source, "family", "") in {"", self.key}]
+        return named_embeddings(text, self.embeddings, fitting)
+
+    def _vectors(self, key: str) -> Mapping[str, torch.Tensor]:
+        source = self.embeddings[key]
+        return source if isinstance(source, Mapping) else read_embedding(getattr(source, "path", source))
+
+
+def with_embeddings(encode: Callable[..., T]) -> Callable[..., T]:
+    """An encoder of prompts that knows the embeddings which they name.
+
+    Args:
+        encode: a family's method that takes the prompt and the negative prompt, or a mapping of texts.
+    """
+
+    @functools.wraps(encode)
+    def encoded(self: LatentFamily, first: Any, *rest: Any, **options: Any) -> T:
+        texts = first.values() if isinstance(first, Mapping) else [first, *rest[:1]]
+        with self.embedded(*(text for text in texts if isinstance(text, str))):
+            return encode(self, first, *rest, **options)
+
+    return encoded
+
+
+def _bundled(choices: Sequence[tuple[Any, float]]) -> dict[str, Any]:
+    """The embeddings that LoRAs' files bring along."""
+    found: dict[str, Any] = {}
+    for source, _ in choices:
+        found |= bundled_embeddings(source, "The LoRA") if isinstance(source, Mapping) else read_bundled(Path(source))
+    return found
 
 
 def _lora_identity(source: Any, weight: float) -> Hashable:
@@ -187,6 +252,11 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
     Raises:
         ModelError: it has none.
     """
+    if has_edm_times(scheduler):
+        # Log-linear, so that the index of a level and the network's time, ln(sigma) / 4, are linear in each other.
+        config = scheduler.config
+        sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_train_timesteps)
+        return DiscreteSchedule(1 / (1 + sigmas**2))
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     if alphas_cumprod is None:
         raise ModelError(
@@ -194,6 +264,14 @@ def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
         )
     values = np.maximum(np.asarray(alphas_cumprod, dtype=np.float64), _SMALLEST_ALPHA)
     return DiscreteSchedule(values, scheduler.config.get("steps_offset", 0))
+
+
+def has_edm_times(scheduler: Any) -> bool:
+    """Whether a network takes EDM's time, ln(sigma / alpha) / 4, with data of unit deviation (CosXL).
+
+    Source: Karras et al., EDM, arXiv:2206.00364, table 1. With unit deviation its preconditioning is v-prediction.
+    """
+    return type(scheduler).__name__.startswith("EDM") and scheduler.config.get("sigma_data") == 1.0
 
 
 def shifted_schedule(scheduler: Any, image_tokens: int, max_shift: float) -> FlowSchedule:

@@ -10,7 +10,7 @@ import torch
 
 from pipelines.core.denoiser import Conditioning
 from pipelines.core.types import Traits
-from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale
+from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, most_chunks
 
@@ -32,6 +32,7 @@ class StableDiffusion(LatentFamily):
         super().__init__(components)
         config = self.network.config
         self.noise_schedule = discrete_schedule(self.components["scheduler"])
+        self._edm_times = has_edm_times(self.components["scheduler"])
         self.prediction_type = self.components["scheduler"].config.get("prediction_type", "epsilon")
         self.embeds_guidance = config.get("time_cond_proj_dim") is not None
         self.traits = Traits(self.key, self.prediction_type, "unet", "embedded" if self.embeds_guidance else "cfg")
@@ -47,6 +48,7 @@ class StableDiffusion(LatentFamily):
             and components["unet"].config.get("addition_embed_type") is None
         )
 
+    @with_embeddings
     def encode_texts(
         self,
         texts: Mapping[str, str],
@@ -74,12 +76,18 @@ class StableDiffusion(LatentFamily):
             embedded = guidance_embedding(given["guidance"], self.network.config.time_cond_proj_dim).to(dtype)
         return self.network(
             latents.to(dtype),
-            timesteps,
+            self._network_times(timesteps),
             encoder_hidden_states=given["prompt_embeds"].to(dtype),
             timestep_cond=embedded,
             added_cond_kwargs=self._added(given, dtype),
             return_dict=False,
         )[0].to(latents.dtype)
+
+    def _network_times(self, timesteps: torch.Tensor) -> torch.Tensor:
+        if not self._edm_times:
+            return timesteps
+        log_sigmas = [math.log(self.noise_schedule.at(time).sigma_ve) for time in timesteps.flatten().tolist()]
+        return timesteps.new_tensor(log_sigmas, dtype=torch.float32).reshape(timesteps.shape) / 4
 
     def _added(self, given: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
         """The network's further conditions."""

@@ -11,7 +11,7 @@ from pipelines.core.denoiser import Conditioning
 from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
-from pipelines.families.latent import LatentFamily, shifted_schedule
+from pipelines.families.latent import LatentFamily, shifted_schedule, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5, most_chunks
 
@@ -55,6 +55,7 @@ class StableDiffusion3(LatentFamily):
         if max(width, height) > longest:
             raise SettingsError(f"The longer side is {max(width, height)} pixels. This model makes at most {longest}.")
 
+    @with_embeddings
     def encode_texts(
         self,
         texts: Mapping[str, str],

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.core.denoiser import Conditioning
+from pipelines.families.latent import with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, most_chunks
 from pipelines.families.sd import StableDiffusion
@@ -37,6 +38,7 @@ class StableDiffusionXL(StableDiffusion):
             and components.get("text_encoder_2") is not None
         )
 
+    @with_embeddings
     def encode_texts(
         self,
         texts: Mapping[str, str],

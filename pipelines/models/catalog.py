@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UnknownMethodError
-from pipelines.models.catalog_folder import scan
-from pipelines.models.entry import CatalogEntry, Source
+from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, scan, scan_embeddings, scan_loras
+from pipelines.models.donors import completed
+from pipelines.models.entry import CatalogEntry, Source, shown
+from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.quantization_folder import kept_entries
 
 __all__ = ["Catalog", "models_folder", "published", "shipped", "shown"]
@@ -26,14 +28,6 @@ def models_folder() -> Path:
         return Path(chosen).expanduser()
     data = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data).expanduser() / "stepwise" / "models"
-
-
-def shown(path: Path) -> str:
-    """A path for messages: from the person's home folder on, so that no message tells who they are."""
-    try:
-        return str(Path("~") / path.absolute().relative_to(Path.home()))
-    except (ValueError, RuntimeError):
-        return str(path)
 
 
 def shipped() -> CatalogEntry:
@@ -85,10 +79,19 @@ class Catalog(Mapping[str, CatalogEntry]):
     Args:
         folder: the models folder; None takes the person's own.
         entries: in place of the shipped, local and published ones, for tests.
+        further: more folders whose files are listed too.
+        follow_links: whether links that lead out of a folder are followed.
     """
 
-    def __init__(self, folder: Path | None = None, entries: Iterable[CatalogEntry] | None = None):
+    def __init__(
+        self,
+        folder: Path | None = None,
+        entries: Iterable[CatalogEntry] | None = None,
+        further: Sequence[Path] = (),
+        follow_links: bool = False,
+    ):
         self.folder = folder or models_folder()
+        self.folders = ModelFolders(self.folder, further, follow_links)
         self._given = None if entries is None else list(entries)
         self._entries: dict[str, CatalogEntry] = {}
         self.rescan()
@@ -98,11 +101,20 @@ class Catalog(Mapping[str, CatalogEntry]):
         entries = self._given
         if entries is None:
             fixed = [shipped(), *published()]
-            entries = [fixed[0], *scan(self.folder, taken=[entry.key for entry in fixed]), *fixed[1:]]
+            local = scan(self.folders, taken=[entry.key for entry in fixed])
+            entries = [fixed[0], *completed(local, fixed, self.folders), *fixed[1:]]
         found = {entry.key: entry for entry in entries}
         kept = {entry.key: entry for entry in kept_entries(self.folder, found) if entry.key not in found}
         # Replaced as a whole and never changed, so that other threads see the old or the new one.
         self._entries = _beside_their_bases(found, kept)
+
+    def loras(self) -> list[LoraEntry]:
+        """The LoRAs of the models folders as they are now, the unusable ones with their problem."""
+        return scan_loras(self.folders)
+
+    def embeddings(self) -> list[EmbeddingEntry]:
+        """The textual-inversion embeddings of the models folders as they are now."""
+        return scan_embeddings(self.folders)
 
     def __getitem__(self, key: str) -> CatalogEntry:
         try:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
-from pipelines.models.entry import CatalogEntry
-from pipelines.weights.files import PICKLE_SUFFIXES, read_header
-from pipelines.weights.kinds import file_kind
+from pipelines.models.entry import CatalogEntry, CheckpointFile
+from pipelines.models.folder_classes import text_to_image_class
+from pipelines.models.folder_walk import EMBEDDINGS, LORAS, FolderFile, Kinds, ModelFolders
+from pipelines.weights.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
+from pipelines.weights.gguf_files import GGUF_INSTALL, has_gguf
+from pipelines.weights.kinds import FileKind
 
-__all__ = ["FAMILIES", "TINY_VAE", "LoraEntry", "scan", "scan_loras"]
-
-log = logging.getLogger(__name__)
+__all__ = ["FAMILIES", "TINY_VAE", "EmbeddingEntry", "LoraEntry", "scan", "scan_embeddings", "scan_loras"]
 
 FAMILIES = {
     "StableDiffusionPipeline": "sd",
@@ -31,15 +30,8 @@ FAMILIES = {
 PIPELINES = {family: pipeline for pipeline, family in FAMILIES.items()}
 VIDEO_WORDS = ("Video", "Wan", "LTX", "AnimateDiff", "SkyReels", "AnyFlow", "Mochi", "Latte", "Allegro")
 SIZES = {"sd1": 512, "sd2": 768}
-LORAS = "loras"
-METRICS = "metrics"
-"""Weights of measures, which are no models: left to pipelines.metrics."""
-
 TINY_VAE = "tiny_vae"
-"""Tiny decoders for previews, by family: left to pipelines.models.places. A model's own folder of one has this name."""
-
-MAX_DEPTH = 2
-MAX_FILES = 2000
+"""Tiny decoders for previews, by family: left to pipelines.models.places. Among a model's parts it is called so too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,66 +57,238 @@ class LoraEntry:
     problem: str = ""
 
 
-def scan(folder: Path, taken: Iterable[str] = ()) -> list[CatalogEntry]:
+@dataclasses.dataclass(frozen=True)
+class EmbeddingEntry:
+    """A textual-inversion embedding of the models folder.
+
+    Attributes:
+        key: its name in prompts, the file's name without the suffix.
+        path: the file.
+        family, base: as `weights.kinds.FileKind` has them; "" when its tensors do not tell.
+        size_bytes: of the file.
+        problem: why it cannot be used, as a sentence; "" if it can.
+    """
+
+    key: str
+    path: Path
+    family: str = ""
+    base: str = ""
+    size_bytes: int = 0
+    problem: str = ""
+
+
+def scan(folder: Path | ModelFolders, taken: Iterable[str] = ()) -> list[CatalogEntry]:
     """Models in a folder, by name; a file that cannot be used is listed with its problem.
 
     Args:
-        folder: the models folder; one that does not exist holds nothing.
+        folder: the models folder, or several; one that does not exist holds nothing.
         taken: keys that are in use already.
 
     Returns:
-        Entries with keys of lower-case letters, digits, ".", "_" and "-". Whatever a link leads to outside
-        the folder is left out.
+        Entries with keys of lower-case letters, digits, ".", "_" and "-". A file of which nothing tells whether it
+        predicts noise or v stands there twice, once for each.
     """
-    used, entries = set(taken), []
-    for path in _walk(folder):
-        entry = _folder_entry(path) if path.is_dir() else _file_entry(path)
-        if entry is not None:
-            entries.append(dataclasses.replace(entry, key=_unique(_safe(entry.label), used)))
-    return entries
-
-
-def scan_loras(folder: Path) -> list[LoraEntry]:
-    """LoRAs in the models folder's `loras`, by name, the unusable ones with their problem."""
-    used, entries = set(), []
-    for path in _walk(folder / LORAS, root=folder):
-        if path.is_dir() or path.suffix.lower() not in {".safetensors", *PICKLE_SUFFIXES}:
+    folders, used, entries = _folders(folder), set(taken), []
+    shards: set[Path] = set()
+    for found in folders.files():
+        if found.role or (set_name := _shard_set(found.path)) in shards:
             continue
-        key, label = _unique(_safe(path.stem), used), _printable(path.stem)
-        try:
-            kind = file_kind(read_header(path))
-            problem = "" if kind.what == "lora" else f"{path.name} is no LoRA."
-        except ModelFileError as error:
-            kind, problem = None, str(error)
-        family, base = (kind.family, kind.base) if kind and not problem else ("", "")
-        entries.append(LoraEntry(key, label, path, family, base, _size(path), problem))
+        if set_name is not None:
+            shards.add(set_name)
+        for entry in _entries(found, folders.kinds):
+            entries.append(dataclasses.replace(entry, key=_unique(entry.key or _safe(entry.label), used)))
     return entries
 
 
-def _walk(folder: Path, root: Path | None = None, depth: int = 0) -> Iterator[Path]:
-    """Diffusers folders and files, two levels deep, in order, never through a link that leaves the root."""
-    root = root or folder
+def scan_loras(folder: Path | ModelFolders) -> list[LoraEntry]:
+    """LoRAs in folders named `loras`, `Lora` and the like, by name, the unusable ones with their problem."""
+    folders, used, entries = _folders(folder), set[str](), []
+    for found in folders.files():
+        if found.role != LORAS or found.path.is_dir():
+            continue
+        key, label = _unique(_safe(found.path.stem), used), _printable(found.path.stem)
+        family, base, problem = _kind_in(found, folders.kinds, "lora", "LoRA")
+        entries.append(LoraEntry(key, label, found.path, family, base, _size(found.path), problem))
+    return entries
+
+
+def scan_embeddings(folder: Path | ModelFolders) -> list[EmbeddingEntry]:
+    """Textual-inversion embeddings in folders named `embeddings`, by name, the unusable ones with their problem."""
+    folders, used, entries = _folders(folder), set[str](), []
+    for found in folders.files():
+        if found.role != EMBEDDINGS or found.path.is_dir():
+            continue
+        name = re.sub(r"[\s,:()\[\]|<>]+", "_", _printable(found.path.stem))
+        family, base, problem = _kind_in(found, folders.kinds, "embedding", "embedding")
+        entries.append(EmbeddingEntry(_unique(name, used), found.path, family, base, _size(found.path), problem))
+    return entries
+
+
+def _folders(folder: Path | ModelFolders) -> ModelFolders:
+    return folder if isinstance(folder, ModelFolders) else ModelFolders(folder)
+
+
+def _kind_in(found: FolderFile, kinds: Kinds, wanted: str, called: str) -> tuple[str, str, str]:
+    """(family, base, problem) of a file in a folder that is for one kind of files."""
+    problem = found.problem or _suffix_problem(found.path)
+    if problem:
+        return "", "", problem
     try:
-        names = sorted(os.listdir(folder))[:MAX_FILES]
+        kind = kinds.kind(found.path)
+    except ModelFileError as error:
+        return "", "", str(error)
+    if kind.what != wanted:
+        place = _PLACES.get(kind.what)
+        move = f" It is {place[0]}: move it into the folder '{place[1]}'." if place else f" {kind.note}".rstrip()
+        return "", "", f"{found.path.name} is no {called}.{move}"
+    return kind.family, kind.base, f"{found.path.name} cannot be used here. {kind.note}" if kind.note else ""
+
+
+_PLACES = {
+    "lora": ("a LoRA", LORAS),
+    "embedding": ("a textual-inversion embedding", EMBEDDINGS),
+    "checkpoint": ("a checkpoint", "checkpoints"),
+    "network": ("a model's denoising network", "diffusion_models"),
+    "vae": ("a VAE", "vae"),
+    "text_encoder": ("a text encoder", "text_encoders"),
+}
+"""What a file is called, and the folder where it belongs."""
+
+_SHARD = re.compile(r"^(.*?)-\d{5}-of-\d{5}(.*)$")
+
+
+def _shard_set(path: Path) -> Path | None:
+    """What the parts of one model in several files have in common; None for any other file."""
+    match = _SHARD.match(path.name)
+    return path.with_name(f"{match[1]}*{match[2]}") if match else None
+
+
+def _suffix_problem(path: Path) -> str:
+    """Why a file is not even opened, by its suffix; "" for those that are."""
+    suffix = path.suffix.lower()
+    if suffix in SAFETENSORS_SUFFIXES or suffix in PICKLE_SUFFIXES or suffix == ".gguf":
+        return ""
+    if suffix in {".part", ".partial", ".crdownload", ".tmp", ".aria2", ".incomplete", ".download"}:
+        return f"{path.name} is a download that has not ended. Let it finish, or download it again."
+    if suffix in {".zip", ".7z", ".rar", ".tar", ".gz", ".xz"}:
+        return f"{path.name} is an archive. Unpack it in the models folder."
+    return f"{path.name} is no safetensors or GGUF file, the only kinds of weights that are read."
+
+
+def _entries(found: FolderFile, kinds: Kinds) -> list[CatalogEntry]:
+    """The entries of what was found: none for small parts of models that nobody would look for, else one or two."""
+    path = found.path
+    if found.problem or path.is_dir():
+        if found.problem:
+            return [_unusable(path, found.problem)]
+        return [_folder_entry(path)]
+    if _SHARD.match(path.name):
+        return [_unusable(path, _shard_problem(path))]
+    if (path.parent / "config.json").is_file() and path.name.startswith(("diffusion_pytorch_model", "model")):
+        return [_unusable(path, _part_problem(path))]
+    problem = _suffix_problem(path)
+    return [_unusable(path, problem)] if problem else _file_entries(path, kinds)
+
+
+def _unusable(path: Path, problem: str) -> CatalogEntry:
+    label = _printable(path.name if path.is_dir() else path.stem)
+    return CatalogEntry("", label, "stock", path=path, size_bytes=_size(path), problem=problem)
+
+
+def _shard_problem(path: Path) -> str:
+    return (
+        f"{path.name} is one of several files of a network by itself. Put it with its list (*.index.json) and its "
+        "config.json into the model's diffusers folder."
+    )
+
+
+def _part_problem(path: Path) -> str:
+    return (
+        f"{path.parent.name}/{path.name} is one part of a diffusers model. Put its whole folder, with "
+        "model_index.json, into the models folder."
+    )
+
+
+def _file_entries(path: Path, kinds: Kinds) -> list[CatalogEntry]:
+    """A file by itself: one entry, or two where nothing tells what its network predicts."""
+    try:
+        kind = kinds.kind(path)
+    except ModelFileError as error:
+        return [_unusable(path, str(error))]
+    gguf = path.suffix.lower() == ".gguf"
+    entry = CatalogEntry(
+        "",
+        _printable(path.stem),
+        kind.family or "stock",
+        pipeline=PIPELINES.get(kind.family, ""),
+        path=path,
+        size_bytes=_size(path),
+        problem=_file_problem(path, kind, gguf),
+        defaults=_defaults(kind.family, SIZES.get(kind.base, 1024)),
+        file=CheckpointFile(kind.base, kind.lacks, kind.prediction, kind.zero_snr, kind.edm, gguf)
+        if kind.what in {"checkpoint", "network"}
+        else None,
+    )
+    if entry.problem or entry.file is None or kind.prediction:
+        return [entry]
+    told = _sidecar_prediction(path)
+    if told:
+        return [_predicting(entry, told)]
+    if kind.base != "sd2" and not re.search(r"v[-_ ]?pred", path.stem, re.IGNORECASE):
+        return [entry]
+    plain = _safe(entry.label)
+    return [
+        dataclasses.replace(_predicting(entry, prediction), key=key, label=f"{entry.label} ({words})", notes=_TWICE)
+        for prediction, words, key in (
+            ("v_prediction", "v-prediction", plain),
+            ("epsilon", "epsilon", f"{plain}-epsilon"),
+        )
+    ]
+
+
+_TWICE = (
+    "The file does not tell whether its network predicts v or the noise (epsilon), so it is listed once for each: "
+    "the wrong one gives noise."
+)
+
+
+def _predicting(entry: CatalogEntry, prediction: str) -> CatalogEntry:
+    defaults = dict(entry.defaults)
+    if entry.file is not None and entry.file.base == "sd2" and prediction == "epsilon":
+        defaults |= {"width": 512, "height": 512}
+    return dataclasses.replace(
+        entry, file=entry.file and dataclasses.replace(entry.file, prediction=prediction), defaults=defaults
+    )
+
+
+def _sidecar_prediction(path: Path) -> str:
+    """What the yaml file beside a checkpoint says, as AUTOMATIC1111 reads it: "v_prediction", "epsilon" or ""."""
+    sidecar = path.with_suffix(".yaml")
+    try:
+        if not sidecar.is_file() or sidecar.stat().st_size > 100_000:
+            return ""
+        text = sidecar.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return
-    for name in names:
-        path = folder / name
-        if name.startswith(".") or (depth == 0 and name in (LORAS, METRICS, TINY_VAE) and folder == root):
-            continue
-        if not _inside(path, root):
-            log.warning("%s in the models folder leads outside it and is left out", name)
-        elif (path / "model_index.json").is_file() or path.is_file():
-            yield path
-        elif path.is_dir() and depth + 1 < MAX_DEPTH and not (path / "quantization.json").is_file():
-            yield from _walk(path, root, depth + 1)
+        return ""
+    match = re.search(r"^\s*(?:parameterization|prediction_type)\s*:\s*[\"']?(\w+)", text, re.MULTILINE)
+    if match is None:
+        return "epsilon" if "LatentDiffusion" in text else ""
+    return "v_prediction" if match[1].lower().startswith("v") else "epsilon"
 
 
-def _inside(path: Path, root: Path) -> bool:
-    try:
-        return path.resolve(strict=True).is_relative_to(root.resolve(strict=True))
-    except (OSError, RuntimeError):
-        return False
+def _file_problem(path: Path, kind: FileKind, gguf: bool) -> str:
+    if kind.note:
+        return f"{path.name} cannot be used by itself. {kind.note}"
+    if kind.what in {"lora", "embedding"}:
+        what, place = _PLACES[kind.what]
+        return f"{path.name} is {what}. Move it into the folder '{place}'."
+    if kind.what in {"vae", "text_encoder"}:
+        return f"{path.name} is {_PLACES[kind.what][0]} by itself. Models that lack one are completed with it."
+    if not kind.family:
+        return f"{path.name} is none of the checkpoints known here: Stable Diffusion 1 to 3.5, SDXL, FLUX.1."
+    if gguf and not has_gguf():
+        return f"{path.name} is a GGUF file, which needs the package gguf. Install it with: {GGUF_INSTALL}"
+    return ""
 
 
 def _folder_entry(path: Path) -> CatalogEntry:
@@ -142,8 +306,9 @@ def _folder_entry(path: Path) -> CatalogEntry:
             path=path,
             problem=f"{label}: model_index.json cannot be read. Copy or download the model again.",
         )
-    family = FAMILIES.get(pipeline, "stock")
     kind = "video" if any(word in pipeline for word in VIDEO_WORDS) else "image"
+    pipeline, problem = (pipeline, "") if kind == "video" else text_to_image_class(path, index, pipeline)
+    family = FAMILIES.get(pipeline, "stock")
     return CatalogEntry(
         "",
         label,
@@ -153,31 +318,7 @@ def _folder_entry(path: Path) -> CatalogEntry:
         path=path,
         defaults=_defaults(family),
         size_bytes=sum(_size(file) for file in path.glob("*/*.safetensors")),
-    )
-
-
-def _file_entry(path: Path) -> CatalogEntry | None:
-    label, suffix = _printable(path.stem), path.suffix.lower()
-    if suffix not in {".safetensors", ".ckpt", ".pt", ".pth"}:
-        return None
-    try:
-        kind = file_kind(read_header(path))
-    except ModelFileError as error:
-        return CatalogEntry("", label, "stock", path=path, size_bytes=_size(path), problem=str(error))
-    problem = kind.note and f"{path.name} cannot be used by itself. {kind.note}"
-    if kind.what == "lora":
-        problem = f"{path.name} is a LoRA. Move it into the folder '{LORAS}'."
-    elif not kind.family:
-        problem = f"{path.name} is none of the checkpoints known here: Stable Diffusion 1 to 3.5, SDXL, FLUX.1."
-    return CatalogEntry(
-        "",
-        label,
-        kind.family or "stock",
-        pipeline=PIPELINES.get(kind.family, ""),
-        path=path,
-        size_bytes=_size(path),
-        problem=problem,
-        defaults=_defaults(kind.family, SIZES.get(kind.base, 1024)),
+        problem=problem and f"{label} {problem}",
     )
 
 

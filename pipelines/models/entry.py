@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.core.types import Choice
 
-__all__ = ["CatalogEntry", "Quantized", "Source"]
+__all__ = ["CatalogEntry", "CheckpointFile", "Quantized", "Source", "shown"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,27 @@ class Quantized:
 
 
 @dataclasses.dataclass(frozen=True)
+class CheckpointFile:
+    """What a single file of weights says of itself.
+
+    Attributes:
+        base: which version of its family it is, as `weights.kinds.FileKind` has it.
+        lacks: parts of the model that are not in the file.
+        prediction: "v_prediction" or "epsilon"; "" takes what models of its kind have.
+        zero_snr: whether its last time step has no signal.
+        edm: whether its network's time is EDM's.
+        gguf: whether it is a GGUF file.
+    """
+
+    base: str
+    lacks: tuple[str, ...] = ()
+    prediction: str = ""
+    zero_snr: bool = False
+    edm: bool = False
+    gguf: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class CatalogEntry:
     """One line of the catalog.
 
@@ -70,6 +91,7 @@ class CatalogEntry:
         confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
         problem: why it cannot be used, as a sentence; "" if it can.
         path: the folder or checkpoint file on this machine; None for published models.
+        file: of single files of weights; None for folders.
         quantized: of models whose network was quantized here; all other parts are those of the model it was made of.
     """
 
@@ -94,9 +116,18 @@ class CatalogEntry:
     confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     problem: str = ""
     path: Path | None = None
+    file: CheckpointFile | None = None
     quantized: Quantized | None = None
 
     @property
     def local(self) -> bool:
         """Whether it stands on this machine by itself, shipped or in the models folder."""
         return self.path is not None
+
+
+def shown(path: Path) -> str:
+    """A path for messages: from the person's home folder on, so that no message tells who they are."""
+    try:
+        return str(Path("~") / path.absolute().relative_to(Path.home()))
+    except (ValueError, RuntimeError):
+        return str(path)

@@ -243,7 +243,9 @@ class Loader:
         if part.quantization:
             return load_quantized(plan, files, part, told.source, told.cancelled)
         if files is None:
-            return load_checkpoint(plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device)
+            return load_checkpoint(
+                plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file
+            )
         if part.device == HOST:
             return offloaded(load_part(files, part.dtype, "cpu"), self._slot)
         return load_part(files, part.dtype, part.device)
@@ -265,7 +267,7 @@ class Loader:
         empty = dict.fromkeys(name for name, files in plan.parts.items() if files is None)
         components = {**plan.settings, **empty, **held}
         if plan.checkpoint:
-            components = {**held[CHECKPOINT], **{name: held[name] for name in plan.parts}}
+            components = {**plan.settings, **held[CHECKPOINT], **{name: held.get(name) for name in plan.parts}}
             components["scheduler"] = type(components["scheduler"]).from_config(components["scheduler"].config)
         for name, files in plan.parts.items():
             if files is not None and "Scheduler" in files.class_name:
@@ -273,7 +275,8 @@ class Loader:
         factors = None if plan.checkpoint else read_factors(plan.folder)
         if plan.entry.family in FAMILIES:
             fitted = {"fitted_starts": fitted_folder(plan.entry.key, self.catalog.folder)}
-            family = family_of(components | fitted | ({"preview": factors} if factors else {}))
+            embeddings = {"embeddings": {one.key: one for one in self.catalog.embeddings() if not one.problem}}
+            family = family_of(components | fitted | embeddings | ({"preview": factors} if factors else {}))
             family.identity = tuple(sorted(plan.keys.items()))
             family.learned = LearnedSchedules.beside_models(self.catalog.folder)
             return family

@@ -6,10 +6,14 @@ import importlib
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import BusyError, ModelError, ModelFileError
-from pipelines.models.files import PartFiles, read_json
+from pipelines.models.files import LIGHT, PartFiles, read_index
+from pipelines.models.told_scheduler import told_scheduler
+
+if TYPE_CHECKING:
+    from pipelines.models.entry import CheckpointFile
 
 __all__ = ["free_part", "load_checkpoint", "load_part", "loaded_bytes", "new_scheduler", "part_class", "pipeline_class"]
 
@@ -120,12 +124,9 @@ def _from_folder(part: PartFiles, made: type, dtype: Any) -> Any:
 
 
 def _from_state(part: PartFiles, made: type, dtype: Any) -> Any:
-    from safetensors.torch import load_file
+    from pipelines.models.checkpoint_loading import lone_module
 
-    module = made.from_config(read_json(part.folder / "config.json"))
-    missing, unexpected = module.load_state_dict(load_file(str(part.weights[0])), strict=False)
-    _require_all(part, [*missing, *unexpected])
-    return module.to(dtype)
+    return lone_module(part.weights[0], made, part.folder, dtype, part.name)
 
 
 def _require_all(part: PartFiles, missing: Any) -> None:
@@ -138,14 +139,17 @@ def _require_all(part: PartFiles, missing: Any) -> None:
         )
 
 
-def load_checkpoint(path: Any, pipeline: str, config: Any, dtype: str, device: str) -> dict[str, Any]:
-    """All parts of a checkpoint file by name.
+def load_checkpoint(
+    path: Any, pipeline: str, config: Any, dtype: str, device: str, file: CheckpointFile | None = None
+) -> dict[str, Any]:
+    """All parts of a checkpoint file by name, with the tokenizers and the scheduler of its configurations.
 
     Args:
-        path: the .safetensors file, already checked.
+        path: the .safetensors or .gguf file, already checked.
         pipeline: class name of the pipeline it belongs to.
         config: folder with the configurations and tokenizers of that pipeline.
         dtype, device: of the parts.
+        file: what it says of itself; parts that it lacks are left out, and come from elsewhere.
 
     Raises:
         ModelFileError: the file does not make this pipeline.
@@ -153,21 +157,31 @@ def load_checkpoint(path: Any, pipeline: str, config: Any, dtype: str, device: s
     """
     import torch
 
-    made = pipeline_class(pipeline)
+    from pipelines.models.checkpoint_loading import checkpoint_modules
+
+    pipeline_class(pipeline)
+    index, _ = read_index(config)
+    lacks = file.lacks if file else ()
+    classes = {name: part_class(*made) for name, made in index.items() if made}
+    weighty = {name: made for name, made in classes.items() if not any(word in made.__name__ for word in LIGHT)}
     with ONE_AT_A_TIME:
         try:
-            pipe = made.from_single_file(
-                str(path), config=str(config), local_files_only=True, torch_dtype=getattr(torch, dtype)
-            )
-            pipe.to(device)
+            modules = checkpoint_modules(path, config, getattr(torch, dtype), weighty, lacks)
+            modules = {name: module.to(device) for name, module in modules.items()}
+            light = {
+                name: made.from_pretrained(str(config / name), local_files_only=True)
+                for name, made in classes.items()
+                if name not in weighty
+            }
+        except ModelError:
+            raise
         except torch.OutOfMemoryError as error:
             raise BusyError(OUT_OF_MEMORY) from error
         except Exception as error:
             raise _unusable("the checkpoint", path.name, pipeline, error) from error
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.eval().requires_grad_(False)
-    return dict(pipe.components)
+    if file and "scheduler" in light:
+        light["scheduler"] = told_scheduler(light["scheduler"], path, file)
+    return {**dict.fromkeys(index), **light, **modules}
 
 
 def new_scheduler(part: PartFiles, config: Mapping[str, Any]) -> Any:

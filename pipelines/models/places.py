@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.core.errors import ModelError, ModelFileError, ModelMissingError
 from pipelines.models.catalog import Catalog, shown
 from pipelines.models.catalog_folder import TINY_VAE
+from pipelines.models.donors import DONORS, OPTIONAL, Donors
 from pipelines.models.downloads import (
     Hub,
     HuggingFace,
@@ -21,20 +22,8 @@ from pipelines.models.downloads import (
 from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.files import PartFiles, list_parts, part_files, read_index
 from pipelines.weights.files import bytes_as, read_header
-from pipelines.weights.kinds import file_kind
 
 __all__ = ["ModelPlaces"]
-
-CONFIG_OF = {
-    "sd1": "sd15",
-    "sd2": "sd21",
-    "sdxl": "sdxl",
-    "sd35-medium": "sd35-medium",
-    "sd35-large": "sd35-large",
-    "flux1-dev": "flux1-dev",
-    "flux1-schnell": "flux1-schnell",
-}
-"""Which published model's configurations and tokenizers a checkpoint file needs: `FileKind.base` to catalog key."""
 
 
 class ModelPlaces:
@@ -134,16 +123,18 @@ class ModelPlaces:
             ModelFileError: the file is broken or not a checkpoint that is known here.
             ModelMissingError: they are not here and cannot be fetched.
         """
-        kind = file_kind(read_header(entry.path))
-        donor = self.catalog.get(CONFIG_OF.get(kind.base, ""))
-        if donor is None:
+        family, base = entry.family, entry.file.base if entry.file else ""
+        donors = [self.catalog.get(key) for key in DONORS.get(base, ())]
+        if not donors or donors[0] is None:
             raise ModelFileError(
                 f"{entry.path.name} is no checkpoint of a kind known here. Use the model's diffusers folder."
             )
-        own = self.catalog.folder / donor.repository.split("/")[-1]
-        for folder in (own, self.hub.folder(donor.repository, donor.revision)):
-            if folder and _has_configs(folder):
-                return folder
+        found = next((one.folder for one in self._donors.folders_for(family, base) if _has_configs(one.folder)), None)
+        cached = [self.hub.folder(donor.repository, donor.revision) for donor in donors if donor] if not found else []
+        found = found or next((folder for folder in cached if folder and _has_configs(folder)), None)
+        if found:
+            return found
+        donor, own = donors[0], self.catalog.folder / donors[0].repository.split("/")[-1]
         try:
             return fetch_configs(self.hub, donor, self.catalog.folder, cancelled, progress)
         except ModelMissingError as error:
@@ -152,6 +143,39 @@ class ModelPlaces:
                 f"(a few MB), and the hub cannot be reached. Put the folder of {donor.repository} into {shown(own)}, "
                 "or connect once."
             ) from error
+
+    @property
+    def _donors(self) -> Donors:
+        return Donors(self.catalog.values(), self.catalog.folders)
+
+    def completing_parts(
+        self, entry: CatalogEntry, config: Path, variants: Sequence[str]
+    ) -> dict[str, PartFiles | None]:
+        """The parts that a single file lacks, from its donors; None for one without which it works.
+
+        Args:
+            entry: of the single file.
+            config: folder with the configurations.
+            variants: of the weights, the most wanted first.
+
+        Raises:
+            ModelFileError: nobody has a part.
+        """
+        made, _ = read_index(config)
+        parts: dict[str, PartFiles | None] = {}
+        for name in entry.file.lacks if entry.file else ():
+            if made.get(name) is None:
+                continue
+            donor = self._donors.part(entry.family, entry.file.base, name)
+            if donor is None and name in OPTIONAL.get(entry.file.base, ()):
+                parts[name] = None
+            elif donor is None:
+                raise ModelFileError(f"{entry.path.name} has no {name} in it, and no donor of it is here any more.")
+            elif donor.file:
+                parts[name] = PartFiles(name, *made[name], config / name, (donor.file,), single=True)
+            else:
+                parts[name] = part_files(name, *read_index(donor.folder)[0][name], donor.folder / name, variants)
+        return parts
 
     def tiny_places(self, entry: CatalogEntry, folder: Path) -> list[Path]:
         """Where a tiny decoder for an entry's previews may stand, the model's own first.
@@ -178,7 +202,12 @@ class ModelPlaces:
         return found and part_files(TINY_VAE, "diffusers", "AutoencoderTiny", found, variants)
 
     def checkpoint_bytes(self, entry: CatalogEntry, dtype: str) -> int:
-        """Memory of a checkpoint file's tensors as `dtype`, with 2 % for buffers that are in no file."""
+        """Memory of a checkpoint file's tensors as `dtype`, with 2 % for buffers that are in no file.
+
+        A GGUF file's packed weights stay packed.
+        """
+        if entry.file and entry.file.gguf:
+            return int(1.02 * entry.path.stat().st_size)
         return int(1.02 * bytes_as(read_header(entry.path).values(), dtype))
 
 

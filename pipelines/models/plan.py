@@ -13,7 +13,7 @@ from pipelines.core.errors import ModelFileError
 from pipelines.core.leases import PartKey
 from pipelines.models.downloads import Progress
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.files import PartFiles, read_json
+from pipelines.models.files import PartFiles, read_index, read_json
 from pipelines.models.places import ModelPlaces
 from pipelines.weights.part_identity import PartIdentities
 
@@ -33,7 +33,7 @@ class Plan:
     Attributes:
         entry: of the catalog.
         folder: the model's folder, or the one with a checkpoint file's configurations.
-        parts: by name; None for places that stay empty. Empty for a checkpoint file.
+        parts: by name; None for places that stay empty. Of a checkpoint file only those that it lacks.
         settings: the pipeline's other settings.
         keys: name to key of everything that the cache holds; schedulers are made anew for each job.
         estimates: bytes by key.
@@ -120,11 +120,21 @@ class Plans:
     def _of_file(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
         config = self.places.config_folder(entry, cancelled, progress)
         dtype = self._base_dtype(entry)
-        key = PartKey(self._identities.name([entry.path]), "", CHECKPOINT, dtype, _quantization(entry), self.device)
-        parts = self._tiny(entry, config)
+        key = PartKey(
+            self._identities.name([entry.path]),
+            "",
+            f"{CHECKPOINT} {entry.file.prediction}".strip() if entry.file else CHECKPOINT,
+            dtype,
+            _quantization(entry),
+            self.device,
+        )
+        parts = {**self.places.completing_parts(entry, config, self._variants(entry)), **self._tiny(entry, config)}
         keys, estimates = self._keyed(entry, parts)
         estimates[key] = self.places.checkpoint_bytes(entry, dtype)
-        return Plan(entry, config, parts, {}, {CHECKPOINT: key, **keys}, estimates, self._tiny_places(entry, config))
+        settings = read_index(config)[1]
+        return Plan(
+            entry, config, parts, settings, {CHECKPOINT: key, **keys}, estimates, self._tiny_places(entry, config)
+        )
 
     def _of_folder(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
         folder, parts, settings = self.places.parts(entry, self._variants(entry), cancelled, progress)

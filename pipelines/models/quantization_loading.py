@@ -43,7 +43,9 @@ def load_quantized(
         return quantized(network, quantizer, label, cancelled, in_place)
 
     if files is None:
-        parts = load_checkpoint(plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device)
+        parts = load_checkpoint(
+            plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file
+        )
         name = _network(parts)
         return {**parts, name: made(parts[name], in_place=True)}
     if chosen.file is not None:

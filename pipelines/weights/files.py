@@ -17,7 +17,17 @@ from typing import Any
 from pipelines.core.errors import ModelFileError
 from pipelines.core.leases import megabytes
 
-__all__ = ["DTYPE_BYTES", "PICKLE_SUFFIXES", "Tensor", "bytes_as", "check_index", "read_header"]
+__all__ = [
+    "DTYPE_BYTES",
+    "PICKLE_SUFFIXES",
+    "SAFETENSORS_SUFFIXES",
+    "Header",
+    "Tensor",
+    "bytes_as",
+    "check_index",
+    "read_full_header",
+    "read_header",
+]
 
 DTYPE_BITS = {
     "F64": 64,
@@ -45,6 +55,7 @@ DTYPE_BITS = {
 }
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
+SAFETENSORS_SUFFIXES = frozenset({".safetensors", ".sft"})
 MAX_HEADER = 100_000_000
 """The format's own limit."""
 
@@ -60,10 +71,11 @@ LOOKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: its dtype as the format spells it ("F16"), and its shape."""
+    """One tensor of a file: its dtype as the format spells it ("F16"), its shape, and its first byte in the file."""
 
     dtype: str
     shape: tuple[int, ...]
+    offset: int = dataclasses.field(default=0, compare=False)
 
     @property
     def count(self) -> int:
@@ -71,8 +83,32 @@ class Tensor:
         return math.prod(self.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What stands before a safetensors file's data.
+
+    Attributes:
+        tensors: by name, in the file's order.
+        metadata: the words that the trainer or publisher put in.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Names, dtypes and shapes of a safetensors file, after a check that the whole file is what it says.
+    """Names, dtypes and shapes of a safetensors file, as `read_full_header` reads and checks them.
+
+    Raises:
+        ModelFileError: as `read_full_header`.
+    """
+    return read_full_header(path).tensors
+
+
+def read_full_header(path: Path) -> Header:
+    """A safetensors file's tensors and metadata, after a check that the whole file is what it says.
+
+    Only the header is read, however large the file is.
 
     Args:
         path: the file; its name appears in messages, its folder does not.
@@ -89,41 +125,47 @@ def read_header(path: Path) -> dict[str, Tensor]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(24)
-            _require_no_other_format(name, start)
-            length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-            if not 2 <= length <= min(MAX_HEADER, max(0, size - 8)):
-                raise ModelFileError(
-                    f"{name} is no safetensors file, or is cut short in its first bytes "
-                    f"({megabytes(size)}). Copy or download it again."
-                )
+            length = _header_length(name, size, file.read(24))
             file.seek(8)
             header = file.read(length)
     except OSError as error:
         raise ModelFileError(
             f"{name} cannot be read ({error.strerror}). Check that it is there and may be read."
         ) from error
-    return _tensors(name, _parsed(name, header), size - 8 - length)
+    entries, metadata = _parsed(name, header)
+    return Header(_tensors(name, entries, 8 + length, size - 8 - length), metadata)
 
 
-def _require_no_other_format(name: str, start: bytes) -> None:
+def _header_length(name: str, size: int, start: bytes) -> int:
+    """Bytes of the JSON header. The format itself is tried first: its length may begin like another format's mark."""
+    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    fits = 2 <= length <= min(MAX_HEADER, max(0, size - 8))
+    if fits and start[8:9] == b"{":
+        return length
     for magic, what in LOOKS:
         if start.startswith(magic):
             raise ModelFileError(f"{name} {what}, whatever its name says. Get the model's safetensors file.")
+    if fits:
+        raise ModelFileError(f"{name} has a damaged header. Copy or download it again.")
+    raise ModelFileError(
+        f"{name} is no safetensors file, or is cut short in its first bytes ({megabytes(size)}). "
+        "Copy or download it again."
+    )
 
 
-def _parsed(name: str, header: bytes) -> dict[str, Any]:
+def _parsed(name: str, header: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         entries = json.loads(header)
     except (ValueError, RecursionError):
         entries = None
     if not isinstance(entries, dict):
         raise ModelFileError(f"{name} has a damaged header. Copy or download it again.")
-    entries.pop("__metadata__", None)
-    return entries
+    metadata = entries.pop("__metadata__", None)
+    words = metadata.items() if isinstance(metadata, dict) else ()
+    return entries, {key: value for key, value in words if isinstance(value, str)}
 
 
-def _tensors(name: str, entries: Mapping[str, Any], data_bytes: int) -> dict[str, Tensor]:
+def _tensors(name: str, entries: Mapping[str, Any], data_start: int, data_bytes: int) -> dict[str, Tensor]:
     """The tensors, after a check that they fill the data exactly, one behind the other."""
     damaged = ModelFileError(
         f"{name} has a damaged header: its tensors do not fit the file. Copy or download it again."
@@ -131,9 +173,10 @@ def _tensors(name: str, entries: Mapping[str, Any], data_bytes: int) -> dict[str
     tensors, spans = {}, []
     for key, entry in entries.items():
         try:
-            tensor = Tensor(entry["dtype"], tuple(entry["shape"]))
             begin, end = entry["data_offsets"]
-            whole = all(isinstance(number, int) and number >= 0 for number in (*tensor.shape, begin, end))
+            shape = tuple(entry["shape"])
+            whole = all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end))
+            tensor = Tensor(entry["dtype"], shape, data_start + begin if whole else 0)
             fits = whole and (end - begin) * 8 == tensor.count * DTYPE_BITS[tensor.dtype]
         except (KeyError, TypeError, ValueError):
             raise damaged from None
@@ -151,7 +194,9 @@ def _tensors(name: str, entries: Mapping[str, Any], data_bytes: int) -> dict[str
             f"{name} is cut short: {megabytes(data_bytes)} of {megabytes(position)} are there. "
             "Copy or download it again."
         )
-    if position < data_bytes or not tensors:
+    if not tensors:
+        raise ModelFileError(f"{name} holds no tensors and is damaged. Copy or download it again.")
+    if position < data_bytes:
         raise damaged
     return tensors
 

@@ -1,14 +1,12 @@
-"""LoRA: low-rank changes to a model's weights, added for one request and taken off after it.
+"""LoRA and its relatives: changes to a model's weights, added for one request and taken off after it.
 
-W + weight * (alpha / rank) * up @ down for every linear and convolution layer that the file names. Source:
-Hu et al., LoRA, arXiv:2106.09685, section 4.1. Differs: the sum is stored in the weight while it lasts, so a
-step costs nothing more and no other package is needed.
+W + weight * change for every layer that the file names; the changes are those of `weights.adapters`. Differs from the
+papers: the sum is stored in the weight while it lasts, so a step costs nothing more and no other package is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,42 +17,14 @@ import safetensors
 import torch
 
 from pipelines.core.errors import LoraError
-from pipelines.weights.lora_names import LayerIndex, split_key
+from pipelines.weights.adapters import Adapter, difference, make_adapter
+from pipelines.weights.lora_names import Found, LayerIndex, split_key
 from pipelines.weights.patching import replaced_weights
 
-__all__ = ["LoraLayer", "applied_loras", "lora_layers", "read_lora"]
+__all__ = ["applied_loras", "lora_layers", "read_lora"]
 
 _CONTEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraLayer:
-    """The change of one layer.
-
-    Attributes:
-        down: (rank, in) or (rank, in, k, k).
-        up: (out, rank) or (out, rank, 1, 1).
-        scale: alpha / rank.
-    """
-
-    down: torch.Tensor
-    up: torch.Tensor
-    scale: float
-
-    def split(self, weights: Sequence[torch.Tensor]) -> list[LoraLayer]:
-        """This change in parts, one for each weight, whose rows follow each other; empty if the shapes do not fit."""
-        rows = [weight.shape[0] for weight in weights]
-        flat = self.up.ndim >= 2 and self.down.ndim >= 2
-        if not flat or self.up.shape[0] != sum(rows) or self.up.flatten(1).shape[1] != self.down.shape[0]:
-            return []
-        if any(self.down[0].numel() != weight[0].numel() for weight in weights):
-            return []
-        return [dataclasses.replace(self, up=up) for up in self.up.split(rows)]
-
-    def delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """scale * up @ down in float32, shaped and placed like `weight`."""
-        up, down = (one.to(weight.device, torch.float32).flatten(1) for one in (self.up, self.down))
-        return (self.scale * (up @ down)).reshape(weight.shape)
+_BUNDLED = "bundle_emb."
 
 
 def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -80,66 +50,92 @@ def lora_layers(
     networks: Mapping[str, torch.nn.Module],
     family: str,
     name: str = "The LoRA",
-) -> dict[torch.nn.Parameter, LoraLayer]:
+) -> dict[torch.nn.Parameter, list[Adapter]]:
     """The weights that a LoRA changes, and how.
 
     Args:
-        tensors: state dict in the format of diffusers, PEFT or kohya's scripts.
+        tensors: state dict in the format of diffusers, PEFT, kohya's scripts, LyCORIS, OneTrainer, X-Labs or the
+            models' authors.
         metadata: of the file; diffusers keeps PEFT's alpha there.
         networks: component name to network, the denoising network first.
         family: of the model, for messages.
         name: of the LoRA, for messages.
 
     Raises:
-        LoraError: it is of another kind than LoRA, names a layer that the model has not, or one of another
-            shape.
+        LoraError: it is of a kind that is not applied, names a layer that the model has not, or one of another shape.
     """
     parts = _grouped(tensors, name)
-    index = LayerIndex(networks)
-    found = {path: index.find(path) for path in parts}
-    missing = [path for path, place in found.items() if place is None]
-    layers = {}
-    adapter = _adapter_settings(metadata)
-    for path, place in found.items():
-        if place is not None:
-            weights = [module.weight for module in place[1]]
-            split = _layer(path, parts[path], adapter.get(place[0], {}), name).split(weights)
-            layers.update(zip(weights, split, strict=True) if split else ())
-            missing += [] if split else [path]
     if not parts:
         raise LoraError(f"{name} has no tensors. Get the file again.")
+    index, settings = LayerIndex(networks), _adapter_settings(metadata)
+    changes: dict[torch.nn.Parameter, list[Adapter]] = {}
+    missing = []
+    for path, layer in parts.items():
+        found = index.find(path)
+        own = found and _layer_changes(path, layer, found, settings.get(found.component, {}), name)
+        if not own:
+            missing.append(path)
+        for parameter, adapter in own or ():
+            changes.setdefault(parameter, []).append(adapter)
     if missing:
         raise LoraError(
             f"{name} is made for {_origin(parts)}: {len(missing)} of its {len(parts)} layers (such as "
             f"{missing[0][:80]!r}) do not exist in this model of the {family} family. Choose a model of the LoRA's own "
             "family."
         )
-    return layers
+    return changes
+
+
+def _layer_changes(
+    path: str, parts: Mapping[str, torch.Tensor], found: Found, settings: Mapping[str, Any], name: str
+) -> list[tuple[torch.nn.Parameter, Adapter]]:
+    """(parameter, change) pairs of one of the file's layers; empty where the shapes do not fit."""
+    biases = [parts[one] for one in ("diff_b", "up_bias") if one in parts]
+    rest = {one: part for one, part in parts.items() if one not in {"diff_b", "up_bias"}}
+    changes: list[tuple[torch.nn.Parameter, Adapter]] = []
+    if rest.keys() - {"alpha"}:
+        adapter = make_adapter(rest, lambda rank: _scale(path, rank, settings))
+        if adapter is None:
+            raise LoraError(f"{name} is incomplete at {path[:80]!r}. Get the file again.")
+        weights = [module.weight for module in found.layers]
+        split = adapter.split(weights, found.swapped)
+        if not split:
+            return []
+        changes += zip(weights, split, strict=True)
+    for bias in biases:
+        targets = [module.bias for module in found.layers]
+        if any(target is None for target in targets):
+            return []
+        split = Adapter({"diff": bias}, difference).split(targets, found.swapped)
+        if not split:
+            return []
+        changes += zip(targets, split, strict=True)
+    return changes
 
 
 def _grouped(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
+        if key.startswith(_BUNDLED):
+            # OneTrainer's embeddings, which are read by `weights.embeddings`.
+            continue
         split = split_key(key)
         if split is None:
             raise LoraError(
-                f"{name} has the tensor {key[:80]!r}, which is no plain LoRA. Use one made of down and up matrices."
+                f"{name} has the tensor {key[:80]!r}, which is of no kind that is applied here. Use one of the kind "
+                "LoRA, LoHa, LoKr, DoRA, (IA)^3 or OFT."
             )
         parts.setdefault(split[0], {})[split[1]] = tensor
     return parts
 
 
-def _layer(path: str, parts: Mapping[str, torch.Tensor], adapter: Mapping[str, Any], name: str) -> LoraLayer:
-    if "down" not in parts or "up" not in parts:
-        raise LoraError(f"{name} is incomplete at {path[:80]!r}. Get the file again.")
-    rank = parts["down"].shape[0]
-    if "alpha" in parts:
-        return LoraLayer(parts["down"], parts["up"], float(parts["alpha"]) / rank)
-    alpha = adapter.get("lora_alpha", rank)
+def _scale(path: str, rank: int, adapter: Mapping[str, Any]) -> float:
+    """Of a layer without an alpha of its own: from PEFT's settings, else 1."""
+    alpha = adapter.get("lora_alpha", adapter.get("alpha", rank))
     for pattern, value in (adapter.get("alpha_pattern") or {}).items():
         if path.endswith(pattern):
             alpha = value
-    return LoraLayer(parts["down"], parts["up"], alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank))
+    return alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
 
 
 def _adapter_settings(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -184,22 +180,22 @@ def applied_loras(
     Raises:
         LoraError: a file is no safetensors file, or a LoRA does not belong to the model.
     """
-    changes: dict[torch.nn.Parameter, list[tuple[LoraLayer, float]]] = {}
+    changes: dict[torch.nn.Parameter, list[tuple[Adapter, float]]] = {}
     for source, weight in choices:
         tensors, metadata = (source, {}) if isinstance(source, Mapping) else read_lora(source)
         name = "The LoRA" if isinstance(source, Mapping) else f"The LoRA {Path(source).stem!r}"
-        for parameter, layer in lora_layers(tensors, metadata, networks, family, name).items():
+        for parameter, adapters in lora_layers(tensors, metadata, networks, family, name).items():
             if not parameter.is_floating_point():
                 raise LoraError(f"{name} cannot be added to quantized weights. Choose the model in full precision.")
             if weight:
-                changes.setdefault(parameter, []).append((layer, weight))
-    with replaced_weights([(parameter, _sum(layers)) for parameter, layers in changes.items()]):
+                changes.setdefault(parameter, []).extend((adapter, weight) for adapter in adapters)
+    with replaced_weights([(parameter, _sum(adapters)) for parameter, adapters in changes.items()]):
         yield
 
 
-def _sum(layers: Sequence[tuple[LoraLayer, float]]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _sum(adapters: Sequence[tuple[Adapter, float]]) -> Callable[[torch.Tensor], torch.Tensor]:
     def change(data: torch.Tensor) -> torch.Tensor:
-        total = sum(weight * layer.delta(data) for layer, weight in layers)
+        total = sum(weight * adapter.delta(data) for adapter, weight in adapters)
         return (data.to(torch.promote_types(data.dtype, torch.float32)) + total).to(data.dtype)
 
     return change

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["LayerIndex", "split_key"]
+from pipelines.weights.original_names import diffusers_layers
+
+__all__ = ["Found", "LayerIndex", "split_key"]
 
 _PARTS = {
     ".lora_linear_layer.down.weight": "down",
@@ -22,8 +24,12 @@ _PARTS = {
     ".lora_B.default.weight": "up",
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
+    ".lora_B.bias": "up_bias",
+    ".lora_B.default.bias": "up_bias",
     ".lora_down.weight": "down",
+    ".lora_mid.weight": "mid",
     ".lora_up.weight": "up",
+    ".lora_up.bias": "up_bias",
     ".lora.down.weight": "down",
     ".lora.up.weight": "up",
     "_lora.down.weight": "down",
@@ -31,23 +37,57 @@ _PARTS = {
     ".lora.alpha": "alpha",
     "_lora.alpha": "alpha",
     ".alpha": "alpha",
+    ".dora_scale": "dora_scale",
+    ".lora_magnitude_vector.default.weight": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".lora_magnitude_vector": "magnitude",
+    **{f".hada_{name}": name for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    ".oft_blocks": "oft_blocks",
+    ".rescale": "rescale",
+    ".on_input": "on_input",
+    ".ia3_l.default": "ia3_l",
+    ".ia3_l": "ia3_l",
+    ".diff": "diff",
+    ".diff_b": "diff_b",
+    ".w_norm": "diff",
+    ".b_norm": "diff_b",
+    ".weight": "weight",
 }
+"""Ends of tensors' names to their parts, longer ones before those that they end with."""
+
+_XLABS = re.compile(r"^(.*\.processor\.(?:qkv|proj)_lora\d?)\.(down|up)\.weight$")
 
 _PREFIXES = {
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
-    "lora_te3_": "text_encoder_3",
+    "lora_te3_": "t5",
     "lora_te_": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
     "text_encoder_3.": "text_encoder_3",
     "text_encoder.": "text_encoder",
+    "text_encoders.clip_l.transformer.": "text_encoder",
+    "text_encoders.clip_g.transformer.": "text_encoder_2",
+    "text_encoders.t5xxl.transformer.": "t5",
+    "text_encoders.clip_l.": "text_encoder",
+    "text_encoders.clip_g.": "text_encoder_2",
+    "text_encoders.t5xxl.": "t5",
+    "clip_l.": "text_encoder",
+    "clip_g.": "text_encoder_2",
+    "te1.": "text_encoder",
+    "te2.": "text_encoder_2",
+    "te3.": "t5",
+    "t5xxl.": "t5",
+    "t5.": "t5",
+    "lycoris_": "",
     "lora_unet_": "",
     "lora_transformer_": "",
     "unet.": "",
     "transformer.": "",
+    "model.diffusion_model.": "",
     "diffusion_model.": "",
 }
-"""Prefix to component; an empty name is the denoising network."""
+"""Prefix to component; an empty name is the denoising network, "t5" the T5 encoder under whatever name it stands."""
 
 _RESNET = {
     "in_layers_2": "conv1",
@@ -56,20 +96,7 @@ _RESNET = {
     "skip_connection": "conv_shortcut",
 }
 
-_FLUX_DOUBLE = {
-    "img_attn_qkv": ("attn_to_q", "attn_to_k", "attn_to_v"),
-    "img_attn_proj": ("attn_to_out_0",),
-    "txt_attn_qkv": ("attn_add_q_proj", "attn_add_k_proj", "attn_add_v_proj"),
-    "txt_attn_proj": ("attn_to_add_out",),
-    "img_mlp_0": ("ff_net_0_proj",),
-    "img_mlp_2": ("ff_net_2",),
-    "txt_mlp_0": ("ff_context_net_0_proj",),
-    "txt_mlp_2": ("ff_context_net_2",),
-    "img_mod_lin": ("norm1_linear",),
-    "txt_mod_lin": ("norm1_context_linear",),
-}
-
-_FLUX_SINGLE = {
+_SINGLE = {
     "linear1": ("attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"),
     "linear2": ("proj_out",),
     "modulation_lin": ("norm_linear",),
@@ -86,16 +113,35 @@ _SINGLE = {
 
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """A tensor's name as (layer's path with its prefix, "down", "up" or "alpha"); None for any other tensor."""
+    """A tensor's name as (layer's path with its prefix, its part's short name); None for any other tensor.
+
+    The short names are those of `weights.adapters`, and "up_bias" and "diff_b" for what is added to a layer's bias.
+    """
     key = key.removeprefix("base_model.model.")
+    if match := _XLABS.match(key):
+        return match[1], match[2]
     for suffix, part in _PARTS.items():
         if key.endswith(suffix):
             return key.removesuffix(suffix), part
     return None
 
 
+class Found(NamedTuple):
+    """Where a LoRA's layer is in the model.
+
+    Attributes:
+        component: name of the network.
+        layers: of it; several are one of the original code whose outputs diffusers has in parts, in order.
+        swapped: whether the two halves of the rows stand the other way round in the original code.
+    """
+
+    component: str
+    layers: list[torch.nn.Module]
+    swapped: bool = False
+
+
 class LayerIndex:
-    """The linear and convolution layers of a model, found by a LoRA's spelling of their path.
+    """The layers of a model that have weights, found by a LoRA's spelling of their path.
 
     Args:
         networks: component name to network, the denoising network first.
@@ -103,44 +149,51 @@ class LayerIndex:
 
     def __init__(self, networks: Mapping[str, torch.nn.Module]):
         self._networks = networks
+        t5 = [name for name, network in networks.items() if type(network).__name__.startswith("T5")]
+        self._named = {"t5": t5[0] if t5 else "text_encoder_3"}
         self._main = next(iter(networks))
         self._layers = {
             name: {
                 path.replace(".", "_"): module
                 for path, module in network.named_modules()
-                if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+                if getattr(module, "weight", None) is not None and not isinstance(module, torch.nn.Embedding)
             }
             for name, network in networks.items()
         }
 
-    def find(self, path: str) -> tuple[str, list[torch.nn.Module]] | None:
-        """(component name, layers) of a path as `split_key` returns it; None if there are none.
-
-        Several layers are one of the original code whose outputs diffusers has in parts, in order.
-        """
+    def find(self, path: str) -> Found | None:
+        """Where a path as `split_key` returns it is in the model; None if it is nowhere."""
         component, rest = self._main, path
         for prefix, name in _PREFIXES.items():
             if path.startswith(prefix):
-                component, rest = name or self._main, path.removeprefix(prefix)
+                component, rest = self._named.get(name, name) or self._main, path.removeprefix(prefix)
                 break
         layers = self._layers.get(component, {})
-        for names in self._spellings(component, rest.replace(".", "_")):
+        for names, swapped in self._spellings(component, rest.replace(".", "_")):
             if all(name in layers for name in names):
-                return component, [layers[name] for name in names]
+                return Found(component, [layers[name] for name in names], swapped)
         return None
 
-    def _spellings(self, component: str, flat: str) -> Iterator[tuple[str, ...]]:
-        """The layers that a path may mean, the likeliest first."""
-        yield (flat,)
+    def _spellings(self, component: str, flat: str) -> Iterator[tuple[tuple[str, ...], bool]]:
+        """The layers that a path may mean, the likeliest first, and whether their halves are swapped."""
+        original = diffusers_layers(flat, self._last_block) if component == self._main else None
+        if original is not None:
+            yield tuple(path.replace(".", "_") for path in original.paths), original.swapped
+        yield (flat,), False
         if component != self._main:
-            yield from ((name,) for name in _text_encoder_names(flat))
+            yield from (((name,), False) for name in _text_encoder_names(flat))
             return
         # Older diffusers files name the attention processor and leave the output's index out.
         plain = flat.replace("_processor_", "_")
-        yield (plain,)
-        yield (plain + "_0",)
-        yield from ((name,) for name in _from_block_numbers(flat, self._networks[component].config))
-        yield from _from_flux(flat)
+        yield (plain,), False
+        yield (plain + "_0",), False
+        yield from (((name,), False) for name in _from_block_numbers(flat, self._networks[component].config))
+
+    @property
+    def _last_block(self) -> int | None:
+        """Number of SD3's last joint block; FLUX.1's blocks are all alike."""
+        network = self._networks[self._main]
+        return network.config.num_layers - 1 if type(network).__name__.startswith("SD3") else None
 
 
 def _text_encoder_names(flat: str) -> Iterator[str]:
@@ -150,19 +203,6 @@ def _text_encoder_names(flat: str) -> Iterator[str]:
     # Some versions of transformers wrap a CLIP text model in "text_model", others do not.
     yield plain.removeprefix("text_model_")
     yield "text_model_" + plain
-
-
-def _from_flux(flat: str) -> Iterator[tuple[str, ...]]:
-    """The diffusers layers of a path of FLUX's original code, whose attention layers are fused.
-
-    Source: the correspondence is that of diffusers' `convert_flux_to_diffusers`.
-    """
-    match = re.fullmatch(r"(double|single)_blocks_(\d+)_(.+)", flat)
-    if match:
-        head = f"{'transformer_blocks' if match[1] == 'double' else 'single_transformer_blocks'}_{match[2]}"
-        parts = (_FLUX_DOUBLE if match[1] == "double" else _FLUX_SINGLE).get(match[3], ())
-        if parts:
-            yield tuple(f"{head}_{part}" for part in parts)
 
 
 def _from_block_numbers(flat: str, config: Any) -> Iterator[str]:

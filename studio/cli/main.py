@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import StepwiseError
+from pipelines.models.folder_lists import more_model_folders
 from studio.cli.listings import LISTINGS, add_listings
 from studio.cli.requests import add_request, follow, request_values
 from studio.exports.pictures import require_suffix
@@ -36,6 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studio", description="Stepwise from the command line.")
     parser.add_argument("--outputs-folder", type=Path, help="where results are kept")
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
+    parser.add_argument(
+        "--more-models", type=Path, action="append", default=[], help="a further folder of models, or a list of such"
+    )
+    parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the models folders")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for task in _tasks().values():
         _add_task(commands, task)
@@ -75,7 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from studio.backend import Studio, StudioSettings  # late: see `_tasks`
 
     try:
-        studio = Studio(StudioSettings(outputs=flags.outputs_folder, models=flags.models_folder))
+        more = more_model_folders(flags.more_models)
+        studio = Studio(
+            StudioSettings(
+                outputs=flags.outputs_folder,
+                models=flags.models_folder,
+                more_models=more,
+                follow_links=flags.follow_links,
+            )
+        )
         try:
             for line in _command(flags.command)(studio, flags):
                 print(line)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import BusyError, ModelError, StepwiseError
-from pipelines.models.catalog_folder import LoraEntry, scan_loras
+from pipelines.models.catalog_folder import LoraEntry
 from pipelines.models.downloads import Hub, RemoteFile
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import HOST
@@ -140,7 +140,7 @@ class ModelList:
 
     def loras(self) -> list[LoraEntry]:
         """The LoRAs of the models folder, the unusable ones with their problem."""
-        return scan_loras(self._catalog.folder)
+        return self._catalog.loras()
 
     def errand(self, key: str) -> Errand | None:
         """The last load or download of a model."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pipelines.core.errors import SettingsError, StoreError
 from pipelines.models.catalog import models_folder
+from pipelines.models.folder_lists import more_model_folders
 from studio.results.files import default_folder
 from studio.safety.credentials import Credentials, read_pairs
 from studio.safety.limits import Limits
@@ -41,6 +42,8 @@ class LaunchSettings:
         credentials: who may sign in; empty lets everybody in.
         root_path: path or whole address under which a proxy shows the page.
         models: folder of the models.
+        more_models: further folders of models.
+        follow_links: whether links that lead out of the models folders are followed.
         outputs: folder of the results.
         temp: folder of gradio's temporary files.
         memory_budget: bytes that loaded models may take; None lets the loader decide.
@@ -60,6 +63,8 @@ class LaunchSettings:
     credentials: Credentials = field(default_factory=lambda: Credentials(()))
     root_path: str = ""
     models: Path = field(default_factory=models_folder)
+    more_models: tuple[Path, ...] = ()
+    follow_links: bool = False
     outputs: Path = field(default_factory=default_folder)
     temp: Path = field(default_factory=default_temp)
     memory_budget: int | None = None
@@ -163,6 +168,15 @@ def _parser() -> argparse.ArgumentParser:
         "more (default: this machine with --root-path, else none)",
     )
     add("--models-folder", type=Path, metavar="FOLDER", help="where models are kept")
+    add(
+        "--more-models",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="a further folder of models, or a yaml or JSON list of such; repeat for more",
+    )
+    add("--follow-links", action="store_true", help="follow links that lead out of the models folders")
     add("--outputs-folder", type=Path, metavar="FOLDER", help="where results are kept")
     add("--temp-folder", type=Path, metavar="FOLDER", help="where temporary files are kept")
     add("--memory-budget", type=float, metavar="GB", help="memory that loaded models may take")
@@ -206,6 +220,8 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
         allowed_hosts=tuple(flags.allow_host),
         trusted_origins=tuple(origin.rstrip("/") for origin in flags.trust_origin),
         proxies=tuple(flags.trust_proxy),
+        more_models=tuple(more_model_folders(flags.more_models)),
+        follow_links=flags.follow_links,
         **_folders(flags),
     )
     _check(settings, told_twice=flags.insecure_no_auth_i_know)

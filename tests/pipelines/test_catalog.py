@@ -17,6 +17,7 @@ from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
 from pipelines.models.catalog import Catalog, models_folder, published, shipped, shown
 from pipelines.models.catalog_folder import scan, scan_loras
+from pipelines.models.folder_walk import ModelFolders
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 
@@ -175,7 +176,7 @@ def test_names_are_made_safe_and_unique(tmp_path):
     assert all(len(entry.label) <= 80 for entry in entries)
 
 
-def test_links_that_leave_the_folder_are_left_out(tmp_path):
+def test_links_that_leave_the_folder_are_listed_with_that_reason(tmp_path):
     outside, models = tmp_path / "outside", tmp_path / "models"
     models.mkdir()
     target = make_folder(outside, "stolen")
@@ -185,7 +186,14 @@ def test_links_that_leave_the_folder_are_left_out(tmp_path):
     (models / "file.safetensors").symlink_to(outside / "file.safetensors")
     (models / "alias").symlink_to(inside)
     (models / "loop").symlink_to(models / "loop")
-    assert {entry.key for entry in scan(models)} == {"real", "alias"}
+    problems = {entry.key: entry.problem for entry in scan(models)}
+    assert set(problems) == {"real", "alias", "link", "file", "loop"}
+    assert not problems["real"] and not problems["alias"]
+    assert all("leads out of the models folder" in problems[key] for key in ("link", "file"))
+    assert "not there" in problems["loop"]
+    assert not any(str(tmp_path) in problem for problem in problems.values())
+    followed = {entry.key: entry.problem for entry in scan(ModelFolders(models, follow_links=True))}
+    assert not followed["link"] and not followed["file"]
 
 
 def test_files_that_cannot_be_used_are_listed_with_their_problem(tmp_path):

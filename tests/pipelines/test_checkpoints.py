@@ -2,81 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import tiny_models
 import torch
+from checkpoint_files import checkpoint_of
 from diffusers import AutoencoderTiny
 from model_folders import loader_of
 from safetensors.torch import save_file
 
 from pipelines.core.errors import ModelFileError, ModelMissingError
 from pipelines.weights import kinds as weight_kinds
-
-RESNET = (
-    ("norm1", "in_layers.0"),
-    ("conv1", "in_layers.2"),
-    ("time_emb_proj", "emb_layers.1"),
-    ("norm2", "out_layers.0"),
-    ("conv2", "out_layers.3"),
-    ("conv_shortcut", "skip_connection"),
-)
-UNET = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "down_blocks.0.resnets.0": "input_blocks.1.0",
-    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-    "down_blocks.1.resnets.0": "input_blocks.3.0",
-    "down_blocks.1.attentions.0": "input_blocks.3.1",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-    "up_blocks.0.resnets.0": "output_blocks.0.0",
-    "up_blocks.0.attentions.0": "output_blocks.0.1",
-    "up_blocks.0.resnets.1": "output_blocks.1.0",
-    "up_blocks.0.attentions.1": "output_blocks.1.1",
-    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
-    "up_blocks.1.resnets.0": "output_blocks.2.0",
-    "up_blocks.1.resnets.1": "output_blocks.3.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-"""diffusers' names of the tiny network's blocks to their authors'."""
-
-VAE = (
-    (r"down_blocks\.(\d)\.resnets\.", r"down.\1.block."),
-    (r"down_blocks\.(\d)\.downsamplers\.0\.", r"down.\1.downsample."),
-    (r"up_blocks\.(\d)\.resnets\.", lambda found: f"up.{2 - int(found[1])}.block."),
-    (r"up_blocks\.(\d)\.upsamplers\.0\.", lambda found: f"up.{2 - int(found[1])}.upsample."),
-    (r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}"),
-    ("conv_shortcut", "nin_shortcut"),
-    ("conv_norm_out", "norm_out"),
-)
-
-
-def unet_name(name):
-    block = next(block for block in UNET if name.startswith(f"{block}."))
-    rest = name.removeprefix(block)
-    for ours, theirs in RESNET if "resnets" in block else ():
-        rest = re.sub(rf"^\.{ours}\.", f".{theirs}.", rest)
-    return f"model.diffusion_model.{UNET[block]}{rest}"
-
-
-def vae_name(name):
-    for pattern, replacement in VAE:
-        name = re.sub(pattern, replacement, name)
-    return f"first_stage_model.{name}"
-
-
-def text_name(name):
-    return f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"
-
-
-def checkpoint_of(pipe):
-    names = ((pipe.unet, unet_name), (pipe.vae, vae_name), (pipe.text_encoder, text_name))
-    return {rename(name): weight.contiguous() for part, rename in names for name, weight in part.state_dict().items()}
 
 
 @pytest.fixture
@@ -135,22 +70,22 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(folder, start):
     assert loader.memory() == []
 
 
-def test_a_single_file_without_configurations_says_what_it_needs(models):
-    save_file(
-        {
-            "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(4, 768),
-            "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3),
-            "cond_stage_model.x": torch.zeros(1),
-        },
-        models / "painter.safetensors",
-    )
-    loader = loader_of(models)
+def test_a_single_file_without_configurations_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(weight_kinds.CONTEXT_WIDTHS, 16, ("sd", "sd1"))
+    whole = checkpoint_of(tiny_models.tiny_sd(seed=1))
+    save_file(whole, tmp_path / "painter.safetensors")
+    loader = loader_of(tmp_path)
     with (
         pytest.raises(ModelMissingError, match=r"single file, which needs the configurations.*Stable Diffusion 1.5"),
         loader.model("painter"),
     ):
         pass
-    tiny_models.tiny_sd(models / "stable-diffusion-v1-5", seed=6)
-    with pytest.raises(ModelFileError, match="cannot be loaded as StableDiffusion"), loader.model("painter"):
+    tiny_models.tiny_sd(tmp_path / "stable-diffusion-v1-5", seed=6)
+    fewer = {name: weight for name, weight in whole.items() if ".output_blocks.0.0" not in name}
+    save_file(fewer, tmp_path / "painter.safetensors")
+    with (
+        pytest.raises(ModelFileError, match=r"cannot be loaded as UNet2D.*\d+ of \d+ tensors"),
+        loader.model("painter"),
+    ):
         pass
     assert all(row.in_use == 0 for row in loader.memory())

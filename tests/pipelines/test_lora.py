@@ -9,11 +9,11 @@ import pytest
 import torch
 from lora_files import MAKERS, RANK, TARGETS, diffusers_lora, family, kohya_lora, pair
 from safetensors.torch import save_file
-from tiny_models import tiny_flux, tiny_sd, tiny_sdxl
+from tiny_models import tiny_sd, tiny_sdxl
 
 from pipelines.core.errors import LoraError, StepwiseError
 from pipelines.families import family_of
-from pipelines.weights import lora_names
+from pipelines.weights import original_names
 from pipelines.weights.lora_names import LayerIndex
 
 
@@ -180,7 +180,7 @@ def test_sdxls_original_block_numbers():
     index = LayerIndex({"unet": pipe.unet})
     for spelled, path in BLOCK_NUMBERS.items():
         found = index.find("lora_unet_" + spelled)
-        assert found is not None and found[1] == [pipe.unet.get_submodule(path)], spelled
+        assert found is not None and found.layers == [pipe.unet.get_submodule(path)], spelled
 
 
 FUSED = {
@@ -208,12 +208,16 @@ def test_flux_in_its_original_layers_is_split_into_diffusers_ones(spelled):
     assert_unchanged(one, before)
 
 
-def test_every_fused_layer_of_flux_exists():
-    pipe = tiny_flux()
-    index = LayerIndex({"transformer": pipe.transformer})
-    for kind, parts in (("double", lora_names._FLUX_DOUBLE), ("single", lora_names._FLUX_SINGLE)):
-        for part, layers in parts.items():
-            assert len(index.find(f"lora_unet_{kind}_blocks_0_{part}")[1]) == len(layers)
+def test_every_layer_of_fluxs_and_sd3s_original_code_exists():
+    for key, blocks in (("flux", ("double_blocks", "single_blocks")), ("sd3", ("joint_blocks",))):
+        one = family(key)
+        index = LayerIndex({one.network_name: one.network})
+        for kind in blocks:
+            for part, layers in original_names._BLOCKS[kind][1].items():
+                if "attn2" in part or "ln_" in part:
+                    continue  # of SD3.5 only, which the tiny model is not
+                flat = f"lora_unet_{kind}_0_{part.replace('.', '_')}"
+                assert len(index.find(flat).layers) == len(layers), flat
 
 
 def test_every_layer_is_found_by_each_spelling_of_its_path():
@@ -223,8 +227,8 @@ def test_every_layer_is_found_by_each_spelling_of_its_path():
         index = LayerIndex(networks)
         for path, module in one.network.named_modules():
             if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
-                assert index.find(f"{one.network_name}.{path}")[1] == [module]
-                assert index.find("lora_unet_" + path.replace(".", "_"))[1] == [module]
+                assert index.find(f"{one.network_name}.{path}").layers == [module]
+                assert index.find("lora_unet_" + path.replace(".", "_")).layers == [module]
 
 
 def test_diffusers_own_file_with_its_metadata(tmp_path):
@@ -294,7 +298,8 @@ def test_the_second_lora_being_wrong_leaves_the_first_unapplied():
     ("tensors", "words"),
     [
         ({}, "no tensors"),
-        ({"unet.x.hada_w1_a": torch.ones(1)}, "no plain LoRA"),
+        ({"unet.x.hada_w1_a": torch.ones(1)}, "do not exist|incomplete"),
+        ({"unet.x.unheard_of": torch.ones(1)}, "of no kind that is applied"),
         ({f"unet.{TARGETS['sd']}.lora_A.weight": torch.ones(2, 16)}, "incomplete"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.core.errors import ModelFileError
-from pipelines.weights.files import Tensor, bytes_as, check_index, read_header
+from pipelines.weights.files import Tensor, bytes_as, check_index, read_full_header, read_header
 from pipelines.weights.kinds import file_kind
 
 
@@ -33,6 +33,26 @@ def test_reads_what_safetensors_writes(tmp_path):
     assert header == {"x": Tensor("F32", (2, 3)), "y": Tensor("F16", (4,)), "z": Tensor("I64", ())}
     assert bytes_as(header.values(), "float32") == 6 * 4 + 4 * 4 + 8
     assert bytes_as(header.values(), "float16") == 6 * 2 + 4 * 2 + 8
+
+
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04"])
+def test_a_header_length_that_begins_like_a_pickle_is_a_length(tmp_path, start):
+    """A length of 0x280 stands as the bytes 80 02 in the file, one of 0x4034b50 as "PK", as a zip archive begins."""
+    length = int.from_bytes(start, "little")
+    header = json.dumps({"x": entry()}).encode()
+    path = write_raw(tmp_path / "a.safetensors", header + b" " * (length - len(header)), bytes(8))
+    assert path.read_bytes()[: len(start)] == start
+    assert read_header(path) == {"x": Tensor("F32", (2,))}
+
+
+def test_the_metadata_and_the_places_of_tensors(tmp_path):
+    path = tmp_path / "a.sft"
+    save_file({"x": torch.zeros(2), "y": torch.ones(3)}, path, metadata={"modelspec.prediction_type": "v"})
+    header = read_full_header(path)
+    assert header.metadata == {"modelspec.prediction_type": "v"}
+    with path.open("rb") as file:
+        file.seek(header.tensors["y"].offset)
+        assert struct.unpack("<3f", file.read(12)) == (1.0, 1.0, 1.0)
 
 
 def test_float8_counts_as_the_dtype_it_is_loaded_in():
@@ -76,7 +96,7 @@ def test_a_torch_file_under_a_safetensors_name_is_refused(tmp_path):
         (b"{not json", b"", "damaged"),
         (b"[1, 2]", b"", "damaged"),
         (b"[" * 5000, b"", "damaged"),
-        ({}, b"", "damaged"),
+        ({}, b"", "holds no tensors"),
         ({"x": entry()}, bytes(4), "cut short: 0 kB of 0 kB"),
         ({"x": entry()}, bytes(12), "damaged"),
         ({"x": entry(end=4)}, bytes(4), "damaged"),

@@ -1,0 +1,273 @@
+"""Textual inversion: new words whose vectors stand in a file, put before a text encoder for one prompt.
+
+Source: Gal et al., An image is worth one word, arXiv:2208.01618. The layouts are those of AUTOMATIC1111 and kohya
+("emb_params"), diffusers (one tensor by the word's name), SDXL's and SD3's ("clip_l", "clip_g", "t5xxl"), and of
+OneTrainer's LoRA files ("bundle_emb.<word>.<layout>").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.core.errors import ModelFileError, PromptError
+from pipelines.weights.files import Tensor, read_full_header
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "EmbeddingTokenizer",
+    "applied_embeddings",
+    "bundled_embeddings",
+    "embedding_kind",
+    "named_embeddings",
+    "read_bundled",
+    "read_embedding",
+]
+
+_WIDTHS = {768: ("sd", "sd1"), 1024: ("sd", "sd2"), 1280: ("sdxl", "sdxl")}
+_CLIP_L = ("clip_l", "text_encoders.clip_l", "emb_params", "string_to_param.*", "string_to_param", "vector", "weight")
+_CLIP_G = ("clip_g", "text_encoders.clip_g")
+_T5 = ("t5xxl", "t5", "text_encoders.t5xxl")
+_KNOWN = {*_CLIP_L, *_CLIP_G, *_T5}
+_BUNDLE = "bundle_emb."
+_NAMED = re.compile(r"embedding:\s*(?P<name>[^\s,:()\[\]|<>]+)", re.IGNORECASE)
+
+
+def embedding_kind(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """(family, base) of an embedding by its header, None where the file is none."""
+    if not 1 <= len(tensors) <= len(_KNOWN):
+        return None
+    flat = all(tensor.dtype.startswith(("F", "BF")) and len(tensor.shape) in {1, 2} for tensor in tensors.values())
+    known = tensors.keys() <= _KNOWN
+    (first, *more) = tensors.values()
+    by_word = not more and bool(first.shape) and first.shape[-1] in _WIDTHS
+    if not flat or not (known or by_word):
+        return None
+    if tensors.keys() & set(_T5):
+        return "sd3", "sd3"
+    if tensors.keys() & set(_CLIP_G):
+        return "sdxl", "sdxl"
+    return _WIDTHS.get(first.shape[-1], ("", ""))
+
+
+def read_embedding(path: Path) -> dict[str, torch.Tensor]:
+    """An embedding's vectors by part: "clip_l", "clip_g" or "t5", each (n, width), in float32.
+
+    Raises:
+        ModelFileError: the file is none, or holds no embedding.
+    """
+    from pipelines.weights.reading import TensorReader
+
+    header = read_full_header(path)
+    if embedding_kind(header.tensors) is None:
+        raise ModelFileError(f"{path.name} is no embedding. Choose a textual-inversion file in safetensors form.")
+    with TensorReader(path, header) as reader:
+        return _by_part({name: reader.read(name) for name in header.tensors}, path.name)
+
+
+def read_bundled(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The embeddings in a LoRA's file, by word; nothing else of it is read.
+
+    Raises:
+        ModelFileError: an embedding is of a form that is not read.
+    """
+    from pipelines.weights.reading import TensorReader
+
+    header = read_full_header(path)
+    names = [name for name in header.tensors if name.startswith(_BUNDLE)]
+    with TensorReader(path, header) as reader:
+        return bundled_embeddings({name: reader.read(name) for name in names}, path.name)
+
+
+def bundled_embeddings(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, dict[str, torch.Tensor]]:
+    """The embeddings that OneTrainer puts into a LoRA's file, by word.
+
+    Args:
+        tensors: of the whole file; those of the LoRA are left out.
+        file: its name, for messages.
+
+    Raises:
+        ModelFileError: an embedding is of a form that is not read.
+    """
+    words: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_BUNDLE):
+            # The word itself may have dots; the layout's own names are known.
+            word, layout = next(
+                (
+                    (name[len(_BUNDLE) : -len(end) - 1], end)
+                    for end in sorted(_KNOWN, key=len, reverse=True)
+                    if name.endswith(f".{end}")
+                ),
+                (name.removeprefix(_BUNDLE).rpartition(".")[0], name.rpartition(".")[2]),
+            )
+            words.setdefault(word, {})[layout] = tensor
+    return {word: _by_part(parts, f"{file} (its embedding {word!r})") for word, parts in words.items()}
+
+
+def _by_part(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, torch.Tensor]:
+    parts: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        part = "clip_g" if name in _CLIP_G else "t5" if name in _T5 else "clip_l"
+        if name.endswith("_out"):
+            raise ModelFileError(
+                f"{file} holds output embeddings ({name}), which are not applied here. Save it with input embeddings."
+            )
+        vectors = tensor.float()
+        parts[part] = vectors[None] if vectors.ndim == 1 else vectors
+    return parts
+
+
+def named_embeddings(text: str, known: Mapping[str, Any], bare: Collection[str]) -> list[str]:
+    """The keys of the embeddings that a prompt names, as `embedding:name` or, as in AUTOMATIC1111, by the bare name.
+
+    Args:
+        text: of the prompt.
+        known: embeddings by key.
+        bare: keys of those that are found by their bare name.
+
+    Raises:
+        PromptError: `embedding:name` names none that is there.
+    """
+    found = []
+    for match in _NAMED.finditer(text):
+        key = _matching(match["name"], known)
+        if key is None:
+            choices = ", ".join(list(known)[:8]) or "none"
+            raise PromptError(
+                f"The prompt names the embedding {match['name'][:60]!r}, which is not in the models folder. "
+                f"Choose one of: {choices}."
+            )
+        found.append(key)
+    rest = _NAMED.sub(" ", text).lower()
+    found += [key for key in bare if re.search(rf"(?<![\w.-]){re.escape(key.lower())}(?![\w.-])", rest)]
+    return list(dict.fromkeys(found))
+
+
+def _matching(name: str, known: Mapping[str, Any]) -> str | None:
+    """A file's name may be written with its suffix, and is found in any case."""
+    wanted = {name.lower(), re.sub(r"\.(?:safetensors|pt|bin)$", "", name.lower()), name.lower().rstrip(".")}
+    return next((key for key in known if key.lower() in wanted), None)
+
+
+class EmbeddingTokenizer:
+    """A tokenizer that knows some more words; everything else is the tokenizer it stands for.
+
+    Args:
+        tokenizer: of a CLIP.
+        words: name to its new ids.
+    """
+
+    def __init__(self, tokenizer: Any, words: Mapping[str, Sequence[int]]):
+        self._tokenizer, self._words = tokenizer, {name.lower(): list(ids) for name, ids in words.items()}
+        names = "|".join(re.escape(name) for name in sorted(self._words, key=len, reverse=True))
+        self._pattern = re.compile(
+            rf"(?:embedding:\s*|(?<![\w.-]))({names})(?:\.(?:safetensors|pt|bin))?(?![\w-])", re.IGNORECASE
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        if options.get("add_special_tokens", True):
+            raise ValueError("the marks of begin and end are added by the caller")
+        encoded = self._tokenizer("", **options)
+        ids: list[int] = []
+        for index, piece in enumerate(self._pattern.split(text)):
+            if index % 2:
+                ids += self._words[piece.lower()]
+            elif piece:
+                ids += self._tokenizer(piece, **options).input_ids
+        encoded["input_ids"] = ids
+        return encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A tokenizer and its encoder, and which vectors of an embedding are its own.
+
+    Without vectors for a T5 the word is read as it is written; a CLIP needs them.
+    """
+
+    tokenizer: str
+    encoder: str
+    part: str
+    needed: bool = True
+
+
+def _places(components: Mapping[str, Any]) -> list[_Place]:
+    """CLIP encoders in their order are clip_l and clip_g; SD2's only one is told by its width alone."""
+    places = []
+    for suffix, part in (("", "clip_l"), ("_2", "clip_g"), ("_3", "t5")):
+        encoder = components.get(f"text_encoder{suffix}")
+        if encoder is not None:
+            is_clip = hasattr(encoder.config, "projection_dim")
+            own = part if is_clip else "t5"
+            places.append(_Place(f"tokenizer{suffix}", f"text_encoder{suffix}", own, needed=is_clip))
+    return places
+
+
+@contextlib.contextmanager
+def applied_embeddings(
+    components: Mapping[str, Any], embeddings: Mapping[str, Mapping[str, torch.Tensor]]
+) -> Iterator[dict[str, Any]]:
+    """The model with new words while the context lasts.
+
+    Args:
+        components: of the model; the text encoders' tables of words are longer inside and as they were behind.
+        embeddings: name to vectors by part, as `read_embedding` gives them.
+
+    Yields:
+        The components that replace the model's own: tokenizers that know the words.
+
+    Raises:
+        PromptError: an embedding belongs to another model.
+    """
+    import torch
+
+    from pipelines.weights.patching import replaced_weights
+
+    replaced: dict[str, Any] = {}
+    changes = []
+    for place in _places(components):
+        table = components[place.encoder].get_input_embeddings().weight
+        rows, words, count = [], {}, len(table)
+        for name, parts in embeddings.items():
+            if place.part not in parts and not place.needed:
+                plain = components[place.tokenizer](name, add_special_tokens=False, truncation=False, verbose=False)
+                words[name] = plain.input_ids
+                continue
+            vectors = _vectors(name, parts, place.part, table.shape[1])
+            words[name] = range(count, count + len(vectors))
+            rows.append(vectors)
+            count += len(vectors)
+        replaced[place.tokenizer] = EmbeddingTokenizer(components[place.tokenizer], words)
+        if rows:
+            added = torch.cat(rows)
+            changes.append((table, lambda data, added=added: torch.cat([data, added.to(data)])))
+    with replaced_weights(changes):
+        yield replaced
+
+
+def _vectors(name: str, parts: Mapping[str, torch.Tensor], part: str, width: int) -> torch.Tensor:
+    vectors = parts.get(part)
+    if vectors is None:
+        raise PromptError(
+            f"The embedding {name!r} has no vectors for this model's {part} text encoder: it was made for another "
+            "model. Take it out of the prompt, or choose its own model."
+        )
+    if vectors.shape[1] != width:
+        raise PromptError(
+            f"The embedding {name!r} has vectors of width {vectors.shape[1]}, this model's text encoder reads {width}: it "
+            "was made for another model. Take it out of the prompt, or choose its own model."
+        )
+    return vectors
