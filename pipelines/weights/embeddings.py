@@ -267,7 +267,7 @@ def _vectors(name: str, parts: Mapping[str, torch.Tensor], part: str, width: int
         )
     if vectors.shape[1] != width:
         raise PromptError(
-            f"The embedding {name!r} has vectors of width {vectors.shape[1]}, this model's text encoder reads {width}: it "
-            "was made for another model. Take it out of the prompt, or choose its own model."
+            f"The embedding {name!r} has vectors of width {vectors.shape[1]}, this model's text encoder reads {width}: "
+            "it was made for another model. Take it out of the prompt, or choose its own model."
         )
     return vectors
