@@ -78,7 +78,7 @@ class Heavy:
         self.work(prediction.denoised)
         return State(interpolate(prediction, next_level), prediction.denoised)
 
-    def calls(self, num_steps):
+    def nfe(self, num_steps):
         return num_steps
 
 
