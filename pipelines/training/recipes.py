@@ -145,7 +145,7 @@ def find_recipe(name: str) -> Recipe:
 
 def catalogue_for(recipe: Recipe) -> Catalogue:
     """The recipe's objects: the shipped ones if they are enough, else through npm."""
-    shipped = shipped_catalogue()
+    shipped = shipped_catalogue(None)
     if recipe.objects > len(shipped.objects):
         return packaged_catalogue(recipe.objects)
     return Catalogue(shipped.objects[: recipe.objects], shipped.folder)

@@ -1,0 +1,1 @@
+"""What the shipped models draw: objects, scenes and captions."""
