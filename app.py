@@ -12,14 +12,14 @@ def main() -> None:
     prepare_environment(settings.temp)
 
     # After the environment is prepared: gradio reads it when it is imported. And on a Space before CUDA is started.
-    from studio.spaces_start import gpu_decorator
+    from studio.server.spaces import gpu_decorator
 
     gpu = gpu_decorator()
 
-    from pipelines.limits import Limits
+    from pipelines.requests.limits import Limits
     from studio.backend import Studio, StudioSettings
-    from studio.page import build_page, launch_options
-    from studio.serve import serve
+    from studio.page.page import build_page, launch_options
+    from studio.server.serve import serve
 
     studio = Studio(
         StudioSettings(

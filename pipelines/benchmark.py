@@ -1,32 +1,12 @@
-"""`python -m pipelines.benchmark NAME`: measurements, each in one run, as tables for the README.
-
-The studio's figures are measured from outside the core, in a process of their own: the core knows no page.
-"""
+"""The measurements of the project: `python -m pipelines.benchmark`."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
-__all__ = ["BENCHMARKS", "main"]
+from pipelines.benchmarks.__main__ import main
 
-BENCHMARKS = {
-    "studio": "studio.measure_all",
-    "reliability": "studio.measure_reliability",
-    "samplers": "pipelines.benchmarks.samplers",
-    "quantization": "studio.quantize_measure",
-}
-"""Name to the module that measures."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one benchmark; returns its exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in BENCHMARKS:
-        print(f"usage: python -m pipelines.benchmark {{{','.join(BENCHMARKS)}}} [--help]", file=sys.stderr)
-        return 2
-    return subprocess.run([sys.executable, "-m", BENCHMARKS[arguments[0]], *arguments[1:]], check=False).returncode
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     sys.exit(main())

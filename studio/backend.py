@@ -13,25 +13,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.catalog import Catalog, CatalogEntry
-from pipelines.catalog_folder import LoraEntry, scan_loras
-from pipelines.errors import LoraError, SettingsError, UnknownMethodError
+from pipelines.core.errors import LoraError, SettingsError, UnknownMethodError
+from pipelines.core.types import Choice, LoraChoice, Request, Traits
 from pipelines.families.base import Family
-from pipelines.limits import Limits
-from pipelines.loader import Loader
-from pipelines.model_cache import ModelCache
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog_folder import LoraEntry, scan_loras
+from pipelines.models.loader import Loader
+from pipelines.requests.limits import Limits
+from pipelines.requests.wildcards import expand_wildcards
 from pipelines.schedules.learned import use_folder
-from pipelines.types import Choice, LoraChoice, Request, Traits
-from pipelines.video import VideoRequest
-from pipelines.wildcards import expand_wildcards
+from pipelines.workflows.video.request import VideoRequest
 from studio import infotext
-from studio.clips import SUFFIXES, encode_clip, poster
-from studio.described import described
-from studio.engine.local import LocalEngine
-from studio.job_shelf import JobShelf
-from studio.jobs import Frame, Job, JobStatus
-from studio.sharp_frames import SharpFrames
-from studio.store import Store
+from studio.jobs.history import JobShelf
+from studio.jobs.job import Frame, Job, JobStatus
+from studio.jobs.local_engine import LocalEngine
+from studio.jobs.sharp_frames import SharpFrames
+from studio.media.clips import SUFFIXES, encode_clip, poster
+from studio.results.described import described
+from studio.results.store import Store
 from studio.tasks import TASKS
 from studio.tasks.recording import sharp
 
@@ -157,8 +157,8 @@ class Studio:
         return self._jobs.latest()
 
     def _zero(self, gpu: Callable[..., Any]) -> LocalEngine:
-        from studio.engine.zero import ZeroEngine
-        from studio.spaces_start import forked_run, preloaded
+        from studio.jobs.zero_engine import ZeroEngine
+        from studio.server.spaces import forked_run, preloaded
 
         run, release = forked_run(self, preloaded())
         return ZeroEngine(run, self.limits, gpu, release)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.limits import Limits, check_request
-from pipelines.types import Request
-from studio.command_line import _parser, compare_values, method_tables, request_values
+from pipelines.core.types import Request
+from pipelines.requests.limits import Limits, check_request
+from studio.cli.main import _parser, compare_values, method_tables, request_values
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-/* Runs of a tab: one request starts one, one event stream shows it. See studio/live.py. */
+/* Runs of a tab: one request starts one, one event stream shows it. See studio/ui/live_routes.py. */
 (() => {
   "use strict";
   const tabs = {};  // tab key -> {root, job, parts, source}: what was last said of each element, for one that appears later

@@ -6,7 +6,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from pipelines.benchmarks.sampler_runs import GUIDANCE_SCALE, ROWS, Bench
-from pipelines.denoiser import Denoiser
+from pipelines.core.denoiser import Denoiser
 from pipelines.guidance.cfg import Cfg, CfgSettings
 
 __all__ = ["stock_dpm_solver"]

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from pipelines.benchmarks.sampler_runs import BASE, GUIDANCE_SCALE, Bench
-from pipelines.denoiser import Conditioning, Denoiser
-from pipelines.errors import SettingsError
+from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.errors import SettingsError
+from pipelines.core.loop import Run, denoise
+from pipelines.core.registry import Method
+from pipelines.core.schedule import FlowSchedule, NoiseSchedule
+from pipelines.core.types import Traits
 from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.learning.cases import Cases
-from pipelines.loop import Run, denoise
-from pipelines.registry import Method
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import FlowSchedule, NoiseSchedule
 from pipelines.schedules import SCHEDULES
-from pipelines.types import Traits
 
 __all__ = ["DIFFUSION", "FLOW", "LIMIT", "STEPS", "free_run", "one_evaluation", "overheads"]
 

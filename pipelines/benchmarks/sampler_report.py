@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.benchmarks.sampler_overhead import LIMIT
 from pipelines.benchmarks.sampler_plot import plot
-from pipelines.errors import StoreError
+from pipelines.core.errors import StoreError
 
 __all__ = ["FIGURES", "PLOT", "README", "figures_json", "markdown", "put_between", "write_report"]
 

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.catalog import Catalog, shipped
-from pipelines.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.learning.cases import Cases, make_cases
-from pipelines.loader import Loader
-from pipelines.loop import denoise
 from pipelines.metrics.classifier import Classifier, load_classifier
-from pipelines.model_cache import ModelCache
-from pipelines.text_to_image import assembled_run, resolve
-from pipelines.types import Choice, Request
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, shipped
+from pipelines.models.loader import Loader
+from pipelines.requests.text_to_image import assembled_run, resolve
 
 __all__ = ["ALONE", "BASE", "BRANCHES", "GUIDANCE_SCALE", "PICTURES", "REFERENCE_STEPS", "Bench", "open_bench"]
 
@@ -141,8 +141,8 @@ class Bench:
 
 def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
     """Captions that no training run saw, most of one object, the last quarter of two, and what they name."""
+    from pipelines.emoji.objects import shipped_catalogue
     from pipelines.training.measures import named_captions
-    from pipelines.training.objects import shipped_catalogue
 
     catalogue = shipped_catalogue()
     cases = named_captions(catalogue, PICTURES - _TWO_OBJECTS, "train", 1) + named_captions(

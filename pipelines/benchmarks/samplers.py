@@ -18,12 +18,12 @@ from pipelines.benchmarks.sampler_baseline import stock_dpm_solver
 from pipelines.benchmarks.sampler_overhead import overheads
 from pipelines.benchmarks.sampler_report import FIGURES, figures_json, markdown, write_report
 from pipelines.benchmarks.sampler_runs import BASE, PICTURES, Bench, open_bench
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
+from pipelines.core.types import Choice, Request, Traits
 from pipelines.learning.problem import relative_error
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import METHODS, SHIPPED, find_all
-from pipelines.types import Choice, Request, Traits
 
 __all__ = ["EVALUATIONS", "Line", "lines", "main"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipelines.core.registry import Method, NoSettings, Table
+from pipelines.core.types import Traits
 from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
 from pipelines.edits.inpaint import Inpaint, InpaintSettings, Outpaint, OutpaintSettings
 from pipelines.edits.prompt_to_prompt import (
@@ -14,8 +16,6 @@ from pipelines.edits.prompt_to_prompt import (
     fits_prompt_to_prompt,
 )
 from pipelines.edits.reprompt import Reprompt
-from pipelines.registry import Method, NoSettings, Table
-from pipelines.types import Traits
 
 __all__ = ["EDITS"]
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from pipelines.core.sampler import Sampler
 from pipelines.edits.words import Words
-from pipelines.samplers.base import Sampler
 
 __all__ = ["Edit", "EditContext", "Undressed"]
 

@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Sampler
 from pipelines.edits.base import EditContext, Undressed
-from pipelines.registry import setting
-from pipelines.samplers.base import Sampler
 
 __all__ = ["ImageToImage", "ImageToImageSettings"]
 

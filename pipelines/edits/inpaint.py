@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import torch
 
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Sampler, State, StepContext, Stepping
+from pipelines.core.schedule import Level
 from pipelines.edits.base import EditContext, Undressed
-from pipelines.registry import setting
-from pipelines.samplers.base import Sampler, State, StepContext, Stepping
-from pipelines.schedule import Level
 
 __all__ = ["Blended", "Inpaint", "InpaintSettings", "Outpaint", "OutpaintSettings"]
 

@@ -7,9 +7,9 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 
+from pipelines.core.sampler import Sampler, State, StepContext, Stepping
+from pipelines.core.schedule import Level
 from pipelines.inversions.base import SOURCE, TARGET
-from pipelines.samplers.base import Sampler, State, StepContext, Stepping
-from pipelines.schedule import Level
 
 __all__ = ["LocalBlend", "WordMaps", "blended_rows"]
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from pipelines.core.errors import PromptError, SettingsError
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Sampler, State, StepContext, Stepping
+from pipelines.core.schedule import Level
+from pipelines.core.types import Traits
 from pipelines.edits.attention import opened_attention
 from pipelines.edits.base import EditContext, Undressed
 from pipelines.edits.local_blend import LocalBlend, WordMaps
 from pipelines.edits.words import Words, align, equalizer, phrases, replacement
-from pipelines.errors import PromptError, SettingsError
 from pipelines.inversions.base import SOURCE, TARGET
-from pipelines.registry import setting
-from pipelines.samplers.base import Sampler, State, StepContext, Stepping
-from pipelines.schedule import Level
-from pipelines.types import Traits
 
 __all__ = [
     "PromptToPrompt",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from pipelines.core.registry import NoSettings
+from pipelines.core.sampler import Sampler
 from pipelines.edits.base import EditContext, Undressed
 from pipelines.edits.local_blend import LocalBlend
-from pipelines.registry import NoSettings
-from pipelines.samplers.base import Sampler
 
 __all__ = ["Reprompt"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from pipelines.errors import PromptError
-from pipelines.prompts import clip_tokens, parse_weights
+from pipelines.core.errors import PromptError
+from pipelines.families.prompts import clip_tokens, parse_weights
 
 __all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement"]
 

@@ -1,1 +1,1 @@
-"""What the shipped models draw: objects, scenes and captions."""
+"""The drawn objects, the scenes made of them and the captions that describe them."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.errors import TrainingError
-from pipelines.training.objects import Catalogue
-from pipelines.training.scenes import BACKGROUNDS, SPLITS, Placed, Scene, is_held_out
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import BACKGROUNDS, SPLITS, Placed, Scene, is_held_out
 
 __all__ = ["KINDS", "RELATIONS", "SIZES", "Composition", "countable", "sample_composition"]
 

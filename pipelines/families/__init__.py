@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.errors import ModelError
+from pipelines.core.errors import ModelError
 from pipelines.families.base import Family
 
 __all__ = ["FAMILIES", "family_of"]

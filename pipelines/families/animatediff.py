@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from diffusers import DDIMScheduler
 
-from pipelines.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.noise import NoiseSource
+from pipelines.core.schedule import DiscreteSchedule
 from pipelines.families.latent import discrete_schedule
 from pipelines.families.sd import StableDiffusion
-from pipelines.noise import NoiseSource
-from pipelines.schedule import DiscreteSchedule
 
 __all__ = ["AnimateDiff", "ClipNoise", "linear_schedule"]
 

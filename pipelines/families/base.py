@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from pipelines.denoiser import Conditioning
-from pipelines.errors import SettingsError
-from pipelines.schedule import NoiseSchedule
-from pipelines.types import Traits
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.errors import SettingsError
+from pipelines.core.schedule import NoiseSchedule
+from pipelines.core.types import Traits
 
 __all__ = ["Family"]
 

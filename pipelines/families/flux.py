@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from pipelines.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.schedule import FlowSchedule
+from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule
-from pipelines.prompts import encode_clip, encode_t5
-from pipelines.schedule import FlowSchedule
-from pipelines.types import Traits
+from pipelines.families.prompts import encode_clip, encode_t5
 
 __all__ = ["Flux", "image_ids", "pack", "unpack"]
 

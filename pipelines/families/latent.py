@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
-from pipelines.denoiser import Conditioning
-from pipelines.errors import ModelError
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.errors import ModelError
+from pipelines.core.schedule import DiscreteSchedule, FlowSchedule
 from pipelines.families.base import Family
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
-from pipelines.lora import applied_loras
-from pipelines.part_identity import file_stamp
-from pipelines.patching import in_dtype
-from pipelines.schedule import DiscreteSchedule, FlowSchedule
+from pipelines.weights.lora import applied_loras
+from pipelines.weights.part_identity import file_stamp
+from pipelines.weights.patching import in_dtype
 
 __all__ = ["LatentFamily", "discrete_schedule", "embed_scale", "shifted_schedule"]
 

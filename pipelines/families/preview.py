@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipelines.errors import ModelFileError
+from pipelines.core.errors import ModelFileError
 
 __all__ = ["Factors", "fit_factors", "linear_preview", "parse_factors", "read_factors", "sample_images"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from pipelines.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale
-from pipelines.prompts import clip_tokens, encode_clip
-from pipelines.types import Traits
+from pipelines.families.prompts import clip_tokens, encode_clip
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]
 

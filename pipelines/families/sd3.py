@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from pipelines.denoiser import Conditioning
-from pipelines.errors import SettingsError
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.errors import SettingsError
+from pipelines.core.schedule import FlowSchedule
+from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, shifted_schedule
-from pipelines.prompts import clip_tokens, encode_clip, encode_t5
-from pipelines.schedule import FlowSchedule
-from pipelines.types import Traits
+from pipelines.families.prompts import clip_tokens, encode_clip, encode_t5
 
 __all__ = ["StableDiffusion3"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from pipelines.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning
+from pipelines.families.prompts import clip_tokens, encode_clip
 from pipelines.families.sd import StableDiffusion
-from pipelines.prompts import clip_tokens, encode_clip
 
 __all__ = ["StableDiffusionXL"]
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import MethodFitError, SettingsError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.types import Traits
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
-from pipelines.types import Traits
 
 __all__ = ["StockPipeline", "StockResult", "StockStep"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipelines.core.registry import Method, Table
 from pipelines.guidance.cfg import Cfg, CfgSettings
-from pipelines.registry import Method, Table
 
 __all__ = ["GUIDANCE"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import torch
 
-from pipelines.denoiser import Prediction
-from pipelines.registry import setting
-from pipelines.schedule import Level
+from pipelines.core.denoiser import Prediction
+from pipelines.core.registry import setting
+from pipelines.core.schedule import Level
 
 __all__ = ["Cfg", "CfgSettings", "Unguided", "rescale"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pipelines.core.registry import Method, Table
 from pipelines.inversions.ddim import DdimInversion, DdimInversionSettings, fits_ddim_inversion
 from pipelines.inversions.direct import DirectInversion, DirectInversionSettings
 from pipelines.inversions.edict import EdictInversion, EdictSettings, fits_edict
-from pipelines.registry import Method, Table
 
 __all__ = ["INVERSIONS"]
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import torch
 
-from pipelines.samplers.base import Sampler
-from pipelines.types import Trajectory
+from pipelines.core.sampler import Sampler
+from pipelines.core.types import Trajectory
 
 __all__ = ["SOURCE", "TARGET", "Inversion", "pivots"]
 

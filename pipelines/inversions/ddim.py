@@ -6,12 +6,12 @@ import dataclasses
 
 import torch
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import Sampler, State, StepContext, Stepping, interpolate
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Sampler, State, StepContext, Stepping, interpolate
+from pipelines.core.schedule import Level
+from pipelines.core.types import Traits, Trajectory
 from pipelines.samplers.ddim import Ddim, DdimSettings
-from pipelines.schedule import Level
-from pipelines.types import Traits, Trajectory
 
 __all__ = ["DdimInversion", "DdimInversionSettings", "ReverseDdim", "fits_ddim_inversion"]
 

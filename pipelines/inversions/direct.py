@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Sampler, State, StepContext, Stepping
+from pipelines.core.schedule import Level
+from pipelines.core.types import Trajectory
 from pipelines.inversions.base import SOURCE, pivots
 from pipelines.inversions.ddim import DdimInversion
-from pipelines.registry import setting
-from pipelines.samplers.base import Sampler, State, StepContext, Stepping
 from pipelines.samplers.ddim import Ddim, DdimSettings
-from pipelines.schedule import Level
-from pipelines.types import Trajectory
 
 __all__ = ["DirectInversion", "DirectInversionSettings", "Pinned"]
 

@@ -6,11 +6,11 @@ import dataclasses
 
 import torch
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import Sampler, State, StepContext, Stepping
-from pipelines.schedule import Level
-from pipelines.types import Traits, Trajectory
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Sampler, State, StepContext, Stepping
+from pipelines.core.schedule import Level
+from pipelines.core.types import Traits, Trajectory
 
 __all__ = ["Coupled", "EdictInversion", "EdictSettings", "Uncoupled", "fits_edict"]
 

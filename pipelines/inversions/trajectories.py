@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from pipelines.types import Trajectory
+from pipelines.core.types import Trajectory
 
 __all__ = ["TrajectoryCache"]
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import SettingsError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import SettingsError
+from pipelines.core.registry import setting
 from pipelines.learning.problem import Problem
-from pipelines.registry import setting
 from pipelines.schedules.learned import learned_levels
 from pipelines.schedules.uniform import uniform_times
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from pipelines.denoiser import Denoiser, Query
-from pipelines.errors import MethodFitError, SettingsError
+from pipelines.core.denoiser import Denoiser, Query
+from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.registry import setting
+from pipelines.core.schedule import Level
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.problem import Pictures, Problem, relative_error
-from pipelines.registry import setting
 from pipelines.samplers.fitted_emphasis import Emphasis
 from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
-from pipelines.schedule import Level
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 

@@ -10,11 +10,11 @@ from typing import Protocol
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from pipelines.denoiser import Cancelled, Conditioning, Prediction, guided
+from pipelines.core.denoiser import Cancelled, Conditioning, Prediction, guided
+from pipelines.core.schedule import Level
 from pipelines.learning.ld3 import increments_of, times_of
 from pipelines.learning.problem import Problem
 from pipelines.samplers.fitted_factors import Terms
-from pipelines.schedule import Level
 from pipelines.schedules.learned import learned_levels
 
 __all__ = ["Descended", "DescentSettings", "descend", "inverse_root"]

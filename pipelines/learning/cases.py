@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from pipelines.denoiser import Conditioning, Denoiser, Guidance
+from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
+from pipelines.core.loop import Run, denoise
+from pipelines.core.noise import NoiseSource, initial_noise
+from pipelines.core.sampler import Sampler
+from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.families.base import Family
-from pipelines.loop import Run, denoise
-from pipelines.noise import NoiseSource, initial_noise
-from pipelines.samplers.base import Sampler
-from pipelines.schedule import Level, NoiseSchedule
 
 __all__ = ["Cases", "finals", "make_cases"]
 

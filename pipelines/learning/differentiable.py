@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from pipelines.denoiser import Conditioning, Guidance, Network, Prediction
+from pipelines.core.denoiser import Conditioning, Guidance, Network, Prediction
+from pipelines.core.schedule import Level
 from pipelines.learning.formula import Formula
-from pipelines.schedule import Level
 
 __all__ = ["as_type", "factors_of", "run_with_gradients"]
 

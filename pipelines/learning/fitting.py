@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pipelines.denoiser import Guidance
-from pipelines.errors import SettingsError
+from pipelines.core.denoiser import Guidance
+from pipelines.core.errors import SettingsError
+from pipelines.core.registry import Method, Table, parse_settings, setting
+from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
@@ -18,12 +20,10 @@ from pipelines.learning.bespoke import BespokeSettings, FittedSolver, Trial, fit
 from pipelines.learning.cases import Cases, make_cases
 from pipelines.learning.ld3 import Ld3Settings, Round, fit_ld3
 from pipelines.learning.problem import Problem, taught
-from pipelines.network_identity import network_identity
-from pipelines.registry import Method, Table, parse_settings, setting
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned import Learned, LearnedSettings, learned_levels
 from pipelines.schedules.learned_file import LearnedSchedule
-from pipelines.types import Choice, Request
+from pipelines.weights.network_identity import network_identity
 
 __all__ = ["LEARNERS", "PROMPTS", "LearnRequest", "PictureSettings", "Progress", "learn"]
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipelines.denoiser import Conditioning, Denoiser
-from pipelines.errors import MethodFitError
+from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.errors import MethodFitError
+from pipelines.core.loop import Run, denoise
+from pipelines.core.sampler import Sampler
+from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.guidance.cfg import Unguided
-from pipelines.loop import Run, denoise
-from pipelines.samplers.base import Sampler
-from pipelines.schedule import Level, NoiseSchedule
 
 __all__ = ["Formula", "require_linear", "written_out"]
 

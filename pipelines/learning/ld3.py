@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import SettingsError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import SettingsError
+from pipelines.core.registry import setting
 from pipelines.learning.differentiable import factors_of, run_with_gradients
 from pipelines.learning.formula import Formula, require_linear, written_out
 from pipelines.learning.problem import Problem
-from pipelines.registry import setting
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pipelines.comparison_reference import reference_of
-from pipelines.denoiser import Denoiser, Guidance, Network
+from pipelines.core.denoiser import Denoiser, Guidance, Network
+from pipelines.core.loop import Run, denoise
+from pipelines.core.sampler import Sampler
+from pipelines.core.schedule import Level, NoiseSchedule
+from pipelines.core.types import Request
 from pipelines.learning.cases import Cases, finals
-from pipelines.loop import Run, denoise
+from pipelines.requests.reference import reference_of
 from pipelines.samplers import SAMPLERS
-from pipelines.samplers.base import Sampler
-from pipelines.schedule import Level, NoiseSchedule
 from pipelines.schedules import SCHEDULES
-from pipelines.types import Request
 
 __all__ = ["Pictures", "Problem", "relative_error", "taught"]
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipelines.errors import ModelFileError, ModelMissingError, SettingsError
-from pipelines.training.captions import parse
-from pipelines.training.objects import Catalogue, shipped_catalogue
+from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
+from pipelines.emoji.captions import parse
+from pipelines.emoji.objects import Catalogue, shipped_catalogue
 
 __all__ = [
     "Classifier",
@@ -162,7 +162,7 @@ class Classifier:
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            caption: in the grammar of `pipelines.training.captions`.
+            caption: in the grammar of `pipelines.emoji.captions`.
             catalogue: the objects' names; by default the shipped ones.
         Returns: (B,), in [0, 1]: objects, sides and, if it is named, background, all right.
         Raises: TrainingError when the caption is not of the grammar; SettingsError when it names

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from pipelines.errors import ModelFileError, ModelMissingError, SettingsError
+from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
 
 __all__ = ["FILE", "LEAST_SIDE", "Lpips", "load_lpips"]
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from pipelines.errors import SettingsError
+from pipelines.core.errors import SettingsError
 
 __all__ = ["WINDOW", "psnr", "ssim"]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from pipelines.errors import MethodFitError
+from pipelines.core.errors import MethodFitError
+from pipelines.core.registry import Method, Table
+from pipelines.core.types import Choice
 from pipelines.quantizers.base import Quantizer, StorableQuantizer
 from pipelines.quantizers.bitsandbytes import BitsAndBytes, fits_bitsandbytes
 from pipelines.quantizers.dynamic import Dynamic, fits_dynamic
@@ -19,8 +21,6 @@ from pipelines.quantizers.nf4 import Nf4, Nf4Settings
 from pipelines.quantizers.quanto import Quanto, fits_quanto
 from pipelines.quantizers.sdnq import Sdnq, fits_sdnq
 from pipelines.quantizers.torchao import TorchAo, fits_torchao, fits_torchao_fp8, fits_torchao_int4
-from pipelines.registry import Method, Table
-from pipelines.types import Choice
 
 __all__ = ["QUANTIZERS", "Machine", "Quantizer", "StorableQuantizer", "build_quantizer", "require_runs", "this_machine"]
 

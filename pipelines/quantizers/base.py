@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import MethodFitError, ModelError, StepwiseError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
 from pipelines.quantizers.stored import stored_bytes
 
 __all__ = [

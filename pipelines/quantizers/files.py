@@ -15,10 +15,10 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from pipelines.errors import ModelFileError
+from pipelines.core.errors import ModelFileError
+from pipelines.core.types import Choice
 from pipelines.quantizers.base import StorableQuantizer, plan_layers
-from pipelines.types import Choice
-from pipelines.weights import read_header
+from pipelines.weights.files import read_header
 
 __all__ = ["file_bytes", "load_network", "save_network"]
 

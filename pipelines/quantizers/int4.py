@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from pipelines.core.registry import setting
 from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above, unpack_nibbles
-from pipelines.registry import setting
 
 __all__ = ["Int4", "Int4Codec", "Int4Settings", "grouped"]
 

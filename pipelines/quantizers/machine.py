@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from pipelines.errors import MethodFitError
+from pipelines.core.errors import MethodFitError
 
 __all__ = ["Machine", "load_package", "needs_gpu", "needs_package", "this_machine"]
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import torch
 
+from pipelines.core.registry import setting
 from pipelines.quantizers.int4 import grouped
 from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above, unpack_nibbles
-from pipelines.registry import setting
 
 __all__ = ["LEVELS", "Nf4", "Nf4Codec", "Nf4Settings"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipelines.errors import ModelError
+from pipelines.core.errors import ModelError
 from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer
 from pipelines.quantizers.machine import load_package, needs_package
 

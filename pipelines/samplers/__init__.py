@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.registry import Method, Table, own_loop_only
+from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.samplers.dualfast import DualFast, DualFastSettings
 from pipelines.samplers.epsilon_scaling import EpsilonScaling, EpsilonScalingSettings, fits_epsilon_scaling
 from pipelines.samplers.lml import Lml, LmlSettings

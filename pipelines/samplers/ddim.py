@@ -7,10 +7,10 @@ import math
 
 import torch
 
-from pipelines.denoiser import Prediction, Query
-from pipelines.registry import setting
-from pipelines.samplers.base import State, StepContext, Stepping
-from pipelines.schedule import Level
+from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import State, StepContext, Stepping
+from pipelines.core.schedule import Level
 
 __all__ = ["AncestralSettings", "Ddim", "DdimSettings", "ancestral_step", "fresh_noise"]
 

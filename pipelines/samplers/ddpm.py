@@ -7,11 +7,11 @@ import math
 
 import torch
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import State, StepContext, Stepping
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import State, StepContext, Stepping
+from pipelines.core.schedule import Level
 from pipelines.samplers.exponential_adams import with_fresh_noise
-from pipelines.schedule import Level
 
 __all__ = ["Ddpm", "DdpmSettings", "posterior"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import PastNoise, State, StepContext, Stepping, interpolate
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import PastNoise, State, StepContext, Stepping, interpolate
+from pipelines.core.schedule import Level
 from pipelines.samplers.integral_weights import integral_weights
-from pipelines.schedule import Level
 
 __all__ = ["Deis", "DeisSettings"]
 

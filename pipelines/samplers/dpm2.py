@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from pipelines.denoiser import Query
-from pipelines.registry import NoSettings
-from pipelines.samplers.base import State, StepContext, Stepping
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import NoSettings
+from pipelines.core.sampler import State, StepContext, Stepping
+from pipelines.core.schedule import Level
 from pipelines.samplers.ddim import AncestralSettings, ancestral_step, fresh_noise
 from pipelines.samplers.exponential_adams import with_fresh_noise
-from pipelines.schedule import Level
 
 __all__ = ["Dpm2", "Dpm2Ancestral"]
 

@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from pipelines.denoiser import Query
-from pipelines.registry import NoSettings
-from pipelines.samplers.base import Past, State, StepContext, Stepping
-from pipelines.schedule import Level
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import NoSettings
+from pipelines.core.sampler import Past, State, StepContext, Stepping
+from pipelines.core.schedule import Level
 
 __all__ = ["DpmSolver1", "DpmSolver2M", "DpmSolver2S", "exponential_step", "kept_share", "two_step_data"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from pipelines.denoiser import Query
-from pipelines.registry import NoSettings
-from pipelines.samplers.base import Past, State, StepContext, Stepping
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import NoSettings
+from pipelines.core.sampler import Past, State, StepContext, Stepping
+from pipelines.core.schedule import Level
 from pipelines.samplers.dpmpp import exponential_step, two_step_data
 from pipelines.samplers.dpmpp_sde import SdeSettings
 from pipelines.samplers.exponential_adams import adams_step, finite_history, fresh_std, with_fresh_noise
-from pipelines.schedule import Level
 
 __all__ = ["DpmSolver3M", "DpmSolver3MSde"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import Past, State, StepContext, Stepping
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Past, State, StepContext, Stepping
+from pipelines.core.schedule import Level
 from pipelines.samplers.dpmpp import DpmSolver1, DpmSolver2S, exponential_step, kept_share, two_step_data
 from pipelines.samplers.exponential_adams import fresh_std, with_fresh_noise
-from pipelines.schedule import Level
 
 __all__ = ["DpmSolver2MSde", "DpmSolverSde", "SdeSettings"]
 

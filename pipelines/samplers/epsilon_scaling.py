@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pipelines.denoiser import Prediction
-from pipelines.registry import setting
-from pipelines.samplers.base import StepContext
+from pipelines.core.denoiser import Prediction
+from pipelines.core.registry import setting
+from pipelines.core.sampler import StepContext
+from pipelines.core.types import Traits
 from pipelines.samplers.wrapping import SOLVERS, Wrapper, with_noise
-from pipelines.types import Traits
 
 __all__ = ["EpsilonScaling", "EpsilonScalingSettings", "fits_epsilon_scaling"]
 

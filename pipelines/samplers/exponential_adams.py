@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from pipelines.samplers.base import Past, StepContext
+from pipelines.core.sampler import Past, StepContext
+from pipelines.core.schedule import Level
 from pipelines.samplers.dpmpp import exponential_step, kept_share
 from pipelines.samplers.integral_weights import integral_weights
-from pipelines.schedule import Level
 
 __all__ = ["adams_step", "finite_history", "fresh_std", "with_fresh_noise"]
 

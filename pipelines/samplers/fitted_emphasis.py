@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pipelines.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning
 
 __all__ = ["Emphasis", "emphasised"]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from pipelines.denoiser import Prediction, Query
-from pipelines.errors import SettingsError
-from pipelines.samplers.base import State, StepContext, Stepping
+from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.errors import SettingsError
+from pipelines.core.sampler import State, StepContext, Stepping
+from pipelines.core.schedule import Level
 from pipelines.samplers.fitted_emphasis import Emphasis
-from pipelines.schedule import Level
 
 __all__ = ["FittedFactors", "Terms", "combined"]
 

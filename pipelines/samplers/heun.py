@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from pipelines.denoiser import Prediction, Query
-from pipelines.registry import NoSettings
-from pipelines.samplers.base import State, StepContext, Stepping, interpolate
-from pipelines.schedule import Level
+from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.registry import NoSettings
+from pipelines.core.sampler import State, StepContext, Stepping, interpolate
+from pipelines.core.schedule import Level
 
 __all__ = ["FlowHeun", "Heun"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.registry import setting
+from pipelines.core.registry import setting
 from pipelines.samplers.pndm import Pndm
 
 __all__ = ["Ipndm", "IpndmSettings"]

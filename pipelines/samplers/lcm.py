@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import State, StepContext, Stepping
-from pipelines.schedule import Level
-from pipelines.types import Traits
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import State, StepContext, Stepping
+from pipelines.core.schedule import Level
+from pipelines.core.types import Traits
 
 __all__ = ["Lcm", "LcmSettings", "boundary_scalings", "fits_lcm"]
 

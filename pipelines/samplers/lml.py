@@ -6,9 +6,9 @@ import dataclasses
 
 import torch
 
-from pipelines.denoiser import Prediction
-from pipelines.registry import setting
-from pipelines.samplers.base import StepContext
+from pipelines.core.denoiser import Prediction
+from pipelines.core.registry import setting
+from pipelines.core.sampler import StepContext
 from pipelines.samplers.wrapping import SOLVERS, Wrapper, with_noise
 
 __all__ = ["Lml", "LmlSettings", "damped_direction"]

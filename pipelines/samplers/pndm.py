@@ -8,11 +8,11 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from pipelines.denoiser import Prediction, Query
-from pipelines.registry import setting
-from pipelines.samplers.base import PastNoise, State, StepContext, Stepping, interpolate
+from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import PastNoise, State, StepContext, Stepping, interpolate
+from pipelines.core.schedule import Level
 from pipelines.samplers.integral_weights import integral_weights
-from pipelines.schedule import Level
 
 __all__ = ["Pndm", "PndmSettings", "combined_noise", "transfer"]
 

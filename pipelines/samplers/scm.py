@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pipelines.denoiser import Query
-from pipelines.registry import NoSettings
-from pipelines.samplers.base import State, StepContext, Stepping
-from pipelines.schedule import Level
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import NoSettings
+from pipelines.core.sampler import State, StepContext, Stepping
+from pipelines.core.schedule import Level
 
 __all__ = ["Scm"]
 

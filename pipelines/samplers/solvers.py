@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.registry import Method
+from pipelines.core.registry import Method
+from pipelines.core.types import Traits
 from pipelines.samplers.ddim import AncestralSettings, Ddim, DdimSettings
 from pipelines.samplers.ddpm import Ddpm, DdpmSettings
 from pipelines.samplers.deis import Deis, DeisSettings
@@ -20,7 +21,6 @@ from pipelines.samplers.sa_solver import SaSolver, SaSolverSettings
 from pipelines.samplers.scm import Scm
 from pipelines.samplers.tcd import Tcd, TcdSettings
 from pipelines.samplers.unipc import UniPc, UniPcSettings
-from pipelines.types import Traits
 
 __all__ = ["SOLVER_METHODS"]
 

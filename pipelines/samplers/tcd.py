@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import State, StepContext, Stepping, interpolate
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import State, StepContext, Stepping, interpolate
+from pipelines.core.schedule import Level
 from pipelines.samplers.exponential_adams import with_fresh_noise
-from pipelines.schedule import Level
 
 __all__ = ["Tcd", "TcdSettings"]
 

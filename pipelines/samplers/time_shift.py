@@ -7,12 +7,12 @@ import math
 
 import torch
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import State, StepContext, Stepping
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import State, StepContext, Stepping
+from pipelines.core.schedule import Level, NoiseSchedule
+from pipelines.core.types import Traits
 from pipelines.samplers.wrapping import Wrapper
-from pipelines.schedule import Level, NoiseSchedule
-from pipelines.types import Traits
 
 __all__ = ["ShiftCount", "TimeShift", "TimeShiftSettings", "fits_time_shift", "shift_count", "shifted_times"]
 

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import torch
 
-from pipelines.denoiser import Query
-from pipelines.registry import setting
-from pipelines.samplers.base import Past, State, StepContext, Stepping
-from pipelines.schedule import Level
+from pipelines.core.denoiser import Query
+from pipelines.core.registry import setting
+from pipelines.core.sampler import Past, State, StepContext, Stepping
+from pipelines.core.schedule import Level
 
 __all__ = ["UniPc", "UniPcSettings"]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pipelines.denoiser import Prediction, Query
-from pipelines.samplers.base import Sampler, State, StepContext, Stepping
+from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.sampler import Sampler, State, StepContext, Stepping
+from pipelines.core.schedule import Level
+from pipelines.core.types import Traits
 from pipelines.samplers.solvers import SOLVER_METHODS
-from pipelines.schedule import Level
-from pipelines.types import Traits
 
 __all__ = ["SOLVERS", "Wrapper", "with_noise"]
 

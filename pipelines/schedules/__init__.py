@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.errors import SettingsError
-from pipelines.registry import Method, Table, own_loop_only
+from pipelines.core.errors import SettingsError
+from pipelines.core.registry import Method, Table, own_loop_only
+from pipelines.core.schedule import Level, NoiseSchedule
+from pipelines.core.types import Choice, Request
 from pipelines.samplers.fitted_factors import FittedFactors
-from pipelines.schedule import Level, NoiseSchedule
 from pipelines.schedules.align_your_steps import AlignYourSteps, AlignYourStepsSettings, fits_align_your_steps
 from pipelines.schedules.beta import Beta, BetaSettings
 from pipelines.schedules.exponential import Exponential, ExponentialSettings
@@ -19,7 +20,6 @@ from pipelines.schedules.quadratic import DenseAtHighNoise, DenseSettings, Quadr
 from pipelines.schedules.shift import Shift, ShiftSettings
 from pipelines.schedules.uniform import Uniform, UniformSettings
 from pipelines.schedules.uniform_lambda import UniformLambda, UniformLambdaSettings, fits_uniform_lambda
-from pipelines.types import Choice, Request
 
 __all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled", "spared"]
 

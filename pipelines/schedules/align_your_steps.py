@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.errors import SettingsError
-from pipelines.registry import setting
-from pipelines.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.errors import SettingsError
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.schedules.uniform import require_descending
 
 __all__ = ["TABLES", "AlignYourSteps", "AlignYourStepsSettings", "fits_align_your_steps", "interpolated_sigmas"]

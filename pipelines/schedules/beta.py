@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from pipelines.registry import setting
-from pipelines.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.schedules.uniform import require_descending
 
 __all__ = ["Beta", "BetaSettings", "beta_cdf", "beta_quantiles"]

@@ -6,9 +6,9 @@ import dataclasses
 import math
 import re
 
-from pipelines.errors import SettingsError
-from pipelines.registry import setting
-from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.core.errors import SettingsError
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
 
 __all__ = ["HandTyped", "HandTypedSettings", "parsed_numbers"]
 

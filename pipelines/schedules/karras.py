@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from pipelines.registry import setting
-from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
 from pipelines.schedules.noise_range import flow_sigma, noise_ends
 from pipelines.schedules.uniform import require_descending
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import SettingsError, UnknownMethodError
+from pipelines.core.errors import SettingsError, UnknownMethodError
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.types import Choice, Request
 from pipelines.guidance import GUIDANCE
-from pipelines.registry import setting
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, filled, find_all, find_broken
 from pipelines.schedules.uniform import require_descending
-from pipelines.types import Choice, Request
 
 __all__ = ["FOLDERS", "Learned", "LearnedSettings", "learned_levels", "same_sampler", "use_folder"]
 

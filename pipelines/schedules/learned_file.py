@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import SettingsError, StoreError
+from pipelines.core.errors import SettingsError, StoreError
+from pipelines.core.registry import Table, parse_settings
+from pipelines.core.types import Choice, Request
 from pipelines.guidance import GUIDANCE
-from pipelines.registry import Table, parse_settings
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors, Terms
-from pipelines.types import Choice, Request
 
 __all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "filled", "find_all", "find_broken", "write_learned"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pipelines.errors import SettingsError
-from pipelines.schedule import FlowSchedule, NoiseSchedule
+from pipelines.core.errors import SettingsError
+from pipelines.core.schedule import FlowSchedule, NoiseSchedule
 
 __all__ = ["flow_sigma", "lowest_and_highest", "noise_ends"]
 

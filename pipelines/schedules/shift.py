@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.registry import setting
-from pipelines.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.schedules.uniform import require_descending
 
 __all__ = ["Shift", "ShiftSettings", "shifted"]

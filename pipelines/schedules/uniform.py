@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from pipelines.errors import SettingsError
-from pipelines.registry import setting
-from pipelines.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
+from pipelines.core.errors import SettingsError
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
 
 __all__ = ["Uniform", "UniformSettings", "require_descending", "uniform_times"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.registry import setting
-from pipelines.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.registry import setting
+from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.types import Traits
 from pipelines.schedules.exponential import geometric_sigmas
 from pipelines.schedules.noise_range import noise_ends
 from pipelines.schedules.uniform import require_descending
-from pipelines.types import Traits
 
 __all__ = ["UniformLambda", "UniformLambdaSettings", "fits_uniform_lambda"]
 

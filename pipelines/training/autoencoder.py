@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import sample_scene
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import pictures_of
 from pipelines.training.objectives import gradient_l1, learning_rate, psnr
-from pipelines.training.objects import Catalogue
 from pipelines.training.recipes import AutoencoderRecipe, Recipe, catalogue_for, find_recipe
-from pipelines.training.scenes import sample_scene
 from pipelines.training.trainer import (
     add_arguments,
     generator_for,

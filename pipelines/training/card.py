@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
 from pipelines.training.history import History, history_of
 
 __all__ = ["FLOORS", "GENERATED", "Floor", "figure_table", "objections", "write_card"]

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
 from pipelines.training.exchange import swap
 
 __all__ = ["load_checkpoint", "save_checkpoint"]

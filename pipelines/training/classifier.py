@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import BACKGROUNDS, Scene, sample_scene
 from pipelines.metrics.classifier import Classifier, ClassifierNetwork, Scores, save_classifier
 from pipelines.training.fit import MODEL, chosen_folder, require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
-from pipelines.training.objects import Catalogue
 from pipelines.training.recipes import Recipe, catalogue_for, find_recipe
-from pipelines.training.scenes import BACKGROUNDS, Scene, sample_scene
 from pipelines.training.trainer import (
     add_arguments,
     generator_for,

@@ -12,7 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.training.captions import Truth, caption, parse, plain_caption
+from pipelines.emoji.captions import Truth, caption, parse, plain_caption
+from pipelines.emoji.objects import (
+    Catalogue,
+    EmojiObject,
+    packaged_catalogue,
+    shipped_catalogue,
+)
+from pipelines.emoji.scenes import (
+    BACKGROUNDS,
+    Placed,
+    Rendering,
+    Scene,
+    is_held_out,
+    render,
+    sample_scene,
+)
 from pipelines.training.edits import (
     EDIT_KINDS,
     EditPair,
@@ -23,22 +38,7 @@ from pipelines.training.edits import (
 )
 from pipelines.training.examples import write_examples
 from pipelines.training.latents import pictures_of, to_tensor
-from pipelines.training.objects import (
-    Catalogue,
-    EmojiObject,
-    packaged_catalogue,
-    shipped_catalogue,
-)
 from pipelines.training.recipes import catalogue_for, find_recipe
-from pipelines.training.scenes import (
-    BACKGROUNDS,
-    Placed,
-    Rendering,
-    Scene,
-    is_held_out,
-    render,
-    sample_scene,
-)
 from pipelines.training.trainer import picture_sheet
 
 __all__ = [

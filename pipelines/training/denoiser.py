@@ -20,12 +20,12 @@ from diffusers import (
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipelines.training.captions import caption
+from pipelines.emoji.captions import caption
+from pipelines.emoji.objects import Catalogue
 from pipelines.training.fit import MODEL, PARTS, chosen_folder, require_fit
 from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of, write_history
 from pipelines.training.latents import LatentPool, fit_preview, save_preview
 from pipelines.training.objectives import learning_rate, min_snr_loss
-from pipelines.training.objects import Catalogue
 from pipelines.training.recipes import DenoiserRecipe, Recipe, catalogue_for, find_recipe
 from pipelines.training.tokenizer import caption_corpus, train_tokenizer, write_slow_tokenizer
 from pipelines.training.trainer import (

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageChops
 
-from pipelines.errors import TrainingError
-from pipelines.training.captions import plain_caption
-from pipelines.training.objects import Catalogue
-from pipelines.training.scenes import (
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.captions import plain_caption
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import (
     BACKGROUNDS,
     Placed,
     Scene,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import Catalogue
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.training.autoencoder import held_out_psnr
 from pipelines.training.card import figure_table, objections, write_card
@@ -29,7 +30,6 @@ from pipelines.training.measures import (
     named_captions,
     seconds_for_one,
 )
-from pipelines.training.objects import Catalogue
 from pipelines.training.recipes import catalogue_for, find_recipe
 from pipelines.training.trainer import pick_device, picture_sheet, use_threads
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pipelines.emoji.objects import Catalogue
 from pipelines.training.edits import EDIT_KINDS, edit_pair, render_edit
-from pipelines.training.objects import Catalogue
 
 __all__ = ["read_index", "write_examples"]
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
 
 __all__ = ["FILES", "HISTORY", "fingerprint", "recover", "stage", "swap"]
 

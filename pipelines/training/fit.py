@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.classifier import SHIPPED as JUDGE
 from pipelines.metrics.classifier import Classifier
-from pipelines.training.objects import Catalogue
 from pipelines.training.recipes import SHIPPED_RECIPE, Recipe
-from pipelines.training.scenes import BACKGROUNDS
 
 __all__ = ["JUDGE", "MODEL", "PARTS", "chosen_folder", "require_fit", "require_judge"]
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
 from pipelines.training.exchange import HISTORY, fingerprint
 
 __all__ = ["FRESH", "UNKNOWN", "History", "begin_run", "continued", "history_of", "write_history"]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.training.objects import Catalogue
-from pipelines.training.scenes import Scene, render, sample_scene
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import Scene, render, sample_scene
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
+from pipelines.emoji.captions import caption, parse
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import Scene, sample_scene
 from pipelines.metrics.classifier import Classifier
-from pipelines.training.captions import caption, parse
 from pipelines.training.latents import pictures_of
-from pipelines.training.objects import Catalogue
-from pipelines.training.scenes import Scene, sample_scene
 
 __all__ = [
     "classifier_accuracy",

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from pipelines.data_statistics import latents_of_folder, opened
-from pipelines.errors import TrainingError
-from pipelines.starts.fitted import NOISE_LEVEL
-from pipelines.starts.noise_classifier import (
+from pipelines.core.errors import TrainingError
+from pipelines.initializations.fitted import NOISE_LEVEL
+from pipelines.initializations.noise_classifier import (
     NoiseClassifier,
     NoiseLevelNetwork,
     load_noise_classifier,
     save_noise_classifier,
 )
+from pipelines.training.data_statistics import latents_of_folder, opened
 from pipelines.training.fit import MODEL, chosen_folder, require_fit
 from pipelines.training.latents import LatentPool
 from pipelines.training.objectives import learning_rate

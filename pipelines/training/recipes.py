@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.errors import TrainingError
-from pipelines.training.objects import Catalogue, packaged_catalogue, shipped_catalogue
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import Catalogue, packaged_catalogue, shipped_catalogue
 
 __all__ = [
     "RECIPES",

@@ -11,10 +11,10 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from pipelines.errors import TrainingError
-from pipelines.training.captions import caption
-from pipelines.training.objects import Catalogue
-from pipelines.training.scenes import BACKGROUNDS, sample_scene
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.captions import caption
+from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.scenes import BACKGROUNDS, sample_scene
 
 __all__ = ["caption_corpus", "train_tokenizer", "write_slow_tokenizer"]
 

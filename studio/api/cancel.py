@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
 
 if TYPE_CHECKING:
     from studio.backend import Studio

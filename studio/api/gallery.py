@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
+from studio.api.listings import listed_results
 from studio.api.running import file_of
-from studio.shelves import listed_results
 
 if TYPE_CHECKING:
     from studio.backend import Studio

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from pipelines.errors import StepwiseError
-from studio.shelves import change_results
+from pipelines.core.errors import StepwiseError
+from studio.api.listings import change_results
 
 if TYPE_CHECKING:
     from studio.backend import Studio

@@ -5,7 +5,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from studio.shelves import listed_models
+from studio.api.listings import listed_models
 
 if TYPE_CHECKING:
     from studio.backend import Studio

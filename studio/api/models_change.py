@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from pipelines.errors import StepwiseError
-from studio.shelves import change_models
+from pipelines.core.errors import StepwiseError
+from studio.api.listings import change_models
 
 if TYPE_CHECKING:
     from studio.backend import Studio

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
+from studio.jobs.stream import follow
 from studio.safety.owner import owner_of
-from studio.stream import follow
 
 if TYPE_CHECKING:
     from studio.backend import Studio
-    from studio.jobs import View
+    from studio.jobs.job import View
 
 __all__ = ["fields", "file_of", "progress_of", "results_of", "run_task"]
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 
 from PIL import Image
 
-from pipelines.errors import PictureError
-from pipelines.types import METHODS
+from pipelines.core.errors import PictureError
+from pipelines.core.types import METHODS
 from studio.infotext.a1111 import Labels, read_parameters, write
 from studio.infotext.comfyui import read_comfyui
 from studio.infotext.embed import OUR_CHUNK, texts
 from studio.infotext.fields import Collector, Restored, object_of
 from studio.infotext.invokeai import read_invokeai, read_old_invokeai
 from studio.infotext.swarmui import read_swarmui
-from studio.pictures import ALLOWED_FORMATS
+from studio.media.pictures import ALLOWED_FORMATS
 
 __all__ = ["Labels", "Restored", "read", "read_texts", "write"]
 

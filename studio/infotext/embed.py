@@ -10,7 +10,7 @@ import io
 
 from PIL import Image, PngImagePlugin
 
-from pipelines.errors import StoreError
+from pipelines.core.errors import StoreError
 
 __all__ = ["FORMATS", "OUR_CHUNK", "clean", "encode", "texts"]
 

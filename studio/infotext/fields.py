@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.types import MAX_PROMPT
+from pipelines.core.types import MAX_PROMPT
 from studio.infotext.names import UNSAID, sampler_key, schedule_choice
 
 __all__ = ["MAX_LORAS", "MAX_TEXT", "Collector", "Restored", "object_of"]
@@ -41,7 +41,7 @@ class Restored:
     """The settings found in a picture, as plain text and numbers (escape them before they become HTML).
 
     Attributes:
-        values: fields of `pipelines.types.Request` in the form that `Request.parse` reads; never `model`, and
+        values: fields of `pipelines.core.types.Request` in the form that `Request.parse` reads; never `model`, and
             `loras` only once they were looked up among those here. A field that is not here was not in the picture.
         notes: one sentence for each thing that was not taken over, and why.
         source: "stepwise", "a1111", "forge", "comfyui", "invokeai" or "swarmui".

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.errors import SettingsError, StepwiseError
+from pipelines.core.errors import SettingsError, StepwiseError
 from studio.reliability.jobs import as_task, mixed_calls
 from studio.reliability.results import is_whole
 
 if TYPE_CHECKING:
-    from studio.jobs import Job
-    from studio.store import Record, Store
+    from studio.jobs.job import Job
+    from studio.results.store import Record, Store
 
 __all__ = ["inspect", "run"]
 
@@ -52,7 +52,7 @@ def inspect(outputs: Path, told: set[str]) -> dict[str, int]:
         outputs: the folder.
         told: ids that were reported as finished.
     """
-    from studio.store import Store
+    from studio.results.store import Store
 
     store = Store(outputs)
     found = store.reconcile(older_than=0.0)

@@ -22,7 +22,7 @@ from studio.reliability.results import extent
 from studio.reliability.server import Answer, Server
 from studio.reliability.valid import FIELDS, endpoint_requests, small_form
 from studio.reliability.wrong import BODIES, TYPES, Wrong, odd, past_a_cap, paths
-from studio.store import Store
+from studio.results.store import Store
 
 __all__ = ["BROKEN", "LEAKS", "Malformed", "endpoint_malformed", "form_malformed", "is_read", "judged", "paths", "run"]
 
@@ -243,7 +243,7 @@ def judged(answer: Answer, beyond: bool = False) -> str:
 
 def _past(value: Any) -> bool:
     """Whether a finished job did more than the caps allow."""
-    from pipelines.limits import Limits
+    from pipelines.requests.limits import Limits
 
     result = value[0] if isinstance(value, list) and value else value
     if not isinstance(result, dict):

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
 from studio.reliability.jobs import mixed_calls
 from studio.reliability.server import Server, serving
 

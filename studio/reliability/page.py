@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
 
 __all__ = ["PageForm", "events", "files_of", "forms", "press", "word_for"]
 

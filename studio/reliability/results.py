@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from studio.store_records import about
+from studio.results.records import about
 
 __all__ = ["Extent", "extent", "is_whole"]
 

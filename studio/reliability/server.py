@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
 
 __all__ = ["Answer", "Server", "serving"]
 
@@ -180,8 +180,8 @@ def main() -> None:
 
     # After the environment is prepared: gradio reads it when it is imported.
     from studio.backend import Studio, StudioSettings
-    from studio.page import build_page, launch_options
-    from studio.serve import serve
+    from studio.page.page import build_page, launch_options
+    from studio.server.serve import serve
 
     studio = Studio(StudioSettings(outputs=settings.outputs, models=settings.models, device="cpu"))
     try:

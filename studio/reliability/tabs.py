@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
 from studio.reliability.page import events, forms, press
 from studio.reliability.server import Server
 

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.comparison import ComparisonRequest
-from pipelines.convergence import ConvergenceRequest
-from pipelines.editing import EditRequest
+from pipelines.core.types import Request
 from pipelines.learning.fitting import LearnRequest
-from pipelines.quantization import QuantizationRequest
-from pipelines.types import Request
-from pipelines.video import VideoRequest
+from pipelines.workflows.compare.request import ComparisonRequest
+from pipelines.workflows.convergence import ConvergenceRequest
+from pipelines.workflows.edit.request import EditRequest
+from pipelines.workflows.quantize import QuantizationRequest
+from pipelines.workflows.video.request import VideoRequest
 from studio.reliability.jobs import mask_picture, source_picture
 from studio.reliability.page import PageForm
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
-from .limits import MIB, Limits
+from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
+from studio.safety.limits import MIB, Limits
 
 __all__ = ["FORM_ROOM", "BodyGuard"]
 

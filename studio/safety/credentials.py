@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.errors import SettingsError
+from pipelines.core.errors import SettingsError
 
 __all__ = ["Credentials", "read_pairs"]
 

@@ -7,11 +7,10 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from pipelines.errors import StepwiseError
-from studio.gradio_stubs import skip_stubs
-from studio.threads import let_threads_sleep
-
-from .temp import claim
+from pipelines.core.errors import StepwiseError
+from studio.jobs.threads import let_threads_sleep
+from studio.safety.gradio_stubs import skip_stubs
+from studio.safety.temp import claim
 
 __all__ = ["EnvironmentOrderError", "prepare_environment"]
 

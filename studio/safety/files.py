@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .asgi import App, Message, Receive, Scope, Send, api_route, refuse
+from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, refuse
 
 __all__ = ["MEDIA_SUFFIXES", "FileGuard", "ServedFolders", "blocked_around", "blocked_paths"]
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from pipelines.catalog import models_folder
-from pipelines.errors import SettingsError, StoreError
-from studio.store_files import default_folder
-
-from .credentials import Credentials, read_pairs
-from .limits import Limits
-from .origin import OriginRule, is_loopback, site_of
-from .temp import claim, default_temp
+from pipelines.core.errors import SettingsError, StoreError
+from pipelines.models.catalog import models_folder
+from studio.results.files import default_folder
+from studio.safety.credentials import Credentials, read_pairs
+from studio.safety.limits import Limits
+from studio.safety.origin import OriginRule, is_loopback, site_of
+from studio.safety.temp import claim, default_temp
 
 __all__ = ["LaunchSettings", "parse_flags", "read_flags"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .asgi import App, Message, Receive, Scope, Send
+from studio.safety.asgi import App, Message, Receive, Scope, Send
 
 __all__ = ["HeaderGuard", "security_headers"]
 

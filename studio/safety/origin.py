@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from .asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
+from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
 
 __all__ = ["OriginGuard", "OriginRule", "host_name", "is_loopback", "site_of"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .asgi import Scope, header
-from .origin import is_loopback
-from .rate import client_key
+from studio.safety.asgi import Scope, header
+from studio.safety.origin import is_loopback
+from studio.safety.rate import client_key
 
 __all__ = ["LOGIN", "owner_of"]
 

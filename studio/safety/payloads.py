@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipelines.errors import PictureError, SettingsError
-
-from .asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
-from .files import ServedFolders
-from .limits import Limits
-from .uploads import check_picture
+from pipelines.core.errors import PictureError, SettingsError
+from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
+from studio.safety.files import ServedFolders
+from studio.safety.limits import Limits
+from studio.safety.uploads import check_picture
 
 __all__ = ["PayloadGuard", "check_payload"]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from .asgi import App, Scope
-from .bodies import BodyGuard
-from .compress import CompressPage
-from .files import FileGuard, ServedFolders
-from .flags import LaunchSettings
-from .headers import HeaderGuard, security_headers
-from .origin import OriginGuard
-from .payloads import PayloadGuard
-from .rate import RateGuard
-from .signin import SignInGuard
-from .temp import TempFolder
-from .uploads import UploadGuard
+from studio.safety.asgi import App, Scope
+from studio.safety.bodies import BodyGuard
+from studio.safety.compress import CompressPage
+from studio.safety.files import FileGuard, ServedFolders
+from studio.safety.flags import LaunchSettings
+from studio.safety.headers import HeaderGuard, security_headers
+from studio.safety.origin import OriginGuard
+from studio.safety.payloads import PayloadGuard
+from studio.safety.rate import RateGuard
+from studio.safety.signin import SignInGuard
+from studio.safety.temp import TempFolder
+from studio.safety.uploads import UploadGuard
 
 __all__ = ["protect"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import parse_qs
 
-from .asgi import App, Receive, Scope, Send, api_route, refuse
-from .limits import Limits
+from studio.safety.asgi import App, Receive, Scope, Send, api_route, refuse
+from studio.safety.limits import Limits
 
 __all__ = ["RateGuard", "TokenBuckets", "client_key"]
 
@@ -82,7 +82,7 @@ def client_key(scope: Scope) -> str:
 
 
 def _is_decoded(scope: Scope) -> bool:
-    """Whether a request is for a step of a run through the model's decoder: see studio/live.py."""
+    """Whether a request is for a step of a run through the model's decoder: see studio/ui/live_routes.py."""
     asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     return bool(_STEP.search(scope["path"])) and "1" in asked.get("sharp", ())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .asgi import App, Message, Receive, Scope, Send, api_route
+from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route
 
 __all__ = ["RefusalGuard"]
 

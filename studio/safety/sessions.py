@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from .asgi import App, Receive, Scope, Send, api_route
+from studio.safety.asgi import App, Receive, Scope, Send, api_route
 
 __all__ = ["CLOSED_KEPT", "SESSIONS_KEPT", "SessionGuard"]
 

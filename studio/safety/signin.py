@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from .asgi import App, Receive, Scope, Send, api_route, refuse
-from .owner import LOGIN
+from studio.safety.asgi import App, Receive, Scope, Send, api_route, refuse
+from studio.safety.owner import LOGIN
 
 __all__ = ["SignInGuard"]
 

@@ -14,9 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import StoreError
-
-from .limits import Limits
+from pipelines.core.errors import StoreError
+from studio.safety.limits import Limits
 
 __all__ = ["Pruned", "TempFolder", "claim", "default_temp"]
 

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from pipelines.errors import PictureError
-
-from .asgi import App, Message, Receive, Scope, Send, api_route, refuse
-from .limits import MIB, Limits
+from pipelines.core.errors import PictureError
+from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, refuse
+from studio.safety.limits import MIB, Limits
 
 __all__ = ["UploadGuard", "check_picture", "check_upload"]
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pipelines.editing import pixels_kept
-from pipelines.errors import SettingsError
+from pipelines.core.errors import SettingsError
+from pipelines.core.types import Request
 from pipelines.families.base import Family
-from pipelines.limits import check_fit
-from pipelines.types import Request
-from pipelines.video import VideoRequest
-from pipelines.video_models import video_model
-from pipelines.videos import VIDEOS
-from pipelines.videos.base import ClipFrames, ClipStep
-from studio.clips import NO_MP4, check_format, default_format
-from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from pipelines.models.video_models import video_model
+from pipelines.requests.limits import check_fit
+from pipelines.workflows.edit.request import pixels_kept
+from pipelines.workflows.video import VIDEOS
+from pipelines.workflows.video.base import ClipFrames, ClipStep
+from pipelines.workflows.video.request import VideoRequest
+from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from studio.media.clips import NO_MP4, check_format, default_format
 from studio.tasks.edit import read_picture
 from studio.tasks.text_to_image import parse_request
 

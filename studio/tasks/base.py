@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from studio.backend import Studio
-    from studio.jobs import Job
+    from studio.jobs.job import Job
 
 __all__ = ["Task"]
 

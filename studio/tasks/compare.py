@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.comparison import ComparisonRequest, by_model, equal_steps, evaluations, waves
-from pipelines.comparison_labels import axis_value, labels
-from pipelines.comparison_reference import ReferenceCache, likeness, reference_of
-from pipelines.errors import MethodFitError, StepwiseError, StoreError
+from pipelines.core.errors import MethodFitError, StepwiseError, StoreError
+from pipelines.core.loop import denoise_together
+from pipelines.core.types import Request
 from pipelines.families.base import Family
-from pipelines.limits import check_orders
-from pipelines.loop import denoise_together
-from pipelines.text_to_image import build_run, decode, resolve
-from pipelines.types import Request
-from studio.jobs import Cell, Job, JobStatus
+from pipelines.requests.limits import check_orders
+from pipelines.requests.reference import ReferenceCache, likeness, reference_of
+from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.workflows.compare.labels import axis_value, labels
+from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
+from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 

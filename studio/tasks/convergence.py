@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipelines.comparison_reference import reference_of
-from pipelines.convergence import (
+from pipelines.core.errors import MethodFitError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Request
+from pipelines.families.base import Family
+from pipelines.requests.limits import check_fit
+from pipelines.requests.reference import reference_of
+from pipelines.requests.text_to_image import decode, resolve
+from pipelines.workflows.convergence import (
     ConvergenceRequest,
     Finished,
     Impossible,
@@ -25,13 +31,7 @@ from pipelines.convergence import (
     sampler_label,
     walked,
 )
-from pipelines.errors import MethodFitError
-from pipelines.families.base import Family
-from pipelines.limits import check_fit
-from pipelines.loop import denoise
-from pipelines.text_to_image import decode, resolve
-from pipelines.types import Request
-from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:

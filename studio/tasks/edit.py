@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.editing import Canvas, EditRequest, Picture, canvas_of, pixels_kept
-from pipelines.edits.runs import Editing
-from pipelines.errors import MethodFitError, ModelMissingError, PictureError, SettingsError, StepwiseError
+from pipelines.core.errors import MethodFitError, ModelMissingError, PictureError, SettingsError, StepwiseError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Step, Trajectory
 from pipelines.families.base import Family
 from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.inversions.trajectories import TrajectoryCache
-from pipelines.loop import denoise
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
-from pipelines.text_to_image import decode, resolve
-from pipelines.types import Step, Trajectory
-from studio.jobs import Cell, Job, JobStatus
-from studio.pictures import open_picture
+from pipelines.requests.text_to_image import decode, resolve
+from pipelines.workflows.edit.request import Canvas, EditRequest, Picture, canvas_of, pixels_kept
+from pipelines.workflows.edit.runs import Editing
+from studio.jobs.job import Cell, Job, JobStatus
+from studio.media.pictures import open_picture
 from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 

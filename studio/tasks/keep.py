@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import UnknownMethodError
-from pipelines.quantization_folder import plain_choice, quantised_entry
+from pipelines.core.errors import UnknownMethodError
+from pipelines.core.types import Choice
+from pipelines.models.quantization_folder import plain_choice, quantised_entry
 from pipelines.quantizers import require_runs, this_machine
-from pipelines.types import Choice
-from studio.jobs import Job, JobStatus
-from studio.quantize_keep import keep
+from studio.jobs.job import Job, JobStatus
+from studio.models.save_quantized import keep
 
 if TYPE_CHECKING:
     from studio.backend import Studio

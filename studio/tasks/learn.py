@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.registry import parse_settings
+from pipelines.core.types import Choice, is_text
 from pipelines.families.base import Family
 from pipelines.learning.fitting import LEARNERS, PROMPTS, LearnRequest, PictureSettings, Progress, learn
-from pipelines.registry import parse_settings
+from pipelines.requests.text_to_image import resolve
 from pipelines.schedules.learned_file import write_learned
-from pipelines.text_to_image import resolve
-from pipelines.types import Choice, is_text
-from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipelines.comparison_reference import likeness
-from pipelines.errors import MethodFitError, StepwiseError, StoreError
+from pipelines.benchmarks.quantization_peak import peak_bytes
+from pipelines.core.errors import MethodFitError, StepwiseError, StoreError
+from pipelines.core.loop import Run, denoise_together
+from pipelines.core.schedule import Level
+from pipelines.core.types import Choice, Step
 from pipelines.families.base import Family
-from pipelines.loop import Run, denoise_together
-from pipelines.quantization import QuantizationRequest, in_order_of_use, seconds_per_step, step_errors
-from pipelines.quantization_folder import RECORD, WEIGHTS, keep_network, quantised_entry, require_plain
-from pipelines.quantization_peak import peak_bytes
+from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, quantised_entry, require_plain
 from pipelines.quantizers import QUANTIZERS, Quantizer, StorableQuantizer, build_quantizer, this_machine
 from pipelines.quantizers.base import Report, report_of, sqnr
 from pipelines.quantizers.files import file_bytes
 from pipelines.quantizers.stored import stored_bytes
-from pipelines.schedule import Level
-from pipelines.text_to_image import build_run, decode, resolve
-from pipelines.types import Choice, Step
-from studio.jobs import Cell, Job, JobStatus
+from pipelines.requests.reference import likeness
+from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.workflows.quantize import QuantizationRequest, in_order_of_use, seconds_per_step, step_errors
+from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 

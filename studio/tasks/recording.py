@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipelines.core.types import Step
 from pipelines.families.base import Family
-from pipelines.text_to_image import decode, to_uint8
-from pipelines.types import Step
-from studio.jobs import Frame, Job, StepRow
+from pipelines.requests.text_to_image import decode, to_uint8
+from studio.jobs.job import Frame, Job, StepRow
 
 __all__ = ["KEPT_BYTES", "frame_of", "record", "sharp"]
 

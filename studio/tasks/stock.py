@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipelines.errors import MethodFitError
+from pipelines.core.errors import MethodFitError
+from pipelines.core.registry import parse_settings
+from pipelines.core.types import Choice, Request
 from pipelines.guidance.cfg import CfgSettings
-from pipelines.registry import parse_settings
-from pipelines.text_to_image import to_uint8
-from pipelines.types import Choice, Request
-from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from pipelines.requests.text_to_image import to_uint8
+from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 
 if TYPE_CHECKING:
     from pipelines.families.stock import StockPipeline, StockResult, StockStep

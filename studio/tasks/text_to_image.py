@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.errors import LoraError
+from pipelines.core.errors import LoraError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Request
 from pipelines.families.base import Family
-from pipelines.limits import check_fit, check_request
-from pipelines.loop import denoise
-from pipelines.text_to_image import build_run, decode, resolve
-from pipelines.types import Request
-from studio.jobs import Cell, Job, JobStatus
+from pipelines.requests.limits import check_fit, check_request
+from pipelines.requests.text_to_image import build_run, decode, resolve
+from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.recording import record
 from studio.tasks.stock import run_stock
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.catalog import CatalogEntry, shipped
-from pipelines.errors import SettingsError
-from pipelines.limits import Limits, check_request
-from pipelines.types import Request, Traits
+from pipelines.core.errors import SettingsError
+from pipelines.core.types import Request, Traits
+from pipelines.models.catalog import CatalogEntry, shipped
+from pipelines.requests.limits import Limits, check_request
 from studio import infotext
-from studio.jobs import Cell, Frame, Job, JobStatus, StepRow
+from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 
 EMOJI = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
 FLOW = CatalogEntry(
@@ -116,7 +116,7 @@ def main() -> None:
     """`python -m tests.browser.stand_in FOLDER PORT SECONDS`: the page on the stand-in, for work on its looks."""
     import sys
 
-    from studio.page import build_page, launch_options
+    from studio.page.page import build_page, launch_options
 
     folder, port, seconds = sys.argv[1:]
     demo = build_page(StandIn(Path(folder), float(seconds)))

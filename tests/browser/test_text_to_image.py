@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.types import Request
+from pipelines.core.types import Request
 from studio.infotext import Labels, write
 
 pytestmark = pytest.mark.browser

@@ -1,9 +1,8 @@
-"""Gaussian data for tests: what `pipelines.orders` measures on, and short ways to use it."""
+"""Gaussian data for tests: what `pipelines.benchmarks.orders` measures on, and short ways to use it."""
 
 from __future__ import annotations
 
-from pipelines.loop import denoise
-from pipelines.orders import (
+from pipelines.benchmarks.orders import (
     MEAN,
     VARIANCE,
     CosineSchedule,
@@ -16,7 +15,8 @@ from pipelines.orders import (
     primed_orders,
     run_of,
 )
-from pipelines.schedule import FlowSchedule
+from pipelines.core.loop import denoise
+from pipelines.core.schedule import FlowSchedule
 
 __all__ = [
     "MEAN",

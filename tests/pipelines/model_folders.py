@@ -9,9 +9,9 @@ import time
 import pytest
 import tiny_models
 
-from pipelines.catalog import Catalog
-from pipelines.loader import Loader
-from pipelines.model_cache import ModelCache
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog
+from pipelines.models.loader import Loader
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

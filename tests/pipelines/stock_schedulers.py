@@ -10,10 +10,10 @@ import math
 import numpy as np
 import torch
 
-from pipelines.denoiser import Conditioning
-from pipelines.loop import Run
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.loop import Run
+from pipelines.core.schedule import DiscreteSchedule, Level
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import DiscreteSchedule, Level
 from tests.pipelines.gaussian import GaussianNetwork, last_of, run_of
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -28,14 +28,14 @@ from pipelines.benchmarks.sampler_report import (
 )
 from pipelines.benchmarks.sampler_runs import BASE, open_bench
 from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _Kept, lines, measured, steps_after, steps_for, table
-from pipelines.errors import StoreError
-from pipelines.limits import Limits, check_request
-from pipelines.network_identity import network_identity
+from pipelines.core.errors import StoreError
+from pipelines.core.types import Choice, Traits
+from pipelines.initializations import STARTS
+from pipelines.requests.limits import Limits, check_request
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import SHIPPED, find_all
-from pipelines.starts import STARTS
-from pipelines.types import Choice, Traits
+from pipelines.weights.network_identity import network_identity
 
 SD = Traits("sd", "epsilon", "unet")
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.catalog import Catalog, models_folder, published, shipped, shown
-from pipelines.catalog_folder import scan, scan_loras
-from pipelines.errors import UnknownMethodError
+from pipelines.core.errors import UnknownMethodError
+from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
+from pipelines.models.catalog import Catalog, models_folder, published, shipped, shown
+from pipelines.models.catalog_folder import scan, scan_loras
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
-from pipelines.types import Request
 
 MOST_UNCONFIRMED_LICENCES = 7
 """Lower it whenever one was confirmed; a new model's licence is confirmed before the model is listed."""
@@ -94,7 +94,7 @@ def test_the_number_of_licences_that_nobody_confirmed_only_falls():
 
 def test_importing_reads_nothing_and_pulls_in_no_library():
     code = (
-        "import sys, pipelines.catalog, pipelines.catalog_folder, pipelines.model_cache, pipelines.loader;"
+        "import sys, pipelines.models.catalog, pipelines.models.catalog_folder, pipelines.models.cache, pipelines.models.loader;"
         "print(sorted({'torch', 'diffusers', 'transformers', 'huggingface_hub', 'accelerate'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

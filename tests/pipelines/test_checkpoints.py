@@ -11,8 +11,8 @@ from diffusers import AutoencoderTiny
 from model_folders import loader_of, models, originals  # noqa: F401 - fixtures
 from safetensors.torch import save_file
 
-from pipelines import weight_kinds
-from pipelines.errors import ModelFileError, ModelMissingError
+from pipelines.core.errors import ModelFileError, ModelMissingError
+from pipelines.weights import kinds as weight_kinds
 
 RESNET = (
     ("norm1", "in_layers.0"),

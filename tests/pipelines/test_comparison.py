@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.comparison import ComparisonRequest, by_model, equal_steps, evaluations, waves
-from pipelines.comparison_axes import Axis, axis_names, changed, grid, spread
-from pipelines.comparison_labels import labels
-from pipelines.comparison_reference import ReferenceCache, likeness, reference_of
-from pipelines.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.loop import denoise, denoise_together
+from pipelines.core.types import Choice, Request, Traits
 from pipelines.families import family_of
-from pipelines.limits import Limits, check_fit, check_request
-from pipelines.loop import denoise, denoise_together
+from pipelines.requests.limits import Limits, check_fit, check_request
+from pipelines.requests.reference import ReferenceCache, likeness, reference_of
+from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES, learned
 from pipelines.schedules.learned_file import LearnedSchedule, write_learned
-from pipelines.text_to_image import build_run, resolve
-from pipelines.types import Choice, Request, Traits
+from pipelines.workflows.compare.axes import Axis, axis_names, changed, grid, spread
+from pipelines.workflows.compare.labels import labels
+from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
 from tests.pipelines.tiny_models import tiny_sd
 
 SD, FLOW, EMBEDDED = (

@@ -10,7 +10,17 @@ import pytest
 import torch
 from tiny_models import tiny_sd
 
-from pipelines.convergence import (
+from pipelines.core.denoiser import Conditioning, Query
+from pipelines.core.errors import SettingsError, UnknownMethodError
+from pipelines.core.loop import denoise
+from pipelines.core.registry import Method
+from pipelines.core.sampler import State, interpolate
+from pipelines.core.types import Choice, Request, Traits
+from pipelines.families import family_of
+from pipelines.requests.limits import Limits, check_request
+from pipelines.requests.text_to_image import resolve
+from pipelines.samplers import SAMPLERS
+from pipelines.workflows.convergence import (
     ConvergenceRequest,
     Planned,
     planned,
@@ -20,16 +30,6 @@ from pipelines.convergence import (
     sampler_label,
     walked,
 )
-from pipelines.denoiser import Conditioning, Query
-from pipelines.errors import SettingsError, UnknownMethodError
-from pipelines.families import family_of
-from pipelines.limits import Limits, check_request
-from pipelines.loop import denoise
-from pipelines.registry import Method
-from pipelines.samplers import SAMPLERS
-from pipelines.samplers.base import State, interpolate
-from pipelines.text_to_image import resolve
-from pipelines.types import Choice, Request, Traits
 
 TRAITS = Traits("sd", "epsilon", "unet")
 BASE = {"prompt": "a fox", "guidance": {"key": "cfg", "guidance_scale": 1.0}, "width": 32, "height": 32}
@@ -130,7 +130,7 @@ class SlowSampler:
 def test_the_samplers_own_seconds_are_not_the_networks(monkeypatch):
     family = gaussian_family()
     slow = Method("slow", "Slow", lambda settings: SlowSampler())
-    monkeypatch.setattr("pipelines.text_to_image.SAMPLERS", {"slow": slow})
+    monkeypatch.setattr("pipelines.requests.text_to_image.SAMPLERS", {"slow": slow})
     request = resolve(Request.parse(BASE), family).replace(sampler=Choice("slow"), num_inference_steps=5)
     (done,) = walked([Planned(0, request, 5)], family, lambda: False)
     assert 0.2 <= done.own_seconds <= done.step.seconds

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.denoiser import Cancelled, Conditioning, Denoiser, Prediction, Query, predict_together
+from pipelines.core.denoiser import Cancelled, Conditioning, Denoiser, Prediction, Query, predict_together
+from pipelines.core.noise import NoiseSource, initial_noise, slerp
+from pipelines.core.schedule import Level
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided, rescale
-from pipelines.noise import NoiseSource, initial_noise, slerp
-from pipelines.schedule import Level
 
 LEVEL = Level(0.8, 0.6, 500.0)
 

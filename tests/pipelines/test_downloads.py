@@ -12,14 +12,14 @@ import pytest
 import tiny_models
 import torch
 
-from pipelines.catalog import Catalog, CatalogEntry, Source
-from pipelines.denoiser import Cancelled
-from pipelines.downloads import HuggingFace, RemoteFile, fetch_source
-from pipelines.errors import ModelFileError, ModelMissingError
-from pipelines.loader import Loader
-from pipelines.model_cache import ModelCache
-from pipelines.model_files import needed_files
-from pipelines.model_places import ModelPlaces
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import ModelFileError, ModelMissingError
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, CatalogEntry, Source
+from pipelines.models.downloads import HuggingFace, RemoteFile, fetch_source
+from pipelines.models.files import needed_files
+from pipelines.models.loader import Loader
+from pipelines.models.places import ModelPlaces
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -294,9 +294,9 @@ def test_a_hub_that_nobody_answers_for_is_said_in_a_sentence(monkeypatch, tmp_pa
     """The real client, against a port of this machine where nobody listens: its own errors must be known here."""
     from huggingface_hub import constants
 
-    from pipelines.catalog import Catalog
-    from pipelines.downloads import HuggingFace, fetch_model
-    from pipelines.errors import ModelMissingError
+    from pipelines.core.errors import ModelMissingError
+    from pipelines.models.catalog import Catalog
+    from pipelines.models.downloads import HuggingFace, fetch_model
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -10,20 +10,20 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 
-from pipelines.denoiser import Cancelled
-from pipelines.editing import EditRequest, Picture, canvas_of
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request, Traits, Trajectory
 from pipelines.edits import EDITS
 from pipelines.edits.attention import attention_layers, opened_attention
 from pipelines.edits.prompt_to_prompt import SharedMaps
-from pipelines.edits.runs import Editing, partial
 from pipelines.edits.words import align, equalizer, read_words, replacement
-from pipelines.errors import MethodFitError, PictureError, PromptError, SettingsError
 from pipelines.families import family_of
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import SOURCE, TARGET
-from pipelines.limits import Limits
-from pipelines.loop import denoise
-from pipelines.types import Choice, Request, Traits, Trajectory
+from pipelines.requests.limits import Limits
+from pipelines.workflows.edit.request import EditRequest, Picture, canvas_of
+from pipelines.workflows.edit.runs import Editing, partial
 from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
 from tests.pipelines.tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
 

@@ -11,16 +11,16 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, EDMEulerScheduler, StableDiffusionPipeline
 from tiny_models import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
-from pipelines.denoiser import Conditioning, Denoiser, Query, predict_together
-from pipelines.errors import ModelError, ModelFileError, SettingsError
+from pipelines.core.denoiser import Conditioning, Denoiser, Query, predict_together
+from pipelines.core.errors import ModelError, ModelFileError, SettingsError
+from pipelines.core.loop import Run, denoise, denoise_together
+from pipelines.core.noise import NoiseSource
+from pipelines.core.schedule import CLEAN
 from pipelines.families import FAMILIES, family_of
 from pipelines.families.flux import image_ids, pack, unpack
 from pipelines.families.preview import fit_factors, linear_preview, parse_factors, read_factors, sample_images
 from pipelines.guidance import GUIDANCE
-from pipelines.loop import Run, denoise, denoise_together
-from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN
 
 MAKERS = {"sd": tiny_sd, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux}
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"

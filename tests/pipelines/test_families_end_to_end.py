@@ -16,10 +16,10 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from tiny_models import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
-from pipelines.loop import denoise
-from pipelines.text_to_image import build_run, decode, resolve, to_uint8
-from pipelines.types import Choice, Request
+from pipelines.requests.text_to_image import build_run, decode, resolve, to_uint8
 
 STEPS, SEED, SCALE, TOKENS = 8, 3, 5.0, 16
 TOLERANCE = 2.5e-6

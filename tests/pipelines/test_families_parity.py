@@ -18,14 +18,14 @@ from diffusers import (
 )
 from tiny_models import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
-from pipelines.denoiser import Denoiser
+from pipelines.core.denoiser import Denoiser
+from pipelines.core.loop import Run, denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.schedule import CLEAN, Level
 from pipelines.families import family_of
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
-from pipelines.loop import Run, denoise
-from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, Level
 
 PROMPT, NEGATIVE = "a red fox", "blurry"
 SEEDS = [3, 11]

@@ -10,8 +10,8 @@ from diffusers import DiffusionPipeline
 from tiny_models import tiny_flux, tiny_sd
 from tiny_stock import tiny_sana_sprint
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import MethodFitError, SettingsError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.families.stock import StockPipeline, StockResult, StockStep
 
 ARGUMENTS = {"prompt": "a red fox", "height": 32, "width": 32, "num_inference_steps": 4, "output_type": "latent"}

@@ -9,18 +9,18 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionPipeline
 
-from pipelines.catalog import SHIPPED
-from pipelines.denoiser import Conditioning, Denoiser
+from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.loop import Run, denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.sampler import State, StepContext
+from pipelines.core.types import Traits, Trajectory
 from pipelines.families import family_of
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import SOURCE, TARGET, pivots
 from pipelines.inversions.edict import Coupled, Uncoupled
-from pipelines.loop import Run, denoise
-from pipelines.noise import NoiseSource
-from pipelines.samplers.base import State, StepContext
+from pipelines.models.catalog import SHIPPED
 from pipelines.schedules import SCHEDULES
-from pipelines.types import Traits, Trajectory
 from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, GaussianNetwork, exact, grid
 
 SOURCE_PROMPT, TARGET_PROMPT = "a fox on a blue background", "a cat face on a red background"

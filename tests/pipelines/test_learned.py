@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.denoiser import Cancelled, Conditioning, Denoiser
-from pipelines.errors import MethodFitError, SettingsError
+from pipelines.core.denoiser import Cancelled, Conditioning, Denoiser
+from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.loop import Run, denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.schedule import CLEAN
+from pipelines.core.types import Request
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
 from pipelines.learning import bespoke, bespoke_descent
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
@@ -20,15 +24,11 @@ from pipelines.learning.differentiable import factors_of, run_with_gradients
 from pipelines.learning.formula import require_linear, written_out
 from pipelines.learning.ld3 import Ld3Settings, fit_ld3, increments_of, times_of
 from pipelines.learning.problem import Pictures, Problem, relative_error, taught
-from pipelines.limits import Limits, check_request
-from pipelines.loop import Run, denoise
-from pipelines.noise import NoiseSource
+from pipelines.requests.limits import Limits, check_request
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
-from pipelines.schedule import CLEAN
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
-from pipelines.types import Request
 from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact, grid, last_of, run_of
 
 COSINE = CosineSchedule()

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from pipelines.denoiser import Conditioning
-from pipelines.errors import SettingsError
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.errors import SettingsError
 from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.learning import bespoke, bespoke_descent
 from pipelines.learning.bespoke import BespokeSettings, FittedSolver, fit_bespoke, fitted_rows

@@ -9,16 +9,16 @@ import pytest
 import torch
 from tiny_models import tiny_sd
 
-from pipelines.errors import SettingsError, UnknownMethodError
+from pipelines.core.errors import SettingsError, UnknownMethodError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
-from pipelines.loop import denoise
-from pipelines.network_identity import network_identity
+from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedules import SCHEDULES, learned, levels_and_sampler, levels_for, named
 from pipelines.schedules.learned_file import SHIPPED, LearnedSchedule, find_all, write_learned
-from pipelines.text_to_image import build_run, resolve
-from pipelines.types import Choice, Request
+from pipelines.weights.network_identity import network_identity
 from tests.pipelines.gaussian import CosineSchedule
 
 COSINE = CosineSchedule()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning
+from pipelines.core.noise import NoiseSource
+from pipelines.core.schedule import CLEAN, FlowSchedule
 from pipelines.guidance.cfg import Unguided
 from pipelines.learning import ld3
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
@@ -14,9 +16,7 @@ from pipelines.learning.bespoke import BespokeSettings, fit_bespoke
 from pipelines.learning.cases import Cases
 from pipelines.learning.ld3 import Ld3Settings, fit_ld3
 from pipelines.learning.problem import Pictures, Problem
-from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, FlowSchedule
 from tests.pipelines.gaussian import MEAN, VARIANCE, CosineSchedule, exact
 
 COSINE, FLOW = CosineSchedule(), FlowSchedule()

@@ -13,14 +13,14 @@ import torch
 from model_folders import UNET, loader_of, models, originals, set_index  # noqa: F401 - fixtures
 from safetensors.torch import load_file, save_file
 
-from pipelines.catalog import Catalog, CatalogEntry, Source
-from pipelines.denoiser import Cancelled
-from pipelines.errors import ModelError, ModelMissingError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import ModelError, ModelMissingError
+from pipelines.core.leases import PartKey
 from pipelines.families.stock import StockPipeline
-from pipelines.leases import PartKey
-from pipelines.loader import Loader
-from pipelines.model_cache import ModelCache
-from pipelines.part_loading import loaded_bytes
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, CatalogEntry, Source
+from pipelines.models.loader import Loader
+from pipelines.models.part_loading import loaded_bytes
 
 
 @pytest.mark.parametrize(("key", "family"), [("one", "sd"), ("xl", "sdxl"), ("three", "sd3")])
@@ -62,7 +62,7 @@ def test_the_second_use_is_quick_and_has_a_scheduler_of_its_own(models):
 
 
 def test_concurrent_requests_load_once(models, monkeypatch):
-    import pipelines.loader as module
+    import pipelines.models.loader as module
 
     loads, original = [], module.load_part
     monkeypatch.setattr(module, "load_part", lambda part, *rest: loads.append(part.name) or original(part, *rest))

@@ -10,8 +10,8 @@ import torch
 from model_folders import UNET, loader_of, models, originals, set_index  # noqa: F401 - fixtures
 from safetensors.torch import load_file, save_file
 
-from pipelines.errors import ModelFileError, UnknownMethodError
-from pipelines.part_loading import part_class
+from pipelines.core.errors import ModelFileError, UnknownMethodError
+from pipelines.models.part_loading import part_class
 
 
 def test_an_unknown_model(models):

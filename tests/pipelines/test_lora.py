@@ -11,10 +11,10 @@ from lora_files import MAKERS, RANK, TARGETS, diffusers_lora, family, kohya_lora
 from safetensors.torch import save_file
 from tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 
-from pipelines import lora_names
-from pipelines.errors import LoraError, StepwiseError
+from pipelines.core.errors import LoraError, StepwiseError
 from pipelines.families import family_of
-from pipelines.lora_names import LayerIndex
+from pipelines.weights import lora_names
+from pipelines.weights.lora_names import LayerIndex
 
 
 def state_of(one):

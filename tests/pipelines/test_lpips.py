@@ -8,9 +8,9 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.torch import save_file
 
-from pipelines.catalog_folder import scan
-from pipelines.errors import ModelFileError, ModelMissingError, SettingsError
+from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
 from pipelines.metrics.lpips import FILE, Lpips, load_lpips
+from pipelines.models.catalog_folder import scan
 
 CHANNELS = (4, 6, 5, 3, 3)
 NAMES = ("slice1.0", "slice2.3", "slice3.6", "slice4.8", "slice5.10")

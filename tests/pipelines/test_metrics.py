@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipelines.errors import SettingsError
+from pipelines.core.errors import SettingsError
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
 
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import BusyError, ModelError
-from pipelines.model_cache import ModelCache, Wanted
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import BusyError, ModelError
+from pipelines.models.cache import ModelCache, Wanted
 
 
 class Part:

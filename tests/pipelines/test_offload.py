@@ -7,9 +7,9 @@ import tiny_models
 import torch
 from model_folders import loader_of, models, originals  # noqa: F401 - fixtures
 
-from pipelines.errors import ModelError
-from pipelines.model_cache import ModelCache
-from pipelines.part_loading import loaded_bytes
+from pipelines.core.errors import ModelError
+from pipelines.models.cache import ModelCache
+from pipelines.models.part_loading import loaded_bytes
 
 
 def test_moved_parts_come_to_the_device_for_their_call_only(models):

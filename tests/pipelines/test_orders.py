@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pipelines.orders import ORDERS, Order, formula_order, whole_run_order
+from pipelines.benchmarks.orders import ORDERS, Order, formula_order, whole_run_order
 from pipelines.samplers import SAMPLERS
 
 ROWS = [(key, known) for key, rows in ORDERS.items() for known in rows]

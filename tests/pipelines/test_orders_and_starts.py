@@ -6,16 +6,16 @@ import dataclasses
 
 import pytest
 
-from pipelines.convergence import planned, possible
-from pipelines.errors import SettingsError
-from pipelines.limits import Limits, check_request
-from pipelines.network_identity import network_identity
+from pipelines.core.errors import SettingsError
+from pipelines.core.types import Choice, Request
+from pipelines.initializations import STARTS
+from pipelines.requests.limits import Limits, check_request
+from pipelines.requests.text_to_image import resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import learned
 from pipelines.schedules.learned_file import write_learned
-from pipelines.starts import STARTS
-from pipelines.text_to_image import resolve
-from pipelines.types import Choice, Request
+from pipelines.weights.network_identity import network_identity
+from pipelines.workflows.convergence import planned, possible
 from tests.pipelines.test_convergence import BASE, TRAITS, gaussian_family, parse
 from tests.pipelines.test_learned_files import fitted
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pipelines.part_identity import SAMPLE_BYTES, SAMPLES, PartIdentities
+from pipelines.weights.part_identity import SAMPLE_BYTES, SAMPLES, PartIdentities
 
 SIZE = 1_000_000
 BETWEEN = (SIZE - SAMPLE_BYTES) // (SAMPLES - 1) // 2 + SAMPLE_BYTES
@@ -58,7 +58,7 @@ def test_a_changed_file_has_another_name_and_no_copy_of_it_has_the_old_one(part)
 
 
 def test_the_common_case_reads_samples_only(part, monkeypatch):
-    import pipelines.part_identity as module
+    import pipelines.weights.part_identity as module
 
     monkeypatch.setattr(module, "_file_hash", lambda path: pytest.fail("read in full"))
     identities = PartIdentities()

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from pipelines.patching import in_dtype, replaced_weights
+from pipelines.weights.patching import in_dtype, replaced_weights
 
 
 def test_a_change_that_fails_halfway_is_undone():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_models import CLIP_LENGTH, tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
-from pipelines.errors import PromptError
+from pipelines.core.errors import PromptError
+from pipelines.core.types import MAX_PROMPT
 from pipelines.families import family_of
-from pipelines.prompts import MAX_WEIGHT, clip_tokens, encode_clip, encode_t5, parse_weights
-from pipelines.types import MAX_PROMPT
+from pipelines.families.prompts import MAX_WEIGHT, clip_tokens, encode_clip, encode_t5, parse_weights
 
 LONG = "a red fox blue sky photo of the cat with dark moon green sea " * 2
 PLAIN = "a red fox, blue sky"

@@ -8,19 +8,19 @@ import pytest
 import torch
 from tiny_models import tiny_flux, tiny_sd3, tiny_sdxl
 
-from pipelines.catalog import Catalog, shipped
-from pipelines.denoiser import Cancelled
-from pipelines.errors import MethodFitError, ModelFileError, SettingsError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import MethodFitError, ModelFileError, SettingsError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
-from pipelines.loader import Loader
-from pipelines.loop import denoise
-from pipelines.model_cache import ModelCache
-from pipelines.quantization_folder import RECORD, WEIGHTS, keep_network, plain_choice, quantised_key
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, shipped
+from pipelines.models.loader import Loader
+from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, plain_choice, quantised_key
 from pipelines.quantizers import Machine, build_quantizer
 from pipelines.quantizers.base import plan_layers, quantized, sqnr
 from pipelines.quantizers.stored import stored_bytes
-from pipelines.text_to_image import build_run, resolve
-from pipelines.types import Choice, Request
+from pipelines.requests.text_to_image import build_run, resolve
 
 INT8 = Choice("int8")
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import MethodFitError, ModelError, ModelFileError, SettingsError, UnknownMethodError
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import MethodFitError, ModelError, ModelFileError, SettingsError, UnknownMethodError
+from pipelines.core.types import Choice
 from pipelines.quantizers import QUANTIZERS, Machine, StorableQuantizer, build_quantizer, require_runs
 from pipelines.quantizers import machine as machines
 from pipelines.quantizers.base import SKIPPED, plan_layers, quantized, report_of, sqnr
@@ -21,7 +22,6 @@ from pipelines.quantizers.int8 import Int8Codec
 from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
 from pipelines.quantizers.packed import pack_nibbles, scale_above, unpack_nibbles
 from pipelines.quantizers.stored import stored_bytes
-from pipelines.types import Choice
 from tests.pipelines.network_state import assert_unchanged, state_of
 
 CPU = Machine("cpu")

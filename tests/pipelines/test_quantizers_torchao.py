@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from pipelines.errors import MethodFitError, ModelError
+from pipelines.core.errors import MethodFitError, ModelError
 from pipelines.quantizers import QUANTIZERS, Machine, torchao
 from pipelines.quantizers.base import plan_layers, quantized
 from pipelines.quantizers.torchao import TorchAo

@@ -6,13 +6,13 @@ import dataclasses
 
 import pytest
 
-from pipelines.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.registry import Method, Table, parse_settings, setting_type
+from pipelines.core.types import Choice, LoraChoice, Request, Traits
 from pipelines.guidance import GUIDANCE
-from pipelines.limits import Limits, check_fit, check_request
-from pipelines.registry import Method, Table, parse_settings, setting_type
+from pipelines.requests.limits import Limits, check_fit, check_request
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
-from pipelines.types import Choice, LoraChoice, Request, Traits
 
 METHODS = [method for table in (SAMPLERS, SCHEDULES, GUIDANCE) for method in table.values()]
 FIELDS = [(method, field) for method in METHODS for field in dataclasses.fields(method.settings)]

@@ -10,13 +10,13 @@ from torch.utils._pytree import tree_leaves
 
 from pipelines.benchmarks import sampler_overhead
 from pipelines.benchmarks.sampler_overhead import DIFFUSION, FLOW, STEPS, free_run, one_evaluation, overheads
-from pipelines.denoiser import Conditioning, Query
-from pipelines.errors import SettingsError
+from pipelines.core.denoiser import Conditioning, Query
+from pipelines.core.errors import SettingsError
+from pipelines.core.loop import denoise
+from pipelines.core.registry import Method
+from pipelines.core.sampler import State, interpolate
 from pipelines.learning.cases import Cases
-from pipelines.loop import denoise
-from pipelines.registry import Method
 from pipelines.samplers import SAMPLERS
-from pipelines.samplers.base import State, interpolate
 
 MOST_OPERATIONS, MOST_LATENTS = 80, 160
 """A step's, loop and guidance included: twice what the heaviest does. An operation takes some 5 microseconds, and 2 % of an

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from pipelines.denoiser import Conditioning, Denoiser
+from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.loop import Run, denoise, denoise_together
+from pipelines.core.noise import NoiseSource
+from pipelines.core.schedule import CLEAN, FlowSchedule, Level
+from pipelines.core.types import Traits
 from pipelines.guidance.cfg import Unguided
-from pipelines.loop import Run, denoise, denoise_together
-from pipelines.noise import NoiseSource
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, FlowSchedule, Level
-from pipelines.types import Traits
 from tests.pipelines.gaussian import (
     MEAN,
     SCHEDULES_OF,

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.core.sampler import PastNoise
+from pipelines.core.schedule import CLEAN, Level
 from pipelines.samplers import SAMPLERS
-from pipelines.samplers.base import PastNoise
 from pipelines.samplers.integral_weights import exponential_moment, integral_weights
 from pipelines.samplers.pndm import combined_noise
-from pipelines.schedule import CLEAN, Level
 from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, orders, primed_orders, run_of
 
 SA = {"tau": 0.0, "lower_order_final": False}

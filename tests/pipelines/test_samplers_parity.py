@@ -8,9 +8,9 @@ import diffusers
 import pytest
 import torch
 
+from pipelines.core.schedule import CLEAN, FlowSchedule, Level
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.exponential_adams import adams_step
-from pipelines.schedule import CLEAN, FlowSchedule, Level
 from tests.pipelines.gaussian import last_of, run_of
 from tests.pipelines.stock_schedulers import (
     BETAS,

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 
-from pipelines.schedule import CLEAN
+from pipelines.core.schedule import CLEAN
 from tests.pipelines.stock_schedulers import (
     BETAS,
     LATENTS,

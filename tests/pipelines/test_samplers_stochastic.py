@@ -11,9 +11,9 @@ import math
 import pytest
 import torch
 
-from pipelines.loop import Run
+from pipelines.core.loop import Run
+from pipelines.core.schedule import CLEAN, FlowSchedule, Level
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, FlowSchedule, Level
 from tests.pipelines.gaussian import (
     MEAN,
     SCHEDULES_OF,

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.denoiser import Conditioning, Denoiser
+from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.loop import Run
+from pipelines.core.sampler import Past
+from pipelines.core.schedule import Level
 from pipelines.guidance.cfg import Unguided
-from pipelines.loop import Run
 from pipelines.samplers import SAMPLERS
-from pipelines.samplers.base import Past
 from pipelines.samplers.dpmpp import exponential_step
 from pipelines.samplers.dpmpp_3m import DpmSolver3M
 from pipelines.samplers.exponential_adams import adams_step
-from pipelines.schedule import Level
 from pipelines.schedules import SCHEDULES
 from tests.pipelines.gaussian import CosineSchedule, GaussianNetwork, exact, falls, grid, last_of, orders, run_of
 from tests.pipelines.stock_schedulers import (

@@ -7,17 +7,17 @@ import dataclasses
 import pytest
 import torch
 
-from pipelines.denoiser import Prediction
-from pipelines.errors import MethodFitError
-from pipelines.loop import denoise
-from pipelines.noise import NoiseSource
+from pipelines.core.denoiser import Prediction
+from pipelines.core.errors import MethodFitError
+from pipelines.core.loop import denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.sampler import State, StepContext, interpolate
+from pipelines.core.schedule import Level
+from pipelines.core.types import Traits
 from pipelines.samplers import SAMPLERS
-from pipelines.samplers.base import State, StepContext, interpolate
 from pipelines.samplers.lml import damped_direction
 from pipelines.samplers.time_shift import ShiftCount, shift_count, shifted_times
 from pipelines.samplers.wrapping import SOLVERS
-from pipelines.schedule import Level
-from pipelines.types import Traits
 from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, one_step, run_of
 
 WRAPPERS = ["epsilon_scaling", "time_shift", "dualfast", "lml"]

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from pipelines.errors import SettingsError
+from pipelines.core.errors import SettingsError
+from pipelines.core.schedule import CLEAN, DiscreteSchedule, FlowSchedule
+from pipelines.core.types import Traits
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, DiscreteSchedule, FlowSchedule
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.align_your_steps import TABLES
 from pipelines.schedules.beta import beta_cdf, beta_quantiles
 from pipelines.schedules.karras import karras_ramp
 from pipelines.schedules.shift import shifted
-from pipelines.types import Traits
 from tests.pipelines.gaussian import last_of, run_of
 
 BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2

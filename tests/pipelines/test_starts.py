@@ -10,18 +10,18 @@ import pytest
 import torch
 from gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, run_of
 
-from pipelines.denoiser import Query
-from pipelines.editing import EditRequest, Picture
-from pipelines.errors import SettingsError
-from pipelines.limits import Limits
-from pipelines.loop import denoise
+from pipelines.core.denoiser import Query
+from pipelines.core.errors import SettingsError
+from pipelines.core.loop import denoise
+from pipelines.core.schedule import CLEAN, Level
+from pipelines.core.types import Choice, Request
+from pipelines.initializations import STARTS
+from pipelines.initializations.base import StartContext, spared_steps
+from pipelines.initializations.fitted import Statistics, load_statistics, save_statistics
+from pipelines.initializations.gaussian import gaussian_flow
+from pipelines.requests.limits import Limits
 from pipelines.samplers import SAMPLERS
-from pipelines.schedule import CLEAN, Level
-from pipelines.starts import STARTS
-from pipelines.starts.base import StartContext, spared_steps
-from pipelines.starts.fitted import Statistics, load_statistics, save_statistics
-from pipelines.starts.gaussian import gaussian_flow
-from pipelines.types import Choice, Request
+from pipelines.workflows.edit.request import EditRequest, Picture
 
 SCHEDULE = CosineSchedule()
 

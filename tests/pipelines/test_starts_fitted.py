@@ -9,13 +9,12 @@ import pytest
 import torch
 from gaussian import MEAN, SCHEDULES_OF, VARIANCE, CosineSchedule, exact, grid, last_of, run_of
 
-from pipelines.errors import ModelFileError, ModelMissingError, SettingsError
-from pipelines.loop import denoise
-from pipelines.noise import NoiseSource
-from pipelines.samplers import SAMPLERS
-from pipelines.starts import STARTS
-from pipelines.starts.base import StartContext
-from pipelines.starts.fitted import (
+from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
+from pipelines.core.loop import denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.initializations import STARTS
+from pipelines.initializations.base import StartContext
+from pipelines.initializations.fitted import (
     NOISE_LEVEL,
     STATISTICS,
     TRANSPORT,
@@ -27,14 +26,15 @@ from pipelines.starts.fitted import (
     save_statistics,
     save_transport,
 )
-from pipelines.starts.mcmc import langevin_step
-from pipelines.starts.noise_classifier import (
+from pipelines.initializations.mcmc import langevin_step
+from pipelines.initializations.noise_classifier import (
     NoiseClassifier,
     NoiseLevelNetwork,
     load_noise_classifier,
     save_noise_classifier,
 )
-from pipelines.starts.optimal_transport import cells, fit_transport, masses
+from pipelines.initializations.optimal_transport import cells, fit_transport, masses
+from pipelines.samplers import SAMPLERS
 
 SCHEDULE = CosineSchedule()
 SHAPE = (1, 3, 3)
@@ -148,7 +148,7 @@ class Knowing:
 
 @pytest.mark.parametrize("noise_schedule", SCHEDULES_OF.values(), ids=SCHEDULES_OF)
 def test_the_chain_starts_the_schedule_at_its_least_noise(folder, noise_schedule, monkeypatch):
-    monkeypatch.setattr("pipelines.starts.mcmc.load_noise_classifier", lambda path: Knowing())
+    monkeypatch.setattr("pipelines.initializations.mcmc.load_noise_classifier", lambda path: Knowing())
     run = started("mcmc", folder, noise_schedule, steps=10, draft_steps=3)
     *_, last = steps = list(denoise(run))
     assert last.next_level.sigma == 0 and last.latents.isfinite().all()

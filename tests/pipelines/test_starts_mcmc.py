@@ -9,11 +9,11 @@ import pytest
 import torch
 from gaussian import MEAN, SCHEDULES_OF, VARIANCE, grid, last_of, run_of
 
-from pipelines.noise import NoiseSource
+from pipelines.core.noise import NoiseSource
+from pipelines.initializations import STARTS
+from pipelines.initializations.base import StartContext
+from pipelines.initializations.fitted import NOISE_LEVEL
 from pipelines.samplers import SAMPLERS
-from pipelines.starts import STARTS
-from pipelines.starts.base import StartContext
-from pipelines.starts.fitted import NOISE_LEVEL
 
 SHAPE = (1, 100, 100)
 """One picture of ten thousand pixels, each a chain of its own."""
@@ -36,7 +36,7 @@ class Reading:
 
 def started(tmp_path, monkeypatch, kind, first, then, **settings):
     (tmp_path / NOISE_LEVEL).touch()
-    monkeypatch.setattr("pipelines.starts.mcmc.load_noise_classifier", lambda path: Reading(first, then))
+    monkeypatch.setattr("pipelines.initializations.mcmc.load_noise_classifier", lambda path: Reading(first, then))
     noise_schedule = SCHEDULES_OF[kind]
     latents = NoiseSource([7])(torch.empty(1, *SHAPE, dtype=torch.float64))
     run = run_of(SAMPLERS["dpmpp_2m"].build(), grid(noise_schedule, 40, clean=True), noise_schedule, latents)

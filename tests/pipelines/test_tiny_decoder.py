@@ -9,12 +9,12 @@ import torch
 from diffusers import AutoencoderTiny
 from model_folders import UNET, loader_of, models, originals  # noqa: F401 - fixtures
 
-from pipelines.catalog import Catalog, CatalogEntry
-from pipelines.catalog_folder import scan
-from pipelines.errors import ModelError, ModelFileError
-from pipelines.loader import Loader
-from pipelines.model_cache import ModelCache
-from pipelines.part_loading import loaded_bytes
+from pipelines.core.errors import ModelError, ModelFileError
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog_folder import scan
+from pipelines.models.loader import Loader
+from pipelines.models.part_loading import loaded_bytes
 
 
 def tiny_decoder(folder, channels: int = 4, **saving) -> AutoencoderTiny:

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.catalog import CatalogEntry, published, shipped
-from pipelines.denoiser import Cancelled, Denoiser
-from pipelines.errors import MethodFitError, PromptError, SettingsError
+from pipelines.core.denoiser import Cancelled, Denoiser
+from pipelines.core.errors import MethodFitError, PromptError, SettingsError
+from pipelines.core.loop import denoise
+from pipelines.core.noise import NoiseSource, slerp
+from pipelines.core.types import Choice, LoraChoice, Request
 from pipelines.families import family_of
 from pipelines.families.animatediff import AnimateDiff, ClipNoise
 from pipelines.families.sd import StableDiffusion
 from pipelines.families.stock import StockPipeline
 from pipelines.families.stock_video import evenly
 from pipelines.guidance.cfg import Cfg, CfgSettings
-from pipelines.loop import denoise
-from pipelines.noise import NoiseSource, slerp
-from pipelines.text_to_image import build_run, decode, resolve
-from pipelines.types import Choice, LoraChoice, Request
-from pipelines.video_models import VIDEO_MODELS, plan_clip, video_model
-from pipelines.videos import VIDEOS, fitting_videos
-from pipelines.videos.base import ClipFrames, ClipStep, VideoJob
-from pipelines.videos.walk import Walk, WalkNoise, WalkSettings, between, places
+from pipelines.models.catalog import CatalogEntry, published, shipped
+from pipelines.models.video_models import VIDEO_MODELS, plan_clip, video_model
+from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.workflows.video import VIDEOS, fitting_videos
+from pipelines.workflows.video.base import ClipFrames, ClipStep, VideoJob
+from pipelines.workflows.video.walk import Walk, WalkNoise, WalkSettings, between, places
 from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
 from tests.pipelines.tiny_models import tiny_flux, tiny_sd, tiny_sdxl
 from tests.pipelines.tiny_videos import TINY_VIDEOS, tiny_animatediff, tiny_ltx, tiny_svd, tiny_wan

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines.families.stock import StockStep
 from pipelines.families.stock_video import StockVideo
-from pipelines.video_models import VIDEO_MODELS
+from pipelines.models.video_models import VIDEO_MODELS
 from tests.pipelines.tiny_videos import tiny_svd
 
 

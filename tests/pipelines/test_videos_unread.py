@@ -8,12 +8,12 @@ import types
 import diffusers
 import pytest
 
-from pipelines.catalog import published
-from pipelines.errors import MethodFitError
-from pipelines.types import Choice, Request
-from pipelines.video_models import VIDEO_MODELS
-from pipelines.videos import VIDEOS
-from pipelines.videos.base import VideoJob
+from pipelines.core.errors import MethodFitError
+from pipelines.core.types import Choice, Request
+from pipelines.models.catalog import published
+from pipelines.models.video_models import VIDEO_MODELS
+from pipelines.workflows.video import VIDEOS
+from pipelines.workflows.video.base import VideoJob
 
 OWN = {name: model for name, model in VIDEO_MODELS.items() if name != "AnimateDiffPipeline"}
 STRONG = {"true_guidance_scale": 6.0}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.errors import ModelFileError
-from pipelines.weight_kinds import file_kind
-from pipelines.weights import Tensor, bytes_as, check_index, read_header
+from pipelines.core.errors import ModelFileError
+from pipelines.weights.files import Tensor, bytes_as, check_index, read_header
+from pipelines.weights.kinds import file_kind
 
 
 def write_raw(path, header, data=b"", length=None):

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from pipelines.errors import PromptError
-from pipelines.types import MAX_PROMPT
-from pipelines.wildcards import _choices, expand_wildcards
+from pipelines.core.errors import PromptError
+from pipelines.core.types import MAX_PROMPT
+from pipelines.requests.wildcards import _choices, expand_wildcards
 
 LISTS = {
     "animal": ["red fox", "{black|white} cat"],

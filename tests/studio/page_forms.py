@@ -8,8 +8,15 @@ from typing import Any
 
 import gradio as gr
 
-from studio.shell import BESIDE, Shell
-from studio.tabs import TABS, compare, edit, gallery, models, quantize, text_to_image, video
+from studio.page.compare import tab as compare
+from studio.page.edit import tab as edit
+from studio.page.gallery import tab as gallery
+from studio.page.models import tab as models
+from studio.page.quantize import tab as quantize
+from studio.page.tabs import TABS
+from studio.page.text_to_image import tab as text_to_image
+from studio.page.video import tab as video
+from studio.ui.shell import BESIDE, Shell
 
 CLASSES = {
     "text_to_image": text_to_image.TextToImageTab,

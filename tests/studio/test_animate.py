@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.errors import MethodFitError, PictureError, PromptError, SettingsError
+from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError
 from studio.backend import Studio, StudioSettings
-from studio.clips import SUFFIXES, encode_clip, strip
-from studio.command_animate import parse_key
-from studio.command_line import main
-from studio.gallery_files import thumbnail
-from studio.gallery_markup import opened, tiles
-from studio.gallery_records import reusable
-from studio.jobs import JobStatus
-from studio.video_stage import ClipRenderer
+from studio.cli.animate import parse_key
+from studio.cli.main import main
+from studio.jobs.job import JobStatus
+from studio.media.clips import SUFFIXES, encode_clip, strip
+from studio.page.gallery.markup import opened, tiles
+from studio.page.video.stage import ClipRenderer
+from studio.results.archives import thumbnail
+from studio.results.search import reusable
 from tests.pipelines.tiny_models import tiny_sd
 from tests.pipelines.tiny_videos import TINY_VIDEOS
 from tests.studio.waiting import ended

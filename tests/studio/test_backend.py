@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipelines.catalog import SHIPPED
-from pipelines.errors import BusyError, SettingsError, StepwiseError
-from pipelines.limits import Limits
+from pipelines.core.errors import BusyError, SettingsError, StepwiseError
+from pipelines.models.catalog import SHIPPED
+from pipelines.requests.limits import Limits
 from studio import backend, infotext
 from studio.backend import Studio, StudioSettings
-from studio.job_shelf import JobShelf
-from studio.jobs import Cell, Frame, Job, JobStatus
-from studio.stage import StageRenderer
+from studio.jobs.history import JobShelf
+from studio.jobs.job import Cell, Frame, Job, JobStatus
+from studio.ui.stage import StageRenderer
 from tests.studio.waiting import ended
 
 REQUEST = {"prompt": "a fox on a blue background", "num_inference_steps": 6, "seed": 5}

@@ -13,12 +13,13 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from pipelines.errors import SettingsError, StoreError
-from studio import clip_export, clips
-from studio.clip_export import ClipExport, converted
-from studio.clips import SUFFIXES, decode_clip, encode_clip
-from studio.results_route import result_routes
-from studio.store import Store
+from pipelines.core.errors import SettingsError, StoreError
+from studio.media import clips
+from studio.media.clips import SUFFIXES, decode_clip, encode_clip
+from studio.results.store import Store
+from studio.ui import clip_export
+from studio.ui.clip_export import ClipExport, converted
+from studio.ui.results_route import result_routes
 
 FORMATS = tuple(SUFFIXES)
 

@@ -7,13 +7,13 @@ import sys
 import gradio as gr
 import pytest
 
-from pipelines.catalog import shipped
-from pipelines.errors import SettingsError
+from pipelines.core.errors import SettingsError
+from pipelines.models.catalog import shipped
 from studio.backend import Studio, StudioSettings
-from studio.command_line import main
-from studio.jobs import JobStatus
-from studio.tabs.video_examples import EXAMPLES
-from studio.video_form import ClipChoices
+from studio.cli.main import main
+from studio.jobs.job import JobStatus
+from studio.page.video.examples import EXAMPLES
+from studio.page.video.form import ClipChoices
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.types import Request
-from studio import command_line, infotext
+from pipelines.core.types import Request
+from studio import infotext
 from studio.backend import Studio
-from studio.command_pictures import write_picture, write_result
-from studio.store import Store
+from studio.cli import main as command_line
+from studio.cli.pictures import write_picture, write_result
+from studio.results.store import Store
 
 REQUEST = Request(prompt="a fox", seed=7, num_inference_steps=6)
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.errors import MethodFitError, SettingsError
+from pipelines.core.errors import MethodFitError, SettingsError
 from studio.backend import Studio, StudioSettings
-from studio.comparison_export import comparison_csv, comparison_picture, store_picture, store_table
-from studio.comparison_grid import ComparisonGrid, table
-from studio.jobs import Cell, Job, JobStatus
+from studio.exports.comparison import comparison_csv, comparison_picture, store_picture, store_table
+from studio.jobs.job import Cell, Job, JobStatus
+from studio.page.compare.grid import ComparisonGrid, table
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
 
@@ -324,7 +324,7 @@ def test_the_grid_escapes_every_text(studio, strange):
 def test_only_changed_pictures_are_encoded_anew(studio, strange, monkeypatch):
     grid = ComparisonGrid(strange, lambda result: None)
     first = grid.parts(strange.view(), "t")
-    monkeypatch.setattr("studio.comparison_grid.picture_url", lambda pixels: pytest.fail("encoded again"))
+    monkeypatch.setattr("studio.page.compare.grid.picture_url", lambda pixels: pytest.fail("encoded again"))
     assert grid.parts(strange.view(), "t") == first
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gradio as gr
 import pytest
 
-from pipelines.types import Traits
-from studio.comparison_families import families, family_axis, family_rows
-from studio.comparison_setup import CELLS, GRID, NFE, ComparisonSetup
+from pipelines.core.types import Traits
+from studio.page.compare.families import families, family_axis, family_rows
+from studio.page.compare.setup import CELLS, GRID, NFE, ComparisonSetup
 from tests.browser.stand_in import StandIn
 
 DIFFUSION, FLOW = Traits("sd", "epsilon", "unet"), Traits("sd3", "flow", "transformer")
@@ -41,7 +41,7 @@ def test_choosing_a_family_fills_the_cells_at_equal_evaluations(setup):
 
 
 def test_a_family_larger_than_the_cells_becomes_the_columns_of_a_grid(setup, monkeypatch):
-    monkeypatch.setattr("studio.comparison_families.FEW", 3)
+    monkeypatch.setattr("studio.page.compare.families.FEW", 3)
     data = {component: component.value for component in setup.inputs} | {setup.family: "DPM-Solver++"}
     updates = setup._whole_family(data)
     assert updates[setup.mode] == GRID

@@ -7,14 +7,14 @@ import dataclasses
 import gradio as gr
 import pytest
 
-from pipelines.errors import UnknownMethodError
+from pipelines.core.errors import UnknownMethodError
+from pipelines.core.registry import Method, Table, parse_settings, setting, setting_type
+from pipelines.core.types import Traits
 from pipelines.guidance import GUIDANCE
-from pipelines.registry import Method, Table, parse_settings, setting, setting_type
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import FOLDERS, LearnedSettings, find_all
-from pipelines.types import Traits
-from studio.controls import method_controls, settings_controls, settings_values
+from studio.ui.controls import method_controls, settings_controls, settings_values
 
 TABLES = (SAMPLERS, SCHEDULES, GUIDANCE)
 METHODS = [pytest.param(table, key, id=f"{table.kind}-{key}") for table in TABLES for key in table]

@@ -8,10 +8,10 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 from PIL import Image
 
-from pipelines.limits import Limits
-from pipelines.types import Request, Traits
+from pipelines.core.types import Request, Traits
+from pipelines.requests.limits import Limits
 from studio.backend import Studio, StudioSettings
-from studio.deep_links import LONGEST, link, opened
+from studio.ui.deep_links import LONGEST, link, opened
 from tests.studio.page_forms import built, shown
 
 TABS = ("text_to_image", "compare", "edit", "gallery")

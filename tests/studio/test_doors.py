@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from studio.command_line import main
+from studio.cli.main import main
 from studio.reliability.page import events, forms, press
 from studio.reliability.server import Server, serving
-from studio.store import Store
-from studio.store_records import Record
+from studio.results.records import Record
+from studio.results.store import Store
 
 EMOJI = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
 FOX, CAT = "a fox on a blue background", "a cat on a blue background"

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.core.errors import PictureError, PromptError, SettingsError
+from pipelines.core.types import Choice, Trajectory
 from pipelines.edits import EDITS
-from pipelines.errors import PictureError, PromptError, SettingsError
 from pipelines.inversions.trajectories import TrajectoryCache
-from pipelines.quantization_folder import keep_network
+from pipelines.models.quantization_folder import keep_network
 from pipelines.quantizers import build_quantizer, this_machine
 from pipelines.training.examples import read_index
-from pipelines.types import Choice, Trajectory
 from studio.backend import Studio, StudioSettings
-from studio.command_line import main
-from studio.edit_stage import EditRenderer, edit_figures
-from studio.jobs import JobStatus
+from studio.cli.main import main
+from studio.jobs.job import JobStatus
+from studio.page.edit.stage import EditRenderer, edit_figures
 from studio.tasks import TASKS
 from studio.tasks import edit as edit_task
 from studio.tasks.edit import read_mask, read_picture

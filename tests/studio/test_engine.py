@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from pipelines.denoiser import Cancelled
-from pipelines.errors import BusyError, SettingsError
-from pipelines.limits import Limits
-from studio.engine.local import LocalEngine
-from studio.jobs import Cell, Job, JobStatus
+from pipelines.core.denoiser import Cancelled
+from pipelines.core.errors import BusyError, SettingsError
+from pipelines.requests.limits import Limits
+from studio.jobs.job import Cell, Job, JobStatus
+from studio.jobs.local_engine import LocalEngine
 
 
 class Work:
@@ -180,7 +180,7 @@ def test_a_final_status_is_never_left():
 
 
 def test_a_view_is_not_changed_by_later_steps():
-    from studio.jobs import Frame, StepRow
+    from studio.jobs.job import Frame, StepRow
 
     job = Job("text_to_image", None)
     job.set_cells([Cell(num_steps=2)])
@@ -191,7 +191,7 @@ def test_a_view_is_not_changed_by_later_steps():
 
 
 def test_the_time_left_is_estimated_without_the_loading_of_models():
-    from studio.jobs import Frame, StepRow
+    from studio.jobs.job import Frame, StepRow
 
     now = [0.0]
     job = Job("text_to_image", None, clock=lambda: now[0])

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipelines.errors import SettingsError, UnknownMethodError
-from pipelines.types import Request
-from studio.form import FIXED, RANDOM, RequestForm
+from pipelines.core.errors import SettingsError, UnknownMethodError
+from pipelines.core.types import Request
 from studio.infotext import Labels, Restored, write
-from studio.styles import STYLES, fitting, styled
-from studio.tabs.examples import EXAMPLES
-from studio.tabs.restore import settings_of
+from studio.page.text_to_image.examples import EXAMPLES
+from studio.ui.form import FIXED, RANDOM, RequestForm
+from studio.ui.restore import settings_of
+from studio.ui.styles import STYLES, fitting, styled
 from tests.browser.stand_in import FLOW, StandIn
 
 

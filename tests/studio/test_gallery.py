@@ -12,16 +12,19 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from pipelines.errors import SettingsError, StoreError
-from pipelines.types import Request
-from studio import gallery_files, gallery_markup, gallery_shelf, shelves
+from pipelines.core.errors import SettingsError, StoreError
+from pipelines.core.types import Request
 from studio.api import gallery_change
-from studio.command_line import main
-from studio.gallery_files import pack, thumbnail
-from studio.gallery_records import find, reusable
-from studio.shell import Shell
-from studio.store import Store
-from studio.tabs import gallery
+from studio.api import listings as shelves
+from studio.cli.main import main
+from studio.page.gallery import list as gallery_shelf
+from studio.page.gallery import markup as gallery_markup
+from studio.page.gallery import tab as gallery
+from studio.results import archives as gallery_files
+from studio.results.archives import pack, thumbnail
+from studio.results.search import find, reusable
+from studio.results.store import Store
+from studio.ui.shell import Shell
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import time
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pipelines.errors import PictureError, StoreError
-from pipelines.types import MAX_PROMPT, Choice, LoraChoice, Request
+from pipelines.core.errors import PictureError, StoreError
+from pipelines.core.types import MAX_PROMPT, Choice, LoraChoice, Request
 from studio.infotext import Labels, read, read_texts, write
 from studio.infotext.embed import encode, texts
 from studio.infotext.names import SAMPLERS, SCHEDULES

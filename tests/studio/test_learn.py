@@ -9,13 +9,13 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pipelines.errors import MethodFitError, SettingsError, StepwiseError, UnknownMethodError
+from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError, UnknownMethodError
 from pipelines.schedules import learned
 from pipelines.schedules.learned_file import find_all
 from studio.backend import Studio, StudioSettings
-from studio.command_line import main
-from studio.jobs import JobStatus
-from studio.learn_plot import EMPTY, learn_view
+from studio.cli.main import main
+from studio.jobs.job import JobStatus
+from studio.page.compare.learn_plot import EMPTY, learn_view
 from studio.tasks.learn import schedules_folder
 from tests.studio.waiting import ended
 

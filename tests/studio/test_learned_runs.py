@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.schedules.learned_file import SHIPPED, find_all
-from studio.jobs import JobStatus
+from studio.jobs.job import JobStatus
 from tests.studio.page_forms import built, read_after
 from tests.studio.waiting import ended
 

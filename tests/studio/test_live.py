@@ -11,11 +11,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from pipelines.errors import BusyError
+from pipelines.core.errors import BusyError
 from studio.api.running import run_task
-from studio.form import FIXED
-from studio.page import build_page
-from studio.stream import follow
+from studio.jobs.stream import follow
+from studio.page.page import build_page
+from studio.ui.form import FIXED
 from tests.browser.stand_in import StandIn
 
 

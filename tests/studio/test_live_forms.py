@@ -8,11 +8,11 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from pipelines.errors import StepwiseError
+from pipelines.core.errors import StepwiseError
 from studio.backend import Studio, StudioSettings
-from studio.page import build_page
+from studio.page.page import build_page
+from studio.page.tabs import TABS
 from studio.reliability.page import PageForm, files_of, forms
-from studio.tabs import TABS
 
 ODD = [None, [], {}, "x", -3, 10**400, [[]], True]
 """Each field is filled with every other one of these, and fields of one kind come at odd and at even places."""

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from pipelines.errors import SettingsError, StepwiseError
+from pipelines.core.errors import SettingsError, StepwiseError
 from studio.backend import Studio, StudioSettings
-from studio.page import build_page
+from studio.page.page import build_page
 from studio.reliability import malformed
 from studio.reliability.page import forms
 from studio.reliability.server import Answer, serving

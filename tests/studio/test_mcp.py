@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.errors import SettingsError
-from studio import mcp_server
+from pipelines.core.errors import SettingsError
+from studio.server import mcp as mcp_server
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from pipelines.catalog import SHIPPED
+from pipelines.models.catalog import SHIPPED
 from studio.backend import Studio, StudioSettings
 from tests.studio.page_forms import built
 

@@ -11,17 +11,17 @@ import test_downloads as pretended
 import torch
 from safetensors.torch import save_file
 
-from pipelines.catalog import Catalog, CatalogEntry
-from pipelines.errors import BusyError, ModelError, SettingsError, UnknownMethodError
-from pipelines.loader import Loader
-from pipelines.model_cache import ModelCache
-from pipelines.model_places import ModelPlaces
-from studio import model_markup
+from pipelines.core.errors import BusyError, ModelError, SettingsError, UnknownMethodError
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.loader import Loader
+from pipelines.models.places import ModelPlaces
 from studio.api import models_change
+from studio.api.listings import change_models, listed_models
 from studio.backend import Studio, StudioSettings
-from studio.command_line import main
-from studio.model_shelf import ModelShelf, memory_of, shelf_of
-from studio.shelves import change_models, listed_models
+from studio.cli.main import main
+from studio.models.model_list import ModelShelf, memory_of, shelf_of
+from studio.page.models import markup as model_markup
 
 remote = pretended.remote
 

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import api, live_image, markup, presentation
-from studio.jobs import Cell, Frame, Job, JobStatus, StepRow, View
-from studio.live_image import contact_sheet, jpeg
-from studio.page import build_page, launch_options
-from studio.stage import StageRenderer
-from studio.stream import follow, watch
+from studio import api
+from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow, View
+from studio.jobs.stream import follow, watch
+from studio.media import live_image
+from studio.media.live_image import contact_sheet, jpeg
+from studio.page.page import build_page, launch_options
+from studio.ui import markup, presentation
+from studio.ui.stage import StageRenderer
 from tests.browser.stand_in import StandIn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,7 +164,7 @@ def test_importing_the_page_writes_no_file():
 
 def test_the_page_starts_without_diffusers():
     """Importing it imports PyTorch's compiler: 1.7 of the 8 seconds that the studio took to start."""
-    code = "import sys, studio.backend, studio.page; print([one for one in ('diffusers', 'transformers') if one in sys.modules])"
+    code = "import sys, studio.backend, studio.page.page; print([one for one in ('diffusers', 'transformers') if one in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

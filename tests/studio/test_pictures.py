@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.errors import PictureError
-from studio.pictures import open_picture
+from pipelines.core.errors import PictureError
+from studio.media.pictures import open_picture
 
 
 def encoded(picture: Image.Image, format: str = "PNG", **options) -> bytes:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import quantization_peak
-from pipelines.errors import LoraError, MethodFitError, ModelError, SettingsError, UnknownMethodError
-from pipelines.quantization import trimmed_mean
-from pipelines.quantization_folder import RECORD, WEIGHTS, quantised_key
-from studio.command_line import main
-from studio.jobs import JobStatus
-from studio.quantize_keep import keep, kept_key
+from pipelines.benchmarks import quantization_peak
+from pipelines.core.errors import LoraError, MethodFitError, ModelError, SettingsError, UnknownMethodError
+from pipelines.models.quantization_folder import RECORD, WEIGHTS, quantised_key
+from pipelines.workflows.quantize import trimmed_mean
+from studio.cli.main import main
+from studio.jobs.job import JobStatus
+from studio.models.save_quantized import keep, kept_key
 from studio.tasks import quantize as quantize_task
 from studio.tasks.quantize import FULL
 from tests.studio.page_forms import built
@@ -149,7 +149,7 @@ def test_what_cannot_be_kept_is_said_in_the_notice(studio, compared, tab, monkey
     (word, _), *more = kept_by(tab, monkeypatch, compared[0], 7)
     assert "Run it again" in word and not more
     with monkeypatch.context() as patch:
-        patch.setattr("studio.quantize_keep.keep_network", full)
+        patch.setattr("studio.models.save_quantized.keep_network", full)
         *_, (last, updates) = kept_by(tab, patch, compared[0], 1)
     assert "The disk is full." in last and 'role="alert"' in last and not updates
     with pytest.raises(UnknownMethodError, match="Unknown quantiser 'int3'"):

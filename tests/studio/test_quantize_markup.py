@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines.quantizers import QUANTIZERS, Machine
-from studio.quantize_markup import missing_list
-from studio.quantize_measure import markdown
-from studio.quantize_plots import COLOURS, NONE, error_plot, heat_maps, legend, scatter_plot
+from studio.benchmarks.quantization import markdown
+from studio.page.quantize.markup import missing_list
+from studio.page.quantize.plots import COLOURS, NONE, error_plot, heat_maps, legend, scatter_plot
 
 ERRORS = [
     {"label": "int8", "forced": [32.4, None, 36.7], "free": [32.4, 31.0, 30.1]},

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import store_records
-from studio.clips import SUFFIXES, encode_clip
-from studio.measure_reliability import Scale, main, markdown, measured
+from studio.benchmarks.reliability import Scale, main, markdown, measured
+from studio.media.clips import SUFFIXES, encode_clip
 from studio.reliability import kills, malformed, memory, probes, results, tabs
 from studio.reliability.jobs import as_task, clip_formats, mixed_calls
 from studio.reliability.server import Answer, serving
-from studio.store import Store
+from studio.results import records as store_records
+from studio.results.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_the_table_says_what_was_not_reached():
 def test_the_scale_can_be_set(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(
-        "studio.measure_reliability.PARTS", {"tabs": lambda folder, scale: asked.append(scale) or FOUND["tabs"]}
+        "studio.benchmarks.reliability.PARTS", {"tabs": lambda folder, scale: asked.append(scale) or FOUND["tabs"]}
     )
     assert main(["--tabs", "2", "--out", str(tmp_path / "figures.json")]) == 0
     assert asked == [dataclasses.replace(Scale(), tabs=2)] and (tmp_path / "figures.json").is_file()

@@ -7,9 +7,9 @@ import io
 import pytest
 from PIL import Image
 
-from pipelines.errors import PictureError
-from studio.drawn import Drawn, check_drawing
-from studio.mask_editor import BOARD, mask_editor
+from pipelines.core.errors import PictureError
+from studio.page.edit.drawn import Drawn, check_drawing
+from studio.page.edit.mask_editor import BOARD, mask_editor
 from studio.reliability.probes import bomb
 
 

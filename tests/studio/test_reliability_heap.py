@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from pipelines.limits import Limits
-from studio.engine import local
-from studio.engine.heap import give_back
-from studio.engine.local import LocalEngine
-from studio.jobs import Job
+from pipelines.requests.limits import Limits
+from studio.jobs import local_engine as local
+from studio.jobs.heap import give_back
+from studio.jobs.job import Job
+from studio.jobs.local_engine import LocalEngine
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.comparison_axes import spread
-from pipelines.errors import SettingsError
-from pipelines.types import Request
-from studio.shelves import results
+from pipelines.core.errors import SettingsError
+from pipelines.core.types import Request
+from pipelines.workflows.compare.axes import spread
+from studio.api.listings import results
 
 
 @pytest.mark.parametrize("job_id", [{}, [], None, 7, {"a": []}, "\0"])

@@ -11,11 +11,11 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from studio.clips import encode_clip, poster
-from studio.gallery_files import thumbnail
-from studio.gallery_markup import archive, opened, pair, tiles
-from studio.results_route import address, address_of, archive_address, result_routes
-from studio.store import Store
+from studio.media.clips import encode_clip, poster
+from studio.page.gallery.markup import archive, opened, pair, tiles
+from studio.results.archives import thumbnail
+from studio.results.store import Store
+from studio.ui.results_route import address, address_of, archive_address, result_routes
 
 REQUEST = {"request": {"prompt": "a fox"}}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import SettingsError, StoreError
+from pipelines.core.errors import SettingsError, StoreError
 from studio.safety.credentials import Credentials, read_pairs
 from studio.safety.environment import prepare_environment
 from studio.safety.flags import parse_flags, read_flags
@@ -222,7 +222,7 @@ def test_gradio_starts_without_writing_its_stubs(tmp_path):
 
 def test_importing_the_guards_imports_no_framework():
     program = (
-        "import sys, studio.serve, studio.safety.protect\n"
+        "import sys, studio.server.serve, studio.safety.protect\n"
         "print(sorted({'gradio', 'fastapi', 'starlette', 'PIL', 'torch'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
@@ -237,15 +237,15 @@ def test_importing_the_guards_imports_no_framework():
 
 
 def test_page_and_command_line_share_their_folders():
-    from pipelines.catalog import models_folder
-    from studio.store_files import default_folder
+    from pipelines.models.catalog import models_folder
+    from studio.results.files import default_folder
 
     settings = parse_flags([])
     assert (settings.models, settings.outputs) == (models_folder(), default_folder())
 
 
 def test_threads_sleep_unless_told_otherwise():
-    from studio.threads import let_threads_sleep
+    from studio.jobs.threads import let_threads_sleep
 
     environ = {}
     let_threads_sleep(environ)
@@ -253,5 +253,5 @@ def test_threads_sleep_unless_told_otherwise():
     environ = {"OMP_WAIT_POLICY": "ACTIVE"}
     let_threads_sleep(environ)
     assert environ == {"OMP_WAIT_POLICY": "ACTIVE"}
-    code = "import sys, app, studio.command_line, studio.safety.environment; sys.exit('torch' in sys.modules)"
+    code = "import sys, app, studio.cli.main, studio.safety.environment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.errors import PictureError, SettingsError
+from pipelines.core.errors import PictureError, SettingsError
 from studio.safety.asgi import header
 from studio.safety.bodies import BodyGuard
 from studio.safety.files import FileGuard, ServedFolders, blocked_around, blocked_paths

@@ -8,7 +8,7 @@ import json
 import gradio as gr
 import pytest
 
-from studio.page import Page
+from studio.page.page import Page
 from studio.safety.refusals import RefusalGuard
 
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.errors import SettingsError
-from studio import serve as module
+from pipelines.core.errors import SettingsError
 from studio.safety.flags import LaunchSettings
+from studio.server import serve as module
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ closed = parse_flags([*common, "--port", login_port, "--auth", "ann:pass"], {})
 prepare_environment(settings.temp)
 
 import gradio as gr
-from studio.serve import running, serve
+from studio.server.serve import running, serve
 
 def slow():
     for number in range(3):
@@ -269,11 +269,11 @@ def test_the_file_route_serves_ours_and_nothing_else(server, web):
         server.temp / "link.png",
         f"{server.temp}/../secret.png",
         server.outputs / "index.sqlite",
-        ROOT / "pipelines/errors.py",
+        ROOT / "pipelines/core/errors.py",
         "/etc/passwd",
         "app.py",
         "requirements.txt",
-        "pipelines/errors.py",
+        "pipelines/core/errors.py",
         "../etc/passwd",
         "http://bait.example/x.png",
         "https://bait.example/x.png",
@@ -291,8 +291,8 @@ def test_the_proxy_route_is_closed(web):
 
 def test_a_handler_that_echoes_a_path_gives_nothing_away(server, web):
     """Gradio copies any file below the working folder or the system's temporary folder."""
-    errors = ROOT / "pipelines/errors.py"
-    for path in (errors, "pipelines/errors.py", ROOT / "studio/serve.py", server.log):
+    errors = ROOT / "pipelines/core/errors.py"
+    for path in (errors, "pipelines/core/errors.py", ROOT / "studio/server/serve.py", server.log):
         status, kind, value = call(web, "give", str(path))
         assert (status, kind) == (200, "error"), value
     (server.outputs / "done.png").write_bytes(picture())
@@ -307,7 +307,7 @@ def test_a_handler_that_echoes_a_path_gives_nothing_away(server, web):
         {"path": "http://bait.example/x.png"},
         {"path": "https://bait.example/x.png"},
         {"path": "/etc/passwd"},
-        {"path": str(ROOT / "pipelines/errors.py")},
+        {"path": str(ROOT / "pipelines/core/errors.py")},
         {"path": "picture.png", "url": "http://bait.example/x.png"},
     ],
 )

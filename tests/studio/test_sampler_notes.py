@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from studio.jobs import JobStatus
-from studio.stage import StageRenderer
+from studio.jobs.job import JobStatus
+from studio.ui.stage import StageRenderer
 from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox", "seed": 5, "num_inference_steps": 4, "guidance": {"key": "cfg", "guidance_scale": 1.0}}

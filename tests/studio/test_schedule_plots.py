@@ -8,11 +8,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from pipelines.catalog import shipped
-from pipelines.schedule import FlowSchedule
+from pipelines.core.schedule import FlowSchedule
+from pipelines.models.catalog import shipped
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import SHIPPED, find_all
-from studio.schedule_plots import noise_schedule_of, schedule_plots, schedule_view
+from studio.ui.schedule_plots import noise_schedule_of, schedule_plots, schedule_view
 from tests.studio.page_forms import built
 
 

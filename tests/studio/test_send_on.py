@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from studio.backend import Studio, StudioSettings
-from studio.gallery_records import reusable
-from studio.jobs import JobStatus
+from studio.jobs.job import JobStatus
+from studio.results.search import reusable
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.page_forms import built, read_after
 from tests.studio.waiting import ended

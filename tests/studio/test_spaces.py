@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import StepwiseError
-from studio.spaces_check import front_matter, main, problems
+from pipelines.core.errors import StepwiseError
+from studio.server.spaces_check import front_matter, main, problems
 
 ROOT = Path(__file__).resolve().parents[2]
 MATTER = {

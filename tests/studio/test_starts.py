@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.comparison import equal_steps, evaluations
-from pipelines.errors import SettingsError
-from pipelines.types import Choice, Request, Traits
+from pipelines.core.errors import SettingsError
+from pipelines.core.types import Choice, Request, Traits
+from pipelines.workflows.compare.request import equal_steps, evaluations
 from studio import infotext
-from studio.jobs import JobStatus
+from studio.jobs.job import JobStatus
 from tests.studio.waiting import ended
 
 TRAITS = Traits("sd", "epsilon", "unet")

@@ -12,14 +12,14 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from tiny_stock import tiny_qwen
 
-from pipelines.errors import MethodFitError
+from pipelines.core.errors import MethodFitError
+from pipelines.core.types import Choice, Request
 from pipelines.families.stock import StockPipeline
-from pipelines.types import Choice, Request
 from studio import infotext
 from studio.backend import Studio, StudioSettings
-from studio.form import TABLES, RequestForm
-from studio.jobs import JobStatus
+from studio.jobs.job import JobStatus
 from studio.tasks.stock import arguments_of
+from studio.ui.form import TABLES, RequestForm
 from tests.studio.waiting import ended
 
 REQUEST = {"model": "other", "prompt": "a red fox", "num_inference_steps": 3, "seed": 5}

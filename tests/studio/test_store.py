@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.errors import StoreError
-from pipelines.types import Request
-from studio import migrations, store_files
+from pipelines.core.errors import StoreError
+from pipelines.core.types import Request
 from studio.infotext import read, write
-from studio.store import Store, default_folder
-from studio.store_records import about
+from studio.results import files as store_files
+from studio.results import migrations
+from studio.results.records import about
+from studio.results.store import Store, default_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -258,7 +259,7 @@ LOOP = """
 import random, sys, time
 from PIL import Image
 from studio import store_files
-from studio.store import Store
+from studio.results.store import Store
 draw = random.Random(int(sys.argv[2]))
 sync = store_files.os.fsync
 store_files.os.fsync = lambda handle: (time.sleep(draw.random() / 40), sync(handle))[1]  # linger inside the write

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipelines.editing import Picture, pixels_kept
-from studio.tabs.live import ReadyForms
+from pipelines.workflows.edit.request import Picture, pixels_kept
 from studio.tasks import TASKS
+from studio.ui.running_tab import ReadyForms
 from tests.studio.waiting import ended
 
 LARGE = (3000, 2000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.video_models import VIDEO_MODELS
+from pipelines.models.video_models import VIDEO_MODELS
 from studio.backend import Studio, StudioSettings
 from tests.studio.page_forms import built, read_after
 

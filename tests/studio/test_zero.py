@@ -18,12 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.errors import ModelMissingError, SettingsError
-from pipelines.types import Choice, Request
-from studio import spaces_start
+from pipelines.core.errors import ModelMissingError, SettingsError
+from pipelines.core.types import Choice, Request
 from studio.backend import Studio, StudioSettings
-from studio.engine.zero import LEAST_SECONDS, MOST_SECONDS, seconds_for
-from studio.jobs import Job, JobStatus
+from studio.jobs.job import Job, JobStatus
+from studio.jobs.zero_engine import LEAST_SECONDS, MOST_SECONDS, seconds_for
+from studio.server import spaces as spaces_start
 from tests.studio.zero_stand_in import StandIn
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ZeroGPU is Linux")
@@ -132,7 +132,7 @@ def test_no_worker_waits_for_a_lock_that_the_parent_held_when_it_forked(zero, ta
 
 
 def test_a_space_keeps_no_quantised_model(zero):
-    from studio.quantize_keep import keep
+    from studio.models.save_quantized import keep
 
     with pytest.raises(SettingsError, match="loads its models when it starts.*cannot be kept"):
         zero.submit("quantize", {**TASKS["quantize"], "keep": True})

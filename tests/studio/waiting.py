@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from studio.jobs import Job, View
+from studio.jobs.job import Job, View
 
 LONGEST = 240.0
 """Seconds after which a job is taken to hang."""

@@ -7,12 +7,12 @@ import shutil
 import pytest
 import torch
 
-from pipelines.errors import ModelFileError, ModelMissingError, SettingsError, TrainingError
+from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError, TrainingError
+from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.scenes import Placed, Scene, sample_scene
 from pipelines.metrics.classifier import SHIPPED, load_classifier, save_classifier
 from pipelines.training.latents import pictures_of
 from pipelines.training.measures import classifier_accuracy, judged
-from pipelines.training.objects import shipped_catalogue
-from pipelines.training.scenes import Placed, Scene, sample_scene
 
 CATALOGUE = shipped_catalogue()
 FOX = Scene((Placed("fox", 0.5, 0.5, 0.8),), "blue", 3)

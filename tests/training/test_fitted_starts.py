@@ -11,17 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import data_statistics
-from pipelines.catalog import Catalog
-from pipelines.errors import ModelMissingError, SettingsError, TrainingError
-from pipelines.loader import Loader
-from pipelines.loop import denoise
-from pipelines.model_cache import ModelCache
-from pipelines.starts.fitted import NOISE_LEVEL, STATISTICS, TRANSPORT, load_statistics, load_transport
-from pipelines.starts.noise_classifier import load_noise_classifier
-from pipelines.text_to_image import build_run, resolve
-from pipelines.training import noise_level
-from pipelines.types import Choice, Request
+from pipelines.core.errors import ModelMissingError, SettingsError, TrainingError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request
+from pipelines.initializations.fitted import NOISE_LEVEL, STATISTICS, TRANSPORT, load_statistics, load_transport
+from pipelines.initializations.noise_classifier import load_noise_classifier
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog
+from pipelines.models.loader import Loader
+from pipelines.requests.text_to_image import build_run, resolve
+from pipelines.training import data_statistics, noise_level
 from tests.pipelines.tiny_models import tiny_sd
 
 SHORT = ["--steps", "3"]

@@ -12,9 +12,9 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from PIL import Image
 from safetensors import safe_open
 
+from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.scenes import BACKGROUNDS, sample_scene
 from pipelines.training.latents import encode, pictures_of
-from pipelines.training.objects import shipped_catalogue
-from pipelines.training.scenes import BACKGROUNDS, sample_scene
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 MODEL = ASSETS / "models" / "emoji"

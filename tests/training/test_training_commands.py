@@ -17,14 +17,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_toys import TOY, toy_catalogue
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import shipped_catalogue
 from pipelines.metrics.classifier import load_classifier
 from pipelines.training import autoencoder, classifier, denoiser, evaluate, measures
 from pipelines.training.card import FLOORS, GENERATED, figure_table
 from pipelines.training.history import FRESH
 from pipelines.training.latents import pictures_of
 from pipelines.training.measures import generated_accuracy, judged, load_pipeline, named_captions
-from pipelines.training.objects import shipped_catalogue
 from pipelines.training.recipes import RECIPES
 from pipelines.training.tokenizer import caption_corpus
 from pipelines.training.trainer import Trainer

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from pipelines.errors import TrainingError
-from pipelines.training.captions import caption, parse, plain_caption
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.captions import caption, parse, plain_caption
+from pipelines.emoji.objects import Catalogue, packaged_catalogue, shipped_catalogue
+from pipelines.emoji.scenes import Placed, Scene, is_held_out, render, sample_scene
 from pipelines.training.dataset import held_out_pairs
 from pipelines.training.edits import EDIT_KINDS, edit_pair, edit_pairs, render_edit
-from pipelines.training.objects import Catalogue, packaged_catalogue, shipped_catalogue
-from pipelines.training.scenes import Placed, Scene, is_held_out, render, sample_scene
 
 CATALOGUE = shipped_catalogue()
 MODEL = CATALOGUE.folder.parents[1] / "models" / "emoji"

@@ -7,15 +7,15 @@ import shutil
 
 import pytest
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.scenes import is_held_out
 from pipelines.training import evaluate
 from pipelines.training.card import BEGIN, END, FLOORS, figure_table, write_card
 from pipelines.training.exchange import FILES
 from pipelines.training.fit import JUDGE, MODEL
 from pipelines.training.history import FRESH
 from pipelines.training.measures import named_captions
-from pipelines.training.objects import shipped_catalogue
-from pipelines.training.scenes import is_held_out
 
 GOOD = {
     "psnr": 31.8,

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
 from pipelines.training.exchange import FILES, HISTORY, fingerprint, recover, stage, swap
 
 

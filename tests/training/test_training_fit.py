@@ -10,10 +10,10 @@ import shutil
 import pytest
 from training_toys import TOY, toy_catalogue
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import shipped_catalogue
 from pipelines.metrics.classifier import load_classifier
 from pipelines.training import autoencoder, classifier, denoiser, evaluate, fit, noise_level
-from pipelines.training.objects import shipped_catalogue
 from pipelines.training.recipes import RECIPES
 
 CPU, GPU = RECIPES["cpu"], RECIPES["gpu"]

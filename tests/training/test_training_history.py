@@ -8,7 +8,7 @@ import re
 import pytest
 from training_toys import toy_denoiser
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
 from pipelines.training import autoencoder, denoiser, evaluate
 from pipelines.training.card import FLOORS, figure_table, write_card
 from pipelines.training.fit import MODEL

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from training_toys import TOY, toy_autoencoder, toy_classifier, toy_denoiser
 
-from pipelines.errors import TrainingError
+from pipelines.core.errors import TrainingError
 from pipelines.training import dataset
 from pipelines.training.autoencoder import build_autoencoder
 from pipelines.training.denoiser import build_unet

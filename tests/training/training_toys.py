@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from pipelines.emoji.objects import Catalogue, shipped_catalogue
+from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.classifier import ClassifierNetwork
 from pipelines.training.autoencoder import AutoencoderTask, build_autoencoder
 from pipelines.training.classifier import ClassifierTask
 from pipelines.training.denoiser import DenoiserTask, build_text_encoder, build_unet
-from pipelines.training.objects import Catalogue, shipped_catalogue
 from pipelines.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,
     DenoiserRecipe,
     Recipe,
 )
-from pipelines.training.scenes import BACKGROUNDS
 from pipelines.training.tokenizer import caption_corpus, train_tokenizer
 
 TOY = Recipe(

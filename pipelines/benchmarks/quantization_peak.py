@@ -1,0 +1,152 @@
+"""Peak of memory while a model is loaded and makes one step, in a process of its own: nothing else is in it.
+
+`python -m pipelines.benchmarks.quantization_peak` is that process; `peak_bytes` starts it. What the program itself takes before
+any model is there is not counted. On a CPU it is the resident set (Linux: VmHWM, which unlike ru_maxrss does not start
+from the peak of the process that started this one); on CUDA what PyTorch reserved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["peak_bytes"]
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 1800.0
+
+
+def peak_bytes(
+    model: str,
+    models_folder: Path,
+    device: str,
+    request: dict[str, Any],
+    method: dict[str, Any] | None = None,
+    file: Path | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> int:
+    """Bytes at the peak, beyond the program's own.
+
+    Args:
+        model: key of the catalogue.
+        models_folder, device: of the loader.
+        request: of the picture, whose first step is made.
+        method: the quantiser, as `Choice.to_json` gives it; None for full precision.
+        file: the quantised network, where it is stored: then the full one is never in memory.
+        cancelled: polled while waiting.
+
+    Raises:
+        Cancelled: the person stopped it.
+        ModelError: the process failed, with its own last line.
+    """
+    from pipelines.core.denoiser import Cancelled
+    from pipelines.core.errors import ModelError
+
+    task = {
+        "model": model,
+        "folder": str(models_folder),
+        "device": device,
+        "request": request,
+        "method": method,
+        "file": str(file) if file else None,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    try:
+        process.stdin.write(json.dumps(task))
+        process.stdin.close()
+        end = time.monotonic() + TIMEOUT
+        while process.poll() is None:
+            if cancelled():
+                raise Cancelled
+            if time.monotonic() > end:
+                raise ModelError("Measuring the peak of memory took too long. Leave it out.")
+            time.sleep(0.05)
+        said = process.stdout.read().strip().splitlines()
+        if process.returncode or not said:
+            errors = process.stderr.read().strip().splitlines() or ["it said nothing"]
+            raise ModelError(f"Measuring the peak of memory failed ({errors[-1][:200]}). Leave it out.")
+        return int(json.loads(said[-1])["peak"])
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            stream.close()
+
+
+def _status(name: str) -> int:
+    """A line of /proc/self/status in bytes; 0 where there is none."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith(f"{name}:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
+def _highest() -> int:
+    if peak := _status("VmHWM"):
+        return peak
+    import resource  # there is none on Windows
+
+    factor = 1 if sys.platform == "darwin" else 1024
+    return factor * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _reset() -> None:
+    """Let the peak begin anew, where the system can."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
+def main() -> int:
+    """Load, make one step, print the peak as JSON."""
+    task = json.load(sys.stdin)
+    import diffusers
+    import torch
+    import transformers
+
+    from pipelines.core.loop import denoise
+    from pipelines.core.types import Choice, Request
+    from pipelines.models.cache import ModelCache
+    from pipelines.models.catalog import Catalog
+    from pipelines.models.loader import Loader
+    from pipelines.models.quantization_folder import quantised_entry
+    from pipelines.quantizers import QUANTIZERS
+    from pipelines.requests.text_to_image import build_run, resolve
+
+    # Both import their parts when they are first named; all of it before the first reading.
+    _ = (QUANTIZERS, diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, transformers.CLIPTextModel)
+    catalog, key = Catalog(Path(task["folder"])), task["model"]
+    if task["method"]:
+        entry = quantised_entry(
+            catalog[key], Choice.parse(task["method"]), Path(task["file"]) if task["file"] else None
+        )
+        catalog, key = Catalog(catalog.folder, [entry]), entry.key
+    loader = Loader(ModelCache(2**62), catalog, device=task["device"])
+    _reset()
+    before = _status("VmRSS") or _highest()
+    with loader.model(key) as family:
+        request = resolve(Request.parse(task["request"]).replace(model=key), family)
+        next(denoise(build_run(request, family)))
+    peak = torch.cuda.max_memory_reserved() if task["device"].startswith("cuda") else _highest() - before
+    print(json.dumps({"peak": max(0, peak)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""The one table form in which every method of the studio is registered.
+
+A method is one file with a frozen settings dataclass, the mathematics, and one `Method` line in its
+folder's table. Page controls, command line, API, comparison grid, benchmark and the README's tables
+are all derived from that line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.types import is_text
+
+__all__ = ["Method", "NoSettings", "Table", "own_loop_only", "parse_settings", "setting", "setting_type"]
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    step: float | None = None,
+    choices: tuple | None = None,
+    label: str | None = None,
+) -> Any:
+    """One field of a settings dataclass, with all that a page, a command line and an API need.
+
+    Args:
+        default: the value used when nothing is chosen; its type is the field's annotation.
+        help: one sentence for the person, in plain words.
+        low, high: inclusive range of a number.
+        step: the slider's increment.
+        choices: the allowed values of a choice.
+        label: shown on the page; by default the field's name in words.
+    """
+    metadata = {"help": help, "low": low, "high": high, "step": step, "choices": choices, "label": label}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """For a method that has nothing to set."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One line of a table.
+
+    Attributes:
+        key: the stable name in files, API and command line, e.g. "dpmpp_2m".
+        label: the name on the screen, the literature's own.
+        make: builds the method from an instance of `settings`.
+        settings: a frozen dataclass whose fields were made by `setting`.
+        fit: given a model's `Traits`, None when the method fits, else the reason why not.
+        paper: source as "Authors, title, arXiv:number".
+        help: one sentence for the person.
+        groups: families of methods that a person may choose all at once, e.g. "first order".
+    """
+
+    key: str
+    label: str
+    make: Callable[[Any], Any]
+    settings: type = NoSettings
+    fit: Callable[[Any], str | None] = lambda traits: None
+    paper: str = ""
+    help: str = ""
+    groups: tuple[str, ...] = ()
+
+    def build(self, values: Mapping[str, Any] | None = None) -> Any:
+        """The method with these settings (names to plain values, checked).
+
+        Raises:
+            SettingsError: an unknown setting, or a value outside its range.
+        """
+        return self.make(parse_settings(self.settings, values or {}, self.label))
+
+    def require_fit(self, traits: Any) -> None:
+        """Raise MethodFitError with the reason if this method does not fit the model."""
+        reason = self.fit(traits)
+        if reason:
+            raise MethodFitError(f"{self.label} does not fit this model: {reason}")
+
+
+def own_loop_only(traits: Any) -> str | None:
+    """The `fit` of what only the studio's own loop can do."""
+    reason = "it runs through its own pipeline, which brings its own sampler, schedule and noise. Leave this choice out"
+    return reason if traits.backbone == "pipeline" else None
+
+
+class Table(Mapping[str, Method]):
+    """An ordered, read-only table of methods, found by key.
+
+    Args:
+        kind: what the methods are, for messages: "sampler", "schedule", ...
+        methods: the lines, in the order in which a page lists them.
+        fit: of all of them, asked before each one's own.
+    """
+
+    def __init__(self, kind: str, methods: list[Method], fit: Callable[[Any], str | None] | None = None):
+        self.kind = kind
+        if fit is not None:
+            methods = [dataclasses.replace(method, fit=_both(fit, method.fit)) for method in methods]
+        self._methods = {method.key: method for method in methods}
+        if len(self._methods) != len(methods):
+            raise ValueError(f"two {kind}s share a key")
+
+    def __getitem__(self, key: str) -> Method:
+        try:
+            return self._methods[key]
+        except (KeyError, TypeError):
+            raise UnknownMethodError(self.kind, key, self._methods) from None
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._methods
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._methods.get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    @property
+    def groups(self) -> list[str]:
+        """The families of methods, in the order in which the table first names them."""
+        return list(dict.fromkeys(name for method in self.values() for name in method.groups))
+
+    def group(self, name: str) -> list[Method]:
+        """The methods of a family, in the table's order.
+
+        Raises:
+            UnknownMethodError: there is none of this name, in capitals or not.
+        """
+        found = [one for one in self.values() if name.lower() in {group.lower() for group in one.groups}]
+        if not found:
+            raise UnknownMethodError(f"family of {self.kind}s", name, self.groups)
+        return found
+
+    def fitting(self, traits: Any) -> list[Method]:
+        """The methods that fit a model, in the table's order."""
+        return [method for method in self.values() if not method.fit(traits)]
+
+
+def _both(first: Callable[[Any], str | None], second: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+    return lambda traits: first(traits) or second(traits)
+
+
+def setting_type(cls: type, name: str) -> type:
+    """The plain type (bool, int, float or str) of a settings dataclass's field."""
+    return typing.get_type_hints(cls)[name]
+
+
+def parse_settings(cls: type, values: Mapping[str, Any], label: str = "") -> Any:
+    """An instance of a settings dataclass from untrusted names and plain values.
+
+    Args:
+        cls: the frozen dataclass.
+        values: field name to value, as a page, a JSON body or a command line gives them.
+        label: the method's label, for messages.
+
+    Raises:
+        SettingsError: a name that is no field, a value of the wrong type, or one out of range.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = [name for name in values if name not in fields]
+    if unknown:
+        raise UnknownMethodError(f"setting of {label or cls.__name__}", unknown[0], fields)
+    return cls(**{name: _checked(cls, fields[name], value, label) for name, value in values.items()})
+
+
+def _checked(cls: type, field: dataclasses.Field, value: Any, label: str) -> Any:
+    kind = setting_type(cls, field.name)
+    name = f"{label + ': ' if label else ''}{field.metadata.get('label') or field.name.replace('_', ' ')}"
+    value = _converted(kind, value, name)
+    choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
+    if choices and value not in choices:
+        raise SettingsError(f"{name} is {str(value)[:80]!r}. Choose one of: {', '.join(map(str, choices))}.")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise SettingsError(f"{name} is {value}. Choose a value from {low} to {high}.")
+    return value
+
+
+def _converted(kind: type, value: Any, name: str) -> Any:
+    words = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}[kind]
+    wrong = SettingsError(f"{name} is {str(value)[:80]!r}. It must be {words}.")
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise wrong
+        return value
+    if kind is str:
+        if not is_text(value):
+            raise wrong
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise wrong
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        raise wrong
+    return int(number) if kind is int else number

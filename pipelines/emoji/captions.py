@@ -1,0 +1,130 @@
+"""The grammar of captions, in both directions: from a scene to words, from words to the truth."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.core.errors import TrainingError
+from pipelines.emoji.objects import Catalogue, EmojiObject
+from pipelines.emoji.scenes import BACKGROUNDS, Scene
+
+__all__ = ["Truth", "caption", "parse", "plain_caption"]
+
+PREFIXES = ("an emoji of ", "a picture of ")
+_PREFIX = re.compile(r"^(an emoji of|a picture of)\s+")
+_BACKGROUND = re.compile(r"\s+on\s+(?:an?\s+)?(\w+)(?:\s+background)?$")
+_ARTICLE = re.compile(r"^(an?|the|some)\s+")
+_SIDES = re.compile(r"\s+(?:to the )?(left|right) of\s+")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a caption says: labels from left to right, and the background if it is named."""
+
+    labels: tuple[str, ...]
+    background: str | None
+
+
+def caption(scene: Scene, catalogue: Catalogue, rng: np.random.Generator, empty: float = 0.0) -> str:
+    """Describe a scene in varied words that `parse` reads back.
+
+    Args:
+        scene: what is described.
+        catalogue: its objects' names and tags.
+        rng: the source of variety.
+        empty: share of empty captions, in [0, 1].
+    Raises: TrainingError when the scene has an object that the catalogue lacks.
+    """
+    if rng.random() < empty:
+        return ""
+    items = [_item(placed.label, catalogue) for placed in scene.objects]
+    article = rng.random() < 0.85
+    if len(items) == 1:
+        subject = _with_article(_phrase(items[0], catalogue, rng), article)
+    else:
+        left, right = (_with_article(_name(item, rng), article) for item in items)
+        subject = f"{left} left of {right}" if rng.random() < 0.6 else f"{right} right of {left}"
+    if rng.random() < 0.12:
+        subject = PREFIXES[rng.integers(len(PREFIXES))] + subject
+    draw = rng.random()
+    if draw < 0.1:
+        return subject
+    return subject + (f" on {scene.background}" if draw < 0.18 else _on(scene.background))
+
+
+def plain_caption(scene: Scene) -> str:
+    """The one plain caption of a scene: "a cat face left of a fox on a blue background"."""
+    subject = " left of ".join(_with_article(placed.label, True) for placed in scene.objects)
+    return subject + _on(scene.background)
+
+
+def parse(text: str, catalogue: Catalogue) -> Truth:
+    """Read a caption of this grammar.
+
+    Raises: TrainingError when a part of it names no object, or more than one.
+    """
+    rest = _PREFIX.sub("", " ".join(text.lower().split()))
+    background = None
+    found = _BACKGROUND.search(rest)
+    if found and found.group(1) in BACKGROUNDS:
+        background, rest = found.group(1), rest[: found.start()]
+    parts = _SIDES.split(rest)
+    if len(parts) == 1:
+        return Truth((_resolve(parts[0], catalogue),), background)
+    if len(parts) != 3:
+        raise TrainingError(f"The caption {text!r} has more than two objects.")
+    first, side, second = parts
+    labels = _resolve(first, catalogue), _resolve(second, catalogue)
+    return Truth(labels if side == "left" else labels[::-1], background)
+
+
+def _resolve(phrase: str, catalogue: Catalogue) -> str:
+    phrase = _ARTICLE.sub("", phrase.strip())
+    named = catalogue.find(phrase)
+    if named:
+        return named.label
+    words = [word.strip() for word in phrase.split(",")]
+    fitting = catalogue.described_by(words)
+    if len(fitting) != 1:
+        fitting = [item for item in map(catalogue.find, words) if item]
+    if len({item.label for item in fitting}) != 1:
+        raise TrainingError(f"{phrase!r} names {len(fitting)} objects; it must name exactly one.")
+    return fitting[0].label
+
+
+def _phrase(item: EmojiObject, catalogue: Catalogue, rng: np.random.Generator) -> str:
+    """A name; or a name and a tag; or two or three tags that together fit this object alone."""
+    draw = rng.random()
+    if draw < 0.8 or not item.tags:
+        return _name(item, rng)
+    tags = list(rng.permutation(item.tags)[: 1 if draw < 0.9 else int(rng.integers(2, 4))])
+    if draw >= 0.9 and len(catalogue.described_by(tags)) == 1:
+        return ", ".join(tags)
+    return f"{_name(item, rng)}, {tags[0]}"
+
+
+def _name(item: EmojiObject, rng: np.random.Generator) -> str:
+    if not item.synonyms or rng.random() < 0.6:
+        return item.label
+    return item.synonyms[rng.integers(len(item.synonyms))]
+
+
+def _with_article(name: str, article: bool) -> str:
+    plural = name.endswith("s") and not name.endswith(("ss", "us"))
+    if not article or plural or "," in name:
+        return name
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def _on(background: str) -> str:
+    return f" on {'an' if background[0] in 'aeiou' else 'a'} {background} background"
+
+
+def _item(label: str, catalogue: Catalogue) -> EmojiObject:
+    item = catalogue.find(label)
+    if item is None:
+        raise TrainingError(f"No object is called {label!r}.")
+    return item

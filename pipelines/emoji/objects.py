@@ -1,0 +1,198 @@
+"""The pictured objects: their names and their pictures with transparency.
+
+Two sources of one form. `shipped_catalogue` reads the small set in `assets/data/emoji`;
+`packaged_catalogue` fetches the two npm packages it was taken from and takes many more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from pipelines.core.errors import TrainingError
+
+__all__ = ["Catalogue", "EmojiObject", "packaged_catalogue", "shipped_catalogue"]
+
+SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji"
+PICTURES = "@lobehub/fluent-emoji-3d@1.1.0"
+LABELS = "emojibase-data@17.0.0"
+SHIPPED_OBJECTS = 71  # of the 64 px model; the 128 px model has all of the shipped list
+CACHE_VARIABLE = "STEPWISE_DATA_CACHE"
+# emojibase groups that show things rather than people, components, symbols or flags
+THING_GROUPS = (3, 4, 5, 6, 7)
+FACE_GROUP = 0
+
+
+@dataclass(frozen=True)
+class EmojiObject:
+    """One object: `label` names it, each of `synonyms` names it alone, `tags` describe it."""
+
+    label: str
+    file: str
+    synonyms: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The label and the synonyms."""
+        return (self.label, *self.synonyms)
+
+
+@dataclass
+class Catalogue:
+    """A list of objects and the folder with their pictures; decoded pictures are kept.
+
+    Raises: TrainingError when a picture is asked for that is not in the folder.
+    """
+
+    objects: tuple[EmojiObject, ...]
+    folder: Path
+    _by_name: dict[str, EmojiObject] = field(init=False, repr=False)
+    _sprites: dict[tuple[str, int], Image.Image] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._by_name = {name: item for item in self.objects for name in item.names}
+        self._sprites = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The objects' labels, in order."""
+        return tuple(item.label for item in self.objects)
+
+    def find(self, name: str) -> EmojiObject | None:
+        """The object that `name` (a label or a synonym) names, or None."""
+        return self._by_name.get(name)
+
+    def described_by(self, words: list[str]) -> list[EmojiObject]:
+        """The objects that every one of `words` names or describes."""
+        return [item for item in self.objects if all(word in item.names or word in item.tags for word in words)]
+
+    def sprite(self, label: str, pixels: int) -> Image.Image:
+        """The object's RGBA picture, `pixels` wide and high. Do not change it: it is shared."""
+        key = (label, pixels)
+        if key not in self._sprites:
+            picture = self._original(label).resize((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=3.0)
+            picture.putalpha(picture.getchannel("A").point(_without_ringing))
+            self._sprites[key] = picture
+        return self._sprites[key]
+
+    def _original(self, label: str) -> Image.Image:
+        item = self._by_name.get(label)
+        if item is None:
+            raise TrainingError(f"No object is called {label!r}; the catalogue has {self.labels}.")
+        path = self.folder / item.file
+        try:
+            with Image.open(path) as picture:
+                return picture.convert("RGBA")
+        except OSError as error:
+            raise TrainingError(f"The picture of {label!r} cannot be read: {error}.") from error
+
+
+def shipped_catalogue(count: int | None = SHIPPED_OBJECTS) -> Catalogue:
+    """List the objects that come with the project: nothing is fetched.
+
+    Args: count: the first so many; None takes all. The default are those of the 64 px model.
+    Raises: TrainingError when the files are missing.
+    """
+    return Catalogue(_read_objects(SHIPPED / "objects.json")[:count], SHIPPED)
+
+
+def packaged_catalogue(count: int, cache: Path | None = None) -> Catalogue:
+    """`count` objects from the npm packages: the shipped ones first, then by emojibase's order.
+
+    Args:
+        count: how many objects; at least the shipped ones.
+        cache: where the packages are kept. Default: the folder named by STEPWISE_DATA_CACHE,
+            else `stepwise` in the user's cache folder.
+    Raises: TrainingError when npm is missing or fails, or the packages hold too few objects.
+    """
+    cache = cache or _default_cache()
+    pictures = _fetch(PICTURES, cache) / "assets"
+    labels = _fetch(LABELS, cache) / "en" / "data.json"
+    known = _read_objects(SHIPPED / "objects.json")
+    found = known + _further_objects(json.loads(labels.read_text("utf-8")), pictures, known)
+    if len(found) < count:
+        raise TrainingError(f"{count} objects were asked for, the packages have {len(found)}.")
+    return Catalogue(found[:count], pictures)
+
+
+def _without_ringing(alpha: int) -> int:
+    """The resampling leaves specks of one or two grey levels where nothing or everything is."""
+    return 0 if alpha < 4 else 255 if alpha > 251 else alpha
+
+
+def _read_objects(path: Path) -> tuple[EmojiObject, ...]:
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise TrainingError(f"The list of objects cannot be read: {error}.") from error
+    return tuple(EmojiObject(row["label"], row["file"], tuple(row["synonyms"]), tuple(row["tags"])) for row in rows)
+
+
+def _further_objects(rows: list, pictures: Path, known: tuple) -> tuple[EmojiObject, ...]:
+    """Objects from emojibase's rows; a tag that only one object has becomes its synonym."""
+    taken = {name for item in known for name in item.names}
+    wanted = [
+        row
+        for row in sorted(rows, key=lambda row: row.get("order", 0))
+        if row.get("group") in (*THING_GROUPS, FACE_GROUP) and row["label"] not in taken
+    ]
+    owners: dict[str, int] = {}
+    for tag in (tag for row in wanted for tag in row.get("tags", [])):
+        owners[tag] = owners.get(tag, 0) + 1
+    reserved = taken | {row["label"].lower() for row in wanted} | {t for item in known for t in item.tags}
+    found = []
+    for row in wanted:
+        file = _picture_of(row["hexcode"].lower(), pictures)
+        if file is None or any(mark in row["label"] for mark in ":,") or row["label"].lower() in taken:
+            continue
+        tags = [tag for tag in row.get("tags", []) if tag.isascii() and tag.lower() not in reserved]
+        alone = [tag for tag in tags if owners[tag] == 1 and len(tag) > 3 and tag not in taken]
+        shared = tuple(tag for tag in tags if tag not in alone)
+        taken |= {row["label"].lower(), *alone}
+        found.append(EmojiObject(row["label"].lower(), file, tuple(alone[:2]), shared))
+    return tuple(found)
+
+
+def _picture_of(hexcode: str, pictures: Path) -> str | None:
+    for name in (f"{hexcode}.webp", f"{hexcode}-fe0f.webp"):
+        if (pictures / name).is_file():
+            return name
+    return None
+
+
+def _default_cache() -> Path:
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stepwise"
+
+
+def _fetch(package: str, cache: Path) -> Path:
+    """Fetch a package with `npm pack` unless the cache has it; return its unpacked folder."""
+    folder = cache / package.strip("@").replace("/", "-").replace("@", "-")
+    done = folder / "package"
+    if done.is_dir():
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["npm", "pack", package, "--silent", "--pack-destination", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    except FileNotFoundError as error:
+        raise TrainingError(f"npm is needed to fetch {package}: install Node.js.") from error
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        detail = (getattr(error, "stderr", "") or str(error)).strip()[-300:]
+        raise TrainingError(f"npm could not fetch {package}: {detail}") from error
+    archive = next(folder.glob("*.tgz"))
+    unpacking = folder / "unpacking"
+    with tarfile.open(archive) as opened:
+        opened.extractall(unpacking, filter="data")
+    os.replace(unpacking / "package", done)
+    archive.unlink()
+    return done

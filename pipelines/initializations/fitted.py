@@ -1,0 +1,172 @@
+"""What starts need of a model's data, fitted once and kept in files: where it lies, and how it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
+from pipelines.initializations.base import StartContext
+
+__all__ = [
+    "NOISE_LEVEL",
+    "STATISTICS",
+    "TRANSPORT",
+    "Statistics",
+    "Transport",
+    "fitted_file",
+    "fitted_folder",
+    "load_statistics",
+    "load_transport",
+    "require_shape",
+    "save_statistics",
+    "save_transport",
+]
+
+STATISTICS, TRANSPORT, NOISE_LEVEL = "statistics.safetensors", "transport.safetensors", "noise_level.safetensors"
+_SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji-starts"
+_FIT = "python -m pipelines.training.data_statistics --model {} --pictures FOLDER"
+_TRAIN = "python -m pipelines.training.noise_level --model {} --pictures FOLDER --run-dir FOLDER"
+_HOW = {
+    STATISTICS: ("The mean and covariance of its data", _FIT),
+    TRANSPORT: ("A transport map to its data", _FIT),
+    NOISE_LEVEL: ("A classifier of its noise levels", _TRAIN),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Mean and covariance of a model's scaled latents.
+
+    Attributes:
+        mean: (C, h, w), float64.
+        directions: (C * h * w, R), float64, orthonormal columns: the directions of largest variance.
+        variances: (R,), float64, along these.
+        rest: the variance along every other direction.
+    """
+
+    mean: torch.Tensor
+    directions: torch.Tensor
+    variances: torch.Tensor
+    rest: float
+
+    @classmethod
+    def of(cls, latents: torch.Tensor, rank: int | None = None) -> Statistics:
+        """Fitted to latents (N, C, h, w), with the `rank` largest variances apart; all that there are by default."""
+        flat = latents.double().flatten(1)
+        mean = flat.mean(0)
+        _, singular, directions = torch.linalg.svd(flat - mean, full_matrices=False)
+        variances = singular**2 / max(1, len(flat) - 1)
+        kept = min(rank or len(variances), len(variances))
+        left = flat.shape[1] - kept
+        rest = float(variances[kept:].sum() / left) if left else 0.0
+        return cls(mean.reshape(latents.shape[1:]), directions[:kept].T.contiguous(), variances[:kept], rest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transport:
+    """A semi-discrete transport map from the unit normal to points of a model's data.
+
+    Attributes:
+        points: (N, C, h, w), float32, scaled latents.
+        heights: (N,), float32: noise z goes to the point of the largest <z, y> + height.
+    """
+
+    points: torch.Tensor
+    heights: torch.Tensor
+
+
+def fitted_folder(model: str, models_folder: Path) -> Path:
+    """Where the fitted files of a model lie: the shipped model's beside it, others in the models folder."""
+    return _SHIPPED if model == "emoji" else models_folder / "starts" / model.replace("/", "--")
+
+
+def fitted_file(context: StartContext, name: str) -> Path:
+    """The file of this name that was fitted for the run's model.
+
+    Raises:
+        ModelMissingError: there is none, with the command that makes it.
+    """
+    path = context.folder and context.folder / name
+    if path is None or not path.is_file():
+        what, command = _HOW[name]
+        raise ModelMissingError(
+            f"{what} is needed for this start, and there is none for the model {context.model!r}. "
+            f"Fit it: {command.format(context.model)}"
+        )
+    return path
+
+
+def require_shape(context: StartContext, fitted: torch.Size | tuple, latents: torch.Tensor) -> None:
+    """Raise SettingsError if latents (B, C, h, w) are of another shape than what was fitted."""
+    if tuple(fitted) != tuple(latents.shape[1:]):
+        shapes = " and ".join(" × ".join(map(str, shape)) for shape in (fitted, latents.shape[1:]))
+        raise SettingsError(
+            f"This start was fitted for the model {context.model!r} at another size (latents of {shapes}). "
+            "Choose the model's own size, or plain noise."
+        )
+
+
+def save_statistics(statistics: Statistics, path: Path) -> None:
+    """Write the directions in float16, the rest in float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {
+            "mean": statistics.mean.float().contiguous(),
+            "directions": statistics.directions.half().contiguous(),
+            "variances": statistics.variances.float().contiguous(),
+            "rest": torch.tensor([statistics.rest]),
+        },
+        path,
+    )
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Statistics in float64, their directions made orthonormal again.
+
+    Raises:
+        ModelFileError: the file is broken.
+    """
+    return _statistics(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _statistics(path: Path, changed: int) -> Statistics:
+    found = _tensors(path, ("mean", "directions", "variances", "rest"))
+    directions, signs = torch.linalg.qr(found["directions"].double())
+    directions = directions * torch.sign(torch.diagonal(signs))
+    return Statistics(found["mean"].double(), directions, found["variances"].double(), float(found["rest"]))
+
+
+def save_transport(transport: Transport, path: Path) -> None:
+    """Write the points in float16, the heights in float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"points": transport.points.half().contiguous(), "heights": transport.heights.float().contiguous()}, path)
+
+
+def load_transport(path: Path) -> Transport:
+    """A transport map in float32.
+
+    Raises:
+        ModelFileError: the file is broken.
+    """
+    return _transport(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _transport(path: Path, changed: int) -> Transport:
+    found = _tensors(path, ("points", "heights"))
+    return Transport(found["points"].float(), found["heights"].float())
+
+
+def _tensors(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    try:
+        found = load_file(path)
+        return {name: found[name] for name in names}
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise ModelFileError(f"The fitted file {path.name!r} is broken: {str(error)[:300]}. Fit it again.") from error

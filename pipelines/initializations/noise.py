@@ -1,0 +1,31 @@
+"""Plain noise: where every run of a diffusion model begins by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pipelines.core.registry import NoSettings
+from pipelines.core.sampler import Sampler
+from pipelines.core.schedule import Level
+from pipelines.initializations.base import Beginning, StartContext
+
+__all__ = ["PlainNoise"]
+
+
+class PlainNoise:
+    """The noise itself, and the whole schedule."""
+
+    def __init__(self, settings: NoSettings = NoSettings()):
+        pass
+
+    def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
+        return latents, levels
+        yield  # a generator without a question
+
+    def left(self, num_steps: int) -> int:
+        return num_steps
+
+    def calls(self, num_steps: int, sampler: Sampler) -> int:
+        return sampler.calls(num_steps)

@@ -1,0 +1,1 @@
+"""Models: the catalog, the folders they lie in, downloads, loading and the cache."""

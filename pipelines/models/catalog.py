@@ -1,0 +1,223 @@
+"""The models a person can choose: the shipped one, published ones, and what stands in the models folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import UnknownMethodError
+from pipelines.core.types import Choice
+
+__all__ = ["Catalog", "CatalogEntry", "Quantised", "Source", "models_folder", "published", "shipped", "shown"]
+
+PUBLISHED = Path(__file__).with_name("catalog_published.json")
+SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A part of a model that comes from a repository of its own.
+
+    Attributes:
+        repository: "owner/name" on the Hugging Face hub.
+        revision: a commit, or "main" where none could be confirmed.
+        file: one weight file at the repository's root; "" for a folder of the usual form.
+        subfolder: where in the repository the part stands.
+        part_class: "library.Class" of a part that the model itself does not name.
+    """
+
+    repository: str
+    revision: str = "main"
+    file: str = ""
+    subfolder: str = ""
+    part_class: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """How a model differs from the one it was made of.
+
+    Attributes:
+        base: key of that one.
+        choice: the quantiser with its settings.
+        file: the quantised network; None if it is quantised at each load.
+    """
+
+    base: str
+    choice: Choice
+    file: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogEntry:
+    """One line of the catalogue.
+
+    Attributes:
+        key: stable name in requests, files and addresses.
+        label: name on the screen.
+        family: "sd", "sdxl", "sd3", "flux", or "stock" for any other diffusers pipeline.
+        repository, revision: on the hub; "" for what is on this machine already.
+        size_bytes: approximate download, where unverified added up from its parts; None where not even those are known.
+        licence, licence_url: the licence's short name ("" where it could not be confirmed) and where to read it.
+        kind: "image" or "video".
+        pipeline: the pipeline's class in diffusers.
+        gated: whether the hub asks to accept the licence and to log in.
+        variant: the weights' variant to fetch, e.g. "fp16".
+        defaults: names of `Request` fields to plain values, which `Request.parse` reads.
+        num_frames: of a video; 0 for pictures.
+        parts: parts that replace the repository's own, e.g. {"unet": Source(...)}.
+        lora: a LoRA that belongs to this form of the model.
+        notes: what a person should know, in plain words.
+        unverified: the names of the fields above that nobody confirmed.
+        confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
+        problem: why it cannot be used, as a sentence; "" if it can.
+        path: the folder or checkpoint file on this machine; None for published models.
+        quantised: of models whose network was quantised here; all other parts are those of the model it was made of.
+    """
+
+    key: str
+    label: str
+    family: str
+    repository: str = ""
+    revision: str = "main"
+    size_bytes: int | None = None
+    licence: str = ""
+    licence_url: str = ""
+    kind: str = "image"
+    pipeline: str = ""
+    gated: bool = False
+    variant: str = ""
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    num_frames: int = 0
+    parts: Mapping[str, Source] = dataclasses.field(default_factory=dict, hash=False)
+    lora: Source | None = None
+    notes: str = ""
+    unverified: tuple[str, ...] = ()
+    confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    problem: str = ""
+    path: Path | None = None
+    quantised: Quantised | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it stands on this machine by itself, shipped or in the models folder."""
+        return self.path is not None
+
+
+def models_folder() -> Path:
+    """Where a person puts models: $STEPWISE_MODELS, else `stepwise/models` among the user's data."""
+    chosen = os.environ.get("STEPWISE_MODELS")
+    if chosen:
+        return Path(chosen).expanduser()
+    data = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data).expanduser() / "stepwise" / "models"
+
+
+def shown(path: Path) -> str:
+    """A path for messages: from the person's home folder on, so that no message tells who they are."""
+    try:
+        return str(Path("~") / path.absolute().relative_to(Path.home()))
+    except (ValueError, RuntimeError):
+        return str(path)
+
+
+def shipped() -> CatalogEntry:
+    """The model that comes with the program and runs without a network."""
+    return CatalogEntry(
+        "emoji",
+        "Emoji 64",
+        "sd",
+        pipeline="StableDiffusionPipeline",
+        path=SHIPPED,
+        licence="mit",
+        size_bytes=sum(path.stat().st_size for path in SHIPPED.glob("*/*.safetensors")),
+        defaults={
+            "num_inference_steps": 25,
+            "width": 64,
+            "height": 64,
+            "sampler": "dpmpp_2m",
+            "guidance": {"key": "cfg", "guidance_scale": 4.0},
+        },
+        notes="Small pictures of single objects; trained here and shipped with the program.",
+    )
+
+
+def published() -> list[CatalogEntry]:
+    """The published models, as `catalog_published.json` lists them."""
+    return [_entry(line) for line in json.loads(PUBLISHED.read_text(encoding="utf-8"))]
+
+
+def _entry(line: Mapping[str, Any]) -> CatalogEntry:
+    fields = dict(line)
+    fields["parts"] = {name: Source(**source) for name, source in line.get("parts", {}).items()}
+    fields["lora"] = Source(**line["lora"]) if line.get("lora") else None
+    fields["unverified"] = tuple(line.get("unverified", ()))
+    return CatalogEntry(**fields)
+
+
+def _beside_their_bases(found: Mapping[str, CatalogEntry], kept: Mapping[str, CatalogEntry]) -> dict[str, CatalogEntry]:
+    """All entries, the quantised ones each behind the model it was made of."""
+    ordered: dict[str, CatalogEntry] = {}
+    for key, entry in found.items():
+        ordered[key] = entry
+        ordered |= {own: one for own, one in kept.items() if one.quantised and one.quantised.base == key}
+    return ordered
+
+
+class Catalog(Mapping[str, CatalogEntry]):
+    """Models by key, in the order in which a page lists them; the only way from a request to a file.
+
+    Args:
+        folder: the models folder; None takes the person's own.
+        entries: in place of the shipped, local and published ones, for tests.
+    """
+
+    def __init__(self, folder: Path | None = None, entries: Iterable[CatalogEntry] | None = None):
+        self.folder = folder or models_folder()
+        self._given = None if entries is None else list(entries)
+        self._entries: dict[str, CatalogEntry] = {}
+        self.rescan()
+
+    def rescan(self) -> None:
+        """Look into the models folder again."""
+        from pipelines.models.catalog_folder import scan
+        from pipelines.models.quantization_folder import kept_entries
+
+        entries = self._given
+        if entries is None:
+            fixed = [shipped(), *published()]
+            entries = [fixed[0], *scan(self.folder, taken=[entry.key for entry in fixed]), *fixed[1:]]
+        found = {entry.key: entry for entry in entries}
+        kept = {entry.key: entry for entry in kept_entries(self.folder, found) if entry.key not in found}
+        # Replaced as a whole and never changed, so that other threads see the old or the new one.
+        self._entries = _beside_their_bases(found, kept)
+
+    def __getitem__(self, key: str) -> CatalogEntry:
+        try:
+            return self._entries[key]
+        except (KeyError, TypeError):
+            raise UnknownMethodError("model", key, self._entries) from None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and key in self._entries
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._entries.get(key, default)
+
+    def items(self) -> ItemsView[str, CatalogEntry]:
+        """Keys and entries of one moment, also while the folder is looked into again."""
+        return self._entries.items()
+
+    def values(self) -> ValuesView[CatalogEntry]:
+        """Entries of one moment."""
+        return self._entries.values()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)

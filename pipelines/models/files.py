@@ -1,0 +1,230 @@
+"""A diffusers folder as files: which parts it has, which weights belong to each, and whether all are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import ModelFileError
+from pipelines.weights.files import PICKLE_SUFFIXES, bytes_as, check_index, read_header
+
+__all__ = ["LIGHT", "PartFiles", "list_parts", "needed_files", "part_files", "read_index", "read_json"]
+
+LIGHT = ("Tokenizer", "Scheduler", "Processor", "FeatureExtractor", "Feature")
+"""Words in the class names of parts without weights."""
+
+SKIPPED = frozenset({"safety_checker", "feature_extractor"})
+"""Left out of models with a safety checker, whose place is None: the family's own loop has no use for it."""
+
+STEMS = ("diffusion_pytorch_model", "model")
+WEIGHTS = re.compile(r"^(diffusion_pytorch_model|model)(?:\.([A-Za-z0-9_]+))?(?:-\d{5}-of-\d{5})?\.safetensors$")
+CONFIGS = (".json", ".txt", ".model", ".jinja")
+VOCABULARIES = frozenset(
+    {"tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"}
+)
+LIGHT_BYTES = 20_000_000
+"""What a tokenizer is taken to need at most; it is no tensor memory, but not nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PartFiles:
+    """One part of a model on disk.
+
+    Attributes:
+        name: in the pipeline: "unet", "vae", ...
+        library: "diffusers", "transformers", or the name of a diffusers pipeline's folder.
+        class_name: of the part.
+        folder: where its configuration is.
+        weights: its safetensors files; empty for parts without weights.
+        variant: of the weights, e.g. "fp16".
+        single: whether `weights` is one bare state dict and not a folder in diffusers' form.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    folder: Path
+    weights: tuple[Path, ...] = ()
+    variant: str = ""
+    single: bool = False
+
+    @property
+    def light(self) -> bool:
+        """Whether it has no weights: a tokenizer, a scheduler, an image processor."""
+        return not self.weights
+
+    def files(self) -> list[Path]:
+        """Everything that decides what is loaded."""
+        configs = [path for path in sorted(self.folder.iterdir()) if path.suffix in CONFIGS and path.is_file()]
+        return [*configs, *self.weights]
+
+    def estimate_bytes(self, dtype: str) -> int:
+        """Memory when loaded as `dtype`, from the files' headers, with 2 % for buffers that are in no file.
+
+        Raises:
+            ModelFileError: a file is broken.
+        """
+        if self.light:
+            return min(LIGHT_BYTES, 4 * sum(path.stat().st_size for path in self.files()))
+        return int(1.02 * sum(bytes_as(read_header(path).values(), dtype) for path in self.weights)) + 4096
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model's folder.
+
+    Raises:
+        ModelFileError: it is missing or cannot be read.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        plain = None
+    if not isinstance(plain, dict):
+        raise ModelFileError(
+            f"{path.parent.name}/{path.name} is missing or cannot be read. Copy or download the model again."
+        )
+    return plain
+
+
+def read_index(folder: Path) -> tuple[dict[str, tuple[str, str] | None], dict[str, Any]]:
+    """A model_index.json: parts as name to (library, class) or None where it has none, and the other settings.
+
+    Raises:
+        ModelFileError: it is missing, cannot be read, or names something that is no plain name.
+    """
+    parts: dict[str, tuple[str, str] | None] = {}
+    settings: dict[str, Any] = {}
+    for name, value in read_json(folder / "model_index.json").items():
+        if name.startswith("_"):
+            continue
+        if not isinstance(value, list) or len(value) != 2:
+            settings[name] = value
+        elif value == [None, None]:
+            parts[name] = None
+        elif all(isinstance(word, str) for word in value) and name.isidentifier() and value[1].isidentifier():
+            parts[name] = (value[0], value[1])
+        else:
+            raise ModelFileError(
+                f"{folder.name}/model_index.json names {str(value)[:80]} as '{name[:40]}', "
+                "which is no class. Copy or download the model again."
+            )
+    if "safety_checker" in parts:
+        parts |= dict.fromkeys(SKIPPED & parts.keys())
+        settings["requires_safety_checker"] = False
+    return parts, settings
+
+
+def list_parts(folder: Path, replaced: Mapping[str, PartFiles], variants: Sequence[str]) -> dict[str, PartFiles | None]:
+    """All parts of a diffusers folder, each checked to be complete.
+
+    Args:
+        folder: with a model_index.json.
+        replaced: parts that come from elsewhere.
+        variants: of the weights, the most wanted first; "" is none.
+
+    Raises:
+        ModelFileError: a part or one of its files is missing, or holds only pickles.
+    """
+    parts, _ = read_index(folder)
+    found: dict[str, PartFiles | None] = {}
+    for name, made in parts.items():
+        if name in replaced:
+            found[name] = replaced[name]
+        elif made is None:
+            found[name] = None
+        else:
+            found[name] = part_files(name, *made, folder / name, variants)
+    return found | {name: part for name, part in replaced.items() if name not in parts}
+
+
+def part_files(name: str, library: str, class_name: str, folder: Path, variants: Sequence[str]) -> PartFiles:
+    """One part's files.
+
+    Raises:
+        ModelFileError: the folder or one of its files is missing, or it holds only pickles.
+    """
+    model = folder.parent.name
+    if not folder.is_dir():
+        raise ModelFileError(f"The model {model} has no folder '{name}'. Copy or download it again.")
+    if any(word in class_name for word in LIGHT):
+        _require_light(name, class_name, folder)
+        return PartFiles(name, library, class_name, folder)
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        match = WEIGHTS.match(path.name)
+        if match:
+            groups.setdefault(match[2] or "", []).append(path)
+    chosen = next((variant for variant in (*variants, "", *groups) if variant in groups), None)
+    if chosen is None:
+        chosen = next((variant for variant in (*variants, "") if _indexes(folder, variant)), None)
+    if chosen is None:
+        pickles = any(path.suffix in PICKLE_SUFFIXES for path in folder.iterdir())
+        why = (
+            "holds its weights as pickles only, which are never loaded. Get the safetensors form of the model"
+            if pickles
+            else "has no weights. Copy or download the model again"
+        )
+        raise ModelFileError(f"'{name}' of the model {model} {why}.")
+    if not (folder / "config.json").is_file():
+        raise ModelFileError(f"'{name}' of the model {model} has no config.json. Copy or download the model again.")
+    weights = _shards(folder, chosen)
+    if not weights:
+        raise ModelFileError(
+            f"'{name}' of the model {model} has no list of its weight files. Copy or download the model again."
+        )
+    return PartFiles(name, library, class_name, folder, weights, chosen)
+
+
+def _require_light(name: str, class_name: str, folder: Path) -> None:
+    """Raise ModelFileError unless the files are there without which transformers silently makes an empty tokenizer."""
+    files = {path.name for path in folder.iterdir() if path.is_file() and path.stat().st_size}
+    needed = VOCABULARIES if "Tokenizer" in class_name else files
+    if "Scheduler" in class_name:
+        needed = {"scheduler_config.json"}
+    if not needed & files:
+        what = "vocabulary" if "Tokenizer" in class_name else "configuration"
+        raise ModelFileError(
+            f"'{name}' of the model {folder.parent.name} lacks its {what}. Copy or download the model again."
+        )
+
+
+def _indexes(folder: Path, variant: str) -> list[Path]:
+    middle = f".{variant}" if variant else ""
+    return [path for stem in STEMS if (path := folder / f"{stem}.safetensors.index{middle}.json").is_file()]
+
+
+def _shards(folder: Path, variant: str) -> tuple[Path, ...]:
+    """The shards of the index, or nothing where one whole file is there."""
+    middle = f".{variant}" if variant else ""
+    if any((folder / f"{stem}{middle}.safetensors").is_file() for stem in STEMS):
+        return tuple(path for stem in STEMS if (path := folder / f"{stem}{middle}.safetensors").is_file())[:1]
+    return tuple(shard for index in _indexes(folder, variant) for shard in check_index(index))
+
+
+def needed_files(names: Iterable[str], parts: Mapping[str, tuple[str, str] | None], variant: str) -> list[str]:
+    """Which of a repository's files to fetch: configurations, tokenizers and one form of the safetensors weights.
+
+    Args:
+        names: all files of the repository, with "/".
+        parts: from its model_index.json.
+        variant: the weights' variant that is wanted where a part has it.
+    """
+    by_part: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, file = name.partition("/")
+        if parts.get(folder) and file and "/" not in file:
+            by_part.setdefault(folder, []).append(file)
+    chosen = ["model_index.json"]
+    for folder, files in sorted(by_part.items()):
+        weights = {file: match[2] or "" for file in files if (match := WEIGHTS.match(file))}
+        form = variant if variant in weights.values() else ""
+        chosen += [
+            f"{folder}/{file}"
+            for file in sorted(files)
+            if weights.get(file) == form or (file not in weights and file.endswith(CONFIGS))
+        ]
+    return chosen

@@ -1,0 +1,199 @@
+"""Quantised models that were kept: a folder in the models folder, found again on every rescan.
+
+A folder holds `quantization.json`, which names the model it was made of and the method, and the network's weights where
+the method's layers are plain tensors. Without weights the model is quantised again whenever it is loaded. VAE, text
+encoders and tokenizers stay those of the first model, also in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
+from pipelines.core.types import Choice
+from pipelines.models.catalog import CatalogEntry, Quantised
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.quantizers import Quantizer
+
+__all__ = [
+    "RECORD",
+    "WEIGHTS",
+    "keep_network",
+    "kept_entries",
+    "plain_choice",
+    "quantised_entry",
+    "quantised_key",
+    "require_plain",
+]
+
+log = logging.getLogger(__name__)
+
+RECORD, WEIGHTS = "quantization.json", "network.safetensors"
+FORMAT = 1
+MOST = 500
+"""Folders that are looked into."""
+
+
+def plain_choice(choice: Choice) -> Choice:
+    """The choice with only those settings that differ from the method's defaults, checked.
+
+    Raises:
+        SettingsError: there is no such method or setting, or a value is out of range.
+    """
+    from pipelines.core.registry import parse_settings
+    from pipelines.quantizers import QUANTIZERS
+
+    method = QUANTIZERS[choice.key]
+    settings = dataclasses.asdict(parse_settings(method.settings, choice.settings, method.label))
+    defaults = {field.name: field.default for field in dataclasses.fields(method.settings)}
+    return Choice(choice.key, {name: value for name, value in settings.items() if value != defaults[name]})
+
+
+def quantised_key(base: str, choice: Choice) -> str:
+    """The key of a quantised model: emoji+int8, emoji+int4-group_size32."""
+    settings = "".join(f"-{name}{value}" for name, value in sorted(choice.settings.items()))
+    return f"{base}+{choice.key}{settings}"
+
+
+def require_plain(base: CatalogEntry) -> None:
+    """Raise MethodFitError if a model cannot be quantised: it is already, or its weights are changed for every run."""
+    if base.quantised:
+        raise MethodFitError(
+            f"{base.label} is quantised already. Choose the model {base.quantised.base} that it was made of."
+        )
+    if base.lora is not None:
+        raise MethodFitError(
+            f"{base.label} is another model with a LoRA on it, which cannot be added to quantised weights. "
+            "Choose the other model."
+        )
+
+
+def quantised_entry(base: CatalogEntry, choice: Choice, file: Path | None = None) -> CatalogEntry:
+    """The catalogue's entry of a quantised model.
+
+    Args:
+        base: what it is made of.
+        choice: the method, as `plain_choice` gives it.
+        file: its network's weights; None if it is quantised at each load.
+
+    Raises:
+        MethodFitError: the model cannot be quantised.
+    """
+    from pipelines.quantizers import QUANTIZERS
+
+    require_plain(base)
+    method = QUANTIZERS[choice.key]
+    settings = "".join(f", {name.replace('_', ' ')} {value}" for name, value in sorted(choice.settings.items()))
+    how = "" if file else " It is quantised anew whenever it is loaded."
+    return dataclasses.replace(
+        base,
+        key=quantised_key(base.key, choice),
+        label=f"{base.label}, {method.label}{settings}",
+        quantised=Quantised(base.key, choice, file),
+        size_bytes=file.stat().st_size if file else base.size_bytes,
+        notes=f"{base.label} with the network quantised: {method.help}{how}",
+    )
+
+
+def kept_entries(folder: Path, entries: Mapping[str, CatalogEntry]) -> list[CatalogEntry]:
+    """The quantised models in the models folder; what cannot be read is left out and logged.
+
+    Args:
+        folder: the models folder.
+        entries: all others by key.
+    """
+    found = []
+    for path in _folders(folder):
+        try:
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            base, choice = record["base"], plain_choice(Choice.parse(record["method"]))
+            if record["format"] != FORMAT or base not in entries:
+                raise ValueError(f"it is made of the model {str(base)[:80]!r}, which is not here")
+            weights = path / WEIGHTS
+            if record["stored"] and not weights.is_file():
+                raise ValueError("its weights are gone")
+            found.append(quantised_entry(entries[base], choice, weights if record["stored"] else None))
+        except (OSError, KeyError, TypeError, ValueError, RecursionError, StepwiseError) as error:
+            log.warning("the quantised model %s is left out: %s", path.name, error)
+    return list({entry.key: entry for entry in found}.values())
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    try:
+        names = sorted(os.listdir(folder))[:MOST]
+    except OSError:
+        return
+    for name in names:
+        path = folder / name
+        if not name.startswith(".") and (path / RECORD).is_file() and path.resolve().parent == folder.resolve():
+            yield path
+
+
+def keep_network(
+    folder: Path,
+    base: CatalogEntry,
+    choice: Choice,
+    network: torch.nn.Module,
+    made: torch.nn.Module,
+    quantizer: Quantizer,
+) -> str:
+    """Write a quantised model into the models folder; returns its key. One that is there already is replaced.
+
+    Args:
+        folder: the models folder.
+        base: the model it was made of.
+        choice: as `plain_choice` gives it.
+        network, made: the network in full precision and its quantised copy.
+        quantizer: which made it.
+
+    Raises:
+        MethodFitError: the model cannot be kept quantised.
+        ModelError: the folder cannot be written.
+    """
+    from pipelines.quantizers import StorableQuantizer
+    from pipelines.quantizers.files import save_network
+
+    require_plain(base)
+    key, stored = quantised_key(base.key, choice), isinstance(quantizer, StorableQuantizer)
+    if not re.fullmatch(r"[A-Za-z0-9._+-]{1,120}", key):
+        raise MethodFitError(
+            f"{base.label} cannot be kept quantised: its key {base.key[:80]!r} makes no folder's name."
+        )
+    record: dict[str, Any] = {"format": FORMAT, "base": base.key, "method": choice.to_json(), "stored": stored}
+    scratch = folder / f".{key}-{secrets.token_hex(4)}"
+    try:
+        scratch.mkdir(parents=True)
+        if stored:
+            save_network(network, made, quantizer, choice, scratch / WEIGHTS)
+        (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        _replace(scratch, folder / key)
+    except OSError as error:
+        raise ModelError(
+            f"The models folder cannot be written ({error.strerror or error}). Make room, or choose another "
+            "with --models-folder."
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return key
+
+
+def _replace(scratch: Path, place: Path) -> None:
+    """Put a finished folder in its place, so that nobody ever sees half of one."""
+    old = place.with_name(f".{place.name}-old-{secrets.token_hex(4)}")
+    with contextlib.suppress(FileNotFoundError):
+        place.rename(old)
+    scratch.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

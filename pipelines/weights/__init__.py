@@ -1,0 +1,1 @@
+"""Weight files: what kind each is, reading them, LoRA, patching and offloading."""

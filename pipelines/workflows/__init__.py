@@ -1,0 +1,1 @@
+"""From a request to steps and a result: compare, edit, video, quantize, convergence."""

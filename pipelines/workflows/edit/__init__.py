@@ -1,0 +1,1 @@
+"""Editing a picture: the request and its runs."""

@@ -1,0 +1,80 @@
+"""AnimateDiff in the studio's own loop: any sampler, guidance and schedule, the estimate visible at every step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from pipelines.core.errors import SettingsError
+from pipelines.core.loop import denoise
+from pipelines.core.registry import setting
+from pipelines.requests.text_to_image import assembled_run, decode, resolve, to_uint8
+from pipelines.workflows.video.base import ONE_NOISE, ClipFrames, ClipStep, VideoJob, refuse_unread
+
+__all__ = ["AnimateDiffClip", "AnimateDiffSettings"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AnimateDiffSettings:
+    betas: str = setting(
+        "linear",
+        "Linear, as the published motion modules were trained, or those of the model's own scheduler.",
+        choices=("linear", "model"),
+        label="Noise schedule",
+    )
+
+
+class AnimateDiffClip:
+    """All frames denoised together, a motion module letting each see the others.
+
+    Source: Guo et al., AnimateDiff, arXiv:2307.04725, section 4.
+    """
+
+    unread = ONE_NOISE
+
+    def __init__(self, settings: AnimateDiffSettings = AnimateDiffSettings()):
+        self.settings = settings
+
+    def check(self, job: VideoJob) -> None:
+        if len(job.keys) > 1:
+            raise SettingsError(
+                f"{len(job.keys)} keys are given. AnimateDiff takes one prompt and one seed: remove the others."
+            )
+        refuse_unread(job.base)
+
+    def num_steps(self, job: VideoJob) -> int:
+        return job.base.num_inference_steps
+
+    def run(self, job: VideoJob, model: Any, cancelled: Callable[[], bool]) -> Iterator[ClipStep | ClipFrames]:
+        from pipelines.families.animatediff import AnimateDiff, ClipNoise, linear_schedule
+
+        components = model.pipe.components
+        schedule = linear_schedule(components["scheduler"]) if self.settings.betas == "linear" else None
+        family = AnimateDiff(components, job.frames, schedule)
+        if job.frames > family.longest:
+            raise SettingsError(
+                f"The number of frames is {job.frames}. This motion module knows {family.longest} places in time: "
+                "choose at most that."
+            )
+        base = resolve(job.base, family)
+        source = ClipNoise(base.seed)
+        noise = source(torch.empty((job.frames, *family.latent_shape(base.width, base.height))))
+        texts = family.encode_prompts(base.prompt, base.negative_prompt, job.frames, (base.width, base.height))
+        run = assembled_run(base, family, (noise, source), texts, cancelled)
+        for step in denoise(run):
+            yield ClipStep(
+                0,
+                step.index,
+                step.num_steps,
+                to_uint8(family.preview(step.latents)),
+                to_uint8(family.preview(step.denoised)),
+                step.next_level.sigma_ve,
+                step.level.timestep,
+                step.evaluations,
+                step.seconds,
+                job.frames,
+            )
+        yield ClipFrames(0, decode(family, step.latents))

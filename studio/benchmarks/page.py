@@ -1,0 +1,240 @@
+"""The page's own figures, measured with a real Chromium: streaming, first preview, disk, weight, start.
+
+Needs `playwright` (tests/requirements.txt) and a Chromium on the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.core.errors import StepwiseError
+from pipelines.requests.text_to_image import resolve
+from studio.benchmarks.backend import PROMPT, Figure, alternating, request_for, step_seconds, timed_loop
+
+if TYPE_CHECKING:
+    from pipelines.families.base import Family
+    from studio.backend import Studio
+
+__all__ = ["chromium", "page_figures", "start_figures"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_LONG = 50
+_UNTIL = """selector => new Promise(resolve => {
+    const look = () => { if (document.querySelector(selector)) { seen.disconnect(); resolve(); } };
+    const seen = new MutationObserver(look);
+    seen.observe(document, { subtree: true, childList: true, attributes: true });
+    look();
+})"""
+"""Waits without asking: Playwright's own waiting has the browser draw sixty frames a second, on the cores that run the model."""
+
+_WATCH = """() => { window.seen = []; window.clicked = 0;
+    document.addEventListener('click', event => {  // on the document, since the button is made anew for each run
+        if (event.target.closest('#t2i-run')) { window.clicked = performance.now(); window.seen = []; } }, true);
+    new MutationObserver(() => {
+        const src = document.querySelector('#t2i-picture img')?.src;
+        if (src?.startsWith('data:') && window.seen.at(-1)?.src !== src) window.seen.push({src, at: performance.now()});
+    }).observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ['src']}); }"""
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless Chromium.
+
+    Raises:
+        StepwiseError: playwright or the browser is not there.
+    """
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        executable = None
+    if not executable:
+        raise StepwiseError(
+            "The page's figures need a Chromium on the path, and: pip install -r tests/requirements.txt"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+class _Visit:
+    """One person at the tab "Text to image"."""
+
+    def __init__(self, browser: Any, url: str):
+        self.page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+        self.page.set_default_timeout(60_000)
+        self.page.goto(url)
+        self.page.wait_for_selector("#t2i-run")
+        self.page.fill("#t2i-prompt textarea", PROMPT)
+        self.page.evaluate(_WATCH)
+
+    def steps(self, count: int) -> None:
+        """Choose the number of steps."""
+        box = self.page.locator("#t2i-steps input[type=number]")
+        box.fill(str(count))
+        box.press("Tab")
+        self.page.wait_for_timeout(300)
+
+    def generate(self) -> None:
+        """Click, and wait until the picture is there."""
+        self.start()
+        self.page.evaluate(_UNTIL, '#t2i-progress [data-status="done"]')
+        self.page.wait_for_selector("#t2i-run")
+
+    def start(self) -> None:
+        """Click, and wait for the run to begin."""
+        self.page.click("#t2i-run")
+        self.page.wait_for_selector("#t2i-stop")
+
+    def stop(self) -> None:
+        """Stop the run and wait for its end."""
+        self.page.click("#t2i-stop")
+        self.page.wait_for_selector("#t2i-run")
+
+    def previews(self) -> list[float]:
+        """Milliseconds from the click to each preview of the last run."""
+        return [
+            seen["at"] for seen in self.page.evaluate("() => window.seen.map(one => ({at: one.at - window.clicked}))")
+        ]
+
+
+def page_figures(studio: Studio, family: Family, browser: Any, url: str, temp: Path, rounds: int = 5) -> list[Figure]:
+    """Streaming against the bare loop, the first preview, and what previews write to the disk.
+
+    Args:
+        studio: the one behind the page; its worker and the bare loop run in this process in turn.
+        family: its loaded model.
+        browser: a Chromium.
+        url: of the page.
+        temp: gradio's temporary folder.
+        rounds: alternating pairs.
+    """
+    visit = _Visit(browser, url)
+    figures = [_streaming(studio, family, visit, rounds), _first_preview(family, visit, rounds)]
+    return [*figures, _disk(studio, visit, temp)]
+
+
+def _streaming(studio: Studio, family: Family, visit: _Visit, rounds: int) -> Figure:
+    request = resolve(request_for(num_inference_steps=_LONG), family)
+    visit.steps(_LONG)
+
+    def through_the_page() -> float:
+        visit.generate()
+        return studio.latest().view().seconds
+
+    ratio, page, bare = alternating(through_the_page, lambda: timed_loop(family, request), rounds)
+    return Figure(
+        "through the page with previews ÷ our bare loop",
+        ratio,
+        "×",
+        1.05,
+        f"{page:.2f} s, the picture's storing included, against {bare:.2f} s, {_LONG} steps",
+    )
+
+
+def _first_preview(family: Family, visit: _Visit, rounds: int) -> Figure:
+    step, waits = step_seconds(family), []
+    for _ in range(rounds + 1):
+        visit.generate()
+        waits.append(visit.previews()[0])
+    return Figure(
+        "click to first preview",
+        statistics.median(waits[1:]),
+        "ms",
+        step * 1000 + 150,
+        f"median of {rounds}; one step takes {step * 1000:.0f} ms",
+    )
+
+
+def _disk(studio: Studio, visit: _Visit, temp: Path) -> Figure:
+    visit.steps(200)
+    before, seen = _bytes(temp) + _bytes(studio.store.folder), 0
+    while seen < 100:
+        visit.start()
+        visit.page.wait_for_timeout(4000)
+        seen += len(visit.previews())
+        visit.stop()
+    written = _bytes(temp) + _bytes(studio.store.folder) - before
+    return Figure("disk written by 100 previews", float(written), "bytes", 0, f"{seen} previews")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and ".sqlite" not in path.name)
+
+
+def start_figures(browser: Any, folder: Path) -> list[Figure]:
+    """`python app.py` in a process of its own: from the command to the page, and what the page loads."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folders = [
+        part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(folder / "start" / name))
+    ]
+    page = browser.new_context().new_page()
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port), "--no-browser", *folders],
+        cwd=_ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(url, process)
+        loaded, hosts, shown = _loads(page, url)
+        opened = shown - began
+        return [
+            Figure("command to page", opened, "s", 10, "from `python app.py` to the Generate button in Chromium"),
+            Figure("page weight", float(loaded), "bytes", 1_000_000, "transferred by the first load"),
+            Figure("outside hosts", float(len(hosts - {"127.0.0.1"})), "hosts", 0, ", ".join(sorted(hosts))),
+        ]
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait_for(url: str, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.05)
+    raise StepwiseError("The app did not start. Run `python app.py` to see why.")
+
+
+def _loads(page: Any, url: str) -> tuple[int, set[str], float]:
+    """Bytes and hosts of the first load, what comes in the first seconds after the page stands included; when it stood."""
+    from urllib.parse import urlsplit
+
+    loaded, hosts = [0], set()
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.on("Network.loadingFinished", lambda event: loaded.append(event["encodedDataLength"]))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
+    page.goto(url)
+    page.wait_for_selector("#t2i-run")
+    shown = time.perf_counter()
+    page.wait_for_timeout(1500)
+    return int(sum(loaded)), {host for host in hosts if host}, shown

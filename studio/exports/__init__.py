@@ -1,0 +1,1 @@
+"""Comparisons and convergence measurements as files to take away."""

@@ -1,0 +1,1 @@
+"""Pictures and clips: decoding, encoding and live frames."""

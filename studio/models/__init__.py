@@ -1,0 +1,1 @@
+"""The list of models that the page shows, and saving quantized ones."""

@@ -1,0 +1,1 @@
+"""The page: its top and one folder for each tab."""

@@ -1,0 +1,115 @@
+"""The X/Y grid's axes as components: a field and its values as text, twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from pipelines.core.registry import setting_type
+from pipelines.workflows.compare.axes import TABLES, axis_names
+from studio.ui.controls import PLUMBING, elem_id
+
+__all__ = ["AxesForm", "suggestion"]
+
+NONE = ""
+_FIRST = {"x": "num_inference_steps", "y": "guidance.guidance_scale"}
+_SUGGESTIONS = {
+    "model": "emoji",
+    "sampler": "dpmpp_2m, unipc, heun, ddim",
+    "schedule": "all",
+    "guidance": "all",
+    "start": "all",
+    "num_inference_steps": "4, 8, 16",
+    "seed": "1-4",
+    "size": "64x64, 96x96",
+    "width": "64, 96",
+    "height": "64, 96",
+    "prompt": "a fox | a cat face | an owl",
+    "negative_prompt": "red | blue",
+    "variation_seed": "1-4",
+    "variation_strength": "0-0.6:0.2",
+    "guidance.guidance_scale": "2, 4, 8",
+}
+
+
+def suggestion(field: str) -> str:
+    """Values worth trying on an axis, as a person would write them; empty where nothing is known."""
+    if field in _SUGGESTIONS:
+        return _SUGGESTIONS[field]
+    table, _, name = field.partition(".")
+    for method in TABLES[table].values() if table in TABLES else ():
+        for one in dataclasses.fields(method.settings):
+            if one.name == name:
+                return _range(setting_type(method.settings, name), one.metadata)
+    return ""
+
+
+def _range(kind: type, meta: Mapping[str, Any]) -> str:
+    if kind is bool:
+        return "yes, no"
+    if meta.get("choices"):
+        return ", ".join(meta["choices"])
+    if meta.get("low") is None or meta.get("high") is None:
+        return ""
+    low, high = meta["low"], meta["high"]
+    return f"{low}, {round(low + (high - low) / 2) if kind is int else low + (high - low) / 2:g}, {high}"
+
+
+class AxesForm:
+    """Columns x, and rows y that may be none.
+
+    Args:
+        prefix: begins every component's id.
+        max_cells: of a grid, for the hint.
+
+    Attributes:
+        first: the draft shown at first, steps against guidance.
+    """
+
+    def __init__(self, prefix: str, max_cells: int):
+        fields = [(label, name) for name, label in axis_names().items()]
+        self.parts: dict[str, tuple[gr.Dropdown, gr.Textbox]] = {}
+        hint = f"Lists and ranges: 4, 8, 10-30:10. Prompts apart by |. All values: all. At most {max_cells} cells."
+        self.first = {name: [field, suggestion(field)] for name, field in _FIRST.items()}
+        for name, label in (("x", "Columns"), ("y", "Rows")):
+            field, text = self.first[name]
+            choices = fields if name == "x" else [("None", NONE), *fields]
+            chosen = gr.Dropdown(choices, value=field, label=label, elem_id=elem_id(prefix, name))
+            values = gr.Textbox(
+                text,
+                label=f"Values of the {label.lower()}",
+                info=hint if name == "x" else None,
+                max_lines=4,
+                max_length=8000,
+                elem_id=elem_id(prefix, name, "values"),
+            )
+            chosen.input(lambda field: suggestion(field), inputs=chosen, outputs=values, **PLUMBING)
+            self.parts[name] = (chosen, values)
+
+    @property
+    def inputs(self) -> set[Component]:
+        """Everything that holds a value."""
+        return {component for parts in self.parts.values() for component in parts}
+
+    outputs = inputs
+
+    def draft(self, data: Mapping[Component, Any]) -> dict[str, list[str]]:
+        """What stands on the page."""
+        return {name: [data[field], data[values]] for name, (field, values) in self.parts.items()}
+
+    @staticmethod
+    def values(draft: Mapping[str, list[str]]) -> dict[str, Any]:
+        """A draft as the task "compare" takes it."""
+        return {name: {"field": field, "values": values} for name, (field, values) in draft.items() if field != NONE}
+
+    def updates(self, draft: Mapping[str, list[str]]) -> dict[Any, Any]:
+        """Component to value that shows a draft."""
+        return {
+            component: value
+            for name, parts in self.parts.items()
+            for component, value in zip(parts, draft[name], strict=True)
+        }

@@ -1,0 +1,227 @@
+"""A comparison as HTML: one tile a cell, in a layout that stays still while the pictures in it change."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.workflows.compare.axes import Axis
+from pipelines.workflows.compare.labels import axis_value
+from pipelines.workflows.compare.request import ComparisonRequest
+from studio.jobs.job import Cell, Job, JobStatus, View
+from studio.media.live_image import jpeg, png_url
+from studio.ui.live_routes import Parts
+from studio.ui.markup import escape
+from studio.ui.presentation import duration, plural
+
+__all__ = ["EMPTY", "ComparisonGrid", "picture_url", "table"]
+
+_CRISP = 128
+"""Pixels of the longer side up to which a picture travels as a PNG as it is, and the browser enlarges it."""
+
+EMPTY = (
+    '<div class="sw-cells-empty"><p class="sw-empty-title">One noise, several ways to remove it</p>'
+    "<p>Compare: every cell starts from the same initial noise and all stream at once. When they are done, a long "
+    "run from that noise says how close each of them came.</p></div>"
+)
+
+
+def picture_url(pixels: np.ndarray) -> str:
+    """A data URL of a picture (H, W, 3), uint8: small ones as PNG, larger ones as JPEG of at most 512 pixels a side."""
+    if max(pixels.shape[:2]) > _CRISP:
+        return "data:image/jpeg;base64," + base64.b64encode(jpeg(pixels)).decode("ascii")
+    return png_url(pixels)
+
+
+class ComparisonGrid:
+    """Draws one job; keeps each cell's encoded picture, so that only what changed is encoded anew.
+
+    Args:
+        job: of the task "compare".
+        address: result id to where its file is fetched, or None where it is gone.
+    """
+
+    def __init__(self, job: Job, address: Callable[[str], str | None]):
+        self._job, self._address = job, address
+        self._encoded: dict[int, tuple[Any, str]] = {}
+
+    def parts(self, view: View, prefix: str) -> Parts:
+        """What the grid shows at this moment: its layout, which stays, and each tile.
+
+        Args:
+            view: of the job.
+            prefix: of the ids: the grid is "{prefix}-grid", its tiles "{prefix}-tile-0" and so on.
+        """
+        if not view.cells:
+            return {f"{prefix}-grid": {"html": EMPTY}}
+        best = _best(view.cells[: len(self._job.request.cells)])
+        places = range(len(view.cells))
+        tiles = {f"{prefix}-tile-{index}": self._tile(index, view, best) for index in places}
+        return {f"{prefix}-grid": {"html": self._layout(prefix, len(view.cells))}, **tiles}
+
+    def _layout(self, prefix: str, total: int) -> str:
+        request: ComparisonRequest = self._job.request
+        count = len(request.cells)
+        tiles = [
+            f'<figure class="sw-cell" id="{prefix}-tile-{index}"{" data-reference" if index >= count else ""}></figure>'
+            for index in range(total)
+        ]
+        if request.x is None and total <= count + 1:  # a single reference stands among the cells
+            return f'<div class="sw-cells" data-count="{count}">{"".join(tiles)}</div>'
+        cells = "".join(tiles[:count])
+        main = (
+            _axes(request, tiles[:count]) if request.x else f'<div class="sw-cells" data-count="{count}">{cells}</div>'
+        )
+        references = "".join(tiles[count:])
+        return main + (f'<div class="sw-cells sw-references" data-count="1">{references}</div>' if references else "")
+
+    def _tile(self, index: int, view: View, best: dict[str, float]) -> dict[str, str]:
+        cell, reference = view.cells[index], index >= len(self._job.request.cells)
+        state = _state(cell, view.status)
+        label = f'<p class="sw-cell-label">{escape(cell.label)}</p>' if self._job.request.x is None or reference else ""
+        share = 100 * len(cell.rows) / cell.num_steps if cell.num_steps else 100 if cell.images is not None else 0
+        likeness = "" if reference else _likeness(cell, best)
+        html = (
+            f"{self._picture(index, view, state)}{'' if reference else _badge(cell, best)}"
+            f'<div class="sw-bar" aria-hidden="true"><i style="width:{share:.0f}%"></i></div>'
+            f"<figcaption>{label}{_numbers(cell, state)}{likeness}{_note(cell)}</figcaption>"
+        )
+        return {"data-state": state, "html": html}
+
+    def _picture(self, index: int, view: View, state: str) -> str:
+        cell = view.cells[index]
+        url, shape = self._url(index, cell, view), self._aspect(index, cell)
+        kept = self._address(cell.results[0]) if cell.results else None
+        if not url and not kept:
+            return f'<div class="sw-tile" style="aspect-ratio:{shape}"></div>'
+        shown = f'src="{url}"' if url else f'data-file="{escape(kept)}"'  # an old job's pictures are in the store only
+        alt = f"{cell.label}, {'finished picture' if state == 'done' else f'estimate at step {len(cell.rows)}'}"
+        full = f' data-file="{escape(kept)}"' if kept else ""
+        return (
+            f'<button type="button" class="sw-tile" style="aspect-ratio:{shape}" data-cell="{index}" '
+            f'data-label="{escape(cell.label)}"{full} title="Enlarge"><img {shown} alt="{escape(alt)}"></button>'
+        )
+
+    def _url(self, index: int, cell: Cell, view: View) -> str:
+        stamp = "final" if cell.images is not None else len(cell.frames)
+        if stamp == 0:
+            return ""
+        if stamp == "final" and view.status.final and not cell.results and index < len(self._job.request.cells):
+            stamp = "whole"  # the disk was full: this is the only place to take it from
+        if index not in self._encoded or self._encoded[index][0] != stamp:
+            pixels = cell.images[0] if cell.images is not None else cell.frames[-1].denoised[0]
+            self._encoded[index] = (stamp, png_url(pixels) if stamp == "whole" else picture_url(pixels))
+        return self._encoded[index][1]
+
+    def _aspect(self, index: int, cell: Cell) -> str:
+        if cell.images is not None:
+            height, width = cell.images.shape[1:3]
+        elif cell.frames:
+            height, width = cell.frames[-1].denoised.shape[1:3]
+        else:
+            cells = self._job.request.cells
+            request = cells[index].request if index < len(cells) else cells[0].request
+            height, width = request.height or 1, request.width or 1
+        divisor = math.gcd(height, width)
+        return f"{width // divisor}/{height // divisor}"
+
+
+def table(job: Job, view: View) -> str:
+    """The finished cells' figures as a table, closed at first."""
+    rows = view.outcome.get("rows") if view.status.final else None
+    if not rows:
+        return ""
+    lines = "".join(_table_row(row) for row in rows)
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Cell", "Steps", "NFE", "Seconds", "PSNR, dB", "SSIM"))
+    return (
+        '<details class="sw-table"><summary>All figures</summary>'
+        '<div class="sw-scroll" tabindex="0" role="region" aria-label="Figures">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div></details>"
+    )
+
+
+def _table_row(row: dict[str, Any]) -> str:
+    psnr = "equal" if row["identical"] else "–" if row["psnr"] is None else f"{row['psnr']:.2f}"
+    ssim = "–" if row["ssim"] is None else f"{row['ssim']:.4f}"
+    numbers = (str(row["steps"]), str(row["evaluations"]), f"{row['seconds']:.2f}", psnr, ssim)
+    return f'<tr><th scope="row">{escape(row["label"])}</th>{"".join(f"<td>{number}</td>" for number in numbers)}</tr>'
+
+
+def _axes(request: ComparisonRequest, tiles: Sequence[str]) -> str:
+    """Columns along x, rows down y, with their headers; wide grids scroll sideways in their own frame."""
+    columns = len(request.x.values)
+    heads = "".join(f'<div class="sw-axis">{_axis(request.x, value)}</div>' for value in request.x.values)
+    sides = (
+        [f'<div class="sw-axis sw-side">{_axis(request.y, value)}</div>' for value in request.y.values]
+        if request.y
+        else [""]
+    )
+    rows = "".join(side + "".join(tiles[i * columns : (i + 1) * columns]) for i, side in enumerate(sides))
+    corner = '<div class="sw-axis"></div>' if request.y else ""
+    lead = "minmax(64px, max-content) " if request.y else ""
+    return (
+        f'<div class="sw-scroll" tabindex="0" role="region" aria-label="Grid of {len(tiles)} cells">'
+        f'<div class="sw-cells sw-grid" style="grid-template-columns:{lead}repeat({columns}, minmax(116px, 1fr))">'
+        f"{corner}{heads}{rows}</div></div>"
+    )
+
+
+def _axis(axis: Axis, value: Any) -> str:
+    return f"<span>{escape(axis.label)}</span> {escape(axis_value(axis.field, value))}"
+
+
+def _state(cell: Cell, status: JobStatus) -> str:
+    if cell.images is not None or cell.results:
+        return "done"
+    if cell.note and len(cell.rows) == cell.num_steps and (status.final or not cell.rows):
+        return "failed"
+    return "stopped" if status.final else "running" if cell.rows else "waiting"
+
+
+def _numbers(cell: Cell, state: str) -> str:
+    if not cell.rows:
+        words = {"waiting": plural(cell.num_steps, "step"), "stopped": "not started", "done": "no run needed"}.get(
+            state, ""
+        )
+        return f'<p class="sw-cell-numbers">{words}</p>' if words else ""
+    row, done = cell.rows[-1], len(cell.rows)
+    steps = plural(done, "step") if state == "done" else f"step {done}/{cell.num_steps}"
+    parts = (steps, f"NFE {row.evaluations}", duration(row.seconds))
+    return f'<p class="sw-cell-numbers">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
+
+
+def _likeness(cell: Cell, best: dict[str, float]) -> str:
+    if cell.figures.get("psnr") is None:
+        return ""
+    if math.isinf(cell.figures["psnr"]):
+        return '<p class="sw-likeness"><b>equal to the reference</b></p>'
+    texts = {"psnr": f"PSNR {cell.figures['psnr']:.1f} dB"}
+    if cell.figures.get("ssim") is not None:
+        texts["ssim"] = f"SSIM {cell.figures['ssim']:.3f}"
+    tags = {name: "b" if cell.figures[name] == best.get(name) else "span" for name in texts}
+    return (
+        f'<p class="sw-likeness">{"".join(f"<{tags[name]}>{text}</{tags[name]}>" for name, text in texts.items())}</p>'
+    )
+
+
+def _badge(cell: Cell, best: dict[str, float]) -> str:
+    names = [name.upper() for name, value in best.items() if cell.figures.get(name) == value]
+    return f'<p class="sw-badge">Best {" and ".join(names)}</p>' if names else ""
+
+
+def _note(cell: Cell) -> str:
+    return f'<p class="sw-cell-note">{escape(cell.note)}</p>' if cell.note else ""
+
+
+def _best(cells: Sequence[Cell]) -> dict[str, float]:
+    """The largest of each figure, where at least two cells have it."""
+    best = {}
+    for name in ("psnr", "ssim"):
+        values = [cell.figures[name] for cell in cells if cell.figures.get(name) is not None]
+        if len(values) > 1:
+            best[name] = max(values)
+    return best

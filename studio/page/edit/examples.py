@@ -1,0 +1,105 @@
+"""Ready-to-click edits of the Edit tab, on the shipped model and the shipped pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.training.examples import read_index
+from studio.ui.form import FIXED
+from studio.ui.styles import NO_STYLE
+
+__all__ = ["EXAMPLES", "EditExample"]
+
+FOLDER = Path(__file__).resolve().parents[3] / "assets" / "examples"
+
+
+@dataclasses.dataclass(frozen=True)
+class EditExample:
+    """A label to click and what it sets.
+
+    Attributes:
+        label: on the button.
+        name: of a record in the index of the shipped examples.
+        edit, inversion: methods with their settings.
+        values: of the form, besides the prompt.
+        masked: whether the record's mask is drawn too.
+        prompt: where it is not the record's own target.
+    """
+
+    label: str
+    name: str
+    edit: Mapping[str, Any]
+    inversion: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"key": "direct"})
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    masked: bool = False
+    prompt: str = ""
+
+    @cached_property
+    def record(self) -> Mapping[str, str]:
+        return next(one for one in read_index(FOLDER)["edits"] if one["name"] == self.name)
+
+    @property
+    def picture(self) -> Image.Image:
+        """The source."""
+        with Image.open(FOLDER / self.record["source"]) as opened:
+            return opened.convert("RGB")
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """(H, W) bool, or None."""
+        if not self.masked:
+            return None
+        with Image.open(FOLDER / self.record["mask"]) as opened:
+            return np.asarray(opened.convert("L")) > 127
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """Values of the form."""
+        return {
+            "model": "emoji",
+            "prompt": self.prompt or self.record["target_caption"],
+            "negative_prompt": "",
+            "style": NO_STYLE,
+            "seed_mode": FIXED,
+            "num_inference_steps": 25,
+            **self.values,
+        }
+
+
+def _guided(scale: float) -> dict[str, Any]:
+    return {"guidance": {"key": "cfg", "guidance_scale": scale}}
+
+
+EXAMPLES = (
+    EditExample(
+        "Carrot to bus",
+        "replace-3",
+        {"key": "replace", "cross_until": 0.4, "self_until": 0.2},
+        values={**_guided(5.0), "seed": 1},
+    ),
+    EditExample(
+        "Teal to green",
+        "background-2",
+        {"key": "reprompt"},
+        {"key": "edict", "strength": 0.9},
+        values={**_guided(4.0), "seed": 1},
+    ),
+    EditExample("Paint a bus in", "replace-3", {"key": "inpaint"}, values={**_guided(4.0), "seed": 1}, masked=True),
+    EditExample(
+        "Image to image", "replace-1", {"key": "image_to_image", "strength": 0.6}, values={**_guided(4.0), "seed": 1}
+    ),
+    EditExample(
+        "More room on the right",
+        "replace-3",
+        {"key": "outpaint", "right": 32},
+        values={**_guided(4.0), "seed": 1},
+        prompt="a carrot on a green background",
+    ),
+)

@@ -1,0 +1,255 @@
+"""The tab "Video": prompts to walk between or a model of clips, the frames as they come, and the clip that plays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from pipelines.core.errors import SettingsError, StepwiseError
+from pipelines.models.video_models import video_model
+from pipelines.workflows.video import VIDEOS
+from pipelines.workflows.video.request import CLIP_FORMATS
+from studio.page.video.examples import EXAMPLES
+from studio.page.video.form import ClipChoices, ClipForm, first_frame, offered, plan_markup, request_draft, uploaded
+from studio.page.video.keys import MOST, key_rows
+from studio.page.video.stage import ClipRenderer, build_video_stage
+from studio.ui.clip_export import ClipExport
+from studio.ui.controls import PLUMBING, method_controls
+from studio.ui.deep_links import Own, copy_link
+from studio.ui.form import FIXED
+from studio.ui.live_routes import LiveTab
+from studio.ui.running_tab import Form, RunningTab
+from studio.ui.shell import Receiver, Shell
+from studio.ui.tab_settings import Chosen, Keys, OneOf, Whole
+
+if TYPE_CHECKING:
+    from pipelines.models.catalog import CatalogEntry
+    from studio.backend import Studio
+    from studio.results.store import Record
+
+__all__ = ["KEY", "VideoTab", "build"]
+
+KEY = "animate"
+WALK = "walk"
+
+
+class VideoTab(RunningTab):
+    """The tab's components and what happens between them.
+
+    Args:
+        studio: the backend.
+        shell: the page around the tab.
+    """
+
+    key, root = KEY, "vid"
+
+    def __init__(self, studio: Studio, shell: Shell):
+        self.studio, self.shell = studio, shell
+        self.session = shell.sessions[KEY]
+        self.form = ClipForm(studio, "vid")
+        with gr.Column(elem_classes="sw-studio sw-video sw-live", elem_id="vid"):
+            with gr.Column(elem_classes="sw-compose", min_width=0):
+                self._compose()
+            with gr.Column(elem_classes="sw-animated", min_width=0):
+                self.notice = gr.HTML(elem_id="vid-notice", elem_classes="sw-notices")
+                build_video_stage(KEY, self.root)
+                self.export = ClipExport("vid")
+            with gr.Column(elem_classes="sw-settings", min_width=0):
+                self._settings()
+        self._wire()
+
+    # Layout.
+
+    def _compose(self) -> None:
+        example = EXAMPLES[0].draft
+        prompt = self.form.prompt(example["form"]["prompt"])
+        prompt.label, prompt.lines, prompt.placeholder = "Prompt", 1, "What should the clip show first?"
+        self.keys = key_rows("vid", example["keys"], self.studio.limits.max_prompt)
+        self.plan = gr.HTML(elem_id="vid-plan")
+        self.run = gr.Button("Animate", variant="primary", elem_id="vid-run", elem_classes="sw-run")
+        self.stop = gr.Button("Stop", variant="stop", elem_id="vid-stop", elem_classes="sw-stop")
+        with gr.Row(elem_classes="sw-examples", elem_id="vid-examples"):
+            self.examples = {gr.Button(one.label, size="sm", min_width=0): one for one in EXAMPLES}
+
+    def _settings(self) -> None:
+        form, entry = self.form, self.form.first
+        form.model()
+        self.method = method_controls(VIDEOS, "vid", label="Method", traits=entry)
+        self.clip = ClipChoices(self.studio, entry)
+        form.steps()
+        form.seed()
+        with gr.Accordion("Guidance", open=False):
+            form.method("guidance")
+        with gr.Accordion("Negative prompt", open=False):
+            form.words()
+            form.fields["style"].visible = False
+        with gr.Accordion("Size", open=False):
+            form.size()
+            form.fields["batch_size"].visible = False
+        with gr.Accordion("Sampler and schedule", open=False):
+            gr.HTML("<p class='sw-hint'>They count for a walk and for AnimateDiff; any other model brings its own.</p>")
+            form.method("sampler")
+            form.method("schedule")
+            form.method("start")
+        with gr.Accordion("LoRA", open=False):
+            form.loras()
+        with gr.Column(visible=False):
+            form.variation()
+        own = Own(lambda: self._inputs, self._linked, lambda: self.shell.receive[KEY])
+        copy_link(form, self.shell, KEY, "vid", own)
+        for name in ("seed", "seed_mode", "num_inference_steps"):
+            form.fields[name].value = EXAMPLES[0].draft["form"][name]
+        form.fields["seed"].value = str(form.fields["seed"].value)
+        form.beside = self._model_updates
+        form.beside_outputs = frozenset({*self.clip.outputs, *self.method.outputs, self.keys.section})
+        form.wire()
+        self.keys.wire()
+
+    # Events.
+
+    @property
+    def _inputs(self) -> set[Any]:
+        return {*self.form.inputs, *self.keys.inputs, *self.clip.inputs, self.method.method, *self.method.fields}
+
+    @property
+    def _outputs(self) -> set[Any]:
+        return {*self.form.outputs, *self.keys.outputs, self.plan}
+
+    def _wire(self) -> None:
+        form = Form(self._inputs, self._read, self._outputs, self._refilled)
+        ended = self._wire_run(form, LiveTab(KEY, form.read, lambda job: ClipRenderer(self.studio, self.root, job)))
+        ended.then(self._show_seed, inputs={self.session}, outputs={self.form.fields["seed"]}, **PLUMBING)
+        formats = {"inputs": {self.session}, "outputs": self.export.outputs, **PLUMBING}
+        ended.then(self._formats, **formats)
+        self.shell.demo.load(self._formats, **formats)
+        self.export.wire([self.session], self._clip)
+        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
+        model = self.form.fields["model"]
+        planned = {model, self.clip.frames, self.clip.fps, self.form.fields["width"], self.form.fields["height"]}
+        gr.on(
+            [component.change for component in planned] + [self.shell.demo.load],
+            self._plan,
+            inputs=planned,
+            outputs={self.plan},
+            trigger_mode="always_last",
+            **PLUMBING,
+        )
+        for button, example in self.examples.items():
+            button.click(lambda draft=example.draft: self.updates(draft), outputs=self._outputs, **PLUMBING)
+        limits = self.studio.limits
+        settings = {
+            "method": Chosen(VIDEOS, self.form.entry),
+            "frames": Whole(1, limits.max_frames),
+            "fps": Whole(1, limits.max_fps),
+            "format": OneOf("format of a clip", lambda: CLIP_FORMATS),
+            "keys": Keys(limits.max_prompt, MOST - 1),
+        }
+        self.shell.receive[KEY] = Receiver(self._outputs, self._received, KEY, settings)
+
+    # Handlers: each takes the data of its inputs and gives updates by component.
+
+    def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the browser remembers, and the values of the task."""
+        form, method = self.form.draft(data), self.method.choice(data)
+        model = video_model(self.form.entry(form["model"]))
+        plain = {name: data[component] for name, component in self.clip.plain.items()}
+        draft = {"form": form, "method": method, "keys": self.keys.keys(data), **plain}
+        values = {"base": {**self.form.request(form), "batch_size": 1}, "method": method, **plain}
+        if method["key"] == WALK:
+            values["keys"] = draft["keys"]
+        if model.first_frame != "no" and data[self.clip.picture]:
+            values["first_frame"] = first_frame(data[self.clip.picture])
+            draft["first_frame"] = str(uploaded(data[self.clip.picture]))
+        return draft, values
+
+    def _linked(self, data: dict[Any, Any]) -> dict[str, Any]:
+        """What a link carries besides the form: all but the first frame."""
+        plain = {name: data[component] for name, component in self.clip.plain.items()}
+        keys = {"keys": self.keys.keys(data)} if data[self.method.method] == WALK else {}
+        return {"method": self.method.choice(data), **plain, **keys}
+
+    def _plan(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        fields = self.form.fields
+        values = {
+            "frames": data[self.clip.frames],
+            "fps": data[self.clip.fps],
+            "width": data[fields["width"]],
+            "height": data[fields["height"]],
+        }
+        return {self.plan: plan_markup(self.studio, self.form.entry(data[fields["model"]]), values)}
+
+    def _model_updates(self, entry: CatalogEntry, method: Any = None) -> dict[Any, Any]:
+        """What a model brings beside the fields of its request: methods, frames, first frame, and keys for a walk."""
+        chosen = method["key"] if method else VIDEOS.fitting(entry)[0].key
+        walks = gr.update(visible=chosen == WALK)
+        updates = self.method.updates(method, entry)
+        true_scale = self.method.settings["pipeline"]["true_guidance_scale"]
+        updates[true_scale] = offered(video_model(entry).true_guidance, updates.get(true_scale), 1.0)
+        return {**updates, **self.clip.model_updates(entry), self.keys.section: walks}
+
+    def updates(self, draft: Mapping[str, Any]) -> dict[Any, Any]:
+        """Component to update that shows a draft, as `_read` makes it; a model that is gone leaves the present one.
+
+        Raises:
+            StepwiseError: a method that is unknown.
+        """
+        model = draft["form"].get("model")
+        updates, entry = self.form.updates(draft["form"]), self.form.entry(model)
+        if entry.key == model and "method" in draft:
+            updates |= self._model_updates(entry, draft["method"])
+        elif model is None and "method" in draft:  # of a link: the model stays, and so do its frames and its rate
+            walks = gr.update(visible=draft["method"]["key"] == WALK)
+            updates |= {**self.method.updates(draft["method"], entry), self.keys.section: walks}
+        updates |= {component: draft[name] for name, component in self.clip.plain.items() if name in draft}
+        return {**updates, **(self.keys.updates(draft["keys"]) if "keys" in draft else {})}
+
+    def _received(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+        """Settings from another tab: of a clip all of them, of a picture the first prompt; and the picture itself."""
+        updates = self.updates(request_draft(values))
+        if path := values.get("picture"):
+            updates[self.clip.picture] = str(path)
+        return updates
+
+    def _refilled(self, draft: Any) -> dict[Any, Any]:
+        if not isinstance(draft, dict):
+            return {}
+        try:
+            picture = uploaded(draft.get("first_frame"))
+            return {**self.updates(draft), **({self.clip.picture: str(picture)} if picture else {})}
+        except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or gone
+            return {}
+
+    def _show_seed(self, data: dict[Any, Any]) -> Any:
+        """The seed that was drawn, once the run is over: so that nobody's typing is overwritten while it lasts."""
+        job = self._job(data[self.session])
+        return {self.form.fields["seed"]: str(job.request.base.seed)} if job else gr.skip()
+
+    def _formats(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """What the finished clip can be saved as, once the run is over or the page was loaded again."""
+        try:
+            return self.export.updates(self._clip(data))
+        except StepwiseError:  # there is none, or it was deleted
+            return self.export.updates(None)
+
+    def _clip(self, data: dict[Any, Any]) -> Record:
+        """The clip of the job that the browser remembers.
+
+        Raises:
+            StepwiseError: there is none, or it was deleted.
+        """
+        job = self._job(data[self.session])
+        results = [result for cell in job.view().cells for result in cell.results] if job else []
+        if not results:
+            raise SettingsError("There is no finished clip here. Animate again, or look into the gallery.")
+        return self.studio.store.get(results[0])
+
+    def _reuse_seed(self, data: dict[Any, Any]) -> Any:
+        job = self._job(data[self.session])
+        return self.form.updates({"seed": job.request.base.seed, "seed_mode": FIXED}) if job else gr.skip()
+
+
+def build(studio: Studio, shell: Shell) -> None:
+    """The tab, in the present layout context."""
+    VideoTab(studio, shell)

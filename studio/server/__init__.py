@@ -1,0 +1,1 @@
+"""Serving the page, the MCP server and Hugging Face Spaces."""

@@ -1,0 +1,1 @@
+"""Widgets and page parts that several tabs share."""

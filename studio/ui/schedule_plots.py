@@ -1,0 +1,126 @@
+"""The chosen schedule as two plots: the noise level and the signal-to-noise ratio before every step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipelines.core.errors import StepwiseError
+from pipelines.core.schedule import Level, NoiseSchedule
+from pipelines.core.types import Request
+from pipelines.schedules import SCHEDULES, levels_for
+from studio.ui import markup
+from studio.ui.markup import escape
+
+if TYPE_CHECKING:
+    from studio.backend import Studio
+
+__all__ = ["noise_schedule_of", "schedule_plots", "schedule_view"]
+
+WIDTH, HEIGHT = 400, 230
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+_TOKEN = 16
+"""Pixels to a token of the flow models, whose shift may grow with the picture."""
+
+
+def schedule_view(studio: Studio, values: Mapping[str, Any]) -> str:
+    """The plots of a request's schedule for its model, or the sentence that says why there are none.
+
+    Args:
+        studio: the backend.
+        values: fields of a `Request`; a learned schedule depends on the sampler and the guidance too.
+    """
+    try:
+        request = Request.parse(values)
+        noise_schedule = noise_schedule_of(studio, request.model, (request.width, request.height))
+        if noise_schedule is None:
+            return '<p class="sw-hint">The plots appear once the model is on this machine.</p>'
+        return schedule_plots(levels_for(request, noise_schedule), SCHEDULES[request.schedule.key].label)
+    except StepwiseError as error:
+        return markup.notice(str(error))
+
+
+def noise_schedule_of(studio: Studio, model: str, size: tuple[int, int]) -> NoiseSchedule | None:
+    """A model's own noise schedule, from its scheduler's file alone; None where that is not on this machine."""
+    from pipelines.families.latent import discrete_schedule, shifted_schedule
+
+    entry = studio.catalog[model]
+    if studio.loader.loaded(model):
+        with studio.loader.model(model) as family:
+            own = getattr(family, "noise_schedule_for", None)
+            return own(*size) if own else None
+    path = entry.path and entry.path / "scheduler" / "scheduler_config.json"
+    if path is None or not path.is_file():
+        return None
+    import diffusers
+
+    config = json.loads(path.read_text("utf-8"))
+    scheduler = getattr(diffusers, str(config.get("_class_name")), diffusers.DDIMScheduler).from_config(config)
+    if hasattr(scheduler, "alphas_cumprod"):
+        return discrete_schedule(scheduler)
+    return shifted_schedule(scheduler, size[0] * size[1] // _TOKEN**2, 1.15)
+
+
+def schedule_plots(levels: Sequence[Level], label: str) -> str:
+    """Two plots of the levels before each step and of the last one; a clean end lies on the ground line.
+
+    Args:
+        levels: N + 1, descending.
+        label: of the schedule.
+    """
+    decibels = [20 * math.log10(level.alpha / level.sigma) if level.alpha and level.sigma else None for level in levels]
+    noise = [math.log10(level.sigma_ve) if level.sigma and level.alpha else None for level in levels]
+    count = len(levels) - 1
+    first = next((level for level in levels if level.alpha and level.sigma), levels[0])
+    words = f"over {count} step{'s' * (count != 1)} of the schedule {label}"
+    return (
+        '<div class="sw-schedule-plots">'
+        + _figure(
+            noise,
+            f"Noise level sigma ÷ alpha {words}, from {first.sigma_ve:.3g} down",
+            "Noise level σ / α",
+            lambda value: f"{10**value:.3g}",
+        )
+        + _figure(
+            decibels,
+            f"Signal-to-noise ratio {words}, rising from {decibels[levels.index(first)] or 0:.0f} dB",
+            "Signal-to-noise ratio, dB",
+            lambda value: str(round(value)),
+        )
+        + "</div>"
+    )
+
+
+def _figure(values: Sequence[float | None], told: str, caption: str, write: Any) -> str:
+    """A line over the steps; values of None, at an end without noise or without signal, are left out."""
+    known = [value for value in values if value is not None] or [0.0]
+    low, high = min(known), max(known)
+    span, bottom = (high - low) or 1.0, HEIGHT - BOTTOM
+    count = max(1, len(values) - 1)
+
+    def place(index: int, value: float) -> tuple[float, float]:
+        across = LEFT + (WIDTH - LEFT - RIGHT) * index / count
+        return across, bottom - 6 - (bottom - TOP - 12) * (value - low) / span
+
+    places = [place(index, value) for index, value in enumerate(values) if value is not None]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places) if count <= 60 else ""
+    rules = "".join(_rule(place(0, low + share * span)[1], write(low + share * span)) for share in (0, 0.5, 1))
+    across = "".join(
+        f'<text x="{place(index, low)[0]:.1f}" y="{bottom + 18}" text-anchor="middle">{index}</text>'
+        for index in sorted({0, count // 2, count})
+    )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return (
+        f'<figure><svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">'
+        f'{rules}{across}<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
+        f'<polyline points="{line}"/>{dots}</svg>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _rule(y: float, text: str) -> str:
+    ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+    return f'<line class="sw-rule" {ends}/><text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
