@@ -55,10 +55,12 @@ class Catalogue:
     folder: Path
     _by_name: dict[str, EmojiObject] = field(init=False, repr=False)
     _sprites: dict[tuple[str, int], Image.Image] = field(init=False, repr=False)
+    _originals: dict[str, Image.Image] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._by_name = {name: item for item in self.objects for name in item.names}
         self._sprites = {}
+        self._originals = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -83,6 +85,11 @@ class Catalogue:
         return self._sprites[key]
 
     def _original(self, label: str) -> Image.Image:
+        if label not in self._originals:
+            self._originals[label] = self._open(label)
+        return self._originals[label]
+
+    def _open(self, label: str) -> Image.Image:
         item = self._by_name.get(label)
         if item is None:
             raise TrainingError(f"No object is called {label!r}; the catalogue has {self.labels}.")

@@ -66,6 +66,8 @@ class DenoiserRecipe:
     pairs: float = 0.5  # share of two objects; at the generator's own 0.2 they are learned late
     pool: int = 16_000  # pictures in memory as latents
     pool_steps: int = 4_000  # steps after which they are drawn anew
+    first: int = 4_096  # pictures before the first step, where new ones join at each step
+    fresh: int = 8  # pictures that join at each step
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,36 @@ RECIPES: dict[str, Recipe] = {
         autoencoder=AutoencoderRecipe(widths=(16, 48, 96)),
         denoiser=DenoiserRecipe(widths=(64, 128, 192), attention=(True, True, False)),
         classifier=ClassifierRecipe(widths=(32, 64, 128)),
+    ),
+    "emoji-128": Recipe(
+        name="emoji-128",
+        objects=152,
+        size=128,
+        autoencoder=AutoencoderRecipe(
+            widths=(16, 32, 64, 128),
+            latent_channels=8,
+            norm_groups=2,
+            crop=48,
+            batch=12,
+            steps=6_500,
+            learning_rate=1.5e-3,
+        ),
+        denoiser=DenoiserRecipe(
+            widths=(64, 128, 192),
+            attention=(False, True, True),
+            text_width=256,
+            text_layers=4,
+            text_heads=8,
+            text_hidden=768,
+            tokens=32,
+            vocabulary=2_400,
+            batch=48,
+            steps=5_000,
+            learning_rate=5e-4,
+            decay=0.4,
+            pool=40_000,
+        ),
+        classifier=ClassifierRecipe(widths=(32, 64, 128, 160)),
     ),
     "gpu": Recipe(
         name="gpu",
