@@ -19,6 +19,7 @@ from pipelines.training.denoiser import DenoiserTask, build_text_encoder, build_
 from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of
 from pipelines.training.latents import encode, pictures_of
+from pipelines.training.muon import Muon
 from pipelines.training.objectives import assign_noise, min_snr_v_loss
 from pipelines.training.recipes import Recipe, catalogue_for, find_recipe
 from pipelines.training.tokenizer import train_tokenizer
@@ -108,7 +109,8 @@ class CompositionPool:
         parts = [self._latents[start - self._start :]] if len(self._latents) else []
         for first in range(self._stop, stop, 128):
             parts.append(self._encode(range(first, min(first + 128, stop))))
-        self._latents, self._start = torch.cat(parts), start
+        with torch.autocast(self._latents.device.type, enabled=False):
+            self._latents, self._start = torch.cat(parts), start
         if self.file is not None and (self._stop == start or stop // 4096 > self._stop // 4096):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             numbers = torch.tensor([start, stop])
@@ -149,6 +151,11 @@ class CompositionDenoiserTask(DenoiserTask):
     ):
         super().__init__(recipe, networks, vae, tokenizer, catalogue, seed, steps, history)
         shape = recipe.denoiser
+        tables = [module.weight for module in networks.modules() if isinstance(module, torch.nn.Embedding)]
+        numbers = {id(table) for table in tables}
+        others = [weight for weight in networks.parameters() if id(weight) not in numbers]
+        groups = [{"params": others}, {"params": tables, "orthogonal": False}]
+        self.optimizer = Muon(groups, lr=shape.learning_rate, weight_decay=0.01)
         self.scheduler = noise_schedule("v_prediction")
         self.pool = CompositionPool(vae, catalogue, recipe.size, shape.pool, shape.first, shape.fresh, seed, kept)
 

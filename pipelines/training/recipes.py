@@ -118,7 +118,8 @@ RECIPES: dict[str, Recipe] = {
             crop=48,
             batch=12,
             steps=6_500,
-            learning_rate=1.5e-3,
+            learning_rate=2e-3,
+            gradient_weight=0.2,
         ),
         denoiser=DenoiserRecipe(
             widths=(64, 128, 192),
