@@ -17,7 +17,7 @@ __all__ = ["KINDS", "RELATIONS", "SIZES", "Composition", "countable", "sample_co
 
 RELATIONS = ("left of", "above", "in front of")
 KINDS = ("single", *RELATIONS, "count")
-SIZES: dict[str | None, tuple[float, float]] = {None: (0.5, 0.8), "small": (0.26, 0.38), "large": (0.84, 0.96)}
+SIZES: dict[str | None, tuple[float, float]] = {None: (0.5, 0.72), "small": (0.26, 0.36), "large": (0.86, 0.97)}
 """Widths in parts of the picture, by the word for them; None is what no word is said about."""
 SHARES = (0.3, 0.32, 0.12, 0.1, 0.16)  # of the KINDS
 COUNTS = (2, 3, 4)
