@@ -12,10 +12,23 @@ from typing import Any
 from pipelines.core.errors import UnknownMethodError
 from pipelines.core.types import Choice
 
-__all__ = ["Catalog", "CatalogEntry", "Quantised", "Source", "models_folder", "published", "shipped", "shown"]
+__all__ = [
+    "SHIPPED_KEYS",
+    "Catalog",
+    "CatalogEntry",
+    "Quantised",
+    "Source",
+    "models_folder",
+    "published",
+    "shipped",
+    "shipped_128",
+    "shown",
+]
 
 PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+SHIPPED_128 = SHIPPED.with_name("emoji-128")
+SHIPPED_KEYS = ("emoji", "emoji-128")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +159,27 @@ def shipped() -> CatalogEntry:
     )
 
 
+def shipped_128() -> CatalogEntry:
+    """Describe the larger model that comes with the program: 128 px, relations, sizes and counts."""
+    return CatalogEntry(
+        "emoji-128",
+        "Emoji 128",
+        "sd",
+        pipeline="StableDiffusionPipeline",
+        path=SHIPPED_128,
+        licence="mit",
+        size_bytes=sum(path.stat().st_size for path in SHIPPED_128.glob("*/*.safetensors")),
+        defaults={
+            "num_inference_steps": 25,
+            "width": 128,
+            "height": 128,
+            "sampler": "dpmpp_2m",
+            "guidance": {"key": "cfg", "guidance_scale": 4.0},
+        },
+        notes="One object, two in a relation, or two to four of one; trained here and shipped with the program.",
+    )
+
+
 def published() -> list[CatalogEntry]:
     """The published models, as `catalog_published.json` lists them."""
     return [_entry(line) for line in json.loads(PUBLISHED.read_text(encoding="utf-8"))]
@@ -189,8 +223,8 @@ class Catalog(Mapping[str, CatalogEntry]):
 
         entries = self._given
         if entries is None:
-            fixed = [shipped(), *published()]
-            entries = [fixed[0], *scan(self.folder, taken=[entry.key for entry in fixed]), *fixed[1:]]
+            own, others = [shipped(), shipped_128()], published()
+            entries = [*own, *scan(self.folder, taken=[entry.key for entry in (*own, *others)]), *others]
         found = {entry.key: entry for entry in entries}
         kept = {entry.key: entry for entry in kept_entries(self.folder, found) if entry.key not in found}
         # Replaced as a whole and never changed, so that other threads see the old or the new one.

@@ -137,6 +137,8 @@ RECIPES: dict[str, Recipe] = {
             decay=0.5,
             ema=0.998,
             pool=40_000,
+            first=2_048,
+            fresh=10,
         ),
         classifier=ClassifierRecipe(widths=(32, 64, 128, 160)),
     ),
