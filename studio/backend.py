@@ -25,7 +25,7 @@ from pipelines.requests.wildcards import expand_wildcards
 from pipelines.schedules.learned import use_folder
 from pipelines.workflows.video.request import VideoRequest
 from studio import infotext
-from studio.jobs.history import JobShelf
+from studio.jobs.history import JobHistory
 from studio.jobs.job import Frame, Job, JobStatus
 from studio.jobs.local_engine import LocalEngine
 from studio.jobs.sharp_frames import SharpFrames
@@ -92,7 +92,7 @@ class Studio:
         self.loader = Loader(self.cache, self.catalog, device=settings.device, host=host)
         self._traits: dict[str, Traits] = {}
         self.engine = self._zero(settings.gpu) if settings.gpu else LocalEngine(self._run, settings.limits)
-        self._jobs, self._sharp_frames = JobShelf(), SharpFrames()
+        self._jobs, self._sharp_frames = JobHistory(), SharpFrames()
 
     # Jobs.
 
@@ -175,7 +175,7 @@ class Studio:
     # Models.
 
     def models(self) -> Sequence[CatalogEntry]:
-        """The catalogue's entries, the shipped model first."""
+        """The catalog's entries, the shipped model first."""
         return list(self.catalog.values())
 
     def traits(self, model: str) -> Traits | None:
@@ -185,7 +185,7 @@ class Studio:
 
     @contextlib.contextmanager
     def model(self, key: str, job: Job) -> Iterator[Any]:
-        """The model while the context lasts: a Family, or a StockPipeline for the rest of the catalogue.
+        """The model while the context lasts: a Family, or a StockPipeline for the rest of the catalog.
 
         Raises:
             ModelError: it is not there or broken.
@@ -206,20 +206,20 @@ class Studio:
                 yield family
 
     @contextlib.contextmanager
-    def quantised(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
-        """A quantised copy of a model while the context lasts.
+    def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
+        """A quantized copy of a model while the context lasts.
 
         Args:
             key: of the model in full precision.
-            choice: of the quantiser table.
+            choice: of the quantizer table.
             full: that model, which the caller holds.
             job: whose cancel counts.
 
         Raises:
-            ModelError: it cannot be quantised.
+            ModelError: it cannot be quantized.
             Cancelled: the job was stopped.
         """
-        with self.loader.model(key, job.cancelled, quantisation=choice, source=full.network) as family:
+        with self.loader.model(key, job.cancelled, quantization=choice, source=full.network) as family:
             yield family
 
     def disk_bytes(self, key: str, family: Family) -> int | None:
@@ -227,10 +227,10 @@ class Studio:
         return self.loader.disk_bytes(key, family.network_name)
 
     def require_keeping(self) -> None:
-        """Raise SettingsError where a quantised model that is made now could not be used later."""
+        """Raise SettingsError where a quantized model that is made now could not be used later."""
         if self.engine.forks:
             raise SettingsError(
-                "This Space loads its models when it starts: a quantised model cannot be kept here. Leave keeping out."
+                "This Space loads its models when it starts: a quantized model cannot be kept here. Leave keeping out."
             )
 
     def loras(self, model: str) -> list[str]:

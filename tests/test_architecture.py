@@ -1,4 +1,4 @@
-"""Arrows run one way: app -> studio -> pipelines; methods -> loop, denoiser, schedule -> types, errors."""
+"""Arrows run one way: app -> studio -> pipelines, and in each package from a folder only to those below it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("pipelines/**/*.py"), *ROOT.glob("studio/**/*.py"), ROOT / "app.py"])
 
-LOWER = ("errors", "registry", "types", "schedule", "denoiser", "noise", "loop", "patching")
-UPPER = (
-    "families",
-    "text_to_image",
-    "comparison",
-    "catalog",
-    "loader",
-    "model_cache",
-    "benchmark",
-    "training",
-    "limits",
-)
+# The folders from the ground up: one imports only from itself and from those that stand before it.
+FLOORS = {
+    "pipelines": (
+        *("core", "samplers", "guidance", "schedules", "initializations", "weights", "families", "emoji", "metrics"),
+        *("inversions", "edits", "quantizers", "models", "requests", "workflows", "learning", "training", "benchmarks"),
+    ),
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -63,21 +58,29 @@ def test_the_core_knows_no_page(path):
     assert not top(imports(path)) & {"gradio", "gradio_client", "studio", "app", "fastapi", "starlette", "sqlite3"}
 
 
-@pytest.mark.parametrize("path", [ROOT / "pipelines" / f"{name}.py" for name in LOWER], ids=lambda path: path.stem)
-def test_the_middle_knows_no_method_and_no_model(path):
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] == "pipelines" and len(parts) > 1:
-            assert parts[1] not in UPPER, name
-            assert parts[1] not in ("samplers", "schedules", "guidance") or name == "pipelines.core.sampler", name
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_folder_has_its_floor(package):
+    folders = {path.relative_to(ROOT / package).parts[0] for path in (ROOT / package).glob("*/**/*.py")}
+    assert folders == set(FLOORS[package])
 
 
-@pytest.mark.parametrize("folder", ["samplers", "schedules", "guidance"])
-def test_a_method_knows_no_family(folder):
-    for path in (ROOT / "pipelines" / folder).glob("*.py"):
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_import_points_up(package):
+    floors = FLOORS[package]
+    wrong = []
+    for path in (ROOT / package).glob("*/**/*.py"):
+        own = floors.index(path.relative_to(ROOT / package).parts[0])
         for name in imports(path):
-            assert not name.startswith(tuple(f"pipelines.{upper}" for upper in UPPER)), (path.name, name)
-            assert not name.startswith(("diffusers", "transformers")), (path.name, name)
+            parts = name.split(".")
+            if parts[0] == package and parts[1:] and (parts[1] not in floors or floors.index(parts[1]) > own):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+@pytest.mark.parametrize("folder", ["core", "samplers", "guidance", "schedules", "initializations"])
+def test_a_method_knows_no_library_of_models(folder):
+    for path in (ROOT / "pipelines" / folder).glob("*.py"):
+        assert not top(imports(path)) & {"diffusers", "transformers"}, path.name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -92,7 +92,7 @@
     archive = href;
   }
 
-  // Escape closes the opened result, the arrows go to its neighbours.
+  // Escape closes the opened result, the arrows go to its neighbors.
   document.addEventListener("keydown", (event) => {
     const close = document.querySelector("#gal-close");
     if (!close || close.offsetParent === null || event.target.closest("input, textarea, video, pre, [role=listbox]")) return;

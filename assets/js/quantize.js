@@ -1,4 +1,4 @@
-/* Which one is quantised? Two pictures in random order, a guess, and the score, kept by this browser. */
+/* Which one is quantized? Two pictures in random order, a guess, and the score, kept by this browser. */
 (() => {
   "use strict";
   const KEY = "stepwise-quantize-score";
@@ -22,7 +22,7 @@
       button.className = "qz-guess";
       image.src = source;
       image.alt = place ? "The right picture" : "The left picture";
-      words.textContent = "This one is quantised";
+      words.textContent = "This one is quantized";
       button.addEventListener("click", () => guessed(game, box, button, place === (second ? 0 : 1), pair.dataset.pair, second ? 0 : 1));
       return button;
     }));
@@ -35,7 +35,7 @@
     write([good + Number(right), asked + 1]);
     [...box.children].forEach((button, index) => {
       button.disabled = true;
-      button.toggleAttribute("data-quantised", index === place);
+      button.toggleAttribute("data-quantized", index === place);
       button.querySelector("span").textContent = index === place ? label : "Full precision";
     });
     chosen.dataset.chosen = right ? "right" : "wrong";

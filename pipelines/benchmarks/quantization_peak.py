@@ -35,11 +35,11 @@ def peak_bytes(
     """Bytes at the peak, beyond the program's own.
 
     Args:
-        model: key of the catalogue.
+        model: key of the catalog.
         models_folder, device: of the loader.
         request: of the picture, whose first step is made.
-        method: the quantiser, as `Choice.to_json` gives it; None for full precision.
-        file: the quantised network, where it is stored: then the full one is never in memory.
+        method: the quantizer, as `Choice.to_json` gives it; None for full precision.
+        file: the quantized network, where it is stored: then the full one is never in memory.
         cancelled: polled while waiting.
 
     Raises:
@@ -125,7 +125,7 @@ def main() -> int:
     from pipelines.models.cache import ModelCache
     from pipelines.models.catalog import Catalog
     from pipelines.models.loader import Loader
-    from pipelines.models.quantization_folder import quantised_entry
+    from pipelines.models.quantization_folder import quantized_entry
     from pipelines.quantizers import QUANTIZERS
     from pipelines.requests.text_to_image import build_run, resolve
 
@@ -133,7 +133,7 @@ def main() -> int:
     _ = (QUANTIZERS, diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, transformers.CLIPTextModel)
     catalog, key = Catalog(Path(task["folder"])), task["model"]
     if task["method"]:
-        entry = quantised_entry(
+        entry = quantized_entry(
             catalog[key], Choice.parse(task["method"]), Path(task["file"]) if task["file"] else None
         )
         catalog, key = Catalog(catalog.folder, [entry]), entry.key

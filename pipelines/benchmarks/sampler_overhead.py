@@ -44,7 +44,7 @@ class _Free:
 def one_evaluation() -> list[Method]:
     """The samplers whose next step costs one evaluation more, whatever their first steps cost."""
     built = [(method, method.build()) for method in SAMPLERS.values()]
-    return [method for method, sampler in built if sampler.calls(2 * STEPS) - sampler.calls(STEPS) == STEPS]
+    return [method for method, sampler in built if sampler.nfe(2 * STEPS) - sampler.nfe(STEPS) == STEPS]
 
 
 def free_run(method: Method, part: Cases, noise_schedule: NoiseSchedule, answer: torch.Tensor) -> Run:

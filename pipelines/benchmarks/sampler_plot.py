@@ -56,11 +56,11 @@ def plot(rows: Mapping[str, Any]) -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
     ]
     parts += _axes(sorted({x for x, _ in points}), low_y, high_y, place)
-    for (name, line), colour in zip(lines.items(), COLOURS, strict=False):
+    for (name, line), color in zip(lines.items(), COLOURS, strict=False):
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (place(*point) for point in line))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         parts += [
-            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in (place(*point) for point in line)
+            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{color}"/>' for a, b in (place(*point) for point in line)
         ]
     parts += _legend(list(lines))
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -87,8 +87,8 @@ def _axes(counts: Sequence[float], low: float, high: float, place: Any) -> list[
 
 def _legend(names: Sequence[str]) -> list[str]:
     found = []
-    for index, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+    for index, (name, color) in enumerate(zip(names, COLOURS, strict=False)):
         y = TOP + 12 + 22 * index
-        found.append(f'<rect x="{WIDTH - RIGHT + 16}" y="{y - 9}" width="12" height="12" fill="{colour}"/>')
+        found.append(f'<rect x="{WIDTH - RIGHT + 16}" y="{y - 9}" width="12" height="12" fill="{color}"/>')
         found.append(f'<text x="{WIDTH - RIGHT + 34}" y="{y + 2}" fill="#333">{escape(name)}</text>')
     return found

@@ -141,12 +141,12 @@ class Bench:
 
 def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
     """Captions that no training run saw, most of one object, the last quarter of two, and what they name."""
-    from pipelines.emoji.objects import shipped_catalogue
+    from pipelines.emoji.objects import shipped_catalog
     from pipelines.training.measures import named_captions
 
-    catalogue = shipped_catalogue()
-    cases = named_captions(catalogue, PICTURES - _TWO_OBJECTS, "train", 1) + named_captions(
-        catalogue, _TWO_OBJECTS, "train", 2
+    catalog = shipped_catalog()
+    cases = named_captions(catalog, PICTURES - _TWO_OBJECTS, "train", 1) + named_captions(
+        catalog, _TWO_OBJECTS, "train", 2
     )
     return [(text, (tuple(placed.label for placed in scene.objects), scene.background)) for scene, text in cases]
 

@@ -152,7 +152,7 @@ def _learned_lines(label: Mapping[str, str]) -> list[Line]:
 def steps_for(sampler: Choice, evaluations: int) -> int:
     """The most steps that cost no more than this; 0 where one step costs more."""
     built, steps = SAMPLERS[sampler.key].build(sampler.settings), evaluations
-    while steps and built.calls(steps) > evaluations:
+    while steps and built.nfe(steps) > evaluations:
         steps -= 1
     return steps
 

@@ -1,6 +1,6 @@
 """The one contract in the middle: from noisy latents and a noise level to the denoised estimate.
 
-Prediction type, guidance, counting of evaluations and cancelling live here, so a sampler sees none of them.
+Prediction type, guidance, counting of evaluations and canceling live here, so a sampler sees none of them.
 Runs that share a network are evaluated in one batch, each row at its own noise level.
 """
 
@@ -143,7 +143,7 @@ class Query:
     Attributes:
         latents: (B, C, h, w).
         level: theirs.
-        told_levels: B levels whose times the network is told in place of the level's own; None tells it that one.
+        conditioning_levels: B levels whose times the network is told in place of the level's own; None tells it that one.
         branches: those of the guidance's branches that are wanted, in the place of its combination: the prediction is the
             last one's, and remembers them all; empty for the guided prediction.
         conditioning: a branch's conditioning in the place of the run's own, of its name and all those of the run; None for
@@ -152,15 +152,15 @@ class Query:
 
     latents: torch.Tensor
     level: Level
-    told_levels: tuple[Level, ...] | None = None
+    conditioning_levels: tuple[Level, ...] | None = None
     branches: tuple[str, ...] = ()
     conditioning: Callable[[str, Mapping[str, Conditioning]], Conditioning] | None = None
 
     @property
     def told(self) -> torch.Tensor:
         """(B,), float64: the time that the network is told for each row."""
-        if self.told_levels is not None:
-            return torch.tensor([level.timestep for level in self.told_levels], dtype=torch.float64)
+        if self.conditioning_levels is not None:
+            return torch.tensor([level.timestep for level in self.conditioning_levels], dtype=torch.float64)
         return torch.full((len(self.latents),), float(self.level.timestep), dtype=torch.float64)
 
 
@@ -262,9 +262,9 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
 def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:
     """The prediction at the query's level. A network that was told other levels answers in the terms of those: what it
     says of x0 or v becomes eps by their alpha and sigma, so that every form of network says the same."""
-    if query.told_levels is None or prediction_type == "epsilon":
+    if query.conditioning_levels is None or prediction_type == "epsilon":
         return Prediction(raw, query.latents, query.level, prediction_type)
-    rows = zip(raw.split(1), query.latents.split(1), query.told_levels, strict=True)
+    rows = zip(raw.split(1), query.latents.split(1), query.conditioning_levels, strict=True)
     noise = torch.cat([Prediction(one, latents, level, prediction_type).noise for one, latents, level in rows])
     return Prediction(noise, query.latents, query.level, "epsilon")
 

@@ -18,7 +18,7 @@ class PartKey(NamedTuple):
         revision: of the repository; "" for a local folder.
         part: "unet", "vae", ...
         dtype: "float32", ...
-        quantisation: "" for none.
+        quantization: "" for none.
         device: "cpu", "cuda:0", ...
     """
 
@@ -26,7 +26,7 @@ class PartKey(NamedTuple):
     revision: str = ""
     part: str = ""
     dtype: str = "float32"
-    quantisation: str = ""
+    quantization: str = ""
     device: str = "cpu"
 
 

@@ -81,7 +81,7 @@ class Sampler(Protocol):
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         """From `state.latents` at `level` to the state at `next_level`, which has less noise."""
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         """Evaluations of the denoiser in a run of `num_steps` steps that ends without noise."""
 
 

@@ -93,7 +93,7 @@ class Request:
     """One text-to-image request: everything that decides the picture, and nothing else.
 
     Attributes:
-        model: key of the catalogue.
+        model: key of the catalog.
         prompt, negative_prompt: as typed, with (word:1.2) weights; wildcards already drawn.
         sampler, schedule, guidance, start: methods by key with their settings.
         num_inference_steps: steps of the sampler.

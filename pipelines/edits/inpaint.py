@@ -65,8 +65,8 @@ class Blended:
             denoised=torch.where(self.mask, moved.denoised, self.image_latents),
         )
 
-    def calls(self, num_steps: int) -> int:
-        return self.inner.calls(num_steps)
+    def nfe(self, num_steps: int) -> int:
+        return self.inner.nfe(num_steps)
 
 
 class Inpaint(Undressed):

@@ -92,5 +92,5 @@ class LocalBlend:
             moved, latents=blended_rows(moved.latents, mask), denoised=blended_rows(moved.denoised, mask)
         )
 
-    def calls(self, num_steps: int) -> int:
-        return self.inner.calls(num_steps)
+    def nfe(self, num_steps: int) -> int:
+        return self.inner.nfe(num_steps)

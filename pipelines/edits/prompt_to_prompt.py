@@ -119,8 +119,8 @@ class _Counting:
         self.controller.done = context.index / context.num_steps
         return (yield from self.inner.step(state, level, next_level, context))
 
-    def calls(self, num_steps: int) -> int:
-        return self.inner.calls(num_steps)
+    def nfe(self, num_steps: int) -> int:
+        return self.inner.nfe(num_steps)
 
 
 class PromptToPrompt(Undressed):

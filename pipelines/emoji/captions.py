@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import Catalogue, EmojiObject
+from pipelines.emoji.objects import Catalog, EmojiObject
 from pipelines.emoji.scenes import BACKGROUNDS, Scene
 
 __all__ = [
@@ -41,22 +41,22 @@ class Truth:
     background: str | None
 
 
-def caption(scene: Scene, catalogue: Catalogue, rng: np.random.Generator, empty: float = 0.0) -> str:
+def caption(scene: Scene, catalog: Catalog, rng: np.random.Generator, empty: float = 0.0) -> str:
     """Describe a scene in varied words that `parse` reads back.
 
     Args:
         scene: what is described.
-        catalogue: its objects' names and tags.
+        catalog: its objects' names and tags.
         rng: the source of variety.
         empty: share of empty captions, in [0, 1].
-    Raises: TrainingError when the scene has an object that the catalogue lacks.
+    Raises: TrainingError when the scene has an object that the catalog lacks.
     """
     if rng.random() < empty:
         return ""
-    items = [find_item(placed.label, catalogue) for placed in scene.objects]
+    items = [find_item(placed.label, catalog) for placed in scene.objects]
     article = rng.random() < 0.85
     if len(items) == 1:
-        subject = with_article(choose_phrase(items[0], catalogue, rng), article)
+        subject = with_article(choose_phrase(items[0], catalog, rng), article)
     else:
         left, right = (with_article(choose_name(item, rng), article) for item in items)
         subject = f"{left} left of {right}" if rng.random() < 0.6 else f"{right} right of {left}"
@@ -74,7 +74,7 @@ def plain_caption(scene: Scene) -> str:
     return subject + on_background(scene.background)
 
 
-def parse(text: str, catalogue: Catalogue) -> Truth:
+def parse(text: str, catalog: Catalog) -> Truth:
     """Read a caption of this grammar.
 
     Raises: TrainingError when a part of it names no object, or more than one.
@@ -82,11 +82,11 @@ def parse(text: str, catalogue: Catalogue) -> Truth:
     rest, background = split_background(text)
     parts = _SIDES.split(rest)
     if len(parts) == 1:
-        return Truth((resolve_object(parts[0], catalogue),), background)
+        return Truth((resolve_object(parts[0], catalog),), background)
     if len(parts) != 3:
         raise TrainingError(f"The caption {text!r} has more than two objects.")
     first, side, second = parts
-    labels = resolve_object(first, catalogue), resolve_object(second, catalogue)
+    labels = resolve_object(first, catalog), resolve_object(second, catalog)
     return Truth(labels if side == "left" else labels[::-1], background)
 
 
@@ -99,31 +99,31 @@ def split_background(text: str) -> tuple[str, str | None]:
     return rest, None
 
 
-def resolve_object(phrase: str, catalogue: Catalogue) -> str:
+def resolve_object(phrase: str, catalog: Catalog) -> str:
     """Find the label of the one object that a phrase names or describes.
 
     Raises: TrainingError when it names no object, or more than one.
     """
     phrase = _ARTICLE.sub("", phrase.strip())
-    named = catalogue.find(phrase)
+    named = catalog.find(phrase)
     if named:
         return named.label
     words = [word.strip() for word in phrase.split(",")]
-    fitting = catalogue.described_by(words)
+    fitting = catalog.described_by(words)
     if len(fitting) != 1:
-        fitting = [item for item in map(catalogue.find, words) if item]
+        fitting = [item for item in map(catalog.find, words) if item]
     if len({item.label for item in fitting}) != 1:
         raise TrainingError(f"{phrase!r} names {len(fitting)} objects; it must name exactly one.")
     return fitting[0].label
 
 
-def choose_phrase(item: EmojiObject, catalogue: Catalogue, rng: np.random.Generator) -> str:
+def choose_phrase(item: EmojiObject, catalog: Catalog, rng: np.random.Generator) -> str:
     """Draw a name; or a name and a tag; or two or three tags that together fit this object alone."""
     draw = rng.random()
     if draw < 0.8 or not item.tags:
         return choose_name(item, rng)
     tags = list(rng.permutation(item.tags)[: 1 if draw < 0.9 else int(rng.integers(2, 4))])
-    if draw >= 0.9 and len(catalogue.described_by(tags)) == 1:
+    if draw >= 0.9 and len(catalog.described_by(tags)) == 1:
         return ", ".join(tags)
     return f"{choose_name(item, rng)}, {tags[0]}"
 
@@ -148,12 +148,12 @@ def on_background(background: str) -> str:
     return f" on {'an' if background[0] in 'aeiou' else 'a'} {background} background"
 
 
-def find_item(label: str, catalogue: Catalogue) -> EmojiObject:
+def find_item(label: str, catalog: Catalog) -> EmojiObject:
     """Find the object of a label.
 
     Raises: TrainingError when there is none.
     """
-    item = catalogue.find(label)
+    item = catalog.find(label)
     if item is None:
         raise TrainingError(f"No object is called {label!r}.")
     return item

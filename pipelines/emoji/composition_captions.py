@@ -22,7 +22,7 @@ from pipelines.emoji.captions import (
     with_article,
 )
 from pipelines.emoji.compositions import RELATIONS, Composition, countable
-from pipelines.emoji.objects import Catalogue, EmojiObject
+from pipelines.emoji.objects import Catalog, EmojiObject
 
 __all__ = ["Description", "describe", "describe_plainly", "parse_description", "pluralize"]
 
@@ -50,19 +50,19 @@ class Description:
     background: str | None = None
 
 
-def describe(composition: Composition, catalogue: Catalogue, rng: np.random.Generator, empty: float = 0.0) -> str:
+def describe(composition: Composition, catalog: Catalog, rng: np.random.Generator, empty: float = 0.0) -> str:
     """Describe a composition in varied words that `parse_description` reads back.
 
     Args:
         composition: what is described.
-        catalogue: its objects' names and tags.
+        catalog: its objects' names and tags.
         rng: the source of variety.
         empty: share of empty captions, in [0, 1].
-    Raises: TrainingError when the scene has an object that the catalogue lacks.
+    Raises: TrainingError when the scene has an object that the catalog lacks.
     """
     if rng.random() < empty:
         return ""
-    subject = _subject(composition, catalogue, rng)
+    subject = _subject(composition, catalog, rng)
     if rng.random() < 0.08:
         subject = PREFIXES[rng.integers(len(PREFIXES))] + subject
     draw, background = rng.random(), composition.scene.background
@@ -83,7 +83,7 @@ def describe_plainly(composition: Composition) -> str:
     return subject + on_background(composition.scene.background)
 
 
-def parse_description(text: str, catalogue: Catalogue) -> Description:
+def parse_description(text: str, catalog: Catalog) -> Description:
     """Read a caption of this grammar.
 
     Raises: TrainingError when a part of it names no object, or more than one.
@@ -94,20 +94,20 @@ def parse_description(text: str, catalogue: Catalogue) -> Description:
         raise TrainingError(f"The caption {text!r} has more than two objects.")
     if len(parts) == 3:
         first, word, second = parts
-        labels = resolve_object(first, catalogue), resolve_object(second, catalogue)
+        labels = resolve_object(first, catalog), resolve_object(second, catalog)
         if word in CONVERSES:
             return Description(word, labels, 2, None, background)
         kind = next(kind for kind, converse in CONVERSES.items() if converse == word)
         return Description(kind, labels[::-1], 2, None, background)
     numbered, sized = _NUMBER.match(subject), _SIZE.match(subject)
-    named = _find_plural(numbered.group(2), catalogue) if numbered else None
+    named = _find_plural(numbered.group(2), catalog) if numbered else None
     if numbered and named:
         count = next(count for count, word in NUMBERS.items() if word == numbered.group(1))
         return Description("count", (named.label,), count, None, background)
     if sized:
-        label = resolve_object(sized.group(2), catalogue)
+        label = resolve_object(sized.group(2), catalog)
         return Description("single", (label,), 1, SIZE_WORDS[sized.group(1)], background)
-    return Description("single", (resolve_object(subject, catalogue),), 1, None, background)
+    return Description("single", (resolve_object(subject, catalog),), 1, None, background)
 
 
 def pluralize(name: str) -> str:
@@ -126,15 +126,15 @@ def pluralize(name: str) -> str:
     return f"{head} {plural}".strip()
 
 
-def _subject(composition: Composition, catalogue: Catalogue, rng: np.random.Generator) -> str:
-    items = [find_item(label, catalogue) for label in composition.labels]
+def _subject(composition: Composition, catalog: Catalog, rng: np.random.Generator) -> str:
+    items = [find_item(label, catalog) for label in composition.labels]
     article = rng.random() < 0.9
     if composition.kind == "count":
         names = [name for name in items[0].names if countable(name)]
         name = names[0] if rng.random() < 0.6 else names[rng.integers(len(names))]
         return f"{NUMBERS[composition.count]} {pluralize(name)}"
     if composition.kind == "single":
-        return with_article(_sized(choose_phrase(items[0], catalogue, rng), _size_word(composition, rng)), article)
+        return with_article(_sized(choose_phrase(items[0], catalog, rng), _size_word(composition, rng)), article)
     first, second = (with_article(choose_name(item, rng), article) for item in items)
     if rng.random() < 0.6:
         return f"{first} {composition.kind} {second}"
@@ -152,5 +152,5 @@ def _sized(name: str, word: str | None) -> str:
     return f"{word} {name}" if word else name
 
 
-def _find_plural(plural: str, catalogue: Catalogue) -> EmojiObject | None:
-    return next((item for item in catalogue.objects for name in item.names if pluralize(name) == plural), None)
+def _find_plural(plural: str, catalog: Catalog) -> EmojiObject | None:
+    return next((item for item in catalog.objects for name in item.names if pluralize(name) == plural), None)

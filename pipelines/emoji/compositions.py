@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, SPLITS, Placed, Scene, is_held_out
 
 __all__ = ["KINDS", "RELATIONS", "SIZES", "Composition", "countable", "sample_composition"]
@@ -60,17 +60,17 @@ def countable(label: str) -> bool:
 
 
 def sample_composition(
-    catalogue: Catalogue, seed: int, split: str = "train", kind: str | None = None, count: int | None = None
+    catalog: Catalog, seed: int, split: str = "train", kind: str | None = None, count: int | None = None
 ) -> Composition:
     """Draw a composition; the same arguments give the same one.
 
     Args:
-        catalogue: the objects to draw from.
+        catalog: the objects to draw from.
         seed: at least 0.
         split: "train" has no held-out pair, "held-out" has only such pairs, "all" both.
         kind: one of KINDS; by default each in its share.
         count: of the kind "count", 2 to 4; by default any.
-    Raises: TrainingError when the split or the kind is unknown or the catalogue has no such scene.
+    Raises: TrainingError when the split or the kind is unknown or the catalog has no such scene.
     """
     if split not in SPLITS:
         raise TrainingError(f"Unknown split {split!r}. Choose one of: {', '.join(SPLITS)}.")
@@ -78,7 +78,7 @@ def sample_composition(
         raise TrainingError(f"Unknown kind {kind!r}. Choose one of: {', '.join(KINDS)}.")
     rng = np.random.default_rng([seed, SPLITS.index(split), 128])
     chosen = kind or KINDS[rng.choice(len(KINDS), p=SHARES)]
-    labels, background = _draw_labels(catalogue, rng, split, chosen)
+    labels, background = _draw_labels(catalog, rng, split, chosen)
     shading = int(rng.integers(2**31))
     if chosen == "single":
         size = (None, None, "small", "large")[rng.integers(4)]
@@ -89,18 +89,18 @@ def sample_composition(
     return Composition(Scene(_PLACED[chosen](labels, rng), background, shading), chosen)
 
 
-def _draw_labels(catalogue: Catalogue, rng: np.random.Generator, split: str, kind: str) -> tuple[list[str], str]:
+def _draw_labels(catalog: Catalog, rng: np.random.Generator, split: str, kind: str) -> tuple[list[str], str]:
     names = tuple(BACKGROUNDS)
     for _ in range(10_000):
         background = names[rng.integers(len(names))]
-        picked = rng.choice(len(catalogue.objects), size=2 if kind in RELATIONS else 1, replace=False)
-        labels = [catalogue.objects[index].label for index in picked]
+        picked = rng.choice(len(catalog.objects), size=2 if kind in RELATIONS else 1, replace=False)
+        labels = [catalog.objects[index].label for index in picked]
         if kind == "count" and not countable(labels[0]):
             continue
         held = [is_held_out(label, background) for label in labels]
         if split == "all" or (all(held) if split == "held-out" else not any(held)):
             return labels, background
-    raise TrainingError(f"The catalogue has no scene of the kind {kind!r} for {split!r}.")
+    raise TrainingError(f"The catalog has no scene of the kind {kind!r} for {split!r}.")
 
 
 def _place_one(label: str, size: str | None, rng: np.random.Generator) -> tuple[Placed, ...]:

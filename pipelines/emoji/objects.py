@@ -1,7 +1,7 @@
 """The pictured objects: their names and their pictures with transparency.
 
-Two sources of one form. `shipped_catalogue` reads the small set in `assets/data/emoji`;
-`packaged_catalogue` fetches the two npm packages it was taken from and takes many more.
+Two sources of one form. `shipped_catalog` reads the small set in `assets/data/emoji`;
+`packaged_catalog` fetches the two npm packages it was taken from and takes many more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipelines.core.errors import TrainingError
 
-__all__ = ["Catalogue", "EmojiObject", "packaged_catalogue", "shipped_catalogue"]
+__all__ = ["Catalog", "EmojiObject", "packaged_catalog", "shipped_catalog"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji"
 PICTURES = "@lobehub/fluent-emoji-3d@1.1.0"
@@ -45,7 +45,7 @@ class EmojiObject:
 
 
 @dataclass
-class Catalogue:
+class Catalog:
     """A list of objects and the folder with their pictures; decoded pictures are kept.
 
     Raises: TrainingError when a picture is asked for that is not in the folder.
@@ -92,7 +92,7 @@ class Catalogue:
     def _open(self, label: str) -> Image.Image:
         item = self._by_name.get(label)
         if item is None:
-            raise TrainingError(f"No object is called {label!r}; the catalogue has {self.labels}.")
+            raise TrainingError(f"No object is called {label!r}; the catalog has {self.labels}.")
         path = self.folder / item.file
         try:
             with Image.open(path) as picture:
@@ -101,16 +101,16 @@ class Catalogue:
             raise TrainingError(f"The picture of {label!r} cannot be read: {error}.") from error
 
 
-def shipped_catalogue(count: int | None = SHIPPED_OBJECTS) -> Catalogue:
+def shipped_catalog(count: int | None = SHIPPED_OBJECTS) -> Catalog:
     """List the objects that come with the project: nothing is fetched.
 
     Args: count: the first so many; None takes all. The default are those of the 64 px model.
     Raises: TrainingError when the files are missing.
     """
-    return Catalogue(_read_objects(SHIPPED / "objects.json")[:count], SHIPPED)
+    return Catalog(_read_objects(SHIPPED / "objects.json")[:count], SHIPPED)
 
 
-def packaged_catalogue(count: int, cache: Path | None = None) -> Catalogue:
+def packaged_catalog(count: int, cache: Path | None = None) -> Catalog:
     """`count` objects from the npm packages: the shipped ones first, then by emojibase's order.
 
     Args:
@@ -126,11 +126,11 @@ def packaged_catalogue(count: int, cache: Path | None = None) -> Catalogue:
     found = known + _further_objects(json.loads(labels.read_text("utf-8")), pictures, known)
     if len(found) < count:
         raise TrainingError(f"{count} objects were asked for, the packages have {len(found)}.")
-    return Catalogue(found[:count], pictures)
+    return Catalog(found[:count], pictures)
 
 
 def _without_ringing(alpha: int) -> int:
-    """The resampling leaves specks of one or two grey levels where nothing or everything is."""
+    """The resampling leaves specks of one or two gray levels where nothing or everything is."""
     return 0 if alpha < 4 else 255 if alpha > 251 else alpha
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 
 __all__ = [
     "BACKGROUNDS",
@@ -38,13 +38,13 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "teal": (38, 170, 166),
 }
 SHADING = 14.0  # of 255, from the middle of the picture to its upper or lower edge
-TINT = 4.0  # of 255, standard deviation of a picture's colour about its background's colour
+TINT = 4.0  # of 255, standard deviation of a picture's color about its background's color
 SPLITS = ("train", "held-out", "all")
 
 
 @dataclass(frozen=True)
 class Placed:
-    """An object: centre from the left and from the top, and width, in parts of the picture."""
+    """An object: center from the left and from the top, and width, in parts of the picture."""
 
     label: str
     x: float
@@ -76,15 +76,15 @@ def is_held_out(label: str, background: str) -> bool:
     return int.from_bytes(digest[:4], "big") % 10 == 0
 
 
-def sample_scene(catalogue: Catalogue, seed: int, split: str = "train", objects: int | None = None) -> Scene:
+def sample_scene(catalog: Catalog, seed: int, split: str = "train", objects: int | None = None) -> Scene:
     """Draw a scene; the same arguments give the same scene.
 
     Args:
-        catalogue: the objects to draw from.
+        catalog: the objects to draw from.
         seed: at least 0.
         split: "train" has no held-out pair, "held-out" has only such pairs, "all" both.
         objects: 1 or 2; by default 1 in four fifths of the scenes.
-    Raises: TrainingError when the split is unknown or the catalogue has no such scene.
+    Raises: TrainingError when the split is unknown or the catalog has no such scene.
     """
     if split not in SPLITS:
         raise TrainingError(f"Unknown split {split!r}. Choose one of: {', '.join(SPLITS)}.")
@@ -93,13 +93,13 @@ def sample_scene(catalogue: Catalogue, seed: int, split: str = "train", objects:
     names = tuple(BACKGROUNDS)
     for _ in range(10_000):
         background = names[rng.integers(len(names))]
-        chosen = rng.choice(len(catalogue.objects), size=count, replace=False)
-        labels = [catalogue.objects[index].label for index in chosen]
+        chosen = rng.choice(len(catalog.objects), size=count, replace=False)
+        labels = [catalog.objects[index].label for index in chosen]
         held = [is_held_out(label, background) for label in labels]
         if split == "all" or (all(held) if split == "held-out" else not any(held)):
             break
     else:
-        raise TrainingError(f"The catalogue has no scene of {count} objects for {split!r}.")
+        raise TrainingError(f"The catalog has no scene of {count} objects for {split!r}.")
     placed = place_single(labels[0], rng) if count == 1 else place_pair(labels, rng)
     return Scene(placed, background, int(rng.integers(2**31)))
 
@@ -127,12 +127,12 @@ def place_pair(labels: list[str], rng: np.random.Generator) -> tuple[Placed, ...
     return tuple(placed)
 
 
-def render(scene: Scene, catalogue: Catalogue, size: int = 64) -> Rendering:
+def render(scene: Scene, catalog: Catalog, size: int = 64) -> Rendering:
     """Draw a scene.
 
     Args:
         scene: what to draw.
-        catalogue: where its objects' pictures are.
+        catalog: where its objects' pictures are.
         size: width and height in pixels.
     Returns: the picture; masks in the order of `scene.objects`; the background alone.
     Raises: TrainingError for a background or an object that does not exist.
@@ -142,7 +142,7 @@ def render(scene: Scene, catalogue: Catalogue, size: int = 64) -> Rendering:
     masks = []
     for placed in scene.objects:
         pixels = max(1, round(placed.size * size))
-        sprite = catalogue.sprite(placed.label, pixels)
+        sprite = catalog.sprite(placed.label, pixels)
         corner = _corner(placed.x, pixels, size), _corner(placed.y, pixels, size)
         alpha = sprite.getchannel("A")
         picture.paste(sprite.convert("RGB"), corner, alpha)
@@ -152,8 +152,8 @@ def render(scene: Scene, catalogue: Catalogue, size: int = 64) -> Rendering:
     return Rendering(picture, tuple(masks), backdrop)
 
 
-def _corner(centre: float, pixels: int, size: int) -> int:
-    return min(max(round(centre * size - pixels / 2), 0), max(size - pixels, 0))
+def _corner(center: float, pixels: int, size: int) -> int:
+    return min(max(round(center * size - pixels / 2), 0), max(size - pixels, 0))
 
 
 def _backdrop(scene: Scene, size: int) -> Image.Image:

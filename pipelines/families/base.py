@@ -23,7 +23,7 @@ class Family(abc.ABC):
     A family borrows its components and returns them unchanged; several requests may share one, one at a time.
 
     Attributes:
-        key: the family's name in the catalogue.
+        key: the family's name in the catalog.
         components: diffusers' names ("unet", "vae", "text_encoder", ...) to the loaded parts.
         noise_schedule: relation of network time to noise level.
         prediction_type: "epsilon", "v_prediction", "sample" or "flow".

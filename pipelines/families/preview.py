@@ -18,7 +18,7 @@ __all__ = ["Factors", "fit_factors", "linear_preview", "parse_factors", "read_fa
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """rgb = latents * factors + bias, colours in [0, 1].
+    """rgb = latents * factors + bias, colors in [0, 1].
 
     Attributes:
         factors: (C, 3), float32.
@@ -51,7 +51,7 @@ def linear_preview(latents: torch.Tensor, factors: Factors) -> torch.Tensor:
 
 
 def sample_images(count: int, side: int) -> torch.Tensor:
-    """Pictures (count, 3, side, side) in [0, 1] of coloured clouds, always the same, to fit factors on."""
+    """Pictures (count, 3, side, side) in [0, 1] of colored clouds, always the same, to fit factors on."""
     generator = torch.Generator("cpu").manual_seed(0)
     total = torch.zeros(count, 3, side, side)
     for cells in (1, 2, 4, 8):

@@ -45,7 +45,7 @@ def parse_weights(text: str) -> list[tuple[str, float]]:
         text: as typed, at most `MAX_PROMPT` characters.
 
     Returns:
-        At least one pair; neighbours of equal weight are joined.
+        At least one pair; neighbors of equal weight are joined.
 
     Raises:
         PromptError: the text is too long, a weight is no number, or it is larger than `MAX_WEIGHT`.

@@ -8,10 +8,10 @@ from pipelines.initializations.mcmc import DenoisingMcmc, McmcSettings
 from pipelines.initializations.noise import PlainNoise
 from pipelines.initializations.optimal_transport import OptimalTransport, OptimalTransportSettings
 
-__all__ = ["STARTS"]
+__all__ = ["INITIALIZATIONS"]
 
 
-STARTS = Table(
+INITIALIZATIONS = Table(
     "start",
     [
         Method(

@@ -18,7 +18,7 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 
-__all__ = ["Beginning", "Begun", "Start", "StartContext", "spared_steps"]
+__all__ = ["Beginning", "Begun", "Start", "StartContext", "count_skipped_steps"]
 
 Begun = tuple[torch.Tensor, Sequence[Level]]
 """Latents (B, C, h, w), and the levels from theirs to the end, at least two."""
@@ -34,7 +34,7 @@ class StartContext:
     Attributes:
         noise: drawn from only where the method is stochastic.
         noise_schedule: gives the levels between two steps.
-        model: key of the catalogue, for messages.
+        model: key of the catalog, for messages.
         folder: where what was fitted for this model lies; None where nothing can be.
     """
 
@@ -53,10 +53,10 @@ class Start(Protocol):
     def left(self, num_steps: int) -> int | None:
         """Steps that a schedule of `num_steps` leaves to the sampler; None where only the run can tell."""
 
-    def calls(self, num_steps: int, sampler: Sampler) -> int:
+    def nfe(self, num_steps: int, sampler: Sampler) -> int:
         """Evaluations of the denoiser, its own and the sampler's, in a run on a schedule of `num_steps` steps."""
 
 
-def spared_steps(num_steps: int, share: float) -> int:
+def count_skipped_steps(num_steps: int, share: float) -> int:
     """Steps of a schedule that a start makes unnecessary: the share of them, rounded, one always being left."""
     return min(round(share * num_steps), num_steps - 1)

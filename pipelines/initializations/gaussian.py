@@ -10,7 +10,7 @@ import torch
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level
-from pipelines.initializations.base import Beginning, StartContext, spared_steps
+from pipelines.initializations.base import Beginning, StartContext, count_skipped_steps
 from pipelines.initializations.fitted import STATISTICS, Statistics, fitted_file, load_statistics, require_shape
 
 __all__ = ["GaussianSettings", "GaussianStart", "gaussian_flow"]
@@ -71,17 +71,17 @@ class GaussianStart:
         self.share = settings.share
 
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
-        spared = spared_steps(len(levels) - 1, self.share)
-        if not spared:
+        skipped_steps = count_skipped_steps(len(levels) - 1, self.share)
+        if not skipped_steps:
             return latents, levels
         statistics = load_statistics(fitted_file(context, STATISTICS))
         require_shape(context, statistics.mean.shape, latents)
-        moved = gaussian_flow(latents, levels[0], levels[spared], statistics)
-        return moved.to(latents), levels[spared:]
+        moved = gaussian_flow(latents, levels[0], levels[skipped_steps], statistics)
+        return moved.to(latents), levels[skipped_steps:]
         yield  # a generator without a question
 
     def left(self, num_steps: int) -> int:
-        return num_steps - spared_steps(num_steps, self.share)
+        return num_steps - count_skipped_steps(num_steps, self.share)
 
-    def calls(self, num_steps: int, sampler: Sampler) -> int:
-        return sampler.calls(self.left(num_steps))
+    def nfe(self, num_steps: int, sampler: Sampler) -> int:
+        return sampler.nfe(self.left(num_steps))

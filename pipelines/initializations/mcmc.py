@@ -119,9 +119,9 @@ class DenoisingMcmc:
     def left(self, num_steps: int) -> None:
         """The chain decides, picture by picture."""
 
-    def calls(self, num_steps: int, sampler: Sampler) -> int:
+    def nfe(self, num_steps: int, sampler: Sampler) -> int:
         """An upper bound: the chain may spare the sampler's first steps."""
-        return min(self.settings.draft_steps, num_steps) + self.settings.steps + sampler.calls(num_steps)
+        return min(self.settings.draft_steps, num_steps) + self.settings.steps + sampler.nfe(num_steps)
 
 
 def _level_of(state: torch.Tensor, classifier: NoiseClassifier, noise_schedule: NoiseSchedule) -> float:

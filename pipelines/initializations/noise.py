@@ -27,5 +27,5 @@ class PlainNoise:
     def left(self, num_steps: int) -> int:
         return num_steps
 
-    def calls(self, num_steps: int, sampler: Sampler) -> int:
-        return sampler.calls(num_steps)
+    def nfe(self, num_steps: int, sampler: Sampler) -> int:
+        return sampler.nfe(num_steps)

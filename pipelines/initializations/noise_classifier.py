@@ -20,7 +20,7 @@ __all__ = ["NoiseClassifier", "NoiseLevelNetwork", "load_noise_classifier", "sav
 class NoiseLevelNetwork(nn.Module):
     """Convolutions over latents of unit root mean square, and the logarithm of what was divided out.
 
-    Its scores are those of a bell over the levels, whose middle and width it finds: neighbours are alike, and it need
+    Its scores are those of a bell over the levels, whose middle and width it finds: neighbors are alike, and it need
     not learn that level by level.
 
     Args:
@@ -50,7 +50,7 @@ class NoiseLevelNetwork(nn.Module):
         pooled += [(features.diff(dim=axis).square().mean(dim=(2, 3)) + 1e-6).log() for axis in (2, 3)]
         for index, convolution in enumerate(self.convolutions):
             features = convolution(features)
-            # Noise shows in the sums of squares, which normalising would take away.
+            # Noise shows in the sums of squares, which normalizing would take away.
             pooled += [features.mean(dim=(2, 3)), (features.square().mean(dim=(2, 3)) + 1e-6).log()]
             if index:
                 features = self.norms[index - 1](features)

@@ -11,7 +11,7 @@ import torch
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level
-from pipelines.initializations.base import Beginning, StartContext, spared_steps
+from pipelines.initializations.base import Beginning, StartContext, count_skipped_steps
 from pipelines.initializations.fitted import TRANSPORT, Transport, fitted_file, load_transport, require_shape
 
 __all__ = ["OptimalTransport", "OptimalTransportSettings", "cells", "fit_transport", "masses"]
@@ -51,7 +51,7 @@ def masses(transport: Transport, draws: int, generator: torch.Generator) -> torc
 def fit_transport(points: torch.Tensor, generator: torch.Generator, steps: int = 300, batch: int = 8192) -> Transport:
     """Heights for which every point receives the same share of the noise.
 
-    They minimise the convex E max_i(<z, y_i> + h_i) - mean(h), whose gradient is the points' masses minus 1 / N. A
+    They minimize the convex E max_i(<z, y_i> + h_i) - mean(h), whose gradient is the points' masses minus 1 / N. A
     step moves each height by the logarithm of what its point lacks, times a scale of the likenesses, and is made on
     fresh noise; the steps shrink, so that the last heights are averages over many draws.
 
@@ -80,7 +80,7 @@ class OptimalTransport:
     """Sends the noise to a point of the data by the transport map, noises that point, and leaves the last steps.
 
     Taken from the paper: the semi-discrete optimal-transport map from white noise to latents of the data, found by
-    convex minimisation, and that only the last steps of the schedule are walked.
+    convex minimization, and that only the last steps of the schedule are walked.
 
     Source: Li et al., DPM-OT: a new diffusion probabilistic model based on optimal transport, arXiv:2307.11308.
     Differs: the paper's map leads to latents that were noised once and for all, and fresh noise in each later step
@@ -93,19 +93,19 @@ class OptimalTransport:
         self.share = settings.share
 
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
-        spared = spared_steps(len(levels) - 1, self.share)
-        if not spared:
+        skipped_steps = count_skipped_steps(len(levels) - 1, self.share)
+        if not skipped_steps:
             return latents, levels
         transport = load_transport(fitted_file(context, TRANSPORT))
         require_shape(context, transport.points.shape[1:], latents)
         noise = latents / context.noise_schedule.initial_scale(levels[0])
         points = transport.points[cells(noise, transport).cpu()].to(latents)
-        level = levels[spared]
-        return level.alpha * points + level.sigma * noise, levels[spared:]
+        level = levels[skipped_steps]
+        return level.alpha * points + level.sigma * noise, levels[skipped_steps:]
         yield  # a generator without a question
 
     def left(self, num_steps: int) -> int:
-        return num_steps - spared_steps(num_steps, self.share)
+        return num_steps - count_skipped_steps(num_steps, self.share)
 
-    def calls(self, num_steps: int, sampler: Sampler) -> int:
-        return sampler.calls(self.left(num_steps))
+    def nfe(self, num_steps: int, sampler: Sampler) -> int:
+        return sampler.nfe(self.left(num_steps))

@@ -45,7 +45,7 @@ class ReverseDdim:
         prediction = yield Query(state.latents, dataclasses.replace(level, timestep=next_level.timestep))
         return State(interpolate(prediction, next_level), prediction.denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps
 
 

@@ -45,8 +45,8 @@ class Pinned:
         latents[SOURCE] = self.path[len(self.path) - 2 - context.index][0]
         return dataclasses.replace(moved, latents=latents)
 
-    def calls(self, num_steps: int) -> int:
-        return self.inner.calls(num_steps)
+    def nfe(self, num_steps: int) -> int:
+        return self.inner.nfe(num_steps)
 
 
 class DirectInversion(DdimInversion):

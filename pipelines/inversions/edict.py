@@ -51,7 +51,7 @@ def _factors(level: Level, next_level: Level) -> tuple[float, float]:
 class Coupled:
     """One step down of both latents, which stand one after the other in the state's rows: all x, then all y.
 
-    The one that is moved first takes turns, so that neither is favoured: step i of N starts with x where N - i
+    The one that is moved first takes turns, so that neither is favored: step i of N starts with x where N - i
     is even. With p = 1 nothing is mixed.
 
     Source: Wallace, Gokul, Naik, EDICT, arXiv:2211.12446, section 4, the denoising process.
@@ -75,7 +75,7 @@ class Coupled:
         y = self.p * y + (1 - self.p) * x
         return _state(x, y, first.denoised, second.denoised, swapped)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return 2 * num_steps
 
 

@@ -57,7 +57,7 @@ class Generation:
 
 
 def mutated(parent: Candidate, last: int, chance: float, rng: np.random.Generator, lowest: int = 0) -> Candidate:
-    """The parent with some steps, at least one, moved to free times between their neighbours' neighbours."""
+    """The parent with some steps, at least one, moved to free times between their neighbors' neighbors."""
     steps = list(parent)
     moved = np.flatnonzero(rng.random(len(steps) - 1) < chance) + 1
     for place in moved if len(moved) else [rng.integers(1, len(steps))]:
@@ -95,7 +95,7 @@ def search(
         lowest: time that a candidate may visit.
 
     Source: Li et al., AutoDiffusion, arXiv:2309.10438, algorithm 1 (search over time steps).
-    Differs: subsets of time steps only, no skipped layers; a step moves between its neighbours' neighbours rather than
+    Differs: subsets of time steps only, no skipped layers; a step moves between its neighbors' neighbors rather than
     anywhere, which keeps what a good parent has learned.
     """
     rng, last, known = np.random.default_rng(seed), uniform[0], {}

@@ -16,8 +16,8 @@ from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.problem import Pictures, Problem, relative_error
-from pipelines.samplers.fitted_emphasis import Emphasis
 from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
+from pipelines.samplers.prompt_extrapolation import PromptExtrapolation
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _RIDGE = 1e-6
-"""Of the normal equations' own diagonal: neighbouring estimates are nearly the same."""
+"""Of the normal equations' own diagonal: neighboring estimates are nearly the same."""
 
 _NEAREST = 4
 
@@ -68,13 +68,13 @@ class BespokeSettings:
     )
     tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
     rounds: int = setting(
-        100, "Steps of an optimiser that then moves all factors and times together.", low=0, high=5000, step=1
+        100, "Steps of an optimizer that then moves all factors and times together.", low=0, high=5000, step=1
     )
-    learning_rate: float = setting(0.008, "Of the optimiser.", low=1e-4, high=0.5, step=0.001)
-    batch: int = setting(8, "Pictures a round of the optimiser.", low=1, high=256, step=1)
+    learning_rate: float = setting(0.008, "Of the optimizer.", low=1e-4, high=0.5, step=0.001)
+    batch: int = setting(8, "Pictures a round of the optimizer.", low=1, high=256, step=1)
     loss_power: float = setting(
         1.0,
-        "Of a picture's distance in the optimiser: at 1 one that goes astray pulls no harder than any "
+        "Of a picture's distance in the optimizer: at 1 one that goes astray pulls no harder than any "
         "other, 2 is the squared error.",
         low=0.5,
         high=2,
@@ -90,7 +90,7 @@ class BespokeSettings:
     )
     emphasis: bool = setting(
         False,
-        "Let the optimiser also move what the network is told in every step along the line from the "
+        "Let the optimizer also move what the network is told in every step along the line from the "
         "negative prompt to the prompt, beyond it too: closer.",
     )
 
@@ -116,7 +116,7 @@ class FittedSolver:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One set of times, fitted, or one round of the optimiser, with its error on the fitted pictures (a round's own few).
+    """One set of times, fitted, or one round of the optimizer, with its error on the fitted pictures (a round's own few).
 
     `uniform` is the error of the sampler itself on uniform times, as many as cost the same, on the held-out pictures.
     """
@@ -207,7 +207,12 @@ def _matrices(problem: Problem, kept: FittedSolver) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def _found(
-    problem: Problem, latents: torch.Tensor, level: Level, terms: Terms, index: int, emphasis: Emphasis | None = None
+    problem: Problem,
+    latents: torch.Tensor,
+    level: Level,
+    terms: Terms,
+    index: int,
+    emphasis: PromptExtrapolation | None = None,
 ) -> list[torch.Tensor]:
     found = []
     for part, own in zip(problem.fitted.cases.parts(problem.rows), latents.split(problem.rows), strict=True):
@@ -227,7 +232,7 @@ def fit_bespoke(
         problem: its sampler is the one whose place the factors take; one evaluation a step, no fresh noise.
         settings: of the fit.
         seed: of the changes of the times, and of the order of the pictures.
-        kept: of the start "kept", where the optimiser goes on.
+        kept: of the start "kept", where the optimizer goes on.
 
     Raises:
         MethodFitError: the sampler is another kind.
@@ -246,7 +251,7 @@ def fit_bespoke(
     count = problem.num_steps
     if count < 2:
         raise SettingsError("A solver of 1 step has nothing to learn. Choose 2 steps or more.")
-    if problem.sampler.calls(count) != count:
+    if problem.sampler.nfe(count) != count:
         raise MethodFitError(
             "Factors can be fitted in the place of samplers with one evaluation a step only. Choose another."
         )
@@ -308,7 +313,7 @@ def _of(terms: Terms, kept: FittedSolver | None) -> FittedSolver:
 def _descended(
     problem: Problem, after: Trial, squares: Sequence[torch.Tensor], settings: BespokeSettings, seed: int
 ) -> Iterator[Trial]:
-    """The optimiser's rounds from a trial's solver on."""
+    """The optimizer's rounds from a trial's solver on."""
     shown = begun = after.best
     roots = [inverse_root(one) for one in squares]
     rounds = descend(problem, begun.times, begun.rows, roots, begun.terms, settings, seed, begun.emphasis)
@@ -333,7 +338,7 @@ def _terms(problem: Problem, settings: BespokeSettings) -> Terms:
     branches = only if settings.branches and not plans and len(only) > 1 else ()
     if settings.emphasis and not (branches and settings.rounds):
         raise SettingsError(
-            "Emphasis can be fitted only where two branches have factors of their own, in rounds of the optimiser. "
+            "PromptExtrapolation can be fitted only where two branches have factors of their own, in rounds of the optimizer. "
             "Choose a guidance scale above 1, factors for the branches and a round or more, or switch emphasis off."
         )
     if not settings.single_ends:

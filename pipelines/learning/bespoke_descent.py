@@ -213,8 +213,8 @@ def descend(
     if settings.emphasis and not emphasis:
         emphasis = [[0.0] * len(terms.evaluated(index)) for index in range(len(rows))]
     student = _Student(problem, times, rows, roots, terms, emphasis)
-    optimiser = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.rounds)
+    optimizer = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
     batch = min(settings.batch, len(problem.fitted.cases))
     half, mean = settings.rounds // 2, [torch.zeros_like(one) for one in student.learned]
@@ -231,7 +231,7 @@ def descend(
             for one, slope in zip(student.learned, slopes, strict=True):
                 one.grad = slope
         torch.nn.utils.clip_grad_norm_(student.learned, _STEEPEST)
-        optimiser.step()
+        optimizer.step()
         falling.step()
         loss = errors.mean().item()
         with torch.no_grad():

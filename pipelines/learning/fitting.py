@@ -19,7 +19,7 @@ from pipelines.learning.auto_diffusion import AutoDiffusionSettings, Generation,
 from pipelines.learning.bespoke import BespokeSettings, FittedSolver, Trial, fit_bespoke
 from pipelines.learning.cases import Cases, make_cases
 from pipelines.learning.ld3 import Ld3Settings, Round, fit_ld3
-from pipelines.learning.problem import Problem, taught
+from pipelines.learning.problem import Problem, build_teacher_trajectory
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned import Learned, LearnedSettings, learned_levels
 from pipelines.schedules.learned_file import LearnedSchedule
@@ -28,8 +28,8 @@ from pipelines.weights.network_identity import network_identity
 __all__ = ["LEARNERS", "PROMPTS", "LearnRequest", "PictureSettings", "Progress", "learn"]
 
 PROMPTS = tuple(
-    f"a {thing} on a {colour} background"
-    for thing, colour in zip(
+    f"a {thing} on a {color} background"
+    for thing, color in zip(
         (
             "fox",
             "rocket",
@@ -224,7 +224,7 @@ def _problem(request: LearnRequest, family: Family, cancelled: Callable[[], bool
     schedule, flow = family.noise_schedule_for(width, height), family.traits.flow
     rows = max(1, min(16, 16 * 256 // (cases.noise[0, 0].numel() or 1)))
     ends = [
-        taught(
+        build_teacher_trajectory(
             part, family, guidance, schedule, flow=flow, steps=pictures.teacher_steps, rows=rows, cancelled=cancelled
         )
         for part in (cases.part(0, pictures.fitted), cases.part(pictures.fitted, count))
@@ -261,8 +261,8 @@ def _factors(one: Round | Generation | Trial) -> dict[str, Any]:
 
 
 def _evaluations(one: Round | Generation | Trial, problem: Problem) -> int:
-    calls = problem.sampler.calls(problem.num_steps)
-    return one.best.terms.evaluations(calls) if isinstance(one, Trial) else calls
+    nfe = problem.sampler.nfe(problem.num_steps)
+    return one.best.terms.evaluations(nfe) if isinstance(one, Trial) else nfe
 
 
 def _row(one: Round | Generation | Trial) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.guidance.cfg import Unguided
 
-__all__ = ["Formula", "require_linear", "written_out"]
+__all__ = ["Formula", "linear_form", "require_linear"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _NoNoise:
         )
 
 
-def written_out(
+def linear_form(
     sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule, prediction_type: str
 ) -> Formula:
     """The formula of a run over these levels, in float64.
@@ -89,7 +89,7 @@ def written_out(
     Raises:
         MethodFitError: the sampler draws noise.
     """
-    basis, size = _Basis(prediction_type), sampler.calls(len(levels) - 1) + 1
+    basis, size = _Basis(prediction_type), sampler.nfe(len(levels) - 1) + 1
     start = torch.zeros(1, 1, 1, size, dtype=torch.float64)
     start[..., 0] = 1
     denoiser = Denoiser(basis, basis, {"positive": Conditioning()})
@@ -120,7 +120,7 @@ def require_linear(
     Raises:
         MethodFitError: it draws noise, or its factors depend on the latents.
     """
-    formula = written_out(sampler, levels, noise_schedule, prediction_type)
+    formula = linear_form(sampler, levels, noise_schedule, prediction_type)
     network = _Curved(prediction_type)
     start = torch.tensor([1.0, -0.7, 0.4, 0.1], dtype=torch.float64).reshape(1, 1, 2, 2)
     denoiser = Denoiser(network, Unguided(), {"positive": Conditioning()})

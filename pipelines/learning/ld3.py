@@ -13,7 +13,7 @@ from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.learning.differentiable import factors_of, run_with_gradients
-from pipelines.learning.formula import Formula, require_linear, written_out
+from pipelines.learning.formula import Formula, linear_form, require_linear
 from pipelines.learning.problem import Problem
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
@@ -28,7 +28,7 @@ _STARTS = ("uniform", "karras", "exponential", "beta", "quadratic", "dense_high"
 
 @dataclasses.dataclass(frozen=True)
 class Ld3Settings:
-    rounds: int = setting(64, "Steps of the optimiser.", low=1, high=5000, step=1)
+    rounds: int = setting(64, "Steps of the optimizer.", low=1, high=5000, step=1)
     learning_rate: float = setting(0.005, "Of the times.", low=1e-4, high=0.5, step=0.001)
     batch: int = setting(8, "Pictures a round.", low=1, high=256, step=1)
     offsets: bool = setting(True, "Also learn which time the network is told, apart from the latents' noise level.")
@@ -128,7 +128,7 @@ class _Student:
         times = np.minimum(times, self.last_time)
         problem = self.problem
         levels = learned_levels(times, told, problem.noise_schedule)
-        return written_out(problem.sampler, levels, problem.noise_schedule, problem.network.prediction_type)
+        return linear_form(problem.sampler, levels, problem.noise_schedule, problem.network.prediction_type)
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         """Mean squared distance to the teacher over its mean square, of these of the fitted pictures."""
@@ -220,8 +220,8 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
     best = student.found()
     yield Round(0, settings.rounds, best.held_out, best.held_out, best, uniform)
     learned = [one for group in student.parameters() for one in group["params"]]
-    optimiser = torch.optim.RMSprop(student.parameters())
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.rounds)
+    optimizer = torch.optim.RMSprop(student.parameters())
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
     for index in range(1, settings.rounds + 1):
         if problem.cancelled():
@@ -235,7 +235,7 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
             slopes = torch.autograd.grad(loss, learned)
             for one, slope in zip(learned, slopes, strict=True):
                 one.grad = slope
-        optimiser.step()
+        optimizer.step()
         falling.step()
         student.project()
         held_out = None

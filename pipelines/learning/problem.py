@@ -17,7 +17,7 @@ from pipelines.requests.reference import reference_of
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 
-__all__ = ["Pictures", "Problem", "relative_error", "taught"]
+__all__ = ["Pictures", "Problem", "build_teacher_trajectory", "relative_error"]
 
 
 def relative_error(latents: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -91,7 +91,7 @@ class Problem:
         return self.noise_schedule.network_time(1.0)
 
 
-def taught(
+def build_teacher_trajectory(
     cases: Cases,
     network: Network,
     guidance: Guidance,

@@ -18,7 +18,7 @@ from torch import nn
 
 from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
 from pipelines.emoji.captions import parse
-from pipelines.emoji.objects import Catalogue, shipped_catalogue
+from pipelines.emoji.objects import Catalog, shipped_catalog
 
 __all__ = [
     "Classifier",
@@ -157,18 +157,18 @@ class Classifier:
         scores = self.scores(images)
         return [self._reading(scores, index) for index in range(len(images))]
 
-    def adherence(self, images: torch.Tensor, caption: str, catalogue: Catalogue | None = None) -> torch.Tensor:
+    def adherence(self, images: torch.Tensor, caption: str, catalog: Catalog | None = None) -> torch.Tensor:
         """Probability that each picture shows what the caption says.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
             caption: in the grammar of `pipelines.emoji.captions`.
-            catalogue: the objects' names; by default the shipped ones.
+            catalog: the objects' names; by default the shipped ones.
         Returns: (B,), in [0, 1]: objects, sides and, if it is named, background, all right.
         Raises: TrainingError when the caption is not of the grammar; SettingsError when it names
             something that the network does not know.
         """
-        truth = parse(caption, catalogue or shipped_catalogue())
+        truth = parse(caption, catalog or shipped_catalog())
         return self.truth_probability(images, truth.labels, truth.background)
 
     def truth_probability(self, images: torch.Tensor, labels: tuple[str, ...], background: str | None) -> torch.Tensor:

@@ -27,7 +27,7 @@ THRESHOLD = 0.5  # a peak's probability from which on there is an object
 
 @dataclass(frozen=True)
 class Detection:
-    """An object: its label, centre from the left and the top and width in parts of the picture, probability."""
+    """An object: its label, center from the left and the top and width in parts of the picture, probability."""
 
     label: str
     x: float
@@ -49,8 +49,8 @@ class View:
 class Scores:
     """The network's answers over a grid of G x G cells.
 
-    `presence` (B, G, G) is the logit that an object's centre is in the cell, `label` (B, N, G, G) the
-    log-probability of each object there, `place` (B, 3, G, G) its offset in cells from the cell's centre to the
+    `presence` (B, G, G) is the logit that an object's center is in the cell, `label` (B, N, G, G) the
+    log-probability of each object there, `place` (B, 3, G, G) its offset in cells from the cell's center to the
     right and down, and its width in parts of the picture; `background` (B, K) are log-probabilities.
     """
 

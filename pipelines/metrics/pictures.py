@@ -51,7 +51,7 @@ def ssim(picture: np.ndarray, reference: np.ndarray) -> float:
 
     Source: Wang, Bovik, Sheikh, Simoncelli, Image quality assessment, IEEE TIP 13(4), 2004, equation 13,
     windows as in section III-C.
-    Differs: the paper takes a picture's luminance; here the index of each colour channel is averaged.
+    Differs: the paper takes a picture's luminance; here the index of each color channel is averaged.
     """
     x, y = _pair(picture, reference)
     if min(x.shape[:2]) < WINDOW:

@@ -16,7 +16,7 @@ __all__ = [
     "SHIPPED_KEYS",
     "Catalog",
     "CatalogEntry",
-    "Quantised",
+    "Quantized",
     "Source",
     "models_folder",
     "published",
@@ -51,13 +51,13 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """How a model differs from the one it was made of.
 
     Attributes:
         base: key of that one.
-        choice: the quantiser with its settings.
-        file: the quantised network; None if it is quantised at each load.
+        choice: the quantizer with its settings.
+        file: the quantized network; None if it is quantized at each load.
     """
 
     base: str
@@ -67,7 +67,7 @@ class Quantised:
 
 @dataclasses.dataclass(frozen=True)
 class CatalogEntry:
-    """One line of the catalogue.
+    """One line of the catalog.
 
     Attributes:
         key: stable name in requests, files and addresses.
@@ -89,7 +89,7 @@ class CatalogEntry:
         confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
         problem: why it cannot be used, as a sentence; "" if it can.
         path: the folder or checkpoint file on this machine; None for published models.
-        quantised: of models whose network was quantised here; all other parts are those of the model it was made of.
+        quantized: of models whose network was quantized here; all other parts are those of the model it was made of.
     """
 
     key: str
@@ -113,7 +113,7 @@ class CatalogEntry:
     confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     problem: str = ""
     path: Path | None = None
-    quantised: Quantised | None = None
+    quantized: Quantized | None = None
 
     @property
     def local(self) -> bool:
@@ -194,11 +194,11 @@ def _entry(line: Mapping[str, Any]) -> CatalogEntry:
 
 
 def _beside_their_bases(found: Mapping[str, CatalogEntry], kept: Mapping[str, CatalogEntry]) -> dict[str, CatalogEntry]:
-    """All entries, the quantised ones each behind the model it was made of."""
+    """All entries, the quantized ones each behind the model it was made of."""
     ordered: dict[str, CatalogEntry] = {}
     for key, entry in found.items():
         ordered[key] = entry
-        ordered |= {own: one for own, one in kept.items() if one.quantised and one.quantised.base == key}
+        ordered |= {own: one for own, one in kept.items() if one.quantized and one.quantized.base == key}
     return ordered
 
 

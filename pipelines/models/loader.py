@@ -1,4 +1,4 @@
-"""From a key of the catalogue to a model that is ready to be used, sharing what models have in common."""
+"""From a key of the catalog to a model that is ready to be used, sharing what models have in common."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from pipelines.models.part_loading import (
 )
 from pipelines.models.places import ModelPlaces
 from pipelines.models.plan import CHECKPOINT, Plan, Plans
-from pipelines.models.quantization_folder import quantised_entry
-from pipelines.models.quantization_loading import load_quantised
+from pipelines.models.quantization_folder import quantized_entry
+from pipelines.models.quantization_loading import load_quantized
 from pipelines.weights.offload import Slot, offloaded
 
 __all__ = ["Loader", "MemoryRow"]
@@ -66,7 +66,7 @@ class MemoryRow:
 
 
 class Loader:
-    """Models by their catalogue key, as leases over cached parts.
+    """Models by their catalog key, as leases over cached parts.
 
     Args:
         cache: the parts on the device, within its budget.
@@ -118,17 +118,17 @@ class Loader:
         cancelled: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
         timeout: float = 120.0,
-        quantisation: Choice | None = None,
+        quantization: Choice | None = None,
         source: Any = None,
     ) -> Iterator[Any]:
         """A model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
 
         Args:
-            key: of the catalogue.
-            cancelled: polled while files arrive, while waiting, and while layers are quantised.
+            key: of the catalog.
+            cancelled: polled while files arrive, while waiting, and while layers are quantized.
             progress: told about downloads and loads.
             timeout: seconds to wait for memory.
-            quantisation: makes it the quantised model, as if that stood in the catalogue.
+            quantization: makes it the quantized model, as if that stood in the catalog.
             source: the model's network in full precision, where the caller holds it: it is copied and not read again.
 
         Raises:
@@ -137,7 +137,7 @@ class Loader:
             BusyError: other jobs hold the memory.
             Cancelled: the person stopped it.
         """
-        entry = self.catalog[key] if quantisation is None else quantised_entry(self.catalog[key], quantisation)
+        entry = self.catalog[key] if quantization is None else quantized_entry(self.catalog[key], quantization)
         plan = self._plans.plan(entry, cancelled, _staged(progress, "Downloading"))
         resident, moved = self._placed(plan)
         self._remember(entry.key if entry.key in self.catalog else key, resident | moved)
@@ -240,8 +240,8 @@ class Loader:
         return Wanted(part, estimate, load, free_part, lambda made: loaded_bytes(made) or estimate)
 
     def _load(self, plan: Plan, files: PartFiles | None, part: PartKey, told: _LoadProgress) -> Any:
-        if part.quantisation:
-            return load_quantised(plan, files, part, told.source, told.cancelled)
+        if part.quantization:
+            return load_quantized(plan, files, part, told.source, told.cancelled)
         if files is None:
             return load_checkpoint(plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device)
         if part.device == HOST:
@@ -279,7 +279,7 @@ class Loader:
 
 
 class _LoadProgress:
-    """Bytes of the parts that were loaded, told as they are done; and what a load of a quantised part needs."""
+    """Bytes of the parts that were loaded, told as they are done; and what a load of a quantized part needs."""
 
     def __init__(self, progress: Progress | None, total: int, cancelled: Callable[[], bool], source: Any):
         self.progress, self.total, self.done = progress, total, 0

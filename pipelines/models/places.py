@@ -1,4 +1,4 @@
-"""Where a catalogue entry's files are: shipped, in the models folder, in the hub's cache, or to be fetched."""
+"""Where a catalog entry's files are: shipped, in the models folder, in the hub's cache, or to be fetched."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ CONFIG_OF = {
     "flux1-dev": "flux1-dev",
     "flux1-schnell": "flux1-schnell",
 }
-"""Which published model's configurations and tokenizers a checkpoint file needs: `FileKind.base` to catalogue key."""
+"""Which published model's configurations and tokenizers a checkpoint file needs: `FileKind.base` to catalog key."""
 
 
 class ModelPlaces:
-    """Finds the files of catalogue entries, and fetches the published ones.
+    """Finds the files of catalog entries, and fetches the published ones.
 
     Args:
         catalog: of the models; its folder is where a person puts them.
@@ -158,7 +158,7 @@ class ModelPlaces:
         That of a family is for published models and checkpoint files only: a folder's latents may be any.
 
         Args:
-            entry: of the catalogue.
+            entry: of the catalog.
             folder: with its parts.
         """
         if entry.family == "stock":

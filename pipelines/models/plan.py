@@ -20,7 +20,7 @@ from pipelines.weights.part_identity import PartIdentities
 __all__ = ["CHECKPOINT", "QUANTISED", "Plan", "Plans"]
 
 QUANTISED = ("unet", "transformer")
-"""Parts that are quantised: the denoising network, whatever its name."""
+"""Parts that are quantized: the denoising network, whatever its name."""
 
 CHECKPOINT = "checkpoint"
 """The name under which all parts of a checkpoint file stand together."""
@@ -31,7 +31,7 @@ class Plan:
     """A model's parts as found on disk at one moment.
 
     Attributes:
-        entry: of the catalogue.
+        entry: of the catalog.
         folder: the model's folder, or the one with a checkpoint file's configurations.
         parts: by name; None for places that stay empty. Empty for a checkpoint file.
         settings: the pipeline's other settings.
@@ -58,23 +58,23 @@ class Plan:
         paths = [self.entry.path] if self.checkpoint else [self.folder / "model_index.json"]
         try:
             paths += [path for part in self.parts.values() if part for path in part.files()]
-            if self.entry.quantised and self.entry.quantised.file:
-                paths.append(self.entry.quantised.file)
+            if self.entry.quantized and self.entry.quantized.file:
+                paths.append(self.entry.quantized.file)
             files = tuple((str(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()])
             return files, tuple(place.is_dir() for place in self.tiny_places)
         except OSError:
             return None
 
 
-def _quantisation(entry: CatalogEntry, name: str = "") -> str:
-    """What of a part's key says how it is quantised: only the denoising network ever is.
+def _quantization(entry: CatalogEntry, name: str = "") -> str:
+    """What of a part's key says how it is quantized: only the denoising network ever is.
 
     Args:
         name: of the part; "" for all parts of a checkpoint file together.
     """
-    if entry.quantised is None or (name and name not in QUANTISED):
+    if entry.quantized is None or (name and name not in QUANTISED):
         return ""
-    method, file = json.dumps(entry.quantised.choice.to_json(), sort_keys=True), entry.quantised.file
+    method, file = json.dumps(entry.quantized.choice.to_json(), sort_keys=True), entry.quantized.file
     return f"{method} from {file} of {file.stat().st_mtime_ns}" if file else method
 
 
@@ -120,7 +120,7 @@ class Plans:
     def _of_file(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
         config = self.places.config_folder(entry, cancelled, progress)
         dtype = self._base_dtype(entry)
-        key = PartKey(self._identities.name([entry.path]), "", CHECKPOINT, dtype, _quantisation(entry), self.device)
+        key = PartKey(self._identities.name([entry.path]), "", CHECKPOINT, dtype, _quantization(entry), self.device)
         parts = self._tiny(entry, config)
         keys, estimates = self._keyed(entry, parts)
         estimates[key] = self.places.checkpoint_bytes(entry, dtype)
@@ -154,7 +154,7 @@ class Plans:
                 "",
                 f"{part.library}.{part.class_name}",
                 dtype,
-                _quantisation(entry, name),
+                _quantization(entry, name),
                 device="cpu" if part.light else self.device,
             )
             estimates[keys[name]] = part.estimate_bytes(dtype)

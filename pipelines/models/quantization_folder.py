@@ -1,7 +1,7 @@
-"""Quantised models that were kept: a folder in the models folder, found again on every rescan.
+"""Quantized models that were kept: a folder in the models folder, found again on every rescan.
 
 A folder holds `quantization.json`, which names the model it was made of and the method, and the network's weights where
-the method's layers are plain tensors. Without weights the model is quantised again whenever it is loaded. VAE, text
+the method's layers are plain tensors. Without weights the model is quantized again whenever it is loaded. VAE, text
 encoders and tokenizers stay those of the first model, also in memory.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
 from pipelines.core.types import Choice
-from pipelines.models.catalog import CatalogEntry, Quantised
+from pipelines.models.catalog import CatalogEntry, Quantized
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,8 @@ __all__ = [
     "keep_network",
     "kept_entries",
     "plain_choice",
-    "quantised_entry",
-    "quantised_key",
+    "quantized_entry",
+    "quantized_key",
     "require_plain",
 ]
 
@@ -62,54 +62,54 @@ def plain_choice(choice: Choice) -> Choice:
     return Choice(choice.key, {name: value for name, value in settings.items() if value != defaults[name]})
 
 
-def quantised_key(base: str, choice: Choice) -> str:
-    """The key of a quantised model: emoji+int8, emoji+int4-group_size32."""
+def quantized_key(base: str, choice: Choice) -> str:
+    """The key of a quantized model: emoji+int8, emoji+int4-group_size32."""
     settings = "".join(f"-{name}{value}" for name, value in sorted(choice.settings.items()))
     return f"{base}+{choice.key}{settings}"
 
 
 def require_plain(base: CatalogEntry) -> None:
-    """Raise MethodFitError if a model cannot be quantised: it is already, or its weights are changed for every run."""
-    if base.quantised:
+    """Raise MethodFitError if a model cannot be quantized: it is already, or its weights are changed for every run."""
+    if base.quantized:
         raise MethodFitError(
-            f"{base.label} is quantised already. Choose the model {base.quantised.base} that it was made of."
+            f"{base.label} is quantized already. Choose the model {base.quantized.base} that it was made of."
         )
     if base.lora is not None:
         raise MethodFitError(
-            f"{base.label} is another model with a LoRA on it, which cannot be added to quantised weights. "
+            f"{base.label} is another model with a LoRA on it, which cannot be added to quantized weights. "
             "Choose the other model."
         )
 
 
-def quantised_entry(base: CatalogEntry, choice: Choice, file: Path | None = None) -> CatalogEntry:
-    """The catalogue's entry of a quantised model.
+def quantized_entry(base: CatalogEntry, choice: Choice, file: Path | None = None) -> CatalogEntry:
+    """The catalog's entry of a quantized model.
 
     Args:
         base: what it is made of.
         choice: the method, as `plain_choice` gives it.
-        file: its network's weights; None if it is quantised at each load.
+        file: its network's weights; None if it is quantized at each load.
 
     Raises:
-        MethodFitError: the model cannot be quantised.
+        MethodFitError: the model cannot be quantized.
     """
     from pipelines.quantizers import QUANTIZERS
 
     require_plain(base)
     method = QUANTIZERS[choice.key]
     settings = "".join(f", {name.replace('_', ' ')} {value}" for name, value in sorted(choice.settings.items()))
-    how = "" if file else " It is quantised anew whenever it is loaded."
+    how = "" if file else " It is quantized anew whenever it is loaded."
     return dataclasses.replace(
         base,
-        key=quantised_key(base.key, choice),
+        key=quantized_key(base.key, choice),
         label=f"{base.label}, {method.label}{settings}",
-        quantised=Quantised(base.key, choice, file),
+        quantized=Quantized(base.key, choice, file),
         size_bytes=file.stat().st_size if file else base.size_bytes,
-        notes=f"{base.label} with the network quantised: {method.help}{how}",
+        notes=f"{base.label} with the network quantized: {method.help}{how}",
     )
 
 
 def kept_entries(folder: Path, entries: Mapping[str, CatalogEntry]) -> list[CatalogEntry]:
-    """The quantised models in the models folder; what cannot be read is left out and logged.
+    """The quantized models in the models folder; what cannot be read is left out and logged.
 
     Args:
         folder: the models folder.
@@ -125,9 +125,9 @@ def kept_entries(folder: Path, entries: Mapping[str, CatalogEntry]) -> list[Cata
             weights = path / WEIGHTS
             if record["stored"] and not weights.is_file():
                 raise ValueError("its weights are gone")
-            found.append(quantised_entry(entries[base], choice, weights if record["stored"] else None))
+            found.append(quantized_entry(entries[base], choice, weights if record["stored"] else None))
         except (OSError, KeyError, TypeError, ValueError, RecursionError, StepwiseError) as error:
-            log.warning("the quantised model %s is left out: %s", path.name, error)
+            log.warning("the quantized model %s is left out: %s", path.name, error)
     return list({entry.key: entry for entry in found}.values())
 
 
@@ -150,27 +150,27 @@ def keep_network(
     made: torch.nn.Module,
     quantizer: Quantizer,
 ) -> str:
-    """Write a quantised model into the models folder; returns its key. One that is there already is replaced.
+    """Write a quantized model into the models folder; returns its key. One that is there already is replaced.
 
     Args:
         folder: the models folder.
         base: the model it was made of.
         choice: as `plain_choice` gives it.
-        network, made: the network in full precision and its quantised copy.
+        network, made: the network in full precision and its quantized copy.
         quantizer: which made it.
 
     Raises:
-        MethodFitError: the model cannot be kept quantised.
+        MethodFitError: the model cannot be kept quantized.
         ModelError: the folder cannot be written.
     """
     from pipelines.quantizers import StorableQuantizer
     from pipelines.quantizers.files import save_network
 
     require_plain(base)
-    key, stored = quantised_key(base.key, choice), isinstance(quantizer, StorableQuantizer)
+    key, stored = quantized_key(base.key, choice), isinstance(quantizer, StorableQuantizer)
     if not re.fullmatch(r"[A-Za-z0-9._+-]{1,120}", key):
         raise MethodFitError(
-            f"{base.label} cannot be kept quantised: its key {base.key[:80]!r} makes no folder's name."
+            f"{base.label} cannot be kept quantized: its key {base.key[:80]!r} makes no folder's name."
         )
     record: dict[str, Any] = {"format": FORMAT, "base": base.key, "method": choice.to_json(), "stored": stored}
     scratch = folder / f".{key}-{secrets.token_hex(4)}"

@@ -1,4 +1,4 @@
-"""Loading a quantised network: from its own file, from the network that is in memory, or by quantising it anew."""
+"""Loading a quantized network: from its own file, from the network that is in memory, or by quantizing it anew."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from pipelines.models.files import PartFiles
     from pipelines.models.plan import Plan
 
-__all__ = ["load_quantised"]
+__all__ = ["load_quantized"]
 
 
-def load_quantised(
+def load_quantized(
     plan: Plan, files: PartFiles | None, part: PartKey, source: Any, cancelled: Callable[[], bool]
 ) -> Any:
-    """The quantised network, or all parts of a checkpoint file with the network among them quantised.
+    """The quantized network, or all parts of a checkpoint file with the network among them quantized.
 
     Args:
-        plan: of a model whose entry says how it is quantised.
+        plan: of a model whose entry says how it is quantized.
         files: of the network in full precision; None for a checkpoint file.
         part: its key, with dtype and device.
         source: the network in full precision, which is copied; None to load it.
@@ -36,7 +36,7 @@ def load_quantised(
     from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
     from pipelines.quantizers.base import quantized
 
-    chosen = plan.entry.quantised
+    chosen = plan.entry.quantized
     quantizer, label = build_quantizer(chosen.choice, this_machine(part.device)), QUANTIZERS[chosen.choice.key].label
 
     def made(network: Any, in_place: bool) -> Any:
@@ -58,7 +58,7 @@ def _network(parts: Any) -> str:
 
     names = [name for name in QUANTISED if parts.get(name) is not None]
     if not names:
-        raise MethodFitError("This model has no network that could be quantised. Choose another.")
+        raise MethodFitError("This model has no network that could be quantized. Choose another.")
     return names[0]
 
 
@@ -76,5 +76,5 @@ def _stored(files: PartFiles, part: PartKey, chosen: Any, quantizer: Any) -> Any
         )
     except OSError as error:
         raise ModelFileError(
-            f"{chosen.file.parent.name}/{chosen.file.name} cannot be read ({error.strerror}). Quantise the model again."
+            f"{chosen.file.parent.name}/{chosen.file.name} cannot be read ({error.strerror}). Quantize the model again."
         ) from error

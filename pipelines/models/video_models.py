@@ -29,7 +29,7 @@ class VideoModel:
         prompt: whether it reads a prompt.
         rescales: whether its pipeline takes a guidance rescale.
         true_guidance: whether its pipeline reads a negative prompt only at a true guidance scale above 1.
-        defaults: of a request, where the catalogue says nothing.
+        defaults: of a request, where the catalog says nothing.
         note: what a person should know, in plain words.
     """
 
@@ -159,7 +159,7 @@ _UNKNOWN = VideoModel("this model", 16, 8, first_frame="takes")
 
 
 def video_model(entry: CatalogEntry) -> VideoModel:
-    """What is known of a catalogue entry as a maker of clips; a model of pictures makes them one by one."""
+    """What is known of a catalog entry as a maker of clips; a model of pictures makes them one by one."""
     if entry.pipeline in VIDEO_MODELS:
         return VIDEO_MODELS[entry.pipeline]
     return _UNKNOWN if entry.kind == "video" else _PICTURES

@@ -1,4 +1,4 @@
-"""The table of quantisers: how a network's weights are kept in fewer bits."""
+"""The table of quantizers: how a network's weights are kept in fewer bits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _of(maker: Any, form: str) -> Any:
 
 
 QUANTIZERS = Table(
-    "quantiser",
+    "quantizer",
     [
         Method(
             "int8",
@@ -194,7 +194,7 @@ def require_runs(choice: Choice, machine: Machine) -> Method:
 
 
 def build_quantizer(choice: Choice, machine: Machine) -> Quantizer:
-    """The quantiser of a choice.
+    """The quantizer of a choice.
 
     Raises:
         SettingsError: there is no such method or setting, or a value is out of range.

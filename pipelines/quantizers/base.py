@@ -1,4 +1,4 @@
-"""What a quantiser is, which layers all of them leave alone, and how a copy of a network is quantised."""
+"""What a quantizer is, which layers all of them leave alone, and how a copy of a network is quantized."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Quantizer(abc.ABC):
 
     @abc.abstractmethod
     def weight(self, layer: torch.nn.Module) -> torch.Tensor:
-        """The weights that a quantised layer computes with, in floating point and in the original's shape."""
+        """The weights that a quantized layer computes with, in floating point and in the original's shape."""
 
     def refuses(self, layer: torch.nn.Module) -> str | None:
         """Why a layer of the right class cannot be changed; None if it can."""
@@ -113,11 +113,11 @@ class StorableQuantizer(Quantizer):
 
     @abc.abstractmethod
     def tensors(self, layer: torch.nn.Module) -> dict[str, torch.Tensor]:
-        """Everything that a quantised layer holds, by name."""
+        """Everything that a quantized layer holds, by name."""
 
     @abc.abstractmethod
     def restored(self, layer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-        """The quantised layer again.
+        """The quantized layer again.
 
         Args:
             layer: the full-precision layer, perhaps without its weights (on "meta"): only its shape counts.
@@ -134,7 +134,7 @@ class LayerPlan:
 
 
 def plan_layers(network: torch.nn.Module, quantizer: Quantizer) -> LayerPlan:
-    """Which layers a quantiser changes in this network; the same skip list for every one."""
+    """Which layers a quantizer changes in this network; the same skip list for every one."""
     touched, skipped = [], []
     for name, layer in network.named_modules():
         if not isinstance(layer, WEIGHTED):
@@ -160,11 +160,11 @@ def _reason(name: str, layer: torch.nn.Module, quantizer: Quantizer) -> str | No
 def quantized(
     network: torch.nn.Module,
     quantizer: Quantizer,
-    label: str = "The quantiser",
+    label: str = "The quantizer",
     cancelled: Callable[[], bool] = lambda: False,
     in_place: bool = False,
 ) -> torch.nn.Module:
-    """A quantised copy; the given network is only read.
+    """A quantized copy; the given network is only read.
 
     Layers are changed one by one, so beside the network and the copy no more than one layer is held in addition.
 
@@ -205,11 +205,11 @@ def _changed(quantizer: Quantizer, layer: torch.nn.Module, name: str, label: str
         raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"{label} could not quantise the layer {name} ({first}). Choose another method.") from error
+        raise ModelError(f"{label} could not quantize the layer {name} ({first}). Choose another method.") from error
 
 
 def sqnr(reference: torch.Tensor, other: torch.Tensor) -> float:
-    """Signal to quantisation noise in decibels, 10 log10(sum ref^2 / sum (other - ref)^2); infinite if equal."""
+    """Signal to quantization noise in decibels, 10 log10(sum ref^2 / sum (other - ref)^2); infinite if equal."""
     reference = reference.double()
     noise = float((other.double() - reference).square().sum())
     signal = float(reference.square().sum())
@@ -220,7 +220,7 @@ def sqnr(reference: torch.Tensor, other: torch.Tensor) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """One quantised layer: how many weights, the bytes that it holds now, and the SQNR of its weights in decibels."""
+    """One quantized layer: how many weights, the bytes that it holds now, and the SQNR of its weights in decibels."""
 
     name: str
     kind: str
@@ -231,12 +231,12 @@ class LayerReport:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What quantising did to a network.
+    """What quantizing did to a network.
 
     Attributes:
         touched, skipped: layers in the network's order.
         full_bytes, bytes: of the whole network before and after.
-        weights: of the whole network; `share` of them are quantised.
+        weights: of the whole network; `share` of them are quantized.
     """
 
     touched: tuple[LayerReport, ...]
@@ -247,7 +247,7 @@ class Report:
 
     @property
     def share(self) -> float:
-        """Of the network's parameters, those that are quantised."""
+        """Of the network's parameters, those that are quantized."""
         return sum(layer.weights for layer in self.touched) / max(1, self.weights)
 
     def to_json(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class Report:
 
 
 _REPORTS: weakref.WeakKeyDictionary[torch.nn.Module, Report] = weakref.WeakKeyDictionary()
-"""Reports by quantised network: some libraries rearrange their weights in the first call; later none can be made."""
+"""Reports by quantized network: some libraries rearrange their weights in the first call; later none can be made."""
 
 
 @torch.no_grad()

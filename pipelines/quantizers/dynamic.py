@@ -1,4 +1,4 @@
-"""PyTorch's dynamic quantisation: int8 weights, and inputs quantised to eight bits in each call. Linear layers only."""
+"""PyTorch's dynamic quantization: int8 weights, and inputs quantized to eight bits in each call. Linear layers only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fits_dynamic(machine: Machine) -> str | None:
 class Dynamic(StorableQuantizer):
     """`torch.ao.quantization.quantize_dynamic` with a scale for each output channel, a layer at a time.
 
-    Source: PyTorch's eager-mode dynamic quantisation, which its makers call deprecated; the warning is kept in here.
+    Source: PyTorch's eager-mode dynamic quantization, which its makers call deprecated; the warning is kept in here.
     """
 
     def __init__(self, settings: Any = None):

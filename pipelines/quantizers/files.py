@@ -1,6 +1,6 @@
-"""A quantised network as one safetensors file: no pickle, and nothing in full precision that is not needed.
+"""A quantized network as one safetensors file: no pickle, and nothing in full precision that is not needed.
 
-The quantised layers stand in it as "<layer>.<tensor>", everything else under its own name; the file's metadata name
+The quantized layers stand in it as "<layer>.<tensor>", everything else under its own name; the file's metadata name
 the method and the layers. Read again, it makes the same network bit for bit.
 """
 
@@ -22,7 +22,7 @@ from pipelines.weights.files import read_header
 
 __all__ = ["file_bytes", "load_network", "save_network"]
 
-FORMAT = "stepwise-quantised-1"
+FORMAT = "stepwise-quantized-1"
 _DTYPES = {
     torch.float32: "F32",
     torch.float16: "F16",
@@ -40,11 +40,11 @@ _DTYPES = {
 def save_network(
     network: torch.nn.Module, made: torch.nn.Module, quantizer: StorableQuantizer, choice: Choice, path: Path
 ) -> None:
-    """Write a quantised network.
+    """Write a quantized network.
 
     Args:
         network: the full-precision one, of which only names and shapes are read.
-        made: its quantised copy.
+        made: its quantized copy.
         quantizer: which made it.
         choice: the method and its settings.
         path: a new file.
@@ -104,14 +104,14 @@ def load_network(
     dtype: torch.dtype,
     device: str,
 ) -> torch.nn.Module:
-    """The quantised network of a file.
+    """The quantized network of a file.
 
     Args:
         path: as `save_network` wrote it.
         network_class: of diffusers.
         config: of the full-precision network.
         quantizer, choice: of the method that the file is said to hold.
-        dtype: of what is not quantised.
+        dtype: of what is not quantized.
         device: where it runs.
 
     Raises:
@@ -156,15 +156,15 @@ def _layers(path: Path, metadata: Mapping[str, str], choice: Choice) -> list[str
         plain = False
     if not plain:
         raise ModelFileError(
-            f"{path.parent.name}/{path.name} holds no network that was quantised here. Quantise the model again."
+            f"{path.parent.name}/{path.name} holds no network that was quantized here. Quantize the model again."
         )
     if method != choice:
         raise ModelFileError(
-            f"{path.parent.name}/{path.name} was quantised by {method.key[:40]}, not by {choice.key}. "
-            "Quantise the model again."
+            f"{path.parent.name}/{path.name} was quantized by {method.key[:40]}, not by {choice.key}. "
+            "Quantize the model again."
         )
     return layers
 
 
 def _unfit(path: Path, why: str) -> ModelFileError:
-    return ModelFileError(f"{path.parent.name}/{path.name} does not fit its model ({why}). Quantise the model again.")
+    return ModelFileError(f"{path.parent.name}/{path.name} does not fit its model ({why}). Quantize the model again.")

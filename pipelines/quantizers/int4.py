@@ -1,4 +1,4 @@
-"""Four bits a weight, two to a byte, with a scale and a lowest value for each group of neighbours."""
+"""Four bits a weight, two to a byte, with a scale and a lowest value for each group of neighbors."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ __all__ = ["Machine", "load_package", "needs_gpu", "needs_package", "this_machin
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What quantisers ask of a machine.
+    """What quantizers ask of a machine.
 
     Attributes:
         device: "cpu", "cuda", ...

@@ -45,7 +45,7 @@ class Nf4Codec:
     """w = scale * level[q] with scale = max|w| of the block: |error| <= scale * (half the gap between two levels).
 
     Source: Dettmers et al., QLoRA, arXiv:2305.14314, section 3 and appendix E.
-    Differs: scales are kept in float16, rounded up, and not quantised again.
+    Differs: scales are kept in float16, rounded up, and not quantized again.
     """
 
     def __init__(self, block_size: int = 64):

@@ -1,7 +1,7 @@
 """How many bytes a network's tensors really hold, whatever library stores them.
 
 Nominal bits are not bytes: torchao keeps two-bit weights one to a byte, `get_memory_footprint()` is wrong for tensor
-subclasses, and PyTorch's dynamically quantised layers have no parameters at all.
+subclasses, and PyTorch's dynamically quantized layers have no parameters at all.
 """
 
 from __future__ import annotations

@@ -9,13 +9,18 @@ from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import MAX_PROMPT, METHODS, Request, Traits
 from pipelines.guidance import GUIDANCE
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 
 __all__ = ["TABLES", "Limits", "check_fit", "check_orders", "check_request"]
 
-TABLES: Mapping[str, Table] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "guidance": GUIDANCE, "start": STARTS}
+TABLES: Mapping[str, Table] = {
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "guidance": GUIDANCE,
+    "start": INITIALIZATIONS,
+}
 """The table of each of a request's methods, by its field."""
 
 
@@ -119,14 +124,14 @@ def check_orders(request: Request) -> None:
         SettingsError: it does not, and what to do.
     """
     method, steps = SAMPLERS[request.sampler.key], request.num_inference_steps
-    start = STARTS[request.start.key]
+    start = INITIALIZATIONS[request.start.key]
     left = start.build(request.start.settings).left(steps)
-    steps, spared = (steps, "") if left in (None, steps) else (left, f" that {start.label} leaves of {steps}")
+    steps, skipped_steps = (steps, "") if left in (None, steps) else (left, f" that {start.label} leaves of {steps}")
     known = {field.name for field in dataclasses.fields(method.settings) if field.name.endswith("order")}
     for name, value in request.sampler.settings.items():
         if name in known and int(value) > steps:
             raise SettingsError(
-                f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{spared}. "
+                f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{skipped_steps}. "
                 f"Choose an order up to {steps}, or at least {value} steps."
             )
 

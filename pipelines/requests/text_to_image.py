@@ -17,7 +17,7 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
 from pipelines.requests.limits import check_fit
 from pipelines.samplers import SAMPLERS
@@ -52,7 +52,7 @@ def resolve(request: Request, family: Family) -> Request:
 
 def _require_whole_schedule(request: Request) -> None:
     """Fitted factors combine what every step of their schedule said, so no start may spare one."""
-    start, schedule = STARTS[request.start.key], settled(request)
+    start, schedule = INITIALIZATIONS[request.start.key], settled(request)
     whole = start.build(request.start.settings).left(request.num_inference_steps) == request.num_inference_steps
     if not whole and isinstance(schedule, Learned) and isinstance(schedule.solver(None), FittedFactors):
         raise SettingsError(
@@ -124,7 +124,7 @@ def _begin(request: Request, family: Family, noise: NoiseSource, noise_schedule:
     """How the request's start makes the first latents; None for plain noise."""
     if request.start.key == Request.start.key:
         return None
-    start: Start = STARTS[request.start.key].build(request.start.settings)
+    start: Start = INITIALIZATIONS[request.start.key].build(request.start.settings)
     context = StartContext(noise, noise_schedule, request.model, family.components.get("fitted_starts"))
     return functools.partial(start.begin, context=context)
 

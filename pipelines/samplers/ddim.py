@@ -68,5 +68,5 @@ class Ddim:
         prediction = yield Query(state.latents, level)
         return State(ancestral_step(prediction, level, next_level, self.eta, context), prediction.denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

@@ -63,5 +63,5 @@ class Ddpm:
         variance = large if self.large and level.alpha > 0 else small
         return State(with_fresh_noise(mean, math.sqrt(variance), context), prediction.denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

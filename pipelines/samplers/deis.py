@@ -50,5 +50,5 @@ class Deis:
             latents = latents - next_level.alpha * level.sigma_ve * weight * past.noise
         return State(latents, prediction.denoised, memory=history)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

@@ -40,7 +40,7 @@ class Dpm2:
         mean = next_level.alpha * (state.latents / level.alpha + (down - level.sigma_ve) * second.noise)
         return State(with_fresh_noise(mean, fresh, context), first.denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return 2 * num_steps - 1
 
 

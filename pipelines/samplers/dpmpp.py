@@ -66,7 +66,7 @@ class DpmSolver1:
         latents = exponential_step(state.latents, level, next_level, prediction.denoised)
         return State(latents, prediction.denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps
 
 
@@ -102,5 +102,5 @@ class DpmSolver2S(DpmSolver1):
             data = (yield Query(halfway, middle)).denoised
         return State(exponential_step(state.latents, level, next_level, data), denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return 2 * num_steps - 1

@@ -40,7 +40,7 @@ class DpmSolver3M:
         latents = with_fresh_noise(mean, fresh_std(level, next_level, self.eta), context)
         return State(latents, denoised, history)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps
 
 

@@ -26,5 +26,5 @@ class Euler:
         prediction = yield Query(state.latents, level)
         return State(interpolate(prediction, next_level), prediction.denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

@@ -11,7 +11,7 @@ from pipelines.core.denoiser import Prediction, Query
 from pipelines.core.errors import SettingsError
 from pipelines.core.sampler import State, StepContext, Stepping
 from pipelines.core.schedule import Level
-from pipelines.samplers.fitted_emphasis import Emphasis
+from pipelines.samplers.prompt_extrapolation import PromptExtrapolation
 
 __all__ = ["FittedFactors", "Terms", "combined"]
 
@@ -42,9 +42,9 @@ class Terms:
         each = max(1, len(self.branches))
         return 1 + sum(1 if m in self.single else each for m in range(index + 1))
 
-    def emphasis(self, index: int, numbers: Iterable[float | torch.Tensor]) -> Emphasis:
+    def emphasis(self, index: int, numbers: Iterable[float | torch.Tensor]) -> PromptExtrapolation:
         """A step's, with a number for each branch that it evaluates."""
-        return Emphasis(self.branches, dict(zip(self.evaluated(index), numbers, strict=True)))
+        return PromptExtrapolation(self.branches, dict(zip(self.evaluated(index), numbers, strict=True)))
 
     @property
     def left_out(self) -> int:
@@ -117,5 +117,5 @@ class FittedFactors:
         known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))
         return State(combined(self.rows[context.index], known), prediction.denoised, memory=known)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

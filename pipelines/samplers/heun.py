@@ -45,7 +45,7 @@ class Heun:
         span = next_level.sigma_ve - level.sigma_ve
         return next_level.alpha * (latents / level.alpha + span * (first.noise + second.noise) / 2)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return 2 * num_steps - 1
 
 

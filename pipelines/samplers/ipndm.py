@@ -30,5 +30,5 @@ class Ipndm(Pndm):
     def __init__(self, settings: IpndmSettings = IpndmSettings()):
         self.multistep = settings.order
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

@@ -54,5 +54,5 @@ class Lcm:
             return State(denoised, denoised)
         return State(next_level.alpha * denoised + next_level.sigma * context.noise(denoised), denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

@@ -47,5 +47,5 @@ class Lms:
             latents = latents + next_level.alpha * weight * past.noise
         return State(latents, prediction.denoised, memory=history)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

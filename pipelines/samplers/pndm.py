@@ -84,7 +84,7 @@ class Pndm:
     def start_steps(self) -> int:
         return 3 if self.runge_kutta else 1
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         started = min(self.start_steps, num_steps - 1)
         return num_steps + started * (3 if self.runge_kutta else 1)
 

@@ -88,7 +88,7 @@ class SaSolver:
         stride = _Stride(latents, level, history, eta, fresh, estimates if finite else 0)
         return State(predicted if fresh is None else predicted + fresh, denoised, history, (stride,))
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps
 
     @staticmethod

@@ -31,5 +31,5 @@ class Scm:
             return State(denoised, denoised)
         return State(next_level.alpha * denoised + next_level.sigma * context.noise(denoised), denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

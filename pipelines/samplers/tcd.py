@@ -48,5 +48,5 @@ class Tcd:
         std = math.sqrt(max(0.0, next_level.sigma**2 - (ratio * past_it.sigma) ** 2))
         return State(with_fresh_noise(ratio * interpolate(prediction, past_it), std, context), prediction.denoised)
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps

@@ -92,7 +92,7 @@ class TimeShift(Wrapper):
         shifted = sum(time != level.timestep for time in times)
         own = ShiftCount(own.shifted + shifted, own.considered + len(times))
         told = tuple(level if time == level.timestep else context.noise_schedule.at(time) for time in times)
-        return own, dataclasses.replace(query, told_levels=told) if shifted else query
+        return own, dataclasses.replace(query, conditioning_levels=told) if shifted else query
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         done = yield from super().step(state, level, next_level, context)

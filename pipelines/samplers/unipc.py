@@ -65,7 +65,7 @@ class UniPc:
         stride = _Stride(latents, level, history, order)
         return State(self._update(stride, next_level), denoised, history, (stride,))
 
-    def calls(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int) -> int:
         return num_steps
 
     def _update(self, stride: _Stride, next_level: Level, corrected: torch.Tensor | None = None) -> torch.Tensor:

@@ -60,8 +60,8 @@ class Wrapper:
             except StopIteration as done:
                 return dataclasses.replace(done.value, memory=(own, done.value.memory))
 
-    def calls(self, num_steps: int) -> int:
-        return self.base.calls(num_steps)
+    def nfe(self, num_steps: int) -> int:
+        return self.base.nfe(num_steps)
 
 
 def with_noise(prediction: Prediction, noise: Any) -> Prediction:

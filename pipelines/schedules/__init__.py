@@ -21,7 +21,7 @@ from pipelines.schedules.shift import Shift, ShiftSettings
 from pipelines.schedules.uniform import Uniform, UniformSettings
 from pipelines.schedules.uniform_lambda import UniformLambda, UniformLambdaSettings, fits_uniform_lambda
 
-__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled", "spared"]
+__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled", "skipped_steps"]
 
 SCHEDULES = Table(
     "schedule",
@@ -98,7 +98,7 @@ SCHEDULES = Table(
             AlignYourStepsSettings,
             fit=fits_align_your_steps,
             paper="Sabour et al., Align your steps, arXiv:2404.14507",
-            help="Published levels, optimised for Stable Diffusion 1, SDXL and SVD at ten steps.",
+            help="Published levels, optimized for Stable Diffusion 1, SDXL and SVD at ten steps.",
         ),
         Method(
             "learned",
@@ -131,7 +131,7 @@ def settled(request: Request) -> Any:
     return schedule.for_request(request) if isinstance(schedule, Learned) else schedule
 
 
-def spared(request: Request) -> int:
+def skipped_steps(request: Request) -> int:
     """Branches of the guidance that the solver which was fitted for this request leaves out, over the whole run.
 
     0 for every other run, and where nothing was fitted, which the run itself refuses.

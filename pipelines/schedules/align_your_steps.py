@@ -1,4 +1,4 @@
-"""Align your steps: noise levels optimised for three models, published as tables of ten steps."""
+"""Align your steps: noise levels optimized for three models, published as tables of ten steps."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AlignYourSteps:
     """The published levels at ten steps, interpolated at any other number.
 
     Source: Sabour, Fidler, Kreis, Align your steps: optimizing sampling schedules in diffusion models,
-    arXiv:2404.14507, appendix (tables of the optimised schedules).
+    arXiv:2404.14507, appendix (tables of the optimized schedules).
     Differs: a first level above the model's own highest noise is that highest noise.
     """
 

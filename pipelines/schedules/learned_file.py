@@ -32,7 +32,7 @@ class LearnedSchedule:
 
     Attributes:
         method: a key of `METHODS`.
-        model: key of the catalogue; `network` names its weights.
+        model: key of the catalog; `network` names its weights.
         sampler, guidance: with all their settings.
         num_inference_steps: steps; `evaluations` is what they cost.
         times: N network times, descending, whose noise levels are visited.

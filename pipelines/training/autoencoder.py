@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import sample_scene
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import pictures_of
 from pipelines.training.objectives import gradient_l1, learning_rate, psnr
-from pipelines.training.recipes import AutoencoderRecipe, Recipe, catalogue_for, find_recipe
+from pipelines.training.recipes import AutoencoderRecipe, Recipe, catalog_for, find_recipe
 from pipelines.training.trainer import (
     add_arguments,
     generator_for,
@@ -57,12 +57,12 @@ def measured_scaling(vae: AutoencoderKL, images: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def held_out_psnr(vae: AutoencoderKL, catalogue: Catalogue, size: int, count: int = 128) -> float:
+def held_out_psnr(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 128) -> float:
     """Mean PSNR in dB over whole scenes of held-out pairs, clipped as a saved picture is."""
-    scenes = [sample_scene(catalogue, seed, "held-out") for seed in range(count)]
+    scenes = [sample_scene(catalog, seed, "held-out") for seed in range(count)]
     device, values = next(vae.parameters()).device, []
     for start in range(0, count, 32):
-        images = pictures_of(scenes[start : start + 32], catalogue, size).to(device)
+        images = pictures_of(scenes[start : start + 32], catalog, size).to(device)
         latents = vae.encode(images * 2 - 1).latent_dist.mean
         decoded = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
         values.append(psnr(decoded, images))
@@ -75,7 +75,7 @@ class AutoencoderTask:
     Args:
         recipe: sizes and rates.
         vae: what is trained.
-        catalogue: the objects.
+        catalog: the objects.
         seed: of everything drawn.
         steps: length of the run.
     """
@@ -84,12 +84,12 @@ class AutoencoderTask:
         self,
         recipe: Recipe,
         vae: AutoencoderKL,
-        catalogue: Catalogue,
+        catalog: Catalog,
         seed: int = 0,
         steps: int | None = None,
     ):
         self.recipe, self.shape, self.networks = recipe, recipe.autoencoder, vae
-        self.catalogue, self.seed = catalogue, seed
+        self.catalog, self.seed = catalog, seed
         self.steps, self.batch = steps or self.shape.steps, self.shape.batch
         self.optimizer = torch.optim.AdamW(vae.parameters(), lr=self.shape.learning_rate, betas=(0.9, 0.99))
         self.device = next(vae.parameters()).device
@@ -111,26 +111,26 @@ class AutoencoderTask:
 
     def export(self, folder: Path) -> None:
         """Write the autoencoder in half precision with its measured scaling factor."""
-        scenes = [sample_scene(self.catalogue, seed) for seed in range(256)]
-        images = pictures_of(scenes, self.catalogue, self.recipe.size)
+        scenes = [sample_scene(self.catalog, seed) for seed in range(256)]
+        images = pictures_of(scenes, self.catalog, self.recipe.size)
         scaling = measured_scaling(self.networks, images)
         self.networks.register_to_config(scaling_factor=scaling)
         copy.deepcopy(self.networks).half().save_pretrained(folder / "vae")
-        quality = held_out_psnr(self.networks, self.catalogue, self.recipe.size, 64)
+        quality = held_out_psnr(self.networks, self.catalog, self.recipe.size, 64)
         print(f"held-out scenes: {quality:.2f} dB; scaling factor {scaling:.4f}", flush=True)
 
     def sheet(self, path: Path) -> None:
         """Draw held-out scenes, and below them what comes back."""
-        scenes = [sample_scene(self.catalogue, seed, "held-out") for seed in range(12)]
-        images = pictures_of(scenes, self.catalogue, self.recipe.size).to(self.device)
+        scenes = [sample_scene(self.catalog, seed, "held-out") for seed in range(12)]
+        images = pictures_of(scenes, self.catalog, self.recipe.size).to(self.device)
         latents = self.networks.encode(images * 2 - 1).latent_dist.mean
         decoded = self.networks.decode(latents).sample / 2 + 0.5
         picture_sheet(torch.cat([images, decoded]).cpu()).save(path)
 
     def _crops(self, step: int, generator: torch.Generator) -> torch.Tensor:
         first = (self.seed * 1_000_000 + step) * self.batch
-        scenes = [sample_scene(self.catalogue, first + index) for index in range(self.batch)]
-        images = pictures_of(scenes, self.catalogue, self.recipe.size)
+        scenes = [sample_scene(self.catalog, first + index) for index in range(self.batch)]
+        images = pictures_of(scenes, self.catalog, self.recipe.size)
         crop, spare = self.shape.crop, self.recipe.size - self.shape.crop
         corners = torch.randint(spare + 1, (self.batch, 2), generator=generator).tolist()
         return torch.stack(
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         require_fit(chosen.start, recipe, ("vae",))
         vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32)
     settings = settings_from(chosen, recipe.autoencoder.steps, recipe.autoencoder.ema)
-    task = AutoencoderTask(recipe, vae.to(device), catalogue_for(recipe), chosen.seed, settings.steps)
+    task = AutoencoderTask(recipe, vae.to(device), catalog_for(recipe), chosen.seed, settings.steps)
     train(task, chosen.run_dir / "autoencoder", settings)
 
 

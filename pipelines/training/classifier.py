@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, Scene, sample_scene
 from pipelines.metrics.classifier import Classifier, ClassifierNetwork, Scores, save_classifier
 from pipelines.training.fit import MODEL, chosen_folder, require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
-from pipelines.training.recipes import Recipe, catalogue_for, find_recipe
+from pipelines.training.recipes import Recipe, catalog_for, find_recipe
 from pipelines.training.trainer import (
     add_arguments,
     generator_for,
@@ -66,7 +66,7 @@ class ClassifierTask:
         recipe: sizes and rates.
         network: what is trained.
         vae: passes half of the pictures, their latents disturbed; None passes none.
-        catalogue: the objects.
+        catalog: the objects.
         seed: of everything drawn.
         steps: length of the run.
     """
@@ -76,12 +76,12 @@ class ClassifierTask:
         recipe: Recipe,
         network: ClassifierNetwork,
         vae: AutoencoderKL | None,
-        catalogue: Catalogue,
+        catalog: Catalog,
         seed: int = 0,
         steps: int | None = None,
     ):
         self.recipe, self.shape, self.networks, self.vae = recipe, recipe.classifier, network, vae
-        self.catalogue, self.seed = catalogue, seed
+        self.catalog, self.seed = catalog, seed
         self.steps, self.batch = steps or self.shape.steps, self.shape.batch
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=self.shape.learning_rate, weight_decay=0.02)
         self.device = next(network.parameters()).device
@@ -103,7 +103,7 @@ class ClassifierTask:
 
     def export(self, folder: Path) -> None:
         """Write the classifier as it ships."""
-        classifier = Classifier(self.networks, self.catalogue.labels, tuple(BACKGROUNDS), self.recipe.size)
+        classifier = Classifier(self.networks, self.catalog.labels, tuple(BACKGROUNDS), self.recipe.size)
         save_classifier(classifier, folder)
         self.networks.requires_grad_(True)
 
@@ -115,18 +115,18 @@ class ClassifierTask:
         if generation == self._generation:
             return
         first = (self.seed * 1_000 + generation) * 1_000_000 + 500_000
-        scenes = [sample_scene(self.catalogue, first + index, "all", 1 + index % 2) for index in range(self.shape.pool)]
+        scenes = [sample_scene(self.catalog, first + index, "all", 1 + index % 2) for index in range(self.shape.pool)]
         generator = generator_for(self.seed, first)
         with torch.autocast(self.device.type, enabled=False):
             parts = [self._draw(scenes[start : start + 256], generator) for start in range(0, len(scenes), 256)]
         self._images = torch.cat(parts)
-        self._targets = targets_of(scenes, self.catalogue.labels)
+        self._targets = targets_of(scenes, self.catalog.labels)
         self._generation = generation
 
     @torch.no_grad()
     def _draw(self, scenes: list[Scene], generator: torch.Generator) -> torch.Tensor:
         """(B, 3, H, W), uint8; the second half has passed the autoencoder."""
-        images = pictures_of(scenes, self.catalogue, self.recipe.size)
+        images = pictures_of(scenes, self.catalog, self.recipe.size)
         if self.vae is not None:
             through = images[len(images) // 2 :]
             latents = encode(self.vae, through).float()
@@ -152,11 +152,11 @@ def main(arguments: list[str] | None = None) -> None:
     recipe, device = find_recipe(chosen.recipe), pick_device()
     start = chosen_folder(chosen.start, recipe, "--start", MODEL)
     require_fit(start, recipe, ("vae",))
-    catalogue = catalogue_for(recipe)
+    catalog = catalog_for(recipe)
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
-    network = ClassifierNetwork(len(catalogue.objects), len(BACKGROUNDS), recipe.classifier.widths)
+    network = ClassifierNetwork(len(catalog.objects), len(BACKGROUNDS), recipe.classifier.widths)
     settings = settings_from(chosen, recipe.classifier.steps, recipe.classifier.ema)
-    task = ClassifierTask(recipe, network.to(device), vae.to(device).eval(), catalogue, chosen.seed, settings.steps)
+    task = ClassifierTask(recipe, network.to(device), vae.to(device).eval(), catalog, chosen.seed, settings.steps)
     train(task, chosen.run_dir / "classifier", settings)
 
 

@@ -15,13 +15,13 @@ from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 
 from pipelines.emoji.compositions import sample_composition
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.training.autoencoder import build_autoencoder, measured_scaling
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import pictures_of
 from pipelines.training.muon import Muon
 from pipelines.training.objectives import gradient_l1, learning_rate, psnr
-from pipelines.training.recipes import Recipe, catalogue_for, find_recipe
+from pipelines.training.recipes import Recipe, catalog_for, find_recipe
 from pipelines.training.trainer import (
     add_arguments,
     generator_for,
@@ -64,21 +64,21 @@ def normalize_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
     Args: images: (B, 3, H, W) in [0, 1].
     """
     mean, channels = _means(vae, images), vae.config.latent_channels
-    centre, spread = mean.mean(dim=(0, 2, 3)), mean.std(dim=(0, 2, 3))
+    center, spread = mean.mean(dim=(0, 2, 3)), mean.std(dim=(0, 2, 3))
     inward, outward = vae.quant_conv, vae.post_quant_conv
-    outward.bias += (outward.weight[:, :, 0, 0] * centre).sum(dim=1)
+    outward.bias += (outward.weight[:, :, 0, 0] * center).sum(dim=1)
     outward.weight *= spread[None, :, None, None]
     inward.weight[:channels] /= spread[:, None, None, None]
-    inward.bias[:channels] = (inward.bias[:channels] - centre) / spread
+    inward.bias[:channels] = (inward.bias[:channels] - center) / spread
     inward.bias[channels:] -= 2 * spread.log()
 
 
 @torch.no_grad()
-def composition_psnr(vae: AutoencoderKL, catalogue: Catalogue, size: int, count: int = 128) -> float:
+def composition_psnr(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 128) -> float:
     """Measure the mean PSNR in dB over compositions of held-out pairs, clipped as a saved picture is."""
     values, device = [], next(vae.parameters()).device
     for start in range(0, count, 16):
-        images = _pictures(catalogue, range(start, min(start + 16, count)), size, "held-out").to(device)
+        images = _pictures(catalog, range(start, min(start + 16, count)), size, "held-out").to(device)
         decoded = (vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5).clamp(0, 1)
         values.append(psnr(decoded, images))
     return float(torch.cat(values).mean())
@@ -90,7 +90,7 @@ class CompositionAutoencoderTask:
     Args:
         recipe: sizes and rates.
         vae: what is trained.
-        catalogue: the objects.
+        catalog: the objects.
         seed: of everything drawn.
         steps: length of the run.
         decoder: train the decoder alone, on whole pictures, two at a step.
@@ -101,14 +101,14 @@ class CompositionAutoencoderTask:
         self,
         recipe: Recipe,
         vae: AutoencoderKL,
-        catalogue: Catalogue,
+        catalog: Catalog,
         seed: int = 0,
         steps: int | None = None,
         decoder: bool = False,
         pool: int = POOL,
     ):
         self.recipe, self.shape, self.networks = recipe, recipe.autoencoder, vae
-        self.catalogue, self.seed, self.decoder, self.pool = catalogue, seed, decoder, pool
+        self.catalog, self.seed, self.decoder, self.pool = catalog, seed, decoder, pool
         self.steps = steps or self.shape.steps
         self.batch = 2 if decoder else self.shape.batch
         self.rate = self.shape.learning_rate / 2 if decoder else self.shape.learning_rate
@@ -149,17 +149,17 @@ class CompositionAutoencoderTask:
     def export(self, folder: Path) -> None:
         """Write the autoencoder in half precision, its latents normalized."""
         written = copy.deepcopy(self.networks)
-        images = _pictures(self.catalogue, range(256), self.recipe.size, "train").to(self.device)
+        images = _pictures(self.catalog, range(256), self.recipe.size, "train").to(self.device)
         if not self.decoder:
             normalize_latents(written, images)
         written.register_to_config(scaling_factor=measured_scaling(written, images))
         written.half().save_pretrained(folder / "vae")
-        quality = composition_psnr(self.networks, self.catalogue, self.recipe.size, 64)
+        quality = composition_psnr(self.networks, self.catalog, self.recipe.size, 64)
         print(f"held-out compositions: {quality:.2f} dB", flush=True)
 
     def sheet(self, path: Path) -> None:
         """Draw held-out compositions, and below them what comes back."""
-        images = _pictures(self.catalogue, range(12), self.recipe.size, "held-out").to(self.device)
+        images = _pictures(self.catalog, range(12), self.recipe.size, "held-out").to(self.device)
         decoded = self.networks.decode(self.networks.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
         picture_sheet(torch.cat([images, decoded]).cpu()).save(path)
 
@@ -170,7 +170,7 @@ class CompositionAutoencoderTask:
         if len(self._images) and step % 4:
             return
         base = self.seed * 100_000_000 + 10_000_000
-        fresh = _pictures(self.catalogue, range(base + start, base + stop), self.recipe.size, "train")
+        fresh = _pictures(self.catalog, range(base + start, base + stop), self.recipe.size, "train")
         self._images = torch.cat([self._images, (fresh * 255).round().byte()])[-self.pool :]
 
     def _crops(self, generator: torch.Generator) -> torch.Tensor:
@@ -181,8 +181,8 @@ class CompositionAutoencoderTask:
         return torch.stack([image[:, y : y + crop, x : x + crop] for image, (y, x) in pictures]).float() / 255
 
 
-def _pictures(catalogue: Catalogue, seeds: range, size: int, split: str) -> torch.Tensor:
-    return pictures_of([sample_composition(catalogue, seed, split).scene for seed in seeds], catalogue, size)
+def _pictures(catalog: Catalog, seeds: range, size: int, split: str) -> torch.Tensor:
+    return pictures_of([sample_composition(catalog, seed, split).scene for seed in seeds], catalog, size)
 
 
 def _means(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
@@ -206,8 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         vae = prepare_autoencoder(build_autoencoder(recipe.autoencoder, recipe.size))
     settings = settings_from(chosen, recipe.autoencoder.steps, recipe.autoencoder.ema)
-    catalogue = catalogue_for(recipe)
-    task = CompositionAutoencoderTask(recipe, vae.to(device), catalogue, chosen.seed, settings.steps, chosen.decoder)
+    catalog = catalog_for(recipe)
+    task = CompositionAutoencoderTask(recipe, vae.to(device), catalog, chosen.seed, settings.steps, chosen.decoder)
     train(task, chosen.run_dir / ("decoder" if chosen.decoder else "autoencoder"), settings)
 
 

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from pipelines.emoji.composition_captions import describe, pluralize
 from pipelines.emoji.compositions import sample_composition
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.training.denoiser import DenoiserTask, build_text_encoder, build_unet, load_networks, noise_schedule
 from pipelines.training.fit import PARTS, require_fit
@@ -21,7 +21,7 @@ from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, conti
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.muon import Muon
 from pipelines.training.objectives import assign_noise, min_snr_v_loss
-from pipelines.training.recipes import Recipe, catalogue_for, find_recipe
+from pipelines.training.recipes import Recipe, catalog_for, find_recipe
 from pipelines.training.tokenizer import train_tokenizer
 from pipelines.training.trainer import add_arguments, generator_for, pick_device, settings_from, train, use_threads
 
@@ -43,12 +43,12 @@ SHEET_CAPTIONS = (
 )
 
 
-def composition_corpus(catalogue: Catalogue, count: int = 20_000, seed: int = 0) -> list[str]:
+def composition_corpus(catalog: Catalog, count: int = 20_000, seed: int = 0) -> list[str]:
     """Captions, and every name, plural and tag once, to learn words from."""
     rng = np.random.default_rng(seed)
-    captions = [describe(sample_composition(catalogue, index, "all"), catalogue, rng) for index in range(count)]
-    names = [name for item in catalogue.objects for name in item.names]
-    tags = [tag for item in catalogue.objects for tag in item.tags]
+    captions = [describe(sample_composition(catalog, index, "all"), catalog, rng) for index in range(count)]
+    names = [name for item in catalog.objects for name in item.names]
+    tags = [tag for item in catalog.objects for tag in item.tags]
     return captions + names + [pluralize(name) for name in names] + tags + list(BACKGROUNDS)
 
 
@@ -57,7 +57,7 @@ class CompositionPool:
 
     Args:
         vae: encodes.
-        catalogue: the objects.
+        catalog: the objects.
         picture_size: pixels.
         count: compositions in memory at most.
         first: how many there are before the first step.
@@ -69,7 +69,7 @@ class CompositionPool:
     def __init__(
         self,
         vae: AutoencoderKL,
-        catalogue: Catalogue,
+        catalog: Catalog,
         picture_size: int,
         count: int,
         first: int,
@@ -77,7 +77,7 @@ class CompositionPool:
         seed: int,
         file: Path | None = None,
     ):
-        self.vae, self.catalogue, self.picture_size = vae, catalogue, picture_size
+        self.vae, self.catalog, self.picture_size = vae, catalog, picture_size
         self.count, self.first, self.fresh, self.file = count, first, fresh, file
         self._base = seed * 1_000_000_000
         self._start = self._stop = 0
@@ -93,11 +93,11 @@ class CompositionPool:
         start, stop = self.window(step)
         self._hold(start, stop)
         chosen = rng.choice(stop - start, size=size, replace=False)
-        captions = [describe(self._composition(start + int(index)), self.catalogue, rng, empty) for index in chosen]
+        captions = [describe(self._composition(start + int(index)), self.catalog, rng, empty) for index in chosen]
         return self._latents[torch.from_numpy(chosen)].float(), captions
 
     def _composition(self, number: int):
-        return sample_composition(self.catalogue, self._base + number)
+        return sample_composition(self.catalog, self._base + number)
 
     def _hold(self, start: int, stop: int) -> None:
         if (start, stop) == (self._start, self._stop):
@@ -124,14 +124,14 @@ class CompositionPool:
 
     def _encode(self, numbers: range) -> torch.Tensor:
         scenes = [self._composition(number).scene for number in numbers]
-        return encode(self.vae, pictures_of(scenes, self.catalogue, self.picture_size)).half().cpu()
+        return encode(self.vae, pictures_of(scenes, self.catalog, self.picture_size)).half().cpu()
 
 
 class CompositionDenoiserTask(DenoiserTask):
     """The loss of the 128 px denoiser: velocity prediction on compositions.
 
     Args:
-        recipe, networks, vae, tokenizer, catalogue, seed, steps, history: as of `DenoiserTask`.
+        recipe, networks, vae, tokenizer, catalog, seed, steps, history: as of `DenoiserTask`.
         kept: a file that keeps the latents of a run that goes on, or None.
     """
 
@@ -143,13 +143,13 @@ class CompositionDenoiserTask(DenoiserTask):
         networks: torch.nn.ModuleDict,
         vae: AutoencoderKL,
         tokenizer: CLIPTokenizer,
-        catalogue: Catalogue,
+        catalog: Catalog,
         seed: int = 0,
         steps: int | None = None,
         history: History = UNKNOWN,
         kept: Path | None = None,
     ):
-        super().__init__(recipe, networks, vae, tokenizer, catalogue, seed, steps, history)
+        super().__init__(recipe, networks, vae, tokenizer, catalog, seed, steps, history)
         shape = recipe.denoiser
         tables = [module.weight for module in networks.modules() if isinstance(module, torch.nn.Embedding)]
         numbers = {id(table) for table in tables}
@@ -157,7 +157,7 @@ class CompositionDenoiserTask(DenoiserTask):
         groups = [{"params": others}, {"params": tables, "orthogonal": False}]
         self.optimizer = Muon(groups, lr=shape.learning_rate, weight_decay=0.01)
         self.scheduler = noise_schedule("v_prediction")
-        self.pool = CompositionPool(vae, catalogue, recipe.size, shape.pool, shape.first, shape.fresh, seed, kept)
+        self.pool = CompositionPool(vae, catalog, recipe.size, shape.pool, shape.first, shape.fresh, seed, kept)
 
     def loss(self, step: int) -> torch.Tensor:
         """Min-SNR weighted error of the predicted velocity on this step's batch."""
@@ -178,7 +178,7 @@ class CompositionDenoiserTask(DenoiserTask):
         return min_snr_v_loss(predicted, velocity, alphas, self.shape.min_snr)
 
 
-def fresh_networks(recipe: Recipe, catalogue: Catalogue, start: Path, folder: Path):
+def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):
     """Build random networks and a new tokenizer for the autoencoder in `start`; `folder` receives the tokenizer."""
     require_fit(start, recipe, ("vae",))
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
@@ -186,7 +186,7 @@ def fresh_networks(recipe: Recipe, catalogue: Catalogue, start: Path, folder: Pa
     if (folder / "tokenizer.json").is_file():
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     else:
-        tokenizer = train_tokenizer(composition_corpus(catalogue), shape.vocabulary, shape.tokens, folder)
+        tokenizer = train_tokenizer(composition_corpus(catalog), shape.vocabulary, shape.tokens, folder)
     unet = build_unet(shape, vae.config.latent_channels, recipe.size // recipe.autoencoder.factor)
     networks = {"unet": unet, "text_encoder": build_text_encoder(shape, tokenizer)}
     return vae, tokenizer, torch.nn.ModuleDict(networks)
@@ -206,9 +206,9 @@ def main(arguments: list[str] | None = None) -> None:
     require_fit(chosen.start, recipe, ("vae",) if chosen.fresh else PARTS)
     folder = chosen.run_dir / "denoiser"
     history = begin_run(folder, FRESH if chosen.fresh else continued(history_of(chosen.start)))
-    catalogue, device = catalogue_for(recipe), pick_device()
+    catalog, device = catalog_for(recipe), pick_device()
     if chosen.fresh:
-        vae, tokenizer, networks = fresh_networks(recipe, catalogue, chosen.start, chosen.run_dir / "tokenizer")
+        vae, tokenizer, networks = fresh_networks(recipe, catalog, chosen.start, chosen.run_dir / "tokenizer")
     else:
         vae, tokenizer, networks = load_networks(recipe, chosen.start)
     # transformers' fused attention has a slow backward on the CPU
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
         networks.to(device),
         vae.to(device),
         tokenizer,
-        catalogue,
+        catalog,
         chosen.seed,
         settings.steps,
         history,

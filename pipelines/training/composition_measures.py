@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from pipelines.emoji.composition_captions import Description, describe, parse_description
 from pipelines.emoji.compositions import SIZES, Composition, sample_composition
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.metrics.detector import SHIPPED as JUDGE
 from pipelines.metrics.detector import Detector, View, load_detector
 from pipelines.training.card import Floor, figure_table, write_card
@@ -26,7 +26,7 @@ from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.history import history_of
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.measures import FRESH, file_bytes, load_pipeline, seconds_for_one
-from pipelines.training.recipes import catalogue_for, find_recipe
+from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import pick_device, picture_sheet, use_threads
 
 __all__ = ["CASES", "COMPOSITION_FLOORS", "detector_accuracy", "generate", "is_shown", "measure", "named_compositions"]
@@ -86,15 +86,15 @@ def _is_sized(size: float, word: str | None) -> bool:
 
 
 def named_compositions(
-    catalogue: Catalogue, count: int, split: str, kind: str
+    catalog: Catalog, count: int, split: str, kind: str
 ) -> list[tuple[Composition, str, Description]]:
     """Draw fresh compositions with captions of the training grammar that name the background."""
     found, seed = [], FRESH
     while len(found) < count:
         seed += 1
-        composition = sample_composition(catalogue, seed, split, kind)
-        text = describe(composition, catalogue, np.random.default_rng(seed))
-        description = parse_description(text, catalogue)
+        composition = sample_composition(catalog, seed, split, kind)
+        text = describe(composition, catalog, np.random.default_rng(seed))
+        description = parse_description(text, catalog)
         if description.background is not None:
             found.append((composition, text, description))
     return found
@@ -119,12 +119,12 @@ def generate(
 
 
 @torch.no_grad()
-def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalogue: Catalogue, count: int = 1_000) -> float:
+def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalog: Catalog, count: int = 1_000) -> float:
     """Measure the share of fresh renderings of every kind, passed through the autoencoder, that are read all right."""
     right = []
     for start in range(0, count, 50):
-        chosen = [sample_composition(catalogue, FRESH + 10**6 + start + index, "all") for index in range(50)]
-        latents = encode(vae, pictures_of([item.scene for item in chosen], catalogue, detector.size))
+        chosen = [sample_composition(catalog, FRESH + 10**6 + start + index, "all") for index in range(50)]
+        latents = encode(vae, pictures_of([item.scene for item in chosen], catalog, detector.size))
         images = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
         for item, view in zip(chosen, detector.read(images), strict=True):
             right.append(is_shown(view, _all_said(item)))
@@ -141,23 +141,21 @@ def _all_said(composition: Composition) -> Description:
     )
 
 
-def measure(
-    folder: Path, detector: Detector, catalogue: Catalogue, captions: int, sheets: Path | None
-) -> dict[str, float]:
+def measure(folder: Path, detector: Detector, catalog: Catalog, captions: int, sheets: Path | None) -> dict[str, float]:
     """Measure all figures of a model folder.
 
     Args:
         folder: a stock pipeline.
         detector: the judge.
-        catalogue: the objects.
+        catalog: the objects.
         captions: how many for each generated figure.
         sheets: where to draw 64 pictures of each kind, or None.
     """
     pipeline = load_pipeline(folder, pick_device().type)
-    figures = {"psnr": composition_psnr(pipeline.vae, catalogue, detector.size)}
-    figures["detector"] = detector_accuracy(detector, pipeline.vae, catalogue)
+    figures = {"psnr": composition_psnr(pipeline.vae, catalog, detector.size)}
+    figures["detector"] = detector_accuracy(detector, pipeline.vae, catalog)
     for name, (split, kind) in CASES.items():
-        cases = named_compositions(catalogue, captions, split, kind)
+        cases = named_compositions(catalog, captions, split, kind)
         images = generate(pipeline, [text for _, text, _ in cases])
         views = detector.read(images)
         right = [is_shown(view, case[2]) for view, case in zip(views, cases, strict=True)]
@@ -188,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = find_recipe(chosen.recipe)
     require_fit(chosen.model, recipe, PARTS)
     detector = load_detector(chosen.detector, pick_device().type)
-    figures = measure(chosen.model, detector, catalogue_for(recipe), chosen.captions, chosen.sheets)
+    figures = measure(chosen.model, detector, catalog_for(recipe), chosen.captions, chosen.sheets)
     print(figure_table(figures, history_of(chosen.model), COMPOSITION_FLOORS), flush=True)
     if chosen.write:
         identity = {

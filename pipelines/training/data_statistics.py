@@ -63,17 +63,17 @@ def _picture(path: Path, size: tuple[int, int]) -> torch.Tensor:
 
 def latents_of_scenes(family: Family, count: int, seed: int = 70) -> torch.Tensor:
     """(count, C, h, w), float32: latents of the data generator's scenes, which the shipped model learned from."""
-    from pipelines.emoji.objects import shipped_catalogue
+    from pipelines.emoji.objects import shipped_catalog
     from pipelines.emoji.scenes import sample_scene
     from pipelines.training.latents import pictures_of
 
-    catalogue = shipped_catalogue()
+    catalog = shipped_catalog()
 
     def parts() -> Iterator[torch.Tensor]:
         for first in range(0, count, 256):
             places = range(first, min(first + 256, count))
-            scenes = [sample_scene(catalogue, seed * 10**6 + place, objects=1 + (place % 5 == 0)) for place in places]
-            yield family.encode_images(pictures_of(scenes, catalogue, family.default_size[0])).cpu()
+            scenes = [sample_scene(catalog, seed * 10**6 + place, objects=1 + (place % 5 == 0)) for place in places]
+            yield family.encode_images(pictures_of(scenes, catalog, family.default_size[0])).cpu()
 
     return torch.cat(list(parts()))
 
@@ -103,7 +103,7 @@ def fit(latents: torch.Tensor, folder: Path, rank: int = RANK, points: int = POI
 
 @contextlib.contextmanager
 def opened(model: str, models_folder: Path | None = None) -> Iterator[tuple[Family, Path]]:
-    """A model of the catalogue while the context lasts, and the folder where its starts look for what was fitted.
+    """A model of the catalog while the context lasts, and the folder where its starts look for what was fitted.
 
     Raises:
         UnknownMethodError: no model has this key.
@@ -117,9 +117,9 @@ def opened(model: str, models_folder: Path | None = None) -> Iterator[tuple[Fami
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fit for a model of the catalogue; returns the exit status."""
+    """Fit for a model of the catalog; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.training.data_statistics", description=__doc__)
-    parser.add_argument("--model", default="emoji", help="key of the catalogue (default: the shipped model)")
+    parser.add_argument("--model", default="emoji", help="key of the catalog (default: the shipped model)")
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
     parser.add_argument(
         "--pictures",

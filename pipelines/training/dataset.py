@@ -1,7 +1,7 @@
 """The data in one place, and `python -m pipelines.training.dataset` to look at it.
 
-What tests and benchmarks need: `shipped_catalogue()`, `sample_scene`, `render`, `caption`,
-`parse`, `edit_pairs` and `render_edit`. Nothing is fetched by the shipped catalogue.
+What tests and benchmarks need: `shipped_catalog()`, `sample_scene`, `render`, `caption`,
+`parse`, `edit_pairs` and `render_edit`. Nothing is fetched by the shipped catalog.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 from pipelines.emoji.captions import Truth, caption, parse, plain_caption
 from pipelines.emoji.objects import (
-    Catalogue,
+    Catalog,
     EmojiObject,
-    packaged_catalogue,
-    shipped_catalogue,
+    packaged_catalog,
+    shipped_catalog,
 )
 from pipelines.emoji.scenes import (
     BACKGROUNDS,
@@ -38,13 +38,13 @@ from pipelines.training.edits import (
 )
 from pipelines.training.examples import write_examples
 from pipelines.training.latents import pictures_of, to_tensor
-from pipelines.training.recipes import catalogue_for, find_recipe
+from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import picture_sheet
 
 __all__ = [
     "BACKGROUNDS",
     "EDIT_KINDS",
-    "Catalogue",
+    "Catalog",
     "EditPair",
     "EditPictures",
     "EmojiObject",
@@ -57,25 +57,22 @@ __all__ = [
     "edit_pairs",
     "held_out_pairs",
     "is_held_out",
-    "packaged_catalogue",
+    "packaged_catalog",
     "parse",
     "pictures_of",
     "plain_caption",
     "render",
     "render_edit",
     "sample_scene",
-    "shipped_catalogue",
+    "shipped_catalog",
     "to_tensor",
 ]
 
 
-def held_out_pairs(catalogue: Catalogue) -> list[tuple[str, str]]:
+def held_out_pairs(catalog: Catalog) -> list[tuple[str, str]]:
     """All (label, background) pairs that no training scene has."""
     return [
-        (label, background)
-        for label in catalogue.labels
-        for background in BACKGROUNDS
-        if is_held_out(label, background)
+        (label, background) for label in catalog.labels for background in BACKGROUNDS if is_held_out(label, background)
     ]
 
 
@@ -89,20 +86,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--examples", type=Path, help="also write example edits to this folder")
     chosen = parser.parse_args(arguments)
     recipe = find_recipe(chosen.recipe)
-    catalogue = catalogue_for(recipe)
+    catalog = catalog_for(recipe)
     folder = chosen.run_dir / "dataset"
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = [sample_scene(catalogue, chosen.seed + index) for index in range(chosen.count)]
+    scenes = [sample_scene(catalog, chosen.seed + index) for index in range(chosen.count)]
     rng = np.random.default_rng(chosen.seed)
-    captions = [caption(scene, catalogue, rng) for scene in scenes]
-    picture_sheet(pictures_of(scenes, catalogue, recipe.size)).save(folder / "scenes.png")
-    facts = {"captions": captions, "held_out": held_out_pairs(catalogue)}
+    captions = [caption(scene, catalog, rng) for scene in scenes]
+    picture_sheet(pictures_of(scenes, catalog, recipe.size)).save(folder / "scenes.png")
+    facts = {"captions": captions, "held_out": held_out_pairs(catalog)}
     (folder / "scenes.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     if chosen.examples:
-        write_examples(catalogue, chosen.examples, recipe.size, seed=chosen.seed)
-    print(
-        f"{len(catalogue.objects)} objects, {len(facts['held_out'])} pairs held out; {chosen.count} scenes in {folder}"
-    )
+        write_examples(catalog, chosen.examples, recipe.size, seed=chosen.seed)
+    print(f"{len(catalog.objects)} objects, {len(facts['held_out'])} pairs held out; {chosen.count} scenes in {folder}")
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipelines.emoji.captions import caption
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.training.fit import MODEL, PARTS, chosen_folder, require_fit
 from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of, write_history
 from pipelines.training.latents import LatentPool, fit_preview, save_preview
 from pipelines.training.objectives import learning_rate, min_snr_loss
-from pipelines.training.recipes import DenoiserRecipe, Recipe, catalogue_for, find_recipe
+from pipelines.training.recipes import DenoiserRecipe, Recipe, catalog_for, find_recipe
 from pipelines.training.tokenizer import caption_corpus, train_tokenizer, write_slow_tokenizer
 from pipelines.training.trainer import (
     add_arguments,
@@ -113,7 +113,7 @@ class DenoiserTask:
         networks: ModuleDict of "unet" and "text_encoder".
         vae: a trained autoencoder, left as it is.
         tokenizer: of the captions.
-        catalogue: the objects.
+        catalog: the objects.
         seed: of everything drawn.
         steps: length of the run, for the learning rate.
         history: what the first weights had seen; it is exported with the last ones.
@@ -127,7 +127,7 @@ class DenoiserTask:
         networks: torch.nn.ModuleDict,
         vae: AutoencoderKL,
         tokenizer: CLIPTokenizer,
-        catalogue: Catalogue,
+        catalog: Catalog,
         seed: int = 0,
         steps: int | None = None,
         history: History = UNKNOWN,
@@ -144,7 +144,7 @@ class DenoiserTask:
             weight_decay=0.01,
             fused=True,
         )
-        self.pool = LatentPool(vae, catalogue, recipe.size, self.shape.pool, self.shape.pairs, seed)
+        self.pool = LatentPool(vae, catalog, recipe.size, self.shape.pool, self.shape.pairs, seed)
         self.device = next(networks.parameters()).device
         if self.device.type == "cpu":
             # PyTorch's fused attention has a slow backward there: this trains a quarter faster
@@ -181,7 +181,7 @@ class DenoiserTask:
         _load_in_float32(folder / "text_encoder" / "config.json")
         write_slow_tokenizer(self.tokenizer, folder / "tokenizer")
         if self._preview is None:
-            self._preview = fit_preview(self.vae, self.pool.catalogue, self.recipe.size)
+            self._preview = fit_preview(self.vae, self.pool.catalog, self.recipe.size)
         save_preview(self._preview, folder)
         write_history(folder, self.history)
 
@@ -218,7 +218,7 @@ class DenoiserTask:
         rng = np.random.default_rng([self.seed, step])
         chosen = rng.choice(len(pool), size=self.batch, replace=False)
         captions = [
-            caption(self.pool.scene(generation, int(index)), self.pool.catalogue, rng, self.shape.empty_captions)
+            caption(self.pool.scene(generation, int(index)), self.pool.catalog, rng, self.shape.empty_captions)
             for index in chosen
         ]
         return pool[torch.from_numpy(chosen)].float().to(self.device), captions
@@ -258,13 +258,13 @@ def load_networks(recipe: Recipe, start: Path) -> tuple[AutoencoderKL, CLIPToken
 
 
 def fresh_networks(
-    recipe: Recipe, catalogue: Catalogue, start: Path, folder: Path
+    recipe: Recipe, catalog: Catalog, start: Path, folder: Path
 ) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
     """Random networks and a new tokenizer, for the autoencoder in `start`.
 
     Args:
         recipe: the networks' shape.
-        catalogue: the captions' words.
+        catalog: the captions' words.
         start: a folder with a trained "vae".
         folder: receives the tokenizer; one that is there is used again.
     Raises: TrainingError when `start` has no autoencoder of the recipe, or the tokenizer that is
@@ -277,7 +277,7 @@ def fresh_networks(
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     else:
         shape = recipe.denoiser
-        tokenizer = train_tokenizer(caption_corpus(catalogue), shape.vocabulary, shape.tokens, folder)
+        tokenizer = train_tokenizer(caption_corpus(catalog), shape.vocabulary, shape.tokens, folder)
     latent_size = recipe.size // recipe.autoencoder.factor
     unet = build_unet(recipe.denoiser, vae.config.latent_channels, latent_size)
     text_encoder = build_text_encoder(recipe.denoiser, tokenizer)
@@ -306,10 +306,10 @@ def main(arguments: list[str] | None = None) -> None:
     require_fit(start, recipe, ("vae",) if chosen.fresh else PARTS)
     folder = chosen.run_dir / "denoiser"
     history = begin_run(folder, FRESH if chosen.fresh else continued(history_of(start)))
-    catalogue, device = catalogue_for(recipe), pick_device()
+    catalog, device = catalog_for(recipe), pick_device()
     if chosen.fresh:
         tokens = chosen.run_dir / "tokenizer"
-        vae, tokenizer, networks = fresh_networks(recipe, catalogue, start, tokens)
+        vae, tokenizer, networks = fresh_networks(recipe, catalog, start, tokens)
     else:
         vae, tokenizer, networks = load_networks(recipe, start)
     task = DenoiserTask(
@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
         networks.to(device),
         vae.to(device),
         tokenizer,
-        catalogue,
+        catalog,
         chosen.seed,
         settings.steps,
         history,

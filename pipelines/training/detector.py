@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from pipelines.emoji.compositions import Composition, sample_composition
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.detector import Detector, DetectorNetwork, Scores, save_detector
 from pipelines.training.classifier import blurred
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
-from pipelines.training.recipes import catalogue_for, find_recipe
+from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import (
     add_arguments,
     generator_for,
@@ -52,7 +52,7 @@ def detector_targets(compositions: list[Composition], labels: tuple[str, ...], g
 def detector_loss(scores: Scores, targets: torch.Tensor, backgrounds: torch.Tensor) -> torch.Tensor:
     """Sum of presence (binary cross-entropy), label and background (cross-entropies), place and width (L1).
 
-    Cells next to an object's own count little where they claim it: its centre may lie on their common edge.
+    Cells next to an object's own count little where they claim it: its center may lie on their common edge.
 
     Args:
         scores: of B pictures.
@@ -80,7 +80,7 @@ class DetectorTask:
     Args:
         network: what is trained.
         vae: passes half of the pictures, their latents disturbed; None passes none.
-        catalogue: the objects.
+        catalog: the objects.
         size: pixels.
         seed: of everything drawn.
         steps: length of the run.
@@ -93,13 +93,13 @@ class DetectorTask:
         self,
         network: DetectorNetwork,
         vae: AutoencoderKL | None,
-        catalogue: Catalogue,
+        catalog: Catalog,
         size: int,
         seed: int = 0,
         steps: int = STEPS,
         pool: int = POOL,
     ):
-        self.networks, self.vae, self.catalogue, self.size = network, vae, catalogue, size
+        self.networks, self.vae, self.catalog, self.size = network, vae, catalog, size
         self.seed, self.steps, self.pool = seed, steps, pool
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.02)
         self.device = next(network.parameters()).device
@@ -119,12 +119,12 @@ class DetectorTask:
         compositions = [self._compositions[index] for index in chosen.tolist()]
         backgrounds = torch.tensor([list(BACKGROUNDS).index(item.scene.background) for item in compositions])
         self.networks.requires_grad_(True)
-        targets = detector_targets(compositions, self.catalogue.labels).to(self.device)
+        targets = detector_targets(compositions, self.catalog.labels).to(self.device)
         return detector_loss(self.networks(images.to(self.device)), targets, backgrounds.to(self.device))
 
     def export(self, folder: Path) -> None:
         """Write the detector as it ships."""
-        save_detector(Detector(self.networks, self.catalogue.labels, tuple(BACKGROUNDS), self.size), folder)
+        save_detector(Detector(self.networks, self.catalog.labels, tuple(BACKGROUNDS), self.size), folder)
         self.networks.requires_grad_(True)
 
     def sheet(self, path: Path) -> None:
@@ -139,7 +139,7 @@ class DetectorTask:
             return
         start = self.seed * 100_000_000 + 50_000_000
         seeds = range(start + first, start + last + 4 * FRESH)
-        fresh = [sample_composition(self.catalogue, seed, "all") for seed in seeds]
+        fresh = [sample_composition(self.catalog, seed, "all") for seed in seeds]
         generator = generator_for(self.seed, start + first)
         self._images = torch.cat([self._images, self._draw(fresh, generator)])[-self.pool :]
         self._compositions = [*self._compositions, *fresh][-self.pool :]
@@ -150,7 +150,7 @@ class DetectorTask:
         parts = []
         for start in range(0, len(compositions), 64):
             chosen = [item.scene for item in compositions[start : start + 64]]
-            images = pictures_of(chosen, self.catalogue, self.size)
+            images = pictures_of(chosen, self.catalog, self.size)
             if self.vae is not None:
                 images[::2] = self._passed(images[::2], generator)
             parts.append((images.clamp(0, 1) * 255).round().byte())
@@ -172,13 +172,13 @@ def main(arguments: list[str] | None = None) -> None:
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
     recipe, device = find_recipe(chosen.recipe), pick_device()
-    catalogue = catalogue_for(recipe)
+    catalog = catalog_for(recipe)
     vae = None
     if chosen.start:
         vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32).to(device).eval()
-    network = DetectorNetwork(len(catalogue.objects), len(BACKGROUNDS)).to(device)
+    network = DetectorNetwork(len(catalog.objects), len(BACKGROUNDS)).to(device)
     settings = settings_from(chosen, STEPS, 0.99)
-    task = DetectorTask(network, vae, catalogue, recipe.size, chosen.seed, settings.steps)
+    task = DetectorTask(network, vae, catalog, recipe.size, chosen.seed, settings.steps)
     train(task, chosen.run_dir / "detector", settings)
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 
 from pipelines.core.errors import TrainingError
 from pipelines.emoji.captions import plain_caption
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import (
     BACKGROUNDS,
     Placed,
@@ -45,39 +45,39 @@ class EditPictures:
     mask: Image.Image
 
 
-def edit_pairs(catalogue: Catalogue, count: int, seed: int = 0, kinds: tuple[str, ...] = EDIT_KINDS) -> list[EditPair]:
+def edit_pairs(catalog: Catalog, count: int, seed: int = 0, kinds: tuple[str, ...] = EDIT_KINDS) -> list[EditPair]:
     """`count` pairs, the kinds in turn; the same arguments give the same pairs."""
-    return [edit_pair(catalogue, seed * 100_000 + index, kinds[index % len(kinds)]) for index in range(count)]
+    return [edit_pair(catalog, seed * 100_000 + index, kinds[index % len(kinds)]) for index in range(count)]
 
 
-def edit_pair(catalogue: Catalogue, seed: int, kind: str = "replace") -> EditPair:
+def edit_pair(catalog: Catalog, seed: int, kind: str = "replace") -> EditPair:
     """Draw one pair of trained object and background combinations.
 
     Args:
-        catalogue: the objects.
+        catalog: the objects.
         seed: at least 0.
-        kind: "replace" another object in the same place; "background" another colour, the same
+        kind: "replace" another object in the same place; "background" another color, the same
             shading; "add" or "remove" the second of two objects; "swap" two objects' places.
-    Raises: TrainingError when the kind is unknown or the catalogue is too small.
+    Raises: TrainingError when the kind is unknown or the catalog is too small.
     """
     if kind not in EDIT_KINDS:
         raise TrainingError(f"Unknown edit {kind!r}. Choose one of: {', '.join(EDIT_KINDS)}.")
     rng = np.random.default_rng([seed, EDIT_KINDS.index(kind)])
     for _ in range(10_000):
-        source, target = _DRAWN[kind](catalogue, rng)
+        source, target = _DRAWN[kind](catalog, rng)
         if _is_trained(source) and _is_trained(target):
             captions = plain_caption(source), plain_caption(target)
             return EditPair(kind, source, target, *captions)
-    raise TrainingError(f"The catalogue has no pair for the edit {kind!r}.")
+    raise TrainingError(f"The catalog has no pair for the edit {kind!r}.")
 
 
-def render_edit(pair: EditPair, catalogue: Catalogue, size: int = 64) -> EditPictures:
+def render_edit(pair: EditPair, catalog: Catalog, size: int = 64) -> EditPictures:
     """Draw both pictures and the mask of the edit, `size` pixels wide and high.
 
     The mask covers every object that appears, disappears, moves or is replaced; for a new
     background it is all that is not fully covered by objects.
     """
-    before, after = render(pair.source, catalogue, size), render(pair.target, catalogue, size)
+    before, after = render(pair.source, catalog, size), render(pair.target, catalog, size)
     if pair.kind == "background":
         covered = Image.new("L", (size, size))
         for mask in before.masks:
@@ -99,42 +99,42 @@ def _is_trained(scene: Scene) -> bool:
     return not any(is_held_out(placed.label, scene.background) for placed in scene.objects)
 
 
-def _draw(catalogue: Catalogue, rng: np.random.Generator, objects: int) -> Scene:
-    chosen = rng.choice(len(catalogue.objects), size=objects, replace=False)
-    labels = [catalogue.objects[index].label for index in chosen]
+def _draw(catalog: Catalog, rng: np.random.Generator, objects: int) -> Scene:
+    chosen = rng.choice(len(catalog.objects), size=objects, replace=False)
+    labels = [catalog.objects[index].label for index in chosen]
     placed = place_single(labels[0], rng) if objects == 1 else place_pair(labels, rng)
     return Scene(placed, str(rng.choice(list(BACKGROUNDS))), int(rng.integers(2**31)))
 
 
-def _replaced(catalogue: Catalogue, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    source = _draw(catalogue, rng, 1 if rng.random() < 0.7 else 2)
+def _replaced(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    source = _draw(catalog, rng, 1 if rng.random() < 0.7 else 2)
     present = [placed.label for placed in source.objects]
-    others = [label for label in catalogue.labels if label not in present]
+    others = [label for label in catalog.labels if label not in present]
     which = int(rng.integers(len(present)))
     objects = list(source.objects)
     objects[which] = replace(objects[which], label=str(rng.choice(others)))
     return source, replace(source, objects=tuple(objects))
 
 
-def _recoloured(catalogue: Catalogue, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    source = _draw(catalogue, rng, 1 if rng.random() < 0.8 else 2)
+def _recolored(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    source = _draw(catalog, rng, 1 if rng.random() < 0.8 else 2)
     others = [name for name in BACKGROUNDS if name != source.background]
     return source, replace(source, background=str(rng.choice(others)))
 
 
-def _added(catalogue: Catalogue, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    target = _draw(catalogue, rng, 2)
+def _added(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    target = _draw(catalog, rng, 2)
     kept = target.objects[int(rng.integers(2))]
     return replace(target, objects=(kept,)), target
 
 
-def _removed(catalogue: Catalogue, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    target, source = _added(catalogue, rng)
+def _removed(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    target, source = _added(catalog, rng)
     return source, target
 
 
-def _swapped(catalogue: Catalogue, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    source = _draw(catalogue, rng, 2)
+def _swapped(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    source = _draw(catalog, rng, 2)
     left, right = source.objects
     objects: tuple[Placed, ...] = (
         replace(left, label=right.label),
@@ -145,7 +145,7 @@ def _swapped(catalogue: Catalogue, rng: np.random.Generator) -> tuple[Scene, Sce
 
 _DRAWN = {
     "replace": _replaced,
-    "background": _recoloured,
+    "background": _recolored,
     "add": _added,
     "remove": _removed,
     "swap": _swapped,

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.training.autoencoder import held_out_psnr
 from pipelines.training.card import figure_table, objections, write_card
@@ -30,7 +30,7 @@ from pipelines.training.measures import (
     named_captions,
     seconds_for_one,
 )
-from pipelines.training.recipes import catalogue_for, find_recipe
+from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import pick_device, picture_sheet, use_threads
 
 __all__ = ["kept_figures", "measure"]
@@ -39,14 +39,14 @@ JUDGE_FILES = ("config.json", "model.safetensors")
 
 
 def measure(
-    folder: Path, classifier: Classifier, catalogue: Catalogue, captions: int, sheet: Path | None
+    folder: Path, classifier: Classifier, catalog: Catalog, captions: int, sheet: Path | None
 ) -> dict[str, float]:
     """All figures of one model folder that depend on it.
 
     Args:
         folder: a stock pipeline.
         classifier: the judge.
-        catalogue: the objects.
+        catalog: the objects.
         captions: how many for each generated figure.
         sheet: where to draw the first pictures of each kind, or None.
     Raises: TrainingError when the folder holds no model.
@@ -54,14 +54,14 @@ def measure(
     if not (folder / "model_index.json").is_file():
         raise TrainingError(f"There is no model in {str(folder)!r}.")
     pipeline = load_pipeline(folder, pick_device().type)
-    psnr = held_out_psnr(pipeline.vae, catalogue, classifier.size)
+    psnr = held_out_psnr(pipeline.vae, catalog, classifier.size)
     figures, drawn = {"psnr": psnr}, []
     for name, split, objects in (
         ("trained", "train", 1),
         ("held_out", "held-out", 1),
         ("two", "train", 2),
     ):
-        cases = named_captions(catalogue, captions, split, objects)
+        cases = named_captions(catalog, captions, split, objects)
         right, images = generated_accuracy(pipeline, classifier, cases)
         drawn.append(images[:36])
         if name == "trained":
@@ -120,24 +120,24 @@ def main(arguments: list[str] | None = None) -> None:
     measured = chosen.candidate or model
     for folder in (measured, model):
         require_fit(folder, recipe, PARTS)
-    catalogue = catalogue_for(recipe)
+    catalog = catalog_for(recipe)
     classifier = load_classifier(judge, pick_device().type)
-    require_judge(classifier, recipe, catalogue)
+    require_judge(classifier, recipe, catalog)
     identity = {"captions": chosen.captions, "judge": fingerprint(judge, JUDGE_FILES)}
     sheet = chosen.run_dir / "sheets" / f"evaluate-{chosen.captions}.png" if chosen.run_dir else None
-    figures = measure(measured, classifier, catalogue, chosen.captions, sheet)
+    figures = measure(measured, classifier, catalog, chosen.captions, sheet)
     figures["megabytes"] = _megabytes(model, measured)
     print(figure_table(figures, history_of(measured)), flush=True)
     if chosen.candidate:
         shipped = kept_figures(model, identity)
         if shipped is None:
-            shipped = measure(model, classifier, catalogue, chosen.captions, None)
+            shipped = measure(model, classifier, catalog, chosen.captions, None)
             shipped["megabytes"] = _megabytes(model, model)
         against = objections(figures, shipped)
         if against:
             print(f"The shipped model stays: {'; '.join(against)}.")
             return
-    accuracy = classifier_accuracy(classifier, catalogue)
+    accuracy = classifier_accuracy(classifier, catalog)
     figures["classifier_object"], figures["classifier_background"] = accuracy
     _publish(chosen.candidate, model, figures | identity | {"model": fingerprint(measured, FILES)})
 

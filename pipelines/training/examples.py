@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.training.edits import EDIT_KINDS, edit_pair, render_edit
 
 __all__ = ["read_index", "write_examples"]
@@ -19,11 +19,11 @@ def read_index(folder: Path) -> dict:
     return json.loads(path.read_text("utf-8")) if path.is_file() else {"edits": [], "photographs": []}
 
 
-def write_examples(catalogue: Catalogue, folder: Path, size: int, each: int = 3, seed: int = 0) -> None:
+def write_examples(catalog: Catalog, folder: Path, size: int, each: int = 3, seed: int = 0) -> None:
     """Write `each` examples of every kind of edit; the index keeps its photographs.
 
     Args:
-        catalogue: the objects.
+        catalog: the objects.
         folder: receives `edits/NAME-source.png`, `-target.png`, `-mask.png` and `index.json`.
         size: pixels; the mask is white where the edit may change the picture.
         each: examples of a kind.
@@ -33,8 +33,8 @@ def write_examples(catalogue: Catalogue, folder: Path, size: int, each: int = 3,
     records = []
     for kind in EDIT_KINDS:
         for number in range(each):
-            pair = edit_pair(catalogue, seed + number, kind)
-            pictures = render_edit(pair, catalogue, size)
+            pair = edit_pair(catalog, seed + number, kind)
+            pictures = render_edit(pair, catalog, size)
             name = f"{kind}-{number + 1}"
             files = {part: f"edits/{name}-{part}.png" for part in ("source", "target", "mask")}
             for part, file in files.items():

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.classifier import SHIPPED as JUDGE
 from pipelines.metrics.classifier import Classifier
@@ -61,12 +61,12 @@ def require_fit(folder: Path, recipe: Recipe, parts: tuple[str, ...]) -> None:
         )
 
 
-def require_judge(judge: Classifier, recipe: Recipe, catalogue: Catalogue) -> None:
+def require_judge(judge: Classifier, recipe: Recipe, catalog: Catalog) -> None:
     """Check that a classifier tells apart exactly what the recipe's pictures show, at their size.
 
     Raises: TrainingError when its objects, backgrounds or size are others.
     """
-    known, shown = set(judge.labels), set(catalogue.labels)
+    known, shown = set(judge.labels), set(catalog.labels)
     wrong = []
     if known != shown:
         wrong.append(

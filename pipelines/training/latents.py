@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import Scene, render, sample_scene
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def to_tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
-def pictures_of(scenes: list[Scene], catalogue: Catalogue, size: int) -> torch.Tensor:
+def pictures_of(scenes: list[Scene], catalog: Catalog, size: int) -> torch.Tensor:
     """The scenes' pictures: (B, 3, size, size), float32 in [0, 1]."""
-    return torch.stack([to_tensor(render(scene, catalogue, size).picture) for scene in scenes])
+    return torch.stack([to_tensor(render(scene, catalog, size).picture) for scene in scenes])
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ class LatentPool:
 
     Args:
         vae: encodes.
-        catalogue: the objects.
+        catalog: the objects.
         picture_size: pixels.
         count: scenes in memory.
         pairs: share of scenes with two objects, in [0, 1].
@@ -55,13 +55,13 @@ class LatentPool:
     def __init__(
         self,
         vae: AutoencoderKL,
-        catalogue: Catalogue,
+        catalog: Catalog,
         picture_size: int,
         count: int,
         pairs: float,
         seed: int,
     ):
-        self.vae, self.catalogue, self.picture_size = vae, catalogue, picture_size
+        self.vae, self.catalog, self.picture_size = vae, catalog, picture_size
         self.count, self.pairs, self.seed = count, pairs, seed
         self._generation: int | None = None
         self._latents = torch.empty(0)
@@ -70,7 +70,7 @@ class LatentPool:
         """The scene behind a latent: drawn again when it is needed, never stored."""
         first = (self.seed * 1_000 + generation) * 1_000_000
         objects = 2 if index % 100 < 100 * self.pairs else 1
-        return sample_scene(self.catalogue, first + index, objects=objects)
+        return sample_scene(self.catalog, first + index, objects=objects)
 
     def latents(self, generation: int) -> torch.Tensor:
         """(count, C, h, w), float16, scaled. Encodes when the generation is not in memory."""
@@ -91,18 +91,18 @@ class LatentPool:
 
     def _encode_range(self, generation: int, start: int, stop: int) -> torch.Tensor:
         scenes = [self.scene(generation, index) for index in range(start, stop)]
-        images = pictures_of(scenes, self.catalogue, self.picture_size)
+        images = pictures_of(scenes, self.catalog, self.picture_size)
         return encode(self.vae, images).half().cpu()
 
 
-def fit_preview(vae: AutoencoderKL, catalogue: Catalogue, size: int, count: int = 256) -> dict:
+def fit_preview(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 256) -> dict:
     """Fit RGB = latents @ factors + bias by least squares on rendered scenes.
 
     Returns: {"factors": C rows of 3, "bias": 3 numbers, "rmse": a number}, for scaled latents
         and RGB in [0, 1]. A preview is then one small matrix product and no decoder.
     """
-    scenes = [sample_scene(catalogue, seed, "all") for seed in range(count)]
-    images = pictures_of(scenes, catalogue, size)
+    scenes = [sample_scene(catalog, seed, "all") for seed in range(count)]
+    images = pictures_of(scenes, catalog, size)
     latents = encode(vae, images).float().cpu()
     small = torch.nn.functional.interpolate(images, latents.shape[-2:], mode="area")
     inputs = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])

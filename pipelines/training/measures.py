@@ -12,7 +12,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from pipelines.emoji.captions import caption, parse
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import Scene, sample_scene
 from pipelines.metrics.classifier import Classifier
 from pipelines.training.latents import pictures_of
@@ -55,25 +55,25 @@ def judged(classifier: Classifier, images: torch.Tensor, scenes: list[Scene]) ->
     return np.array(rows, dtype=bool)
 
 
-def classifier_accuracy(classifier: Classifier, catalogue: Catalogue, count: int = 1_000) -> tuple[float, float]:
+def classifier_accuracy(classifier: Classifier, catalog: Catalog, count: int = 1_000) -> tuple[float, float]:
     """Shares of fresh renderings whose objects, and whose background, are read right."""
     rows = []
     for start in range(0, count, 100):
         seeds = range(FRESH + start, FRESH + min(start + 100, count))
-        scenes = [sample_scene(catalogue, seed, "all") for seed in seeds]
-        rows.append(judged(classifier, pictures_of(scenes, catalogue, classifier.size), scenes))
+        scenes = [sample_scene(catalog, seed, "all") for seed in seeds]
+        rows.append(judged(classifier, pictures_of(scenes, catalog, classifier.size), scenes))
     found = np.concatenate(rows).mean(axis=0)
     return float(found[0]), float(found[1])
 
 
-def named_captions(catalogue: Catalogue, count: int, split: str, objects: int) -> list[tuple[Scene, str]]:
+def named_captions(catalog: Catalog, count: int, split: str, objects: int) -> list[tuple[Scene, str]]:
     """Fresh scenes with captions of the training grammar that name the background."""
     found, seed = [], FRESH
     while len(found) < count:
         seed += 1
-        scene = sample_scene(catalogue, seed, split, objects)
-        text = caption(scene, catalogue, np.random.default_rng(seed))
-        if parse(text, catalogue).background is not None:
+        scene = sample_scene(catalog, seed, split, objects)
+        text = caption(scene, catalog, np.random.default_rng(seed))
+        if parse(text, catalog).background is not None:
             found.append((scene, text))
     return found
 

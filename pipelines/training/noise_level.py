@@ -21,13 +21,13 @@ from pipelines.training.data_statistics import latents_of_folder, opened
 from pipelines.training.fit import MODEL, chosen_folder, require_fit
 from pipelines.training.latents import LatentPool
 from pipelines.training.objectives import learning_rate
-from pipelines.training.recipes import catalogue_for, find_recipe
+from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import add_arguments, generator_for, pick_device, settings_from, train, use_threads
 
 __all__ = ["HIGHEST", "LEVELS", "LOWEST", "FixedPool", "NoiseLevelTask", "main", "measured", "noised"]
 
 LOWEST, HIGHEST, LEVELS = 0.03, 14.6, 100
-"""sigma / alpha of the first and last level: the ends of Stable Diffusion's schedule. Neighbours differ by 6.4 %."""
+"""sigma / alpha of the first and last level: the ends of Stable Diffusion's schedule. Neighbors differ by 6.4 %."""
 
 STEPS, BATCH, RATE = 2_000, 128, 2e-3
 POOL = 8_192
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pool", type=int, default=POOL, help="scenes, or pictures at most, to learn from")
     parser.add_argument(
         "--model",
-        help="key of the catalogue: learn from its latents of --pictures, and put the result "
+        help="key of the catalog: learn from its latents of --pictures, and put the result "
         "where the studio looks for it",
     )
     parser.add_argument("--pictures", type=Path, help="a folder of the model's data, or of pictures that it made")
@@ -146,10 +146,10 @@ def _of_recipe(chosen: argparse.Namespace) -> None:
     start = chosen_folder(chosen.start, recipe, "--start", MODEL)
     require_fit(start, recipe, ("vae",))
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(device).eval()
-    pool = LatentPool(vae, catalogue_for(recipe), recipe.size, chosen.pool, 0.3, chosen.seed + 50)
+    pool = LatentPool(vae, catalog_for(recipe), recipe.size, chosen.pool, 0.3, chosen.seed + 50)
     path = _trained(chosen, pool, chosen.run_dir / "noise_level")
     if path.is_file():
-        _tell(path, LatentPool(vae, catalogue_for(recipe), recipe.size, _JUDGED, 0.3, chosen.seed + 900).latents(0))
+        _tell(path, LatentPool(vae, catalog_for(recipe), recipe.size, _JUDGED, 0.3, chosen.seed + 900).latents(0))
 
 
 def _of_model(chosen: argparse.Namespace) -> None:

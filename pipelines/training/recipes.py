@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import Catalogue, packaged_catalogue, shipped_catalogue
+from pipelines.emoji.objects import Catalog, packaged_catalog, shipped_catalog
 
 __all__ = [
     "RECIPES",
@@ -14,7 +14,7 @@ __all__ = [
     "ClassifierRecipe",
     "DenoiserRecipe",
     "Recipe",
-    "catalogue_for",
+    "catalog_for",
     "find_recipe",
 ]
 
@@ -180,9 +180,9 @@ def find_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def catalogue_for(recipe: Recipe) -> Catalogue:
+def catalog_for(recipe: Recipe) -> Catalog:
     """The recipe's objects: the shipped ones if they are enough, else through npm."""
-    shipped = shipped_catalogue(None)
+    shipped = shipped_catalog(None)
     if recipe.objects > len(shipped.objects):
-        return packaged_catalogue(recipe.objects)
-    return Catalogue(shipped.objects[: recipe.objects], shipped.folder)
+        return packaged_catalog(recipe.objects)
+    return Catalog(shipped.objects[: recipe.objects], shipped.folder)

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 
 from pipelines.core.errors import TrainingError
 from pipelines.emoji.captions import caption
-from pipelines.emoji.objects import Catalogue
+from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, sample_scene
 
 __all__ = ["caption_corpus", "train_tokenizer", "write_slow_tokenizer"]
@@ -23,11 +23,11 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\sa-z0-9]+")
 
 
-def caption_corpus(catalogue: Catalogue, count: int = 20_000, seed: int = 0) -> list[str]:
+def caption_corpus(catalog: Catalog, count: int = 20_000, seed: int = 0) -> list[str]:
     """Captions, and every name and tag once, to learn words from."""
     rng = np.random.default_rng(seed)
-    captions = [caption(sample_scene(catalogue, index, "all"), catalogue, rng) for index in range(count)]
-    words = [word for item in catalogue.objects for word in (*item.names, *item.tags)]
+    captions = [caption(sample_scene(catalog, index, "all"), catalog, rng) for index in range(count)]
+    words = [word for item in catalog.objects for word in (*item.names, *item.tags)]
     return captions + words + list(BACKGROUNDS)
 
 

@@ -38,7 +38,7 @@ class FileKind(NamedTuple):
         family: "sd", "sdxl", "sd3", "flux", or "" when it cannot be told.
         base: "sd1", "sd2", "sdxl", "sd3", "sd35-medium", "sd35-large", "flux1" (a LoRA), "flux1-dev",
             "flux1-schnell", or "".
-        note: why a file that was recognised cannot be used, as a sentence; "" if it can.
+        note: why a file that was recognized cannot be used, as a sentence; "" if it can.
     """
 
     what: str

@@ -189,7 +189,7 @@ def applied_loras(
         name = "The LoRA" if isinstance(source, Mapping) else f"The LoRA {Path(source).stem!r}"
         for parameter, layer in lora_layers(tensors, metadata, networks, family, name).items():
             if not parameter.is_floating_point():
-                raise LoraError(f"{name} cannot be added to quantised weights. Choose the model in full precision.")
+                raise LoraError(f"{name} cannot be added to quantized weights. Choose the model in full precision.")
             if weight:
                 changes.setdefault(parameter, []).append((layer, weight))
     with replaced_weights([(parameter, _sum(layers)) for parameter, layers in changes.items()]):

@@ -1,4 +1,4 @@
-"""Comparing a network with its quantised copies: what is asked, and what is measured.
+"""Comparing a network with its quantized copies: what is asked, and what is measured.
 
 All run from the same noise. Two errors are told by step: teacher-forced, where every network sees the full-precision
 run's latents, which is each step's own error; and free-running, where each goes its own way, which is what adds up.
@@ -44,14 +44,14 @@ WARM_UPS, RUNS = 2, 10
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationRequest:
-    """Everything that decides a comparison of a model with its quantised forms.
+    """Everything that decides a comparison of a model with its quantized forms.
 
     Attributes:
         base: the picture, in full precision.
         variants: the methods, each with its settings where they differ from the defaults.
         measure: whether to measure errors by layer and step, and the time of a step, which takes longer than the runs.
         peak: whether to measure the peak of memory, each in a process of its own.
-        keep: whether to write the quantised models into the models folder.
+        keep: whether to write the quantized models into the models folder.
     """
 
     base: Request
@@ -77,11 +77,11 @@ class QuantizationRequest:
         """
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := [name for name in values if name not in known]:
-            raise UnknownMethodError("setting of a quantisation", unknown[0], known)
+            raise UnknownMethodError("setting of a quantization", unknown[0], known)
         plain = values.get("base", {})
         if not isinstance(plain, Mapping):
             raise SettingsError(
-                f"The base of a quantisation is given as {str(plain)[:80]!r}. Give an object of settings."
+                f"The base of a quantization is given as {str(plain)[:80]!r}. Give an object of settings."
             )
         base = read(plain)
         if base.batch_size != 1:
@@ -90,7 +90,7 @@ class QuantizationRequest:
             )
         if base.loras:
             raise SettingsError(
-                "LoRAs cannot be added to quantised weights. Remove them, or make the picture in full precision."
+                "LoRAs cannot be added to quantized weights. Remove them, or make the picture in full precision."
             )
         flags = {
             name: _yes_or_no(name, values.get(name, default))
@@ -117,14 +117,14 @@ def _yes_or_no(name: str, value: Any) -> bool:
 
 def _variants(values: Any, machine: Machine) -> tuple[Choice, ...]:
     if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= MOST_VARIANTS:
-        count = f"{len(values)} quantisers are" if isinstance(values, (list, tuple)) else f"{str(values)[:80]!r} is"
+        count = f"{len(values)} quantizers are" if isinstance(values, (list, tuple)) else f"{str(values)[:80]!r} is"
         raise SettingsError(f"{count} given. Give a list of 1 to {MOST_VARIANTS}.")
     choices = []
     for value in values:
         choice = plain_choice(Choice.parse(value))
         require_runs(choice, machine)
         if choice in choices:
-            raise SettingsError(f"The quantiser {choice.key} is given twice with the same settings. Give each once.")
+            raise SettingsError(f"The quantizer {choice.key} is given twice with the same settings. Give each once.")
         choices.append(choice)
     return tuple(choices)
 
@@ -150,7 +150,7 @@ def step_errors(
 
     Args:
         full: of the full-precision network.
-        others: of its quantised copies.
+        others: of its quantized copies.
         latents: (B, C, h, w), of the full-precision run.
         level: their noise level.
         layers: names of the layers to compare; one that a copy lacks or never calls has no error, NaN.
@@ -208,7 +208,7 @@ def seconds_per_step(
 ) -> list[float]:
     """Seconds of one guided evaluation of each: two warm-ups, then so many in turns, a fifth dropped as extremes.
 
-    In turns, because machines are shared: whatever slows one network down slows its neighbours too.
+    In turns, because machines are shared: whatever slows one network down slows its neighbors too.
 
     Raises:
         Cancelled: one of the runs was stopped.

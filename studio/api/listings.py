@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.types import is_text, is_whole
 from pipelines.models.catalog import shown
-from studio.models.model_list import DOWNLOAD, LOAD, lora_row, memory_of, model_row, shelf_of
+from studio.models.model_list import DOWNLOAD, LOAD, lora_row, memory_of, model_list_for, model_row
 from studio.results.archives import listed
 from studio.results.search import existing, find
 
@@ -57,15 +57,17 @@ def listed_results(
 
 
 def listed_models(studio: Studio) -> dict[str, Any]:
-    """The catalogue, the LoRAs, and what is in memory, as plain values."""
-    shelf = shelf_of(studio)
+    """The catalog, the LoRAs, and what is in memory, as plain values."""
+    model_list = model_list_for(studio)
     segments, limit = memory_of(studio)
-    rows = [dict(model_row(entry, shelf.here(entry), studio.loader.loaded(entry.key))) for entry in studio.models()]
+    rows = [
+        dict(model_row(entry, model_list.here(entry), studio.loader.loaded(entry.key))) for entry in studio.models()
+    ]
     held = [{"models": list(one.models), "bytes": one.bytes, "in_use": one.in_use} for one in segments]
     return {
-        "on_their_way": shelf.errands(),
+        "on_their_way": model_list.errands(),
         "models": rows,
-        "loras": [dict(lora_row(lora)) for lora in shelf.loras()],
+        "loras": [dict(lora_row(lora)) for lora in model_list.loras()],
         "folder": shown(studio.catalog.folder),
         "memory": {"limit_bytes": limit, "used_bytes": sum(one.bytes for one in segments), "held": held},
     }
@@ -98,9 +100,9 @@ def change_models(studio: Studio, action: Any, model: Any = "") -> dict[str, Any
     """Do what a card's button on the Models tab does; loads and downloads go on behind the answer, as there.
 
     Args:
-        studio: catalogue and loader.
+        studio: catalog and loader.
         action: "load", "download", "cancel", "release" or "rescan".
-        model: key of the catalogue; no path and no address. Empty for "rescan".
+        model: key of the catalog; no path and no address. Empty for "rescan".
 
     Returns:
         Whether something was done, and `listed_models` after it.
@@ -110,17 +112,17 @@ def change_models(studio: Studio, action: Any, model: Any = "") -> dict[str, Any
         ModelError: it cannot be used, and why.
         BusyError: enough are on their way.
     """
-    shelf = shelf_of(studio)
+    model_list = model_list_for(studio)
     changes = {
-        LOAD: lambda: bool(shelf.start(model, LOAD)),
-        DOWNLOAD: lambda: bool(shelf.start(model, DOWNLOAD)),
-        "cancel": lambda: shelf.cancel(studio.catalog[model].key),
-        "release": lambda: shelf.release(model),
-        "rescan": shelf.rescan,
+        LOAD: lambda: bool(model_list.start(model, LOAD)),
+        DOWNLOAD: lambda: bool(model_list.start(model, DOWNLOAD)),
+        "cancel": lambda: model_list.cancel(studio.catalog[model].key),
+        "release": lambda: model_list.release(model),
+        "rescan": model_list.rescan,
     }
     if not isinstance(action, str) or action not in changes:
         raise UnknownMethodError("action", action, changes)
     if not isinstance(model, str):
-        raise SettingsError(f"model is {str(model)[:80]!r}, and must be a key of the catalogue.")
+        raise SettingsError(f"model is {str(model)[:80]!r}, and must be a key of the catalog.")
     done = changes[action]()
     return {"action": action, "done": done is None or done, **listed_models(studio)}

@@ -17,7 +17,7 @@ def endpoint(studio: "Studio") -> Callable:
     """The function that Gradio offers to programs, with its annotations and docstring."""
 
     def models() -> dict:
-        """List the catalogue with where each model is, the LoRAs, and what is in memory."""
+        """List the catalog with where each model is, the LoRAs, and what is in memory."""
         return listed_models(studio)
 
     return models

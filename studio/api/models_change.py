@@ -26,7 +26,7 @@ def endpoint(studio: "Studio") -> Callable:
 
         Args:
             action: "load", "download", "cancel" what is on its way, "release" the memory, or "rescan" the models folder.
-            model: its key in the catalogue, as /models lists it; empty for "rescan".
+            model: its key in the catalog, as /models lists it; empty for "rescan".
         """
         try:
             return change_models(studio, action, model)

@@ -1,4 +1,4 @@
-"""`python -m pipelines.benchmark quantization`: every quantiser that this machine can run, on the shipped model.
+"""`python -m pipelines.benchmark quantization`: every quantizer that this machine can run, on the shipped model.
 
 Bytes are those of the denoising network. PSNR and SSIM are means over the prompts, to full precision from the same
 noise; the time of a step is the median over the prompts of its ratio to full precision's, measured in turns; the peak

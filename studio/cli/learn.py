@@ -19,7 +19,7 @@ __all__ = ["add_learn", "learn_values", "run_learn"]
 def add_learn(commands: Any) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser("learn", help="fit a schedule to a model, a sampler and a number of steps")
-    parser.add_argument("--model", help="key of the catalogue (default: the shipped model)")
+    parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
     parser.add_argument(
         "--sampler", metavar="KEY[,SETTING=VALUE...]", help="e.g. unipc,order=3 (default: the studio's)"
     )

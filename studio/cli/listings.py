@@ -32,7 +32,7 @@ def add_shelves(commands: Any) -> None:
     )
     fetch = models.add_mutually_exclusive_group()
     fetch.add_argument(
-        "--download", metavar="KEY", help="fetch this model of the catalogue; Ctrl+C stops, and it goes on later"
+        "--download", metavar="KEY", help="fetch this model of the catalog; Ctrl+C stops, and it goes on later"
     )
     fetch.add_argument(
         "--load", metavar="KEY", help="load it and say what it takes; it is released when the command ends"
@@ -88,17 +88,17 @@ def _fetched(studio: Studio, action: str, key: str) -> str:
         StepwiseError: it failed, or was stopped.
     """
     from pipelines.core.errors import ModelError
-    from studio.models.model_list import memory_of, shelf_of
+    from studio.models.model_list import memory_of, model_list_for
     from studio.ui.presentation import file_size
 
-    shelf = shelf_of(studio)
-    errand = shelf.start(key, action)
+    model_list = model_list_for(studio)
+    errand = model_list.start(key, action)
     try:
         while errand.status == "running":
             print(f"\r{errand.stage or 'Beginning'}: {errand.done / 1e6:.0f} MB ", end="", file=sys.stderr, flush=True)
             time.sleep(_EVERY)
     except KeyboardInterrupt:
-        shelf.cancel(key)
+        model_list.cancel(key)
         raise ModelError("Stopped; what has arrived is kept, and the next download goes on from there.") from None
     finally:
         print(file=sys.stderr)

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--equal", choices=("steps", "nfe"), default="steps", help="what the cells have in common")
     compare.add_argument("--reference-steps", type=int, default=100, help="steps of the reference run; 0 for none")
     compare.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp (labelled picture) or .csv file"
+        "--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp (labeled picture) or .csv file"
     )
     edit = commands.add_parser("edit", help="change a picture")
     _add_request(edit)
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt")
     parser.add_argument("--negative-prompt")
-    parser.add_argument("--model", help="key of the catalogue (default: the shipped model)")
+    parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
     for name in METHODS:
         parser.add_argument(f"--{name}", metavar="KEY[,SETTING=VALUE...]", help="e.g. ddim,eta=0.5")
     for name, text in _NUMBERS.items():
@@ -224,7 +224,7 @@ def method_tables() -> str:
     """The tables of methods as Markdown, for the README."""
     from pipelines.edits import EDITS
     from pipelines.guidance import GUIDANCE
-    from pipelines.initializations import STARTS
+    from pipelines.initializations import INITIALIZATIONS
     from pipelines.inversions import INVERSIONS
     from pipelines.quantizers import QUANTIZERS
     from pipelines.samplers import SAMPLERS
@@ -232,7 +232,7 @@ def method_tables() -> str:
     from pipelines.workflows.video import VIDEOS
 
     parts = []
-    for table in (SAMPLERS, SCHEDULES, STARTS, GUIDANCE, INVERSIONS, EDITS, VIDEOS, QUANTIZERS):
+    for table in (SAMPLERS, SCHEDULES, INITIALIZATIONS, GUIDANCE, INVERSIONS, EDITS, VIDEOS, QUANTIZERS):
         parts += [f"| {table.kind} | key | what it is for | source |", "| --- | --- | --- | --- |"]
         parts += [f"| {one.label} | `{one.key}` | {one.help} | {one.paper} |" for one in table.values()]
         parts += ["", *order_rows(), ""] if table is SAMPLERS else [""]

@@ -1,4 +1,4 @@
-"""`python -m studio quantize`: a model beside its quantised copies, from the command line."""
+"""`python -m studio quantize`: a model beside its quantized copies, from the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["add_quantize", "quantize", "quantize_values"]
 
 def add_quantize(commands: Any, add_request: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the command to the parser's; `add_request` adds the flags of a request."""
-    parser = commands.add_parser("quantize", help="a model beside its quantised copies")
+    parser = commands.add_parser("quantize", help="a model beside its quantized copies")
     add_request(parser)
     parser.add_argument(
         "--with",
@@ -31,7 +31,7 @@ def add_quantize(commands: Any, add_request: Callable[[argparse.ArgumentParser],
     )
     parser.add_argument("--no-measure", action="store_true", help="only pictures, PSNR, SSIM and bytes")
     parser.add_argument("--peak", action="store_true", help="also the peak of memory, each in a process of its own")
-    parser.add_argument("--keep", action="store_true", help="keep the quantised models in the models folder")
+    parser.add_argument("--keep", action="store_true", help="keep the quantized models in the models folder")
     parser.add_argument(
         "--out",
         type=Path,

@@ -1,4 +1,4 @@
-"""A finished comparison to take away: one labelled picture, and a table."""
+"""A finished comparison to take away: one labeled picture, and a table."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def comparison_csv(job: Job) -> str:
 
 
 def store_picture(studio: Studio, job: Job) -> Record:
-    """Keep the labelled picture among the results.
+    """Keep the labeled picture among the results.
 
     Raises:
         StoreError: it cannot be written.
@@ -154,7 +154,7 @@ def _harmless(value: Any) -> Any:
 
 @dataclasses.dataclass
 class _Sheet:
-    """The labelled picture in the making; every measure is in pixels of the sheet."""
+    """The labeled picture in the making; every measure is in pixels of the sheet."""
 
     outcome: Mapping[str, Any]
     pictures: Sequence[Image.Image | None]
@@ -200,10 +200,8 @@ class _Sheet:
             else:
                 self.pen.rectangle((x, y, x + width - 1, y + height - 1), outline="#d2d3cc")
                 self.pen.text((x + 12, y + 12), "not finished", _FAINT, self.small)
-            for place, (line, colour) in enumerate(lines):
-                self.pen.text(
-                    (x, y + height + 6 + place * 19), line, colour, self.text if colour == _INK else self.small
-                )
+            for place, (line, color) in enumerate(lines):
+                self.pen.text((x, y + height + 6 + place * 19), line, color, self.text if color == _INK else self.small)
         return sheet
 
     def _shown_size(self, picture: Image.Image) -> tuple[int, int]:

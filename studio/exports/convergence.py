@@ -100,7 +100,7 @@ class _Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[tuple[float, bool]]:
-        """(value, labelled): the decades, with 2 and 5 where there is room, and the rest without a label."""
+        """(value, labeled): the decades, with 2 and 5 where there is room, and the rest without a label."""
         few = self.high - self.low < 2.2
         found = []
         for decade in range(math.floor(self.low), math.ceil(self.high) + 1):
@@ -113,17 +113,17 @@ class _Scale:
 
 def _axes(across: _Scale, up: _Scale) -> str:
     bottom, parts = HEIGHT - BOTTOM, []
-    for value, labelled in across.ticks():
+    for value, labeled in across.ticks():
         x = across(value)
         ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"'
-        parts.append(f'<line class="sw-rule" data-main="{labelled}" {ends}/>')
-        if labelled:
+        parts.append(f'<line class="sw-rule" data-main="{labeled}" {ends}/>')
+        if labeled:
             parts.append(f'<text x="{x:.1f}" y="{bottom + 19}" text-anchor="middle">{value:g}</text>')
-    for value, labelled in up.ticks():
+    for value, labeled in up.ticks():
         y = up(value)
         ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
-        parts.append(f'<line class="sw-rule" data-main="{labelled}" {ends}/>')
-        if labelled:
+        parts.append(f'<line class="sw-rule" data-main="{labeled}" {ends}/>')
+        if labeled:
             parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_percent(value)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">network evaluations (NFE)</text>')
@@ -138,7 +138,7 @@ def _series(index: int, own: Sequence[Point], label: str, across: _Scale, up: _S
         for point in own
     ]
     marks = "".join(_mark(index, *place, words) for place, words in zip(places, told, strict=True))
-    return f'<g style="--own:{_colour(index)}"><polyline points="{line}" stroke-dasharray="{_dash(index)}"/>{marks}</g>'
+    return f'<g style="--own:{_color(index)}"><polyline points="{line}" stroke-dasharray="{_dash(index)}"/>{marks}</g>'
 
 
 def _mark(index: int, x: float, y: float, title: str = "") -> str:
@@ -159,7 +159,7 @@ def _legend(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str
     """The best first, as far as they have come; each with its line as in the plot."""
     order = sorted(series, key=lambda index: series[index][-1]["error"])
     items = "".join(
-        f'<li style="--own:{_colour(index)}"><svg class="sw-plot" viewBox="0 0 34 12" aria-hidden="true">'
+        f'<li style="--own:{_color(index)}"><svg class="sw-plot" viewBox="0 0 34 12" aria-hidden="true">'
         f'<polyline points="1,6 33,6" stroke-dasharray="{_dash(index)}"/>{_mark(index, 17, 6)}</svg>'
         f"<span>{escape(labels[index])}</span><b>{_percent(series[index][-1]['error'])}</b></li>"
         for index in order
@@ -174,8 +174,8 @@ def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
         seconds = own[-1]["seconds"]
         total = sum(seconds.values()) or 1.0
         bars = "".join(
-            f'<i style="width:{100 * seconds[name] / total:.2f}%;background:{colour}"></i>'
-            for (name, _), colour in zip(PARTS, PART_COLOURS, strict=True)
+            f'<i style="width:{100 * seconds[name] / total:.2f}%;background:{color}"></i>'
+            for (name, _), color in zip(PARTS, PART_COLOURS, strict=True)
         )
         words = ", ".join(f"{label.lower()} {_share(seconds[name] / total)}" for name, label in PARTS)
         ratio = _share(seconds["own"] / (seconds["network"] or 1))
@@ -184,8 +184,8 @@ def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
             f"aria-label='{escape(words)}'>{bars}</div></td><td>{ratio}</td><td>{duration(total)}</td></tr>"
         )
     keys = "".join(
-        f'<li><i style="background:{colour}"></i>{label}</li>'
-        for (_, label), colour in zip(PARTS, PART_COLOURS, strict=True)
+        f'<li><i style="background:{color}"></i>{label}</li>'
+        for (_, label), color in zip(PARTS, PART_COLOURS, strict=True)
     )
     return (
         f'<h2>Where the time goes</h2><ul class="sw-legend sw-parts">{keys}</ul>'
@@ -211,7 +211,7 @@ def _table(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     )
 
 
-def _colour(index: int) -> str:
+def _color(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 

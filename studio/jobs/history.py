@@ -11,7 +11,7 @@ from studio.jobs.job import Job
 __all__ = ["JobShelf"]
 
 
-class JobShelf:
+class JobHistory:
     """Jobs by their ids; safe to use from many threads.
 
     The oldest finished ones go when there are too many. Where their pictures take too many bytes, the oldest finished

@@ -3,7 +3,7 @@
 What the parent process does after the fork, the worker does not see: no event, no lock, no cache. So a short list of
 models is loaded when the studio starts, the worker tells all that happens by yielding it, and a stop reaches it after
 its next yield. What is yielded is pickled on its way: plain values and NumPy arrays, never a tensor. What a worker keeps
-for later jobs ends with it: the trajectory of an inversion, a quantised network, the reference of a comparison.
+for later jobs ends with it: the trajectory of an inversion, a quantized network, the reference of a comparison.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["LEAST_SECONDS", "MOST_SECONDS", "ZeroEngine", "seconds_for", "worker
 _LOG = logging.getLogger("stepwise.engine")
 
 LEAST_SECONDS, MOST_SECONDS = 15, 120
-"""GPU time that a job asks for. It is taken from the person's quota, and the queue favours those who ask for little."""
+"""GPU time that a job asks for. It is taken from the person's quota, and the queue favors those who ask for little."""
 
 _MEGAPIXEL_STEP = 0.5
 _ENCODING, _QUANTISING, _PEAK = 0.5, 3, 10
-"""Seconds of a further prompt, of one quantised copy, and of the process that measures one peak of memory."""
+"""Seconds of a further prompt, of one quantized copy, and of the process that measures one peak of memory."""
 
 _TOLD = ("set_status", "set_cells", "add_step", "update_cell", "set_outcome")
 """What a task says to its job: the only names that the parent takes from a worker."""
@@ -80,7 +80,7 @@ def _animated(request: Any) -> tuple[float, float]:
     return request.base.num_inference_steps * request.frames, _ENCODING * len(request.keys)
 
 
-def _quantised(request: Any) -> tuple[float, float]:
+def _quantized(request: Any) -> tuple[float, float]:
     runs = len(request.variants) + 1
     steps = request.base.num_inference_steps * (3 if request.measure else 1)  # measuring costs two more runs of each
     return steps * runs, _QUANTISING * len(request.variants) + _PEAK * runs * request.peak
@@ -95,7 +95,7 @@ _WORK: Mapping[str, Callable[[Any], tuple[float, float]]] = {
     "compare": _compared,
     "edit": lambda request: (3 * request.base.num_inference_steps, 0),  # there, back, and the reconstruction
     "animate": _animated,
-    "quantize": _quantised,
+    "quantize": _quantized,
     "convergence": _converged,
     "learn": lambda request: (math.inf, 0),  # a fit goes on for as long as it may
 }

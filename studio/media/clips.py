@@ -150,7 +150,7 @@ def _mp4(frames: np.ndarray, fps: int, comment: str) -> bytes:
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
             codec = stream.codec_context
             codec.time_base, codec.thread_count = Fraction(1, fps), 1
-            # Colours as BT.709, and said so: left open, players guess by the size.
+            # Colors as BT.709, and said so: left open, players guess by the size.
             codec.colorspace = codec.color_primaries = codec.color_trc = codec.color_range = 1
             for number, pixels in enumerate(frames):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")

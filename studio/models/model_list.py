@@ -91,11 +91,11 @@ class _OnlyHere:
         return self._hub.folder(repository, revision)
 
 
-class ModelShelf:
+class ModelList:
     """The models of a studio as a person sees them; safe to use from many threads.
 
     Args:
-        studio: catalogue and loader.
+        studio: catalog and loader.
     """
 
     def __init__(self, studio: Studio):
@@ -229,14 +229,14 @@ class ModelShelf:
         loader.lora_files(entry.key, errand.stop.is_set, progress)
 
 
-_SHELVES: weakref.WeakKeyDictionary[Any, ModelShelf] = weakref.WeakKeyDictionary()
+_SHELVES: weakref.WeakKeyDictionary[Any, ModelList] = weakref.WeakKeyDictionary()
 _SHELVES_LOCK = threading.Lock()
 
 
-def shelf_of(studio: Studio) -> ModelShelf:
+def model_list_for(studio: Studio) -> ModelList:
     """The studio's one shelf, so that page and programs together load only a few models at a time."""
     with _SHELVES_LOCK:
-        return _SHELVES.setdefault(studio, ModelShelf(weakref.proxy(studio)))
+        return _SHELVES.setdefault(studio, ModelList(weakref.proxy(studio)))
 
 
 def memory_of(studio: Studio) -> tuple[list[Segment], int]:

@@ -1,4 +1,4 @@
-"""Keeping a quantised model after its run: written into the models folder, and in every tab's list from then on."""
+"""Keeping a quantized model after its run: written into the models folder, and in every tab's list from then on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.core.errors import MethodFitError
 from pipelines.families.base import Family
-from pipelines.models.quantization_folder import keep_network, quantised_key
+from pipelines.models.quantization_folder import keep_network, quantized_key
 from pipelines.quantizers import build_quantizer, this_machine
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ __all__ = ["keep", "kept_key"]
 
 def kept_key(studio: Studio, model: str, choice: Choice) -> str | None:
     """Key of the kept model, or None while it is not kept."""
-    key = quantised_key(model, choice)
+    key = quantized_key(model, choice)
     return key if key in studio.catalog else None
 
 
 def keep(studio: Studio, model: str, choice: Choice, cancelled: Callable[[], bool] = lambda: False) -> str:
-    """Write the quantised model into the models folder and look into that again; returns the new model's key.
+    """Write the quantized model into the models folder and look into that again; returns the new model's key.
 
     Args:
         studio: whose loader still has both networks in memory, most likely.
@@ -40,9 +40,9 @@ def keep(studio: Studio, model: str, choice: Choice, cancelled: Callable[[], boo
     with studio.loader.model(model, cancelled) as full:
         if not isinstance(full, Family):
             raise MethodFitError(
-                "This model runs through its own pipeline only and cannot be quantised here. Choose another."
+                "This model runs through its own pipeline only and cannot be quantized here. Choose another."
             )
-        with studio.loader.model(model, cancelled, quantisation=choice, source=full.network) as family:
+        with studio.loader.model(model, cancelled, quantization=choice, source=full.network) as family:
             key = keep_network(
                 studio.catalog.folder, studio.catalog[model], choice, full.network, family.network, quantizer
             )

@@ -15,10 +15,10 @@ from starlette.routing import Route
 from studio import api
 from studio.page.tabs import TABS
 from studio.ui import deep_links, markup
+from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.live_routes import live_routes
 from studio.ui.presentation import plural
 from studio.ui.results_route import result_routes
-from studio.ui.shell import BESIDE, Shell
 from studio.ui.theme import launch_values
 
 if TYPE_CHECKING:
@@ -73,15 +73,15 @@ def build_page(studio: Studio) -> Page:
         sessions = {key: gr.BrowserState(None, storage_key=f"stepwise-{key}", secret=_SECRET) for key in keys}
         gr.HTML(markup.header(NAME, PURPOSE, _status(studio)), elem_id="header")
         with gr.Tabs(elem_id="tabs") as tabs:
-            shell = Shell(demo, tabs, tuple(tab.key for tab in TABS), sessions)
+            context = PageContext(demo, tabs, tuple(tab.key for tab in TABS), sessions)
             for tab in TABS:
                 with gr.Tab(tab.label, id=tab.key, elem_id=f"tab-{tab.key.replace('_', '-')}"):
-                    tab.build(studio, shell)
-        deep_links.wire(studio, shell)
-        shell.finish()
+                    tab.build(studio, context)
+        deep_links.wire(studio, context)
+        context.finish()
         api.attach(studio)
     _leave_unmarked(demo)
-    demo.routes = [*result_routes(studio, Path(get_upload_folder())), *live_routes(studio, shell.live)]
+    demo.routes = [*result_routes(studio, Path(get_upload_folder())), *live_routes(studio, context.live)]
     return demo
 
 

@@ -177,7 +177,7 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
 
     Args:
         arguments: without the name of the program.
-        environ: where a Space is recognised; default: that of this process.
+        environ: where a Space is recognized; default: that of this process.
 
     Returns:
         The settings.

@@ -1,7 +1,7 @@
 """Where people sign in, nothing but the login page answers before they have.
 
 Gradio asks for a login on the routes that call functions. Others stay open: event streams,
-cancelling, the agents' tools, and every route that somebody adds to its application.
+canceling, the agents' tools, and every route that somebody adds to its application.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class _Forked:
     """The studio as a forked worker may use it: the models that were loaded before the fork, and no cache.
 
     Whatever would take a lock of the loader or of its cache is replaced here: a thread of the parent may have held it
-    when the worker was forked, and then nobody would ever let it go. The catalogue, the store and the models folder have
+    when the worker was forked, and then nobody would ever let it go. The catalog, the store and the models folder have
     no lock; the loader's device is a plain value by now.
     """
 
@@ -106,8 +106,8 @@ class _Forked:
         yield self._families[key]
 
     @contextlib.contextmanager
-    def quantised(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
-        """As `Studio.quantised`, in this process alone."""
+    def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
+        """As `Studio.quantized`, in this process alone."""
         from pipelines.families import family_of
         from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
         from pipelines.quantizers.base import quantized

@@ -33,7 +33,7 @@ STRIP = 8
 """Frames of the strip that is shown while a clip is made."""
 
 PENDING = 128
-"""Grey of a frame that has not begun."""
+"""Gray of a frame that has not begun."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +152,8 @@ class _Clip:
     def _strip(self) -> np.ndarray:
         """(n, h, w, 3): every frame of the strip at the largest size that one of them has."""
         height, width = max(tile.shape[:2] for tile in self.tiles.values())
-        grey = np.full((1, 1, 3), PENDING, np.uint8)
-        tiles = [self.tiles.get(place, grey) for place in range(min(STRIP, self.request.frames))]
+        gray = np.full((1, 1, 3), PENDING, np.uint8)
+        tiles = [self.tiles.get(place, gray) for place in range(min(STRIP, self.request.frames))]
         return np.stack([_sized(tile, width, height) for tile in tiles])
 
     def finish(self, request: VideoRequest, studio: Studio) -> None:

@@ -267,7 +267,7 @@ class _Edited:
     @cached_property
     def _classifier(self) -> Classifier | None:
         entry = self.studio.catalog[self.request.base.model]
-        if (entry.quantised.base if entry.quantised else entry.key) != SHIPPED:
+        if (entry.quantized.base if entry.quantized else entry.key) != SHIPPED:
             return None
         try:
             return load_classifier()

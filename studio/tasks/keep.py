@@ -1,4 +1,4 @@
-"""The task behind "Keep it": a quantised model is made again if it is gone, and written into the models folder."""
+"""The task behind "Keep it": a quantized model is made again if it is gone, and written into the models folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import UnknownMethodError
 from pipelines.core.types import Choice
-from pipelines.models.quantization_folder import plain_choice, quantised_entry
+from pipelines.models.quantization_folder import plain_choice, quantized_entry
 from pipelines.quantizers import require_runs, this_machine
 from studio.jobs.job import Job, JobStatus
 from studio.models.save_quantized import keep
@@ -21,14 +21,14 @@ __all__ = ["Keep", "KeepRequest"]
 
 @dataclasses.dataclass(frozen=True)
 class KeepRequest:
-    """Which quantised model to keep: the key of the one in full precision, and the method."""
+    """Which quantized model to keep: the key of the one in full precision, and the method."""
 
     model: str
     variant: Choice
 
 
 class Keep:
-    """Keep a quantised model, in the queue like all that needs the device: its copy may have to be made anew."""
+    """Keep a quantized model, in the queue like all that needs the device: its copy may have to be made anew."""
 
     key = "keep"
 
@@ -39,11 +39,11 @@ class Keep:
         studio.require_keeping()
         request = KeepRequest(values.get("model", ""), plain_choice(Choice.parse(values.get("variant", ""))))
         require_runs(request.variant, this_machine(studio.loader.device))
-        quantised_entry(studio.catalog[request.model], request.variant)
+        quantized_entry(studio.catalog[request.model], request.variant)
         return request
 
     def run(self, request: KeepRequest, job: Job, studio: Studio) -> None:
-        label = quantised_entry(studio.catalog[request.model], request.variant).label
+        label = quantized_entry(studio.catalog[request.model], request.variant).label
         job.set_status(JobStatus.LOADING, f"Keeping {label}")
         key = keep(studio, request.model, request.variant, job.cancelled)
         job.set_outcome({"key": key})

@@ -20,7 +20,7 @@ from pipelines.core.loop import Run, denoise_together
 from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Step
 from pipelines.families.base import Family
-from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, quantised_entry, require_plain
+from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, quantized_entry, require_plain
 from pipelines.quantizers import QUANTIZERS, Quantizer, StorableQuantizer, build_quantizer, this_machine
 from pipelines.quantizers.base import Report, report_of, sqnr
 from pipelines.quantizers.files import file_bytes
@@ -42,7 +42,7 @@ _LOG = logging.getLogger("stepwise.quantize")
 
 
 class Quantize:
-    """Run a model beside its quantised copies from one noise, measure how far they go from it, keep them if asked."""
+    """Run a model beside its quantized copies from one noise, measure how far they go from it, keep them if asked."""
 
     key = "quantize"
 
@@ -64,7 +64,7 @@ class Quantize:
 
 @dataclasses.dataclass
 class _Variant:
-    """One cell: the full-precision model (without a choice) or a quantised one, and all that is found out about it."""
+    """One cell: the full-precision model (without a choice) or a quantized one, and all that is found out about it."""
 
     label: str
     key: str
@@ -89,14 +89,14 @@ class _Quantizing:
         entry = studio.catalog[self.base.model]
         self.variants = [_Variant(FULL, entry.key)]
         for choice in request.variants:
-            made = quantised_entry(entry, choice)
+            made = quantized_entry(entry, choice)
             self.variants.append(_Variant(made.label.removeprefix(f"{entry.label}, "), made.key, choice))
         self.layer_names: tuple[str, ...] = ()
         self.starts: list[tuple[torch.Tensor, Level]] = []
         job.set_cells([Cell(label=one.label, num_steps=self.base.num_inference_steps) for one in self.variants])
 
     def run(self) -> None:
-        """Load, quantise, run, measure, keep.
+        """Load, quantize, run, measure, keep.
 
         Raises:
             Cancelled: the person stopped it; finished pictures stay.
@@ -105,13 +105,13 @@ class _Quantizing:
         with self.studio.model(self.base.model, self.job) as full, ExitStack() as leased:
             if not isinstance(full, Family):
                 raise MethodFitError(
-                    "This model runs through its own pipeline only and cannot be quantised here. Choose another."
+                    "This model runs through its own pipeline only and cannot be quantized here. Choose another."
                 )
             self.base = resolve(self.base, full)
             self.variants[0].family = full
             for index, one in enumerate(self.variants[1:], 1):
                 with self._told(index):
-                    self._quantise(one, full, leased)
+                    self._quantize(one, full, leased)
             able = [one for one in self.variants[1:] if one.family is not None]
             if not able:
                 raise next(one.problem for one in self.variants[1:])
@@ -136,12 +136,12 @@ class _Quantizing:
             self.variants[index].problem = error
             self.job.update_cell(index, num_steps=len(self.job.view().cells[index].rows), note=str(error))
 
-    def _quantise(self, one: _Variant, full: Family, leased: ExitStack) -> None:
+    def _quantize(self, one: _Variant, full: Family, leased: ExitStack) -> None:
         machine = this_machine(self.studio.loader.device)
-        self.job.set_status(JobStatus.LOADING, f"Quantising to {one.label}")
+        self.job.set_status(JobStatus.LOADING, f"Quantizing to {one.label}")
         one.quantizer = build_quantizer(one.choice, machine)
         network = full.network
-        one.family = leased.enter_context(self.studio.quantised(self.base.model, one.choice, full, self.job))
+        one.family = leased.enter_context(self.studio.quantized(self.base.model, one.choice, full, self.job))
         one.report = report_of(network, one.family.network, one.quantizer)
         stored = isinstance(one.quantizer, StorableQuantizer)
         one.figures |= {"bytes": one.report.bytes, "share": one.report.share, "disk": None}

@@ -31,9 +31,9 @@ def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool
     check_request(request, studio.limits, prompt_needed)
     if traits := studio.traits(request.model):
         check_fit(request, traits, said=values.keys())
-    if request.loras and studio.catalog[request.model].quantised:
+    if request.loras and studio.catalog[request.model].quantized:
         raise LoraError(
-            "LoRAs cannot be added to quantised weights. Remove them, or choose the model in full precision."
+            "LoRAs cannot be added to quantized weights. Remove them, or choose the model in full precision."
         )
     for lora in request.loras:
         studio.lora_path(lora.name)

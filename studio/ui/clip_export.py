@@ -94,13 +94,13 @@ class ClipExport:
         return {self.row, *self.buttons.values()}
 
     def updates(self, record: Record | None) -> dict[Any, Any]:
-        """Component to update for the clip that is there: greyed is its own format, and what this machine cannot do."""
+        """Component to update for the clip that is there: grayed is its own format, and what this machine cannot do."""
         if record is None or not is_clip(record):
             return {self.row: gr.update(visible=False)}
         own = record.path.suffix
         able = {format: SUFFIXES[format] != own and self._able(format, own) for format in self.buttons}
-        greyed = {button: gr.update(interactive=able[format]) for format, button in self.buttons.items()}
-        return {self.row: gr.update(visible=True), **greyed}
+        grayed = {button: gr.update(interactive=able[format]) for format, button in self.buttons.items()}
+        return {self.row: gr.update(visible=True), **grayed}
 
     def _able(self, format: str, own: str) -> bool:
         return self._has_mp4 or SUFFIXES["mp4"] not in (SUFFIXES[format], own)

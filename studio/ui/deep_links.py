@@ -28,7 +28,7 @@ from studio.ui.untrusted_settings import accepted
 
 if TYPE_CHECKING:
     from studio.backend import Studio
-    from studio.ui.shell import Receiver, Shell
+    from studio.ui.page_context import PageContext, Receiver
 
 __all__ = ["FIELDS", "Opened", "Own", "copy_link", "link", "opened", "wire"]
 
@@ -148,18 +148,18 @@ def _request(parameters: Mapping[str, str], studio: Studio, model: str) -> tuple
     return restored.values, [*notes, *restored.notes]
 
 
-def wire(studio: Studio, shell: Shell) -> None:
+def wire(studio: Studio, context: PageContext) -> None:
     """Open what the page's address asks for, whenever it is loaded; called inside the Blocks, when all tabs stand."""
     notice = gr.HTML(elem_id="link-notice", elem_classes="sw-notices")
-    outputs = {notice, shell.tabs, *(output for receiver in shell.receive.values() for output in receiver.outputs)}
+    outputs = {notice, context.tabs, *(output for receiver in context.receive.values() for output in receiver.outputs)}
     first = next(iter(studio.models())).key
 
     def show(request: gr.Request) -> Any:
-        found = opened(dict(request.query_params), studio, shell.tab_keys, first, shell.receive)
+        found = opened(dict(request.query_params), studio, context.tab_keys, first, context.receive)
         if found is None:
             return gr.skip()
-        updates: dict[Any, Any] = {shell.tabs: gr.Tabs(selected=found.tab)}
-        receiver, notes = shell.receive.get(found.tab), list(found.notes)
+        updates: dict[Any, Any] = {context.tabs: gr.Tabs(selected=found.tab)}
+        receiver, notes = context.receive.get(found.tab), list(found.notes)
         if found.values and receiver is None:
             notes.append("This tab takes no settings from a link.")
         elif found.values:
@@ -171,7 +171,7 @@ def wire(studio: Studio, shell: Shell) -> None:
         return updates
 
     # After the tabs' own loading, which brings back what a reload has left.
-    shell.demo.load(lambda: None, **PLUMBING).then(show, outputs=outputs, **PLUMBING)
+    context.demo.load(lambda: None, **PLUMBING).then(show, outputs=outputs, **PLUMBING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Own:
     receiver: Callable[[], Receiver]
 
 
-def copy_link(form: RequestForm | None, shell: Shell, tab: str, prefix: str, own: Own | None = None) -> None:
+def copy_link(form: RequestForm | None, context: PageContext, tab: str, prefix: str, own: Own | None = None) -> None:
     """A button that copies a link to the tab's settings, in the present layout context.
 
     Args:
@@ -222,7 +222,7 @@ def copy_link(form: RequestForm | None, shell: Shell, tab: str, prefix: str, own
         written = button.click(write, inputs=inputs, outputs={shown}, **PLUMBING)
         written.then(None, inputs=[shown], outputs=[shown], js=_COPY, **PLUMBING)
 
-    shell.later(connect)
+    context.later(connect)
 
 
 def _written(form: RequestForm | None, tab: str, own: Own | None, data: dict[Any, Any]) -> str:

@@ -18,10 +18,10 @@ from PIL import Image
 from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.ui import markup
+from studio.ui.page_context import PageContext
 from studio.ui.controls import PLUMBING
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab
-from studio.ui.shell import Shell
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -135,7 +135,7 @@ class RunningTab:
     key: ClassVar[str]
     root: ClassVar[str]
     studio: Studio
-    shell: Shell
+    context: PageContext
     form: RequestForm
     session: gr.BrowserState
     notice: gr.HTML
@@ -160,8 +160,8 @@ class RunningTab:
             live: what the tab does behind studio.ui.live_routes's routes.
             ready: for a form that Gradio has to read; `live.read` is then its `take`.
         """
-        self.shell.live[self.key] = live
-        self.shell.model_lists[self.form.fields["model"]] = self.form.model_choices
+        self.context.live[self.key] = live
+        self.context.model_lists[self.form.fields["model"]] = self.form.model_choices
         tab = f"{self.key!r}, {self.root!r}"
         shown = {
             "fn": None,
@@ -193,7 +193,7 @@ class RunningTab:
             return {**updates, self.session: data[self.session]}
 
         outputs = {*form.outputs, self.session}
-        found = self.shell.demo.load(refill, inputs={self.session}, outputs=outputs, **PLUMBING)
+        found = self.context.demo.load(refill, inputs={self.session}, outputs=outputs, **PLUMBING)
         found.then(**shown)
         return started.then(**shown)
 

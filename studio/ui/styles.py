@@ -36,10 +36,10 @@ class Style:
     drops: str = ""
 
 
-def _background(colour: str) -> Style:
-    article = "an" if colour[0] in "aeiou" else "a"
+def _background(color: str) -> Style:
+    article = "an" if color[0] in "aeiou" else "a"
     return Style(
-        f"on_{colour}", f"On {colour}", f"{{prompt}} on {article} {colour} background", shipped=True, drops=_BACKGROUND
+        f"on_{color}", f"On {color}", f"{{prompt}} on {article} {color} background", shipped=True, drops=_BACKGROUND
     )
 
 
@@ -50,7 +50,7 @@ STYLES: dict[str, Style] = {
     style.key: style
     for style in (
         Style(NO_STYLE, "None", shipped=True),
-        *(_background(colour) for colour in BACKGROUNDS),
+        *(_background(color) for color in BACKGROUNDS),
         Style(
             "photograph",
             "Photograph",
@@ -63,9 +63,9 @@ STYLES: dict[str, Style] = {
             "cinematic still of {prompt}, anamorphic, dramatic light, film grain",
             "cartoon, drawing, flat light",
         ),
-        Style("watercolour", "Watercolour", "watercolour painting of {prompt}, soft washes, paper texture", _PAINTED),
-        Style("oil", "Oil painting", "oil painting of {prompt}, visible brush strokes, rich colour", _PAINTED),
-        Style("ink", "Ink drawing", "ink drawing of {prompt}, clean lines, white paper", f"{_DRAWN}, colour"),
+        Style("watercolour", "Watercolour", "watercolor painting of {prompt}, soft washes, paper texture", _PAINTED),
+        Style("oil", "Oil painting", "oil painting of {prompt}, visible brush strokes, rich color", _PAINTED),
+        Style("ink", "Ink drawing", "ink drawing of {prompt}, clean lines, white paper", f"{_DRAWN}, color"),
         Style("pixel", "Pixel art", "pixel art of {prompt}, 16-bit, limited palette", _DRAWN),
         Style("isometric", "Isometric", "isometric illustration of {prompt}, clean shapes, soft shadows", _DRAWN),
         Style(

@@ -1,4 +1,4 @@
-"""The page's look: colours, type and shapes. System fonts only; nothing comes from another host."""
+"""The page's look: colors, type and shapes. System fonts only; nothing comes from another host."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_the_default_comparison_runs_with_one_click(tab):
     assert all("finished picture" in alt for alt in alts) and len(set(alts)) == 7
 
 
-def test_the_labelled_picture_and_the_table_are_downloaded_and_a_reload_finds_the_run(tab):
+def test_the_labeled_picture_and_the_table_are_downloaded_and_a_reload_finds_the_run(tab):
     page = tab()
     page.get_by_role("button", name="Steps 4 to 32").click()
     page.wait_for_selector("#cmp-cell-4-steps")

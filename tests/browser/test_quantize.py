@@ -1,4 +1,4 @@
-"""A person quantises a model: cells stream, figures and plots follow, a game is played, a model is kept and used."""
+"""A person quantizes a model: cells stream, figures and plots follow, a game is played, a model is kept and used."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from pipelines.benchmarks.sampler_runs import BASE, open_bench
 from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _Kept, lines, measured, steps_after, steps_for, table
 from pipelines.core.errors import StoreError
 from pipelines.core.types import Choice, Traits
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits, check_request
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
@@ -59,7 +59,7 @@ def test_every_sampler_that_fits_has_a_line_or_is_the_same_as_one_that_has():
 
 def test_every_start_every_schedule_and_every_base_of_a_research_sampler_has_a_line():
     requests = [line.request for line in lines(SD) if line.stock is None]
-    assert {request.start.key for request in requests} == {start.key for start in STARTS.fitting(SD)}
+    assert {request.start.key for request in requests} == {start.key for start in INITIALIZATIONS.fitting(SD)}
     assert {request.schedule.key for request in requests} == {one.key for one in SCHEDULES.fitting(SD)} - {"hand_typed"}
     for key in ("time_shift", "dualfast"):
         choices = {field.name: field.metadata for field in dataclasses.fields(SAMPLERS[key].settings)}["base"][
@@ -108,7 +108,7 @@ def test_steps_cost_at_most_the_evaluations():
     for method in SAMPLERS.fitting(SD):
         for count in EVALUATIONS:
             steps = steps_for(Choice(method.key), count)
-            assert method.build().calls(steps) <= count < method.build().calls(steps + 1)
+            assert method.build().nfe(steps) <= count < method.build().nfe(steps + 1)
 
 
 @pytest.mark.parametrize(

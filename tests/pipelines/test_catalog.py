@@ -1,4 +1,4 @@
-"""The catalogue: shipped, published and local models by key."""
+"""The catalog: shipped, published and local models by key."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_files_that_cannot_be_used_are_listed_with_their_problem(tmp_path):
 
 def test_loras(tmp_path):
     (tmp_path / "loras").mkdir()
-    make_lora(tmp_path / "loras" / "Watercolour One.safetensors")
+    make_lora(tmp_path / "loras" / "Watercolor One.safetensors")
     make_lora(tmp_path / "loras" / "xl.safetensors", width=2048)
     make_sdxl_file(tmp_path / "loras" / "model.safetensors")
     (tmp_path / "loras" / "bad.pt").write_bytes(b"\x80\x02")

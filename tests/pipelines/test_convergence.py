@@ -67,7 +67,7 @@ def test_every_sampler_is_in_a_family():
         ({"reference_steps": 5000}, "999"),
         ({"samplers": "nonesuch"}, "nonesuch"),
         ({"samplers": ""}, "no values"),
-        ({"colour": 1}, "colour"),
+        ({"color": 1}, "color"),
         ({"base": 3}, "object"),
     ],
 )

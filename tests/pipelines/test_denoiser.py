@@ -1,4 +1,4 @@
-"""The contract in the middle: predictions in every form, branches, batches, counting, cancelling."""
+"""The contract in the middle: predictions in every form, branches, batches, counting, canceling."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from pipelines.requests.text_to_image import build_run, decode, resolve, to_uint
 
 STEPS, SEED, SCALE, TOKENS = 8, 3, 5.0, 16
 TOLERANCE = 2.5e-6
-"""Largest difference of a colour in [0, 1]: float32 gives 4e-7 to 1.3e-6, a slip by one time step at least 3.5e-6."""
+"""Largest difference of a color in [0, 1]: float32 gives 4e-7 to 1.3e-6, a slip by one time step at least 3.5e-6."""
 
 
 class TrailingFlow(DPMSolverMultistepScheduler):

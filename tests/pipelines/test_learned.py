@@ -21,9 +21,9 @@ from pipelines.learning.bespoke import BespokeSettings, _starts, fit_bespoke, fi
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.cases import Cases, finals
 from pipelines.learning.differentiable import factors_of, run_with_gradients
-from pipelines.learning.formula import require_linear, written_out
+from pipelines.learning.formula import linear_form, require_linear
 from pipelines.learning.ld3 import Ld3Settings, fit_ld3, increments_of, times_of
-from pipelines.learning.problem import Pictures, Problem, relative_error, taught
+from pipelines.learning.problem import Pictures, Problem, build_teacher_trajectory, relative_error
 from pipelines.requests.limits import Limits, check_request
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors, Terms, combined
@@ -85,7 +85,7 @@ def problem(key="dpmpp_2m", steps=6, count=8, **settings):
 def test_a_run_follows_its_formula(key):
     levels = grid(COSINE, 7, high=1000, low=60, clean=True)
     formula = require_linear(SAMPLERS[key].build(), levels, COSINE, "epsilon")
-    assert len(formula.asked) == SAMPLERS[key].build().calls(8) == len(formula.levels)
+    assert len(formula.asked) == SAMPLERS[key].build().nfe(8) == len(formula.levels)
     run = run_of(SAMPLERS[key].build(), levels, COSINE, prediction_type="epsilon")
     ends = run_with_gradients(
         torch.from_numpy(formula.flat), formula.levels, Smooth(), Unguided(), {"positive": Conditioning()}, run.latents
@@ -112,7 +112,7 @@ def test_gradients_in_the_times_are_those_of_differences(key):
     times = torch.tensor([1000.0, 800, 610, 400, 190, 40, 1000, 790, 620, 405, 185, 44], dtype=torch.float64)
 
     def write(values):
-        return written_out(sampler, learned_levels(*np.split(values, 2), COSINE), COSINE, "epsilon")
+        return linear_form(sampler, learned_levels(*np.split(values, 2), COSINE), COSINE, "epsilon")
 
     def end(values):
         formula = write(values.detach().numpy())
@@ -265,7 +265,10 @@ class TwoPeaks:
 
 def curved_problem():
     one = problem(steps=4, count=16)
-    pictures = [taught(part.cases, TwoPeaks(), Unguided(), COSINE, steps=100) for part in (one.fitted, one.held_out)]
+    pictures = [
+        build_teacher_trajectory(part.cases, TwoPeaks(), Unguided(), COSINE, steps=100)
+        for part in (one.fitted, one.held_out)
+    ]
     return dataclasses.replace(one, network=TwoPeaks(), fitted=pictures[0], held_out=pictures[1])
 
 
@@ -464,7 +467,7 @@ def guided_problem(guidance_scale=3.0):
             for name, shift in (("negative", -0.5), ("positive", 0.4))
         }
         cases = dataclasses.replace(part.cases, conditionings=shifts)
-        return taught(cases, Guided(), Cfg(CfgSettings(guidance_scale)), COSINE, steps=60)
+        return build_teacher_trajectory(cases, Guided(), Cfg(CfgSettings(guidance_scale)), COSINE, steps=60)
 
     return dataclasses.replace(
         one,

@@ -1,4 +1,4 @@
-"""Emphasis of a bespoke solver: it is found, runs as it was fitted, and a kept fit is gone on from."""
+"""PromptExtrapolation of a bespoke solver: it is found, runs as it was fitted, and a kept fit is gone on from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipelines.learning import bespoke, bespoke_descent
 from pipelines.learning.bespoke import BespokeSettings, FittedSolver, fit_bespoke, fitted_rows
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.cases import finals
-from pipelines.learning.problem import taught
-from pipelines.samplers.fitted_emphasis import emphasised
+from pipelines.learning.problem import build_teacher_trajectory
 from pipelines.samplers.fitted_factors import FittedFactors, Terms
+from pipelines.samplers.prompt_extrapolation import extrapolate_prompt
 from pipelines.schedules.learned import learned_levels
 from tests.pipelines.test_learned import COSINE, TwoPeaks, problem
 
@@ -41,7 +41,9 @@ def prompted_problem(guidance_scale=3.0):
             )
             for name, mean in (("negative", -0.4), ("positive", 0.4))
         }
-        return taught(dataclasses.replace(part.cases, conditionings=prompts), Prompted(), guidance, COSINE, steps=60)
+        return build_teacher_trajectory(
+            dataclasses.replace(part.cases, conditionings=prompts), Prompted(), guidance, COSINE, steps=60
+        )
 
     return dataclasses.replace(
         one, network=Prompted(), guidance=guidance, fitted=pictures(one.fitted, 1), held_out=pictures(one.held_out, 2)
@@ -171,12 +173,12 @@ def test_emphasis_moves_numbers_along_the_line_and_leaves_the_rest():
         )
 
     first, last = prompt(1.0), prompt(3.0, 3)
-    told = emphasised(last, first, last, 0.1)
+    told = extrapolate_prompt(last, first, last, 0.1)
     torch.testing.assert_close(told.tensors["embeds"], torch.full((1, 3, 2), 3.2))
     assert torch.equal(told.tensors["common"], last.tensors["common"]) and torch.equal(
         told.tensors["mask"], last.tensors["mask"]
     )
-    torch.testing.assert_close(emphasised(first, first, last, -0.5).tensors["embeds"], torch.zeros(1, 3, 2))
+    torch.testing.assert_close(extrapolate_prompt(first, first, last, -0.5).tensors["embeds"], torch.zeros(1, 3, 2))
 
 
 @pytest.mark.parametrize(("scale", "settings"), [(1.0, {}), (3.0, {"branches": False}), (3.0, {"rounds": 0})])

@@ -59,7 +59,7 @@ def test_a_bespoke_record_takes_the_samplers_place(folder):
     record = fitted(method="bespoke", rows=rows, model_times=(999.0, 700.0, 400.0, 90.0))
     write_learned(record, folder)
     levels, solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)
-    assert isinstance(solver, FittedFactors) and solver.rows == rows and solver.calls(4) == len(levels) - 1
+    assert isinstance(solver, FittedFactors) and solver.rows == rows and solver.nfe(4) == len(levels) - 1
     for wrong in ({"rows": ()}, {"rows": rows[:3]}, {"method": "ld3"}, {"rows": (*rows[:3], (math.inf,) * 5)}):
         with pytest.raises(SettingsError, match="Fit it again"):
             LearnedSchedule.parse({**record.to_json(), **wrong})
@@ -325,7 +325,7 @@ def test_a_run_is_assembled_only_on_the_weights_it_was_fitted_to(folder):
         resolve(REQUEST.replace(prompt="a fox", width=32, height=32), family)
 
 
-def test_a_run_tells_the_network_the_emphasised_prompts(folder, monkeypatch):
+def test_a_run_tells_the_network_the_emphasized_prompts(folder, monkeypatch):
     family = family_of(tiny_sd().components)
     request = REQUEST.replace(prompt="a fox", negative_prompt="blurry", width=32, height=32)
     numbers = ((0.1,), (0.2, 0.3), (0.4, -0.5), (0.6,))

@@ -149,7 +149,7 @@ def test_the_noise_moves_and_stays_in_its_ball(share, monkeypatch):
             students.append(self)
 
     monkeypatch.setattr(ld3, "_Student", Kept)
-    # At this rate one step of the optimiser leads far out of the ball.
+    # At this rate one step of the optimizer leads far out of the ball.
     list(fit_ld3(problem("epsilon"), Ld3Settings(rounds=3, learning_rate=0.5, start="uniform", noise_shift=share)))
     student = students[0]
     sizes = student.problem.fitted.cases.noise.flatten(1).norm(dim=1)

@@ -55,10 +55,10 @@ def test_psnr_takes_the_mean_over_all_pixels_and_channels():
 
 
 def test_bytes_have_the_peak_255():
-    grey, lighter = np.full((12, 12, 3), 100, np.uint8), np.full((12, 12, 3), 151, np.uint8)
-    assert psnr(grey, lighter) == pytest.approx(-20 * math.log10(51 / 255))
-    assert psnr(lighter, grey) == psnr(grey, lighter)
-    assert ssim(grey, lighter) == pytest.approx(ssim(grey / 255, lighter / 255))
+    gray, lighter = np.full((12, 12, 3), 100, np.uint8), np.full((12, 12, 3), 151, np.uint8)
+    assert psnr(gray, lighter) == pytest.approx(-20 * math.log10(51 / 255))
+    assert psnr(lighter, gray) == psnr(gray, lighter)
+    assert ssim(gray, lighter) == pytest.approx(ssim(gray / 255, lighter / 255))
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.2, 0.6), (0.0, 1.0), (0.5, 0.4)])

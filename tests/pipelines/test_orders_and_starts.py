@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import Choice, Request
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.text_to_image import resolve
 from pipelines.samplers import SAMPLERS
@@ -61,14 +61,14 @@ def test_steps_that_a_start_spares_do_not_count(start, words):
     check({"key": "lms", "order": 4}, 6)
 
 
-@pytest.mark.parametrize("key", STARTS)
+@pytest.mark.parametrize("key", INITIALIZATIONS)
 def test_a_start_leaves_what_its_evaluations_say(key):
-    start, sampler = STARTS[key].build(), SAMPLERS["ddim"].build()
+    start, sampler = INITIALIZATIONS[key].build(), SAMPLERS["ddim"].build()
     for steps in (1, 4, 10, 33):
         if key == "mcmc":
             assert start.left(steps) is None
         else:
-            assert sampler.calls(start.left(steps)) == start.calls(steps, sampler)
+            assert sampler.nfe(start.left(steps)) == start.nfe(steps, sampler)
 
 
 def test_a_budget_with_too_few_steps_for_the_order_is_no_point_and_says_why():

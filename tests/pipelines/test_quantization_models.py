@@ -1,4 +1,4 @@
-"""Quantised models in the loader and in the models folder: shared parts, true bytes, kept, found again, refused."""
+"""Quantized models in the loader and in the models folder: shared parts, true bytes, kept, found again, refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.families import family_of
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.loader import Loader
-from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, plain_choice, quantised_key
+from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, plain_choice, quantized_key
 from pipelines.quantizers import Machine, build_quantizer
 from pipelines.quantizers.base import plan_layers, quantized, sqnr
 from pipelines.quantizers.stored import stored_bytes
@@ -39,15 +39,15 @@ def latents(family, steps: int = 2) -> torch.Tensor:
 
 
 def kept(loader, choice, key: str = "emoji") -> str:
-    with loader.model(key) as full, loader.model(key, quantisation=choice, source=full.network) as family:
+    with loader.model(key) as full, loader.model(key, quantization=choice, source=full.network) as family:
         quantizer = build_quantizer(choice, Machine())
         made = keep_network(loader.catalog.folder, loader.catalog[key], choice, full.network, family.network, quantizer)
     loader.catalog.rescan()
     return made
 
 
-def test_a_quantised_model_shares_all_but_the_network(loader):
-    with loader.model("emoji") as full, loader.model("emoji", quantisation=INT8, source=full.network) as family:
+def test_a_quantized_model_shares_all_but_the_network(loader):
+    with loader.model("emoji") as full, loader.model("emoji", quantization=INT8, source=full.network) as family:
         assert family.vae is full.vae and family.components["text_encoder"] is full.components["text_encoder"]
         assert family.network is not full.network
         assert family.traits == full.traits and family.network_dtype == torch.float32
@@ -55,10 +55,10 @@ def test_a_quantised_model_shares_all_but_the_network(loader):
         assert used["unet"] in (stored_bytes(family.network), stored_bytes(full.network))
         assert stored_bytes(family.network) < 0.3 * stored_bytes(full.network)
         network = family.network
-        with loader.model("emoji", quantisation=INT8) as again:
+        with loader.model("emoji", quantization=INT8) as again:
             assert again.network is network
         other = Choice("int4", {"group_size": 32})
-        with loader.model("emoji", quantisation=other, source=full.network) as four:
+        with loader.model("emoji", quantization=other, source=full.network) as four:
             assert four.network is not network
     assert loader.release("emoji"), "what was made of a model goes with it"
     assert loader.cache.used_bytes == 0
@@ -68,12 +68,12 @@ def test_a_quantised_model_shares_all_but_the_network(loader):
     "choice", [INT8, Choice("dynamic"), Choice("layerwise"), Choice("int4", {"group_size": 32})], ids=str
 )
 def test_a_kept_model_is_found_again_and_makes_the_same_latents(loader, choice):
-    with loader.model("emoji") as full, loader.model("emoji", quantisation=choice, source=full.network) as family:
+    with loader.model("emoji") as full, loader.model("emoji", quantization=choice, source=full.network) as family:
         before, expected = latents(full), latents(family)
     key = kept(loader, choice)
-    assert key == quantised_key("emoji", choice) and list(loader.catalog)[:2] == ["emoji", key]
+    assert key == quantized_key("emoji", choice) and list(loader.catalog)[:2] == ["emoji", key]
     entry = loader.catalog[key]
-    assert entry.quantised.file.name == WEIGHTS and entry.size_bytes == entry.quantised.file.stat().st_size
+    assert entry.quantized.file.name == WEIGHTS and entry.size_bytes == entry.quantized.file.stat().st_size
     assert loader.release("emoji")
     with loader.model(key) as family:
         assert torch.equal(latents(family), expected) and not torch.equal(expected, before)
@@ -96,13 +96,13 @@ def test_nothing_is_pickled(loader):
         assert path.suffix in {".json", ".safetensors"}
 
 
-def test_a_model_without_stored_weights_is_quantised_at_each_load(loader):
+def test_a_model_without_stored_weights_is_quantized_at_each_load(loader):
     folder = loader.catalog.folder / "emoji+fp8"
     folder.mkdir()
     record = {"format": 1, "base": "emoji", "method": {"key": "fp8"}, "stored": False}
     (folder / RECORD).write_text(json.dumps(record))
     loader.catalog.rescan()
-    with loader.model("emoji", quantisation=Choice("fp8")) as family:
+    with loader.model("emoji", quantization=Choice("fp8")) as family:
         expected = latents(family)
     loader.release("emoji")
     with loader.model("emoji+fp8") as family:
@@ -126,7 +126,7 @@ def test_a_broken_record_is_left_out(tmp_path, record, caplog):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / RECORD).write_text(record)
     assert [key for key in Catalog(tmp_path) if "+" in key] == []
-    assert "the quantised model broken is left out" in caplog.text
+    assert "the quantized model broken is left out" in caplog.text
 
 
 def test_broken_weights_are_a_sentence(loader):
@@ -137,16 +137,16 @@ def test_broken_weights_are_a_sentence(loader):
         pass
 
 
-def test_a_quantised_model_is_not_quantised_again(loader):
+def test_a_quantized_model_is_not_quantized_again(loader):
     kept(loader, INT8)
     with (
-        pytest.raises(MethodFitError, match="is quantised already. Choose the model emoji"),
-        loader.model("emoji+int8", quantisation=INT8),
+        pytest.raises(MethodFitError, match="is quantized already. Choose the model emoji"),
+        loader.model("emoji+int8", quantization=INT8),
     ):
         pass
 
 
-def test_a_cancel_while_quantising_leaves_the_cache_clean(loader):
+def test_a_cancel_while_quantizing_leaves_the_cache_clean(loader):
     asked = []
 
     def soon() -> bool:
@@ -155,7 +155,7 @@ def test_a_cancel_while_quantising_leaves_the_cache_clean(loader):
 
     with loader.model("emoji") as full:
         before = {name: tensor.clone() for name, tensor in full.network.state_dict().items()}
-        with pytest.raises(Cancelled), loader.model("emoji", soon, quantisation=INT8, source=full.network):
+        with pytest.raises(Cancelled), loader.model("emoji", soon, quantization=INT8, source=full.network):
             pass
         assert all(torch.equal(tensor, before[name]) for name, tensor in full.network.state_dict().items())
         assert all(row.state == "ready" for row in loader.memory())
@@ -163,13 +163,13 @@ def test_a_cancel_while_quantising_leaves_the_cache_clean(loader):
 
 def test_plain_choices():
     assert plain_choice(Choice("int4", {"group_size": 64})) == Choice("int4")
-    assert quantised_key("emoji", plain_choice(Choice("int4", {"group_size": 32}))) == "emoji+int4-group_size32"
+    assert quantized_key("emoji", plain_choice(Choice("int4", {"group_size": 32}))) == "emoji+int4-group_size32"
     with pytest.raises(SettingsError):
         plain_choice(Choice("int8", {"bits": 8}))
 
 
-def test_the_shipped_model_is_not_quantised():
-    assert shipped().quantised is None
+def test_the_shipped_model_is_not_quantized():
+    assert shipped().quantized is None
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_shipped_model_is_not_quantised():
         (tiny_flux, {"x_embedder", "time_text_embed", "context_embedder", "norm_out", "proj_out"}),
     ],
 )
-def test_every_family_runs_quantised_and_keeps_its_own_ends(tiny, kept):
+def test_every_family_runs_quantized_and_keeps_its_own_ends(tiny, kept):
     components = dict(tiny().components)
     full, quantizer = family_of(components), build_quantizer(INT8, Machine())
     made = quantized(full.network, quantizer)

@@ -1,4 +1,4 @@
-"""Quantisers: exact packing, errors within their bounds, true bytes, and a network that comes back as it was."""
+"""Quantizers: exact packing, errors within their bounds, true bytes, and a network that comes back as it was."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_packed_layer_computes_as_the_layer_with_its_weights(key, layer):
 
 
 @pytest.mark.parametrize("key", QUANTIZERS)
-def test_every_method_quantises_a_copy_and_reports_it(key, wide):
+def test_every_method_quantizes_a_copy_and_reports_it(key, wide):
     choice = able(key)
     quantizer, state, full = build_quantizer(choice, CPU), state_of(wide), called(wide)
     made = quantized(wide, quantizer, key)
@@ -233,7 +233,7 @@ def test_the_network_is_unchanged_after_a_cancel_and_after_an_error(key, wide):
         return change(layer) if len(changed) < 3 else 1 / 0
 
     quantizer.quantize = breaks
-    with pytest.raises(ModelError, match="could not quantise the layer .* \\(division by zero\\)"):
+    with pytest.raises(ModelError, match="could not quantize the layer .* \\(division by zero\\)"):
         quantized(wide, quantizer, "This")
     assert len(changed) == 3
     assert_unchanged(wide, state)
@@ -254,7 +254,7 @@ def test_a_stored_network_comes_back_bit_for_bit(key, wide, tmp_path):
     choice = able(key)
     quantizer, path = build_quantizer(choice, CPU), tmp_path / "network.safetensors"
     if not isinstance(quantizer, StorableQuantizer):
-        pytest.skip("its layers are no plain tensors: such a model is quantised again when it is loaded")
+        pytest.skip("its layers are no plain tensors: such a model is quantized again when it is loaded")
     made = quantized(wide, quantizer)
     save_network(wide, made, quantizer, choice, path)
     assert path.stat().st_size == file_bytes(wide, made, quantizer, choice)
@@ -263,7 +263,7 @@ def test_a_stored_network_comes_back_bit_for_bit(key, wide, tmp_path):
     assert [type(layer) for layer in again.modules()] == [type(layer) for layer in made.modules()]
 
 
-@pytest.mark.parametrize("damage", ["other method", "other model", "no quantised file", "pickle", "cut short"])
+@pytest.mark.parametrize("damage", ["other method", "other model", "no quantized file", "pickle", "cut short"])
 def test_a_file_that_is_something_else_is_refused(damage, wide, tmp_path):
     choice, path = Choice("int8"), tmp_path / "network.safetensors"
     quantizer = build_quantizer(choice, CPU)
@@ -273,7 +273,7 @@ def test_a_file_that_is_something_else_is_refused(damage, wide, tmp_path):
         choice = Choice("fp8")
     elif damage == "other model":
         config["block_out_channels"] = (64, 192)
-    elif damage == "no quantised file":
+    elif damage == "no quantized file":
         save_file({"a": torch.zeros(2)}, path)
     elif damage == "pickle":
         torch.save({"a": torch.zeros(2)}, path)
@@ -290,7 +290,7 @@ def test_in_place_gives_the_same_network(wide):
     assert made is alone and torch.equal(called(made), called(quantized(wide, quantizer)))
 
 
-def test_quantising_twice_is_an_error(wide):
+def test_quantizing_twice_is_an_error(wide):
     quantizer = build_quantizer(Choice("int8"), CPU)
     with pytest.raises(MethodFitError, match="touches no layer"):
         quantized(quantized(wide, quantizer), quantizer)
@@ -318,7 +318,7 @@ def test_what_a_machine_cannot_run_says_why():
 
 
 def test_wrong_choices_are_refused():
-    with pytest.raises(UnknownMethodError, match="Unknown quantiser 'int3'"):
+    with pytest.raises(UnknownMethodError, match="Unknown quantizer 'int3'"):
         build_quantizer(Choice("int3"), CPU)
     with pytest.raises(SettingsError, match="Choose one of: 16, 32, 64, 128"):
         build_quantizer(Choice("int4", {"group_size": 7}), CPU)

@@ -93,7 +93,7 @@ def test_evaluations_are_what_the_sampler_says(kind, key):
     sampler = SAMPLERS[key].build()
     levels = grid(SCHEDULES_OF[kind], 6, clean=True)
     run = run_of(sampler, levels, SCHEDULES_OF[kind])
-    assert last_of(run).evaluations == sampler.calls(7)
+    assert last_of(run).evaluations == sampler.nfe(7)
 
 
 @pytest.mark.parametrize(("kind", "key"), FITTING)
@@ -107,7 +107,7 @@ def test_from_no_signal_at_all_every_step_is_finite(kind, key, num_steps):
     for step in denoise(run):
         assert step.latents.isfinite().all()
         assert step.denoised.isfinite().all()
-    assert step.evaluations <= run.sampler.calls(num_steps)
+    assert step.evaluations <= run.sampler.nfe(num_steps)
 
 
 class PureNoiseSchedule(CosineSchedule):
@@ -249,7 +249,7 @@ def test_together_equals_alone_and_shares_batches():
     for index, step in denoise_together([run(key) for key in keys]):
         finals[keys[index]] = step.latents
     assert max(network.batches) == len(keys)
-    assert len(network.batches) == SAMPLERS["flow_heun"].build().calls(7)
+    assert len(network.batches) == SAMPLERS["flow_heun"].build().nfe(7)
     for key in keys:
         assert torch.equal(finals[key], last_of(run(key)).latents)
 

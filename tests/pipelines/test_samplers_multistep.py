@@ -136,9 +136,9 @@ def test_pndm_weights_follow_unequal_times():
 def test_pndm_counts_the_evaluations_of_its_start(start, extra, num_steps):
     sampler = SAMPLERS["pndm"].build({"start": start})
     levels = [*grid(CosineSchedule(), num_steps - 1), CLEAN] if num_steps > 1 else [CosineSchedule().at(900.0), CLEAN]
-    assert last_of(run_of(sampler, levels, CosineSchedule())).evaluations == sampler.calls(num_steps)
+    assert last_of(run_of(sampler, levels, CosineSchedule())).evaluations == sampler.nfe(num_steps)
     if num_steps > 3:
-        assert sampler.calls(num_steps) == num_steps + extra
+        assert sampler.nfe(num_steps) == num_steps + extra
 
 
 @pytest.mark.parametrize("key", ["deis", "lms", "ipndm", "dpmpp_3m"])
@@ -153,4 +153,4 @@ def test_an_order_above_the_step_count_uses_what_there_is():
     highest = {"predictor_order": 4, "corrector_order": 4}
     for key, settings in (("lms", {"order": 4}), ("deis", {"order": 3}), ("sa_solver", highest)):
         assert last_of(run_of(SAMPLERS[key].build(settings), levels, CosineSchedule())).latents.isfinite().all()
-    assert math.isfinite(SAMPLERS["unipc"].build({"order": 3}).calls(1))
+    assert math.isfinite(SAMPLERS["unipc"].build({"order": 3}).nfe(1))

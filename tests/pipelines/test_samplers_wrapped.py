@@ -57,7 +57,7 @@ def test_active_settings_change_the_result_at_no_evaluation(key, base):
     mine, plain = result(key, {"base": base, **ACTIVE[key]}), result(base, {})
     assert mine.latents.isfinite().all()
     assert not torch.equal(mine.latents, plain.latents)
-    assert mine.evaluations == plain.evaluations == SAMPLERS[key].build({"base": base}).calls(10)
+    assert mine.evaluations == plain.evaluations == SAMPLERS[key].build({"base": base}).nfe(10)
 
 
 def test_the_solvers_that_can_be_wrapped_are_those_of_the_table():

@@ -15,8 +15,8 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.schedule import CLEAN, Level
 from pipelines.core.types import Choice, Request
-from pipelines.initializations import STARTS
-from pipelines.initializations.base import StartContext, spared_steps
+from pipelines.initializations import INITIALIZATIONS
+from pipelines.initializations.base import StartContext, count_skipped_steps
 from pipelines.initializations.fitted import Statistics, load_statistics, save_statistics
 from pipelines.initializations.gaussian import gaussian_flow
 from pipelines.requests.limits import Limits
@@ -28,7 +28,7 @@ SCHEDULE = CosineSchedule()
 
 def test_plain_noise_is_the_run_without_a_start_bit_for_bit():
     run = run_of(SAMPLERS["dpmpp_2m"].build(), grid(SCHEDULE, 8), SCHEDULE)
-    start = STARTS["noise"].build()
+    start = INITIALIZATIONS["noise"].build()
     context = StartContext(run.noise, SCHEDULE)
     begun = dataclasses.replace(run, begin=lambda latents, levels: start.begin(latents, levels, context))
     plain, other = list(denoise(run)), list(denoise(begun))
@@ -56,8 +56,8 @@ def test_a_request_keeps_its_start_and_its_default_is_plain_noise():
 
 
 @pytest.mark.parametrize(("count", "share", "spared"), [(20, 0.25, 5), (1, 0.9, 0), (4, 0.9, 3), (10, 0.0, 0)])
-def test_a_start_never_spares_every_step(count, share, spared):
-    assert spared_steps(count, share) == spared
+def test_a_start_never_spares_every_step(count, share, skipped_steps):
+    assert count_skipped_steps(count, share) == skipped_steps
 
 
 def test_an_edit_has_no_start():

@@ -12,7 +12,7 @@ from gaussian import MEAN, SCHEDULES_OF, VARIANCE, CosineSchedule, exact, grid, 
 from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.noise import NoiseSource
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import StartContext
 from pipelines.initializations.fitted import (
     NOISE_LEVEL,
@@ -46,7 +46,9 @@ def started(key, folder, noise_schedule=SCHEDULE, steps=20, sampler="dpmpp_2m", 
     latents = NoiseSource([7])(torch.empty(1, *SHAPE)).repeat(len(seeds), 1, 1, 1)
     run = run_of(SAMPLERS[sampler].build(), levels, noise_schedule, latents, seeds)
     context = StartContext(run.noise, noise_schedule, "toy", folder)
-    return dataclasses.replace(run, begin=functools.partial(STARTS[key].build(settings).begin, context=context))
+    return dataclasses.replace(
+        run, begin=functools.partial(INITIALIZATIONS[key].build(settings).begin, context=context)
+    )
 
 
 @pytest.fixture
@@ -154,13 +156,13 @@ def test_the_chain_starts_the_schedule_at_its_least_noise(folder, noise_schedule
     assert last.next_level.sigma == 0 and last.latents.isfinite().all()
     assert steps[0].evaluations == 3 + 10 + 1
     assert steps[0].level.sigma_ve <= 3
-    bound = STARTS["mcmc"].build({"draft_steps": 3}).calls(11, run.sampler)
+    bound = INITIALIZATIONS["mcmc"].build({"draft_steps": 3}).nfe(11, run.sampler)
     assert last.evaluations <= bound == 3 + 10 + 11
 
 
 def test_a_chain_that_would_diverge_and_a_batch_are_refused(folder):
     with pytest.raises(SettingsError, match="diverge"):
-        STARTS["mcmc"].build({"noise": 0.4, "step_size": 0.8})
+        INITIALIZATIONS["mcmc"].build({"noise": 0.4, "step_size": 0.8})
     with pytest.raises(SettingsError, match="one picture at a time"):
         last_of(started("mcmc", folder, seeds=(0, 1)))
 

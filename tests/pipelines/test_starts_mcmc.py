@@ -10,7 +10,7 @@ import torch
 from gaussian import MEAN, SCHEDULES_OF, VARIANCE, grid, last_of, run_of
 
 from pipelines.core.noise import NoiseSource
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import StartContext
 from pipelines.initializations.fitted import NOISE_LEVEL
 from pipelines.samplers import SAMPLERS
@@ -40,7 +40,7 @@ def started(tmp_path, monkeypatch, kind, first, then, **settings):
     noise_schedule = SCHEDULES_OF[kind]
     latents = NoiseSource([7])(torch.empty(1, *SHAPE, dtype=torch.float64))
     run = run_of(SAMPLERS["dpmpp_2m"].build(), grid(noise_schedule, 40, clean=True), noise_schedule, latents)
-    start = STARTS["mcmc"].build({"step_size": STEP_SIZE, **settings})
+    start = INITIALIZATIONS["mcmc"].build({"step_size": STEP_SIZE, **settings})
     context = StartContext(run.noise, noise_schedule, "toy", tmp_path)
     return dataclasses.replace(run, begin=functools.partial(start.begin, context=context))
 

@@ -441,7 +441,7 @@ def test_sizes_snap_to_the_models_grid():
 @pytest.mark.parametrize(
     "entry", [entry for entry in published() if entry.kind == "video"], ids=lambda entry: entry.key
 )
-def test_every_video_model_of_the_catalogue_is_known_and_has_a_method(entry):
+def test_every_video_model_of_the_catalog_is_known_and_has_a_method(entry):
     assert entry.pipeline in VIDEO_MODELS and fitting_videos(entry)
     model = video_model(entry)
     plan = plan_clip(entry, entry.num_frames)

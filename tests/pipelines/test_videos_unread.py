@@ -74,6 +74,6 @@ def test_a_network_that_is_not_distilled_is_guided_by_the_guidance_scale():
 
 
 @pytest.mark.parametrize("entry", [one for one in published() if one.kind == "video"], ids=lambda one: one.key)
-def test_the_catalogue_asks_for_the_guidance_that_the_pipeline_has_by_itself(entry):
+def test_the_catalog_asks_for_the_guidance_that_the_pipeline_has_by_itself(entry):
     wanted = VIDEO_MODELS[entry.pipeline].defaults["guidance"]
     assert entry.defaults["guidance"].get("guidance_rescale") == wanted.get("guidance_rescale")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+from studio.ui.page_context import BESIDE, PageContext
 
 from studio.page.compare import tab as compare
 from studio.page.edit import tab as edit
@@ -16,7 +17,6 @@ from studio.page.quantize import tab as quantize
 from studio.page.tabs import TABS
 from studio.page.text_to_image import tab as text_to_image
 from studio.page.video import tab as video
-from studio.ui.shell import BESIDE, Shell
 
 CLASSES = {
     "text_to_image": text_to_image.TextToImageTab,
@@ -34,7 +34,7 @@ class Built:
     """The tabs by key, and the page around them."""
 
     tabs: Mapping[str, Any]
-    shell: Shell
+    context: PageContext
 
 
 def built(studio: Any) -> Built:
@@ -43,12 +43,12 @@ def built(studio: Any) -> Built:
     with gr.Blocks() as demo:
         sessions = {key: gr.BrowserState(None, storage_key=key, secret="x") for key in (*keys, *BESIDE)}
         with gr.Tabs() as row:
-            shell, tabs = Shell(demo, row, keys, sessions), {}
+            context, tabs = PageContext(demo, row, keys, sessions), {}
             for key in keys:
                 with gr.Tab(key, id=key):
-                    tabs[key] = CLASSES[key](studio, shell)
-        shell.finish()
-    return Built(tabs, shell)
+                    tabs[key] = CLASSES[key](studio, context)
+        context.finish()
+    return Built(tabs, context)
 
 
 def shown(inputs: Any, updates: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -66,6 +66,6 @@ def shown(inputs: Any, updates: Mapping[Any, Any]) -> dict[Any, Any]:
 def read_after(tab: Any, updates: Mapping[Any, Any]) -> dict[str, Any]:
     """The values of a tab's task as its form gives them after the updates."""
     data = shown(
-        {part for part in tab.shell.demo.blocks.values() if isinstance(part, gr.components.Component)}, updates
+        {part for part in tab.context.demo.blocks.values() if isinstance(part, gr.components.Component)}, updates
     )
     return tab._read(data)[1]

@@ -19,7 +19,7 @@ from studio.cli.main import main
 from studio.jobs.job import JobStatus
 from studio.media.clips import SUFFIXES, encode_clip, strip
 from studio.page.gallery.markup import opened, tiles
-from studio.page.video.stage import ClipRenderer
+from studio.page.video.viewer import ClipRenderer
 from studio.results.archives import thumbnail
 from studio.results.search import reusable
 from tests.pipelines.tiny_models import tiny_sd
@@ -185,7 +185,7 @@ def test_a_clip_that_cannot_be_stored_is_still_shown_and_can_be_taken(studio, mo
     assert kept.cells[0].clip == b""  # a stored one is not held twice
 
 
-def test_an_mp4_of_odd_sides_is_padded_and_keeps_its_colours():
+def test_an_mp4_of_odd_sides_is_padded_and_keeps_its_colors():
     import av
 
     frames = np.zeros((3, 33, 47, 3), np.uint8)

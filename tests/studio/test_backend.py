@@ -20,9 +20,9 @@ from pipelines.models.catalog import SHIPPED
 from pipelines.requests.limits import Limits
 from studio import backend, infotext
 from studio.backend import Studio, StudioSettings
-from studio.jobs.history import JobShelf
+from studio.jobs.history import JobHistory
 from studio.jobs.job import Cell, Frame, Job, JobStatus
-from studio.ui.stage import StageRenderer
+from studio.ui.viewer import ViewerRenderer
 from tests.studio.waiting import ended
 
 REQUEST = {"prompt": "a fox on a blue background", "num_inference_steps": 6, "seed": 5}
@@ -199,7 +199,7 @@ def test_a_full_disk_is_an_error_with_a_sentence_and_loses_nothing(studio, monke
     assert view.status is JobStatus.FAILED
     assert "disk" in view.message.lower() or "space" in view.message.lower()
     assert [record.id for record in studio.store.list(limit=1000)] == before
-    parts = StageRenderer(studio, "t", job)(view)
+    parts = ViewerRenderer(studio, "t", job)(view)
     again = ended(studio.submit("text_to_image", REQUEST))
     assert again.status is JobStatus.DONE
     np.testing.assert_array_equal(pixels_of(parts["t-hero"]["src"]), again.cells[0].images[0])
@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_keeps_what_it_had_room_for_and_the_rest_is_shown(s
     assert view.status is JobStatus.FAILED
     (kept,) = view.cells[0].results
     np.testing.assert_array_equal(np.asarray(Image.open(studio.store.get(kept).path)), view.cells[0].images[0])
-    strip = StageRenderer(studio, "t", job)(view)["t-batch"]["html"]
+    strip = ViewerRenderer(studio, "t", job)(view)["t-batch"]["html"]
     shown = [pixels_of(url) for url in re.findall(r'<img src="([^"]+)"', strip)]
     np.testing.assert_array_equal(shown, view.cells[0].images[1:])
 
@@ -224,19 +224,19 @@ def test_old_jobs_let_their_pictures_go_and_can_still_be_read(studio, monkeypatc
     views = [ended(job) for job in jobs]
     size = jobs[0].picture_bytes
     assert size > 6 * 2 * views[0].cells[0].frames[0].noisy.nbytes + views[0].cells[0].images.nbytes
-    shelf = JobShelf(most=10, most_bytes=2 * size)
+    shelf = JobHistory(most=10, most_bytes=2 * size)
     for job in jobs:
         shelf.add(job)
     assert [job.picture_bytes for job in jobs] == [0, size, size]
     old = shelf.get(jobs[0].id).view()
     assert old.cells[0].rows == views[0].cells[0].rows and old.cells[0].results == views[0].cells[0].results
-    parts = StageRenderer(studio, "t", jobs[0])(old)
+    parts = ViewerRenderer(studio, "t", jobs[0])(old)
     assert parts["t-hero"] == parts["t-download"] and parts["t-hero"] != {}
-    assert StageRenderer(studio, "t", jobs[0]).at_step(1, True) == {}
+    assert ViewerRenderer(studio, "t", jobs[0]).at_step(1, True) == {}
 
 
 def test_pictures_are_counted_when_a_job_ends_and_the_last_one_keeps_its_own():
-    shelf, jobs = JobShelf(most=3, most_bytes=100), [Job("text_to_image", None) for _ in range(3)]
+    shelf, jobs = JobHistory(most=3, most_bytes=100), [Job("text_to_image", None) for _ in range(3)]
     for job in jobs:
         shelf.add(job)
     for job in jobs:

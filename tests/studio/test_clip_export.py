@@ -25,7 +25,7 @@ FORMATS = tuple(SUFFIXES)
 
 
 def frames(count=6, size=(33, 47)):
-    """Few colours, so that a GIF holds them all."""
+    """Few colors, so that a GIF holds them all."""
     made = np.zeros((count, *size, 3), np.uint8)
     made[:, :, : size[1] // 2] = (220, 40, 30)
     for number in range(count):

@@ -257,7 +257,7 @@ def test_the_table_reads_back_and_holds_no_formula(strange):
     assert not any(value[:1] in "=+@" for row in table_rows for value in row.values() if value)
 
 
-def test_the_labelled_picture_holds_every_cell(studio):
+def test_the_labeled_picture_holds_every_cell(studio):
     job = compare(studio, {"sampler": "heun"}, {"sampler": "ddim"})
     sheet = comparison_picture(job)
     pixels = np.asarray(sheet)

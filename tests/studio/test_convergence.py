@@ -132,8 +132,8 @@ def test_one_point_and_thirty_series_can_be_drawn():
 
 
 def contrast(one, two):
-    def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color):
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -143,4 +143,4 @@ def contrast(one, two):
 
 @pytest.mark.parametrize("ground", ["#ffffff", "#181a18"])
 def test_every_line_stands_out_in_light_and_dark(ground):
-    assert min(contrast(colour, ground) for colour in COLOURS) >= 3
+    assert min(contrast(color, ground) for color in COLOURS) >= 3

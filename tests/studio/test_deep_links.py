@@ -152,7 +152,7 @@ def page(real):
 
 
 def standing(page, updates):
-    return shown({part for part in page.shell.demo.blocks.values() if hasattr(part, "value")}, updates)
+    return shown({part for part in page.context.demo.blocks.values() if hasattr(part, "value")}, updates)
 
 
 def read(page, key, data):
@@ -169,20 +169,20 @@ def read(page, key, data):
 
 def copied(page, key, data):
     """The text that the tab's button copies."""
-    parts = {part.elem_id: part for part in page.shell.demo.blocks.values() if getattr(part, "elem_id", None)}
+    parts = {part.elem_id: part for part in page.context.demo.blocks.values() if getattr(part, "elem_id", None)}
     button, text = (parts[f"{PREFIXES[key]}-{name}"] for name in ("link", "link-text"))
-    pressed = next(one for one in page.shell.demo.fns.values() if (button._id, "click") in one.targets)
+    pressed = next(one for one in page.context.demo.fns.values() if (button._id, "click") in one.targets)
     return pressed.fn({component: data[component] for component in pressed.inputs})[text]["value"]
 
 
 def opened_here(page, real, query):
     parameters = dict(parse_qsl(query.lstrip("?"), keep_blank_values=True))
-    return opened(parameters, real, page.shell.tab_keys, "emoji", page.shell.receive)
+    return opened(parameters, real, page.context.tab_keys, "emoji", page.context.receive)
 
 
 @pytest.mark.parametrize("key", PREFIXES)
 def test_the_copied_link_of_each_tab_brings_all_of_it_back(page, real, key):
-    receiver = page.shell.receive[key]
+    receiver = page.context.receive[key]
     picture = {**PICTURE, "seed_mode": "fixed"} if receiver.request else {}
     before = standing(page, receiver.updates({**picture, **({receiver.name: OWN[key]} if receiver.name else {})}))
     query = copied(page, key, before)
@@ -197,7 +197,7 @@ def test_the_copied_link_of_each_tab_brings_all_of_it_back(page, real, key):
 
 
 def test_a_grids_axes_come_back_and_no_link_compares_models(page, real):
-    receiver, axes = page.shell.receive["compare"], {"x": {"field": "prompt", "values": "a fox | a cat, red"}}
+    receiver, axes = page.context.receive["compare"], {"x": {"field": "prompt", "values": "a fox | a cat, red"}}
     before = standing(page, receiver.updates({"prompt": "a fox", "comparison": axes}))
     found = opened_here(page, real, copied(page, "compare", before))
     assert found.values["comparison"]["x"] == axes["x"] and "y" not in found.values["comparison"]
@@ -207,17 +207,17 @@ def test_a_grids_axes_come_back_and_no_link_compares_models(page, real):
 
 def test_the_models_filter_comes_from_a_link(page, real):
     found = opened_here(page, real, "?" + urlencode({"tab": "models", **OWN["models"]}))
-    updates = page.shell.receive["models"].updates(found.values)
+    updates = page.context.receive["models"].updates(found.values)
     assert read(page, "models", standing(page, updates)) == OWN["models"]
     assert "flux" in updates[page.tabs["models"].cards].lower()
 
 
 def test_a_link_searches_the_gallery(page, real):
     shelf = page.tabs["gallery"].shelf
-    updates = page.shell.receive["gallery"].updates(opened_here(page, real, "?tab=gallery&kind=edit&search=").values)
+    updates = page.context.receive["gallery"].updates(opened_here(page, real, "?tab=gallery&kind=edit&search=").values)
     assert 'class="sw-piece"' in updates[shelf.grid] and updates[shelf.kind]["value"] == "edit"
     found = opened_here(page, real, "?tab=gallery&kind=edit&search=owl&prompt=a+fox")
-    assert "Nothing found" in page.shell.receive["gallery"].updates(found.values)[shelf.grid]
+    assert "Nothing found" in page.context.receive["gallery"].updates(found.values)[shelf.grid]
     assert "prompt" not in found.values and "no settings of a picture" in " ".join(found.notes)
 
 
@@ -254,5 +254,5 @@ def test_a_tabs_own_settings_are_not_believed(page, real, query, values, words):
 
 
 def test_what_names_a_file_a_model_or_a_run_is_no_tabs_setting(page):
-    for receiver in page.shell.receive.values():
+    for receiver in page.context.receive.values():
         assert not {"model", "picture", "mask", "first_frame", "loras", "job", "keep", "run"} & receiver.settings.keys()

@@ -24,7 +24,7 @@ from pipelines.training.examples import read_index
 from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
-from studio.page.edit.stage import EditRenderer, edit_figures
+from studio.page.edit.viewer import EditRenderer, edit_figures
 from studio.tasks import TASKS
 from studio.tasks import edit as edit_task
 from studio.tasks.edit import read_mask, read_picture
@@ -172,15 +172,15 @@ def test_wildcards_fall_alike_in_what_the_source_shows_and_in_what_the_edit_show
         base = {**BASE, "prompt": "a {red|green|blue} cat", "seed": seed, "width": 32, "height": 32}
         values = {"base": base, "picture": PICTURE, "source_prompt": "a {red|green|blue} dog", "edit": "replace"}
         request = TASKS["edit"].parse(values, studio)
-        colour = request.base.prompt.split()[1]
-        assert request.source_prompt == f"a {colour} dog"
-        seen.add(colour)
+        color = request.base.prompt.split()[1]
+        assert request.source_prompt == f"a {color} dog"
+        seen.add(color)
     assert len(seen) > 1 and "{" not in "".join(seen)
     with pytest.raises(PromptError, match="wildcard list 'nothing'"):
         TASKS["edit"].parse({**values, "source_prompt": "a __nothing__"}, studio)
 
 
-def test_the_classifier_also_reads_the_pictures_of_quantised_copies_of_its_model(studio):
+def test_the_classifier_also_reads_the_pictures_of_quantized_copies_of_its_model(studio):
     entry = studio.catalog["emoji"]
     keep_network(studio.catalog.folder, entry, Choice("int8"), *_networks(studio))
     studio.catalog.rescan()
@@ -196,9 +196,9 @@ def test_the_classifier_also_reads_the_pictures_of_quantised_copies_of_its_model
 
 
 def _networks(studio):
-    """The shipped network, its int8 copy, and the quantiser."""
+    """The shipped network, its int8 copy, and the quantizer."""
     quantizer = build_quantizer(Choice("int8"), this_machine("cpu"))
-    with studio.loader.model("emoji") as full, studio.loader.model("emoji", quantisation=Choice("int8")) as small:
+    with studio.loader.model("emoji") as full, studio.loader.model("emoji", quantization=Choice("int8")) as small:
         return full.network, small.network, quantizer
 
 
@@ -356,7 +356,7 @@ def test_odd_pictures_are_read_upright_and_opaque():
     clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     read = read_picture(png(clear))
     assert (read.pixels == 255).all() and "transparent" in read.notes[0]
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     moving = read_picture(png(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert "first is used" in moving.notes[0] and moving.pixels[0, 0].tolist() == [255, 0, 0]
     assert read_picture("data:image/png;base64," + base64.b64encode(PICTURE).decode()).pixels.shape == (32, 32, 3)
@@ -412,7 +412,7 @@ def test_what_only_the_model_knows_is_said_too(studio, values, said):
     assert len(view.message) < 300
 
 
-def test_a_mask_may_be_transparent_or_grey():
+def test_a_mask_may_be_transparent_or_gray():
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     clear.putpixel((1, 2), (0, 0, 0, 255))
     assert read_mask(png(clear)).pixels.sum() == 1 and read_mask(png(clear)).pixels[2, 1]

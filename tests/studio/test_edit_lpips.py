@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from pipelines.metrics.lpips import FILE, Lpips
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
-from studio.page.edit.stage import edit_figures
+from studio.page.edit.viewer import edit_figures
 from studio.reliability.jobs import source_picture
 from tests.studio.waiting import ended
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from PIL import Image
+from studio.ui.page_context import PageContext
 
 from pipelines.core.errors import SettingsError, StoreError
 from pipelines.core.types import Request
@@ -24,7 +25,6 @@ from studio.results import archives as gallery_files
 from studio.results.archives import pack, thumbnail
 from studio.results.search import find, reusable
 from studio.results.store import Store
-from studio.ui.shell import Shell
 
 
 @pytest.fixture
@@ -275,9 +275,9 @@ def tab(store, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "get_upload_folder", lambda: str(tmp_path / "temp"))
     studio = SimpleNamespace(store=store, catalog={})
     with gr.Blocks() as demo, gr.Tabs() as tabs:
-        shell = Shell(demo, tabs, ("gallery",), {})
+        context = PageContext(demo, tabs, ("gallery",), {})
         with gr.Tab("Gallery"):
-            return gallery.GalleryTab(studio, shell)
+            return gallery.GalleryTab(studio, context)
 
 
 def test_deleting_and_undoing_take_only_ids_that_exist(tab, store):

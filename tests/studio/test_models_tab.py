@@ -20,7 +20,7 @@ from studio.api import models_change
 from studio.api.listings import change_models, listed_models
 from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
-from studio.models.model_list import ModelShelf, memory_of, shelf_of
+from studio.models.model_list import ModelList, memory_of, model_list_for
 from studio.page.models import markup as model_markup
 
 remote = pretended.remote
@@ -55,7 +55,7 @@ def ended(errand, within=60):
 
 
 def test_a_download_brings_the_files_and_loads_nothing(studio, hub):
-    shelf, entry = ModelShelf(studio), studio.catalog["far"]
+    shelf, entry = ModelList(studio), studio.catalog["far"]
     assert not shelf.here(entry)
     errand = shelf.start("far", "download")
     assert ended(errand) == "done"
@@ -70,7 +70,7 @@ def test_a_download_brings_the_files_and_loads_nothing(studio, hub):
 
 
 def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
-    shelf, go = ModelShelf(studio), threading.Event()
+    shelf, go = ModelList(studio), threading.Event()
     fetch = hub.fetch
 
     def slow(*args):
@@ -92,19 +92,19 @@ def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
 
 def test_without_a_network_the_card_says_what_is_missing(studio, hub):
     hub.error = OSError("no network")
-    shelf = ModelShelf(studio)
+    shelf = ModelList(studio)
     errand = shelf.start("far", "download")
     assert ended(errand) == "failed"
     assert "3 GB" in errand.message or "3.0 GB" in errand.message
     assert errand.message in model_markup.card(studio.catalog["far"], False, False, errand)
 
 
-def test_only_models_of_the_catalogue_and_a_few_at_a_time(hub, tmp_path):
+def test_only_models_of_the_catalog_and_a_few_at_a_time(hub, tmp_path):
     go = threading.Event()
     hub.files = lambda *_: go.wait(10) and (_ for _ in ()).throw(OSError("no network"))
     entries = [CatalogEntry(f"m{i}", f"M {i}", "sd", repository="someone/none") for i in range(3)]
     entries.append(CatalogEntry("bad", "Bad", "sd", problem="Bad cannot be used."))
-    shelf = ModelShelf(FewModels(entries, hub, tmp_path))
+    shelf = ModelList(FewModels(entries, hub, tmp_path))
     running = [shelf.start(key, "download") for key in ("m0", "m1")]
     with pytest.raises(BusyError, match="2 models"):
         shelf.start("m2", "download")
@@ -122,7 +122,7 @@ def test_only_models_of_the_catalogue_and_a_few_at_a_time(hub, tmp_path):
 def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lora(tmp_path):
     studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu"))
     try:
-        shelf = ModelShelf(studio)
+        shelf = ModelList(studio)
         told = listed_models(studio)
         assert told["models"][0]["key"] == "emoji" and told["models"][0]["where"] == "here"
         assert told["memory"]["used_bytes"] == 0 and told["loras"] == []
@@ -137,7 +137,7 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
         shelf.rescan()
         (lora,) = listed_models(studio)["loras"]
         assert lora["key"] == "sketch" and lora["problem"]
-        assert lora["problem"] in model_markup.lora_shelf(shelf.loras())
+        assert lora["problem"] in model_markup.lora_list(shelf.loras())
         assert shelf.release("emoji")
         assert memory_of(studio)[0] == []
     finally:
@@ -147,13 +147,13 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
 def test_programs_do_what_the_buttons_do_on_the_pages_own_shelf(studio, hub):
     told = change_models(studio, "download", "far")
     assert told["done"] and told["action"] == "download" and told["models"]
-    errand = shelf_of(studio).errand("far")
+    errand = model_list_for(studio).errand("far")
     assert ended(errand) == "done"
     (way,) = listed_models(studio)["on_their_way"]
     assert (way["key"], way["what"], way["status"], way["done"]) == ("far", "download", "done", way["total"])
     hub.error = OSError("no network")
     change_models(studio, "load", "far")
-    assert ended(shelf_of(studio).errand("far")) == "done"
+    assert ended(model_list_for(studio).errand("far")) == "done"
     assert change_models(studio, "release", "far")["memory"]["used_bytes"] == 0
     assert change_models(studio, "cancel", "far")["done"] is False  # nothing is on its way
     assert change_models(studio, "rescan")["on_their_way"] == []
@@ -193,10 +193,10 @@ def test_a_program_too_loads_only_a_few_at_a_time(hub, tmp_path):
     with pytest.raises(BusyError, match="2 models"):
         change_models(few, "download", "m2")
     with pytest.raises(BusyError, match="2 models"):
-        shelf_of(few).start("m2", "download")
+        model_list_for(few).start("m2", "download")
     assert change_models(few, "cancel", "m1")["done"]
     go.set()
-    assert {ended(shelf_of(few).errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
+    assert {ended(model_list_for(few).errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
 
 
 def test_the_command_line_loads_a_model_and_refuses_what_is_none(tmp_path, capsys):

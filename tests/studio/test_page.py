@@ -23,7 +23,7 @@ from studio.media import live_image
 from studio.media.live_image import contact_sheet, jpeg
 from studio.page.page import build_page, launch_options
 from studio.ui import markup, presentation
-from studio.ui.stage import StageRenderer
+from studio.ui.viewer import ViewerRenderer
 from tests.browser.stand_in import StandIn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +71,8 @@ def test_the_page_builds_without_two_equal_ids_and_without_public_plumbing(studi
     held = [
         part["props"] for part in config["components"] if part["type"] not in {"html", "row", "column", "form", "tabs"}
     ]
-    unlabelled = [props for props in held if "label" in props and not props["label"]]
-    assert unlabelled == []
+    unlabeled = [props for props in held if "label" in props and not props["label"]]
+    assert unlabeled == []
 
 
 def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
@@ -115,7 +115,7 @@ def finished(studio, **values):
 
 @pytest.mark.parametrize("sharp", [False, True])
 def test_the_scrubber_shows_the_estimate_and_at_the_end_the_picture(studio, sharp):
-    stage = StageRenderer(studio, "t", finished(studio))
+    stage = ViewerRenderer(studio, "t", finished(studio))
     early, late = stage.at_step(1, sharp), stage.at_step(99, sharp)
     assert early["t-hero"] == early["t-denoised-image"] != late["t-denoised-image"]
     assert re.fullmatch(r"stepwise/results/[\w-]+-0", late["t-hero"]["file"])
@@ -124,7 +124,7 @@ def test_the_scrubber_shows_the_estimate_and_at_the_end_the_picture(studio, shar
 
 def test_a_finished_batch_shows_its_files_and_opens_the_scrubber(studio):
     job = finished(studio, batch_size=2)
-    parts = StageRenderer(studio, "t", job)(job.view())
+    parts = ViewerRenderer(studio, "t", job)(job.view())
     first, second = job.view().cells[0].results
     assert parts["t-hero"] == parts["t-download"] == {"file": f"stepwise/results/{first}"}
     assert f'data-file="stepwise/results/{second}"' in parts["t-batch"]["html"]
@@ -135,7 +135,7 @@ def test_a_finished_batch_shows_its_files_and_opens_the_scrubber(studio):
 
 
 def test_a_job_without_a_step_leaves_the_trajectory_and_the_last_picture_alone(studio):
-    stage = StageRenderer(studio, "t", Job("text_to_image", SimpleNamespace()))
+    stage = ViewerRenderer(studio, "t", Job("text_to_image", SimpleNamespace()))
     assert stage.at_step(1, False) == {}
     assert set(stage(view_of(JobStatus.QUEUED))) == {"t-progress", "t-figures", "t-batch"}
 
@@ -148,7 +148,7 @@ def test_every_part_names_an_element_of_the_page_and_keeps_its_keys(studio):
     views = [view_of(JobStatus.RUNNING, [running_cell(2, 4)]), job.view()]
     seen = {}
     for view in views:
-        for name, part in StageRenderer(studio, "t2i", job)(view).items():
+        for name, part in ViewerRenderer(studio, "t2i", job)(view).items():
             assert f'id="{name}"' in html
             if name != "t2i-hero":
                 assert seen.setdefault(name, part.keys()) == part.keys()

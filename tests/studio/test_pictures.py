@@ -136,7 +136,7 @@ def test_the_camera_s_rotation_is_applied(orientation):
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_of_an_animation_the_first_frame_is_used_and_said(format):
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
     picture = open_picture(encoded(frames[0], format, save_all=True, append_images=frames[1:]))
     red, green, blue = picture.convert("RGB").getpixel((8, 8))
     assert red > 200 and green < 50 and blue < 50

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.benchmarks import quantization_peak
 from pipelines.core.errors import LoraError, MethodFitError, ModelError, SettingsError, UnknownMethodError
-from pipelines.models.quantization_folder import RECORD, WEIGHTS, quantised_key
+from pipelines.models.quantization_folder import RECORD, WEIGHTS, quantized_key
 from pipelines.workflows.quantize import trimmed_mean
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
@@ -90,9 +90,9 @@ def test_keeping_makes_a_model_for_the_other_tabs(studio):
     _, made = done(studio, "text_to_image", **BASE, model="emoji+int8")
     assert np.array_equal(made.cells[0].images, view.cells[1].images)
     assert studio.store.get(made.cells[0].results[0]).metadata["request"]["model"] == "emoji+int8"
-    with pytest.raises(MethodFitError, match="quantised already"):
+    with pytest.raises(MethodFitError, match="quantized already"):
         studio.submit("quantize", {"base": {**BASE, "model": "emoji+int8"}})
-    with pytest.raises(LoraError, match="cannot be added to quantised weights"):
+    with pytest.raises(LoraError, match="cannot be added to quantized weights"):
         studio.submit("text_to_image", {**BASE, "model": "emoji+int8", "loras": ["any"]})
     assert not view.outcome["errors"] and view.outcome["rows"][1]["step_seconds"] is None
 
@@ -118,9 +118,9 @@ def kept_by(tab, monkeypatch, job, which, handler="_keep"):
 
 
 def test_keep_it_waits_for_the_device_and_says_so(studio, compared, tab, monkeypatch):
-    key = quantised_key("emoji", compared[0].request.variants[2])
+    key = quantized_key("emoji", compared[0].request.variants[2])
     assert key not in studio.catalog
-    studio.loader.release("emoji")  # as when its room was needed: it has to be quantised anew
+    studio.loader.release("emoji")  # as when its room was needed: it has to be quantized anew
     busy = studio.submit("text_to_image", {**BASE, "num_inference_steps": 200})
     while not any(cell.rows for cell in busy.view().cells):
         busy.wait(busy.view().version, 5)
@@ -137,7 +137,7 @@ def test_keep_it_waits_for_the_device_and_says_so(studio, compared, tab, monkeyp
 
 def test_keep_it_and_use_it_opens_the_other_tab_with_the_model(studio, compared, tab, monkeypatch):
     *_, (last, updates) = kept_by(tab, monkeypatch, compared[0], 0, "_keep_and_use")
-    assert "Kept as emoji+int8" in last and updates[tab.shell.tabs].selected == "text_to_image"
+    assert "Kept as emoji+int8" in last and updates[tab.context.tabs].selected == "text_to_image"
     shown = [update.get("value") for update in updates.values() if isinstance(update, dict)]
     assert "emoji+int8" in shown
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_kept_is_said_in_the_notice(studio, compared, tab, monkey
         patch.setattr("studio.models.save_quantized.keep_network", full)
         *_, (last, updates) = kept_by(tab, patch, compared[0], 1)
     assert "The disk is full." in last and 'role="alert"' in last and not updates
-    with pytest.raises(UnknownMethodError, match="Unknown quantiser 'int3'"):
+    with pytest.raises(UnknownMethodError, match="Unknown quantizer 'int3'"):
         studio.submit("keep", {"model": "emoji", "variant": "int3"})
     with pytest.raises(UnknownMethodError, match="model to keep 'file'"):
         studio.submit("keep", {"model": "emoji", "variant": "int8", "file": "/etc/passwd"})
@@ -184,16 +184,16 @@ def test_a_cancel_stops_at_once_and_leaves_the_model_as_it_was(studio, when):
 @pytest.mark.parametrize(
     ("values", "error", "said"),
     [
-        ({"variants": []}, SettingsError, "0 quantisers are given. Give a list of 1 to 7"),
+        ({"variants": []}, SettingsError, "0 quantizers are given. Give a list of 1 to 7"),
         ({"variants": "int8"}, SettingsError, "'int8' is given"),
-        ({"variants": ["int3"]}, UnknownMethodError, "Unknown quantiser 'int3'"),
+        ({"variants": ["int3"]}, UnknownMethodError, "Unknown quantizer 'int3'"),
         ({"variants": ["int8", "int8"]}, SettingsError, "int8 is given twice"),
         ({"variants": ["int4", {"key": "int4", "group_size": 64}]}, SettingsError, "int4 is given twice"),
         ({"variants": [{"key": "int4", "group_size": 7}]}, SettingsError, "Choose one of: 16, 32, 64, 128"),
         ({"variants": [{"key": "int8", "bits": 8}]}, UnknownMethodError, "Unknown setting of int8"),
         ({"variants": ["torchao_fp8"]}, MethodFitError, "torchao fp8 cannot run here: it needs an NVIDIA GPU"),
         ({"measure": 1}, SettingsError, "measure is '1'. It must be true or false"),
-        ({"bits": 8}, UnknownMethodError, "Unknown setting of a quantisation 'bits'"),
+        ({"bits": 8}, UnknownMethodError, "Unknown setting of a quantization 'bits'"),
         ({"base": 3}, SettingsError, "Give an object of settings"),
         ({"base": {**BASE, "batch_size": 2}}, SettingsError, "one picture a cell"),
     ],
@@ -214,7 +214,7 @@ def test_one_method_that_fails_leaves_the_others(studio, monkeypatch):
     _, view = done(studio, base=BASE, variants=["fp8", "nf4"], measure=False)
     assert view.status is JobStatus.DONE and view.cells[2].results and not view.cells[1].results
     assert (
-        "fp8 could not quantise the layer" in view.cells[1].note
+        "fp8 could not quantize the layer" in view.cells[1].note
         and "no such kernel" in view.outcome["rows"][1]["problem"]
     )
     studio.loader.release("emoji")
@@ -315,4 +315,4 @@ def test_the_command_line_writes_figures(tmp_path, capsys):
     assert "Full precision: 35.5 MB" in said.out and "kept as emoji+int4-group_size32" in said.out
     assert json.loads(out.read_text())["rows"][1]["key"] == "emoji+int4-group_size32"
     assert main([*folders, "quantize", "a fox", "--with", "int3", "--out", str(out)]) == 2
-    assert "Unknown quantiser 'int3'" in capsys.readouterr().err
+    assert "Unknown quantizer 'int3'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A quantisation's figures as HTML and SVG: well formed, told in words too, and nothing of a person's is markup."""
+"""A quantization's figures as HTML and SVG: well formed, told in words too, and nothing of a person's is markup."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_heat_map_has_a_pixel_for_each_layer_and_step():
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
     assert pixels.shape == (3, 2, 3)
     assert np.array_equal(pixels[0], [COLOURS[-1]] * 2) and np.array_equal(pixels[2], [COLOURS[0]] * 2)
-    assert np.array_equal(pixels[1], [NONE] * 2), "what is not quantised is grey"
+    assert np.array_equal(pixels[1], [NONE] * 2), "what is not quantized is gray"
     assert "worst in up_blocks.1.c at step 2, -5 dB" in html and ">mid<" in html
     assert heat_maps({"layers": [], "heat": []}) == ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from studio.jobs.job import JobStatus
-from studio.ui.stage import StageRenderer
+from studio.ui.viewer import ViewerRenderer
 from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox", "seed": 5, "num_inference_steps": 4, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
@@ -20,7 +20,7 @@ def ran(studio, task, values):
 def test_a_pictures_figures_tell_how_often_time_was_shifted(studio):
     job, view = ran(studio, "text_to_image", SHIFTED)
     assert view.cells[0].note.startswith("Time-Shift told the network another time ")
-    assert view.cells[0].note in StageRenderer(studio, "t", job)(view)["t-figures"]["html"]
+    assert view.cells[0].note in ViewerRenderer(studio, "t", job)(view)["t-figures"]["html"]
 
 
 def test_a_cell_tells_it_after_what_it_has_to_tell_anyway(studio):

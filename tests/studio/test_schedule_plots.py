@@ -48,7 +48,7 @@ def test_the_shipped_learned_schedule_is_drawn_for_its_sampler_and_no_other(stud
 def test_the_panel_draws_with_the_shared_sampler(studio):
     page = built(studio)
     panel = page.tabs["compare"].panels[0]
-    drawing = next(one for one in page.shell.demo.fns.values() if panel.plots in one.outputs)
+    drawing = next(one for one in page.context.demo.fns.values() if panel.plots in one.outputs)
     data = {component: component.value for component in drawing.inputs}
     data |= {panel.form.methods["schedule"].method: "learned", panel.form.fields["num_inference_steps"]: 6}
     sampler = panel.form.methods["sampler"].method

@@ -52,9 +52,9 @@ def made(studio, task, values, cell=-1):
 
 def sent(page, record, key):
     """What the gallery's button does to a tab, as the tab reads it then, and all updates."""
-    gallery, receiver = page.tabs["gallery"], page.shell.receive[key]
+    gallery, receiver = page.tabs["gallery"], page.context.receive[key]
     updates = gallery._send(record.id, key, receiver)
-    assert set(updates) <= {*receiver.outputs, page.shell.tabs, *gallery._news}
+    assert set(updates) <= {*receiver.outputs, page.context.tabs, *gallery._news}
     return read_after(page.tabs[key], updates), updates
 
 
@@ -102,9 +102,9 @@ def test_a_picture_sent_to_edit_is_the_source_and_its_prompt_what_it_shows(studi
 
 def test_a_clip_is_no_source_and_says_so(studio, page):
     _, record = made(studio, "animate", {"base": BASE, "frames": 3, "fps": 5, "format": "gif", "keys": [{"seed": 9}]})
-    updates = page.tabs["gallery"]._send(record.id, "edit", page.shell.receive["edit"])
+    updates = page.tabs["gallery"]._send(record.id, "edit", page.context.receive["edit"])
     assert "Edit changes pictures" in updates[page.tabs["gallery"].notice]
-    assert not updates.keys() & page.shell.receive["edit"].outputs
+    assert not updates.keys() & page.context.receive["edit"].outputs
 
 
 def test_a_clip_comes_back_whole(studio, page):
@@ -120,7 +120,7 @@ def test_a_clip_comes_back_whole(studio, page):
     assert studio_request(studio, "animate", values) == request
 
 
-def test_a_quantisation_comes_back_whole_from_each_of_its_pictures(studio, page):
+def test_a_quantization_comes_back_whole_from_each_of_its_pictures(studio, page):
     variants = [{"key": "int4", "group_size": 16}, {"key": "fp8"}]
     what = {"base": BASE, "variants": variants, "measure": False}
     for cell in range(3):
@@ -130,7 +130,7 @@ def test_a_quantisation_comes_back_whole_from_each_of_its_pictures(studio, page)
         assert studio_request(studio, "quantize", values).to_json() == request.to_json()
 
 
-def test_a_picture_of_an_older_version_brings_its_own_quantiser_alone(studio, page):
+def test_a_picture_of_an_older_version_brings_its_own_quantizer_alone(studio, page):
     _, record = made(studio, "text_to_image", BASE)
     metadata = {**record.metadata, "figures": {"quantization": {"key": "fp8", "model": "tiny"}}}
     old = studio.store.save(Image.new("RGB", (32, 32)), metadata, kind="quantize")
@@ -185,7 +185,7 @@ def test_what_a_cells_row_cannot_show_is_said(studio, page):
 def test_what_a_file_says_is_believed_only_as_far_as_it_can_be(studio, page, own, said):
     _, record = made(studio, "text_to_image", BASE)
     forged = studio.store.save(Image.new("RGB", (32, 32)), {**record.metadata, "figures": own}, kind="edit")
-    updates = page.tabs["gallery"]._send(forged.id, "edit", page.shell.receive["edit"])
+    updates = page.tabs["gallery"]._send(forged.id, "edit", page.context.receive["edit"])
     assert said in updates[page.tabs["gallery"].notice]
     assert page.tabs["edit"].edit.method not in updates
 
@@ -203,4 +203,4 @@ def test_a_model_that_is_gone_takes_the_comparisons_own_with_it(studio, page):
     form = page.tabs["compare"].form
     assert form.fields["model"] not in updates and form.methods["sampler"].method not in updates
     assert "is no longer here" in updates[page.tabs["gallery"].notice]
-    assert isinstance(updates[page.shell.tabs], gr.Tabs)
+    assert isinstance(updates[page.context.tabs], gr.Tabs)

@@ -131,7 +131,7 @@ def test_no_worker_waits_for_a_lock_that_the_parent_held_when_it_forked(zero, ta
     assert view.status is JobStatus.DONE, view.message
 
 
-def test_a_space_keeps_no_quantised_model(zero):
+def test_a_space_keeps_no_quantized_model(zero):
     from studio.models.save_quantized import keep
 
     with pytest.raises(SettingsError, match="loads its models when it starts.*cannot be kept"):

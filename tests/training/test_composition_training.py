@@ -13,7 +13,7 @@ from training_toys import TOY
 
 from pipelines.emoji.composition_captions import Description, parse_description
 from pipelines.emoji.compositions import sample_composition
-from pipelines.emoji.objects import Catalogue, shipped_catalogue
+from pipelines.emoji.objects import Catalog, shipped_catalog
 from pipelines.emoji.scenes import BACKGROUNDS, is_held_out
 from pipelines.metrics.detector import (
     Detection,
@@ -42,14 +42,14 @@ from pipelines.training.trainer import Settings, Trainer
 RECIPE = dataclasses.replace(TOY, denoiser=dataclasses.replace(TOY.denoiser, tokens=32, first=16, fresh=1, batch=4))
 
 
-def catalogue() -> Catalogue:
-    shipped = shipped_catalogue(None)
-    return Catalogue(shipped.objects[:12], shipped.folder)
+def catalog() -> Catalog:
+    shipped = shipped_catalog(None)
+    return Catalog(shipped.objects[:12], shipped.folder)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    return train_tokenizer(composition_corpus(catalogue(), 200), 700, 32, tmp_path_factory.mktemp("tokenizer"))
+    return train_tokenizer(composition_corpus(catalog(), 200), 700, 32, tmp_path_factory.mktemp("tokenizer"))
 
 
 def denoiser(tokenizer, folder=None) -> CompositionDenoiserTask:
@@ -57,7 +57,7 @@ def denoiser(tokenizer, folder=None) -> CompositionDenoiserTask:
     vae = build_autoencoder(RECIPE.autoencoder, RECIPE.size)
     unet = build_unet(RECIPE.denoiser, 4, RECIPE.size // 2)
     networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": build_text_encoder(RECIPE.denoiser, tokenizer)})
-    return CompositionDenoiserTask(RECIPE, networks, vae, tokenizer, catalogue(), kept=folder)
+    return CompositionDenoiserTask(RECIPE, networks, vae, tokenizer, catalog(), kept=folder)
 
 
 def test_orthogonalized_steps_have_singular_values_near_one():
@@ -119,7 +119,7 @@ def test_normalized_latents_are_standard_and_decode_to_the_same():
 
 def test_the_decoder_alone_leaves_the_latents_as_they_are(tmp_path):
     vae = build_autoencoder(RECIPE.autoencoder, RECIPE.size)
-    task = CompositionAutoencoderTask(RECIPE, vae, catalogue(), steps=2, decoder=True, pool=16)
+    task = CompositionAutoencoderTask(RECIPE, vae, catalog(), steps=2, decoder=True, pool=16)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     Trainer(task, tmp_path, Settings(steps=2, sheet_every=10, save_every=10)).run()
     changed = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
@@ -138,7 +138,7 @@ def test_autoencoder_learns_from_trained_pairs_alone(monkeypatch):
 
     monkeypatch.setattr(module, "sample_composition", recorded)
     vae = build_autoencoder(RECIPE.autoencoder, RECIPE.size)
-    task = CompositionAutoencoderTask(RECIPE, vae, catalogue(), steps=8, pool=300)
+    task = CompositionAutoencoderTask(RECIPE, vae, catalog(), steps=8, pool=300)
     for step in range(5):
         assert torch.isfinite(task.loss(step))
     assert len(seen) > 200
@@ -152,12 +152,12 @@ def test_a_resumed_pool_has_the_latents_of_an_unbroken_one(tmp_path):
         return pool.batch(step, 4, np.random.default_rng(step), 0.1)
 
     file = tmp_path / "latents.safetensors"
-    whole = CompositionPool(vae, catalogue(), 32, 24, 16, 1, 0)
-    kept = CompositionPool(vae, catalogue(), 32, 24, 16, 1, 0, file)
+    whole = CompositionPool(vae, catalog(), 32, 24, 16, 1, 0)
+    kept = CompositionPool(vae, catalog(), 32, 24, 16, 1, 0, file)
     for step in (0, 1, 17, 40):
         first, again = drawn(whole, step), drawn(kept, step)
         assert torch.equal(first[0], again[0]) and first[1] == again[1]
-    resumed = CompositionPool(vae, catalogue(), 32, 24, 16, 1, 0, file)
+    resumed = CompositionPool(vae, catalog(), 32, 24, 16, 1, 0, file)
     assert torch.allclose(drawn(resumed, 40)[0], first[0], atol=2e-3)  # float16, and another order of batches
     assert file.is_file()
 
@@ -200,7 +200,7 @@ class Answers(torch.nn.Module):
 
 
 def test_peaks_become_objects_with_their_places_and_sizes():
-    labels = catalogue().labels
+    labels = catalog().labels
     scores = scores_of({(3, 5): (2, 0.25, -0.5, 0.4), (4, 1): (7, 0.0, 0.0, 0.3)}, 4)
     (view,) = Detector(Answers(scores), labels, tuple(BACKGROUNDS), 32).read(torch.rand(1, 3, 32, 32))
     assert [item.label for item in view.objects] == [labels[7], labels[2]]
@@ -211,13 +211,13 @@ def test_peaks_become_objects_with_their_places_and_sizes():
 
 def test_perfect_scores_have_no_loss_and_their_reading_is_what_is_said():
     for seed in range(30):
-        composition = sample_composition(catalogue(), seed, "all")
-        targets = detector_targets([composition], catalogue().labels)
+        composition = sample_composition(catalog(), seed, "all")
+        targets = detector_targets([composition], catalog().labels)
         found = {(int(row[1]), int(row[2])): (int(row[3]), *row[4:].tolist()) for row in targets}
         background = list(BACKGROUNDS).index(composition.scene.background)
         scores = scores_of(found, background)
         assert detector_loss(scores, targets, torch.tensor([background])) < 0.3
-        (view,) = Detector(Answers(scores), catalogue().labels, tuple(BACKGROUNDS), 32).read(torch.rand(1, 3, 32, 32))
+        (view,) = Detector(Answers(scores), catalog().labels, tuple(BACKGROUNDS), 32).read(torch.rand(1, 3, 32, 32))
         said = Description(
             composition.kind, composition.labels, composition.count, composition.size, composition.scene.background
         )
@@ -252,12 +252,12 @@ FOX, STAR = ("fox", 0.25, 0.3, 0.4), ("star", 0.75, 0.7, 0.4)
     ],
 )
 def test_what_a_picture_shows_is_told_from_what_it_does_not(text, seen, right):
-    assert is_shown(seen, parse_description(text, shipped_catalogue(None))) is right
+    assert is_shown(seen, parse_description(text, shipped_catalog(None))) is right
 
 
 def test_a_detector_is_kept_and_loaded(tmp_path):
     torch.manual_seed(0)
-    detector = Detector(DetectorNetwork(12, 12, (8, 16, 24)), catalogue().labels, tuple(BACKGROUNDS), 64)
+    detector = Detector(DetectorNetwork(12, 12, (8, 16, 24)), catalog().labels, tuple(BACKGROUNDS), 64)
     save_detector(detector, tmp_path)
     images = torch.rand(2, 3, 64, 64)
     first, again = detector.scores(images), load_detector(tmp_path).scores(images)
@@ -269,15 +269,15 @@ def test_a_detector_is_kept_and_loaded(tmp_path):
 
 def test_the_detector_trains_on_all_pairs(tmp_path):
     torch.manual_seed(0)
-    task = DetectorTask(DetectorNetwork(12, 12, (8, 16, 24)), None, catalogue(), 128, steps=2, pool=96)
+    task = DetectorTask(DetectorNetwork(12, 12, (8, 16, 24)), None, catalog(), 128, steps=2, pool=96)
     task.batch = 8
     Trainer(task, tmp_path, Settings(steps=2, sheet_every=10, save_every=10)).run()
-    assert load_detector(tmp_path / "export").labels == catalogue().labels
+    assert load_detector(tmp_path / "export").labels == catalog().labels
 
 
 def test_measured_captions_name_their_background_and_keep_to_their_split():
     for split in ("train", "held-out"):
-        for composition, text, description in named_compositions(catalogue(), 20, split, "single"):
-            assert description == parse_description(text, catalogue()) and description.background
+        for composition, text, description in named_compositions(catalog(), 20, split, "single"):
+            assert description == parse_description(text, catalog()) and description.background
             pair = composition.labels[0], composition.scene.background
             assert is_held_out(*pair) == (split == "held-out")

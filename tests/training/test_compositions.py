@@ -16,10 +16,10 @@ from pipelines.emoji.composition_captions import (
     pluralize,
 )
 from pipelines.emoji.compositions import KINDS, RELATIONS, SIZES, countable, sample_composition
-from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.objects import shipped_catalog
 from pipelines.emoji.scenes import is_held_out, render
 
-CATALOGUE = shipped_catalogue(None)
+CATALOGUE = shipped_catalog(None)
 
 
 def said(composition, background=True):
@@ -34,7 +34,7 @@ def said(composition, background=True):
 
 def test_the_first_71_objects_stay_those_of_the_64_px_model():
     assert len(CATALOGUE.objects) >= 150
-    assert CATALOGUE.objects[:71] == shipped_catalogue().objects
+    assert CATALOGUE.objects[:71] == shipped_catalog().objects
     names = [name for item in CATALOGUE.objects for name in item.names]
     assert len(names) == len(set(names))
     assert len({item.file for item in CATALOGUE.objects}) == len(CATALOGUE.objects)
@@ -140,7 +140,7 @@ def test_counts_show_that_many_of_one_object_apart_from_each_other():
         assert len({item.label for item in placed}) == 1 and countable(placed[0].label)
         for number, one in enumerate(placed):
             for other in placed[number + 1 :]:
-                # their centres are farther apart than most of a width, so that the drawings hardly touch
+                # their centers are farther apart than most of a width, so that the drawings hardly touch
                 assert max(abs(one.x - other.x), abs(one.y - other.y)) > 0.8 * one.size
     assert set(counts) == {2, 3, 4}
 

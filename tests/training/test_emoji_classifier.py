@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError, TrainingError
-from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.objects import shipped_catalog
 from pipelines.emoji.scenes import Placed, Scene, sample_scene
 from pipelines.metrics.classifier import SHIPPED, load_classifier, save_classifier
 from pipelines.training.latents import pictures_of
 from pipelines.training.measures import classifier_accuracy, judged
 
-CATALOGUE = shipped_catalogue()
+CATALOGUE = shipped_catalog()
 FOX = Scene((Placed("fox", 0.5, 0.5, 0.8),), "blue", 3)
 PAIR = Scene((Placed("fox", 0.25, 0.5, 0.46), Placed("owl", 0.75, 0.5, 0.46)), "teal", 4)
 

@@ -28,7 +28,7 @@ SHORT = ["--steps", "3"]
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    """A models folder with one tiny model, and pictures of one colour each with a little grain."""
+    """A models folder with one tiny model, and pictures of one color each with a little grain."""
     folder = tmp_path_factory.mktemp("fitted")
     tiny_sd(folder / "models" / "tiny", seed=1)
     generator = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 from PIL import Image
 from safetensors import safe_open
 
-from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.objects import shipped_catalog
 from pipelines.emoji.scenes import BACKGROUNDS, sample_scene
 from pipelines.training.latents import encode, pictures_of
 
@@ -40,7 +40,7 @@ def test_it_loads_in_float32_with_its_own_schedule(pipeline):
 def test_it_puts_the_right_background(pipeline, scheduler):
     wanted = ["red", "blue", "green", "black", "white", "yellow"]
     objects = ["fox", "star", "penguin", "rocket", "cat face", "house"]
-    captions = [f"a {name} on a {colour} background" for name, colour in zip(objects, wanted, strict=True)]
+    captions = [f"a {name} on a {color} background" for name, color in zip(objects, wanted, strict=True)]
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
     drawn = pipeline(
         captions,
@@ -50,16 +50,16 @@ def test_it_puts_the_right_background(pipeline, scheduler):
         generator=torch.Generator().manual_seed(0),
     ).images
     border = np.concatenate([drawn[:, :3].reshape(6, -1, 3), drawn[:, -3:].reshape(6, -1, 3)], axis=1)
-    colours = np.median(border, axis=1) * 255
+    colors = np.median(border, axis=1) * 255
     names, table = list(BACKGROUNDS), np.array(list(BACKGROUNDS.values()))
-    nearest = [names[int(np.abs(table - colour).sum(axis=1).argmin())] for colour in colours]
+    nearest = [names[int(np.abs(table - color).sum(axis=1).argmin())] for color in colors]
     assert sum(a == b for a, b in zip(nearest, wanted, strict=True)) >= 5, nearest
 
 
 def test_the_preview_is_close_to_the_picture(pipeline):
     preview = json.loads((MODEL / "preview.json").read_text())
-    catalogue = shipped_catalogue()
-    images = pictures_of([sample_scene(catalogue, 10_000 + i) for i in range(16)], catalogue, 64)
+    catalog = shipped_catalog()
+    images = pictures_of([sample_scene(catalog, 10_000 + i) for i in range(16)], catalog, 64)
     latents = encode(pipeline.vae, images)
     factors, bias = torch.tensor(preview["factors"]), torch.tensor(preview["bias"])
     assert factors.shape == (4, 3) and bias.shape == (3,)

@@ -15,10 +15,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
-from training_toys import TOY, toy_catalogue
+from training_toys import TOY, toy_catalog
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.objects import shipped_catalog
 from pipelines.metrics.classifier import load_classifier
 from pipelines.training import autoencoder, classifier, denoiser, evaluate, measures
 from pipelines.training.card import FLOORS, GENERATED, figure_table
@@ -37,7 +37,7 @@ def toy_recipe():
     """The toy recipe by its name, with a short corpus, few pictures on the denoiser's sheet and few steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "toy", TOY)
-        patch.setattr(denoiser, "caption_corpus", lambda catalogue: caption_corpus(catalogue, 200))
+        patch.setattr(denoiser, "caption_corpus", lambda catalog: caption_corpus(catalog, 200))
         patch.setattr(denoiser, "SHEET_CAPTIONS", denoiser.SHEET_CAPTIONS[:2])
         patch.setattr(measures, "STEPS", 6)
         yield
@@ -81,7 +81,7 @@ def test_the_exports_load_again(made):
     found = re.search(r"held-out scenes: (\S+) dB; scaling factor (\S+)", made.printed["autoencoder"])
     assert float(found.group(2)) == pytest.approx(vae.config.scaling_factor, abs=1e-4)
     assert float(found.group(1)) == pytest.approx(
-        autoencoder.held_out_psnr(vae.float(), toy_catalogue(), TOY.size, 64), abs=0.1
+        autoencoder.held_out_psnr(vae.float(), toy_catalog(), TOY.size, 64), abs=0.1
     )
     export = made.folder / "denoiser" / "export"
     pipeline = StableDiffusionPipeline.from_pretrained(export)
@@ -89,7 +89,7 @@ def test_the_exports_load_again(made):
     assert torch.equal(pipeline.vae.encoder.conv_in.weight, vae.encoder.conv_in.weight)
     assert np.array(json.loads((export / "preview.json").read_text())["factors"]).shape == (4, 3)
     judge = load_classifier(made.folder / "classifier" / "export")
-    assert (judge.labels, judge.size) == (toy_catalogue().labels, TOY.size)
+    assert (judge.labels, judge.size) == (toy_catalog().labels, TOY.size)
 
 
 @pytest.mark.parametrize("kind", MAINS)
@@ -161,7 +161,7 @@ def test_a_folder_that_lacks_a_part_is_refused(made, tmp_path):
     with pytest.raises(TrainingError, match="no 'tokenizer'"):
         denoiser.load_networks(TOY, made.start)
     with pytest.raises(TrainingError, match="no 'vae'"):
-        denoiser.fresh_networks(TOY, toy_catalogue(), tmp_path, tmp_path / "tokenizer")
+        denoiser.fresh_networks(TOY, toy_catalog(), tmp_path, tmp_path / "tokenizer")
 
 
 def test_evaluate_measures_a_toy_model(made, capsys):
@@ -192,7 +192,7 @@ def test_evaluate_measures_a_toy_model(made, capsys):
 def test_generated_accuracy_fixes_the_noise_by_the_captions_number(made):
     pipeline = load_pipeline(made.folder / "denoiser" / "export")
     judge = load_classifier(made.folder / "classifier" / "export")
-    cases = named_captions(toy_catalogue(), 26, "train", 1)  # one more than a batch
+    cases = named_captions(toy_catalog(), 26, "train", 1)  # one more than a batch
     right, images = generated_accuracy(pipeline, judge, cases)
     assert right.shape == (26, 2) and images.shape == (26, 3, TOY.size, TOY.size)
     assert (right == judged(judge, images, [scene for scene, _ in cases])).all()
@@ -208,13 +208,13 @@ def test_generated_accuracy_fixes_the_noise_by_the_captions_number(made):
 
 
 def test_generated_accuracy_gives_each_caption_its_own_truth():
-    catalogue, judge = shipped_catalogue(), load_classifier()
-    cases = named_captions(catalogue, 30, "train", 1)
+    catalog, judge = shipped_catalog(), load_classifier()
+    cases = named_captions(catalog, 30, "train", 1)
     scenes = {text: scene for scene, text in cases}
 
     def painter(captions, **_):
         """Draws what the caption says; every fifth picture on another background."""
-        images = pictures_of([scenes[text] for text in captions], catalogue, 64)
+        images = pictures_of([scenes[text] for text in captions], catalog, 64)
         images[::5] = 1 - images[::5]
         return SimpleNamespace(images=images)
 

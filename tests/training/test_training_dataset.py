@@ -11,12 +11,12 @@ from transformers import CLIPTokenizer
 
 from pipelines.core.errors import TrainingError
 from pipelines.emoji.captions import caption, parse, plain_caption
-from pipelines.emoji.objects import Catalogue, packaged_catalogue, shipped_catalogue
+from pipelines.emoji.objects import Catalog, packaged_catalog, shipped_catalog
 from pipelines.emoji.scenes import Placed, Scene, is_held_out, render, sample_scene
 from pipelines.training.dataset import held_out_pairs
 from pipelines.training.edits import EDIT_KINDS, edit_pair, edit_pairs, render_edit
 
-CATALOGUE = shipped_catalogue()
+CATALOGUE = shipped_catalog()
 MODEL = CATALOGUE.folder.parents[1] / "models" / "emoji"
 
 
@@ -24,7 +24,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture).astype(int)
 
 
-def test_the_shipped_catalogue_is_complete():
+def test_the_shipped_catalog_is_complete():
     assert len(CATALOGUE.objects) == 71
     names = [name for item in CATALOGUE.objects for name in item.names]
     assert len(names) == len(set(names))
@@ -62,7 +62,7 @@ def test_two_objects_stand_on_their_own_sides():
 def test_a_scene_depends_on_its_arguments_alone():
     assert sample_scene(CATALOGUE, 5) == sample_scene(CATALOGUE, 5)
     assert len({sample_scene(CATALOGUE, seed) for seed in range(50)}) == 50
-    first, again = (render(sample_scene(shipped_catalogue(), 5), shipped_catalogue()) for _ in range(2))
+    first, again = (render(sample_scene(shipped_catalog(), 5), shipped_catalog()) for _ in range(2))
     assert (pixels(first.picture) == pixels(again.picture)).all()
 
 
@@ -74,7 +74,7 @@ def test_one_object_in_four_fifths():
 def test_held_out_pairs_are_a_tenth_and_never_trained():
     pairs = held_out_pairs(CATALOGUE)
     assert 0.07 < len(pairs) / (71 * 12) < 0.13
-    assert pairs == held_out_pairs(shipped_catalogue())
+    assert pairs == held_out_pairs(shipped_catalog())
     for seed in range(1_000):
         scene = sample_scene(CATALOGUE, seed)
         assert not any((placed.label, scene.background) in pairs for placed in scene.objects)
@@ -189,10 +189,10 @@ def test_errors_name_what_was_wrong(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="'move'"):
         edit_pair(CATALOGUE, 0, "move")
     with pytest.raises(TrainingError, match="cannot be read"):
-        Catalogue(CATALOGUE.objects, tmp_path).sprite("fox", 32)
+        Catalog(CATALOGUE.objects, tmp_path).sprite("fox", 32)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(TrainingError, match="npm is needed"):
-        packaged_catalogue(100, tmp_path / "cache")
+        packaged_catalog(100, tmp_path / "cache")
 
 
 def test_plain_captions_are_stable():

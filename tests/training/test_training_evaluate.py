@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.objects import shipped_catalog
 from pipelines.emoji.scenes import is_held_out
 from pipelines.training import evaluate
 from pipelines.training.card import BEGIN, END, FLOORS, figure_table, write_card
@@ -180,13 +180,13 @@ def test_a_card_without_marks_stops_the_exchange_before_it_begins(tmp_path, monk
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="no model"):
-        evaluate.measure(tmp_path, None, shipped_catalogue(), 1, None)
+        evaluate.measure(tmp_path, None, shipped_catalog(), 1, None)
 
 
 def test_the_captions_that_are_measured_are_of_their_split():
-    catalogue = shipped_catalogue()
+    catalog = shipped_catalog()
     for split, held in (("train", False), ("held-out", True)):
-        for scene, text in named_captions(catalogue, 20, split, 1):
+        for scene, text in named_captions(catalog, 20, split, 1):
             assert is_held_out(scene.objects[0].label, scene.background) is held
             assert scene.background in text
-    assert all(len(scene.objects) == 2 for scene, _ in named_captions(catalogue, 5, "train", 2))
+    assert all(len(scene.objects) == 2 for scene, _ in named_captions(catalog, 5, "train", 2))

@@ -8,10 +8,10 @@ import re
 import shutil
 
 import pytest
-from training_toys import TOY, toy_catalogue
+from training_toys import TOY, toy_catalog
 
 from pipelines.core.errors import TrainingError
-from pipelines.emoji.objects import shipped_catalogue
+from pipelines.emoji.objects import shipped_catalog
 from pipelines.metrics.classifier import load_classifier
 from pipelines.training import autoencoder, classifier, denoiser, evaluate, fit, noise_level
 from pipelines.training.recipes import RECIPES
@@ -24,7 +24,7 @@ PARTS = ("vae", "tokenizer", "unet", "text_encoder")
 def no_packages(monkeypatch):
     """The gpu recipe's objects are fetched: a refusal must come before that."""
     for module in (autoencoder, classifier, denoiser, evaluate, noise_level):
-        monkeypatch.setattr(module, "catalogue_for", lambda recipe: pytest.fail("objects were fetched"))
+        monkeypatch.setattr(module, "catalog_for", lambda recipe: pytest.fail("objects were fetched"))
 
 
 def test_the_shipped_model_fits_its_recipe_alone():
@@ -91,7 +91,7 @@ def test_a_tokenizer_left_by_another_recipe_is_refused(tmp_path):
     shutil.copytree(fit.MODEL / "tokenizer", tmp_path / "tokenizer")
     longer = dataclasses.replace(CPU, denoiser=dataclasses.replace(CPU.denoiser, tokens=32))
     with pytest.raises(TrainingError, match="model_max_length 24, not 32"):
-        denoiser.fresh_networks(longer, toy_catalogue(), fit.MODEL, tmp_path / "tokenizer")
+        denoiser.fresh_networks(longer, toy_catalog(), fit.MODEL, tmp_path / "tokenizer")
 
 
 def test_evaluate_of_another_recipe_has_no_default_model_and_judge(no_packages):
@@ -107,14 +107,14 @@ def test_evaluate_of_another_recipe_has_no_default_model_and_judge(no_packages):
 
 def test_a_judge_of_other_objects_is_refused(monkeypatch, tmp_path):
     judge = load_classifier(fit.JUDGE)
-    fit.require_judge(judge, CPU, shipped_catalogue())
+    fit.require_judge(judge, CPU, shipped_catalog())
     with pytest.raises(TrainingError, match=r"71 objects.*\b6\b.*beyond them"):
-        fit.require_judge(judge, CPU, toy_catalogue())
+        fit.require_judge(judge, CPU, toy_catalog())
     with pytest.raises(TrainingError, match="64 px, not 128"):
-        fit.require_judge(judge, dataclasses.replace(CPU, size=128), shipped_catalogue())
+        fit.require_judge(judge, dataclasses.replace(CPU, size=128), shipped_catalog())
     judge.backgrounds = judge.backgrounds[1:]
     with pytest.raises(TrainingError, match="backgrounds.*'red'"):
-        fit.require_judge(judge, CPU, shipped_catalogue())
+        fit.require_judge(judge, CPU, shipped_catalog())
     few = dataclasses.replace(CPU, name="few", objects=TOY.objects)
     monkeypatch.setitem(RECIPES, "few", few)
     monkeypatch.setattr(evaluate, "measure", lambda *_: pytest.fail("it was measured"))

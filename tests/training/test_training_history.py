@@ -103,7 +103,7 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
 @pytest.mark.parametrize(("arguments", "history"), [(["--fresh"], FRESH), ([], History(92_000))])
 def test_the_command_takes_over_the_starts_history(tmp_path, monkeypatch, arguments, history):
     monkeypatch.setattr(denoiser, "train", lambda task, folder, settings: seen.append((task.history, folder)))
-    monkeypatch.setattr(denoiser, "caption_corpus", lambda catalogue: ["a fox on a blue background"])
+    monkeypatch.setattr(denoiser, "caption_corpus", lambda catalog: ["a fox on a blue background"])
     seen = []
     denoiser.main(["--run-dir", str(tmp_path), *arguments])
     assert seen == [(history, tmp_path / "denoiser")]

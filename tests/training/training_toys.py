@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.emoji.objects import Catalogue, shipped_catalogue
+from pipelines.emoji.objects import Catalog, shipped_catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.classifier import ClassifierNetwork
 from pipelines.training.autoencoder import AutoencoderTask, build_autoencoder
@@ -48,15 +48,15 @@ TOY = Recipe(
 )
 
 
-def toy_catalogue() -> Catalogue:
-    shipped = shipped_catalogue()
-    return Catalogue(shipped.objects[: TOY.objects], shipped.folder)
+def toy_catalog() -> Catalog:
+    shipped = shipped_catalog()
+    return Catalog(shipped.objects[: TOY.objects], shipped.folder)
 
 
 def toy_autoencoder(seed: int) -> AutoencoderTask:
     torch.manual_seed(seed)
     vae = build_autoencoder(TOY.autoencoder, TOY.size)
-    return AutoencoderTask(TOY, vae, toy_catalogue())
+    return AutoencoderTask(TOY, vae, toy_catalog())
 
 
 def toy_classifier(seed: int) -> ClassifierTask:
@@ -64,12 +64,12 @@ def toy_classifier(seed: int) -> ClassifierTask:
     network = ClassifierNetwork(TOY.objects, len(BACKGROUNDS), TOY.classifier.widths)
     torch.manual_seed(0)
     vae = build_autoencoder(TOY.autoencoder, TOY.size).eval()
-    return ClassifierTask(TOY, network, vae, toy_catalogue())
+    return ClassifierTask(TOY, network, vae, toy_catalog())
 
 
 def toy_denoiser(seed: int, folder) -> DenoiserTask:
-    catalogue = toy_catalogue()
-    tokenizer = train_tokenizer(caption_corpus(catalogue, 200), 700, 16, folder)
+    catalog = toy_catalog()
+    tokenizer = train_tokenizer(caption_corpus(catalog, 200), 700, 16, folder)
     torch.manual_seed(0)
     vae = build_autoencoder(TOY.autoencoder, TOY.size)
     torch.manual_seed(seed)
@@ -79,4 +79,4 @@ def toy_denoiser(seed: int, folder) -> DenoiserTask:
             "text_encoder": build_text_encoder(TOY.denoiser, tokenizer),
         }
     )
-    return DenoiserTask(TOY, networks, vae, tokenizer, catalogue)
+    return DenoiserTask(TOY, networks, vae, tokenizer, catalog)

@@ -17,13 +17,18 @@ from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.registry import Table, setting_type
 from pipelines.core.types import Traits
 from pipelines.guidance import GUIDANCE
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 
 __all__ = ["TABLES", "Axis", "axis_names", "changed", "cost", "grid", "spread"]
 
-TABLES: Mapping[str, Table] = {"sampler": SAMPLERS, "schedule": SCHEDULES, "guidance": GUIDANCE, "start": STARTS}
+TABLES: Mapping[str, Table] = {
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "guidance": GUIDANCE,
+    "start": INITIALIZATIONS,
+}
 """The fields of a request that hold a method, and their tables."""
 
 _PLAIN = {

@@ -14,10 +14,10 @@ from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError, 
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
 from pipelines.guidance import GUIDANCE
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules import spared
+from pipelines.schedules import skipped_steps
 from pipelines.workflows.compare.axes import Axis, changed, grid
 from pipelines.workflows.compare.labels import labels
 
@@ -193,16 +193,18 @@ def evaluations(request: Request, traits: Traits | None) -> int:
     An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on
     the level counts with those in the middle, where alpha = sigma.
     """
-    calls, branches = _calls(request, traits)
-    return branches * calls - spared(request)
+    nfe, branches = _nfe(request, traits)
+    return branches * nfe - skipped_steps(request)
 
 
-def _calls(request: Request, traits: Traits | None) -> tuple[int, int]:
+def _nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     """Of the denoiser in a run, and the branches that each evaluates."""
     guidance = GUIDANCE[request.guidance.key].build(request.guidance.settings)
     branches = 1 if traits and traits.guidance != "cfg" else len(guidance.plan(_HALF_NOISE))
     sampler = SAMPLERS[request.sampler.key].build(request.sampler.settings)
-    return STARTS[request.start.key].build(request.start.settings).calls(request.num_inference_steps, sampler), branches
+    return INITIALIZATIONS[request.start.key].build(request.start.settings).nfe(
+        request.num_inference_steps, sampler
+    ), branches
 
 
 def equal_steps(request: Request, traits: Traits | None, budget: int, most: int) -> Request:
@@ -210,7 +212,7 @@ def equal_steps(request: Request, traits: Traits | None, budget: int, most: int)
     runs = (request.replace(num_inference_steps=steps) for steps in range(most, 0, -1))
     # Even a solver that leaves branches out evaluates one a call; what was fitted is not looked for beyond that.
     return next(
-        (one for one in runs if _calls(one, traits)[0] <= budget and evaluations(one, traits) <= budget),
+        (one for one in runs if _nfe(one, traits)[0] <= budget and evaluations(one, traits) <= budget),
         request.replace(num_inference_steps=1),
     )
 

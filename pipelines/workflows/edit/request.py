@@ -217,7 +217,7 @@ class Canvas:
     """The picture as the model edits it.
 
     Attributes:
-        pixels: (H, W, 3) uint8, of the size that is drawn, margins filled with the edge's colours.
+        pixels: (H, W, 3) uint8, of the size that is drawn, margins filled with the edge's colors.
         mask: (H, W) bool, true where it may change; None without.
         notes: what was done to the picture to get here, as sentences.
     """

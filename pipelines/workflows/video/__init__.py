@@ -1,4 +1,4 @@
-"""The table of video methods: how a clip is made. What fits is asked of the model's line in the catalogue."""
+"""The table of video methods: how a clip is made. What fits is asked of the model's line in the catalog."""
 
 from __future__ import annotations
 

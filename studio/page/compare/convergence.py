@@ -13,12 +13,12 @@ from pipelines.workflows.convergence import EVALUATIONS, REFERENCE_STEPS
 from studio.exports.convergence import EMPTY, convergence_view
 from studio.jobs.job import Job, View
 from studio.ui import markup, presentation
+from studio.ui.page_context import PageContext
 from studio.ui.controls import PLUMBING, MethodControls
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab, Parts
 from studio.ui.running_tab import Form, RunningTab
 from studio.ui.schedule_plots import schedule_view
-from studio.ui.shell import Shell
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -41,9 +41,9 @@ class ConvergencePanel(RunningTab):
 
     key, root = KEY, "cmp-conv"
 
-    def __init__(self, studio: Studio, shell: Shell, form: RequestForm):
-        self.studio, self.shell, self.form = studio, shell, form
-        self.session = shell.sessions[KEY]
+    def __init__(self, studio: Studio, context: PageContext, form: RequestForm):
+        self.studio, self.context, self.form = studio, context, form
+        self.session = context.sessions[KEY]
         with (
             gr.Accordion("Convergence: which sampler comes near soonest?", open=False, elem_id="cmp-conv-fold"),
             gr.Column(elem_classes="sw-measuring", elem_id=self.root),

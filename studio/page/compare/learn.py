@@ -11,11 +11,11 @@ from pipelines.learning.fitting import LEARNERS, PictureSettings
 from studio.jobs.job import Job, View
 from studio.page.compare.learn_plot import EMPTY, learn_view
 from studio.ui import markup, presentation
+from studio.ui.page_context import PageContext
 from studio.ui.controls import method_controls, settings_controls, settings_values
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab, Parts
 from studio.ui.running_tab import Form, RunningTab
-from studio.ui.shell import Shell
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -37,9 +37,9 @@ class LearnPanel(RunningTab):
 
     key, root = KEY, "cmp-learn"
 
-    def __init__(self, studio: Studio, shell: Shell, form: RequestForm):
-        self.studio, self.shell, self.form = studio, shell, form
-        self.session = shell.sessions[KEY]
+    def __init__(self, studio: Studio, context: PageContext, form: RequestForm):
+        self.studio, self.context, self.form = studio, context, form
+        self.session = context.sessions[KEY]
         with (
             gr.Accordion(
                 "Learn a schedule for the shared model, sampler and steps", open=False, elem_id="cmp-learn-fold"

@@ -33,7 +33,7 @@ def learn_view(outcome: Mapping[str, Any]) -> str:
         ("best so far" if evolving else "pictures of the round", LOSS),
         ("the population" if evolving else "pictures not fitted", HELD),
     ]
-    legend = "".join(f'<li><i style="background:{colour}"></i>{escape(name)}</li>' for name, colour in keys)
+    legend = "".join(f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in keys)
     return (
         '<div class="sw-convergence"><h3>Error by round</h3><p class="sw-hint">Of the final latents, relative to the '
         f'long run’s.</p>{_plot(curve)}<ul class="sw-legend sw-parts">{legend}</ul>{_result(outcome)}</div>'

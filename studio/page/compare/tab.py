@@ -16,13 +16,13 @@ from studio.page.compare.learn import LearnPanel
 from studio.page.compare.setup import ComparisonSetup
 from studio.results.search import COMPARISON, SHARED
 from studio.ui import markup, presentation
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED
 from studio.ui.live_routes import LiveTab, Parts
 from studio.ui.results_route import address, address_of
 from studio.ui.running_tab import Form, RunningTab
-from studio.ui.shell import Receiver, Shell
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -43,9 +43,9 @@ class CompareTab(RunningTab):
 
     key, root = KEY, "cmp"
 
-    def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell = studio, shell
-        self.session = shell.sessions[KEY]
+    def __init__(self, studio: Studio, context: PageContext):
+        self.studio, self.context = studio, context
+        self.session = context.sessions[KEY]
         self.setup = ComparisonSetup(studio, "cmp")
         self.form = self.setup.form
         with gr.Column(elem_classes="sw-studio sw-comparison sw-live", elem_id="cmp"):
@@ -59,9 +59,9 @@ class CompareTab(RunningTab):
                 own = Own(
                     lambda: self.setup.inputs,
                     lambda data: self.setup.values(self.setup.draft(data)),
-                    lambda: self.shell.receive[KEY],
+                    lambda: self.context.receive[KEY],
                 )
-                copy_link(self.form, self.shell, KEY, "cmp", own)
+                copy_link(self.form, self.context, KEY, "cmp", own)
         self._wire()
 
     # Layout.
@@ -80,12 +80,12 @@ class CompareTab(RunningTab):
         with gr.Row(elem_classes="sw-exports"):
             self.buttons = {}
             self.exported = gr.Textbox(label="Exported file", visible=False)
-            for kind, label in (("png", "Labelled picture"), ("csv", "Table as CSV")):
+            for kind, label in (("png", "Labeled picture"), ("csv", "Table as CSV")):
                 self.buttons[kind] = gr.Button(label, size="sm", min_width=0, elem_id=f"cmp-{kind}")
         self.panels = (
             SchedulePanel(self.studio, self.form),
-            ConvergencePanel(self.studio, self.shell, self.form),
-            LearnPanel(self.studio, self.shell, self.form),
+            ConvergencePanel(self.studio, self.context, self.form),
+            LearnPanel(self.studio, self.context, self.form),
         )
 
     # Events.
@@ -106,7 +106,7 @@ class CompareTab(RunningTab):
                 **PLUMBING,
             )
             made.success(None, inputs=[self.exported], js="(address) => stepwise.download(address)", **PLUMBING)
-        self.shell.receive[KEY] = Receiver(self.setup.outputs, self._received, COMPARISON, self.setup.settings)
+        self.context.receive[KEY] = Receiver(self.setup.outputs, self._received, COMPARISON, self.setup.settings)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
@@ -160,6 +160,6 @@ class CompareTab(RunningTab):
         return address_of(self.studio.store, result)
 
 
-def build(studio: Studio, shell: Shell) -> None:
+def build(studio: Studio, context: PageContext) -> None:
     """The tab, in the present layout context."""
-    CompareTab(studio, shell)
+    CompareTab(studio, context)

@@ -16,14 +16,14 @@ from studio.jobs.job import Job
 from studio.media.pictures import open_picture
 from studio.page.edit.examples import EXAMPLES, EditExample
 from studio.page.edit.mask_editor import board_of, mask_editor, mask_on
-from studio.page.edit.stage import EditRenderer, build_edit_stage
+from studio.page.edit.viewer import EditRenderer, build_edit_viewer
 from studio.ui import markup
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING, method_controls
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab
 from studio.ui.running_tab import Form, ReadyForms, RunningTab
-from studio.ui.shell import Receiver, Shell
 from studio.ui.tab_settings import Chosen, OneOf, Text
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class EditTab(RunningTab):
 
     key, root = KEY, "edit"
 
-    def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell = studio, shell
-        self.session = shell.sessions[KEY]
+    def __init__(self, studio: Studio, context: PageContext):
+        self.studio, self.context = studio, context
+        self.session = context.sessions[KEY]
         self.form = RequestForm(studio, "edit", own_loop=True)
         self.traits = studio.traits(self.form.first.key)
         with gr.Column(elem_classes="sw-studio sw-edit sw-live", elem_id="edit"):
@@ -58,7 +58,7 @@ class EditTab(RunningTab):
                 self._compose()
             with gr.Column(elem_classes="sw-edited", min_width=0):
                 self.notice = gr.HTML(elem_id="edit-notice", elem_classes="sw-notices")
-                build_edit_stage(KEY, self.root)
+                build_edit_viewer(KEY, self.root)
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self._settings()
         self._wire()
@@ -126,8 +126,8 @@ class EditTab(RunningTab):
             form.loras()
         with gr.Column(visible=False):
             form.variation()
-        own = Own(lambda: self._linked_inputs, self._linked, lambda: self.shell.receive[KEY])
-        copy_link(form, self.shell, KEY, "edit", own)
+        own = Own(lambda: self._linked_inputs, self._linked, lambda: self.context.receive[KEY])
+        copy_link(form, self.context, KEY, "edit", own)
         form.wire()
 
     # Events.
@@ -169,7 +169,7 @@ class EditTab(RunningTab):
         )
         for button, example in self.examples.items():
             button.click(lambda example=example: self._example(example), outputs=filled, **PLUMBING)
-        self.shell.receive[KEY] = self._receiver(filled)
+        self.context.receive[KEY] = self._receiver(filled)
 
     def _receiver(self, filled: set[Any]) -> Receiver:
         def traits(model: str) -> Any:
@@ -294,6 +294,6 @@ class EditTab(RunningTab):
             return filled
 
 
-def build(studio: Studio, shell: Shell) -> None:
+def build(studio: Studio, context: PageContext) -> None:
     """The tab, in the present layout context."""
-    EditTab(studio, shell)
+    EditTab(studio, context)

@@ -32,7 +32,7 @@ TRASH = "trash"
 _LONGEST_SEARCH = 400
 
 
-class Shelf:
+class ResultList:
     """Its components, and the handlers behind them, each of which gives updates by component.
 
     Args:

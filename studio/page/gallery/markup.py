@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
-from pipelines.initializations import STARTS
+from pipelines.initializations import INITIALIZATIONS
 from pipelines.quantizers import QUANTIZERS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
@@ -29,7 +29,13 @@ KINDS = {
     "animate": "Video",
     "quantize": "Quantize",
 }
-TABLES = {"sampler": SAMPLERS, "schedule": SCHEDULES, "guidance": GUIDANCE, "start": STARTS, "quantization": QUANTIZERS}
+TABLES = {
+    "sampler": SAMPLERS,
+    "schedule": SCHEDULES,
+    "guidance": GUIDANCE,
+    "start": INITIALIZATIONS,
+    "quantization": QUANTIZERS,
+}
 _PLAIN_START = Request().start.to_json()
 CLIPS = frozenset({".mp4", ".webm", ".mov", ".mkv"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})

@@ -14,15 +14,15 @@ from gradio.utils import get_upload_folder
 
 from pipelines.core.errors import SettingsError, StepwiseError
 from studio.page.gallery import markup as look
-from studio.page.gallery.list import Shelf
+from studio.page.gallery.list import ResultList
 from studio.results.archives import pack
 from studio.results.search import existing, model_label, reusable, without_model
 from studio.ui import markup
 from studio.ui.clip_export import ClipExport
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.presentation import plural
-from studio.ui.shell import Receiver, Shell
 from studio.ui.tab_settings import accepted
 
 if TYPE_CHECKING:
@@ -51,18 +51,18 @@ class GalleryTab:
         shell: the page around the tab.
     """
 
-    def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell = studio, shell
+    def __init__(self, studio: Studio, context: PageContext):
+        self.studio, self.context = studio, context
         self.tab = Context.block
-        self.shelf = Shelf(studio, Path(get_upload_folder()) / "thumbnails", _ON_LOAD)
+        self.result_list = ResultList(studio, Path(get_upload_folder()) / "thumbnails", _ON_LOAD)
         self.opened, self.undone = gr.Textbox("", visible=False), gr.JSON([], visible=False)
         self.chosen = gr.JSON(visible=False)
         with gr.Column(elem_classes="sw-gallery", elem_id="gal"):
             with gr.Row(elem_classes="sw-finder"):
-                self.shelf.finder()
-                inputs = [self.shelf.search, self.shelf.kind]
-                own = Own(lambda: inputs, self.shelf.searched, lambda: shell.receive[KEY])
-                copy_link(None, shell, KEY, "gal", own)
+                self.result_list.finder()
+                inputs = [self.result_list.search, self.result_list.kind]
+                own = Own(lambda: inputs, self.result_list.searched, lambda: context.receive[KEY])
+                copy_link(None, context, KEY, "gal", own)
             with gr.Column(elem_classes="sw-found", min_width=0):
                 self._found()
             with gr.Column(elem_classes="sw-detail", min_width=0, visible=False, elem_id="gal-detail") as self.detail:
@@ -75,7 +75,7 @@ class GalleryTab:
         with gr.Row(elem_classes="sw-told", visible=False) as self.told:
             self.notice = gr.HTML(elem_id="gal-notice", js_on_load=_ON_LOAD.format("notice"))
             self.undo = gr.Button("Undo", size="sm", visible=False, min_width=0, elem_id="gal-undo")
-        self.shelf.found()
+        self.result_list.found()
         with gr.Row(elem_classes="sw-chosen", elem_id="gal-bar"):
             gr.HTML('<p class="sw-count" role="status"></p>', elem_id="gal-chosen")
             self.compare = gr.Button("Compare two", size="sm", min_width=0, elem_id="gal-compare")
@@ -94,7 +94,7 @@ class GalleryTab:
                 key: gr.Button(
                     f"Use in {labels.get(key, key)}", size="sm", min_width=0, elem_id=f"gal-use-{key.replace('_', '-')}"
                 )
-                for key in self.shell.receive
+                for key in self.context.receive
             }
         self.clips = ClipExport("gal")
         with gr.Row(elem_classes="sw-acts"):
@@ -108,41 +108,47 @@ class GalleryTab:
         self._panel = [self.detail, self.whole, self.uses, self.remove_one, self.restore_one, self.opened]
         self._panel += self.clips.outputs
         self._news = [self.told, self.notice, self.undo, self.undone]
-        self.shelf.wire(self.tab)
-        shelf = self.shelf
-        self.shell.receive[KEY] = Receiver(
-            {shelf.search, *shelf.outputs},
-            lambda values: shelf.opened(values.get(KEY, {})),
+        self.result_list.wire(self.tab)
+        result_list = self.result_list
+        self.context.receive[KEY] = Receiver(
+            {result_list.search, *result_list.outputs},
+            lambda values: result_list.opened(values.get(KEY, {})),
             KEY,
-            shelf.settings,
+            result_list.settings,
             request=False,
         )
-        self.shelf.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
+        self.result_list.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
         self.close.click(self._closed, None, {self.detail, self.whole, self.opened}, **PLUMBING)
         self.clips.wire([self.opened], lambda data: self.studio.store.get(data[self.opened]))
         self._wire_chosen()
         for key, button in self.sends.items():
-            receiver = self.shell.receive[key]
+            receiver = self.context.receive[key]
             button.click(
                 lambda opened, key=key, receiver=receiver: self._send(opened, key, receiver),
                 [self.opened],
-                {*receiver.outputs, self.shell.tabs, *self._news},
+                {*receiver.outputs, self.context.tabs, *self._news},
                 **PLUMBING,
             )
 
     def _wire_chosen(self) -> None:
-        changed = {*self.shelf.outputs, *self._panel, *self._news}
+        changed = {*self.result_list.outputs, *self._panel, *self._news}
         over = {"js": _CHOSEN, **PLUMBING}
         self.compare.click(self._compare, [self.chosen], {*self._panel, *self._news}, **over)
         self.export.click(self._export, [self.chosen], {*self._news}, **{**over, "queue": True, "concurrency_limit": 2})
-        self.remove.click(self._remove, [self.chosen, *self.shelf.inputs], changed, **over)
+        self.remove.click(self._remove, [self.chosen, *self.result_list.inputs], changed, **over)
         self.remove_one.click(
-            lambda opened, *rest: self._remove([opened], *rest), [self.opened, *self.shelf.inputs], changed, **PLUMBING
+            lambda opened, *rest: self._remove([opened], *rest),
+            [self.opened, *self.result_list.inputs],
+            changed,
+            **PLUMBING,
         )
         self.restore_one.click(
-            lambda opened, *rest: self._restore([opened], *rest), [self.opened, *self.shelf.inputs], changed, **PLUMBING
+            lambda opened, *rest: self._restore([opened], *rest),
+            [self.opened, *self.result_list.inputs],
+            changed,
+            **PLUMBING,
         )
-        self.undo.click(self._restore, [self.undone, *self.shelf.inputs], changed, **PLUMBING)
+        self.undo.click(self._restore, [self.undone, *self.result_list.inputs], changed, **PLUMBING)
         self.all.click(None, js="() => window.stepwiseGallery.choose(true)", **PLUMBING)
         self.none.click(None, js="() => window.stepwiseGallery.choose(false)", **PLUMBING)
 
@@ -207,17 +213,17 @@ class GalleryTab:
                 if record.trashed is None
             ]
         except StepwiseError as error:
-            return {**self.shelf.listed(search, kind, place), **self._say(str(error), "problem")}
+            return {**self.result_list.listed(search, kind, place), **self._say(str(error), "problem")}
         told = f"{plural(len(gone), 'result')} deleted." if gone else "Nothing was chosen that is not deleted already."
-        return {**self.shelf.listed(search, kind, place), **self._closed(), **self._say(told, "news", gone)}
+        return {**self.result_list.listed(search, kind, place), **self._closed(), **self._say(told, "news", gone)}
 
     def _restore(self, chosen: Any, search: str, kind: str, place: Any) -> dict[Any, Any]:
         try:
             back = [self.studio.store.restore(record.id).id for record in existing(self.studio.store, chosen)]
         except StepwiseError as error:
-            return {**self.shelf.listed(search, kind, place), **self._say(str(error), "problem")}
+            return {**self.result_list.listed(search, kind, place), **self._say(str(error), "problem")}
         return {
-            **self.shelf.listed(search, kind, place),
+            **self.result_list.listed(search, kind, place),
             **self._closed(),
             **self._say(f"{plural(len(back), 'result')} restored.", "news"),
         }
@@ -236,7 +242,7 @@ class GalleryTab:
             own, notes = accepted(receiver.settings, values.get(receiver.name), values.get("model", ""))
             values = {**values, receiver.name: own} if receiver.name in values else values
             told = " ".join(filter(None, (told, *notes)))
-            return {**receiver.updates(values), self.shell.tabs: gr.Tabs(selected=key), **self._say(told, "news")}
+            return {**receiver.updates(values), self.context.tabs: gr.Tabs(selected=key), **self._say(told, "news")}
         except StepwiseError as error:
             return self._say(str(error), "problem")
 
@@ -252,6 +258,6 @@ class GalleryTab:
         }
 
 
-def build(studio: Studio, shell: Shell) -> None:
+def build(studio: Studio, context: PageContext) -> None:
     """The tab, in the present layout context."""
-    GalleryTab(studio, shell)
+    GalleryTab(studio, context)

@@ -25,7 +25,7 @@ NONE = (
 
 
 def cards(shown: Sequence[Card]) -> str:
-    """The catalogue as a grid of cards."""
+    """The catalog as a grid of cards."""
     return f'<ul class="sw-models">{"".join(card(*one) for one in shown)}</ul>' if shown else NONE
 
 
@@ -101,7 +101,7 @@ def memory_bar(segments: Sequence[Segment], limit: int, label: Callable[[str], s
     """How the memory that models may take is shared out.
 
     Args:
-        segments: of `model_shelf.memory_of`.
+        segments: of `model_list.memory_of`.
         limit: bytes that models may take.
         label: model key to its name.
     """
@@ -131,7 +131,7 @@ def _size(count: int) -> str:
     return file_size(count) or "0 MB"
 
 
-def lora_shelf(loras: Sequence[LoraEntry]) -> str:
+def lora_list(loras: Sequence[LoraEntry]) -> str:
     """The LoRAs of the models folder, with what is wrong with the unusable ones."""
     if not loras:
         return (

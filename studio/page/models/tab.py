@@ -10,11 +10,11 @@ from gradio.context import Context
 
 from pipelines.core.errors import StepwiseError
 from pipelines.models.catalog import shown
-from studio.models.model_list import DOWNLOAD, LOAD, memory_of, shelf_of
+from studio.models.model_list import DOWNLOAD, LOAD, memory_of, model_list_for
 from studio.page.models import markup as look
 from studio.ui import markup
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
-from studio.ui.shell import Receiver, Shell
 from studio.ui.tab_settings import OneOf, Setting
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ class ModelsTab:
         shell: the page around the tab.
     """
 
-    def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell, self.shelf = studio, shell, shelf_of(studio)
+    def __init__(self, studio: Studio, context: PageContext):
+        self.studio, self.context, self.model_list = studio, context, model_list_for(studio)
         self.tab = Context.block
         self.timer = gr.Timer(EVERY, active=False)
-        with gr.Column(elem_classes="sw-catalogue", elem_id="mod"):
+        with gr.Column(elem_classes="sw-catalog", elem_id="mod"):
             self.notice = gr.HTML(elem_id="mod-notice", elem_classes="sw-notices")
             with gr.Column(elem_classes="sw-shelf-card", min_width=0):
                 gr.HTML("<h2>Memory</h2>")
@@ -90,9 +90,9 @@ class ModelsTab:
             one.input(self._show, filters, outputs, **PLUMBING)
         self.timer.tick(self._tick, filters, {self.cards, self.memory, self.timer}, **PLUMBING)
         self.rescan.click(self._rescan, filters, {*outputs, self.notice}, **PLUMBING)
-        self.shell.receive[KEY] = Receiver({*filters, *outputs}, self._received, KEY, self._settings(), request=False)
-        receiver = self.shell.receive.get(USED_IN)
-        used = {*receiver.outputs, self.shell.tabs} if receiver else set()
+        self.context.receive[KEY] = Receiver({*filters, *outputs}, self._received, KEY, self._settings(), request=False)
+        receiver = self.context.receive.get(USED_IN)
+        used = {*receiver.outputs, self.context.tabs} if receiver else set()
         self.cards.click(self._act, filters, {*outputs, self.notice, *used}, **PLUMBING)
 
     def _settings(self) -> dict[str, Setting]:
@@ -111,12 +111,12 @@ class ModelsTab:
         folder = markup.escape(shown(self.studio.catalog.folder))
         return {
             **self._tick(family, kind, where),
-            self.loras: look.lora_shelf(self.shelf.loras()),
+            self.loras: look.lora_list(self.model_list.loras()),
             self.folder: f'<p class="sw-hint">Models folder: <code>{folder}</code></p>',
         }
 
     def _tick(self, family: str, kind: str, where: str) -> dict[Any, Any]:
-        busy = self.shelf.busy  # before the cards, so that the last look shows how it ended
+        busy = self.model_list.busy  # before the cards, so that the last look shows how it ended
         segments, limit = memory_of(self.studio)
         return {
             self.cards: look.cards(self._cards(family, kind, where)),
@@ -129,10 +129,10 @@ class ModelsTab:
         for entry in self.studio.models():
             if (family and entry.family != family) or (kind and entry.kind != kind):
                 continue
-            here, loaded = self.shelf.here(entry), self.studio.loader.loaded(entry.key)
+            here, loaded = self.model_list.here(entry), self.studio.loader.loaded(entry.key)
             if where and not {"here": here, "loaded": loaded, "hub": not here and not entry.problem}.get(where):
                 continue
-            chosen.append((entry, here, loaded, self.shelf.errand(entry.key)))
+            chosen.append((entry, here, loaded, self.model_list.errand(entry.key)))
         return sorted(chosen, key=lambda one: (not one[2], not one[1]))
 
     def _act(self, family: str, kind: str, where: str, event: gr.EventData) -> dict[Any, Any]:
@@ -148,23 +148,23 @@ class ModelsTab:
     def _done(self, action: str, key: str) -> str:
         """Do what a card's button says; what there is to tell about it."""
         if action in (LOAD, DOWNLOAD):
-            self.shelf.start(key, action)
+            self.model_list.start(key, action)
         elif action == "cancel":
-            self.shelf.cancel(key)
-        elif action == "release" and not self.shelf.release(key):
+            self.model_list.cancel(key)
+        elif action == "release" and not self.model_list.release(key):
             return f"{self._label(key)} is in use; its memory is freed when the job ends."
         return ""
 
     def _use(self, key: str) -> dict[Any, Any]:
-        receiver = self.shell.receive.get(USED_IN)
+        receiver = self.context.receive.get(USED_IN)
         entry = self.studio.catalog[key]
         if receiver is None:
             return {}
-        return {**receiver.updates({"model": entry.key}), self.shell.tabs: gr.Tabs(selected=USED_IN)}
+        return {**receiver.updates({"model": entry.key}), self.context.tabs: gr.Tabs(selected=USED_IN)}
 
     def _rescan(self, family: str, kind: str, where: str) -> dict[Any, Any]:
-        before = {*self.studio.catalog, *(lora.key for lora in self.shelf.loras())}
-        self.shelf.rescan()
+        before = {*self.studio.catalog, *(lora.key for lora in self.model_list.loras())}
+        self.model_list.rescan()
         found = len({*self.studio.catalog} - before)
         told = f"{found} new in the models folder." if found else "The models folder was looked into again."
         return {**self._show(family, kind, where), self.notice: markup.notice(told, "news")}
@@ -174,6 +174,6 @@ class ModelsTab:
         return entry.label if entry else key
 
 
-def build(studio: Studio, shell: Shell) -> None:
+def build(studio: Studio, context: PageContext) -> None:
     """The tab, in the present layout context."""
-    ModelsTab(studio, shell)
+    ModelsTab(studio, context)

@@ -1,4 +1,4 @@
-"""A quantisation on the page: tiles, figures, plots, what stays as it was, what cannot run here, and the game."""
+"""A quantization on the page: tiles, figures, plots, what stays as it was, what cannot run here, and the game."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["EMPTY", "QuantizationView", "missing_list"]
 
 EMPTY = (
     '<div class="sw-cells-empty"><p class="sw-empty-title">The same picture in fewer bits</p>'
-    "<p>Quantize: the model runs in full precision beside its quantised copies, all from the same noise. Then it is "
+    "<p>Quantize: the model runs in full precision beside its quantized copies, all from the same noise. Then it is "
     "measured how many bytes each takes, how long a step, and where the error comes from.</p></div>"
 )
 
 
 def missing_list(machine: Machine) -> str:
-    """The methods that this machine cannot run, greyed, each with its reason."""
+    """The methods that this machine cannot run, grayed, each with its reason."""
     missing = [(method.label, method.fit(machine)) for method in QUANTIZERS.values() if method.fit(machine)]
     if not missing:
         return ""
@@ -153,7 +153,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _game(view: View) -> str:
-    """Which one is quantised? The page's script turns the pairs into a game."""
+    """Which one is quantized? The page's script turns the pairs into a game."""
     pictures = [cell.images[0] if cell.images is not None else None for cell in view.cells]
     pairs = [
         (cell.label, picture_url(picture))
@@ -165,8 +165,8 @@ def _game(view: View) -> str:
     hidden = "".join(f'<template data-pair="{escape(label)}" data-picture="{url}"></template>' for label, url in pairs)
     return (
         f'<section class="qz-panel qz-game" data-full="{picture_url(pictures[0])}">'
-        f"<h3>Which one is quantised?</h3>{hidden}"
+        f"<h3>Which one is quantized?</h3>{hidden}"
         '<p class="sw-hint">One of the two pictures comes from the full-precision model, the other from a '
-        'quantised one. Can you tell?</p><div class="qz-round"></div><button type="button" class="qz-start">Play</button>'
+        'quantized one. Can you tell?</p><div class="qz-round"></div><button type="button" class="qz-start">Play</button>'
         '<p class="qz-score" role="status"></p></section>'
     )

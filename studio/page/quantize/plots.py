@@ -1,4 +1,4 @@
-"""What a quantisation's figures look like: errors by step, quality against size and speed, SQNR by layer and step."""
+"""What a quantization's figures look like: errors by step, quality against size and speed, SQNR by layer and step."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 36
 LINE = 16
 LOW, HIGH = 0.0, 60.0
-"""Decibels at the ends of the heat map's colours."""
+"""Decibels at the ends of the heat map's colors."""
 
 COLOURS = np.array(
     [[68, 1, 84], [65, 68, 135], [42, 120, 142], [34, 168, 132], [122, 209, 81], [253, 231, 37]], np.float64
 )
-"""Viridis at equal distances: dark is bad, light is good, and grey prints keep the order."""
+"""Viridis at equal distances: dark is bad, light is good, and gray prints keep the order."""
 
 NONE = np.array([128, 128, 128], np.uint8)
 
 
 def legend(labels: Sequence[str]) -> str:
-    """Which colour is which."""
+    """Which color is which."""
     items = "".join(f'<li><i class="qz-{place % 7}"></i>{escape(label)}</li>' for place, label in enumerate(labels))
     return f'<ul class="qz-legend">{items}</ul>'
 
@@ -82,14 +82,14 @@ def scatter_plot(rows: Sequence[Mapping[str, Any]]) -> str:
         x, exact = _x(row["bytes"] / most), row["psnr"] is None
         y = TOP if exact else _y((row["psnr"] - low) / (high - low))
         radius = 4 + 3 * min(row["step_ratio"] or 1.0, 4.0)
-        colour = f"qz-{variants.index(row['label']) % 7}" if row["method"] else "qz-full"
+        color = f"qz-{variants.index(row['label']) % 7}" if row["method"] else "qz-full"
         ratio = f", {row['step_ratio']:.2f} ×" if row["step_ratio"] else ""
         end = ' text-anchor="end"' if x > WIDTH * 0.6 else ""
         shift = -radius - 4 if end else radius + 4
         line = max(y + 4, TOP + 8, free)
         free = line + LINE
         marks.append(
-            f'<circle class="qz-mark {colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
+            f'<circle class="qz-mark {color}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
             f'<text x="{x + shift:.1f}" y="{line:.1f}"{end}>{escape(row["label"])}{ratio}</text>'
         )
         told.append(
@@ -115,7 +115,7 @@ def heat_maps(outcome: Mapping[str, Any]) -> str:
     if not layers or not outcome["heat"]:
         return ""
     maps = "".join(_heat_map(one, layers) for one in outcome["heat"])
-    ends = f"<span>{LOW:.0f} dB</span><i></i><span>{HIGH:.0f} dB or more</span><b></b><span>not quantised</span>"
+    ends = f"<span>{LOW:.0f} dB</span><i></i><span>{HIGH:.0f} dB or more</span><b></b><span>not quantized</span>"
     return f'<div class="qz-maps">{maps}</div><p class="qz-scale">{ends}</p>'
 
 
@@ -152,8 +152,8 @@ def _picture(values: np.ndarray, known: np.ndarray) -> str:
     share = np.clip((np.nan_to_num(values, nan=LOW) - LOW) / (HIGH - LOW), 0, 1) * (len(COLOURS) - 1)
     below = np.minimum(share.astype(int), len(COLOURS) - 2)
     part = (share - below)[..., None]
-    colours = (COLOURS[below] * (1 - part) + COLOURS[below + 1] * part).round().astype(np.uint8)
-    pixels = np.where(known[..., None], colours, NONE)
+    colors = (COLOURS[below] * (1 - part) + COLOURS[below + 1] * part).round().astype(np.uint8)
+    pixels = np.where(known[..., None], colors, NONE)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""The tab "Quantize": a model in full precision beside its quantised copies, from one noise, all streaming."""
+"""The tab "Quantize": a model in full precision beside its quantized copies, from one noise, all streaming."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipelines.workflows.quantize import DEFAULTS, MOST_VARIANTS
 from studio.jobs.job import Job, JobStatus, View
 from studio.page.quantize.markup import EMPTY, QuantizationView, missing_list
 from studio.ui import markup, presentation
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING, elem_id, settings_controls, settings_values
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab, Parts
 from studio.ui.results_route import address_of
 from studio.ui.running_tab import Form, RunningTab
-from studio.ui.shell import Receiver, Shell
 from studio.ui.tab_settings import Chosen, ChosenSeveral, Flag
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class QuantizeTab(RunningTab):
 
     key, root = KEY, "qz"
 
-    def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell = studio, shell
-        self.session = shell.sessions[KEY]
+    def __init__(self, studio: Studio, context: PageContext):
+        self.studio, self.context = studio, context
+        self.session = context.sessions[KEY]
         self.machine = this_machine(studio.loader.device)
         self.form = RequestForm(studio, "qz", own_loop=True)
         with gr.Column(elem_classes="sw-studio sw-comparison sw-live", elem_id="qz"):
@@ -69,7 +69,7 @@ class QuantizeTab(RunningTab):
         self.variants = gr.CheckboxGroup(
             [(method.label, method.key) for method in able],
             value=[key for key in DEFAULTS],
-            label="Quantise to",
+            label="Quantize to",
             elem_id="qz-variants",
         )
         self.run = gr.Button("Quantize", variant="primary", elem_id="qz-run", elem_classes="sw-run")
@@ -125,8 +125,8 @@ class QuantizeTab(RunningTab):
         with gr.Column(visible=False):
             form.variation()
             form.loras()
-        own = Own(lambda: self._own, self._linked, lambda: self.shell.receive[KEY])
-        copy_link(form, self.shell, KEY, "qz", own)
+        own = Own(lambda: self._own, self._linked, lambda: self.context.receive[KEY])
+        copy_link(form, self.context, KEY, "qz", own)
         form.wire()
 
     # Events.
@@ -141,7 +141,7 @@ class QuantizeTab(RunningTab):
         ended = self._wire_run(form, LiveTab(KEY, form.read, self._renderer))
         told = {"inputs": {self.session}, "outputs": {self.form.fields["seed"], self.which}, **PLUMBING}
         ended.then(self._ended, **told)
-        self.shell.demo.load(self._ended, **told)
+        self.context.demo.load(self._ended, **told)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
         settings = {
             "variants": ChosenSeveral(Chosen(QUANTIZERS, lambda model: self.machine), MOST_VARIANTS),
@@ -149,19 +149,19 @@ class QuantizeTab(RunningTab):
             "peak": Flag(),
         }
         outputs = {*self.form.outputs, *self._own}
-        self.shell.receive[KEY] = Receiver(outputs, self._received, KEY, settings)
-        self.shell.later(self._wire_keep)
+        self.context.receive[KEY] = Receiver(outputs, self._received, KEY, settings)
+        self.context.later(self._wire_keep)
 
     def _wire_keep(self) -> None:
         """Once all tabs stand: every list of models learns of a kept one, also after a reload."""
-        self.lists = self.shell.model_lists
+        self.lists = self.context.model_lists
         self.listed = self._listed()
-        receiver = self.shell.receive[USED_IN]
+        receiver = self.context.receive[USED_IN]
         kept = {"inputs": {self.session, self.which}, **PLUMBING, "queue": True, "concurrency_limit": None}
         self.keep.click(self._keep, outputs={self.notice, *self.lists}, **kept)
-        outputs = {self.notice, self.shell.tabs, *self.lists, *receiver.outputs}
+        outputs = {self.notice, self.context.tabs, *self.lists, *receiver.outputs}
         self.use.click(self._keep_and_use, outputs=outputs, **kept)
-        self.shell.demo.load(
+        self.context.demo.load(
             lambda: self._model_lists() if self._listed() != self.listed else gr.skip(),
             outputs=set(self.lists),
             **PLUMBING,
@@ -204,7 +204,7 @@ class QuantizeTab(RunningTab):
             return {}
 
     def _received(self, values: Mapping[str, Any]) -> dict[Any, Any]:
-        """Settings from a link or a result; of a quantised model, the one that it was made of."""
+        """Settings from a link or a result; of a quantized model, the one that it was made of."""
         own, base = values.get(KEY, {}), self._plain_model(values.get("model"))
         form = {"seed_mode": FIXED, **values, **({"model": base} if base else {}), "batch_size": 1, "loras": []}
         updates = self.form.updates(form)
@@ -220,7 +220,7 @@ class QuantizeTab(RunningTab):
 
     def _plain_model(self, key: Any) -> str | None:
         entry = next((one for one in self.form.models if one.key == key), None)
-        return entry.quantised.base if entry and entry.quantised else None
+        return entry.quantized.base if entry and entry.quantized else None
 
     def _renderer(self, job: Job) -> Callable[[View], Parts]:
         drawn = QuantizationView(job, self._address)
@@ -256,7 +256,7 @@ class QuantizeTab(RunningTab):
         """What is going on, until the queue has come to it and it is kept."""
         job, which = self._job(data[self.session]), data[self.which]
         if job is None or not isinstance(which, int) or not 0 <= which < len(job.request.variants):
-            yield {self.notice: markup.notice("There is no quantised model to keep any more. Run it again.")}
+            yield {self.notice: markup.notice("There is no quantized model to keep any more. Run it again.")}
             return
         values = {"model": job.request.base.model, "variant": job.request.variants[which]}
         try:
@@ -271,7 +271,7 @@ class QuantizeTab(RunningTab):
         yield self._kept(view, receiver)
 
     def _keep_and_use(self, data: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-        yield from self._keep(data, self.shell.receive[USED_IN])
+        yield from self._keep(data, self.context.receive[USED_IN])
 
     def _kept(self, view: View, receiver: Receiver | None) -> dict[Any, Any]:
         if view.status is not JobStatus.DONE:
@@ -279,7 +279,9 @@ class QuantizeTab(RunningTab):
         key = view.outcome["key"]
         told = f"Kept as {key}: it is in every tab’s list of models, and found again after a restart."
         used = (
-            {} if receiver is None else {**receiver.updates({"model": key}), self.shell.tabs: gr.Tabs(selected=USED_IN)}
+            {}
+            if receiver is None
+            else {**receiver.updates({"model": key}), self.context.tabs: gr.Tabs(selected=USED_IN)}
         )
         return {**self._model_lists(), self.notice: markup.notice(told, "news"), **used}
 
@@ -298,6 +300,6 @@ class QuantizeTab(RunningTab):
         return address_of(self.studio.store, result)
 
 
-def build(studio: Studio, shell: Shell) -> None:
+def build(studio: Studio, context: PageContext) -> None:
     """The tab, in the present layout context."""
-    QuantizeTab(studio, shell)
+    QuantizeTab(studio, context)

@@ -10,14 +10,14 @@ from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.page.text_to_image.examples import EXAMPLES
 from studio.ui import markup, presentation
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import copy_link
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab
 from studio.ui.restore import build_restore, settings_of
 from studio.ui.running_tab import Form, RunningTab
-from studio.ui.shell import Receiver, Shell
-from studio.ui.stage import StageRenderer, build_stage
+from studio.ui.viewer import ViewerRenderer, build_viewer
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -37,16 +37,16 @@ class TextToImageTab(RunningTab):
 
     key, root = KEY, "t2i"
 
-    def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell = studio, shell
-        self.session = shell.sessions[KEY]
+    def __init__(self, studio: Studio, context: PageContext):
+        self.studio, self.context = studio, context
+        self.session = context.sessions[KEY]
         self.form = RequestForm(studio, "t2i")
         with gr.Column(elem_classes="sw-studio sw-live", elem_id="t2i"):
             with gr.Column(elem_classes="sw-compose", min_width=0):
                 self._compose()
             with gr.Column(elem_classes="sw-stage", min_width=0):
                 self.notice = gr.HTML(elem_id="t2i-notice", elem_classes="sw-notices")
-                build_stage(KEY, self.root)
+                build_viewer(KEY, self.root)
                 self.send = gr.Button(
                     "Compare these settings", size="sm", visible=False, elem_id="t2i-send", elem_classes="sw-send"
                 )
@@ -84,7 +84,7 @@ class TextToImageTab(RunningTab):
         with gr.Accordion("LoRA", open=False):
             form.loras()
         self.restore = build_restore("t2i")
-        copy_link(form, self.shell, KEY, "t2i")
+        copy_link(form, self.context, KEY, "t2i")
         form.wire()
 
     # Events.
@@ -105,20 +105,20 @@ class TextToImageTab(RunningTab):
         )
         for button, example in self.examples.items():
             button.click(lambda values=example.values: self.form.updates(values), outputs=self.form.outputs, **PLUMBING)
-        self.shell.receive[KEY] = Receiver(self.form.outputs, self.form.updates)
-        self.shell.later(self._wire_send)
+        self.context.receive[KEY] = Receiver(self.form.outputs, self.form.updates)
+        self.context.later(self._wire_send)
 
     def _wire_send(self) -> None:
-        receiver = self.shell.receive.get("compare")
+        receiver = self.context.receive.get("compare")
         if receiver is None:
             return
         self.send.visible = True
 
         def send(data: dict[Any, Any]) -> dict[Any, Any]:
             values = self.form.request(self.form.draft(data))
-            return {**receiver.updates(values), self.shell.tabs: gr.Tabs(selected="compare")}
+            return {**receiver.updates(values), self.context.tabs: gr.Tabs(selected="compare")}
 
-        self.send.click(send, inputs=self.form.inputs, outputs={*receiver.outputs, self.shell.tabs}, **PLUMBING)
+        self.send.click(send, inputs=self.form.inputs, outputs={*receiver.outputs, self.context.tabs}, **PLUMBING)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
@@ -126,8 +126,8 @@ class TextToImageTab(RunningTab):
         draft = self.form.draft(data)
         return draft, self.form.request(draft)
 
-    def _renderer(self, job: Job) -> StageRenderer:
-        return StageRenderer(self.studio, self.root, job)
+    def _renderer(self, job: Job) -> ViewerRenderer:
+        return ViewerRenderer(self.studio, self.root, job)
 
     def _show_seed(self, data: dict[Any, Any]) -> Any:
         """The seed that was drawn, once the run is over: so that nobody's typing is overwritten while it lasts."""
@@ -160,6 +160,6 @@ class TextToImageTab(RunningTab):
             return {}
 
 
-def build(studio: Studio, shell: Shell) -> None:
+def build(studio: Studio, context: PageContext) -> None:
     """The tab, in the present layout context."""
-    TextToImageTab(studio, shell)
+    TextToImageTab(studio, context)

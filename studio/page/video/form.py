@@ -60,7 +60,7 @@ class ClipForm(RequestForm):
         return [_complete(entry) for entry in self.studio.models() if VIDEOS.fitting(entry)]
 
     def entry(self, key: Any) -> CatalogEntry:
-        """The catalogue's line of a model that is offered; the first for any other."""
+        """The catalog's line of a model that is offered; the first for any other."""
         return self._entry(key) or self.first
 
 

@@ -14,14 +14,14 @@ from pipelines.workflows.video.request import CLIP_FORMATS
 from studio.page.video.examples import EXAMPLES
 from studio.page.video.form import ClipChoices, ClipForm, first_frame, offered, plan_markup, request_draft, uploaded
 from studio.page.video.keys import MOST, key_rows
-from studio.page.video.stage import ClipRenderer, build_video_stage
+from studio.page.video.viewer import ClipRenderer, build_video_viewer
 from studio.ui.clip_export import ClipExport
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING, method_controls
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED
 from studio.ui.live_routes import LiveTab
 from studio.ui.running_tab import Form, RunningTab
-from studio.ui.shell import Receiver, Shell
 from studio.ui.tab_settings import Chosen, Keys, OneOf, Whole
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ class VideoTab(RunningTab):
 
     key, root = KEY, "vid"
 
-    def __init__(self, studio: Studio, shell: Shell):
-        self.studio, self.shell = studio, shell
-        self.session = shell.sessions[KEY]
+    def __init__(self, studio: Studio, context: PageContext):
+        self.studio, self.context = studio, context
+        self.session = context.sessions[KEY]
         self.form = ClipForm(studio, "vid")
         with gr.Column(elem_classes="sw-studio sw-video sw-live", elem_id="vid"):
             with gr.Column(elem_classes="sw-compose", min_width=0):
                 self._compose()
             with gr.Column(elem_classes="sw-animated", min_width=0):
                 self.notice = gr.HTML(elem_id="vid-notice", elem_classes="sw-notices")
-                build_video_stage(KEY, self.root)
+                build_video_viewer(KEY, self.root)
                 self.export = ClipExport("vid")
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self._settings()
@@ -97,8 +97,8 @@ class VideoTab(RunningTab):
             form.loras()
         with gr.Column(visible=False):
             form.variation()
-        own = Own(lambda: self._inputs, self._linked, lambda: self.shell.receive[KEY])
-        copy_link(form, self.shell, KEY, "vid", own)
+        own = Own(lambda: self._inputs, self._linked, lambda: self.context.receive[KEY])
+        copy_link(form, self.context, KEY, "vid", own)
         for name in ("seed", "seed_mode", "num_inference_steps"):
             form.fields[name].value = EXAMPLES[0].draft["form"][name]
         form.fields["seed"].value = str(form.fields["seed"].value)
@@ -123,13 +123,13 @@ class VideoTab(RunningTab):
         ended.then(self._show_seed, inputs={self.session}, outputs={self.form.fields["seed"]}, **PLUMBING)
         formats = {"inputs": {self.session}, "outputs": self.export.outputs, **PLUMBING}
         ended.then(self._formats, **formats)
-        self.shell.demo.load(self._formats, **formats)
+        self.context.demo.load(self._formats, **formats)
         self.export.wire([self.session], self._clip)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
         model = self.form.fields["model"]
         planned = {model, self.clip.frames, self.clip.fps, self.form.fields["width"], self.form.fields["height"]}
         gr.on(
-            [component.change for component in planned] + [self.shell.demo.load],
+            [component.change for component in planned] + [self.context.demo.load],
             self._plan,
             inputs=planned,
             outputs={self.plan},
@@ -146,7 +146,7 @@ class VideoTab(RunningTab):
             "format": OneOf("format of a clip", lambda: CLIP_FORMATS),
             "keys": Keys(limits.max_prompt, MOST - 1),
         }
-        self.shell.receive[KEY] = Receiver(self._outputs, self._received, KEY, settings)
+        self.context.receive[KEY] = Receiver(self._outputs, self._received, KEY, settings)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
@@ -250,6 +250,6 @@ class VideoTab(RunningTab):
         return self.form.updates({"seed": job.request.base.seed, "seed_mode": FIXED}) if job else gr.skip()
 
 
-def build(studio: Studio, shell: Shell) -> None:
+def build(studio: Studio, context: PageContext) -> None:
     """The tab, in the present layout context."""
-    VideoTab(studio, shell)
+    VideoTab(studio, context)

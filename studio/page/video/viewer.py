@@ -37,8 +37,8 @@ _EMPTY = """
 )
 
 
-def build_video_stage(tab: str, prefix: str) -> None:
-    """The stage in the present layout context.
+def build_video_viewer(tab: str, prefix: str) -> None:
+    """The viewer in the present layout context.
 
     Args:
         tab: key of the tab whose jobs it shows.
@@ -66,11 +66,11 @@ def _show(prefix: str) -> str:
 
 
 class ClipRenderer:
-    """From a job's views to what the stage shows.
+    """From a job's views to what the viewer shows.
 
     Args:
         studio: for the stored file and the model's name.
-        prefix: of the stage's ids.
+        prefix: of the viewer's ids.
         job: of the task "animate".
     """
 

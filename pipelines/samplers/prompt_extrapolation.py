@@ -8,10 +8,12 @@ import torch
 
 from pipelines.core.denoiser import Conditioning
 
-__all__ = ["Emphasis", "emphasised"]
+__all__ = ["PromptExtrapolation", "extrapolate_prompt"]
 
 
-def emphasised(own: Conditioning, first: Conditioning, last: Conditioning, by: float | torch.Tensor) -> Conditioning:
+def extrapolate_prompt(
+    own: Conditioning, first: Conditioning, last: Conditioning, by: float | torch.Tensor
+) -> Conditioning:
     """own + by * (last - first), in every tensor of real numbers; the others, and what the two have in common, stay.
 
     Args:
@@ -28,7 +30,7 @@ def emphasised(own: Conditioning, first: Conditioning, last: Conditioning, by: f
     return Conditioning({name: moved(name, tensor) for name, tensor in own.tensors.items()})
 
 
-class Emphasis:
+class PromptExtrapolation:
     """One step's, which `Query.conditioning` asks for: the conditioning of each branch, moved along the line through both.
 
     Args:
@@ -36,7 +38,7 @@ class Emphasis:
         numbers: of each branch that the step evaluates, by name.
 
     Source: none that is known to us. An embedding of each step's own is null-text inversion's (Mokady et al.,
-    arXiv:2211.09794, section 3.2), there optimised for one picture and free in all its numbers. A free vector for each step and
+    arXiv:2211.09794, section 3.2), there optimized for one picture and free in all its numbers. A free vector for each step and
     branch, fitted to 704 pictures of the shipped model, was tried: 0.177 on those and 0.195 on others, where twelve numbers
     have 0.186 and 0.189.
     """
@@ -46,4 +48,4 @@ class Emphasis:
 
     def __call__(self, name: str, conditionings: Mapping[str, Conditioning]) -> Conditioning:
         first, last = (conditionings[one] for one in (self.branches[0], self.branches[-1]))
-        return emphasised(conditionings[name], first, last, self.numbers[name])
+        return extrapolate_prompt(conditionings[name], first, last, self.numbers[name])

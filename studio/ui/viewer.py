@@ -26,8 +26,8 @@ __all__ = ["BLANK", "StageRenderer", "build_stage", "preview_url"]
 BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="  # one transparent pixel
 
 
-def build_stage(tab: str, prefix: str) -> None:
-    """The stage in the present layout context.
+def build_viewer(tab: str, prefix: str) -> None:
+    """The viewer in the present layout context.
 
     Args:
         tab: key of the tab whose jobs it shows.
@@ -73,12 +73,12 @@ def _trajectory(tab: str, prefix: str) -> str:
 <div id="{prefix}-caption">{markup.EMPTY_TRAJECTORY}</div>"""
 
 
-class StageRenderer:
-    """From a job's views to what the stage shows.
+class ViewerRenderer:
+    """From a job's views to what the viewer shows.
 
     Args:
         studio: for the stored files and the models' names.
-        prefix: of the stage's ids.
+        prefix: of the viewer's ids.
         job: of text to image.
     """
 

@@ -15,7 +15,7 @@ import gradio as gr
 from studio.ui.live_routes import LiveTab
 from studio.ui.tab_settings import Setting
 
-__all__ = ["BESIDE", "Receiver", "Shell"]
+__all__ = ["BESIDE", "PageContext", "Receiver"]
 
 BESIDE = ("convergence", "learn")
 """Keys of the runs that a tab has beside its own."""
@@ -42,7 +42,7 @@ class Receiver:
 
 
 @dataclasses.dataclass
-class Shell:
+class PageContext:
     """Handed to every tab's `build(studio, shell)` inside the Blocks.
 
     Attributes:

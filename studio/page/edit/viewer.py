@@ -16,7 +16,7 @@ from studio.results.store import Store
 from studio.ui import markup, presentation
 from studio.ui.live_routes import Parts
 from studio.ui.results_route import address_of
-from studio.ui.stage import BLANK, preview_url
+from studio.ui.viewer import BLANK, preview_url
 
 __all__ = ["EditRenderer", "build_edit_stage", "edit_figures"]
 
@@ -27,8 +27,8 @@ EMPTY = (
 TILES = {"inversion": "Dissolving", "reconstruction": "Reconstruction", "edit": "Edit"}
 
 
-def build_edit_stage(tab: str, prefix: str) -> None:
-    """The stage in the present layout context.
+def build_edit_viewer(tab: str, prefix: str) -> None:
+    """The viewer in the present layout context.
 
     Args:
         tab: key of the tab whose jobs it shows.
@@ -63,11 +63,11 @@ def build_edit_stage(tab: str, prefix: str) -> None:
 
 
 class EditRenderer:
-    """From an edit's views to what the stage shows.
+    """From an edit's views to what the viewer shows.
 
     Args:
         store: of the results.
-        prefix: of the stage's ids.
+        prefix: of the viewer's ids.
         job: of the task "edit".
     """
 
