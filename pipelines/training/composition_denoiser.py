@@ -20,7 +20,7 @@ from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.muon import Muon
-from pipelines.training.objectives import assign_noise, min_snr_v_loss
+from pipelines.training.objectives import assign_noise, soft_snr_v_loss
 from pipelines.training.recipes import Recipe, catalog_for, find_recipe
 from pipelines.training.tokenizer import train_tokenizer
 from pipelines.training.trainer import add_arguments, generator_for, pick_device, settings_from, train, use_threads
@@ -155,12 +155,12 @@ class CompositionDenoiserTask(DenoiserTask):
         numbers = {id(table) for table in tables}
         others = [weight for weight in networks.parameters() if id(weight) not in numbers]
         groups = [{"params": others}, {"params": tables, "orthogonal": False}]
-        self.optimizer = Muon(groups, lr=shape.learning_rate, weight_decay=0.01)
+        self.optimizer = Muon(groups, lr=shape.learning_rate)
         self.scheduler = noise_schedule("v_prediction")
         self.pool = CompositionPool(vae, catalog, recipe.size, shape.pool, shape.first, shape.fresh, seed, kept)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Min-SNR weighted error of the predicted velocity on this step's batch."""
+        """Weighted error of the predicted velocity on this step's batch."""
         rng = np.random.default_rng([self.seed, step])
         latents, captions = self.pool.batch(step, self.batch, rng, self.shape.empty_captions)
         generator = generator_for(self.seed, step)
@@ -175,7 +175,7 @@ class CompositionDenoiserTask(DenoiserTask):
         velocity = scale.sqrt() * noise - (1 - scale).sqrt() * latents
         embeds = self.networks["text_encoder"](self._tokens(captions))[0]
         predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
-        return min_snr_v_loss(predicted, velocity, alphas, self.shape.min_snr)
+        return soft_snr_v_loss(predicted, velocity, alphas, self.shape.snr_floor)
 
 
 def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):

@@ -26,7 +26,7 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     x = x / (x.norm() + 1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x
 
 
@@ -76,8 +76,9 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
         ahead = weight.grad.lerp(average, group["momentum"]).flatten(1)
-        step = orthogonalize(ahead).to(weight.dtype).view_as(weight)
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        step = orthogonalize(ahead).reshape(weight.shape)
+        if group["weight_decay"]:
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(step, alpha=-group["lr"] * 0.2 * max(ahead.shape) ** 0.5)
 
     def _step_elements(self, weight: torch.Tensor, group: dict) -> None:

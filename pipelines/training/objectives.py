@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["assign_noise", "gradient_l1", "learning_rate", "min_snr_loss", "min_snr_v_loss", "psnr"]
+__all__ = ["assign_noise", "gradient_l1", "learning_rate", "min_snr_loss", "psnr", "soft_snr_v_loss"]
 
 
 def min_snr_loss(
@@ -28,20 +28,23 @@ def min_snr_loss(
     return (weight * error).mean()
 
 
-def min_snr_v_loss(
-    predicted: torch.Tensor, velocity: torch.Tensor, alphas_cumprod: torch.Tensor, gamma: float
+def soft_snr_v_loss(
+    predicted: torch.Tensor, velocity: torch.Tensor, alphas_cumprod: torch.Tensor, floor: float
 ) -> torch.Tensor:
-    """Mean squared error of the velocity v = alpha eps - sigma x0, weighted so that no noise level dominates.
+    """Mean squared error of the velocity v = alpha eps - sigma x0, weighted SNR / (SNR + floor).
 
-    Args: as of `min_snr_loss`, with the velocity (Salimans and Ho, arXiv 2202.00512, appendix D) for the noise.
+    The highest noise, where little can be known, weighs less; but the weight falls a hundredfold later than
+    min-SNR's, which leaves next to nothing of the levels at which it is decided what stands where.
+
+    Args:
+        predicted, velocity: (B, C, H, W); Salimans and Ho, arXiv 2202.00512, appendix D.
+        alphas_cumprod: (B,), the schedule at each sample's timestep.
+        floor: the signal-to-noise ratio at which the weight is one half; 0 weighs all levels alike.
     Returns: a scalar, float32.
-    Source: Hang et al., Efficient Diffusion Training via Min-SNR Weighting, arXiv 2303.09556,
-        section 3.4: weight min(SNR, gamma) / (SNR + 1) for velocity prediction.
     """
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    weight = snr.clamp(max=gamma) / (snr + 1)
     error = (predicted.float() - velocity.float()).square().mean(dim=(1, 2, 3))
-    return (weight * error).mean()
+    return (snr / (snr + floor) * error).mean()
 
 
 def assign_noise(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

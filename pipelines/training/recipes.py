@@ -62,6 +62,7 @@ class DenoiserRecipe:
     decay: float = 0.6  # share of the steps in which the learning rate falls to zero
     ema: float = 0.999
     min_snr: float = 5.0
+    snr_floor: float = 0.1  # of velocity prediction, in place of min_snr
     empty_captions: float = 0.1
     pairs: float = 0.5  # share of two objects; at the generator's own 0.2 they are learned late
     pool: int = 16_000  # pictures in memory as latents
@@ -131,14 +132,14 @@ RECIPES: dict[str, Recipe] = {
             tokens=32,
             vocabulary=2_400,
             batch=64,
-            steps=2_800,
+            steps=2_000,
             learning_rate=1.5e-3,
             warmup=100,
             decay=0.5,
             ema=0.998,
             pool=40_000,
             first=2_048,
-            fresh=10,
+            fresh=4,
         ),
         classifier=ClassifierRecipe(widths=(32, 64, 128, 160)),
     ),

@@ -35,7 +35,7 @@ from pipelines.training.composition_measures import is_shown, named_compositions
 from pipelines.training.denoiser import build_text_encoder, build_unet
 from pipelines.training.detector import DetectorTask, detector_loss, detector_targets
 from pipelines.training.muon import Muon, orthogonalize
-from pipelines.training.objectives import assign_noise, min_snr_loss, min_snr_v_loss
+from pipelines.training.objectives import assign_noise, soft_snr_v_loss
 from pipelines.training.tokenizer import train_tokenizer
 from pipelines.training.trainer import Settings, Trainer
 
@@ -82,7 +82,7 @@ def test_muon_turns_tables_and_vectors_over_to_adam():
     assert 0.7 < weight.square().mean().sqrt() / (0.2 * 0.01) < 1.3
 
 
-def test_velocity_and_noise_losses_weigh_the_same_error_alike():
+def test_the_velocity_loss_is_an_x0_loss_of_known_weight():
     generator = torch.Generator().manual_seed(0)
     latents, noise, wrong = (torch.randn(5, 4, 3, 3, generator=generator) for _ in range(3))
     alphas = torch.tensor([0.995, 0.8, 0.5, 0.1, 0.005])
@@ -90,9 +90,12 @@ def test_velocity_and_noise_losses_weigh_the_same_error_alike():
     noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
     velocity = scale.sqrt() * noise - (1 - scale).sqrt() * latents
     predicted = velocity + 0.1 * wrong
-    as_noise = scale.sqrt() * predicted + (1 - scale).sqrt() * noisy
-    expected = min_snr_loss(as_noise, noise, alphas, 5.0)
-    assert torch.allclose(min_snr_v_loss(predicted, velocity, alphas, 5.0), expected, rtol=1e-4)
+    denoised = scale.sqrt() * noisy - (1 - scale).sqrt() * predicted
+    snr = alphas / (1 - alphas)
+    error = (denoised - latents).square().mean(dim=(1, 2, 3)) * (snr + 1)
+    assert torch.allclose(soft_snr_v_loss(predicted, velocity, alphas, 0.0), error.mean(), rtol=1e-4)
+    weighted = (error * snr / (snr + 0.1)).mean()
+    assert torch.allclose(soft_snr_v_loss(predicted, velocity, alphas, 0.1), weighted, rtol=1e-4)
 
 
 def test_assigned_noise_is_the_same_noise_and_nearer():
