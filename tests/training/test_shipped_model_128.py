@@ -81,7 +81,7 @@ def test_the_studio_draws_what_the_stock_pipeline_draws(pipeline):
     request = Request(
         prompt="a duck in front of a castle on a pink background",
         sampler=Choice("dpmpp_2m"),
-        schedule=Choice("uniform", {"spacing": "leading"}),
+        schedule=Choice("uniform"),
         guidance=Choice("cfg", {"guidance_scale": 4.0}),
         num_inference_steps=5,
         width=128,
@@ -91,7 +91,7 @@ def test_the_studio_draws_what_the_stock_pipeline_draws(pipeline):
     family = family_of(pipeline.components)
     *_, last = denoise(build_run(resolve(request, family), family))
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-        pipeline.scheduler.config, timestep_spacing="leading", final_sigmas_type="zero"
+        pipeline.scheduler.config, timestep_spacing="trailing"
     )
     expected = pipeline(
         request.prompt,
