@@ -144,7 +144,9 @@ def _all_said(composition: Composition) -> Description:
     )
 
 
-def measure(folder: Path, detector: Detector, catalog: Catalog, captions: int, sheets: Path | None) -> dict[str, float]:
+def measure(
+    folder: Path, detector: Detector, catalog: Catalog, captions: int, sheets: Path | None, bf16: bool = False
+) -> dict[str, float]:
     """Measure all figures of a model folder.
 
     Args:
