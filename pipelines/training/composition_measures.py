@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from pipelines.emoji.composition_captions import Description, describe, parse_description
 from pipelines.emoji.compositions import SIZES, Composition, sample_composition
@@ -104,9 +105,33 @@ def named_compositions(
 
 
 def generate(
-    pipeline: StableDiffusionPipeline, captions: list[str], steps: int = STEPS, guidance: float = GUIDANCE
+    pipeline: StableDiffusionPipeline,
+    captions: list[str],
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    kept: Path | None = None,
 ) -> torch.Tensor:
-    """Draw one picture for each caption, the noise fixed by its number: (B, 3, H, W) in [0, 1]."""
+    """Draw one picture for each caption, the noise fixed by its number.
+
+    Args:
+        kept: a file of scaled latents: read if it is there, else written, so that a decoder can be measured again
+            without drawing again.
+    Returns: (B, 3, H, W) in [0, 1].
+    """
+    if kept is not None and kept.is_file():
+        latents = load_file(kept)["latents"]
+    else:
+        latents = _drawn_latents(pipeline, captions, steps, guidance)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"latents": latents.contiguous()}, kept)
+    vae = pipeline.vae
+    with torch.no_grad():
+        decoded = [vae.decode(part / vae.config.scaling_factor).sample for part in latents.to(vae.device).split(25)]
+    return (torch.cat(decoded).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+
+def _drawn_latents(pipeline: StableDiffusionPipeline, captions: list[str], steps: int, guidance: float) -> torch.Tensor:
     drawn = []
     for start in range(0, len(captions), 25):
         numbers = range(start, min(start + 25, len(captions)))
@@ -115,14 +140,14 @@ def generate(
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(number) for number in numbers],
-            output_type="pt",
+            output_type="latent",
         )
         drawn.append(result.images.float().cpu())
     return torch.cat(drawn)
 
 
 @torch.no_grad()
-def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalog: Catalog, count: int = 1_000) -> float:
+def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalog: Catalog, count: int = 400) -> float:
     """Measure the share of fresh renderings of every kind, passed through the autoencoder, that are read all right."""
     right = []
     for start in range(0, count, 50):
@@ -145,7 +170,13 @@ def _all_said(composition: Composition) -> Description:
 
 
 def measure(
-    folder: Path, detector: Detector, catalog: Catalog, captions: int, sheets: Path | None, bf16: bool = False
+    folder: Path,
+    detector: Detector,
+    catalog: Catalog,
+    captions: int,
+    sheets: Path | None,
+    bf16: bool = False,
+    kept: Path | None = None,
 ) -> dict[str, float]:
     """Measure all figures of a model folder.
 
@@ -156,6 +187,7 @@ def measure(
         captions: how many for each generated figure.
         sheets: where to draw 64 pictures of each kind, or None.
         bf16: draw the judged pictures in bfloat16, which takes half the time.
+        kept: a folder for their latents, see `generate`; None keeps none.
     """
     pipeline = load_pipeline(folder, pick_device().type)
     figures = {"psnr": composition_psnr(pipeline.vae, catalog, detector.size)}
@@ -164,7 +196,8 @@ def measure(
         count = captions if name in FULL else captions // 2
         cases = named_compositions(catalog, count, split, kind)
         with torch.autocast(pick_device().type, torch.bfloat16, enabled=bf16):
-            images = generate(pipeline, [text for _, text, _ in cases])
+            file = kept / f"{name}.safetensors" if kept else None
+            images = generate(pipeline, [text for _, text, _ in cases], kept=file)
         views = detector.read(images)
         right = [is_shown(view, case[2]) for view, case in zip(views, cases, strict=True)]
         whole = [is_shown(view, replace(case[2], background=None)) for view, case in zip(views, cases, strict=True)]
@@ -188,6 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--captions", type=int, default=200, help="for each generated figure")
     parser.add_argument("--sheets", type=Path, help="a folder for sheets of 64 pictures")
     parser.add_argument("--write", action="store_true", help="write the card's table and figures.json")
+    parser.add_argument("--latents", type=Path, help="a folder that keeps the drawn latents, or has them")
     parser.add_argument("--bf16", action="store_true", help="draw the judged pictures in bfloat16")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     chosen = parser.parse_args(arguments)
@@ -195,7 +229,9 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = find_recipe(chosen.recipe)
     require_fit(chosen.model, recipe, PARTS)
     detector = load_detector(chosen.detector, pick_device().type)
-    figures = measure(chosen.model, detector, catalog_for(recipe), chosen.captions, chosen.sheets, chosen.bf16)
+    figures = measure(
+        chosen.model, detector, catalog_for(recipe), chosen.captions, chosen.sheets, chosen.bf16, chosen.latents
+    )
     print(figure_table(figures, history_of(chosen.model), COMPOSITION_FLOORS), flush=True)
     if chosen.write:
         identity = {
