@@ -17,12 +17,13 @@ from pipelines.core.errors import LoraError, SettingsError, UnknownMethodError
 from pipelines.core.types import Choice, LoraChoice, Request, Traits
 from pipelines.families.base import Family
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog import Catalog
 from pipelines.models.catalog_folder import LoraEntry, scan_loras
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.requests.limits import Limits
 from pipelines.requests.wildcards import expand_wildcards
-from pipelines.schedules.learned import use_folder
+from pipelines.schedules.learned import LearnedSchedules
 from pipelines.workflows.video.request import VideoRequest
 from studio import infotext
 from studio.jobs.history import JobHistory
@@ -30,9 +31,14 @@ from studio.jobs.job import Frame, Job, JobStatus
 from studio.jobs.local_engine import LocalEngine
 from studio.jobs.sharp_frames import SharpFrames
 from studio.media.clips import SUFFIXES, encode_clip, poster
+from studio.models import save_quantized
+from studio.models.model_list import ModelList
 from studio.results.described import described
 from studio.results.store import Store
 from studio.tasks import TASKS
+from studio.tasks.base import Task
+from studio.tasks.context import TaskCaches
+from studio.tasks.forked import forked_run, preloaded
 from studio.tasks.recording import sharp
 
 __all__ = ["Studio", "StudioSettings"]
@@ -75,21 +81,37 @@ class StudioSettings:
 
 
 class Studio:
-    """Models, jobs and results.
+    """Models, jobs and results: the `TaskContext` of the tasks that run in this process.
+
+    Args:
+        settings: where things are and how much may be used.
+        tasks: what it can be asked to do, by key.
+
+    Attributes:
+        limits: the caps of every request.
+        store: of the results.
+        catalog: the models that there are.
+        loader: loads them.
+        model_list: the models as a person sees them, with the loads and downloads on their way; one for page and programs
+            together, so that only a few models are loaded at a time.
+        caches: what tasks keep between jobs.
+        engine: where jobs run.
 
     Raises:
         StoreError: the output folder cannot be written.
     """
 
-    def __init__(self, settings: StudioSettings = StudioSettings()):
-        self.limits = settings.limits
+    def __init__(self, settings: StudioSettings = StudioSettings(), tasks: Mapping[str, Task] = TASKS):
+        self.limits, self.tasks = settings.limits, tasks
         self.store = Store(settings.outputs)
         self.store.reconcile()
         self.store.empty_trash(older_than=_TRASH_SECONDS)
         self.catalog = Catalog(settings.models)
-        use_folder(self.catalog.folder / "schedules")
+        self.learned = LearnedSchedules.beside_models(self.catalog.folder)
         self.cache, host = _caches(settings)
         self.loader = Loader(self.cache, self.catalog, device=settings.device, host=host)
+        self.model_list = ModelList(self.catalog, self.loader)
+        self.caches = TaskCaches()
         self._traits: dict[str, Traits] = {}
         self.engine = self._zero(settings.gpu) if settings.gpu else LocalEngine(self._run, settings.limits)
         self._jobs, self._sharp_frames = JobHistory(), SharpFrames()
@@ -108,9 +130,9 @@ class Studio:
             SettingsError: the request cannot be, and why.
             BusyError: the queue is full.
         """
-        if task not in TASKS:
-            raise UnknownMethodError("task", task, TASKS)
-        job = Job(task, TASKS[task].parse(values, self), owner)
+        if task not in self.tasks:
+            raise UnknownMethodError("task", task, self.tasks)
+        job = Job(task, self.tasks[task].parse(values, self), owner)
         self.engine.submit(job)
         self._jobs.add(job)
         return job
@@ -158,13 +180,12 @@ class Studio:
 
     def _zero(self, gpu: Callable[..., Any]) -> LocalEngine:
         from studio.jobs.zero_engine import ZeroEngine
-        from studio.server.spaces import forked_run, preloaded
 
-        run, release = forked_run(self, preloaded())
+        run, release = forked_run(self, preloaded(), self.tasks)
         return ZeroEngine(run, self.limits, gpu, release)
 
     def _run(self, job: Job) -> None:
-        TASKS[job.task].run(job.request, job, self)
+        self.tasks[job.task].run(job.request, job, self)
 
     def close(self) -> None:
         """Stop the worker and let the models go."""
@@ -173,6 +194,11 @@ class Studio:
             self.loader.release(key)
 
     # Models.
+
+    @property
+    def device(self) -> str:
+        """Where models are loaded: "cpu", "cuda" or "mps"."""
+        return self.loader.device
 
     def models(self) -> Sequence[CatalogEntry]:
         """The catalog's entries, the shipped model first."""
@@ -232,6 +258,14 @@ class Studio:
             raise SettingsError(
                 "This Space loads its models when it starts: a quantized model cannot be kept here. Leave keeping out."
             )
+
+    def keep_quantized(self, model: str, choice: Choice, cancelled: Callable[[], bool]) -> str:
+        """Write a quantized copy of a model into the models folder; returns the copy's key.
+
+        Raises:
+            StepwiseError: it cannot be made or written, and why.
+        """
+        return save_quantized.keep(self, model, choice, cancelled)
 
     def loras(self, model: str) -> list[str]:
         """Names of the LoRAs in the models folder that are made for this model's family."""

@@ -12,11 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("pipelines/**/*.py"), *ROOT.glob("studio/**/*.py"), ROOT / "app.py"])
 
-# The folders from the ground up: one imports only from itself and from those that stand before it.
+# The folders and root modules from the ground up: one imports only from itself and from those that stand before it. The
+# package's own __init__ is the ground.
 FLOORS = {
     "pipelines": (
         *("core", "samplers", "guidance", "schedules", "initializations", "weights", "families", "emoji", "metrics"),
         *("inversions", "edits", "quantizers", "models", "requests", "workflows", "learning", "training", "benchmarks"),
+        "benchmark",
+    ),
+    "studio": (
+        *("jobs", "media", "infotext", "results", "safety", "models", "exports", "tasks", "backend", "ui", "api"),
+        *("page", "cli", "server", "reliability", "benchmarks", "__main__", "spaces_check"),
     ),
 }
 
@@ -30,8 +36,24 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            found.add(".".join(filter(None, (base, node.module))))
+            module = ".".join(filter(None, (base, node.module)))
+            found |= {
+                module,
+                *(f"{module}.{alias.name}" for alias in node.names if is_module(f"{module}.{alias.name}")),
+            }
     return found
+
+
+def is_module(name: str) -> bool:
+    """Whether a module or package of ours has this name."""
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or path.joinpath("__init__.py").is_file()
+
+
+def place(package: str, path: Path) -> str:
+    """The folder or root module of a package in which a file stands; "" for the package's own __init__."""
+    name = path.relative_to(ROOT / package).with_suffix("").parts[0]
+    return "" if name == "__init__" else name
 
 
 def top(names: set[str]) -> set[str]:
@@ -60,21 +82,25 @@ def test_the_core_knows_no_page(path):
 
 @pytest.mark.parametrize("package", FLOORS)
 def test_every_folder_has_its_floor(package):
-    folders = {path.relative_to(ROOT / package).parts[0] for path in (ROOT / package).glob("*/**/*.py")}
-    assert folders == set(FLOORS[package])
+    places = {place(package, path) for path in (ROOT / package).rglob("*.py")}
+    assert places - {""} == set(FLOORS[package])
 
 
 @pytest.mark.parametrize("package", FLOORS)
 def test_no_import_points_up(package):
-    floors = FLOORS[package]
+    floors = ("", *FLOORS[package])
     wrong = []
-    for path in (ROOT / package).glob("*/**/*.py"):
-        own = floors.index(path.relative_to(ROOT / package).parts[0])
+    for path in (ROOT / package).rglob("*.py"):
+        floor = floors.index(place(package, path))
         for name in imports(path):
             parts = name.split(".")
-            if parts[0] == package and parts[1:] and (parts[1] not in floors or floors.index(parts[1]) > own):
+            if parts[0] == package and parts[1:] and (parts[1] not in floors or floors.index(parts[1]) > floor):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_nothing_imports_the_top():
+    assert not [path for path in SOURCES if "app" in top(imports(path))]
 
 
 @pytest.mark.parametrize("folder", ["core", "samplers", "guidance", "schedules", "initializations"])

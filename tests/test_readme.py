@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.core.types import Request
 from pipelines.requests.limits import Limits, check_request
-from studio.cli.main import _parser, compare_values, method_tables, request_values
+from studio.cli.main import _parser, compare_values, method_tables
+from studio.cli.requests import request_values
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -100,10 +100,10 @@ class Bench:
         Raises:
             StepwiseError: the request does not fit the model.
         """
-        request, ends, spent = resolve(request, self.family), [], 0
+        resolved, ends, spent = resolve(request, self.family), [], 0
         alone = request.start.key in ALONE
         for part in self.cases.parts(1 if alone else ROWS):
-            run = assembled_run(request, self.network, (part.noise, part.source()), dict(part.conditionings))
+            run = assembled_run(resolved, self.network, (part.noise, part.source()), dict(part.conditionings))
             *_, last = denoise(run)
             ends.append(last.latents)
             spent += len(part) * last.evaluations / BRANCHES

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -46,7 +46,7 @@ class Conditioning:
         return Conditioning({name: torch.cat([part.tensors[name] for part in parts]) for name in names})
 
     @property
-    def signature(self) -> tuple:
+    def signature(self) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
         """Equal for conditionings whose rows can stand in one batch."""
         return tuple((name, tuple(tensor.shape[1:]), tensor.dtype) for name, tensor in self.tensors.items())
 
@@ -121,13 +121,15 @@ class Prediction:
         """The same evaluation with another output."""
         return Prediction(raw, self.latents, self.level, self.prediction_type)
 
-    def with_denoised(self, denoised: torch.Tensor) -> Prediction:
-        """The same evaluation with another estimate of x0."""
-        return Prediction(denoised, self.latents, self.level, "sample")
-
 
 class Guidance(Protocol):
-    """How the branches of one evaluation become one prediction."""
+    """How the branches of one evaluation become one prediction.
+
+    Attributes:
+        guidance_scale: how strongly; 1 for none.
+    """
+
+    guidance_scale: float
 
     def plan(self, level: Level) -> tuple[str, ...]:
         """Names of the conditionings to evaluate at this level, e.g. ("negative", "positive")."""
@@ -214,7 +216,7 @@ class _Branch:
     network: Network
 
     @property
-    def group(self) -> tuple:
+    def group(self) -> Hashable:
         latents = self.query.latents
         return (id(self.network), tuple(latents.shape[1:]), latents.dtype, self.conditioning.signature)
 
@@ -235,7 +237,7 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
     def stopped() -> bool:
         return any(denoiser.cancelled() for denoiser, _ in asked)
 
-    groups: dict[tuple, list[_Branch]] = {}
+    groups: dict[Hashable, list[_Branch]] = {}
     for owner, (denoiser, query) in enumerate(asked):
         for name in query.branches or denoiser.guidance.plan(query.level):
             own = (
@@ -264,7 +266,7 @@ def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction
     says of x0 or v becomes eps by their alpha and sigma, so that every form of network says the same."""
     if query.conditioning_levels is None or prediction_type == "epsilon":
         return Prediction(raw, query.latents, query.level, prediction_type)
-    rows = zip(raw.split(1), query.latents.split(1), query.conditioning_levels, strict=True)
+    rows = zip(torch.split(raw, 1), torch.split(query.latents, 1), query.conditioning_levels, strict=True)
     noise = torch.cat([Prediction(one, latents, level, prediction_type).noise for one, latents, level in rows])
     return Prediction(noise, query.latents, query.level, "epsilon")
 
@@ -311,7 +313,7 @@ def _evaluate(branches: Sequence[_Branch], stopped: Callable[[], bool]) -> list[
             # Outside the handler, whose traceback keeps the tensors of the failed evaluation.
             rows = network.max_rows = fewer
             torch.cuda.empty_cache()
-    return list(torch.cat(parts).split(counts))
+    return list(torch.split(torch.cat(parts), counts))
 
 
 def _fewer(network: Network, rows: int) -> int:

@@ -44,7 +44,7 @@ class Wanted:
 
     key: Hashable
     estimate_bytes: int
-    load: Callable[[], Any]
+    load: Callable[[], object]
     free: Callable[[Any], None] | None = None
     measure: Callable[[Any], int] | None = None
 

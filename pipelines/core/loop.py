@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from itertools import pairwise
 
 import torch
 
@@ -49,77 +49,58 @@ class Run:
     begin: Begin | None = None
 
 
-class _Cell:
-    """One run in progress: the sampler's state, and the generator of the start or the step it is in."""
+class _RunInProgress:
+    """One run as a generator of its queries and steps, and the query that it waits for an answer to."""
 
     def __init__(self, run: Run):
         if len(run.levels) < 2:
             raise SettingsError(f"The schedule has {len(run.levels)} noise levels. It needs at least two.")
         self.run = run
-        self.levels = run.levels
-        self.state = State(run.latents)
-        self.begun = run.begin is None
-        self.index = 0
-        self.own_seconds = 0.0
         self.query: Query | None = None
-        self._ask(None)
+        self._events = self._walk()
+        self._own_seconds = 0.0
+        self.answer(None)
 
-    def _ask(self, answer: Prediction | None) -> Step | None:
-        """Give start or sampler its answer; returns the step if that finished one, and leaves the next query."""
+    def answer(self, prediction: Prediction | None) -> Step | None:
+        """Give the query its prediction; returns the step that this finished, if it did, and leaves the next query.
+
+        Args:
+            prediction: for `query`; None begins the run.
+        """
         self._asked = time.perf_counter()
-        try:
-            if answer is None and self.begun:
-                self._begin()
-                return None
-            if answer is None:
-                self._asking = self.run.begin(self.state.latents, self.levels)
-            try:
-                self.query = self._asking.send(answer)
-                return None
-            except StopIteration as done:
-                return self._moved_on(done.value)
-        finally:
-            self.own_seconds += time.perf_counter() - self._asked
-
-    def _moved_on(self, outcome: Any) -> Step | None:
-        """What a finished start or step leads to."""
-        if not self.begun:
-            latents, self.levels = outcome
-            self.state, self.begun = State(latents), True
-            self._begin()
-            return None
-        self.state = outcome
-        step = self._finished()
-        if step.index + 1 < step.num_steps:
-            self._begin()
-        else:
-            self.query = None
+        event: Query | Step | None = self._events.send(prediction)
+        step = None
+        if isinstance(event, Step):
+            step, event = event, next(self._events, None)
+        self.query = event if isinstance(event, Query) else None
+        self._own_seconds += time.perf_counter() - self._asked
         return step
 
-    def _begin(self) -> None:
-        run, levels = self.run, self.levels
-        context = StepContext(self.index, len(levels) - 1, run.noise, run.noise_schedule)
-        self._asking = run.sampler.step(self.state, levels[self.index], levels[self.index + 1], context)
-        self.query = next(self._asking)
+    def _walk(self) -> Generator[Query | Step, Prediction | None, None]:
+        run = self.run
+        latents, levels = run.latents, run.levels
+        if run.begin is not None:
+            latents, levels = yield from run.begin(latents, levels)
+        state, num_steps = State(latents), len(levels) - 1
+        for index, (level, next_level) in enumerate(pairwise(levels)):
+            context = StepContext(index, num_steps, run.noise, run.noise_schedule)
+            state = yield from run.sampler.step(state, level, next_level, context)
+            yield self._finish_step(context, level, next_level, state)
 
-    def _finished(self) -> Step:
-        run, index, levels = self.run, self.index, self.levels
-        self.index += 1
+    def _finish_step(self, context: StepContext, level: Level, next_level: Level, state: State) -> Step:
+        if state.denoised is None:
+            raise TypeError(f"{type(self.run.sampler).__name__} finished a step without an estimate of x0.")
         return Step(
-            index=index,
-            num_steps=len(levels) - 1,
-            level=levels[index],
-            next_level=levels[index + 1],
-            latents=self.state.latents,
-            denoised=self.state.denoised,
-            evaluations=run.denoiser.evaluations,
-            seconds=self.own_seconds + time.perf_counter() - self._asked + run.denoiser.seconds,
-            note=self.state.note,
+            index=context.index,
+            num_steps=context.num_steps,
+            level=level,
+            next_level=next_level,
+            latents=state.latents,
+            denoised=state.denoised,
+            evaluations=self.run.denoiser.evaluations,
+            seconds=self._own_seconds + time.perf_counter() - self._asked + self.run.denoiser.seconds,
+            note=state.note,
         )
-
-    def answer(self, prediction: Prediction) -> Step | None:
-        """The step that this prediction finished, if it did."""
-        return self._ask(prediction)
 
 
 @torch.no_grad()
@@ -130,11 +111,11 @@ def denoise_together(runs: Sequence[Run]) -> Iterator[tuple[int, Step]]:
         Cancelled: one of the runs was stopped.
         SettingsError: a schedule is too short.
     """
-    cells = [_Cell(run) for run in runs]
-    while asking := [(index, cell) for index, cell in enumerate(cells) if cell.query is not None]:
-        predictions = predict_together([(cell.run.denoiser, cell.query) for _, cell in asking])
-        for (index, cell), prediction in zip(asking, predictions, strict=True):
-            step = cell.answer(prediction)
+    progress = [_RunInProgress(run) for run in runs]
+    while asking := [(index, one, one.query) for index, one in enumerate(progress) if one.query is not None]:
+        predictions = predict_together([(one.run.denoiser, query) for _, one, query in asking])
+        for (index, one, _), prediction in zip(asking, predictions, strict=True):
+            step = one.answer(prediction)
             if step is not None:
                 yield index, step
 

@@ -11,25 +11,35 @@ import dataclasses
 import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
-from pipelines.core.types import is_text
+from pipelines.core.types import Choice, Traits, is_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["Method", "NoSettings", "Table", "own_loop_only", "parse_settings", "setting", "setting_type"]
 
+Built = TypeVar("Built", covariant=True)
+"""What a table's methods build: a `Sampler`, a `Schedule`, ..."""
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
+Value = TypeVar("Value", bound="bool | int | float | str")
+Default = TypeVar("Default")
+
 
 def setting(
-    default: Any,
+    default: Value,
     help: str,
     *,
     low: float | None = None,
     high: float | None = None,
     step: float | None = None,
-    choices: tuple | None = None,
+    choices: tuple[str, ...] | tuple[int, ...] | None = None,
     label: str | None = None,
-) -> Any:
-    """One field of a settings dataclass, with all that a page, a command line and an API need.
+) -> Value:
+    """Describe one field of a settings dataclass, with all that a page, a command line and an API need.
 
     Args:
         default: the value used when nothing is chosen; its type is the field's annotation.
@@ -49,8 +59,8 @@ class NoSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """One line of a table.
+class Method(Generic[Built]):
+    """One line of a table, whose methods build a `Built`.
 
     Attributes:
         key: the stable name in files, API and command line, e.g. "dpmpp_2m".
@@ -65,35 +75,35 @@ class Method:
 
     key: str
     label: str
-    make: Callable[[Any], Any]
-    settings: type = NoSettings
-    fit: Callable[[Any], str | None] = lambda traits: None
+    make: Callable[..., Built]
+    settings: type[DataclassInstance] = NoSettings
+    fit: Callable[..., str | None] = lambda traits: None
     paper: str = ""
     help: str = ""
     groups: tuple[str, ...] = ()
 
-    def build(self, values: Mapping[str, Any] | None = None) -> Any:
-        """The method with these settings (names to plain values, checked).
+    def build(self, values: Mapping[str, object] | None = None) -> Built:
+        """Build the method with these settings (names to plain values, checked).
 
         Raises:
             SettingsError: an unknown setting, or a value outside its range.
         """
         return self.make(parse_settings(self.settings, values or {}, self.label))
 
-    def require_fit(self, traits: Any) -> None:
+    def require_fit(self, traits: object) -> None:
         """Raise MethodFitError with the reason if this method does not fit the model."""
         reason = self.fit(traits)
         if reason:
             raise MethodFitError(f"{self.label} does not fit this model: {reason}")
 
 
-def own_loop_only(traits: Any) -> str | None:
+def own_loop_only(traits: Traits) -> str | None:
     """The `fit` of what only the studio's own loop can do."""
     reason = "it runs through its own pipeline, which brings its own sampler, schedule and noise. Leave this choice out"
     return reason if traits.backbone == "pipeline" else None
 
 
-class Table(Mapping[str, Method]):
+class Table(Mapping[str, Method[Built]]):
     """An ordered, read-only table of methods, found by key.
 
     Args:
@@ -102,7 +112,7 @@ class Table(Mapping[str, Method]):
         fit: of all of them, asked before each one's own.
     """
 
-    def __init__(self, kind: str, methods: list[Method], fit: Callable[[Any], str | None] | None = None):
+    def __init__(self, kind: str, methods: list[Method[Built]], fit: Callable[..., str | None] | None = None):
         self.kind = kind
         if fit is not None:
             methods = [dataclasses.replace(method, fit=_both(fit, method.fit)) for method in methods]
@@ -110,7 +120,7 @@ class Table(Mapping[str, Method]):
         if len(self._methods) != len(methods):
             raise ValueError(f"two {kind}s share a key")
 
-    def __getitem__(self, key: str) -> Method:
+    def __getitem__(self, key: str) -> Method[Built]:
         try:
             return self._methods[key]
         except (KeyError, TypeError):
@@ -119,8 +129,37 @@ class Table(Mapping[str, Method]):
     def __contains__(self, key: object) -> bool:
         return key in self._methods
 
-    def get(self, key: str, default: Any = None) -> Any:
+    @overload
+    def get(self, key: str, /) -> Method[Built] | None: ...
+    @overload
+    def get(self, key: str, /, default: Method[Built] | Default) -> Method[Built] | Default: ...
+    def get(self, key: str, /, default: Method[Built] | Default | None = None) -> Method[Built] | Default | None:
+        """The method of this key, or the default; `Mapping.get` would raise, as `__getitem__` does."""
         return self._methods.get(key, default)
+
+    def build(self, choice: Choice) -> Built:
+        """Build the chosen method with its settings.
+
+        Raises:
+            SettingsError: an unknown method or setting, or a value outside its range.
+        """
+        return self[choice.key].build(choice.settings)
+
+    def require(self, choice: Choice, subject: object = None) -> None:
+        """Refuse a choice that cannot be; the one validation of methods for requests of every kind.
+
+        Args:
+            choice: untrusted.
+            subject: what the method must fit, mostly a model's `Traits`; None leaves that unasked.
+
+        Raises:
+            SettingsError: an unknown method or setting, or a value outside its range.
+            MethodFitError: the method does not fit.
+        """
+        method = self[choice.key]
+        parse_settings(method.settings, choice.settings, method.label)
+        if subject is not None:
+            method.require_fit(subject)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._methods)
@@ -133,7 +172,7 @@ class Table(Mapping[str, Method]):
         """The families of methods, in the order in which the table first names them."""
         return list(dict.fromkeys(name for method in self.values() for name in method.groups))
 
-    def group(self, name: str) -> list[Method]:
+    def group(self, name: str) -> list[Method[Built]]:
         """The methods of a family, in the table's order.
 
         Raises:
@@ -144,21 +183,22 @@ class Table(Mapping[str, Method]):
             raise UnknownMethodError(f"family of {self.kind}s", name, self.groups)
         return found
 
-    def fitting(self, traits: Any) -> list[Method]:
+    def fitting(self, traits: object) -> list[Method[Built]]:
         """The methods that fit a model, in the table's order."""
         return [method for method in self.values() if not method.fit(traits)]
 
 
-def _both(first: Callable[[Any], str | None], second: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+def _both(first: Callable[..., str | None], second: Callable[..., str | None]) -> Callable[..., str | None]:
     return lambda traits: first(traits) or second(traits)
 
 
-def setting_type(cls: type, name: str) -> type:
+def setting_type(cls: type[DataclassInstance], name: str) -> type:
     """The plain type (bool, int, float or str) of a settings dataclass's field."""
-    return typing.get_type_hints(cls)[name]
+    kind: type = typing.get_type_hints(cls)[name]
+    return kind
 
 
-def parse_settings(cls: type, values: Mapping[str, Any], label: str = "") -> Any:
+def parse_settings(cls: type[Settings], values: Mapping[str, object], label: str = "") -> Settings:
     """An instance of a settings dataclass from untrusted names and plain values.
 
     Args:
@@ -173,13 +213,15 @@ def parse_settings(cls: type, values: Mapping[str, Any], label: str = "") -> Any
     unknown = [name for name in values if name not in fields]
     if unknown:
         raise UnknownMethodError(f"setting of {label or cls.__name__}", unknown[0], fields)
-    return cls(**{name: _checked(cls, fields[name], value, label) for name, value in values.items()})
+    return cls(**{name: _check_value(cls, fields[name], value, label) for name, value in values.items()})
 
 
-def _checked(cls: type, field: dataclasses.Field, value: Any, label: str) -> Any:
+def _check_value(
+    cls: type[DataclassInstance], field: dataclasses.Field[object], given: object, label: str
+) -> bool | int | float | str:
     kind = setting_type(cls, field.name)
     name = f"{label + ': ' if label else ''}{field.metadata.get('label') or field.name.replace('_', ' ')}"
-    value = _converted(kind, value, name)
+    value = _convert(kind, given, name)
     choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
     if choices and value not in choices:
         raise SettingsError(f"{name} is {str(value)[:80]!r}. Choose one of: {', '.join(map(str, choices))}.")
@@ -188,7 +230,7 @@ def _checked(cls: type, field: dataclasses.Field, value: Any, label: str) -> Any
     return value
 
 
-def _converted(kind: type, value: Any, name: str) -> Any:
+def _convert(kind: type, value: object, name: str) -> bool | int | float | str:
     words = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}[kind]
     wrong = SettingsError(f"{name} is {str(value)[:80]!r}. It must be {words}.")
     if kind is bool:

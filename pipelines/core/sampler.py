@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -54,7 +54,7 @@ class State:
     latents: torch.Tensor
     denoised: torch.Tensor | None = None
     history: tuple[Past, ...] = ()
-    memory: tuple = ()
+    memory: tuple[Any, ...] = ()
     note: str = ""
 
 

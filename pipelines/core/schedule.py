@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["CLEAN", "DiscreteSchedule", "FlowSchedule", "Level", "NoiseSchedule"]
+__all__ = ["CLEAN", "DiscreteSchedule", "FlowSchedule", "Level", "NoiseSchedule", "Schedule"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,17 @@ class NoiseSchedule(Protocol):
 
     def initial_scale(self, level: Level) -> float:
         """Standard deviation of the initial latents of a run that starts at `level` from pure noise."""
+
+
+class Schedule(Protocol):
+    """One method of the table of time-step schedules, built with its settings: which noise levels a run visits."""
+
+    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
+        """Returns N + 1 descending levels, the last usually clean.
+
+        Raises:
+            SettingsError: the schedule cannot serve this model or number of steps.
+        """
 
 
 class DiscreteSchedule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pipelines.core.errors import SettingsError, UnknownMethodError
 
@@ -44,10 +44,10 @@ class Choice:
     """
 
     key: str
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def parse(cls, value: Any) -> Choice:
+    def parse(cls, value: object) -> Choice:
         """From a Choice, a bare key, or {"key": ..., <setting>: <value>, ...}."""
         if isinstance(value, Choice):
             return value
@@ -59,12 +59,12 @@ class Choice:
             f"A method is given as {str(value)[:80]!r}. Give its key, or an object with 'key' and its settings."
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """{"key": ..., <setting>: <value>, ...}, the form `parse` reads."""
         return {"key": self.key, **self.settings}
 
     def __hash__(self) -> int:
-        return hash((self.key, tuple(sorted(self.settings.items()))))
+        return hash((self.key, frozenset(self.settings.items())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class LoraChoice:
     weight: float = 1.0
 
     @classmethod
-    def parse(cls, value: Any) -> LoraChoice:
+    def parse(cls, value: object) -> LoraChoice:
         """From a LoraChoice, a name, or {"name": ..., "weight": ...}."""
         if isinstance(value, LoraChoice):
             return value
@@ -122,7 +122,7 @@ class Request:
     loras: tuple[LoraChoice, ...] = ()
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Request:
+    def parse(cls, values: Mapping[str, object]) -> Request:
         """From untrusted plain values, as a JSON body, a saved picture or a command line gives them.
 
         Raises:
@@ -132,7 +132,7 @@ class Request:
         unknown = [name for name in values if name not in fields]
         if unknown:
             raise UnknownMethodError("setting", unknown[0], fields)
-        return cls(**{name: _parsed(name, value) for name, value in values.items()})
+        return cls(**{name: _parse_field(name, value) for name, value in values.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `parse` reads back to an equal request."""
@@ -147,7 +147,7 @@ class Request:
         return dataclasses.replace(self, **changes)
 
 
-def _parsed(name: str, value: Any) -> Any:
+def _parse_field(name: str, value: object) -> Any:
     words = name.replace("_", " ")
     if name in METHODS:
         return Choice.parse(value)
@@ -159,25 +159,26 @@ def _parsed(name: str, value: Any) -> Any:
         if not is_text(value):
             raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be text.")
         return value
-    number = name == "variation_strength"
-    if not (_is_number(value) if number else is_whole(value)):
-        raise SettingsError(
-            f"The {words} is {str(value)[:80]!r}. It must be a {'number' if number else 'whole number'}."
-        )
-    return float(value) if number else int(value)
+    if name == "variation_strength":
+        if not _is_number(value):
+            raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be a number.")
+        return float(value)
+    if not is_whole(value):
+        raise SettingsError(f"The {words} is {str(value)[:80]!r}. It must be a whole number.")
+    return int(value)
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: object) -> TypeGuard[int | float]:
     """Whether an untrusted value is a whole number; JSON as Python reads it knows infinity and NaN, too."""
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
 
 
-def is_text(value: Any) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether an untrusted value is text that can be stored: JSON can hold half of a character, which UTF-8 cannot."""
     return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     # JSON's integers may have more digits than a float can hold.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 

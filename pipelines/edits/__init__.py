@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.edits.base import Edit
 from pipelines.core.registry import Method, NoSettings, Table
 from pipelines.core.types import Traits
 from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
@@ -26,7 +27,7 @@ def _fits_steps(traits: Traits) -> str | None:
     return "it runs through its own pipeline only" if traits.backbone == "pipeline" else None
 
 
-EDITS = Table(
+EDITS: Table[Edit] = Table(
     "edit",
     [
         Method(

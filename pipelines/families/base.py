@@ -5,16 +5,17 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
-from pipelines.core.denoiser import Conditioning
+from pipelines.core.denoiser import Conditioning, Network
 from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
+from pipelines.schedules.learned import LearnedSchedules
 
-__all__ = ["Family"]
+__all__ = ["Family", "LatentModel"]
 
 
 class Family(abc.ABC):
@@ -34,6 +35,7 @@ class Family(abc.ABC):
         rows_together: rows that see each other and are evaluated together, such as the frames of a clip.
         identity: of the weights: equal identities mean equal files, LoRAs that are applied included; None where the
             weights came from no file.
+        learned: the schedules that were fitted to models; the shipped ones, until a loader knows more.
     """
 
     key: ClassVar[str]
@@ -45,6 +47,7 @@ class Family(abc.ABC):
     max_rows: int = 0
     rows_together: int = 1
     identity: Hashable = None
+    learned: LearnedSchedules = LearnedSchedules()
 
     def __init__(self, components: Mapping[str, Any]):
         self.components = dict(components)
@@ -120,3 +123,29 @@ class Family(abc.ABC):
                     f"The {name} is {value} pixels. This model makes multiples of {self.size_multiple}: "
                     f"choose {below} or {below + self.size_multiple}."
                 )
+
+
+@runtime_checkable
+class LatentModel(Network, Protocol):
+    """A family that denoises latents with one network, as an edit needs it.
+
+    Attributes:
+        network: the denoising network, which an edit may patch while its context lasts.
+        traits, identity, components: as in `Family`.
+    """
+
+    network: torch.nn.Module
+    traits: Traits
+    identity: Hashable
+    components: dict[str, Any]
+
+    def encode_prompts(
+        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+    ) -> dict[str, Conditioning]:
+        """As in `Family`."""
+
+    def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
+        """As in `Family`."""
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """As in `Family`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pipelines.core.denoiser import Guidance
 from pipelines.core.registry import Method, Table
 from pipelines.guidance.cfg import Cfg, CfgSettings
 
 __all__ = ["GUIDANCE"]
 
-GUIDANCE = Table(
+GUIDANCE: Table[Guidance] = Table(
     "guidance",
     [
         Method(

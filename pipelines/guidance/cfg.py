@@ -66,6 +66,8 @@ class Cfg:
 class Unguided:
     """The conditional branch alone, for models that take the scale as an input or need none."""
 
+    guidance_scale = 1.0
+
     def plan(self, level: Level) -> tuple[str, ...]:
         return ("positive",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.initializations.base import Start
 from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.initializations.gaussian import GaussianSettings, GaussianStart
 from pipelines.initializations.mcmc import DenoisingMcmc, McmcSettings
@@ -11,7 +12,7 @@ from pipelines.initializations.optimal_transport import OptimalTransport, Optima
 __all__ = ["INITIALIZATIONS"]
 
 
-INITIALIZATIONS = Table(
+INITIALIZATIONS: Table[Start] = Table(
     "start",
     [
         Method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.inversions.base import Inversion
 from pipelines.core.registry import Method, Table
 from pipelines.inversions.ddim import DdimInversion, DdimInversionSettings, fits_ddim_inversion
 from pipelines.inversions.direct import DirectInversion, DirectInversionSettings
@@ -9,7 +10,7 @@ from pipelines.inversions.edict import EdictInversion, EdictSettings, fits_edict
 
 __all__ = ["INVERSIONS"]
 
-INVERSIONS = Table(
+INVERSIONS: Table[Inversion] = Table(
     "inversion",
     [
         Method(

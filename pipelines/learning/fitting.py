@@ -21,7 +21,7 @@ from pipelines.learning.cases import Cases, make_cases
 from pipelines.learning.ld3 import Ld3Settings, Round, fit_ld3
 from pipelines.learning.problem import Problem, build_teacher_trajectory
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules.learned import Learned, LearnedSettings, learned_levels
+from pipelines.schedules.learned import LearnedSettings, learned_levels
 from pipelines.schedules.learned_file import LearnedSchedule
 from pipelines.weights.network_identity import network_identity
 
@@ -205,7 +205,8 @@ def _kept(base: Request, family: Family, name: str) -> FittedSolver:
     Raises:
         SettingsError: there is none.
     """
-    one = Learned(LearnedSettings("bespoke", name)).for_request(base, lambda: network_identity(family)).chosen
+    settings = LearnedSettings("bespoke", name)
+    one = family.learned.choose(settings, base, lambda: network_identity(family)).record
     return FittedSolver(one.model_times, one.rows, math.inf, one.held_out["fitted"], one.terms, one.emphasis)
 
 
@@ -245,7 +246,7 @@ def _guided(choice: Choice, cases: Cases, family: Family) -> tuple[Guidance, Cas
     guidance = GUIDANCE[choice.key].build(choice.settings)
     if family.traits.guidance == "cfg":
         return guidance, cases
-    scale = getattr(guidance, "guidance_scale", 1.0)
+    scale = guidance.guidance_scale
     return Unguided(), dataclasses.replace(cases, conditionings=family.embed_guidance(dict(cases.conditionings), scale))
 
 
@@ -301,8 +302,3 @@ def _uniform(problem: Problem) -> tuple[float, ...]:
 def _filled(choice: Choice, table: Table) -> Choice:
     """The choice with every setting spelled out."""
     return Choice(choice.key, dataclasses.asdict(parse_settings(table[choice.key].settings, choice.settings)))
-
-
-def parse_pictures(values: Mapping[str, Any]) -> PictureSettings:
-    """From untrusted plain values."""
-    return parse_settings(PictureSettings, values, "Pictures")

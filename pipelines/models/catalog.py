@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
@@ -10,115 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UnknownMethodError
-from pipelines.core.types import Choice
+from pipelines.models.catalog_folder import scan
+from pipelines.models.entry import CatalogEntry, Source
+from pipelines.models.quantization_folder import kept_entries
 
-__all__ = [
-    "SHIPPED_KEYS",
-    "Catalog",
-    "CatalogEntry",
-    "Quantized",
-    "Source",
-    "models_folder",
-    "published",
-    "shipped",
-    "shipped_128",
-    "shown",
-]
+__all__ = ["SHIPPED_KEYS", "Catalog", "models_folder", "published", "shipped", "shipped_128", "shown"]
 
 PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
 SHIPPED_128 = SHIPPED.with_name("emoji-128")
 SHIPPED_KEYS = ("emoji", "emoji-128")
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A part of a model that comes from a repository of its own.
-
-    Attributes:
-        repository: "owner/name" on the Hugging Face hub.
-        revision: a commit, or "main" where none could be confirmed.
-        file: one weight file at the repository's root; "" for a folder of the usual form.
-        subfolder: where in the repository the part stands.
-        part_class: "library.Class" of a part that the model itself does not name.
-    """
-
-    repository: str
-    revision: str = "main"
-    file: str = ""
-    subfolder: str = ""
-    part_class: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Quantized:
-    """How a model differs from the one it was made of.
-
-    Attributes:
-        base: key of that one.
-        choice: the quantizer with its settings.
-        file: the quantized network; None if it is quantized at each load.
-    """
-
-    base: str
-    choice: Choice
-    file: Path | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class CatalogEntry:
-    """One line of the catalog.
-
-    Attributes:
-        key: stable name in requests, files and addresses.
-        label: name on the screen.
-        family: "sd", "sdxl", "sd3", "flux", or "stock" for any other diffusers pipeline.
-        repository, revision: on the hub; "" for what is on this machine already.
-        size_bytes: approximate download, where unverified added up from its parts; None where not even those are known.
-        licence, licence_url: the licence's short name ("" where it could not be confirmed) and where to read it.
-        kind: "image" or "video".
-        pipeline: the pipeline's class in diffusers.
-        gated: whether the hub asks to accept the licence and to log in.
-        variant: the weights' variant to fetch, e.g. "fp16".
-        defaults: names of `Request` fields to plain values, which `Request.parse` reads.
-        num_frames: of a video; 0 for pictures.
-        parts: parts that replace the repository's own, e.g. {"unet": Source(...)}.
-        lora: a LoRA that belongs to this form of the model.
-        notes: what a person should know, in plain words.
-        unverified: the names of the fields above that nobody confirmed.
-        confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
-        problem: why it cannot be used, as a sentence; "" if it can.
-        path: the folder or checkpoint file on this machine; None for published models.
-        quantized: of models whose network was quantized here; all other parts are those of the model it was made of.
-    """
-
-    key: str
-    label: str
-    family: str
-    repository: str = ""
-    revision: str = "main"
-    size_bytes: int | None = None
-    licence: str = ""
-    licence_url: str = ""
-    kind: str = "image"
-    pipeline: str = ""
-    gated: bool = False
-    variant: str = ""
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    num_frames: int = 0
-    parts: Mapping[str, Source] = dataclasses.field(default_factory=dict, hash=False)
-    lora: Source | None = None
-    notes: str = ""
-    unverified: tuple[str, ...] = ()
-    confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
-    problem: str = ""
-    path: Path | None = None
-    quantized: Quantized | None = None
-
-    @property
-    def local(self) -> bool:
-        """Whether it stands on this machine by itself, shipped or in the models folder."""
-        return self.path is not None
 
 
 def models_folder() -> Path:
@@ -218,9 +118,6 @@ class Catalog(Mapping[str, CatalogEntry]):
 
     def rescan(self) -> None:
         """Look into the models folder again."""
-        from pipelines.models.catalog_folder import scan
-        from pipelines.models.quantization_folder import kept_entries
-
         entries = self._given
         if entries is None:
             own, others = [shipped(), shipped_128()], published()

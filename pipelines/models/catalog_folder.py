@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
-from pipelines.models.catalog import CatalogEntry
+from pipelines.models.entry import CatalogEntry
 from pipelines.weights.files import PICKLE_SUFFIXES, read_header
 from pipelines.weights.kinds import file_kind
 

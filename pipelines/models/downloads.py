@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 from pipelines.core.errors import ModelMissingError
 from pipelines.core.leases import megabytes
-from pipelines.models.catalog import CatalogEntry, Source, shown
+from pipelines.models.catalog import shown
+from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.files import needed_files, read_index
 
 __all__ = [

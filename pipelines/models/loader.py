@@ -260,6 +260,7 @@ class Loader:
         from pipelines.families.preview import read_factors
         from pipelines.families.stock import StockPipeline
         from pipelines.initializations.fitted import fitted_folder
+        from pipelines.schedules.learned import LearnedSchedules
 
         empty = dict.fromkeys(name for name, files in plan.parts.items() if files is None)
         components = {**plan.settings, **empty, **held}
@@ -274,6 +275,7 @@ class Loader:
             fitted = {"fitted_starts": fitted_folder(plan.entry.key, self.catalog.folder)}
             family = family_of(components | fitted | ({"preview": factors} if factors else {}))
             family.identity = tuple(sorted(plan.keys.items()))
+            family.learned = LearnedSchedules.beside_models(self.catalog.folder)
             return family
         return StockPipeline(_assembled(plan, components), factors)
 

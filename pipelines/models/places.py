@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import ModelError, ModelFileError, ModelMissingError
-from pipelines.models.catalog import Catalog, CatalogEntry, Source, shown
+from pipelines.models.catalog import Catalog, shown
 from pipelines.models.catalog_folder import TINY_VAE
 from pipelines.models.downloads import (
     Hub,
@@ -18,6 +18,7 @@ from pipelines.models.downloads import (
     fetch_source,
     missing_sentence,
 )
+from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.files import PartFiles, list_parts, part_files, read_index
 from pipelines.weights.files import bytes_as, read_header
 from pipelines.weights.kinds import file_kind

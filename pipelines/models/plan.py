@@ -11,8 +11,8 @@ from typing import Any
 
 from pipelines.core.errors import ModelFileError
 from pipelines.core.leases import PartKey
-from pipelines.models.catalog import CatalogEntry
 from pipelines.models.downloads import Progress
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, read_json
 from pipelines.models.places import ModelPlaces
 from pipelines.weights.part_identity import PartIdentities

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
 from pipelines.core.types import Choice
-from pipelines.models.catalog import CatalogEntry, Quantized
+from pipelines.models.entry import CatalogEntry, Quantized
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.core.errors import SettingsError
-from pipelines.models.catalog import CatalogEntry
+from pipelines.models.entry import CatalogEntry
 
 __all__ = ["VIDEO_MODELS", "ClipPlan", "VideoModel", "plan_clip", "video_model"]
 

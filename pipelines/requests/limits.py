@@ -12,6 +12,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
+from pipelines.schedules.learned import Learned, LearnedSchedules
 
 __all__ = ["TABLES", "Limits", "check_fit", "check_orders", "check_request"]
 
@@ -60,13 +61,17 @@ class Limits:
     max_jobs_per_owner: int = 8
 
 
-def check_request(request: Request, limits: Limits, prompt_needed: bool = True) -> None:
+def check_request(
+    request: Request, limits: Limits, prompt_needed: bool = True, learned: LearnedSchedules | None = None
+) -> None:
     """Everything that can be said without the model.
 
     Args:
         request: untrusted.
         limits: the server's caps.
         prompt_needed: False for a model that starts from a picture alone.
+        learned: the fitted schedules that a name is looked for among; None leaves that to the run, which refuses what it
+            does not find.
 
     Raises:
         SettingsError: the first thing that is wrong, its value, and what is allowed.
@@ -93,7 +98,15 @@ def check_request(request: Request, limits: Limits, prompt_needed: bool = True) 
         choice = getattr(request, name)
         method = table[choice.key]
         parse_settings(method.settings, choice.settings, method.label)
+    if learned is not None:
+        _check_learned(request, learned)
     check_orders(request)
+
+
+def _check_learned(request: Request, learned: LearnedSchedules) -> None:
+    schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
+    if isinstance(schedule, Learned):
+        learned.require(schedule.settings.name)
 
 
 def check_fit(request: Request, traits: Traits, said: Collection[str] = METHODS) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines.core.sampler import Sampler
 from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.samplers.dualfast import DualFast, DualFastSettings
 from pipelines.samplers.epsilon_scaling import EpsilonScaling, EpsilonScalingSettings, fits_epsilon_scaling
@@ -11,7 +12,7 @@ from pipelines.samplers.time_shift import TimeShift, TimeShiftSettings, fits_tim
 
 __all__ = ["SAMPLERS"]
 
-SAMPLERS = Table(
+SAMPLERS: Table[Sampler] = Table(
     "sampler",
     [
         *SOLVER_METHODS,

@@ -25,7 +25,7 @@ class DualFastSettings:
     lookback: int = setting(1, "How many evaluations back the earlier estimate lies.", low=1, high=10, step=1)
 
 
-class DualFast(Wrapper):
+class DualFast(Wrapper[tuple[torch.Tensor, ...]]):
     """eps = (1 + c) * eps_t - c * eps_tau with tau an earlier time of the run.
 
     The network's own error grows with noise in its input, the authors find, so the difference of two estimates
@@ -38,19 +38,19 @@ class DualFast(Wrapper):
     run), where the paper chooses both for each model and step.
     """
 
-    empty: tuple[torch.Tensor, ...] = ()
+    empty = ()
 
     def __init__(self, settings: DualFastSettings = DualFastSettings()):
         super().__init__(settings.base)
         self.strength, self.lookback = settings.strength, settings.lookback
 
     def answered(
-        self, own: tuple[torch.Tensor, ...], prediction: Prediction, context: StepContext
+        self, memory: tuple[torch.Tensor, ...], prediction: Prediction, context: StepContext
     ) -> tuple[tuple[torch.Tensor, ...], Prediction]:
         if self.strength == 0:
-            return own, prediction
+            return memory, prediction
         noise = prediction.noise
-        kept = (noise, *own)[: self.lookback]
-        if not own:
+        kept = (noise, *memory)[: self.lookback]
+        if not memory:
             return kept, prediction
-        return kept, with_noise(prediction, (1 + self.strength) * noise - self.strength * own[-1])
+        return kept, with_noise(prediction, (1 + self.strength) * noise - self.strength * memory[-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from pipelines.core.denoiser import Prediction
 from pipelines.core.registry import setting
@@ -35,7 +34,7 @@ def fits_epsilon_scaling(traits: Traits) -> str | None:
     return reason if traits.flow else None
 
 
-class EpsilonScaling(Wrapper):
+class EpsilonScaling(Wrapper[None]):
     """eps_hat / (k * t / T + b): constant with k = 0, else linear in the network's time.
 
     A network sees latents that carry its own errors, where it answers with too much noise; that is called exposure
@@ -46,13 +45,15 @@ class EpsilonScaling(Wrapper):
     Differs: t is a share of the training time, so that the slope means the same for any number of steps.
     """
 
+    empty = None
+
     def __init__(self, settings: EpsilonScalingSettings = EpsilonScalingSettings()):
         super().__init__(settings.base)
         self.scale, self.slope = settings.scale, settings.slope
 
-    def answered(self, own: Any, prediction: Prediction, context: StepContext) -> tuple[Any, Prediction]:
+    def answered(self, memory: None, prediction: Prediction, context: StepContext) -> tuple[None, Prediction]:
         share = prediction.level.timestep / context.noise_schedule.num_train_timesteps
         scale = self.slope * share + self.scale
         if scale == 1 or prediction.level.alpha == 0:
-            return own, prediction
-        return own, with_noise(prediction, prediction.noise / scale)
+            return memory, prediction
+        return memory, with_noise(prediction, prediction.noise / scale)

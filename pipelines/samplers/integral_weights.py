@@ -43,4 +43,5 @@ def integral_weights(nodes: Sequence[float], width: float, rate: float = 0.0) ->
     """
     scaled = np.array(nodes) / width
     moments = np.array([exponential_moment(power, rate * width) for power in range(len(scaled))])
-    return (width * np.linalg.solve(np.vander(scaled, increasing=True).T, moments)).tolist()
+    weights: list[float] = (width * np.linalg.solve(np.vander(scaled, increasing=True).T, moments)).tolist()
+    return weights

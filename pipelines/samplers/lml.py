@@ -46,11 +46,12 @@ def damped_direction(noise: torch.Tensor, previous: torch.Tensor, kappa: float, 
     curvature = kappa * previous + (1 - kappa) * noise
     share = (curvature * noise).sum(axes, keepdim=True) / (damping + (curvature**2).sum(axes, keepdim=True))
     direction = noise - share * curvature
-    size = torch.linalg.vector_norm(noise, dim=axes, keepdim=True)
-    return direction * (size / torch.linalg.vector_norm(direction, dim=axes, keepdim=True).clamp_min(1e-30))
+    size: torch.Tensor = torch.linalg.vector_norm(noise, dim=axes, keepdim=True)
+    length: torch.Tensor = torch.linalg.vector_norm(direction, dim=axes, keepdim=True).clamp_min(1e-30)
+    return direction * (size / length)
 
 
-class Lml(Wrapper):
+class Lml(Wrapper[torch.Tensor | None]):
     """Levenberg-Marquardt-Langevin around a solver.
 
     kappa mixes the previous estimate into the vector whose outer product stands for the curvature. At kappa 0,
@@ -63,16 +64,18 @@ class Lml(Wrapper):
     Levenberg-Marquardt-Langevin, arXiv:2505.24222.
     """
 
+    empty = None
+
     def __init__(self, settings: LmlSettings = LmlSettings()):
         super().__init__(settings.base)
         self.kappa, self.damping = settings.kappa, settings.damping
 
     def answered(
-        self, own: torch.Tensor | None, prediction: Prediction, context: StepContext
+        self, memory: torch.Tensor | None, prediction: Prediction, context: StepContext
     ) -> tuple[torch.Tensor | None, Prediction]:
         if self.kappa == 0:
-            return own, prediction
+            return memory, prediction
         noise = prediction.noise
-        if own is None or prediction.level.alpha == 0:
+        if memory is None or prediction.level.alpha == 0:
             return noise, prediction
-        return noise, with_noise(prediction, damped_direction(noise, own, self.kappa, self.damping))
+        return noise, with_noise(prediction, damped_direction(noise, memory, self.kappa, self.damping))

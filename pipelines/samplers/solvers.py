@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.core.registry import Method
+from pipelines.core.sampler import Sampler
 from pipelines.core.types import Traits
 from pipelines.samplers.ddim import AncestralSettings, Ddim, DdimSettings
 from pipelines.samplers.ddpm import Ddpm, DdpmSettings
@@ -38,7 +39,7 @@ def _flow_only(traits: Traits) -> str | None:
     return None if traits.flow else "it is written for flow models (SD3, FLUX, ...)"
 
 
-SOLVER_METHODS = [
+SOLVER_METHODS: list[Method[Sampler]] = [
     Method(
         "dpmpp_2m",
         "DPM-Solver++(2M)",

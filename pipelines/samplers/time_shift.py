@@ -60,7 +60,7 @@ def shifted_times(latents: torch.Tensor, level: Level, window: int, noise_schedu
     return torch.tensor(times, dtype=torch.float64)[(variances[:, None] - squares).abs().argmin(dim=1)]
 
 
-class TimeShift(Wrapper):
+class TimeShift(Wrapper[ShiftCount]):
     """The time-shift sampler over DDIM, PNDM or DPM-Solver++(2M).
 
     Only the time that the network is told changes; the solver's levels stay. A run's first evaluation is at its
@@ -84,15 +84,15 @@ class TimeShift(Wrapper):
         super().__init__(settings.base)
         self.window, self.cutoff = settings.window, settings.cutoff
 
-    def asked(self, own: ShiftCount, query: Query, context: StepContext) -> tuple[ShiftCount, Query]:
+    def asked(self, memory: ShiftCount, query: Query, context: StepContext) -> tuple[ShiftCount, Query]:
         level = query.level
         if self.window == 0 or context.index == 0 or level.timestep <= self.cutoff:
-            return own, query
+            return memory, query
         times = shifted_times(query.latents, level, self.window, context.noise_schedule).tolist()
         shifted = sum(time != level.timestep for time in times)
-        own = ShiftCount(own.shifted + shifted, own.considered + len(times))
+        memory = ShiftCount(memory.shifted + shifted, memory.considered + len(times))
         told = tuple(level if time == level.timestep else context.noise_schedule.at(time) for time in times)
-        return own, dataclasses.replace(query, conditioning_levels=told) if shifted else query
+        return memory, dataclasses.replace(query, conditioning_levels=told) if shifted else query
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         done = yield from super().step(state, level, next_level, context)

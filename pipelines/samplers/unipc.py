@@ -100,4 +100,5 @@ def _weights(ratios: list[float], h: float, factor: float, corrector: bool) -> l
         right.append(phi * factorial / factor)
         factorial *= power + 1
         phi = phi / -h - 1 / factorial
-    return np.linalg.solve(np.vander(ratios, size, increasing=True).T, np.array(right)).tolist()
+    weights: list[float] = np.linalg.solve(np.vander(ratios, size, increasing=True).T, np.array(right)).tolist()
+    return weights

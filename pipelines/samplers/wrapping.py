@@ -8,7 +8,9 @@ neutral settings hand its very tensors through, which makes them equal to it bit
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Generic, TypeVar
+
+import torch
 
 from pipelines.core.denoiser import Prediction, Query
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping
@@ -18,52 +20,58 @@ from pipelines.samplers.solvers import SOLVER_METHODS
 
 __all__ = ["SOLVERS", "Wrapper", "with_noise"]
 
+Memory = TypeVar("Memory")
+"""What a wrapper carries from evaluation to evaluation."""
+
 _DIFFUSION = Traits("sd", "epsilon", "unet")
 
 SOLVERS = {method.key: method.build for method in SOLVER_METHODS if not method.fit(_DIFFUSION)}
 """The solvers that can be wrapped, under their keys in the table, with their default settings: all of diffusion models."""
 
 
-class Wrapper:
+class Wrapper(Generic[Memory]):
     """Runs a solver's step and lets `asked` and `answered` change what passes.
 
     The state's memory is this method's own value and the solver's memory, in a pair.
 
     Args:
         base: a key of `SOLVERS`.
+
+    Attributes:
+        empty: its own value before the first evaluation.
     """
 
-    empty: Any = None
-    """Its own value before the first evaluation."""
+    empty: Memory
 
     def __init__(self, base: str):
         self.base: Sampler = SOLVERS[base]()
 
-    def asked(self, own: Any, query: Query, context: StepContext) -> tuple[Any, Query]:
-        """Its own value and the query that goes to the network."""
-        return own, query
+    def asked(self, memory: Memory, query: Query, context: StepContext) -> tuple[Memory, Query]:
+        """Returns its own value and the query that goes to the network."""
+        return memory, query
 
-    def answered(self, own: Any, prediction: Prediction, context: StepContext) -> tuple[Any, Prediction]:
-        """Its own value and the prediction that goes to the solver."""
-        return own, prediction
+    def answered(self, memory: Memory, prediction: Prediction, context: StepContext) -> tuple[Memory, Prediction]:
+        """Returns its own value and the prediction that goes to the solver."""
+        return memory, prediction
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
-        own, memory = state.memory or (self.empty, ())
-        asking = self.base.step(dataclasses.replace(state, memory=memory), level, next_level, context)
+        memory, solver_memory = state.memory or (self.empty, ())
+        asking = self.base.step(dataclasses.replace(state, memory=solver_memory), level, next_level, context)
         query = next(asking)
         while True:
-            own, query = self.asked(own, query, context)
+            memory, query = self.asked(memory, query, context)
             prediction = yield query
-            own, prediction = self.answered(own, prediction, context)
+            memory, prediction = self.answered(memory, prediction, context)
             try:
                 query = asking.send(prediction)
             except StopIteration as done:
-                return dataclasses.replace(done.value, memory=(own, done.value.memory))
+                end: State = done.value
+                return dataclasses.replace(end, memory=(memory, end.memory))
 
     def nfe(self, num_steps: int) -> int:
         return self.base.nfe(num_steps)
 
 
-def with_noise(prediction: Prediction, noise: Any) -> Prediction:
-    """The same evaluation with another estimate of eps."""
+def with_noise(prediction: Prediction, noise: torch.Tensor) -> Prediction:
+    """Returns the same evaluation with another estimate of eps, (B, C, h, w)."""
     return Prediction(noise, prediction.latents, prediction.level, "epsilon")

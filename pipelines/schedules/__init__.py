@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import Method, Table, own_loop_only
-from pipelines.core.schedule import Level, NoiseSchedule
-from pipelines.core.types import Choice, Request
-from pipelines.samplers.fitted_factors import FittedFactors
+from pipelines.core.schedule import Level, NoiseSchedule, Schedule
+from pipelines.core.types import Request
 from pipelines.schedules.align_your_steps import AlignYourSteps, AlignYourStepsSettings, fits_align_your_steps
 from pipelines.schedules.beta import Beta, BetaSettings
 from pipelines.schedules.exponential import Exponential, ExponentialSettings
 from pipelines.schedules.hand_typed import HandTyped, HandTypedSettings
 from pipelines.schedules.karras import Karras, KarrasSettings
-from pipelines.schedules.learned import Learned, LearnedSettings
+from pipelines.schedules.learned import FittedSchedule, Learned, LearnedSchedules, LearnedSettings
 from pipelines.schedules.quadratic import DenseAtHighNoise, DenseSettings, Quadratic, QuadraticSettings
 from pipelines.schedules.shift import Shift, ShiftSettings
 from pipelines.schedules.uniform import Uniform, UniformSettings
 from pipelines.schedules.uniform_lambda import UniformLambda, UniformLambdaSettings, fits_uniform_lambda
 
-__all__ = ["SCHEDULES", "levels_and_sampler", "levels_for", "named", "settled", "skipped_steps"]
+__all__ = ["SCHEDULES", "levels_for", "settle_schedule", "skipped_branches"]
 
-SCHEDULES = Table(
+SCHEDULES: Table[Schedule] = Table(
     "schedule",
     [
         Method(
@@ -121,17 +119,25 @@ SCHEDULES = Table(
 )
 
 
-def settled(request: Request) -> Any:
-    """The request's schedule with its settings; one that was fitted settles on what was fitted for this request.
+def settle_schedule(
+    request: Request, learned: LearnedSchedules, network: Callable[[], str] | None = None
+) -> Schedule | FittedSchedule:
+    """The request's schedule with its settings; of a learned one, what was fitted for this run.
+
+    Args:
+        request: checked.
+        learned: the fitted schedules that there are.
+        network: names the loaded network's weights, asked only where a schedule was fitted to some; None leaves them
+            unchecked.
 
     Raises:
-        SettingsError: nothing was fitted for it, or a setting cannot be.
+        SettingsError: nothing was fitted for it, or only to other weights, or a setting cannot be.
     """
     schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
-    return schedule.for_request(request) if isinstance(schedule, Learned) else schedule
+    return learned.choose(schedule.settings, request, network) if isinstance(schedule, Learned) else schedule
 
 
-def skipped_steps(request: Request) -> int:
+def skipped_branches(request: Request, learned: LearnedSchedules) -> int:
     """Branches of the guidance that the solver which was fitted for this request leaves out, over the whole run.
 
     0 for every other run, and where nothing was fitted, which the run itself refuses.
@@ -139,40 +145,23 @@ def skipped_steps(request: Request) -> int:
     if request.schedule.key != "learned":
         return 0
     try:
-        solver = settled(request).solver(None)
+        schedule = settle_schedule(request, learned)
     except SettingsError:
         return 0
-    return solver.terms.left_out if isinstance(solver, FittedFactors) else 0
+    return schedule.record.terms.left_out if isinstance(schedule, FittedSchedule) else 0
 
 
-def named(request: Request, network: Callable[[], str]) -> Request:
-    """The request with the name of its learned schedule, so that what is saved says which one ran; others as they are.
+def levels_for(
+    request: Request, noise_schedule: NoiseSchedule, learned: LearnedSchedules = LearnedSchedules()
+) -> list[Level]:
+    """The N + 1 levels that a request's run visits.
 
     Args:
         request: checked.
-        network: names the loaded network's weights; asked only where a schedule was fitted to some.
-
-    Raises:
-        SettingsError: nothing was fitted for it, or only to other weights.
-    """
-    schedule = SCHEDULES[request.schedule.key].build(request.schedule.settings)
-    if not isinstance(schedule, Learned):
-        return request
-    name = schedule.for_request(request, network).name
-    return request.replace(schedule=Choice(request.schedule.key, {**request.schedule.settings, "name": name}))
-
-
-def levels_for(request: Request, noise_schedule: NoiseSchedule) -> list[Level]:
-    """The N + 1 levels that a request's run visits.
+        noise_schedule: the model's.
+        learned: the fitted schedules that there are; by default the shipped ones.
 
     Raises:
         SettingsError: the schedule cannot serve this model or number of steps.
     """
-    return settled(request).levels(noise_schedule, request.num_inference_steps)
-
-
-def levels_and_sampler(request: Request, sampler: Any, noise_schedule: NoiseSchedule) -> tuple[list[Level], Any]:
-    """The same levels, and the sampler or what was fitted to take its place."""
-    schedule = settled(request)
-    levels = schedule.levels(noise_schedule, request.num_inference_steps)
-    return levels, schedule.solver(sampler) if isinstance(schedule, Learned) else sampler
+    return settle_schedule(request, learned).levels(noise_schedule, request.num_inference_steps)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.registry import setting
+from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.core.types import Choice, Request
 from pipelines.guidance import GUIDANCE
@@ -16,25 +16,16 @@ from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, filled, find_all, find_broken
 from pipelines.schedules.uniform import require_descending
 
-__all__ = ["FOLDERS", "Learned", "LearnedSettings", "learned_levels", "same_sampler", "use_folder"]
-
-FOLDERS: list[Path] = [SHIPPED]
-"""Where fitted schedules are looked for, the later the more wanted; a studio adds the person's own folder."""
-
+__all__ = ["FittedSchedule", "Learned", "LearnedSchedules", "LearnedSettings", "learned_levels", "same_sampler"]
 
 _ROUNDING = 1e-6
 """By which a fitted first time may miss the model's last."""
 
 
-def use_folder(folder: Path) -> None:
-    """Look for fitted schedules in this folder too, before all others."""
-    if folder in FOLDERS:
-        FOLDERS.remove(folder)
-    FOLDERS.append(folder)
-
-
 @dataclasses.dataclass(frozen=True)
 class LearnedSettings:
+    """Which of the fitted schedules is taken."""
+
     method: str = setting(
         "best",
         "How it was fitted; best takes the one with the smallest error on pictures not fitted, of those "
@@ -45,13 +36,6 @@ class LearnedSettings:
         "", "A fitted schedule by name; empty takes the one for this model, sampler and number of steps."
     )
 
-    def __post_init__(self) -> None:
-        if not self.name or self.name in (known := find_all(*FOLDERS)):
-            return
-        if wrong := find_broken(*FOLDERS).get(self.name):
-            raise SettingsError(f"The learned schedule {self.name!r} is broken. {wrong}")
-        raise UnknownMethodError("learned schedule", self.name, known)
-
 
 def learned_levels(times: Sequence[float], model_times: Sequence[float], noise_schedule: NoiseSchedule) -> list[Level]:
     """N + 1 levels: those of `times`, of which the network is told `model_times`, and the clean end."""
@@ -61,7 +45,7 @@ def learned_levels(times: Sequence[float], model_times: Sequence[float], noise_s
 
 
 class Learned:
-    """The schedule that LD3 or AutoDiffusion found for exactly this run.
+    """The schedule that LD3 or AutoDiffusion found for exactly this run, before one was looked for.
 
     Fit one with `python -m studio learn`, or on the page. Another model, sampler or number of steps than it was
     fitted for is refused, since there it means nothing. Another guidance than fitted is allowed where none was fitted
@@ -74,60 +58,129 @@ class Learned:
     """
 
     def __init__(self, settings: LearnedSettings = LearnedSettings()):
-        self.method, self.name = settings.method, settings.name
-        self._chosen: LearnedSchedule | None = None
+        self.settings = settings
 
-    def for_request(self, request: Request, network: Callable[[], str] | None = None) -> Learned:
-        """This schedule, settled on a fitted one, whose name it then has.
+    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
+        """It has none of its own: `LearnedSchedules.choose` finds the schedule that has.
+
+        Raises:
+            SettingsError: always.
+        """
+        raise SettingsError(f"The learned schedule is not settled on a run; {num_inference_steps} steps are asked for.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedSchedule:
+    """A learned schedule that was chosen for a run.
+
+    Attributes:
+        name: of its file.
+        record: what the file holds.
+    """
+
+    name: str
+    record: LearnedSchedule
+
+    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
+        """Returns N + 1 descending levels, the last clean.
+
+        Raises:
+            SettingsError: the number of steps is another one, or a time is beyond the model's last.
+        """
+        record = self.record
+        if record.num_inference_steps != num_inference_steps:
+            raise SettingsError(
+                f"The learned schedule is fitted for {record.num_inference_steps} steps; {num_inference_steps} steps are "
+                "asked for."
+            )
+        last, highest = noise_schedule.network_time(1.0), max(*record.times, *record.model_times)
+        if highest > last + _ROUNDING:
+            raise SettingsError(
+                f"The learned schedule {self.name!r} has the time {highest:g}, where this model's go up to {last:g}. "
+                "Fit it again."
+            )
+        return require_descending(learned_levels(record.times, record.model_times, noise_schedule))
+
+    def solver(self, sampler: Sampler) -> Sampler:
+        """The sampler, or the fitted factors that take its place."""
+        return self.record.factors() if self.record.rows else sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedSchedules:
+    """The fitted schedules that one studio knows: those of its folders, read anew at each question.
+
+    Attributes:
+        folders: where their files lie, the later the more wanted.
+    """
+
+    folders: tuple[Path, ...] = (SHIPPED,)
+
+    @classmethod
+    def beside_models(cls, models: Path) -> LearnedSchedules:
+        """The shipped ones, and before them those of the folder "schedules" in a models folder."""
+        return cls((SHIPPED, models / "schedules"))
+
+    def require(self, name: str) -> None:
+        """Refuse a name that no file has; the empty name asks for none.
+
+        Raises:
+            UnknownMethodError: there is no such file.
+            SettingsError: there is, and it is broken.
+        """
+        if not name or name in (known := find_all(*self.folders)):
+            return
+        if wrong := find_broken(*self.folders).get(name):
+            raise SettingsError(f"The learned schedule {name!r} is broken. {wrong}")
+        raise UnknownMethodError("learned schedule", name, known)
+
+    def choose(
+        self, settings: LearnedSettings, request: Request, network: Callable[[], str] | None = None
+    ) -> FittedSchedule:
+        """The schedule that serves a run best.
 
         Args:
+            settings: what is asked for.
             request: the run.
             network: names the loaded network's weights; None where no model is loaded, which leaves them unchecked.
 
         Raises:
             SettingsError: nothing was fitted for this model, sampler and number of steps, or only to other weights.
         """
-        known = {name: one for name, one in find_all(*FOLDERS).items() if self.method in ("best", one.method)}
-        wanted = {name: one for name, one in known.items() if self.name in ("", name)}
+        self.require(settings.name)
+        known = find_all(*self.folders)
+        wanted = {
+            name: one
+            for name, one in known.items()
+            if settings.method in ("best", one.method) and settings.name in ("", name)
+        }
         fitting = {name: one for name, one in wanted.items() if _fits(one, request)}
         if not fitting:
-            raise _refusal(request, list(wanted.values()), self.name)
+            raise self._refusal(request, list(wanted.values()), settings.name)
         if network is not None:
             fitting = _of_network(fitting, network(), request)
-        settled = Learned()
-        settled.method = self.method
-        settled.name, settled._chosen = min(
-            fitting.items(), key=lambda item: (*_apart(item[1].guidance, request.guidance), item[1].held_out["fitted"])
+        name = min(
+            fitting,
+            key=lambda name: (
+                *_apart(fitting[name].guidance, request.guidance),
+                fitting[name].held_out["fitted"],
+            ),
         )
-        return settled
+        return FittedSchedule(name, fitting[name])
 
-    @property
-    def chosen(self) -> LearnedSchedule | None:
-        """The fitted schedule that `for_request` settled on."""
-        return self._chosen
-
-    def solver(self, sampler: Any) -> Any:
-        """The sampler, or the fitted factors that take its place."""
-        chosen = self._chosen
-        return chosen.factors() if chosen is not None and chosen.rows else sampler
-
-    def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean.
-
-        Raises:
-            SettingsError: `for_request` did not settle on a schedule, the number of steps is another one, or a time is
-                beyond the model's last.
-        """
-        if self._chosen is None or self._chosen.num_inference_steps != num_inference_steps:
-            fitted = f"fitted for {self._chosen.num_inference_steps} steps" if self._chosen else "not settled on a run"
-            raise SettingsError(f"The learned schedule is {fitted}; {num_inference_steps} steps are asked for.")
-        last, highest = noise_schedule.network_time(1.0), max(*self._chosen.times, *self._chosen.model_times)
-        if highest > last + _ROUNDING:
-            raise SettingsError(
-                f"The learned schedule {self.name!r} has the time {highest:g}, where this model's go up to {last:g}. "
-                "Fit it again."
-            )
-        return require_descending(learned_levels(self._chosen.times, self._chosen.model_times, noise_schedule))
+    def _refusal(self, request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:
+        run = f"{request.num_inference_steps} steps of {request.sampler.key} on the model {request.model}"
+        told = "; ".join(
+            f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}{_only_at(one)}" for one in known[:12]
+        )
+        which = f"The learned schedule {name!r} was not fitted for" if name else "No schedule has been fitted for"
+        broken = list(find_broken(*self.folders).items())
+        left_out = "".join(f" The file {one!r} is left out: {wrong}" for one, wrong in broken[:3])
+        more = f" So are {len(broken) - 3} others." if len(broken) > 3 else ""
+        return SettingsError(
+            f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with {_command(request)}."
+            f"{left_out}{more}"
+        )
 
 
 def _fits(one: LearnedSchedule, request: Request) -> bool:
@@ -166,21 +219,6 @@ def _of_network(fitting: Mapping[str, LearnedSchedule], network: str, request: R
             f"{_command(request)}."
         )
     return own
-
-
-def _refusal(request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:
-    run = f"{request.num_inference_steps} steps of {request.sampler.key} on the model {request.model}"
-    told = "; ".join(
-        f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}{_only_at(one)}" for one in known[:12]
-    )
-    which = f"The learned schedule {name!r} was not fitted for" if name else "No schedule has been fitted for"
-    broken = list(find_broken(*FOLDERS).items())
-    left_out = "".join(f" The file {one!r} is left out: {wrong}" for one, wrong in broken[:3])
-    more = f" So are {len(broken) - 3} others." if len(broken) > 3 else ""
-    return SettingsError(
-        f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with {_command(request)}."
-        f"{left_out}{more}"
-    )
 
 
 def _only_at(one: LearnedSchedule) -> str:

@@ -14,9 +14,9 @@ from pipelines.core.types import Choice, Request, Step, Traits
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_orders
 from pipelines.requests.reference import reference_of
-from pipelines.requests.text_to_image import build_run, resolve
+from pipelines.requests.text_to_image import ResolvedRun, build_run, resolve
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules import levels_for
+from pipelines.schedules.learned import LearnedSchedules
 from pipelines.workflows.compare.axes import Axis, spread
 from pipelines.workflows.compare.request import equal_steps, evaluations
 
@@ -27,6 +27,7 @@ __all__ = [
     "Finished",
     "Impossible",
     "Planned",
+    "Settled",
     "planned",
     "possible",
     "reference_run",
@@ -146,7 +147,14 @@ class Impossible:
     reason: str
 
 
-def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[list[Planned]], list[Impossible]]:
+@dataclasses.dataclass(frozen=True)
+class Settled(Planned):
+    """A point that can be measured: its run, settled on the model."""
+
+    resolved: ResolvedRun
+
+
+def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[list[Settled]], list[Impossible]]:
     """The points whose schedule and order serve their number of steps, and the others: a typed schedule serves few.
 
     Asked before the long reference runs, which would be in vain.
@@ -158,19 +166,18 @@ def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[
     Raises:
         SettingsError: no point is left; its text is the first one's reason.
     """
-    left: list[list[Planned]] = []
+    left: list[list[Settled]] = []
     impossible: list[Impossible] = []
     for group in groups:
         left.append([])
         for point in group:
             try:
-                request = resolve(point.request, family)
-                levels_for(request, family.noise_schedule_for(request.width, request.height))
-                check_orders(request)
+                resolved = resolve(point.request, family)
+                check_orders(resolved.request)
             except SettingsError as error:
                 impossible.append(Impossible(point.series, point.request.num_inference_steps, str(error)))
             else:
-                left[-1].append(dataclasses.replace(point, request=request))
+                left[-1].append(Settled(point.series, resolved.request, point.evaluations, resolved))
     if impossible and not any(left):
         raise SettingsError(
             f"None of the {len(impossible)} planned runs is possible with this schedule. The first: "
@@ -179,15 +186,24 @@ def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[
     return left, impossible
 
 
-def planned(asked: ConvergenceRequest, traits: Traits, most_steps: int) -> list[list[Planned]]:
-    """The points of each budget in turn; none where one step costs more, or as many steps were planned before."""
+def planned(
+    asked: ConvergenceRequest, traits: Traits, most_steps: int, learned: LearnedSchedules = LearnedSchedules()
+) -> list[list[Planned]]:
+    """The points of each budget in turn; none where one step costs more, or as many steps were planned before.
+
+    Args:
+        asked: checked.
+        traits: of the model.
+        most_steps: of one run.
+        learned: the fitted schedules that there are; by default the shipped ones.
+    """
     seen: set[tuple[int, int]] = set()
     groups = []
     for budget in asked.evaluations:
         group = []
         for series, sampler in enumerate(asked.samplers):
-            request = equal_steps(asked.base.replace(sampler=sampler), traits, budget, most_steps)
-            cost, key = evaluations(request, traits), (series, request.num_inference_steps)
+            request = equal_steps(asked.base.replace(sampler=sampler), traits, budget, most_steps, learned)
+            cost, key = evaluations(request, traits, learned), (series, request.num_inference_steps)
             if cost <= budget and key not in seen:
                 seen.add(key)
                 group.append(Planned(series, request, cost))
@@ -205,7 +221,7 @@ class Finished:
         network_seconds, own_seconds: of the whole run, in the network and in the sampler's own arithmetic.
     """
 
-    point: Planned
+    point: Settled
     step: Step
     network_seconds: float
     own_seconds: float
@@ -214,12 +230,12 @@ class Finished:
 def reference_run(asked: ConvergenceRequest, family: Family, cancelled: Callable[[], bool]) -> Run:
     """The long run whose last latents stand for the exact solution from the same noise."""
     request = reference_of(asked.base, family.traits.flow, asked.reference_steps)
-    return build_run(request, family, cancelled)
+    return build_run(resolve(request, family), family, cancelled)
 
 
-def walked(points: Sequence[Planned], family: Family, cancelled: Callable[[], bool]) -> Iterator[Finished]:
+def walked(points: Sequence[Settled], family: Family, cancelled: Callable[[], bool]) -> Iterator[Finished]:
     """Walk all points' runs together, which share the network's batches, and yield each as it ends."""
-    runs = [build_run(point.request, family, cancelled) for point in points]
+    runs = [build_run(point.resolved, family, cancelled) for point in points]
     for place, step in denoise_together(runs):
         if step.index + 1 == step.num_steps:
             network = runs[place].denoiser.seconds

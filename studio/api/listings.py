@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.types import is_text, is_whole
 from pipelines.models.catalog import shown
-from studio.models.model_list import DOWNLOAD, LOAD, lora_row, memory_of, model_list_for, model_row
+from studio.models.model_list import DOWNLOAD, LOAD, lora_row, memory_of, model_row
 from studio.results.archives import listed
 from studio.results.search import existing, find
 
@@ -58,8 +58,8 @@ def listed_results(
 
 def listed_models(studio: Studio) -> dict[str, Any]:
     """The catalog, the LoRAs, and what is in memory, as plain values."""
-    model_list = model_list_for(studio)
-    segments, limit = memory_of(studio)
+    model_list = studio.model_list
+    segments, limit = memory_of(studio.loader)
     rows = [
         dict(model_row(entry, model_list.here(entry), studio.loader.loaded(entry.key))) for entry in studio.models()
     ]
@@ -112,7 +112,7 @@ def change_models(studio: Studio, action: Any, model: Any = "") -> dict[str, Any
         ModelError: it cannot be used, and why.
         BusyError: enough are on their way.
     """
-    model_list = model_list_for(studio)
+    model_list = studio.model_list
     changes = {
         LOAD: lambda: bool(model_list.start(model, LOAD)),
         DOWNLOAD: lambda: bool(model_list.start(model, DOWNLOAD)),

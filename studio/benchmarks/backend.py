@@ -23,7 +23,7 @@ from pipelines.core.loop import denoise, denoise_together
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.models.catalog import SHIPPED
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
 from studio.backend import Studio, StudioSettings
 from studio.jobs.heap import give_back
 from studio.jobs.job import Job, JobStatus
@@ -90,10 +90,10 @@ def request_for(seed: int = 0, **changes: Any) -> Request:
     return plain.replace(**changes)
 
 
-def timed_loop(family: Family, request: Request) -> float:
+def timed_loop(family: Family, resolved: ResolvedRun) -> float:
     """Seconds of the bare loop, from the prompt to the decoded picture."""
     began = time.perf_counter()
-    for step in denoise(build_run(request, family)):
+    for step in denoise(build_run(resolved, family)):
         pass
     decode(family, step.latents)
     return time.perf_counter() - began
@@ -132,9 +132,9 @@ def timed_stock(pipeline: Any, request: Request) -> float:
 
 def loop_against_stock(family: Family, rounds: int) -> Figure:
     """Our loop ÷ the stock pipeline."""
-    request, pipeline = resolve(request_for(), family), stock_pipeline(family)
+    resolved, pipeline = resolve(request_for(), family), stock_pipeline(family)
     ratio, ours, theirs = alternating(
-        lambda: timed_loop(family, request), lambda: timed_stock(pipeline, request), rounds
+        lambda: timed_loop(family, resolved), lambda: timed_stock(pipeline, resolved.request), rounds
     )
     return Figure(
         "our loop ÷ the stock pipeline", ratio, "×", 1.0, f"{ours:.2f} s against {theirs:.2f} s, {STEPS} steps"
@@ -143,21 +143,21 @@ def loop_against_stock(family: Family, rounds: int) -> Figure:
 
 def batch_of_eight(family: Family, rounds: int) -> Figure:
     """Eight cells sharing a batch ÷ one after another."""
-    requests = [
+    runs = [
         resolve(request_for(sampler=Choice(key)), family)
         for key in ("dpmpp_2m", "dpmpp_1", "ddim", "euler", "euler_a", "unipc", "dpmpp_2m", "ddim")
     ]
 
     def together() -> float:
         began = time.perf_counter()
-        for _ in denoise_together([build_run(request, family) for request in requests]):
+        for _ in denoise_together([build_run(resolved, family) for resolved in runs]):
             pass
         return time.perf_counter() - began
 
     def apart() -> float:
         began = time.perf_counter()
-        for request in requests:
-            for _ in denoise(build_run(request, family)):
+        for resolved in runs:
+            for _ in denoise(build_run(resolved, family)):
                 pass
         return time.perf_counter() - began
 

@@ -137,14 +137,14 @@ def page_figures(studio: Studio, family: Family, browser: Any, url: str, temp: P
 
 
 def _streaming(studio: Studio, family: Family, visit: _Visit, rounds: int) -> Figure:
-    request = resolve(request_for(num_inference_steps=_LONG), family)
+    resolved = resolve(request_for(num_inference_steps=_LONG), family)
     visit.steps(_LONG)
 
     def through_the_page() -> float:
         visit.generate()
         return studio.latest().view().seconds
 
-    ratio, page, bare = alternating(through_the_page, lambda: timed_loop(family, request), rounds)
+    ratio, page, bare = alternating(through_the_page, lambda: timed_loop(family, resolved), rounds)
     return Figure(
         "through the page with previews ÷ our bare loop",
         ratio,

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.choice_text import parse_choice
 from pipelines.core.errors import SettingsError
+from studio.cli.requests import follow, request_values
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -59,7 +61,6 @@ def animate_values(flags: argparse.Namespace) -> dict[str, Any]:
         SettingsError: the file to write has another suffix than a clip's.
     """
     from pipelines.workflows.video.request import CLIP_FORMATS
-    from studio.cli.main import parse_choice, request_values
 
     format = flags.out.suffix.lower().lstrip(".")
     if format and format not in CLIP_FORMATS:
@@ -80,8 +81,6 @@ def animate_values(flags: argparse.Namespace) -> dict[str, Any]:
 
 def animate(studio: Studio, flags: argparse.Namespace) -> list[Path]:
     """Make the clip and copy it to where it was asked for."""
-    from studio.cli.main import follow
-
     view = follow(studio.submit("animate", animate_values(flags)), sys.stderr)
     for note in {cell.note for cell in view.cells if cell.note}:
         print(note, file=sys.stderr)

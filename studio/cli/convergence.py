@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from studio.cli.requests import follow
+
 if TYPE_CHECKING:
     from studio.backend import Studio
 
@@ -34,8 +36,7 @@ def add_convergence(commands: Any, add_request: Callable[[argparse.ArgumentParse
 
 def run_convergence(studio: Studio, flags: argparse.Namespace, base: dict[str, Any]) -> list[Path]:
     """Run it and write the table."""
-    from studio.cli.main import follow
-    from studio.exports.convergence import left_out_words
+    from studio.tasks.convergence import left_out_words
 
     values = {"base": base, "samplers": flags.samplers}
     values |= {

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.choice_text import parse_choice, plain
 from pipelines.core.errors import SettingsError
+from studio.cli.requests import follow
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -48,8 +50,6 @@ def learn_values(flags: argparse.Namespace) -> dict[str, Any]:
     Raises:
         SettingsError: a setting without a value.
     """
-    from studio.cli.main import parse_choice, plain
-
     base: dict[str, Any] = {"num_inference_steps": flags.steps}
     if flags.model:
         base["model"] = flags.model
@@ -68,7 +68,6 @@ def learn_values(flags: argparse.Namespace) -> dict[str, Any]:
 
 def run_learn(studio: Studio, flags: argparse.Namespace) -> list[Path]:
     """Fit it; the schedule is kept in the models folder and found by the schedule "learned"."""
-    from studio.cli.main import follow
     from studio.tasks.learn import schedules_folder
 
     view = follow(studio.submit("learn", learn_values(flags)), sys.stderr)

@@ -88,10 +88,10 @@ def _fetched(studio: Studio, action: str, key: str) -> str:
         StepwiseError: it failed, or was stopped.
     """
     from pipelines.core.errors import ModelError
-    from studio.models.model_list import memory_of, model_list_for
+    from studio.models.model_list import memory_of
     from studio.ui.presentation import file_size
 
-    model_list = model_list_for(studio)
+    model_list = studio.model_list
     errand = model_list.start(key, action)
     try:
         while errand.status == "running":
@@ -104,7 +104,7 @@ def _fetched(studio: Studio, action: str, key: str) -> str:
         print(file=sys.stderr)
     if errand.status != "done":
         raise ModelError(errand.message or f"The {action} was stopped.")
-    label, held = studio.catalog[key].label, sum(one.bytes for one in memory_of(studio)[0])
+    label, held = studio.catalog[key].label, sum(one.bytes for one in memory_of(studio.loader)[0])
     return (
         f"{label} is on this machine."
         if action == "download"

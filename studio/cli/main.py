@@ -3,67 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from pipelines.core.choice_text import parse_choice, plain
 from pipelines.core.errors import SettingsError, StepwiseError
-from pipelines.core.types import METHODS, Choice, LoraChoice
+from pipelines.core.types import METHODS
 from studio.cli.animate import add_animate, animate
 from studio.cli.convergence import add_convergence, run_convergence
 from studio.cli.learn import add_learn, run_learn
 from studio.cli.listings import SHELVES, add_shelves
 from studio.cli.pictures import require_suffix, write_picture, write_result
 from studio.cli.quantize import add_quantize, quantize
+from studio.cli.requests import add_request, follow, request_values
 from studio.jobs.threads import let_threads_sleep
 
 if TYPE_CHECKING:
     from studio.backend import Studio
-    from studio.jobs.job import Job, View
 
-__all__ = ["main", "method_tables", "parse_choice", "plain"]
-
-_NUMBERS = {
-    "num-inference-steps": "steps of the sampler",
-    "width": "pixels",
-    "height": "pixels",
-    "seed": "of the first picture; picture i of a batch has seed + i",
-    "variation-seed": "of a second noise",
-    "variation-strength": "how far the noise is turned towards the second one, 0 to 1",
-    "batch-size": "pictures",
-}
-
-
-def plain(text: str) -> Any:
-    """A number or a yes/no from its text, or the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def parse_choice(text: str) -> dict[str, Any]:
-    """{"key": "ddim", "eta": 0.5} from "ddim,eta=0.5".
-
-    Raises:
-        SettingsError: a setting without a value.
-    """
-    key, *pairs = text.split(",")
-    settings = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"{pair!r} has no value. Write {key},{pair}=VALUE.")
-        settings[name.strip()] = plain(value)
-    return Choice(key.strip(), settings).to_json()
-
-
-def _parse_lora(text: str) -> dict[str, Any]:
-    name, _, weight = text.partition(":")
-    lora = LoraChoice.parse({"name": name, "weight": plain(weight) if weight else 1.0})
-    return {"name": lora.name, "weight": lora.weight}
+__all__ = ["compare_values", "main", "method_tables"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,12 +32,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="make pictures from a prompt")
-    _add_request(generate)
+    add_request(generate)
     generate.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file; a batch adds -1, -2, ..."
     )
     compare = commands.add_parser("compare", help="one prompt and one noise, several settings")
-    _add_request(compare)
+    add_request(compare)
     compare.add_argument(
         "--cell",
         action="append",
@@ -93,28 +53,15 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp (labeled picture) or .csv file"
     )
     edit = commands.add_parser("edit", help="change a picture")
-    _add_request(edit)
+    add_request(edit)
     _add_edit(edit)
-    add_animate(commands, _add_request)
-    add_quantize(commands, _add_request)
-    add_convergence(commands, _add_request)
+    add_animate(commands, add_request)
+    add_quantize(commands, add_request)
+    add_convergence(commands, add_request)
     add_learn(commands)
     add_shelves(commands)
     commands.add_parser("methods", help="print the tables of methods")
     return parser
-
-
-def _add_request(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt")
-    parser.add_argument("--negative-prompt")
-    parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
-    for name in METHODS:
-        parser.add_argument(f"--{name}", metavar="KEY[,SETTING=VALUE...]", help="e.g. ddim,eta=0.5")
-    for name, text in _NUMBERS.items():
-        kind = float if name == "variation-strength" else int
-        names = [f"--{name}", "--steps"] if name == "num-inference-steps" else [f"--{name}"]
-        parser.add_argument(*names, type=kind, help=text)
-    parser.add_argument("--lora", action="append", default=[], metavar="NAME[:WEIGHT]", help="repeat for more")
 
 
 def _add_edit(parser: argparse.ArgumentParser) -> None:
@@ -132,18 +79,6 @@ def _add_edit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inversion", default="direct", metavar="KEY[,SETTING=VALUE...]", help="e.g. edict,p=0.93")
     parser.add_argument("--fit", choices=("crop", "resize"), default="crop", help="for a picture of other proportions")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .png, .jpg or .webp file")
-
-
-def request_values(flags: argparse.Namespace) -> dict[str, Any]:
-    """The Request's plain values that the flags gave."""
-    names = ["prompt", "negative_prompt", "model", *(name.replace("-", "_") for name in _NUMBERS)]
-    values = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-    for name in METHODS:
-        if (given := getattr(flags, name)) is not None:
-            values[name] = parse_choice(given)
-    if flags.lora:
-        values["loras"] = [_parse_lora(lora) for lora in flags.lora]
-    return values
 
 
 def _field(name: str, text: str) -> Any:
@@ -196,28 +131,6 @@ def edit_values(flags: argparse.Namespace) -> dict[str, Any]:
         "inversion": parse_choice(flags.inversion),
         "fit": flags.fit,
     }
-
-
-def follow(job: Job, progress: TextIO) -> View:
-    """Show a job's progress on one line until it ends.
-
-    Raises:
-        StepwiseError: it failed, with its own sentence.
-    """
-    view = job.view()
-    try:
-        while not view.status.final:
-            done = sum(len(cell.rows) for cell in view.cells)
-            total = sum(cell.num_steps for cell in view.cells)
-            print(f"\r{view.message or view.status.value}: step {done} of {total} ", end="", file=progress, flush=True)
-            view = job.wait(view.version, 0.5)
-    except KeyboardInterrupt:
-        job.cancel()
-        view = job.wait(job.view().version, 5)
-    print(file=progress)
-    if view.status.value == "failed":
-        raise StepwiseError(view.message)
-    return view
 
 
 def method_tables() -> str:

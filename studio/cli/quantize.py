@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.choice_text import parse_choice
 from studio.cli.pictures import require_suffix, write_result
+from studio.cli.requests import follow, request_values
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -43,16 +45,12 @@ def add_quantize(commands: Any, add_request: Callable[[argparse.ArgumentParser],
 
 def quantize_values(flags: argparse.Namespace) -> dict[str, Any]:
     """The plain values of the task "quantize" that the flags gave."""
-    from studio.cli.main import parse_choice, request_values
-
     values = {"base": request_values(flags), "measure": not flags.no_measure, "peak": flags.peak, "keep": flags.keep}
     return {**values, "variants": [parse_choice(one) for one in flags.variants]} if flags.variants else values
 
 
 def quantize(studio: Studio, flags: argparse.Namespace) -> Iterator[Any]:
     """Run it, and write the pictures or the figures to where they were asked for; gives what to print."""
-    from studio.cli.main import follow
-
     require_suffix(flags.out, (".json",))
     view = follow(studio.submit("quantize", quantize_values(flags)), sys.stderr)
     for row in view.outcome["rows"]:

@@ -6,18 +6,14 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import METHODS
 from studio.jobs.job import Cell, Job
-from studio.results.store import Record
-from studio.ui.presentation import plural
-
-if TYPE_CHECKING:
-    from studio.backend import Studio
+from studio.results.store import Record, Store
 
 __all__ = ["comparison_csv", "comparison_picture", "comparison_table", "store_picture", "store_table"]
 
@@ -69,16 +65,16 @@ def comparison_csv(job: Job) -> str:
     return buffer.getvalue()
 
 
-def store_picture(studio: Studio, job: Job) -> Record:
+def store_picture(store: Store, job: Job) -> Record:
     """Keep the labeled picture among the results.
 
     Raises:
         StoreError: it cannot be written.
     """
-    return studio.store.save(comparison_picture(job), _metadata(job), kind="comparison", job=job.id)
+    return store.save(comparison_picture(job), _metadata(job), kind="comparison", job=job.id)
 
 
-def store_table(studio: Studio, job: Job) -> Record:
+def store_table(store: Store, job: Job) -> Record:
     """Keep the table among the results.
 
     Raises:
@@ -86,7 +82,7 @@ def store_table(studio: Studio, job: Job) -> Record:
     """
     # The mark tells spreadsheets that the bytes are UTF-8.
     data = ("\ufeff" + comparison_csv(job)).encode("utf-8")
-    return studio.store.save_bytes(data, ".csv", _metadata(job), kind="comparison", job=job.id)
+    return store.save_bytes(data, ".csv", _metadata(job), kind="comparison", job=job.id)
 
 
 def _reference_row(cell: Cell) -> dict[str, Any]:
@@ -264,7 +260,10 @@ class _Sheet:
         )
         if row["steps"]:  # a kept reference did none
             lines.append(
-                (f"{plural(row['steps'], 'step')} · NFE {row['evaluations']} · {row['seconds']:.2f} s", _FAINT)
+                (
+                    f"{row['steps']} step{'s' * (row['steps'] != 1)} · NFE {row['evaluations']} · {row['seconds']:.2f} s",
+                    _FAINT,
+                )
             )
         if row["problem"]:
             return lines + [(line, _FAINT) for line in self._wrapped(row["problem"], self.small, width, 3)]

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from pipelines.core.errors import SettingsError
 from studio.jobs.job import Job
 
-__all__ = ["JobShelf"]
+__all__ = ["JobHistory"]
 
 
 class JobHistory:

@@ -8,10 +8,12 @@ import io
 import numpy as np
 from PIL import Image
 
-__all__ = ["contact_sheet", "jpeg", "png_url"]
+__all__ = ["contact_sheet", "jpeg", "picture_url", "png_url"]
 
 QUALITY = 78
 LARGEST, SMALLEST = 512, 192
+_CRISP = 128
+"""Pixels of the longer side up to which a picture travels as a PNG as it is, and the browser enlarges it."""
 
 
 def jpeg(pixels: np.ndarray) -> bytes:
@@ -37,6 +39,13 @@ def png_url(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def picture_url(pixels: np.ndarray) -> str:
+    """A data URL of a picture (H, W, 3), uint8: small ones as PNG, larger ones as JPEG of at most 512 pixels a side."""
+    if max(pixels.shape[:2]) > _CRISP:
+        return "data:image/jpeg;base64," + base64.b64encode(jpeg(pixels)).decode("ascii")
+    return png_url(pixels)
 
 
 def contact_sheet(pictures: np.ndarray) -> np.ndarray:

@@ -8,32 +8,31 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import BusyError, ModelError, StepwiseError
-from pipelines.models.catalog import CatalogEntry
 from pipelines.models.catalog_folder import LoraEntry, scan_loras
 from pipelines.models.downloads import Hub, RemoteFile
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import HOST
 from pipelines.models.places import ModelPlaces
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from pipelines.models.catalog import Catalog
+    from pipelines.models.loader import Loader
 
 __all__ = [
     "DOWNLOAD",
     "LOAD",
     "Errand",
-    "ModelShelf",
+    "ModelList",
     "Segment",
     "lora_row",
     "memory_of",
     "model_row",
-    "shelf_of",
 ]
 
 MOST_AT_ONCE = 2
@@ -95,18 +94,19 @@ class ModelList:
     """The models of a studio as a person sees them; safe to use from many threads.
 
     Args:
-        studio: catalog and loader.
+        catalog: the models that there are.
+        loader: loads and downloads them.
     """
 
-    def __init__(self, studio: Studio):
-        self._studio = studio
+    def __init__(self, catalog: Catalog, loader: Loader):
+        self._catalog, self._loader = catalog, loader
         self._errands: dict[str, Errand] = {}
         self._here: dict[str, bool] = {}
         self._lock = threading.Lock()
 
     def rescan(self) -> None:
         """Look into the models folder again."""
-        self._studio.catalog.rescan()
+        self._catalog.rescan()
         with self._lock:
             self._here.clear()
             self._errands = {key: one for key, one in self._errands.items() if one.status == RUNNING}
@@ -124,7 +124,7 @@ class ModelList:
         return found
 
     def _complete(self, entry: CatalogEntry) -> bool:
-        places = self._studio.loader.places
+        places = self._loader.places
         own = places.catalog.folder / entry.repository.split("/")[-1]
         if not own.is_dir() and places.hub.folder(entry.repository, entry.revision) is None:
             return False
@@ -136,11 +136,11 @@ class ModelList:
             return False
 
     def _variants(self, entry: CatalogEntry) -> Sequence[str]:
-        return ("", entry.variant) if self._studio.loader.device == "cpu" else (entry.variant or "fp16", "")
+        return ("", entry.variant) if self._loader.device == "cpu" else (entry.variant or "fp16", "")
 
     def loras(self) -> list[LoraEntry]:
         """The LoRAs of the models folder, the unusable ones with their problem."""
-        return scan_loras(self._studio.catalog.folder)
+        return scan_loras(self._catalog.folder)
 
     def errand(self, key: str) -> Errand | None:
         """The last load or download of a model."""
@@ -167,7 +167,7 @@ class ModelList:
             ModelError: it cannot be used, and why.
             BusyError: enough are on their way.
         """
-        entry = self._studio.catalog[key]
+        entry = self._catalog[key]
         if entry.problem:
             raise ModelError(entry.problem)
         with self._lock:
@@ -195,7 +195,7 @@ class ModelList:
         Raises:
             UnknownMethodError: no model has this key.
         """
-        return self._studio.loader.release(self._studio.catalog[key].key)
+        return self._loader.release(self._catalog[key].key)
 
     def _run(self, errand: Errand, entry: CatalogEntry) -> None:
         def progress(stage: str, done: int, total: int) -> None:
@@ -207,8 +207,8 @@ class ModelList:
             if errand.what == DOWNLOAD:
                 self._download(errand, entry, progress)
             else:
-                self._studio.loader.lora_files(entry.key, errand.stop.is_set, progress)
-                with self._studio.loader.model(entry.key, errand.stop.is_set, progress):
+                self._loader.lora_files(entry.key, errand.stop.is_set, progress)
+                with self._loader.model(entry.key, errand.stop.is_set, progress):
                     pass
             errand.status = DONE
         except Cancelled:
@@ -222,27 +222,17 @@ class ModelList:
             self._here.pop(entry.key, None)
 
     def _download(self, errand: Errand, entry: CatalogEntry, progress: Any) -> None:
-        loader = self._studio.loader
+        loader = self._loader
         loader.places.parts(
             entry, self._variants(entry), errand.stop.is_set, lambda done, total: progress("Downloading", done, total)
         )
         loader.lora_files(entry.key, errand.stop.is_set, progress)
 
 
-_SHELVES: weakref.WeakKeyDictionary[Any, ModelList] = weakref.WeakKeyDictionary()
-_SHELVES_LOCK = threading.Lock()
-
-
-def model_list_for(studio: Studio) -> ModelList:
-    """The studio's one shelf, so that page and programs together load only a few models at a time."""
-    with _SHELVES_LOCK:
-        return _SHELVES.setdefault(studio, ModelList(weakref.proxy(studio)))
-
-
-def memory_of(studio: Studio) -> tuple[list[Segment], int]:
+def memory_of(loader: Loader) -> tuple[list[Segment], int]:
     """What models hold of the device's memory, the largest first, and the bytes that they may hold in all."""
     held: dict[tuple[str, ...], list[Any]] = {}
-    for row in studio.loader.memory():
+    for row in loader.memory():
         if row.device == HOST:
             continue  # in the computer's memory, which has a budget of its own
         held.setdefault(row.models, []).append(row)
@@ -250,7 +240,7 @@ def memory_of(studio: Studio) -> tuple[list[Segment], int]:
         Segment(models, sum(row.bytes for row in rows), any(row.in_use for row in rows))
         for models, rows in held.items()
     ]
-    return sorted(segments, key=lambda one: -one.bytes), studio.loader.cache.limit
+    return sorted(segments, key=lambda one: -one.bytes), loader.cache.limit
 
 
 def model_row(entry: CatalogEntry, here: bool, loaded: bool) -> Mapping[str, Any]:

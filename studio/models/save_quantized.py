@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipelines.core.errors import MethodFitError
 from pipelines.families.base import Family
@@ -12,18 +12,34 @@ from pipelines.quantizers import build_quantizer, this_machine
 
 if TYPE_CHECKING:
     from pipelines.core.types import Choice
-    from studio.backend import Studio
+    from pipelines.models.catalog import Catalog
+    from pipelines.models.loader import Loader
 
-__all__ = ["keep", "kept_key"]
+__all__ = ["ModelStock", "keep", "kept_key"]
 
 
-def kept_key(studio: Studio, model: str, choice: Choice) -> str | None:
+class ModelStock(Protocol):
+    """Where models are and how they are loaded, as the Studio has it."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models that there are."""
+
+    @property
+    def loader(self) -> Loader:
+        """Loads them."""
+
+    def require_keeping(self) -> None:
+        """Raise SettingsError where a quantized model that is made now could not be used later."""
+
+
+def kept_key(studio: ModelStock, model: str, choice: Choice) -> str | None:
     """Key of the kept model, or None while it is not kept."""
     key = quantized_key(model, choice)
     return key if key in studio.catalog else None
 
 
-def keep(studio: Studio, model: str, choice: Choice, cancelled: Callable[[], bool] = lambda: False) -> str:
+def keep(studio: ModelStock, model: str, choice: Choice, cancelled: Callable[[], bool] = lambda: False) -> str:
     """Write the quantized model into the models folder and look into that again; returns the new model's key.
 
     Args:

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from studio import api
 from studio.page.tabs import TABS
 from studio.ui import deep_links, markup
-from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.live_routes import live_routes
+from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.presentation import plural
 from studio.ui.results_route import result_routes
 from studio.ui.theme import launch_values

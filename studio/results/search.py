@@ -8,12 +8,14 @@ from typing import Any
 from pipelines.core.errors import SettingsError, StepwiseError
 from pipelines.core.types import METHODS, Request
 from studio.results.store import Record, Store
-from studio.ui.form import FIXED
 
-__all__ = ["COMPARISON", "SHARED", "existing", "find", "model_label", "reusable", "without_model"]
+__all__ = ["COMPARISON", "FIXED_SEED", "SHARED", "existing", "find", "model_label", "reusable", "without_model"]
 
 COMPARISON, SHARED = "comparison", "comparison_base"
 """Under which `reusable` gives a comparison, and the settings that its cells share, which no single cell has."""
+
+FIXED_SEED = "fixed"
+"""What `reusable` gives as "seed_mode": the seed stands beside it."""
 
 _CHUNK = 1000
 
@@ -55,7 +57,7 @@ def reusable(record: Record) -> dict[str, Any] | None:
         plain = Request.parse(values).to_json()
     except (StepwiseError, TypeError, ValueError):  # of another task, another version, or by hand
         return None
-    return {**plain, "seed_mode": FIXED, **_own(record)}
+    return {**plain, "seed_mode": FIXED_SEED, **_own(record)}
 
 
 def without_model(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from studio.tasks.edit import read_picture
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["PENDING", "STRIP", "Animate", "ClipFrame"]
 
@@ -53,37 +53,37 @@ class Animate:
 
     key = "animate"
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> VideoRequest:
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> VideoRequest:
         plain = values.get("base", {})
         if not isinstance(plain, Mapping):
             raise SettingsError(f"The base of a clip is given as {str(plain)[:80]!r}. Give an object of settings.")
-        entry = studio.catalog[Request.parse(plain).model]
+        entry = context.catalog[Request.parse(plain).model]
         known = video_model(entry)
         defaults = {name: value for name, value in known.defaults.items() if name not in entry.defaults}
 
         def read(base: Mapping[str, Any]) -> Request:
-            return parse_request({**defaults, **base}, studio, known.prompt)
+            return parse_request({**defaults, **base}, context, known.prompt)
 
         usual = default_format()
-        request = VideoRequest.parse({"format": usual, **values}, entry, read, read_picture, studio.limits)
+        request = VideoRequest.parse({"format": usual, **values}, entry, read, read_picture, context.limits)
         check_format(request.format)
         if "format" not in values and usual != "mp4":
             request = request.replace(notes=(*request.notes, NO_MP4))
-        return _shrunk_upload(request, studio.limits.max_side)
+        return _shrunk_upload(request, context.limits.max_side)
 
-    def run(self, request: VideoRequest, job: Job, studio: Studio) -> None:
+    def run(self, request: VideoRequest, job: Job, context: TaskContext) -> None:
         method = VIDEOS[request.method.key].build(request.method.settings)
         job.set_cells([Cell(num_steps=method.num_steps(request.job()), note=" ".join(request.notes))])
-        with studio.model(request.base.model, job) as model:
+        with context.model(request.base.model, job) as model:
             made = _Clip(request, job)
             job.set_status(JobStatus.RUNNING)
             if isinstance(model, Family):
                 request = _resolved(request, model)
-                with model.loras(studio.load_loras(request.base.loras)):
+                with model.loras(context.load_loras(request.base.loras)):
                     made.take(method.run(request.job(), model, job.cancelled))
             else:
                 made.take(method.run(request.job(), model, job.cancelled))
-        made.finish(request, studio)
+        made.finish(request, context)
 
 
 def _shrunk_upload(request: VideoRequest, most: int) -> VideoRequest:
@@ -156,7 +156,7 @@ class _Clip:
         tiles = [self.tiles.get(place, gray) for place in range(min(STRIP, self.request.frames))]
         return np.stack([_sized(tile, width, height) for tile in tiles])
 
-    def finish(self, request: VideoRequest, studio: Studio) -> None:
+    def finish(self, request: VideoRequest, context: TaskContext) -> None:
         """Show the clip's strip and store it, in this order: a full disk then does not take it away."""
         frames = np.concatenate(self.pictures)
         figures: dict[str, float | None] = {"frames": len(frames), "fps": request.fps}
@@ -170,9 +170,9 @@ class _Clip:
             {"animate": request.to_json(), "seconds": len(frames) / request.fps, "size": [width, height]}
         )
         request = request.replace(base=base)
-        clip = studio.encode_clip(frames, request)
+        clip = context.encode_clip(frames, request)
         self.job.update_cell(0, clip=clip)
-        result = studio.save_clip(clip, frames, request, self.job, figures)
+        result = context.save_clip(clip, frames, request, self.job, figures)
         self.job.update_cell(0, results=(result,), clip=b"")
 
 

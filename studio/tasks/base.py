@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
     from studio.jobs.job import Job
+    from studio.tasks.context import TaskContext
 
 __all__ = ["Task"]
 
@@ -21,14 +21,14 @@ class Task(Protocol):
 
     key: str
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> Any:
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> Any:
         """The request, with everything checked that can be checked without loading a model.
 
         Raises:
             SettingsError: the first thing that is wrong.
         """
 
-    def run(self, request: Any, job: Job, studio: Studio) -> None:
+    def run(self, request: Any, job: Job, context: TaskContext) -> None:
         """Do the work in the worker thread, reporting to the job.
 
         Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_orders
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
 from pipelines.workflows.compare.labels import axis_value, labels
 from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
 from studio.jobs.job import Cell, Job, JobStatus
@@ -26,7 +25,7 @@ from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["Compare"]
 
@@ -38,15 +37,13 @@ class Compare:
 
     key = "compare"
 
-    def __init__(self) -> None:
-        self._references: weakref.WeakKeyDictionary[Studio, ReferenceCache] = weakref.WeakKeyDictionary()
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> ComparisonRequest:
+        return ComparisonRequest.parse(
+            values, lambda plain: parse_request(plain, context), context.limits, context.traits
+        )
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> ComparisonRequest:
-        return ComparisonRequest.parse(values, lambda plain: parse_request(plain, studio), studio.limits, studio.traits)
-
-    def run(self, request: ComparisonRequest, job: Job, studio: Studio) -> None:
-        cache = self._references.setdefault(studio, ReferenceCache())
-        comparing = _Comparing(request, job, studio, cache)
+    def run(self, request: ComparisonRequest, job: Job, context: TaskContext) -> None:
+        comparing = _Comparing(request, job, context, context.caches.get(self.key, ReferenceCache))
         try:
             comparing.run()
         finally:
@@ -62,23 +59,25 @@ class _Slot:
         measured: of a reference, the cells that it measures; empty for a cell.
         picture: (H, W, 3), uint8, when it is finished.
         problem: why it cannot run.
+        resolved: the request settled on its model, as soon as that is loaded.
     """
 
     request: Request
     measured: tuple[int, ...] = ()
     picture: np.ndarray | None = None
     problem: StepwiseError | None = None
+    resolved: ResolvedRun | None = None
 
 
 class _Comparing:
     """One comparison in the worker thread: the job's cells, and behind them the references."""
 
-    def __init__(self, request: ComparisonRequest, job: Job, studio: Studio, cache: ReferenceCache):
-        self.request, self.job, self.studio, self.cache = request, job, studio, cache
+    def __init__(self, request: ComparisonRequest, job: Job, context: TaskContext, cache: ReferenceCache):
+        self.request, self.job, self.context, self.cache = request, job, context, cache
         self.slots = [_Slot(cell.request) for cell in request.cells]
         self.count = len(self.slots)
         if request.reference:
-            self.slots += _references(request, studio)
+            self.slots += _references(request, context)
         apart = _apart([slot.request for slot in self.slots[self.count :]])
         names = [cell.label for cell in request.cells] + [
             f"Reference · {note}" if note else "Reference" for note in apart
@@ -113,7 +112,7 @@ class _Comparing:
         """The model while the context lasts; None where it cannot be had, which only its own cells suffer from."""
         with ExitStack() as leased:
             try:
-                family = leased.enter_context(self.studio.model(model, self.job))
+                family = leased.enter_context(self.context.model(model, self.job))
             except StepwiseError as error:
                 self._fail(indices, error)
                 yield None
@@ -134,8 +133,8 @@ class _Comparing:
             return
         requests = {index: self.slots[index].request for index in ready}
         try:
-            with family.loras(self.studio.load_loras(requests[ready[0]].loras)):
-                for wave in waves(ready, requests, self.studio.limits.max_pixels):
+            with family.loras(self.context.load_loras(requests[ready[0]].loras)):
+                for wave in waves(ready, requests, self.context.limits.max_pixels):
                     self._run_wave(wave, family)
         except StepwiseError as error:
             self._fail([index for index in ready if self.slots[index].picture is None], error)
@@ -154,7 +153,8 @@ class _Comparing:
                     index, family
                 )  # first: a learned schedule is settled for the steps that the run will have
                 check_orders(slot.request)
-            slot.request = resolve(slot.request, family)
+            slot.resolved = resolve(slot.request, family)
+            slot.request = slot.resolved.request
         except StepwiseError as error:
             self._fail([index], error)
             return False
@@ -166,9 +166,9 @@ class _Comparing:
 
     def _equalise(self, index: int, family: Family) -> None:
         base, slot = self.request.base, self.slots[index]
-        budget = evaluations(base, self.studio.traits(base.model) or family.traits)
-        slot.request = equal_steps(slot.request, family.traits, budget, self.studio.limits.max_steps)
-        own, steps = evaluations(slot.request, family.traits), slot.request.num_inference_steps
+        budget = evaluations(base, self.context.traits(base.model) or family.traits, family.learned)
+        slot.request = equal_steps(slot.request, family.traits, budget, self.context.limits.max_steps, family.learned)
+        own, steps = evaluations(slot.request, family.traits, family.learned), slot.request.num_inference_steps
         note = (
             f"{own} of {budget} evaluations."
             if own <= budget
@@ -180,7 +180,7 @@ class _Comparing:
         runs = {}
         for index in indices:
             try:
-                runs[index] = build_run(self.slots[index].request, family, self.job.cancelled)
+                runs[index] = build_run(self.slots[index].resolved, family, self.job.cancelled)
             except StepwiseError as error:
                 self._fail([index], error)
         order = list(runs)
@@ -205,7 +205,7 @@ class _Comparing:
         self.job.update_cell(index, images=picture[None], figures=figures)
         try:
             stored = {**figures, "comparison": self.request.to_json()}
-            result = self.studio.save_picture(picture, slot.request, self.job, index=index, figures=stored)
+            result = self.context.save_picture(picture, slot.request, self.job, index=index, figures=stored)
             self.job.update_cell(index, results=(result,))
         except StoreError as error:
             self.job.update_cell(index, note=str(error))
@@ -240,13 +240,13 @@ class _Comparing:
             "seed": request.base.seed,
             "equal": request.equal,
             "axes": axes,
-            "models": [self.studio.catalog[model].label for model in sorted(models)],
+            "models": [self.context.catalog[model].label for model in sorted(models)],
             "reference_steps": request.reference_steps if request.reference else None,
             "rows": [self._row(index, cells[index]) for index in range(self.count)],
         }
 
     def _value(self, field: str, value: Any) -> str:
-        return self.studio.catalog[value].label if field == "model" else axis_value(field, value)
+        return self.context.catalog[value].label if field == "model" else axis_value(field, value)
 
     def _row(self, index: int, cell: Cell) -> dict[str, Any]:
         slot, last = self.slots[index], cell.rows[-1] if cell.rows else None
@@ -266,11 +266,11 @@ class _Comparing:
         }
 
 
-def _references(request: ComparisonRequest, studio: Studio) -> list[_Slot]:
+def _references(request: ComparisonRequest, context: TaskContext) -> list[_Slot]:
     """One slot for each distinct long run that the cells are measured against."""
     wanted: dict[Request, list[int]] = {}
     for index, cell in enumerate(request.cells):
-        traits = studio.traits(cell.request.model)
+        traits = context.traits(cell.request.model)
         flow = traits is not None and traits.flow
         wanted.setdefault(reference_of(cell.request, flow, request.reference_steps), []).append(index)
     return [_Slot(reference, tuple(measured)) for reference, measured in wanted.items()]

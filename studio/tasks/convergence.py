@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.requests.limits import check_fit
 from pipelines.requests.reference import reference_of
-from pipelines.requests.text_to_image import decode, resolve
+from pipelines.requests.text_to_image import decode, resolve_size
 from pipelines.workflows.convergence import (
     ConvergenceRequest,
     Finished,
@@ -35,11 +34,10 @@ from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
-__all__ = ["Convergence"]
+__all__ = ["Convergence", "left_out_words"]
 
-_KEPT_REFERENCES = 8
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
 
 
@@ -48,29 +46,43 @@ class Convergence:
 
     key = "convergence"
 
-    def __init__(self) -> None:
-        self._references: weakref.WeakKeyDictionary[Studio, OrderedDict[Request, torch.Tensor]] = (
-            weakref.WeakKeyDictionary()
-        )
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> ConvergenceRequest:
+        return ConvergenceRequest.parse(values, lambda plain: parse_request(plain, context), context.traits)
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> ConvergenceRequest:
-        return ConvergenceRequest.parse(values, lambda plain: parse_request(plain, studio), studio.traits)
-
-    def run(self, request: ConvergenceRequest, job: Job, studio: Studio) -> None:
-        with studio.model(request.base.model, job) as family:
+    def run(self, request: ConvergenceRequest, job: Job, context: TaskContext) -> None:
+        with context.model(request.base.model, job) as family:
             if not isinstance(family, Family):
                 raise MethodFitError("This model runs through its own pipeline only: its samplers cannot be compared.")
             # The size alone: whether the schedule serves a run is a matter of each point's sampler and steps.
-            base = resolve(request.base.replace(schedule=Request.schedule), family).replace(
-                schedule=request.base.schedule
-            )
+            base = resolve_size(request.base, family)
             resolved = dataclasses.replace(request, base=base)
             for sampler in request.samplers:
                 check_fit(resolved.base.replace(sampler=sampler), family.traits)
-            points = possible(planned(resolved, family.traits, studio.limits.max_steps), family)
-            with family.loras(studio.load_loras(resolved.base.loras)):
-                kept = self._references.setdefault(studio, OrderedDict())
-                _Measuring(resolved, points, job, family, kept).run()
+            points = possible(planned(resolved, family.traits, context.limits.max_steps, family.learned), family)
+            with family.loras(context.load_loras(resolved.base.loras)):
+                _Measuring(resolved, points, job, family, context.caches.get(self.key, _References)).run()
+
+
+class _References:
+    """Last latents of long runs by request; the oldest go first.
+
+    Args:
+        most: runs kept.
+    """
+
+    def __init__(self, most: int = 8):
+        self._most = most
+        self._latents: OrderedDict[Request, torch.Tensor] = OrderedDict()
+
+    def get(self, request: Request) -> torch.Tensor | None:
+        """The latents (1, C, h, w), if they are still here."""
+        return self._latents.get(request)
+
+    def put(self, request: Request, latents: torch.Tensor) -> None:
+        """Keep latents, and let older ones go."""
+        self._latents[request] = latents
+        while len(self._latents) > self._most:
+            self._latents.popitem(last=False)
 
 
 class _Measuring:
@@ -82,9 +94,9 @@ class _Measuring:
         points: tuple[list[list[Planned]], list[Impossible]],
         job: Job,
         family: Family,
-        kept: OrderedDict[Request, torch.Tensor],
+        references: _References,
     ):
-        self.request, self.job, self.family, self.kept = request, job, family, kept
+        self.request, self.job, self.family, self.references = request, job, family, references
         self.groups, self.impossible = points
         self.labels = [sampler_label(sampler) for sampler in request.samplers]
         self.points: list[dict[str, Any]] = []
@@ -110,15 +122,13 @@ class _Measuring:
     def _reference(self) -> torch.Tensor:
         place = len(self.labels)
         key = reference_of(self.request.base, self.family.traits.flow, self.request.reference_steps)
-        if key in self.kept:
+        if (kept := self.references.get(key)) is not None:
             self.job.update_cell(place, num_steps=0, note="Kept from an earlier view.")
-            return self.kept[key]
+            return kept
         for step in denoise(reference_run(self.request, self.family, self.job.cancelled)):
             row = StepRow(step.index, step.next_level.sigma_ve, step.level.timestep, step.evaluations, step.seconds)
             self.job.add_step(place, row, Frame(_NO_PICTURE, _NO_PICTURE))
-        self.kept[key] = step.latents
-        while len(self.kept) > _KEPT_REFERENCES:
-            self.kept.popitem(last=False)
+        self.references.put(key, step.latents)
         return step.latents
 
     def _add(self, finished: Finished, wanted: torch.Tensor) -> None:
@@ -170,3 +180,16 @@ class _Measuring:
                 ],
             }
         )
+
+
+def left_out_words(outcome: Mapping[str, Any]) -> str:
+    """Which planned points the schedule does not serve, and why the first; empty where it serves all."""
+    steps: dict[str, list[int]] = {}
+    for one in outcome.get("left_out", ()):
+        steps.setdefault(one["label"], []).append(one["steps"])
+    if not steps:
+        return ""
+    told = "; ".join(
+        f"{label} at {', '.join(map(str, counts))} step{'s' * (counts != [1])}" for label, counts in steps.items()
+    )
+    return f"Left out, since the schedule does not serve them: {told}. {outcome['left_out'][0]['reason']}"

@@ -6,7 +6,6 @@ import base64
 import binascii
 import dataclasses
 import math
-import weakref
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from pipelines.inversions.trajectories import TrajectoryCache
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
-from pipelines.requests.text_to_image import decode, resolve
+from pipelines.requests.text_to_image import ResolvedRun, decode, resolve, resolve_size
 from pipelines.workflows.edit.request import Canvas, EditRequest, Picture, canvas_of, pixels_kept
 from pipelines.workflows.edit.runs import Editing
 from studio.jobs.job import Cell, Job, JobStatus
@@ -33,7 +32,7 @@ from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["Edit", "read_mask", "read_picture"]
 
@@ -105,15 +104,12 @@ class Edit:
 
     key = "edit"
 
-    def __init__(self) -> None:
-        self._trajectories: weakref.WeakKeyDictionary[Studio, TrajectoryCache] = weakref.WeakKeyDictionary()
-
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> EditRequest:
-        request = EditRequest.parse(values, lambda plain: parse_request(plain, studio), read_picture, read_mask)
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> EditRequest:
+        request = EditRequest.parse(values, lambda plain: parse_request(plain, context), read_picture, read_mask)
         # With the target's own seed: where both share a pattern, the same choices are drawn for both.
-        request = request.replace(source_prompt=studio.expand(request.source_prompt, request.base.seed))
-        request.check(studio.limits, studio.traits(request.base.model))
-        most, base = studio.limits.max_side, request.base
+        request = request.replace(source_prompt=context.expand(request.source_prompt, request.base.seed))
+        request.check(context.limits, context.traits(request.base.model))
+        most, base = context.limits.max_side, request.base
         request = request.within(
             pixels_kept(base.width or most, base.height or most)
         )  # jobs are kept, uploads are large
@@ -122,44 +118,49 @@ class Edit:
             request = request.replace(base=request.base.replace(width=0, height=0))
         return request
 
-    def run(self, request: EditRequest, job: Job, studio: Studio) -> None:
-        with studio.model(request.base.model, job) as family:
+    def run(self, request: EditRequest, job: Job, context: TaskContext) -> None:
+        with context.model(request.base.model, job) as family:
             if not isinstance(family, Family):
                 raise MethodFitError(
                     "This model runs through its own pipeline only and cannot edit here. Choose another."
                 )
-            request.check(studio.limits, family.traits)
-            size = resolve(request.base, family)
+            model = request.check_model(context.limits, family)
+            size = resolve_size(request.base, family)
             request = request.within(pixels_kept(size.width, size.height))
             job.request = job.request.replace(picture=request.picture, mask=request.mask)
-            request, canvas = _resolved(request, family, studio)
-            with family.loras(studio.load_loras(request.base.loras)):
-                edited = _Edited(request, job, studio, family, canvas)
+            request, canvas, resolved = _resolved(request, family, context)
+            with family.loras(context.load_loras(request.base.loras)):
+                edited = _Edited(
+                    request, job, context, family, canvas, Editing(request, resolved, model, canvas, job.cancelled)
+                )
                 job.set_status(JobStatus.RUNNING)
-                edited.run(self._trajectories.setdefault(studio, TrajectoryCache()))
+                edited.run(context.caches.get(self.key, TrajectoryCache))
 
 
-def _resolved(request: EditRequest, family: Family, studio: Studio) -> tuple[EditRequest, Canvas]:
-    """The request with its final size, margins included, and the canvas of that size."""
-    base = resolve(request.base, family)
+def _resolved(request: EditRequest, family: Family, context: TaskContext) -> tuple[EditRequest, Canvas, ResolvedRun]:
+    """The request with its final size, margins included, the canvas of that size, and the run."""
+    base = resolve_size(request.base, family)
     canvas = canvas_of(request, (base.width, base.height))
     base = base.replace(width=canvas.size[0], height=canvas.size[1])
     family.require_size(*canvas.size)
-    if base.width * base.height > studio.limits.max_pixels or max(canvas.size) > studio.limits.max_side:
+    if base.width * base.height > context.limits.max_pixels or max(canvas.size) > context.limits.max_side:
         raise SettingsError(
             f"With its margins the picture has {base.width} × {base.height} pixels, more than this studio makes. "
             "Choose smaller margins."
         )
-    return request.replace(base=base), canvas
+    resolved = resolve(base, family)
+    return request.replace(base=resolved.request), canvas, resolved
 
 
 class _Edited:
     """One edit in the worker thread: its cells, pictures and figures."""
 
-    def __init__(self, request: EditRequest, job: Job, studio: Studio, family: Family, canvas: Canvas):
-        self.request, self.job, self.studio, self.family, self.canvas = request, job, studio, family, canvas
-        self.editing = Editing(request, family, canvas, job.cancelled)
-        self.lpips = _lpips(studio)
+    def __init__(
+        self, request: EditRequest, job: Job, context: TaskContext, family: Family, canvas: Canvas, editing: Editing
+    ):
+        self.request, self.job, self.context, self.family, self.canvas = request, job, context, family, canvas
+        self.editing = editing
+        self.lpips = _lpips(context)
         steps = len(self.editing.levels) - 1
         labels = (INVERSION, RECONSTRUCTION, EDIT) if self.editing.edit.inverts else (EDIT,)
         job.set_cells([Cell(label=label, num_steps=steps) for label in labels])
@@ -238,7 +239,7 @@ class _Edited:
         self.job.update_cell(self.last, images=picture[None], figures=figures)
         metadata = {key: value for key, value in self.request.to_json().items() if key != "base"}
         self.job.set_outcome({"edit": metadata, "sees": self._sees(picture), "size": list(self.canvas.size)})
-        result = self.studio.save_picture(picture, self.request.base, self.job, figures={**figures, "edit": metadata})
+        result = self.context.save_picture(picture, self.request.base, self.job, figures={**figures, "edit": metadata})
         self.job.update_cell(self.last, results=(result,))
 
     def _likeness(self, picture: np.ndarray, source: np.ndarray) -> dict[str, float | None]:
@@ -266,7 +267,7 @@ class _Edited:
 
     @cached_property
     def _classifier(self) -> Classifier | None:
-        entry = self.studio.catalog[self.request.base.model]
+        entry = self.context.catalog[self.request.base.model]
         if (entry.quantized.base if entry.quantized else entry.key) != SHIPPED:
             return None
         try:
@@ -280,10 +281,10 @@ def _pasted(picture: np.ndarray, source: np.ndarray, mask: np.ndarray) -> np.nda
     return np.where(mask[..., None], picture, source)
 
 
-def _lpips(studio: Studio) -> Lpips | None:
+def _lpips(context: TaskContext) -> Lpips | None:
     """The metric, where its weights are: they are not shipped, and the page says so."""
     try:
-        return load_lpips(studio.catalog.folder)
+        return load_lpips(context.catalog.folder)
     except ModelMissingError:
         return None
 

@@ -11,10 +11,9 @@ from pipelines.core.types import Choice
 from pipelines.models.quantization_folder import plain_choice, quantized_entry
 from pipelines.quantizers import require_runs, this_machine
 from studio.jobs.job import Job, JobStatus
-from studio.models.save_quantized import keep
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["Keep", "KeepRequest"]
 
@@ -32,18 +31,18 @@ class Keep:
 
     key = "keep"
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> KeepRequest:
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> KeepRequest:
         known = [field.name for field in dataclasses.fields(KeepRequest)]
         if unknown := [name for name in values if name not in known]:
             raise UnknownMethodError("setting of a model to keep", unknown[0], known)
-        studio.require_keeping()
+        context.require_keeping()
         request = KeepRequest(values.get("model", ""), plain_choice(Choice.parse(values.get("variant", ""))))
-        require_runs(request.variant, this_machine(studio.loader.device))
-        quantized_entry(studio.catalog[request.model], request.variant)
+        require_runs(request.variant, this_machine(context.device))
+        quantized_entry(context.catalog[request.model], request.variant)
         return request
 
-    def run(self, request: KeepRequest, job: Job, studio: Studio) -> None:
-        label = quantized_entry(studio.catalog[request.model], request.variant).label
+    def run(self, request: KeepRequest, job: Job, context: TaskContext) -> None:
+        label = quantized_entry(context.catalog[request.model], request.variant).label
         job.set_status(JobStatus.LOADING, f"Keeping {label}")
-        key = keep(studio, request.model, request.variant, job.cancelled)
+        key = context.keep_quantized(request.model, request.variant, job.cancelled)
         job.set_outcome({"key": key})

@@ -19,7 +19,7 @@ from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["Learn", "schedules_folder"]
 
@@ -27,9 +27,9 @@ MOST_PROMPTS = 2048
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
 
 
-def schedules_folder(studio: Studio) -> Path:
+def schedules_folder(context: TaskContext) -> Path:
     """Where a person's learned schedules are kept."""
-    return studio.catalog.folder / "schedules"
+    return context.catalog.folder / "schedules"
 
 
 class Learn:
@@ -37,7 +37,7 @@ class Learn:
 
     key = "learn"
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> LearnRequest:
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> LearnRequest:
         known = ("base", "learner", "pictures", "prompts")
         for name in values:
             if name not in known:
@@ -46,7 +46,7 @@ class Learn:
         base = _object(values.get("base", {}), "base")
         # Only what belongs to a run is taken; which pictures are made is the fit's own.
         request = parse_request(
-            {**base, "prompt": (prompts or PROMPTS)[0], "schedule": "uniform", "batch_size": 1, "loras": []}, studio
+            {**base, "prompt": (prompts or PROMPTS)[0], "schedule": "uniform", "batch_size": 1, "loras": []}, context
         )
         learner = Choice.parse(values.get("learner", "ld3"))
         parse_settings(LEARNERS[learner.key].settings, learner.settings, LEARNERS[learner.key].label)
@@ -55,18 +55,18 @@ class Learn:
         pictures = parse_settings(PictureSettings, _object(values.get("pictures", {}), "pictures"), "Pictures")
         return LearnRequest(request, learner, pictures, prompts)
 
-    def run(self, request: LearnRequest, job: Job, studio: Studio) -> None:
+    def run(self, request: LearnRequest, job: Job, context: TaskContext) -> None:
         job.set_cells([Cell(label=LEARNERS[request.learner.key].label)])
-        with studio.model(request.base.model, job) as family:
+        with context.model(request.base.model, job) as family:
             if not isinstance(family, Family):
                 raise MethodFitError("This model runs through its own pipeline only: no schedule can be fitted to it.")
-            base = resolve(request.base, family)
+            base = resolve(request.base, family).request
             fit = LearnRequest(base, request.learner, request.pictures, request.prompts)
             for progress in learn(fit, family, job.cancelled):
-                self._tell(progress, base.to_json(), job, studio)
+                self._tell(progress, base.to_json(), job, context)
 
     @staticmethod
-    def _tell(progress: Progress, base: Mapping[str, Any], job: Job, studio: Studio) -> None:
+    def _tell(progress: Progress, base: Mapping[str, Any], job: Job, context: TaskContext) -> None:
         job.set_status(
             JobStatus.RUNNING,
             f"{progress.stage}: round {progress.done} of {progress.total}" if progress.curve else progress.stage,
@@ -79,7 +79,7 @@ class Learn:
             "curve": list(progress.curve),
         }
         if progress.learned is not None:
-            write_learned(progress.learned, schedules_folder(studio))
+            write_learned(progress.learned, schedules_folder(context))
             outcome["name"], outcome["schedule"] = progress.learned.name, progress.learned.to_json()
         elif progress.curve:
             row = StepRow(progress.done, 0.0, 0.0, 0, job.view().seconds)

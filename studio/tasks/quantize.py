@@ -33,7 +33,7 @@ from studio.tasks.recording import record
 from studio.tasks.text_to_image import parse_request
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["FULL", "Quantize"]
 
@@ -46,16 +46,16 @@ class Quantize:
 
     key = "quantize"
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> QuantizationRequest:
-        machine = this_machine(studio.loader.device)
-        request = QuantizationRequest.parse(values, lambda plain: parse_request(plain, studio), machine)
-        require_plain(studio.catalog[request.base.model])
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> QuantizationRequest:
+        machine = this_machine(context.device)
+        request = QuantizationRequest.parse(values, lambda plain: parse_request(plain, context), machine)
+        require_plain(context.catalog[request.base.model])
         if request.keep:
-            studio.require_keeping()
+            context.require_keeping()
         return request
 
-    def run(self, request: QuantizationRequest, job: Job, studio: Studio) -> None:
-        quantizing = _Quantizing(request, job, studio)
+    def run(self, request: QuantizationRequest, job: Job, context: TaskContext) -> None:
+        quantizing = _Quantizing(request, job, context)
         try:
             quantizing.run()
         finally:
@@ -84,9 +84,9 @@ class _Variant:
 class _Quantizing:
     """One comparison in the worker thread. The first variant is the full-precision model."""
 
-    def __init__(self, request: QuantizationRequest, job: Job, studio: Studio):
-        self.request, self.job, self.studio, self.base = request, job, studio, request.base
-        entry = studio.catalog[self.base.model]
+    def __init__(self, request: QuantizationRequest, job: Job, context: TaskContext):
+        self.request, self.job, self.context, self.base = request, job, context, request.base
+        entry = context.catalog[self.base.model]
         self.variants = [_Variant(FULL, entry.key)]
         for choice in request.variants:
             made = quantized_entry(entry, choice)
@@ -102,12 +102,13 @@ class _Quantizing:
             Cancelled: the person stopped it; finished pictures stay.
             StepwiseError: no variant could run.
         """
-        with self.studio.model(self.base.model, self.job) as full, ExitStack() as leased:
+        with self.context.model(self.base.model, self.job) as full, ExitStack() as leased:
             if not isinstance(full, Family):
                 raise MethodFitError(
                     "This model runs through its own pipeline only and cannot be quantized here. Choose another."
                 )
-            self.base = resolve(self.base, full)
+            self.resolved = resolve(self.base, full)
+            self.base = self.resolved.request
             self.variants[0].family = full
             for index, one in enumerate(self.variants[1:], 1):
                 with self._told(index):
@@ -137,11 +138,11 @@ class _Quantizing:
             self.job.update_cell(index, num_steps=len(self.job.view().cells[index].rows), note=str(error))
 
     def _quantize(self, one: _Variant, full: Family, leased: ExitStack) -> None:
-        machine = this_machine(self.studio.loader.device)
+        machine = this_machine(self.context.device)
         self.job.set_status(JobStatus.LOADING, f"Quantizing to {one.label}")
         one.quantizer = build_quantizer(one.choice, machine)
         network = full.network
-        one.family = leased.enter_context(self.studio.quantized(self.base.model, one.choice, full, self.job))
+        one.family = leased.enter_context(self.context.quantized(self.base.model, one.choice, full, self.job))
         one.report = report_of(network, one.family.network, one.quantizer)
         stored = isinstance(one.quantizer, StorableQuantizer)
         one.figures |= {"bytes": one.report.bytes, "share": one.report.share, "disk": None}
@@ -151,7 +152,7 @@ class _Quantizing:
     def _run(self, variants: Sequence[_Variant]) -> None:
         """All from one noise, in lockstep, every step seen."""
         for one in variants:
-            one.run = build_run(self.base, one.family, self.job.cancelled)
+            one.run = build_run(self.resolved, one.family, self.job.cancelled)
         full = variants[0]
         position = full.run.latents
         for place, step in denoise_together([one.run for one in variants]):
@@ -174,10 +175,10 @@ class _Quantizing:
         if one.choice:
             figures["quantization"] = {**one.choice.to_json(), "model": self.base.model}
         self.job.update_cell(index, images=one.picture[None], figures=_numbers(one.figures))
-        model = one.key if one.key in self.studio.catalog else self.base.model
+        model = one.key if one.key in self.context.catalog else self.base.model
         try:
             request = self.base.replace(model=model)
-            result = self.studio.save_picture(one.picture, request, self.job, index=index, figures=figures)
+            result = self.context.save_picture(one.picture, request, self.job, index=index, figures=figures)
             self.job.update_cell(index, results=(result,))
         except StoreError as error:
             self.job.update_cell(index, note=str(error))
@@ -186,7 +187,7 @@ class _Quantizing:
         """What is known once the pictures are there."""
         full = self.variants[0]
         network = full.family.network
-        disk = self.studio.disk_bytes(self.base.model, full.family)
+        disk = self.context.disk_bytes(self.base.model, full.family)
         full.figures |= {"bytes": stored_bytes(network), "share": 0.0, "disk": disk}
         for one in variants:
             one.figures |= likeness(one.picture, full.picture)
@@ -216,13 +217,13 @@ class _Quantizing:
         self._show()
 
     def _keep(self, variants: Sequence[_Variant]) -> None:
-        entry, network = self.studio.catalog[self.base.model], self.variants[0].family.network
+        entry, network = self.context.catalog[self.base.model], self.variants[0].family.network
         for one in variants:
             with self._told(self.variants.index(one)):
                 self.job.set_status(JobStatus.RUNNING, f"Keeping {one.label}")
-                keep_network(self.studio.catalog.folder, entry, one.choice, network, one.family.network, one.quantizer)
+                keep_network(self.context.catalog.folder, entry, one.choice, network, one.family.network, one.quantizer)
                 one.figures["kept"] = True
-        self.studio.catalog.rescan()
+        self.context.catalog.rescan()
 
     def _peaks(self) -> None:
         """Each in a process of its own, one after another.
@@ -230,7 +231,7 @@ class _Quantizing:
         Raises:
             Cancelled: the person stopped it.
         """
-        folder, device = self.studio.catalog.folder, self.studio.loader.device
+        folder, device = self.context.catalog.folder, self.context.device
         for index, one in enumerate(self.variants):
             if one.picture is None:
                 continue
@@ -244,7 +245,7 @@ class _Quantizing:
         self._show()
 
     def _written(self, one: _Variant, folder: Path) -> Path:
-        full, entry = self.variants[0].family.network, self.studio.catalog[self.base.model]
+        full, entry = self.variants[0].family.network, self.context.catalog[self.base.model]
         key = keep_network(folder, entry, one.choice, full, one.family.network, one.quantizer)
         (folder / key / RECORD).unlink()
         return folder / key / WEIGHTS
@@ -264,7 +265,7 @@ class _Quantizing:
             "prompt": self.base.prompt,
             "seed": self.base.seed,
             "model": self.base.model,
-            "label": self.studio.catalog[self.base.model].label,
+            "label": self.context.catalog[self.base.model].label,
             "steps": self.base.num_inference_steps,
             "rows": [self._row(index, one, cells[index]) for index, one in enumerate(self.variants)],
             "errors": [

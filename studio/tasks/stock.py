@@ -18,7 +18,7 @@ from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 
 if TYPE_CHECKING:
     from pipelines.families.stock import StockPipeline, StockResult, StockStep
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["arguments_of", "run_stock"]
 
@@ -72,7 +72,7 @@ def _guidance(request: Request, pipeline: StockPipeline, defaults: Mapping[str, 
     return found
 
 
-def run_stock(request: Request, pipeline: StockPipeline, job: Job, studio: Studio) -> None:
+def run_stock(request: Request, pipeline: StockPipeline, job: Job, context: TaskContext) -> None:
     """Run the call, report its steps, store its pictures.
 
     Raises:
@@ -84,15 +84,15 @@ def run_stock(request: Request, pipeline: StockPipeline, job: Job, studio: Studi
     note = "This model runs through its own pipeline: its own sampler, schedule and guidance."
     job.set_cells([Cell(num_steps=request.num_inference_steps, note=note)])
     job.set_status(JobStatus.RUNNING)
-    arguments = arguments_of(request, pipeline, studio.catalog[request.model].defaults)
+    arguments = arguments_of(request, pipeline, context.catalog[request.model].defaults)
     for event in pipeline.run(arguments, job.cancelled):
         if isinstance(event, StockResult):
-            _store(request, pipeline, event, job, studio)
+            _store(request, pipeline, event, job, context)
         else:
             _record(event, pipeline, job)
 
 
-def _store(request: Request, pipeline: StockPipeline, result: StockResult, job: Job, studio: Studio) -> None:
+def _store(request: Request, pipeline: StockPipeline, result: StockResult, job: Job, context: TaskContext) -> None:
     """Show the pictures and save them, in this order: a full disk then takes none of them away."""
     images, figures = _pictures(result.output), {"seconds": result.seconds}
     job.update_cell(0, images=images, figures=figures)
@@ -100,7 +100,7 @@ def _store(request: Request, pipeline: StockPipeline, result: StockResult, job: 
     results: tuple[str, ...] = ()
     for i, image in enumerate(images):
         own = request.replace(seed=request.seed + i, batch_size=1)
-        results += (studio.save_picture(image, own, job, i, figures, unread),)
+        results += (context.save_picture(image, own, job, i, figures, unread),)
         job.update_cell(0, results=results)
 
 

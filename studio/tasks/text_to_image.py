@@ -18,28 +18,28 @@ from studio.tasks.recording import record
 from studio.tasks.stock import run_stock
 
 if TYPE_CHECKING:
-    from studio.backend import Studio
+    from studio.tasks.context import TaskContext
 
 __all__ = ["TextToImage", "parse_request"]
 
 
-def parse_request(values: Mapping[str, Any], studio: Studio, prompt_needed: bool = True) -> Request:
+def parse_request(values: Mapping[str, Any], context: TaskContext, prompt_needed: bool = True) -> Request:
     """A checked request from untrusted values: wildcards drawn, the model's own defaults where nothing is said."""
     given = Request.parse(values)
-    entry = studio.catalog[given.model]
+    entry = context.catalog[given.model]
     request = Request.parse({**entry.defaults, **values})
-    check_request(request, studio.limits, prompt_needed)
-    if traits := studio.traits(request.model):
+    check_request(request, context.limits, prompt_needed, context.learned)
+    if traits := context.traits(request.model):
         check_fit(request, traits, said=values.keys())
-    if request.loras and studio.catalog[request.model].quantized:
+    if request.loras and context.catalog[request.model].quantized:
         raise LoraError(
             "LoRAs cannot be added to quantized weights. Remove them, or choose the model in full precision."
         )
     for lora in request.loras:
-        studio.lora_path(lora.name)
-    prompt, negative = (studio.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))
+        context.lora_path(lora.name)
+    prompt, negative = (context.expand(text, request.seed) for text in (request.prompt, request.negative_prompt))
     request = request.replace(prompt=prompt, negative_prompt=negative)
-    check_request(request, studio.limits, prompt_needed)
+    check_request(request, context.limits, prompt_needed, context.learned)
     return request
 
 
@@ -48,33 +48,36 @@ class TextToImage:
 
     key = "text_to_image"
 
-    def parse(self, values: Mapping[str, Any], studio: Studio) -> Request:
-        return parse_request(values, studio)
+    def parse(self, values: Mapping[str, Any], context: TaskContext) -> Request:
+        return parse_request(values, context)
 
-    def run(self, request: Request, job: Job, studio: Studio) -> None:
+    def run(self, request: Request, job: Job, context: TaskContext) -> None:
         job.set_cells([Cell(num_steps=request.num_inference_steps)])
-        with studio.model(request.model, job) as family:
+        with context.model(request.model, job) as family:
             if not isinstance(family, Family):
-                run_stock(request, family, job, studio)
+                run_stock(request, family, job, context)
                 return
-            request = resolve(request, family)
+            resolved = resolve(request, family)
+            request = resolved.request
             job.set_status(JobStatus.RUNNING)
-            with family.loras(studio.load_loras(request.loras)):
-                run = build_run(request, family, job.cancelled)
+            with family.loras(context.load_loras(request.loras)):
+                run = build_run(resolved, family, job.cancelled)
                 for step in denoise(run):
                     if step.index == 0:
                         job.update_cell(0, num_steps=step.num_steps)  # the start may have spared some
                     record(job, 0, step, family)
                 images = decode(family, step.latents)
-        self.store(request, images, job, studio, step.evaluations, step.seconds)
+        self.store(request, images, job, context, step.evaluations, step.seconds)
 
     @staticmethod
-    def store(request: Request, images: np.ndarray, job: Job, studio: Studio, evaluations: int, seconds: float) -> None:
+    def store(
+        request: Request, images: np.ndarray, job: Job, context: TaskContext, evaluations: int, seconds: float
+    ) -> None:
         """Show the pictures of a finished run and save them, in this order: a full disk then takes none of them away."""
         figures = {"evaluations": evaluations, "seconds": seconds}
         job.update_cell(0, images=images, figures=figures)
         results: tuple[str, ...] = ()
         for i, image in enumerate(images):
             own = request.replace(seed=request.seed + i, batch_size=1)
-            results += (studio.save_picture(image, own, job, index=i, figures=figures),)
+            results += (context.save_picture(image, own, job, index=i, figures=figures),)
             job.update_cell(0, results=results)

@@ -11,18 +11,19 @@ from gradio.components import Component
 
 from pipelines.core.errors import SettingsError
 from pipelines.requests.limits import TABLES
+from studio.results.search import FIXED_SEED
 from studio.ui.controls import PLUMBING, MethodControls, elem_id, method_controls
 from studio.ui.lora_controls import lora_controls
 from studio.ui.presentation import model_label, model_note
 from studio.ui.styles import NO_STYLE, STYLES, fitting, styled
 
 if TYPE_CHECKING:
-    from pipelines.models.catalog import CatalogEntry
+    from pipelines.models.entry import CatalogEntry
     from studio.backend import Studio
 
 __all__ = ["FIXED", "RANDOM", "TABLES", "RequestForm"]
 
-RANDOM, FIXED = "random", "fixed"
+RANDOM, FIXED = "random", FIXED_SEED
 SIZE_STEP = 8
 """Pixels between two sizes that a slider offers: every latent model here shrinks a side by eight at most."""
 

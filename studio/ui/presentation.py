@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pipelines.core.types import Request
-from pipelines.models.catalog import CatalogEntry
+from pipelines.models.entry import CatalogEntry
 from studio.jobs.job import JobStatus, View
 
 __all__ = [

@@ -18,10 +18,10 @@ from PIL import Image
 from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.ui import markup
-from studio.ui.page_context import PageContext
 from studio.ui.controls import PLUMBING
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab
+from studio.ui.page_context import PageContext
 
 if TYPE_CHECKING:
     from studio.backend import Studio

@@ -37,7 +37,9 @@ def schedule_view(studio: Studio, values: Mapping[str, Any]) -> str:
         noise_schedule = noise_schedule_of(studio, request.model, (request.width, request.height))
         if noise_schedule is None:
             return '<p class="sw-hint">The plots appear once the model is on this machine.</p>'
-        return schedule_plots(levels_for(request, noise_schedule), SCHEDULES[request.schedule.key].label)
+        return schedule_plots(
+            levels_for(request, noise_schedule, studio.learned), SCHEDULES[request.schedule.key].label
+        )
     except StepwiseError as error:
         return markup.notice(str(error))
 

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from pipelines.core.choice_text import parse_choice
 from pipelines.core.errors import SettingsError, StepwiseError, UnknownMethodError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import Choice
-from studio.cli.main import parse_choice
 
 __all__ = [
     "Chosen",

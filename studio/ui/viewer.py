@@ -21,7 +21,7 @@ from studio.ui.results_route import address_of
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["BLANK", "StageRenderer", "build_stage", "preview_url"]
+__all__ = ["BLANK", "ViewerRenderer", "build_viewer", "preview_url"]
 
 BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="  # one transparent pixel
 

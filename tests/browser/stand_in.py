@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request, Traits
-from pipelines.models.catalog import CatalogEntry, shipped
+from pipelines.models.catalog import shipped
+from pipelines.models.entry import CatalogEntry
 from pipelines.requests.limits import Limits, check_request
 from studio import infotext
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
@@ -44,6 +45,7 @@ class StandIn:
             SimpleNamespace(device="cpu"),
             SimpleNamespace(get=self._record),
         )
+        self.model_list = None  # the tab "Models" is built and not used
         self.jobs: dict[str, Job] = {}
 
     def models(self) -> list[CatalogEntry]:

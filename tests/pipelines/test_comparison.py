@@ -16,7 +16,8 @@ from pipelines.requests.limits import Limits, check_fit, check_request
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules import SCHEDULES, learned
+from pipelines.schedules import SCHEDULES
+from pipelines.schedules.learned import LearnedSchedules
 from pipelines.schedules.learned_file import LearnedSchedule, write_learned
 from pipelines.workflows.compare.axes import Axis, axis_names, changed, grid, spread
 from pipelines.workflows.compare.labels import labels
@@ -270,8 +271,8 @@ def test_equal_steps_are_the_most_within_the_budget(sampler, scale):
         assert evaluations(fitted.replace(num_inference_steps=fitted.num_inference_steps + 1), SD) > budget
 
 
-def test_a_fitted_solver_with_single_ends_has_a_step_more_at_equal_evaluations(tmp_path, monkeypatch):
-    monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
+def test_a_fitted_solver_with_single_ends_has_a_step_more_at_equal_evaluations(tmp_path):
+    known = LearnedSchedules((tmp_path,))
     rows = ((1.0, 0.1), (1.0, *[0.1] * 3), (1.0, *[0.1] * 4))
     write_learned(
         LearnedSchedule(
@@ -294,9 +295,9 @@ def test_a_fitted_solver_with_single_ends_has_a_step_more_at_equal_evaluations(t
         tmp_path,
     )
     request = Request(sampler=Choice("dpmpp_2m"), schedule=Choice("learned"))
-    assert [evaluations(request.replace(num_inference_steps=steps), SD) for steps in (2, 3, 4)] == [4, 4, 8]
-    assert [equal_steps(request, SD, budget, 50).num_inference_steps for budget in (2, 4, 6)] == [1, 3, 3]
-    assert equal_steps(request.replace(schedule=Choice("uniform")), SD, 4, 50).num_inference_steps == 2
+    assert [evaluations(request.replace(num_inference_steps=steps), SD, known) for steps in (2, 3, 4)] == [4, 4, 8]
+    assert [equal_steps(request, SD, budget, 50, known).num_inference_steps for budget in (2, 4, 6)] == [1, 3, 3]
+    assert equal_steps(request.replace(schedule=Choice("uniform")), SD, 4, 50, known).num_inference_steps == 2
 
 
 def test_equal_steps_stay_within_the_cap_and_above_zero():

@@ -13,7 +13,6 @@ from tiny_models import tiny_sd
 from pipelines.core.denoiser import Conditioning, Query
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.loop import denoise
-from pipelines.core.registry import Method
 from pipelines.core.sampler import State, interpolate
 from pipelines.core.types import Choice, Request, Traits
 from pipelines.families import family_of
@@ -22,7 +21,7 @@ from pipelines.requests.text_to_image import resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.workflows.convergence import (
     ConvergenceRequest,
-    Planned,
+    Settled,
     planned,
     possible,
     reference_run,
@@ -123,16 +122,15 @@ class SlowSampler:
         time.sleep(0.02)
         return State(interpolate(prediction, next_level), prediction.denoised)
 
-    def calls(self, num_steps):
+    def nfe(self, num_steps):
         return num_steps
 
 
-def test_the_samplers_own_seconds_are_not_the_networks(monkeypatch):
+def test_the_samplers_own_seconds_are_not_the_networks():
     family = gaussian_family()
-    slow = Method("slow", "Slow", lambda settings: SlowSampler())
-    monkeypatch.setattr("pipelines.requests.text_to_image.SAMPLERS", {"slow": slow})
-    request = resolve(Request.parse(BASE), family).replace(sampler=Choice("slow"), num_inference_steps=5)
-    (done,) = walked([Planned(0, request, 5)], family, lambda: False)
+    resolved = resolve(Request.parse(BASE).replace(num_inference_steps=5), family)
+    resolved = dataclasses.replace(resolved, sampler=SlowSampler())
+    (done,) = walked([Settled(0, resolved.request, 5, resolved)], family, lambda: False)
     assert 0.2 <= done.own_seconds <= done.step.seconds
     assert 0 < done.network_seconds < done.own_seconds
     assert done.network_seconds + done.own_seconds == pytest.approx(done.step.seconds)
@@ -160,7 +158,7 @@ def test_errors_fall_at_the_solvers_order():
     asked = ConvergenceRequest(Request.parse(base), asked.samplers, asked.evaluations, asked.reference_steps)
     *_, last = denoise(reference_run(asked, family, lambda: False))
     errors = {}
-    for group in planned(asked, family.traits, 200):
+    for group in possible(planned(asked, family.traits, 200), family)[0]:
         for done in walked(group, family, lambda: False):
             errors[done.point.series, done.point.evaluations] = relative_error(done.step.latents, last.latents)
             assert done.network_seconds > 0 and done.own_seconds > 0

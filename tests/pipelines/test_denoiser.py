@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from pipelines.core import denoiser as denoiser_module
 from pipelines.core.denoiser import Cancelled, Conditioning, Denoiser, Prediction, Query, predict_together
 from pipelines.core.noise import NoiseSource, initial_noise, slerp
 from pipelines.core.schedule import Level
@@ -45,7 +48,6 @@ def test_every_form_of_a_prediction_agrees(kind):
     prediction = Prediction(raw, latents, LEVEL, kind)
     torch.testing.assert_close(prediction.denoised, clean)
     torch.testing.assert_close(prediction.noise, noise)
-    torch.testing.assert_close(prediction.with_denoised(clean).noise, noise)
 
 
 def test_a_flow_prediction_is_noise_minus_data():
@@ -134,6 +136,22 @@ def test_other_shapes_and_other_networks_have_batches_of_their_own():
     ]
     assert [tuple(answer.raw.shape[-2:]) for answer in predict_together(asked)] == [(2, 2), (4, 4), (2, 2)]
     assert (network.batches, another.batches) == ([2, 2], [2])
+
+
+def test_the_time_of_a_batch_is_shared_by_rows(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(denoiser_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Slow(Echo):
+        def predict_raw(self, latents, timesteps, conditioning):
+            clock[0] += 0.5 * len(latents)
+            return super().predict_raw(latents, timesteps, conditioning)
+
+    network = Slow()
+    three, one = denoiser(network, rows=3), denoiser(network, guidance_scale=1.0)
+    predict_together([(three, Query(torch.zeros(3, 1, 2, 2), LEVEL)), (one, Query(torch.zeros(1, 1, 2, 2), LEVEL))])
+    assert network.batches == [7] and clock == [3.5]
+    assert (three.seconds, one.seconds) == (pytest.approx(3.0), pytest.approx(0.5))
 
 
 def test_a_large_batch_is_evaluated_in_parts_with_the_same_answer():

@@ -15,8 +15,9 @@ import torch
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import ModelFileError, ModelMissingError
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry, Source
+from pipelines.models.catalog import Catalog
 from pipelines.models.downloads import HuggingFace, RemoteFile, fetch_source
+from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.files import needed_files
 from pipelines.models.loader import Loader
 from pipelines.models.places import ModelPlaces

@@ -22,6 +22,7 @@ from pipelines.families import family_of
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.requests.limits import Limits
+from pipelines.requests.text_to_image import resolve
 from pipelines.workflows.edit.request import EditRequest, Picture, canvas_of
 from pipelines.workflows.edit.runs import Editing, partial
 from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
@@ -65,7 +66,7 @@ def edited(family, request, cancelled=lambda: False):
     """The editing, its trajectory or None, and the steps of the way down."""
     canvas = canvas_of(request, (request.base.width, request.base.height))
     request = request.replace(base=request.base.replace(width=canvas.size[0], height=canvas.size[1]))
-    editing = Editing(request, family, canvas, cancelled)
+    editing = Editing(request, resolve(request.base, family), family, canvas, cancelled)
     trajectory = None
     if editing.edit.inverts:
         up = editing.inversion_run()
@@ -270,7 +271,7 @@ def test_a_drawn_mask_keeps_an_inverted_edit_inside_it(family, picture, mask, ed
 @pytest.mark.parametrize(("strength", "steps"), [(0.0, 0), (0.24, 0), (0.25, 1), (0.7, 2), (1.0, 4)])
 def test_strength_counts_steps_as_diffusers_does(family, picture, strength, steps):
     request = request_of(picture, Choice("image_to_image", {"strength": strength}))
-    editing = Editing(request, family, canvas_of(request, (32, 32)))
+    editing = Editing(request, resolve(request.base, family), family, canvas_of(request, (32, 32)))
     assert len(editing.levels) - 1 == steps
     assert len(partial(range(101), 0.58)) == 59
 

@@ -16,7 +16,8 @@ from pipelines.families import family_of
 from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
-from pipelines.schedules import SCHEDULES, learned, levels_and_sampler, levels_for, named
+from pipelines.schedules import SCHEDULES, levels_for, settle_schedule
+from pipelines.schedules.learned import LearnedSchedules, LearnedSettings
 from pipelines.schedules.learned_file import SHIPPED, LearnedSchedule, find_all, write_learned
 from pipelines.weights.network_identity import network_identity
 from tests.pipelines.gaussian import CosineSchedule
@@ -46,9 +47,16 @@ def fitted(**changes):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
+def folder(tmp_path):
     return tmp_path
+
+
+def settle(request, folder, network=None):
+    return settle_schedule(request, LearnedSchedules((folder,)), network)
+
+
+def levels_of(request, folder):
+    return levels_for(request, COSINE, LearnedSchedules((folder,)))
 
 
 REQUEST = Request(sampler=Choice("unipc"), schedule=Choice("learned"), num_inference_steps=4)
@@ -58,7 +66,8 @@ def test_a_bespoke_record_takes_the_samplers_place(folder):
     rows = ((1.0, 0.1), (1.0, 0.1, 0.2), (1.0, 0.1, 0.2, 0.3), (1.0, 0.1, 0.2, 0.3, 0.4))
     record = fitted(method="bespoke", rows=rows, model_times=(999.0, 700.0, 400.0, 90.0))
     write_learned(record, folder)
-    levels, solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)
+    levels = levels_of(REQUEST, folder)
+    solver = settle(REQUEST, folder).solver(SAMPLERS["unipc"].build())
     assert isinstance(solver, FittedFactors) and solver.rows == rows and solver.nfe(4) == len(levels) - 1
     for wrong in ({"rows": ()}, {"rows": rows[:3]}, {"method": "ld3"}, {"rows": (*rows[:3], (math.inf,) * 5)}):
         with pytest.raises(SettingsError, match="Fit it again"):
@@ -73,7 +82,7 @@ def test_a_record_with_single_ends_has_a_file_and_terms_of_its_own(folder):
     assert (record.name, plain.name) == ("emoji-unipc-4-bespoke-single", "emoji-unipc-4-bespoke")
     path = write_learned(record, folder)
     assert LearnedSchedule.parse(json.loads(path.read_text())) == record
-    solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)[1]
+    solver = settle(REQUEST, folder).solver(SAMPLERS["unipc"].build())
     assert solver.terms.branches == ("negative", "positive") and solver.terms.single == (0, 3)
     for wrong in ({"single": (0,)}, {"single": (0, 0)}, {"single": (0, 4)}, {"single": ("a", 3)}, {"branches": ()}):
         with pytest.raises(SettingsError, match="Fit it again"):
@@ -96,7 +105,7 @@ def test_a_record_with_emphasis_has_a_file_and_numbers_of_its_own(folder):
     assert record.name == "emoji-unipc-4-bespoke-single-emphasis" != fitted(**both).name
     path = write_learned(record, folder)
     assert LearnedSchedule.parse(json.loads(path.read_text())) == record
-    solver = levels_and_sampler(REQUEST, SAMPLERS["unipc"].build(), COSINE)[1]
+    solver = settle(REQUEST, folder).solver(SAMPLERS["unipc"].build())
     assert [one.numbers for one in solver.emphasis] == [
         {"positive": 0.1},
         {"negative": 0.2, "positive": 0.3},
@@ -120,11 +129,11 @@ def test_a_record_with_emphasis_has_a_file_and_numbers_of_its_own(folder):
 def test_a_written_schedule_is_the_one_that_runs(folder):
     path = write_learned(fitted(), folder)
     assert LearnedSchedule.parse(json.loads(path.read_text())) == fitted()
-    levels = levels_for(REQUEST, COSINE)
+    levels = levels_of(REQUEST, folder)
     assert [level.timestep for level in levels] == [999, 710, 390, 95, 0]
     assert [level.alpha for level in levels[:-1]] == [COSINE.at(time).alpha for time in (999, 700, 400, 90)]
     by_name = REQUEST.replace(schedule=Choice("learned", {"name": path.stem}))
-    assert levels_for(by_name, COSINE) == levels
+    assert levels_of(by_name, folder) == levels
 
 
 def test_the_better_of_two_is_taken_unless_one_is_named(folder):
@@ -133,8 +142,8 @@ def test_the_better_of_two_is_taken_unless_one_is_named(folder):
         method="auto_diffusion", held_out={"uniform": 0.4, "fitted": 0.1}, model_times=(999.0, 700.0, 400.0, 90.0)
     )
     write_learned(evolved, folder)
-    assert levels_for(REQUEST, COSINE)[1].timestep == 700
-    assert levels_for(REQUEST.replace(schedule=Choice("learned", {"method": "ld3"})), COSINE)[1].timestep == 710
+    assert levels_of(REQUEST, folder)[1].timestep == 700
+    assert levels_of(REQUEST.replace(schedule=Choice("learned", {"method": "ld3"})), folder)[1].timestep == 710
 
 
 def guided(scale, **settings):
@@ -159,11 +168,10 @@ def test_a_fit_at_the_runs_own_guidance_is_taken_before_a_smaller_error_at_anoth
     write_learned(rescaled, folder)
     assert len(find_all(folder)) == 4
     taken = {
-        scale: levels_for(REQUEST.replace(guidance=guided(scale)), COSINE)[1].timestep
-        for scale in (1, 2.0, 4, 5.5, 9.0)
+        scale: levels_of(REQUEST.replace(guidance=guided(scale)), folder)[1].timestep for scale in (1, 2.0, 4, 5.5, 9.0)
     }
     assert taken == {1: 701, 2.0: 701, 4: 704, 5.5: 706, 9.0: 706}
-    assert levels_for(REQUEST.replace(guidance=guided(4.0, guidance_rescale=0.7)), COSINE)[1].timestep == 777
+    assert levels_of(REQUEST.replace(guidance=guided(4.0, guidance_rescale=0.7)), folder)[1].timestep == 777
 
 
 def test_fits_with_other_settings_have_files_of_their_own(folder):
@@ -185,9 +193,9 @@ def test_a_file_under_an_earlier_name_still_serves(folder):
     third = fitted(sampler=Choice("unipc", {"order": 3}))
     write_learned(third, folder).rename(folder / "emoji-unipc-4-ld3.json")
     request = REQUEST.replace(sampler=third.sampler)
-    assert levels_for(request, COSINE)[1].timestep == 710
+    assert levels_of(request, folder)[1].timestep == 710
     named = request.replace(schedule=Choice("learned", {"name": "emoji-unipc-4-ld3"}))
-    assert levels_for(named, COSINE)[1].timestep == 710
+    assert levels_of(named, folder)[1].timestep == 710
 
 
 @pytest.mark.parametrize(
@@ -204,12 +212,12 @@ def test_another_run_than_the_fitted_one_is_refused(folder, changes, words, name
     name = write_learned(fitted(), folder).stem
     schedule = Choice("learned", {"name": name} if named else {})
     with pytest.raises(SettingsError, match=words):
-        levels_for(REQUEST.replace(schedule=schedule, **changes), COSINE)
+        levels_of(REQUEST.replace(schedule=schedule, **changes), folder)
 
 
 def test_an_unknown_name_and_an_unsettled_schedule_say_so(folder):
     with pytest.raises(UnknownMethodError, match="learned schedule 'nothing'"):
-        levels_for(REQUEST.replace(schedule=Choice("learned", {"name": "nothing"})), COSINE)
+        levels_of(REQUEST.replace(schedule=Choice("learned", {"name": "nothing"})), folder)
     with pytest.raises(SettingsError, match="not settled"):
         SCHEDULES["learned"].build().levels(COSINE, 4)
 
@@ -246,11 +254,33 @@ def test_a_broken_file_is_refused_and_never_listed(folder, wrong):
     with pytest.raises(
         SettingsError, match="Fitted: none.*'broken' is left out: .* Fit it again.*'half' is left out: It is not JSON"
     ):
-        levels_for(REQUEST, COSINE)
+        levels_of(REQUEST, folder)
     with pytest.raises(SettingsError, match="learned schedule 'half' is broken. It is not JSON"):
-        levels_for(REQUEST.replace(schedule=Choice("learned", {"name": "half"})), COSINE)
+        levels_of(REQUEST.replace(schedule=Choice("learned", {"name": "half"})), folder)
     write_learned(fitted(), folder)
-    assert levels_for(REQUEST, COSINE)[1].timestep == 710
+    assert levels_of(REQUEST, folder)[1].timestep == 710
+
+
+def test_a_registry_refuses_what_another_knows(tmp_path):
+    name = write_learned(fitted(), tmp_path / "one").stem
+    own, foreign = (LearnedSchedules((tmp_path / one,)) for one in ("one", "other"))
+    assert own.choose(LearnedSettings(), REQUEST).name == name
+    own.require(name)
+    for refused in (lambda: foreign.require(name), lambda: foreign.choose(LearnedSettings(name=name), REQUEST)):
+        with pytest.raises(UnknownMethodError, match=f"learned schedule '{name}'"):
+            refused()
+    with pytest.raises(SettingsError, match="No schedule has been fitted"):
+        foreign.choose(LearnedSettings(), REQUEST)
+
+
+def test_a_run_looks_its_learned_schedule_up_once(folder, monkeypatch):
+    family = family_of(tiny_sd().components)
+    family.learned = LearnedSchedules((folder,))
+    write_learned(fitted(network=network_identity(family)), folder)
+    lookups, choose = [], LearnedSchedules.choose
+    monkeypatch.setattr(LearnedSchedules, "choose", lambda *args: lookups.append(args) or choose(*args))
+    list(denoise(build_run(resolve(REQUEST.replace(prompt="a fox", width=32, height=32), family), family)))
+    assert len(lookups) == 1
 
 
 def test_many_broken_files_are_counted(folder):
@@ -259,7 +289,7 @@ def test_many_broken_files_are_counted(folder):
     with pytest.raises(
         SettingsError, match="'broken0' is left out: It is larger than 1 MiB.*'broken2'.* So are 2 others"
     ):
-        levels_for(REQUEST, COSINE)
+        levels_of(REQUEST, folder)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +298,7 @@ def test_many_broken_files_are_counted(folder):
 def test_a_time_beyond_the_models_last_is_refused(folder, wrong):
     name = write_learned(fitted(**wrong), folder).stem
     with pytest.raises(SettingsError, match=f"{name}' has the time .* up to 1000. Fit it again"):
-        levels_for(REQUEST, COSINE)
+        levels_of(REQUEST, folder)
 
 
 class Loaded(torch.nn.Module):
@@ -285,19 +315,18 @@ def test_other_weights_under_the_same_key_are_refused(folder):
     first, other = Loaded(), Loaded(1.001)
     record = fitted(network=network_identity(first))
     name = write_learned(record, folder).stem
-    settled = named(REQUEST, lambda: network_identity(first))
-    assert settled == REQUEST.replace(schedule=Choice("learned", {"name": name}))
+    assert settle(REQUEST, folder, lambda: network_identity(first)).name == name
     with pytest.raises(
         SettingsError,
         match=f"'{name}' was fitted to other weights than the model emoji has now. Fit it again with "
         "`python -m studio learn --model emoji --sampler unipc --steps 4`",
     ):
-        named(REQUEST, lambda: network_identity(other))
+        settle(REQUEST, folder, lambda: network_identity(other))
     worse = fitted(network=network_identity(other), method="auto_diffusion", held_out={"uniform": 0.9, "fitted": 0.8})
     chosen = write_learned(worse, folder).stem
-    assert named(REQUEST, lambda: network_identity(other)).schedule.settings["name"] == chosen != name
+    assert settle(REQUEST, folder, lambda: network_identity(other)).name == chosen != name
     plain = REQUEST.replace(schedule=Choice("karras"))
-    assert named(plain, lambda: pytest.fail("nothing was fitted")) == plain
+    settle(plain, folder, lambda: pytest.fail("nothing was fitted"))
 
 
 def test_a_name_of_weights_is_the_same_in_half_precision():
@@ -316,9 +345,11 @@ def test_the_shipped_schedules_are_whole_and_better_than_uniform():
 
 def test_a_run_is_assembled_only_on_the_weights_it_was_fitted_to(folder):
     family = family_of(tiny_sd().components)
+    family.learned = LearnedSchedules((folder,))
     write_learned(fitted(network=network_identity(family)), folder)
     resolved = resolve(REQUEST.replace(prompt="a fox", width=32, height=32), family)
     assert [step.level.timestep for step in denoise(build_run(resolved, family))] == [999, 710, 390, 95]
+    assert resolved.request.schedule.settings["name"] == "emoji-unipc-4-ld3"
     with torch.no_grad():
         next(family.network.parameters()).mul_(1.5)
     with pytest.raises(SettingsError, match="other weights than the model emoji has now. Fit it again"):
@@ -327,6 +358,7 @@ def test_a_run_is_assembled_only_on_the_weights_it_was_fitted_to(folder):
 
 def test_a_run_tells_the_network_the_emphasized_prompts(folder, monkeypatch):
     family = family_of(tiny_sd().components)
+    family.learned = LearnedSchedules((folder,))
     request = REQUEST.replace(prompt="a fox", negative_prompt="blurry", width=32, height=32)
     numbers = ((0.1,), (0.2, 0.3), (0.4, -0.5), (0.6,))
     write_learned(

@@ -18,7 +18,8 @@ from pipelines.core.errors import ModelError, ModelMissingError
 from pipelines.core.leases import PartKey
 from pipelines.families.stock import StockPipeline
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry, Source
+from pipelines.models.catalog import Catalog
+from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.loader import Loader
 from pipelines.models.part_loading import loaded_bytes
 

@@ -12,7 +12,7 @@ from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.text_to_image import resolve
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules import learned
+from pipelines.schedules.learned import LearnedSchedules
 from pipelines.schedules.learned_file import write_learned
 from pipelines.weights.network_identity import network_identity
 from pipelines.workflows.convergence import planned, possible
@@ -84,10 +84,10 @@ def test_a_budget_with_too_few_steps_for_the_order_is_no_point_and_says_why():
 
 
 @pytest.fixture
-def bespoke(tmp_path, monkeypatch):
+def bespoke(tmp_path):
     """A family, and a request for the Bespoke solver that was fitted to it."""
-    monkeypatch.setattr(learned, "FOLDERS", [tmp_path])
     family, times = gaussian_family(), (999.0, 700.0, 400.0, 90.0)
+    family.learned = LearnedSchedules((tmp_path,))
     rows = tuple((1.0,) + (0.1,) * count for count in (1, 2, 3, 4))
     write_learned(
         fitted(method="bespoke", rows=rows, times=times, model_times=times, network=network_identity(family)), tmp_path
@@ -116,8 +116,8 @@ def test_a_bespoke_solver_is_refused_under_a_start_that_spares_its_steps(bespoke
 
 def test_a_bespoke_solver_runs_with_all_its_steps(bespoke):
     family, request = bespoke
-    assert resolve(request, family).schedule.settings["name"]
-    assert resolve(request.replace(start=Choice("gaussian", {"share": 0.0})), family).start.key == "gaussian"
+    assert resolve(request, family).request.schedule.settings["name"]
+    assert resolve(request.replace(start=Choice("gaussian", {"share": 0.0})), family).request.start.key == "gaussian"
 
 
 def test_other_learned_schedules_may_lose_their_first_steps(bespoke, tmp_path):
@@ -125,4 +125,4 @@ def test_other_learned_schedules_may_lose_their_first_steps(bespoke, tmp_path):
     for path in tmp_path.glob("*.json"):
         path.unlink()
     write_learned(fitted(network=network_identity(family)), tmp_path)
-    assert resolve(request.replace(start=Choice("gaussian", {"share": 0.5})), family).start.key == "gaussian"
+    assert resolve(request.replace(start=Choice("gaussian", {"share": 0.5})), family).request.start.key == "gaussian"

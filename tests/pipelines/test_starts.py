@@ -55,7 +55,7 @@ def test_a_request_keeps_its_start_and_its_default_is_plain_noise():
     assert Request.parse(request.to_json()) == request
 
 
-@pytest.mark.parametrize(("count", "share", "spared"), [(20, 0.25, 5), (1, 0.9, 0), (4, 0.9, 3), (10, 0.0, 0)])
+@pytest.mark.parametrize(("count", "share", "skipped_steps"), [(20, 0.25, 5), (1, 0.9, 0), (4, 0.9, 3), (10, 0.0, 0)])
 def test_a_start_never_spares_every_step(count, share, skipped_steps):
     assert count_skipped_steps(count, share) == skipped_steps
 

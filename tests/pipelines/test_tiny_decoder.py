@@ -11,8 +11,9 @@ from model_folders import UNET, loader_of, models, originals  # noqa: F401 - fix
 
 from pipelines.core.errors import ModelError, ModelFileError
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog import Catalog
 from pipelines.models.catalog_folder import scan
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.models.part_loading import loaded_bytes
 

@@ -19,7 +19,8 @@ from pipelines.families.sd import StableDiffusion
 from pipelines.families.stock import StockPipeline
 from pipelines.families.stock_video import evenly
 from pipelines.guidance.cfg import Cfg, CfgSettings
-from pipelines.models.catalog import CatalogEntry, published, shipped
+from pipelines.models.catalog import published, shipped
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.video_models import VIDEO_MODELS, plan_clip, video_model
 from pipelines.requests.text_to_image import build_run, decode, resolve
 from pipelines.workflows.video import VIDEOS, fitting_videos

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
-from studio.ui.page_context import BESIDE, PageContext
 
 from studio.page.compare import tab as compare
 from studio.page.edit import tab as edit
@@ -17,6 +16,7 @@ from studio.page.quantize import tab as quantize
 from studio.page.tabs import TABS
 from studio.page.text_to_image import tab as text_to_image
 from studio.page.video import tab as video
+from studio.ui.page_context import BESIDE, PageContext
 
 CLASSES = {
     "text_to_image": text_to_image.TextToImageTab,

@@ -292,7 +292,7 @@ def test_a_grid_has_its_columns_and_rows_on_the_picture(studio):
 
 
 def test_exports_are_stored_as_results(studio, strange):
-    picture, sheet = store_picture(studio, strange), store_table(studio, strange)
+    picture, sheet = store_picture(studio.store, strange), store_table(studio.store, strange)
     with Image.open(picture.path) as opened:
         assert opened.format == "PNG" and sheet.path.suffix == ".csv"
     assert sheet.path.read_bytes().startswith(b"\xef\xbb\xbfcell,")

@@ -13,7 +13,6 @@ from pipelines.core.types import Traits
 from pipelines.guidance import GUIDANCE
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
-from pipelines.schedules.learned import FOLDERS, LearnedSettings, find_all
 from studio.ui.controls import method_controls, settings_controls, settings_values
 
 TABLES = (SAMPLERS, SCHEDULES, GUIDANCE)
@@ -41,8 +40,6 @@ def another(cls: type, field: dataclasses.Field):
         return not field.default
     if meta["choices"]:
         return next(choice for choice in meta["choices"] if choice != field.default)
-    if cls is LearnedSettings:
-        return next(iter(find_all(*FOLDERS)))  # it names a file that has to be there
     if kind is str:
         return field.default + "1"  # text, and where a list of numbers is typed one too
     return next(

@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from pipelines.core.errors import SettingsError
-from studio.exports.convergence import COLOURS, EMPTY, convergence_view
 from studio.jobs.job import JobStatus
+from studio.page.compare.convergence_plot import COLOURS, EMPTY, convergence_view
 from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox on a blue background", "seed": 3, "guidance": {"key": "cfg", "guidance_scale": 1.0}}

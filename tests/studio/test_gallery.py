@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from PIL import Image
-from studio.ui.page_context import PageContext
 
 from pipelines.core.errors import SettingsError, StoreError
 from pipelines.core.types import Request
@@ -25,6 +24,7 @@ from studio.results import archives as gallery_files
 from studio.results.archives import pack, thumbnail
 from studio.results.search import find, reusable
 from studio.results.store import Store
+from studio.ui.page_context import PageContext
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_every_one_of_ten_thousand_results_is_reached_a_page_at_a_time(tab, stor
     fill(store, 10_000)
     if search:
         store.save(Image.new("RGB", (8, 8)), {"request": {"prompt": "an owl"}})
-    done, shelf = work(store, monkeypatch), tab.shelf
+    done, shelf = work(store, monkeypatch), tab.result_list
     updates = shelf.listed(search, "", {})
     first, longest = updates[shelf.grid], len(updates[shelf.grid])
     seen, costs = [*IDS.findall(first)], []
@@ -114,7 +114,7 @@ IDS = re.compile(r'class="sw-piece" data-id="([^"]+)"')
 
 def test_a_long_list_drawn_anew_is_as_long_as_it_was_up_to_a_bound_and_goes_on_behind_it(tab, store):
     fill(store, 1100)
-    shelf = tab.shelf
+    shelf = tab.result_list
     place = {"list": "old", "last": store.list(1)[0].id, "shown": 10_000}
     updates = shelf.listed("", "", place)
     assert len(IDS.findall(updates[shelf.grid])) == gallery_shelf.MOST
@@ -128,14 +128,16 @@ def test_a_long_list_drawn_anew_is_as_long_as_it_was_up_to_a_bound_and_goes_on_b
 )
 def test_a_place_that_is_none_begins_the_list_anew(tab, store, place):
     record = save(store)
-    for handler in (tab.shelf.listed, tab.shelf.after):
+    for handler in (tab.result_list.listed, tab.result_list.after):
         updates = handler("", "", place)
-        assert IDS.findall(updates[tab.shelf.grid]) == [record.id] and not updates[tab.shelf.more]["visible"]
+        assert (
+            IDS.findall(updates[tab.result_list.grid]) == [record.id] and not updates[tab.result_list.more]["visible"]
+        )
 
 
 def test_a_deletion_between_two_pages_leaves_no_gap(tab, store):
     fill(store, 120)
-    shelf = tab.shelf
+    shelf = tab.result_list
     updates = shelf.listed("", "", {})
     last = updates[shelf.place]["last"]
     store.delete(last)
@@ -284,10 +286,10 @@ def test_deleting_and_undoing_take_only_ids_that_exist(tab, store):
     kept, gone = save(store, "a kept fox"), save(store, "a gone owl")
     updates = tab._remove([gone.id, "../../etc/passwd", "nothing", {"path": "/etc/passwd"}], "", "", {})
     assert updates[tab.undone] == [gone.id]
-    assert "a gone owl" not in updates[tab.shelf.grid] and "a kept fox" in updates[tab.shelf.grid]
+    assert "a gone owl" not in updates[tab.result_list.grid] and "a kept fox" in updates[tab.result_list.grid]
     assert "1 result deleted" in updates[tab.notice]
     back = tab._restore(updates[tab.undone], "", "", {})
-    assert "a gone owl" in back[tab.shelf.grid]
+    assert "a gone owl" in back[tab.result_list.grid]
     assert store.get(kept.id).trashed is None and store.get(gone.id).trashed is None
 
 
@@ -308,10 +310,10 @@ def test_the_export_is_written_into_the_pages_temporary_folder(tab, store, tmp_p
 
 
 def test_the_trash_is_a_kind_of_its_own_and_an_empty_gallery_says_what_comes(tab, store):
-    assert "kept here" in tab.shelf.listed("", "", {})[tab.shelf.grid]
+    assert "kept here" in tab.result_list.listed("", "", {})[tab.result_list.grid]
     record = save(store)
-    assert "Nothing found" in tab.shelf.listed("owl", "", {})[tab.shelf.grid]
+    assert "Nothing found" in tab.result_list.listed("owl", "", {})[tab.result_list.grid]
     store.delete(record.id)
-    assert record.id in tab.shelf.listed("", gallery_shelf.TRASH, {})[tab.shelf.grid]
+    assert record.id in tab.result_list.listed("", gallery_shelf.TRASH, {})[tab.result_list.grid]
     store.restore(record.id)
-    assert tab.shelf.listed("", gallery_shelf.TRASH, {})[tab.shelf.kind]["value"] == ""
+    assert tab.result_list.listed("", gallery_shelf.TRASH, {})[tab.result_list.kind]["value"] == ""

@@ -10,7 +10,6 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError, UnknownMethodError
-from pipelines.schedules import learned
 from pipelines.schedules.learned_file import find_all
 from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
@@ -26,11 +25,10 @@ SETTINGS = {"base": BASE, "learner": {"key": "ld3", "rounds": 2, "batch": 2, "st
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
-    folder, before = tmp_path_factory.mktemp("studio"), list(learned.FOLDERS)
+    folder = tmp_path_factory.mktemp("studio")
     studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
     yield studio
     studio.close()
-    learned.FOLDERS[:] = before
 
 
 def test_a_fit_is_a_job_whose_result_runs(studio):
@@ -150,8 +148,7 @@ def test_a_sampler_with_fresh_noise_is_refused_with_the_reason(studio):
     assert "deterministic samplers only" in view.message
 
 
-def test_the_command_fits_and_copies(tmp_path, monkeypatch):
-    monkeypatch.setattr(learned, "FOLDERS", list(learned.FOLDERS))
+def test_the_command_fits_and_copies(tmp_path):
     (tmp_path / "prompts.txt").write_text("a fox\n\na red apple\n")
     flags = [
         "--outputs-folder",

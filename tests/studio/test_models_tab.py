@@ -1,4 +1,4 @@
-"""The shelf of models: where each is, what is in memory, loads and downloads in the background."""
+"""The list of models: where each is, what is in memory, loads and downloads in the background."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from safetensors.torch import save_file
 
 from pipelines.core.errors import BusyError, ModelError, SettingsError, UnknownMethodError
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, CatalogEntry
+from pipelines.models.catalog import Catalog
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.models.places import ModelPlaces
 from studio.api import models_change
 from studio.api.listings import change_models, listed_models
 from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
-from studio.models.model_list import ModelList, memory_of, model_list_for
+from studio.models.model_list import ModelList, memory_of
 from studio.page.models import markup as model_markup
 
 remote = pretended.remote
 
 
 class FewModels:
-    """As much of a studio as the shelf asks for, on a pretended hub."""
+    """As much of a studio as the list of models asks for, on a pretended hub."""
 
     def __init__(self, entries, hub, folder):
         self.catalog = Catalog(folder / "models", entries)
         self.loader = Loader(ModelCache(10**9), self.catalog, device="cpu", places=ModelPlaces(self.catalog, hub))
+        self.model_list = ModelList(self.catalog, self.loader)
 
     def models(self):
         return list(self.catalog.values())
@@ -55,22 +57,22 @@ def ended(errand, within=60):
 
 
 def test_a_download_brings_the_files_and_loads_nothing(studio, hub):
-    shelf, entry = ModelList(studio), studio.catalog["far"]
-    assert not shelf.here(entry)
-    errand = shelf.start("far", "download")
+    models, entry = ModelList(studio.catalog, studio.loader), studio.catalog["far"]
+    assert not models.here(entry)
+    errand = models.start("far", "download")
     assert ended(errand) == "done"
     assert errand.done == errand.total > 0
-    assert shelf.here(entry) and not shelf.busy
-    assert memory_of(studio)[0] == []
+    assert models.here(entry) and not models.busy
+    assert memory_of(studio.loader)[0] == []
     hub.error = OSError("no network")
-    assert ended(shelf.start("far", "load")) == "done"
-    assert [one.models for one in memory_of(studio)[0]] == [("far",)]
-    assert shelf.release("far")
-    assert memory_of(studio)[0] == []
+    assert ended(models.start("far", "load")) == "done"
+    assert [one.models for one in memory_of(studio.loader)[0]] == [("far",)]
+    assert models.release("far")
+    assert memory_of(studio.loader)[0] == []
 
 
 def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
-    shelf, go = ModelList(studio), threading.Event()
+    models, go = ModelList(studio.catalog, studio.loader), threading.Event()
     fetch = hub.fetch
 
     def slow(*args):
@@ -79,21 +81,21 @@ def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
         return fetch(*args)
 
     hub.fetch = slow
-    errand = shelf.start("far", "download")
-    assert shelf.start("far", "download") is errand
-    assert shelf.cancel("far")
+    errand = models.start("far", "download")
+    assert models.start("far", "download") is errand
+    assert models.cancel("far")
     go.set()
     assert ended(errand) == "cancelled"
-    assert not shelf.here(studio.catalog["far"]) and not shelf.cancel("far")
+    assert not models.here(studio.catalog["far"]) and not models.cancel("far")
     hub.fetch = fetch
-    assert ended(shelf.start("far", "download")) == "done"
+    assert ended(models.start("far", "download")) == "done"
     assert len(hub.fetched) == len(set(hub.fetched))
 
 
 def test_without_a_network_the_card_says_what_is_missing(studio, hub):
     hub.error = OSError("no network")
-    shelf = ModelList(studio)
-    errand = shelf.start("far", "download")
+    models = ModelList(studio.catalog, studio.loader)
+    errand = models.start("far", "download")
     assert ended(errand) == "failed"
     assert "3 GB" in errand.message or "3.0 GB" in errand.message
     assert errand.message in model_markup.card(studio.catalog["far"], False, False, errand)
@@ -104,17 +106,17 @@ def test_only_models_of_the_catalog_and_a_few_at_a_time(hub, tmp_path):
     hub.files = lambda *_: go.wait(10) and (_ for _ in ()).throw(OSError("no network"))
     entries = [CatalogEntry(f"m{i}", f"M {i}", "sd", repository="someone/none") for i in range(3)]
     entries.append(CatalogEntry("bad", "Bad", "sd", problem="Bad cannot be used."))
-    shelf = ModelList(FewModels(entries, hub, tmp_path))
-    running = [shelf.start(key, "download") for key in ("m0", "m1")]
+    models = FewModels(entries, hub, tmp_path).model_list
+    running = [models.start(key, "download") for key in ("m0", "m1")]
     with pytest.raises(BusyError, match="2 models"):
-        shelf.start("m2", "download")
+        models.start("m2", "download")
     with pytest.raises(ModelError, match="Bad cannot be used"):
-        shelf.start("bad", "load")
+        models.start("bad", "load")
     for key in ("../x", "http://127.0.0.1/x", ""):
         with pytest.raises(UnknownMethodError):
-            shelf.start(key, "download")
+            models.start(key, "download")
         with pytest.raises(UnknownMethodError):
-            shelf.release(key)
+            models.release(key)
     go.set()
     assert {ended(one) for one in running} == {"failed"}
 
@@ -122,24 +124,24 @@ def test_only_models_of_the_catalog_and_a_few_at_a_time(hub, tmp_path):
 def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lora(tmp_path):
     studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu"))
     try:
-        shelf = ModelList(studio)
+        models = ModelList(studio.catalog, studio.loader)
         told = listed_models(studio)
         assert told["models"][0]["key"] == "emoji" and told["models"][0]["where"] == "here"
         assert told["memory"]["used_bytes"] == 0 and told["loras"] == []
-        assert ended(shelf.start("emoji", "load")) == "done"
+        assert ended(models.start("emoji", "load")) == "done"
         held = listed_models(studio)
         assert held["memory"]["used_bytes"] > 10**6 and held["models"][0]["loaded"]
         assert held["memory"]["held"][0]["models"] == ["emoji"]
-        bar = model_markup.memory_bar(*memory_of(studio), lambda key: studio.catalog[key].label)
+        bar = model_markup.memory_bar(*memory_of(studio.loader), lambda key: studio.catalog[key].label)
         assert "Emoji 64" in bar
         (tmp_path / "models" / "loras").mkdir(parents=True)
         save_file({"a": torch.zeros(1)}, tmp_path / "models" / "loras" / "sketch.safetensors")
-        shelf.rescan()
+        models.rescan()
         (lora,) = listed_models(studio)["loras"]
         assert lora["key"] == "sketch" and lora["problem"]
-        assert lora["problem"] in model_markup.lora_list(shelf.loras())
-        assert shelf.release("emoji")
-        assert memory_of(studio)[0] == []
+        assert lora["problem"] in model_markup.lora_list(models.loras())
+        assert models.release("emoji")
+        assert memory_of(studio.loader)[0] == []
     finally:
         studio.close()
 
@@ -147,13 +149,13 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
 def test_programs_do_what_the_buttons_do_on_the_pages_own_shelf(studio, hub):
     told = change_models(studio, "download", "far")
     assert told["done"] and told["action"] == "download" and told["models"]
-    errand = model_list_for(studio).errand("far")
+    errand = studio.model_list.errand("far")
     assert ended(errand) == "done"
     (way,) = listed_models(studio)["on_their_way"]
     assert (way["key"], way["what"], way["status"], way["done"]) == ("far", "download", "done", way["total"])
     hub.error = OSError("no network")
     change_models(studio, "load", "far")
-    assert ended(model_list_for(studio).errand("far")) == "done"
+    assert ended(studio.model_list.errand("far")) == "done"
     assert change_models(studio, "release", "far")["memory"]["used_bytes"] == 0
     assert change_models(studio, "cancel", "far")["done"] is False  # nothing is on its way
     assert change_models(studio, "rescan")["on_their_way"] == []
@@ -193,10 +195,10 @@ def test_a_program_too_loads_only_a_few_at_a_time(hub, tmp_path):
     with pytest.raises(BusyError, match="2 models"):
         change_models(few, "download", "m2")
     with pytest.raises(BusyError, match="2 models"):
-        model_list_for(few).start("m2", "download")
+        few.model_list.start("m2", "download")
     assert change_models(few, "cancel", "m1")["done"]
     go.set()
-    assert {ended(model_list_for(few).errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
+    assert {ended(few.model_list.errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
 
 
 def test_the_command_line_loads_a_model_and_refuses_what_is_none(tmp_path, capsys):

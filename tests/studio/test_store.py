@@ -258,7 +258,7 @@ def test_a_crash_between_moving_and_noting_it_is_repaired(store, monkeypatch, aw
 LOOP = """
 import random, sys, time
 from PIL import Image
-from studio import store_files
+from studio.results import files as store_files
 from studio.results.store import Store
 draw = random.Random(int(sys.argv[2]))
 sync = store_files.os.fsync
@@ -322,7 +322,8 @@ def test_kill_9_at_random_moments_loses_nothing_that_was_saved(tmp_path):
 CRASHES = """
 import os, signal, sys
 from PIL import Image
-from studio import store, store_files
+from studio.results import files as store_files
+from studio.results import store
 
 def dying(function, when):
     def wrapped(*args, **kwargs):

@@ -24,6 +24,8 @@ from studio.backend import Studio, StudioSettings
 from studio.jobs.job import Job, JobStatus
 from studio.jobs.zero_engine import LEAST_SECONDS, MOST_SECONDS, seconds_for
 from studio.server import spaces as spaces_start
+from studio.tasks import TASKS as TABLE
+from studio.tasks import forked
 from tests.studio.zero_stand_in import StandIn
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ZeroGPU is Linux")
@@ -66,8 +68,6 @@ GROWN = {
 
 
 def test_every_task_of_the_table_is_tried_here():
-    from studio.tasks import TASKS as TABLE
-
     # "keep" never gets there: such a Space refuses it, as a test below says.
     assert TASKS.keys() == TABLE.keys() - {"keep"} == GROWN.keys() | {"learn"}
 
@@ -233,12 +233,12 @@ def test_the_gpu_is_asked_for_in_the_context_of_whoever_asks(zero, gpu):
 
 
 def test_a_model_that_was_not_loaded_at_the_start_is_refused(zero):
-    run, release = spaces_start.forked_run(zero, ["emoji"])
+    run, release = forked.forked_run(zero, ["emoji"], TABLE)
     release()
-    with pytest.raises(ModelMissingError, match=spaces_start.MODELS):
+    with pytest.raises(ModelMissingError, match=forked.MODELS):
         run(Job("text_to_image", Request.parse({**FOX, "model": "sd15"})))
-    assert spaces_start.preloaded({}) == ["emoji"]
-    assert spaces_start.preloaded({spaces_start.MODELS: " emoji, sdxl,"}) == ["emoji", "sdxl"]
+    assert forked.preloaded({}) == ["emoji"]
+    assert forked.preloaded({forked.MODELS: " emoji, sdxl,"}) == ["emoji", "sdxl"]
 
 
 def test_the_model_is_not_changed_by_a_worker(zero):
@@ -253,8 +253,6 @@ def test_the_model_is_not_changed_by_a_worker(zero):
 
 @pytest.mark.parametrize("task", [task for task in GROWN if task != "compare"])  # whose cells have their own steps
 def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, task):
-    from studio.tasks import TASKS as TABLE
-
     request = TABLE[task].parse(TASKS[task], studios[0])
     base = getattr(request, "base", request)
 
@@ -268,8 +266,6 @@ def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, 
 
 @pytest.mark.parametrize("task", GROWN)
 def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
-    from studio.tasks import TASKS as TABLE
-
     less, more = (
         seconds_for(task, TABLE[task].parse(values, studios[0]))
         for values in (TASKS[task], {**TASKS[task], **GROWN[task]})
@@ -278,8 +274,6 @@ def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
 
 
 def test_the_time_of_a_clip_and_of_a_comparison_of_weights(studios):
-    from studio.tasks import TASKS as TABLE
-
     def seconds(task, **values):
         return seconds_for(task, TABLE[task].parse({**TASKS[task], **values}, studios[0]))
 

@@ -17,7 +17,8 @@ from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules import skipped_steps
+from pipelines.schedules import skipped_branches
+from pipelines.schedules.learned import LearnedSchedules
 from pipelines.workflows.compare.axes import Axis, changed, grid
 from pipelines.workflows.compare.labels import labels
 
@@ -186,15 +187,20 @@ def _cell(
         raise kind(f"Cell {index + 1} ({values or 'no change'}): {error}") from error
 
 
-def evaluations(request: Request, traits: Traits | None) -> int:
+def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedules = LearnedSchedules()) -> int:
     """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less those
     that a fitted solver leaves out.
 
     An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on
     the level counts with those in the middle, where alpha = sigma.
+
+    Args:
+        request: checked.
+        traits: of the model, where they are known.
+        learned: the fitted schedules that there are; by default the shipped ones.
     """
     nfe, branches = _nfe(request, traits)
-    return branches * nfe - skipped_steps(request)
+    return branches * nfe - skipped_branches(request, learned)
 
 
 def _nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
@@ -207,12 +213,18 @@ def _nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     ), branches
 
 
-def equal_steps(request: Request, traits: Traits | None, budget: int, most: int) -> Request:
+def equal_steps(
+    request: Request,
+    traits: Traits | None,
+    budget: int,
+    most: int,
+    learned: LearnedSchedules = LearnedSchedules(),
+) -> Request:
     """The request with the most steps, 1 to `most`, whose evaluations are within the budget; 1 if none is."""
     runs = (request.replace(num_inference_steps=steps) for steps in range(most, 0, -1))
     # Even a solver that leaves branches out evaluates one a call; what was fitted is not looked for beyond that.
     return next(
-        (one for one in runs if _nfe(one, traits)[0] <= budget and evaluations(one, traits) <= budget),
+        (one for one in runs if _nfe(one, traits)[0] <= budget and evaluations(one, traits, learned) <= budget),
         request.replace(num_inference_steps=1),
     )
 

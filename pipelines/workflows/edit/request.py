@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.core.errors import PictureError, PromptError, SettingsError, UnknownMethodError
+from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError, UnknownMethodError
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request, Traits, is_text
 from pipelines.edits import EDITS
 from pipelines.edits.base import Edit
+from pipelines.families.base import Family, LatentModel
 from pipelines.inversions import INVERSIONS
 from pipelines.requests.limits import Limits
 
@@ -165,6 +166,20 @@ class EditRequest:
                 f"{EDITS[self.edit.key].label} compares two prompts. Write what the source picture shows."
             )
         self._check_mask(edit)
+
+    def check_model(self, limits: Limits, family: Family) -> LatentModel:
+        """`check` against a loaded model, which it returns as one whose network can be dressed.
+
+        Raises:
+            SettingsError: the first thing that is wrong, its value, and what to do.
+            MethodFitError: a method does not fit the model, or the model has no single network.
+        """
+        self.check(limits, family.traits)
+        if not isinstance(family, LatentModel):
+            raise MethodFitError(
+                f"Models of the {family.key} family have no single denoising network, which an edit needs. Choose another."
+            )
+        return family
 
     def _check_mask(self, edit: Edit) -> None:
         label = EDITS[self.edit.key].label

@@ -17,13 +17,12 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Trajectory
 from pipelines.edits.base import EditContext
 from pipelines.edits.words import Words, read_words
-from pipelines.families.base import Family
+from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import Inversion
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import levels_for
+from pipelines.requests.text_to_image import ResolvedRun
 from pipelines.workflows.edit.request import Canvas, EditRequest
 
 __all__ = ["Editing", "partial"]
@@ -39,28 +38,32 @@ class Editing:
     """One edit on one loaded model: the runs it consists of.
 
     Args:
-        request: checked, its base resolved to the canvas's size.
-        family: its LoRAs already applied.
+        request: checked, its base that of the resolved run.
+        resolved: the base on this model, at the canvas's size.
+        family: the model, its LoRAs already applied.
         canvas: the picture and mask at that size.
         cancelled: polled before every evaluation.
     """
 
     def __init__(
-        self, request: EditRequest, family: Family, canvas: Canvas, cancelled: Callable[[], bool] = lambda: False
+        self,
+        request: EditRequest,
+        resolved: ResolvedRun,
+        family: LatentModel,
+        canvas: Canvas,
+        cancelled: Callable[[], bool] = lambda: False,
     ):
         self.request, self.family, self.canvas, self.cancelled = request, family, canvas, cancelled
-        base = request.base
         self.edit = request.build_edit()
         self.inversion: Inversion = INVERSIONS[request.inversion.key].build(request.inversion.settings)
-        self.noise_schedule = family.noise_schedule_for(base.width, base.height)
-        levels = levels_for(base, self.noise_schedule)
+        self.resolved, self.noise_schedule, levels = resolved, resolved.noise_schedule, resolved.levels
         self.levels = partial(levels, self.inversion.strength if self.edit.inverts else self.edit.strength)
         if self.edit.inverts and len(self.levels) < 2:
             self.levels = levels[-2:]
-        self.guidance = GUIDANCE[base.guidance.key].build(base.guidance.settings)
+        self.guidance = resolved.guidance
         pixels = torch.from_numpy(canvas.pixels.copy()).permute(2, 0, 1)[None].float() / 255
         self.image_latents = family.encode_images(pixels)
-        self.source = NoiseSource([base.seed])
+        self.source = NoiseSource([request.base.seed])
         self.noise = self.source(self.image_latents.cpu()).to(self.image_latents)
 
     @property
@@ -109,7 +112,7 @@ class Editing:
     @property
     def _guidance_up(self) -> tuple[Guidance, float]:
         """The guidance of the way up, and its scale, which the inversion decides."""
-        scale = self.inversion.guidance_scale(getattr(self.guidance, "guidance_scale", 1.0))
+        scale = self.inversion.guidance_scale(self.guidance.guidance_scale)
         base = self.request.base
         return GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale}), scale
 
@@ -138,15 +141,15 @@ class Editing:
         """
         base = self.request.base
         if trajectory is None:
-            sampler, prompts = SAMPLERS[base.sampler.key].build(base.sampler.settings), [base.prompt]
+            sampler, prompts = self.resolved.sampler, [base.prompt]
             first = self.levels[0]
             latents = first.alpha * self.image_latents + first.sigma * self.noise
         else:
             sampler, prompts = self.inversion.denoising(trajectory), [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
-        denoiser = self._denoiser(self.guidance, prompts, getattr(self.guidance, "guidance_scale", 1.0))
+        denoiser = self._denoiser(self.guidance, prompts, self.guidance.guidance_scale)
         context = EditContext(
-            getattr(self.family, "network", torch.nn.Identity()),
+            self.family.network,
             sampler,
             self.image_latents,
             self.noise,

@@ -59,11 +59,12 @@ class AnimateDiffClip:
                 f"The number of frames is {job.frames}. This motion module knows {family.longest} places in time: "
                 "choose at most that."
             )
-        base = resolve(job.base, family)
+        resolved = resolve(job.base, family)
+        base = resolved.request
         source = ClipNoise(base.seed)
         noise = source(torch.empty((job.frames, *family.latent_shape(base.width, base.height))))
         texts = family.encode_prompts(base.prompt, base.negative_prompt, job.frames, (base.width, base.height))
-        run = assembled_run(base, family, (noise, source), texts, cancelled)
+        run = assembled_run(resolved, family, (noise, source), texts, cancelled)
         for step in denoise(run):
             yield ClipStep(
                 0,

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.core.errors import PictureError, SettingsError, UnknownMethodError
 from pipelines.core.types import Choice, Request, is_whole
-from pipelines.models.catalog import CatalogEntry
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.video_models import plan_clip, video_model
 from pipelines.requests.limits import Limits
 from pipelines.workflows.edit.request import Picture

@@ -15,7 +15,7 @@ from pipelines.core.noise import NoiseSource, slerp
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.families.base import Family
-from pipelines.requests.text_to_image import assembled_run, decode, resolve, starting_noise, to_uint8
+from pipelines.requests.text_to_image import assembled_run, decode, resolve, resolve_size, starting_noise, to_uint8
 from pipelines.workflows.video.base import ClipFrames, ClipStep, VideoJob
 
 __all__ = ["Place", "Walk", "WalkNoise", "WalkSettings", "between", "places"]
@@ -134,14 +134,15 @@ class Walk:
         return math.ceil(job.frames / self.settings.frames_at_once) * job.base.num_inference_steps
 
     def run(self, job: VideoJob, model: Family, cancelled: Callable[[], bool]) -> Iterator[ClipStep | ClipFrames]:
-        keys = [resolve(key, model) for key in job.keys]
+        resolved = resolve(job.keys[0], model)
+        keys = [resolve_size(key, model) for key in job.keys]
         texts = [_encoded(key, model) for key in keys]
         noises = [starting_noise(key.replace(batch_size=1), model) for key in keys]
         way = places(job.frames, len(keys), self.settings.loop, self.settings.easing)
         done, seconds, evaluations = 0, 0.0, 0
         for first in range(0, job.frames, self.settings.frames_at_once):
             part = way[first : first + self.settings.frames_at_once]
-            run = assembled_run(keys[0], model, _noise(part, noises), _conditionings(part, texts), cancelled)
+            run = assembled_run(resolved, model, _noise(part, noises), _conditionings(part, texts), cancelled)
             for step in denoise(run):
                 yield ClipStep(
                     first,

@@ -10,13 +10,13 @@ from gradio.components import Component
 
 from pipelines.samplers import SAMPLERS
 from pipelines.workflows.convergence import EVALUATIONS, REFERENCE_STEPS
-from studio.exports.convergence import EMPTY, convergence_view
 from studio.jobs.job import Job, View
+from studio.page.compare.convergence_plot import EMPTY, convergence_view
 from studio.ui import markup, presentation
-from studio.ui.page_context import PageContext
 from studio.ui.controls import PLUMBING, MethodControls
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab, Parts
+from studio.ui.page_context import PageContext
 from studio.ui.running_tab import Form, RunningTab
 from studio.ui.schedule_plots import schedule_view
 

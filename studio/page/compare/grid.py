@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from pipelines.workflows.compare.axes import Axis
 from pipelines.workflows.compare.labels import axis_value
 from pipelines.workflows.compare.request import ComparisonRequest
 from studio.jobs.job import Cell, Job, JobStatus, View
-from studio.media.live_image import jpeg, png_url
+from studio.media.live_image import picture_url, png_url
 from studio.ui.live_routes import Parts
 from studio.ui.markup import escape
 from studio.ui.presentation import duration, plural
 
-__all__ = ["EMPTY", "ComparisonGrid", "picture_url", "table"]
-
-_CRISP = 128
-"""Pixels of the longer side up to which a picture travels as a PNG as it is, and the browser enlarges it."""
+__all__ = ["EMPTY", "ComparisonGrid", "table"]
 
 EMPTY = (
     '<div class="sw-cells-empty"><p class="sw-empty-title">One noise, several ways to remove it</p>'
     "<p>Compare: every cell starts from the same initial noise and all stream at once. When they are done, a long "
     "run from that noise says how close each of them came.</p></div>"
 )
-
-
-def picture_url(pixels: np.ndarray) -> str:
-    """A data URL of a picture (H, W, 3), uint8: small ones as PNG, larger ones as JPEG of at most 512 pixels a side."""
-    if max(pixels.shape[:2]) > _CRISP:
-        return "data:image/jpeg;base64," + base64.b64encode(jpeg(pixels)).decode("ascii")
-    return png_url(pixels)
 
 
 class ComparisonGrid:

@@ -11,10 +11,10 @@ from pipelines.learning.fitting import LEARNERS, PictureSettings
 from studio.jobs.job import Job, View
 from studio.page.compare.learn_plot import EMPTY, learn_view
 from studio.ui import markup, presentation
-from studio.ui.page_context import PageContext
 from studio.ui.controls import method_controls, settings_controls, settings_values
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab, Parts
+from studio.ui.page_context import PageContext
 from studio.ui.running_tab import Form, RunningTab
 
 if TYPE_CHECKING:

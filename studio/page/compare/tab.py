@@ -16,11 +16,11 @@ from studio.page.compare.learn import LearnPanel
 from studio.page.compare.setup import ComparisonSetup
 from studio.results.search import COMPARISON, SHARED
 from studio.ui import markup, presentation
-from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED
 from studio.ui.live_routes import LiveTab, Parts
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.results_route import address, address_of
 from studio.ui.running_tab import Form, RunningTab
 
@@ -147,7 +147,7 @@ class CompareTab(RunningTab):
         if job is None:
             raise gr.Error("This comparison is no longer known here. Run it again to export it.", print_exception=False)
         try:
-            record = {"png": store_picture, "csv": store_table}[kind](self.studio, job)
+            record = {"png": store_picture, "csv": store_table}[kind](self.studio.store, job)
         except StepwiseError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return {self.exported: address(record.id), self.notice: ""}

@@ -18,11 +18,11 @@ from studio.page.edit.examples import EXAMPLES, EditExample
 from studio.page.edit.mask_editor import board_of, mask_editor, mask_on
 from studio.page.edit.viewer import EditRenderer, build_edit_viewer
 from studio.ui import markup
-from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING, method_controls
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.running_tab import Form, ReadyForms, RunningTab
 from studio.ui.tab_settings import Chosen, OneOf, Text
 

@@ -10,15 +10,14 @@ import numpy as np
 
 from pipelines.workflows.edit.request import canvas_of
 from studio.jobs.job import Cell, Job, View
-from studio.media.live_image import png_url
-from studio.page.compare.grid import picture_url
+from studio.media.live_image import picture_url, png_url
 from studio.results.store import Store
 from studio.ui import markup, presentation
 from studio.ui.live_routes import Parts
 from studio.ui.results_route import address_of
 from studio.ui.viewer import BLANK, preview_url
 
-__all__ = ["EditRenderer", "build_edit_stage", "edit_figures"]
+__all__ = ["EditRenderer", "build_edit_viewer", "edit_figures"]
 
 EMPTY = (
     "<div class='sw-empty-inner'><p class='sw-empty-title'>Watch the picture dissolve and come back</p>"

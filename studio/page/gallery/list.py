@@ -22,7 +22,7 @@ from studio.ui.tab_settings import OneOf, Setting, Text
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["MOST", "PAGE", "TRASH", "Shelf"]
+__all__ = ["MOST", "PAGE", "TRASH", "ResultList"]
 
 PAGE = 48
 MOST = 20 * PAGE

@@ -19,9 +19,9 @@ from studio.results.archives import pack
 from studio.results.search import existing, model_label, reusable, without_model
 from studio.ui import markup
 from studio.ui.clip_export import ClipExport
-from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import Own, copy_link
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.presentation import plural
 from studio.ui.tab_settings import accepted
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipelines.models.catalog import CatalogEntry
 from pipelines.models.catalog_folder import LoraEntry
+from pipelines.models.entry import CatalogEntry
 from studio.models.model_list import DOWNLOAD, LOAD, Errand, Segment
 from studio.ui.markup import escape
 from studio.ui.presentation import file_size
 
-__all__ = ["FAMILIES", "Card", "card", "cards", "lora_shelf", "memory_bar"]
+__all__ = ["FAMILIES", "Card", "card", "cards", "lora_list", "memory_bar"]
 
 FAMILIES = {"sd": "Stable Diffusion", "sdxl": "SDXL", "sd3": "SD 3", "flux": "FLUX", "stock": "Other pipelines"}
 KINDS = {"image": "Pictures", "video": "Video"}

@@ -10,11 +10,11 @@ from gradio.context import Context
 
 from pipelines.core.errors import StepwiseError
 from pipelines.models.catalog import shown
-from studio.models.model_list import DOWNLOAD, LOAD, memory_of, model_list_for
+from studio.models.model_list import DOWNLOAD, LOAD, memory_of
 from studio.page.models import markup as look
 from studio.ui import markup
-from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.tab_settings import OneOf, Setting
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ModelsTab:
     """
 
     def __init__(self, studio: Studio, context: PageContext):
-        self.studio, self.context, self.model_list = studio, context, model_list_for(studio)
+        self.studio, self.context, self.model_list = studio, context, studio.model_list
         self.tab = Context.block
         self.timer = gr.Timer(EVERY, active=False)
         with gr.Column(elem_classes="sw-catalog", elem_id="mod"):
@@ -117,7 +117,7 @@ class ModelsTab:
 
     def _tick(self, family: str, kind: str, where: str) -> dict[Any, Any]:
         busy = self.model_list.busy  # before the cards, so that the last look shows how it ended
-        segments, limit = memory_of(self.studio)
+        segments, limit = memory_of(self.studio.loader)
         return {
             self.cards: look.cards(self._cards(family, kind, where)),
             self.memory: look.memory_bar(segments, limit, self._label),

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipelines.quantizers import QUANTIZERS, Machine
 from studio.jobs.job import Job, View
-from studio.page.compare.grid import ComparisonGrid, picture_url
+from studio.media.live_image import picture_url
+from studio.page.compare.grid import ComparisonGrid
 from studio.page.quantize.plots import error_plot, heat_maps, legend, scatter_plot
 from studio.ui.live_routes import Parts
 from studio.ui.markup import escape

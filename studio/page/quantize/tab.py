@@ -15,11 +15,11 @@ from pipelines.workflows.quantize import DEFAULTS, MOST_VARIANTS
 from studio.jobs.job import Job, JobStatus, View
 from studio.page.quantize.markup import EMPTY, QuantizationView, missing_list
 from studio.ui import markup, presentation
-from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING, elem_id, settings_controls, settings_values
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab, Parts
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.results_route import address_of
 from studio.ui.running_tab import Form, RunningTab
 from studio.ui.tab_settings import Chosen, ChosenSeveral, Flag

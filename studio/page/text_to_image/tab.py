@@ -10,11 +10,11 @@ from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.page.text_to_image.examples import EXAMPLES
 from studio.ui import markup, presentation
-from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import copy_link
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.restore import build_restore, settings_of
 from studio.ui.running_tab import Form, RunningTab
 from studio.ui.viewer import ViewerRenderer, build_viewer

@@ -12,7 +12,7 @@ from gradio.utils import get_upload_folder
 
 from pipelines.core.errors import PictureError, StepwiseError
 from pipelines.core.types import Choice
-from pipelines.models.catalog import CatalogEntry
+from pipelines.models.entry import CatalogEntry
 from pipelines.models.video_models import plan_clip, video_model
 from pipelines.workflows.video import VIDEOS
 from pipelines.workflows.video.request import CLIP_FORMATS

@@ -16,16 +16,16 @@ from studio.page.video.form import ClipChoices, ClipForm, first_frame, offered, 
 from studio.page.video.keys import MOST, key_rows
 from studio.page.video.viewer import ClipRenderer, build_video_viewer
 from studio.ui.clip_export import ClipExport
-from studio.ui.page_context import PageContext, Receiver
 from studio.ui.controls import PLUMBING, method_controls
 from studio.ui.deep_links import Own, copy_link
 from studio.ui.form import FIXED
 from studio.ui.live_routes import LiveTab
+from studio.ui.page_context import PageContext, Receiver
 from studio.ui.running_tab import Form, RunningTab
 from studio.ui.tab_settings import Chosen, Keys, OneOf, Whole
 
 if TYPE_CHECKING:
-    from pipelines.models.catalog import CatalogEntry
+    from pipelines.models.entry import CatalogEntry
     from studio.backend import Studio
     from studio.results.store import Record
 

@@ -17,7 +17,7 @@ from studio.ui.results_route import address_of
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["ClipRenderer", "build_video_stage"]
+__all__ = ["ClipRenderer", "build_video_viewer"]
 
 _BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="  # one transparent pixel
 _EMPTY = """

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from studio.tasks.convergence import left_out_words
 from studio.ui.markup import escape
 from studio.ui.presentation import duration
 
-__all__ = ["COLOURS", "EMPTY", "convergence_view", "left_out_words"]
+__all__ = ["COLOURS", "EMPTY", "convergence_view"]
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 78, 18, 14, 50
@@ -51,19 +52,6 @@ def convergence_view(outcome: Mapping[str, Any]) -> str:
         f'<div class="sw-convergence"><h2>Error against evaluations</h2><p class="sw-hint">{said}</p>{missing}'
         f"{''.join(parts)}</div>"
     )
-
-
-def left_out_words(outcome: Mapping[str, Any]) -> str:
-    """Which planned points the schedule does not serve, and why the first; empty where it serves all."""
-    steps: dict[str, list[int]] = {}
-    for one in outcome.get("left_out", ()):
-        steps.setdefault(one["label"], []).append(one["steps"])
-    if not steps:
-        return ""
-    told = "; ".join(
-        f"{label} at {', '.join(map(str, counts))} step{'s' * (counts != [1])}" for label, counts in steps.items()
-    )
-    return f"Left out, since the schedule does not serve them: {told}. {outcome['left_out'][0]['reason']}"
 
 
 def _plot(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:

@@ -1,0 +1,171 @@
+"""What tasks use of the studio: models, results and limits, and what they keep between jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipelines.core.types import Choice, LoraChoice, Request, Traits
+    from pipelines.families.base import Family
+    from pipelines.families.stock import StockPipeline
+    from pipelines.models.catalog import Catalog
+    from pipelines.requests.limits import Limits
+    from pipelines.schedules.learned import LearnedSchedules
+    from pipelines.workflows.video.request import VideoRequest
+    from studio.jobs.job import Job
+
+__all__ = ["TaskCaches", "TaskContext"]
+
+Kept = TypeVar("Kept")
+
+
+class TaskCaches:
+    """What tasks keep from one job for the next: each studio has its own, and only its worker uses it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def get(self, task: str, make: Callable[[], Kept]) -> Kept:
+        """What a task keeps, made when it is asked for first.
+
+        Args:
+            task: key of the task.
+            make: a class or function that takes nothing, always the same for a task.
+        """
+        if task not in self._kept:
+            self._kept[task] = make()
+        return cast("Kept", self._kept[task])
+
+
+class TaskContext(Protocol):
+    """All that a task may use beside its request and its job.
+
+    The Studio is one in its own process; `studio.tasks.forked.ForkedContext` is the one of a ZeroGPU Space's worker, where
+    nothing may wait for a lock that the parent process held.
+    """
+
+    @property
+    def limits(self) -> Limits:
+        """The caps of every request."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models that there are."""
+
+    @property
+    def learned(self) -> LearnedSchedules:
+        """The learned schedules that this studio knows: the shipped ones and those of its models folder."""
+
+    @property
+    def caches(self) -> TaskCaches:
+        """What tasks keep between jobs."""
+
+    @property
+    def device(self) -> str:
+        """Where models are loaded: "cpu", "cuda" or "mps"."""
+
+    def traits(self, model: str) -> Traits | None:
+        """Tell what methods ask of this model; None while it cannot be said without loading it."""
+
+    def model(self, key: str, job: Job) -> AbstractContextManager[Family | StockPipeline]:
+        """Lease a model for as long as the context lasts.
+
+        Args:
+            key: of the catalog.
+            job: is told how far the loading is, and its cancel ends it.
+
+        Raises:
+            ModelError: it is not there or broken.
+            Cancelled: the job was stopped while it loaded.
+        """
+
+    def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> AbstractContextManager[Family]:
+        """Lease a quantized copy of a model for as long as the context lasts.
+
+        Args:
+            key: of the model in full precision.
+            choice: of the quantizer table.
+            full: that model, which the caller holds.
+            job: whose cancel counts.
+
+        Raises:
+            ModelError: it cannot be quantized.
+            Cancelled: the job was stopped.
+        """
+
+    def require_keeping(self) -> None:
+        """Raise SettingsError where a quantized model that is made now could not be used later."""
+
+    def keep_quantized(self, model: str, choice: Choice, cancelled: Callable[[], bool]) -> str:
+        """Write a quantized copy of a model into the models folder; returns the copy's key.
+
+        Raises:
+            StepwiseError: it cannot be made or written, and why.
+        """
+
+    def disk_bytes(self, key: str, family: Family) -> int | None:
+        """Size of the files of a loaded model's network; None if it has none of its own."""
+
+    def lora_path(self, name: str) -> Path:
+        """Find the file of a LoRA of the models folder.
+
+        Raises:
+            LoraError: there is none of this name, or it cannot be used.
+        """
+
+    def load_loras(self, choices: Sequence[LoraChoice]) -> list[tuple[Path, float]]:
+        """Find the files of LoRAs and their weights, as `Family.loras` takes them."""
+
+    def expand(self, prompt: str, seed: int) -> str:
+        """Draw the wildcards of a prompt."""
+
+    def save_picture(
+        self,
+        image: np.ndarray,
+        request: Request,
+        job: Job,
+        index: int = 0,
+        figures: Mapping[str, Any] | None = None,
+        unread: Collection[str] = (),
+    ) -> str:
+        """Store one finished picture (H, W, 3), uint8, with its settings inside; returns its id.
+
+        Args:
+            image: the picture.
+            request: the settings that made it.
+            job: whose result it is.
+            index: of the cell or of the picture in its batch, from 0.
+            figures: what was measured of it, by name.
+            unread: methods of the request that its model took no notice of, which the file must not claim.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+
+    def encode_clip(self, frames: np.ndarray, request: VideoRequest) -> bytes:
+        """Encode a finished clip (F, H, W, 3), uint8, as a file with its settings inside.
+
+        Raises:
+            StoreError: it cannot be written in this format.
+        """
+
+    def save_clip(
+        self, data: bytes, frames: np.ndarray, request: VideoRequest, job: Job, figures: Mapping[str, Any] | None = None
+    ) -> str:
+        """Store one finished clip with its settings beside it; returns its id.
+
+        Args:
+            data: the file that `encode_clip` made.
+            frames: of the clip, (F, H, W, 3), uint8.
+            request: the settings that made it.
+            job: whose result it is.
+            figures: what was measured of it, by name.
+
+        Raises:
+            StoreError: it cannot be written.
+        """

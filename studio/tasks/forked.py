@@ -1,0 +1,102 @@
+"""Tasks in the forked worker of a ZeroGPU Space: the models that were loaded before the fork, and no cache of models."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipelines.core.errors import ModelMissingError
+from pipelines.families.base import Family
+from studio.jobs.job import Job
+from studio.tasks.context import TaskCaches, TaskContext
+
+if TYPE_CHECKING:
+    from pipelines.core.types import Choice
+    from studio.tasks.base import Task
+
+__all__ = ["MODELS", "ForkedContext", "forked_run", "preloaded"]
+
+MODELS = "STEPWISE_ZERO_MODELS"
+"""Variable of a Space: keys of the models that it loads at its start, with commas between; default: the shipped one."""
+
+
+def preloaded(environ: Mapping[str, str] | None = None) -> Sequence[str]:
+    """Keys of the models that a ZeroGPU Space loads at its start."""
+    environ = os.environ if environ is None else environ
+    return [key.strip() for key in environ.get(MODELS, "emoji").split(",") if key.strip()]
+
+
+def forked_run(
+    context: TaskContext, keys: Sequence[str], tasks: Mapping[str, Task]
+) -> tuple[Callable[[Job], None], Callable[[], None]]:
+    """Load models for good: what does a job's work in a forked worker, taking no lock, and what lets the models go.
+
+    Args:
+        context: of the parent.
+        keys: of the models.
+        tasks: the task table.
+
+    Raises:
+        ModelError: one is not there, or is broken.
+    """
+    held = contextlib.ExitStack()
+    models = {key: held.enter_context(context.model(key, Job("start", None))) for key in keys}
+    bytes_on_disk = {key: context.disk_bytes(key, model) for key, model in models.items() if isinstance(model, Family)}
+    forked = ForkedContext(context, models, bytes_on_disk)
+    return lambda job: tasks[job.task].run(job.request, job, forked), held.close
+
+
+class ForkedContext:
+    """The TaskContext of a forked worker.
+
+    Whatever would take a lock of the loader or of its cache is replaced here: a thread of the parent may have held it
+    when the worker was forked, and then nobody would ever let it go. The catalog, the store and the models folder have
+    no lock; the device is a plain value by now. What a worker keeps for later jobs ends with it.
+
+    Args:
+        parent: the context of the process that forks.
+        models: key to what the parent holds for good.
+        bytes_on_disk: key to what the parent's `disk_bytes` says.
+    """
+
+    def __init__(self, parent: TaskContext, models: Mapping[str, Any], bytes_on_disk: Mapping[str, int | None]):
+        self._models, self._bytes_on_disk = models, bytes_on_disk
+        self.limits, self.catalog, self.device = parent.limits, parent.catalog, parent.device
+        self.learned = parent.learned
+        self.caches = TaskCaches()
+        # None of these takes a lock.
+        self.traits, self.expand = parent.traits, parent.expand
+        self.lora_path, self.load_loras = parent.lora_path, parent.load_loras
+        self.require_keeping, self.keep_quantized = parent.require_keeping, parent.keep_quantized  # both refuse here
+        self.save_picture, self.encode_clip, self.save_clip = parent.save_picture, parent.encode_clip, parent.save_clip
+
+    @contextlib.contextmanager
+    def model(self, key: str, job: Job) -> Iterator[Any]:
+        """Give a model that was loaded before the fork.
+
+        Raises:
+            ModelMissingError: it was not loaded at the start.
+        """
+        if key not in self._models:
+            raise ModelMissingError(
+                f"This Space loads its models when it starts: {', '.join(self._models)}. Choose one of "
+                f"these, or name {key!r} in the variable {MODELS} of your own copy."
+            )
+        yield self._models[key]
+
+    @contextlib.contextmanager
+    def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
+        """Make a quantized copy of a model, in this process alone."""
+        from pipelines.families import family_of
+        from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
+        from pipelines.quantizers.base import quantized
+
+        quantizer = build_quantizer(choice, this_machine(self.device))
+        made = quantized(full.network, quantizer, QUANTIZERS[choice.key].label, job.cancelled)
+        yield family_of({**full.components, full.network_name: made})
+
+    def disk_bytes(self, key: str, family: Family) -> int | None:
+        """Tell what was looked up before the fork."""
+        return self._bytes_on_disk[key]
