@@ -15,6 +15,7 @@ from pipelines.emoji.composition_captions import Description, parse_description
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog, shipped_catalog
 from pipelines.emoji.scenes import BACKGROUNDS, is_held_out
+from pipelines.metrics.composition_adherence import adherence, description_probability
 from pipelines.metrics.detector import (
     Detection,
     Detector,
@@ -284,3 +285,32 @@ def test_measured_captions_name_their_background_and_keep_to_their_split():
             assert description == parse_description(text, catalog()) and description.background
             pair = composition.labels[0], composition.scene.background
             assert is_held_out(*pair) == (split == "held-out")
+
+
+def test_adherence_is_high_for_what_is_there_and_low_for_what_is_not():
+    detector = Detector(DetectorNetwork(12, 12, (8, 16, 24)), catalog().labels, tuple(BACKGROUNDS), 64)
+    for seed in range(30):
+        composition = sample_composition(catalog(), seed, "all")
+        rows = detector_targets([composition], catalog().labels)
+        found = {(int(row[1]), int(row[2])): (int(row[3]), *row[4:].tolist()) for row in rows}
+        scores = scores_of(found, list(BACKGROUNDS).index(composition.scene.background))
+        said = Description(
+            composition.kind, composition.labels, composition.count, composition.size, composition.scene.background
+        )
+        assert description_probability(detector, scores, said) > 0.6
+        other = next(label for label in catalog().labels if label not in said.labels)
+        turned = said.labels[::-1] if len(said.labels) == 2 else (other,)
+        assert description_probability(detector, scores, dataclasses.replace(said, labels=turned)) < 0.1
+        elsewhere = "red" if said.background != "red" else "blue"
+        assert description_probability(detector, scores, dataclasses.replace(said, background=elsewhere)) < 0.1
+
+
+def test_adherence_is_differentiable():
+    torch.manual_seed(0)
+    detector = Detector(DetectorNetwork(12, 12, (8, 16, 24)), catalog().labels, tuple(BACKGROUNDS), 64)
+    for text in ("a fox left of a panda on a blue background", "two foxes", "a small fox", "a fox behind a panda"):
+        images = torch.rand(1, 3, 64, 64, requires_grad=True)
+        probability = adherence(detector, images, text, catalog())
+        assert 0 <= float(probability) <= 1
+        probability.log().sum().backward()
+        assert images.grad.abs().sum() > 0
