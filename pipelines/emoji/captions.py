@@ -11,7 +11,20 @@ from pipelines.core.errors import TrainingError
 from pipelines.emoji.objects import Catalog, EmojiObject
 from pipelines.emoji.scenes import BACKGROUNDS, Scene
 
-__all__ = ["Truth", "caption", "parse", "plain_caption"]
+__all__ = [
+    "PREFIXES",
+    "Truth",
+    "caption",
+    "choose_name",
+    "choose_phrase",
+    "find_item",
+    "on_background",
+    "parse",
+    "plain_caption",
+    "resolve_object",
+    "split_background",
+    "with_article",
+]
 
 PREFIXES = ("an emoji of ", "a picture of ")
 _PREFIX = re.compile(r"^(an emoji of|a picture of)\s+")
@@ -40,25 +53,25 @@ def caption(scene: Scene, catalog: Catalog, rng: np.random.Generator, empty: flo
     """
     if rng.random() < empty:
         return ""
-    items = [_item(placed.label, catalog) for placed in scene.objects]
+    items = [find_item(placed.label, catalog) for placed in scene.objects]
     article = rng.random() < 0.85
     if len(items) == 1:
-        subject = _with_article(_phrase(items[0], catalog, rng), article)
+        subject = with_article(choose_phrase(items[0], catalog, rng), article)
     else:
-        left, right = (_with_article(_name(item, rng), article) for item in items)
+        left, right = (with_article(choose_name(item, rng), article) for item in items)
         subject = f"{left} left of {right}" if rng.random() < 0.6 else f"{right} right of {left}"
     if rng.random() < 0.12:
         subject = PREFIXES[rng.integers(len(PREFIXES))] + subject
     draw = rng.random()
     if draw < 0.1:
         return subject
-    return subject + (f" on {scene.background}" if draw < 0.18 else _on(scene.background))
+    return subject + (f" on {scene.background}" if draw < 0.18 else on_background(scene.background))
 
 
 def plain_caption(scene: Scene) -> str:
     """The one plain caption of a scene: "a cat face left of a fox on a blue background"."""
-    subject = " left of ".join(_with_article(placed.label, True) for placed in scene.objects)
-    return subject + _on(scene.background)
+    subject = " left of ".join(with_article(placed.label, True) for placed in scene.objects)
+    return subject + on_background(scene.background)
 
 
 def parse(text: str, catalog: Catalog) -> Truth:
@@ -66,22 +79,31 @@ def parse(text: str, catalog: Catalog) -> Truth:
 
     Raises: TrainingError when a part of it names no object, or more than one.
     """
-    rest = _PREFIX.sub("", " ".join(text.lower().split()))
-    background = None
-    found = _BACKGROUND.search(rest)
-    if found and found.group(1) in BACKGROUNDS:
-        background, rest = found.group(1), rest[: found.start()]
+    rest, background = split_background(text)
     parts = _SIDES.split(rest)
     if len(parts) == 1:
-        return Truth((_resolve(parts[0], catalog),), background)
+        return Truth((resolve_object(parts[0], catalog),), background)
     if len(parts) != 3:
         raise TrainingError(f"The caption {text!r} has more than two objects.")
     first, side, second = parts
-    labels = _resolve(first, catalog), _resolve(second, catalog)
+    labels = resolve_object(first, catalog), resolve_object(second, catalog)
     return Truth(labels if side == "left" else labels[::-1], background)
 
 
-def _resolve(phrase: str, catalog: Catalog) -> str:
+def split_background(text: str) -> tuple[str, str | None]:
+    """Split a caption into its subject, lower case without a prefix, and its background or None."""
+    rest = _PREFIX.sub("", " ".join(text.lower().split()))
+    found = _BACKGROUND.search(rest)
+    if found and found.group(1) in BACKGROUNDS:
+        return rest[: found.start()], found.group(1)
+    return rest, None
+
+
+def resolve_object(phrase: str, catalog: Catalog) -> str:
+    """Find the label of the one object that a phrase names or describes.
+
+    Raises: TrainingError when it names no object, or more than one.
+    """
     phrase = _ARTICLE.sub("", phrase.strip())
     named = catalog.find(phrase)
     if named:
@@ -95,35 +117,42 @@ def _resolve(phrase: str, catalog: Catalog) -> str:
     return fitting[0].label
 
 
-def _phrase(item: EmojiObject, catalog: Catalog, rng: np.random.Generator) -> str:
-    """A name; or a name and a tag; or two or three tags that together fit this object alone."""
+def choose_phrase(item: EmojiObject, catalog: Catalog, rng: np.random.Generator) -> str:
+    """Draw a name; or a name and a tag; or two or three tags that together fit this object alone."""
     draw = rng.random()
     if draw < 0.8 or not item.tags:
-        return _name(item, rng)
+        return choose_name(item, rng)
     tags = list(rng.permutation(item.tags)[: 1 if draw < 0.9 else int(rng.integers(2, 4))])
     if draw >= 0.9 and len(catalog.described_by(tags)) == 1:
         return ", ".join(tags)
-    return f"{_name(item, rng)}, {tags[0]}"
+    return f"{choose_name(item, rng)}, {tags[0]}"
 
 
-def _name(item: EmojiObject, rng: np.random.Generator) -> str:
+def choose_name(item: EmojiObject, rng: np.random.Generator) -> str:
+    """Draw the label, or a synonym."""
     if not item.synonyms or rng.random() < 0.6:
         return item.label
     return item.synonyms[rng.integers(len(item.synonyms))]
 
 
-def _with_article(name: str, article: bool) -> str:
+def with_article(name: str, article: bool) -> str:
+    """Put "a" or "an" before a name where it is asked for and the name is no plural."""
     plural = name.endswith("s") and not name.endswith(("ss", "us"))
     if not article or plural or "," in name:
         return name
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def _on(background: str) -> str:
+def on_background(background: str) -> str:
+    """Say the background: " on a blue background"."""
     return f" on {'an' if background[0] in 'aeiou' else 'a'} {background} background"
 
 
-def _item(label: str, catalog: Catalog) -> EmojiObject:
+def find_item(label: str, catalog: Catalog) -> EmojiObject:
+    """Find the object of a label.
+
+    Raises: TrainingError when there is none.
+    """
     item = catalog.find(label)
     if item is None:
         raise TrainingError(f"No object is called {label!r}.")

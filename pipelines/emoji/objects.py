@@ -22,6 +22,7 @@ __all__ = ["Catalog", "EmojiObject", "packaged_catalog", "shipped_catalog"]
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji"
 PICTURES = "@lobehub/fluent-emoji-3d@1.1.0"
 LABELS = "emojibase-data@17.0.0"
+SHIPPED_OBJECTS = 71  # of the 64 px model; the 128 px model has all of the shipped list
 CACHE_VARIABLE = "STEPWISE_DATA_CACHE"
 # emojibase groups that show things rather than people, components, symbols or flags
 THING_GROUPS = (3, 4, 5, 6, 7)
@@ -54,10 +55,12 @@ class Catalog:
     folder: Path
     _by_name: dict[str, EmojiObject] = field(init=False, repr=False)
     _sprites: dict[tuple[str, int], Image.Image] = field(init=False, repr=False)
+    _originals: dict[str, Image.Image] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._by_name = {name: item for item in self.objects for name in item.names}
         self._sprites = {}
+        self._originals = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -82,6 +85,11 @@ class Catalog:
         return self._sprites[key]
 
     def _original(self, label: str) -> Image.Image:
+        if label not in self._originals:
+            self._originals[label] = self._open(label)
+        return self._originals[label]
+
+    def _open(self, label: str) -> Image.Image:
         item = self._by_name.get(label)
         if item is None:
             raise TrainingError(f"No object is called {label!r}; the catalog has {self.labels}.")
@@ -93,12 +101,13 @@ class Catalog:
             raise TrainingError(f"The picture of {label!r} cannot be read: {error}.") from error
 
 
-def shipped_catalog() -> Catalog:
-    """The objects that come with the project: nothing is fetched.
+def shipped_catalog(count: int | None = SHIPPED_OBJECTS) -> Catalog:
+    """List the objects that come with the project: nothing is fetched.
 
+    Args: count: the first so many; None takes all. The default are those of the 64 px model.
     Raises: TrainingError when the files are missing.
     """
-    return Catalog(_read_objects(SHIPPED / "objects.json"), SHIPPED)
+    return Catalog(_read_objects(SHIPPED / "objects.json")[:count], SHIPPED)
 
 
 def packaged_catalog(count: int, cache: Path | None = None) -> Catalog:

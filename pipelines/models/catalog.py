@@ -15,10 +15,12 @@ from pipelines.models.entry import CatalogEntry, Source, shown
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.quantization_folder import kept_entries
 
-__all__ = ["Catalog", "models_folder", "published", "shipped", "shown"]
+__all__ = ["SHIPPED_KEYS", "Catalog", "models_folder", "published", "shipped", "shipped_128", "shown"]
 
 PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+SHIPPED_128 = SHIPPED.with_name("emoji-128")
+SHIPPED_KEYS = ("emoji", "emoji-128")
 
 
 def models_folder() -> Path:
@@ -48,6 +50,27 @@ def shipped() -> CatalogEntry:
             "guidance": {"key": "cfg", "guidance_scale": 4.0},
         },
         notes="Small pictures of single objects; trained here and shipped with the program.",
+    )
+
+
+def shipped_128() -> CatalogEntry:
+    """Describe the larger model that comes with the program: 128 px, relations, sizes and counts."""
+    return CatalogEntry(
+        "emoji-128",
+        "Emoji 128",
+        "sd",
+        pipeline="StableDiffusionPipeline",
+        path=SHIPPED_128,
+        licence="mit",
+        size_bytes=sum(path.stat().st_size for path in SHIPPED_128.glob("*/*.safetensors")),
+        defaults={
+            "num_inference_steps": 25,
+            "width": 128,
+            "height": 128,
+            "sampler": "dpmpp_2m",
+            "guidance": {"key": "cfg", "guidance_scale": 4.0},
+        },
+        notes="One object, two in a relation, or two to four of one; trained here and shipped with the program.",
     )
 
 
@@ -100,9 +123,9 @@ class Catalog(Mapping[str, CatalogEntry]):
         """Look into the models folder again."""
         entries = self._given
         if entries is None:
-            fixed = [shipped(), *published()]
-            local = scan(self.folders, taken=[entry.key for entry in fixed])
-            entries = [fixed[0], *completed(local, fixed, self.folders), *fixed[1:]]
+            own, others = [shipped(), shipped_128()], published()
+            local = scan(self.folders, taken=[entry.key for entry in (*own, *others)])
+            entries = [*own, *completed(local, [*own, *others], self.folders), *others]
         found = {entry.key: entry for entry in entries}
         kept = {entry.key: entry for entry in kept_entries(self.folder, found) if entry.key not in found}
         # Replaced as a whole and never changed, so that other threads see the old or the new one.

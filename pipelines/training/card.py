@@ -69,13 +69,13 @@ def objections(candidate: Figures, shipped: Figures) -> list[str]:
     return found
 
 
-def figure_table(figures: Figures, history: History) -> str:
+def figure_table(figures: Figures, history: History, floors: dict[str, Floor] = FLOORS) -> str:
     """The floors and what was measured, as Markdown, with footnotes that say what held-out means."""
     notes = {"psnr": "¹ New random compositions of known objects and backgrounds, not new objects."}
     if history.every_pair != 0:
         notes["held_out_both"] = f"² {_seen(history)}"
     rows = ["| figure | floor | measured | |", "| --- | --- | --- | --- |"]
-    for name, floor in FLOORS.items():
+    for name, floor in floors.items():
         if name not in figures:
             continue
         figure = figures[name]
@@ -97,13 +97,14 @@ def _seen(history: History) -> str:
     )
 
 
-def write_card(folder: Path, figures: Figures, note: str) -> None:
+def write_card(folder: Path, figures: Figures, note: str, floors: dict[str, Floor] = FLOORS) -> None:
     """Put the table between the card's two marks, and the figures into figures.json.
 
     Args:
         folder: the model's: its weights' history decides what the table calls held-out.
         figures: what was measured.
         note: how.
+        floors: what the figures must reach.
     Raises: TrainingError when the card lacks the marks.
     """
     card = folder / "README.md"
@@ -112,4 +113,6 @@ def write_card(folder: Path, figures: Figures, note: str) -> None:
         raise TrainingError(f"The model card lacks the marks {BEGIN!r} and {END!r}.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    card.write_text(f"{before}{BEGIN}\n{figure_table(figures, history_of(folder))}\n\n{note}\n{END}{after}", "utf-8")
+    card.write_text(
+        f"{before}{BEGIN}\n{figure_table(figures, history_of(folder), floors)}\n\n{note}\n{END}{after}", "utf-8"
+    )

@@ -56,8 +56,8 @@ SHEET_CAPTIONS = (
 )
 
 
-def noise_schedule() -> DDIMScheduler:
-    """Stable Diffusion's schedule: scaled-linear, 1,000 steps, predicting the noise."""
+def noise_schedule(prediction_type: str = "epsilon") -> DDIMScheduler:
+    """Stable Diffusion's schedule: scaled-linear, 1,000 steps; what is predicted is by default the noise."""
     return DDIMScheduler(
         num_train_timesteps=1_000,
         beta_start=0.00085,
@@ -66,7 +66,7 @@ def noise_schedule() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
-        prediction_type="epsilon",
+        prediction_type=prediction_type,
     )
 
 
@@ -119,6 +119,8 @@ class DenoiserTask:
         history: what the first weights had seen; it is exported with the last ones.
     """
 
+    sheet_captions = SHEET_CAPTIONS
+
     def __init__(
         self,
         recipe: Recipe,
@@ -147,7 +149,8 @@ class DenoiserTask:
         if self.device.type == "cpu":
             # PyTorch's fused attention has a slow backward there: this trains a quarter faster
             networks["unet"].set_attn_processor(AttnProcessor())
-        self.alphas_cumprod = noise_schedule().alphas_cumprod.to(self.device)
+        self.scheduler = noise_schedule()
+        self.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
         self._preview = None
 
     def learning_rate(self, step: int) -> float:
@@ -185,10 +188,10 @@ class DenoiserTask:
     def sheet(self, path: Path) -> None:
         """Draw two pictures for each of a few fixed captions."""
         pipeline = self._pipeline(*self.networks.values(), self.vae)
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(noise_schedule().config)
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
         drawn = pipeline(
-            list(SHEET_CAPTIONS),
+            list(self.sheet_captions),
             num_inference_steps=20,
             guidance_scale=4.0,
             output_type="pt",
@@ -203,7 +206,7 @@ class DenoiserTask:
             text_encoder=text_encoder,
             tokenizer=self.tokenizer,
             unet=unet,
-            scheduler=noise_schedule(),
+            scheduler=self.scheduler,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 
-__all__ = ["gradient_l1", "learning_rate", "min_snr_loss", "psnr"]
+__all__ = ["assign_noise", "gradient_l1", "learning_rate", "min_snr_loss", "psnr", "soft_snr_v_loss"]
 
 
 def min_snr_loss(
@@ -25,6 +26,38 @@ def min_snr_loss(
     weight = snr.clamp(max=gamma) / snr
     error = (predicted.float() - noise.float()).square().mean(dim=(1, 2, 3))
     return (weight * error).mean()
+
+
+def soft_snr_v_loss(
+    predicted: torch.Tensor, velocity: torch.Tensor, alphas_cumprod: torch.Tensor, floor: float
+) -> torch.Tensor:
+    """Mean squared error of the velocity v = alpha eps - sigma x0, weighted SNR / (SNR + floor).
+
+    The highest noise, where little can be known, weighs less; but the weight falls a hundredfold later than
+    min-SNR's, which leaves next to nothing of the levels at which it is decided what stands where.
+
+    Args:
+        predicted, velocity: (B, C, H, W); Salimans and Ho, arXiv 2202.00512, appendix D.
+        alphas_cumprod: (B,), the schedule at each sample's timestep.
+        floor: the signal-to-noise ratio at which the weight is one half; 0 weighs all levels alike.
+    Returns: a scalar, float32.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    error = (predicted.float() - velocity.float()).square().mean(dim=(1, 2, 3))
+    return (snr / (snr + floor) * error).mean()
+
+
+def assign_noise(latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Reorder a batch's noise so that the sum of its distances to the latents is least.
+
+    Args: latents, noise: (B, C, H, W).
+    Returns: `noise` in another order: each is still drawn from the same distribution.
+    Source: Li et al., Immiscible Diffusion: Accelerating Diffusion Training with Noise Assignment,
+        arXiv 2406.12303, section 4.
+    """
+    distances = torch.cdist(latents.flatten(1).float(), noise.flatten(1).float())
+    order = linear_sum_assignment(distances.cpu().numpy())[1]
+    return noise[torch.from_numpy(order)]
 
 
 def gradient_l1(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

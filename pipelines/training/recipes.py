@@ -62,10 +62,13 @@ class DenoiserRecipe:
     decay: float = 0.6  # share of the steps in which the learning rate falls to zero
     ema: float = 0.999
     min_snr: float = 5.0
+    snr_floor: float = 0.1  # of velocity prediction, in place of min_snr
     empty_captions: float = 0.1
     pairs: float = 0.5  # share of two objects; at the generator's own 0.2 they are learned late
     pool: int = 16_000  # pictures in memory as latents
     pool_steps: int = 4_000  # steps after which they are drawn anew
+    first: int = 4_096  # pictures before the first step, where new ones join at each step
+    fresh: int = 8  # pictures that join at each step
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,41 @@ RECIPES: dict[str, Recipe] = {
         autoencoder=AutoencoderRecipe(widths=(16, 48, 96)),
         denoiser=DenoiserRecipe(widths=(64, 128, 192), attention=(True, True, False)),
         classifier=ClassifierRecipe(widths=(32, 64, 128)),
+    ),
+    "emoji-128": Recipe(
+        name="emoji-128",
+        objects=152,
+        size=128,
+        autoencoder=AutoencoderRecipe(
+            widths=(16, 32, 64, 128),
+            latent_channels=8,
+            norm_groups=2,
+            crop=48,
+            batch=12,
+            steps=4_700,
+            learning_rate=2e-3,
+            gradient_weight=0.2,
+        ),
+        denoiser=DenoiserRecipe(
+            widths=(64, 128, 192),
+            attention=(False, True, True),
+            text_width=256,
+            text_layers=4,
+            text_heads=8,
+            text_hidden=768,
+            tokens=32,
+            vocabulary=2_400,
+            batch=64,
+            steps=2_000,
+            learning_rate=1.5e-3,
+            warmup=100,
+            decay=0.5,
+            ema=0.998,
+            pool=40_000,
+            first=2_048,
+            fresh=4,
+        ),
+        classifier=ClassifierRecipe(widths=(32, 64, 128, 160)),
     ),
     "gpu": Recipe(
         name="gpu",
@@ -145,7 +183,7 @@ def find_recipe(name: str) -> Recipe:
 
 def catalog_for(recipe: Recipe) -> Catalog:
     """The recipe's objects: the shipped ones if they are enough, else through npm."""
-    shipped = shipped_catalog()
+    shipped = shipped_catalog(None)
     if recipe.objects > len(shipped.objects):
         return packaged_catalog(recipe.objects)
     return Catalog(shipped.objects[: recipe.objects], shipped.folder)

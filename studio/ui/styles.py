@@ -7,6 +7,7 @@ import re
 
 from pipelines.core.errors import UnknownMethodError
 from pipelines.emoji.scenes import BACKGROUNDS
+from pipelines.models.catalog import SHIPPED_KEYS
 
 __all__ = ["NO_STYLE", "STYLES", "Style", "fitting", "styled"]
 
@@ -76,7 +77,7 @@ STYLES: dict[str, Style] = {
 
 def fitting(model: str) -> list[Style]:
     """The styles to offer for a model, in the table's order."""
-    return [style for style in STYLES.values() if style.shipped == (model == "emoji") or style.key == NO_STYLE]
+    return [style for style in STYLES.values() if style.shipped == (model in SHIPPED_KEYS) or style.key == NO_STYLE]
 
 
 def styled(key: str, prompt: str, negative_prompt: str) -> tuple[str, str]:

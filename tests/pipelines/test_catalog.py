@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from pipelines.core.errors import UnknownMethodError
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
-from pipelines.models.catalog import Catalog, models_folder, published, shipped, shown
+from pipelines.models.catalog import Catalog, models_folder, published, shipped, shipped_128, shown
 from pipelines.models.catalog_folder import scan, scan_loras
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.samplers import SAMPLERS
@@ -108,7 +108,7 @@ def test_every_promised_model_is_there(words):
     assert any(words in entry.label for entry in published()), words
 
 
-@pytest.mark.parametrize("entry", [shipped(), *published()], ids=lambda entry: entry.key)
+@pytest.mark.parametrize("entry", [shipped(), shipped_128(), *published()], ids=lambda entry: entry.key)
 def test_entries_are_whole(entry):
     assert KEY.match(entry.key)
     assert entry.kind in {"image", "video"}
@@ -147,11 +147,11 @@ def test_an_unknown_model_is_named_with_the_choices(tmp_path):
         Catalog(tmp_path)["../../etc/passwd"]
 
 
-def test_local_models_stand_after_the_shipped_one(tmp_path):
+def test_local_models_stand_after_the_shipped_ones(tmp_path):
     make_folder(tmp_path, "My Model")
     make_sdxl_file(tmp_path / "painter_v2.safetensors")
     catalog = Catalog(tmp_path)
-    assert list(catalog)[:3] == ["emoji", "my-model", "painter_v2"]
+    assert list(catalog)[:4] == ["emoji", "emoji-128", "my-model", "painter_v2"]
     assert catalog["my-model"].family == "sd"
     assert catalog["painter_v2"].family == "sdxl"
     assert catalog["painter_v2"].pipeline == "StableDiffusionXLPipeline"

@@ -38,4 +38,6 @@ EXAMPLES = (
     _example("Four owls", "an owl on a yellow background", batch_size=4),
     _example("Draw one of three", "a {penguin|rocket|birthday cake} on a {pink|teal} background"),
     _example("Six steps, UniPC", "a rocket on a purple background", num_inference_steps=6, sampler="unipc"),
+    _example("Duck before a castle, 128", "a duck in front of a castle on a pink background", model="emoji-128"),
+    _example("Three strawberries, 128", "three strawberries on a white background", model="emoji-128"),
 )

@@ -1,0 +1,252 @@
+"""Measure the 128 px model: `python -m pipelines.training.composition_measures`.
+
+One picture for each caption of a kind, its noise fixed by its number, judged by the detector. Writes the table into
+the model's card and `figures.json` beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from pipelines.emoji.composition_captions import Description, describe, parse_description
+from pipelines.emoji.compositions import SIZES, Composition, sample_composition
+from pipelines.emoji.objects import Catalog
+from pipelines.metrics.detector import SHIPPED as JUDGE
+from pipelines.metrics.detector import Detector, View, load_detector
+from pipelines.training.card import Floor, figure_table, write_card
+from pipelines.training.composition_autoencoder import composition_psnr
+from pipelines.training.exchange import FILES, fingerprint
+from pipelines.training.fit import PARTS, require_fit
+from pipelines.training.history import history_of
+from pipelines.training.latents import encode, pictures_of
+from pipelines.training.measures import FRESH, file_bytes, load_pipeline, seconds_for_one
+from pipelines.training.recipes import catalog_for, find_recipe
+from pipelines.training.trainer import pick_device, picture_sheet, use_threads
+
+__all__ = ["CASES", "COMPOSITION_FLOORS", "detector_accuracy", "generate", "is_shown", "measure", "named_compositions"]
+
+STEPS, GUIDANCE = 25, 4.0
+CASES: dict[str, tuple[str, str]] = {
+    "trained": ("train", "single"),
+    "held_out": ("held-out", "single"),
+    "sides": ("train", "left of"),
+    "above": ("train", "above"),
+    "in_front": ("train", "in front of"),
+    "counts": ("train", "count"),
+    "held_out_sides": ("held-out", "left of"),
+}
+"""The split and the kind of the captions of each figure."""
+
+FULL = ("trained", "held_out", "sides")
+"""The figures that get all captions; the others get half as many."""
+
+COMPOSITION_FLOORS: dict[str, Floor] = {
+    "psnr": Floor("autoencoder PSNR, held-out compositions", 30, " dB"),
+    "detector": Floor("detector on fresh renderings that passed the autoencoder: all right", 0.99),
+    "trained": Floor("one object, trained pairs: object, size and background right", 0.97),
+    "held_out_both": Floor("one object, held-out pairs: object, size and background right", 0.95),
+    "sides": Floor("two objects left and right: both, their sides and background right", 0.85),
+    "above": Floor("two objects above each other: all right", 0.85),
+    "in_front": Floor("one object in front of another: all right", 0.85),
+    "counts": Floor("two to four of one object: all right", 0.85),
+    "held_out_sides": Floor("two objects, both pairs held out: all right", 0.85),
+    "seconds": Floor("seconds for 25 guided steps and decoding", 3, " s", at_most=True),
+    "megabytes": Floor("the model's folder", 48, " MB", at_most=True),
+}
+
+
+def is_shown(view: View, description: Description) -> bool:
+    """Whether a picture shows what its caption says, and nothing else: objects, places, sizes, background.
+
+    A size is right when it is nearer to the range that its word means than to that of no word.
+    """
+    if description.background is not None and view.background != description.background:
+        return False
+    if len(view.objects) != description.count:
+        return False
+    found = sorted(view.objects, key=lambda item: item.y if description.kind == "above" else item.x)
+    labels = tuple(item.label for item in found)
+    if description.kind == "count":
+        return labels == description.labels * description.count
+    if description.kind == "in front of":
+        front, back = sorted(found, key=lambda item: item.size)
+        return (front.label, back.label) == description.labels and front.y > back.y
+    return labels == description.labels and _is_sized(found[0].size, description.size)
+
+
+def _is_sized(size: float, word: str | None) -> bool:
+    if word == "small":
+        return size < (SIZES["small"][1] + SIZES[None][0]) / 2
+    if word == "large":
+        return size > (SIZES["large"][0] + SIZES[None][1]) / 2
+    return True
+
+
+def named_compositions(
+    catalog: Catalog, count: int, split: str, kind: str
+) -> list[tuple[Composition, str, Description]]:
+    """Draw fresh compositions with captions of the training grammar that name the background."""
+    found, seed = [], FRESH
+    while len(found) < count:
+        seed += 1
+        composition = sample_composition(catalog, seed, split, kind)
+        text = describe(composition, catalog, np.random.default_rng(seed))
+        description = parse_description(text, catalog)
+        if description.background is not None:
+            found.append((composition, text, description))
+    return found
+
+
+def generate(
+    pipeline: StableDiffusionPipeline,
+    captions: list[str],
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    kept: Path | None = None,
+) -> torch.Tensor:
+    """Draw one picture for each caption, the noise fixed by its number.
+
+    Args:
+        kept: a file of scaled latents: read if it is there, else written, so that a decoder can be measured again
+            without drawing again.
+    Returns: (B, 3, H, W) in [0, 1].
+    """
+    if kept is not None and kept.is_file():
+        latents = load_file(kept)["latents"]
+    else:
+        latents = _drawn_latents(pipeline, captions, steps, guidance)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"latents": latents.contiguous()}, kept)
+    vae = pipeline.vae
+    with torch.no_grad():
+        decoded = [vae.decode(part / vae.config.scaling_factor).sample for part in latents.to(vae.device).split(25)]
+    return (torch.cat(decoded).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+
+def _drawn_latents(pipeline: StableDiffusionPipeline, captions: list[str], steps: int, guidance: float) -> torch.Tensor:
+    drawn = []
+    for start in range(0, len(captions), 25):
+        numbers = range(start, min(start + 25, len(captions)))
+        result = pipeline(
+            [captions[number] for number in numbers],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(number) for number in numbers],
+            output_type="latent",
+        )
+        drawn.append(result.images.float().cpu())
+    return torch.cat(drawn)
+
+
+@torch.no_grad()
+def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalog: Catalog, count: int = 400) -> float:
+    """Measure the share of fresh renderings of every kind, passed through the autoencoder, that are read all right."""
+    right = []
+    for start in range(0, count, 50):
+        chosen = [sample_composition(catalog, FRESH + 10**6 + start + index, "all") for index in range(50)]
+        latents = encode(vae, pictures_of([item.scene for item in chosen], catalog, detector.size))
+        images = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+        for item, view in zip(chosen, detector.read(images), strict=True):
+            right.append(is_shown(view, _all_said(item)))
+    return float(np.mean(right))
+
+
+def _all_said(composition: Composition) -> Description:
+    return Description(
+        composition.kind,
+        composition.labels,
+        composition.count,
+        composition.size,
+        composition.scene.background,
+    )
+
+
+def measure(
+    folder: Path,
+    detector: Detector,
+    catalog: Catalog,
+    captions: int,
+    sheets: Path | None,
+    bf16: bool = False,
+    kept: Path | None = None,
+) -> dict[str, float]:
+    """Measure all figures of a model folder.
+
+    Args:
+        folder: a stock pipeline.
+        detector: the judge.
+        catalog: the objects.
+        captions: how many for each generated figure.
+        sheets: where to draw 64 pictures of each kind, or None.
+        bf16: draw the judged pictures in bfloat16, which takes half the time.
+        kept: a folder for their latents, see `generate`; None keeps none.
+    """
+    pipeline = load_pipeline(folder, pick_device().type)
+    figures = {"psnr": composition_psnr(pipeline.vae, catalog, detector.size)}
+    figures["detector"] = detector_accuracy(detector, pipeline.vae, catalog)
+    for name, (split, kind) in CASES.items():
+        count = captions if name in FULL else captions // 2
+        cases = named_compositions(catalog, count, split, kind)
+        with torch.autocast(pick_device().type, torch.bfloat16, enabled=bf16):
+            file = kept / f"{name}.safetensors" if kept else None
+            images = generate(pipeline, [text for _, text, _ in cases], kept=file)
+        views = detector.read(images)
+        right = [is_shown(view, case[2]) for view, case in zip(views, cases, strict=True)]
+        whole = [is_shown(view, replace(case[2], background=None)) for view, case in zip(views, cases, strict=True)]
+        key = "held_out_both" if name == "held_out" else name
+        figures[key] = float(np.mean(right))
+        print(f"{name}: {np.mean(right):.3f} (without the background {np.mean(whole):.3f})", flush=True)
+        if sheets:
+            sheets.mkdir(parents=True, exist_ok=True)
+            picture_sheet(images[:64], 8).save(sheets / f"{name}.png")
+    figures["seconds"], figures["seconds_median"] = seconds_for_one(pipeline)
+    figures["megabytes"] = file_bytes(folder) / 1e6
+    return {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print the table, and with --write put it into the card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="emoji-128")
+    parser.add_argument("--model", type=Path, required=True, help="a stock folder")
+    parser.add_argument("--detector", type=Path, default=JUDGE, help="the judge")
+    parser.add_argument("--captions", type=int, default=200, help="for each generated figure")
+    parser.add_argument("--sheets", type=Path, help="a folder for sheets of 64 pictures")
+    parser.add_argument("--write", action="store_true", help="write the card's table and figures.json")
+    parser.add_argument("--latents", type=Path, help="a folder that keeps the drawn latents, or has them")
+    parser.add_argument("--bf16", action="store_true", help="draw the judged pictures in bfloat16")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    chosen = parser.parse_args(arguments)
+    use_threads(chosen.threads)
+    recipe = find_recipe(chosen.recipe)
+    require_fit(chosen.model, recipe, PARTS)
+    detector = load_detector(chosen.detector, pick_device().type)
+    figures = measure(
+        chosen.model, detector, catalog_for(recipe), chosen.captions, chosen.sheets, chosen.bf16, chosen.latents
+    )
+    print(figure_table(figures, history_of(chosen.model), COMPOSITION_FLOORS), flush=True)
+    if chosen.write:
+        identity = {
+            "captions": chosen.captions,
+            "judge": fingerprint(chosen.detector, ("config.json", "model.safetensors")),
+            "model": fingerprint(chosen.model, FILES),
+        }
+        note = (
+            f"{chosen.captions} captions for each of the first three generated figures and {chosen.captions // 2} for "
+            f"each other, {STEPS} steps of DPM-Solver++(2M), guidance {GUIDANCE:g}"
+            f"{', in bfloat16' if chosen.bf16 else ''}, judged by the shipped detector. Seconds are the least of five "
+            "runs in float32."
+        )
+        write_card(chosen.model, figures | identity, note, COMPOSITION_FLOORS)
+
+
+if __name__ == "__main__":
+    main()

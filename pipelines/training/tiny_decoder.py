@@ -1,0 +1,185 @@
+"""Train a tiny decoder for previews: `python -m pipelines.training.tiny_decoder`.
+
+An AutoencoderTiny learns to decode as the model's own decoder does, in a small part of its time. Its encoder is as
+small as the class allows and is not trained: nothing uses it. Put beside the model's parts as `tiny_vae`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from pipelines.emoji.compositions import sample_composition
+from pipelines.emoji.objects import Catalog
+from pipelines.training.fit import require_fit
+from pipelines.training.latents import encode, pictures_of
+from pipelines.training.muon import Muon
+from pipelines.training.objectives import gradient_l1, learning_rate, psnr
+from pipelines.training.recipes import catalog_for, find_recipe
+from pipelines.training.trainer import (
+    add_arguments,
+    generator_for,
+    pick_device,
+    picture_sheet,
+    settings_from,
+    train,
+    use_threads,
+)
+
+__all__ = ["TinyDecoderTask", "build_tiny_decoder", "measure_tiny_decoder"]
+
+WIDTH = 16
+STEPS, BATCH, RATE = 1_500, 24, 4e-3
+CROP = 8  # latents along each side
+POOL = 768
+
+
+def build_tiny_decoder(channels: int, factor: int) -> AutoencoderTiny:
+    """Build a fresh one for latents of so many channels that are enlarged `factor` times, a power of two.
+
+    Its time goes where the pixels are, so that almost all of its blocks are at the latents' own size.
+    """
+    levels = factor.bit_length()
+    return AutoencoderTiny(
+        latent_channels=channels,
+        encoder_block_out_channels=(8,) * levels,
+        num_encoder_blocks=(1,) * levels,
+        decoder_block_out_channels=(WIDTH,) * levels,
+        num_decoder_blocks=(4, 2, *(0,) * levels)[: levels - 1] + (0,),
+        scaling_factor=1.0,
+    )
+
+
+class TinyDecoderTask:
+    """The tiny decoder's distance to the decoder on crops of latents, some of them disturbed.
+
+    Args:
+        tiny: what is trained.
+        vae: the teacher.
+        catalog: the objects.
+        size: pixels.
+        seed: of everything drawn.
+        steps: length of the run.
+        pool: latents in memory.
+    """
+
+    batch = BATCH
+
+    def __init__(
+        self,
+        tiny: AutoencoderTiny,
+        vae: AutoencoderKL,
+        catalog: Catalog,
+        size: int,
+        seed: int = 0,
+        steps: int = STEPS,
+        pool: int = POOL,
+    ):
+        self.networks, self.vae, self.catalog, self.size = tiny, vae.eval().requires_grad_(False), catalog, size
+        self.seed, self.steps, self.pool = seed, steps, pool
+        tiny.encoder.requires_grad_(False)
+        self.optimizer = Muon(tiny.decoder.parameters(), lr=RATE)
+        self._latents = self._decoded = torch.empty(0)
+
+    def learning_rate(self, step: int) -> float:
+        """Of this step."""
+        return learning_rate(step, self.steps, RATE, 50, 0.7)
+
+    def loss(self, step: int) -> torch.Tensor:
+        """L1, squared error and L1 of the gradients on this step's crops."""
+        if not len(self._latents):
+            self._draw()
+        generator = generator_for(self.seed, step)
+        chosen = torch.randint(len(self._latents), (self.batch,), generator=generator)
+        factor = self._decoded.shape[-1] // self._latents.shape[-1]
+        corners = torch.randint(self._latents.shape[-1] - CROP + 1, (self.batch, 2), generator=generator).tolist()
+        latents, wanted = [], []
+        for index, (y, x) in zip(chosen.tolist(), corners, strict=True):
+            latents.append(self._latents[index, :, y : y + CROP, x : x + CROP])
+            rows, columns = (slice(start * factor, (start + CROP) * factor) for start in (y, x))
+            wanted.append(self._decoded[index, :, rows, columns])
+        decoded = self.networks.decode(torch.stack(latents).float()).sample.float()
+        # the outer latents see zeros where the whole picture goes on
+        inner = slice(factor, -factor)
+        error = (decoded - torch.stack(wanted).float())[..., inner, inner]
+        return 0.3 * error.abs().mean() + 8 * error.square().mean() + 0.2 * gradient_l1(error, torch.zeros_like(error))
+
+    def export(self, folder: Path) -> None:
+        """Write it in half precision."""
+        copy.deepcopy(self.networks).half().save_pretrained(folder / "tiny_vae")
+
+    def sheet(self, path: Path) -> None:
+        """Draw what the decoder makes of some latents, and below it what the tiny one does."""
+        decoded = self.networks.decode(self._latents[:12].float()).sample
+        picture_sheet(torch.cat([self._decoded[:12].float(), decoded]) / 2 + 0.5).save(path)
+
+    @torch.no_grad()
+    def _draw(self) -> None:
+        latents, decoded = [], []
+        with torch.autocast(next(self.vae.parameters()).device.type, enabled=False):
+            for start in range(0, self.pool, 32):
+                seeds = range(start, min(start + 32, self.pool))
+                drawn = _latents(self.vae, self.catalog, seeds, self.size, "train")
+                latents.append(drawn.half())
+                decoded.append(self.vae.decode(drawn / self.vae.config.scaling_factor).sample.clamp(-1, 1).half())
+        self._latents, self._decoded = torch.cat(latents), torch.cat(decoded)
+
+
+def _latents(vae: AutoencoderKL, catalog: Catalog, seeds: range, size: int, split: str) -> torch.Tensor:
+    return encode(vae, pictures_of([sample_composition(catalog, seed, split).scene for seed in seeds], catalog, size))
+
+
+@torch.no_grad()
+def measure_tiny_decoder(tiny: AutoencoderTiny, vae: AutoencoderKL, catalog: Catalog, size: int) -> dict[str, float]:
+    """Measure it against the decoder on held-out compositions.
+
+    Returns: "psnr" to the decoder's pictures in dB, and "time", its time for one picture over the decoder's, the
+        least of ten each.
+    """
+    latents = _latents(vae, catalog, range(64), size, "held-out")
+    whole = vae.decode(latents / vae.config.scaling_factor).sample
+    decoded = tiny.decode(latents).sample
+    near = psnr((decoded / 2 + 0.5).clamp(0, 1), (whole / 2 + 0.5).clamp(0, 1)).mean()
+    taken = [_least_time(vae.decode, latents[:1]), _least_time(tiny.decode, latents[:1])]
+    return {"psnr": float(near), "time": taken[1] / taken[0]}
+
+
+def _least_time(decode, latents: torch.Tensor) -> float:
+    taken = []
+    for _ in range(11):
+        began = time.perf_counter()
+        decode(latents)
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, or go on training, in --run-dir; then measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--start", type=Path, required=True, help="a stock folder whose decoder to learn from")
+    chosen = parser.parse_args(arguments)
+    use_threads(chosen.threads)
+    torch.manual_seed(chosen.seed)
+    recipe, device = find_recipe(chosen.recipe), pick_device()
+    require_fit(chosen.start, recipe, ("vae",))
+    vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32).to(device)
+    tiny = build_tiny_decoder(vae.config.latent_channels, recipe.autoencoder.factor).to(device)
+    catalog, settings = catalog_for(recipe), settings_from(chosen, STEPS, 0.99)
+    task = TinyDecoderTask(tiny, vae, catalog, recipe.size, chosen.seed, settings.steps)
+    train(task, chosen.run_dir / "tiny_decoder", settings)
+    kept = chosen.run_dir / "tiny_decoder" / "export" / "tiny_vae"
+    if kept.is_dir():
+        figures = measure_tiny_decoder(
+            AutoencoderTiny.from_pretrained(kept, dtype=torch.float32), vae, catalog, recipe.size
+        )
+        print({name: round(value, 4) for name, value in figures.items()})
+
+
+if __name__ == "__main__":
+    main()
