@@ -50,7 +50,7 @@ def build_tiny_decoder(channels: int, factor: int) -> AutoencoderTiny:
         encoder_block_out_channels=(8,) * levels,
         num_encoder_blocks=(1,) * levels,
         decoder_block_out_channels=(WIDTH,) * levels,
-        num_decoder_blocks=(4, 2, *(0,) * levels)[: levels - 1] + (0,),
+        num_decoder_blocks=(*(4, 2, *(0,) * levels)[: levels - 1], 0),
         scaling_factor=1.0,
     )
 

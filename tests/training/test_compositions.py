@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_counts_show_that_many_of_one_object_apart_from_each_other():
 
 def test_sizes_do_not_overlap_and_are_kept():
     ranges = sorted(SIZES.values())
-    assert all(low[1] < high[0] for low, high in zip(ranges, ranges[1:], strict=False))
+    assert all(low[1] < high[0] for low, high in pairwise(ranges))
     for seed in range(200):
         composition = sample_composition(CATALOGUE, seed, kind="single")
         low, high = SIZES[composition.size]
