@@ -28,10 +28,12 @@ from pipelines.quantizers import QUANTIZERS
 from pipelines.requests.limits import Limits, check_request
 from studio.api import ENDPOINTS
 from studio.cli import main as command_line
+from studio.cli.methods import method_tables
 from studio.cli.requests import request_values
 from studio.page.tabs import TABS
 from studio.safety import flags as app_flags
 from studio.server import spaces_check
+from studio.tasks import TASKS
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +84,7 @@ def table_rows(text: str, heading: str) -> dict[str, str]:
 
 
 def test_the_method_tables_are_the_codes_own():
-    assert section("docs/methods.md", "methods") == command_line.method_tables()
+    assert section("docs/methods.md", "methods") == method_tables()
 
 
 def test_the_table_of_figures_names_every_figure_it_must():
@@ -188,7 +190,7 @@ def check_studio(words: list[str]) -> None:
     if hasattr(flags, "prompt"):
         check_request(Request.parse(request_values(flags)), Limits())
     if hasattr(flags, "x"):
-        values = command_line.compare_values(flags)
+        values = TASKS["compare"].command.values(flags, request_values(flags))
         for axis in (values["x"], values["y"]):
             for value in axis["values"]:
                 check_request(Request.parse({"prompt": "a fox", axis["field"]: value}), Limits())
@@ -369,10 +371,10 @@ def test_every_command_is_documented():
 
 def test_every_endpoint_is_documented_with_its_arguments():
     rows = table_rows(PAGES["docs/api.md"], "Endpoints")
-    endpoints = {f"/{module.__name__.rpartition('.')[2]}": module for module in ENDPOINTS}
+    endpoints = {f"/{name}": endpoint for name, endpoint in ENDPOINTS.items()}
     assert rows.keys() == endpoints.keys()
-    for name, module in endpoints.items():
-        arguments = [one for one in inspect.signature(module.endpoint(None)).parameters if one != "request"]
+    for name, endpoint in endpoints.items():
+        arguments = [one for one in inspect.signature(endpoint.make(None)).parameters if one != "request"]
         assert re.findall(r"`(\w+)`", rows[name].split("|")[2]) == arguments
 
 

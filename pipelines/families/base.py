@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +16,31 @@ from pipelines.core.types import Traits
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.schedules.learned import LearnedSchedules
 
-__all__ = ["Family", "LatentModel"]
+__all__ = ["Autoencoder", "Family", "LatentModel", "PretrainedModule"]
+
+
+class PretrainedModule(torch.nn.Module):
+    """A network of diffusers as types see it; only annotations use it.
+
+    Attributes:
+        config: its configuration, attributes and a mapping at once.
+        dtype: of its weights.
+    """
+
+    config: Any
+    dtype: torch.dtype
+
+
+class Autoencoder(PretrainedModule):
+    """A VAE of diffusers as types see it; only annotations use it.
+
+    Attributes:
+        encode: pictures (B, 3, H, W) in [-1, 1] to an output with a distribution or with latents.
+        decode: latents (B, C, h, w) to an output whose first item is pictures.
+    """
+
+    encode: Callable[..., Any]
+    decode: Callable[..., Any]
 
 
 class Family(abc.ABC):
@@ -152,7 +176,7 @@ class LatentModel(Network, Protocol):
         traits, identity, components: as in `Family`.
     """
 
-    network: torch.nn.Module
+    network: PretrainedModule
     traits: Traits
     identity: Hashable
     components: dict[str, Any]

@@ -17,7 +17,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from pipelines.core.denoiser import Conditioning
 from pipelines.core.errors import ModelError
 from pipelines.core.schedule import DiscreteSchedule, FlowSchedule
-from pipelines.families.base import Family
+from pipelines.families.base import Autoencoder, Family, PretrainedModule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.weights.embeddings import (
     applied_embeddings,
@@ -63,10 +63,10 @@ class LatentFamily(Family):
             raise ModelError(
                 f"The model has no {missing[0]}. Put the complete diffusers folder into the models folder."
             )
-        self.network: torch.nn.Module = self.components[self.network_name]
+        self.network: PretrainedModule = self.components[self.network_name]
         # Asking diffusers for it walks all modules, a few per cent of a small network's evaluation.
         self.network_dtype: torch.dtype = self.network.dtype
-        self.vae: torch.nn.Module = self.components["vae"]
+        self.vae: Autoencoder = self.components["vae"]
         self.vae_scale_factor = 2 ** (len(_blocks(self.vae.config)) - 1)
         self._factors: Factors | None = None
         self.embeddings: dict[str, Any] = dict(self.components.pop("embeddings", None) or {})

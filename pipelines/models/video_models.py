@@ -91,7 +91,7 @@ def _skyreels(**more: Any) -> VideoModel:
     )
 
 
-_COG = {
+_COG: dict[str, Any] = {
     "label": "CogVideoX",
     "frames": 49,
     "fps": 8,

@@ -96,13 +96,7 @@ _RESNET = {
     "skip_connection": "conv_shortcut",
 }
 
-_SINGLE = {
-    "linear1": ("attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation_lin": ("norm_linear",),
-}
-
-_SINGLE = {
+_OUTSIDE_BLOCKS = {
     "time_embed_0": "time_embedding_linear_1",
     "time_embed_2": "time_embedding_linear_2",
     "label_emb_0_0": "add_embedding_linear_1",
@@ -211,8 +205,8 @@ def _from_block_numbers(flat: str, config: Any) -> Iterator[str]:
     Source: the correspondence is that of diffusers' `convert_from_ckpt`; each level of the original counts
     its layers and one sampling layer through.
     """
-    if flat in _SINGLE:
-        yield _SINGLE[flat]
+    if flat in _OUTSIDE_BLOCKS:
+        yield _OUTSIDE_BLOCKS[flat]
     match = re.fullmatch(r"(input|middle|output)_blocks?_(\d+)_(?:(\d+)_)?(.+)", flat)
     if match is None or not isinstance(config.get("layers_per_block"), int):
         return

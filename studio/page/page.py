@@ -73,7 +73,7 @@ def build_page(studio: Studio) -> Page:
         sessions = {key: gr.BrowserState(None, storage_key=f"stepwise-{key}", secret=_SECRET) for key in keys}
         gr.HTML(markup.header(NAME, PURPOSE, _status(studio)), elem_id="header")
         with gr.Tabs(elem_id="tabs") as tabs:
-            context = PageContext(demo, tabs, tuple(tab.key for tab in TABS), sessions)
+            context = PageContext(demo, tabs, {tab.key: tab.label for tab in TABS}, sessions)
             for tab in TABS:
                 with gr.Tab(tab.label, id=tab.key, elem_id=f"tab-{tab.key.replace('_', '-')}"):
                     tab.build(studio, context)

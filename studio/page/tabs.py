@@ -1,4 +1,4 @@
-"""The tabs of the page, in order. A tab is a module with `build(studio, shell)`, called inside its gr.Tab."""
+"""The tabs of the page, in order. A tab is a module with `build(studio, context)`, called inside its gr.Tab."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def settings_values(components: Mapping[str, Component], data: Mapping[Component
 
 def _component(cls: type, field: dataclasses.Field, identity: str) -> Component:
     kind, meta = setting_type(cls, field.name), field.metadata
-    common = {
+    common: dict[str, Any] = {
         "label": setting_label(field),
         "info": meta.get("help") or None,
         "value": field.default,

@@ -43,12 +43,12 @@ class Receiver:
 
 @dataclasses.dataclass
 class PageContext:
-    """Handed to every tab's `build(studio, shell)` inside the Blocks.
+    """Handed to every tab's `build(studio, context)` inside the Blocks.
 
     Attributes:
         demo: the Blocks being built, for `demo.load`.
         tabs: the row of tabs; `gr.Tabs(selected=key)` as its update opens one.
-        tab_keys: of all tabs, in order.
+        tab_labels: of all tabs by key, in order.
         sessions: tab key, or that of another run, to what the browser remembers across a reload: None or a dict.
         receive: tab key to its Receiver; a tab enters itself while it is built.
         live: tab key to what it does behind the routes of studio.ui.live_routes; a tab enters itself likewise.
@@ -57,12 +57,17 @@ class PageContext:
 
     demo: gr.Blocks
     tabs: gr.Tabs
-    tab_keys: tuple[str, ...]
+    tab_labels: Mapping[str, str]
     sessions: Mapping[str, gr.BrowserState]
     receive: dict[str, Receiver] = dataclasses.field(default_factory=dict)
     live: dict[str, LiveTab] = dataclasses.field(default_factory=dict)
     model_lists: dict[gr.Dropdown, Callable[[], list[tuple[str, str]]]] = dataclasses.field(default_factory=dict)
     _later: list[Callable[[], None]] = dataclasses.field(default_factory=list)
+
+    @property
+    def tab_keys(self) -> tuple[str, ...]:
+        """The keys of all tabs, in order."""
+        return tuple(self.tab_labels)
 
     def later(self, wire: Callable[[], None]) -> None:
         """Call this inside the Blocks when all tabs stand: for events that touch another tab."""

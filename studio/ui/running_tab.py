@@ -127,7 +127,7 @@ class RunningTab:
     Attributes:
         key: the tab's own, which is also its task's.
         root: id of the tab's outermost column; its attribute "data-running" says which of the two buttons shows.
-        shell: the page around the tab.
+        context: the page around the tab.
         form: the request's fields.
     """
 

@@ -19,7 +19,7 @@ def panel(visit):
     def open_panel(size=DESKTOP, dark=False):
         page = visit(size, dark)
         page.get_by_role("tab", name="Compare").click()
-        page.get_by_role("button", name="Convergence: which sampler").click()
+        page.get_by_role("button", name="Convergence: error").click()
         page.wait_for_selector("#cmp-conv-run")
         return page
 
@@ -50,7 +50,7 @@ def test_points_appear_one_by_one_and_a_reload_finds_them_again(panel):
     assert page.is_visible("#cmp-conv-run") and page.is_visible("#cmp-run")
     page.reload()
     page.get_by_role("tab", name="Compare").click()
-    page.get_by_role("button", name="Convergence: which sampler").click()
+    page.get_by_role("button", name="Convergence: error").click()
     page.wait_for_selector('#cmp-conv-plot svg[role="img"]')
     page.wait_for_function("() => document.querySelector('#cmp-conv-samplers textarea').value.startsWith('all first')")
 

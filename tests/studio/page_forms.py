@@ -39,12 +39,12 @@ class Built:
 
 def built(studio: Any) -> Built:
     """Every tab of the table, as the page builds them."""
-    keys = tuple(tab.key for tab in TABS)
+    labels = {tab.key: tab.label for tab in TABS}
     with gr.Blocks() as demo:
-        sessions = {key: gr.BrowserState(None, storage_key=key, secret="x") for key in (*keys, *BESIDE)}
+        sessions = {key: gr.BrowserState(None, storage_key=key, secret="x") for key in (*labels, *BESIDE)}
         with gr.Tabs() as row:
-            context, tabs = PageContext(demo, row, keys, sessions), {}
-            for key in keys:
+            context, tabs = PageContext(demo, row, labels, sessions), {}
+            for key in labels:
                 with gr.Tab(key, id=key):
                     tabs[key] = CLASSES[key](studio, context)
         context.finish()

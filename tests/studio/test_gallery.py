@@ -276,7 +276,7 @@ def tab(store, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "get_upload_folder", lambda: str(tmp_path / "temp"))
     studio = SimpleNamespace(store=store, catalog={})
     with gr.Blocks() as demo, gr.Tabs() as tabs:
-        context = PageContext(demo, tabs, ("gallery",), {})
+        context = PageContext(demo, tabs, {"gallery": "Gallery"}, {})
         with gr.Tab("Gallery"):
             return gallery.GalleryTab(studio, context)
 

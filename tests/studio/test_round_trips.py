@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request
+from pipelines.prompts.brackets import unescape
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.wildcards import escape_wildcards, expand_wildcards
 from pipelines.workflows.compare.axes import Axis, spread
@@ -41,7 +42,10 @@ def test_an_escaped_text_draws_to_itself():
     lists = {"a": ["drawn"], "a_b": ["drawn"], "_": ["drawn"]}
     for _ in range(20_000):
         text = "".join(draw.choice("\\\\{}|__aB ") for _ in range(draw.randint(0, 12)))
-        assert expand_wildcards(escape_wildcards(text), draw.randint(0, 9), lists) == text, text
+        escaped = escape_wildcards(text)
+        assert expand_wildcards(escaped, draw.randint(0, 9), lists) == escaped == escape_wildcards(escaped), text
+        if "\\" not in text:
+            assert unescape(escaped) == text
 
 
 def test_a_text_without_wildcards_is_not_escaped():
@@ -57,7 +61,7 @@ def test_a_drawn_prompt_is_stored_with_the_typed_one_and_makes_itself_again(stud
     cell = ran(studio, {**BASE, "prompt": typed, "negative_prompt": "{blurry|dull}"})
     record = studio.store.get(cell.results[0])
     drawn = record.parameters.partition("\n")[0]
-    assert drawn.endswith("with {braces} and __animal__") and drawn.split()[0] in ("red", "green")
+    assert drawn.endswith(r"with \{braces\} and \__animal__") and drawn.split()[0] in ("red", "green")
     assert record.metadata["typed"] == {"prompt": typed, "negative_prompt": "{blurry|dull}"}
     restored = infotext.read(record.path)
     assert any(typed in note for note in restored.notes)
@@ -147,7 +151,8 @@ def test_another_program_s_braces_are_literal_and_its_loras_are_chosen_by_name(s
     monkeypatch.setattr(studio, "loras", lambda model: ["sketch", "neon"])
     monkeypatch.setattr(studio, "read_picture", lambda path: foreign({"prompt": "{red|blue} __animal__ fox"}, *loras))
     restored = settings_of(studio, "any", "emoji")
-    assert studio.expand(restored.values["prompt"], 3) == "{red|blue} __animal__ fox"
+    assert studio.expand(restored.values["prompt"], 3) == restored.values["prompt"]
+    assert unescape(restored.values["prompt"]) == "{red|blue} __animal__ fox"
     assert restored.values["loras"] == [{"name": "sketch", "weight": 0.8}]
     assert any("chosen by their names: 'sketch' at 0.8" in note for note in restored.notes)
     assert any("'gone'" in note for note in restored.notes)

@@ -80,7 +80,8 @@ class CellsEditor:
             self.fields[-1]["steps"].visible = not equal_nfe
 
     def _build(self, identity: str, place: int, values: Mapping[str, str], traits: Traits | None) -> None:
-        number, tight = place + 1, {"show_label": False, "container": False, "min_width": 0}
+        number = place + 1
+        tight: dict[str, Any] = {"show_label": False, "container": False, "min_width": 0}
         with gr.Row(elem_classes="sw-cell-row", elem_id=identity) as group:
             sampler = gr.Dropdown(
                 _choices(SAMPLERS, traits),

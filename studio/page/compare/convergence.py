@@ -35,7 +35,7 @@ class ConvergencePanel(RunningTab):
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
         form: the shared settings.
     """
 

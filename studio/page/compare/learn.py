@@ -31,7 +31,7 @@ class LearnPanel(RunningTab):
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
         form: the shared settings.
     """
 

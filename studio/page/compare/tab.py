@@ -38,7 +38,7 @@ class CompareTab(RunningTab):
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
     """
 
     key, root = KEY, "cmp"

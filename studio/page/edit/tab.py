@@ -44,7 +44,7 @@ class EditTab(RunningTab):
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
     """
 
     key, root = KEY, "edit"

@@ -48,7 +48,7 @@ class GalleryTab:
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
     """
 
     def __init__(self, studio: Studio, context: PageContext):
@@ -87,9 +87,7 @@ class GalleryTab:
     def _detail(self) -> None:
         self.whole = gr.HTML(elem_id="gal-opened", js_on_load=_ON_LOAD.format("shown"))
         with gr.Row(elem_classes="sw-acts", visible=False) as self.uses:
-            from studio.page.tabs import TABS  # late, since that table names this module
-
-            labels = {tab.key: tab.label for tab in TABS}
+            labels = self.context.tab_labels
             self.sends = {
                 key: gr.Button(
                     f"Use in {labels.get(key, key)}", size="sm", min_width=0, elem_id=f"gal-use-{key.replace('_', '-')}"

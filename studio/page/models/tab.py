@@ -41,7 +41,7 @@ class ModelsTab:
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
     """
 
     def __init__(self, studio: Studio, context: PageContext):

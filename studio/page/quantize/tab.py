@@ -42,7 +42,7 @@ class QuantizeTab(RunningTab):
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
     """
 
     key, root = KEY, "qz"

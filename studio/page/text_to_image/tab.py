@@ -32,7 +32,7 @@ class TextToImageTab(RunningTab):
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
     """
 
     key, root = KEY, "t2i"

@@ -40,7 +40,7 @@ class VideoTab(RunningTab):
 
     Args:
         studio: the backend.
-        shell: the page around the tab.
+        context: the page around the tab.
     """
 
     key, root = KEY, "vid"
