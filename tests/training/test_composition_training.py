@@ -311,6 +311,6 @@ def test_adherence_is_differentiable():
     for text in ("a fox left of a panda on a blue background", "two foxes", "a small fox", "a fox behind a panda"):
         images = torch.rand(1, 3, 64, 64, requires_grad=True)
         probability = adherence(detector, images, text, catalog())
-        assert 0 <= float(probability) <= 1
+        assert 0 <= probability.item() <= 1
         probability.log().sum().backward()
         assert images.grad.abs().sum() > 0
