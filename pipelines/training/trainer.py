@@ -36,9 +36,14 @@ class Task(Protocol):
     """What the loop trains. Everything random in `loss` comes from the seed and the step alone,
     so that a resumed run draws what an unbroken one would have drawn."""
 
-    networks: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    batch: int
+    @property
+    def networks(self) -> torch.nn.Module: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+
+    @property
+    def batch(self) -> int: ...
 
     def loss(self, step: int) -> torch.Tensor: ...
 
