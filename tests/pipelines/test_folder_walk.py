@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.core.errors import SettingsError
-from pipelines.models.catalog import Catalog
+from pipelines.models.catalog import SHIPPED_KEYS, Catalog
 from pipelines.models.catalog_folder import scan, scan_embeddings, scan_loras
 from pipelines.models.folder_lists import read_folder_list
 from pipelines.models.folder_walk import ModelFolders
@@ -144,8 +144,8 @@ def test_several_folders_and_a_list_of_them(tmp_path):
         "  loras: |\n    models/loras\n    models/missing\n  upscale_models: models/upscale\n"
     )
     catalog = Catalog(first, further=[second, second / "." / "Lora" / ".."])
-    local = [entry.key for entry in catalog.values() if entry.local and entry.key != "emoji" and not entry.problem]
-    assert local == ["a", "b", "c"]
+    local = [entry.key for entry in catalog.values() if entry.local and not entry.problem]
+    assert local == [*SHIPPED_KEYS, "a", "b", "c"]
     assert [lora.key for lora in catalog.loras()] == ["l", "m"]
     problems = [entry.problem for entry in catalog.values() if entry.problem and entry.local]
     assert problems == ["The folder missing of the list of model folders is not there."]

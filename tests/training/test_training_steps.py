@@ -127,7 +127,7 @@ def test_the_learning_rate_rises_stays_and_falls():
 
 
 def test_recipes():
-    assert set(RECIPES) == {"cpu", "gpu"}
+    assert set(RECIPES) == {"cpu", "gpu", "emoji-128"}
     assert RECIPES["cpu"].objects == 71 and RECIPES["cpu"].size == 64
     with pytest.raises(TrainingError, match="'tpu'"):
         find_recipe("tpu")
