@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from studio.safety.environment import prepare_environment
 from studio.safety.flags import read_flags
 
@@ -12,30 +14,27 @@ def main() -> None:
     prepare_environment(settings.temp)
 
     # After the environment is prepared: gradio reads it when it is imported. And on a Space before CUDA is started.
-    from studio.server.spaces import gpu_decorator
+    from studio.server.spaces import find_gpu_decorator
 
-    gpu = gpu_decorator()
+    gpu = find_gpu_decorator()
 
-    from pipelines.requests.limits import Limits
-    from studio.backend import Studio, StudioSettings
+    from pipelines.core.errors import StepwiseError
+    from studio.backend import Studio
+    from studio.backend.launched import build_studio_settings
     from studio.page.page import build_page, launch_options
     from studio.server.serve import serve
+    from studio.server.stopping import end_process
 
-    studio = Studio(
-        StudioSettings(
-            outputs=settings.outputs,
-            models=settings.models,
-            more_models=settings.more_models,
-            follow_links=settings.follow_links,
-            memory_budget=settings.memory_budget,
-            limits=Limits(max_queue=settings.max_queue),
-            gpu=gpu,
-        )
-    )
     try:
-        serve(build_page(studio), settings, **launch_options())
+        studio = Studio(build_studio_settings(settings, gpu))
+    except StepwiseError as error:  # the results folder cannot be used, its index is damaged, the disk is full
+        print(f"app.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    try:
+        serve(build_page(studio), settings, studio, **launch_options())
     finally:
         studio.close()
+    end_process()
 
 
 if __name__ == "__main__":

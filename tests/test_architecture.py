@@ -20,13 +20,17 @@ FLOORS = {
             "core",
             "samplers",
             "guidance",
+            "caches",
             "schedules",
             "initializations",
-            "weights",
             "prompts",
+            "compatibility",
+            "weights",
             "families",
             "emoji",
             "metrics",
+            "upscaling",
+            "second_passes",
         ),
         *("inversions", "edits", "quantizers", "models", "requests", "workflows", "learning", "training", "benchmarks"),
         "benchmark",
@@ -114,7 +118,7 @@ def test_nothing_imports_the_top():
     assert not [path for path in SOURCES if "app" in top(imports(path))]
 
 
-@pytest.mark.parametrize("folder", ["core", "samplers", "guidance", "schedules", "initializations"])
+@pytest.mark.parametrize("folder", ["core", "samplers", "guidance", "caches", "schedules", "initializations"])
 def test_a_method_knows_no_library_of_models(folder):
     for path in (ROOT / "pipelines" / folder).glob("*.py"):
         assert not top(imports(path)) & {"diffusers", "transformers"}, path.name

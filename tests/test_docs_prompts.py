@@ -13,8 +13,8 @@ from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.prompts import check_prompts
 from pipelines.requests.wildcards import expand_wildcards
-from studio.cli.main import _parser
-from studio.cli.requests import request_values
+from studio.cli.main import _build_parser
+from studio.cli.requests import read_request_values
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "prompts.md").read_text("utf-8")
 LISTS = {"animal": ["fox"], "colors/dark red": ["crimson"]}
@@ -22,7 +22,7 @@ LISTS = {"animal": ["fox"], "colors/dark red": ["crimson"]}
 
 @pytest.mark.parametrize("command", re.findall(r"^python -m studio (generate .*)$", PAGE, re.MULTILINE))
 def test_a_command_is_a_request_that_can_be_read(command):
-    request = Request.parse(request_values(_parser().parse_args(shlex.split(command))))
+    request = Request.parse(read_request_values(_build_parser().parse_args(shlex.split(command))))
     check_prompts(request.replace(prompt=expand_wildcards(request.prompt, request.seed)), None)
 
 

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Of mypy's default settings, but of the strict ones of pyproject.toml where none are allowed. Lower a number when the
 # count falls; never raise one.
-CEILINGS = {"pipelines": 206, "studio": 182}
-NONE_AT_ALL = ("pipelines/core/", "pipelines/samplers/", "studio/tasks/context.py")
+CEILINGS = {"pipelines": 150, "studio": 107}
+NONE_AT_ALL = ("pipelines/core/", "pipelines/samplers/", "studio/tasks/")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@
     const bar = document.querySelector("#gal-chosen");
     const root = document.querySelector("#gal");
     if (!bar || !root) return;
-    const text = chosen.size ? `${chosen.size} chosen` : "";
+    const text = chosen.size ? `${chosen.size} selected` : "";
     const line = bar.querySelector(".sw-count") ?? bar;
     if (line.textContent !== text) line.textContent = text;
     root.toggleAttribute("data-chosen", chosen.size > 0);
@@ -28,7 +28,7 @@
     if (compare) compare.disabled = chosen.size !== 2;
   }
 
-  function shelf(element) {
+  function showList(element) {
     fill(element);
     const boxes = [...element.querySelectorAll(".sw-pick input")];
     const there = new Set(boxes.map((box) => box.value));
@@ -44,7 +44,7 @@
     if (!page || !list || page.dataset.list !== list.dataset.list) return;
     const there = new Set([...list.children].map((piece) => piece.dataset.id));
     for (const piece of [...page.children]) if (!there.has(piece.dataset.id)) list.append(piece);
-    shelf(list);
+    showList(list);
   }
 
   const panel = { id: null };
@@ -83,6 +83,15 @@
     tell();
   }
 
+  // The star turns at once, in the list and in the opened result; where the server refuses, it draws the list anew.
+  function star(button) {
+    const on = button.dataset.action === "star";
+    for (const one of document.querySelectorAll(`#gal .sw-star[data-id="${CSS.escape(button.dataset.id)}"]`)) {
+      one.dataset.action = on ? "unstar" : "star";
+      one.setAttribute("aria-pressed", String(on));
+    }
+  }
+
   let archive = "";
   function notice(element) {
     fill(element);
@@ -104,5 +113,5 @@
     if (next) { event.preventDefault(); next.querySelector(".sw-open").click(); }
   });
 
-  window.stepwiseGallery = { shelf, more, shown, notice, choose, chosen: () => [...chosen], tell };
+  window.stepwiseGallery = { showList, more, shown, notice, choose, star, chosen: () => [...chosen], tell };
 })();

@@ -86,10 +86,12 @@
   async function run(tab, root, values) {
     const one = state(tab), before = values.pop();
     one.root = root;
-    if (one.running) return [before, ""];
+    if (one.running && !one.read) return [before, ""];
+    document.getElementById("link-notice")?.toggleAttribute("hidden", true);  // its settings have been seen
     one.refused = false;
+    if (!one.read) one.unwanted = false;
     one.asking = true;
-    one.unwanted = false;
+    one.read = false;
     running(tab, true);
     try {
       const { ok, content } = await ask(tab, "run", {
@@ -97,6 +99,7 @@
       });
       one.asking = false;
       if (ok) {
+        one.seed = content.session.seed;
         watch(tab, content.session.job);
         if (one.unwanted) stop(tab, content.session);
         return [content.session, ""];
@@ -112,10 +115,24 @@
     }
   }
 
-  /* The same for a form that the server has read already: it goes by a word, which is empty for a form that was refused. */
+  /* A form with pictures, which the server reads first: the button answers now, and Stop counts from now on. */
+  function reading(tab, root, values) {
+    const one = state(tab);
+    one.root = root;
+    one.read = one.asking = true;
+    one.unwanted = false;
+    running(tab, true);
+    return values;
+  }
+
+  /* Then it goes by a word, which is empty for a form that was refused. */
   async function runReady(tab, root, [word, session]) {
-    state(tab).refused = !word;
-    return word ? run(tab, root, [word, session]) : undefined;
+    const one = state(tab);
+    if (word && !one.unwanted) return run(tab, root, [word, session]);
+    one.refused = true;
+    one.read = one.asking = false;
+    running(tab, false);
+    return [session, undefined];
   }
 
   /* Show a job until it is over; resolves with the notice to stand above it. */
@@ -133,6 +150,7 @@
         if (!said.final) return;
         source.close();
         resolve(said.notice);
+        if (said.status === "done") window.stepwise.again?.(one.root);
       };
       source.onerror = () => {
         if (source.readyState !== EventSource.CLOSED) return;  // it asks again by itself
@@ -147,9 +165,17 @@
 
   /* Resolves with the notice of a run that failed; with nothing, which leaves what stands there, for any other. */
   async function follow(tab, root, session) {
-    state(tab).root = root;
+    const one = state(tab);
+    one.root = root;
+    one.seed ??= session?.seed;
     if (state(tab).refused || !session?.job) return undefined;  // nothing new: the session still tells of the run before
     return (await watch(tab, session.job)) || undefined;
+  }
+
+  /* The seed of the picture that a tab shows, of a batch that of the chosen one. */
+  function seedOf(tab) {
+    const one = tabs[tab];
+    return one && (window.stepwise.shownSeed(one.root) ?? one.seed);
   }
 
   async function stop(tab, session) {
@@ -179,6 +205,29 @@
     if (slider) at(slider.dataset.scrub, Number(slider.value), kind === "change");
   });
 
+  /* The steps played from the shown one, or from the first; and a click on the curve of noise levels. */
+  const move = (slider, step, kind) => { slider.value = step; slider.dispatchEvent(new Event(kind, { bubbles: true })); };
+  let playing = 0;
+  document.addEventListener("click", (event) => {
+    const play = event.target.closest?.("button[data-play]"), curve = event.target.closest?.("svg.sw-curve");
+    if (!play && !curve) return;
+    clearInterval(playing);
+    const slider = play ? document.getElementById(play.dataset.play) : curve.closest(".sw-trajectory")?.querySelector("input[data-scrub]");
+    if (!slider || slider.disabled) return;
+    if (curve) {
+      const box = curve.getBoundingClientRect(), margin = Number(curve.dataset.margin);
+      const share = ((event.clientX - box.left) / box.width - margin) / (1 - 2 * margin);
+      move(slider, Math.round(1 + share * (Number(curve.dataset.total) - 1)), "change");
+      return;
+    }
+    if (slider.value === slider.max) move(slider, 1, "input");
+    playing = setInterval(() => {
+      const last = Number(slider.value) + 1 >= Number(slider.max);
+      if (slider.disabled || last) clearInterval(playing);
+      if (!slider.disabled) move(slider, Number(slider.value) + 1, last ? "change" : "input");
+    }, 140);
+  });
+
   document.addEventListener("input", (event) => {
     if (event.target.matches?.("input[data-lens]")) event.target.parentElement.style.setProperty("--cut", `${event.target.value}%`);
   });
@@ -204,5 +253,5 @@
     link.remove();
   }
 
-  window.stepwise = { download, run, runReady, follow, stop, mounted };
+  window.stepwise = { ...window.stepwise, download, run, reading, runReady, follow, stop, mounted, seedOf };
 })();

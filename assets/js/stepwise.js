@@ -12,6 +12,7 @@
   }
 
   document.addEventListener("keydown", (event) => {
+    if (event.isComposing || event.keyCode === 229) return;  // the key is an input method's
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) press("button.sw-run", event);
     else if (event.key === "Escape" && !document.querySelector("ul.options")) press("button.sw-stop", event);
   }, true);
@@ -44,9 +45,34 @@
     document.body.classList.toggle("dark", dark);
   });
 
+  // Simple hides what only experts set, and says so; the choice stays over reloads.
+  const LEVEL_KEY = "stepwise-simple";
+  function applyLevel(simple) {
+    document.body.classList.toggle("sw-simple", simple);
+    document.querySelector("button.sw-level")?.setAttribute("aria-pressed", String(simple));
+  }
+  const readLevel = () => { try { return localStorage.getItem(LEVEL_KEY) === "yes"; } catch { return false; } };
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("button.sw-level")) return;
+    const simple = !document.body.classList.contains("sw-simple");
+    try { localStorage.setItem(LEVEL_KEY, simple ? "yes" : "no"); } catch { /* private window */ }
+    applyLevel(simple);
+  });
+
+  // The bar of tabs scrolls on a narrow screen: the open tab comes into it, however it was opened.
+  function showTab(changes) {
+    const tab = changes.map((change) => change.target).find((one) => one.matches('#tabs [role="tab"][aria-selected="true"]'));
+    const bar = tab?.closest(".tab-wrapper");
+    if (bar) bar.scrollLeft = tab.offsetLeft - (bar.clientWidth - tab.offsetWidth) / 2;
+  }
+
   function start() {
+    new MutationObserver(showTab).observe(document.body, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
     document.documentElement.lang = "en";
     applyTheme();
+    applyLevel(readLevel());
+    // The header comes later than the script.
+    const waiting = setInterval(() => { if (document.querySelector("button.sw-level")) { clearInterval(waiting); applyLevel(readLevel()); } }, 100);
     new MutationObserver(applyTheme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   }
   // Gradio may put this script in place after the document is ready.

@@ -14,8 +14,14 @@ BENCHMARKS = {
     "studio": "studio.benchmarks.main",
     "reliability": "studio.benchmarks.reliability",
     "samplers": "pipelines.benchmarks.samplers",
+    "edits": "pipelines.benchmarks.edits",
     "quantization": "studio.benchmarks.quantization",
+    "files": "pipelines.benchmarks.files",
+    "device": "pipelines.benchmarks.device",
+    "peers": "studio.benchmarks.peers",
+    "sizes": "pipelines.benchmarks.sizes",
     "prompt_weights": "pipelines.benchmarks.prompt_weights",
+    "speed": "pipelines.benchmarks.speed",
 }
 """Name to the module that measures."""
 

@@ -9,6 +9,7 @@ estimates for the formula and whose last ones some samplers take with a lower on
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning
 from pipelines.core.sampler import Sampler, State, StepContext
 from pipelines.core.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
 from pipelines.guidance.cfg import Unguided
@@ -55,7 +57,7 @@ those of the others do not."""
 
 
 class CosineSchedule:
-    """A smooth variance-preserving schedule: alpha = cos(a), sigma = sin(a), a linear in time."""
+    """Provides a smooth variance-preserving schedule: alpha = cos(a), sigma = sin(a), a linear in time."""
 
     num_train_timesteps, steps_offset, shift = 1000, 0, 1.0
     _low, _span = 0.005, 0.98 * math.pi / 2 / 1000
@@ -75,7 +77,7 @@ class CosineSchedule:
 
 
 class GaussianNetwork:
-    """The perfect denoiser of N(MEAN, VARIANCE) in any prediction type, in float64."""
+    """Computes the perfect denoiser of N(MEAN, VARIANCE) in any prediction type, in float64."""
 
     max_rows = 0
     rows_together = 1
@@ -88,10 +90,10 @@ class GaussianNetwork:
         self.batches.append(len(latents))
         times = timesteps.tolist()
         if len(set(times)) == 1:
-            return self._row(latents, times[0])
-        return torch.stack([self._row(row, time) for row, time in zip(latents, times, strict=True)])
+            return self._predict_row(latents, times[0])
+        return torch.stack([self._predict_row(row, time) for row, time in zip(latents, times, strict=True)])
 
-    def _row(self, row: torch.Tensor, timestep: float) -> torch.Tensor:
+    def _predict_row(self, row: torch.Tensor, timestep: float) -> torch.Tensor:
         level = self.noise_schedule.at(timestep)
         a, s = level.alpha, level.sigma
         denoised = MEAN + self.variance * a * (row - a * MEAN) / (a**2 * self.variance + s**2)
@@ -105,7 +107,7 @@ class GaussianNetwork:
 
 
 def exact(latents: torch.Tensor, start: Level, end: Level, variance: Variance = VARIANCE) -> torch.Tensor:
-    """The probability-flow ODE's solution: standardised values stay what they are."""
+    """Compute the probability-flow ODE's solution: standardized values stay what they are."""
 
     def std(level: Level) -> Variance:
         return (level.alpha**2 * variance + level.sigma**2) ** 0.5
@@ -122,7 +124,7 @@ def run_of(
     prediction_type: str = "sample",
     variance: Variance = VARIANCE,
 ) -> Run:
-    """A run of a sampler on the Gaussian; by default from nine values between -2 and 2."""
+    """Build a run of a sampler on the Gaussian; by default from nine values between -2 and 2."""
     if latents is None:
         latents = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
     network = GaussianNetwork(noise_schedule, prediction_type, variance)
@@ -133,13 +135,13 @@ def run_of(
 def grid(
     noise_schedule: NoiseSchedule, num_steps: int, high: float = 900, low: float = 20, clean: bool = False
 ) -> list[Level]:
-    """Levels uniform in time, so that halving the step halves every step."""
+    """Return levels uniform in time, so that halving the step halves every step."""
     levels = [noise_schedule.at(float(time)) for time in np.linspace(high, low, num_steps + 1)]
     return [*levels, CLEAN] if clean else levels
 
 
 def falls(errors: Sequence[float]) -> list[float]:
-    """log2 of the fall from each error to the next."""
+    """Compute log2 of the fall from each error to the next."""
     return [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
 
 
@@ -149,7 +151,7 @@ def orders(
     counts: Sequence[int] = (40, 80, 160),
     variance: Variance = VARIANCE,
 ) -> list[float]:
-    """log2 of the error's fall at each doubling of the steps."""
+    """Compute log2 of the error's fall at each doubling of the steps."""
     errors = []
     for count in counts:
         levels = grid(noise_schedule, count)
@@ -166,7 +168,10 @@ def primed_orders(
     counts: Sequence[int] = (40, 80, 160),
     variance: Variance = VARIANCE,
 ) -> list[float]:
-    """The same for the multistep formula alone: the first steps, of lower order, are put right exactly."""
+    """Return the same for the multistep formula alone: the first steps, of lower order, are put right exactly.
+
+    So is what a corrector starts the next step from, or its error would be the start's.
+    """
     errors = []
     for count in counts:
         levels = grid(noise_schedule, count, high=850, low=100)
@@ -175,13 +180,24 @@ def primed_orders(
         for index, (level, next_level) in enumerate(itertools.pairwise(levels)):
             state = one_step(run, state, level, next_level, StepContext(index, count, run.noise, noise_schedule))
             if index < primed:
-                state = dataclasses.replace(state, latents=exact(run.latents, levels[0], next_level, variance))
+                state = _put_right(
+                    state, functools.partial(exact, run.latents, levels[0], variance=variance), next_level
+                )
         errors.append((state.latents - exact(run.latents, levels[0], levels[-1], variance)).abs().max().item())
     return falls(errors)
 
 
+def _put_right(state: State, solution: Callable[[Level], torch.Tensor], level: Level) -> State:
+    """Replace the latents of a state, and those that a corrector's last stride began with, by the exact ones."""
+    memory = tuple(
+        dataclasses.replace(part, latents=solution(part.level)) if hasattr(part, "latents") else part
+        for part in state.memory
+    )
+    return dataclasses.replace(state, latents=solution(level), memory=memory)
+
+
 def one_step(run: Run, state: State, level: Level, next_level: Level, context: StepContext) -> State:
-    """The state after one step of a run's sampler."""
+    """Return the state after one step of a run's sampler."""
     asking = run.sampler.step(state, level, next_level, context)
     query = next(asking)
     while True:
@@ -193,7 +209,7 @@ def one_step(run: Run, state: State, level: Level, next_level: Level, context: S
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What theory says of a sampler's formula, and under which settings.
+    """Tells what theory says of a sampler's formula, and under which settings.
 
     Attributes:
         theory: global order of the formula.
@@ -215,11 +231,11 @@ class Order:
         return FlowSchedule() if self.flow else CosineSchedule()
 
 
-def _by_order(*theory: int) -> tuple[Order, ...]:
+def _list_by_order(*theory: int) -> tuple[Order, ...]:
     return tuple(Order(one, {"order": number}) for number, one in enumerate(theory, 1))
 
 
-def _still(predictor: int, corrector: int) -> Order:
+def _build_deterministic(predictor: int, corrector: int) -> Order:
     settings = {"tau": 0.0, "predictor_order": predictor, "corrector_order": corrector}
     return Order(max(predictor, corrector), settings)
 
@@ -229,15 +245,15 @@ ORDERS: Mapping[str, tuple[Order, ...]] = {
     "dpmpp_2s": (Order(2),),
     "dpmpp_1": (Order(1),),
     "dpmpp_3m": (Order(3),),
-    "unipc": (*_by_order(2, 3, 4), *(Order(one, {"order": one, "corrector": False}) for one in (1, 2, 3))),
-    "deis": _by_order(1, 2, 3),
-    "sa_solver": tuple(_still(one, other) for one in (1, 2, 3) for other in (0, one + 1)),
+    "unipc": (*_list_by_order(2, 3, 4), *(Order(one, {"order": one, "corrector": False}) for one in (1, 2, 3))),
+    "deis": _list_by_order(1, 2, 3),
+    "sa_solver": tuple(_build_deterministic(one, other) for one in (1, 2, 3) for other in (0, one + 1)),
     "ddim": (Order(1),),
     "pndm": tuple(Order(2, {"start": start}) for start in ("heun", "runge-kutta")),
-    "ipndm": _by_order(1, 2, 2, 2),
+    "ipndm": _list_by_order(1, 2, 2, 2),
     "euler": (Order(1),),
     "heun": (Order(2),),
-    "lms": _by_order(1, 2, 3, 4),
+    "lms": _list_by_order(1, 2, 3, 4),
     "dpm2": (Order(2),),
     "flow_euler": (Order(1, flow=True),),
     "flow_heun": (Order(2, flow=True),),
@@ -247,15 +263,16 @@ ORDERS: Mapping[str, tuple[Order, ...]] = {
 estimates; UniPC's corrector adds one, and SA-Solver's, with one estimate more than its predictor has, does too."""
 
 
-def formula_order(key: str, known: Order) -> float:
-    """The measured order of a sampler's formula: no start, whose steps are put right exactly, and no lowered end."""
+def formula_order(key: str, theory: Order) -> float:
+    """Return the measured order of a sampler's formula: no start, whose steps are put right exactly, and no lowered
+    end."""
     lowered = {"lower_order_final"} & {field.name for field in dataclasses.fields(SAMPLERS[key].settings)}
-    settings = {**known.settings, **dict.fromkeys(lowered, False)}
+    settings = {**theory.settings, **dict.fromkeys(lowered, False)}
     return primed_orders(
-        lambda: SAMPLERS[key].build(settings), known.noise_schedule, counts=known.counts, variance=SPREAD
+        lambda: SAMPLERS[key].build(settings), theory.noise_schedule, counts=theory.counts, variance=SPREAD
     )[-1]
 
 
-def whole_run_order(key: str, known: Order) -> float:
-    """The measured order of a whole run with these settings and the sampler's own start and end."""
-    return orders(lambda: SAMPLERS[key].build(known.settings), known.noise_schedule, (160, 320), SPREAD)[-1]
+def whole_run_order(key: str, theory: Order) -> float:
+    """Return the measured order of a whole run with these settings and the sampler's own start and end."""
+    return orders(lambda: SAMPLERS[key].build(theory.settings), theory.noise_schedule, (160, 320), SPREAD)[-1]

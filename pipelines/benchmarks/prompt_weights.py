@@ -28,7 +28,7 @@ from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.loader import Loader
-from pipelines.requests.text_to_image import assembled_run, resolve
+from pipelines.requests.text_to_image import assemble_run, resolve
 
 __all__ = ["main"]
 
@@ -68,44 +68,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped()]), device="cpu")
     with loader.model("emoji") as family:
-        for line in _factors(family, cases):
+        for line in _measure_factors(family, cases):
             print(line, flush=True)
-        for line in _pictures(family, cases[: options.pictures], options.steps):
+        for line in _judge_pictures(family, cases[: options.pictures], options.steps):
             print(line, flush=True)
     return 0
 
 
-def _pictures(family: Family, cases: Sequence[_Case], steps: int) -> Iterator[str]:
+def _judge_pictures(family: Family, cases: Sequence[_Case], steps: int) -> Iterator[str]:
     """How often the pictures are right, and how surely they show the first object."""
     classifier = load_classifier()
     yield ""
     yield "| rule | weight | all right | adherence | first object |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    yield _line("none", 1.0, family, cases, steps, classifier)
+    yield _write_line("none", 1.0, family, cases, steps, classifier)
     for rule in WEIGHTINGS:
         for weight in WEIGHTS:
-            yield _line(rule, weight, family, cases, steps, classifier)
+            yield _write_line(rule, weight, family, cases, steps, classifier)
 
 
-def _line(rule: str, weight: float, family: Family, cases: Sequence[_Case], steps: int, classifier: Classifier) -> str:
-    chosen = DEFAULT_WEIGHTING if rule == "none" else rule
+def _write_line(
+    rule: str, weight: float, family: Family, cases: Sequence[_Case], steps: int, classifier: Classifier
+) -> str:
+    weighting = DEFAULT_WEIGHTING if rule == "none" else rule
     request = resolve(Request(guidance=Choice("cfg", {"guidance_scale": 4.0}), num_inference_steps=steps), family)
     rows = []
     for start in range(0, len(cases), ROWS):
         part = cases[start : start + ROWS]
-        encoded = [family.encode_prompts(case.prompt(weight), "", 1, family.default_size, chosen) for case in part]
+        encoded = [family.encode_prompts(case.prompt(weight), "", 1, family.default_size, weighting) for case in part]
         conditionings = {name: type(encoded[0][name]).cat([one[name] for one in encoded]) for name in encoded[0]}
         seeds = range(start, start + len(part))
         noise = initial_noise(NoiseSource(seeds), (len(part), *family.latent_shape(*family.default_size)))
-        given = Cases(conditionings, noise, tuple(seeds))
-        *_, last = denoise(assembled_run(request, family, (given.noise, given.source()), conditionings))
+        pictures = Cases(conditionings, noise, tuple(seeds))
+        *_, last = denoise(assemble_run(request, family, (pictures.noise, pictures.source()), conditionings))
         with torch.no_grad():
-            rows += _judged(classifier, family.decode(last.latents), [case.scene for case in part])
+            rows += _judge(classifier, family.decode(last.latents), [case.scene for case in part])
     right, adherence, first = torch.tensor(rows).mean(dim=0).tolist()
     return f"| {rule} | {weight:g} | {right:.0%} | {adherence:.2f} | {first:.2f} |"
 
 
-def _judged(classifier: Classifier, images: torch.Tensor, scenes: Sequence[Scene]) -> list[tuple[float, float, float]]:
+def _judge(classifier: Classifier, images: torch.Tensor, scenes: Sequence[Scene]) -> list[tuple[float, float, float]]:
     """Of each picture: is all of it right, the probability of that, and that of the first object."""
     scores, readings, rows = classifier.scores(images), classifier.read(images), []
     for index, (reading, scene) in enumerate(zip(readings, scenes, strict=True)):
@@ -117,7 +119,7 @@ def _judged(classifier: Classifier, images: torch.Tensor, scenes: Sequence[Scene
     return rows
 
 
-def _factors(family: Family, cases: Sequence[_Case]) -> Iterator[str]:
+def _measure_factors(family: Family, cases: Sequence[_Case]) -> Iterator[str]:
     """By what factor each rule scales what has no weight, on the shipped text encoder and on one of random weights."""
     shipped_one = family.components["text_encoder"]
     config = CLIPTextConfig.from_dict({**shipped_one.config.to_dict(), "hidden_size": 32, "num_attention_heads": 2})
@@ -131,23 +133,23 @@ def _factors(family: Family, cases: Sequence[_Case]) -> Iterator[str]:
     for name, encoder in encoders.items():
         for rule in WEIGHTINGS:
             for weight in (1.2, 2.0):
-                found = torch.stack(
-                    [_factor(family.components["tokenizer"], encoder, case, weight, rule) for case in cases]
+                ratios = torch.stack(
+                    [_measure_factor(family.components["tokenizer"], encoder, case, weight, rule) for case in cases]
                 )
                 yield (
-                    f"| {name} | {rule} | {weight:g} | {found.min():.2f} | {found.median():.2f} | {found.max():.2f} "
-                    f"| {int((found < 0).sum())} | {int(((found - 1).abs() > 0.5).sum())} |"
+                    f"| {name} | {rule} | {weight:g} | {ratios.min():.2f} | {ratios.median():.2f} | {ratios.max():.2f} "
+                    f"| {int((ratios < 0).sum())} | {int(((ratios - 1).abs() > 0.5).sum())} |"
                 )
 
 
-def _factor(tokenizer, encoder, case: _Case, weight: float, rule: str) -> torch.Tensor:
-    def encoded(prompt: str) -> torch.Tensor:
+def _measure_factor(tokenizer, encoder, case: _Case, weight: float, rule: str) -> torch.Tensor:
+    def encode(prompt: str) -> torch.Tensor:
         return encode_clip(tokenizer, encoder, prompt, 1, lambda output: (output[0], None), rule)[0][0]
 
     weights = torch.ones(tokenizer.model_max_length)
-    said = clip_chunks(tokenizer, case.prompt(weight))[0]
-    weights[1 : 1 + len(said)] = torch.tensor([one for _, one in said])
-    plain, weighted = encoded(case.prompt(1)), encoded(case.prompt(weight))
+    tokens = clip_chunks(tokenizer, case.prompt(weight))[0]
+    weights[1 : 1 + len(tokens)] = torch.tensor([one for _, one in tokens])
+    plain, weighted = encode(case.prompt(1)), encode(case.prompt(weight))
     rest = weights == 1
     return (plain[rest] * weighted[rest]).sum() / plain[rest].square().sum()
 

@@ -1,8 +1,8 @@
 """Peak of memory while a model is loaded and makes one step, in a process of its own: nothing else is in it.
 
 `python -m pipelines.benchmarks.quantization_peak` is that process; `peak_bytes` starts it. What the program itself
-takes before any model is there is not counted. On a CPU it is the resident set (Linux: VmHWM, which unlike ru_maxrss
-does not start from the peak of the process that started this one); on CUDA what PyTorch reserved.
+takes before any model is there is not counted. It is the resident set (Linux: VmHWM, which unlike ru_maxrss does not
+start from the peak of the process that started this one). On a device `device_peak_bytes` reads PyTorch's allocator.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["peak_bytes"]
+if TYPE_CHECKING:
+    from pipelines.families.base import Family
+
+__all__ = ["device_peak_bytes", "highest_memory", "peak_bytes", "present_memory", "reset_highest_memory"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 1800.0
@@ -32,7 +35,7 @@ def peak_bytes(
     file: Path | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Bytes at the peak, beyond the program's own.
+    """Measure the bytes at the peak, beyond the program's own.
 
     Args:
         model: key of the catalog.
@@ -76,11 +79,11 @@ def peak_bytes(
             if time.monotonic() > end:
                 raise ModelError("Measuring the peak of memory took too long. Leave it out.")
             time.sleep(0.05)
-        said = process.stdout.read().strip().splitlines()
-        if process.returncode or not said:
+        output_lines = process.stdout.read().strip().splitlines()
+        if process.returncode or not output_lines:
             errors = process.stderr.read().strip().splitlines() or ["it said nothing"]
             raise ModelError(f"Measuring the peak of memory failed ({errors[-1][:200]}). Leave it out.")
-        return int(json.loads(said[-1])["peak"])
+        return int(json.loads(output_lines[-1])["peak"])
     finally:
         if process.poll() is None:
             process.kill()
@@ -89,7 +92,36 @@ def peak_bytes(
             stream.close()
 
 
-def _status(name: str) -> int:
+def device_peak_bytes(family: Family, step: Callable[[], object]) -> int:
+    """Measure the bytes at the peak of one step of a model that is on a device: its parts and what the step adds.
+
+    A process of its own would put a second model onto the device.
+
+    Args:
+        family: the model.
+        step: makes the step.
+
+    Raises:
+        MethodFitError: the device does not tell its peak.
+    """
+    import torch
+
+    from pipelines.core.errors import MethodFitError
+    from pipelines.quantizers.stored import stored_bytes
+
+    kind = family.device.type
+    if kind not in ("cuda", "xpu"):
+        raise MethodFitError(f"The device {kind} does not tell its peak of memory. Leave it out.")
+    memory = getattr(torch, kind)
+    memory.reset_peak_memory_stats(family.device)
+    before = memory.memory_allocated(family.device)
+    step()
+    added = memory.max_memory_allocated(family.device) - before
+    parts = [part for part in family.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(map(stored_bytes, parts)) + added
+
+
+def _read_status(name: str) -> int:
     """A line of /proc/self/status in bytes; 0 where there is none."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as lines:
         for line in lines:
@@ -98,8 +130,14 @@ def _status(name: str) -> int:
     return 0
 
 
-def _highest() -> int:
-    if peak := _status("VmHWM"):
+def present_memory() -> int:
+    """The resident set in bytes; where the system does not tell, its peak."""
+    return _read_status("VmRSS") or highest_memory()
+
+
+def highest_memory() -> int:
+    """The peak of the resident set in bytes."""
+    if peak := _read_status("VmHWM"):
         return peak
     import resource  # there is none on Windows
 
@@ -107,7 +145,7 @@ def _highest() -> int:
     return factor * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _reset() -> None:
+def reset_highest_memory() -> None:
     """Let the peak begin anew, where the system can."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
@@ -138,12 +176,12 @@ def main() -> int:
         )
         catalog, key = Catalog(catalog.folder, [entry]), entry.key
     loader = Loader(ModelCache(2**62), catalog, device=task["device"])
-    _reset()
-    before = _status("VmRSS") or _highest()
+    reset_highest_memory()
+    before = present_memory()
     with loader.model(key) as family:
         request = resolve(Request.parse(task["request"]).replace(model=key), family)
         next(denoise(build_run(request, family)))
-    peak = torch.cuda.max_memory_reserved() if task["device"].startswith("cuda") else _highest() - before
+    peak = torch.cuda.max_memory_reserved() if task["device"].startswith("cuda") else highest_memory() - before
     print(json.dumps({"peak": max(0, peak)}))
     return 0
 

@@ -14,7 +14,7 @@ __all__ = ["stock_dpm_solver"]
 
 @torch.no_grad()
 def stock_dpm_solver(bench: Bench, num_steps: int, spacing: str) -> torch.Tensor:
-    """The final latents of diffusers' DPMSolverMultistepScheduler, made from the shipped model's scheduler.
+    """Compute the final latents of diffusers' DPMSolverMultistepScheduler, made from the shipped model's scheduler.
 
     Args:
         bench: the pictures, of which every one starts from the same noise as with our samplers.

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from pipelines.benchmarks.sampler_runs import BASE, GUIDANCE_SCALE, Bench
-from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Run, denoise
+from pipelines.core.prediction import Conditioning
 from pipelines.core.registry import Method
 from pipelines.core.schedule import FlowSchedule, NoiseSchedule
 from pipelines.core.types import Traits
@@ -42,13 +43,14 @@ class _Free:
 
 
 def one_evaluation() -> list[Method]:
-    """The samplers whose next step costs one evaluation more, whatever their first steps cost."""
-    built = [(method, method.build()) for method in SAMPLERS.values()]
-    return [method for method, sampler in built if sampler.nfe(2 * STEPS) - sampler.nfe(STEPS) == STEPS]
+    """Return the samplers whose next step costs one evaluation more, whatever their first steps cost."""
+    samplers = [(method, method.build()) for method in SAMPLERS.values()]
+    return [method for method, sampler in samplers if sampler.nfe(2 * STEPS) - sampler.nfe(STEPS) == STEPS]
 
 
 def free_run(method: Method, part: Cases, noise_schedule: NoiseSchedule, answer: torch.Tensor) -> Run:
-    """A guided run of a sampler with a network that costs nothing, on a flow schedule if it is for flow models only.
+    """Return a guided run of a sampler with a network that costs nothing, on a flow schedule if it is for flow models
+    only.
 
     Args:
         method: of the sampler table.
@@ -73,7 +75,7 @@ def free_run(method: Method, part: Cases, noise_schedule: NoiseSchedule, answer:
 
 
 def overheads(bench: Bench) -> dict[str, Any]:
-    """{"evaluation_ms", "samplers": {key: {"step_ms", "share"}}} of every sampler with one evaluation a step.
+    """Measure {"evaluation_ms", "samplers": {key: {"step_ms", "share"}}} of every sampler with one evaluation a step.
 
     One picture, guided, on one thread; the process's own time, since another program's turns on the same core would
     count for the longer of the two, and the least of several runs, since they can only add to either by emptying the
@@ -83,33 +85,38 @@ def overheads(bench: Bench) -> dict[str, Any]:
         StepwiseError: one of them cannot be measured: a table that lacks it would say nothing about it.
     """
     part = bench.cases.part(0, 1)
-    given = part.noise.repeat(2, 1, 1, 1), torch.full((2,), 500.0), _both(part)
-    answer = bench.family.predict_raw(*given)
-    evaluation, found = _least(lambda: bench.family.predict_raw(*given)), {}
+    inputs = part.noise.repeat(2, 1, 1, 1), torch.full((2,), 500.0), _stack_branches(part)
+    answer = bench.family.predict_raw(*inputs)
+    evaluation, rows = _measure_least(lambda: bench.family.predict_raw(*inputs)), {}
     for method in one_evaluation():
-        step = _least(lambda method=method: _walk(free_run(method, part, bench.family.noise_schedule, answer))) / STEPS
-        found[method.key] = {"step_ms": round(step * 1e3, 4), "share": round(step / evaluation, 5)}
+        step = (
+            _measure_least(
+                lambda method=method: _run_to_end(free_run(method, part, bench.family.noise_schedule, answer))
+            )
+            / STEPS
+        )
+        rows[method.key] = {"step_ms": round(step * 1e3, 4), "share": round(step / evaluation, 5)}
     return {
         "evaluation_ms": round(evaluation * 1e3, 3),
-        "samplers": found,
-        "median_share": round(statistics.median(row["share"] for row in found.values()), 5),
+        "samplers": rows,
+        "median_share": round(statistics.median(row["share"] for row in rows.values()), 5),
     }
 
 
-def _walk(run: Run) -> None:
+def _run_to_end(run: Run) -> None:
     for _ in denoise(run):
         pass
 
 
-def _both(part: Cases) -> Conditioning:
+def _stack_branches(part: Cases) -> Conditioning:
     return Conditioning.cat([part.conditionings["negative"], part.conditionings["positive"]])
 
 
 @torch.inference_mode()
-def _least(work: Callable[[], Any]) -> float:
+def _measure_least(work: Callable[[], object]) -> float:
     seconds = []
     for _ in range(REPEATS):
-        began = time.process_time()
+        start_time = time.process_time()
         work()
-        seconds.append(time.process_time() - began)
+        seconds.append(time.process_time() - start_time)
     return min(seconds)

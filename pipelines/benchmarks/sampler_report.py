@@ -27,19 +27,48 @@ DEFAULT = STOCK + "leading"
 
 
 def figures_json(
-    rows: Mapping[str, Any] | None = None, identity: str = "", note: str = "", overhead: Mapping[str, Any] | None = None
+    rows: Mapping[str, Any] | None = None,
+    identity: str = "",
+    note: str = "",
+    overhead: Mapping[str, Any] | None = None,
+    joins: bool = False,
 ) -> dict[str, Any]:
-    """All figures as plain values; what is not given is taken from the file of the last run."""
-    kept = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else {}
+    """Return all figures as plain values; what is not given is taken from the file of the last run.
+
+    Args:
+        rows: as they were measured.
+        identity: of weights and pictures.
+        note: for readers.
+        overhead: of the samplers.
+        joins: whether the rows join those of the file, as far as these are of the same weights and pictures.
+
+    Raises:
+        StoreError: the file's rows are of others.
+    """
+    figures = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else {}
+    if rows is not None and joins and figures.get("rows"):
+        if figures.get("identity") != identity:
+            raise StoreError(
+                f"{FIGURES.name} was measured with other weights or pictures: its rows and these cannot stand in one "
+                "table. Measure all lines, without --only."
+            )
+        kept = figures["rows"]
+        rows = {**kept, **{label: _join_cells(kept.get(label), row) for label, row in rows.items()}}
+        note = note or figures.get("note", "")
     if rows is not None:
-        kept.update(rows=rows, identity=identity, note=note, best=_best(rows))
-        kept["halved"] = all(one["ratio"] <= 0.5 for one in kept["best"].values()) and bool(kept["best"])
+        figures.update(rows=rows, identity=identity, note=note, best=_find_best(rows))
+        figures["halved"] = all(one["ratio"] <= 0.5 for one in figures["best"].values()) and bool(figures["best"])
     if overhead is not None:
-        kept["overhead"] = overhead
-    return kept
+        figures["overhead"] = overhead
+    return figures
 
 
-def _best(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _join_cells(kept: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the kept cells of other numbers of evaluations."""
+    return {**row, "cells": {**(kept["cells"] if kept else {}), **row["cells"]}}
+
+
+def _find_best(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """At 6, 8 and 10 evaluations our smallest error, and its ratio to each of diffusers' own."""
     best = {}
     for count in HALVED_AT:
@@ -48,17 +77,17 @@ def _best(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             for label, row in rows.items()
             if count in row["cells"] and row["cells"][count]["error"] is not None
         }
-        ours = {label: error for label, error in errors.items() if not label.startswith(STOCK)}
-        if DEFAULT in errors and ours:
-            label = min(ours, key=ours.get)
+        own_errors = {label: error for label, error in errors.items() if not label.startswith(STOCK)}
+        if DEFAULT in errors and own_errors:
+            label = min(own_errors, key=own_errors.get)
             ratios = {
-                name.removeprefix(STOCK): round(ours[label] / errors[name], 4)
+                name.removeprefix(STOCK): round(own_errors[label] / errors[name], 4)
                 for name in errors
                 if name.startswith(STOCK)
             }
             best[count] = {
                 "label": label,
-                "error": ours[label],
+                "error": own_errors[label],
                 "ratio": ratios[DEFAULT.removeprefix(STOCK)],
                 "ratios": ratios,
             }
@@ -66,7 +95,7 @@ def _best(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """The section of the docs page: table, what was to be shown, and the samplers' own arithmetic."""
+    """Write the section of the docs page: table, what was to be shown, and the samplers' own arithmetic."""
     parts = []
     if rows := figures.get("rows"):
         counts = sorted({int(count) for row in rows.values() for count in row["cells"]})
@@ -76,16 +105,16 @@ def markdown(figures: Mapping[str, Any]) -> str:
         }
         heads = [f"{count} ({'/'.join(map(str, sorted(pictures[count])))})" for count in counts]
         parts += ["| evaluations (pictures) | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(counts)]
-        parts += [_row(label, row, counts, rows) for label, row in rows.items()]
-        parts += ["", "\n".join(f"- {said}" for said in _verdicts(figures))]
+        parts += [_write_row(label, row, counts, rows) for label, row in rows.items()]
+        parts += ["", "\n".join(f"- {said}" for said in _write_verdicts(figures))]
     if figures.get("note"):
         parts += ["", figures["note"]]
     if overhead := figures.get("overhead"):
-        parts += ["", _overhead_sentence(overhead)]
+        parts += ["", _write_overhead(overhead)]
     return "\n".join(parts).strip()
 
 
-def _row(label: str, row: Mapping[str, Any], counts: list[int], rows: Mapping[str, Any]) -> str:
+def _write_row(label: str, row: Mapping[str, Any], counts: list[int], rows: Mapping[str, Any]) -> str:
     cells = []
     for count in counts:
         cell = row["cells"].get(str(count))
@@ -98,26 +127,26 @@ def _row(label: str, row: Mapping[str, Any], counts: list[int], rows: Mapping[st
     return f"| {label} | " + " | ".join(cells) + " |"
 
 
-def _verdicts(figures: Mapping[str, Any]) -> list[str]:
-    said = []
-    for count, one in figures["best"].items():
-        reached = "reached" if one["ratio"] <= 0.5 else "not reached"
+def _write_verdicts(figures: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    for count, best in figures["best"].items():
+        verdict = "reached" if best["ratio"] <= 0.5 else "not reached"
         others = "".join(
             f"; {ratio:.2f} × with {name} spacing, its class's own default, which is "
             f"{'' if ratio <= 0.5 else 'not '}halved"
-            for name, ratio in one["ratios"].items()
+            for name, ratio in best["ratios"].items()
             if name != "leading"
         )
-        said.append(
-            f"At {count} evaluations the best is {one['label']} with {one['error']:.3f}: {one['ratio']:.2f} × the "
+        sentences.append(
+            f"At {count} evaluations the best is {best['label']} with {best['error']:.3f}: {best['ratio']:.2f} × the "
             "error of diffusers' DPM-Solver++(2M) as `from_config` makes it, with leading spacing (must be at most "
-            f"0.5: {reached})"
+            f"0.5: {verdict})"
             f"{others}."
         )
-    return said
+    return sentences
 
 
-def _overhead_sentence(overhead: Mapping[str, Any]) -> str:
+def _write_overhead(overhead: Mapping[str, Any]) -> str:
     shares = {key: row["share"] for key, row in overhead["samplers"].items()}
     worst = max(shares, key=shares.get)
     over = [f"`{key}` {share:.1%}" for key, share in shares.items() if share > LIMIT]
@@ -130,7 +159,7 @@ def _overhead_sentence(overhead: Mapping[str, Any]) -> str:
 
 
 def put_between(text: str, begin: str, end: str, inside: str) -> str:
-    """The text with what stands between two marks replaced.
+    """Return the text with what stands between two marks replaced.
 
     Raises:
         StoreError: a mark is missing.

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.core.denoiser import Conditioning
 from pipelines.core.loop import denoise
+from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.learning.cases import Cases, make_cases
@@ -21,7 +21,7 @@ from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.loader import Loader
-from pipelines.requests.text_to_image import assembled_run, resolve
+from pipelines.requests.text_to_image import assemble_run, resolve
 
 __all__ = ["ALONE", "BASE", "BRANCHES", "GUIDANCE_SCALE", "PICTURES", "REFERENCE_STEPS", "Bench", "open_bench"]
 
@@ -51,7 +51,7 @@ class _Remembering:
 
     def __init__(self, family: Family):
         self.family, self.prediction_type, self.max_rows = family, family.prediction_type, family.max_rows
-        self._known: dict[str, torch.Tensor] = {}
+        self._outputs: dict[str, torch.Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.family, name)
@@ -61,9 +61,9 @@ class _Remembering:
             return self.family.predict_raw(latents, timesteps, conditioning)
         parts = (latents, timesteps, *conditioning.tensors.values())
         key = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
-        if key not in self._known:
-            self._known[key] = self.family.predict_raw(latents, timesteps, conditioning).clone()
-        return self._known[key]
+        if key not in self._outputs:
+            self._outputs[key] = self.family.predict_raw(latents, timesteps, conditioning).clone()
+        return self._outputs[key]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +85,15 @@ class Bench:
     network: Any
 
     def first(self, pictures: int) -> Bench:
-        """The same with only the first pictures."""
+        """Return the same with only the first pictures."""
         return dataclasses.replace(self, cases=self.cases.part(0, pictures), truths=self.truths[:pictures])
 
     def run(self, request: Request) -> torch.Tensor:
-        """`counted` without the count."""
-        return self.counted(request)[0]
+        """Run as `run_and_count` does, without the count."""
+        return self.run_and_count(request)[0]
 
-    def counted(self, request: Request) -> tuple[torch.Tensor, float]:
-        """The pictures' final latents, and evaluations a picture; prompt and seed of the request are not read.
+    def run_and_count(self, request: Request) -> tuple[torch.Tensor, float]:
+        """Compute the pictures' final latents, and evaluations a picture; prompt and seed of the request are not read.
 
         A pair of guidance is one evaluation. Where each picture has a chain of its own, they differ: then it is their
         mean.
@@ -101,47 +101,48 @@ class Bench:
         Raises:
             StepwiseError: the request does not fit the model.
         """
-        resolved, ends, spent = resolve(request, self.family), [], 0
+        resolved, ends, evaluations = resolve(request, self.family), [], 0.0
         alone = request.start.key in ALONE
         for part in self.cases.parts(1 if alone else ROWS):
-            run = assembled_run(resolved, self.network, (part.noise, part.source()), dict(part.conditionings))
+            run = assemble_run(resolved, self.network, (part.noise, part.source()), dict(part.conditionings))
             *_, last = denoise(run)
             ends.append(last.latents)
-            spent += len(part) * last.evaluations / BRANCHES
-        return torch.cat(ends), spent / len(self.cases)
+            evaluations += len(part) * last.evaluations / BRANCHES
+        return torch.cat(ends), evaluations / len(self.cases)
 
     @property
     def identity(self) -> str:
         """Names the weights and the pictures: figures with another name are not comparable."""
         state = self.family.network.state_dict()
-        given = [self.cases.noise[:ROWS], *self.cases.part(0, ROWS).conditionings["positive"].tensors.values()]
-        parts = [*given, *state.values()]
+        inputs = [self.cases.noise[:ROWS], *self.cases.part(0, ROWS).conditionings["positive"].tensors.values()]
+        parts = [*inputs, *state.values()]
         return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()[:16]
 
     def reference(self, folder: Path) -> torch.Tensor:
-        """The final latents of DPM-Solver++(2M) over 999 of the 1000 trained times; read where they are kept here."""
+        """Compute the final latents of DPM-Solver++(2M) over 999 of the 1000 trained times; read where they are kept
+        here."""
         folder.mkdir(parents=True, exist_ok=True)
         ends = []
         for start in range(0, len(self.cases), ROWS):
             part = dataclasses.replace(self, cases=self.cases.part(start, start + ROWS))
-            kept = folder / f"reference-{self.identity}-{start}.safetensors"
-            latents = load_file(kept)["latents"] if kept.is_file() else torch.empty(0)
+            path = folder / f"reference-{self.identity}-{start}.safetensors"
+            latents = load_file(path)["latents"] if path.is_file() else torch.empty(0)
             if len(latents) < len(part.cases):  # not there, or of a run with fewer pictures
                 latents = part.run(BASE.replace(num_inference_steps=REFERENCE_STEPS))
-                save_file({"latents": latents.contiguous()}, kept)
+                save_file({"latents": latents.contiguous()}, path)
             ends.append(latents[: len(part.cases)])
         return torch.cat(ends)
 
     @torch.no_grad()
     def adherence(self, latents: torch.Tensor) -> float:
-        """Mean probability, by the shipped classifier, that a picture shows what its caption says."""
+        """Measure the mean probability, by the shipped classifier, that a picture shows what its caption says."""
         images = self.family.decode(latents)
         rows = [self.classifier.truth_probability(images[i : i + 1], *truth) for i, truth in enumerate(self.truths)]
         return float(torch.cat(rows).mean())
 
 
 def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
-    """Captions that no training run saw, most of one object, the last quarter of two, and what they name."""
+    """Return captions that no training run saw, most of one object, the last quarter of two, and what they name."""
     from pipelines.emoji.objects import shipped_catalog
     from pipelines.training.measures import named_captions
 
@@ -154,9 +155,9 @@ def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
 
 @contextlib.contextmanager
 def open_bench(pictures: int = PICTURES) -> Iterator[Bench]:
-    """The shipped model in float32 on the CPU, with its pictures, while the context lasts."""
+    """Provide the shipped model in float32 on the CPU, with its pictures, while the context lasts."""
     loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped()]), device="cpu")
     with loader.model("emoji") as family:
-        chosen = captions()[:pictures]
-        cases = make_cases(family, [text for text, _ in chosen], range(FIRST_SEED, FIRST_SEED + pictures))
-        yield Bench(family, cases, [truth for _, truth in chosen], load_classifier(), _Remembering(family))
+        selected = captions()[:pictures]
+        cases = make_cases(family, [text for text, _ in selected], range(FIRST_SEED, FIRST_SEED + pictures))
+        yield Bench(family, cases, [truth for _, truth in selected], load_classifier(), _Remembering(family))

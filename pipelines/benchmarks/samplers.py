@@ -47,7 +47,7 @@ SAME = {"euler": "ddim", "dpmpp_1": "ddim", "lml": "dpmpp_2m"}
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One row of the table.
+    """Describes one row of the table.
 
     Attributes:
         label: what a reader sees.
@@ -68,10 +68,10 @@ class Line:
     """Of a learned line: its steps at each of its `evaluations`, more where a solver leaves branches out."""
 
 
-def _line(
+def _build_line(
     label: str,
     sampler: str,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     schedule: str = "uniform",
     base: str = "",
     **more: Any,
@@ -88,54 +88,63 @@ def _line(
 
 
 def lines(traits: Traits) -> list[Line]:
-    """All rows: diffusers' default, the samplers' defaults, chosen settings and schedules, learned ones."""
+    """Return all rows: diffusers' default, the samplers' defaults, chosen settings and schedules, learned ones."""
     label = {method.key: method.label for method in SAMPLERS.fitting(traits)}
     changes = {"epsilon_scaling": label["ddim"], "time_shift": label["ddim"], "dualfast": label["dpmpp_2m"]}
-    found = [Line(f"diffusers DPM-Solver++(2M), {spacing}", stock=spacing) for spacing in ("linspace", "leading")]
-    found += [_line(label[key], key, base=changes.get(key, "")) for key in label if key not in SAME]
-    found += [
-        _line("UniPC, order 1", "unipc", {"order": 1}),
-        _line("DEIS, order 1", "deis", {"order": 1}),
-        _line("UniPC, order 3", "unipc", {"order": 3}),
-        _line("DEIS, order 3", "deis", {"order": 3}),
-        _line("LMS, order 2", "lms", {"order": 2}),
-        _line("SA-Solver, tau 0", "sa_solver", {"tau": 0.0}),
-        _line("LML, kappa 0.5", "lml", {"kappa": 0.5}, base=label["dpmpp_2m"]),
-        _line("Time-Shift on PNDM", "time_shift", {"base": "pndm"}, base=label["pndm"]),
-        _line("Time-Shift on 2M", "time_shift", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
-        _line("DualFast on DDIM", "dualfast", {"base": "ddim"}, base=label["ddim"]),
-        _line("DualFast on UniPC", "dualfast", {"base": "unipc"}, base=label["unipc"]),
-        _line("Epsilon scaling, linear", "epsilon_scaling", {"slope": 0.01}, base=label["ddim"]),
-        _line("Epsilon scaling on 2M", "epsilon_scaling", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
-        _line("2M, Gaussian-analytic start", "dpmpp_2m", start="gaussian", base=label["dpmpp_2m"]),
-        _line("2M, optimal-transport start", "dpmpp_2m", start="optimal_transport", base=label["dpmpp_2m"]),
-        _line("2M, Denoising MCMC", "dpmpp_2m", start="mcmc", base=label["dpmpp_2m"], evaluations=CHAINS),
+    rows = [Line(f"diffusers DPM-Solver++(2M), {spacing}", stock=spacing) for spacing in ("linspace", "leading")]
+    rows += [_build_line(label[key], key, base=changes.get(key, "")) for key in label if key not in SAME]
+    rows += [
+        _build_line("UniPC, order 1", "unipc", {"order": 1}),
+        _build_line("DEIS, order 1", "deis", {"order": 1}),
+        _build_line("UniPC, order 3", "unipc", {"order": 3}),
+        _build_line("DEIS, order 3", "deis", {"order": 3}),
+        _build_line("LMS, order 2", "lms", {"order": 2}),
+        _build_line("SA-Solver, tau 0", "sa_solver", {"tau": 0.0}),
+        *(
+            _build_line(f"{label[key]}, karras schedule", key, schedule="karras", base=label[key])
+            for key in ("pndm", "ipndm", "heun", "lms", "dpm2")
+        ),
+        _build_line("LML, kappa 0.5", "lml", {"kappa": 0.5}, base=label["dpmpp_2m"]),
+        _build_line("Time-Shift on PNDM", "time_shift", {"base": "pndm"}, base=label["pndm"]),
+        _build_line("Time-Shift on 2M", "time_shift", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
+        _build_line("DualFast on DDIM", "dualfast", {"base": "ddim"}, base=label["ddim"]),
+        _build_line("DualFast on UniPC", "dualfast", {"base": "unipc"}, base=label["unipc"]),
+        _build_line("Epsilon scaling, linear", "epsilon_scaling", {"slope": 0.01}, base=label["ddim"]),
+        _build_line("Epsilon scaling on 2M", "epsilon_scaling", {"base": "dpmpp_2m"}, base=label["dpmpp_2m"]),
+        _build_line("2M, Gaussian-analytic start", "dpmpp_2m", start="gaussian", base=label["dpmpp_2m"]),
+        _build_line("2M, short diffusion time", "dpmpp_2m", start="short_time", base=label["dpmpp_2m"]),
+        _build_line("2M, optimal-transport start", "dpmpp_2m", start="optimal_transport", base=label["dpmpp_2m"]),
+        _build_line("2M, Denoising MCMC", "dpmpp_2m", start="mcmc", base=label["dpmpp_2m"], evaluations=CHAINS),
     ]
     for schedule in sorted({one.key for one in SCHEDULES.fitting(traits)} - UNMEASURED):
-        found.append(
-            _line(f"2M, {schedule.replace('_', ' ')} schedule", "dpmpp_2m", schedule=schedule, base=label["dpmpp_2m"])
+        rows.append(
+            _build_line(
+                f"2M, {schedule.replace('_', ' ')} schedule", "dpmpp_2m", schedule=schedule, base=label["dpmpp_2m"]
+            )
         )
-    return found + _learned_lines(label)
+    return rows + _build_learned_lines(label)
 
 
-def _learned_lines(label: Mapping[str, str]) -> list[Line]:
+def _build_learned_lines(label: Mapping[str, str]) -> list[Line]:
     groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     digest = hashlib.sha256()
-    for one in find_all(SHIPPED).values():
-        if one.model == BASE.model and one.sampler.key in label:
-            digest.update(repr((one.times, one.model_times, one.rows, one.emphasis)).encode())
-            more = ["single ends"] * bool(one.single) + ["emphasis"] * bool(one.emphasis)
-            name = METHODS[one.method] + " with " * bool(more) + " and ".join(more)
-            group = (name, one.method, json.dumps(one.sampler.to_json()))
-            groups.setdefault(group, []).append((one.evaluations, one.num_inference_steps))
-    found = []
+    for learned in find_all(SHIPPED).values():
+        if learned.model == BASE.model and learned.sampler.key in label:
+            digest.update(
+                repr((learned.times, learned.model_times, learned.rows, learned.prompt_extrapolation)).encode()
+            )
+            options = ["single ends"] * bool(learned.single) + ["emphasis"] * bool(learned.prompt_extrapolation)
+            name = METHODS[learned.method] + " with " * bool(options) + " and ".join(options)
+            group = (name, learned.method, json.dumps(learned.sampler.to_json()))
+            groups.setdefault(group, []).append((learned.evaluations, learned.num_inference_steps))
+    rows = []
     for (name, method, sampler), counts in groups.items():
         settings = json.loads(sampler)
         key = settings.pop("key")
         base = ", ".join([label[key], *(f"{setting} {value}" for setting, value in settings.items())])
         evaluations, steps = zip(*sorted(counts), strict=True)
-        found.append(
-            _line(
+        rows.append(
+            _build_line(
                 f"{name} on {base}",
                 key,
                 settings,
@@ -147,53 +156,53 @@ def _learned_lines(label: Mapping[str, str]) -> list[Line]:
                 fitted_steps=steps,
             )
         )
-    return found
+    return rows
 
 
-def steps_for(sampler: Choice, evaluations: int) -> int:
-    """The most steps that cost no more than this; 0 where one step costs more."""
-    built, steps = SAMPLERS.build(sampler), evaluations
-    while steps and built.nfe(steps) > evaluations:
+def steps_for(choice: Choice, evaluations: int) -> int:
+    """Find the most steps that cost no more than this; 0 where one step costs more."""
+    sampler, steps = SAMPLERS.build(choice), evaluations
+    while steps and sampler.nfe(steps) > evaluations:
         steps -= 1
     return steps
 
 
 def steps_after(request: Request, evaluations: int, bench: Bench) -> int:
-    """`steps_for` a run with a start that has evaluations of its own or spares steps: tried on the first picture."""
-    found, first = 0, bench.first(1)
+    """Find `steps_for` a run with a start that has evaluations of its own or skips steps, on the first picture."""
+    most_steps, first = 0, bench.first(1)
     for steps in range(1, 3 * evaluations + 1):
-        if first.counted(request.replace(num_inference_steps=steps))[1] > evaluations:
+        if first.run_and_count(request.replace(num_inference_steps=steps))[1] > evaluations:
             break
-        found = steps
-    return found
+        most_steps = steps
+    return most_steps
 
 
-def measured(line: Line, evaluations: int, bench: Bench, reference: torch.Tensor) -> dict[str, Any] | None:
-    """One cell: error, adherence and what it cost; None where not one step fits."""
+def measure(line: Line, evaluations: int, bench: Bench, reference: torch.Tensor) -> dict[str, Any] | None:
+    """Measure one cell: error, adherence and what it cost; None where not one step fits."""
     if line.stock:
-        latents, steps, spent = stock_dpm_solver(bench, evaluations, line.stock), evaluations, evaluations
+        latents, steps, cost = stock_dpm_solver(bench, evaluations, line.stock), evaluations, float(evaluations)
     else:
-        if not (steps := _steps(line, evaluations, bench)):
+        if not (steps := _count_steps(line, evaluations, bench)):
             return None
-        latents, spent = bench.counted(line.request.replace(num_inference_steps=steps))
+        latents, cost = bench.run_and_count(line.request.replace(num_inference_steps=steps))
     finite = bool(latents.isfinite().all())
     return {
         "steps": steps,
-        "evaluations": round(spent, 2),
+        "evaluations": round(cost, 2),
         "pictures": len(latents),
         "error": relative_error(latents, reference) if finite else None,
         "adherence": bench.adherence(latents) if finite else None,
     }
 
 
-def _steps(line: Line, evaluations: int, bench: Bench) -> int:
+def _count_steps(line: Line, evaluations: int, bench: Bench) -> int:
     if line.fitted_steps:
         return line.fitted_steps[line.evaluations.index(evaluations)]
     plain = line.request.start == BASE.start
     return steps_for(line.request.sampler, evaluations) if plain else steps_after(line.request, evaluations, bench)
 
 
-class _Kept:
+class _CellCache:
     """Cells that were measured before with the same weights, pictures and settings, one file each."""
 
     def __init__(self, folder: Path, identity: str):
@@ -202,8 +211,8 @@ class _Kept:
 
     def get(self, line: Line, evaluations: int, pictures: int, make: Callable[[], dict | None]) -> dict | None:
         """The cell, made and written unless it is there."""
-        named = "".join(one if one.isalnum() else "-" for one in line.label.lower())
-        path = self.folder / f"{named}{line.fitted}-{evaluations}-{pictures}.json"
+        slug = "".join(one if one.isalnum() else "-" for one in line.label.lower())
+        path = self.folder / f"{slug}{line.fitted}-{evaluations}-{pictures}.json"
         if path.is_file():
             return json.loads(path.read_text("utf-8"))
         cell = make()
@@ -214,7 +223,7 @@ class _Kept:
 def table(
     bench: Bench, folder: Path, pictures: Mapping[int, int], only: Sequence[str] = ()
 ) -> Iterator[tuple[Line, int, dict | None]]:
-    """Every cell, the fewest evaluations first.
+    """Measure every cell, the fewest evaluations first.
 
     Args:
         bench: with as many pictures as any number of evaluations needs.
@@ -222,34 +231,33 @@ def table(
         pictures: how many of them, by number of evaluations.
         only: parts of the labels of the lines that are wanted; empty for all.
     """
-    kept, broken = _Kept(folder, bench.identity), set()
-    wanted = [line for line in lines(bench.family.traits) if not only or any(part in line.label for part in only)]
+    cache, broken = _CellCache(folder, bench.identity), set()
+    selected = [line for line in lines(bench.family.traits) if not only or any(part in line.label for part in only)]
     for evaluations, count in pictures.items():
         smaller = bench.first(count)
         reference = smaller.reference(folder)
-        for line in wanted:
+        for line in selected:
             if evaluations not in line.evaluations or line.label in broken:
                 continue
-            make = functools.partial(measured, line, evaluations, smaller, reference)
+            make = functools.partial(measure, line, evaluations, smaller, reference)
             try:
-                yield line, evaluations, kept.get(line, evaluations, count, make)
+                yield line, evaluations, cache.get(line, evaluations, count, make)
             except StepwiseError as error:
                 broken.add(line.label)
                 print(f"left out: {line.label}: {error}", file=sys.stderr)
 
 
-def _flags() -> argparse.Namespace:
+def _parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark samplers", description=__doc__)
     parser.add_argument("--pictures", type=int, default=PICTURES, help="prompts of every line (default: %(default)s)")
     parser.add_argument("--long-pictures", type=int, help=f"prompts from {LONG} evaluations on (default: as many)")
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS, choices=EVALUATIONS)
-    parser.add_argument("--only", nargs="+", default=(), metavar="TEXT", help="lines whose label holds one of these")
-    parser.add_argument(
-        "--keep",
-        type=Path,
-        help="folder of the reference and of finished cells, so that a stopped run goes on; "
-        "empty it after a change of the code that it measures (default: nothing is kept)",
+    only = "lines whose label holds one of these; with --write they join the kept ones"
+    parser.add_argument("--only", nargs="+", default=(), metavar="TEXT", help=only)
+    keep = (
+        "folder of the reference and of finished cells, so that a stopped run goes on; empty it after a change of the "
     )
+    parser.add_argument("--keep", type=Path, help=f"{keep}code that it measures (default: nothing is kept)")
     parser.add_argument("--overhead", action="store_true", help="measure the samplers' own arithmetic instead")
     parser.add_argument("--note", default="", help="a sentence for readers, below the table")
     parser.add_argument(
@@ -260,7 +268,7 @@ def _flags() -> argparse.Namespace:
 
 def main() -> int:
     """Measure and print; the exit status says whether the best combination halves diffusers' error at 6, 8 and 10."""
-    flags = _flags()
+    flags = _parse_flags()
     torch.set_num_threads(1)
     many = {
         count: flags.pictures if count < LONG else flags.long_pictures or flags.pictures for count in flags.evaluations
@@ -278,7 +286,7 @@ def main() -> int:
                         f"{line.label:<42}{count:>4}  {cell['error'] or 0:8.4f}  {cell['adherence'] or 0:6.3f}",
                         flush=True,
                     )
-            figures = figures_json(rows=cells, identity=bench.identity, note=flags.note)
+            figures = figures_json(cells, bench.identity, flags.note, joins=bool(flags.only))
     print(markdown(figures))
     if flags.write:
         write_report(figures)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import METHODS, Choice
 
 __all__ = ["parse_axis", "parse_cell", "parse_choice", "plain"]
 
+_TEXTS = frozenset({"prompt", "negative_prompt", "prompt_weighting", "model", "size"})
+"""Fields of a request that are text, and the axis of sizes."""
 
-def plain(text: str) -> Any:
+
+def plain(text: str) -> object:
     """A number or a yes/no from its text, or the text itself."""
     try:
         return json.loads(text)
@@ -20,7 +22,7 @@ def plain(text: str) -> Any:
         return text
 
 
-def parse_choice(text: str) -> dict[str, Any]:
+def parse_choice(text: str) -> dict[str, object]:
     """{"key": "ddim", "eta": 0.5} from "ddim,eta=0.5".
 
     Raises:
@@ -36,11 +38,14 @@ def parse_choice(text: str) -> dict[str, Any]:
     return Choice(key.strip(), settings).to_json()
 
 
-def _field(name: str, text: str) -> Any:
-    return parse_choice(text) if name in METHODS else plain(text)
+def parse_field_text(name: str, text: str) -> object:
+    """A field's value from its text: text stays text, though it be 1984 or true."""
+    if name in METHODS:
+        return parse_choice(text)
+    return text if name in _TEXTS else plain(text)
 
 
-def parse_cell(text: str) -> dict[str, Any]:
+def parse_cell(text: str) -> dict[str, object]:
     """{"sampler": {"key": "ddim"}, "seed": 7} from "sampler=ddim;seed=7".
 
     Raises:
@@ -51,11 +56,11 @@ def parse_cell(text: str) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals:
             raise SettingsError(f"The cell {pair!r} has no value. Write FIELD=VALUE;FIELD=VALUE.")
-        cell[name.strip()] = _field(name.strip(), value)
+        cell[name.strip()] = parse_field_text(name.strip(), value)
     return cell
 
 
-def parse_axis(text: str, split: Callable[[str], list[str]]) -> dict[str, Any]:
+def parse_axis(text: str, split: Callable[[str], list[str]]) -> dict[str, object]:
     """{"field": "seed", "values": [7, 8]} from "seed=7|8".
 
     Args:
@@ -68,4 +73,4 @@ def parse_axis(text: str, split: Callable[[str], list[str]]) -> dict[str, Any]:
     name, equals, values = text.partition("=")
     if not equals:
         raise SettingsError(f"The axis {text!r} has no values. Write FIELD=V1|V2|V3.")
-    return {"field": name.strip(), "values": [_field(name.strip(), value) for value in split(values)]}
+    return {"field": name.strip(), "values": [parse_field_text(name.strip(), value) for value in split(values)]}

@@ -6,175 +6,22 @@ Runs that share a network are evaluated in one batch, each row at its own noise 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property
-from typing import Protocol
+from contextlib import nullcontext
 
 import torch
 
-from pipelines.core.branches import ONE_TEXT, BranchPlan, Terms
+from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan, Terms, conditioning_name
+from pipelines.core.caching import BranchMemory, Cache, CachedRow
+from pipelines.core.cancelling import Cancelled
+from pipelines.core.devices import Timer, is_out_of_memory, mark_time, release_unused_memory
+from pipelines.core.prediction import Conditioning, Guidance, Network, Perturbation, Prediction, Query, RowMemory
+from pipelines.core.rows import halve_rows, rows_at_once
 from pipelines.core.schedule import Level
 
-__all__ = [
-    "Cancelled",
-    "Conditioning",
-    "Denoiser",
-    "Guidance",
-    "Network",
-    "Prediction",
-    "Query",
-    "guided",
-    "predict_together",
-]
-
-
-class Cancelled(Exception):
-    """Raised where the person stopped the run, which is a result and not an error."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Conditioning:
-    """Holds what a network takes beside latents and time: named tensors, each (B, ...), one row a sample."""
-
-    tensors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
-
-    @staticmethod
-    def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """Join conditionings of equal signatures to one batch of all their rows, in order."""
-        names = parts[0].tensors
-        return Conditioning({name: torch.cat([part.tensors[name] for part in parts]) for name in names})
-
-    @property
-    def signature(self) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-        """Names, shapes of a row and dtypes: equal for conditionings whose rows can stand in one batch."""
-        return tuple((name, tuple(tensor.shape[1:]), tensor.dtype) for name, tensor in self.tensors.items())
-
-    def rows(self, start: int, stop: int) -> Conditioning:
-        """Take the rows from start to stop, which lets a batch be evaluated in parts."""
-        return Conditioning({name: tensor[start:stop] for name, tensor in self.tensors.items()})
-
-
-class Network(Protocol):
-    """A network is what the denoiser needs of a model family.
-
-    Attributes:
-        prediction_type: "epsilon", "v_prediction", "sample" or "flow".
-        max_rows: most rows of one evaluation (memory); 0 for no limit.
-        rows_together: rows that see each other, such as the frames of a clip: a batch is parted between them only.
-    """
-
-    prediction_type: str
-    max_rows: int
-    rows_together: int
-
-    def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """Evaluate the network once.
-
-        Args:
-            latents: (R, C, h, w).
-            timesteps: (R,), each row's own time, as the network takes it.
-            conditioning: of R rows.
-
-        Returns:
-            (R, C, h, w), what `prediction_type` says, in the latents' dtype.
-        """
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """A prediction is the network's answer for one noise level, in whichever form is asked for.
-
-    Attributes:
-        raw: (B, C, h, w), the network's output or a guided combination of outputs.
-        latents: (B, C, h, w), what it was evaluated on.
-        level: the noise level of `latents`.
-        prediction_type: what `raw` is.
-        branches: of a guided prediction, those that it was combined of, by name; empty where there was one.
-
-    Source: Salimans & Ho, Progressive distillation, arXiv:2202.00512, appendix D for v; Liu et al.,
-    arXiv:2209.03003, equation 1 for the flow form v = eps - x0.
-    """
-
-    raw: torch.Tensor
-    latents: torch.Tensor
-    level: Level
-    prediction_type: str
-    branches: Mapping[str, Prediction] = dataclasses.field(default_factory=dict, compare=False, repr=False)
-
-    @cached_property
-    def denoised(self) -> torch.Tensor:
-        """The estimate of x0, (B, C, h, w)."""
-        alpha, sigma = self.level.alpha, self.level.sigma
-        if self.prediction_type == "epsilon":
-            return (self.latents - sigma * self.raw) / alpha
-        if self.prediction_type == "v_prediction":
-            return alpha * self.latents - sigma * self.raw
-        if self.prediction_type == "flow":
-            return self.latents - sigma * self.raw
-        return self.raw
-
-    @cached_property
-    def noise(self) -> torch.Tensor:
-        """The estimate of eps, (B, C, h, w)."""
-        alpha, sigma = self.level.alpha, self.level.sigma
-        if self.prediction_type == "epsilon":
-            return self.raw
-        if self.prediction_type == "v_prediction":
-            return alpha * self.raw + sigma * self.latents
-        if self.prediction_type == "flow":
-            return self.latents + alpha * self.raw
-        return (self.latents - alpha * self.raw) / sigma
-
-    def with_raw(self, raw: torch.Tensor) -> Prediction:
-        """Put another output, (B, C, h, w), into the place of this evaluation's own."""
-        return Prediction(raw, self.latents, self.level, self.prediction_type)
-
-
-class Guidance(Protocol):
-    """A guidance makes one prediction of the branches of one evaluation.
-
-    Attributes:
-        guidance_scale: how strongly; 1 for none.
-    """
-
-    guidance_scale: float
-
-    def plan(self, level: Level) -> tuple[str, ...]:
-        """Name the conditionings to evaluate at this level, e.g. ("negative", "positive")."""
-
-    def combine(self, branches: Mapping[str, Prediction]) -> Prediction:
-        """Make one prediction of those of the planned branches, by name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Query:
-    """A query is a sampler's question: what is the denoised estimate of these latents at this level?
-
-    Attributes:
-        latents: (B, C, h, w).
-        level: theirs.
-        conditioning_levels: B levels whose times the network is told in place of the level's own; None tells it that
-            one.
-        branches: those of the guidance's branches that are wanted, in the place of its combination: the prediction is
-            the last one's, and remembers them all; empty for the guided prediction.
-        conditioning: a branch's conditioning in the place of the run's own, of its name and all those of the run; None
-            for the run's own. Of the same rows.
-    """
-
-    latents: torch.Tensor
-    level: Level
-    conditioning_levels: tuple[Level, ...] | None = None
-    branches: tuple[str, ...] = ()
-    conditioning: Callable[[str, Mapping[str, Conditioning]], Conditioning] | None = None
-
-    @property
-    def told(self) -> torch.Tensor:
-        """The time that the network is told for each row, (B,), float64."""
-        if self.conditioning_levels is not None:
-            return torch.tensor([level.timestep for level in self.conditioning_levels], dtype=torch.float64)
-        return torch.full((len(self.latents),), float(self.level.timestep), dtype=torch.float64)
+__all__ = ["Cancelled", "Denoiser", "combine_branches", "predict_together"]
 
 
 class Denoiser:
@@ -186,11 +33,15 @@ class Denoiser:
         conditionings: branch name to conditioning, each of as many rows as the run has samples.
         cancelled: polled before every evaluation.
         plan: what the branches are made of where prompts switch or compose.
+        cache: leaves parts of evaluations out; None for none. It rests where gradients are wanted.
 
     Attributes:
-        evaluations: of the network so far, every branch counted.
-        seconds: of wall time in the network so far; of a batch that runs share, each has its rows' share.
+        evaluations: of the network so far, every branch counted; one that a cache shortened counts as the share of its
+            multiply-adds that were run.
+        calls: of the network so far, shortened or not.
+        timer: of the network's time so far; of a batch that runs share, each has its rows' share.
         step: of the run's whole schedule, from 0; set by the loop as a step begins.
+        num_steps: of that schedule; set by the loop.
     """
 
     def __init__(
@@ -200,26 +51,48 @@ class Denoiser:
         conditionings: Mapping[str, Conditioning],
         cancelled: Callable[[], bool] = lambda: False,
         plan: BranchPlan = ONE_TEXT,
+        cache: Cache | None = None,
     ):
         self.network = network
-        self.guidance = guidance
+        self.guidance = copy.copy(guidance)  # it may remember what this run's predictions were
         self.conditionings = conditionings
         self.cancelled = cancelled
         self.plan = plan
+        self.cache = cache
         self.step = 0
-        self.evaluations = 0
-        self.seconds = 0.0
+        self.num_steps = 1
+        self.evaluations: float = 0
+        self.calls = 0
+        self._memories: dict[str, BranchMemory] = {}
+        self.timer = Timer()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in the network so far; waits for the device."""
+        return self.timer.seconds
 
     def terms(self, branch: str) -> Terms:
         """What a branch is made of at the present step: names of conditionings and their factors."""
         return self.plan.terms(self.step, branch)
 
     def conditioning(self, name: str, branch: str, query: Query) -> Conditioning:
-        """A conditioning by name, as the query wants it of the branch that it belongs to."""
+        """A term's conditioning, as the query wants it of the branch that it belongs to."""
+        name = conditioning_name(name)
+        branch = "positive" if branch == PERTURBED else branch
         if query.conditioning is None:
             return self.conditionings[name]
-        own = {other: self.conditionings[self.terms(other)[0][0]] for other in self.conditionings}
-        return query.conditioning(branch, {**own, branch: self.conditionings[name]})
+        conditionings = {other: self.conditionings[self.terms(other)[0][0]] for other in self.conditionings}
+        return query.conditioning(branch, {**conditionings, branch: self.conditionings[name]})
+
+    def remember(self, name: str, query: Query) -> _Remembered | None:
+        """What the cache remembers of a term, and will do in its next evaluation; None without a cache."""
+        if self.cache is None or torch.is_grad_enabled():
+            return None
+        memory = self._memories.get(name)
+        if memory is None or len(memory.rows) != len(query.latents):
+            memory = self._memories[name] = BranchMemory(len(query.latents))
+        memory.begin(self.step, self.num_steps, query.level)
+        return _Remembered(self.cache, self.cache.plan(memory.rows), memory.rows)
 
     def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
         """Predict for (B, C, h, w) latents at one level, guided.
@@ -239,24 +112,41 @@ class Denoiser:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Remembered:
+    """A cache, what it is about to do, and what it remembers of each row."""
+
+    cache: Cache
+    plan: Hashable
+    rows: Sequence[CachedRow]
+
+    @property
+    def ran(self) -> float:
+        """The share of the network that was run, of the rows' mean."""
+        return sum(row.ran for row in self.rows) / len(self.rows)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Branch:
     owner: int
     name: str
     query: Query
     conditioning: Conditioning
     network: Network
+    perturbation: Perturbation | None
+    remembered: _Remembered | None
 
     @property
     def group(self) -> Hashable:
-        latents = self.query.latents
-        return (id(self.network), tuple(latents.shape[1:]), latents.dtype, self.conditioning.signature)
+        latents, place = self.query.latents, id(self.network)
+        cached = self.remembered and (self.remembered.cache, self.remembered.plan)
+        return (place, tuple(latents.shape[1:]), latents.dtype, self.conditioning.signature, self.perturbation, cached)
 
 
-def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction]:
+def predict_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Prediction]:
     """Answer several runs' queries, in one batch wherever network and shapes are the same.
 
     Args:
-        asked: a denoiser and its query for each run; the levels may differ.
+        queries: a denoiser and its query for each run; the levels may differ.
 
     Returns:
         The guided predictions, in order. A run's `seconds` grow by its rows' share of each batch's time.
@@ -265,44 +155,49 @@ def predict_together(asked: Sequence[tuple[Denoiser, Query]]) -> list[Prediction
         Cancelled: one of the runs was stopped.
     """
 
-    def stopped() -> bool:
-        return any(denoiser.cancelled() for denoiser, _ in asked)
+    def is_cancelled() -> bool:
+        return any(denoiser.cancelled() for denoiser, _ in queries)
 
     groups: dict[Hashable, list[_Branch]] = {}
-    wanted = [tuple(query.branches) or denoiser.guidance.plan(query.level) for denoiser, query in asked]
-    for owner, (denoiser, query) in enumerate(asked):
-        for name, own in _conditionings(denoiser, query, wanted[owner]).items():
-            branch = _Branch(owner, name, query, own, denoiser.network)
+    branch_names = [tuple(query.branches) or denoiser.guidance.plan(query.level) for denoiser, query in queries]
+    for owner, (denoiser, query) in enumerate(queries):
+        for name, conditioning in _collect_conditionings(denoiser, query, branch_names[owner]).items():
+            perturbation = denoiser.guidance.perturbation if name != conditioning_name(name) else None
+            remembered = denoiser.remember(name, query)
+            branch = _Branch(owner, name, query, conditioning, denoiser.network, perturbation, remembered)
             groups.setdefault(branch.group, []).append(branch)
-    answers: list[dict[str, Prediction]] = [{} for _ in asked]
+    answers: list[dict[str, Prediction]] = [{} for _ in queries]
     for branches in groups.values():
-        began = time.perf_counter()
-        raws = _evaluate(branches, stopped)
-        spent = (time.perf_counter() - began) / sum(len(raw) for raw in raws)
+        start = mark_time(branches[0].query.latents.device)
+        raws = _evaluate(branches, is_cancelled)
+        end, rows = mark_time(raws[0].device), sum(len(raw) for raw in raws)
         for branch, raw in zip(branches, raws, strict=True):
-            denoiser = asked[branch.owner][0]
-            denoiser.evaluations += 1
-            denoiser.seconds += spent * len(raw)
-            answers[branch.owner][branch.name] = _answer(raw, branch.query, branch.network.prediction_type)
+            denoiser = queries[branch.owner][0]
+            denoiser.calls += 1
+            denoiser.evaluations += branch.remembered.ran if branch.remembered else 1
+            denoiser.timer.add(start, end, len(raw) / rows)
+            answers[branch.owner][branch.name] = _build_prediction(raw, branch.query, branch.network.prediction_type)
     return [
-        guided(denoiser.guidance, _composed(denoiser, branches, answer), query.branches)
-        for (denoiser, query), branches, answer in zip(asked, wanted, answers, strict=True)
+        combine_branches(denoiser.guidance, _compose_branches(denoiser, branches, answer), query.branches)
+        for (denoiser, query), branches, answer in zip(queries, branch_names, answers, strict=True)
     ]
 
 
-def _conditionings(denoiser: Denoiser, query: Query, branches: Sequence[str]) -> dict[str, Conditioning]:
+def _collect_conditionings(denoiser: Denoiser, query: Query, branches: Sequence[str]) -> dict[str, Conditioning]:
     """What is to be evaluated, each conditioning once though several branches may share it."""
-    found: dict[str, Conditioning] = {}
+    conditionings: dict[str, Conditioning] = {}
     for branch in branches:
         for name, _ in denoiser.terms(branch):
-            if name not in found:
+            if name not in conditionings:
                 # Composition takes the negative prompt as its base: that term is the other branch's.
-                owner = "negative" if name.startswith("negative") else branch
-                found[name] = denoiser.conditioning(name, owner, query)
-    return found
+                owner = "negative" if conditioning_name(name).startswith("negative") else branch
+                conditionings[name] = denoiser.conditioning(name, owner, query)
+    return conditionings
 
 
-def _composed(denoiser: Denoiser, branches: Sequence[str], answers: Mapping[str, Prediction]) -> dict[str, Prediction]:
+def _compose_branches(
+    denoiser: Denoiser, branches: Sequence[str], answers: Mapping[str, Prediction]
+) -> dict[str, Prediction]:
     """The predictions of the wanted branches, each the sum of its terms'."""
     composed = {}
     for branch in branches:
@@ -315,71 +210,79 @@ def _composed(denoiser: Denoiser, branches: Sequence[str], answers: Mapping[str,
     return composed
 
 
-def _answer(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:
-    """The prediction at the query's level. A network that was told other levels answers in the terms of those: what it
+def _build_prediction(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:
+    """The prediction at the query's level. A network that was given other levels answers in the terms of those: what it
     says of x0 or v becomes eps by their alpha and sigma, so that every form of network says the same."""
     if query.conditioning_levels is None or prediction_type == "epsilon":
         return Prediction(raw, query.latents, query.level, prediction_type)
     rows = zip(torch.split(raw, 1), torch.split(query.latents, 1), query.conditioning_levels, strict=True)
-    noise = torch.cat([Prediction(one, latents, level, prediction_type).noise for one, latents, level in rows])
+    noise = torch.cat([Prediction(output, latents, level, prediction_type).noise for output, latents, level in rows])
     return Prediction(noise, query.latents, query.level, "epsilon")
 
 
-def guided(guidance: Guidance, branches: Mapping[str, Prediction], wanted: Sequence[str] = ()) -> Prediction:
+def combine_branches(
+    guidance: Guidance, branches: Mapping[str, Prediction], branch_names: Sequence[str] = ()
+) -> Prediction:
     """Combine the branches of one evaluation.
 
     Args:
         guidance: of the run.
         branches: name to prediction.
-        wanted: the branches that the query asked for in the place of the combination; empty for none.
+        branch_names: the branches that the query asked for in the place of the combination; empty for none.
 
     Returns:
         The guidance's prediction, or that of the last branch wanted; it remembers the branches where there are several.
     """
-    if wanted:
-        return dataclasses.replace(branches[wanted[-1]], branches=branches)
+    if branch_names:
+        return dataclasses.replace(branches[branch_names[-1]], branches=branches)
     prediction = guidance.combine(branches)
     return dataclasses.replace(prediction, branches=branches) if len(branches) > 1 else prediction
 
 
-def _evaluate(branches: Sequence[_Branch], stopped: Callable[[], bool]) -> list[torch.Tensor]:
+def _evaluate(branches: Sequence[_Branch], is_cancelled: Callable[[], bool]) -> list[torch.Tensor]:
     """The raw outputs of branches that share a batch, evaluated at most `max_rows` rows at a time.
 
-    Where the device's memory does not hold so many, they are halved, and `max_rows` remembers how many it held.
+    Where the device's memory does not hold so many, they are halved, and the network remembers how many it held.
 
     Raises:
-        Cancelled: `stopped`, which is asked before every evaluation.
-        torch.OutOfMemoryError: not even the fewest rows fit.
+        Cancelled: `is_cancelled`, which is asked before every evaluation.
+        RuntimeError: not even the fewest rows fit; `is_out_of_memory` says so of it.
     """
-    network = branches[0].network
+    network, perturbation, remembered = branches[0].network, branches[0].perturbation, branches[0].remembered
+    memories = [row for branch in branches if branch.remembered for row in branch.remembered.rows]
     latents = torch.cat([branch.query.latents for branch in branches])
     counts = [len(branch.query.latents) for branch in branches]
-    timesteps = torch.cat([branch.query.told for branch in branches]).to(latents)
+    timesteps = torch.cat([branch.query.timesteps for branch in branches])
     conditioning = Conditioning.cat([branch.conditioning for branch in branches])
-    rows = network.max_rows or len(latents)
+    rows = rows_at_once(network, latents)
     # Saves a few per cent on a small network; the copy of the outputs is an ordinary tensor again.
-    with torch.inference_mode(not torch.is_grad_enabled()):
+    perturbed = perturbation.applied(network) if perturbation is not None else nullcontext()
+    with torch.inference_mode(not torch.is_grad_enabled()), perturbed:
         parts, start = [], 0
         while start < len(latents):
-            if stopped():
+            if is_cancelled():
                 raise Cancelled
             part = slice(start, start + rows)
             try:
-                parts.append(
-                    network.predict_raw(latents[part], timesteps[part], conditioning.rows(start, start + rows))
-                )
+                cached = remembered.cache.applied(network, remembered.plan, memories[part]) if remembered else None
+                with cached or nullcontext():
+                    parts.append(
+                        network.predict_raw(latents[part], timesteps[part], conditioning.rows(start, start + rows))
+                    )
+                for row in memories[part]:
+                    row.finish()
                 start += rows
                 continue
-            except torch.OutOfMemoryError:
-                if not (fewer := _fewer(network, min(rows, len(latents) - start))):
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not (smaller := halve_rows(network, min(rows, len(latents) - start))):
                     raise
             # Outside the handler, whose traceback keeps the tensors of the failed evaluation.
-            rows = network.max_rows = fewer
-            torch.cuda.empty_cache()
+            rows = smaller
+            for row in memories[part]:
+                row.begin(row.place)
+            if isinstance(network, RowMemory):
+                network.remember_rows(latents[0], smaller)
+            else:
+                network.max_rows = smaller
+            release_unused_memory(latents.device)
     return list(torch.split(torch.cat(parts), counts))
-
-
-def _fewer(network: Network, rows: int) -> int:
-    """Half of the rows, none parted from those it must be evaluated with; 0 if they cannot be fewer."""
-    together = network.rows_together
-    return rows // 2 // together * together or (together if together < rows else 0)

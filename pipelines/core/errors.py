@@ -36,6 +36,7 @@ __all__ = [
     "StoreError",
     "TrainingError",
     "UnknownMethodError",
+    "describe_overflow",
 ]
 
 
@@ -50,8 +51,8 @@ class SettingsError(StepwiseError, ValueError):
 class UnknownMethodError(SettingsError):
     """No method, model or setting has this name."""
 
-    def __init__(self, kind: str, key: object, known: Iterable[str]):
-        choices = ", ".join(known) or "none"
+    def __init__(self, kind: str, key: object, keys: Iterable[str]):
+        choices = ", ".join(keys) or "none"
         super().__init__(f"Unknown {kind} {str(key)[:80]!r}. Choose one of: {choices}.")
         self.kind, self.key = kind, key
 
@@ -94,3 +95,16 @@ class TrainingError(StepwiseError):
 
 class StoreError(StepwiseError):
     """A result cannot be written, read or found."""
+
+
+def describe_overflow(dtype: object) -> str:
+    """Say that latents hold NaN or infinity, and what to do about it.
+
+    Args:
+        dtype: of the network, e.g. torch.float16.
+    """
+    if str(dtype).endswith("float16") and not str(dtype).endswith("bfloat16"):
+        remedy = "The network overflows in float16: start the studio with --dtype bf16, or fp32 where that is missing."
+    else:
+        remedy = "Choose a lower guidance scale or another sampler; if all fail, the model's file may be broken."
+    return f"The picture has infinite or NaN values and was not saved. {remedy}"

@@ -37,14 +37,15 @@ class Wanted:
     Attributes:
         key: equal keys are one object in memory.
         estimate_bytes: what it will take; better too high than too low.
-        load: makes the object; called outside the lock, once at a time for a key.
+        load: makes the object; called outside the lock in a thread of its own, once at a time for a key. It is given
+            what says whether nobody wants the object any more: then it may raise Cancelled.
         free: called with the object when it leaves the cache; its bytes count until it returns.
         measure: the true bytes of the loaded object, which correct the estimate.
     """
 
     key: Hashable
     estimate_bytes: int
-    load: Callable[[], object]
+    load: Callable[[Callable[[], bool]], object]
     free: Callable[[Any], None] | None = None
     measure: Callable[[Any], int] | None = None
 

@@ -7,15 +7,16 @@ network's batches, whatever their samplers, because a sampler asks for evaluatio
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import pairwise
 
 import torch
 
-from pipelines.core.denoiser import Denoiser, Prediction, Query, predict_together
+from pipelines.core.denoiser import Denoiser, predict_together
+from pipelines.core.devices import Timer, mark_time
 from pipelines.core.errors import SettingsError
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.sampler import Sampler, State, StepContext
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Step
@@ -58,7 +59,8 @@ class _RunInProgress:
         self.run = run
         self.query: Query | None = None
         self._events = self._walk()
-        self._own_seconds = 0.0
+        self._timer = Timer()
+        self._counted: tuple[float, int] = (0, 0)
         self.answer(None)
 
     def answer(self, prediction: Prediction | None) -> Step | None:
@@ -67,13 +69,13 @@ class _RunInProgress:
         Args:
             prediction: for `query`; None begins the run.
         """
-        self._asked = time.perf_counter()
+        self._resumed = mark_time(self.run.latents.device)
         event: Query | Step | None = self._events.send(prediction)
         step = None
         if isinstance(event, Step):
             step, event = event, next(self._events, None)
         self.query = event if isinstance(event, Query) else None
-        self._own_seconds += time.perf_counter() - self._asked
+        self._count_sampler_time()
         return step
 
     def _walk(self) -> Generator[Query | Step, Prediction | None, None]:
@@ -82,11 +84,19 @@ class _RunInProgress:
         if run.begin is not None:
             latents, levels = yield from run.begin(latents, levels)
         state, num_steps = State(latents), len(levels) - 1
+        run.denoiser.num_steps = len(run.levels) - 1
         for index, (level, next_level) in enumerate(pairwise(levels)):
             run.denoiser.step = len(run.levels) - 1 - num_steps + index  # of the whole schedule: a start may spare some
             context = StepContext(index, num_steps, run.noise, run.noise_schedule)
             state = yield from run.sampler.step(state, level, next_level, context)
             yield self._finish_step(context, level, next_level, state)
+
+    def _share_skipped(self) -> float:
+        """The share of the network's work that a cache left out since the last step."""
+        denoiser = self.run.denoiser
+        evaluations, calls = denoiser.evaluations - self._counted[0], denoiser.calls - self._counted[1]
+        self._counted = denoiser.evaluations, denoiser.calls
+        return 1 - evaluations / calls if calls and denoiser.cache is not None else 0.0
 
     def _finish_step(self, context: StepContext, level: Level, next_level: Level, state: State) -> Step:
         if state.denoised is None:
@@ -99,9 +109,21 @@ class _RunInProgress:
             latents=state.latents,
             denoised=state.denoised,
             evaluations=self.run.denoiser.evaluations,
-            seconds=self._own_seconds + time.perf_counter() - self._asked + self.run.denoiser.seconds,
+            elapsed=self._elapsed(),
             note=state.note,
+            skipped=self._share_skipped(),
         )
+
+    def _elapsed(self) -> Callable[[], float]:
+        """The run's time up to now, the sampler's and the network's, to be read off the device later."""
+        self._count_sampler_time()
+        sampler, network = self._timer.reading(), self.run.denoiser.timer.reading()
+        return lambda: sampler() + network()
+
+    def _count_sampler_time(self) -> None:
+        now = mark_time(self.run.latents.device)
+        self._timer.add(self._resumed, now)
+        self._resumed = now
 
 
 @torch.no_grad()
@@ -113,10 +135,12 @@ def denoise_together(runs: Sequence[Run]) -> Iterator[tuple[int, Step]]:
         SettingsError: a schedule is too short.
     """
     progress = [_RunInProgress(run) for run in runs]
-    while asking := [(index, one, one.query) for index, one in enumerate(progress) if one.query is not None]:
-        predictions = predict_together([(one.run.denoiser, query) for _, one, query in asking])
-        for (index, one, _), prediction in zip(asking, predictions, strict=True):
-            step = one.answer(prediction)
+    while asking := [
+        (index, active, active.query) for index, active in enumerate(progress) if active.query is not None
+    ]:
+        predictions = predict_together([(active.run.denoiser, query) for _, active, query in asking])
+        for (index, active, _), prediction in zip(asking, predictions, strict=True):
+            step = active.answer(prediction)
             if step is not None:
                 yield index, step
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from pipelines.core.devices import upload
+from pipelines.core.schedule import Level
+
 __all__ = ["NoiseSource", "initial_noise", "slerp"]
 
 _SEEDS = 2**63
@@ -21,6 +24,10 @@ class NoiseSource:
         seeds: one a sample.
     """
 
+    follows_path = False
+    """Whether `between` gives increments of one Brownian path in sigma / alpha, so that draws over overlapping spans
+    depend on each other."""
+
     def __init__(self, seeds: Sequence[int]):
         self._generators = [torch.Generator("cpu").manual_seed(seed % _SEEDS) for seed in seeds]
 
@@ -29,13 +36,17 @@ class NoiseSource:
         # Drawn in float32 whatever the dtype, or float64 would be another stream of numbers.
         dtype = torch.float32 if like.dtype != torch.float64 else torch.float64
         rows = [torch.randn((1, *like.shape[1:]), generator=one, dtype=dtype) for one in self._generators]
-        return torch.cat(rows).to(like)
+        return upload(torch.cat(rows), like.device, like.dtype)
+
+    def between(self, like: torch.Tensor, level: Level, next_level: Level) -> torch.Tensor:
+        """Draw noise for the span of an SDE solver's step, standard normal, (B, ...) as `like`; here simply fresh."""
+        return self(like)
 
     def clone(self) -> NoiseSource:
         """Make an independent source that will draw the same numbers, for search and particles."""
         twin = NoiseSource([0] * len(self._generators))
-        for mine, theirs in zip(self._generators, twin._generators, strict=True):
-            theirs.set_state(mine.get_state())
+        for generator, copy in zip(self._generators, twin._generators, strict=True):
+            copy.set_state(generator.get_state())
         return twin
 
 
@@ -52,13 +63,15 @@ def slerp(start: torch.Tensor, end: torch.Tensor, strength: float) -> torch.Tens
         return start
     if strength == 1:
         return end
-    flat_start, flat_end = start.flatten(1), end.flatten(1)
+    # In float16 a norm overflows at 65504, and an angle is known to three digits.
+    dtype = torch.promote_types(start.dtype, torch.float32)
+    flat_start, flat_end = start.flatten(1).to(dtype), end.flatten(1).to(dtype)
     cosine = torch.nn.functional.cosine_similarity(flat_start, flat_end, dim=1).clamp(-1, 1)
     angle = torch.arccos(cosine)[:, None]
-    along = torch.sin(angle)
-    straight = (1 - strength) * flat_start + strength * flat_end
-    turned = (torch.sin((1 - strength) * angle) * flat_start + torch.sin(strength * angle) * flat_end) / along
-    return torch.where(along.abs() < 1e-6, straight, turned).reshape(start.shape)
+    sine = torch.sin(angle)
+    linear = (1 - strength) * flat_start + strength * flat_end
+    spherical = (torch.sin((1 - strength) * angle) * flat_start + torch.sin(strength * angle) * flat_end) / sine
+    return torch.where(sine.abs() < 1e-6, linear, spherical).reshape(start.shape).to(start.dtype)
 
 
 def initial_noise(

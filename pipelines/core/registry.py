@@ -71,6 +71,8 @@ class Method(Generic[Built]):
         paper: source as "Authors, title, arXiv:number".
         help: one sentence for the person.
         groups: families of methods that a person may choose all at once, e.g. "first order".
+        schedule: of a sampler, the schedule that it takes on diffusion models where a request names none; "" for the
+            model's own.
     """
 
     key: str
@@ -81,6 +83,7 @@ class Method(Generic[Built]):
     paper: str = ""
     help: str = ""
     groups: tuple[str, ...] = ()
+    schedule: str = ""
 
     def build(self, values: Mapping[str, object] | None = None) -> Built:
         """Build the method with these settings (names to plain values, checked).
@@ -116,7 +119,7 @@ class Table(Mapping[str, Method[Built]]):
     def __init__(self, kind: str, methods: list[Method[Built]], fit: Callable[..., str | None] | None = None):
         self.kind = kind
         if fit is not None:
-            methods = [dataclasses.replace(method, fit=_both(fit, method.fit)) for method in methods]
+            methods = [dataclasses.replace(method, fit=_chain_fits(fit, method.fit)) for method in methods]
         self._methods = {method.key: method for method in methods}
         if len(self._methods) != len(methods):
             raise ValueError(f"two {kind}s share a key")
@@ -179,17 +182,17 @@ class Table(Mapping[str, Method[Built]]):
         Raises:
             UnknownMethodError: there is none of this name, in capitals or not.
         """
-        found = [one for one in self.values() if name.lower() in {group.lower() for group in one.groups}]
-        if not found:
+        methods = [one for one in self.values() if name.lower() in {group.lower() for group in one.groups}]
+        if not methods:
             raise UnknownMethodError(f"family of {self.kind}s", name, self.groups)
-        return found
+        return methods
 
     def fitting(self, traits: object) -> list[Method[Built]]:
         """List the methods that fit a subject, mostly a model's `Traits`, in the table's order."""
         return [method for method in self.values() if not method.fit(traits)]
 
 
-def _both(first: Callable[..., str | None], second: Callable[..., str | None]) -> Callable[..., str | None]:
+def _chain_fits(first: Callable[..., str | None], second: Callable[..., str | None]) -> Callable[..., str | None]:
     return lambda traits: first(traits) or second(traits)
 
 
@@ -218,11 +221,11 @@ def parse_settings(cls: type[Settings], values: Mapping[str, object], label: str
 
 
 def _check_value(
-    cls: type[DataclassInstance], field: dataclasses.Field[object], given: object, label: str
+    cls: type[DataclassInstance], field: dataclasses.Field[object], raw_value: object, label: str
 ) -> bool | int | float | str:
     kind = setting_type(cls, field.name)
     name = f"{label + ': ' if label else ''}{field.metadata.get('label') or field.name.replace('_', ' ')}"
-    value = _convert(kind, given, name)
+    value = _convert(kind, raw_value, name)
     choices, low, high = (field.metadata.get(key) for key in ("choices", "low", "high"))
     if choices and value not in choices:
         raise SettingsError(f"{name} is {str(value)[:80]!r}. Choose one of: {', '.join(map(str, choices))}.")
@@ -233,21 +236,21 @@ def _check_value(
 
 def _convert(kind: type, value: object, name: str) -> bool | int | float | str:
     words = {bool: "yes or no", int: "a whole number", float: "a number", str: "text"}[kind]
-    wrong = SettingsError(f"{name} is {str(value)[:80]!r}. It must be {words}.")
+    error = SettingsError(f"{name} is {str(value)[:80]!r}. It must be {words}.")
     if kind is bool:
         if not isinstance(value, bool):
-            raise wrong
+            raise error
         return value
     if kind is str:
         if not is_text(value):
-            raise wrong
+            raise error
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise wrong
+        raise error
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise wrong from None
+        raise error from None
     if not math.isfinite(number) or (kind is int and number != int(number)):
-        raise wrong
+        raise error
     return int(number) if kind is int else number

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.schedule import Level, NoiseSchedule
 
 __all__ = ["Past", "PastNoise", "Sampler", "State", "StepContext", "Stepping", "interpolate"]
@@ -88,8 +88,13 @@ class Sampler(Protocol):
             context: what else the step may use.
         """
 
-    def nfe(self, num_steps: int) -> int:
-        """Count the evaluations of the denoiser in a run of `num_steps` steps that ends without noise."""
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        """Count the evaluations of the denoiser in a run of `num_steps` steps.
+
+        Args:
+            num_steps: of the run.
+            ends_clean: whether its last step goes to no noise at all, where some samplers save an evaluation.
+        """
 
 
 def interpolate(prediction: Prediction, next_level: Level) -> torch.Tensor:

@@ -112,13 +112,13 @@ class DiscreteSchedule:
             ratio = float(self.alphas_cumprod[index])
             return Level(math.sqrt(ratio), math.sqrt(1 - ratio), float(timestep))
         log_sigma = float(np.interp(timestep, np.arange(self.num_train_timesteps), self._log_sigma_ve))
-        return _variance_preserving(math.exp(log_sigma), float(timestep))
+        return _build_variance_preserving_level(math.exp(log_sigma), float(timestep))
 
     def at_sigma_ve(self, sigma_ve: float) -> Level:
         if sigma_ve == 0:
             return CLEAN
         timestep = float(np.interp(math.log(sigma_ve), self._log_sigma_ve, np.arange(self.num_train_timesteps)))
-        return _variance_preserving(sigma_ve, timestep)
+        return _build_variance_preserving_level(sigma_ve, timestep)
 
     def network_time(self, fraction: float) -> float:
         return max(0.0, self.num_train_timesteps * fraction - 1)
@@ -127,7 +127,7 @@ class DiscreteSchedule:
         return 1.0
 
 
-def _variance_preserving(sigma_ve: float, timestep: float) -> Level:
+def _build_variance_preserving_level(sigma_ve: float, timestep: float) -> Level:
     alpha = 1 / math.sqrt(1 + sigma_ve**2)
     return Level(alpha, sigma_ve * alpha, timestep)
 
@@ -138,6 +138,8 @@ class FlowSchedule:
     Args:
         num_train_timesteps: T.
         shift: default shift of the family, sigma -> shift * sigma / (1 + (shift - 1) * sigma).
+        lowest: the sigma where schedules between two noise levels end before the clean sample; 0 for 1 / T.
+        terminal: where shifted times are stretched to end; 0 for where the shift puts them.
 
     Source: Liu et al., Flow straight and fast, arXiv:2209.03003; the shift is equation 23 of Esser et al.,
     Scaling rectified flow transformers, arXiv:2403.03206.
@@ -145,9 +147,11 @@ class FlowSchedule:
 
     steps_offset = 0
 
-    def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0):
+    def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0, lowest: float = 0.0, terminal: float = 0.0):
         self.num_train_timesteps = num_train_timesteps
         self.shift = shift
+        self.lowest = lowest or 1 / num_train_timesteps
+        self.terminal = terminal
 
     def at(self, timestep: float) -> Level:
         sigma = timestep / self.num_train_timesteps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pipelines.core.errors import SettingsError, UnknownMethodError
@@ -32,7 +32,7 @@ MAX_PROMPT = 4000
 
 _TEXTS = ("model", "prompt", "negative_prompt", "prompt_weighting")
 
-METHODS = ("sampler", "schedule", "guidance", "start")
+METHODS = ("sampler", "schedule", "guidance", "start", "made_like", "second_pass", "cache")
 """The fields of a request that hold a method."""
 
 
@@ -65,7 +65,7 @@ class Choice:
             f"A method is given as {str(value)[:80]!r}. Give its key, or an object with 'key' and its settings."
         )
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """Write {"key": ..., <setting>: <value>, ...}, which `parse` reads back."""
         return {"key": self.key, **self.settings}
 
@@ -106,6 +106,9 @@ class Request:
         model: key of the catalog.
         prompt, negative_prompt: as typed, with weights, switches and AND; wildcards already drawn.
         sampler, schedule, guidance, start: methods by key with their settings.
+        made_like: the program whose noise, times and formulas the run has, with its settings.
+        second_pass: what is done to the finished picture at a larger size, with its settings.
+        cache: what leaves parts of the network's evaluations out, with its settings.
         num_inference_steps: steps of the sampler.
         width, height: pixels; 0 takes the model's own.
         seed: of the first picture; picture i of a batch has seed + i.
@@ -123,6 +126,9 @@ class Request:
     schedule: Choice = Choice("uniform")
     guidance: Choice = Choice("cfg")
     start: Choice = Choice("noise")
+    made_like: Choice = Choice("here")
+    second_pass: Choice = Choice("none")
+    cache: Choice = Choice("none")
     num_inference_steps: int = 25
     width: int = 0
     height: int = 0
@@ -205,12 +211,14 @@ class Traits:
         backbone: "unet", "transformer" or "pipeline" (a stock pipeline: only its own call).
         guidance: "cfg" (a conditional and an unconditional pass), "embedded" (the scale is an input of
             the network) or "none".
+        compiled: whether PyTorch compiles its network, whose layers then cannot be left out one by one.
     """
 
     family: str
     prediction_type: str
     backbone: str
     guidance: str = "cfg"
+    compiled: bool = False
 
     @property
     def flow(self) -> bool:
@@ -229,9 +237,11 @@ class Step:
         next_level: noise level of `latents`.
         latents: (B, C, h, w), float32, x = alpha * x0 + sigma * eps at `next_level`.
         denoised: (B, C, h, w), float32, the estimate of x0 that the step moved towards.
-        evaluations: network evaluations per sample since the start, every guidance branch counted.
-        seconds: wall time since the start, the network's and the sampler's, not the consumers'.
+        evaluations: network evaluations per sample since the start, every guidance branch counted; one that a cache
+            shortened counts as the share that was run.
+        elapsed: gives `seconds`; the loop does not wait for them.
         note: one sentence of the sampler's on the run so far, for the person; mostly empty.
+        skipped: share of this step's work in the network that a cache left out, 0 to 1.
     """
 
     index: int
@@ -240,9 +250,16 @@ class Step:
     next_level: Level
     latents: torch.Tensor
     denoised: torch.Tensor
-    evaluations: int
-    seconds: float
+    evaluations: float
+    elapsed: Callable[[], float] = dataclasses.field(repr=False, compare=False)
     note: str = ""
+    skipped: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start, the network's and the sampler's, not the consumers'; waits until the device has done
+        the step."""
+        return self.elapsed()
 
 
 @dataclasses.dataclass(frozen=True)

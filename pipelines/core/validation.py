@@ -17,18 +17,18 @@ __all__ = [
 ]
 
 
-def require_fields(values: Mapping[str, object], known: Iterable[str], kind: str) -> None:
+def require_fields(values: Mapping[str, object], fields: Iterable[str], kind: str) -> None:
     """Refuse a request with a field that its kind does not have.
 
     Args:
         values: untrusted.
-        known: names of the fields.
+        fields: names of the fields.
         kind: of request, for the message: "a comparison".
 
     Raises:
         UnknownMethodError: the first such field.
     """
-    names = list(known)
+    names = list(fields)
     for name in values:
         if name not in names:
             raise UnknownMethodError(f"setting of {kind}", name, names)

@@ -7,6 +7,15 @@ from pipelines.core.types import Traits
 from pipelines.edits.base import Edit
 from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
 from pipelines.edits.inpaint import Inpaint, InpaintSettings, Outpaint, OutpaintSettings
+from pipelines.edits.masactrl import MasaCtrl, MasaCtrlSettings
+from pipelines.edits.paired import (
+    FlowEdit,
+    FlowEditSettings,
+    InfEdit,
+    InfEditSettings,
+    fits_flow_edit,
+    fits_paired,
+)
 from pipelines.edits.prompt_to_prompt import (
     Refine,
     RefineSettings,
@@ -92,6 +101,33 @@ EDITS: Table[Edit] = Table(
             fit=fits_prompt_to_prompt,
             paper=_P2P,
             help="Makes single words count more or less.",
+        ),
+        Method(
+            "masactrl",
+            "MasaCtrl",
+            MasaCtrl,
+            MasaCtrlSettings,
+            fit=fits_prompt_to_prompt,
+            paper="Cao et al., MasaCtrl, arXiv:2304.08465",
+            help="The edit takes its looks from the source, place by place: for another pose of the same thing.",
+        ),
+        Method(
+            "infedit",
+            "InfEdit",
+            InfEdit,
+            InfEditSettings,
+            fit=fits_paired,
+            paper="Xu et al., InfEdit, arXiv:2312.04965",
+            help="Draws the source and the edit from the same noise and keeps their difference: no inversion.",
+        ),
+        Method(
+            "flow_edit",
+            "FlowEdit",
+            FlowEdit,
+            FlowEditSettings,
+            fit=fits_flow_edit,
+            paper="Kulikov et al., FlowEdit, arXiv:2412.08629",
+            help="Moves the picture by the difference of two velocities, source and edit: for flow models.",
         ),
     ],
 )

@@ -18,8 +18,16 @@ __all__ = ["MapController", "attention_layers", "opened_attention"]
 class MapController(Protocol):
     """Sees and may change every attention map of a network."""
 
+    def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return what keys and values are made of in a layer of self-attention.
+
+        Args:
+            layer: the name of the layer.
+            hidden_states: (R, places, channels), R the rows of the evaluation.
+        """
+
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
-        """The maps to use.
+        """Return the maps to use.
 
         Args:
             maps: (R, heads, queries, keys) probabilities, R the rows of the evaluation.
@@ -38,20 +46,20 @@ def attention_layers(network: torch.nn.Module) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def opened_attention(network: torch.nn.Module, controller: MapController) -> Iterator[None]:
-    """The network with its attention maps under a controller while the context lasts.
+    """Provide the network with its attention maps under a controller while the context lasts.
 
     Args:
         network: a UNet of diffusers; it gets the very processors back that it had, whatever happens.
         controller: changes the maps.
     """
-    kept = {}
+    processors = {}
     try:
-        for layer in attention_layers(network).values():
-            kept[layer] = layer.processor
-            layer.set_processor(_OpenProcessor(controller))
+        for name, layer in attention_layers(network).items():
+            processors[layer] = layer.processor
+            layer.set_processor(_OpenProcessor(name, controller))
         yield
     finally:
-        for layer, processor in kept.items():
+        for layer, processor in processors.items():
             layer.set_processor(processor)
 
 
@@ -61,8 +69,8 @@ class _OpenProcessor:
     Source: Vaswani et al., Attention is all you need, arXiv:1706.03762, equation 1.
     """
 
-    def __init__(self, controller: MapController):
-        self.controller = controller
+    def __init__(self, name: str, controller: MapController):
+        self.name, self.controller = name, controller
 
     def __call__(
         self,
@@ -81,7 +89,7 @@ class _OpenProcessor:
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         cross = encoder_hidden_states is not None
-        keys_from = encoder_hidden_states if cross else hidden_states
+        keys_from = encoder_hidden_states if cross else self.controller.change_source(self.name, hidden_states)
         if cross and attn.norm_cross:
             keys_from = attn.norm_encoder_hidden_states(keys_from)
         mask = attn.prepare_attention_mask(attention_mask, keys_from.shape[1], len(hidden_states))

@@ -10,14 +10,15 @@ from typing import ClassVar, Protocol
 import torch
 
 from pipelines.core.sampler import Sampler
+from pipelines.core.schedule import Level
 from pipelines.edits.words import Words
 
-__all__ = ["Edit", "EditContext", "Undressed"]
+__all__ = ["Edit", "EditContext", "UnpatchedEdit"]
 
 
 @dataclasses.dataclass(frozen=True)
 class EditContext:
-    """What an edit may use.
+    """Says what an edit may use.
 
     Attributes:
         network: the denoising network, borrowed.
@@ -25,6 +26,7 @@ class EditContext:
         image_latents: (1, C, h, w), of the picture.
         noise: (1, C, h, w), the run's initial noise.
         mask: (1, 1, h, w) bool, true where the picture may change; None without a mask.
+        weights: (1, 1, h, w), how much it may change there, 0 to 1; None without a mask.
         source, target: the prompts' words; called only by edits that need them.
         guided: whether each row is evaluated with the negative prompt too.
     """
@@ -37,41 +39,72 @@ class EditContext:
     source: Callable[[], Words]
     target: Callable[[], Words]
     guided: bool
+    weights: torch.Tensor | None = None
 
 
 class Edit(Protocol):
-    """One method of the edit table, built with its settings.
+    """Represents one method of the edit table, built with its settings.
 
     Attributes:
-        inverts: whether it consumes an inversion's trajectory; else the run starts from the noised picture.
+        inverts: whether it consumes an inversion's trajectory; else the run starts from the picture.
+        paired: whether it has no inversion and yet draws the source in a first row, beside the edit.
         masked: whether it needs a mask from the person.
         strength: share of the steps that are run, 0 to 1; of an edit that inverts, the inversion's counts.
+        source_guidance: guidance scale of the source's row, of an edit that is paired.
         margins: (left, top, right, bottom) pixels by which the canvas grows.
+        mask_blur: pixels of the picture over which the mask fades.
+        is_cropped: whether only the part around the mask is drawn, at the model's own size.
+        padding: pixels around the mask that belong to this part.
     """
 
     inverts: ClassVar[bool]
+    paired: ClassVar[bool]
     masked: ClassVar[bool]
     strength: float
+    source_guidance: float
     margins: tuple[int, int, int, int]
+    mask_blur: float
+    is_cropped: bool
+    padding: int
+
+    def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
+        """Return the latents that a run without an inversion starts from.
+
+        Args:
+            image_latents, noise: (1, C, h, w), of the picture and unit normal.
+            level: the first of the run.
+
+        Returns:
+            (1, C, h, w), or (2, C, h, w) of an edit that is paired.
+        """
 
     def applied(self, context: EditContext) -> AbstractContextManager[Sampler]:
-        """The run's sampler while the network is dressed.
+        """Provide the run's sampler while the network is patched.
 
         Raises:
             PromptError: the prompts do not fit the method.
         """
 
     def needs_source(self) -> bool:
-        """Whether it cannot work without a prompt of the source picture."""
+        """Say whether it cannot work without a prompt of the source picture."""
 
 
-class Undressed:
-    """Defaults of edits that change neither network nor canvas."""
+class UnpatchedEdit:
+    """Provides defaults of edits that change neither network nor canvas."""
 
     inverts: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
     masked: ClassVar[bool] = False
     strength: float = 1.0
+    source_guidance: float = 1.0
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+    mask_blur: float = 0.0
+    is_cropped: bool = False
+    padding: int = 0
+
+    def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
+        noised = level.alpha * image_latents + level.sigma * noise
+        return noised.repeat(2, 1, 1, 1) if self.paired else noised
 
     def needs_source(self) -> bool:
         return False

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
-from pipelines.edits.base import EditContext, Undressed
+from pipelines.edits.base import EditContext, UnpatchedEdit
 
 __all__ = ["ImageToImage", "ImageToImageSettings"]
 
@@ -16,12 +16,17 @@ __all__ = ["ImageToImage", "ImageToImageSettings"]
 @dataclasses.dataclass(frozen=True)
 class ImageToImageSettings:
     strength: float = setting(
-        0.6, "Share of the steps that are run: 0 keeps the picture, 1 all but forgets it.", low=0, high=1, step=0.05
+        0.6,
+        "Share of the steps that are run: 0 keeps the picture, 1 all but forgets it.",
+        low=0,
+        high=1,
+        step=0.05,
+        label="Denoising strength",
     )
 
 
-class ImageToImage(Undressed):
-    """SDEdit with a text-to-image model.
+class ImageToImage(UnpatchedEdit):
+    """Runs SDEdit with a text-to-image model.
 
     Source: Meng et al., SDEdit, arXiv:2108.01073, algorithm 1.
     """

@@ -11,22 +11,22 @@ from pipelines.core.sampler import Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
 from pipelines.inversions.base import SOURCE, TARGET
 
-__all__ = ["LocalBlend", "WordMaps", "blended_rows"]
+__all__ = ["LocalBlend", "WordMaps", "blend_rows"]
 
 _LARGEST_SIDE = 16
 _THRESHOLD = 0.3
 _FROM = 0.2
 
 
-def blended_rows(latents: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """x = x_src + m * (x - x_src) for every pair of rows (source, edit): (R, C, h, w), mask (1, 1, h, w) bool."""
+def blend_rows(latents: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Compute x_src + m * (x - x_src) for each pair of rows (source, edit): (R, C, h, w), mask (1, 1, h, w) bool."""
     pairs = latents.unflatten(0, (-1, 2))
     edited = torch.where(mask, pairs[:, TARGET], pairs[:, SOURCE])
     return torch.stack([pairs[:, SOURCE], edited], dim=1).flatten(0, 1)
 
 
 class WordMaps:
-    """Where the words of both prompts look, added up over layers, heads and steps.
+    """Says where the words of both prompts look, added up over layers, heads and steps.
 
     Of the cross-attention maps it takes the finest with at most 16 places a side, which for Stable Diffusion are
     those of the layers at a quarter of the latents' side.
@@ -44,7 +44,7 @@ class WordMaps:
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
 
     def add(self, maps: torch.Tensor) -> None:
-        """Maps (2, heads, queries, L) of source and edit."""
+        """Add maps (2, heads, queries, L) of source and edit."""
         height, width = self.shape
         shrink = round((height * width / maps.shape[2]) ** 0.5)
         side = (-(-height // shrink), -(-width // shrink))
@@ -54,22 +54,22 @@ class WordMaps:
             maps[row][..., list(places)].sum(-1).mean(0)
             for row, places in ((SOURCE, self.source), (TARGET, self.target))
         ]
-        added = torch.stack(words).reshape(2, 1, *side)
-        self._sums[side] = self._sums[side] + added if side in self._sums else added.clone()
+        maps_of_words = torch.stack(words).reshape(2, 1, *side)
+        self._sums[side] = self._sums[side] + maps_of_words if side in self._sums else maps_of_words.clone()
 
     def mask(self) -> torch.Tensor | None:
-        """(1, 1, h, w) bool: the union of both prompts' places; None before the first map."""
+        """Return (1, 1, h, w) bool: the union of both prompts' places; None before the first map."""
         if not self._sums:
             return None
-        summed = self._sums[max(self._sums)]
-        spread = F.interpolate(F.max_pool2d(summed, 3, stride=1, padding=1), self.shape)
-        peak = spread.amax(dim=(2, 3), keepdim=True)
-        seen = torch.where(peak > 0, spread / peak.clamp_min(1e-12), spread) > _THRESHOLD
-        return seen.any(dim=0, keepdim=True)
+        sums = self._sums[max(self._sums)]
+        widened = F.interpolate(F.max_pool2d(sums, 3, stride=1, padding=1), self.shape)
+        peak = widened.amax(dim=(2, 3), keepdim=True)
+        is_inside = torch.where(peak > 0, widened / peak.clamp_min(1e-12), widened) > _THRESHOLD
+        return is_inside.any(dim=0, keepdim=True)
 
 
 class LocalBlend:
-    """A sampler that puts the source back outside the mask after each step.
+    """Wraps a sampler and puts the source back outside the mask after each step.
 
     Args:
         inner: the sampler of the rows (source, edit), or of several such pairs.
@@ -78,19 +78,19 @@ class LocalBlend:
     """
 
     def __init__(self, inner: Sampler, mask: torch.Tensor | None = None, maps: WordMaps | None = None):
-        self.inner, self.drawn, self.maps = inner, mask, maps
+        self.inner, self.user_mask, self.maps = inner, mask, maps
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
-        moved = yield from self.inner.step(state, level, next_level, context)
-        mask = self.drawn
+        next_state = yield from self.inner.step(state, level, next_level, context)
+        mask = self.user_mask
         if self.maps is not None and context.index >= _FROM * context.num_steps:
-            seen = self.maps.mask()
-            mask = seen if mask is None else mask if seen is None else mask & seen
+            map_mask = self.maps.mask()
+            mask = map_mask if mask is None else mask if map_mask is None else mask & map_mask
         if mask is None:
-            return moved
+            return next_state
         return dataclasses.replace(
-            moved, latents=blended_rows(moved.latents, mask), denoised=blended_rows(moved.denoised, mask)
+            next_state, latents=blend_rows(next_state.latents, mask), denoised=blend_rows(next_state.denoised, mask)
         )
 
-    def nfe(self, num_steps: int) -> int:
-        return self.inner.nfe(num_steps)
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return self.inner.nfe(num_steps, ends_clean)

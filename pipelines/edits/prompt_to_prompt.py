@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 
@@ -14,12 +15,13 @@ from pipelines.core.sampler import Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
 from pipelines.edits.attention import opened_attention
-from pipelines.edits.base import EditContext, Undressed
+from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend, WordMaps
 from pipelines.edits.words import Words, align, equalizer, phrases, replacement
 from pipelines.inversions.base import SOURCE, TARGET
 
 __all__ = [
+    "Counting",
     "PromptToPrompt",
     "Refine",
     "RefineSettings",
@@ -66,7 +68,7 @@ class ReweightSettings:
 
 
 def fits_prompt_to_prompt(traits: Traits) -> str | None:
-    """Why not, or None: a transformer mixes words and picture in one attention."""
+    """Say why not, or return None: a transformer mixes words and picture in one attention."""
     return (
         None if traits.backbone == "unet" else "it changes the attention maps of a UNet, which this model has none of"
     )
@@ -89,7 +91,10 @@ class SharedMaps:
     ):
         self.change_cross, self.cross_until, self.self_until = change_cross, cross_until, self_until
         self.rows, self.words = rows, words
-        self.done = 0.0
+        self.share_done = 0.0
+
+    def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states
 
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
         if len(maps) != self.rows:
@@ -100,31 +105,37 @@ class SharedMaps:
         source, edit = maps[SOURCE - 2], maps[TARGET - 2]
         if cross and self.words is not None:
             self.words.add(maps[-2:])
-        if cross and self.done < self.cross_until:
+        if cross and self.share_done < self.cross_until:
             edit = self.change_cross(source, edit)
-        elif not cross and self.done < self.self_until and maps.shape[2] <= _LARGEST_SELF:
+        elif not cross and self.share_done < self.self_until and maps.shape[2] <= _LARGEST_SELF:
             edit = source
         else:
             return maps
         return torch.cat([maps[:-1], edit[None]])
 
 
-class _Counting:
+class HasProgress(Protocol):
+    """Describes what wants to know how far a run is, as a share of its steps."""
+
+    share_done: float
+
+
+class Counting:
     """A sampler that tells the controller how far the run is."""
 
-    def __init__(self, inner: Sampler, controller: SharedMaps):
+    def __init__(self, inner: Sampler, controller: HasProgress):
         self.inner, self.controller = inner, controller
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
-        self.controller.done = context.index / context.num_steps
+        self.controller.share_done = context.index / context.num_steps
         return (yield from self.inner.step(state, level, next_level, context))
 
-    def nfe(self, num_steps: int) -> int:
-        return self.inner.nfe(num_steps)
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return self.inner.nfe(num_steps, ends_clean)
 
 
-class PromptToPrompt(Undressed):
-    """What replace, refine and reweight share.
+class PromptToPrompt(UnpatchedEdit):
+    """Says what replace, refine and reweight share.
 
     Source: Hertz et al., Prompt-to-prompt image editing with cross-attention control, arXiv:2208.01626, algorithm 1.
     Differs: self-attention of up to 32 x 32 places is taken over (their code: 16 x 16).
@@ -138,73 +149,77 @@ class PromptToPrompt(Undressed):
     def needs_source(self) -> bool:
         return True
 
-    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
-        """The method's own change of the cross maps, its tensors on the device and in the dtype of `like`."""
+    def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+        """Build the method's own change of the cross maps, its tensors on the device and in the dtype of `like`."""
         raise NotImplementedError
 
     @contextlib.contextmanager
     def applied(self, context: EditContext) -> Iterator[Sampler]:
         source, target, settings = context.source(), context.target(), self.settings
         parameter = next(context.network.parameters())
-        words = _word_maps(settings.blend, source, target, context.image_latents)
+        words = _build_word_maps(settings.blend, source, target, context.image_latents)
         controller = SharedMaps(
-            self.cross_change(source, target, parameter),
+            self.build_cross_change(source, target, parameter),
             settings.cross_until,
             settings.self_until,
             4 if context.guided else 2,
             words,
         )
-        sampler: Sampler = _Counting(context.sampler, controller)
+        sampler: Sampler = Counting(context.sampler, controller)
         if words is not None or context.mask is not None:
             sampler = LocalBlend(sampler, context.mask, words)
         with opened_attention(context.network, controller):
             yield sampler
 
 
-def _word_maps(blend: str, source: Words, target: Words, latents: torch.Tensor) -> WordMaps | None:
-    named = phrases(blend)
-    if not named:
+def _build_word_maps(blend: str, source: Words, target: Words, latents: torch.Tensor) -> WordMaps | None:
+    blend_phrases = phrases(blend)
+    if not blend_phrases:
         return None
-    for phrase in named:
+    for phrase in blend_phrases:
         if not source.find(phrase) and not target.find(phrase):
             raise PromptError(
                 f"Neither prompt has {phrase[:60]!r}, which the local blend names. Choose words of the prompts."
             )
-    places = [tuple(place for phrase in named for place in words.find(phrase)) for words in (source, target)]
+    places = [tuple(place for phrase in blend_phrases for place in words.find(phrase)) for words in (source, target)]
     return WordMaps(*places, tuple(latents.shape[-2:]))
 
 
 class Replace(PromptToPrompt):
-    """Words swapped one for one: M_src times the mapper. Source: arXiv:2208.01626, section 3.2, word swap."""
+    """Swaps words one for one: M_src times the mapper. Source: arXiv:2208.01626, section 3.2, word swap."""
 
     def __init__(self, settings: ReplaceSettings = ReplaceSettings()):
         super().__init__(settings)
 
-    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+    def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
         matrix = replacement(source, target).to(like)
-        return lambda own, edit: own @ matrix
+        return lambda source_maps, edit: source_maps @ matrix
 
 
 class Refine(PromptToPrompt):
-    """Words added: common words look where the source's did, new ones freely. Source: section 3.2, equation 6."""
+    """Adds words: common words look where the source's did, new ones freely. Source: section 3.2, equation 6."""
 
     def __init__(self, settings: RefineSettings = RefineSettings()):
         super().__init__(settings)
 
-    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
-        places, known = align(source, target)
-        places, known = places.to(like.device), known.to(like) > 0
-        return lambda own, edit: torch.where(known, own[..., places], edit)
+    def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+        places, has_source = align(source, target)
+        places, has_source = places.to(like.device), has_source.to(like) > 0
+        return lambda source_maps, edit: torch.where(has_source, source_maps[..., places], edit)
 
 
 class Reweight(Refine):
-    """Words made to count more or less: the refined maps times a factor each. Source: section 3.2, re-weighting."""
+    """Makes words count more or less: the refined maps times a factor each. Source: section 3.2, re-weighting."""
 
     def __init__(self, settings: ReweightSettings = ReweightSettings()):
         PromptToPrompt.__init__(self, settings)
+        self.weighted_words = settings.words
 
-    def cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
-        if not self.settings.words.strip():
+    def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+        if not self.weighted_words.strip():
             raise PromptError("Reweight has no words to weigh. Write e.g. red=2, background=0.5.")
-        refined, factors = super().cross_change(source, target, like), equalizer(target, self.settings.words).to(like)
-        return lambda own, edit: refined(own, edit) * factors
+        refined, factors = (
+            super().build_cross_change(source, target, like),
+            equalizer(target, self.weighted_words).to(like),
+        )
+        return lambda source_maps, edit: refined(source_maps, edit) * factors

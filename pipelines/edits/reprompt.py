@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from pipelines.core.registry import NoSettings
 from pipelines.core.sampler import Sampler
-from pipelines.edits.base import EditContext, Undressed
+from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend
 
 __all__ = ["Reprompt"]
 
 
-class Reprompt(Undressed):
-    """From the end of the inversion back down with the edit's prompt; a drawn mask keeps the edit inside it.
+class Reprompt(UnpatchedEdit):
+    """Goes from the end of the inversion back down with the edit's prompt; a drawn mask keeps the edit inside it.
 
     Source: Mokady et al., Null-text inversion, arXiv:2211.09794, section 3.1, the baseline.
     """

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipelines.core.errors import PromptError
 from pipelines.families.prompts import clip_tokens
 from pipelines.prompts.weights import parse_weights
+
+if TYPE_CHECKING:
+    from pipelines.weights.tokenizer import Tokenizer
 
 __all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement"]
 
@@ -32,21 +35,21 @@ class Words:
     length: int
 
     def find(self, phrase: str) -> tuple[int, ...]:
-        """Positions of the tokens of a word or of several in a row, wherever they stand; () if nowhere."""
-        sought = [_bare(word) for word in phrase.split()]
-        own, found = [_bare(word) for word in self.words], []
-        for start in range(len(own) - len(sought) + 1):
-            if sought and own[start : start + len(sought)] == sought:
-                found += [place for places in self.places[start : start + len(sought)] for place in places]
-        return tuple(found)
+        """Find the positions of the tokens of a word or of several in a row, wherever they stand; () if nowhere."""
+        phrase_words = [_strip_punctuation(word) for word in phrase.split()]
+        words, positions = [_strip_punctuation(word) for word in self.words], []
+        for start in range(len(words) - len(phrase_words) + 1):
+            if phrase_words and words[start : start + len(phrase_words)] == phrase_words:
+                positions += [place for places in self.places[start : start + len(phrase_words)] for place in places]
+        return tuple(positions)
 
 
-def _bare(word: str) -> str:
+def _strip_punctuation(word: str) -> str:
     return word.strip(".,;:!?").lower()
 
 
-def read_words(tokenizer: Any, prompt: str) -> Words:
-    """A prompt's words and their tokens.
+def read_words(tokenizer: Tokenizer, prompt: str) -> Words:
+    """Read a prompt's words and their tokens.
 
     Raises:
         PromptError: it is longer than one row of the text encoder, or a weight cuts through a word.
@@ -60,11 +63,12 @@ def read_words(tokenizer: Any, prompt: str) -> Words:
             "chunk can be edited: shorten it, and leave BREAK out."
         )
     words = "".join(text for text, _ in parse_weights(prompt)).split()
-    places, spelled = [], []
+    places: list[tuple[int, ...]] = []
+    spelled: list[int] = []
     for word in words:
-        own = tokenizer(word, add_special_tokens=False, truncation=False, verbose=False).input_ids
-        places.append(tuple(range(1 + len(spelled), 1 + len(spelled) + len(own))))
-        spelled += own
+        token_ids = tokenizer(word, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        places.append(tuple(range(1 + len(spelled), 1 + len(spelled) + len(token_ids))))
+        spelled += token_ids
     if tuple(spelled) != ids:
         raise PromptError(
             f"The words of {prompt[:60]!r} cannot be told apart. Put weights around whole words: (word:1.2)."
@@ -73,7 +77,7 @@ def read_words(tokenizer: Any, prompt: str) -> Words:
 
 
 def replacement(source: Words, target: Words) -> torch.Tensor:
-    """(L, L) float32 matrix M: attention maps of the source (..., L) times M lie on the target's tokens.
+    """Return (L, L) float32 matrix M: attention maps of the source (..., L) times M lie on the target's tokens.
 
     Words correspond one to one. A word of other length shares its attention evenly among its tokens, and every
     row sums to one, so that no attention is lost.
@@ -89,11 +93,11 @@ def replacement(source: Words, target: Words) -> torch.Tensor:
             "swapped one for one. Use as many words, or choose Refine."
         )
     matrix = torch.zeros(source.length, target.length)
-    for own, other in zip(source.places, target.places, strict=True):
-        even = len(own) == len(other)
-        for index, place in enumerate(own):
-            for taking in [other[index]] if even else other:
-                matrix[place, taking] = 1 if even else 1 / len(other)
+    for source_places, target_places in zip(source.places, target.places, strict=True):
+        even = len(source_places) == len(target_places)
+        for index, place in enumerate(source_places):
+            for taking in [target_places[index]] if even else target_places:
+                matrix[place, taking] = 1 if even else 1 / len(target_places)
     matrix[0, 0] = 1
     after, other_after = len(source.ids) + 1, len(target.ids) + 1
     for offset in range(source.length - after):  # the mark of end and the padding
@@ -102,7 +106,7 @@ def replacement(source: Words, target: Words) -> torch.Tensor:
 
 
 def align(source: Words, target: Words) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each position of the target the source's that it was before, and whether there is one.
+    """Find for each position of the target the source's that it was before, and whether there is one.
 
     The longest common subsequence of the tokens; the marks and the padding correspond in order.
 
@@ -114,28 +118,28 @@ def align(source: Words, target: Words) -> tuple[torch.Tensor, torch.Tensor]:
 
     Source: Hertz et al., arXiv:2208.01626, section 3.2, adding a new phrase, equation 6.
     """
-    pairs = _common(source.ids, target.ids)
+    pairs = _align_longest_common(source.ids, target.ids)
     if not pairs:
         raise PromptError(
             "The source prompt and the edit's have no word in common, so nothing is kept. Choose Plain re-prompting."
         )
-    places, known = torch.zeros(target.length, dtype=torch.int64), torch.zeros(target.length)
-    known[0] = 1
-    for own, other in pairs:
-        places[other + 1], known[other + 1] = own + 1, 1
+    places, has_source = torch.zeros(target.length, dtype=torch.int64), torch.zeros(target.length)
+    has_source[0] = 1
+    for source_index, target_index in pairs:
+        places[target_index + 1], has_source[target_index + 1] = source_index + 1, 1
     after, other_after = len(source.ids) + 1, len(target.ids) + 1
     for offset in range(target.length - other_after):
-        places[other_after + offset], known[other_after + offset] = min(after + offset, source.length - 1), 1
-    return places, known
+        places[other_after + offset], has_source[other_after + offset] = min(after + offset, source.length - 1), 1
+    return places, has_source
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+def _align_longest_common(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
     """Index pairs of a longest common subsequence, in order."""
     lengths = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i in reversed(range(len(first))):
         for j in reversed(range(len(second))):
-            same = lengths[i + 1][j + 1] + 1 if first[i] == second[j] else 0
-            lengths[i][j] = max(same, lengths[i + 1][j], lengths[i][j + 1])
+            extended = lengths[i + 1][j + 1] + 1 if first[i] == second[j] else 0
+            lengths[i][j] = max(extended, lengths[i + 1][j], lengths[i][j + 1])
     pairs, i, j = [], 0, 0
     while i < len(first) and j < len(second):
         if first[i] == second[j] and lengths[i][j] == lengths[i + 1][j + 1] + 1:
@@ -149,12 +153,12 @@ def _common(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]
 
 
 def phrases(text: str) -> list[str]:
-    """What stands between commas or semicolons."""
+    """Return what stands between commas or semicolons."""
     return [one.strip() for one in text.replace(";", ",").split(",") if one.strip()]
 
 
 def equalizer(target: Words, text: str) -> torch.Tensor:
-    """(L,) float32 factors of the target's attention from "red=2, fluffy hat=0.5"; 1 for all other words.
+    """Return (L,) float32 factors of the target's attention from "red=2, fluffy hat=0.5"; 1 for all other words.
 
     Raises:
         PromptError: a word that the prompt lacks, or a factor that is no number from -10 to 10.

@@ -35,7 +35,7 @@ _SIDES = re.compile(r"\s+(?:to the )?(left|right) of\s+")
 
 @dataclass(frozen=True)
 class Truth:
-    """What a caption says: labels from left to right, and the background if it is named."""
+    """Says what a caption says: labels from left to right, and the background if it is named."""
 
     labels: tuple[str, ...]
     background: str | None
@@ -58,8 +58,8 @@ def caption(scene: Scene, catalog: Catalog, rng: np.random.Generator, empty: flo
     if len(items) == 1:
         subject = with_article(choose_phrase(items[0], catalog, rng), article)
     else:
-        left, right = (with_article(choose_name(item, rng), article) for item in items)
-        subject = f"{left} left of {right}" if rng.random() < 0.6 else f"{right} right of {left}"
+        left_name, right_name = (with_article(choose_name(item, rng), article) for item in items)
+        subject = f"{left_name} left of {right_name}" if rng.random() < 0.6 else f"{right_name} right of {left_name}"
     if rng.random() < 0.12:
         subject = PREFIXES[rng.integers(len(PREFIXES))] + subject
     draw = rng.random()
@@ -69,7 +69,7 @@ def caption(scene: Scene, catalog: Catalog, rng: np.random.Generator, empty: flo
 
 
 def plain_caption(scene: Scene) -> str:
-    """The one plain caption of a scene: "a cat face left of a fox on a blue background"."""
+    """Return the one plain caption of a scene: "a cat face left of a fox on a blue background"."""
     subject = " left of ".join(with_article(placed.label, True) for placed in scene.objects)
     return subject + on_background(scene.background)
 
@@ -93,9 +93,9 @@ def parse(text: str, catalog: Catalog) -> Truth:
 def split_background(text: str) -> tuple[str, str | None]:
     """Split a caption into its subject, lower case without a prefix, and its background or None."""
     rest = _PREFIX.sub("", " ".join(text.lower().split()))
-    found = _BACKGROUND.search(rest)
-    if found and found.group(1) in BACKGROUNDS:
-        return rest[: found.start()], found.group(1)
+    match = _BACKGROUND.search(rest)
+    if match and match.group(1) in BACKGROUNDS:
+        return rest[: match.start()], match.group(1)
     return rest, None
 
 
@@ -105,9 +105,9 @@ def resolve_object(phrase: str, catalog: Catalog) -> str:
     Raises: TrainingError when it names no object, or more than one.
     """
     phrase = _ARTICLE.sub("", phrase.strip())
-    named = catalog.find(phrase)
-    if named:
-        return named.label
+    match = catalog.find(phrase)
+    if match:
+        return match.label
     words = [word.strip() for word in phrase.split(",")]
     fitting = catalog.described_by(words)
     if len(fitting) != 1:

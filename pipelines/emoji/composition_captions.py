@@ -37,7 +37,7 @@ _NUMBER = re.compile(rf"^({'|'.join(NUMBERS.values())})\s+(.+)$")
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption says.
+    """Says what a caption says.
 
     `kind` is one of `compositions.KINDS`, `labels` come in the relation's order, `count` objects are in the
     picture; `size` and `background` are None where no word is said about them.
@@ -62,7 +62,7 @@ def describe(composition: Composition, catalog: Catalog, rng: np.random.Generato
     """
     if rng.random() < empty:
         return ""
-    subject = _subject(composition, catalog, rng)
+    subject = _describe_subject(composition, catalog, rng)
     if rng.random() < 0.08:
         subject = PREFIXES[rng.integers(len(PREFIXES))] + subject
     draw, background = rng.random(), composition.scene.background
@@ -79,7 +79,7 @@ def describe_plainly(composition: Composition) -> str:
     elif kind == "count":
         subject = f"{NUMBERS[composition.count]} {pluralize(labels[0])}"
     else:
-        subject = with_article(_sized(labels[0], composition.size), True)
+        subject = with_article(_add_size_word(labels[0], composition.size), True)
     return subject + on_background(composition.scene.background)
 
 
@@ -100,10 +100,10 @@ def parse_description(text: str, catalog: Catalog) -> Description:
         kind = next(kind for kind, converse in CONVERSES.items() if converse == word)
         return Description(kind, labels[::-1], 2, None, background)
     numbered, sized = _NUMBER.match(subject), _SIZE.match(subject)
-    named = _find_plural(numbered.group(2), catalog) if numbered else None
-    if numbered and named:
+    item = _find_plural(numbered.group(2), catalog) if numbered else None
+    if numbered and item:
         count = next(count for count, word in NUMBERS.items() if word == numbered.group(1))
-        return Description("count", (named.label,), count, None, background)
+        return Description("count", (item.label,), count, None, background)
     if sized:
         label = resolve_object(sized.group(2), catalog)
         return Description("single", (label,), 1, SIZE_WORDS[sized.group(1)], background)
@@ -126,7 +126,7 @@ def pluralize(name: str) -> str:
     return f"{head} {plural}".strip()
 
 
-def _subject(composition: Composition, catalog: Catalog, rng: np.random.Generator) -> str:
+def _describe_subject(composition: Composition, catalog: Catalog, rng: np.random.Generator) -> str:
     items = [find_item(label, catalog) for label in composition.labels]
     article = rng.random() < 0.9
     if composition.kind == "count":
@@ -134,21 +134,23 @@ def _subject(composition: Composition, catalog: Catalog, rng: np.random.Generato
         name = names[0] if rng.random() < 0.6 else names[rng.integers(len(names))]
         return f"{NUMBERS[composition.count]} {pluralize(name)}"
     if composition.kind == "single":
-        return with_article(_sized(choose_phrase(items[0], catalog, rng), _size_word(composition, rng)), article)
+        return with_article(
+            _add_size_word(choose_phrase(items[0], catalog, rng), _choose_size_word(composition, rng)), article
+        )
     first, second = (with_article(choose_name(item, rng), article) for item in items)
     if rng.random() < 0.6:
         return f"{first} {composition.kind} {second}"
     return f"{second} {CONVERSES[composition.kind]} {first}"
 
 
-def _size_word(composition: Composition, rng: np.random.Generator) -> str | None:
+def _choose_size_word(composition: Composition, rng: np.random.Generator) -> str | None:
     if composition.size is None:
         return None
     words = [word for word, size in SIZE_WORDS.items() if size == composition.size]
     return words[0] if rng.random() < 0.7 else words[1]
 
 
-def _sized(name: str, word: str | None) -> str:
+def _add_size_word(name: str, word: str | None) -> str:
     return f"{word} {name}" if word else name
 
 

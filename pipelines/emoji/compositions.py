@@ -5,6 +5,7 @@ The scenes of `sample_scene` are the first two kinds of these; what is held out 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,9 @@ __all__ = ["KINDS", "RELATIONS", "SIZES", "Composition", "countable", "sample_co
 RELATIONS = ("left of", "above", "in front of")
 KINDS = ("single", *RELATIONS, "count")
 SIZES: dict[str | None, tuple[float, float]] = {None: (0.5, 0.72), "small": (0.26, 0.36), "large": (0.86, 0.97)}
+ORDINARY_SIZES: tuple[str | None, ...] = (None, None, "small", "large")
 """Widths in parts of the picture, by the word for them; None is what no word is said about."""
-SHARES = (0.3, 0.32, 0.12, 0.1, 0.16)  # of the KINDS
+SHARES = (0.26, 0.34, 0.18, 0.08, 0.14)  # of the KINDS
 COUNTS = (2, 3, 4)
 _PLACES: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
     2: (((0.26, 0.5), (0.74, 0.5)),),
@@ -43,10 +45,10 @@ class Composition:
     @property
     def labels(self) -> tuple[str, ...]:
         """The objects' labels in the order of the relation; one for a single object and for several."""
-        placed = [item.label for item in self.scene.objects]
+        names = [item.label for item in self.scene.objects]
         if self.kind == "in front of":
-            return placed[1], placed[0]
-        return tuple(placed if self.kind in RELATIONS else placed[:1])
+            return names[1], names[0]
+        return tuple(names if self.kind in RELATIONS else names[:1])
 
     @property
     def count(self) -> int:
@@ -55,12 +57,17 @@ class Composition:
 
 
 def countable(label: str) -> bool:
-    """Whether several of it can be asked for: a name that is a plural already cannot be counted."""
+    """Say whether several of it can be asked for: a name that is a plural already cannot be counted."""
     return not label.endswith("s") or label.endswith(("ss", "us"))
 
 
 def sample_composition(
-    catalog: Catalog, seed: int, split: str = "train", kind: str | None = None, count: int | None = None
+    catalog: Catalog,
+    seed: int,
+    split: str = "train",
+    kind: str | None = None,
+    count: int | None = None,
+    sizes: Sequence[str | None] = ORDINARY_SIZES,
 ) -> Composition:
     """Draw a composition; the same arguments give the same one.
 
@@ -70,6 +77,7 @@ def sample_composition(
         split: "train" has no held-out pair, "held-out" has only such pairs, "all" both.
         kind: one of KINDS; by default each in its share.
         count: of the kind "count", 2 to 4; by default any.
+        sizes: keys of SIZES, of which a single object takes each with the same chance; one may stand there twice.
     Raises: TrainingError when the split or the kind is unknown or the catalog has no such scene.
     """
     if split not in SPLITS:
@@ -77,28 +85,28 @@ def sample_composition(
     if kind is not None and kind not in KINDS:
         raise TrainingError(f"Unknown kind {kind!r}. Choose one of: {', '.join(KINDS)}.")
     rng = np.random.default_rng([seed, SPLITS.index(split), 128])
-    chosen = kind or KINDS[rng.choice(len(KINDS), p=SHARES)]
-    labels, background = _draw_labels(catalog, rng, split, chosen)
+    scene_kind = kind or KINDS[rng.choice(len(KINDS), p=SHARES)]
+    labels, background = _draw_labels(catalog, rng, split, scene_kind)
     shading = int(rng.integers(2**31))
-    if chosen == "single":
-        size = (None, None, "small", "large")[rng.integers(4)]
-        return Composition(Scene(_place_one(labels[0], size, rng), background, shading), chosen, size)
-    if chosen == "count":
+    if scene_kind == "single":
+        size = sizes[int(rng.integers(len(sizes)))]
+        return Composition(Scene(_place_one(labels[0], size, rng), background, shading), scene_kind, size)
+    if scene_kind == "count":
         number = count or COUNTS[rng.integers(len(COUNTS))]
-        return Composition(Scene(_place_several(labels[0], number, rng), background, shading), chosen)
-    return Composition(Scene(_PLACED[chosen](labels, rng), background, shading), chosen)
+        return Composition(Scene(_place_several(labels[0], number, rng), background, shading), scene_kind)
+    return Composition(Scene(_PLACED[scene_kind](labels, rng), background, shading), scene_kind)
 
 
 def _draw_labels(catalog: Catalog, rng: np.random.Generator, split: str, kind: str) -> tuple[list[str], str]:
     names = tuple(BACKGROUNDS)
     for _ in range(10_000):
         background = names[rng.integers(len(names))]
-        picked = rng.choice(len(catalog.objects), size=2 if kind in RELATIONS else 1, replace=False)
-        labels = [catalog.objects[index].label for index in picked]
+        indices = rng.choice(len(catalog.objects), size=2 if kind in RELATIONS else 1, replace=False)
+        labels = [catalog.objects[index].label for index in indices]
         if kind == "count" and not countable(labels[0]):
             continue
-        held = [is_held_out(label, background) for label in labels]
-        if split == "all" or (all(held) if split == "held-out" else not any(held)):
+        held_out = [is_held_out(label, background) for label in labels]
+        if split == "all" or (all(held_out) if split == "held-out" else not any(held_out)):
             return labels, background
     raise TrainingError(f"The catalog has no scene of the kind {kind!r} for {split!r}.")
 
@@ -106,8 +114,8 @@ def _draw_labels(catalog: Catalog, rng: np.random.Generator, split: str, kind: s
 def _place_one(label: str, size: str | None, rng: np.random.Generator) -> tuple[Placed, ...]:
     width = float(rng.uniform(*SIZES[size]))
     # most stand near the middle, as most pictures do; some anywhere
-    spread = (1 - width) / 2 * (1.0 if rng.random() < 0.3 else 0.35)
-    x, y = 0.5 + spread * rng.uniform(-1, 1, 2)
+    reach = (1 - width) / 2 * (1.0 if rng.random() < 0.3 else 0.35)
+    x, y = 0.5 + reach * rng.uniform(-1, 1, 2)
     return (Placed(label, float(x), float(y), width),)
 
 

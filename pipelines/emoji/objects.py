@@ -31,7 +31,7 @@ FACE_GROUP = 0
 
 @dataclass(frozen=True)
 class EmojiObject:
-    """One object: `label` names it, each of `synonyms` names it alone, `tags` describe it."""
+    """Describes one object: `label` names it, each of `synonyms` names it alone, `tags` describe it."""
 
     label: str
     file: str
@@ -46,7 +46,7 @@ class EmojiObject:
 
 @dataclass
 class Catalog:
-    """A list of objects and the folder with their pictures; decoded pictures are kept.
+    """Holds a list of objects and the folder with their pictures; decoded pictures are kept.
 
     Raises: TrainingError when a picture is asked for that is not in the folder.
     """
@@ -68,28 +68,28 @@ class Catalog:
         return tuple(item.label for item in self.objects)
 
     def find(self, name: str) -> EmojiObject | None:
-        """The object that `name` (a label or a synonym) names, or None."""
+        """Find the object that `name` (a label or a synonym) names, or None."""
         return self._by_name.get(name)
 
     def described_by(self, words: list[str]) -> list[EmojiObject]:
-        """The objects that every one of `words` names or describes."""
+        """Return the objects that every one of `words` names or describes."""
         return [item for item in self.objects if all(word in item.names or word in item.tags for word in words)]
 
     def sprite(self, label: str, pixels: int) -> Image.Image:
-        """The object's RGBA picture, `pixels` wide and high. Do not change it: it is shared."""
+        """Return the object's RGBA picture, `pixels` wide and high. Do not change it: it is shared."""
         key = (label, pixels)
         if key not in self._sprites:
-            picture = self._original(label).resize((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=3.0)
-            picture.putalpha(picture.getchannel("A").point(_without_ringing))
+            picture = self._load_original(label).resize((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=3.0)
+            picture.putalpha(picture.getchannel("A").point(_remove_ringing))
             self._sprites[key] = picture
         return self._sprites[key]
 
-    def _original(self, label: str) -> Image.Image:
+    def _load_original(self, label: str) -> Image.Image:
         if label not in self._originals:
-            self._originals[label] = self._open(label)
+            self._originals[label] = self._open_picture(label)
         return self._originals[label]
 
-    def _open(self, label: str) -> Image.Image:
+    def _open_picture(self, label: str) -> Image.Image:
         item = self._by_name.get(label)
         if item is None:
             raise TrainingError(f"No object is called {label!r}; the catalog has {self.labels}.")
@@ -111,7 +111,7 @@ def shipped_catalog(count: int | None = SHIPPED_OBJECTS) -> Catalog:
 
 
 def packaged_catalog(count: int, cache: Path | None = None) -> Catalog:
-    """`count` objects from the npm packages: the shipped ones first, then by emojibase's order.
+    """List `count` objects from the npm packages: the shipped ones first, then by emojibase's order.
 
     Args:
         count: how many objects; at least the shipped ones.
@@ -119,17 +119,17 @@ def packaged_catalog(count: int, cache: Path | None = None) -> Catalog:
             else `stepwise` in the user's cache folder.
     Raises: TrainingError when npm is missing or fails, or the packages hold too few objects.
     """
-    cache = cache or _default_cache()
+    cache = cache or _find_default_cache()
     pictures = _fetch(PICTURES, cache) / "assets"
     labels = _fetch(LABELS, cache) / "en" / "data.json"
-    known = _read_objects(SHIPPED / "objects.json")
-    found = known + _further_objects(json.loads(labels.read_text("utf-8")), pictures, known)
-    if len(found) < count:
-        raise TrainingError(f"{count} objects were asked for, the packages have {len(found)}.")
-    return Catalog(found[:count], pictures)
+    shipped_objects = _read_objects(SHIPPED / "objects.json")
+    objects = shipped_objects + _select_further(json.loads(labels.read_text("utf-8")), pictures, shipped_objects)
+    if len(objects) < count:
+        raise TrainingError(f"{count} objects were asked for, the packages have {len(objects)}.")
+    return Catalog(objects[:count], pictures)
 
 
-def _without_ringing(alpha: int) -> int:
+def _remove_ringing(alpha: int) -> int:
     """The resampling leaves specks of one or two gray levels where nothing or everything is."""
     return 0 if alpha < 4 else 255 if alpha > 251 else alpha
 
@@ -142,51 +142,53 @@ def _read_objects(path: Path) -> tuple[EmojiObject, ...]:
     return tuple(EmojiObject(row["label"], row["file"], tuple(row["synonyms"]), tuple(row["tags"])) for row in rows)
 
 
-def _further_objects(rows: list, pictures: Path, known: tuple) -> tuple[EmojiObject, ...]:
+def _select_further(rows: list, pictures: Path, shipped_objects: tuple) -> tuple[EmojiObject, ...]:
     """Objects from emojibase's rows; a tag that only one object has becomes its synonym."""
-    taken = {name for item in known for name in item.names}
-    wanted = [
+    used_names = {name for item in shipped_objects for name in item.names}
+    candidates = [
         row
         for row in sorted(rows, key=lambda row: row.get("order", 0))
-        if row.get("group") in (*THING_GROUPS, FACE_GROUP) and row["label"] not in taken
+        if row.get("group") in (*THING_GROUPS, FACE_GROUP) and row["label"] not in used_names
     ]
     owners: dict[str, int] = {}
-    for tag in (tag for row in wanted for tag in row.get("tags", [])):
+    for tag in (tag for row in candidates for tag in row.get("tags", [])):
         owners[tag] = owners.get(tag, 0) + 1
-    reserved = taken | {row["label"].lower() for row in wanted} | {t for item in known for t in item.tags}
-    found = []
-    for row in wanted:
-        file = _picture_of(row["hexcode"].lower(), pictures)
-        if file is None or any(mark in row["label"] for mark in ":,") or row["label"].lower() in taken:
+    reserved = (
+        used_names | {row["label"].lower() for row in candidates} | {t for item in shipped_objects for t in item.tags}
+    )
+    objects = []
+    for row in candidates:
+        file = _find_picture(row["hexcode"].lower(), pictures)
+        if file is None or any(mark in row["label"] for mark in ":,") or row["label"].lower() in used_names:
             continue
         tags = [tag for tag in row.get("tags", []) if tag.isascii() and tag.lower() not in reserved]
-        alone = [tag for tag in tags if owners[tag] == 1 and len(tag) > 3 and tag not in taken]
-        shared = tuple(tag for tag in tags if tag not in alone)
-        taken |= {row["label"].lower(), *alone}
-        found.append(EmojiObject(row["label"].lower(), file, tuple(alone[:2]), shared))
-    return tuple(found)
+        unique_tags = [tag for tag in tags if owners[tag] == 1 and len(tag) > 3 and tag not in used_names]
+        common_tags = tuple(tag for tag in tags if tag not in unique_tags)
+        used_names |= {row["label"].lower(), *unique_tags}
+        objects.append(EmojiObject(row["label"].lower(), file, tuple(unique_tags[:2]), common_tags))
+    return tuple(objects)
 
 
-def _picture_of(hexcode: str, pictures: Path) -> str | None:
+def _find_picture(hexcode: str, pictures: Path) -> str | None:
     for name in (f"{hexcode}.webp", f"{hexcode}-fe0f.webp"):
         if (pictures / name).is_file():
             return name
     return None
 
 
-def _default_cache() -> Path:
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
+def _find_default_cache() -> Path:
+    configured = os.environ.get(CACHE_VARIABLE)
+    if configured:
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stepwise"
 
 
 def _fetch(package: str, cache: Path) -> Path:
     """Fetch a package with `npm pack` unless the cache has it; return its unpacked folder."""
     folder = cache / package.strip("@").replace("/", "-").replace("@", "-")
-    done = folder / "package"
-    if done.is_dir():
-        return done
+    package_folder = folder / "package"
+    if package_folder.is_dir():
+        return package_folder
     folder.mkdir(parents=True, exist_ok=True)
     command = ["npm", "pack", package, "--silent", "--pack-destination", str(folder)]
     try:
@@ -198,8 +200,8 @@ def _fetch(package: str, cache: Path) -> Path:
         raise TrainingError(f"npm could not fetch {package}: {detail}") from error
     archive = next(folder.glob("*.tgz"))
     unpacking = folder / "unpacking"
-    with tarfile.open(archive) as opened:
-        opened.extractall(unpacking, filter="data")
-    os.replace(unpacking / "package", done)
+    with tarfile.open(archive) as tar:
+        tar.extractall(unpacking, filter="data")
+    os.replace(unpacking / "package", package_folder)
     archive.unlink()
-    return done
+    return package_folder

@@ -44,7 +44,7 @@ SPLITS = ("train", "held-out", "all")
 
 @dataclass(frozen=True)
 class Placed:
-    """An object: center from the left and from the top, and width, in parts of the picture."""
+    """Describes an object: center from the left and from the top, and width, in parts of the picture."""
 
     label: str
     x: float
@@ -54,7 +54,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """One object, or two with the left one first, on a background that is a little shaded."""
+    """Describes one object, or two with the left one first, on a background that is a little shaded."""
 
     objects: tuple[Placed, ...]
     background: str
@@ -63,7 +63,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A picture (RGB), each object's mask (L, its opacity) and the background alone (RGB)."""
+    """Describes a picture (RGB), each object's mask (L, its opacity) and the background alone (RGB)."""
 
     picture: Image.Image
     masks: tuple[Image.Image, ...]
@@ -71,7 +71,7 @@ class Rendering:
 
 
 def is_held_out(label: str, background: str) -> bool:
-    """Whether this pair is kept out of training: about a tenth, fixed for ever by a hash."""
+    """Say whether this pair is kept out of training: about a tenth, fixed for ever by a hash."""
     digest = hashlib.sha256(f"{label}|{background}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % 10 == 0
 
@@ -93,19 +93,19 @@ def sample_scene(catalog: Catalog, seed: int, split: str = "train", objects: int
     names = tuple(BACKGROUNDS)
     for _ in range(10_000):
         background = names[rng.integers(len(names))]
-        chosen = rng.choice(len(catalog.objects), size=count, replace=False)
-        labels = [catalog.objects[index].label for index in chosen]
-        held = [is_held_out(label, background) for label in labels]
-        if split == "all" or (all(held) if split == "held-out" else not any(held)):
+        indices = rng.choice(len(catalog.objects), size=count, replace=False)
+        labels = [catalog.objects[index].label for index in indices]
+        held_out = [is_held_out(label, background) for label in labels]
+        if split == "all" or (all(held_out) if split == "held-out" else not any(held_out)):
             break
     else:
         raise TrainingError(f"The catalog has no scene of {count} objects for {split!r}.")
-    placed = place_single(labels[0], rng) if count == 1 else place_pair(labels, rng)
-    return Scene(placed, background, int(rng.integers(2**31)))
+    placements = place_single(labels[0], rng) if count == 1 else place_pair(labels, rng)
+    return Scene(placements, background, int(rng.integers(2**31)))
 
 
 def place_single(label: str, rng: np.random.Generator) -> tuple[Placed, ...]:
-    """One object anywhere, large; in one scene of ten small in the left or the right half.
+    """Place one object anywhere, large; in one scene of ten small in the left or the right half.
 
     The small ones are half of a scene of two, so that adding and removing objects is in the data.
     """
@@ -118,13 +118,13 @@ def place_single(label: str, rng: np.random.Generator) -> tuple[Placed, ...]:
 
 
 def place_pair(labels: list[str], rng: np.random.Generator) -> tuple[Placed, ...]:
-    """Two objects side by side; they never overlap."""
+    """Place two objects side by side; they never overlap."""
     middle = float(rng.uniform(0.35, 0.65))
-    placed = []
+    objects = []
     for label, x in zip(labels, (0.25, 0.75), strict=True):
         y = middle + float(rng.uniform(-0.06, 0.06))
-        placed.append(Placed(label, x, y, float(rng.uniform(0.44, 0.5))))
-    return tuple(placed)
+        objects.append(Placed(label, x, y, float(rng.uniform(0.44, 0.5))))
+    return tuple(objects)
 
 
 def render(scene: Scene, catalog: Catalog, size: int = 64) -> Rendering:
@@ -137,13 +137,13 @@ def render(scene: Scene, catalog: Catalog, size: int = 64) -> Rendering:
     Returns: the picture; masks in the order of `scene.objects`; the background alone.
     Raises: TrainingError for a background or an object that does not exist.
     """
-    backdrop = _backdrop(scene, size)
+    backdrop = _draw_backdrop(scene, size)
     picture = backdrop.copy()
     masks = []
-    for placed in scene.objects:
-        pixels = max(1, round(placed.size * size))
-        sprite = catalog.sprite(placed.label, pixels)
-        corner = _corner(placed.x, pixels, size), _corner(placed.y, pixels, size)
+    for item in scene.objects:
+        pixels = max(1, round(item.size * size))
+        sprite = catalog.sprite(item.label, pixels)
+        corner = _find_corner(item.x, pixels, size), _find_corner(item.y, pixels, size)
         alpha = sprite.getchannel("A")
         picture.paste(sprite.convert("RGB"), corner, alpha)
         mask = Image.new("L", (size, size))
@@ -152,14 +152,14 @@ def render(scene: Scene, catalog: Catalog, size: int = 64) -> Rendering:
     return Rendering(picture, tuple(masks), backdrop)
 
 
-def _corner(center: float, pixels: int, size: int) -> int:
+def _find_corner(center: float, pixels: int, size: int) -> int:
     return min(max(round(center * size - pixels / 2), 0), max(size - pixels, 0))
 
 
-def _backdrop(scene: Scene, size: int) -> Image.Image:
+def _draw_backdrop(scene: Scene, size: int) -> Image.Image:
     if scene.background not in BACKGROUNDS:
-        known = ", ".join(BACKGROUNDS)
-        raise TrainingError(f"Unknown background {scene.background!r}. Choose one of: {known}.")
+        choices = ", ".join(BACKGROUNDS)
+        raise TrainingError(f"Unknown background {scene.background!r}. Choose one of: {choices}.")
     rng = np.random.default_rng(scene.shading_seed)
     tint = np.clip(rng.normal(0, TINT, 3), -2.5 * TINT, 2.5 * TINT)
     slope = rng.uniform(-SHADING, SHADING)

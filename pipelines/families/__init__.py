@@ -18,18 +18,18 @@ FAMILIES: dict[str, type[Family]]
 """Family by key; imported when it is first asked for, since diffusers takes seconds to import."""
 
 
-def _families() -> dict[str, type[Family]]:
+def _load_families() -> dict[str, type[Family]]:
     return {key: getattr(importlib.import_module(f"{__name__}.{key}"), cls) for key, cls in _CLASSES.items()}
 
 
 def __getattr__(name: str) -> Any:
     if name == "FAMILIES":
-        return _families()
+        return _load_families()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def family_of(components: Mapping[str, Any]) -> Family:
-    """The family that the components' classes belong to, made from them.
+def family_of(components: Mapping[str, object]) -> Family:
+    """Return the family that the components' classes belong to, made from them.
 
     Args:
         components: as a diffusers pipeline's `components` gives them; "preview", "tiny_vae" and
@@ -38,7 +38,7 @@ def family_of(components: Mapping[str, Any]) -> Family:
     Raises:
         ModelError: no family is made of such components; such a model runs through `stock` only.
     """
-    for family in _families().values():
+    for family in _load_families().values():
         if family.fits(components):
             return family(components)
     networks = ("unet", "transformer", "prior")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import DDIMScheduler
 
-from pipelines.core.denoiser import Conditioning
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import DiscreteSchedule
 from pipelines.families.latent import discrete_schedule
 from pipelines.families.sd import StableDiffusion
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 __all__ = ["AnimateDiff", "ClipNoise", "linear_schedule"]
 
 
 class ClipNoise(NoiseSource):
-    """Noise of a whole clip from one seed, drawn as (1, C, F, h, w) so that it is diffusers' own.
+    """Draws the noise of a whole clip from one seed, as (1, C, F, h, w) so that it is diffusers' own.
 
     Args:
         seed: of the clip.
@@ -37,7 +40,7 @@ class ClipNoise(NoiseSource):
 
 
 class AnimateDiff(StableDiffusion):
-    """Models of an AnimateDiffPipeline, for clips of a fixed number of frames.
+    """Runs models of an AnimateDiffPipeline, for clips of a fixed number of frames.
 
     To the loop the frames are a batch of F samples, so every sampler, schedule and guidance applies as it is;
     the network sees them as one clip, (1, C, F, h, w), and its motion module attends along F.
@@ -52,13 +55,13 @@ class AnimateDiff(StableDiffusion):
 
     key = "animatediff"
 
-    def __init__(self, components: Mapping[str, Any], frames: int, noise_schedule: DiscreteSchedule | None = None):
+    def __init__(self, components: Mapping[str, object], frames: int, noise_schedule: DiscreteSchedule | None = None):
         super().__init__(components)
         self.frames = self.rows_together = frames
         self.noise_schedule = noise_schedule or self.noise_schedule
 
     @classmethod
-    def fits(cls, components: Mapping[str, Any]) -> bool:
+    def fits(cls, components: Mapping[str, object]) -> bool:
         return type(components.get("unet")).__name__ == "UNetMotionModel"
 
     @property
@@ -71,8 +74,8 @@ class AnimateDiff(StableDiffusion):
         return super().predict_raw(clips, timesteps[:: self.frames], conditioning).transpose(1, 2).flatten(0, 1)
 
 
-def linear_schedule(scheduler: Any) -> DiscreteSchedule:
-    """The scheduler's noise schedule with its betas spaced linearly, as the motion modules were trained.
+def linear_schedule(scheduler: SchedulerMixin) -> DiscreteSchedule:
+    """Return the scheduler's noise schedule with its betas spaced linearly, as the motion modules were trained.
 
     Source: Guo et al.'s training and inference configurations: beta_start 0.00085, beta_end 0.012, "linear".
     """

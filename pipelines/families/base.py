@@ -9,18 +9,19 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 
-from pipelines.core.denoiser import Conditioning, Network
 from pipelines.core.errors import SettingsError
+from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
+from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.schedules.learned import LearnedSchedules
 
 __all__ = ["Autoencoder", "Family", "LatentModel", "PretrainedModule"]
 
 
 class PretrainedModule(torch.nn.Module):
-    """A network of diffusers as types see it; only annotations use it.
+    """Describes a network of diffusers as types see it; only annotations use it.
 
     Attributes:
         config: its configuration, attributes and a mapping at once.
@@ -32,7 +33,7 @@ class PretrainedModule(torch.nn.Module):
 
 
 class Autoencoder(PretrainedModule):
-    """A VAE of diffusers as types see it; only annotations use it.
+    """Describes a VAE of diffusers as types see it; only annotations use it.
 
     Attributes:
         encode: pictures (B, 3, H, W) in [-1, 1] to an output with a distribution or with latents.
@@ -44,7 +45,7 @@ class Autoencoder(PretrainedModule):
 
 
 class Family(abc.ABC):
-    """A loaded model of one family, made from diffusers' components.
+    """Represents a loaded model of one family, made from diffusers' components.
 
     A family borrows its components and returns them unchanged; several requests may share one, one at a time.
 
@@ -56,14 +57,23 @@ class Family(abc.ABC):
         traits: what methods ask in order to say whether they fit.
         default_size: (width, height) in pixels.
         size_multiple: a size in pixels must be divisible by this.
-        max_rows: most rows of one network evaluation; 0 for no limit. Becomes smaller where memory runs out.
+        max_rows: most rows of one network evaluation; 0 for no limit.
+        rows_by_size: numbers in a row to the most rows that the device's memory held, where it ran out; a loader hands
+            one on from job to job.
         rows_together: rows that see each other and are evaluated together, such as the frames of a clip.
         identity: of the weights: equal identities mean equal files, LoRAs that are applied included; None where the
             weights came from no file.
+        notes: what the last decoding had to do otherwise, a sentence each, for the person.
         learned: the schedules that were fitted to models; the shipped ones, until a loader knows more.
+        network: the denoising network.
+        network_name: its name among the components.
+        network_dtype: of its weights.
     """
 
     key: ClassVar[str]
+    network_name: ClassVar[str]
+    network: PretrainedModule
+    network_dtype: torch.dtype
     noise_schedule: NoiseSchedule
     prediction_type: str
     traits: Traits
@@ -71,11 +81,13 @@ class Family(abc.ABC):
     size_multiple: int
     max_rows: int = 0
     rows_together: int = 1
-    identity: Hashable = None
+    identity: tuple[tuple[str, Hashable], ...] | None = None
     learned: LearnedSchedules = LearnedSchedules()
 
     def __init__(self, components: Mapping[str, Any]):
         self.components = dict(components)
+        self.rows_by_size: dict[int, int] = {}
+        self.notes: list[str] = []
 
     @property
     @abc.abstractmethod
@@ -89,9 +101,10 @@ class Family(abc.ABC):
         batch_size: int,
         size: tuple[int, int],
         weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
-        """Conditionings of the branches "positive" and "negative", as `encode_texts` makes them."""
-        return self.encode_texts({"positive": prompt, "negative": negative_prompt}, batch_size, size, weighting)
+        """Make conditionings of the branches "positive" and "negative", as `encode_texts` makes them."""
+        return self.encode_texts({"positive": prompt, "negative": negative_prompt}, batch_size, size, weighting, rules)
 
     @abc.abstractmethod
     def encode_texts(
@@ -100,8 +113,9 @@ class Family(abc.ABC):
         batch_size: int,
         size: tuple[int, int],
         weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
-        """A conditioning of `batch_size` rows for each text, all of one shape, so that they can share a batch.
+        """Make a conditioning of `batch_size` rows for each text, all of one shape, so that they can share a batch.
 
         Args:
             texts: by name, with (word:1.2) weights and BREAK; of a name that begins with "negative",
@@ -109,42 +123,66 @@ class Family(abc.ABC):
             batch_size: rows.
             size: (width, height) in pixels, which some families condition on.
             weighting: what weights do, a key of `WEIGHTINGS`.
+            rules: how the texts are read.
 
         Raises:
             PromptError: a text's syntax cannot be read.
+            SettingsError: the rules ask for a layer that this family does not read.
         """
 
     @abc.abstractmethod
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """The network's output, (R, C, h, w) in the latents' dtype, for rows at their own times (R,)."""
+        """Compute the network's output, (R, C, h, w) in the latents' dtype, for rows at their own times (R,)."""
 
     @abc.abstractmethod
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of one picture."""
+        """Return (C, h, w) of the latents of one picture."""
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The configuration of the model's scheduler, by diffusers' names; empty where it has none."""
+        config = getattr(self.components.get("scheduler"), "config", None)
+        return config if isinstance(config, Mapping) else {}
 
     def noise_schedule_for(self, width: int, height: int) -> NoiseSchedule:
-        """The noise schedule at this size in pixels; some flow models shift it for large pictures."""
+        """Return the noise schedule at this size in pixels; some flow models shift it for large pictures."""
         return self.noise_schedule
 
     def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
-        """The conditionings with the scale as an input, for models whose traits say guidance is "embedded"."""
+        """Return the conditionings with the scale as an input, for models whose traits say guidance is "embedded"."""
         return conditionings
 
     @abc.abstractmethod
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents (B, C, h, w), float32, scaled, of images (B, 3, H, W) in [0, 1]: the posterior's mean."""
+        """Encode into latents (B, C, h, w), float32, scaled, of images (B, 3, H, W) in [0, 1]: the posterior's mean."""
 
     @abc.abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) in [0, 1], float32 on the CPU, of scaled latents."""
+        """Decode into images (B, 3, H, W) in [0, 1], float32 on the CPU, of scaled latents."""
 
     @abc.abstractmethod
-    def preview(self, denoised: torch.Tensor) -> torch.Tensor:
-        """Small cheap images (B, 3, h, w) in [0, 1], float32 on the CPU, of scaled latents."""
+    def paint(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode scaled latents into small cheap images (B, 3, h, w) in [0, 1], float32, where the device made them."""
+
+    def preview(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode scaled latents into small cheap images (B, 3, h, w) in [0, 1], float32 on the CPU; waits for them."""
+        return self.paint(latents).cpu()
+
+    def rows_that_fit(self, row: torch.Tensor) -> int:
+        """Find the most rows like this one, (C, h, w), that are known to fit; 0 for no known limit.
+
+        The memory of an evaluation grows with the numbers in its rows.
+        """
+        known = [size * rows for size, rows in self.rows_by_size.items()]
+        return max(self.rows_together, min(known) // row.numel()) if known else 0
+
+    def remember_rows(self, row: torch.Tensor, rows: int) -> None:
+        """Remember that no more rows like this one, (C, h, w), fit into the device's memory than so many."""
+        self.rows_by_size[row.numel()] = rows
 
     @contextlib.contextmanager
     def loras(self, choices: Sequence[Any]) -> Iterator[None]:
-        """The model with these LoRAs applied while the context lasts.
+        """Provide the model with these LoRAs applied while the context lasts.
 
         Args:
             choices: (state dict or file path, weight) pairs.
@@ -169,7 +207,7 @@ class Family(abc.ABC):
 
 @runtime_checkable
 class LatentModel(Network, Protocol):
-    """A family that denoises latents with one network, as an edit needs it.
+    """Describes a family that denoises latents with one network, as an edit needs it.
 
     Attributes:
         network: the denoising network, which an edit may patch while its context lasts.
@@ -178,16 +216,22 @@ class LatentModel(Network, Protocol):
 
     network: PretrainedModule
     traits: Traits
-    identity: Hashable
+    identity: tuple[tuple[str, Hashable], ...] | None
     components: dict[str, Any]
 
     def encode_prompts(
-        self, prompt: str, negative_prompt: str, batch_size: int, size: tuple[int, int]
+        self,
+        prompt: str,
+        negative_prompt: str,
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
-        """As in `Family`."""
+        """Make conditionings as in `Family`."""
 
     def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
-        """As in `Family`."""
+        """Add the guidance scale as in `Family`."""
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """As in `Family`."""
+        """Encode images as in `Family`."""

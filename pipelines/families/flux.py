@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 
-from pipelines.core.denoiser import Conditioning
+from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5
+from pipelines.prompts.rules import HERE, PromptRules
 
 __all__ = ["Flux", "image_ids", "pack", "unpack"]
 
 
 class Flux(LatentFamily):
-    """Models of a FluxPipeline. Latents are unpacked (B, 16, h, w) outside of the network.
+    """Runs models of a FluxPipeline. Latents are unpacked (B, 16, h, w) outside of the network.
 
     Conditioning: "prompt_embeds" (B, max_sequence_length, D), "pooled_prompt_embeds" (B, P) and, where the
     network takes the guidance scale as an input, "guidance" (B,).
@@ -60,6 +61,7 @@ class Flux(LatentFamily):
         batch_size: int,
         size: tuple[int, int],
         weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
         encoded = {}
         for name, text in texts.items():
@@ -70,6 +72,7 @@ class Flux(LatentFamily):
                 1,
                 lambda output: (output[0], output.pooler_output),
                 weighting,
+                rules,
             )
             embeds = encode_t5(
                 self.components["tokenizer_2"],
@@ -77,6 +80,7 @@ class Flux(LatentFamily):
                 text,
                 self.max_sequence_length,
                 weighting,
+                rules,
             )
             encoded[name] = Conditioning(
                 {
@@ -92,36 +96,37 @@ class Flux(LatentFamily):
         return embed_scale(conditionings, guidance_scale) if self.embeds_guidance else dict(conditionings)
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        given, dtype, size = conditioning.tensors, self.network_dtype, latents.shape[-2:]
-        embeds = given["prompt_embeds"].to(dtype)
+        tensors, dtype, size = conditioning.tensors, self.network_dtype, latents.shape[-2:]
+        embeds = tensors["prompt_embeds"].to(dtype)
         packed = self.network(
             hidden_states=pack(latents.to(dtype)),
             timestep=timesteps.to(dtype) / 1000,
-            guidance=given.get("guidance"),
-            pooled_projections=given["pooled_prompt_embeds"].to(dtype),
+            guidance=tensors.get("guidance"),
+            pooled_projections=tensors["pooled_prompt_embeds"].to(dtype),
             encoder_hidden_states=embeds,
             txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=image_ids(*size).to(embeds),
+            img_ids=image_ids(*size, embeds.device).to(embeds.dtype),
             return_dict=False,
         )[0]
         return unpack(packed, *size).to(latents.dtype)
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
-    """(B, C, h, w) to (B, h/2 * w/2, 4 * C): squares of 2 x 2 become one token."""
+    """Turn (B, C, h, w) into (B, h/2 * w/2, 4 * C): squares of 2 x 2 become one token."""
     rows, channels, height, width = latents.shape
     squares = latents.reshape(rows, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return squares.reshape(rows, (height // 2) * (width // 2), channels * 4)
 
 
 def unpack(packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The inverse of `pack` for latents of height x width."""
+    """Undo `pack` for latents of height x width."""
     rows, _, channels = packed.shape
     squares = packed.reshape(rows, height // 2, width // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return squares.reshape(rows, channels // 4, height, width)
 
 
-def image_ids(height: int, width: int) -> torch.Tensor:
-    """(h/2 * w/2, 3): 0, row and column of every packed token."""
-    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+def image_ids(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Return (h/2 * w/2, 3): 0, row and column of every packed token, made on the device, so that nothing waits."""
+    rows, columns = (torch.arange(side // 2, device=device) for side in (height, width))
+    rows, columns = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
-from pipelines.core.denoiser import Conditioning
-from pipelines.core.errors import ModelError
-from pipelines.core.schedule import DiscreteSchedule, FlowSchedule
+from pipelines.core.errors import ModelError, describe_overflow
+from pipelines.core.prediction import Conditioning
 from pipelines.families.base import Autoencoder, Family, PretrainedModule
+from pipelines.families.noise_schedules import discrete_schedule, has_edm_times, shifted_schedule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
+from pipelines.families.vae_memory import call_within_memory
 from pipelines.weights.embeddings import (
     applied_embeddings,
     bundled_embeddings,
+    fits_width,
     named_embeddings,
     read_bundled,
     read_embedding,
@@ -37,12 +37,9 @@ T = TypeVar("T")
 _FITTED: weakref.WeakKeyDictionary[torch.nn.Module, Factors] = weakref.WeakKeyDictionary()
 """Preview factors by VAE: it outlives the family object, of which each job makes its own."""
 
-_SMALLEST_ALPHA = 2.0**-24
-"""Stands for an alphas_cumprod of zero (a terminal level without signal), as diffusers' Euler has it."""
-
 
 class LatentFamily(Family):
-    """A family that denoises a VAE's latents with one network.
+    """Represents a family that denoises a VAE's latents with one network.
 
     Attributes:
         network_name: the denoising network's name among the components.
@@ -67,7 +64,7 @@ class LatentFamily(Family):
         # Asking diffusers for it walks all modules, a few per cent of a small network's evaluation.
         self.network_dtype: torch.dtype = self.network.dtype
         self.vae: Autoencoder = self.components["vae"]
-        self.vae_scale_factor = 2 ** (len(_blocks(self.vae.config)) - 1)
+        self.vae_scale_factor = 2 ** (len(_read_block_channels(self.vae.config)) - 1)
         self._factors: Factors | None = None
         self.embeddings: dict[str, Any] = dict(self.components.pop("embeddings", None) or {})
         self._require_channels()
@@ -83,7 +80,7 @@ class LatentFamily(Family):
             )
         if takes != makes:
             raise ModelError(
-                f"The network takes {takes} channels and the VAE makes {makes}: this is no text-to-image model "
+                f"The network takes {takes} channels and the VAE makes {makes}: this is not a text-to-image model "
                 "(perhaps one for inpainting). Choose another."
             )
 
@@ -102,27 +99,57 @@ class LatentFamily(Family):
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         # Row by row, so that a batch needs no more memory than one picture and changes none.
-        with self._sound_vae() as dtype:
+        with self._upcast_vae() as dtype:
             device = get_module_execution_device(self.vae)
-            rows = [self._posterior_mean((2 * row - 1).to(device, dtype)).float() for row in images.split(1)]
-        mean, std = self._latent_statistics(rows[0])
+            rows = [self._encode_row((2 * row - 1).to(device, dtype)).float() for row in images.split(1)]
+        mean, std = self._read_latent_statistics(rows[0])
         return ((torch.cat(rows) - mean) / std).to(self.device)
 
-    def _posterior_mean(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _encode_row(self, pixels: torch.Tensor) -> torch.Tensor:
+        sides = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
+        call = functools.partial(self._encode_mean, pixels)
+        return call_within_memory(call, self.vae, sides, self.vae_scale_factor, pixels.device)[0]
+
+    def _encode_mean(self, pixels: torch.Tensor) -> torch.Tensor:
         encoded = self.vae.encode(pixels)
         return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        with self._sound_vae() as dtype:
-            device = get_module_execution_device(self.vae)
-            mean, std = self._latent_statistics(latents)
-            rows = (latents.float() * std + mean).to(device, dtype).split(1)
-            images = torch.cat([self.vae.decode(row, return_dict=False)[0].float().cpu() for row in rows])
+        self.notes = []
+        if not bool(latents.isfinite().all()):
+            raise ModelError(describe_overflow(self.network_dtype))
+        with self._upcast_vae() as dtype:
+            images = self._decode_rows(latents, dtype)
+        if not bool(images.isfinite().all()) and dtype != torch.float32:
+            with in_dtype(self.vae, torch.float32):
+                images = self._decode_rows(latents, torch.float32)
+            self.notes.append("The VAE overflowed in half precision: the picture was decoded in float32.")
+        if not bool(images.isfinite().all()):
+            raise ModelError("The VAE returns NaN in place of colors. Its file may be broken: download it again.")
         return (images / 2 + 0.5).clamp(0, 1)
 
+    def _decode_rows(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(B, 3, H, W) on the CPU, row by row, each in tiles where memory does not hold it whole."""
+        device = get_module_execution_device(self.vae)
+        mean, std = self._read_latent_statistics(latents)
+        images, tiles = [], 0
+        for row in (latents.float() * std + mean).to(device, dtype).split(1):
+
+            def call(row: torch.Tensor = row) -> torch.Tensor:
+                return self.vae.decode(row, return_dict=False)[0]
+
+            sides = (row.shape[-2], row.shape[-1])
+            image, side = call_within_memory(call, self.vae, sides, self.vae_scale_factor, device)
+            images.append(image.float().cpu())
+            tiles = tiles or side
+        if tiles:
+            pixels = tiles * self.vae_scale_factor
+            self.notes.append(f"Memory did not hold the whole picture: it was decoded in tiles of {pixels} pixels.")
+        return torch.cat(images)
+
     @contextlib.contextmanager
-    def _sound_vae(self) -> Iterator[torch.dtype]:
+    def _upcast_vae(self) -> Iterator[torch.dtype]:
         """The VAE in a dtype in which it does not overflow: float16 ones that say so run in float32."""
         dtype = self.vae.dtype
         if dtype == torch.float16 and self.vae.config.get("force_upcast", True):
@@ -130,7 +157,7 @@ class LatentFamily(Family):
         with in_dtype(self.vae, dtype):
             yield dtype
 
-    def _latent_statistics(self, like: torch.Tensor) -> tuple[Any, Any]:
+    def _read_latent_statistics(self, like: torch.Tensor) -> tuple[Any, Any]:
         """(mean, std) with vae_latents = latents * std + mean."""
         config = self.vae.config
         scale = config.get("scaling_factor") or 1.0
@@ -141,21 +168,24 @@ class LatentFamily(Family):
         return config.get("shift_factor") or 0.0, 1 / scale
 
     @torch.no_grad()
-    def preview(self, denoised: torch.Tensor) -> torch.Tensor:
-        """Through the component "tiny_vae" where there is one, else through linear factors.
+    def paint(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode through the component "tiny_vae" where there is one, else through linear factors.
 
         The factors are those of the component "preview", or are fitted once, at first use.
         """
         tiny = self.components.get("tiny_vae")
         if tiny is not None:
-            images = tiny.decode(denoised.to(tiny.device, tiny.dtype), return_dict=False)[0]
-            return (images.float().cpu() / 2 + 0.5).clamp(0, 1)
+            images = tiny.decode(latents.to(tiny.device, tiny.dtype), return_dict=False)[0]
+            return (images.float() / 2 + 0.5).clamp(0, 1)
         if self._factors is None:
             plain = self.components.get("preview")
-            self._factors = self._fitted() if plain is None else parse_factors(plain, self.vae.config.latent_channels)
-        return linear_preview(denoised, self._factors)
+            self._factors = (
+                self._fit_preview_factors() if plain is None else parse_factors(plain, self.vae.config.latent_channels)
+            )
+        self._factors = self._factors.on(latents.device)
+        return linear_preview(latents, self._factors)
 
-    def _fitted(self) -> Factors:
+    def _fit_preview_factors(self) -> Factors:
         if self.vae not in _FITTED:
             _FITTED[self.vae] = fitted_to(self.encode_images, self.vae_scale_factor)
         return _FITTED[self.vae]
@@ -166,25 +196,26 @@ class LatentFamily(Family):
         networks = {name: network for name, network in networks.items() if network is not None}
         before, embeddings = self.identity, self.embeddings
         with applied_loras(networks, choices, self.key):
-            self.identity = (before, tuple(_lora_identity(*choice) for choice in choices)) if choices else before
-            self.embeddings = embeddings | _bundled(choices)
+            if before is not None and choices:
+                self.identity = (*before, ("loras", tuple(_identify_lora(*choice) for choice in choices)))
+            self.embeddings = embeddings | _read_bundled_embeddings(choices)
             try:
                 yield
             finally:
                 self.identity, self.embeddings = before, embeddings
 
     @contextlib.contextmanager
-    def embedded(self, *texts: str) -> Iterator[None]:
-        """The model with the embeddings that these prompts name.
+    def apply_embeddings(self, *texts: str) -> Iterator[None]:
+        """Provide the model with the embeddings that these prompts name.
 
         Raises:
             PromptError: an embedding is not there, or belongs to another model.
         """
-        named = list(dict.fromkeys(key for text in texts for key in self._named_in(text)))
-        if not named:
+        keys = list(dict.fromkeys(key for text in texts for key in self._find_named(text)))
+        if not keys:
             yield
             return
-        vectors = {key: self._vectors(key) for key in named}
+        vectors = {key: self._read_vectors(key) for key in keys}
         components = self.components
         with applied_embeddings(components, vectors) as replaced:
             self.components = {**components, **replaced}
@@ -193,17 +224,22 @@ class LatentFamily(Family):
             finally:
                 self.components = components
 
-    def _named_in(self, text: str) -> list[str]:
-        fitting = [key for key, source in self.embeddings.items() if getattr(source, "family", "") in {"", self.key}]
+    def _find_named(self, text: str) -> list[str]:
+        width = self.components[self.encoder_names[0]].get_input_embeddings().weight.shape[1]
+        fitting = [
+            key
+            for key, source in self.embeddings.items()
+            if getattr(source, "family", "") in {"", self.key} and fits_width(getattr(source, "base", ""), width)
+        ]
         return named_embeddings(text, self.embeddings, fitting)
 
-    def _vectors(self, key: str) -> Mapping[str, torch.Tensor]:
+    def _read_vectors(self, key: str) -> Mapping[str, torch.Tensor]:
         source = self.embeddings[key]
         return source if isinstance(source, Mapping) else read_embedding(getattr(source, "path", source))
 
 
 def with_embeddings(encode: Callable[..., T]) -> Callable[..., T]:
-    """An encoder of prompts that knows the embeddings which they name.
+    """Return an encoder of prompts that knows the embeddings which they name.
 
     Args:
         encode: a family's method that takes the prompt and the negative prompt, or a mapping of texts.
@@ -212,82 +248,37 @@ def with_embeddings(encode: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(encode)
     def encoded(self: LatentFamily, first: Any, *rest: Any, **options: Any) -> T:
         texts = first.values() if isinstance(first, Mapping) else [first, *rest[:1]]
-        with self.embedded(*(text for text in texts if isinstance(text, str))):
+        with self.apply_embeddings(*(text for text in texts if isinstance(text, str))):
             return encode(self, first, *rest, **options)
 
     return encoded
 
 
-def _bundled(choices: Sequence[tuple[Any, float]]) -> dict[str, Any]:
+def _read_bundled_embeddings(choices: Sequence[tuple[Any, float]]) -> dict[str, Any]:
     """The embeddings that LoRAs' files bring along."""
-    found: dict[str, Any] = {}
+    embeddings: dict[str, Any] = {}
     for source, _ in choices:
-        found |= bundled_embeddings(source, "The LoRA") if isinstance(source, Mapping) else read_bundled(Path(source))
-    return found
+        embeddings |= (
+            bundled_embeddings(source, "The LoRA") if isinstance(source, Mapping) else read_bundled(Path(source))
+        )
+    return embeddings
 
 
-def _lora_identity(source: Any, weight: float) -> Hashable:
+def _identify_lora(source: Any, weight: float) -> Hashable:
     """Of a LoRA at its weight; tensors that came from no file are equal to nothing else."""
     return (object() if isinstance(source, Mapping) else file_stamp(Path(source))), weight
 
 
-def _blocks(config: Any) -> Sequence[int]:
+def _read_block_channels(config: Any) -> Sequence[int]:
     """A VAE's channels at each resolution."""
     return config.get("block_out_channels") or config["encoder_block_out_channels"]
 
 
 def embed_scale(conditionings: Mapping[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
-    """Conditionings with the guidance scale as the tensor "guidance", (B,), float32."""
-    embedded = {}
-    for name, one in conditionings.items():
-        like = one.tensors["prompt_embeds"]
+    """Return conditionings with the guidance scale as the tensor "guidance", (B,), float32."""
+    scaled = {}
+    for name, conditioning in conditionings.items():
+        like = conditioning.tensors["prompt_embeds"]
         scale = torch.full((len(like),), float(guidance_scale), device=like.device)
-        embedded[name] = Conditioning({**one.tensors, "guidance": scale})
-    return embedded
-
-
-def discrete_schedule(scheduler: Any) -> DiscreteSchedule:
-    """The noise schedule of a scheduler with `alphas_cumprod`.
-
-    Raises:
-        ModelError: it has none.
-    """
-    if has_edm_times(scheduler):
-        # Log-linear, so that the index of a level and the network's time, ln(sigma) / 4, are linear in each other.
-        config = scheduler.config
-        sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_train_timesteps)
-        return DiscreteSchedule(1 / (1 + sigmas**2))
-    alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
-    if alphas_cumprod is None:
-        raise ModelError(
-            f"The scheduler {type(scheduler).__name__} has no alphas_cumprod. Use a model with a DDIM scheduler."
-        )
-    values = np.maximum(np.asarray(alphas_cumprod, dtype=np.float64), _SMALLEST_ALPHA)
-    return DiscreteSchedule(values, scheduler.config.get("steps_offset", 0))
-
-
-def has_edm_times(scheduler: Any) -> bool:
-    """Whether a network takes EDM's time, ln(sigma / alpha) / 4, with data of unit deviation (CosXL).
-
-    Source: Karras et al., EDM, arXiv:2206.00364, table 1. With unit deviation its preconditioning is v-prediction.
-    """
-    return type(scheduler).__name__.startswith("EDM") and scheduler.config.get("sigma_data") == 1.0
-
-
-def shifted_schedule(scheduler: Any, image_tokens: int, max_shift: float) -> FlowSchedule:
-    """The noise schedule of a flow-matching scheduler with its shift, fixed or growing with the picture.
-
-    Args:
-        scheduler: its configuration gives the shift.
-        image_tokens: of the picture, (width * height) / (pixels to a token)^2.
-        max_shift: of pictures of 4096 tokens, where the configuration has none.
-
-    Source: a growing one is exp(mu), mu linear in the number of tokens, as in diffusers' `calculate_shift`.
-    """
-    config = scheduler.config
-    total = config.get("num_train_timesteps", 1000)
-    if not config.get("use_dynamic_shifting"):
-        return FlowSchedule(total, config.get("flow_shift", config.get("shift", 1.0)))
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
-    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    return FlowSchedule(total, math.exp(low + (high - low) * (image_tokens - few) / (many - few)))
+        scaled[name] = Conditioning({**conditioning.tensors, "guidance": scale})
+    return scaled

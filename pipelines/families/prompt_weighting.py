@@ -16,7 +16,7 @@ DEFAULT_WEIGHTING = "interpolate"
 
 
 class Weighting(NamedTuple):
-    """A rule.
+    """Describes a rule.
 
     Attributes:
         label: for people.
@@ -69,7 +69,7 @@ WEIGHTINGS: Mapping[str, Weighting] = {
 
 
 def require_weighting(key: str) -> Weighting:
-    """The rule of this key.
+    """Return the rule of this key.
 
     Raises:
         UnknownMethodError: there is none.
@@ -82,7 +82,7 @@ def require_weighting(key: str) -> Weighting:
 def apply_weights(
     embeds: torch.Tensor, weights: torch.Tensor, empty: Callable[[], torch.Tensor], weighting: str
 ) -> torch.Tensor:
-    """Embeddings under their weights; rows without a weight other than one stay as they are, bit for bit.
+    """Apply weights to embeddings; rows without a weight other than one stay as they are, bit for bit.
 
     Args:
         embeds: (n, L, D), the output of the text encoder.
@@ -95,8 +95,8 @@ def apply_weights(
         SettingsError: the rule gives numbers that are not finite.
     """
     rule = require_weighting(weighting)
-    touched = (weights != 1).any(dim=1)
-    if not bool(touched.any()):
+    has_weight = (weights != 1).any(dim=1)
+    if not bool(has_weight.any()):
         return embeds
     weighted = rule.apply(embeds.float(), weights[..., None], empty().float()).to(embeds.dtype)
     if not bool(weighted.isfinite().all()):
@@ -104,4 +104,4 @@ def apply_weights(
     if weighting in ("interpolate", "multiply"):
         # The formula gives back what it took only up to rounding.
         weighted = torch.where((weights != 1)[..., None], weighted, embeds)
-    return torch.where(touched[:, None, None], weighted, embeds)
+    return torch.where(has_weight[:, None, None], weighted, embeds)

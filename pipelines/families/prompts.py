@@ -7,13 +7,16 @@ may say is read in `pipelines.prompts`.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, apply_weights
-from pipelines.prompts.weights import parse_chunks, parse_weights
+from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules
+from pipelines.prompts.weights import parse_weights
+from pipelines.weights.tokenizer import Tokenizer
 
 __all__ = [
     "Tokens",
@@ -31,17 +34,17 @@ Tokens = list[tuple[int, float]]
 _log = logging.getLogger(__name__)
 
 
-def _tokens(tokenizer: Any, weighted: Sequence[tuple[str, float]]) -> Tokens:
+def _tokenize(tokenizer: Tokenizer, weighted: Sequence[tuple[str, float]]) -> Tokens:
     """The ids of each weighted text, each tokenized by itself, with its weight."""
-    found: Tokens = []
+    tokens: Tokens = []
     for text, weight in weighted:
         ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-        found += [(token, weight) for token in ids]
-    return found
+        tokens += [(token, weight) for token in ids]
+    return tokens
 
 
-def clip_tokens(tokenizer: Any, prompt: str) -> tuple[Tokens, int]:
-    """The tokens of a prompt, and how many chunks of a CLIP encoder they fill (at least one).
+def clip_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[Tokens, int]:
+    """Return the tokens of a prompt, and how many chunks of a CLIP encoder they fill (at least one).
 
     Raises:
         PromptError: as `parse_weights`.
@@ -50,31 +53,87 @@ def clip_tokens(tokenizer: Any, prompt: str) -> tuple[Tokens, int]:
     return [token for chunk in chunks for token in chunk], len(chunks)
 
 
-def clip_chunks(tokenizer: Any, prompt: str) -> list[Tokens]:
-    """The tokens of a prompt in the chunks that a CLIP encoder reads one by one, of at most model_max_length - 2.
+def clip_chunks(tokenizer: Tokenizer, prompt: str, rules: PromptRules = HERE) -> list[Tokens]:
+    """Return the tokens of a prompt in the chunks that a CLIP encoder reads one by one, of at most model_max_length -
+    2.
 
     Args:
         tokenizer: of CLIP.
         prompt: with weights; BREAK ends a chunk.
+        rules: how the prompt is read, and where a full chunk ends.
 
     Raises:
         PromptError: as `parse_weights`.
     """
     room = tokenizer.model_max_length - 2
     chunks: list[Tokens] = []
-    for weighted in parse_chunks(prompt):
-        tokens = _tokens(tokenizer, weighted)
-        chunks += [tokens[start : start + room] for start in range(0, max(1, len(tokens)), room)]
+    for weighted in parse_by_rules(prompt, rules):
+        if rules.chunks == "words":
+            chunks += _part_at_words([_tokenize(tokenizer, [pair]) for pair in weighted], room)
+            continue
+        tokens = _tokenize(tokenizer, weighted)
+        comma = _tokenize(tokenizer, [(",", 1.0)])[0][0] if rules.chunks == "commas" else None
+        chunks += _part_tokens(tokens, room, comma)
     return chunks
 
 
-def most_chunks(tokenizers: Sequence[Any], prompts: Iterable[str]) -> int:
-    """The most chunks that one of the prompts fills for one of the tokenizers."""
-    return max(len(clip_chunks(tokenizer, text)) for text in prompts for tokenizer in tokenizers)
+_BACKTRACK = 20
+"""Tokens behind a comma that A1111 takes into the next chunk: its default "comma padding backtrack"."""
+
+_WHOLE = 8
+"""Tokens from which on ComfyUI parts a weighted text."""
 
 
-def chunk_tokens(tokenizer: Any, chunks: Sequence[Tokens], count: int) -> list[Tokens]:
-    """The chunks in rows as CLIP reads them: begin, at most model_max_length - 2 tokens, end, padding.
+def _part_tokens(tokens: Tokens, room: int, comma: int | None) -> list[Tokens]:
+    """Chunks of at most `room` tokens, at least one; where there is a comma's id, what stands behind the last comma of
+    a full chunk goes on to the next.
+
+    Source: AUTOMATIC1111, stable-diffusion-webui 1.10, `modules/sd_hijack_clip.py`, `tokenize_line`.
+    """
+    chunks: list[Tokens] = []
+    current: Tokens = []
+    last_comma = -1
+    for token in tokens:
+        if token[0] == comma:
+            last_comma = len(current)
+        elif comma is not None and len(current) == room and last_comma >= 0 and room - last_comma <= _BACKTRACK:
+            chunks.append(current[: last_comma + 1])
+            current, last_comma = current[last_comma + 1 :], -1
+        if len(current) == room:
+            chunks.append(current)
+            current, last_comma = [], -1
+        current.append(token)
+    return [*chunks, current] if current or not chunks else chunks
+
+
+def _part_at_words(groups: Sequence[Tokens], room: int) -> list[Tokens]:
+    """Chunks of at most `room` tokens; a group of fewer than eight that does not fit begins the next.
+
+    Source: ComfyUI 0.3.64, `comfy/sd1_clip.py`, `SDTokenizer.tokenize_with_weights`.
+    """
+    chunks: list[Tokens] = [[]]
+    for group in groups:
+        rest, is_large = group, len(group) >= _WHOLE
+        while len(rest) + len(chunks[-1]) > room:
+            if is_large:
+                space = room - len(chunks[-1])
+                chunks[-1] = chunks[-1] + rest[:space]
+                rest = rest[space:]
+            chunks.append([])
+        chunks[-1] = chunks[-1] + rest
+    return chunks
+
+
+def most_chunks(tokenizers: Sequence[Tokenizer], prompts: Iterable[str], rules: PromptRules = HERE) -> int:
+    """Return how many chunks all prompts get for all tokenizers: the most that one of them fills, or by the rules'
+    repetition the least common multiple."""
+    return rules.count_chunks(
+        [max(len(clip_chunks(tokenizer, text, rules)) for tokenizer in tokenizers) for text in prompts]
+    )
+
+
+def chunk_tokens(tokenizer: Tokenizer, chunks: Sequence[Tokens], count: int) -> list[Tokens]:
+    """Return the chunks in rows as CLIP reads them: begin, at most model_max_length - 2 tokens, end, padding.
 
     Args:
         tokenizer: of CLIP.
@@ -93,21 +152,23 @@ def chunk_tokens(tokenizer: Any, chunks: Sequence[Tokens], count: int) -> list[T
 
 
 def encode_clip(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     text_encoder: torch.nn.Module,
     prompt: str,
     chunks: int,
-    read: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]],
+    read_output: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]],
     weighting: str = DEFAULT_WEIGHTING,
+    rules: PromptRules = HERE,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A prompt's CLIP embeddings, one chunk after another, and its pooled embedding.
+    """Compute a prompt's CLIP embeddings, one chunk after another, and its pooled embedding.
 
     Args:
         tokenizer, text_encoder: of one CLIP.
         prompt: with weights.
         chunks: at least as many as the prompt fills; the further ones are those of an empty prompt.
-        read: the encoder's output to (embeddings (chunks, L, D), pooled embeddings (chunks, P) or None).
+        read_output: the encoder's output to (embeddings (chunks, L, D), pooled embeddings (chunks, P) or None).
         weighting: what the weights do; without weights nothing is done.
+        rules: how the prompt is read; by their repetition `chunks` is a multiple of the prompt's own.
 
     Returns:
         (1, chunks * L, D), and (1, P) of the first chunk or None; weights do not reach the pooled embedding.
@@ -116,42 +177,102 @@ def encode_clip(
         PromptError: as `parse_weights`.
         UnknownMethodError: there is no such weighting.
     """
-    tokens = clip_chunks(tokenizer, prompt)[:chunks]
+    tokens = clip_chunks(tokenizer, prompt, rules)[:chunks]
+    repeats = chunks // len(tokens) if rules.repeats else 1
+    chunks //= repeats
     rows = chunk_tokens(tokenizer, tokens, chunks)
-    weights = torch.tensor([[weight for _, weight in row] for row in rows], device=_device_of(text_encoder))
+    weights = torch.tensor([[weight for _, weight in row] for row in rows], device=_find_device(text_encoder))
 
-    def encoded(rows: Sequence[Tokens], lengths: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        mask = None
+    def encode(
+        rows: Sequence[Tokens], lengths: Sequence[int], mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if getattr(text_encoder.config, "use_attention_mask", False):
             read_by_row = torch.tensor([[length + 2] for length in lengths])
             mask = (torch.arange(len(rows[0])) < read_by_row).long().to(weights.device)
         with torch.no_grad():
-            return read(text_encoder(_ids(rows, weights.device), attention_mask=mask, output_hidden_states=True))
+            return read_output(
+                text_encoder(_stack_ids(rows, weights.device), attention_mask=mask, output_hidden_states=True)
+            )
 
     lengths = [len(chunk) for chunk in tokens] + [0] * (chunks - len(tokens))
-    embeds, pooled = encoded(rows, lengths)
-    embeds = apply_weights(embeds, weights, lambda: encoded(chunk_tokens(tokenizer, [], 1), [0])[0], weighting)
-    return embeds.reshape(1, -1, embeds.shape[-1]), None if pooled is None else pooled[:1]
+    embeds, pooled = encode(rows, lengths)
+    weighting = rules.weighting or weighting
+    if weighting != "ignore":
+
+        def weigh(embeds: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            return apply_weights(embeds, weights, lambda: encode(chunk_tokens(tokenizer, [], 1), [0])[0], weighting)
+
+        embeds = weigh(embeds, weights)
+        if rules.masks:
+            embeds = _blend_light_texts(
+                embeds,
+                weights,
+                lambda row, mask: weigh(encode([rows[row]], lengths[row : row + 1], mask)[0], weights[row : row + 1]),
+            )
+    embeds = embeds.reshape(1, -1, embeds.shape[-1]).repeat(1, repeats, 1)
+    return embeds, None if pooled is None else pooled[:1]
+
+
+def _blend_light_texts(
+    embeds: torch.Tensor, weights: torch.Tensor, encode_masked: Callable[[int, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Blend each row with those that the encoder gives where it does not see a text of weight w < 1.
+
+    A text's own blend has tan((1 - w) * pi / 2) times the weight of the row itself: half and half at w = 0.5.
+
+    Args:
+        embeds: (n, L, D), their weights applied.
+        weights: (n, L); neighbors of one weight are one text.
+        encode_masked: a row and a mask (1, L) to embeddings (1, L, D), their weights applied.
+
+    Source: Compel 2.5, `embeddings_provider.py`, `get_embeddings_for_weighted_prompt_fragments`.
+    Differs: a prompt of several chunks is blended chunk by chunk.
+    """
+    blended = embeds.clone()
+    for row in torch.nonzero((weights < 1).any(dim=1)).flatten().tolist():
+        total, start = 1.0, 0
+        values = weights[row].tolist()
+        while start < len(values):
+            end = start + 1
+            while end < len(values) and values[end] == values[start]:
+                end += 1
+            if values[start] < 1:
+                mask = torch.ones(1, len(values), dtype=torch.long, device=embeds.device)
+                mask[:, start:end] = 0
+                share = math.tan((1 - max(values[start], _LEAST_WEIGHT)) * math.pi / 2)
+                blended[row] += share * encode_masked(row, mask)[0]
+                total += share
+            start = end
+        blended[row] /= total
+    return blended
+
+
+_LEAST_WEIGHT = 1e-5
+"""Below it a text is as good as masked: the tangent has no end."""
 
 
 def encode_t5(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     text_encoder: torch.nn.Module,
     prompt: str,
     max_sequence_length: int,
     weighting: str = DEFAULT_WEIGHTING,
+    rules: PromptRules = HERE,
 ) -> torch.Tensor:
-    """A prompt's T5 embeddings, (1, max_sequence_length, D), under its weights; BREAK is a space.
+    """Compute a prompt's T5 embeddings, (1, max_sequence_length, D), under its weights; BREAK is a space.
 
     Text beyond the length is cut off, as the stock pipelines do, and the log says so.
 
     Raises:
         PromptError: as `encode_clip`.
     """
-    tokens = _tokens(tokenizer, parse_weights(prompt))
+    weighted = [pair for chunk in parse_by_rules(prompt, rules) for pair in chunk]
+    if rules.syntax == "here":
+        weighted = parse_weights(prompt)
+    tokens = _tokenize(tokenizer, weighted)
     if len(tokens) > max_sequence_length - 1:
         _log.warning("The prompt has %d tokens; T5 reads the first %d.", len(tokens), max_sequence_length - 1)
-    device = _device_of(text_encoder)
+    device = _find_device(text_encoder)
 
     def padded(tokens: Tokens) -> Tokens:
         row = [*tokens[: max_sequence_length - 1], (tokenizer.eos_token_id, 1.0)]
@@ -159,18 +280,21 @@ def encode_t5(
 
     def encoded(row: Tokens) -> torch.Tensor:
         with torch.no_grad():
-            return text_encoder(_ids([row], device))[0]
+            return text_encoder(_stack_ids([row], device))[0]
 
     row = padded(tokens)
     weights = torch.tensor([[weight for _, weight in row]], device=device)
+    weighting = rules.weighting or weighting
+    if weighting == "ignore":
+        return encoded(row)
     return apply_weights(encoded(row), weights, lambda: encoded(padded([])), weighting)
 
 
-def _ids(rows: Sequence[Tokens], device: torch.device) -> torch.Tensor:
+def _stack_ids(rows: Sequence[Tokens], device: torch.device) -> torch.Tensor:
     return torch.tensor([[token for token, _ in row] for row in rows], device=device)
 
 
-def _device_of(text_encoder: Any) -> torch.device:
+def _find_device(text_encoder: torch.nn.Module) -> torch.device:
     """Where it computes, also when it is offloaded and its weights lie elsewhere."""
     # Here, since importing diffusers imports PyTorch's compiler: 1.7 of the 8 seconds that the studio took to start.
     from diffusers.utils.torch_utils import get_module_execution_device

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from pipelines.core.denoiser import Conditioning
+from pipelines.core.errors import SettingsError
+from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, most_chunks
+from pipelines.prompts.rules import HERE, PromptRules
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]
 
 
 class StableDiffusion(LatentFamily):
-    """Models of a StableDiffusionPipeline, with epsilon or v-prediction.
+    """Runs models of a StableDiffusionPipeline, with epsilon or v-prediction.
 
     Conditioning: "prompt_embeds" (B, L, D), L a multiple of the tokenizer's length; for latent consistency
     models also "guidance" (B,), the scale as an input.
@@ -26,7 +29,7 @@ class StableDiffusion(LatentFamily):
 
     key = "sd"
     network_name = "unet"
-    encoder_names = ("text_encoder",)
+    encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
 
     def __init__(self, components: Mapping[str, Any]):
         super().__init__(components)
@@ -55,14 +58,21 @@ class StableDiffusion(LatentFamily):
         batch_size: int,
         size: tuple[int, int],
         weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
         tokenizer, encoder = self.components["tokenizer"], self.components["text_encoder"]
-        chunks = most_chunks([tokenizer], texts.values())
+        chunks = most_chunks([tokenizer], texts.values(), rules)
         encoded = {}
+        read_layer = functools.partial(_read_layer, encoder, rules.find_layer(self._find_version(encoder)))
         for name, text in texts.items():
-            embeds, _ = encode_clip(tokenizer, encoder, text, chunks, lambda output: (output[0], None), weighting)
+            embeds, _ = encode_clip(tokenizer, encoder, text, chunks, read_layer, weighting, rules)
             encoded[name] = Conditioning({"prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1)})
         return self.embed_guidance(encoded, self.default_guidance_scale)
+
+    @staticmethod
+    def _find_version(encoder: Any) -> str:
+        """The name by which programs' rules know the family: Stable Diffusion 2 has another text encoder."""
+        return "sd2" if encoder.config.hidden_size == _SD2_WIDTH else "sd"
 
     def embed_guidance(
         self, conditionings: Mapping[str, Conditioning], guidance_scale: float
@@ -70,37 +80,60 @@ class StableDiffusion(LatentFamily):
         return embed_scale(conditionings, guidance_scale) if self.embeds_guidance else dict(conditionings)
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        given, dtype = conditioning.tensors, self.network_dtype
-        embedded = None
+        tensors, dtype = conditioning.tensors, self.network_dtype
+        guidance = None
         if self.embeds_guidance:
-            embedded = guidance_embedding(given["guidance"], self.network.config.time_cond_proj_dim).to(dtype)
+            guidance = guidance_embedding(tensors["guidance"], self.network.config.time_cond_proj_dim).to(dtype)
         return self.network(
             latents.to(dtype),
-            self._network_times(timesteps),
-            encoder_hidden_states=given["prompt_embeds"].to(dtype),
-            timestep_cond=embedded,
-            added_cond_kwargs=self._added(given, dtype),
+            self._convert_times(timesteps),
+            encoder_hidden_states=tensors["prompt_embeds"].to(dtype),
+            timestep_cond=guidance,
+            added_cond_kwargs=self._build_added_conditions(tensors, dtype),
             return_dict=False,
         )[0].to(latents.dtype)
 
-    def _network_times(self, timesteps: torch.Tensor) -> torch.Tensor:
+    def _convert_times(self, timesteps: torch.Tensor) -> torch.Tensor:
         if not self._edm_times:
             return timesteps
-        log_sigmas = [math.log(self.noise_schedule.at(time).sigma_ve) for time in timesteps.flatten().tolist()]
-        return timesteps.new_tensor(log_sigmas, dtype=torch.float32).reshape(timesteps.shape) / 4
+        # The schedule is linear in ln(sigma), so the device finds it without asking the host.
+        last = self.noise_schedule.num_train_timesteps - 1
+        low, high = (math.log(self.noise_schedule.at(time).sigma_ve) for time in (0, last))
+        return (low + timesteps.float().clamp(0, last) * ((high - low) / last)) / 4
 
-    def _added(self, given: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
+    def _build_added_conditions(
+        self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor] | None:
         """The network's further conditions."""
         return None
 
 
+def _read_layer(encoder: Any, layer: int, output: Any) -> tuple[torch.Tensor, None]:
+    """The encoder's output of a layer counted from the end, under the final norm; of 0 and 1 the last.
+
+    Raises:
+        SettingsError: the encoder has no such layer, or is not CLIP ViT-L, whose layers programs count alike.
+    """
+    if layer < 2:
+        return output[0], None
+    layers = encoder.config.num_hidden_layers
+    if layer > layers or encoder.config.hidden_size == _SD2_WIDTH:
+        reason = "reads its text encoder at a layer of its own" if layer <= layers else f"has {layers} of them"
+        raise SettingsError(f"The clip skip asks for layer {layer} from the end; this model {reason}. Set it to 0.")
+    return getattr(encoder, "text_model", encoder).final_layer_norm(output.hidden_states[-layer]), None
+
+
+_SD2_WIDTH = 1024
+"""Of the text encoder of Stable Diffusion 2, whose last layer is left out where it is stored."""
+
+
 def sample_side(sample_size: Any) -> tuple[int, int]:
-    """(height, width) of a configuration's `sample_size`, in latent pixels."""
+    """Return (height, width) of a configuration's `sample_size`, in latent pixels."""
     return (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
 
 
 def guidance_embedding(guidance_scale: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines and cosines (B, width) of 1000 * (guidance_scale - 1), (B,).
+    """Return sines and cosines (B, width) of 1000 * (guidance_scale - 1), (B,).
 
     Source: Luo et al., Latent consistency models, arXiv:2310.04378, section 4.2; as diffusers'
     `get_guidance_scale_embedding`.

@@ -7,25 +7,27 @@ from typing import Any
 
 import torch
 
-from pipelines.core.denoiser import Conditioning
-from pipelines.core.errors import SettingsError
+from pipelines.core.errors import ModelFileError, SettingsError
+from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.latent import LatentFamily, shifted_schedule, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5, most_chunks
+from pipelines.prompts.rules import HERE, PromptRules
 
 __all__ = ["StableDiffusion3"]
 
 
 class StableDiffusion3(LatentFamily):
-    """Models of a StableDiffusion3Pipeline; the T5 may be absent.
+    """Runs models of a StableDiffusion3Pipeline; the T5 may be absent.
 
     Conditioning: "prompt_embeds" (B, L + max_sequence_length, D), the CLIPs' rows before the T5's, and
     "pooled_prompt_embeds" (B, P).
 
     Attributes:
-        max_sequence_length: tokens that the T5 reads.
+        max_sequence_length: tokens that the T5 reads; where it is absent, the empty tokens in their place. A model
+            folder's preview.json may name another number of them than the stock pipeline's 256.
     """
 
     key = "sd3"
@@ -38,6 +40,8 @@ class StableDiffusion3(LatentFamily):
         super().__init__(components)
         config = self.network.config
         self.traits = Traits(self.key, "flow", "transformer", "cfg")
+        if components.get("text_encoder_3") is None:
+            self.max_sequence_length = _count_empty_tokens(components.get("preview") or {}, self.max_sequence_length)
         self.default_size = (config.sample_size * self.vae_scale_factor,) * 2
         self.size_multiple = self.vae_scale_factor * config.patch_size
         self.noise_schedule = self.noise_schedule_for(*self.default_size)
@@ -62,12 +66,13 @@ class StableDiffusion3(LatentFamily):
         batch_size: int,
         size: tuple[int, int],
         weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
         tokenizers = [self.components["tokenizer"], self.components["tokenizer_2"]]
-        chunks = most_chunks(tokenizers, texts.values())
+        chunks = most_chunks(tokenizers, texts.values(), rules)
         encoded = {}
         for name, text in texts.items():
-            embeds, pooled = self._encode(text, chunks, weighting)
+            embeds, pooled = self._encode(text, chunks, weighting, rules)
             encoded[name] = Conditioning(
                 {
                     "prompt_embeds": embeds.to(self.device).repeat(batch_size, 1, 1),
@@ -76,7 +81,7 @@ class StableDiffusion3(LatentFamily):
             )
         return encoded
 
-    def _encode(self, text: str, chunks: int, weighting: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, text: str, chunks: int, weighting: str, rules: PromptRules) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [
             encode_clip(
                 self.components[f"tokenizer{suffix}"],
@@ -85,16 +90,17 @@ class StableDiffusion3(LatentFamily):
                 chunks,
                 lambda output: (output.hidden_states[-2], output[0]),
                 weighting,
+                rules,
             )
             for suffix in ("", "_2")
         ]
         clip = torch.cat([parts[0][0], parts[1][0].to(parts[0][0])], dim=-1)
         pooled = torch.cat([parts[0][1], parts[1][1].to(parts[0][1])], dim=-1)
-        t5 = self._encode_t5(text, clip, weighting)
+        t5 = self._encode_t5(text, clip, weighting, rules)
         clip = torch.nn.functional.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
         return torch.cat([clip, t5], dim=-2), pooled
 
-    def _encode_t5(self, text: str, like: torch.Tensor, weighting: str) -> torch.Tensor:
+    def _encode_t5(self, text: str, like: torch.Tensor, weighting: str, rules: PromptRules) -> torch.Tensor:
         encoder = self.components.get("text_encoder_3")
         if encoder is None:
             return like.new_zeros(1, self.max_sequence_length, self.network.config.joint_attention_dim)
@@ -104,14 +110,22 @@ class StableDiffusion3(LatentFamily):
             text,
             self.max_sequence_length,
             weighting,
+            rules,
         ).to(like)
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        given, dtype = conditioning.tensors, self.network_dtype
+        tensors, dtype = conditioning.tensors, self.network_dtype
         return self.network(
             hidden_states=latents.to(dtype),
             timestep=timesteps,
-            encoder_hidden_states=given["prompt_embeds"].to(dtype),
-            pooled_projections=given["pooled_prompt_embeds"].to(dtype),
+            encoder_hidden_states=tensors["prompt_embeds"].to(dtype),
+            pooled_projections=tensors["pooled_prompt_embeds"].to(dtype),
             return_dict=False,
         )[0].to(latents.dtype)
+
+
+def _count_empty_tokens(facts: Mapping[str, Any], usual: int) -> int:
+    count = facts.get("max_sequence_length", usual)
+    if not isinstance(count, int) or not 0 <= count <= 512:
+        raise ModelFileError(f"preview.json names the max_sequence_length {count!r}. It must be from 0 to 512.")
+    return count

@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 
-from pipelines.core.denoiser import Conditioning
+from pipelines.core.prediction import Conditioning
 from pipelines.families.latent import with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, most_chunks
 from pipelines.families.sd import StableDiffusion
+from pipelines.prompts.rules import HERE, PromptRules
 
 __all__ = ["StableDiffusionXL"]
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Models of a StableDiffusionXLPipeline.
+    """Runs models of a StableDiffusionXLPipeline.
 
     Conditioning: "prompt_embeds" (B, L, D), "pooled_prompt_embeds" (B, P), "time_ids" (B, 6): original
     height and width, crop (0, 0), target height and width.
@@ -45,15 +46,16 @@ class StableDiffusionXL(StableDiffusion):
         batch_size: int,
         size: tuple[int, int],
         weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
         tokenizers = [self.components["tokenizer"], self.components["tokenizer_2"]]
-        chunks = most_chunks(tokenizers, texts.values())
-        zeros = self.components.get("force_zeros_for_empty_prompt", True)
+        chunks = most_chunks(tokenizers, texts.values(), rules)
+        zeros = rules.zeros and self.components.get("force_zeros_for_empty_prompt", True)
         width, height = size
         time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=self.device)
         encoded = {}
         for name, text in texts.items():
-            embeds, pooled = self._encode(text, chunks, weighting)
+            embeds, pooled = self._encode(text, chunks, weighting, rules)
             if zeros and not text and name.startswith("negative"):
                 embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
             encoded[name] = Conditioning(
@@ -65,24 +67,28 @@ class StableDiffusionXL(StableDiffusion):
             )
         return self.embed_guidance(encoded, self.default_guidance_scale)
 
-    def _encode(self, text: str, chunks: int, weighting: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, text: str, chunks: int, weighting: str, rules: PromptRules) -> tuple[torch.Tensor, torch.Tensor]:
         first, _ = encode_clip(
             self.components["tokenizer"],
             self.components["text_encoder"],
             text,
             chunks,
-            lambda output: (output.hidden_states[-2], None),
+            lambda output: (output.hidden_states[-(rules.find_layer(self.key) or 2)], None),
             weighting,
+            rules,
         )
         second, pooled = encode_clip(
             self.components["tokenizer_2"],
             self.components["text_encoder_2"],
             text,
             chunks,
-            lambda output: (output.hidden_states[-2], output[0]),
+            lambda output: (output.hidden_states[-(rules.find_layer(self.key) or 2)], output[0]),
             weighting,
+            rules,
         )
         return torch.cat([first.to(second), second], dim=-1), pooled
 
-    def _added(self, given: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        return {"text_embeds": given["pooled_prompt_embeds"].to(dtype), "time_ids": given["time_ids"].to(dtype)}
+    def _build_added_conditions(
+        self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        return {"text_embeds": tensors["pooled_prompt_embeds"].to(dtype), "time_ids": tensors["time_ids"].to(dtype)}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
 from pipelines.families.preview import Factors, fitted_to, linear_preview
 from pipelines.families.stock import StockPipeline, StockStep
+
+if TYPE_CHECKING:
+    from pipelines.families.base import Autoencoder, PretrainedModule
 
 __all__ = ["STRIP", "StockVideo", "evenly"]
 
@@ -26,21 +29,21 @@ _FITTED: weakref.WeakKeyDictionary[torch.nn.Module, Factors] = weakref.WeakKeyDi
 
 
 def evenly(count: int, most: int = STRIP) -> list[int]:
-    """Indices of at most `most` of `count` frames, the first and the last among them."""
+    """Return indices of at most `most` of `count` frames, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return [round(place * (count - 1) / (most - 1)) for place in range(most)]
 
 
 class StockVideo(StockPipeline):
-    """A video pipeline through its own call; its steps show at most eight latent frames, (n, C, h, w)."""
+    """Runs a video pipeline through its own call; its steps show at most eight latent frames, (n, C, h, w)."""
 
-    def _unpacked(self, latents: torch.Tensor, keywords: Mapping[str, Any]) -> torch.Tensor | None:
+    def _unpack(self, latents: torch.Tensor, keywords: Mapping[str, object]) -> torch.Tensor | None:
         if latents.ndim == 3:
-            latents = self._unpacked_clip(latents, keywords)
+            latents = self._unpack_clip(latents, keywords)
         if latents is None or latents.ndim != 5:
             return None
-        channels = self._channels()
+        channels = self._count_channels()
         # By the class and not by the shape: a clip may have as many frames as there are channels.
         if type(self.pipe).__name__.startswith(_FRAMES_FIRST):
             latents = latents.transpose(1, 2)
@@ -49,21 +52,19 @@ class StockVideo(StockPipeline):
         clip = latents[0, :channels].detach().transpose(0, 1)
         return clip[evenly(len(clip))].clone()
 
-    def _unpacked_clip(self, latents: torch.Tensor, keywords: Mapping[str, Any]) -> torch.Tensor | None:
+    def _unpack_clip(self, latents: torch.Tensor, keywords: Mapping[str, Any]) -> torch.Tensor | None:
         """(B, C, F, h, w) of LTX's rows of tokens."""
         pipe, unpack = self.pipe, getattr(self.pipe, "_unpack_latents", None)
         space, time = (getattr(pipe, f"vae_{what}_compression_ratio", None) for what in ("spatial", "temporal"))
         frames, width, height = (keywords.get(name) for name in ("num_frames", "width", "height"))
-        if (
-            unpack is None
-            or None in (space, time, frames, width, height)
-            or len(inspect.signature(unpack).parameters) != 6
-        ):
+        if space is None or time is None or frames is None or width is None or height is None:
+            return None
+        if unpack is None or len(inspect.signature(unpack).parameters) != 6:
             return None
         patches = [getattr(pipe, f"transformer_{what}_patch_size", 1) for what in ("spatial", "temporal")]
         return unpack(latents, (frames - 1) // time + 1, height // space, width // space, *patches)
 
-    def _channels(self) -> int:
+    def _count_channels(self) -> int:
         config = self.pipe.vae.config
         return int(config.get("latent_channels") or config.get("z_dim") or 0)
 
@@ -80,17 +81,17 @@ class StockVideo(StockPipeline):
         if vae is None or self.watched == "none":
             return
         if vae not in _FITTED:
-            _FITTED[vae] = self._fitted(vae)
+            _FITTED[vae] = self._fit_factors(vae)
         self._factors = _FITTED[vae]
 
-    def _fitted(self, vae: Any) -> Factors:
+    def _fit_factors(self, vae: Autoencoder) -> Factors:
         clips = "Temporal" not in type(vae).__name__ and type(vae).__name__ != "AutoencoderKL"
 
         def encode(images: torch.Tensor) -> torch.Tensor:
             pixels = (2 * images - 1).to(get_module_execution_device(vae), vae.dtype)
             rows = [vae.encode(row[:, :, None] if clips else row).latent_dist.mode() for row in pixels.split(1)]
             latents = torch.cat(rows).float()
-            return _scaled(latents[:, :, 0] if clips else latents, vae)
+            return _scale_latents(latents[:, :, 0] if clips else latents, vae)
 
         scale = next(
             (
@@ -103,7 +104,7 @@ class StockVideo(StockPipeline):
         return fitted_to(encode, scale)
 
 
-def _scaled(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+def _scale_latents(latents: torch.Tensor, vae: PretrainedModule) -> torch.Tensor:
     """Latents (B, C, h, w) as the network sees them."""
     config = vae.config
     mean, std = (

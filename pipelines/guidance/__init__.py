@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from pipelines.core.denoiser import Guidance
+from pipelines.core.prediction import Guidance
 from pipelines.core.registry import Method, Table
+from pipelines.guidance.adaptive import Adaptive, AdaptiveSettings
 from pipelines.guidance.cfg import Cfg, CfgSettings
+from pipelines.guidance.frequency import FrequencyDecoupled, FrequencySettings
+from pipelines.guidance.interval import Interval, IntervalSettings
+from pipelines.guidance.perturbed import (
+    PerturbedAttention,
+    PerturbedAttentionSettings,
+    SkippedLayers,
+    SkippedLayersSettings,
+    SmoothedEnergy,
+    SmoothedEnergySettings,
+    needs_joint_blocks,
+    needs_self_attention,
+)
+from pipelines.guidance.projected import Projected, ProjectedSettings
+from pipelines.guidance.tangential import Tangential, TangentialSettings
+from pipelines.guidance.two_branch import needs_two_branches
+from pipelines.guidance.zero_star import ZeroStar, ZeroStarSettings
 
 __all__ = ["GUIDANCE"]
 
@@ -18,6 +35,87 @@ GUIDANCE: Table[Guidance] = Table(
             CfgSettings,
             paper="Ho & Salimans, arXiv:2207.12598; rescale: Lin et al., arXiv:2305.08891",
             help="Moves the prediction from the negative prompt's towards the prompt's.",
+        ),
+        Method(
+            "interval",
+            "Guidance interval",
+            Interval,
+            IntervalSettings,
+            needs_two_branches,
+            paper="Kynkäänniemi et al., arXiv:2404.07724",
+            help="Guides at middle noise levels only: more variety, and one evaluation instead of two elsewhere.",
+        ),
+        Method(
+            "apg",
+            "Adaptive projected guidance (APG)",
+            Projected,
+            ProjectedSettings,
+            needs_two_branches,
+            paper="Sadat et al., arXiv:2410.02416",
+            help="Takes the part of strong guidance that saturates colors away.",
+        ),
+        Method(
+            "cfg_zero_star",
+            "CFG-Zero*",
+            ZeroStar,
+            ZeroStarSettings,
+            needs_two_branches,
+            paper="Fan et al., arXiv:2503.18886",
+            help="Scales the negative prompt's prediction to fit; flow models stand still in the first step.",
+        ),
+        Method(
+            "tcfg",
+            "Tangential damping (TCFG)",
+            Tangential,
+            TangentialSettings,
+            needs_two_branches,
+            paper="Kwon et al., arXiv:2503.18137",
+            help="Keeps of the negative prompt's prediction what points the way of the prompt's.",
+        ),
+        Method(
+            "fdg",
+            "Frequency-decoupled guidance (FDG)",
+            FrequencyDecoupled,
+            FrequencySettings,
+            needs_two_branches,
+            paper="Sadat et al., arXiv:2506.19713",
+            help="Guides detail and coarse shapes by scales of their own.",
+        ),
+        Method(
+            "adaptive",
+            "Adaptive guidance",
+            Adaptive,
+            AdaptiveSettings,
+            needs_two_branches,
+            paper="Castillo et al., arXiv:2312.12487",
+            help="Leaves the negative prompt out once both agree: fewer evaluations, nearly the same picture.",
+        ),
+        Method(
+            "pag",
+            "Perturbed-attention guidance (PAG)",
+            PerturbedAttention,
+            PerturbedAttentionSettings,
+            needs_self_attention,
+            paper="Ahn et al., arXiv:2403.17377",
+            help="Leads away from what the network draws without self-attention: better structure for half more work.",
+        ),
+        Method(
+            "seg",
+            "Smoothed energy guidance (SEG)",
+            SmoothedEnergy,
+            SmoothedEnergySettings,
+            needs_self_attention,
+            paper="Hong, arXiv:2408.00760",
+            help="Leads away from what the network draws with blurred attention: gentler than PAG.",
+        ),
+        Method(
+            "slg",
+            "Skip-layer guidance (SLG)",
+            SkippedLayers,
+            SkippedLayersSettings,
+            needs_joint_blocks,
+            paper="Stability AI, Stable Diffusion 3.5; the idea: Hyung et al., arXiv:2411.18664",
+            help="Leads away from what the transformer draws with some blocks left out: better anatomy.",
         ),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from pipelines.core.denoiser import Prediction
+from pipelines.core.prediction import Prediction
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 
@@ -18,7 +18,7 @@ __all__ = ["Cfg", "CfgSettings", "Unguided", "rescale"]
 class CfgSettings:
     guidance_scale: float = setting(
         4.0,
-        "How strongly the picture follows the prompt; 1 is no guidance and half the work.",
+        "How strongly the picture follows the prompt; 1 switches guidance off and halves the work.",
         low=0,
         high=30,
         step=0.1,
@@ -40,10 +40,13 @@ def rescale(guided: torch.Tensor, positive: torch.Tensor, strength: float) -> to
 
 
 class Cfg:
-    """U + w * (C - U) on the network's own output; the conditional branch alone up to w = 1, as diffusers does.
+    """Computes U + w * (C - U) on the network's own output; the conditional branch alone up to w = 1, as diffusers
+    does.
 
     Source: Ho & Salimans, Classifier-free diffusion guidance, arXiv:2207.12598, equation 6 (there 1 + w).
     """
+
+    perturbation = None
 
     def __init__(self, settings: CfgSettings = CfgSettings()):
         self.guidance_scale = settings.guidance_scale
@@ -64,9 +67,10 @@ class Cfg:
 
 
 class Unguided:
-    """The conditional branch alone, for models that take the scale as an input or need none."""
+    """Takes the conditional branch alone, for models that take the scale as an input or need none."""
 
     guidance_scale = 1.0
+    perturbation = None
 
     def plan(self, level: Level) -> tuple[str, ...]:
         return ("positive",)

@@ -8,6 +8,7 @@ from pipelines.initializations.gaussian import GaussianSettings, GaussianStart
 from pipelines.initializations.mcmc import DenoisingMcmc, McmcSettings
 from pipelines.initializations.noise import PlainNoise
 from pipelines.initializations.optimal_transport import OptimalTransport, OptimalTransportSettings
+from pipelines.initializations.short_time import ShortTime, ShortTimeSettings
 
 __all__ = ["INITIALIZATIONS"]
 
@@ -29,6 +30,14 @@ INITIALIZATIONS: Table[Start] = Table(
             GaussianSettings,
             paper="Wang & Vastola, Gaussian score, arXiv:2412.09726",
             help="The first steps by a formula, from the mean and covariance of the model's data.",
+        ),
+        Method(
+            "short_time",
+            "Short diffusion time",
+            ShortTime,
+            ShortTimeSettings,
+            paper="Franzese et al., How much is enough?, arXiv:2206.05173",
+            help="Begins at less noise, with a draw from a Gaussian of the model's data, as early as a bound allows.",
         ),
         Method(
             "optimal_transport",

@@ -1,4 +1,4 @@
-"""What a start is: how a run's first latents come to be, and how many of the schedule's steps they spare.
+"""What a start is: how a run's first latents come to be, and how many of the schedule's steps they skip.
 
 `begin` is a generator like a sampler's step: it may ask the network by yielding a `Query`, and returns the
 latents with the levels that are left to walk.
@@ -13,8 +13,8 @@ from typing import Protocol
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 
@@ -29,7 +29,7 @@ Beginning = Generator[Query, Prediction, Begun]
 
 @dataclasses.dataclass(frozen=True)
 class StartContext:
-    """What a start may use beside the noise.
+    """Says what a start may use beside the noise.
 
     Attributes:
         noise: drawn from only where the method is stochastic.
@@ -45,18 +45,25 @@ class StartContext:
 
 
 class Start(Protocol):
-    """One method of the start table, built with its settings."""
+    """Represents one method of the start table, built with its settings."""
 
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
-        """From noise (B, C, h, w) at levels[0] to the latents and levels that the sampler begins with."""
+        """Go from noise (B, C, h, w) at levels[0] to the latents and levels that the sampler begins with."""
 
-    def left(self, num_steps: int) -> int | None:
-        """Steps that a schedule of `num_steps` leaves to the sampler; None where only the run can tell."""
+    def remaining_steps(self, num_steps: int) -> int | None:
+        """Count the steps that a schedule of `num_steps` leaves to the sampler; None where only the run can tell."""
 
-    def nfe(self, num_steps: int, sampler: Sampler) -> int:
-        """Evaluations of the denoiser, its own and the sampler's, in a run on a schedule of `num_steps` steps."""
+    def nfe(self, num_steps: int, sampler: Sampler, ends_clean: bool = True) -> int:
+        """Count the evaluations of the denoiser, its own and the sampler's, in a run on a schedule of `num_steps`
+        steps.
+
+        Args:
+            num_steps: of the schedule.
+            sampler: of the run.
+            ends_clean: as in `Sampler.nfe`.
+        """
 
 
 def count_skipped_steps(num_steps: int, share: float) -> int:
-    """Steps of a schedule that a start makes unnecessary: the share of them, rounded, one always being left."""
+    """Count the steps of a schedule that a start makes unnecessary: the share of them, rounded; one is always left."""
     return min(round(share * num_steps), num_steps - 1)

@@ -14,34 +14,41 @@ from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsErr
 from pipelines.initializations.base import StartContext
 
 __all__ = [
+    "DENOISING_GAIN",
     "NOISE_LEVEL",
     "STATISTICS",
     "TRANSPORT",
+    "DenoisingGain",
     "Statistics",
     "Transport",
     "fitted_file",
     "fitted_folder",
+    "load_denoising_gain",
     "load_statistics",
     "load_transport",
     "require_shape",
+    "save_denoising_gain",
     "save_statistics",
     "save_transport",
 ]
 
 STATISTICS, TRANSPORT, NOISE_LEVEL = "statistics.safetensors", "transport.safetensors", "noise_level.safetensors"
+DENOISING_GAIN = "denoising_gain.safetensors"
 _SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji-starts"
 _FIT = "python -m pipelines.training.data_statistics --model {} --pictures FOLDER"
 _TRAIN = "python -m pipelines.training.noise_level --model {} --pictures FOLDER --run-dir FOLDER"
+_MEASURE = "python -m pipelines.training.denoising_gain --model {} --pictures FOLDER"
 _HOW = {
     STATISTICS: ("The mean and covariance of its data", _FIT),
     TRANSPORT: ("A transport map to its data", _FIT),
     NOISE_LEVEL: ("A classifier of its noise levels", _TRAIN),
+    DENOISING_GAIN: ("A measurement of its estimates", _MEASURE),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance of a model's scaled latents.
+    """Describes mean and covariance of a model's scaled latents.
 
     Attributes:
         mean: (C, h, w), float64.
@@ -57,20 +64,34 @@ class Statistics:
 
     @classmethod
     def of(cls, latents: torch.Tensor, rank: int | None = None) -> Statistics:
-        """Fitted to latents (N, C, h, w), with the `rank` largest variances apart; all that there are by default."""
+        """Compute statistics fitted to latents (N, C, h, w), with the `rank` largest variances apart; all that there
+        are by default."""
         flat = latents.double().flatten(1)
         mean = flat.mean(0)
         _, singular, directions = torch.linalg.svd(flat - mean, full_matrices=False)
         variances = singular**2 / max(1, len(flat) - 1)
-        kept = min(rank or len(variances), len(variances))
-        left = flat.shape[1] - kept
-        rest = float(variances[kept:].sum() / left) if left else 0.0
-        return cls(mean.reshape(latents.shape[1:]), directions[:kept].T.contiguous(), variances[:kept], rest)
+        count = min(rank or len(variances), len(variances))
+        complement = flat.shape[1] - count
+        rest = float(variances[count:].sum() / complement) if complement else 0.0
+        return cls(mean.reshape(latents.shape[1:]), directions[:count].T.contiguous(), variances[:count], rest)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingGain:
+    """Says by how much a model's estimates of x0 are better than those of a Gaussian of its data's moments.
+
+    Attributes:
+        log_snr: (K,), float64, ascending: the logarithm of alpha^2 / sigma^2.
+        gain: (K,), float64: mean squared error of the Gaussian's less that of the model's, summed over a picture.
+    """
+
+    log_snr: torch.Tensor
+    gain: torch.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Transport:
-    """A semi-discrete transport map from the unit normal to points of a model's data.
+    """Describes a semi-discrete transport map from the unit normal to points of a model's data.
 
     Attributes:
         points: (N, C, h, w), float32, scaled latents.
@@ -82,12 +103,12 @@ class Transport:
 
 
 def fitted_folder(model: str, models_folder: Path) -> Path:
-    """Where the fitted files of a model lie: the shipped model's beside it, others in the models folder."""
+    """Find where the fitted files of a model lie: the shipped model's beside it, others in the models folder."""
     return _SHIPPED if model == "emoji" else models_folder / "starts" / model.replace("/", "--")
 
 
 def fitted_file(context: StartContext, name: str) -> Path:
-    """The file of this name that was fitted for the run's model.
+    """Return the file of this name that was fitted for the run's model.
 
     Raises:
         ModelMissingError: there is none, with the command that makes it.
@@ -96,7 +117,7 @@ def fitted_file(context: StartContext, name: str) -> Path:
     if path is None or not path.is_file():
         what, command = _HOW[name]
         raise ModelMissingError(
-            f"{what} is needed for this start, and there is none for the model {context.model!r}. "
+            f"{what} is needed for this initialization, and there is none for the model {context.model!r}. "
             f"Fit it: {command.format(context.model)}"
         )
     return path
@@ -107,7 +128,7 @@ def require_shape(context: StartContext, fitted: torch.Size | tuple, latents: to
     if tuple(fitted) != tuple(latents.shape[1:]):
         shapes = " and ".join(" × ".join(map(str, shape)) for shape in (fitted, latents.shape[1:]))
         raise SettingsError(
-            f"This start was fitted for the model {context.model!r} at another size (latents of {shapes}). "
+            f"This initialization was fitted for the model {context.model!r} at another size (latents of {shapes}). "
             "Choose the model's own size, or plain noise."
         )
 
@@ -127,20 +148,39 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Statistics in float64, their directions made orthonormal again.
+    """Load statistics in float64, their directions made orthonormal again.
 
     Raises:
         ModelFileError: the file is broken.
     """
-    return _statistics(path, path.stat().st_mtime_ns)
+    return _read_statistics(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _statistics(path: Path, changed: int) -> Statistics:
-    found = _tensors(path, ("mean", "directions", "variances", "rest"))
-    directions, signs = torch.linalg.qr(found["directions"].double())
+def _read_statistics(path: Path, modified_ns: int) -> Statistics:
+    tensors = _load_tensors(path, ("mean", "directions", "variances", "rest"))
+    directions, signs = torch.linalg.qr(tensors["directions"].double())
     directions = directions * torch.sign(torch.diagonal(signs))
-    return Statistics(found["mean"].double(), directions, found["variances"].double(), float(found["rest"]))
+    return Statistics(tensors["mean"].double(), directions, tensors["variances"].double(), float(tensors["rest"]))
+
+
+def save_denoising_gain(gain: DenoisingGain, path: Path) -> None:
+    """Write both columns in float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({"log_snr": gain.log_snr.float().contiguous(), "gain": gain.gain.float().contiguous()}, path)
+
+
+def load_denoising_gain(path: Path) -> DenoisingGain:
+    """Load a measurement in float64.
+
+    Raises:
+        ModelFileError: the file is broken.
+    """
+    tensors = _load_tensors(path, ("log_snr", "gain"))
+    log_snr, gain = tensors["log_snr"].double(), tensors["gain"].double()
+    if log_snr.ndim != 1 or log_snr.shape != gain.shape or len(gain) < 2 or not bool((log_snr.diff() > 0).all()):
+        raise ModelFileError(f"The fitted file {path.name!r} is broken: it is no ascending table. Measure it again.")
+    return DenoisingGain(log_snr, gain)
 
 
 def save_transport(transport: Transport, path: Path) -> None:
@@ -150,23 +190,23 @@ def save_transport(transport: Transport, path: Path) -> None:
 
 
 def load_transport(path: Path) -> Transport:
-    """A transport map in float32.
+    """Load a transport map in float32.
 
     Raises:
         ModelFileError: the file is broken.
     """
-    return _transport(path, path.stat().st_mtime_ns)
+    return _read_transport(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _transport(path: Path, changed: int) -> Transport:
-    found = _tensors(path, ("points", "heights"))
-    return Transport(found["points"].float(), found["heights"].float())
+def _read_transport(path: Path, modified_ns: int) -> Transport:
+    tensors = _load_tensors(path, ("points", "heights"))
+    return Transport(tensors["points"].float(), tensors["heights"].float())
 
 
-def _tensors(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+def _load_tensors(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
     try:
-        found = load_file(path)
-        return {name: found[name] for name in names}
+        tensors = load_file(path)
+        return {name: tensors[name] for name in names}
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise ModelFileError(f"The fitted file {path.name!r} is broken: {str(error)[:300]}. Fit it again.") from error

@@ -24,12 +24,13 @@ class GaussianSettings:
         low=0,
         high=0.8,
         step=0.05,
-        label="steps spared",
+        label="steps skipped",
     )
 
 
 def gaussian_flow(latents: torch.Tensor, level: Level, next_level: Level, statistics: Statistics) -> torch.Tensor:
-    """a' * mu + U sqrt((s'^2 + a'^2 * L) / (s^2 + a^2 * L)) U^T (x - a * mu): the probability-flow ODE on a Gaussian.
+    """Compute a' * mu + U sqrt((s'^2 + a'^2 * L) / (s^2 + a^2 * L)) U^T (x - a * mu): the probability-flow ODE on a
+    Gaussian.
 
     Exact from any level to any other, for diffusion and flow models alike (a is alpha, s sigma, L the variances).
 
@@ -37,21 +38,20 @@ def gaussian_flow(latents: torch.Tensor, level: Level, next_level: Level, statis
         latents: (B, C, h, w) at `level`.
         statistics: of the data, its directions orthonormal.
 
-    Returns: latents at `next_level`, in float64.
+    Returns: latents at `next_level`, in float64 on the CPU, since some devices have no float64.
     Source: Wang & Vastola, arXiv:2412.09726, the solution for a Gaussian score, there with alpha = 1.
     """
-    mean = statistics.mean.to(latents.device).flatten()
-    directions, variances = statistics.directions.to(latents.device), statistics.variances.to(latents.device)
+    mean, directions, variances = statistics.mean.flatten(), statistics.directions, statistics.variances
 
     def scale(variance: torch.Tensor) -> torch.Tensor:
         before = level.sigma**2 + level.alpha**2 * variance
         return ((next_level.sigma**2 + next_level.alpha**2 * variance) / before).sqrt()
 
-    apart = latents.double().flatten(1) - level.alpha * mean
+    apart = latents.cpu().double().flatten(1) - level.alpha * mean
     rest = scale(variances.new_tensor(statistics.rest))
     along = apart @ directions
-    moved = rest * apart + ((scale(variances) - rest) * along) @ directions.T
-    return (next_level.alpha * mean + moved).reshape(latents.shape)
+    scaled = rest * apart + ((scale(variances) - rest) * along) @ directions.T
+    return (next_level.alpha * mean + scaled).reshape(latents.shape)
 
 
 class GaussianStart:
@@ -61,7 +61,7 @@ class GaussianStart:
     a Gaussian of these is close to the model's own trajectory.
 
     Source: Wang & Vastola, The unreasonable effectiveness of Gaussian score approximation for diffusion models and
-    its applications, arXiv:2412.09726 ("analytical teleportation"), who spare 15 to 30 % of the evaluations.
+    its applications, arXiv:2412.09726 ("analytical teleportation"), who save 15 to 30 % of the evaluations.
     Differs: the Gaussian is that of all the data, whatever the prompt says, where the authors' models have none. What
     a prompt decides at high noise is lost: the picture is another one than the whole schedule gives from the same
     noise, and it takes guidance to bring the prompt back (figures in assets/models/emoji-starts/README.md).
@@ -76,12 +76,12 @@ class GaussianStart:
             return latents, levels
         statistics = load_statistics(fitted_file(context, STATISTICS))
         require_shape(context, statistics.mean.shape, latents)
-        moved = gaussian_flow(latents, levels[0], levels[skipped_steps], statistics)
-        return moved.to(latents), levels[skipped_steps:]
+        next_latents = gaussian_flow(latents, levels[0], levels[skipped_steps], statistics)
+        return next_latents.to(latents), levels[skipped_steps:]
         yield  # a generator without a question
 
-    def left(self, num_steps: int) -> int:
+    def remaining_steps(self, num_steps: int) -> int:
         return num_steps - count_skipped_steps(num_steps, self.share)
 
-    def nfe(self, num_steps: int, sampler: Sampler) -> int:
-        return sampler.nfe(self.left(num_steps))
+    def nfe(self, num_steps: int, sampler: Sampler, ends_clean: bool = True) -> int:
+        return sampler.nfe(self.remaining_steps(num_steps), ends_clean)

@@ -7,8 +7,8 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
 from pipelines.core.errors import SettingsError
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler, interpolate
 from pipelines.core.schedule import Level, NoiseSchedule
@@ -44,7 +44,7 @@ class McmcSettings:
 
 
 def langevin_step(latents: torch.Tensor, score: torch.Tensor, step_size: float, noise: torch.Tensor) -> torch.Tensor:
-    """x' = x + eta / 2 * score + sqrt(eta) * z, the unadjusted Langevin algorithm.
+    """Compute x' = x + eta / 2 * score + sqrt(eta) * z, the unadjusted Langevin algorithm.
 
     On N(0, v) its stationary variance is v / (1 - eta / (4 * v)), and it diverges from eta = 4 * v on.
 
@@ -54,7 +54,7 @@ def langevin_step(latents: torch.Tensor, score: torch.Tensor, step_size: float, 
 
 
 class DenoisingMcmc:
-    """Langevin-Gibbs steps in (x, sigma), then the schedule from the smallest sigma that the chain has seen.
+    """Takes Langevin-Gibbs steps in (x, sigma), then the schedule from the smallest sigma that the chain has seen.
 
     A step moves x at its noise level and then asks the classifier which level x now has. The chain lives in latents
     divided by alpha, x0 + sigma * eps, whatever the model's own form; the prompt guides it as it guides the sampler.
@@ -85,46 +85,46 @@ class DenoisingMcmc:
         require_shape(context, classifier.shape, latents)
         draft = yield from self._draft(latents, levels)
         first = draft + self.settings.noise * context.noise(draft)
-        state, sigma = yield from self._chain(first, classifier, context)
+        state, sigma = yield from self._run_chain(first, classifier, context)
         level = context.noise_schedule.at_sigma_ve(sigma)
-        left = [one for one in levels if one.sigma_ve < level.sigma_ve]
-        return level.alpha * state, [level, *(left or levels[-1:])]
+        lower_levels = [later for later in levels if later.sigma_ve < level.sigma_ve]
+        return level.alpha * state, [level, *(lower_levels or levels[-1:])]
 
     def _draft(self, latents: torch.Tensor, levels: Sequence[Level]) -> Generator[Query, Prediction, torch.Tensor]:
         """A rough picture, by DDIM over a few of the levels."""
         count = min(self.settings.draft_steps, len(levels) - 1)
-        chosen = [levels[round(place * (len(levels) - 1) / count)] for place in range(count)]
-        for place, level in enumerate(chosen):
+        draft_levels = [levels[round(place * (len(levels) - 1) / count)] for place in range(count)]
+        for place, level in enumerate(draft_levels):
             prediction = yield Query(latents, level)
             if place + 1 < count:
-                latents = interpolate(prediction, chosen[place + 1])
+                latents = interpolate(prediction, draft_levels[place + 1])
         return prediction.denoised
 
-    def _chain(
+    def _run_chain(
         self, state: torch.Tensor, classifier: NoiseClassifier, context: StartContext
     ) -> Generator[Query, Prediction, tuple[torch.Tensor, float]]:
         """(x0 + sigma * eps, sigma): the chain's state of least noise."""
-        sigma = least = _level_of(state, classifier, context.noise_schedule)
+        sigma = least = _estimate_sigma(state, classifier, context.noise_schedule)
         best = state
         for _ in range(self.settings.steps):
             level = context.noise_schedule.at_sigma_ve(sigma)
             prediction = yield Query(level.alpha * state, level)
             score = -prediction.noise / sigma
             state = langevin_step(state, score, self.settings.step_size, context.noise(state))
-            sigma = _level_of(state, classifier, context.noise_schedule)
+            sigma = _estimate_sigma(state, classifier, context.noise_schedule)
             if sigma < least:
                 best, least = state, sigma
         return best, least
 
-    def left(self, num_steps: int) -> None:
+    def remaining_steps(self, num_steps: int) -> None:
         """The chain decides, picture by picture."""
 
-    def nfe(self, num_steps: int, sampler: Sampler) -> int:
-        """An upper bound: the chain may spare the sampler's first steps."""
-        return min(self.settings.draft_steps, num_steps) + self.settings.steps + sampler.nfe(num_steps)
+    def nfe(self, num_steps: int, sampler: Sampler, ends_clean: bool = True) -> int:
+        """Return an upper bound: the chain may skip the sampler's first steps."""
+        return min(self.settings.draft_steps, num_steps) + self.settings.steps + sampler.nfe(num_steps, ends_clean)
 
 
-def _level_of(state: torch.Tensor, classifier: NoiseClassifier, noise_schedule: NoiseSchedule) -> float:
+def _estimate_sigma(state: torch.Tensor, classifier: NoiseClassifier, noise_schedule: NoiseSchedule) -> float:
     """The classifier's sigma, no lower and no higher than the model was trained for."""
     low, high = noise_schedule.at(1).sigma_ve, noise_schedule.at(noise_schedule.num_train_timesteps - 1).sigma_ve
     return min(max(float(classifier.sigma(state)[0]), low), high)

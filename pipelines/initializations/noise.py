@@ -15,7 +15,7 @@ __all__ = ["PlainNoise"]
 
 
 class PlainNoise:
-    """The noise itself, and the whole schedule."""
+    """Takes the noise itself, and the whole schedule."""
 
     def __init__(self, settings: NoSettings = NoSettings()):
         pass
@@ -24,8 +24,8 @@ class PlainNoise:
         return latents, levels
         yield  # a generator without a question
 
-    def left(self, num_steps: int) -> int:
+    def remaining_steps(self, num_steps: int) -> int:
         return num_steps
 
-    def nfe(self, num_steps: int, sampler: Sampler) -> int:
-        return sampler.nfe(num_steps)
+    def nfe(self, num_steps: int, sampler: Sampler, ends_clean: bool = True) -> int:
+        return sampler.nfe(num_steps, ends_clean)

@@ -18,7 +18,7 @@ __all__ = ["NoiseClassifier", "NoiseLevelNetwork", "load_noise_classifier", "sav
 
 
 class NoiseLevelNetwork(nn.Module):
-    """Convolutions over latents of unit root mean square, and the logarithm of what was divided out.
+    """Applies convolutions over latents of unit root mean square, and the logarithm of what was divided out.
 
     Its scores are those of a bell over the levels, whose middle and width it finds: neighbors are alike, and it need
     not learn that level by level.
@@ -43,7 +43,7 @@ class NoiseLevelNetwork(nn.Module):
         self.head = nn.Linear(128, 2)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scores (B, levels) of latents (B, C, h, w) = x0 + sigma * eps."""
+        """Return scores (B, levels) of latents (B, C, h, w) = x0 + sigma * eps."""
         rms = latents.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6)
         features = latents / rms
         pooled = [rms.log().flatten(1)]
@@ -55,10 +55,10 @@ class NoiseLevelNetwork(nn.Module):
             if index:
                 features = self.norms[index - 1](features)
             features = F.silu(features)
-        seen = torch.cat(pooled, dim=1)
-        middle, width = (self.direct(seen) + self.head(F.silu(self.hidden(seen)))).unbind(1)
+        pooled_features = torch.cat(pooled, dim=1)
+        middle, width = (self.direct(pooled_features) + self.head(F.silu(self.hidden(pooled_features)))).unbind(1)
         width = F.softplus(width) + 0.3
-        places = torch.arange(self.levels, device=seen.device, dtype=seen.dtype)
+        places = torch.arange(self.levels, device=pooled_features.device, dtype=pooled_features.dtype)
         apart = (places - self.levels / 2 - 10 * middle[:, None]) / width[:, None]
         return -apart.square() / 2 - width.log()[:, None]
 
@@ -80,12 +80,12 @@ class NoiseClassifier:
 
     @torch.no_grad()
     def sigma(self, latents: torch.Tensor) -> torch.Tensor:
-        """(B,), float64: the likeliest sigma / alpha of latents (B, C, h, w) = x0 + sigma * eps."""
+        """Return (B,), float64: the likeliest sigma / alpha of latents (B, C, h, w) = x0 + sigma * eps."""
         weight = next(self.network.parameters())
         return self.sigmas[self.network(latents.to(weight.device, weight.dtype)).argmax(dim=1).cpu()]
 
     def nearest(self, sigmas: torch.Tensor) -> torch.Tensor:
-        """(B,), int64: the levels nearest in the logarithm to these sigmas."""
+        """Return (B,), int64: the levels nearest in the logarithm to these sigmas."""
         width = math.log(self.highest / self.lowest) / (len(self.sigmas) - 1)
         return ((sigmas.double().log() - math.log(self.lowest)) / width).round().long().clamp(0, len(self.sigmas) - 1)
 
@@ -106,15 +106,15 @@ def save_noise_classifier(classifier: NoiseClassifier, path: Path) -> None:
 
 
 def load_noise_classifier(path: Path) -> NoiseClassifier:
-    """A classifier in float32.
+    """Load a classifier in float32.
 
     Raises:
         ModelFileError: the file is broken.
     """
     try:
-        with safe_open(path, "pt") as opened:
-            facts = json.loads((opened.metadata() or {})["noise_level"])
-            state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118 - no mapping
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["noise_level"])
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no mapping
         network = NoiseLevelNetwork(facts["shape"][0], facts["levels"], tuple(facts["widths"]))
         network.load_state_dict(state)
         return NoiseClassifier(network, facts["lowest"], facts["highest"], tuple(facts["shape"]))

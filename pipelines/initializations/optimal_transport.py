@@ -25,12 +25,12 @@ class OptimalTransportSettings:
         low=0,
         high=0.9,
         step=0.05,
-        label="steps spared",
+        label="steps skipped",
     )
 
 
 def cells(noise: torch.Tensor, transport: Transport) -> torch.Tensor:
-    """(B,), int64: the point that each noise z (B, C, h, w) is sent to, argmax_i <z, y_i> + height_i.
+    """Return (B,), int64: the point that each noise z (B, C, h, w) is sent to, argmax_i <z, y_i> + height_i.
 
     Source: Brenier's theorem for a discrete target, as in Li et al., DPM-OT, arXiv:2307.11308, section 3.
     """
@@ -39,17 +39,17 @@ def cells(noise: torch.Tensor, transport: Transport) -> torch.Tensor:
 
 
 def masses(transport: Transport, draws: int, generator: torch.Generator) -> torch.Tensor:
-    """(N,): the share of `draws` unit normal noises that each point receives."""
-    count, counted, left = len(transport.points), torch.zeros(len(transport.points)), draws
-    while left > 0:
-        noise = torch.randn((min(left, 8192), *transport.points.shape[1:]), generator=generator)
-        counted += torch.bincount(cells(noise, transport), minlength=count)
-        left -= len(noise)
-    return counted / draws
+    """Return (N,): the share of `draws` unit normal noises that each point receives."""
+    count, counts, remaining = len(transport.points), torch.zeros(len(transport.points)), draws
+    while remaining > 0:
+        noise = torch.randn((min(remaining, 8192), *transport.points.shape[1:]), generator=generator)
+        counts += torch.bincount(cells(noise, transport), minlength=count)
+        remaining -= len(noise)
+    return counts / draws
 
 
 def fit_transport(points: torch.Tensor, generator: torch.Generator, steps: int = 300, batch: int = 8192) -> Transport:
-    """Heights for which every point receives the same share of the noise.
+    """Fit heights for which every point receives the same share of the noise.
 
     They minimize the convex E max_i(<z, y_i> + h_i) - mean(h), whose gradient is the points' masses minus 1 / N. A
     step moves each height by the logarithm of what its point lacks, times a scale of the likenesses, and is made on
@@ -71,8 +71,8 @@ def fit_transport(points: torch.Tensor, generator: torch.Generator, steps: int =
     for step in range(steps):
         noise = torch.randn((batch, flat.shape[1]), generator=generator)
         received = torch.bincount((noise @ flat.T + heights).argmax(dim=1), minlength=count).float()
-        wanted = batch / count
-        heights = heights + scale * (1 - step / steps) ** 1.5 * ((wanted + 0.5) / (received + 0.5)).log()
+        target = batch / count
+        heights = heights + scale * (1 - step / steps) ** 1.5 * ((target + 0.5) / (received + 0.5)).log()
     return Transport(points.float(), heights - heights.mean())
 
 
@@ -104,8 +104,8 @@ class OptimalTransport:
         return level.alpha * points + level.sigma * noise, levels[skipped_steps:]
         yield  # a generator without a question
 
-    def left(self, num_steps: int) -> int:
+    def remaining_steps(self, num_steps: int) -> int:
         return num_steps - count_skipped_steps(num_steps, self.share)
 
-    def nfe(self, num_steps: int, sampler: Sampler) -> int:
-        return sampler.nfe(self.left(num_steps))
+    def nfe(self, num_steps: int, sampler: Sampler, ends_clean: bool = True) -> int:
+        return sampler.nfe(self.remaining_steps(num_steps), ends_clean)

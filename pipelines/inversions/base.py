@@ -20,33 +20,37 @@ SOURCE, TARGET = 0, 1
 
 
 class Inversion(Protocol):
-    """One method of the inversion table, built with its settings.
+    """Represents one method of the inversion table, built with its settings.
 
     Attributes:
         strength: share of the steps that are inverted, in (0, 1].
+        is_random: whether the way up draws noise, so that another seed is another trajectory.
+        replaces_negative: whether the source prompt stands in the negative prompt's place on the way down.
     """
 
     strength: float
+    is_random: bool
+    replaces_negative: bool
 
     def guidance_scale(self, edit_scale: float) -> float:
-        """The guidance on the way up, given that of the edit on the way down."""
+        """Return the guidance on the way up, given that of the edit on the way down."""
 
     def start(self, image_latents: torch.Tensor) -> torch.Tensor:
-        """The latents that `noising` starts from: (B, C, h, w), or more rows for what is carried beside them."""
+        """Return the latents that `noising` starts from: (B, C, h, w), or more rows for what is carried beside them."""
 
     def noising(self) -> Sampler:
-        """The sampler of a run over ascending levels."""
+        """Return the sampler of a run over ascending levels."""
 
     def denoising(self, trajectory: Trajectory) -> Sampler:
-        """The sampler of the run back down, its rows as `forked` gives them."""
+        """Return the sampler of the run back down, its rows as `forked` gives them."""
 
     def forked(self, latents: torch.Tensor) -> torch.Tensor:
-        """The trajectory's last latents of one picture, once for the source and once for the edit."""
+        """Return the trajectory's last latents of one picture, once for the source and once for the edit."""
 
     def visible(self, latents: torch.Tensor) -> torch.Tensor:
-        """The rows of a step's latents that are pictures."""
+        """Return the rows of a step's latents that are pictures."""
 
 
 def pivots(trajectory: Trajectory) -> list[torch.Tensor]:
-    """Latents by ascending level: of the picture itself, then after each step of the inversion."""
+    """List latents by ascending level: of the picture itself, then after each step of the inversion."""
     return [trajectory.initial, *(step.latents for step in trajectory.steps)]

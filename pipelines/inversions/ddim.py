@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
@@ -27,14 +27,15 @@ class DdimInversionSettings:
 
 
 def fits_ddim_inversion(traits: Traits) -> str | None:
-    """Why not, or None: a network that returns x0 says nothing about the noise of a clean picture."""
+    """Say why not, or return None: a network that returns x0 says nothing about the noise of a clean picture."""
     if traits.backbone == "pipeline":
         return "it runs through its own pipeline only"
     return "its network returns the picture instead of the noise" if traits.prediction_type == "sample" else None
 
 
 class ReverseDdim:
-    """x' = alpha' * D(x) + sigma' * eps_hat from a level to one with more noise, eps_hat taken at the label of x'.
+    """Computes x' = alpha' * D(x) + sigma' * eps_hat from a level to one with more noise, eps_hat taken at the label of
+    x'.
 
     Source: Song et al., arXiv:2010.02502, section 4.3, the ODE in the other direction; Dhariwal & Nichol,
     arXiv:2105.05233, appendix F. For a flow model it is Euler's method reversed.
@@ -45,15 +46,18 @@ class ReverseDdim:
         prediction = yield Query(state.latents, dataclasses.replace(level, timestep=next_level.timestep))
         return State(interpolate(prediction, next_level), prediction.denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps
 
 
 class DdimInversion:
-    """Invert with DDIM, and sample the source and the edit freely from where it ends.
+    """Inverts with DDIM, and samples the source and the edit freely from where it ends.
 
     Source: as `ReverseDdim`; as an editing method Mokady et al., Null-text inversion, arXiv:2211.09794, section 3.1.
     """
+
+    is_random = False
+    replaces_negative = False
 
     def __init__(self, settings: DdimInversionSettings = DdimInversionSettings()):
         self.scale, self.strength = settings.guidance_scale, settings.strength

@@ -40,17 +40,17 @@ class Pinned:
         self.inner, self.path = inner, path
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
-        moved = yield from self.inner.step(state, level, next_level, context)
-        latents = moved.latents.clone()
+        next_state = yield from self.inner.step(state, level, next_level, context)
+        latents = next_state.latents.clone()
         latents[SOURCE] = self.path[len(self.path) - 2 - context.index][0]
-        return dataclasses.replace(moved, latents=latents)
+        return dataclasses.replace(next_state, latents=latents)
 
-    def nfe(self, num_steps: int) -> int:
-        return self.inner.nfe(num_steps)
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return self.inner.nfe(num_steps, ends_clean)
 
 
 class DirectInversion(DdimInversion):
-    """DDIM inversion at guidance 1, then DDIM at any guidance with the source's row pinned to the path.
+    """Runs DDIM inversion at guidance 1, then DDIM at any guidance with the source's row pinned to the path.
 
     An edit that looks at the source's row (prompt-to-prompt) sees the true source at every level. One that does
     not (plain re-prompting) is the same as with DDIM inversion, beside an exact reconstruction.

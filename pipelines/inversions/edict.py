@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -31,7 +31,7 @@ class EdictSettings:
 
 
 def fits_edict(traits: Traits) -> str | None:
-    """Why not, or None."""
+    """Say why not, or return None."""
     if traits.backbone == "pipeline":
         return "it runs through its own pipeline only"
     if traits.prediction_type == "sample":
@@ -39,7 +39,7 @@ def fits_edict(traits: Traits) -> str | None:
     return "a flow model's first level has no signal, which its equations divide by" if traits.flow else None
 
 
-def _factors(level: Level, next_level: Level) -> tuple[float, float]:
+def _build_factors(level: Level, next_level: Level) -> tuple[float, float]:
     """a = alpha' / alpha and b = sigma' - a * sigma of the step x' = a * x + b * eps from `level` down to `next_level`.
 
     Source: Wallace et al., arXiv:2211.12446, section 4, where a_t and b_t are defined.
@@ -49,13 +49,14 @@ def _factors(level: Level, next_level: Level) -> tuple[float, float]:
 
 
 class Coupled:
-    """One step down of both latents, which stand one after the other in the state's rows: all x, then all y.
+    """Takes one step down of both latents, which stand one after the other in the state's rows: all x, then all y.
 
     The one that is moved first takes turns, so that neither is favored: step i of N starts with x where N - i
     is even. With p = 1 nothing is mixed.
 
     Source: Wallace, Gokul, Naik, EDICT, arXiv:2211.12446, section 4, the denoising process.
-    Differs: the mixing weights are those of the paper's text; the published code swaps them.
+    Differs: the published code, run beside this, has the same weights; it mixes the first row first in every step and
+    counts the turns from the noisy end, where this counts from the clean one and mixes the row that was moved first.
     """
 
     def __init__(self, p: float):
@@ -63,8 +64,8 @@ class Coupled:
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         x, y = state.latents.chunk(2)
-        a, b = _factors(level, next_level)
-        swapped = _swapped(context.num_steps - context.index)
+        a, b = _build_factors(level, next_level)
+        swapped = _is_swapped(context.num_steps - context.index)
         if swapped:
             x, y = y, x
         first = yield Query(y, level)
@@ -73,22 +74,22 @@ class Coupled:
         y = a * y + b * second.noise
         x = self.p * x + (1 - self.p) * y
         y = self.p * y + (1 - self.p) * x
-        return _state(x, y, first.denoised, second.denoised, swapped)
+        return _build_state(x, y, first.denoised, second.denoised, swapped)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return 2 * num_steps
 
 
 class Uncoupled(Coupled):
-    """The same step undone: unmix y, unmix x, then take the noise off y and off x.
+    """Undoes the same step: unmixes y, unmixes x, then takes the noise off y and off x.
 
     Source: Wallace et al., arXiv:2211.12446, section 4, the inversion process.
     """
 
     def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
         x, y = state.latents.chunk(2)
-        a, b = _factors(next_level, level)
-        swapped = _swapped(context.index + 1)
+        a, b = _build_factors(next_level, level)
+        swapped = _is_swapped(context.index + 1)
         if swapped:
             x, y = y, x
         y = (y - (1 - self.p) * x) / self.p
@@ -97,28 +98,31 @@ class Uncoupled(Coupled):
         y = (y - b * second.noise) / a
         first = yield Query(y, next_level)
         x = (x - b * first.noise) / a
-        return _state(x, y, first.denoised, second.denoised, swapped)
+        return _build_state(x, y, first.denoised, second.denoised, swapped)
 
 
-def _swapped(steps_to_clean: int) -> bool:
+def _is_swapped(steps_to_clean: int) -> bool:
     """Counted from the clean end, so that the way up and the way down agree on each step."""
     return steps_to_clean % 2 == 1
 
 
-def _state(
-    x: torch.Tensor, y: torch.Tensor, denoised_x: torch.Tensor, denoised_y: torch.Tensor, swapped: bool
+def _build_state(
+    x: torch.Tensor, y: torch.Tensor, denoised_x: torch.Tensor, denoised_y: torch.Tensor, is_swapped: bool
 ) -> State:
-    if swapped:
+    if is_swapped:
         x, y, denoised_x, denoised_y = y, x, denoised_y, denoised_x
     return State(torch.cat([x, y]), torch.cat([denoised_x, denoised_y]))
 
 
 class EdictInversion:
-    """Exact inversion at any guidance: the way up has the guidance of the way down.
+    """Inverts exactly at any guidance: the way up has the guidance of the way down.
 
     Source: Wallace et al., arXiv:2211.12446, section 4; p 0.93, 50 steps, strength 0.8 and guidance 3 are theirs.
     Differs: latents are float32 here, in which the round trip ends 1e-5 to 1e-4 from its start; in float64 1e-13.
     """
+
+    is_random = False
+    replaces_negative = False
 
     def __init__(self, settings: EdictSettings = EdictSettings()):
         self.p, self.strength = settings.p, settings.strength

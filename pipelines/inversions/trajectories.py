@@ -11,7 +11,7 @@ __all__ = ["TrajectoryCache"]
 
 
 class TrajectoryCache:
-    """Trajectories of inversions; the least recently used go first.
+    """Keeps trajectories of inversions; the least recently used go first.
 
     They are kept in the process that inverted: where each job has one of its own, as on a ZeroGPU Space, the next edit
     of the same picture inverts it again.
@@ -22,22 +22,22 @@ class TrajectoryCache:
 
     def __init__(self, max_bytes: int = 256 * 2**20):
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Hashable, Trajectory] = OrderedDict()
+        self._trajectories: OrderedDict[Hashable, Trajectory] = OrderedDict()
 
     def get(self, key: Hashable) -> Trajectory | None:
-        """The trajectory, if it is still here."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        """Return the trajectory, if it is still here."""
+        if key in self._trajectories:
+            self._trajectories.move_to_end(key)
+        return self._trajectories.get(key)
 
     def put(self, key: Hashable, trajectory: Trajectory) -> None:
         """Keep a trajectory, and let older ones go; one that is larger than the whole room is not kept."""
-        self._kept[key] = trajectory
-        self._kept.move_to_end(key)
-        while sum(_bytes(one) for one in self._kept.values()) > self._max_bytes:
-            self._kept.popitem(last=False)
+        self._trajectories[key] = trajectory
+        self._trajectories.move_to_end(key)
+        while sum(_count_bytes(one) for one in self._trajectories.values()) > self._max_bytes:
+            self._trajectories.popitem(last=False)
 
 
-def _bytes(trajectory: Trajectory) -> int:
+def _count_bytes(trajectory: Trajectory) -> int:
     steps = (tensor.nbytes for step in trajectory.steps for tensor in (step.latents, step.denoised))
     return trajectory.initial.nbytes + sum(steps)

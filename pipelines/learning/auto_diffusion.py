@@ -15,7 +15,7 @@ from pipelines.learning.problem import Problem
 from pipelines.schedules.learned import learned_levels
 from pipelines.schedules.uniform import uniform_times
 
-__all__ = ["AutoDiffusionSettings", "Generation", "crossed", "evolve", "mutated", "search"]
+__all__ = ["AutoDiffusionSettings", "Generation", "cross", "evolve", "mutate", "search"]
 
 Candidate = tuple[int, ...]
 """Time steps, descending; the first is the model's last, where every run starts."""
@@ -37,7 +37,7 @@ class AutoDiffusionSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One round of the search.
+    """Describes one round of the search.
 
     Attributes:
         index: from 0, the first population.
@@ -56,11 +56,11 @@ class Generation:
     uniform: float
 
 
-def mutated(parent: Candidate, last: int, chance: float, rng: np.random.Generator, lowest: int = 0) -> Candidate:
-    """The parent with some steps, at least one, moved to free times between their neighbors' neighbors."""
+def mutate(parent: Candidate, last: int, chance: float, rng: np.random.Generator, lowest: int = 0) -> Candidate:
+    """Return the parent with some steps, at least one, moved to free times between their neighbors' neighbors."""
     steps = list(parent)
-    moved = np.flatnonzero(rng.random(len(steps) - 1) < chance) + 1
-    for place in moved if len(moved) else [rng.integers(1, len(steps))]:
+    places = np.flatnonzero(rng.random(len(steps) - 1) < chance) + 1
+    for place in places if len(places) else [rng.integers(1, len(steps))]:
         high = steps[place - 2] if place >= 2 else last
         low = steps[place + 2] if place + 2 < len(steps) else lowest
         free = sorted(set(range(low, high)) - set(steps))
@@ -70,10 +70,10 @@ def mutated(parent: Candidate, last: int, chance: float, rng: np.random.Generato
     return tuple(steps)
 
 
-def crossed(one: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
-    """As many steps as each parent has, drawn from both; the first stays."""
-    pool = sorted(set(one[1:]) | set(other[1:]))
-    return (one[0], *sorted(rng.choice(pool, len(one) - 1, replace=False).tolist(), reverse=True))
+def cross(first: Candidate, second: Candidate, rng: np.random.Generator) -> Candidate:
+    """Draw as many steps as each parent has, drawn from both; the first stays."""
+    pool = sorted(set(first[1:]) | set(second[1:]))
+    return (first[0], *sorted(rng.choice(pool, len(first) - 1, replace=False).tolist(), reverse=True))
 
 
 def search(
@@ -81,49 +81,60 @@ def search(
     uniform: Candidate,
     settings: AutoDiffusionSettings,
     seed: int = 0,
-    starts: Sequence[Candidate] = (),
+    first_candidates: Sequence[Candidate] = (),
     lowest: int = 0,
 ) -> Iterator[Generation]:
-    """The evolution alone; the best of all rounds is kept, so it is never worse than `uniform` by this error.
+    """Run the evolution alone; the best of all rounds is kept, so it is never worse than `uniform` by this error.
 
     Args:
         error: of a candidate; each is measured once.
         uniform: the candidate that the search must not fall behind.
         settings: of the search.
         seed: of all its choices.
-        starts: further candidates of the first generation.
+        first_candidates: further candidates of the first generation.
         lowest: time that a candidate may visit.
 
     Source: Li et al., AutoDiffusion, arXiv:2309.10438, algorithm 1 (search over time steps).
     Differs: subsets of time steps only, no skipped layers; a step moves between its neighbors' neighbors rather than
     anywhere, which keeps what a good parent has learned.
     """
-    rng, last, known = np.random.default_rng(seed), uniform[0], {}
+    rng, last, errors_by_candidate = np.random.default_rng(seed), uniform[0], {}
 
-    def measured(candidates: Sequence[Candidate]) -> list[float]:
-        fresh = [one for one in dict.fromkeys(candidates) if one not in known]
-        for one in fresh:
-            value = error(one)
-            known[one] = value if math.isfinite(value) else math.inf
-        return sorted(known[one] for one in fresh)
+    def measure(batch: Sequence[Candidate]) -> list[float]:
+        fresh = [candidate for candidate in dict.fromkeys(batch) if candidate not in errors_by_candidate]
+        for candidate in fresh:
+            value = error(candidate)
+            errors_by_candidate[candidate] = value if math.isfinite(value) else math.inf
+        return sorted(errors_by_candidate[candidate] for candidate in fresh)
 
-    def drawn() -> Candidate:
+    def draw() -> Candidate:
         inner = rng.choice(np.arange(lowest, last), len(uniform) - 1, replace=False)
         return (last, *sorted(inner.tolist(), reverse=True))
 
-    tried = [uniform, *starts]
-    while len(tried) < settings.population:
-        tried.append(mutated(uniform, last, 0.5, rng, lowest) if len(tried) % 2 else drawn())
+    candidates = [uniform, *first_candidates]
+    while len(candidates) < settings.population:
+        candidates.append(mutate(uniform, last, 0.5, rng, lowest) if len(candidates) % 2 else draw())
     for index in range(settings.generations + 1):
-        errors = measured(tried)
-        ranked = sorted(known, key=lambda one: (known[one], one))
-        yield Generation(index, settings.generations, tuple(errors), ranked[0], known[ranked[0]], known[uniform])
+        errors = measure(candidates)
+        ranked = sorted(errors_by_candidate, key=lambda candidate: (errors_by_candidate[candidate], candidate))
+        yield Generation(
+            index,
+            settings.generations,
+            tuple(errors),
+            ranked[0],
+            errors_by_candidate[ranked[0]],
+            errors_by_candidate[uniform],
+        )
         parents = ranked[: settings.parents]
-        tried = [mutated(_pick(parents, rng), last, settings.chance, rng, lowest) for _ in range(settings.mutations)]
-        tried += [crossed(_pick(parents, rng), _pick(parents, rng), rng) for _ in range(settings.crossovers)]
+        candidates = [
+            mutate(_pick_parent(parents, rng), last, settings.chance, rng, lowest) for _ in range(settings.mutations)
+        ]
+        candidates += [
+            cross(_pick_parent(parents, rng), _pick_parent(parents, rng), rng) for _ in range(settings.crossovers)
+        ]
 
 
-def _pick(parents: Sequence[Candidate], rng: np.random.Generator) -> Candidate:
+def _pick_parent(parents: Sequence[Candidate], rng: np.random.Generator) -> Candidate:
     return parents[rng.integers(len(parents))]
 
 

@@ -9,86 +9,24 @@ import numpy as np
 import torch
 
 from pipelines.core.errors import MethodFitError, SettingsError
-from pipelines.core.registry import setting
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.bespoke_rows import collect_normal_matrices, fit_rows
+from pipelines.learning.bespoke_settings import BespokeSettings, choose_terms, list_starting_times
 from pipelines.learning.problem import Problem
 from pipelines.samplers.fitted_factors import FittedFactors, Terms
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 
-__all__ = [
-    "BespokeSettings",
-    "FitContext",
-    "FittedSolver",
-    "Trial",
-    "fit_bespoke",
-    "list_starting_times",
-    "require_matching_terms",
-    "resume_fit",
-]
-
-_POWERS = (1.0, 1.2, 1.4, 1.7, 2.0)
-"""Of the start "best": t_k = t_0 * (1 - (k / N)^p), which is uniform at 1 and densest at high noise at 2."""
-
-_FIRST = (1.0, 0.97)
-"""Of the start "best", where none is given: t_0 over the last trained time T. Nothing is seen at T but noise, so a run
-may begin a little later."""
+__all__ = ["FitContext", "FittedSolver", "Trial", "fit_bespoke", "require_matching_terms", "resume_fit"]
 
 _TRIED_ON = 128
 """Pictures on which sets of times are compared; where there are more, the best set's factors are then fitted to all."""
 
-_HAND_MADE = ("uniform", "beta", "quadratic", "dense_high")
-
-
-@dataclasses.dataclass(frozen=True)
-class BespokeSettings:
-    start: str = setting(
-        "best",
-        "The hand-made schedule whose times are fitted to first; best tries several between uniform "
-        "and dense at high noise; kept goes on from a fit that is kept for this run.",
-        choices=("best", "kept", *_HAND_MADE),
-    )
-    kept: str = setting("", "Name of the fit that the start kept goes on from; empty takes the best one for this run.")
-    first_time: float = setting(
-        0.0,
-        "Where a run of the start best begins, as a share of the last trained time; 0 tries 1 and 0.97.",
-        low=0,
-        high=1,
-        step=0.01,
-    )
-    tries: int = setting(0, "Further sets of times to try, each a change of the best so far.", low=0, high=1000, step=1)
-    rounds: int = setting(
-        100, "Steps of an optimizer that then moves all factors and times together.", low=0, high=5000, step=1
-    )
-    learning_rate: float = setting(0.008, "Of the optimizer.", low=1e-4, high=0.5, step=0.001)
-    batch: int = setting(8, "Pictures a round of the optimizer.", low=1, high=256, step=1)
-    loss_power: float = setting(
-        1.0,
-        "Of a picture's distance in the optimizer: at 1 one that goes astray pulls no harder than any "
-        "other, 2 is the squared error.",
-        low=0.5,
-        high=2,
-        step=0.1,
-    )
-    branches: bool = setting(
-        True, "Give the two branches of the guidance factors of their own: closer, and then for this guidance only."
-    )
-    single_ends: bool = setting(
-        False,
-        "Evaluate the prompt's branch only in the first and the last step: the two cost one "
-        "evaluation, so a run has a step more for its cost.",
-    )
-    emphasis: bool = setting(
-        False,
-        "Let the optimizer also move what the network is told in every step along the line from the "
-        "negative prompt to the prompt, beyond it too: closer.",
-    )
-
 
 @dataclasses.dataclass(frozen=True)
 class FittedSolver:
-    """Times, a row of factors for every step, what they belong to, and the relative error on the fitted pictures.
+    """Describes times, a row of factors for every step, what they belong to, and the relative error on the fitted
+    pictures.
 
     `held_out` is that on the held-out pictures, by which nothing was chosen. `prompt_extrapolation` is as in
     `FittedFactors`.
@@ -102,14 +40,14 @@ class FittedSolver:
     prompt_extrapolation: tuple[tuple[float, ...], ...] = ()
 
     def factors(self) -> FittedFactors:
-        """The sampler that runs it."""
+        """Return the sampler that runs it."""
         return FittedFactors(self.rows, self.times, self.terms, self.prompt_extrapolation)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One set of times, fitted, or one round of the optimizer, with its error on the fitted pictures (a round's own
-    few).
+    """Describes one set of times, fitted, or one round of the optimizer, with its error on the fitted pictures (a
+    round's own few).
 
     `uniform` is the error of the sampler itself on uniform times, as many as cost the same, on the held-out pictures.
     """
@@ -122,7 +60,7 @@ class Trial:
 
 
 def fit_bespoke(
-    problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0, kept: FittedSolver | None = None
+    problem: Problem, settings: BespokeSettings = BespokeSettings(), seed: int = 0, previous: FittedSolver | None = None
 ) -> Iterator[Trial]:
     """Fit the factors to several sets of times, then move all together; yields as it goes, `best` of the last is the
     result.
@@ -131,7 +69,7 @@ def fit_bespoke(
         problem: its sampler is the one whose place the factors take; one evaluation a step, no fresh noise.
         settings: of the fit.
         seed: of the changes of the times, and of the order of the pictures.
-        kept: of the start "kept", where the optimizer goes on.
+        previous: of the start "kept", where the optimizer goes on.
 
     Raises:
         MethodFitError: the sampler is another kind.
@@ -146,17 +84,17 @@ def fit_bespoke(
     needs one short run and no gradient; and the branches of the guidance may have factors of their own. With
     `single_ends` the first and the last step evaluate the prompt's branch only, as adaptive guidance does in its last
     steps (Castillo et al., arXiv:2312.12487): at the start the other branch sees nothing but noise, at the end the two
-    hardly differ. With `emphasis` the descent also moves what the network is told of the prompts, as
+    hardly differ. With `emphasis` the descent also moves the prompts that the network is given, as
     `PromptExtrapolation` says.
     """
     _require_fittable(problem)
-    terms = _choose_terms(problem, settings)
+    terms = choose_terms(problem, settings)
     levels = SCHEDULES["uniform"].build().levels(problem.noise_schedule, terms.evaluations(problem.num_steps))
     uniform = problem.error(levels, problem.held_out)
-    few = dataclasses.replace(problem, fitted=problem.fitted.first(_TRIED_ON))
-    context = FitContext(problem, few, settings, seed, uniform)
+    small_problem = dataclasses.replace(problem, fitted=problem.fitted.first(_TRIED_ON))
+    context = FitContext(problem, small_problem, settings, seed, uniform)
     if settings.start == "kept":
-        yield from resume_fit(context, require_matching_terms(kept, terms))
+        yield from resume_fit(context, require_matching_terms(previous, terms))
     else:
         yield from _fit_anew(context, terms)
 
@@ -173,7 +111,7 @@ def _require_fittable(problem: Problem) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FitContext:
-    """What the parts of one fit share.
+    """Says what the parts of one fit share.
 
     Attributes:
         problem: of the fit.
@@ -184,7 +122,7 @@ class FitContext:
     """
 
     problem: Problem
-    few: Problem
+    small_problem: Problem
     settings: BespokeSettings
     seed: int
     uniform: float
@@ -193,25 +131,25 @@ class FitContext:
 def _fit_anew(context: FitContext, terms: Terms) -> Iterator[Trial]:
     """Try sets of times with their least-squares rows, then let the optimizer go on from the best."""
     problem, settings, rng = context.problem, context.settings, np.random.default_rng(context.seed)
-    starts, more = list_starting_times(settings, problem), len(problem.fitted.cases) > _TRIED_ON
-    last = len(starts) - 1 + settings.tries
+    starting_times, more = list_starting_times(settings, problem), len(problem.fitted.cases) > _TRIED_ON
+    last = len(starting_times) - 1 + settings.tries
     total = last + more + settings.rounds
-    times, fit = starts[0], fit_rows(context.few, starts[0], terms)
+    times, fit = starting_times[0], fit_rows(context.small_problem, starting_times[0], terms)
     solver = _judge_solver(problem, times, fit.rows, fit.loss, terms)
     yield Trial(0, total, fit.loss, solver, context.uniform)
     for index in range(1, last + 1):
-        tried = starts[index] if index < len(starts) else _perturb_times(times, rng)
-        other = fit_rows(context.few, tried, terms)
+        candidate = starting_times[index] if index < len(starting_times) else _perturb_times(times, rng)
+        other = fit_rows(context.small_problem, candidate, terms)
         if other.loss < fit.loss:
-            times, fit, solver = tried, other, _judge_solver(problem, tried, other.rows, other.loss, terms)
+            times, fit, solver = candidate, other, _judge_solver(problem, candidate, other.rows, other.loss, terms)
         yield Trial(index, total, other.loss, solver, context.uniform)
     if more:
         fit = fit_rows(problem, times, terms)
         solver = _judge_solver(problem, times, fit.rows, fit.loss, terms)
         yield Trial(last + 1, total, fit.loss, solver, context.uniform)
     if settings.rounds:
-        begun = Trial(last + more, total, solver.fitted, solver, context.uniform)
-        yield from _descend_from(context, begun, fit.squares)
+        first_trial = Trial(last + more, total, solver.fitted, solver, context.uniform)
+        yield from _descend_from(context, first_trial, fit.squares)
 
 
 def resume_fit(context: FitContext, solver: FittedSolver) -> Iterator[Trial]:
@@ -227,13 +165,13 @@ def resume_fit(context: FitContext, solver: FittedSolver) -> Iterator[Trial]:
     problem, factors = context.problem, solver.factors()
     loss = problem.error(learned_levels(solver.times, solver.times, problem.noise_schedule), problem.fitted, factors)
     judged = _judge_solver(problem, solver.times, solver.rows, loss, solver.terms, solver.prompt_extrapolation)
-    begun = Trial(0, context.settings.rounds, loss, judged, context.uniform)
-    yield begun
-    yield from _descend_from(context, begun, collect_normal_matrices(context.few, factors))
+    first_trial = Trial(0, context.settings.rounds, loss, judged, context.uniform)
+    yield first_trial
+    yield from _descend_from(context, first_trial, collect_normal_matrices(context.small_problem, factors))
 
 
 def require_matching_terms(solver: FittedSolver | None, terms: Terms) -> FittedSolver:
-    """The solver, where its factors belong to these terms.
+    """Return the solver, where its factors belong to these terms.
 
     Raises:
         SettingsError: there is none, or they do not.
@@ -252,60 +190,22 @@ def require_matching_terms(solver: FittedSolver | None, terms: Terms) -> FittedS
 def _descend_from(context: FitContext, after: Trial, squares: Sequence[torch.Tensor]) -> Iterator[Trial]:
     """The optimizer's rounds from a trial's solver on."""
     problem, terms = context.problem, after.best.terms
-    shown = begun = after.best
-    roots = [inverse_root(one) for one in squares]
+    best = start = after.best
+    roots = [inverse_root(candidate) for candidate in squares]
     rounds = descend(
-        problem, begun.times, begun.rows, roots, terms, context.settings, context.seed, begun.prompt_extrapolation
+        problem, start.times, start.rows, roots, terms, context.settings, context.seed, start.prompt_extrapolation
     )
-    for index, reached in enumerate(rounds, after.index + 1):
-        for one in (reached, reached.mean) if reached.mean else ():
-            factors = FittedFactors(one.rows, one.times, terms, one.prompt_extrapolation)
-            loss = problem.error(learned_levels(one.times, one.times, problem.noise_schedule), problem.fitted, factors)
-            if loss < shown.fitted:
-                shown = _judge_solver(problem, one.times, one.rows, loss, terms, one.prompt_extrapolation)
-        yield Trial(index, after.total, reached.loss, shown, after.uniform)
-
-
-def _choose_terms(problem: Problem, settings: BespokeSettings) -> Terms:
-    """The guidance's branches where every level has the same several; else none, and the factors take the guided
-    estimate.
-
-    Raises:
-        SettingsError: a branch is to be left out where there are not two, or no step in the middle.
-    """
-    levels = SCHEDULES["uniform"].build().levels(problem.noise_schedule, problem.num_steps)
-    plans = {tuple(problem.guidance.plan(level)) for level in levels[:-1]}
-    only = plans.pop()
-    branches = only if settings.branches and not plans and len(only) > 1 else ()
-    if settings.emphasis and not (branches and settings.rounds):
-        raise SettingsError(
-            "Prompt extrapolation can be fitted only where two branches have factors of their own, in rounds of the "
-            "optimizer. "
-            "Choose a guidance scale above 1, factors for the branches and a round or more, or switch emphasis off."
-        )
-    if not settings.single_ends:
-        return Terms(branches)
-    if len(branches) != 2 or problem.num_steps < 3:
-        raise SettingsError(
-            "A branch can be left out at both ends only where two branches have factors of their own, in 3 steps "
-            "or more. Choose a guidance scale above 1, factors for the branches and more steps, or switch "
-            "single_ends off."
-        )
-    return Terms(branches, (0, problem.num_steps - 1))
-
-
-def list_starting_times(settings: BespokeSettings, problem: Problem) -> list[tuple[float, ...]]:
-    """The sets of N network times, descending, that a fit of these settings tries first."""
-    count, last = problem.num_steps, problem.last_time()
-    if settings.start == "best":
-        shares = (settings.first_time,) if settings.first_time else _FIRST
-        return [
-            tuple(share * last * (1 - (k / count) ** power) for k in range(count))
-            for share in shares
-            for power in _POWERS
-        ]
-    levels = SCHEDULES[settings.start].build().levels(problem.noise_schedule, count)
-    return [tuple(float(level.timestep) for level in levels[:-1])]
+    for index, descended in enumerate(rounds, after.index + 1):
+        for candidate in (descended, descended.mean) if descended.mean else ():
+            factors = FittedFactors(candidate.rows, candidate.times, terms, candidate.prompt_extrapolation)
+            loss = problem.error(
+                learned_levels(candidate.times, candidate.times, problem.noise_schedule), problem.fitted, factors
+            )
+            if loss < best.fitted:
+                best = _judge_solver(
+                    problem, candidate.times, candidate.rows, loss, terms, candidate.prompt_extrapolation
+                )
+        yield Trial(index, after.total, descended.loss, best, after.uniform)
 
 
 def _judge_solver(

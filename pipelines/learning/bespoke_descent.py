@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from pipelines.core.denoiser import Cancelled, Conditioning, Prediction, guided
+from pipelines.core.denoiser import Cancelled, combine_branches
+from pipelines.core.prediction import Conditioning, Prediction
 from pipelines.core.schedule import Level
 from pipelines.learning.ld3 import increments_of, times_of
 from pipelines.learning.problem import Problem
@@ -44,7 +45,7 @@ _KEPT = 2**16
 
 
 class DescentSettings(Protocol):
-    """What `descend` reads of the fit's settings; `emphasis` asks for prompt extrapolation."""
+    """Says what `descend` reads of the fit's settings; `emphasis` asks for prompt extrapolation."""
 
     @property
     def rounds(self) -> int: ...
@@ -74,7 +75,7 @@ class Descended:
 
 
 def inverse_root(squares: torch.Tensor) -> torch.Tensor:
-    """R (K, K) with R^T G R = 1 for a normal matrix G (K, K), float64.
+    """Compute R (K, K) with R^T G R = 1 for a normal matrix G (K, K), float64.
 
     Of factors r = R z for tensors whose mean products are G, a step of z by d changes the combination by d in its root
     mean square, whichever number of z it is: so one learning rate fits all.
@@ -137,18 +138,20 @@ class _Student:
             for name, one in pictures.cases.conditionings.items()
         }
         latents = pictures.cases.noise[places] * problem.noise_schedule.initial_scale(levels[0])
-        known = [latents]
+        tensors = [latents]
         for index, (row, time, level) in enumerate(zip(self.rows(), times.to(latents), levels, strict=False)):
-            asked = (latents, time, level, conditionings, index)
-            known += (
-                self._estimates(*asked)
+            inputs = (latents, time, level, conditionings, index)
+            tensors += (
+                self._estimate_step(*inputs)
                 if latents.numel() <= _KEPT
-                else checkpoint(self._estimates, *asked, use_reentrant=False)
+                else checkpoint(self._estimate_step, *inputs, use_reentrant=False)
             )
-            latents = sum(factor * one for factor, one in zip(row.to(latents), known, strict=True))
-        return (latents - pictures.wanted[places]).square().flatten(1).mean(1) / pictures.wanted.square().mean()
+            latents = sum(factor * one for factor, one in zip(row.to(latents), tensors, strict=True))
+        return (latents - pictures.final_latents[places]).square().flatten(1).mean(
+            1
+        ) / pictures.final_latents.square().mean()
 
-    def _estimates(
+    def _estimate_step(
         self,
         latents: torch.Tensor,
         time: torch.Tensor,
@@ -157,17 +160,17 @@ class _Student:
         index: int,
     ) -> tuple[torch.Tensor, ...]:
         network, guidance, answers = self.problem.network, self.problem.guidance, {}
-        for name in (asked := self.terms.asked(index)) or guidance.plan(level):
-            own = conditionings[name]
+        for name in (branches := self.terms.query_branches(index)) or guidance.plan(level):
+            conditioning = conditionings[name]
             if self.prompt_extrapolation:
-                own = self.terms.prompt_extrapolation(index, self.prompt_extrapolation[index] / _EXTRAPOLATION)(
-                    name, conditionings
-                )
-            raw = network.predict_raw(latents, time.expand(len(latents)), own)
+                conditioning = self.terms.prompt_extrapolation(
+                    index, self.prompt_extrapolation[index] / _EXTRAPOLATION
+                )(name, conditionings)
+            raw = network.predict_raw(latents, time.expand(len(latents)), conditioning)
             answers[name] = Prediction(raw, latents, level, network.prediction_type)
-        return self.terms.found(guided(guidance, answers, asked), index)
+        return self.terms.take_estimates(combine_branches(guidance, answers, branches), index)
 
-    def reached(self, loss: float, mean: Descended | None = None) -> Descended:
+    def read_state(self, loss: float, mean: Descended | None = None) -> Descended:
         prompt_extrapolation = tuple(tuple((one / _EXTRAPOLATION).tolist()) for one in self.prompt_extrapolation)
         return Descended(
             math.sqrt(loss),
@@ -177,17 +180,17 @@ class _Student:
             mean,
         )
 
-    def at(self, numbers: Sequence[torch.Tensor], loss: float) -> Descended:
+    def read_state_at(self, numbers: Sequence[torch.Tensor], loss: float) -> Descended:
         """Where the times, rows and prompt extrapolation are with these numbers in the place of its own."""
-        own = [one.clone() for one in self.learned]
-        self._take(numbers)
-        found = self.reached(loss)
-        self._take(own)
-        return found
+        present = [one.clone() for one in self.learned]
+        self._overwrite(numbers)
+        descended = self.read_state(loss)
+        self._overwrite(present)
+        return descended
 
-    def _take(self, numbers: Sequence[torch.Tensor]) -> None:
-        for one, number in zip(self.learned, numbers, strict=True):
-            one.copy_(number)
+    def _overwrite(self, numbers: Sequence[torch.Tensor]) -> None:
+        for parameter, number in zip(self.learned, numbers, strict=True):
+            parameter.copy_(number)
 
 
 def descend(
@@ -200,7 +203,7 @@ def descend(
     seed: int = 0,
     prompt_extrapolation: Sequence[Sequence[float]] = (),
 ) -> Iterator[Descended]:
-    """Adam on each picture's distance, with a rate that falls as a cosine to nothing; yields after every round.
+    """Run Adam on each picture's distance, with a rate that falls as a cosine to nothing; yields after every round.
 
     Args:
         problem: of the fit.
@@ -220,13 +223,13 @@ def descend(
     uncorrelated, takes each picture's distance in the place of its logarithm, and shortens steep rounds.
     """
     if settings.emphasis and not prompt_extrapolation:
-        prompt_extrapolation = [[0.0] * len(terms.evaluated(index)) for index in range(len(rows))]
+        prompt_extrapolation = [[0.0] * len(terms.evaluated_branches(index)) for index in range(len(rows))]
     student = _Student(problem, times, rows, roots, terms, prompt_extrapolation)
     optimizer = torch.optim.Adam(student.learned, lr=settings.learning_rate, betas=(0.9, 0.98))
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
     batch = min(settings.batch, len(problem.fitted.cases))
-    half, mean = settings.rounds // 2, [torch.zeros_like(one) for one in student.learned]
+    half, mean = settings.rounds // 2, [torch.zeros_like(parameter) for parameter in student.learned]
     for index in range(settings.rounds):
         if problem.cancelled():
             raise Cancelled
@@ -237,14 +240,14 @@ def descend(
             errors = student.errors(places)
             slopes = torch.autograd.grad((errors + _FLOOR).pow(settings.loss_power / 2).mean(), student.learned)
             # Of the student's numbers alone: the shared model's weights must not gather gradients.
-            for one, slope in zip(student.learned, slopes, strict=True):
-                one.grad = slope
+            for parameter, slope in zip(student.learned, slopes, strict=True):
+                parameter.grad = slope
         torch.nn.utils.clip_grad_norm_(student.learned, _STEEPEST)
         optimizer.step()
         falling.step()
         loss = errors.mean().item()
         with torch.no_grad():
             if index >= half:
-                for sofar, one in zip(mean, student.learned, strict=True):
-                    sofar += (one - sofar) / (index - half + 1)
-            yield student.reached(loss, student.at(mean, loss) if index + 1 == settings.rounds else None)
+                for average, parameter in zip(mean, student.learned, strict=True):
+                    average += (parameter - average) / (index - half + 1)
+            yield student.read_state(loss, student.read_state_at(mean, loss) if index + 1 == settings.rounds else None)

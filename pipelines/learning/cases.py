@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource, initial_noise
+from pipelines.core.prediction import Conditioning, Guidance
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.families.base import Family
@@ -19,7 +20,7 @@ __all__ = ["Cases", "finals", "make_cases"]
 
 @dataclasses.dataclass(frozen=True)
 class Cases:
-    """Pictures to be made, whatever the sampler.
+    """Describes pictures to be made, whatever the sampler.
 
     Attributes:
         conditionings: branch name to conditioning, a row a picture.
@@ -35,17 +36,17 @@ class Cases:
         return len(self.seeds)
 
     def part(self, start: int, stop: int) -> Cases:
-        """Pictures start to stop."""
+        """Return pictures start to stop."""
         rows = {name: one.rows(start, stop) for name, one in self.conditionings.items()}
         return Cases(rows, self.noise[start:stop], self.seeds[start:stop])
 
     def parts(self, size: int) -> Iterator[Cases]:
-        """All pictures, at most `size` at a time."""
+        """Yield all pictures, at most `size` at a time."""
         for start in range(0, len(self), size):
             yield self.part(start, start + size)
 
     def source(self) -> NoiseSource:
-        """The seeds' generators behind the initial noise."""
+        """Return the seeds' generators behind the initial noise."""
         source = NoiseSource(self.seeds)
         initial_noise(source, tuple(self.noise.shape))
         return source
@@ -59,7 +60,7 @@ def make_cases(
     negative_prompt: str = "",
     size: tuple[int, int] = (0, 0),
 ) -> Cases:
-    """One picture for each prompt and its seed.
+    """Make one picture for each prompt and its seed.
 
     Args:
         family: the loaded model.
@@ -85,7 +86,7 @@ def finals(
     rows: int = 32,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor:
-    """The latents (N, C, h, w) that a run ends with.
+    """Compute the latents (N, C, h, w) that a run ends with.
 
     Args:
         cases: the pictures.

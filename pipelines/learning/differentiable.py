@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from pipelines.core.denoiser import Conditioning, Guidance, Network, Prediction
+from pipelines.core.prediction import Conditioning, Guidance, Network, Prediction
 from pipelines.core.schedule import Level
 from pipelines.learning.formula import Formula
 
@@ -37,20 +37,20 @@ class _Factors(torch.autograd.Function):
         for i in range(len(gradient)):
             ends = []
             for side in (1, -1):
-                moved = context.values.copy()
-                moved[i] += side * _SHIFT
-                ends.append(context.write(moved).flat)
+                shifted_values = context.values.copy()
+                shifted_values[i] += side * _SHIFT
+                ends.append(context.write(shifted_values).flat)
             gradient[i] = slope.numpy() @ (ends[0] - ends[1]) / (2 * _SHIFT)
         return torch.from_numpy(gradient), None
 
 
 def factors_of(values: torch.Tensor, write: Callable[[np.ndarray], Formula]) -> torch.Tensor:
-    """`Formula.flat` of what `write` makes of the values (K,), float64 on the CPU, differentiable in them."""
+    """Return `Formula.flat` of what `write` makes of the values (K,), float64 on the CPU, differentiable in them."""
     return _Factors.apply(values, write)
 
 
 def as_type(prediction: Prediction, prediction_type: str) -> torch.Tensor:
-    """The prediction in the form in which a network of this type would have said it."""
+    """Return the prediction in the form in which a network of this type would have said it."""
     if prediction.prediction_type == prediction_type:
         return prediction.raw
     level = prediction.level
@@ -71,7 +71,7 @@ def run_with_gradients(
     conditionings: Mapping[str, Conditioning],
     latents: torch.Tensor,
 ) -> torch.Tensor:
-    """The final latents (B, C, h, w) of a run whose factors and start carry gradients.
+    """Return the final latents (B, C, h, w) of a run whose factors and start carry gradients.
 
     Each evaluation is checkpointed: its inner values are computed again in the backward pass instead of kept.
 
@@ -82,7 +82,7 @@ def run_with_gradients(
         latents: (B, C, h, w) at the first level.
     """
     count = len(levels)
-    asked = factors[: count * (count + 1)].reshape(count, count + 1).to(latents)
+    query_factors = factors[: count * (count + 1)].reshape(count, count + 1).to(latents)
     times, end = factors[count * (count + 1) : -count - 1].to(latents), factors[-count - 1 :].to(latents)
 
     def evaluate(question: torch.Tensor, time: torch.Tensor, level: Level) -> torch.Tensor:
@@ -93,12 +93,12 @@ def run_with_gradients(
             answers[name] = Prediction(raw, question, level, network.prediction_type)
         return as_type(guidance.combine(answers), network.prediction_type)
 
-    known = [latents]
+    tensors = [latents]
     for m, level in enumerate(levels):
-        question = _combined(asked[m, : m + 1], known)
-        known.append(checkpoint(evaluate, question, times[m], level, use_reentrant=False))
-    return _combined(end, known)
+        question = _combine(query_factors[m, : m + 1], tensors)
+        tensors.append(checkpoint(evaluate, question, times[m], level, use_reentrant=False))
+    return _combine(end, tensors)
 
 
-def _combined(factors: torch.Tensor, known: Sequence[torch.Tensor]) -> torch.Tensor:
-    return sum((factor * one for factor, one in zip(factors, known, strict=True)), torch.zeros_like(known[0]))
+def _combine(factors: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return sum((factor * one for factor, one in zip(factors, tensors, strict=True)), torch.zeros_like(tensors[0]))

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import Run, denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.guidance.cfg import Unguided
@@ -25,22 +27,22 @@ __all__ = ["Formula", "linear_form", "require_linear"]
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-    """A run of M questions. The basis is the initial latents and, after it, the M answers.
+    """Describes a run of M questions. The basis is the initial latents and, after it, the M answers.
 
     Attributes:
         asked: (M, M + 1); row m has the factors of question m's latents, none for answers that come later.
-        levels: M noise levels, as the network and the guidance are told them.
+        levels: M noise levels, as the network and the guidance are given them.
         end: (M + 1,), the factors of the final latents.
     """
 
-    asked: np.ndarray
+    query_factors: np.ndarray
     levels: tuple[Level, ...]
     end: np.ndarray
 
     @property
     def flat(self) -> np.ndarray:
         """All numbers that depend on the schedule in one vector: `asked`, the network's times, `end`."""
-        return np.concatenate([self.asked.ravel(), [level.timestep for level in self.levels], self.end])
+        return np.concatenate([self.query_factors.ravel(), [level.timestep for level in self.levels], self.end])
 
 
 class _Basis(Unguided):
@@ -51,7 +53,7 @@ class _Basis(Unguided):
 
     def __init__(self, prediction_type: str):
         self.prediction_type = prediction_type
-        self.asked: list[np.ndarray] = []
+        self.query_factors: list[np.ndarray] = []
         self.levels: list[Level] = []
 
     def plan(self, level: Level) -> tuple[str, ...]:
@@ -59,14 +61,17 @@ class _Basis(Unguided):
         return super().plan(level)
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        self.asked.append(latents.flatten().numpy().copy())
+        self.query_factors.append(latents.flatten().numpy().copy())
         answer = torch.zeros(latents.numel(), dtype=latents.dtype)
-        answer[len(self.asked)] = 1
+        answer[len(self.query_factors)] = 1
         return answer.reshape(latents.shape)
 
 
-class _NoNoise:
+class _NoNoise(NoiseSource):
     """Stands for the source of fresh noise of a run that must not draw any."""
+
+    def __init__(self) -> None:
+        super().__init__(())
 
     def __call__(self, like: torch.Tensor) -> torch.Tensor:
         raise MethodFitError(
@@ -78,7 +83,7 @@ class _NoNoise:
 def linear_form(
     sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule, prediction_type: str
 ) -> Formula:
-    """The formula of a run over these levels, in float64.
+    """Return the formula of a run over these levels, in float64.
 
     Args:
         sampler: linear; `require_linear` tells.
@@ -89,14 +94,14 @@ def linear_form(
     Raises:
         MethodFitError: the sampler draws noise.
     """
-    basis, size = _Basis(prediction_type), sampler.nfe(len(levels) - 1) + 1
+    basis, size = _Basis(prediction_type), sampler.nfe(len(levels) - 1, levels[-1].sigma == 0) + 1
     start = torch.zeros(1, 1, 1, size, dtype=torch.float64)
     start[..., 0] = 1
     denoiser = Denoiser(basis, basis, {"positive": Conditioning()})
     *_, last = denoise(Run(denoiser, sampler, levels, start, _NoNoise(), noise_schedule))
-    count = len(basis.asked)
-    asked = np.stack(basis.asked)[:, : count + 1]
-    return Formula(asked, tuple(basis.levels), last.latents.flatten().numpy()[: count + 1])
+    count = len(basis.query_factors)
+    query_factors = np.stack(basis.query_factors)[:, : count + 1]
+    return Formula(query_factors, tuple(basis.levels), last.latents.flatten().numpy()[: count + 1])
 
 
 class _Curved:
@@ -115,7 +120,7 @@ class _Curved:
 def require_linear(
     sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule, prediction_type: str
 ) -> Formula:
-    """The run's formula, if a run of the sampler really follows it.
+    """Return the run's formula, if a run of the sampler really follows it.
 
     Raises:
         MethodFitError: it draws noise, or its factors depend on the latents.
@@ -125,11 +130,11 @@ def require_linear(
     start = torch.tensor([1.0, -0.7, 0.4, 0.1], dtype=torch.float64).reshape(1, 1, 2, 2)
     denoiser = Denoiser(network, Unguided(), {"positive": Conditioning()})
     *_, last = denoise(Run(denoiser, sampler, levels, start, _NoNoise(), noise_schedule))
-    known = [start]
-    for factors, level in zip(formula.asked, formula.levels, strict=True):
-        latents = sum(float(factor) * one for factor, one in zip(factors, known, strict=False))
-        known.append(network.predict_raw(latents, torch.tensor([level.timestep]), Conditioning()))
-    end = sum(float(factor) * one for factor, one in zip(formula.end, known, strict=True))
+    tensors = [start]
+    for factors, level in zip(formula.query_factors, formula.levels, strict=True):
+        latents = sum(float(factor) * one for factor, one in zip(factors, tensors, strict=False))
+        tensors.append(network.predict_raw(latents, torch.tensor([level.timestep]), Conditioning()))
+    end = sum(float(factor) * one for factor, one in zip(formula.end, tensors, strict=True))
     if not torch.allclose(end, last.latents, rtol=1e-6, atol=1e-8):
         raise MethodFitError(
             "A schedule can be learned for samplers whose factors depend on the noise levels only; this "

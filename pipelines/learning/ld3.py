@@ -18,7 +18,7 @@ from pipelines.learning.problem import Problem
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import learned_levels
 
-__all__ = ["Found", "Ld3Settings", "Round", "fit_ld3", "increments_of", "times_of"]
+__all__ = ["Ld3Settings", "LearnedTimes", "Round", "fit_ld3", "increments_of", "times_of"]
 
 _CHECKS = 5
 """How often in a fit all pictures are measured."""
@@ -31,7 +31,7 @@ class Ld3Settings:
     rounds: int = setting(64, "Steps of the optimizer.", low=1, high=5000, step=1)
     learning_rate: float = setting(0.005, "Of the times.", low=1e-4, high=0.5, step=0.001)
     batch: int = setting(8, "Pictures a round.", low=1, high=256, step=1)
-    offsets: bool = setting(True, "Also learn which time the network is told, apart from the latents' noise level.")
+    offsets: bool = setting(True, "Also learn which time the network is given, apart from the latents' noise level.")
     start: str = setting(
         "best",
         "The hand-made schedule that the fit begins with; best tries them all, a few seconds each.",
@@ -48,7 +48,7 @@ class Ld3Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class LearnedTimes:
     """A schedule, its relative error on the fitted pictures, by which one is chosen, and on the held-out ones."""
 
     times: tuple[float, ...]
@@ -59,7 +59,7 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """One step of the fit.
+    """Describes one step of the fit.
 
     Attributes:
         index: from 1 (0 for the start, before any step).
@@ -74,12 +74,12 @@ class Round:
     total: int
     loss: float
     held_out: float | None
-    best: Found
+    best: LearnedTimes
     uniform: float
 
 
 def times_of(theta: torch.Tensor, last_time: float) -> torch.Tensor:
-    """(N,) times t_k = T * (1 - sum of softmax(theta) over the steps before k): falling for any theta, t_0 = T.
+    """Return (N,) times t_k = T * (1 - sum of softmax(theta) over the steps before k): falling for any theta, t_0 = T.
 
     The last share is the step to the clean end.
 
@@ -91,7 +91,7 @@ def times_of(theta: torch.Tensor, last_time: float) -> torch.Tensor:
 
 
 def increments_of(times: Sequence[float], last_time: float) -> torch.Tensor:
-    """The theta (N,) that gives these times; shares below a thousandth of an even one count as that."""
+    """Return the theta (N,) that gives these times; shares below a thousandth of an even one count as that."""
     shares = -np.diff([*times, 0.0]) / last_time
     return torch.tensor(np.log(np.maximum(shares, 1e-3 / len(times))), dtype=torch.float64)
 
@@ -116,18 +116,18 @@ class _Student:
         return groups
 
     def values(self) -> torch.Tensor:
-        """(2N,): the visited times, and the ones the network is told, at most half a step away."""
+        """(2N,): the visited times, and the ones the network is given, at most half a step away."""
         times = times_of(self.theta, self.last_time)
         steps = times - torch.cat([times[1:], times.new_zeros(1)])
-        told = (times + 0.5 * torch.tanh(self.bends) * steps).clamp(max=self.last_time)
-        return torch.cat([times, told])
+        model_times = (times + 0.5 * torch.tanh(self.bends) * steps).clamp(max=self.last_time)
+        return torch.cat([times, model_times])
 
     def write(self, values: np.ndarray) -> Formula:
-        times, told = np.split(values, 2)
+        times, model_times = np.split(values, 2)
         # The start is no variable, and a difference must not leave the model's times.
         times = np.minimum(times, self.last_time)
         problem = self.problem
-        levels = learned_levels(times, told, problem.noise_schedule)
+        levels = learned_levels(times, model_times, problem.noise_schedule)
         return linear_form(problem.sampler, levels, problem.noise_schedule, problem.network.prediction_type)
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
@@ -144,29 +144,31 @@ class _Student:
         ends = run_with_gradients(
             factors_of(values, self.write), formula.levels, problem.network, problem.guidance, conditionings, start
         )
-        wanted = problem.fitted.wanted[rows]
-        return (ends - wanted).square().mean() / wanted.square().mean()
+        target = problem.fitted.final_latents[rows]
+        return (ends - target).square().mean() / target.square().mean()
 
     def project(self) -> None:
         """Bring every picture's shift of the noise back into its ball."""
         if not self.settings.noise_shift:
             return
         with torch.no_grad():
-            most = self.settings.noise_shift * self.problem.fitted.cases.noise.flatten(1).norm(dim=1)
-            norm = self.moves.flatten(1).norm(dim=1).clamp(min=1e-12)
+            most = self.settings.noise_shift * torch.linalg.vector_norm(
+                self.problem.fitted.cases.noise.flatten(1), dim=1
+            )
+            norm = torch.linalg.vector_norm(self.moves.flatten(1), dim=1).clamp(min=1e-12)
             self.moves *= (most / norm).clamp(max=1)[:, None, None, None]
 
-    def found(self) -> Found:
+    def read_schedule(self) -> LearnedTimes:
         """The present schedule, measured."""
-        times, told = np.split(self.values().detach().numpy(), 2)
-        levels = learned_levels(times, told, self.problem.noise_schedule)
+        times, model_times = np.split(self.values().detach().numpy(), 2)
+        levels = learned_levels(times, model_times, self.problem.noise_schedule)
         fitted, held_out = (
             self.problem.error(levels, pictures) for pictures in (self.problem.fitted, self.problem.held_out)
         )
-        return Found(tuple(times.tolist()), tuple(told.tolist()), fitted, held_out)
+        return LearnedTimes(tuple(times.tolist()), tuple(model_times.tolist()), fitted, held_out)
 
 
-def _start(problem: Problem, start: str) -> tuple[torch.Tensor, float]:
+def _choose_start(problem: Problem, start: str) -> tuple[torch.Tensor, float]:
     """The theta of a hand-made schedule, "best" the one that does best on the fitted pictures; and uniform's error on
     the held-out ones."""
     if problem.num_steps < 2:
@@ -208,7 +210,7 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
     falls as a cosine, for a tenth of the rounds; an offset is bounded by half a step; the result is the best of several
     readings on all fitted pictures, so that the held-out ones judge it and choose nothing.
     """
-    theta, uniform = _start(problem, settings.start)
+    theta, uniform = _choose_start(problem, settings.start)
     student = _Student(problem, theta, settings)
     times = times_of(theta, problem.last_time()).tolist()
     require_linear(
@@ -217,9 +219,9 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
         problem.noise_schedule,
         problem.network.prediction_type,
     )
-    best = student.found()
+    best = student.read_schedule()
     yield Round(0, settings.rounds, best.held_out, best.held_out, best, uniform)
-    learned = [one for group in student.parameters() for one in group["params"]]
+    learned = [number for group in student.parameters() for number in group["params"]]
     optimizer = torch.optim.RMSprop(student.parameters())
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.rounds)
     order, generator = torch.empty(0, dtype=torch.long), torch.Generator().manual_seed(seed)
@@ -233,13 +235,13 @@ def fit_ld3(problem: Problem, settings: Ld3Settings = Ld3Settings(), seed: int =
             loss = student.loss(rows)
             # Of the student's numbers alone: the shared model's weights must not gather gradients.
             slopes = torch.autograd.grad(loss, learned)
-            for one, slope in zip(learned, slopes, strict=True):
-                one.grad = slope
+            for number, slope in zip(learned, slopes, strict=True):
+                number.grad = slope
         optimizer.step()
         falling.step()
         student.project()
         held_out = None
         if index % max(1, settings.rounds // _CHECKS) == 0 or index == settings.rounds:
-            found = student.found()
-            held_out, best = found.held_out, min(best, found, key=lambda one: one.fitted)
+            schedule = student.read_schedule()
+            held_out, best = schedule.held_out, min(best, schedule, key=lambda number: number.fitted)
         yield Round(index, settings.rounds, math.sqrt(loss.item()), held_out, best, uniform)

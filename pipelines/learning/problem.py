@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Denoiser, Guidance, Network
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.loop import Run, denoise
+from pipelines.core.prediction import Guidance, Network
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Request
@@ -20,14 +21,14 @@ from pipelines.schedules import SCHEDULES
 __all__ = ["Pictures", "Problem", "build_teacher_trajectory", "relative_error"]
 
 
-def relative_error(latents: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Root of the mean squared difference over the root of the wanted's mean square."""
-    return float((latents - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+def relative_error(latents: torch.Tensor, target: torch.Tensor) -> float:
+    """Compute the root of the mean squared difference over the root of the wanted's mean square."""
+    return float((latents - target).square().mean().sqrt() / target.square().mean().sqrt())
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Cases and what the teacher makes of them.
+    """Describes cases and what the teacher makes of them.
 
     Attributes:
         cases: the pictures.
@@ -37,20 +38,20 @@ class Pictures:
     """
 
     cases: Cases
-    wanted: torch.Tensor
+    final_latents: torch.Tensor
     path: torch.Tensor
     levels: tuple[Level, ...]
 
     def first(self, count: int) -> Pictures:
-        """The first so many, or all."""
+        """Return the first so many, or all."""
         return dataclasses.replace(
-            self, cases=self.cases.part(0, count), wanted=self.wanted[:count], path=self.path[:, :count]
+            self, cases=self.cases.part(0, count), final_latents=self.final_latents[:count], path=self.path[:, :count]
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One fit.
+    """Describes one fit.
 
     Attributes:
         network: the model.
@@ -73,7 +74,7 @@ class Problem:
     cancelled: Callable[[], bool] = lambda: False
 
     def error(self, levels: Sequence[Level], pictures: Pictures, sampler: Sampler | None = None) -> float:
-        """The relative error of a run over these levels, with another sampler where one is given."""
+        """Measure the relative error of a run over these levels, with another sampler where one is given."""
         ends = finals(
             pictures.cases,
             self.network,
@@ -84,10 +85,10 @@ class Problem:
             rows=self.rows,
             cancelled=self.cancelled,
         )
-        return relative_error(ends, pictures.wanted)
+        return relative_error(ends, pictures.final_latents)
 
     def last_time(self) -> float:
-        """The network's time at which every run starts."""
+        """Return the network's time at which every run starts."""
         return self.noise_schedule.network_time(1.0)
 
 
@@ -102,7 +103,7 @@ def build_teacher_trajectory(
     rows: int = 16,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Pictures:
-    """The cases with the long run that comparisons use as their reference.
+    """Build the cases with the long run that comparisons use as their reference.
 
     Raises:
         Cancelled: it was stopped.

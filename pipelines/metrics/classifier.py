@@ -19,6 +19,7 @@ from torch import nn
 from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
 from pipelines.emoji.captions import parse
 from pipelines.emoji.objects import Catalog, shipped_catalog
+from pipelines.metrics.network_input import fit_pictures
 
 __all__ = [
     "Classifier",
@@ -44,7 +45,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one picture shows: one object, or two from left to right, and the background."""
+    """Says what one picture shows: one object, or two from left to right, and the background."""
 
     objects: tuple[Seen, ...]
     background: str
@@ -58,7 +59,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Scores:
-    """Log-probabilities. `alone`, `left`, `right`: (B, N + 1), the last column is "nothing there";
+    """Describes log-probabilities. `alone`, `left`, `right`: (B, N + 1), the last column is "nothing there";
     `background`: (B, K)."""
 
     alone: torch.Tensor
@@ -83,7 +84,7 @@ class _Block(nn.Module):
 
 
 class ClassifierNetwork(nn.Module):
-    """Convolutions, then the same object head on the left half and on the right half.
+    """Applies convolutions, then the same object head on the left half and on the right half.
 
     Args:
         objects, backgrounds: how many there are to tell apart.
@@ -99,19 +100,19 @@ class ClassifierNetwork(nn.Module):
         self.background = nn.Linear(2 * widths[-1], backgrounds)
 
     def forward(self, images: torch.Tensor) -> Scores:
-        """Pictures (B, 3, H, W) in [0, 1] to scores."""
+        """Turn pictures (B, 3, H, W) in [0, 1] into scores."""
         features = F.silu(self.norm(self.blocks(images * 2 - 1)))
         half = features.shape[-1] // 2
-        whole = _pooled(features)
+        whole = _pool(features)
         return Scores(
             self.alone(whole).log_softmax(-1),
-            self.side(_pooled(features[..., :half])).log_softmax(-1),
-            self.side(_pooled(features[..., half:])).log_softmax(-1),
+            self.side(_pool(features[..., :half])).log_softmax(-1),
+            self.side(_pool(features[..., half:])).log_softmax(-1),
             self.background(whole).log_softmax(-1),
         )
 
 
-def _pooled(features: torch.Tensor) -> torch.Tensor:
+def _pool(features: torch.Tensor) -> torch.Tensor:
     return torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
 
 
@@ -135,18 +136,12 @@ class Classifier:
         self.labels, self.backgrounds, self.size = labels, backgrounds, size
 
     def scores(self, images: torch.Tensor) -> Scores:
-        """Log-probabilities of everything; differentiable with respect to the pictures.
+        """Compute the log-probabilities of everything; differentiable with respect to the pictures.
 
         Args: images: (B, 3, H, W) in [0, 1], any height and width.
         Raises: SettingsError when the shape is another one.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise SettingsError(f"The classifier takes pictures of shape (B, 3, H, W), not {tuple(images.shape)}.")
-        weight = next(self.network.parameters())
-        images = images.to(weight.device, weight.dtype)
-        if images.shape[-2:] != (self.size, self.size):
-            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.network(images)
+        return self.network(fit_pictures(images, self.network, self.size, "The classifier"))
 
     @torch.no_grad()
     def read(self, images: torch.Tensor) -> list[Reading]:
@@ -155,10 +150,10 @@ class Classifier:
         Args: images: (B, 3, H, W) in [0, 1].
         """
         scores = self.scores(images)
-        return [self._reading(scores, index) for index in range(len(images))]
+        return [self._read_scores(scores, index) for index in range(len(images))]
 
     def adherence(self, images: torch.Tensor, caption: str, catalog: Catalog | None = None) -> torch.Tensor:
-        """Probability that each picture shows what the caption says.
+        """Estimate the probability that each picture shows what the caption says.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
@@ -172,34 +167,34 @@ class Classifier:
         return self.truth_probability(images, truth.labels, truth.background)
 
     def truth_probability(self, images: torch.Tensor, labels: tuple[str, ...], background: str | None) -> torch.Tensor:
-        """Like `adherence`, for labels from left to right and a background or None."""
+        """Estimate as `adherence` does, for labels from left to right and a background or None."""
         scores, nothing = self.scores(images), len(self.labels)
-        wanted = [self._index(label, self.labels) for label in labels]
-        if len(wanted) == 1:
-            total = scores.alone[:, wanted[0]]
+        indices = [self._find_index(label, self.labels) for label in labels]
+        if len(indices) == 1:
+            total = scores.alone[:, indices[0]]
         else:
-            total = scores.left[:, wanted[0]] + scores.right[:, wanted[1]]
+            total = scores.left[:, indices[0]] + scores.right[:, indices[1]]
             total = total + scores.alone[:, nothing]
         if background is not None:
-            total = total + scores.background[:, self._index(background, self.backgrounds)]
+            total = total + scores.background[:, self._find_index(background, self.backgrounds)]
         return total.exp()
 
-    def _reading(self, scores: Scores, index: int) -> Reading:
+    def _read_scores(self, scores: Scores, index: int) -> Reading:
         nothing = len(self.labels)
         two = scores.alone[index].argmax() == nothing
         heads = (("left", scores.left), ("right", scores.right)) if two else ((None, scores.alone),)
-        seen = []
+        objects = []
         for side, head in heads:
             value, place = head[index, :nothing].max(dim=0)
-            seen.append(Seen(self.labels[int(place)], side, float(value.exp())))
+            objects.append(Seen(self.labels[int(place)], side, float(value.exp())))
         value, place = scores.background[index].max(dim=0)
-        return Reading(tuple(seen), self.backgrounds[int(place)], float(value.exp()))
+        return Reading(tuple(objects), self.backgrounds[int(place)], float(value.exp()))
 
     @staticmethod
-    def _index(name: str, known: tuple[str, ...]) -> int:
-        if name not in known:
-            raise SettingsError(f"The classifier does not know {name!r}. It knows: {', '.join(known)}.")
-        return known.index(name)
+    def _find_index(name: str, choices: tuple[str, ...]) -> int:
+        if name not in choices:
+            raise SettingsError(f"The classifier does not know {name!r}. It knows: {', '.join(choices)}.")
+        return choices.index(name)
 
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:

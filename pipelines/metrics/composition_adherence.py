@@ -39,55 +39,55 @@ def adherence(detector: Detector, images: torch.Tensor, caption: str, catalog: C
 def description_probability(detector: Detector, scores: Scores, description: Description) -> torch.Tensor:
     """Estimate it from scores: the product of the objects', their relation's and the background's probabilities."""
     presence = scores.presence.sigmoid()
-    seen = presence[:, None] * scores.label.exp()
-    maps = [seen[:, _index(label, detector.labels)].flatten(1) for label in description.labels]
+    label_maps = presence[:, None] * scores.label.exp()
+    maps = [label_maps[:, _find_index(label, detector.labels)].flatten(1) for label in description.labels]
     width = scores.place[:, 2].flatten(1)
     if description.kind == "count":
-        total = _peaks(maps[0].view_as(presence)).flatten(1).topk(description.count).values.prod(dim=1)
+        total = _find_peaks(maps[0].view_as(presence)).flatten(1).topk(description.count).values.prod(dim=1)
     elif len(maps) == 2:
-        related = _related(scores, description.kind)
-        total = (maps[0][:, :, None] * maps[1][:, None, :] * related).flatten(1).amax(dim=1)
+        relation = _score_relation(scores, description.kind)
+        total = (maps[0][:, :, None] * maps[1][:, None, :] * relation).flatten(1).amax(dim=1)
     else:
-        total = (maps[0] * _sized(width, description.size)).amax(dim=1)
+        total = (maps[0] * _score_size(width, description.size)).amax(dim=1)
     # any further peak contradicts
-    strongest = _peaks(presence).flatten(1).sort(dim=1, descending=True).values
+    strongest = _find_peaks(presence).flatten(1).sort(dim=1, descending=True).values
     total = total * (1 - strongest[:, description.count :]).prod(dim=1)
     if description.background is not None:
-        total = total * scores.background[:, _index(description.background, detector.backgrounds)].exp()
+        total = total * scores.background[:, _find_index(description.background, detector.backgrounds)].exp()
     return total
 
 
-def _peaks(values: torch.Tensor) -> torch.Tensor:
+def _find_peaks(values: torch.Tensor) -> torch.Tensor:
     """(B, G, G) with zero wherever a neighbor exceeds it."""
     return values * (values == F.max_pool2d(values[:, None], 3, 1, 1)[:, 0])
 
 
-def _related(scores: Scores, kind: str) -> torch.Tensor:
+def _score_relation(scores: Scores, kind: str) -> torch.Tensor:
     """(B, G^2, G^2): how well a first object in a cell and a second in another stand in the relation."""
     grid = scores.presence.shape[-1]
     cells = torch.arange(grid, device=scores.place.device) + 0.5
     x = ((cells[None, None, :] + scores.place[:, 0]) / grid).flatten(1)
     y = ((cells[None, :, None] + scores.place[:, 1]) / grid).flatten(1)
     if kind == "left of":
-        return _less(x, x)
+        return _score_less(x, x)
     if kind == "above":
-        return _less(y, y)
+        return _score_less(y, y)
     width = scores.place[:, 2].flatten(1)
-    return _less(width, width) * _less(y, y).transpose(1, 2)
+    return _score_less(width, width) * _score_less(y, y).transpose(1, 2)
 
 
-def _less(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+def _score_less(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return ((second[:, None, :] - first[:, :, None]) / _SOFTNESS).sigmoid()
 
 
-def _sized(width: torch.Tensor, size: str | None) -> torch.Tensor:
+def _score_size(width: torch.Tensor, size: str | None) -> torch.Tensor:
     if size is None:
         return torch.ones_like(width)
     sign = 1 if size == "large" else -1
     return (sign * (width - _LIMITS[size]) / _SOFTNESS).sigmoid()
 
 
-def _index(name: str, known: tuple[str, ...]) -> int:
-    if name not in known:
-        raise SettingsError(f"The detector does not know {name!r}. It knows: {', '.join(known)}.")
-    return known.index(name)
+def _find_index(name: str, choices: tuple[str, ...]) -> int:
+    if name not in choices:
+        raise SettingsError(f"The detector does not know {name!r}. It knows: {', '.join(choices)}.")
+    return choices.index(name)

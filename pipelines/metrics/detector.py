@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
+from pipelines.core.errors import ModelFileError, ModelMissingError
+from pipelines.metrics.network_input import fit_pictures
 
 __all__ = ["Detection", "Detector", "DetectorNetwork", "Scores", "View", "load_detector", "save_detector"]
 
@@ -27,7 +28,7 @@ THRESHOLD = 0.5  # a peak's probability from which on there is an object
 
 @dataclass(frozen=True)
 class Detection:
-    """An object: its label, center from the left and the top and width in parts of the picture, probability."""
+    """Describes an object: label, center from the left and the top, width in parts of the picture, probability."""
 
     label: str
     x: float
@@ -38,7 +39,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class View:
-    """What one picture shows: its objects from left to right, and the background."""
+    """Says what one picture shows: its objects from left to right, and the background."""
 
     objects: tuple[Detection, ...]
     background: str
@@ -47,7 +48,7 @@ class View:
 
 @dataclass(frozen=True)
 class Scores:
-    """The network's answers over a grid of G x G cells.
+    """Describes the network's answers over a grid of G x G cells.
 
     `presence` (B, G, G) is the logit that an object's center is in the cell, `label` (B, N, G, G) the
     log-probability of each object there, `place` (B, 3, G, G) its offset in cells from the cell's center to the
@@ -72,7 +73,7 @@ class _Residual(nn.Module):
 
 
 class DetectorNetwork(nn.Module):
-    """Residual convolutions from a grid of patches of 4 px to one of 16 px, and linear heads on its cells.
+    """Applies residual convolutions from a grid of patches of 4 px to one of 16 px, and linear heads on its cells.
 
     Args:
         objects, backgrounds: how many there are to tell apart.
@@ -99,7 +100,7 @@ class DetectorNetwork(nn.Module):
         self.background = nn.Linear(2 * last, backgrounds)
 
     def forward(self, images: torch.Tensor) -> Scores:
-        """Pictures (B, 3, H, W) in [0, 1] to scores."""
+        """Turn pictures (B, 3, H, W) in [0, 1] into scores."""
         features = F.silu(self.norm(self.body(images * 2 - 1)))
         answers = self.heads(features).float()
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
@@ -130,13 +131,7 @@ class Detector:
         Args: images: (B, 3, H, W) in [0, 1], any height and width.
         Raises: SettingsError when the shape is another one.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise SettingsError(f"The detector takes pictures of shape (B, 3, H, W), not {tuple(images.shape)}.")
-        weight = next(self.network.parameters())
-        images = images.to(weight.device, weight.dtype)
-        if images.shape[-2:] != (self.size, self.size):
-            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        return self.network(images)
+        return self.network(fit_pictures(images, self.network, self.size, "The detector"))
 
     @torch.no_grad()
     def read(self, images: torch.Tensor) -> list[View]:
@@ -148,17 +143,18 @@ class Detector:
         presence = scores.presence.sigmoid()
         # a peak is a cell that no neighbour exceeds
         peaks = (presence >= THRESHOLD) & (presence == F.max_pool2d(presence[:, None], 3, 1, 1)[:, 0])
-        return [self._view(scores, presence, peaks, index) for index in range(len(images))]
+        return [self._build_view(scores, presence, peaks, index) for index in range(len(images))]
 
-    def _view(self, scores: Scores, presence: torch.Tensor, peaks: torch.Tensor, index: int) -> View:
-        found = [
-            self._detection(scores, presence, index, row, column) for row, column in peaks[index].nonzero().tolist()
+    def _build_view(self, scores: Scores, presence: torch.Tensor, peaks: torch.Tensor, index: int) -> View:
+        detections = [
+            self._build_detection(scores, presence, index, row, column)
+            for row, column in peaks[index].nonzero().tolist()
         ]
         value, place = scores.background[index].max(dim=0)
-        objects = tuple(sorted(found, key=lambda item: item.x))
+        objects = tuple(sorted(detections, key=lambda item: item.x))
         return View(objects, self.backgrounds[int(place)], float(value.exp()))
 
-    def _detection(self, scores: Scores, presence: torch.Tensor, index: int, row: int, column: int) -> Detection:
+    def _build_detection(self, scores: Scores, presence: torch.Tensor, index: int, row: int, column: int) -> Detection:
         grid = presence.shape[-1]
         value, label = scores.label[index, :, row, column].max(dim=0)
         right, down, width = scores.place[index, :, row, column].tolist()

@@ -46,11 +46,14 @@ _MISSING = (
 
 
 class Lpips(nn.Module):
-    """The distance, for pictures in [-1, 1].
+    """Measures the distance, for pictures in [-1, 1].
 
     Args:
         channels: of the five layers' features; other numbers than AlexNet's make a small one for tests.
     """
+
+    shift: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, channels: Sequence[int] = _CHANNELS):
         super().__init__()
@@ -65,15 +68,15 @@ class Lpips(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """Activations after each of the five convolutions, pictures (B, 3, H, W) in [-1, 1]."""
-        found, x = [], (pictures - self.shift) / self.scale
+        """Return activations after each of the five convolutions, pictures (B, 3, H, W) in [-1, 1]."""
+        activations, x = [], (pictures - self.shift) / self.scale
         for convolution, (*_, halved) in zip(self.convolutions, _LAYERS, strict=True):
             x = convolution(F.max_pool2d(x, 3, 2) if halved else x).relu()
-            found.append(x)
-        return found
+            activations.append(x)
+        return activations
 
     def forward(self, pictures: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-        """Distance of each pair: (B,), 0 for equal pictures, some 0.7 for unrelated ones.
+        """Measure the distance of each pair: (B,), 0 for equal pictures, some 0.7 for unrelated ones.
 
         Args:
             pictures, references: (B, 3, H, W) in [-1, 1].
@@ -85,12 +88,12 @@ class Lpips(nn.Module):
         total = pictures.new_zeros(len(pictures))
         pairs = zip(self.features(pictures), self.features(references), self.weights, strict=True)
         for first, second, weight in pairs:
-            difference = (_unit(first) - _unit(second)) ** 2
+            difference = (_normalize(first) - _normalize(second)) ** 2
             total = total + (difference * weight[:, None, None]).sum(1).mean((1, 2))
         return total
 
     def between(self, picture: np.ndarray, reference: np.ndarray) -> float:
-        """The distance of two pictures (H, W, 3), uint8, of one size.
+        """Measure the distance of two pictures (H, W, 3), uint8, of one size.
 
         Raises:
             SettingsError: the sizes differ, or a side is too short.
@@ -111,12 +114,12 @@ class Lpips(nn.Module):
             return float(self(pair[:1], pair[1:])[0])
 
 
-def _unit(features: torch.Tensor) -> torch.Tensor:
+def _normalize(features: torch.Tensor) -> torch.Tensor:
     return features / (features.pow(2).sum(1, keepdim=True).sqrt() + _TINY)
 
 
 def load_lpips(models: Path) -> Lpips:
-    """The metric with the weights of the models folder; kept in memory once read.
+    """Load the metric with the weights of the models folder; kept in memory once read.
 
     Args:
         models: the folder.
@@ -128,24 +131,24 @@ def load_lpips(models: Path) -> Lpips:
     path = models / FILE
     if not path.is_file():
         raise ModelMissingError(_MISSING)
-    return _loaded(path, path.stat().st_mtime_ns)
+    return _load(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(path: Path, changed: int) -> Lpips:
+def _load(path: Path, modified_ns: int) -> Lpips:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelFileError(
             f"{FILE} cannot be read: {error}. Make it again as docs/models-and-files.md says, or remove it."
         ) from error
-    return _filled(state)
+    return _build_metric(state)
 
 
-def _filled(state: Mapping[str, torch.Tensor]) -> Lpips:
+def _build_metric(state: Mapping[str, torch.Tensor]) -> Lpips:
     try:
         metric = Lpips([len(state[f"net.{name}.weight"]) for name, *_ in _LAYERS])
-        renamed = {}
+        renamed: dict[str, torch.Tensor] = {}
         for i, (name, *_) in enumerate(_LAYERS):
             renamed |= {f"convolutions.{i}.{part}": state[f"net.{name}.{part}"].float() for part in ("weight", "bias")}
             renamed[f"weights.{i}"] = state[f"lin{i}.model.1.weight"].float().flatten()

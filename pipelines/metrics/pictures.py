@@ -18,7 +18,8 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def psnr(picture: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in decibels, -10 log10 of the mean squared error over all pixels and channels.
+    """Compute the peak signal-to-noise ratio in decibels, -10 log10 of the mean squared error over all pixels and
+    channels.
 
     Args:
         picture, reference: (H, W, C), uint8, or floating point in [0, 1]: the peak is 1.
@@ -29,13 +30,13 @@ def psnr(picture: np.ndarray, reference: np.ndarray) -> float:
     Raises:
         SettingsError: the sizes differ.
     """
-    first, second = _pair(picture, reference)
+    first, second = _normalize_pair(picture, reference)
     error = float(np.mean((first - second) ** 2))
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def ssim(picture: np.ndarray, reference: np.ndarray) -> float:
-    """Structural similarity, the mean of the local index over all windows and then over the channels.
+    """Compute structural similarity, the mean of the local index over all windows and then over the channels.
 
     Each window is 11 x 11 pixels with Gaussian weights of standard deviation 1.5 that sum to 1, and lies
     wholly inside the picture; C1 = 0.01^2 and C2 = 0.03^2 for a peak of 1.
@@ -53,21 +54,21 @@ def ssim(picture: np.ndarray, reference: np.ndarray) -> float:
     windows as in section III-C.
     Differs: the paper takes a picture's luminance; here the index of each color channel is averaged.
     """
-    x, y = _pair(picture, reference)
+    x, y = _normalize_pair(picture, reference)
     if min(x.shape[:2]) < WINDOW:
         raise SettingsError(
             f"SSIM looks at windows of {WINDOW} × {WINDOW} pixels; the picture has {x.shape[1]} × {x.shape[0]}."
         )
-    mean_x, mean_y = _windowed(x), _windowed(y)
-    variance_x = _windowed(x * x) - mean_x**2
-    variance_y = _windowed(y * y) - mean_y**2
-    covariance = _windowed(x * y) - mean_x * mean_y
+    mean_x, mean_y = _average_windows(x), _average_windows(y)
+    variance_x = _average_windows(x * x) - mean_x**2
+    variance_y = _average_windows(y * y) - mean_y**2
+    covariance = _average_windows(x * y) - mean_x * mean_y
     likeness = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
     structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
     return float(np.mean(likeness * structure))
 
 
-def _windowed(values: np.ndarray) -> np.ndarray:
+def _average_windows(values: np.ndarray) -> np.ndarray:
     """Gaussian mean of every whole window: (H, W, C) to (H - 10, W - 10, C)."""
     offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
@@ -78,14 +79,14 @@ def _windowed(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _pair(picture: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _normalize_pair(picture: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if picture.shape != reference.shape or picture.ndim != 3:
         raise SettingsError(
             f"Pictures of the shapes {picture.shape} and {reference.shape} cannot be compared: "
             "both must be (height, width, channels) of one size."
         )
-    return _unit(picture), _unit(reference)
+    return _normalize(picture), _normalize(reference)
 
 
-def _unit(picture: np.ndarray) -> np.ndarray:
+def _normalize(picture: np.ndarray) -> np.ndarray:
     return picture.astype(np.float64) / (255 if picture.dtype == np.uint8 else 1)

@@ -9,33 +9,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
 
+from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import BusyError, ModelError
 from pipelines.core.leases import CacheRow, Lease, PartKey, Wanted, megabytes
+from pipelines.models.cache_entry import FREEING, LOADING, READY, RESERVED, Entry, Load
 
 __all__ = ["CacheRow", "Lease", "ModelCache", "PartKey", "Wanted"]
 
 log = logging.getLogger(__name__)
 
-RESERVED, LOADING, READY, FREEING = "reserved", "loading", "ready", "freeing"
 POLL_SECONDS = 0.05
 LARGER = "Choose a smaller model, or start with a larger memory budget."
 
 
-@dataclasses.dataclass(eq=False)
-class _Entry:
-    want: Wanted
-    bytes: int
-    last_used: float
-    state: str = RESERVED
-    pins: int = 0
-    doomed: bool = False
-    object: Any = None
-
-
 class ModelCache:
-    """Loaded parts within a budget of bytes, for several threads.
+    """Keeps loaded parts within a budget of bytes, for several threads.
 
     A job takes all its parts in one call, so two jobs can never each hold what the other waits for. Whoever
     needs new room is served in order of arrival; a job whose parts are all there passes at once.
@@ -52,17 +41,17 @@ class ModelCache:
             raise ValueError(f"a budget of {budget_bytes} bytes leaves nothing after a headroom of {headroom_bytes}")
         self.budget_bytes, self.headroom_bytes, self.peak_bytes = budget_bytes, headroom_bytes, 0
         self._clock = clock
-        self._changed = threading.Condition()
-        self._entries: dict[Hashable, _Entry] = {}
+        self._condition = threading.Condition()
+        self._entries: dict[Hashable, Entry] = {}
         self._queue: deque[object] = deque()
 
     def acquire(
-        self, wanted: Sequence[Wanted], timeout: float = 120.0, cancelled: Callable[[], bool] = lambda: False
+        self, requests: Sequence[Wanted], timeout: float = 120.0, cancelled: Callable[[], bool] = lambda: False
     ) -> Lease:
-        """Everything a job needs, loaded and held until the lease is closed.
+        """Load and hold everything a job needs until the lease is closed.
 
         Args:
-            wanted: the parts; equal keys count once.
+            requests: the parts; equal keys count once.
             timeout: seconds to wait for room; waiting for another's load of the same part is not counted.
             cancelled: polled while waiting.
 
@@ -71,7 +60,7 @@ class ModelCache:
             BusyError: no room came free in time.
             Cancelled: the person stopped the job.
         """
-        wants = list({want.key: want for want in wanted}.values())
+        wants = list({want.key: want for want in requests}.values())
         entries = self._reserve(wants, timeout, cancelled)
         try:
             for entry, want in zip(entries, wants, strict=True):
@@ -82,33 +71,33 @@ class ModelCache:
             raise
         return Lease(objects, lambda: self._unpin(entries))
 
-    def require_possible(self, wanted: Sequence[Wanted]) -> None:
+    def require_possible(self, requests: Sequence[Wanted]) -> None:
         """Raise ModelError if these parts can never be here together."""
-        with self._changed:
-            self._require_possible(list({want.key: want for want in wanted}.values()))
+        with self._condition:
+            self._require_possible(list({want.key: want for want in requests}.values()))
 
     def release(self, key: Hashable) -> bool:
         """Free a part on demand: True if it is gone, False if it is in use and goes when its last lease closes."""
-        with self._changed:
+        with self._condition:
             entry = self._entries.get(key)
             if entry is None:
                 return True
             if entry.pins or entry.state != READY:
-                entry.doomed = True
+                entry.drop_when_unpinned = True
                 return False
             entry.state = FREEING
         self._free(entry)
         return True
 
     def holds(self, key: Hashable) -> bool:
-        """Whether the part is loaded now."""
-        with self._changed:
+        """Say whether the part is loaded now."""
+        with self._condition:
             entry = self._entries.get(key)
             return entry is not None and entry.state == READY
 
     def snapshot(self) -> list[CacheRow]:
-        """All parts that count, the most recently used first."""
-        with self._changed:
+        """Return all parts that count, the most recently used first."""
+        with self._condition:
             rows = [
                 CacheRow(key, entry.bytes, entry.pins, entry.last_used, entry.state)
                 for key, entry in self._entries.items()
@@ -118,152 +107,184 @@ class ModelCache:
     @property
     def used_bytes(self) -> int:
         """Bytes held, reserved for a load, or still being freed."""
-        with self._changed:
-            return self._used()
+        with self._condition:
+            return self._count_used_bytes()
 
-    def _used(self) -> int:
+    def _count_used_bytes(self) -> int:
         return sum(entry.bytes for entry in self._entries.values())
 
-    def _reserve(self, wants: Sequence[Wanted], timeout: float, cancelled: Callable[[], bool]) -> list[_Entry]:
+    def _reserve(self, wants: Sequence[Wanted], timeout: float, cancelled: Callable[[], bool]) -> list[Entry]:
         """Pin all entries at once, those to be loaded with their bytes set aside."""
         ticket, deadline = object(), time.monotonic() + timeout
-        with self._changed:
+        with self._condition:
             self._queue.append(ticket)
             try:
                 while True:
-                    _raise_if(cancelled)
+                    raise_if(cancelled)
                     self._require_possible(wants)
                     entries = self._pin_all(wants, first=self._queue[0] is ticket)
                     if entries is not None:
                         return entries
-                    victim = self._victim(wants) if self._queue[0] is ticket else None
+                    victim = self._choose_victim(wants) if self._queue[0] is ticket else None
                     if victim is not None:
                         self._free_unlocked(victim)
-                    elif (left := deadline - time.monotonic()) <= 0:
-                        raise BusyError(self._busy_sentence(wants))
+                    elif (remaining := deadline - time.monotonic()) <= 0:
+                        raise BusyError(self._explain_busy(wants))
                     else:
-                        self._changed.wait(min(left, POLL_SECONDS))
+                        self._condition.wait(min(remaining, POLL_SECONDS))
             finally:
                 self._queue.remove(ticket)
-                self._changed.notify_all()
+                self._condition.notify_all()
 
     def _require_possible(self, wants: Sequence[Wanted]) -> None:
-        needed = sum(self._size(want) for want in wants)
-        if needed > self.limit:
+        size = sum(self._find_size(want) for want in wants)
+        if size > self.limit:
             raise ModelError(
-                f"This needs {megabytes(needed)} of memory and the models may take {megabytes(self.limit)}. {LARGER}"
+                f"This needs {megabytes(size)} of memory and the models may take {megabytes(self.limit)}. {LARGER}"
             )
 
-    def _size(self, want: Wanted) -> int:
+    def _find_size(self, want: Wanted) -> int:
         entry = self._entries.get(want.key)
         return want.estimate_bytes if entry is None else entry.bytes
 
-    def _missing(self, wants: Sequence[Wanted]) -> int:
+    def _count_missing_bytes(self, wants: Sequence[Wanted]) -> int:
         return sum(want.estimate_bytes for want in wants if want.key not in self._entries)
 
-    def _pin_all(self, wants: Sequence[Wanted], first: bool) -> list[_Entry] | None:
+    def _pin_all(self, wants: Sequence[Wanted], first: bool) -> list[Entry] | None:
         """All entries pinned, or None where one is being freed, or new ones do not fit or must queue."""
         if any(self._entries[want.key].state == FREEING for want in wants if want.key in self._entries):
             return None
-        missing = self._missing(wants)
-        if missing and (not first or self._used() + missing > self.limit):
+        missing = self._count_missing_bytes(wants)
+        if missing and (not first or self._count_used_bytes() + missing > self.limit):
             return None
         now = self._clock()
         for want in wants:
-            entry = self._entries.setdefault(want.key, _Entry(want, want.estimate_bytes, now))
+            entry = self._entries.setdefault(want.key, Entry(want, want.estimate_bytes, now))
             entry.pins += 1
-        self.peak_bytes = max(self.peak_bytes, self._used())
+        self.peak_bytes = max(self.peak_bytes, self._count_used_bytes())
         return [self._entries[want.key] for want in wants]
 
-    def _victim(self, wants: Sequence[Wanted]) -> _Entry | None:
+    def _choose_victim(self, wants: Sequence[Wanted]) -> Entry | None:
         """The least recently used entry that nobody uses, if evicting such entries makes enough room."""
         keep = {want.key for want in wants}
         idle = [
             entry for key, entry in self._entries.items() if entry.state == READY and not entry.pins and key not in keep
         ]
         leaving = sum(entry.bytes for entry in self._entries.values() if entry.state == FREEING)
-        excess = self._used() + self._missing(wants) - self.limit - leaving
+        excess = self._count_used_bytes() + self._count_missing_bytes(wants) - self.limit - leaving
         if excess <= 0 or sum(entry.bytes for entry in idle) < excess:
             return None
         return min(idle, key=lambda entry: entry.last_used)
 
-    def _busy_sentence(self, wants: Sequence[Wanted]) -> str:
-        held = sum(entry.bytes for entry in self._entries.values() if entry.pins)
+    def _explain_busy(self, wants: Sequence[Wanted]) -> str:
+        pinned = sum(entry.bytes for entry in self._entries.values() if entry.pins)
         return (
-            f"The memory is full: this needs {megabytes(self._missing(wants))} more, and other jobs hold "
-            f"{megabytes(held)} of {megabytes(self.limit)}. Try again when they have finished."
+            f"The memory is full: this needs {megabytes(self._count_missing_bytes(wants))} more, and other jobs hold "
+            f"{megabytes(pinned)} of {megabytes(self.limit)}. Try again when they have finished."
         )
 
-    def _fill(self, entry: _Entry, want: Wanted, cancelled: Callable[[], bool]) -> None:
-        """Wait until the entry is loaded, or load it where nobody does."""
-        with self._changed:
-            while entry.state == LOADING:
-                self._changed.wait(POLL_SECONDS)
-                _raise_if(cancelled)
-            if entry.state == READY:
-                return
-            _raise_if(cancelled)
-            entry.state, entry.want = LOADING, want
-        try:
-            loaded = want.load()
-            size = want.measure(loaded) if want.measure else want.estimate_bytes
-        except BaseException:
-            with self._changed:
-                entry.state = RESERVED
-                self._changed.notify_all()
-            raise
-        with self._changed:
-            entry.object, entry.bytes, entry.state = loaded, size, READY
-            self.peak_bytes = max(self.peak_bytes, self._used())
-            self._changed.notify_all()
-        self._settle(entry)
+    def _fill(self, entry: Entry, want: Wanted, cancelled: Callable[[], bool]) -> None:
+        """Wait until the entry is loaded, and have it loaded where nobody does.
 
-    def _settle(self, entry: _Entry) -> None:
+        A load runs in a thread of its own, so that whoever is cancelled need not wait for it. It goes on while
+        somebody wants the part, whoever asked first; once nobody does it may stop, or end and be kept.
+        """
+        own_load: Load | None = None
+        with self._condition:
+            while not (own_load.is_over if own_load else entry.state == READY):
+                raise_if(cancelled)
+                if own_load is None and entry.state == RESERVED:
+                    entry.state, entry.want = LOADING, want
+                    own_load = Load()
+                    thread = threading.Thread(target=self._load, args=(entry, own_load), name="model-part", daemon=True)
+                    thread.start()
+                self._condition.wait(POLL_SECONDS)
+        if own_load is not None:
+            own_load.raise_error()
+
+    def _load(self, entry: Entry, load: Load) -> None:
+        """Load an entry for those who wait for it."""
+        want = entry.want
+        try:
+            value = want.load(lambda: not entry.pins)
+            size = want.measure(value) if want.measure else want.estimate_bytes
+        except BaseException as error:
+            with self._condition:
+                entry.state, load.error, load.is_over = RESERVED, error, True
+                if not entry.pins:
+                    del self._entries[want.key]
+                self._condition.notify_all()
+            del load  # or the error holds itself through this frame, and what was half loaded stays in memory
+            return
+        with self._condition:
+            entry.object, entry.bytes, entry.state = value, size, READY
+            # What loads it holds the job that asked, and the network that a quantized one was copied from.
+            entry.want = dataclasses.replace(want, load=_is_loaded)
+            self.peak_bytes = max(self.peak_bytes, self._count_used_bytes())
+            self._condition.notify_all()
+        try:
+            self._evict_excess(entry)
+        except BaseException as error:
+            load.error = error
+        self._settle([entry])
+        with self._condition:
+            load.is_over = True
+            self._condition.notify_all()
+
+    def _evict_excess(self, entry: Entry) -> None:
         """After a load that took more than its estimate, evict until the budget holds again."""
-        with self._changed:
+        with self._condition:
             if entry.bytes > self.limit:
-                entry.doomed = True
+                entry.drop_when_unpinned = True
                 raise ModelError(
                     f"The model took {megabytes(entry.bytes)} and models may take {megabytes(self.limit)}. {LARGER}"
                 )
-            while self._used() > self.limit:
+            while self._count_used_bytes() > self.limit:
                 idle = [other for other in self._entries.values() if other.state == READY and not other.pins]
                 if not idle:
                     log.warning(
                         "models take %s of %s: an estimate was too low, and all are in use",
-                        megabytes(self._used()),
+                        megabytes(self._count_used_bytes()),
                         megabytes(self.limit),
                     )
                     return
                 self._free_unlocked(min(idle, key=lambda other: other.last_used))
 
-    def _unpin(self, entries: Sequence[_Entry]) -> None:
-        leaving = []
-        with self._changed:
+    def _unpin(self, entries: Sequence[Entry]) -> None:
+        with self._condition:
             now = self._clock()
             for entry in entries:
                 entry.pins -= 1
                 entry.last_used = now
-                if not entry.pins and entry.state == RESERVED:
+        self._settle(entries)
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
+        """Forget the entries that nobody uses and that are not to stay."""
+        leaving = []
+        with self._condition:
+            for entry in entries:
+                if entry.pins or self._entries.get(entry.want.key) is not entry:
+                    continue
+                if entry.state == RESERVED:
                     del self._entries[entry.want.key]
-                elif not entry.pins and entry.doomed and entry.state == READY:
+                elif entry.drop_when_unpinned and entry.state == READY:
                     entry.state = FREEING
                     leaving.append(entry)
-            self._changed.notify_all()
+            self._condition.notify_all()
         with contextlib.ExitStack() as stack:
             for entry in leaving:
                 stack.callback(self._free, entry)
 
-    def _free_unlocked(self, entry: _Entry) -> None:
+    def _free_unlocked(self, entry: Entry) -> None:
         """Free an entry from inside the lock, which is let go meanwhile."""
         entry.state = FREEING
-        self._changed.release()
+        self._condition.release()
         try:
             self._free(entry)
         finally:
-            self._changed.acquire()
+            self._condition.acquire()
 
-    def _free(self, entry: _Entry) -> None:
+    def _free(self, entry: Entry) -> None:
         """Drop an entry that is marked as being freed; its bytes count until this is done."""
         leaving, entry.object = entry.object, None
         try:
@@ -271,13 +292,10 @@ class ModelCache:
                 entry.want.free(leaving)
             del leaving
         finally:
-            with self._changed:
+            with self._condition:
                 del self._entries[entry.want.key]
-                self._changed.notify_all()
+                self._condition.notify_all()
 
 
-def _raise_if(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        from pipelines.core.denoiser import Cancelled
-
-        raise Cancelled
+def _is_loaded(abandoned: Callable[[], bool]) -> object:
+    raise ModelError("This part of a model is loaded already.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
@@ -9,77 +10,87 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import UnknownMethodError
-from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, scan, scan_embeddings, scan_loras
-from pipelines.models.donors import completed
-from pipelines.models.entry import CatalogEntry, Source, shown
+from pipelines.models.additions import list_embeddings, list_loras, list_upscalers
+from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, UpscalerEntry, scan
+from pipelines.models.donors import complete_entries
+from pipelines.models.entry import CatalogEntry, Source, shorten_path
 from pipelines.models.folder_walk import ModelFolders
-from pipelines.models.quantization_folder import kept_entries
+from pipelines.models.quantization_folder import read_quantized_entries
 
-__all__ = ["SHIPPED_KEYS", "Catalog", "models_folder", "published", "shipped", "shipped_128", "shown"]
+__all__ = [
+    "SHIPPED_KEYS",
+    "Catalog",
+    "models_folder",
+    "published",
+    "shipped",
+    "shipped_128",
+    "shipped_flow",
+    "shorten_path",
+]
 
 PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
 SHIPPED_128 = SHIPPED.with_name("emoji-128")
-SHIPPED_KEYS = ("emoji", "emoji-128")
+SHIPPED_FLOW = SHIPPED.with_name("emoji-128-flow")
+SHIPPED_KEYS = ("emoji", "emoji-128", "emoji-128-flow")
 
 
 def models_folder() -> Path:
-    """Where a person puts models: $STEPWISE_MODELS, else `stepwise/models` among the user's data."""
-    chosen = os.environ.get("STEPWISE_MODELS")
-    if chosen:
-        return Path(chosen).expanduser()
+    """Find where a person puts models: $STEPWISE_MODELS, else `stepwise/models` among the user's data."""
+    configured = os.environ.get("STEPWISE_MODELS")
+    if configured:
+        return Path(configured).expanduser()
     data = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data).expanduser() / "stepwise" / "models"
 
 
 def shipped() -> CatalogEntry:
-    """The model that comes with the program and runs without a network."""
-    return CatalogEntry(
-        "emoji",
-        "Emoji 64",
-        "sd",
-        pipeline="StableDiffusionPipeline",
-        path=SHIPPED,
-        licence="mit",
-        size_bytes=sum(path.stat().st_size for path in SHIPPED.glob("*/*.safetensors")),
-        defaults={
-            "num_inference_steps": 25,
-            "width": 64,
-            "height": 64,
-            "sampler": "dpmpp_2m",
-            "guidance": {"key": "cfg", "guidance_scale": 4.0},
-        },
-        notes="Small pictures of single objects; trained here and shipped with the program.",
-    )
+    """Return the model that comes with the program and runs without a network."""
+    notes = "Small pictures of single objects; trained here and shipped with the program."
+    return _build_shipped_entry("emoji", "Emoji 64", SHIPPED, 64, notes)
 
 
 def shipped_128() -> CatalogEntry:
     """Describe the larger model that comes with the program: 128 px, relations, sizes and counts."""
+    notes = "One object, two in a relation, or two to four of one; trained here and shipped with the program."
+    return _build_shipped_entry("emoji-128", "Emoji 128", SHIPPED_128, 128, notes)
+
+
+def shipped_flow() -> CatalogEntry:
+    """Describe the flow transformer that comes with the program: it draws what the 128 px UNet draws."""
+    notes = "Draws what Emoji 128 draws, with a dual-stream transformer and a rectified flow."
+    entry = _build_shipped_entry("emoji-128-flow", "Emoji 128 flow", SHIPPED_FLOW, 128, notes)
+    defaults = {**entry.defaults, "sampler": "flow_euler"}
+    return dataclasses.replace(entry, family="sd3", pipeline="StableDiffusion3Pipeline", defaults=defaults)
+
+
+def _build_shipped_entry(key: str, label: str, folder: Path, side: int, notes: str) -> CatalogEntry:
+    defaults = {
+        "num_inference_steps": 25,
+        "width": side,
+        "height": side,
+        "sampler": "dpmpp_2m",
+        "guidance": {"key": "cfg", "guidance_scale": 4.0},
+    }
     return CatalogEntry(
-        "emoji-128",
-        "Emoji 128",
+        key,
+        label,
         "sd",
         pipeline="StableDiffusionPipeline",
-        path=SHIPPED_128,
+        path=folder,
         licence="mit",
-        size_bytes=sum(path.stat().st_size for path in SHIPPED_128.glob("*/*.safetensors")),
-        defaults={
-            "num_inference_steps": 25,
-            "width": 128,
-            "height": 128,
-            "sampler": "dpmpp_2m",
-            "guidance": {"key": "cfg", "guidance_scale": 4.0},
-        },
-        notes="One object, two in a relation, or two to four of one; trained here and shipped with the program.",
+        size_bytes=sum(path.stat().st_size for path in folder.glob("*/*.safetensors")),
+        defaults=defaults,
+        notes=notes,
     )
 
 
 def published() -> list[CatalogEntry]:
-    """The published models, as `catalog_published.json` lists them."""
-    return [_entry(line) for line in json.loads(PUBLISHED.read_text(encoding="utf-8"))]
+    """Return the published models, as `catalog_published.json` lists them."""
+    return [_parse_entry(line) for line in json.loads(PUBLISHED.read_text(encoding="utf-8"))]
 
 
-def _entry(line: Mapping[str, Any]) -> CatalogEntry:
+def _parse_entry(line: Mapping[str, Any]) -> CatalogEntry:
     fields = dict(line)
     fields["parts"] = {name: Source(**source) for name, source in line.get("parts", {}).items()}
     fields["lora"] = Source(**line["lora"]) if line.get("lora") else None
@@ -87,17 +98,19 @@ def _entry(line: Mapping[str, Any]) -> CatalogEntry:
     return CatalogEntry(**fields)
 
 
-def _beside_their_bases(found: Mapping[str, CatalogEntry], kept: Mapping[str, CatalogEntry]) -> dict[str, CatalogEntry]:
+def _place_beside_bases(
+    entries: Mapping[str, CatalogEntry], quantized: Mapping[str, CatalogEntry]
+) -> dict[str, CatalogEntry]:
     """All entries, the quantized ones each behind the model it was made of."""
-    ordered: dict[str, CatalogEntry] = {}
-    for key, entry in found.items():
-        ordered[key] = entry
-        ordered |= {own: one for own, one in kept.items() if one.quantized and one.quantized.base == key}
-    return ordered
+    merged: dict[str, CatalogEntry] = {}
+    for key, entry in entries.items():
+        merged[key] = entry
+        merged |= {name: one for name, one in quantized.items() if one.quantized and one.quantized.base == key}
+    return merged
 
 
 class Catalog(Mapping[str, CatalogEntry]):
-    """Models by key, in the order in which a page lists them; the only way from a request to a file.
+    """Lists models by key, in the order in which a page lists them; the only way from a request to a file.
 
     Args:
         folder: the models folder; None takes the person's own.
@@ -115,29 +128,36 @@ class Catalog(Mapping[str, CatalogEntry]):
     ):
         self.folder = folder or models_folder()
         self.folders = ModelFolders(self.folder, further, follow_links)
-        self._given = None if entries is None else list(entries)
+        self._fixed_entries = None if entries is None else list(entries)
         self._entries: dict[str, CatalogEntry] = {}
         self.rescan()
 
     def rescan(self) -> None:
         """Look into the models folder again."""
-        entries = self._given
+        entries = self._fixed_entries
         if entries is None:
-            own, others = [shipped(), shipped_128()], published()
-            local = scan(self.folders, taken=[entry.key for entry in (*own, *others)])
-            entries = [*own, *completed(local, [*own, *others], self.folders), *others]
-        found = {entry.key: entry for entry in entries}
-        kept = {entry.key: entry for entry in kept_entries(self.folder, found) if entry.key not in found}
+            bundled, others = [shipped(), shipped_128(), shipped_flow()], published()
+            local = scan(self.folders, used_keys=[entry.key for entry in (*bundled, *others)])
+            # The shipped models complete no file of a person's: their text encoders know the emoji alone.
+            entries = [*bundled, *complete_entries(local, others, self.folders), *others]
+        by_key = {entry.key: entry for entry in entries}
+        quantized = {
+            entry.key: entry for entry in read_quantized_entries(self.folder, by_key) if entry.key not in by_key
+        }
         # Replaced as a whole and never changed, so that other threads see the old or the new one.
-        self._entries = _beside_their_bases(found, kept)
+        self._entries = _place_beside_bases(by_key, quantized)
 
     def loras(self) -> list[LoraEntry]:
-        """The LoRAs of the models folders as they are now, the unusable ones with their problem."""
-        return scan_loras(self.folders)
+        """Return the LoRAs of the models folders as they are now, unusable ones with their problem, and the shipped."""
+        return list_loras(self.folders)
 
     def embeddings(self) -> list[EmbeddingEntry]:
-        """The textual-inversion embeddings of the models folders as they are now."""
-        return scan_embeddings(self.folders)
+        """Return the textual-inversion embeddings of the models folders as they are now, and the shipped ones."""
+        return list_embeddings(self.folders)
+
+    def upscalers(self) -> list[UpscalerEntry]:
+        """Return the upscalers of the models folders as they are now, and the shipped ones."""
+        return list_upscalers(self.folders)
 
     def __getitem__(self, key: str) -> CatalogEntry:
         try:
@@ -152,11 +172,11 @@ class Catalog(Mapping[str, CatalogEntry]):
         return self._entries.get(key, default)
 
     def items(self) -> ItemsView[str, CatalogEntry]:
-        """Keys and entries of one moment, also while the folder is looked into again."""
+        """Return keys and entries of one moment, also while the folder is looked into again."""
         return self._entries.items()
 
     def values(self) -> ValuesView[CatalogEntry]:
-        """Entries of one moment."""
+        """Return entries of one moment."""
         return self._entries.values()
 
     def __iter__(self) -> Iterator[str]:

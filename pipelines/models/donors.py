@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -10,13 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
-from pipelines.models.entry import CatalogEntry, shown
-from pipelines.models.files import WEIGHTS
+from pipelines.models.entry import CatalogEntry, shorten_path
+from pipelines.models.files import part_files, read_index
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
-from pipelines.weights.kinds import CONTEXT_WIDTHS
+from pipelines.weights.gguf_files import has_gguf
+from pipelines.weights.kinds import CONTEXT_WIDTHS, FileKind
 
-__all__ = ["DONORS", "OPTIONAL", "Donor", "Donors", "completed"]
+__all__ = ["DONORS", "OPTIONAL", "Donor", "Donors", "complete_entries"]
 
 DONORS = {
     "sd1": ("sd15",),
@@ -64,7 +67,7 @@ WORDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Donor:
-    """Who gives a part.
+    """Says who gives a part.
 
     Attributes:
         label: its name on the screen.
@@ -78,7 +81,7 @@ class Donor:
 
 
 class Donors:
-    """What the models folders have to complete single files with.
+    """Says what the models folders have to complete single files with.
 
     Args:
         entries: of the catalog, published ones and local ones.
@@ -90,66 +93,83 @@ class Donors:
         self._folders = folders
 
     def folders_for(self, family: str, base: str) -> Iterator[Donor]:
-        """Diffusers folders of a kind of model, the published donors' own first."""
+        """Yield diffusers folders of a kind of model, the published donors' own first."""
         published = [self._entries[key] for key in DONORS.get(base, ()) if key in self._entries]
         for entry in published:
-            for place in self._places(entry):
+            for place in self._list_places(entry):
                 if (place / "model_index.json").is_file():
                     yield Donor(entry.label, place)
         for entry in self._entries.values():
-            local = entry.path is not None and entry.path.is_dir() and entry.family == family and not entry.problem
+            # One that lacks its weights still gives its configurations and tokenizers.
+            local = entry.path is not None and entry.path.is_dir() and entry.family == family
             if local and not entry.quantized and _has_base(entry.path, base):
                 yield Donor(entry.label, entry.path)
 
-    def _places(self, entry: CatalogEntry) -> Iterator[Path]:
+    def _list_places(self, entry: CatalogEntry) -> Iterator[Path]:
         for folder in self._folders.all:
             yield folder / entry.repository.split("/")[-1]
-        snapshots = _hub_cache() / f"models--{entry.repository.replace('/', '--')}" / "snapshots"
+        snapshots = _find_hub_cache() / f"models--{entry.repository.replace('/', '--')}" / "snapshots"
         if snapshots.is_dir():
             yield from sorted(snapshots.iterdir())
 
     def part(self, family: str, base: str, name: str) -> Donor | None:
-        """Who has the weights of a part; None where nobody has."""
+        """Find who has the weights of a part; None where nobody has."""
         for donor in self.folders_for(family, base):
-            if donor.folder and any(WEIGHTS.match(path.name) for path in (donor.folder / name).glob("*.safetensors")):
+            if donor.folder and _has_part(donor.folder, name):
                 return donor
-        file = next(self._files(family, base, name), None)
-        return file and Donor(file.name, file=file)
+        file = next(self._list_files(family, base, name), None)
+        return Donor(file.name, file=file) if file else None
 
-    def _files(self, family: str, base: str, name: str) -> Iterator[Path]:
+    @functools.cached_property
+    def _parts_by_themselves(self) -> list[tuple[Path, FileKind]]:
+        """The files that hold one part of a model; looked for once, however many models lack one."""
+        listed = []
+        suffixes = SAFETENSORS_SUFFIXES | ({".gguf"} if has_gguf() else set())
+        for file in self._folders.files():
+            if file.problem or file.role or file.path.suffix.lower() not in suffixes:
+                continue
+            with contextlib.suppress(ModelFileError):
+                kind = self._folders.kinds.kind(file.path)
+                if kind.what in {"vae", "text_encoder"}:
+                    listed.append((file.path, kind))
+        return listed
+
+    def _list_files(self, family: str, base: str, name: str) -> Iterator[Path]:
         encoder = ENCODER_FILES.get((base, name)) or ENCODER_FILES.get((family, name))
-        for found in self._folders.files():
-            path = found.path
-            if found.problem or found.role or path.suffix.lower() not in SAFETENSORS_SUFFIXES:
-                continue
-            try:
-                kind = self._folders.kinds.kind(path)
-            except ModelFileError:
-                continue
+        for path, kind in self._parts_by_themselves:
             if name == "vae" and kind.what == "vae" and _is_vae_of(path, kind.base, family):
                 yield path
             if name != "vae" and kind.what == "text_encoder" and kind.base == encoder:
                 yield path
 
 
-def _hub_cache() -> Path:
+def _find_hub_cache() -> Path:
     """Where huggingface_hub keeps downloads, without importing it: listing models imports no library."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
+def _has_part(folder: Path, name: str) -> bool:
+    """Whether a part of a folder has all its files."""
+    try:
+        made = read_index(folder)[0].get(name)
+        return made is not None and bool(part_files(name, *made, folder / name, ("", "fp16")).weights)
+    except ModelFileError:
+        return False
+
+
 def _has_base(folder: Path, base: str) -> bool:
-    """Whether a folder of the family is of this version too, told by the width of the text that its network reads."""
+    """Whether a folder of the family is of this version too, by the width of the text that its network reads."""
     if base not in {"sd1", "sd2", "sdxl"}:
-        return (base in DONORS and not base.startswith("flux")) or _flux_base(folder) == base
-    return CONTEXT_WIDTHS.get(_config(folder / "unet").get("cross_attention_dim"), ("", ""))[1] == base
+        return (base in DONORS and not base.startswith("flux")) or _read_flux_base(folder) == base
+    return CONTEXT_WIDTHS.get(_read_config(folder / "unet").get("cross_attention_dim"), ("", ""))[1] == base
 
 
-def _flux_base(folder: Path) -> str:
-    return "flux1-dev" if _config(folder / "transformer").get("guidance_embeds") else "flux1-schnell"
+def _read_flux_base(folder: Path) -> str:
+    return "flux1-dev" if _read_config(folder / "transformer").get("guidance_embeds") else "flux1-schnell"
 
 
-def _config(folder: Path) -> Mapping:
+def _read_config(folder: Path) -> Mapping:
     try:
         plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -158,62 +178,64 @@ def _config(folder: Path) -> Mapping:
 
 
 def _is_vae_of(path: Path, channels: str, family: str) -> bool:
-    named = [one for one, pattern in VAE_NAMES.items() if pattern.search(path.stem)]
+    families = [one for one, pattern in VAE_NAMES.items() if pattern.search(path.stem)]
     fits = channels == str(VAE_CHANNELS[family])
-    return fits and (family in named if family in VAE_NAMES else not named)
+    return fits and (family in families if family in VAE_NAMES else not families)
 
 
-def completed(
-    found: Sequence[CatalogEntry], published: Iterable[CatalogEntry], folders: ModelFolders
+def complete_entries(
+    entries: Sequence[CatalogEntry], published: Iterable[CatalogEntry], folders: ModelFolders
 ) -> list[CatalogEntry]:
-    """Entries of single files with who completes them, or with the problem that nobody does.
+    """Return entries of single files with who completes them, or with the problem that nobody does.
 
     Args:
-        found: what `catalog_folder.scan` gives.
+        entries: what `catalog_folder.scan` gives.
         published: the models that may give parts.
         folders: the models folders.
     """
     published = list(published)
-    donors = Donors([*published, *found], folders)
+    donors = Donors([*published, *entries], folders)
     return [
-        _completed(entry, donors, {one.key: one for one in published}, folders)
+        _complete_entry(entry, donors, {one.key: one for one in published}, folders)
         if entry.file is not None and not entry.problem
         else entry
-        for entry in found
+        for entry in entries
     ]
 
 
-def _completed(
+def _complete_entry(
     entry: CatalogEntry, donors: Donors, published: Mapping[str, CatalogEntry], folders: ModelFolders
 ) -> CatalogEntry:
-    given: dict[str, list[str]] = {}
+    parts_by_donor: dict[str, list[str]] = {}
     missing = []
     for name in entry.file.lacks:
         donor = donors.part(entry.family, entry.file.base, name)
         if donor is not None:
-            given.setdefault(donor.label, []).append(WORDS[name])
+            parts_by_donor.setdefault(donor.label, []).append(WORDS[name])
         elif name not in OPTIONAL.get(entry.file.base, ()):
             missing.append(name)
     if missing:
-        return dataclasses.replace(entry, problem=_lacking(entry, missing, published, folders))
-    taken = [
+        return dataclasses.replace(entry, problem=_explain_missing(entry, missing, published, folders))
+    notes = [
         f"Its {' and '.join(parts)} {'are' if len(parts) > 1 else 'is'} that of {label}."
-        for label, parts in given.items()
+        for label, parts in parts_by_donor.items()
     ]
-    return dataclasses.replace(entry, notes=" ".join(filter(None, [entry.notes, *taken])))
+    return dataclasses.replace(entry, notes=" ".join(filter(None, [entry.notes, *notes])))
 
 
-def _lacking(
+def _explain_missing(
     entry: CatalogEntry, missing: Sequence[str], published: Mapping[str, CatalogEntry], folders: ModelFolders
 ) -> str:
     words = " and no ".join(WORDS[name] for name in missing)
     kinds = [ENCODER_FILES.get((entry.file.base, name)) or ENCODER_FILES.get((entry.family, name)) for name in missing]
     files = " and ".join(kind or "vae" for kind in kinds)
     donor = next((published[key] for key in DONORS.get(entry.file.base, ()) if key in published), None)
-    own = shown(folders.first / donor.repository.split("/")[-1]) if donor else ""
-    take = (
-        f"Download {donor.label} under Models, or put its folder into {own}: it gives what is missing"
+    target = shorten_path(folders.first / donor.repository.split("/")[-1]) if donor else ""
+    remedy = (
+        f"Download {donor.label} under Models, or put its folder into {target}: it gives what is missing"
         if donor
         else "Add them"
     )
-    return f"{entry.path.name} has no {words} in it. {take}; or put files of its own ({files}) into the models folder."
+    return (
+        f"{entry.path.name} has no {words} in it. {remedy}; or put files of its own ({files}) into the models folder."
+    )

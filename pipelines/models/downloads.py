@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipelines.core.errors import ModelMissingError
 from pipelines.core.leases import megabytes
-from pipelines.models.catalog import shown
+from pipelines.models.catalog import shorten_path
 from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.files import needed_files, read_index
 
@@ -33,30 +33,30 @@ Progress = Callable[[int, int], None]
 
 
 class RemoteFile(NamedTuple):
-    """A file of a repository, and its bytes."""
+    """Describes a file of a repository, and its bytes."""
 
     name: str
     size: int
 
 
 class Hub(Protocol):
-    """What the loader needs of the outside world; tests stand in for it."""
+    """Says what the loader needs of the outside world; tests stand in for it."""
 
     def files(self, repository: str, revision: str) -> tuple[str, list[RemoteFile]]:
-        """The commit that a revision means now, and the files of that commit."""
+        """Return the commit that a revision means now, and the files of that commit."""
 
     def fetch(self, repository: str, commit: str, name: str, advance: Callable[[int], None]) -> Path:
-        """The file on this machine, fetched or resumed where it is not.
+        """Fetch the file on this machine, fetched or resumed where it is not.
 
         `advance` takes the bytes that arrived, while they arrive; what it raises ends the download.
         """
 
     def folder(self, repository: str, revision: str) -> Path | None:
-        """What of the revision is on this machine already."""
+        """Say what of the revision is on this machine already."""
 
 
 class HuggingFace:
-    """The hub through huggingface_hub and its cache; imports and connects on the first call.
+    """Reaches the hub through huggingface_hub and its cache; imports and connects on the first call.
 
     Args:
         offline: never connect.
@@ -71,15 +71,15 @@ class HuggingFace:
 
         if self.offline:
             raise OfflineModeIsEnabled("started without a network")
-        found = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=10)
-        return found.sha, [RemoteFile(file.rfilename, file.size or 0) for file in found.siblings]
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=10)
+        return info.sha, [RemoteFile(file.rfilename, file.size or 0) for file in info.siblings]
 
     def fetch(self, repository: str, commit: str, name: str, advance: Callable[[int], None]) -> Path:
         from huggingface_hub import constants, hf_hub_download
 
         # Xet's own threads swallow what a progress bar raises, so nothing could stop them in the middle of a file.
         constants.HF_HUB_DISABLE_XET = True
-        return Path(hf_hub_download(repository, name, revision=commit, tqdm_class=_bar(advance)))
+        return Path(hf_hub_download(repository, name, revision=commit, tqdm_class=_make_bar(advance)))
 
     def folder(self, repository: str, revision: str) -> Path | None:
         from huggingface_hub import snapshot_download
@@ -90,12 +90,12 @@ class HuggingFace:
             return None
 
 
-def _bar(advance: Callable[[int], None]) -> type:
+def _make_bar(advance: Callable[[int], None]) -> type:
     """A silent progress bar that tells how many bytes arrived."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any):
+        def __init__(self, *args: object, **kwargs: Any):
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "disable": True})
 
@@ -108,43 +108,43 @@ def _bar(advance: Callable[[int], None]) -> type:
 def fetch_model(
     hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable[[], bool], progress: Progress | None
 ) -> Path:
-    """A published model's folder, its missing files fetched.
+    """Fetch the missing files of a published model; returns its folder.
 
     Raises:
         ModelMissingError: the hub cannot be reached, or refuses.
         Cancelled: the person stopped it; the files that have arrived are kept for the next time.
     """
-    arrived = Counter(progress, cancelled)
+    counter = Counter(progress, cancelled)
     with _explained(entry, models):
         commit, files = hub.files(entry.repository, entry.revision)
         sizes = {file.name: file.size for file in files}
         first = hub.fetch(entry.repository, commit, "model_index.json", lambda count: None)
         parts, _ = read_index(first.parent)
-        own = {name: made for name, made in parts.items() if name not in entry.parts}
-        names = needed_files(sizes, own, entry.variant)
-        arrived.total = sum(sizes.get(name, 0) for name in names)
-        _fetch_all(hub, entry.repository, commit, {name: sizes.get(name, 0) for name in names}, cancelled, arrived)
+        repository_parts = {name: classes for name, classes in parts.items() if name not in entry.parts}
+        names = needed_files(sizes, repository_parts, entry.variant)
+        counter.total = sum(sizes.get(name, 0) for name in names)
+        _fetch_all(hub, entry.repository, commit, {name: sizes.get(name, 0) for name in names}, cancelled, counter)
     return first.parent
 
 
 def fetch_configs(
     hub: Hub, entry: CatalogEntry, models: Path, cancelled: Callable[[], bool], progress: Progress | None
 ) -> Path:
-    """A published model's folder with its configurations and tokenizers, without weights.
+    """Fetch the configurations and tokenizers of a published model, without weights; returns its folder.
 
     Raises:
         ModelMissingError: the hub cannot be reached, or refuses.
         Cancelled: the person stopped it.
     """
-    arrived = Counter(progress, cancelled)
+    counter = Counter(progress, cancelled)
     with _explained(entry, models):
         commit, files = hub.files(entry.repository, entry.revision)
         sizes = {file.name: file.size for file in files}
         first = hub.fetch(entry.repository, commit, "model_index.json", lambda count: None)
         names = needed_files(sizes, read_index(first.parent)[0], "")
         plain = {name: sizes.get(name, 0) for name in names if not name.endswith(".safetensors")}
-        arrived.total = sum(plain.values())
-        _fetch_all(hub, entry.repository, commit, plain, cancelled, arrived)
+        counter.total = sum(plain.values())
+        _fetch_all(hub, entry.repository, commit, plain, cancelled, counter)
     return first.parent
 
 
@@ -156,26 +156,26 @@ def fetch_source(
     cancelled: Callable[[], bool],
     progress: Progress | None,
 ) -> Path:
-    """The file or the folder of a part that comes from a repository of its own.
+    """Fetch the file or the folder of a part that comes from a repository of its own.
 
     Raises:
         ModelMissingError: the hub cannot be reached, or refuses.
         Cancelled: the person stopped it.
     """
-    arrived = Counter(progress, cancelled)
+    counter = Counter(progress, cancelled)
     prefix = f"{source.subfolder}/" if source.subfolder else ""
     with _explained(entry, models):
         commit, files = hub.files(source.repository, source.revision)
-        sizes = {file.name: file.size for file in files if _wanted(file.name, source, prefix)}
+        sizes = {file.name: file.size for file in files if _belongs_to_source(file.name, source, prefix)}
         if not sizes:
             what = source.file or prefix or "safetensors files"
             raise ModelMissingError(f"{source.repository} has no {what} any more. Choose another model.")
-        arrived.total = sum(sizes.values())
-        paths = _fetch_all(hub, source.repository, commit, sizes, cancelled, arrived)
+        counter.total = sum(sizes.values())
+        paths = _fetch_all(hub, source.repository, commit, sizes, cancelled, counter)
     return paths[0] if source.file else paths[0].parent
 
 
-def _wanted(name: str, source: Source, prefix: str) -> bool:
+def _belongs_to_source(name: str, source: Source, prefix: str) -> bool:
     if source.file:
         return name == source.file
     rest = name[len(prefix) :]
@@ -183,14 +183,14 @@ def _wanted(name: str, source: Source, prefix: str) -> bool:
 
 
 def _fetch_all(
-    hub: Hub, repository: str, commit: str, sizes: Mapping[str, int], cancelled: Callable[[], bool], arrived: Counter
+    hub: Hub, repository: str, commit: str, sizes: Mapping[str, int], cancelled: Callable[[], bool], counter: Counter
 ) -> list[Path]:
     paths: list[Path] = []
     for name, size in sizes.items():
         _raise_if(cancelled)
-        before = arrived.done
-        paths.append(hub.fetch(repository, commit, name, arrived.advance))
-        arrived.reach(before + size)
+        before = counter.done
+        paths.append(hub.fetch(repository, commit, name, counter.advance))
+        counter.reach(before + size)
     return paths
 
 
@@ -202,7 +202,7 @@ def _raise_if(cancelled: Callable[[], bool]) -> None:
 
 
 class Counter:
-    """Bytes that arrived, told to a progress callback.
+    """Counts bytes that arrived, for a progress callback.
 
     Args:
         progress: called with bytes done and in all, or None.
@@ -242,36 +242,36 @@ class _explained:
             return
         words = type(error).__name__
         if words in {"GatedRepoError", "RepositoryNotFoundError", "RevisionNotFoundError", "RemoteEntryNotFoundError"}:
-            raise ModelMissingError(_refused(self.entry, words)) from error
+            raise ModelMissingError(_explain_refusal(self.entry, words)) from error
         if isinstance(error, OSError) and error.errno == 28:
             raise ModelMissingError(
-                f"The disk is full; {self.entry.label} needs {_download(self.entry)}. "
+                f"The disk is full; {self.entry.label} needs {_describe_download(self.entry)}. "
                 "Make room and try again: what has arrived is kept."
             ) from error
         if isinstance(error, (OSError, TimeoutError)) or type(error).__module__.split(".")[0] in CLIENTS:
             raise ModelMissingError(missing_sentence(self.entry, self.models)) from error
 
 
-def _refused(entry: CatalogEntry, words: str) -> str:
+def _explain_refusal(entry: CatalogEntry, words: str) -> str:
     gate = (
-        f"Read and accept its licence at https://huggingface.co/{entry.repository}, "
+        f"Read and accept its license at https://huggingface.co/{entry.repository}, "
         "log in with 'hf auth login' and try again."
     )
     if entry.gated or words == "GatedRepoError":
-        return f"{entry.label} is handed out only to people who accepted its licence. {gate}"
-    return f"{entry.label} is not to be had any more ({entry.repository} at {entry.revision}). Choose another model."
+        return f"{entry.label} is handed out only to people who accepted its license. {gate}"
+    return f"{entry.label} is no longer available ({entry.repository} at {entry.revision}). Choose another model."
 
 
-def _download(entry: CatalogEntry) -> str:
+def _describe_download(entry: CatalogEntry) -> str:
     return f"a download of about {megabytes(entry.size_bytes)}" if entry.size_bytes else "a download of unknown size"
 
 
 def missing_sentence(entry: CatalogEntry, models: Path, missing: Sequence[str] = ()) -> str:
-    """What is missing, how large it is, under which licence, and where to put it."""
-    licence = f", licence {entry.licence}" if entry.licence else f", licence to be read at {entry.licence_url}"
+    """Say what is missing, how large it is, under which licence, and where to put it."""
+    licence = f", license {entry.licence}" if entry.licence else f", license to be read at {entry.licence_url}"
     what = f" It lacks: {'; '.join(missing)}" if missing else ""
     return (
-        f"{entry.label} is not on this machine and the hub cannot be reached. It is {_download(entry)}{licence}: "
-        f"put the folder of {entry.repository} into {shown(models / entry.repository.split('/')[-1])}, or connect "
-        f"and try again.{what}"
+        f"{entry.label} is not on this machine and the hub cannot be reached. It is "
+        f"{_describe_download(entry)}{licence}: put the folder of {entry.repository} into "
+        f"{shorten_path(models / entry.repository.split('/')[-1])}, or connect and try again.{what}"
     )

@@ -9,12 +9,12 @@ from typing import Any
 
 from pipelines.core.types import Choice
 
-__all__ = ["CatalogEntry", "CheckpointFile", "Quantized", "Source", "shown"]
+__all__ = ["CatalogEntry", "CheckpointFile", "Quantized", "Source", "shorten_path"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A part of a model that comes from a repository of its own.
+    """Describes a part of a model that comes from a repository of its own.
 
     Attributes:
         repository: "owner/name" on the Hugging Face hub.
@@ -33,7 +33,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """How a model differs from the one it was made of.
+    """Says how a model differs from the one it was made of.
 
     Attributes:
         base: key of that one.
@@ -48,7 +48,7 @@ class Quantized:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFile:
-    """What a single file of weights says of itself.
+    """Says what a single file of weights says of itself.
 
     Attributes:
         base: which version of its family it is, as `weights.kinds.FileKind` has it.
@@ -69,7 +69,7 @@ class CheckpointFile:
 
 @dataclasses.dataclass(frozen=True)
 class CatalogEntry:
-    """One line of the catalog.
+    """Describes one line of the catalog.
 
     Attributes:
         key: stable name in requests, files and addresses.
@@ -125,8 +125,8 @@ class CatalogEntry:
         return self.path is not None
 
 
-def shown(path: Path) -> str:
-    """A path for messages: from the person's home folder on, so that no message tells who they are."""
+def shorten_path(path: Path) -> str:
+    """Return a path for messages: from the person's home folder on, so that no message tells who they are."""
     try:
         return str(Path("~") / path.absolute().relative_to(Path.home()))
     except (ValueError, RuntimeError):

@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import ModelFileError
-from pipelines.weights.files import PICKLE_SUFFIXES, bytes_as, check_index, read_header
+from pipelines.weights.files import PICKLE_SUFFIXES, bytes_as, check_index
+from pipelines.weights.gguf_files import read_weights_header
 
-__all__ = ["LIGHT", "PartFiles", "list_parts", "needed_files", "part_files", "read_index", "read_json"]
+__all__ = [
+    "LIGHT",
+    "PartFiles",
+    "list_parts",
+    "needed_files",
+    "part_files",
+    "read_index",
+    "read_json",
+    "weights_variant",
+]
 
 LIGHT = ("Tokenizer", "Scheduler", "Processor", "FeatureExtractor", "Feature")
 """Words in the class names of parts without weights."""
@@ -21,7 +31,12 @@ SKIPPED = frozenset({"safety_checker", "feature_extractor"})
 """Left out of models with a safety checker, whose place is None: the family's own loop has no use for it."""
 
 STEMS = ("diffusion_pytorch_model", "model")
-WEIGHTS = re.compile(r"^(diffusion_pytorch_model|model)(?:\.([A-Za-z0-9_]+))?(?:-\d{5}-of-\d{5})?\.safetensors$")
+_WEIGHTS = re.compile(
+    r"^(?:diffusion_pytorch_model|model)(?:\.(?P<new>[A-Za-z0-9_]+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<old>[A-Za-z0-9_]+))?"
+    r"\.safetensors$"
+)
+"""diffusers names the parts of a variant `model.fp16-00001-of-00002`, and before 0.28 `model-00001-of-00002.fp16`."""
+
 CONFIGS = (".json", ".txt", ".model", ".jinja")
 VOCABULARIES = frozenset(
     {"tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"}
@@ -32,7 +47,7 @@ LIGHT_BYTES = 20_000_000
 
 @dataclasses.dataclass(frozen=True)
 class PartFiles:
-    """One part of a model on disk.
+    """Describes one part of a model on disk.
 
     Attributes:
         name: in the pipeline: "unet", "vae", ...
@@ -58,23 +73,32 @@ class PartFiles:
         return not self.weights
 
     def files(self) -> list[Path]:
-        """Everything that decides what is loaded."""
+        """List everything that decides what is loaded."""
         configs = [path for path in sorted(self.folder.iterdir()) if path.suffix in CONFIGS and path.is_file()]
         return [*configs, *self.weights]
 
     def estimate_bytes(self, dtype: str) -> int:
-        """Memory when loaded as `dtype`, from the files' headers, with 2 % for buffers that are in no file.
+        """Estimate the memory when loaded as `dtype`, from the files' headers, with 2 % for buffers that are in no
+        file.
 
         Raises:
             ModelFileError: a file is broken.
         """
         if self.light:
             return min(LIGHT_BYTES, 4 * sum(path.stat().st_size for path in self.files()))
-        return int(1.02 * sum(bytes_as(read_header(path).values(), dtype) for path in self.weights)) + 4096
+        return (
+            int(1.02 * sum(bytes_as(read_weights_header(path).tensors.values(), dtype) for path in self.weights)) + 4096
+        )
+
+
+def weights_variant(name: str) -> str | None:
+    """The variant of a weights file by its name, such as "fp16" or ""; None for any other file."""
+    match = _WEIGHTS.match(name)
+    return match and (match["new"] or match["old"] or "")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model's folder.
+    """Read a JSON object from a model's folder.
 
     Raises:
         ModelFileError: it is missing or cannot be read.
@@ -91,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_index(folder: Path) -> tuple[dict[str, tuple[str, str] | None], dict[str, Any]]:
-    """A model_index.json: parts as name to (library, class) or None where it has none, and the other settings.
+    """Read a model_index.json: parts as name to (library, class) or None where it has none, and the other settings.
 
     Raises:
         ModelFileError: it is missing, cannot be read, or names something that is no plain name.
@@ -110,7 +134,7 @@ def read_index(folder: Path) -> tuple[dict[str, tuple[str, str] | None], dict[st
         else:
             raise ModelFileError(
                 f"{folder.name}/model_index.json names {str(value)[:80]} as '{name[:40]}', "
-                "which is no class. Copy or download the model again."
+                "which is not a class. Copy or download the model again."
             )
     if "safety_checker" in parts:
         parts |= dict.fromkeys(SKIPPED & parts.keys())
@@ -119,7 +143,7 @@ def read_index(folder: Path) -> tuple[dict[str, tuple[str, str] | None], dict[st
 
 
 def list_parts(folder: Path, replaced: Mapping[str, PartFiles], variants: Sequence[str]) -> dict[str, PartFiles | None]:
-    """All parts of a diffusers folder, each checked to be complete.
+    """List all parts of a diffusers folder, each checked to be complete.
 
     Args:
         folder: with a model_index.json.
@@ -130,19 +154,19 @@ def list_parts(folder: Path, replaced: Mapping[str, PartFiles], variants: Sequen
         ModelFileError: a part or one of its files is missing, or holds only pickles.
     """
     parts, _ = read_index(folder)
-    found: dict[str, PartFiles | None] = {}
-    for name, made in parts.items():
+    files: dict[str, PartFiles | None] = {}
+    for name, classes in parts.items():
         if name in replaced:
-            found[name] = replaced[name]
-        elif made is None:
-            found[name] = None
+            files[name] = replaced[name]
+        elif classes is None:
+            files[name] = None
         else:
-            found[name] = part_files(name, *made, folder / name, variants)
-    return found | {name: part for name, part in replaced.items() if name not in parts}
+            files[name] = part_files(name, *classes, folder / name, variants)
+    return files | {name: part for name, part in replaced.items() if name not in parts}
 
 
 def part_files(name: str, library: str, class_name: str, folder: Path, variants: Sequence[str]) -> PartFiles:
-    """One part's files.
+    """Return one part's files.
 
     Raises:
         ModelFileError: the folder or one of its files is missing, or it holds only pickles.
@@ -155,13 +179,13 @@ def part_files(name: str, library: str, class_name: str, folder: Path, variants:
         return PartFiles(name, library, class_name, folder)
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        match = WEIGHTS.match(path.name)
-        if match:
-            groups.setdefault(match[2] or "", []).append(path)
-    chosen = next((variant for variant in (*variants, "", *groups) if variant in groups), None)
-    if chosen is None:
-        chosen = next((variant for variant in (*variants, "") if _indexes(folder, variant)), None)
-    if chosen is None:
+        named = weights_variant(path.name)
+        if named is not None:
+            groups.setdefault(named, []).append(path)
+    selected = next((variant for variant in (*variants, "", *groups) if variant in groups), None)
+    if selected is None:
+        selected = next((variant for variant in (*variants, "") if _list_indexes(folder, variant)), None)
+    if selected is None:
         pickles = any(path.suffix in PICKLE_SUFFIXES for path in folder.iterdir())
         why = (
             "holds its weights as pickles only, which are never loaded. Get the safetensors form of the model"
@@ -171,42 +195,42 @@ def part_files(name: str, library: str, class_name: str, folder: Path, variants:
         raise ModelFileError(f"'{name}' of the model {model} {why}.")
     if not (folder / "config.json").is_file():
         raise ModelFileError(f"'{name}' of the model {model} has no config.json. Copy or download the model again.")
-    weights = _shards(folder, chosen)
+    weights = _list_shards(folder, selected)
     if not weights:
         raise ModelFileError(
             f"'{name}' of the model {model} has no list of its weight files. Copy or download the model again."
         )
-    return PartFiles(name, library, class_name, folder, weights, chosen)
+    return PartFiles(name, library, class_name, folder, weights, selected)
 
 
 def _require_light(name: str, class_name: str, folder: Path) -> None:
     """Raise ModelFileError unless the files are there without which transformers silently makes an empty tokenizer."""
     files = {path.name for path in folder.iterdir() if path.is_file() and path.stat().st_size}
-    needed = VOCABULARIES if "Tokenizer" in class_name else files
+    required = VOCABULARIES if "Tokenizer" in class_name else files
     if "Scheduler" in class_name:
-        needed = {"scheduler_config.json"}
-    if not needed & files:
+        required = {"scheduler_config.json"}
+    if not required & files:
         what = "vocabulary" if "Tokenizer" in class_name else "configuration"
         raise ModelFileError(
             f"'{name}' of the model {folder.parent.name} lacks its {what}. Copy or download the model again."
         )
 
 
-def _indexes(folder: Path, variant: str) -> list[Path]:
+def _list_indexes(folder: Path, variant: str) -> list[Path]:
     middle = f".{variant}" if variant else ""
     return [path for stem in STEMS if (path := folder / f"{stem}.safetensors.index{middle}.json").is_file()]
 
 
-def _shards(folder: Path, variant: str) -> tuple[Path, ...]:
+def _list_shards(folder: Path, variant: str) -> tuple[Path, ...]:
     """The shards of the index, or nothing where one whole file is there."""
     middle = f".{variant}" if variant else ""
     if any((folder / f"{stem}{middle}.safetensors").is_file() for stem in STEMS):
         return tuple(path for stem in STEMS if (path := folder / f"{stem}{middle}.safetensors").is_file())[:1]
-    return tuple(shard for index in _indexes(folder, variant) for shard in check_index(index))
+    return tuple(shard for index in _list_indexes(folder, variant) for shard in check_index(index))
 
 
 def needed_files(names: Iterable[str], parts: Mapping[str, tuple[str, str] | None], variant: str) -> list[str]:
-    """Which of a repository's files to fetch: configurations, tokenizers and one form of the safetensors weights.
+    """Say which of a repository's files to fetch: configurations, tokenizers and one form of the safetensors weights.
 
     Args:
         names: all files of the repository, with "/".
@@ -218,13 +242,13 @@ def needed_files(names: Iterable[str], parts: Mapping[str, tuple[str, str] | Non
         folder, _, file = name.partition("/")
         if parts.get(folder) and file and "/" not in file:
             by_part.setdefault(folder, []).append(file)
-    chosen = ["model_index.json"]
+    paths = ["model_index.json"]
     for folder, files in sorted(by_part.items()):
-        weights = {file: match[2] or "" for file in files if (match := WEIGHTS.match(file))}
+        weights = {file: named for file in files if (named := weights_variant(file)) is not None}
         form = variant if variant in weights.values() else ""
-        chosen += [
+        paths += [
             f"{folder}/{file}"
             for file in sorted(files)
             if weights.get(file) == form or (file not in weights and file.endswith(CONFIGS))
         ]
-    return chosen
+    return paths

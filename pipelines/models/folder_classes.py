@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 __all__ = ["text_to_image_class"]
 
@@ -29,8 +28,8 @@ _FROM_PICTURES = re.compile(
 )
 
 
-def text_to_image_class(folder: Path, index: Mapping[str, Any], pipeline: str) -> tuple[str, str]:
-    """The class through which a folder's parts make pictures from text, and why there is none.
+def text_to_image_class(folder: Path, index: Mapping[str, object], pipeline: str) -> tuple[str, str]:
+    """Return the class through which a folder's parts make pictures from text, and why there is none.
 
     Args:
         folder: with a model_index.json.
@@ -41,12 +40,12 @@ def text_to_image_class(folder: Path, index: Mapping[str, Any], pipeline: str) -
         (class, "") or (the named class, what follows the model's name in a sentence).
     """
     if pipeline not in _SAME_PARTS:
-        found = _FROM_PICTURES.search(pipeline)
-        return pipeline, f"runs through {pipeline}, which starts from a picture. {_CHOOSE}" if found else ""
+        match = _FROM_PICTURES.search(pipeline)
+        return pipeline, f"runs through {pipeline}, which starts from a picture. {_CHOOSE}" if match else ""
     if "text_encoder" in index and index["text_encoder"] == [None, None]:
         return pipeline, f"is SDXL's refiner, which only finishes pictures that SDXL has begun. {_CHOOSE}"
     network, plain = ("unet", 4) if "unet" in index else ("transformer", 64 if "Flux" in pipeline else 16)
-    channels = _channels(folder / network / "config.json")
+    channels = _read_channels(folder / network / "config.json")
     if channels is not None and channels > plain:
         return (
             pipeline,
@@ -58,7 +57,7 @@ def text_to_image_class(folder: Path, index: Mapping[str, Any], pipeline: str) -
 _CHOOSE = "Choose a model for text to image."
 
 
-def _channels(config: Path) -> int | None:
+def _read_channels(config: Path) -> int | None:
     try:
         channels = json.loads(config.read_text(encoding="utf-8")).get("in_channels")
     except (OSError, ValueError, AttributeError, RecursionError):

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipelines.core.errors import SettingsError
 
@@ -18,7 +17,7 @@ LISTS = ("extra_model_paths.yaml", "model_folders.yaml", "model_folders.json")
 
 
 def more_model_folders(places: Sequence[Path]) -> list[Path]:
-    """Further folders of models out of folders and of lists of them.
+    """Return further folders of models out of folders and of lists of them.
 
     Raises:
         SettingsError: a place is not there, or a list cannot be read.
@@ -36,7 +35,8 @@ def more_model_folders(places: Sequence[Path]) -> list[Path]:
 
 
 def read_folder_list(path: Path) -> list[Path]:
-    """The folders that a yaml or JSON file names: a plain list, ComfyUI's extra_model_paths, or Fooocus' path_* fields.
+    """Read the folders that a yaml or JSON file names: a plain list, ComfyUI's extra_model_paths, or Fooocus' path_*
+    fields.
 
     Args:
         path: the file; paths in it that are not absolute are meant from its own folder.
@@ -46,10 +46,10 @@ def read_folder_list(path: Path) -> list[Path]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        plain = json.loads(text) if path.suffix.lower() in {".json", ".txt"} else _yaml(text)
+        plain = json.loads(text) if path.suffix.lower() in {".json", ".txt"} else _parse_yaml(text)
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path.name} cannot be read as a list of model folders ({str(error)[:120]}).") from error
-    folders = list(_folders(plain, path.parent))
+    folders = list(_parse_folders(plain, path.parent))
     if not folders:
         raise SettingsError(
             f"{path.name} names no folder. Write a list of folders, or ComfyUI's sections as in extra_model_paths.yaml."
@@ -57,7 +57,7 @@ def read_folder_list(path: Path) -> list[Path]:
     return list(dict.fromkeys(folders))
 
 
-def _yaml(text: str) -> Any:
+def _parse_yaml(text: str) -> object:
     # Here, since most people have no such list.
     import yaml
 
@@ -67,30 +67,32 @@ def _yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _folders(plain: Any, base: Path) -> Iterator[Path]:
+def _parse_folders(plain: object, base: Path) -> Iterator[Path]:
     """Folders of a value: a text of one or more lines, a list, or a section with a base_path."""
     if isinstance(plain, str):
         for line in re.split(r"[\r\n;]+", plain):
             if line.strip():
                 yield (base / Path(os.path.expandvars(line.strip())).expanduser()).absolute()
     elif isinstance(plain, list):
-        for one in plain:
-            yield from _folders(one, base)
+        for item in plain:
+            yield from _parse_folders(item, base)
     elif isinstance(plain, Mapping):
-        own = plain.get("base_path")
-        below = (base / Path(os.path.expandvars(own)).expanduser()).absolute() if isinstance(own, str) else base
+        base_path = plain.get("base_path")
+        below = (
+            (base / Path(os.path.expandvars(base_path)).expanduser()).absolute() if isinstance(base_path, str) else base
+        )
         for name, value in plain.items():
             if isinstance(value, Mapping) or _names_models(str(name)):
-                yield from _folders(value, below)
+                yield from _parse_folders(value, below)
 
 
 _MODEL_FIELDS = re.compile(
-    r"^(?:path_)?(?:folders?|models?|checkpoints?|loras?|lora|embeddings?|vae|unet|diffusion_models|text_encoders?|clip"
+    r"^(?:path_)?(?:folders?|models?|checkpoints?|loras?|lora|embeddings?|vae|unet|diffusion_models|text_encoders?|clip|upscale_models|ESRGAN|RealESRGAN"
     r"|stable-diffusion|lycoris|ModelRoot)$",
     re.IGNORECASE,
 )
 
 
 def _names_models(name: str) -> bool:
-    """Whether a field names folders that hold what is used here; others' (upscalers, ControlNets) are left alone."""
+    """Whether a field names folders that hold what is used here; others' (ControlNets) are left alone."""
     return _MODEL_FIELDS.match(name) is not None

@@ -9,36 +9,34 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.core.errors import ModelError
 from pipelines.core.leases import PartKey, Wanted
 from pipelines.core.types import Choice
+from pipelines.models.assembly import assemble_model
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
-from pipelines.models.catalog_folder import TINY_VAE
-from pipelines.models.files import PartFiles, read_json
+from pipelines.models.device_choice import Acceleration, choose_device
+from pipelines.models.entry import CatalogEntry
+from pipelines.models.files import PartFiles
 from pipelines.models.part_loading import (
     free_part,
     load_checkpoint,
     load_part,
     loaded_bytes,
-    new_scheduler,
-    pipeline_class,
 )
+from pipelines.models.placement import HOST, place_parts
 from pipelines.models.places import ModelPlaces
-from pipelines.models.plan import CHECKPOINT, Plan, Plans
+from pipelines.models.plan import QUANTIZED_PARTS, Plan, Plans
 from pipelines.models.quantization_folder import quantized_entry
 from pipelines.models.quantization_loading import load_quantized
-from pipelines.weights.offload import Slot, offloaded
+from pipelines.weights.offload import Slot, offloaded, streamed
+
+if TYPE_CHECKING:
+    import torch
+
 
 __all__ = ["Loader", "MemoryRow"]
-
-NETWORKS = frozenset({"unet", "transformer", "transformer_2", "prior", TINY_VAE})
-"""Parts that every step calls, which therefore stay on the device where others come and go."""
-
-HOST = "host"
-"""The device in the keys of parts that wait in the computer's memory."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on ("Downloading", "Loading"), bytes done and bytes in all."""
@@ -46,7 +44,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class MemoryRow:
-    """One part for a memory bar.
+    """Describes one part for a memory bar.
 
     Attributes:
         label: the part's name, e.g. "unet".
@@ -66,16 +64,18 @@ class MemoryRow:
 
 
 class Loader:
-    """Models by their catalog key, as leases over cached parts.
+    """Provides models by their catalog key, as leases over cached parts.
 
     Args:
         cache: the parts on the device, within its budget.
         catalog: keys to entries.
-        device: where models run; None takes CUDA where there is one, else the CPU.
-        dtype: of the weights, e.g. "bfloat16"; None takes float32 on the CPU and what the family likes on a GPU.
+        device: where models run; None takes the best that there is.
+        dtype: of the weights, e.g. "bfloat16"; None takes float32 on the CPU and what the family likes on a GPU, "auto"
+            bfloat16 for large models on a CPU that computes in it, too.
         places: where files are found and fetched.
-        host: a cache for the computer's own memory; with it, a model that is too large for the device keeps its
-            text encoders and VAE there, and each comes to the device for its call.
+        host: a cache for the computer's own memory; with it, a model that is too large for the device keeps parts
+            there, as `place_parts` says.
+        acceleration: what is done to networks when they are loaded.
     """
 
     def __init__(
@@ -86,22 +86,20 @@ class Loader:
         dtype: str | None = None,
         places: ModelPlaces | None = None,
         host: ModelCache | None = None,
+        acceleration: Acceleration = Acceleration(),
     ):
         self.cache, self.catalog, self.host = cache, catalog, host
         self.places = places or ModelPlaces(catalog)
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._acceleration = device, dtype, acceleration
         self._names: dict[PartKey, tuple[str, set[str]]] = {}
+        self._rows_by_network: dict[PartKey, dict[int, int]] = {}
         self._lock = threading.Lock()
         self._numbers = itertools.count()
 
     @functools.cached_property
     def device(self) -> str:
         """Where models run."""
-        if self._device is None:
-            import torch
-
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return self._device
+        return choose_device() if self._device is None else self._device
 
     @functools.cached_property
     def _plans(self) -> Plans:
@@ -119,14 +117,14 @@ class Loader:
         progress: Progress | None = None,
         timeout: float = 120.0,
         quantization: Choice | None = None,
-        source: Any = None,
+        source: torch.nn.Module | None = None,
     ) -> Iterator[Any]:
-        """A model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
+        """Provide a model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
 
         Args:
             key: of the catalog.
             cancelled: polled while files arrive, while waiting, and while layers are quantized.
-            progress: told about downloads and loads.
+            progress: called about downloads and loads.
             timeout: seconds to wait for memory.
             quantization: makes it the quantized model, as if that stood in the catalog.
             source: the model's network in full precision, where the caller holds it: it is copied and not read again.
@@ -137,32 +135,45 @@ class Loader:
             BusyError: other jobs hold the memory.
             Cancelled: the person stopped it.
         """
-        entry = self.catalog[key] if quantization is None else quantized_entry(self.catalog[key], quantization)
-        plan = self._plans.plan(entry, cancelled, _staged(progress, "Downloading"))
-        resident, moved = self._placed(plan)
-        self._remember(entry.key if entry.key in self.catalog else key, resident | moved)
-        told = _LoadProgress(progress, sum(plan.estimates.values()), cancelled, source)
+        entry = self._entry(key) if quantization is None else quantized_entry(self._entry(key), quantization)
+        plan = self._plans.plan(entry, cancelled, _report_stage(progress, "Downloading"))
+        placement = place_parts(plan, self.cache.limit, self.host is not None)
+        resident, offloaded_parts = dict(placement.resident), dict(placement.moved)
+        self._remember(entry.key if entry.key in self.catalog else key, resident | offloaded_parts)
+        load_progress = _LoadProgress(progress, sum(plan.estimates.values()), cancelled, source)
         with contextlib.ExitStack() as stack:
-            held: dict[PartKey, Any] = {}
-            wanted = [self._want(plan, name, part, told) for name, part in resident.items()]
-            if moved:
-                wanted.append(self._room(plan, moved, stack))
-                self.cache.require_possible(wanted)
+            objects: dict[PartKey, Any] = {}
+            requests = [self._build_request(plan, name, part, load_progress) for name, part in resident.items()]
+            if offloaded_parts:
+                requests.append(self._reserve_room(placement.room, stack))
+                self.cache.require_possible(requests)
                 # Always the computer's memory first, then the device's, so that two jobs cannot wait for each other.
-                held |= stack.enter_context(
+                objects |= stack.enter_context(
                     self.host.acquire(
-                        [self._want(plan, name, part, told) for name, part in moved.items()], timeout, cancelled
+                        [
+                            self._build_request(plan, name, part, load_progress)
+                            for name, part in offloaded_parts.items()
+                        ],
+                        timeout,
+                        cancelled,
                     )
                 )
-            held |= stack.enter_context(self.cache.acquire(wanted, timeout, cancelled))
-            if moved:
+            objects |= stack.enter_context(self.cache.acquire(requests, timeout, cancelled))
+            if offloaded_parts:
                 stack.callback(self._slot.clear)
-            yield self._built(plan, {name: held[part] for name, part in (resident | moved).items()})
+            parts = {name: objects[part] for name, part in (resident | offloaded_parts).items()}
+            yield assemble_model(plan, parts, self.catalog, self._rows_by_network)
+
+    def _entry(self, key: str) -> CatalogEntry:
+        """The catalog's entry; of a model with a problem, as its files are now, since they may have been repaired."""
+        if self.catalog[key].problem and self.catalog[key].local:
+            self.catalog.rescan()
+        return self.catalog[key]
 
     def lora_files(
         self, key: str, cancelled: Callable[[], bool] = lambda: False, progress: Progress | None = None
     ) -> list[tuple[Path, float]]:
-        """The LoRA files, with their weights, that belong to this form of a model (LCM-LoRA, Hyper-SD).
+        """Return the LoRA files, with their weights, that belong to this form of a model (LCM-LoRA, Hyper-SD).
 
         They are to be applied for each job together with the request's own, since other forms share the network.
 
@@ -174,121 +185,110 @@ class Loader:
         entry = self.catalog[key]
         if entry.lora is None:
             return []
-        return [(self.places.source(entry, entry.lora, cancelled, _staged(progress, "Downloading")), 1.0)]
+        return [(self.places.source(entry, entry.lora, cancelled, _report_stage(progress, "Downloading")), 1.0)]
 
     def disk_bytes(self, key: str, name: str) -> int | None:
-        """Size of the weight files of one part of a model that was used before; None if it has none of its own."""
-        plan = self._plans.known(key)
+        """Count the size of the weight files of one part of a model that was used before; None if it has none of its
+        own."""
+        plan = self._plans.find(key)
         files = plan.parts.get(name) if plan else None
         return sum(path.stat().st_size for path in files.weights) if files else None
 
     def release(self, key: str) -> bool:
         """Free what only this model uses: True if it is gone, False if a job holds some, which goes when that ends."""
         with self._lock:
-            mine = [part for part, (_, models) in self._names.items() if models == {key}]
+            own_parts = [part for part, (_, models) in self._names.items() if models == {key}]
             for _, models in self._names.values():
                 models.discard(key)
         # A list, so that every part is asked and not only those before the first that is in use.
-        return all([cache.release(part) for cache in (self.cache, self.host) if cache for part in mine])  # noqa: C419
+        return all([cache.release(part) for cache in (self.cache, self.host) if cache for part in own_parts])  # noqa: C419
 
     def loaded(self, key: str) -> bool:
-        """Whether all of a model's parts are in memory now."""
-        plan = self._plans.known(key)
+        """Say whether all of a model's parts are in memory now."""
+        plan = self._plans.find(key)
         if plan is None:
             return False
-        resident, moved = self._placed(plan)
+        placement = place_parts(plan, self.cache.limit, self.host is not None)
+        resident, offloaded_parts = placement.resident, placement.moved
         return all(self.cache.holds(part) for part in resident.values()) and all(
-            self.host.holds(part) for part in moved.values()
+            self.host.holds(part) for part in offloaded_parts.values()
         )
 
     def memory(self) -> list[MemoryRow]:
-        """What is in memory, for a memory bar, the most recently used first."""
+        """List what is in memory, for a memory bar, the most recently used first."""
         rows = [row for cache in (self.cache, self.host) if cache for row in cache.snapshot()]
         with self._lock:
-            named = {
+            names = {
                 row.key: (label, tuple(sorted(models)))
                 for row in rows
                 for label, models in [self._names.get(row.key, (row.key.part, set()))]
             }
-        return [MemoryRow(*named[row.key], row.bytes, row.key.device, row.pins, row.state) for row in rows]
+        return [MemoryRow(*names[row.key], row.bytes, row.key.device, row.pins, row.state) for row in rows]
 
     def _remember(self, key: str, parts: Mapping[str, PartKey]) -> None:
         with self._lock:
             for name, part in parts.items():
                 self._names.setdefault(part, (name, set()))[1].add(key)
 
-    def _placed(self, plan: Plan) -> tuple[dict[str, PartKey], dict[str, PartKey]]:
-        """Parts that live on the device, and those that wait in the computer's memory and come for a call."""
-        resident, moved = dict(plan.keys), {}
-        if self.host and not plan.checkpoint and sum(plan.estimates.values()) > self.cache.limit:
-            moved = {
-                name: part._replace(device=HOST)
-                for name, part in plan.keys.items()
-                if name not in NETWORKS and not plan.parts[name].light
-            }
-            resident = {name: part for name, part in plan.keys.items() if name not in moved}
-        return resident, moved
+    def describe_placement(self, key: str) -> str:
+        """Say in one sentence where the parts of a model that was used before stay; empty for others."""
+        plan = self._plans.find(key)
+        return place_parts(plan, self.cache.limit, self.host is not None).sentence if plan else ""
 
-    def _want(self, plan: Plan, name: str, part: PartKey, told: _LoadProgress) -> Wanted:
+    def _build_request(self, plan: Plan, name: str, part: PartKey, load_progress: _LoadProgress) -> Wanted:
         files, estimate = plan.parts.get(name), plan.estimates[plan.keys[name]]
 
-        def load() -> Any:
-            made = self._load(plan, files, part, told)
-            told.add(estimate)
-            return made
+        def load(abandoned: Callable[[], bool]) -> Any:
+            value = self._load_part(plan, files, part, load_progress.source, lambda: load_progress.ends(abandoned))
+            load_progress.add(estimate)
+            return value
 
-        return Wanted(part, estimate, load, free_part, lambda made: loaded_bytes(made) or estimate)
+        return Wanted(part, estimate, load, free_part, lambda value: loaded_bytes(value) or estimate)
 
-    def _load(self, plan: Plan, files: PartFiles | None, part: PartKey, told: _LoadProgress) -> Any:
+    def _load_part(
+        self,
+        plan: Plan,
+        files: PartFiles | None,
+        part: PartKey,
+        source: torch.nn.Module | None,
+        abandoned: Callable[[], bool],
+    ) -> Any:
         if part.quantization:
-            return load_quantized(plan, files, part, told.source, told.cancelled)
+            return load_quantized(plan, files, part, source, abandoned)
         if files is None:
-            return load_checkpoint(
-                plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file
+            modules = load_checkpoint(
+                plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file, abandoned
             )
-        if part.device == HOST:
-            return offloaded(load_part(files, part.dtype, "cpu"), self._slot)
-        return load_part(files, part.dtype, part.device)
+            for name in set(QUANTIZED_PARTS) & modules.keys():
+                self._acceleration.apply(modules[name])
+            return modules
+        waits = part.device.startswith(HOST)
+        module = load_part(files, part.dtype, "cpu" if waits else part.device, abandoned)
+        if files.name in QUANTIZED_PARTS:
+            self._acceleration.apply(module)
+        if not waits:
+            return module
+        return offloaded(module, self._slot) if part.device == HOST else streamed(module, self.device)
 
-    def _room(self, plan: Plan, moved: Mapping[str, PartKey], stack: contextlib.ExitStack) -> Wanted:
-        """Room on the device for the largest part that comes and goes, as long as the lease lasts."""
+    def _reserve_room(self, room: int, stack: contextlib.ExitStack) -> Wanted:
+        """Room on the device for the largest of what comes and goes, as long as the lease lasts."""
         key = PartKey(f"room {next(self._numbers)}", part="room for moved parts", device=self.device)
         stack.callback(self.cache.release, key)
-        return Wanted(key, max(plan.estimates[plan.keys[name]] for name in moved), lambda: None)
-
-    def _built(self, plan: Plan, held: Mapping[str, Any]) -> Any:
-        """The family or pipeline, with a scheduler of its own, which changes while it is used."""
-        from pipelines.families import FAMILIES, family_of
-        from pipelines.families.preview import read_factors
-        from pipelines.families.stock import StockPipeline
-        from pipelines.initializations.fitted import fitted_folder
-        from pipelines.schedules.learned import LearnedSchedules
-
-        empty = dict.fromkeys(name for name, files in plan.parts.items() if files is None)
-        components = {**plan.settings, **empty, **held}
-        if plan.checkpoint:
-            components = {**plan.settings, **held[CHECKPOINT], **{name: held.get(name) for name in plan.parts}}
-            components["scheduler"] = type(components["scheduler"]).from_config(components["scheduler"].config)
-        for name, files in plan.parts.items():
-            if files is not None and "Scheduler" in files.class_name:
-                components[name] = new_scheduler(files, read_json(files.folder / "scheduler_config.json"))
-        factors = None if plan.checkpoint else read_factors(plan.folder)
-        if plan.entry.family in FAMILIES:
-            fitted = {"fitted_starts": fitted_folder(plan.entry.key, self.catalog.folder)}
-            embeddings = {"embeddings": {one.key: one for one in self.catalog.embeddings() if not one.problem}}
-            family = family_of(components | fitted | embeddings | ({"preview": factors} if factors else {}))
-            family.identity = tuple(sorted(plan.keys.items()))
-            family.learned = LearnedSchedules.beside_models(self.catalog.folder)
-            return family
-        return StockPipeline(_assembled(plan, components), factors)
+        return Wanted(key, room, lambda abandoned: None)
 
 
 class _LoadProgress:
     """Bytes of the parts that were loaded, told as they are done; and what a load of a quantized part needs."""
 
-    def __init__(self, progress: Progress | None, total: int, cancelled: Callable[[], bool], source: Any):
+    def __init__(
+        self, progress: Progress | None, total: int, cancelled: Callable[[], bool], source: torch.nn.Module | None
+    ):
         self.progress, self.total, self.done = progress, total, 0
         self.cancelled, self.source = cancelled, source
+
+    def ends(self, abandoned: Callable[[], bool]) -> bool:
+        """Whether a load is to end: nobody wants the part, or whoever holds the network that is copied lets it go."""
+        return abandoned() or (self.source is not None and self.cancelled())
 
     def add(self, count: int) -> None:
         self.done += count
@@ -296,14 +296,5 @@ class _LoadProgress:
             self.progress("Loading", self.done, self.total)
 
 
-def _assembled(plan: Plan, components: Mapping[str, Any]) -> Any:
-    try:
-        return pipeline_class(plan.entry.pipeline)(**components)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"{plan.entry.label} cannot be put together as {plan.entry.pipeline} ({error}). Choose another model."
-        ) from error
-
-
-def _staged(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+def _report_stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
     return progress and (lambda done, total: progress(stage, done, total))

@@ -5,98 +5,109 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.cancelling import Cancelled, raise_if
 from pipelines.core.errors import BusyError, ModelError, ModelFileError
+from pipelines.models.checkpoint_scheduler import adapt_scheduler
 from pipelines.models.files import LIGHT, PartFiles, read_index
-from pipelines.models.told_scheduler import told_scheduler
+from pipelines.models.shipped_configurations import load_light_part
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from diffusers import SchedulerMixin
+
     from pipelines.models.entry import CheckpointFile
 
 __all__ = ["free_part", "load_checkpoint", "load_part", "loaded_bytes", "new_scheduler", "part_class", "pipeline_class"]
 
 log = logging.getLogger(__name__)
 
-OUT_OF_MEMORY = "The device's memory ran out while the model was loaded. Release another model and try again."
+OUT_OF_MEMORY = "The device's memory ran out while the model was loaded. Unload another model and try again."
 
 ONE_AT_A_TIME = threading.Lock()
 """diffusers and transformers change torch's default dtype and torch.nn while they load: for the whole process."""
 
 
 def part_class(library: str, class_name: str) -> type:
-    """A class that a model_index.json names, out of diffusers and transformers only.
+    """Return a class that a model_index.json names, out of diffusers and transformers only.
 
     Raises:
         ModelFileError: it is in neither: Stepwise never runs code that comes with a model.
     """
-    found = None
+    part_type = None
     if library in {"diffusers", "transformers"}:
-        found = getattr(importlib.import_module(library), class_name, None)
+        part_type = getattr(importlib.import_module(library), class_name, None)
     elif library.isidentifier():
         from diffusers import pipelines
 
         # A name like "stable_diffusion" stands for the folder of that pipeline inside diffusers.
         try:
-            found = getattr(importlib.import_module(f"{pipelines.__name__}.{library}"), class_name, None)
+            part_type = getattr(importlib.import_module(f"{pipelines.__name__}.{library}"), class_name, None)
         except ModuleNotFoundError:
-            found = None
-    if not isinstance(found, type):
+            part_type = None
+    if not isinstance(part_type, type):
         raise ModelFileError(
             f"The model needs {library[:60]}.{class_name[:60]}, which is neither in diffusers nor in "
             "transformers; code that comes with a model is never run. Choose another model."
         )
-    return found
+    return part_type
 
 
 def pipeline_class(class_name: str) -> type:
-    """A pipeline of diffusers by its class name.
+    """Return a pipeline of diffusers by its class name.
 
     Raises:
         ModelFileError: diffusers has no such pipeline.
     """
     import diffusers
 
-    found = getattr(diffusers, class_name, None)
-    if not isinstance(found, type) or not issubclass(found, diffusers.DiffusionPipeline):
+    pipeline_type = getattr(diffusers, class_name, None)
+    if not isinstance(pipeline_type, type) or not issubclass(pipeline_type, diffusers.DiffusionPipeline):
         raise ModelFileError(
             f"The model runs through {class_name[:60]}, which this version of diffusers does not "
             "have. Update diffusers, or choose another model."
         )
-    return found
+    return pipeline_type
 
 
-def load_part(part: PartFiles, dtype: str, device: str) -> Any:
-    """The part, ready to be used on the device, in evaluation mode and without gradients.
+def load_part(part: PartFiles, dtype: str, device: str, cancelled: Callable[[], bool] = lambda: False) -> Any:
+    """Load the part, ready to be used on the device, in evaluation mode and without gradients.
 
     Args:
         part: its files.
         dtype: of its floating-point weights, e.g. "float16".
         device: "cpu", "cuda", ...
+        cancelled: polled before and between tensors.
 
     Raises:
         ModelFileError: the files do not make this class, or tensors are missing.
         BusyError: the device's memory ran out.
+        Cancelled: the load was stopped.
     """
     import torch
 
-    made = part_class(part.library, part.class_name)
+    part_type = part_class(part.library, part.class_name)
     with ONE_AT_A_TIME:
         try:
+            raise_if(cancelled)
             if part.light:
-                return made.from_pretrained(str(part.folder), local_files_only=True)
-            load = _from_state if part.single else _from_folder
-            return load(part, made, getattr(torch, dtype)).to(device).eval().requires_grad_(False)
-        except ModelError:
+                return load_light_part(part_type, part.folder)
+            load = _load_from_state if part.single else _load_from_folder
+            module = load(part, part_type, getattr(torch, dtype), cancelled)
+            return module.to(device).eval().requires_grad_(False)
+        except (ModelError, Cancelled):
             raise
         except torch.OutOfMemoryError as error:
             raise BusyError(OUT_OF_MEMORY) from error
         except Exception as error:
-            raise _unusable(part.name, part.folder.parent.name, part.class_name, error) from error
+            raise _explain_failure(part.name, part.folder.parent.name, part.class_name, error) from error
 
 
-def _unusable(name: str, model: str, class_name: str, error: Exception) -> ModelFileError:
+def _explain_failure(name: str, model: str, class_name: str, error: Exception) -> ModelFileError:
     log.warning("loading %s of %s failed", name, model, exc_info=error)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return ModelFileError(
@@ -104,13 +115,20 @@ def _unusable(name: str, model: str, class_name: str, error: Exception) -> Model
     )
 
 
-def _from_folder(part: PartFiles, made: type, dtype: Any) -> Any:
+def _load_from_folder(
+    part: PartFiles, part_type: type, dtype: torch.dtype, cancelled: Callable[[], bool]
+) -> torch.nn.Module:
     from transformers.utils import logging as transformers_logging
 
+    from pipelines.models.folder_loading import load_by_name
+
+    filled = load_by_name(part, part_type, dtype, cancelled)
+    if filled is not None:
+        return filled
     # Progress is told to the person who asked, not to the terminal.
     transformers_logging.disable_progress_bar()
     name = "torch_dtype" if part.library == "diffusers" else "dtype"
-    module, report = made.from_pretrained(
+    module, report = part_type.from_pretrained(
         str(part.folder),
         local_files_only=True,
         use_safetensors=True,
@@ -123,13 +141,15 @@ def _from_folder(part: PartFiles, made: type, dtype: Any) -> Any:
     return module
 
 
-def _from_state(part: PartFiles, made: type, dtype: Any) -> Any:
+def _load_from_state(
+    part: PartFiles, part_type: type, dtype: torch.dtype, cancelled: Callable[[], bool]
+) -> torch.nn.Module:
     from pipelines.models.checkpoint_loading import lone_module
 
-    return lone_module(part.weights[0], made, part.folder, dtype, part.name)
+    return lone_module(part.weights[0], part_type, part.folder, dtype, part.name, cancelled)
 
 
-def _require_all(part: PartFiles, missing: Any) -> None:
+def _require_all(part: PartFiles, missing: Iterable[object]) -> None:
     names = sorted(str(name) for name in missing)
     if names:
         raise ModelFileError(
@@ -140,9 +160,15 @@ def _require_all(part: PartFiles, missing: Any) -> None:
 
 
 def load_checkpoint(
-    path: Any, pipeline: str, config: Any, dtype: str, device: str, file: CheckpointFile | None = None
+    path: Any,
+    pipeline: str,
+    config: Path,
+    dtype: str,
+    device: str,
+    file: CheckpointFile | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """All parts of a checkpoint file by name, with the tokenizers and the scheduler of its configurations.
+    """Load all parts of a checkpoint file by name, with the tokenizers and the scheduler of its configurations.
 
     Args:
         path: the .safetensors or .gguf file, already checked.
@@ -150,10 +176,12 @@ def load_checkpoint(
         config: folder with the configurations and tokenizers of that pipeline.
         dtype, device: of the parts.
         file: what it says of itself; parts that it lacks are left out, and come from elsewhere.
+        cancelled: polled before and between tensors.
 
     Raises:
         ModelFileError: the file does not make this pipeline.
         BusyError: the device's memory ran out.
+        Cancelled: the load was stopped.
     """
     import torch
 
@@ -166,31 +194,30 @@ def load_checkpoint(
     weighty = {name: made for name, made in classes.items() if not any(word in made.__name__ for word in LIGHT)}
     with ONE_AT_A_TIME:
         try:
-            modules = checkpoint_modules(path, config, getattr(torch, dtype), weighty, lacks)
+            raise_if(cancelled)
+            modules = checkpoint_modules(path, config, getattr(torch, dtype), weighty, lacks, cancelled)
             modules = {name: module.to(device) for name, module in modules.items()}
             light = {
-                name: made.from_pretrained(str(config / name), local_files_only=True)
-                for name, made in classes.items()
-                if name not in weighty
+                name: load_light_part(made, config / name) for name, made in classes.items() if name not in weighty
             }
-        except ModelError:
+        except (ModelError, Cancelled):
             raise
         except torch.OutOfMemoryError as error:
             raise BusyError(OUT_OF_MEMORY) from error
         except Exception as error:
-            raise _unusable("the checkpoint", path.name, pipeline, error) from error
+            raise _explain_failure("the checkpoint", path.name, pipeline, error) from error
     if file and "scheduler" in light:
-        light["scheduler"] = told_scheduler(light["scheduler"], path, file)
+        light["scheduler"] = adapt_scheduler(light["scheduler"], path, file)
     return {**dict.fromkeys(index), **light, **modules}
 
 
-def new_scheduler(part: PartFiles, config: Mapping[str, Any]) -> Any:
-    """A scheduler of one's own, for it changes while it is used."""
+def new_scheduler(part: PartFiles, config: Mapping[str, object]) -> SchedulerMixin:
+    """Return a scheduler of one's own, for it changes while it is used."""
     return part_class(part.library, part.class_name).from_config(config)
 
 
-def loaded_bytes(loaded: Any) -> int:
-    """Memory of a part, or of a dict of parts: parameters and buffers; 0 for what holds no tensors."""
+def loaded_bytes(loaded: object) -> int:
+    """Count the memory of a part, or of a dict of parts: parameters and buffers; 0 for what holds no tensors."""
     import torch
 
     from pipelines.quantizers.stored import stored_bytes
@@ -200,11 +227,11 @@ def loaded_bytes(loaded: Any) -> int:
     return stored_bytes(loaded) if isinstance(loaded, torch.nn.Module) else 0
 
 
-def _let_go(module: Any) -> None:
+def _free_tensors(module: torch.nn.Module) -> None:
     """Free all tensors of a module; some libraries' cannot be moved, and PyTorch's packed ones are no parameters."""
     try:
         module.to("meta")
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, ValueError):
         for part in module.modules():
             part._parameters.clear()
             part._buffers.clear()
@@ -213,13 +240,16 @@ def _let_go(module: Any) -> None:
         part._modules.pop("_packed_params", None)
 
 
-def free_part(loaded: Any) -> None:
+def free_part(loaded: object) -> None:
     """Give a part's memory back even if somebody still holds the object; using it then raises."""
     import torch
+
+    from pipelines.core.devices import release_unused_memory  # late: listing models imports no PyTorch
 
     modules = loaded.values() if isinstance(loaded, dict) else [loaded]
     for module in modules:
         if isinstance(module, torch.nn.Module):
-            _let_go(module)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+            _free_tensors(module)
+    for kind, is_here in (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps)):
+        if is_here.is_available():
+            release_unused_memory(torch.device(kind))

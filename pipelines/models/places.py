@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import ModelError, ModelFileError, ModelMissingError
-from pipelines.models.catalog import Catalog, shown
+from pipelines.models.catalog import Catalog, shorten_path
 from pipelines.models.catalog_folder import TINY_VAE
 from pipelines.models.donors import DONORS, OPTIONAL, Donors
 from pipelines.models.downloads import (
@@ -21,7 +21,10 @@ from pipelines.models.downloads import (
 )
 from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.files import PartFiles, list_parts, part_files, read_index
-from pipelines.weights.files import bytes_as, read_header
+from pipelines.models.shipped_configurations import find_shipped_configuration
+from pipelines.weights.files import bytes_as
+from pipelines.weights.gguf_files import is_packed_matrix, read_weights_header, stored_bytes
+from pipelines.weights.kinds import bare_names
 
 __all__ = ["ModelPlaces"]
 
@@ -40,13 +43,13 @@ class ModelPlaces:
     def parts(
         self, entry: CatalogEntry, variants: Sequence[str], cancelled: Callable[[], bool], progress: Progress | None
     ) -> tuple[Path, dict[str, PartFiles | None], dict[str, Any]]:
-        """An entry's folder, its parts by name (None where it has none), and its pipeline's other settings.
+        """Return an entry's folder, its parts by name (None where it has none), and its pipeline's other settings.
 
         Args:
             entry: a folder on this machine or a published model.
             variants: of the weights, the most wanted first.
             cancelled: polled between files, and while one arrives.
-            progress: told the bytes that arrive.
+            progress: called with the bytes that arrive.
 
         Raises:
             ModelFileError: a file is broken or missing.
@@ -54,19 +57,21 @@ class ModelPlaces:
             Cancelled: the person stopped it.
         """
         if entry.path is not None:
-            return self._complete(entry, entry.path, variants, None)
+            return self._list_complete(entry, entry.path, variants, None)
 
         def fetch(source: Source) -> Path:
             return self.source(entry, source, cancelled, progress)
 
-        own = self.catalog.folder / entry.repository.split("/")[-1]
-        if (own / "model_index.json").is_file():
-            return self._complete(entry, own, variants, fetch)
+        folder_here = self.catalog.folder / entry.repository.split("/")[-1]
+        if (folder_here / "model_index.json").is_file():
+            return self._list_complete(entry, folder_here, variants, fetch)
         cached = self.hub.folder(entry.repository, entry.revision)
         lacks = []
         if cached is not None:
             try:
-                return self._complete(entry, cached, variants, lambda source: self._cached_source(entry, source))
+                return self._list_complete(
+                    entry, cached, variants, lambda source: self._find_cached_source(entry, source)
+                )
             except ModelError as error:
                 lacks.append(str(error))
         try:
@@ -74,15 +79,15 @@ class ModelPlaces:
         except ModelMissingError as error:
             more = f" What is here is not complete: {lacks[0]}" if lacks else ""
             raise ModelMissingError(f"{error}{more}") from error
-        return self._complete(entry, folder, variants, fetch)
+        return self._list_complete(entry, folder, variants, fetch)
 
-    def _complete(
+    def _list_complete(
         self, entry: CatalogEntry, folder: Path, variants: Sequence[str], fetch: Callable[[Source], Path] | None
     ) -> tuple[Path, dict[str, PartFiles | None], dict[str, Any]]:
-        made, settings = read_index(folder)
+        classes, settings = read_index(folder)
         replaced = (
             {
-                name: _replacement(name, source, made, folder, fetch(source), variants)
+                name: _build_replacement(name, source, classes, folder, fetch(source), variants)
                 for name, source in entry.parts.items()
             }
             if fetch
@@ -97,27 +102,29 @@ class ModelPlaces:
         cancelled: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
     ) -> Path:
-        """The file or folder of a part from a repository of its own, fetched where it is not here.
+        """Return the file or folder of a part from a repository of its own, fetched where it is not here.
 
         Raises:
             ModelMissingError: it is not here and cannot be fetched.
             Cancelled: the person stopped it.
         """
         try:
-            return self._cached_source(entry, source)
+            return self._find_cached_source(entry, source)
         except ModelError:
             return fetch_source(self.hub, entry, source, self.catalog.folder, cancelled, progress)
 
-    def _cached_source(self, entry: CatalogEntry, source: Source) -> Path:
-        own = self.catalog.folder / source.repository.split("/")[-1]
-        for folder in (own, self.hub.folder(source.repository, source.revision)):
-            found = folder and (folder / source.file if source.file else folder / source.subfolder)
-            if found and (found.is_file() if source.file else any(found.glob("*.json"))):
-                return found
+    def _find_cached_source(self, entry: CatalogEntry, source: Source) -> Path:
+        folder_here = self.catalog.folder / source.repository.split("/")[-1]
+        for folder in (folder_here, self.hub.folder(source.repository, source.revision)):
+            place = folder and (folder / source.file if source.file else folder / source.subfolder)
+            if place and (place.is_file() if source.file else any(place.glob("*.json"))):
+                return place
         raise ModelMissingError(missing_sentence(entry, self.catalog.folder, [f"{source.repository}/{source.file}"]))
 
     def config_folder(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Path:
-        """The configurations and tokenizers that a checkpoint file needs beside itself; a few megabytes.
+        """Return the configurations and tokenizers that a checkpoint file needs beside itself.
+
+        Those of a donor on this machine, else those that are shipped, else fetched ones: a few megabytes.
 
         Raises:
             ModelFileError: the file is broken or not a checkpoint that is known here.
@@ -127,21 +134,22 @@ class ModelPlaces:
         donors = [self.catalog.get(key) for key in DONORS.get(base, ())]
         if not donors or donors[0] is None:
             raise ModelFileError(
-                f"{entry.path.name} is no checkpoint of a kind known here. Use the model's diffusers folder."
+                f"{entry.path.name} is not a checkpoint of a kind known here. Use the model's diffusers folder."
             )
-        found = next((one.folder for one in self._donors.folders_for(family, base) if _has_configs(one.folder)), None)
-        cached = [self.hub.folder(donor.repository, donor.revision) for donor in donors if donor] if not found else []
-        found = found or next((folder for folder in cached if folder and _has_configs(folder)), None)
-        if found:
-            return found
-        donor, own = donors[0], self.catalog.folder / donors[0].repository.split("/")[-1]
+        config = next((one.folder for one in self._donors.folders_for(family, base) if _has_configs(one.folder)), None)
+        cached = [self.hub.folder(donor.repository, donor.revision) for donor in donors if donor] if not config else []
+        config = config or next((folder for folder in cached if folder and _has_configs(folder)), None)
+        config = config or find_shipped_configuration(base)
+        if config:
+            return config
+        donor, folder_here = donors[0], self.catalog.folder / donors[0].repository.split("/")[-1]
         try:
             return fetch_configs(self.hub, donor, self.catalog.folder, cancelled, progress)
         except ModelMissingError as error:
             raise ModelMissingError(
                 f"{entry.label} is a single file, which needs the configurations and tokenizers of {donor.label} "
-                f"(a few MB), and the hub cannot be reached. Put the folder of {donor.repository} into {shown(own)}, "
-                "or connect once."
+                f"(a few MB), and the hub cannot be reached. Put the folder of {donor.repository} into "
+                f"{shorten_path(folder_here)}, or connect once."
             ) from error
 
     @property
@@ -151,7 +159,7 @@ class ModelPlaces:
     def completing_parts(
         self, entry: CatalogEntry, config: Path, variants: Sequence[str]
     ) -> dict[str, PartFiles | None]:
-        """The parts that a single file lacks, from its donors; None for one without which it works.
+        """Return the parts that a single file lacks, from its donors; None for one without which it works.
 
         Args:
             entry: of the single file.
@@ -161,10 +169,10 @@ class ModelPlaces:
         Raises:
             ModelFileError: nobody has a part.
         """
-        made, _ = read_index(config)
+        classes, _ = read_index(config)
         parts: dict[str, PartFiles | None] = {}
         for name in entry.file.lacks if entry.file else ():
-            if made.get(name) is None:
+            if classes.get(name) is None:
                 continue
             donor = self._donors.part(entry.family, entry.file.base, name)
             if donor is None and name in OPTIONAL.get(entry.file.base, ()):
@@ -172,13 +180,13 @@ class ModelPlaces:
             elif donor is None:
                 raise ModelFileError(f"{entry.path.name} has no {name} in it, and no donor of it is here any more.")
             elif donor.file:
-                parts[name] = PartFiles(name, *made[name], config / name, (donor.file,), single=True)
+                parts[name] = PartFiles(name, *classes[name], config / name, (donor.file,), single=True)
             else:
                 parts[name] = part_files(name, *read_index(donor.folder)[0][name], donor.folder / name, variants)
         return parts
 
     def tiny_places(self, entry: CatalogEntry, folder: Path) -> list[Path]:
-        """Where a tiny decoder for an entry's previews may stand, the model's own first.
+        """Find where a tiny decoder for an entry's previews may stand, the model's own first.
 
         That of a family is for published models and checkpoint files only: a folder's latents may be any.
 
@@ -189,26 +197,34 @@ class ModelPlaces:
         if entry.family == "stock":
             return []
         single = entry.path is not None and not entry.path.is_dir()
-        own = [] if single else [folder / TINY_VAE]
-        return [*own, self.catalog.folder / TINY_VAE / entry.family] if single or not entry.local else own
+        beside_parts = [] if single else [folder / TINY_VAE]
+        return (
+            [*beside_parts, self.catalog.folder / TINY_VAE / entry.family]
+            if single or not entry.local
+            else beside_parts
+        )
 
     def tiny_vae(self, entry: CatalogEntry, folder: Path, variants: Sequence[str]) -> PartFiles | None:
-        """The tiny decoder that a person put there, if any.
+        """Return the tiny decoder that a person put there, if any.
 
         Raises:
             ModelFileError: it is not complete, or holds only pickles.
         """
-        found = next((place for place in self.tiny_places(entry, folder) if place.is_dir()), None)
-        return found and part_files(TINY_VAE, "diffusers", "AutoencoderTiny", found, variants)
+        tiny_folder = next((place for place in self.tiny_places(entry, folder) if place.is_dir()), None)
+        if tiny_folder is None:
+            return None
+        return part_files(TINY_VAE, "diffusers", "AutoencoderTiny", tiny_folder, variants)
 
     def checkpoint_bytes(self, entry: CatalogEntry, dtype: str) -> int:
-        """Memory of a checkpoint file's tensors as `dtype`, with 2 % for buffers that are in no file.
+        """Estimate the memory of a checkpoint file's tensors as `dtype`, with 2 % for buffers that are in no file.
 
-        A GGUF file's packed weights stay packed.
+        A GGUF file's packed matrices of the denoising network stay packed.
         """
-        if entry.file and entry.file.gguf:
-            return int(1.02 * entry.path.stat().st_size)
-        return int(1.02 * bytes_as(read_header(entry.path).values(), dtype))
+        tensors = read_weights_header(entry.path).tensors
+        _, network = bare_names(tensors) if entry.file and entry.file.gguf else ("", {})
+        packed = [tensor for tensor in network.values() if is_packed_matrix(tensor)]
+        unpacked = bytes_as(tensors.values(), dtype) - bytes_as(packed, dtype)
+        return int(1.02 * (unpacked + sum(stored_bytes(tensor) for tensor in packed)))
 
 
 def _has_configs(folder: Path) -> bool:
@@ -219,14 +235,14 @@ def _has_configs(folder: Path) -> bool:
     return all((folder / name).is_dir() and any((folder / name).glob("*.json")) for name, made in parts.items() if made)
 
 
-def _replacement(
-    name: str, source: Source, made: dict, folder: Path, found: Path, variants: Sequence[str]
+def _build_replacement(
+    name: str, source: Source, classes: dict, folder: Path, place: Path, variants: Sequence[str]
 ) -> PartFiles:
     library, _, class_name = source.part_class.rpartition(".")
     if not class_name:
-        if not made.get(name):
+        if not classes.get(name):
             raise ModelFileError(f"{folder.name} has no '{name}' that {source.repository} could replace.")
-        library, class_name = made[name]
+        library, class_name = classes[name]
     if source.file:
-        return PartFiles(name, library, class_name, folder / name, (found,), single=True)
-    return part_files(name, library, class_name, found, variants)
+        return PartFiles(name, library, class_name, folder / name, (place,), single=True)
+    return part_files(name, library, class_name, place, variants)

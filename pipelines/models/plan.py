@@ -11,15 +11,19 @@ from typing import Any
 
 from pipelines.core.errors import ModelFileError
 from pipelines.core.leases import PartKey
+from pipelines.models.device_choice import computes_bfloat16
 from pipelines.models.downloads import Progress
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, read_index, read_json
 from pipelines.models.places import ModelPlaces
 from pipelines.weights.part_identity import PartIdentities
 
-__all__ = ["CHECKPOINT", "QUANTISED", "Plan", "Plans"]
+__all__ = ["CHECKPOINT", "QUANTIZED_PARTS", "Plan", "Plans"]
 
-QUANTISED = ("unet", "transformer")
+_LARGE = 2**30
+"""Bytes of a model's files from which halving its memory counts for more than exact repetition of float32."""
+
+QUANTIZED_PARTS = ("unet", "transformer")
 """Parts that are quantized: the denoising network, whatever its name."""
 
 CHECKPOINT = "checkpoint"
@@ -28,7 +32,7 @@ CHECKPOINT = "checkpoint"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A model's parts as found on disk at one moment.
+    """Describes a model's parts as found on disk at one moment.
 
     Attributes:
         entry: of the catalog.
@@ -54,7 +58,7 @@ class Plan:
         return self.entry.path if CHECKPOINT in self.keys else None
 
     def stamp(self) -> tuple | None:
-        """Places, sizes and times of all files and which tiny decoders are there, or None where a file is gone."""
+        """Return places, sizes and times of all files and which tiny decoders there are; None where a file is gone."""
         paths = [self.entry.path] if self.checkpoint else [self.folder / "model_index.json"]
         try:
             paths += [path for part in self.parts.values() if part for path in part.files()]
@@ -66,40 +70,41 @@ class Plan:
             return None
 
 
-def _quantization(entry: CatalogEntry, name: str = "") -> str:
+def _describe_quantization(entry: CatalogEntry, name: str = "") -> str:
     """What of a part's key says how it is quantized: only the denoising network ever is.
 
     Args:
         name: of the part; "" for all parts of a checkpoint file together.
     """
-    if entry.quantized is None or (name and name not in QUANTISED):
+    if entry.quantized is None or (name and name not in QUANTIZED_PARTS):
         return ""
     method, file = json.dumps(entry.quantized.choice.to_json(), sort_keys=True), entry.quantized.file
     return f"{method} from {file} of {file.stat().st_mtime_ns}" if file else method
 
 
 class Plans:
-    """Plans by model, made again only when a file has changed.
+    """Keeps plans by model, made again only when a file has changed.
 
     Args:
         places: where files are found and fetched.
         device: where models run, "cpu", "cuda", ...
-        dtype: of the weights; None takes float32 on the CPU and what the family likes on a GPU.
+        dtype: of the weights; None takes float32 on the CPU and on a GPU what the family likes, if it has that;
+            "auto" takes bfloat16 for large models on a CPU that computes in it, too.
     """
 
     def __init__(self, places: ModelPlaces, device: str, dtype: str | None = None):
         self.places, self.device, self.dtype = places, device, dtype
         self._identities = PartIdentities()
-        self._known: dict[str, tuple[tuple | None, Plan]] = {}
+        self._plans: dict[str, tuple[tuple | None, Plan]] = {}
         self._lock = threading.Lock()
 
-    def known(self, key: str) -> Plan | None:
-        """The last plan of a model, if it was used before."""
+    def find(self, key: str) -> Plan | None:
+        """Find the last plan of a model, if it was used before."""
         with self._lock:
-            return self._known.get(key, (None, None))[1]
+            return self._plans.get(key, (None, None))[1]
 
     def plan(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
-        """The model's parts, its missing files fetched.
+        """Plan the model's parts, with its missing files fetched.
 
         Raises:
             ModelFileError: a file is broken or missing.
@@ -109,47 +114,50 @@ class Plans:
         if entry.problem:
             raise ModelFileError(entry.problem)
         with self._lock:
-            stamp, plan = self._known.get(entry.key, (None, None))
+            stamp, plan = self._plans.get(entry.key, (None, None))
         if plan is None or plan.entry != entry or stamp is None or stamp != plan.stamp():
             single = entry.path is not None and not entry.path.is_dir()
-            plan = (self._of_file if single else self._of_folder)(entry, cancelled, progress)
+            plan = (self._plan_file if single else self._plan_folder)(entry, cancelled, progress)
             with self._lock:
-                self._known[entry.key] = (plan.stamp(), plan)
+                self._plans[entry.key] = (plan.stamp(), plan)
         return plan
 
-    def _of_file(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
+    def _plan_file(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
         config = self.places.config_folder(entry, cancelled, progress)
-        dtype = self._base_dtype(entry)
+        dtype = self._choose_base_dtype(entry)
         key = PartKey(
             self._identities.name([entry.path]),
             "",
             f"{CHECKPOINT} {entry.file.prediction}".strip() if entry.file else CHECKPOINT,
             dtype,
-            _quantization(entry),
+            _describe_quantization(entry),
             self.device,
         )
-        parts = {**self.places.completing_parts(entry, config, self._variants(entry)), **self._tiny(entry, config)}
-        keys, estimates = self._keyed(entry, parts)
+        parts = {
+            **self.places.completing_parts(entry, config, self._list_variants(entry)),
+            **self._find_tiny(entry, config),
+        }
+        keys, estimates = self._build_keys(entry, parts)
         estimates[key] = self.places.checkpoint_bytes(entry, dtype)
         settings = read_index(config)[1]
         return Plan(
-            entry, config, parts, settings, {CHECKPOINT: key, **keys}, estimates, self._tiny_places(entry, config)
+            entry, config, parts, settings, {CHECKPOINT: key, **keys}, estimates, self._list_tiny_places(entry, config)
         )
 
-    def _of_folder(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
-        folder, parts, settings = self.places.parts(entry, self._variants(entry), cancelled, progress)
-        parts = {**parts, **self._tiny(entry, folder)}
-        keys, estimates = self._keyed(entry, parts)
-        return Plan(entry, folder, parts, settings, keys, estimates, self._tiny_places(entry, folder))
+    def _plan_folder(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
+        folder, parts, settings = self.places.parts(entry, self._list_variants(entry), cancelled, progress)
+        parts = {**parts, **self._find_tiny(entry, folder)}
+        keys, estimates = self._build_keys(entry, parts)
+        return Plan(entry, folder, parts, settings, keys, estimates, self._list_tiny_places(entry, folder))
 
-    def _tiny(self, entry: CatalogEntry, folder: Path) -> dict[str, PartFiles]:
-        found = self.places.tiny_vae(entry, folder, self._variants(entry))
-        return {found.name: found} if found else {}
+    def _find_tiny(self, entry: CatalogEntry, folder: Path) -> dict[str, PartFiles]:
+        part = self.places.tiny_vae(entry, folder, self._list_variants(entry))
+        return {part.name: part} if part else {}
 
-    def _tiny_places(self, entry: CatalogEntry, folder: Path) -> tuple[Path, ...]:
+    def _list_tiny_places(self, entry: CatalogEntry, folder: Path) -> tuple[Path, ...]:
         return tuple(self.places.tiny_places(entry, folder))
 
-    def _keyed(
+    def _build_keys(
         self, entry: CatalogEntry, parts: Mapping[str, PartFiles | None]
     ) -> tuple[dict[str, PartKey], dict[PartKey, int]]:
         """Of the parts that the cache holds, the keys by name and the bytes by key."""
@@ -158,29 +166,33 @@ class Plans:
         for name, part in parts.items():
             if part is None or "Scheduler" in part.class_name:
                 continue
-            dtype = "" if part.light else self._dtype_of(entry, part)
+            dtype = "" if part.light else self._choose_dtype(entry, part)
             keys[name] = PartKey(
                 self._identities.name(part.files()),
                 "",
                 f"{part.library}.{part.class_name}",
                 dtype,
-                _quantization(entry, name),
+                _describe_quantization(entry, name),
                 device="cpu" if part.light else self.device,
             )
             estimates[keys[name]] = part.estimate_bytes(dtype)
         return keys, estimates
 
-    def _variants(self, entry: CatalogEntry) -> Sequence[str]:
+    def _list_variants(self, entry: CatalogEntry) -> Sequence[str]:
         half = self.device != "cpu" and self.dtype != "float32"
         return (entry.variant or "fp16", "") if half else ("", entry.variant)
 
-    def _base_dtype(self, entry: CatalogEntry) -> str:
-        if self.dtype or self.device == "cpu":
-            return self.dtype or "float32"
-        return "float16" if entry.family in {"sd", "sdxl"} else "bfloat16"
+    def _choose_base_dtype(self, entry: CatalogEntry) -> str:
+        if self.dtype and self.dtype != "auto":
+            return self.dtype
+        if self.device == "cpu":
+            large = (entry.size_bytes or 0) >= _LARGE
+            return "bfloat16" if self.dtype == "auto" and large and computes_bfloat16("cpu") else "float32"
+        likes = "float16" if entry.family in {"sd", "sdxl"} else "bfloat16"
+        return likes if likes == "float16" or computes_bfloat16(self.device) else "float32"
 
-    def _dtype_of(self, entry: CatalogEntry, part: PartFiles) -> str:
-        dtype = self._base_dtype(entry)
+    def _choose_dtype(self, entry: CatalogEntry, part: PartFiles) -> str:
+        dtype = self._choose_base_dtype(entry)
         if part.class_name == "AutoencoderKLWan":
             return "float32"
         if part.class_name.startswith("Autoencoder") and dtype == "float16":

@@ -17,7 +17,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
 from pipelines.core.types import Choice
@@ -32,10 +32,10 @@ __all__ = [
     "RECORD",
     "WEIGHTS",
     "keep_network",
-    "kept_entries",
     "plain_choice",
     "quantized_entry",
     "quantized_key",
+    "read_quantized_entries",
     "require_plain",
 ]
 
@@ -48,7 +48,7 @@ MOST = 500
 
 
 def plain_choice(choice: Choice) -> Choice:
-    """The choice with only those settings that differ from the method's defaults, checked.
+    """Return the choice with only those settings that differ from the method's defaults, checked.
 
     Raises:
         SettingsError: there is no such method or setting, or a value is out of range.
@@ -63,7 +63,7 @@ def plain_choice(choice: Choice) -> Choice:
 
 
 def quantized_key(base: str, choice: Choice) -> str:
-    """The key of a quantized model: emoji+int8, emoji+int4-group_size32."""
+    """Return the key of a quantized model: emoji+int8, emoji+int4-group_size32."""
     settings = "".join(f"-{name}{value}" for name, value in sorted(choice.settings.items()))
     return f"{base}+{choice.key}{settings}"
 
@@ -82,7 +82,7 @@ def require_plain(base: CatalogEntry) -> None:
 
 
 def quantized_entry(base: CatalogEntry, choice: Choice, file: Path | None = None) -> CatalogEntry:
-    """The catalog's entry of a quantized model.
+    """Return the catalog's entry of a quantized model.
 
     Args:
         base: what it is made of.
@@ -108,15 +108,15 @@ def quantized_entry(base: CatalogEntry, choice: Choice, file: Path | None = None
     )
 
 
-def kept_entries(folder: Path, entries: Mapping[str, CatalogEntry]) -> list[CatalogEntry]:
-    """The quantized models in the models folder; what cannot be read is left out and logged.
+def read_quantized_entries(folder: Path, entries: Mapping[str, CatalogEntry]) -> list[CatalogEntry]:
+    """Read the quantized models in the models folder; what cannot be read is left out and logged.
 
     Args:
         folder: the models folder.
         entries: all others by key.
     """
-    found = []
-    for path in _folders(folder):
+    models = []
+    for path in _list_folders(folder):
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             base, choice = record["base"], plain_choice(Choice.parse(record["method"]))
@@ -125,13 +125,13 @@ def kept_entries(folder: Path, entries: Mapping[str, CatalogEntry]) -> list[Cata
             weights = path / WEIGHTS
             if record["stored"] and not weights.is_file():
                 raise ValueError("its weights are gone")
-            found.append(quantized_entry(entries[base], choice, weights if record["stored"] else None))
+            models.append(quantized_entry(entries[base], choice, weights if record["stored"] else None))
         except (OSError, KeyError, TypeError, ValueError, RecursionError, StepwiseError) as error:
             log.warning("the quantized model %s is left out: %s", path.name, error)
-    return list({entry.key: entry for entry in found}.values())
+    return list({entry.key: entry for entry in models}.values())
 
 
-def _folders(folder: Path) -> Iterator[Path]:
+def _list_folders(folder: Path) -> Iterator[Path]:
     try:
         names = sorted(os.listdir(folder))[:MOST]
     except OSError:
@@ -147,7 +147,7 @@ def keep_network(
     base: CatalogEntry,
     choice: Choice,
     network: torch.nn.Module,
-    made: torch.nn.Module,
+    quantized: torch.nn.Module,
     quantizer: Quantizer,
 ) -> str:
     """Write a quantized model into the models folder; returns its key. One that is there already is replaced.
@@ -167,17 +167,15 @@ def keep_network(
     from pipelines.quantizers.files import save_network
 
     require_plain(base)
-    key, stored = quantized_key(base.key, choice), isinstance(quantizer, StorableQuantizer)
+    key, is_stored = quantized_key(base.key, choice), isinstance(quantizer, StorableQuantizer)
     if not re.fullmatch(r"[A-Za-z0-9._+-]{1,120}", key):
-        raise MethodFitError(
-            f"{base.label} cannot be kept quantized: its key {base.key[:80]!r} makes no folder's name."
-        )
-    record: dict[str, Any] = {"format": FORMAT, "base": base.key, "method": choice.to_json(), "stored": stored}
+        raise MethodFitError(f"{base.label} cannot be saved quantized: its key {base.key[:80]!r} cannot name a folder.")
+    record: dict[str, object] = {"format": FORMAT, "base": base.key, "method": choice.to_json(), "stored": is_stored}
     scratch = folder / f".{key}-{secrets.token_hex(4)}"
     try:
         scratch.mkdir(parents=True)
-        if stored:
-            save_network(network, made, quantizer, choice, scratch / WEIGHTS)
+        if is_stored:
+            save_network(network, quantized, quantizer, choice, scratch / WEIGHTS)
         (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         _replace(scratch, folder / key)
     except OSError as error:

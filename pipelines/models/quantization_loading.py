@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import MethodFitError, ModelFileError
@@ -10,23 +10,29 @@ from pipelines.core.leases import PartKey
 from pipelines.models.part_loading import load_checkpoint, load_part, part_class
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from pipelines.core.types import Choice
     from pipelines.models.files import PartFiles
     from pipelines.models.plan import Plan
+    from pipelines.quantizers.base import Quantizer
 
 __all__ = ["load_quantized"]
 
 
 def load_quantized(
-    plan: Plan, files: PartFiles | None, part: PartKey, source: Any, cancelled: Callable[[], bool]
+    plan: Plan, files: PartFiles | None, part: PartKey, source: torch.nn.Module | None, cancelled: Callable[[], bool]
 ) -> Any:
-    """The quantized network, or all parts of a checkpoint file with the network among them quantized.
+    """Load the quantized network, or all parts of a checkpoint file with the network among them quantized.
 
     Args:
         plan: of a model whose entry says how it is quantized.
         files: of the network in full precision; None for a checkpoint file.
         part: its key, with dtype and device.
         source: the network in full precision, which is copied; None to load it.
-        cancelled: polled between layers.
+        cancelled: polled between tensors and between layers.
 
     Raises:
         MethodFitError: the method cannot run here, or touches no layer.
@@ -34,49 +40,50 @@ def load_quantized(
         Cancelled: the person stopped it.
     """
     from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
-    from pipelines.quantizers.base import quantized
+    from pipelines.quantizers.base import quantize_network
 
-    chosen = plan.entry.quantized
-    quantizer, label = build_quantizer(chosen.choice, this_machine(part.device)), QUANTIZERS[chosen.choice.key].label
+    quantized_as = plan.entry.quantized
+    if quantized_as is None:
+        raise MethodFitError(f"{plan.entry.label} is not a quantized model. Name how its network is to be quantized.")
+    quantizer = build_quantizer(quantized_as.choice, this_machine(part.device))
+    label = QUANTIZERS[quantized_as.choice.key].label
 
-    def made(network: Any, in_place: bool) -> Any:
-        return quantized(network, quantizer, label, cancelled, in_place)
+    def quantize(network: torch.nn.Module, in_place: bool) -> torch.nn.Module:
+        return quantize_network(network, quantizer, label, cancelled, in_place)
 
     if files is None:
         parts = load_checkpoint(
-            plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file
+            plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file, cancelled
         )
-        name = _network(parts)
-        return {**parts, name: made(parts[name], in_place=True)}
-    if chosen.file is not None:
-        return _stored(files, part, chosen, quantizer)
+        name = _find_network(parts)
+        return {**parts, name: quantize(parts[name], in_place=True)}
+    if quantized_as.file is not None:
+        return _load_stored(files, part, quantized_as.file, quantizer, quantized_as.choice)
     if source is not None:
-        return made(source, in_place=False)
-    return made(load_part(files, part.dtype, part.device), in_place=True)
+        return quantize(source, in_place=False)
+    return quantize(load_part(files, part.dtype, part.device, cancelled), in_place=True)
 
 
-def _network(parts: Any) -> str:
-    from pipelines.models.plan import QUANTISED
+def _find_network(parts: Mapping[str, object]) -> str:
+    from pipelines.models.plan import QUANTIZED_PARTS
 
-    names = [name for name in QUANTISED if parts.get(name) is not None]
+    names = [name for name in QUANTIZED_PARTS if parts.get(name) is not None]
     if not names:
         raise MethodFitError("This model has no network that could be quantized. Choose another.")
     return names[0]
 
 
-def _stored(files: PartFiles, part: PartKey, chosen: Any, quantizer: Any) -> Any:
+def _load_stored(files: PartFiles, part: PartKey, file: Path, quantizer: Quantizer, choice: Choice) -> torch.nn.Module:
     import torch
 
     from pipelines.models.files import read_json
     from pipelines.quantizers.files import load_network
 
-    made = part_class(files.library, files.class_name)
+    part_type = part_class(files.library, files.class_name)
     config = read_json(files.folder / "config.json")
     try:
-        return load_network(
-            chosen.file, made, config, quantizer, chosen.choice, getattr(torch, part.dtype), part.device
-        )
+        return load_network(file, part_type, config, quantizer, choice, getattr(torch, part.dtype), part.device)
     except OSError as error:
         raise ModelFileError(
-            f"{chosen.file.parent.name}/{chosen.file.name} cannot be read ({error.strerror}). Quantize the model again."
+            f"{file.parent.name}/{file.name} cannot be read ({error.strerror}). Quantize the model again."
         ) from error

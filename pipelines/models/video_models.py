@@ -14,7 +14,7 @@ __all__ = ["VIDEO_MODELS", "ClipPlan", "VideoModel", "plan_clip", "video_model"]
 
 @dataclasses.dataclass(frozen=True)
 class VideoModel:
-    """One diffusers pipeline as a maker of clips.
+    """Describes one diffusers pipeline as a maker of clips.
 
     Attributes:
         label: of the family of models, for sentences.
@@ -49,11 +49,11 @@ class VideoModel:
     note: str = ""
 
 
-def _guided(steps: int, scale: float, **more: float) -> dict[str, Any]:
+def _build_defaults(steps: int, scale: float, **more: float) -> dict[str, Any]:
     return {"num_inference_steps": steps, "guidance": {"key": "cfg", "guidance_scale": scale, **more}}
 
 
-def _wan(**more: Any) -> VideoModel:
+def _build_wan(**more: Any) -> VideoModel:
     return VideoModel(
         **{
             "label": "Wan",
@@ -62,13 +62,13 @@ def _wan(**more: Any) -> VideoModel:
             "size": (832, 480),
             "frame_step": 4,
             "size_step": 16,
-            "defaults": _guided(50, 5.0),
+            "defaults": _build_defaults(50, 5.0),
             **more,
         }
     )
 
 
-def _ltx(**more: Any) -> VideoModel:
+def _build_ltx(**more: Any) -> VideoModel:
     return VideoModel(
         **{
             "label": "LTX",
@@ -79,15 +79,22 @@ def _ltx(**more: Any) -> VideoModel:
             "size_step": 32,
             "first_frame": "takes",
             "rescales": True,
-            "defaults": _guided(50, 3.0),
+            "defaults": _build_defaults(50, 3.0),
             **more,
         }
     )
 
 
-def _skyreels(**more: Any) -> VideoModel:
-    return _wan(
-        **{"label": "SkyReels", "frames": 97, "fps": 24, "size": (960, 544), "defaults": _guided(50, 6.0), **more}
+def _build_skyreels(**more: Any) -> VideoModel:
+    return _build_wan(
+        **{
+            "label": "SkyReels",
+            "frames": 97,
+            "fps": 24,
+            "size": (960, 544),
+            "defaults": _build_defaults(50, 6.0),
+            **more,
+        }
     )
 
 
@@ -98,9 +105,9 @@ _COG: dict[str, Any] = {
     "size": (720, 480),
     "frame_step": 4,
     "size_step": 16,
-    "defaults": _guided(50, 6.0),
+    "defaults": _build_defaults(50, 6.0),
 }
-_HUNYUAN = {
+_HUNYUAN: dict[str, Any] = {
     "label": "HunyuanVideo",
     "frames": 129,
     "fps": 24,
@@ -108,10 +115,10 @@ _HUNYUAN = {
     "frame_step": 4,
     "size_step": 16,
     "true_guidance": True,
-    "defaults": _guided(50, 6.0),
+    "defaults": _build_defaults(50, 6.0),
 }
 _SILENT = "It makes sound too, which is left out."
-_LTX2 = _guided(30, 3.0, guidance_rescale=0.7)
+_LTX2 = _build_defaults(30, 3.0, guidance_rescale=0.7)
 
 VIDEO_MODELS: Mapping[str, VideoModel] = {
     "StableVideoDiffusionPipeline": VideoModel(
@@ -122,13 +129,13 @@ VIDEO_MODELS: Mapping[str, VideoModel] = {
         size_step=64,
         first_frame="needs",
         prompt=False,
-        defaults=_guided(25, 3.0),
+        defaults=_build_defaults(25, 3.0),
         note="It starts from a picture and reads no prompt.",
     ),
-    "AnimateDiffPipeline": VideoModel("AnimateDiff", 16, 8, max_frames=32, defaults=_guided(25, 7.5)),
-    "LTXPipeline": _ltx(from_picture="LTXImageToVideoPipeline"),
-    "LTXImageToVideoPipeline": _ltx(first_frame="needs"),
-    "LTX2Pipeline": _ltx(
+    "AnimateDiffPipeline": VideoModel("AnimateDiff", 16, 8, max_frames=32, defaults=_build_defaults(25, 7.5)),
+    "LTXPipeline": _build_ltx(from_picture="LTXImageToVideoPipeline"),
+    "LTXImageToVideoPipeline": _build_ltx(first_frame="needs"),
+    "LTX2Pipeline": _build_ltx(
         frames=121,
         fps=24,
         size=(768, 512),
@@ -136,20 +143,22 @@ VIDEO_MODELS: Mapping[str, VideoModel] = {
         defaults=_LTX2,
         note=_SILENT,
     ),
-    "LTX2ImageToVideoPipeline": _ltx(
+    "LTX2ImageToVideoPipeline": _build_ltx(
         frames=121, fps=24, size=(768, 512), first_frame="needs", defaults=_LTX2, note=_SILENT
     ),
-    "WanPipeline": _wan(),
-    "WanImageToVideoPipeline": _wan(first_frame="needs"),
-    "AnyFlowPipeline": _wan(label="AnyFlow", defaults=_guided(4, 1.0)),
+    "WanPipeline": _build_wan(),
+    "WanImageToVideoPipeline": _build_wan(first_frame="needs"),
+    "AnyFlowPipeline": _build_wan(label="AnyFlow", defaults=_build_defaults(4, 1.0)),
     "CogVideoXPipeline": VideoModel(**_COG),
     "CogVideoXImageToVideoPipeline": VideoModel(**_COG, first_frame="needs"),
     "HunyuanVideoPipeline": VideoModel(**_HUNYUAN),
     "HunyuanVideoImageToVideoPipeline": VideoModel(**_HUNYUAN, first_frame="needs"),
-    "SkyReelsV2Pipeline": _skyreels(),
-    "SkyReelsV2ImageToVideoPipeline": _skyreels(first_frame="needs"),
-    "SkyReelsV2DiffusionForcingPipeline": _skyreels(
-        first_frame="takes", from_picture="SkyReelsV2DiffusionForcingImageToVideoPipeline", defaults=_guided(30, 6.0)
+    "SkyReelsV2Pipeline": _build_skyreels(),
+    "SkyReelsV2ImageToVideoPipeline": _build_skyreels(first_frame="needs"),
+    "SkyReelsV2DiffusionForcingPipeline": _build_skyreels(
+        first_frame="takes",
+        from_picture="SkyReelsV2DiffusionForcingImageToVideoPipeline",
+        defaults=_build_defaults(30, 6.0),
     ),
 }
 """Pipeline class to what it makes, as the classes of diffusers 0.42.1 check and round it."""
@@ -159,7 +168,7 @@ _UNKNOWN = VideoModel("this model", 16, 8, first_frame="takes")
 
 
 def video_model(entry: CatalogEntry) -> VideoModel:
-    """What is known of a catalog entry as a maker of clips; a model of pictures makes them one by one."""
+    """Say what is known of a catalog entry as a maker of clips; a model of pictures makes them one by one."""
     if entry.pipeline in VIDEO_MODELS:
         return VIDEO_MODELS[entry.pipeline]
     return _UNKNOWN if entry.kind == "video" else _PICTURES
@@ -167,7 +176,7 @@ def video_model(entry: CatalogEntry) -> VideoModel:
 
 @dataclasses.dataclass(frozen=True)
 class ClipPlan:
-    """What a clip will be, settled before it is made.
+    """Says what a clip will be, settled before it is made.
 
     Attributes:
         frames, width, height: as the model makes them; sides of 0 are the model's own, known when it is loaded.
@@ -181,7 +190,7 @@ class ClipPlan:
 
 
 def plan_clip(entry: CatalogEntry, frames: int, width: int = 0, height: int = 0) -> ClipPlan:
-    """The clip that a model makes of a wish: the nearest frame count and size that it can.
+    """Return the clip that a model makes of a wish: the nearest frame count and size that it can.
 
     Args:
         entry: of the model.
@@ -196,29 +205,29 @@ def plan_clip(entry: CatalogEntry, frames: int, width: int = 0, height: int = 0)
         raise SettingsError(
             f"The number of frames is {frames}. {model.label} knows {model.max_frames} places in time: choose no more."
         )
-    made = _nearest_frames(frames, model.frame_step)
-    if made != frames:
-        notes.append(f"{model.label} makes {model.frame_step}k + 1 frames: {frames} becomes {made}.")
+    num_frames = _round_frames(frames, model.frame_step)
+    if num_frames != frames:
+        notes.append(f"{model.label} makes {model.frame_step}k + 1 frames: {frames} becomes {num_frames}.")
     wished = (
         width or entry.defaults.get("width", 0) or model.size[0],
         height or entry.defaults.get("height", 0) or model.size[1],
     )
     size = wished
     if entry.kind == "video":
-        size = tuple(_nearest_side(side, model.size_step) for side in wished)
+        size = tuple(_round_side(side, model.size_step) for side in wished)
     if size != wished:
         notes.append(
             f"{model.label} makes sides that are multiples of {model.size_step}: {wished[0]} × {wished[1]} "
             f"becomes {size[0]} × {size[1]}."
         )
-    return ClipPlan(made, *size, tuple(notes))
+    return ClipPlan(num_frames, *size, tuple(notes))
 
 
-def _nearest_frames(frames: int, step: int) -> int:
+def _round_frames(frames: int, step: int) -> int:
     """The nearest of step * k + 1; halfway goes down, as Wan's own rounding does."""
     below = (frames - 1) // step * step + 1
     return below + step if frames - below > step / 2 else below
 
 
-def _nearest_side(side: int, step: int) -> int:
+def _round_side(side: int, step: int) -> int:
     return side and max(step, (side + step // 2) // step * step)

@@ -20,7 +20,7 @@ _QUOTED = re.compile(r'"[^"\n]*"')
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two brackets that belong together.
+    """Describes two brackets that belong together.
 
     Attributes:
         start, end: places of the opening and of the closing one.
@@ -34,52 +34,52 @@ class Pair:
 
 
 @dataclasses.dataclass
-class _Opened:
+class _OpenBracket:
     letter: str
     start: int
     signs: dict[str, list[int]] = dataclasses.field(default_factory=lambda: {"|": [], ":": []})
 
 
 def find_pairs(text: str) -> list[Pair]:
-    """The pairs of round and square brackets in the order of their closing ones.
+    """Find the pairs of round and square brackets in the order of their closing ones.
 
     One pass: a bracket that crosses another's end, or has no partner, is literal.
     """
     pairs: list[Pair] = []
-    opened: list[_Opened] = []
+    open_brackets: list[_OpenBracket] = []
     waiting = {"(": 0, "[": 0}
     for match in _SIGN.finditer(text):
         letter, place = match.group(), match.start()
         if letter in waiting:
-            opened.append(_Opened(letter, place))
+            open_brackets.append(_OpenBracket(letter, place))
             waiting[letter] += 1
-        elif letter in ("|", ":") and opened:
-            opened[-1].signs[letter].append(place)
+        elif letter in ("|", ":") and open_brackets:
+            open_brackets[-1].signs[letter].append(place)
         elif letter in (")", "]") and waiting[partner := "(" if letter == ")" else "["]:
-            if partner == "(" and opened[-1].letter == "[":
+            if partner == "(" and open_brackets[-1].letter == "[":
                 continue  # a closing round bracket ends no square one
-            while opened[-1].letter != partner:
-                left = opened.pop()
-                waiting[left.letter] -= 1
-                if opened:  # its signs belong to the bracket around it
-                    for sign, places in left.signs.items():
-                        opened[-1].signs[sign] += places
-            last = opened.pop()
+            while open_brackets[-1].letter != partner:
+                unclosed = open_brackets.pop()
+                waiting[unclosed.letter] -= 1
+                if open_brackets:  # its signs belong to the bracket around it
+                    for sign, places in unclosed.signs.items():
+                        open_brackets[-1].signs[sign] += places
+            last = open_brackets.pop()
             waiting[partner] -= 1
             pairs.append(Pair(last.start, place, tuple(last.signs["|"]), tuple(last.signs[":"])))
     return pairs
 
 
 def quoted_spans(text: str) -> list[tuple[int, int]]:
-    """Where text stands between straight double quotes on one line, as (start, end)."""
+    """Find where text stands between straight double quotes on one line, as (start, end)."""
     return [match.span() for match in _QUOTED.finditer(text)]
 
 
 def is_outside(place: int, spans: Sequence[tuple[int, int]]) -> bool:
-    """Whether a place is in none of the spans."""
+    """Say whether a place is in none of the spans."""
     return not any(start <= place < end for start, end in spans)
 
 
 def unescape(text: str) -> str:
-    r"""The text with \( and its like as plain signs, for a model that reads none of the syntax."""
+    r"""Return the text with \( and its like as plain signs, for a model that reads none of the syntax."""
     return ESCAPED.sub(r"\1", text)

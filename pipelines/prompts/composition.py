@@ -18,7 +18,7 @@ _WEIGHT = re.compile(r"(?P<text>.*?)\s*(?<!\\):\s*(?P<weight>[+-]?(?:\d+\.?\d*|\
 
 
 def split_composition(text: str) -> list[tuple[str, float]]:
-    """The parts of a prompt with their weights; a prompt without AND is one part of weight 1, as it stands.
+    """Split a prompt into its parts with their weights; without AND it is one part of weight 1, as it stands.
 
     AND stands in capitals, outside of brackets and of double quotes. A part may end in its weight, as in
     "a cat :1.2 AND a dog :0.8". Parts without words are left out.
@@ -35,7 +35,7 @@ def split_composition(text: str) -> list[tuple[str, float]]:
     if not cuts:
         return [(text, 1.0)]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
-    parts = [_weighted(text[start:end]) for start, end in zip(starts, ends, strict=True)]
+    parts = [_split_weight(text[start:end]) for start, end in zip(starts, ends, strict=True)]
     parts = [(part, weight) for part, weight in parts if part]
     if not parts:
         raise PromptError("The prompt has AND and no words to join. Write what stands on both sides of it.")
@@ -44,7 +44,7 @@ def split_composition(text: str) -> list[tuple[str, float]]:
     return parts
 
 
-def _weighted(part: str) -> tuple[str, float]:
+def _split_weight(part: str) -> tuple[str, float]:
     match = _WEIGHT.match(part)
     if match is None or any(end == len(part.rstrip()) for _, end in (time.span() for time in TIME.finditer(part))):
         return part.strip(), 1.0

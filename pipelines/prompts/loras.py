@@ -14,7 +14,7 @@ _PART = re.compile(r"(?:(unet|te|dyn)=)?\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\Z")
 
 
 def take_loras(prompt: str) -> tuple[str, tuple[LoraChoice, ...]]:
-    r"""The prompt without its tags, and what they name in order; \<lora:name> is text.
+    r"""Return the prompt without its tags, and what they name in order; \<lora:name> is text.
 
     <lora:name> has weight 1. Of several numbers, the text encoder's and the network's, both must be the same.
 
@@ -23,11 +23,11 @@ def take_loras(prompt: str) -> tuple[str, tuple[LoraChoice, ...]]:
 
     Source: AUTOMATIC1111, stable-diffusion-webui, `extensions-builtin/Lora/extra_networks_lora.py`.
     """
-    found = tuple(LoraChoice(match[1].strip(), _weight(match)) for match in _TAG.finditer(prompt))
-    return (_TAG.sub("", prompt), found) if found else (prompt, ())
+    loras = tuple(LoraChoice(match[1].strip(), _parse_weight(match)) for match in _TAG.finditer(prompt))
+    return (_TAG.sub("", prompt), loras) if loras else (prompt, ())
 
 
-def _weight(match: re.Match[str]) -> float:
+def _parse_weight(match: re.Match[str]) -> float:
     weights = []
     for part in (match[2] or "1").split(":"):
         number = _PART.match(part.strip())

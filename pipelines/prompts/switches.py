@@ -31,7 +31,7 @@ class _Switch:
     after: Sequence[_Part]
     when: str
 
-    def chosen(self, step: int, num_steps: int) -> Sequence[_Part]:
+    def choose(self, step: int, num_steps: int) -> Sequence[_Part]:
         # 0.29 * 100 is 28.999999999999996, and means 29.
         last = min(float(self.when), 1e6) * num_steps + 1e-9 if "." in self.when else int(self.when)
         return self.before if step <= int(last) else self.after
@@ -43,7 +43,7 @@ class _Alternation:
 
     options: Sequence[Sequence[_Part]]
 
-    def chosen(self, step: int, num_steps: int) -> Sequence[_Part]:
+    def choose(self, step: int, num_steps: int) -> Sequence[_Part]:
         return self.options[(step - 1) % len(self.options)]
 
 
@@ -51,16 +51,16 @@ _Part = str | _Switch | _Alternation
 
 
 def has_switches(text: str) -> bool:
-    """Whether the prompt says something else at some step of some run.
+    """Say whether the prompt says something else at some step of some run.
 
     Raises:
         PromptError: as `texts_by_step`.
     """
-    return any(not isinstance(part, str) for part in _parts(text, 0))
+    return any(not isinstance(part, str) for part in _split_switches(text, 0))
 
 
 def texts_by_step(text: str, num_steps: int) -> tuple[str, ...]:
-    """The prompt of each step, with all that is no switch as it stood.
+    """Return the prompt of each step, with all that is no switch as it stood.
 
     [from:to:when] says `from` up to a step and `to` behind it; [to:when] begins with nothing, [from::when] ends
     with nothing. A number with a point is a share of the steps (0.5 half, 1.0 all), one without counts steps.
@@ -81,8 +81,8 @@ def texts_by_step(text: str, num_steps: int) -> tuple[str, ...]:
     Differs: a share is not rounded down below the step that it means; a mistyped step is an error, where theirs
     reads the whole prompt without any syntax; the colons of times and ratios are text.
     """
-    parts = _parts(text, 0)
-    texts = tuple(_said(parts, step, num_steps) for step in range(1, num_steps + 1))
+    parts = _split_switches(text, 0)
+    texts = tuple(_render(parts, step, num_steps) for step in range(1, num_steps + 1))
     if len(set(texts)) > MAX_TEXTS:
         raise PromptError(
             f"The prompt switches between {len(set(texts))} different texts. Use fewer options: at most {MAX_TEXTS}."
@@ -90,12 +90,14 @@ def texts_by_step(text: str, num_steps: int) -> tuple[str, ...]:
     return texts
 
 
-def _said(parts: Sequence[_Part], step: int, num_steps: int) -> str:
-    said = (part if isinstance(part, str) else _said(part.chosen(step, num_steps), step, num_steps) for part in parts)
-    return "".join(said)
+def _render(parts: Sequence[_Part], step: int, num_steps: int) -> str:
+    texts = (
+        part if isinstance(part, str) else _render(part.choose(step, num_steps), step, num_steps) for part in parts
+    )
+    return "".join(texts)
 
 
-def _parts(text: str, depth: int) -> list[_Part]:
+def _split_switches(text: str, depth: int) -> list[_Part]:
     """The text cut at its outermost switches."""
     if len(text) > MAX_PROMPT:
         raise PromptError(f"The prompt has {len(text)} characters. Shorten it to {MAX_PROMPT}.")
@@ -103,27 +105,27 @@ def _parts(text: str, depth: int) -> list[_Part]:
         raise PromptError(f"The switches of the prompt nest more than {MAX_DEPTH} deep. Use fewer brackets.")
     times = [match.span() for match in TIME.finditer(text)]
     parts: list[_Part] = []
-    begun = 0
+    start = 0
     for pair in sorted(find_pairs(text), key=lambda pair: pair.start):
-        if pair.start < begun or text[pair.start] != "[":
+        if pair.start < start or text[pair.start] != "[":
             continue
-        switch = _switch(text, pair, times, depth)
+        switch = _parse_switch(text, pair, times, depth)
         if switch is not None:
-            parts += [text[begun : pair.start], switch]
-            begun = pair.end + 1
-    return [*parts, text[begun:]]
+            parts += [text[start : pair.start], switch]
+            start = pair.end + 1
+    return [*parts, text[start:]]
 
 
-def _switch(text: str, pair: Pair, times: Sequence[tuple[int, int]], depth: int) -> _Part | None:
+def _parse_switch(text: str, pair: Pair, times: Sequence[tuple[int, int]], depth: int) -> _Part | None:
     """What a pair of square brackets switches between; None where it only weighs."""
     if pair.bars:
-        return _Alternation([_parts(option, depth + 1) for option in _cut(text, pair, pair.bars)])
+        return _Alternation([_split_switches(option, depth + 1) for option in _cut_at(text, pair, pair.bars)])
     colons = pair.colons
     if len(colons) > 2:
         colons = tuple(place for place in colons if is_outside(place, times))
     if not 1 <= len(colons) <= 2:
         return None
-    *said, when = _cut(text, pair, colons)
+    *options, when = _cut_at(text, pair, colons)
     number = _NUMBER.match(when)
     if number is None:
         if _LIKE_A_NUMBER.match(when):
@@ -132,10 +134,10 @@ def _switch(text: str, pair: Pair, times: Sequence[tuple[int, int]], depth: int)
                 "a number of steps."
             )
         return None
-    before, after = ("", *said) if len(said) == 1 else said
-    return _Switch(_parts(before, depth + 1), _parts(after, depth + 1), number[1])
+    before, after = ("", *options) if len(options) == 1 else options
+    return _Switch(_split_switches(before, depth + 1), _split_switches(after, depth + 1), number[1])
 
 
-def _cut(text: str, pair: Pair, places: Sequence[int]) -> list[str]:
+def _cut_at(text: str, pair: Pair, places: Sequence[int]) -> list[str]:
     bounds = (pair.start, *sorted(places), pair.end)
     return [text[before + 1 : after] for before, after in pairwise(bounds)]

@@ -49,11 +49,11 @@ def parse_weights(text: str) -> list[tuple[str, float]]:
     pairs = list(first)
     for chunk in others:
         pairs += [(" ", pairs[-1][1]), *chunk]
-    return _joined(pairs)
+    return _merge_equal_weights(pairs)
 
 
 def parse_chunks(text: str) -> list[list[tuple[str, float]]]:
-    """The texts and weights of `parse_weights`, apart wherever the word BREAK stands outside of double quotes.
+    """Return the texts and weights of `parse_weights`, apart wherever the word BREAK stands outside of double quotes.
 
     Returns:
         At least one chunk, and in each at least one pair; nothing behind a last BREAK makes no chunk.
@@ -66,21 +66,21 @@ def parse_chunks(text: str) -> list[list[tuple[str, float]]]:
     if len(text) > MAX_PROMPT:
         raise PromptError(f"The prompt has {len(text)} characters. Shorten it to {MAX_PROMPT}.")
     chunks: list[list[list]] = [[]]
-    for part in _weighted_pieces(text):
+    for part in _weigh_pieces(text):
         if part[0] is _BREAK:
             chunks.append([])
         else:
             chunks[-1].append(part)
-    joined = [_joined(chunk) for chunk in chunks]
-    if len(joined) > 1 and not "".join(part for part, _ in joined[-1]).strip():
-        joined.pop()
-    return joined
+    merged = [_merge_equal_weights(chunk) for chunk in chunks]
+    if len(merged) > 1 and not "".join(part for part, _ in merged[-1]).strip():
+        merged.pop()
+    return merged
 
 
-def _weighted_pieces(text: str) -> list[list]:
+def _weigh_pieces(text: str) -> list[list]:
     """The pieces of a prompt as [text or _BREAK, weight]."""
     parts: list[list] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}
+    open_brackets: dict[str, list[int]] = {"(": [], "[": []}
     quoted = quoted_spans(text)
 
     def multiply(start: int, factor: float) -> None:
@@ -89,25 +89,25 @@ def _weighted_pieces(text: str) -> list[list]:
 
     for match in _PIECES.finditer(text):
         piece = match.group()
-        if piece in opened:
-            opened[piece].append(len(parts))
-        elif match["weight"] is not None and opened["("]:
-            if _is_text(parts, opened["("][-1]):
+        if piece in open_brackets:
+            open_brackets[piece].append(len(parts))
+        elif match["weight"] is not None and open_brackets["("]:
+            if _is_text(parts, open_brackets["("][-1]):
                 parts.append([piece[:-1], 1.0])
-                multiply(opened["("].pop(), 1.1)
+                multiply(open_brackets["("].pop(), 1.1)
             else:
-                multiply(opened["("].pop(), _weight(match["weight"], piece))
-        elif piece == ")" and opened["("]:
-            multiply(opened["("].pop(), 1.1)
-        elif piece == "]" and opened["["]:
-            multiply(opened["["].pop(), 1 / 1.1)
+                multiply(open_brackets["("].pop(), _parse_weight(match["weight"], piece))
+        elif piece == ")" and open_brackets["("]:
+            multiply(open_brackets["("].pop(), 1.1)
+        elif piece == "]" and open_brackets["["]:
+            multiply(open_brackets["["].pop(), 1 / 1.1)
         elif match["break"] and is_outside(match.start(), quoted):
             parts.append([_BREAK, 1.0])
         else:
             parts.append([piece[1:] if len(piece) == 2 and piece[0] == "\\" else piece, 1.0])
-    for start in opened["("]:
+    for start in open_brackets["("]:
         multiply(start, 1.1)
-    for start in opened["["]:
+    for start in open_brackets["["]:
         multiply(start, 1 / 1.1)
     return parts
 
@@ -118,22 +118,22 @@ def _is_text(parts: Sequence[Sequence], start: int) -> bool:
     return not before or before.endswith(",")
 
 
-def _weight(number: str, piece: str) -> float:
+def _parse_weight(number: str, piece: str) -> float:
     try:
         return float(number)
     except ValueError:
         raise PromptError(f"The weight in {piece[:40]!r} is not a number. Write it like (word:1.2).") from None
 
 
-def _joined(parts: Sequence[Sequence]) -> list[tuple[str, float]]:
-    joined: list[tuple[str, float]] = []
+def _merge_equal_weights(parts: Sequence[Sequence]) -> list[tuple[str, float]]:
+    merged: list[tuple[str, float]] = []
     for text, weight in parts:
         if not abs(weight) <= MAX_WEIGHT:
             raise PromptError(
                 f"The weight of {text[:40]!r} is {weight:.4g}. Keep it between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}."
             )
-        if joined and joined[-1][1] == weight:
-            joined[-1] = (joined[-1][0] + text, weight)
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + text, weight)
         else:
-            joined.append((text, weight))
-    return joined or [("", 1.0)]
+            merged.append((text, weight))
+    return merged or [("", 1.0)]

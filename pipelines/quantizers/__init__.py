@@ -28,7 +28,7 @@ _AO, _QUANTO, _SDNQ = "github.com/pytorch/ao", "github.com/huggingface/optimum-q
 _BNB = "github.com/bitsandbytes-foundation/bitsandbytes"
 
 
-def _of(maker: Any, form: str) -> Any:
+def _bind_form(maker: Any, form: str) -> Any:
     return functools.partial(maker, form)
 
 
@@ -83,7 +83,7 @@ QUANTIZERS = Table(
         Method(
             "torchao_int8",
             "torchao int8",
-            _of(TorchAo, "int8"),
+            _bind_form(TorchAo, "int8"),
             fit=fits_torchao,
             paper=_AO,
             help="Eight-bit weights of linear layers.",
@@ -91,7 +91,7 @@ QUANTIZERS = Table(
         Method(
             "torchao_int4",
             "torchao int4",
-            _of(TorchAo, "int4"),
+            _bind_form(TorchAo, "int4"),
             fit=fits_torchao_int4,
             paper=_AO,
             help="Four-bit weights of linear layers, with kernels for NVIDIA GPUs.",
@@ -99,7 +99,7 @@ QUANTIZERS = Table(
         Method(
             "torchao_fp8",
             "torchao fp8",
-            _of(TorchAo, "fp8"),
+            _bind_form(TorchAo, "fp8"),
             fit=fits_torchao_fp8,
             paper=_AO,
             help="Weights and inputs of linear layers in eight-bit floating point, multiplied as such.",
@@ -107,7 +107,7 @@ QUANTIZERS = Table(
         Method(
             "quanto_int8",
             "quanto int8",
-            _of(Quanto, "qint8"),
+            _bind_form(Quanto, "qint8"),
             fit=fits_quanto,
             paper=_QUANTO,
             help="Eight-bit weights of linear layers and convolutions.",
@@ -115,7 +115,7 @@ QUANTIZERS = Table(
         Method(
             "quanto_int4",
             "quanto int4",
-            _of(Quanto, "qint4"),
+            _bind_form(Quanto, "qint4"),
             fit=fits_quanto,
             paper=_QUANTO,
             help="Four-bit weights of linear layers and convolutions, by group.",
@@ -123,7 +123,7 @@ QUANTIZERS = Table(
         Method(
             "quanto_fp8",
             "quanto fp8",
-            _of(Quanto, "qfloat8"),
+            _bind_form(Quanto, "qfloat8"),
             fit=fits_quanto,
             paper=_QUANTO,
             help="Weights of linear layers and convolutions in eight-bit floating point.",
@@ -131,7 +131,7 @@ QUANTIZERS = Table(
         Method(
             "sdnq_int8",
             "SDNQ int8",
-            _of(Sdnq, "int8"),
+            _bind_form(Sdnq, "int8"),
             fit=fits_sdnq,
             paper=_SDNQ,
             help="Eight-bit weights of linear layers and convolutions.",
@@ -139,7 +139,7 @@ QUANTIZERS = Table(
         Method(
             "sdnq_uint4",
             "SDNQ uint4",
-            _of(Sdnq, "uint4"),
+            _bind_form(Sdnq, "uint4"),
             fit=fits_sdnq,
             paper=_SDNQ,
             help="Four-bit weights of linear layers and convolutions, in small groups.",
@@ -147,7 +147,7 @@ QUANTIZERS = Table(
         Method(
             "gguf_q8_0",
             "GGUF Q8_0",
-            _of(Gguf, "Q8_0"),
+            _bind_form(Gguf, "Q8_0"),
             fit=fits_gguf,
             paper="llama.cpp; diffusers",
             help="Linear layers in blocks of 32 weights, eight bits each.",
@@ -155,7 +155,7 @@ QUANTIZERS = Table(
         Method(
             "gguf_q4_0",
             "GGUF Q4_0",
-            _of(Gguf, "Q4_0"),
+            _bind_form(Gguf, "Q4_0"),
             fit=fits_gguf,
             paper="llama.cpp; diffusers",
             help="Linear layers in blocks of 32 weights, four bits each.",
@@ -163,7 +163,7 @@ QUANTIZERS = Table(
         Method(
             "bnb_int8",
             "bitsandbytes int8",
-            _of(BitsAndBytes, "int8"),
+            _bind_form(BitsAndBytes, "int8"),
             fit=fits_bitsandbytes,
             paper=f"arXiv:2208.07339; {_BNB}",
             help="LLM.int8: weights and inputs of linear layers in eight bits.",
@@ -171,7 +171,7 @@ QUANTIZERS = Table(
         Method(
             "bnb_nf4",
             "bitsandbytes NF4",
-            _of(BitsAndBytes, "nf4"),
+            _bind_form(BitsAndBytes, "nf4"),
             fit=fits_bitsandbytes,
             paper=f"arXiv:2305.14314; {_BNB}",
             help="Linear layers in NF4.",
@@ -181,7 +181,7 @@ QUANTIZERS = Table(
 
 
 def require_runs(choice: Choice, machine: Machine) -> Method:
-    """The table's line for a choice that this machine can run.
+    """Return the table's line for a choice that this machine can run.
 
     Raises:
         UnknownMethodError: there is none of this key.
@@ -194,7 +194,7 @@ def require_runs(choice: Choice, machine: Machine) -> Method:
 
 
 def build_quantizer(choice: Choice, machine: Machine) -> Quantizer:
-    """The quantizer of a choice.
+    """Build the quantizer of a choice.
 
     Raises:
         SettingsError: there is no such method or setting, or a value is out of range.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from pipelines.quantizers.base import StorableQuantizer
+from pipelines.quantizers.base import StorableQuantizer, WeightedLayer
 from pipelines.quantizers.machine import Machine
 
 __all__ = ["Dynamic", "fits_dynamic"]
@@ -17,7 +16,7 @@ _AXIS = 0
 
 
 def fits_dynamic(machine: Machine) -> str | None:
-    """Why it cannot run."""
+    """Say why it cannot run."""
     if machine.device != "cpu":
         return "it has kernels for CPUs only"
     engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
@@ -25,15 +24,15 @@ def fits_dynamic(machine: Machine) -> str | None:
 
 
 class Dynamic(StorableQuantizer):
-    """`torch.ao.quantization.quantize_dynamic` with a scale for each output channel, a layer at a time.
+    """Applies `torch.ao.quantization.quantize_dynamic` with a scale for each output channel, a layer at a time.
 
     Source: PyTorch's eager-mode dynamic quantization, which its makers call deprecated; the warning is kept in here.
     """
 
-    def __init__(self, settings: Any = None):
+    def __init__(self, settings: object = None):
         pass
 
-    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
+    def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
@@ -41,10 +40,10 @@ class Dynamic(StorableQuantizer):
             alone = torch.nn.Sequential(layer)
             return quantize_dynamic(alone, {"0": per_channel_dynamic_qconfig}, dtype=torch.qint8)[0]
 
-    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+    def weight(self, layer: WeightedLayer) -> torch.Tensor:
         return layer._weight_bias()[0].dequantize()
 
-    def tensors(self, layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
         weight, bias = layer._weight_bias()
         parts = {
             "codes": weight.int_repr(),
@@ -53,14 +52,14 @@ class Dynamic(StorableQuantizer):
         }
         return parts if bias is None else {**parts, "bias": bias.detach()}
 
-    def restored(self, layer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torch.ao.nn.quantized.dynamic import Linear
 
-            made = Linear(layer.in_features, layer.out_features, bias_="bias" in tensors)
+            quantized = Linear(layer.in_features, layer.out_features, bias_="bias" in tensors)
             weight = torch._make_per_channel_quantized_tensor(
                 tensors["codes"], tensors["scales"], tensors["zero_points"], _AXIS
             )
-            made.set_weight_bias(weight, tensors.get("bias"))
-        return made
+            quantized.set_weight_bias(weight, tensors.get("bias"))
+        return quantized

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from pipelines.core.errors import ModelFileError
 from pipelines.core.types import Choice
 from pipelines.quantizers.base import StorableQuantizer, plan_layers
+from pipelines.quantizers.layer_plan import get_layer
 from pipelines.weights.files import read_header
 
 __all__ = ["file_bytes", "load_network", "save_network"]
@@ -38,27 +38,29 @@ _DTYPES = {
 
 
 def save_network(
-    network: torch.nn.Module, made: torch.nn.Module, quantizer: StorableQuantizer, choice: Choice, path: Path
+    network: torch.nn.Module, quantized: torch.nn.Module, quantizer: StorableQuantizer, choice: Choice, path: Path
 ) -> None:
     """Write a quantized network.
 
     Args:
         network: the full-precision one, of which only names and shapes are read.
-        made: its quantized copy.
+        quantized: its quantized copy.
         quantizer: which made it.
         choice: the method and its settings.
         path: a new file.
     """
-    tensors, metadata = _content(network, made, quantizer, choice)
-    save_file(tensors, path, metadata)
+    tensors, metadata = _collect_tensors(network, quantized, quantizer, choice)
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path, metadata)
 
 
-def file_bytes(network: torch.nn.Module, made: torch.nn.Module, quantizer: StorableQuantizer, choice: Choice) -> int:
-    """Size of the file that `save_network` would write, by the format's definition and without writing it."""
-    tensors, metadata = _content(network, made, quantizer, choice)
+def file_bytes(
+    network: torch.nn.Module, quantized: torch.nn.Module, quantizer: StorableQuantizer, choice: Choice
+) -> int:
+    """Count the size of the file that `save_network` would write, by the format's definition and without writing it."""
+    tensors, metadata = _collect_tensors(network, quantized, quantizer, choice)
     # safetensors puts wide types first, and pads its header to a multiple of eight.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), _rank(tensors[name].dtype), name))
-    header: dict[str, Any] = {"__metadata__": metadata}
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), _rank_dtype(tensors[name].dtype), name))
+    header: dict[str, object] = {"__metadata__": metadata}
     position = 0
     for name in order:
         size = tensors[name].numel() * tensors[name].element_size()
@@ -72,39 +74,38 @@ def file_bytes(network: torch.nn.Module, made: torch.nn.Module, quantizer: Stora
     return 8 + -(-length // 8) * 8 + position
 
 
-def _rank(dtype: torch.dtype) -> int:
+def _rank_dtype(dtype: torch.dtype) -> int:
     return list(_DTYPES).index(dtype)
 
 
-def _content(
-    network: torch.nn.Module, made: torch.nn.Module, quantizer: StorableQuantizer, choice: Choice
+def _collect_tensors(
+    network: torch.nn.Module, quantized: torch.nn.Module, quantizer: StorableQuantizer, choice: Choice
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    touched = plan_layers(network, quantizer).touched
-    inside = tuple(f"{name}." for name in touched)
+    layers = plan_layers(network, quantizer).quantized_layers
+    inside = tuple(f"{name}." for name in layers)
     tensors = {
         name: tensor
-        for name, tensor in made.state_dict().items()
+        for name, tensor in quantized.state_dict().items()
         if isinstance(tensor, torch.Tensor) and not name.startswith(inside)
     }
-    for name in touched:
-        for own, tensor in quantizer.tensors(made.get_submodule(name)).items():
-            tensors[f"{name}.{own}"] = tensor
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    record = {"format": FORMAT, "method": json.dumps(choice.to_json(), sort_keys=True), "layers": json.dumps(touched)}
+    for name in layers:
+        for inner_name, tensor in quantizer.tensors(get_layer(quantized, name)).items():
+            tensors[f"{name}.{inner_name}"] = tensor
+    record = {"format": FORMAT, "method": json.dumps(choice.to_json(), sort_keys=True), "layers": json.dumps(layers)}
     # One entry, since the order of several in a header is not defined.
-    return plain, {"quantisation": json.dumps(record)}
+    return tensors, {"quantisation": json.dumps(record)}
 
 
 def load_network(
     path: Path,
     network_class: type,
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     quantizer: StorableQuantizer,
     choice: Choice,
     dtype: torch.dtype,
     device: str,
 ) -> torch.nn.Module:
-    """The quantized network of a file.
+    """Load the quantized network of a file.
 
     Args:
         path: as `save_network` wrote it.
@@ -121,7 +122,7 @@ def load_network(
 
     read_header(path)
     with safetensors.safe_open(path, framework="pt", device=device) as file:
-        layers = _layers(path, dict(file.metadata() or {}), choice)
+        layers = _read_layers(path, dict(file.metadata() or {}), choice)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     with init_empty_weights():
         network = network_class.from_config(dict(config))
@@ -134,20 +135,20 @@ def load_network(
     try:
         missing, unexpected = network.load_state_dict(rest, strict=False, assign=True)
         for name in layers:
-            parent, _, own = name.rpartition(".")
+            parent, _, attribute = name.rpartition(".")
             prefix = f"{name}."
             parts = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-            layer = quantizer.restored(network.get_submodule(name).to(dtype), parts)
-            setattr(network.get_submodule(parent), own, layer)
+            layer = quantizer.restore(network.get_submodule(name).to(dtype), parts)
+            setattr(network.get_submodule(parent), attribute, layer)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise _unfit(path, str(error).splitlines()[0][:200]) from error
+        raise _explain_unfit(path, str(error).splitlines()[0][:200]) from error
     lacking = [name for name in missing if not name.startswith(inside)]
     if lacking or unexpected:
-        raise _unfit(path, f"tensor {[*lacking, *unexpected][0][:80]}")
+        raise _explain_unfit(path, f"tensor {[*lacking, *unexpected][0][:80]}")
     return network.to(device).eval().requires_grad_(False)
 
 
-def _layers(path: Path, metadata: Mapping[str, str], choice: Choice) -> list[str]:
+def _read_layers(path: Path, metadata: Mapping[str, str], choice: Choice) -> list[str]:
     try:
         record = json.loads(metadata["quantisation"])
         layers, method = json.loads(record["layers"]), Choice.parse(json.loads(record["method"]))
@@ -166,5 +167,5 @@ def _layers(path: Path, metadata: Mapping[str, str], choice: Choice) -> list[str
     return layers
 
 
-def _unfit(path: Path, why: str) -> ModelFileError:
+def _explain_unfit(path: Path, why: str) -> ModelFileError:
     return ModelFileError(f"{path.parent.name}/{path.name} does not fit its model ({why}). Quantize the model again.")

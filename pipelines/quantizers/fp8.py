@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -17,21 +16,25 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class Fp8Codec:
-    """w = scale * q with q in e4m3 and scale = max|w| / 448 of the row: |error| <= max(|w| / 16, scale / 1024).
+    """Codes w = scale * q with q in e4m3 and scale = max|w| / 448 of the row: |error| <= max(|w| / 16, scale / 1024).
 
     Half a unit in the last place of three mantissa bits is a sixteenth; below 2^-6 the numbers are 2^-9 apart.
 
     Source: Micikevicius et al., FP8 formats for deep learning, arXiv:2209.05433, section 3.
     """
 
+    has_row_scales = True
+
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(_TINY)
         return {"codes": (rows / scales).clamp(-_LARGEST, _LARGEST).to(_FORMAT), "scales": scales}
 
-    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int) -> torch.Tensor:
-        return parts["codes"].float() * parts["scales"]
+    def unpack(
+        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        return (parts["codes"].float() * parts["scales"]).to(dtype)
 
 
-def Fp8(settings: Any) -> WeightOnly:
-    """The method."""
+def Fp8(settings: object) -> WeightOnly:
+    """Build the method."""
     return WeightOnly(Fp8Codec())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipelines.quantizers.base import StorableQuantizer
+from pipelines.quantizers.base import StorableQuantizer, WeightedLayer
 from pipelines.quantizers.machine import load_package, needs_package
 
 __all__ = ["Gguf", "fits_gguf"]
@@ -19,7 +19,7 @@ fits_gguf = functools.partial(needs_package, NAME, NAME)
 
 
 class Gguf(StorableQuantizer):
-    """Rows in blocks of 32 weights, each with a scale in float16.
+    """Packs rows in blocks of 32 weights, each with a scale in float16.
 
     Args:
         form: "Q8_0" (eight bits) or "Q4_0" (four).
@@ -28,39 +28,39 @@ class Gguf(StorableQuantizer):
     `diffusers.quantizers.gguf`.
     """
 
-    def __init__(self, form: str, settings: Any = None):
+    def __init__(self, form: str, settings: object = None):
         self.form = form
 
-    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
+    def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
         package = load_package(NAME, NAME)
         rows = layer.weight.detach().float().cpu().numpy()
-        codes = torch.from_numpy(package.quantize(rows, self._type(package)).copy()).to(layer.weight.device)
+        codes = torch.from_numpy(package.quantize(rows, self._find_type(package)).copy()).to(layer.weight.device)
         bias = None if layer.bias is None else layer.bias.detach().clone()
-        return self._made(layer, codes, bias)
+        return self._build_layer(layer, codes, bias)
 
-    def refuses(self, layer: torch.nn.Module) -> str | None:
+    def refuses(self, layer: WeightedLayer) -> str | None:
         width = layer.weight.shape[1]
         return f"its rows of {width} weights do not divide into blocks of {BLOCK}" if width % BLOCK else None
 
-    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+    def weight(self, layer: WeightedLayer) -> torch.Tensor:
         return load_package("diffusers.quantizers.gguf.utils", NAME).dequantize_gguf_tensor(layer.weight).float()
 
-    def tensors(self, layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
         parts = {"codes": layer.weight.detach().as_subclass(torch.Tensor)}
         return parts if layer.bias is None else {**parts, "bias": layer.bias.detach()}
 
-    def restored(self, layer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
-        return self._made(layer, tensors["codes"], tensors.get("bias"))
+    def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        return self._build_layer(layer, tensors["codes"], tensors.get("bias"))
 
-    def _type(self, package: Any) -> Any:
+    def _find_type(self, package: Any) -> Any:
         return getattr(package.GGMLQuantizationType, self.form)
 
-    def _made(self, layer: torch.nn.Module, codes: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
+    def _build_layer(self, layer: WeightedLayer, codes: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
         library, package = (load_package(name, NAME) for name in ("diffusers.quantizers.gguf.utils", NAME))
         outputs, inputs = layer.weight.shape
         with torch.device("meta"):
-            made = library.GGUFLinear(inputs, outputs, bias is not None, compute_dtype=layer.weight.dtype)
-        made.weight = library.GGUFParameter(codes, quant_type=self._type(package))
+            quantized = library.GGUFLinear(inputs, outputs, bias is not None, compute_dtype=layer.weight.dtype)
+        quantized.weight = library.GGUFParameter(codes, quant_type=self._find_type(package))
         if bias is not None:
-            made.bias = torch.nn.Parameter(bias, requires_grad=False)
-        return made
+            quantized.bias = torch.nn.Parameter(bias, requires_grad=False)
+        return quantized

@@ -23,7 +23,7 @@ class Int4Settings:
 
 
 def grouped(rows: torch.Tensor, size: int) -> torch.Tensor:
-    """(R, C) as (R, G, size), the last group of a row filled up with its last weight."""
+    """Return (R, C) as (R, G, size), the last group of a row filled up with its last weight."""
     missing = -rows.shape[1] % size
     if missing:
         rows = torch.cat([rows, rows[:, -1:].expand(-1, missing)], dim=1)
@@ -31,13 +31,16 @@ def grouped(rows: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class Int4Codec:
-    """w = lowest + scale * q with q from 0 to 15, scale = (highest - lowest) / 15 of the group: |error| <= scale / 2.
+    """Codes w = lowest + scale * q with q from 0 to 15, scale = (highest - lowest) / 15 of the group: |error| <= scale
+    / 2.
 
     Both are kept in float16, rounded outwards, so that the bound holds for what is stored. The range always holds zero.
 
     Source: asymmetric round to nearest by group, as in Frantar et al., GPTQ, arXiv:2210.17323, section 4.
     Differs: no error feedback between the columns, hence no calibration data.
     """
+
+    has_row_scales = False
 
     def __init__(self, group_size: int = 64):
         self.group_size = group_size
@@ -51,12 +54,14 @@ class Int4Codec:
         codes = ((groups - lowest.float()) / step).round().clamp(0, _LEVELS)
         return {"codes": pack_nibbles(codes).flatten(1), "scales": scales.squeeze(2), "lowest": lowest.squeeze(2)}
 
-    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int) -> torch.Tensor:
+    def unpack(
+        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
         codes = unpack_nibbles(parts["codes"]).unflatten(1, (-1, self.group_size))
         groups = torch.addcmul(parts["lowest"].float()[..., None], codes.float(), parts["scales"].float()[..., None])
-        return groups.flatten(1)[:, :columns]
+        return groups.flatten(1)[:, :columns].to(dtype)
 
 
 def Int4(settings: Int4Settings = Int4Settings()) -> WeightOnly:
-    """The method."""
+    """Build the method."""
     return WeightOnly(Int4Codec(settings.group_size))

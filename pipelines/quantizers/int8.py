@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -16,22 +15,26 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class Int8Codec:
-    """w = scale * q with q from -127 to 127 and scale = max|w| / 127 of the row: |error| <= scale / 2.
+    """Codes w = scale * q with q from -127 to 127 and scale = max|w| / 127 of the row: |error| <= scale / 2.
 
     Source: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only inference,
     arXiv:1712.05877, section 2.1, with zero-point 0; a scale for each channel as in Krishnamoorthi, arXiv:1806.08342,
     section 3.
     """
 
+    has_row_scales = True
+
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(_TINY)
-        codes = (rows / scales).round().clamp(-_LARGEST, _LARGEST)
+        codes = (rows / scales).round_().clamp_(-_LARGEST, _LARGEST)
         return {"codes": codes.to(torch.int8), "scales": scales}
 
-    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int) -> torch.Tensor:
-        return parts["codes"].float() * parts["scales"]
+    def unpack(
+        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        return (parts["codes"].float() * parts["scales"]).to(dtype)
 
 
-def Int8(settings: Any) -> WeightOnly:
-    """The method."""
+def Int8(settings: object) -> WeightOnly:
+    """Build the method."""
     return WeightOnly(Int8Codec())

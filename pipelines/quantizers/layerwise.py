@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
 
 __all__ = ["Layerwise"]
 
 
 class Layerwise(StorableQuantizer):
-    """Weights and biases cast to e4m3 as they are, without scales; a hook of diffusers' casts them back in each call.
+    """Casts weights and biases to e4m3 as they are, without scales; a hook of diffusers' casts them back in each call.
 
     Source: diffusers, `diffusers.hooks.layerwise_casting`.
     Differs: diffusers chooses layers by patterns that also leave out AdaLN's linears (27 % of FLUX); here the layers
@@ -23,25 +22,25 @@ class Layerwise(StorableQuantizer):
 
     layers = LINEAR + CONVOLUTIONS
 
-    def __init__(self, settings: Any = None):
+    def __init__(self, settings: object = None):
         pass
 
-    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
-        return self._hooked(copy.deepcopy(layer), layer.weight.dtype)
+    def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
+        return self._add_hook(copy.deepcopy(layer), layer.weight.dtype)
 
-    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+    def weight(self, layer: WeightedLayer) -> torch.Tensor:
         return layer.weight.float()
 
-    def tensors(self, layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
         return layer.state_dict()
 
-    def restored(self, layer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         dtype = layer.weight.dtype
         layer.load_state_dict(dict(tensors), assign=True)
-        return self._hooked(layer, dtype)
+        return self._add_hook(layer, dtype)
 
     @staticmethod
-    def _hooked(layer: torch.nn.Module, compute: torch.dtype) -> torch.nn.Module:
+    def _add_hook(layer: WeightedLayer, compute: torch.dtype) -> torch.nn.Module:
         from diffusers.hooks.layerwise_casting import apply_layerwise_casting_hook
 
         apply_layerwise_casting_hook(layer, torch.float8_e4m3fn, compute, non_blocking=False)

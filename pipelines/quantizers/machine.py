@@ -15,10 +15,10 @@ __all__ = ["Machine", "load_package", "needs_gpu", "needs_package", "this_machin
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What quantizers ask of a machine.
+    """Says what quantizers ask of a machine.
 
     Attributes:
-        device: "cpu", "cuda", ...
+        device: "cpu", "cuda" (NVIDIA's), "rocm" (AMD's, which PyTorch calls cuda too), "mps", "xpu".
         capability: of an NVIDIA GPU, e.g. (8, 9); (0, 0) for none.
     """
 
@@ -27,39 +27,41 @@ class Machine:
 
 
 def this_machine(device: str) -> Machine:
-    """The machine that models run on."""
+    """Return the machine that models run on."""
     if device.startswith("cuda"):
         import torch
 
-        return Machine("cuda", torch.cuda.get_device_capability())
-    return Machine(device)
+        if torch.version.hip:
+            return Machine("rocm")
+        return Machine("cuda", torch.cuda.get_device_capability(torch.device(device)))
+    return Machine(device.partition(":")[0])
 
 
 @functools.cache
-def _installed(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # the package that it would be in is missing
         return False
 
 
-def _command(requirements: str) -> str:
+def _write_command(requirements: str) -> str:
     return f"pip install -r requirements-{requirements}.txt"
 
 
 def needs_package(package: str, requirements: str, machine: Machine) -> str | None:
-    """Why a method of an optional package cannot run: the package is missing.
+    """Say why a method of an optional package cannot run: the package is missing.
 
     Args:
         package: as it is imported.
         requirements: NAME of the file requirements-NAME.txt that installs it.
         machine: any.
     """
-    return None if _installed(package) else f"the package {package} is not installed: {_command(requirements)}"
+    return None if _is_installed(package) else f"the package {package} is not installed: {_write_command(requirements)}"
 
 
 def needs_gpu(package: str, requirements: str, capability: tuple[int, int], machine: Machine) -> str | None:
-    """Why a method for NVIDIA GPUs cannot run: there is none, it is too old, or the package is missing."""
+    """Say why a method for NVIDIA GPUs cannot run: there is none, it is too old, or the package is missing."""
     if machine.device != "cuda":
         return "it needs an NVIDIA GPU"
     if machine.capability < capability:
@@ -69,7 +71,7 @@ def needs_gpu(package: str, requirements: str, capability: tuple[int, int], mach
 
 
 def load_package(name: str, requirements: str) -> ModuleType:
-    """An optional package, imported.
+    """Import an optional package.
 
     Raises:
         MethodFitError: it is not there or broken, with the command that installs it.
@@ -78,5 +80,5 @@ def load_package(name: str, requirements: str) -> ModuleType:
         return importlib.import_module(name)
     except Exception as error:
         raise MethodFitError(
-            f"The package {name.partition('.')[0]} cannot be used ({error}). Install it: {_command(requirements)}"
+            f"The package {name.partition('.')[0]} cannot be used ({error}). Install it: {_write_command(requirements)}"
         ) from error

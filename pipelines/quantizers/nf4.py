@@ -9,7 +9,7 @@ import torch
 
 from pipelines.core.registry import setting
 from pipelines.quantizers.int4 import grouped
-from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above, unpack_nibbles
+from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above
 
 __all__ = ["LEVELS", "Nf4", "Nf4Codec", "Nf4Settings"]
 
@@ -42,14 +42,27 @@ class Nf4Settings:
 
 
 class Nf4Codec:
-    """w = scale * level[q] with scale = max|w| of the block: |error| <= scale * (half the gap between two levels).
+    """Codes w = scale * level[q] with scale = max|w| of the block: |error| <= scale * (half the gap between two
+    levels).
 
     Source: Dettmers et al., QLoRA, arXiv:2305.14314, section 3 and appendix E.
     Differs: scales are kept in float16, rounded up, and not quantized again.
     """
 
+    has_row_scales = False
+
     def __init__(self, block_size: int = 64):
         self.block_size = block_size
+        self._pairs: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+
+    def _pairs_on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """(256, 2): the two levels of every byte, made once for a device and dtype and not in every call."""
+        if (device, dtype) not in self._pairs:
+            levels = torch.tensor(LEVELS)
+            with torch.inference_mode(False):
+                pairs = torch.stack([levels.repeat(16), levels.repeat_interleave(16)], dim=1)
+                self._pairs[device, dtype] = pairs.to(device, dtype)
+        return self._pairs[device, dtype]
 
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         blocks = grouped(rows, self.block_size)
@@ -59,12 +72,17 @@ class Nf4Codec:
         codes = torch.bucketize(blocks / scales.float().clamp_min(torch.finfo(torch.float32).tiny), between)
         return {"codes": pack_nibbles(codes).flatten(1), "scales": scales.squeeze(2)}
 
-    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int) -> torch.Tensor:
-        levels = torch.tensor(LEVELS, device=parts["codes"].device)
-        codes = unpack_nibbles(parts["codes"]).unflatten(1, (-1, self.block_size))
-        return (levels[codes.int()] * parts["scales"].float()[..., None]).flatten(1)[:, :columns]
+    def unpack(
+        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        codes = parts["codes"]
+        # Two weights at a time: a byte is looked up whole, and two numbers are copied as one of twice the bytes.
+        pairs = self._pairs_on(codes.device, dtype)
+        whole = pairs.view(torch.int64 if dtype.itemsize == 4 else torch.int32).flatten()
+        blocks = torch.index_select(whole, 0, codes.flatten().int()).view(dtype).view(len(codes), -1, self.block_size)
+        return blocks.mul_(parts["scales"].to(dtype)[..., None]).flatten(1)[:, :columns]
 
 
 def Nf4(settings: Nf4Settings = Nf4Settings()) -> WeightOnly:
-    """The method."""
+    """Build the method."""
     return WeightOnly(Nf4Codec(settings.block_size))

@@ -1,43 +1,54 @@
-"""Our own weight-only layers: weights kept as codes and scales, and made whole again for each call."""
+"""Our own weight-only layers: weights kept as codes and scales, and made whole again, in parts, for each call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, cast
 
 import torch
 from torch.nn import functional
 
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
 
 __all__ = ["Codec", "PackedConv2d", "PackedLinear", "WeightOnly", "pack_nibbles", "scale_above", "unpack_nibbles"]
 
 BIAS = "bias"
 
+_AT_ONCE = 8 * 2**20
+"""Bytes of weights that a CPU unpacks at once: more would leave its cache, and the system would have to give and take
+their memory in every call, which costs more than the unpacking."""
+
 
 class Codec(Protocol):
-    """How a matrix of weights is written in fewer bits."""
+    """Says how a matrix of weights is written in fewer bits."""
+
+    @property
+    def has_row_scales(self) -> bool:
+        """Whether a weight is a code, exact in bfloat16, times the scale of its row."""
 
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Codes and scales of weights (R, C), float32; R is the layer's outputs."""
+        """Compute codes and scales of weights (R, C), float32; R is the layer's outputs."""
 
-    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int) -> torch.Tensor:
-        """The weights (R, C) again, float32, each as near as its codes allow."""
+    def unpack(
+        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Compute the weights (R, C) again, each as near as codes and dtype allow; R may be a part of the rows."""
 
 
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
-    """(..., 2n) codes of 0 to 15 as (..., n) bytes, the first of each pair in the low half."""
+    """Pack (..., 2n) codes of 0 to 15 as (..., n) bytes, the first of each pair in the low half."""
     pairs = codes.to(torch.uint8).unflatten(-1, (-1, 2))
     return pairs[..., 0] | (pairs[..., 1] << 4)
 
 
 def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
-    """The (..., 2n) codes of (..., n) bytes, uint8."""
+    """Unpack the (..., 2n) codes of (..., n) bytes, uint8."""
     return torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
 
 
 def scale_above(values: torch.Tensor) -> torch.Tensor:
-    """Values as float16, rounded away from zero, so that a range kept in float16 never becomes narrower."""
+    """Return values as float16, rounded away from zero, so that a range kept in float16 never becomes narrower."""
     half = values.to(torch.float16)
     short = half.float().abs() < values.abs()
     # The next float16 away from zero is the next bit pattern, whatever the sign; a zero needs its sign set first.
@@ -45,8 +56,15 @@ def scale_above(values: torch.Tensor) -> torch.Tensor:
     return torch.where(short, (signed.view(torch.int16) + 1).view(torch.float16), half)
 
 
+def _count_rows_at_once(device: torch.device, count: int, columns: int, bytes_each: int = 4) -> int:
+    """How many of a matrix's rows are worked on at once: on a CPU few enough for its cache, elsewhere all."""
+    return max(1, min(count, _AT_ONCE // (columns * bytes_each))) if device.type == "cpu" else count
+
+
 class _Packed(torch.nn.Module):
     """What both layers share: the codec, its tensors as buffers, and the bias as it was."""
+
+    bias: torch.Tensor | None
 
     def __init__(self, codec: Codec, parts: Mapping[str, torch.Tensor], shape: torch.Size, bias: torch.Tensor | None):
         super().__init__()
@@ -55,28 +73,76 @@ class _Packed(torch.nn.Module):
             self.register_buffer(name, tensor)
         self.register_parameter(BIAS, None if bias is None else torch.nn.Parameter(bias, requires_grad=False))
 
+    def _get_parts(self) -> dict[str, torch.Tensor]:
+        return cast("dict[str, torch.Tensor]", {name: self._buffers[name] for name in self.names})
+
     @property
     def weight(self) -> torch.Tensor:
         """The weights in float32 and in their own shape, made anew each time."""
-        parts = {name: self._buffers[name] for name in self.names}
+        parts = self._get_parts()
         return self.codec.unpack(parts, self.shape[1:].numel()).reshape(self.shape)
 
-    def _whole(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.weight.to(like.dtype), None if self.bias is None else self.bias.to(like.dtype)
+    def weight_rows(self) -> Iterator[torch.Tensor]:
+        """Make the weights in float32 a part of the rows at a time, (r, columns) each."""
+        parts = self._get_parts()
+        count, columns = self.shape[0], self.shape[1:].numel()
+        step = _count_rows_at_once(parts["codes"].device, count, columns)
+        for start in range(0, count, step):
+            yield self.codec.unpack({name: one[start : start + step] for name, one in parts.items()}, columns)
+
+    def _compute(
+        self,
+        inputs: torch.Tensor,
+        operation: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+        channels: int,
+    ) -> torch.Tensor:
+        """Compute the layer's outputs, on a CPU a part of its rows at a time.
+
+        Args:
+            inputs: of the layer.
+            operation: of weights and a bias.
+            channels: the dimension of the outputs that the rows make, counted from the last, -1.
+        """
+        dtype = inputs.dtype
+        parts = self._get_parts()
+        bias = None if self.bias is None else self.bias.to(dtype)
+        # In float16 a sum of codes, which are larger than the weights, may overflow.
+        is_scaled_after = self.codec.has_row_scales and dtype != torch.float16
+        count, columns = self.shape[0], self.shape[1:].numel()
+        step = count
+        if self._can_be_split:
+            step = _count_rows_at_once(inputs.device, count, columns, dtype.itemsize)
+        outputs = []
+        for start in range(0, count, step):
+            rows = {name: tensor[start : start + step] for name, tensor in parts.items()}
+            offset = None if bias is None else bias[start : start + step]
+            codes = rows["codes"].to(dtype) if is_scaled_after else self.codec.unpack(rows, columns, dtype)
+            output = operation(codes.reshape(-1, *self.shape[1:]), None if is_scaled_after else offset)
+            if is_scaled_after:
+                shape = [-1] + [1] * (-1 - channels)
+                output = output.mul_(rows["scales"].to(dtype).view(shape))
+                output = output if offset is None else output.add_(offset.view(shape))
+            outputs.append(output)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, channels)
+
+    @property
+    def _can_be_split(self) -> bool:
+        """Say whether each of the outputs needs all inputs and only its own row."""
+        return True
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, {type(self.codec).__name__}"
 
 
 class PackedLinear(_Packed):
-    """A linear layer with packed weights."""
+    """Represents a linear layer with packed weights."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return functional.linear(inputs, *self._whole(inputs))
+        return self._compute(inputs, functools.partial(functional.linear, inputs), -1)
 
 
 class PackedConv2d(_Packed):
-    """A convolution with packed weights and the geometry of another."""
+    """Represents a convolution with packed weights and the geometry of another."""
 
     def __init__(
         self, codec: Codec, parts: Mapping[str, torch.Tensor], like: torch.nn.Conv2d, bias: torch.Tensor | None
@@ -89,34 +155,49 @@ class PackedConv2d(_Packed):
         padding = self.padding
         if self.padding_mode != "zeros":
             inputs, padding = functional.pad(inputs, self.around, mode=self.padding_mode), 0
-        return functional.conv2d(inputs, *self._whole(inputs), self.stride, padding, self.dilation, self.groups)
+
+        def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            return functional.conv2d(inputs, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+        return self._compute(inputs, convolve, -3)
+
+    @property
+    def _can_be_split(self) -> bool:
+        return self.groups == 1
 
 
 class WeightOnly(StorableQuantizer):
-    """Linear layers and convolutions whose weights are packed by a codec; inputs stay as they are."""
+    """Packs the weights of linear layers and convolutions by a codec; inputs stay as they are."""
 
     layers = LINEAR + CONVOLUTIONS
 
     def __init__(self, codec: Codec):
         self.codec = codec
 
-    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
-        parts = self.codec.pack(layer.weight.detach().float().flatten(1))
+    def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
+        rows = layer.weight.detach().flatten(1)
+        packed = [self.codec.pack(some.float()) for some in rows.split(_count_rows_at_once(rows.device, *rows.shape))]
+        parts = {name: torch.cat([one[name] for one in packed]) for name in packed[0]} if len(packed) > 1 else packed[0]
         bias = None if layer.bias is None else layer.bias.detach().clone()
-        return self._made(layer, parts, bias)
+        return self._build_layer(layer, parts, bias)
 
-    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+    def weight(self, layer: WeightedLayer) -> torch.Tensor:
         return layer.weight
 
-    def tensors(self, layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    def weight_rows(self, layer: WeightedLayer) -> Iterator[torch.Tensor]:
+        if not isinstance(layer, _Packed):
+            raise TypeError(f"{type(layer).__name__} holds no packed weights.")
+        yield from layer.weight_rows()
+
+    def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
         return layer.state_dict()
 
-    def restored(self, layer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         parts = {name: tensor for name, tensor in tensors.items() if name != BIAS}
-        return self._made(layer, parts, tensors.get(BIAS))
+        return self._build_layer(layer, parts, tensors.get(BIAS))
 
-    def _made(
-        self, layer: torch.nn.Module, parts: Mapping[str, torch.Tensor], bias: torch.Tensor | None
+    def _build_layer(
+        self, layer: WeightedLayer, parts: Mapping[str, torch.Tensor], bias: torch.Tensor | None
     ) -> torch.nn.Module:
         if isinstance(layer, torch.nn.Conv2d):
             return PackedConv2d(self.codec, parts, layer, bias)

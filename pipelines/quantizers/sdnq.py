@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any
 
 import torch
 
 from pipelines.core.errors import ModelError
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer, WeightedLayer
 from pipelines.quantizers.machine import load_package, needs_package
 
 __all__ = ["Sdnq", "fits_sdnq"]
@@ -19,7 +18,7 @@ fits_sdnq = functools.partial(needs_package, NAME, NAME)
 
 
 class Sdnq(Quantizer):
-    """SDNQ's own layers.
+    """Makes SDNQ's own layers.
 
     Args:
         form: of the weights, as SDNQ spells it: "int8", "uint4".
@@ -27,19 +26,19 @@ class Sdnq(Quantizer):
 
     layers = LINEAR + CONVOLUTIONS
 
-    def __init__(self, form: str, settings: Any = None):
+    def __init__(self, form: str, settings: object = None):
         self.form = form
 
-    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
+    def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
         library = load_package(NAME, NAME)
         config = library.SDNQConfig(weights_dtype=self.form, quant_conv=True)
-        changed, _ = library.sdnq_quantize_layer(copy.deepcopy(layer), config, torch_dtype=layer.weight.dtype)
-        if not hasattr(changed, "sdnq_dequantizer"):
+        quantized, _ = library.sdnq_quantize_layer(copy.deepcopy(layer), config, torch_dtype=layer.weight.dtype)
+        if not hasattr(quantized, "sdnq_dequantizer"):
             raise ModelError(
                 f"SDNQ left a layer of {tuple(layer.weight.shape)} weights as it was. Choose another method."
             )
-        return changed
+        return quantized
 
-    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+    def weight(self, layer: WeightedLayer) -> torch.Tensor:
         parts = load_package("sdnq.utils", NAME).get_sdnq_params(layer)
         return layer.sdnq_dequantizer(**parts).float()

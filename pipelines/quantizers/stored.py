@@ -7,7 +7,6 @@ subclasses, and PyTorch's dynamically quantized layers have no parameters at all
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -15,43 +14,43 @@ __all__ = ["stored_bytes", "stored_tensors"]
 
 
 def stored_bytes(module: torch.nn.Module) -> int:
-    """Bytes of everything that a module keeps; what two names share counts once."""
-    seen: dict[tuple, int] = {}
+    """Count the bytes of everything that a module keeps; what two names share counts once."""
+    sizes: dict[tuple, int] = {}
     # All at once, since some are made for this reading: a freed one would leave its address to the next.
     for number, tensor in enumerate(list(stored_tensors(module))):
         size = tensor.numel() * tensor.element_size()
         # Tensors without storage (on "meta") have no address that would tell them apart.
         place = tensor.data_ptr() or number
-        seen[(place, size)] = size
-    return sum(seen.values())
+        sizes[(place, size)] = size
+    return sum(sizes.values())
 
 
 def stored_tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """The plain tensors inside parameters, buffers, tensor subclasses and packed parameters."""
+    """Yield the plain tensors inside parameters, buffers, tensor subclasses and packed parameters."""
     for part in module.modules():
         for tensor in (*part._parameters.values(), *part._buffers.values()):
             if tensor is not None:
-                yield from _plain(tensor)
+                yield from _list_plain(tensor)
         packed = getattr(part, "_packed_params", None)
         if isinstance(packed, torch._C.ScriptObject):
-            yield from (one for one in packed.unpack() if one is not None for one in _plain(one))
+            yield from (one for one in packed.unpack() if one is not None for one in _list_plain(one))
 
 
-def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+def _list_plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
-            yield from _plain(getattr(tensor, name))
+            yield from _list_plain(getattr(tensor, name))
     elif tensor.is_quantized:
         yield tensor.int_repr()
         if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
             yield from (tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points())
     else:
         yield tensor
-        yield from _beside(tensor)
+        yield from _list_attached(tensor)
 
 
-def _beside(tensor: Any) -> Iterator[torch.Tensor]:
+def _list_attached(tensor: object) -> Iterator[torch.Tensor]:
     """What bitsandbytes hangs onto its parameters: scales, and the state of four-bit weights."""
     scales, state = getattr(tensor, "SCB", None), getattr(tensor, "quant_state", None)
     if isinstance(scales, torch.Tensor):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from typing import Any
 
 import torch
 
 from pipelines.core.errors import ModelError
-from pipelines.quantizers.base import Quantizer
+from pipelines.quantizers.base import Quantizer, WeightedLayer
 from pipelines.quantizers.machine import load_package, needs_gpu, needs_package
 
 __all__ = ["TorchAo", "fits_torchao", "fits_torchao_fp8", "fits_torchao_int4"]
@@ -32,31 +31,32 @@ CONFIGS = {
 
 
 class TorchAo(Quantizer):
-    """`torchao.quantization.quantize_` a layer at a time, so that its matching of names by substring plays no part.
+    """Applies `torchao.quantization.quantize_` a layer at a time, so that its matching of names by substring plays no
+    part.
 
     Args:
         form: a key of CONFIGS.
     """
 
-    def __init__(self, form: str, settings: Any = None):
+    def __init__(self, form: str, settings: object = None):
         self.form = form
 
-    def quantize(self, layer: torch.nn.Module) -> torch.nn.Module:
+    def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             library = load_package("torchao.quantization", NAME)
             name, arguments = CONFIGS[self.form]
             alone = torch.nn.Sequential(copy.deepcopy(layer))
             library.quantize_(alone, getattr(library, name)(**arguments))
-        changed = alone[0]
+        quantized = alone[0]
         # Its tensors are classes of their own. What it cannot change it logs, and leaves as it was.
-        if type(changed.weight.data) is torch.Tensor:
+        if type(quantized.weight.data) is torch.Tensor:
             raise ModelError(
                 f"torchao left a layer of {tuple(layer.weight.shape)} weights as it was. Choose another method."
             )
-        return changed
+        return quantized
 
-    def refuses(self, layer: torch.nn.Module) -> str | None:
+    def refuses(self, layer: WeightedLayer) -> str | None:
         outputs, inputs = layer.weight.shape
         if self.form == "int4" and inputs % GROUP:
             return f"its rows of {inputs} weights do not divide into groups of {GROUP}"
@@ -64,5 +64,5 @@ class TorchAo(Quantizer):
             return f"its {outputs} rows of {inputs} weights do not divide into blocks of {TILE}"
         return None
 
-    def weight(self, layer: torch.nn.Module) -> torch.Tensor:
+    def weight(self, layer: WeightedLayer) -> torch.Tensor:
         return layer.weight.dequantize().float()

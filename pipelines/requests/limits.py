@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 
-from pipelines.core.errors import PromptError, SettingsError
+from pipelines.caches import CACHES
+from pipelines.compatibility import COMPATIBILITIES
+from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import MAX_PROMPT, METHODS, Request, Traits
 from pipelines.core.validation import require_range
@@ -14,14 +17,28 @@ from pipelines.initializations import INITIALIZATIONS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import Learned, LearnedSchedules
+from pipelines.second_passes import SECOND_PASSES
 
-__all__ = ["TABLES", "Limits", "check_fit", "check_orders", "check_request"]
+__all__ = [
+    "TABLES",
+    "Limits",
+    "check_fit",
+    "check_orders",
+    "check_request",
+    "check_second_pass",
+    "require_made_here",
+    "require_one_pass",
+    "require_uncached",
+]
 
 TABLES: Mapping[str, Table[object]] = {
     "sampler": SAMPLERS,
     "schedule": SCHEDULES,
     "guidance": GUIDANCE,
     "start": INITIALIZATIONS,
+    "made_like": COMPATIBILITIES,
+    "second_pass": SECOND_PASSES,
+    "cache": CACHES,
 }
 """The table of each of a request's methods, by its field."""
 
@@ -45,8 +62,12 @@ class Limits:
         max_clip_pixels: pixels of all frames of a clip together.
         max_fps: frames a second of a clip.
         max_keys: prompts and seeds that a walk passes through.
+        max_prompts: prompts that a schedule is fitted to.
         max_queue: jobs waiting, of everybody together.
         max_jobs_per_owner: jobs waiting or running, of one person.
+        max_seconds: that one job may hold the device; infinite for as long as it takes.
+        max_cached_bytes: of finished runs, their pictures and encoded texts, which an equal request finds again; 0
+            keeps none.
     """
 
     max_steps: int = 200
@@ -64,14 +85,17 @@ class Limits:
     max_clip_pixels: int = 256 * 1024 * 1024
     max_fps: int = 60
     max_keys: int = 12
+    max_prompts: int = 2048
     max_queue: int = 64
     max_jobs_per_owner: int = 8
+    max_seconds: float = math.inf
+    max_cached_bytes: int = 64 * 2**20
 
 
 def check_request(
     request: Request, limits: Limits, prompt_needed: bool = True, learned: LearnedSchedules | None = None
 ) -> None:
-    """Everything that can be said without the model.
+    """Check everything that can be said without the model.
 
     Args:
         request: untrusted.
@@ -105,6 +129,7 @@ def check_request(
         )
     for name, table in TABLES.items():
         table.require(getattr(request, name))
+    check_second_pass(request, limits)
     if learned is not None:
         _check_learned(request, learned)
     check_orders(request)
@@ -116,49 +141,113 @@ def _check_learned(request: Request, learned: LearnedSchedules) -> None:
         learned.require(schedule.settings.name)
 
 
-def check_fit(request: Request, traits: Traits, said: Collection[str] = METHODS) -> None:
-    """Whether the chosen methods fit the model.
+def check_second_pass(request: Request, limits: Limits) -> None:
+    """Check whether the caps allow the size of the second pass; a size that the model decides passes until it is known.
+
+    Raises:
+        SettingsError: its pictures are too large, or it cannot follow another program's rules.
+    """
+    second = SECOND_PASSES.build(request.second_pass)
+    if second.factor == 1:
+        return
+    require_made_here(request, "A second pass")
+    width, height = round(request.width * second.factor), round(request.height * second.factor)
+    if max(width, height) > limits.max_side or width * height * request.batch_size > limits.max_pixels:
+        raise SettingsError(
+            f"The second pass makes {width} × {height} pixels, {request.batch_size} at once: more than this studio "
+            f"makes ({limits.max_side} a side, {limits.max_pixels} together). Choose a smaller factor or batch."
+        )
+
+
+def require_one_pass(request: Request, what: str) -> None:
+    """Refuse a second pass where none is run.
+
+    Raises:
+        SettingsError: there is one; `what` begins the sentence, e.g. "An edit".
+    """
+    if request.second_pass != Request.second_pass:
+        raise SettingsError(
+            f"{what} has no second pass. Set it to None ('none'), or enlarge the finished picture with Upscale."
+        )
+
+
+def require_uncached(request: Request, what: str) -> None:
+    """Refuse a cache where every evaluation counts.
+
+    Raises:
+        MethodFitError: there is one; `what` begins the sentence, e.g. "An edit that inverts its picture".
+    """
+    if request.cache.key != Request.cache.key:
+        label = CACHES[request.cache.key].label
+        raise MethodFitError(
+            f"{what} needs whole evaluations, which {label} leaves out. Set Cache to No cache ('none')."
+        )
+
+
+def require_made_here(request: Request, what: str) -> None:
+    """Refuse another program's rules where only this studio's are followed.
+
+    Args:
+        request: its `made_like` is looked at.
+        what: is made, for the message, e.g. "An edit".
+
+    Raises:
+        SettingsError: it names another program.
+    """
+    if request.made_like.key != Request.made_like.key:
+        label = COMPATIBILITIES[request.made_like.key].label
+        raise SettingsError(
+            f"{what} follows Stepwise's own rules only, not those of {label}. Set Made like to Stepwise ('here')."
+        )
+
+
+def check_fit(request: Request, traits: Traits, fields: Collection[str] = METHODS) -> None:
+    """Check whether the chosen methods fit the model.
 
     Args:
         request: its methods are looked at.
         traits: of the model.
-        said: fields that somebody chose: a stock pipeline has no use for the others and never sees them.
+        fields: fields that somebody chose: a stock pipeline has no use for the others and never sees them.
 
     Raises:
         MethodFitError: one does not, and why.
     """
     for name, table in TABLES.items():
-        if name in said or traits.backbone != "pipeline":
+        if name in fields or traits.backbone != "pipeline":
             table[getattr(request, name).key].require_fit(traits)
 
 
 def check_orders(request: Request) -> None:
-    """Whether an order that somebody wrote finds as many steps; a default that nobody wrote uses what there is.
+    """Check whether an order that somebody wrote finds as many steps; a default that nobody wrote uses what there is.
 
     Asked again wherever the number of steps changes after a request was checked.
 
     Args:
-        request: its settings are valid. A start that spares steps counts; one whose chain decides cannot.
+        request: its settings are valid. A start that skips steps counts; one whose chain decides cannot.
 
     Raises:
         SettingsError: it does not, and what to do.
     """
+    if request.made_like.key != Request.made_like.key:
+        return  # other programs lower the order of short runs, and so do their rules here
     method, steps = SAMPLERS[request.sampler.key], request.num_inference_steps
     start = INITIALIZATIONS[request.start.key]
-    left = start.build(request.start.settings).left(steps)
-    steps, skipped_steps = (steps, "") if left in (None, steps) else (left, f" that {start.label} leaves of {steps}")
-    known = {field.name for field in dataclasses.fields(method.settings) if field.name.endswith("order")}
+    remaining = start.build(request.start.settings).remaining_steps(steps)
+    steps, skipped_steps = (
+        (steps, "") if remaining in (None, steps) else (remaining, f" that {start.label} leaves of {steps}")
+    )
+    order_fields = {field.name for field in dataclasses.fields(method.settings) if field.name.endswith("order")}
     settings = dataclasses.asdict(parse_settings(method.settings, request.sampler.settings, method.label))
     for name, value in settings.items():
-        if name in known and name in request.sampler.settings and value > steps:
+        if name in order_fields and name in request.sampler.settings and value > steps:
             raise SettingsError(
                 f"{method.label}: {name.replace('_', ' ')} is {value}, for a run of {steps} steps{skipped_steps}. "
                 f"Choose an order up to {steps}, or at least {value} steps."
             )
 
 
-def _check_prompts(request: Request, limits: Limits, needed: bool) -> None:
-    if needed and not request.prompt.strip():
+def _check_prompts(request: Request, limits: Limits, is_required: bool) -> None:
+    if is_required and not request.prompt.strip():
         raise PromptError("The prompt is empty. Write what the picture should show.")
     for name, prompt in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
         if len(prompt) > limits.max_prompt:

@@ -7,14 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from pipelines.compatibility import COMPATIBILITIES
 from pipelines.core.branches import BranchPlan, Terms
 from pipelines.core.errors import MethodFitError, PromptError
 from pipelines.core.types import Request, Traits
 from pipelines.families.prompt_weighting import require_weighting
 from pipelines.prompts.brackets import find_pairs, is_outside
 from pipelines.prompts.composition import split_composition
+from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules
 from pipelines.prompts.switches import has_switches, texts_by_step
-from pipelines.prompts.weights import parse_chunks
 from pipelines.requests.wildcards import choice_spans
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "branch_count",
     "check_prompts",
     "prompt_notes",
+    "prompt_rules",
     "read_prompts",
+    "read_request_prompts",
     "require_one_text",
     "split_prompts",
     "switches_or_composes",
@@ -34,24 +37,27 @@ _EMBEDDING = re.compile(r"(?<![\w-])embedding:\s?[^\s,:()\[\]|<>]+")
 
 @dataclasses.dataclass(frozen=True)
 class RunPrompts:
-    """What a run encodes and how its branches use it.
+    """Says what a run encodes and how its branches use it.
 
     Attributes:
         texts: name to text, each distinct text once: "positive" and "negative" are those of the first step.
         plan: empty where the prompts neither switch nor compose.
+        rules: by which they were read, and by which the texts are weighted.
     """
 
     texts: Mapping[str, str]
     plan: BranchPlan
+    rules: PromptRules = HERE
 
 
-def read_prompts(prompt: str, negative_prompt: str, num_steps: int) -> RunPrompts:
-    """The texts of a run and its plan.
+def read_prompts(prompt: str, negative_prompt: str, num_steps: int, rules: PromptRules = HERE) -> RunPrompts:
+    """Read the texts of a run and its plan.
 
     Args:
         prompt: may compose with AND and switch by step.
         negative_prompt: may switch by step; AND is a word there, as in A1111.
         num_steps: of the run's whole schedule.
+        rules: of the program that the run is made like; ComfyUI's and InvokeAI's know no composition and no switches.
 
     Raises:
         PromptError: a part cannot be read.
@@ -59,6 +65,8 @@ def read_prompts(prompt: str, negative_prompt: str, num_steps: int) -> RunPrompt
     Source: Liu et al., arXiv:2206.01714, equation 11: the guided prediction is u + s * sum of w_i * (c_i - u), so that
     the positive branch is the sum of w_i * c_i and (1 - sum of w_i) * u.
     """
+    if rules.syntax in ("comfyui", "invokeai"):
+        return RunPrompts({"positive": prompt, "negative": negative_prompt}, BranchPlan(), rules)
     parts = [(texts_by_step(text, num_steps), weight) for text, weight in split_composition(prompt)]
     negative = texts_by_step(negative_prompt, num_steps)
     positives = _Names("positive", parts[0][0][0])
@@ -67,39 +75,58 @@ def read_prompts(prompt: str, negative_prompt: str, num_steps: int) -> RunPrompt
     for step in range(num_steps):
         base = negatives.name(negative[step])
         terms = [(positives.name(texts[step]), weight) for texts, weight in parts]
-        steps.append({"positive": _terms(terms, base), "negative": ((base, 1.0),)})
+        steps.append({"positive": _build_terms(terms, base), "negative": ((base, 1.0),)})
     texts = {**positives.texts, **negatives.texts}
     plain = all(one == {"positive": (("positive", 1.0),), "negative": (("negative", 1.0),)} for one in steps)
-    return RunPrompts(texts, BranchPlan(() if plain else steps))
+    return RunPrompts(texts, BranchPlan(() if plain else steps), rules)
+
+
+def read_request_prompts(request: Request, num_steps: int | None = None) -> RunPrompts:
+    """Read a request's prompts as `read_prompts` does, by the rules of the program that it is made like.
+
+    Args:
+        request: its prompts are drawn.
+        num_steps: of the run's whole schedule; None for the request's own.
+
+    Raises:
+        PromptError: a part cannot be read.
+    """
+    steps = num_steps or request.num_inference_steps
+    return read_prompts(request.prompt, request.negative_prompt, steps, prompt_rules(request))
 
 
 class _Names:
     """Names for distinct texts: the first has the branch's own, the next "positive 2" and so on."""
 
     def __init__(self, branch: str, first: str):
-        self.branch, self._known = branch, {first: branch}
+        self.branch, self._names_by_text = branch, {first: branch}
 
     def name(self, text: str) -> str:
-        return self._known.setdefault(text, f"{self.branch} {len(self._known) + 1}")
+        return self._names_by_text.setdefault(text, f"{self.branch} {len(self._names_by_text) + 1}")
 
     @property
     def texts(self) -> dict[str, str]:
-        return {name: text for text, name in self._known.items()}
+        return {name: text for text, name in self._names_by_text.items()}
 
 
-def _terms(parts: Sequence[tuple[str, float]], base: str) -> Terms:
+def _build_terms(parts: Sequence[tuple[str, float]], base: str) -> Terms:
     """The factors of the parts, equal texts taken together, and of the base, which makes their sum 1."""
     factors: dict[str, float] = {}
     for name, weight in parts:
         factors[name] = factors.get(name, 0.0) + weight
     rest = 1 - sum(factors.values())
-    found = tuple((name, factor) for name, factor in factors.items() if factor)
+    terms = tuple((name, factor) for name, factor in factors.items() if factor)
     # Weights such as 0.7 and 0.3 sum to 1 up to rounding: no evaluation for a factor of 1e-16.
-    return found if found and abs(rest) < 1e-9 else (*found, (base, rest))
+    return terms if terms and abs(rest) < 1e-9 else (*terms, (base, rest))
+
+
+def prompt_rules(request: Request) -> PromptRules:
+    """Say how the program that a request is made like reads its prompts."""
+    return COMPATIBILITIES.build(request.made_like).prompt_rules()
 
 
 def switches_or_composes(prompt: str) -> bool:
-    """Whether a prompt has [from:to:when], [a|b] or AND.
+    """Say whether a prompt has [from:to:when], [a|b] or AND.
 
     Raises:
         PromptError: a part cannot be read.
@@ -127,7 +154,7 @@ def require_one_text(prompt: str, negative_prompt: str, what: str) -> None:
 
 
 def check_prompts(request: Request, traits: Traits | None) -> None:
-    """Whether the prompts can be read, before anything is loaded.
+    """Check whether the prompts can be read, before anything is loaded.
 
     Args:
         request: its prompts are drawn.
@@ -142,16 +169,17 @@ def check_prompts(request: Request, traits: Traits | None) -> None:
     if traits is not None and traits.backbone == "pipeline":
         _check_stock(request)
         return
-    for text in read_prompts(request.prompt, request.negative_prompt, request.num_inference_steps).texts.values():
-        parse_chunks(text)
+    prompts = read_request_prompts(request)
+    for text in prompts.texts.values():
+        parse_by_rules(text, prompts.rules)
 
 
 def _check_stock(request: Request) -> None:
     if request.loras:
         raise MethodFitError("LoRAs cannot be applied to a model that runs through its own pipeline. Remove them.")
-    if named := _EMBEDDING.search(f"{request.prompt} {request.negative_prompt}"):
+    if match := _EMBEDDING.search(f"{request.prompt} {request.negative_prompt}"):
         raise MethodFitError(
-            f"This model runs through its own pipeline and takes no textual inversion: leave {named[0][:60]} out."
+            f"This model runs through its own pipeline and takes no textual inversion: leave {match[0][:60]} out."
         )
     try:
         switching = any(has_switches(text) for text in (request.prompt, request.negative_prompt))
@@ -165,7 +193,7 @@ def _check_stock(request: Request) -> None:
 
 
 def prompt_notes(traits: Traits | None) -> str:
-    """What of the prompt's syntax a model does not read, as a sentence for the page; "" where it reads all."""
+    """Say what of the prompt's syntax a model does not read, as a sentence for the page; "" where it reads all."""
     if traits is None:
         return ""
     if traits.backbone == "pipeline":
@@ -176,7 +204,8 @@ def prompt_notes(traits: Traits | None) -> str:
 
 
 def split_prompts(text: str) -> list[str]:
-    """Several prompts in one text, a line or a bar between them; a bar in brackets or braces belongs to its prompt."""
+    """Split several prompts in one text, a line or a bar between them; a bar in brackets or braces belongs to its
+    prompt."""
     inside = [(pair.start, pair.end) for pair in find_pairs(text)] + choice_spans(text)
     cuts = [
         place
@@ -187,13 +216,12 @@ def split_prompts(text: str) -> list[str]:
 
 
 def branch_count(request: Request, branches: Sequence[str]) -> int:
-    """The conditionings that each evaluation of these guidance branches takes, most of all steps.
+    """Return the conditionings that each evaluation of these guidance branches takes, most of all steps.
 
     Raises:
         PromptError: a part of the prompts cannot be read.
     """
     if len(split_composition(request.prompt)) == 1:
         return len(branches)
-    steps = request.num_inference_steps
-    plan = read_prompts(request.prompt, request.negative_prompt, steps).plan
-    return max(len(plan.evaluated(step, branches)) for step in range(steps))
+    plan = read_request_prompts(request).plan
+    return max(len(plan.evaluated(step, branches)) for step in range(request.num_inference_steps))

@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from pipelines.core.branches import ONE_TEXT, BranchPlan
-from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
+from pipelines.caches import CACHES
+from pipelines.compatibility import COMPATIBILITIES
+from pipelines.compatibility.base import Compatibility
+from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan
+from pipelines.core.caching import Cache
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Begin, Run
-from pipelines.core.noise import NoiseSource, initial_noise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning, Guidance
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Choice, Request
@@ -22,8 +28,8 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
-from pipelines.requests.limits import check_fit
-from pipelines.requests.prompts import read_prompts
+from pipelines.requests.limits import check_fit, require_made_here, require_one_pass
+from pipelines.requests.prompts import RunPrompts, read_request_prompts
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedules import settle_schedule
@@ -31,10 +37,13 @@ from pipelines.schedules.learned import FittedSchedule
 from pipelines.weights.network_identity import network_identity
 
 __all__ = [
+    "Encode",
     "ResolvedRun",
-    "assembled_run",
+    "as_uint8",
+    "assemble_run",
     "build_run",
     "decode",
+    "encode_prompts",
     "encode_request",
     "one_of_batch",
     "resolve",
@@ -42,6 +51,14 @@ __all__ = [
     "starting_noise",
     "to_uint8",
 ]
+
+
+class Encode(Protocol):
+    """Describes `encode_request`, or what stands for it."""
+
+    def __call__(
+        self, request: Request, family: Family, rows: int, num_steps: int | None = None
+    ) -> tuple[dict[str, Conditioning], BranchPlan]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +72,8 @@ class ResolvedRun:
         sampler: the request's, or the fitted factors that take its place.
         guidance: the request's.
         initialization: makes the first latents.
+        program: whose noise, times and formulas the run has.
+        cache: leaves parts of evaluations out; None for none.
     """
 
     request: Request
@@ -63,10 +82,12 @@ class ResolvedRun:
     sampler: Sampler
     guidance: Guidance
     initialization: Start
+    program: Compatibility
+    cache: Cache | None = None
 
 
 def resolve_size(request: Request, family: Family) -> Request:
-    """The request with the model's own size where none was given.
+    """Return the request with the model's own size where none was given.
 
     Raises:
         SettingsError: a size the model cannot make.
@@ -86,78 +107,101 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
 
     Raises:
         SettingsError: a size the model cannot make, a schedule that cannot serve it or that was learned for other
-        weights,
-            or a start that spares steps which a learned solver needs.
+            weights, a start that skips steps which a learned solver needs, or a second pass, which is a run of its
+            own (`pipelines.requests.passes`).
         MethodFitError: a method that does not fit it.
     """
+    require_one_pass(request, "This run")
     request = resolve_size(request, family)
     check_fit(request, family.traits)
     schedule = settle_schedule(request, family.learned, lambda: network_identity(family))
     sampler = SAMPLERS.build(request.sampler)
     initialization = INITIALIZATIONS.build(request.start)
     if isinstance(schedule, FittedSchedule):
+        require_made_here(request, "A run with a learned schedule")
         settings = {**request.schedule.settings, "name": schedule.name}
         request = request.replace(schedule=Choice(request.schedule.key, settings))
         sampler = schedule.solver(sampler)
         _require_all_steps(request, initialization, sampler)
+    program = COMPATIBILITIES.build(request.made_like)
     noise_schedule = family.noise_schedule_for(request.width, request.height)
+    if not isinstance(schedule, FittedSchedule):
+        noise_schedule = program.noise_schedule(noise_schedule, family.scheduler_config)
+        sampler = program.sampler(request, sampler, noise_schedule)
+    levels, guidance = tuple(program.levels(request, schedule, noise_schedule)), GUIDANCE.build(request.guidance)
+    if guidance.perturbation is not None and any(PERTURBED in guidance.plan(level) for level in levels):
+        # What the network has nothing for is said now, not in the middle of runs that share a batch.
+        with guidance.perturbation.applied(family):
+            pass
+    cache = CACHES.build(request.cache)
+    if cache is not None:
+        cache.require_fit(family)
     return ResolvedRun(
         request,
         noise_schedule,
-        tuple(schedule.levels(noise_schedule, request.num_inference_steps)),
+        levels,
         sampler,
-        GUIDANCE.build(request.guidance),
+        guidance,
         initialization,
+        program,
+        cache,
     )
 
 
 def _require_all_steps(request: Request, initialization: Start, sampler: Sampler) -> None:
-    """Fitted factors combine what every step of their schedule said, so no start may spare one."""
+    """Fitted factors combine what every step of their schedule said, so no start may skip one."""
     steps = request.num_inference_steps
-    if isinstance(sampler, FittedFactors) and initialization.left(steps) != steps:
+    if isinstance(sampler, FittedFactors) and initialization.remaining_steps(steps) != steps:
         raise SettingsError(
-            f"The start {INITIALIZATIONS[request.start.key].label} spares steps, and the learned schedule "
+            f"The initialization {INITIALIZATIONS[request.start.key].label} skips steps, and the learned schedule "
             f"{request.schedule.settings['name']!r} is a Bespoke solver, which needs all of its {steps} steps. "
             f"Choose the "
-            "start Plain noise, or another schedule."
+            "initialization Plain noise, or another schedule."
         )
 
 
-def starting_noise(request: Request, family: Family) -> tuple[torch.Tensor, NoiseSource]:
-    """Unit normal (B, C, h, w) float32 noise on the CPU, and the source that goes on from there.
+def starting_noise(resolved: ResolvedRun, family: Family) -> tuple[torch.Tensor, NoiseSource]:
+    """Draw unit normal (B, C, h, w) float32 noise on the CPU by the program's rule.
 
-    Picture i of a batch has seed + i; its later noise comes from the same generator, as in diffusers.
+    Returns:
+        The noise, and the source that goes on from there.
     """
-    seeds = [request.seed + i for i in range(request.batch_size)]
-    source = NoiseSource(seeds)
-    variation = NoiseSource([request.variation_seed + i for i in range(request.batch_size)])
-    shape = (request.batch_size, *family.latent_shape(request.width, request.height))
-    return initial_noise(source, shape, variation, request.variation_strength), source
+    request = resolved.request
+    return resolved.program.noise(request, family.latent_shape(request.width, request.height), resolved.levels)
 
 
 def one_of_batch(request: Request, index: int) -> Request:
-    """The request that makes picture `index` (from 0) of a batch alone: with that picture's own seeds."""
-    varied = {"variation_seed": request.variation_seed + index} if request.variation_strength else {}
-    return request.replace(seed=request.seed + index, batch_size=1, **varied)
+    """Return the request that makes picture `index` (from 0) of a batch alone.
+
+    It has that picture's own seeds, or its place in the batch where the program draws all with one.
+    """
+    return COMPATIBILITIES.build(request.made_like).one_of_batch(request, index)
 
 
-def build_run(resolved: ResolvedRun, family: Family, cancelled: Callable[[], bool] = lambda: False) -> Run:
-    """The run that makes a request's pictures; the prompt is encoded here.
+def build_run(
+    resolved: ResolvedRun,
+    family: Family,
+    cancelled: Callable[[], bool] = lambda: False,
+    encode: Encode | None = None,
+) -> Run:
+    """Build the run that makes a request's pictures; the prompt is encoded here.
 
     Args:
         resolved: as `resolve` returned it.
         family: the loaded model, its LoRAs already applied.
         cancelled: polled before every evaluation.
+        encode: makes the conditionings; None is `encode_request`.
     """
-    conditionings, plan = encode_request(resolved.request, family, resolved.request.batch_size)
-    noise = starting_noise(resolved.request, family)
-    return assembled_run(resolved, family, noise, conditionings, cancelled, plan)
+    conditionings, plan = (encode or encode_request)(resolved.request, family, resolved.request.batch_size)
+    noise = starting_noise(resolved, family)
+    return assemble_run(resolved, family, noise, conditionings, cancelled, plan)
 
 
 def encode_request(
     request: Request, family: Family, rows: int, num_steps: int | None = None
 ) -> tuple[dict[str, Conditioning], BranchPlan]:
-    """The conditionings of a request's prompts, each distinct text encoded once, and what the branches make of them.
+    """Make the conditionings of a request's prompts, each distinct text encoded once, and what the branches make of
+    them.
 
     Args:
         request: as `resolve` returned it.
@@ -168,12 +212,17 @@ def encode_request(
     Raises:
         PromptError: a part of the prompts cannot be read.
     """
-    prompts = read_prompts(request.prompt, request.negative_prompt, num_steps or request.num_inference_steps)
+    prompts = read_request_prompts(request, num_steps)
+    return encode_prompts(prompts, request, family, rows), prompts.plan
+
+
+def encode_prompts(prompts: RunPrompts, request: Request, family: Family, rows: int) -> dict[str, Conditioning]:
+    """Make the conditionings of prompts that `read_request_prompts` read; the others are as of `encode_request`."""
     size = (request.width, request.height)
-    return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting), prompts.plan
+    return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting, prompts.rules)
 
 
-def assembled_run(
+def assemble_run(
     resolved: ResolvedRun,
     family: Family,
     noise: tuple[torch.Tensor, NoiseSource],
@@ -181,7 +230,7 @@ def assembled_run(
     cancelled: Callable[[], bool] = lambda: False,
     plan: BranchPlan = ONE_TEXT,
 ) -> Run:
-    """The run of a request's methods on given noise and encoded prompts.
+    """Build the run of a request's methods on given noise and encoded prompts.
 
     Args:
         resolved: as `resolve` returned it; the prompts and seeds of its request are not read.
@@ -191,21 +240,21 @@ def assembled_run(
         cancelled: polled before every evaluation.
         plan: what the branches are made of where the prompts switch or compose.
     """
-    guidance, conditionings = _embedded(resolved.guidance, conditionings, family)
+    guidance, conditionings = _embed_guidance_scale(resolved.guidance, conditionings, family)
     initial, source = noise
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
     return Run(
-        denoiser=Denoiser(family, guidance, conditionings, cancelled, plan),
+        denoiser=Denoiser(family, guidance, conditionings, cancelled, plan, resolved.cache),
         sampler=resolved.sampler,
         levels=levels,
-        latents=(initial * noise_schedule.initial_scale(levels[0])).to(family.device),
+        latents=(initial * resolved.program.initial_scale(levels, noise_schedule)).to(family.device),
         noise=source,
         noise_schedule=noise_schedule,
-        begin=_begin(resolved, family, source),
+        begin=_bind_begin(resolved, family, source),
     )
 
 
-def _begin(resolved: ResolvedRun, family: Family, noise: NoiseSource) -> Begin | None:
+def _bind_begin(resolved: ResolvedRun, family: Family, noise: NoiseSource) -> Begin | None:
     """How the request's start makes the first latents; None for plain noise."""
     if resolved.request.start.key == Request.start.key:
         return None
@@ -214,7 +263,7 @@ def _begin(resolved: ResolvedRun, family: Family, noise: NoiseSource) -> Begin |
     return functools.partial(resolved.initialization.begin, context=context)
 
 
-def _embedded(guidance: Guidance, conditionings: dict, family: Family) -> tuple[Guidance, dict]:
+def _embed_guidance_scale(guidance: Guidance, conditionings: dict, family: Family) -> tuple[Guidance, dict]:
     if family.traits.guidance == "cfg":
         return guidance, conditionings
     scale = guidance.guidance_scale
@@ -223,10 +272,15 @@ def _embedded(guidance: Guidance, conditionings: dict, family: Family) -> tuple[
 
 @torch.no_grad()
 def decode(family: Family, latents: torch.Tensor) -> np.ndarray:
-    """Pictures (B, H, W, 3), uint8, of scaled latents (B, C, h, w)."""
+    """Decode into pictures (B, H, W, 3), uint8, of scaled latents (B, C, h, w)."""
     return to_uint8(family.decode(latents))
 
 
 def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """(B, H, W, 3) uint8, rounded, of images (B, 3, H, W) in [0, 1], as diffusers' numpy_to_pil does."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """Return (B, H, W, 3) uint8, rounded, of images (B, 3, H, W) in [0, 1], as diffusers' numpy_to_pil does."""
+    return as_uint8(images).cpu().numpy()
+
+
+def as_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Convert as `to_uint8` does, to a tensor where the images are."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -27,7 +27,7 @@ class _Lists(Mapping[str, list[str]]):
         self._files = files
 
     def __getitem__(self, name: str) -> list[str]:
-        return _lines(self._files[name])
+        return _read_lines(self._files[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -37,10 +37,11 @@ class _Lists(Mapping[str, list[str]]):
 
 
 def read_lists(folder: Path) -> Mapping[str, list[str]]:
-    """The lists of a folder's .txt files, by their path below it without the ending, such as "colors/dark red".
+    r"""Read the lists of a folder's .txt files, by their path below it without the ending, such as "colors/dark red".
 
-    Blank lines and lines that begin with # are left out; one that is to begin with the sign itself begins with \\#.
-    Files may be UTF-8 or UTF-16 with a byte-order mark; links that lead out of the folder are not followed.
+    Blank lines and lines that begin with # are left out; one that is to begin with the sign itself begins with \#.
+    Files may be UTF-8, UTF-16 with a byte-order mark, or Windows-1252; links that lead out of the folder are not
+    followed.
 
     Raises:
         PromptError: when a list is asked for whose file cannot be read, or is too large.
@@ -57,7 +58,7 @@ def read_lists(folder: Path) -> Mapping[str, list[str]]:
     return _Lists(files)
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -68,6 +69,16 @@ def _lines(path: Path) -> list[str]:
         data = path.read_bytes()
     except OSError as error:
         raise PromptError(f"The wildcard list {path.name} cannot be read: {error.strerror}.") from error
-    encoding = next((one for mark, one in _MARKS.items() if data.startswith(mark)), "utf-8")
-    lines = [line.strip() for line in data.decode(encoding, "replace").splitlines()]
+    lines = [line.strip() for line in _decode(data).splitlines()]
     return [line.removeprefix("\\") if line.startswith("\\#") else line for line in lines if line and line[0] != "#"]
+
+
+def _decode(data: bytes) -> str:
+    """A list's text; what is no UTF-8 is taken for Windows' Western one, which editors there called ANSI."""
+    encoding = next((one for mark, one in _MARKS.items() if data.startswith(mark)), "")
+    if encoding:
+        return data.decode(encoding, "replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")

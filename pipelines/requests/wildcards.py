@@ -27,7 +27,7 @@ _ESCAPABLE = frozenset("{}|_\\")
 
 
 def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] | None = None, stream: str = "") -> str:
-    r"""The prompt with every choice made; drawn again, the result stays as it is.
+    r"""Return the prompt with every choice made; drawn again, the result stays as it is.
 
     {a|b|c} becomes one of its parts, {2::a|b} takes `a` twice as often, {2$$a|b|c} takes two different parts joined by
     ", ", {1-3$$ and $$a|b|c} one to three joined by " and ". __name__ becomes one line of a list, __name*__ one of all
@@ -61,7 +61,7 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
 
 
 def escape_wildcards(text: str) -> str:
-    r"""The text with a backslash before everything that could be drawn: `expand_wildcards` leaves it as it is.
+    r"""Return the text with a backslash before everything that could be drawn: `expand_wildcards` leaves it as it is.
 
     What was drawn, or has its backslashes already, stays the same.
     """
@@ -69,8 +69,8 @@ def escape_wildcards(text: str) -> str:
 
 
 def choice_spans(text: str) -> list[tuple[int, int]]:
-    """Where the choices in braces stand, each from its opening to its closing brace."""
-    return [(bounds[0], bounds[-1]) for bounds in _choices(text).values()]
+    """Find where the choices in braces stand, each from its opening to its closing brace."""
+    return [(bounds[0], bounds[-1]) for bounds in _find_choices(text).values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,17 +93,17 @@ class _Drawing:
     def expand(self, text: str, depth: int) -> str:
         if depth > MAX_DEPTH:
             raise PromptError(f"The wildcards nest more than {MAX_DEPTH} deep. Does a list name itself?")
-        done, position, choices = [], 0, _choices(text)
+        pieces, position, choices = [], 0, _find_choices(text)
         while position < len(text):
-            taken, end = self._next(text, position, depth, choices)
-            done.append(taken)
+            piece, end = self._expand_at(text, position, depth, choices)
+            pieces.append(piece)
             position = end
-        return "".join(done)
+        return "".join(pieces)
 
     def literal(self, text: str) -> str:
         """A drawn text with a backslash before whatever would be drawn again."""
         # Both ends: a closing one left alone would pair with an earlier sign that had no partner.
-        while places := {place for bounds in _choices(text).values() for place in (bounds[0], bounds[-1])} | {
+        while places := {place for bounds in _find_choices(text).values() for place in (bounds[0], bounds[-1])} | {
             place for match in self._list_places(text) for place in (match.start(), match.end() - 2)
         }:
             text = "".join(f"\\{letter}" if place in places else letter for place, letter in enumerate(text))
@@ -122,48 +122,49 @@ class _Drawing:
             else:
                 position += 1
 
-    def _next(self, text: str, position: int, depth: int, choices: Mapping[int, Sequence[int]]) -> tuple[str, int]:
+    def _expand_at(self, text: str, position: int, depth: int, choices: Mapping[int, Sequence[int]]) -> tuple[str, int]:
         """What stands at a position, and where the rest begins."""
         if text[position] == "\\" and text[position + 1 : position + 2] in _ESCAPABLE:
             return text[position : position + 2], position + 2
         if bounds := choices.get(position):
             parts = [text[before + 1 : after] for before, after in pairwise(bounds)]
-            return self._drawn(self._options(parts), depth), bounds[-1] + 1
+            return self._draw_parts(self._parse_options(parts), depth), bounds[-1] + 1
         if text[position] == "_" and (match := _LIST.match(text, position)) and self._is_list(match[1]):
-            return self._drawn(_weighted(self._lines(match[1])), depth), match.end()
+            return self._draw_parts(_parse_weights(self._read_lines(match[1])), depth), match.end()
         return text[position], position + 1
 
-    def _drawn(self, options: _Options, depth: int) -> str:
+    def _draw_parts(self, options: _Options, depth: int) -> str:
         """Different parts of a choice, each drawn further."""
-        count, left = options.low, list(range(len(options.texts)))
+        count, remaining = options.low, list(range(len(options.texts)))
         if options.high > options.low:
             count = self.generator.randint(options.low, options.high)
-        chosen = []
+        texts = []
         for _ in range(count):
-            index = self._draw(left, options.weights)
-            left.remove(index)
-            chosen.append(self.expand(options.texts[index], depth + 1))
-        return options.separator.join(chosen)
+            index = self._draw_index(remaining, options.weights)
+            remaining.remove(index)
+            texts.append(self.expand(options.texts[index], depth + 1))
+        return options.separator.join(texts)
 
-    def _draw(self, left: Sequence[int], weights: Sequence[float]) -> int:
+    def _draw_index(self, remaining: Sequence[int], weights: Sequence[float]) -> int:
         self.draws += 1
         if self.draws > MAX_DRAWS:
             raise PromptError(f"The prompt has more than {MAX_DRAWS} wildcards. Use fewer.")
-        if len(left) == 1:
-            return left[0]
-        if len({weights[index] for index in left}) == 1:
-            return left[self.generator.randrange(len(left))]
-        return self.generator.choices(left, [weights[index] for index in left])[0]
+        if len(remaining) == 1:
+            return remaining[0]
+        if len({weights[index] for index in remaining}) == 1:
+            return remaining[self.generator.randrange(len(remaining))]
+        return self.generator.choices(remaining, [weights[index] for index in remaining])[0]
 
-    def _options(self, parts: list[str]) -> _Options:
+    def _parse_options(self, parts: list[str]) -> _Options:
         count = _COUNT.match(parts[0])
         if count is None or not (count["low"] or count["high"]):
-            return _weighted(parts)
+            return _parse_weights(parts)
         parts = [parts[0][count.end() :], *parts[1:]]
         # {2$$__animal__} takes two lines of the list, and not the list twice.
         only = _LIST.fullmatch(parts[0].strip()) if len(parts) == 1 else None
-        options = _weighted(self._lines(only[1]) if only and self._is_list(only[1]) else parts)
-        low = int(count["low"] or 0)
+        options = _parse_weights(self._read_lines(only[1]) if only and self._is_list(only[1]) else parts)
+        # Without a first number at least one is taken, as dynamicprompts does.
+        low = int(count["low"] or min(1, int(count["high"] or 0)))
         high = int(count["high"] or len(options.texts)) if count["to"] else low
         if not low <= high or low > len(options.texts):
             raise PromptError(
@@ -175,47 +176,47 @@ class _Drawing:
 
     def _is_list(self, name: str) -> bool:
         """Whether a name is meant as a list's: words with blanks between are only where there is such a list."""
-        return bool(self._named(name)) or not re.search(r"\s", name)
+        return bool(self._find_names(name)) or not re.search(r"\s", name)
 
-    def _named(self, name: str) -> list[str]:
+    def _find_names(self, name: str) -> list[str]:
         if name in self.lists:
             return [name]
         if "*" in name:
             return fnmatch.filter(sorted(self.lists), name)
         return [one for one in self.lists if one.lower() == name.lower()]
 
-    def _lines(self, name: str) -> list[str]:
-        named = self._named(name)
-        lines = [line for one in named for line in self.lists[one]]
+    def _read_lines(self, name: str) -> list[str]:
+        names = self._find_names(name)
+        lines = [line for list_name in names for line in self.lists[list_name]]
         if not lines:
-            known = ", ".join(sorted(self.lists)[:30]) or "none"
-            state = "has no lines" if named else "is unknown"
-            raise PromptError(f"The wildcard list {name[:80]!r} {state}. The lists here: {known}.")
+            choices = ", ".join(sorted(self.lists)[:30]) or "none"
+            state = "has no lines" if names else "is unknown"
+            raise PromptError(f"The wildcard list {name[:80]!r} {state}. The lists here: {choices}.")
         return lines
 
 
-def _weighted(parts: Sequence[str]) -> _Options:
+def _parse_weights(parts: Sequence[str]) -> _Options:
     """The parts without their weights.
 
     Raises:
         PromptError: all weights are 0.
     """
-    found = [_WEIGHT.match(part) for part in parts]
-    weights = [float(match[1]) if match else 1.0 for match in found]
-    texts = [part[match.end() :] if match else part for part, match in zip(parts, found, strict=True)]
+    matches = [_WEIGHT.match(part) for part in parts]
+    weights = [float(match[1]) if match else 1.0 for match in matches]
+    texts = [part[match.end() :] if match else part for part, match in zip(parts, matches, strict=True)]
     if not any(weights):
         raise PromptError(f"All parts of {{{'|'.join(parts)[:60]}}} have weight 0. Give one of them more.")
-    taken = [index for index, weight in enumerate(weights) if weight]
-    return _Options([texts[index] for index in taken], [weights[index] for index in taken])
+    kept_indices = [index for index, weight in enumerate(weights) if weight]
+    return _Options([texts[index] for index in kept_indices], [weights[index] for index in kept_indices])
 
 
-def _choices(text: str) -> dict[int, list[int]]:
+def _find_choices(text: str) -> dict[int, list[int]]:
     """Where each choice opens, to the places of its brace, its bars and its closing brace.
 
     One pass for all of them: a prompt of braces without partners would otherwise be read once for each.
     """
-    found: dict[int, list[int]] = {}
-    opened: list[list[int]] = []
+    bounds_by_start: dict[int, list[int]] = {}
+    open_braces: list[list[int]] = []
     square: list[list[int]] = []  # brackets opened within the innermost brace, with their bars
     squares: list[list[list[int]]] = []  # the same of the braces around it
     position = 0
@@ -224,19 +225,23 @@ def _choices(text: str) -> dict[int, list[int]]:
         if letter == "\\":
             position += 1
         elif letter == "{":
-            opened.append([position])
+            open_braces.append([position])
             squares.append(square)
             square = []
-        elif letter == "[" and opened:
+        elif letter == "[" and open_braces:
             square.append([])
         elif letter == "]" and square:
             square.pop()
-        elif letter == "|" and opened:
-            (square[-1] if square else opened[-1]).append(position)
-        elif letter == "}" and opened:
-            bounds = opened.pop()
+        elif letter == "|" and open_braces:
+            (square[-1] if square else open_braces[-1]).append(position)
+        elif letter == "}" and open_braces:
+            bounds = open_braces.pop()
             # A square bracket that the brace cuts is none: its bars are the choice's.
-            found[bounds[0]] = [bounds[0], *sorted([*bounds[1:], *(bar for bars in square for bar in bars)]), position]
+            bounds_by_start[bounds[0]] = [
+                bounds[0],
+                *sorted([*bounds[1:], *(bar for bars in square for bar in bars)]),
+                position,
+            ]
             square = squares.pop()
         position += 1
-    return found
+    return bounds_by_start

@@ -33,7 +33,7 @@ SAMPLERS: Table[Sampler] = Table(
             TimeShiftSettings,
             fit=fits_time_shift,
             paper="Li et al., Shifted time steps, arXiv:2305.15583",
-            help="Around DDIM, PNDM or 2M: tells the network the time that the latents' variance suggests.",
+            help="Around DDIM, PNDM or 2M: ends each step at the time that the latents' variance suggests.",
             groups=("research",),
         ),
         Method(
@@ -51,7 +51,8 @@ SAMPLERS: Table[Sampler] = Table(
             Lml,
             LmlSettings,
             paper="Wang et al., LML, arXiv:2505.24222",
-            help="Around any solver: curvature of the noise. At kappa 0, the authors' value, it changes nothing.",
+            help="Around a deterministic solver: curvature of its steps. At kappa 0, the authors' value, it changes "
+            "nothing.",
             groups=("research",),
         ),
     ],

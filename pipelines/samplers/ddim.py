@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -55,8 +55,8 @@ def ancestral_step(
 ) -> torch.Tensor:
     """Compute x' = alpha' * x0_hat + sqrt(sigma'^2 - s^2) * eps_hat + s * n."""
     s = fresh_noise(level, next_level, eta)
-    kept = math.sqrt(max(0.0, next_level.sigma**2 - s**2))
-    latents = next_level.alpha * prediction.denoised + kept * prediction.noise
+    noise_factor = math.sqrt(max(0.0, next_level.sigma**2 - s**2))
+    latents = next_level.alpha * prediction.denoised + noise_factor * prediction.noise
     return latents if s == 0 else latents + s * context.noise(latents)
 
 
@@ -73,5 +73,5 @@ class Ddim:
         prediction = yield Query(state.latents, level)
         return State(ancestral_step(prediction, level, next_level, self.eta, context), prediction.denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -65,5 +65,5 @@ class Ddpm:
         variance = large if self.large and level.alpha > 0 else small
         return State(with_fresh_noise(mean, math.sqrt(variance), context), prediction.denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

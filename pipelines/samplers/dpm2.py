@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import NoSettings
 from pipelines.core.sampler import State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -40,8 +40,8 @@ class Dpm2:
         mean = next_level.alpha * (state.latents / level.alpha + (down - level.sigma_ve) * second.noise)
         return State(with_fresh_noise(mean, fresh, context), first.denoised)
 
-    def nfe(self, num_steps: int) -> int:
-        return 2 * num_steps - 1
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return 2 * num_steps - ends_clean
 
 
 class Dpm2Ancestral(Dpm2):

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import NoSettings
 from pipelines.core.sampler import Past, State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -66,7 +66,7 @@ class DpmSolver1:
         latents = exponential_step(state.latents, level, next_level, prediction.denoised)
         return State(latents, prediction.denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps
 
 
@@ -102,5 +102,5 @@ class DpmSolver2S(DpmSolver1):
             data = (yield Query(halfway, middle)).denoised
         return State(exponential_step(state.latents, level, next_level, data), denoised)
 
-    def nfe(self, num_steps: int) -> int:
-        return 2 * num_steps - 1
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return 2 * num_steps - ends_clean

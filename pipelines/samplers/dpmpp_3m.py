@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import NoSettings
 from pipelines.core.sampler import Past, State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -38,10 +38,10 @@ class DpmSolver3M:
         else:
             data = two_step_data(denoised, level, next_level, history[1:])
             mean = exponential_step(state.latents, level, next_level, data, self.eta)
-        latents = with_fresh_noise(mean, fresh_std(level, next_level, self.eta), context)
+        latents = with_fresh_noise(mean, fresh_std(level, next_level, self.eta), context, (level, next_level))
         return State(latents, denoised, history)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Past, State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -43,7 +43,7 @@ class DpmSolver2MSde(DpmSolver1):
         denoised = (yield Query(state.latents, level)).denoised
         data = two_step_data(denoised, level, next_level, state.history)
         mean = exponential_step(state.latents, level, next_level, data, self.eta)
-        latents = with_fresh_noise(mean, fresh_std(level, next_level, self.eta), context)
+        latents = with_fresh_noise(mean, fresh_std(level, next_level, self.eta), context, (level, next_level))
         return State(latents, denoised, (Past(level, denoised),))
 
 
@@ -55,7 +55,8 @@ class DpmSolverSde(DpmSolver2S):
     Source: Lu et al., arXiv:2211.01095, section 4; the steps of k-diffusion's `dpmpp_sde` with r = 1/2.
     Differs: k-diffusion takes the noise of the half step and of the whole step from a Brownian tree in sigma.
     Here the whole step's noise is the half step's, carried on by the equation, and a second draw, which is the
-    two noises' exact joint law and depends on nothing but the sample's generator.
+    two noises' exact joint law and depends on nothing but the sample's generator; a source that follows a Brownian
+    path is asked for both, as there.
     """
 
     def __init__(self, settings: SdeSettings = SdeSettings()):
@@ -67,15 +68,17 @@ class DpmSolverSde(DpmSolver2S):
         whole = fresh_std(level, next_level, eta)
         if not (math.isfinite(next_level.lam) and math.isfinite(level.lam)):
             mean = exponential_step(latents, level, next_level, denoised, eta)
-            return State(with_fresh_noise(mean, whole, context), denoised)
+            return State(with_fresh_noise(mean, whole, context, (level, next_level)), denoised)
         middle = context.noise_schedule.at_sigma_ve(math.exp(-(level.lam + next_level.lam) / 2))
         halfway, half = exponential_step(latents, level, middle, denoised, eta), fresh_std(level, middle, eta)
         if half:
-            early = context.noise(latents)
+            early = context.noise.between(latents, level, middle)
             halfway = halfway + half * early
         data = (yield Query(halfway, middle)).denoised
         result = exponential_step(latents, level, next_level, data, eta)
-        if half:
+        if context.noise.follows_path:
+            result = with_fresh_noise(result, whole, context, (level, next_level))
+        elif half:
             carried = kept_share(middle, next_level, eta) * half
             result = result + carried * early + math.sqrt(max(0.0, whole**2 - carried**2)) * context.noise(latents)
         return State(result, denoised)

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from pipelines.core.denoiser import Prediction
+from pipelines.core.prediction import Prediction
 from pipelines.core.registry import setting
 from pipelines.core.sampler import StepContext
 from pipelines.samplers.wrapping import Wrapper, with_noise
@@ -46,13 +46,13 @@ class DualFast(Wrapper[tuple[torch.Tensor, ...]]):
         super().__init__(settings.base)
         self.strength, self.lookback = settings.strength, settings.lookback
 
-    def answered(
+    def modify_prediction(
         self, memory: tuple[torch.Tensor, ...], prediction: Prediction, context: StepContext
     ) -> tuple[tuple[torch.Tensor, ...], Prediction]:
         if self.strength == 0:
             return memory, prediction
         noise = prediction.noise
-        kept = (noise, *memory)[: self.lookback]
+        noises = (noise, *memory)[: self.lookback]
         if not memory:
-            return kept, prediction
-        return kept, with_noise(prediction, (1 + self.strength) * noise - self.strength * memory[-1])
+            return noises, prediction
+        return noises, with_noise(prediction, (1 + self.strength) * noise - self.strength * memory[-1])

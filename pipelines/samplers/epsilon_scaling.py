@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.core.denoiser import Prediction
+from pipelines.core.prediction import Prediction
 from pipelines.core.registry import setting
 from pipelines.core.sampler import StepContext
 from pipelines.core.types import Traits
@@ -53,7 +53,7 @@ class EpsilonScaling(Wrapper[None]):
         super().__init__(settings.base)
         self.scale, self.slope = settings.scale, settings.slope
 
-    def answered(self, memory: None, prediction: Prediction, context: StepContext) -> tuple[None, Prediction]:
+    def modify_prediction(self, memory: None, prediction: Prediction, context: StepContext) -> tuple[None, Prediction]:
         share = prediction.level.timestep / context.noise_schedule.num_train_timesteps
         scale = self.slope * share + self.scale
         if scale == 1 or prediction.level.alpha == 0:

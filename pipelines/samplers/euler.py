@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import NoSettings
 from pipelines.core.sampler import State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
@@ -26,5 +26,5 @@ class Euler:
         prediction = yield Query(state.latents, level)
         return State(interpolate(prediction, next_level), prediction.denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

@@ -25,9 +25,20 @@ def fresh_std(level: Level, next_level: Level, eta: float) -> float:
     return next_level.sigma * math.sqrt(-math.expm1(-2 * eta * (next_level.lam - level.lam)))
 
 
-def with_fresh_noise(mean: torch.Tensor, std: float, context: StepContext) -> torch.Tensor:
-    """Add fresh noise of this standard deviation to the mean, (B, ...); nothing is drawn where it is 0."""
-    return mean if std == 0 else mean + std * context.noise(mean)
+def with_fresh_noise(
+    mean: torch.Tensor, std: float, context: StepContext, span: tuple[Level, Level] | None = None
+) -> torch.Tensor:
+    """Add fresh noise of this standard deviation to the mean, (B, ...); nothing is drawn where it is 0.
+
+    Args:
+        mean: (B, ...).
+        std: of the noise.
+        context: its source.
+        span: of the step, for an SDE solver, whose noise may come from a Brownian path.
+    """
+    if std == 0:
+        return mean
+    return mean + std * (context.noise(mean) if span is None else context.noise.between(mean, *span))
 
 
 def finite_history(newest: Past, history: Sequence[Past], length: int) -> tuple[Past, ...]:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
 from pipelines.core.errors import SettingsError
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.sampler import State, StepContext, Stepping
 from pipelines.core.schedule import Level
 from pipelines.samplers.prompt_extrapolation import PromptExtrapolation
 
-__all__ = ["FittedFactors", "Terms", "combined"]
+__all__ = ["FittedFactors", "Terms", "combine"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Terms:
     branches: tuple[str, ...] = ()
     single: tuple[int, ...] = ()
 
-    def asked(self, index: int) -> tuple[str, ...]:
+    def query_branches(self, index: int) -> tuple[str, ...]:
         """Find the `Query.branches` of a step's evaluation."""
         return self.branches[-1:] if index in self.single else ()
 
-    def evaluated(self, index: int) -> tuple[str, ...]:
+    def evaluated_branches(self, index: int) -> tuple[str, ...]:
         """Name the branches that a step evaluates; empty where the factors take the guided estimate."""
-        return self.asked(index) or self.branches
+        return self.query_branches(index) or self.branches
 
     def count(self, index: int) -> int:
         """Count the factors in the row of a step: one for the start and one for each tensor found up to there."""
@@ -44,7 +44,7 @@ class Terms:
 
     def prompt_extrapolation(self, index: int, numbers: Iterable[float | torch.Tensor]) -> PromptExtrapolation:
         """Make a step's prompt extrapolation, with a number for each branch that it evaluates."""
-        return PromptExtrapolation(self.branches, dict(zip(self.evaluated(index), numbers, strict=True)))
+        return PromptExtrapolation(self.branches, dict(zip(self.evaluated_branches(index), numbers, strict=True)))
 
     @property
     def left_out(self) -> int:
@@ -55,7 +55,7 @@ class Terms:
         """Count what a run of so many steps costs, in evaluations of all branches, rounded up."""
         return num_steps - self.left_out // max(1, len(self.branches))
 
-    def found(self, prediction: Prediction, index: int) -> tuple[torch.Tensor, ...]:
+    def take_estimates(self, prediction: Prediction, index: int) -> tuple[torch.Tensor, ...]:
         """Take the tensors that a step's evaluation adds to those known: noise estimates of the branches, or the guided
         one.
 
@@ -64,18 +64,18 @@ class Terms:
         """
         if not self.branches:
             return (prediction.noise,)
-        asked = self.evaluated(index)
-        if set(asked) != set(prediction.branches):
+        branches = self.evaluated_branches(index)
+        if set(branches) != set(prediction.branches):
             raise SettingsError(
                 f"The fitted factors combine the branches {' and '.join(self.branches)} of a guided run, and this "
                 "run has others. Take the guidance that they were fitted for."
             )
-        return tuple(prediction.branches[name].noise for name in asked)
+        return tuple(prediction.branches[name].noise for name in branches)
 
 
-def combined(factors: Sequence[float], known: Sequence[torch.Tensor]) -> torch.Tensor:
+def combine(factors: Sequence[float], tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Sum each known tensor, (B, C, h, w), times its factor."""
-    return sum((factor * one for factor, one in zip(factors, known, strict=True)), torch.zeros_like(known[0]))
+    return sum((factor * tensor for factor, tensor in zip(factors, tensors, strict=True)), torch.zeros_like(tensors[0]))
 
 
 class FittedFactors:
@@ -87,7 +87,7 @@ class FittedFactors:
     Args:
         rows: N rows, the m-th with `terms.count(m)` factors, m + 2 for the guided estimate; the last gives the final
             latents.
-        times: N network times that the run must visit, as the network is told them.
+        times: N network times that the run must visit, as the network is given them.
         terms: what the factors belong to: those of one step in the order of the branches' names.
         prompt_extrapolation: for each step, how far the conditionings of the branches that it evaluates, in the order
             of their names, are moved along the line from the first branch's to the last's; empty for not at all. In a
@@ -118,10 +118,12 @@ class FittedFactors:
                 f"The fitted factors are for {len(self.rows)} steps at their own times, and this run is another. "
                 "Take the schedule Learned with the number of steps it was fitted for."
             )
-        own = self.prompt_extrapolation[context.index] if self.prompt_extrapolation else None
-        prediction = yield Query(state.latents, level, branches=self.terms.asked(context.index), conditioning=own)
-        known = (*(state.memory or (state.latents,)), *self.terms.found(prediction, context.index))
-        return State(combined(self.rows[context.index], known), prediction.denoised, memory=known)
+        extrapolation = self.prompt_extrapolation[context.index] if self.prompt_extrapolation else None
+        prediction = yield Query(
+            state.latents, level, branches=self.terms.query_branches(context.index), conditioning=extrapolation
+        )
+        tensors = (*(state.memory or (state.latents,)), *self.terms.take_estimates(prediction, context.index))
+        return State(combine(self.rows[context.index], tensors), prediction.denoised, memory=tensors)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

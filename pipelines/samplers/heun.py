@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.registry import NoSettings
 from pipelines.core.sampler import State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
@@ -45,8 +45,8 @@ class Heun:
         span = next_level.sigma_ve - level.sigma_ve
         return next_level.alpha * (latents / level.alpha + span * (first.noise + second.noise) / 2)
 
-    def nfe(self, num_steps: int) -> int:
-        return 2 * num_steps - 1
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return 2 * num_steps - ends_clean
 
 
 class FlowHeun(Heun):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+import torch
 
 from pipelines.core.registry import setting
-from pipelines.samplers.pndm import Pndm
+from pipelines.core.sampler import PastNoise
+from pipelines.core.schedule import Level
+from pipelines.samplers.pndm import Pndm, adams_weights
 
 __all__ = ["Ipndm", "IpndmSettings"]
 
@@ -16,6 +21,11 @@ class IpndmSettings:
 
     order: int = setting(
         4, "How many estimates are used; 1 is DDIM. Untouched, it fits itself to fewer steps.", low=1, high=4, step=1
+    )
+    distances: str = setting(
+        "real",
+        "The weights' distances in time: the real ones, or equal ones at any schedule, as diffusers has them.",
+        choices=("real", "equal"),
     )
 
 
@@ -30,7 +40,13 @@ class Ipndm(Pndm):
     start_steps = 0
 
     def __init__(self, settings: IpndmSettings = IpndmSettings()):
-        self.multistep = settings.order
+        self.multistep, self.equal = settings.order, settings.distances == "equal"
 
-    def nfe(self, num_steps: int) -> int:
+    def combine(self, history: Sequence[PastNoise], next_level: Level) -> torch.Tensor:
+        if not self.equal:
+            return super().combine(history, next_level)
+        terms = (weight * past.noise for weight, past in zip(adams_weights(len(history)), history, strict=True))
+        return sum(terms, torch.zeros_like(history[0].noise))
+
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

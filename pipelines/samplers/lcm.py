@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -56,5 +56,5 @@ class Lcm:
             return State(denoised, denoised)
         return State(next_level.alpha * denoised + next_level.sigma * context.noise(denoised), denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

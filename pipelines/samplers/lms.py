@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import PastNoise, State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
@@ -49,5 +49,5 @@ class Lms:
             latents = latents + next_level.alpha * weight * past.noise
         return State(latents, prediction.denoised, memory=history)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

@@ -8,13 +8,13 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import PastNoise, State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
 from pipelines.samplers.integral_weights import integral_weights
 
-__all__ = ["Pndm", "PndmSettings", "combined_noise", "transfer"]
+__all__ = ["Pndm", "PndmSettings", "adams_weights", "combined_noise", "transfer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,14 @@ def combined_noise(history: Sequence[PastNoise], next_level: Level) -> torch.Ten
     return sum(terms, torch.zeros_like(newest.noise))
 
 
+_ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+def adams_weights(count: int) -> tuple[float, ...]:
+    """Find Adams-Bashforth's weights of the last 1 to 4 values at equal distances, the newest first."""
+    return _ADAMS[count - 1]
+
+
 class Pndm:
     """PNDM is pseudo numerical methods: PLMS after a start of Heun's or of Runge and Kutta's kind.
 
@@ -74,31 +82,35 @@ class Pndm:
             return State(interpolate(first, next_level), first.denoised)
         history = (PastNoise(level, first.noise), *state.memory)[: self.multistep]
         if len(history) > self.start_steps:
-            noise = combined_noise(history, next_level)
+            noise = self.combine(history, next_level)
         elif next_level.sigma == 0:
             noise = first.noise
         else:
-            start = self._runge_kutta if self.runge_kutta else self._heun
+            start = self._average_runge_kutta if self.runge_kutta else self._average_heun
             noise = yield from start(state.latents, level, next_level, first.noise, context)
         return State(transfer(state.latents, level, next_level, noise), first.denoised, memory=history)
+
+    def combine(self, history: Sequence[PastNoise], next_level: Level) -> torch.Tensor:
+        """Find the estimate of eps that the step takes, of those so far, the newest first."""
+        return combined_noise(history, next_level)
 
     @property
     def start_steps(self) -> int:
         return 3 if self.runge_kutta else 1
 
-    def nfe(self, num_steps: int) -> int:
-        started = min(self.start_steps, num_steps - 1)
-        return num_steps + started * (3 if self.runge_kutta else 1)
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        start_count = min(self.start_steps, num_steps - ends_clean)
+        return num_steps + start_count * (3 if self.runge_kutta else 1)
 
     @staticmethod
-    def _heun(
+    def _average_heun(
         latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor, context: StepContext
     ) -> Generator[Query, Prediction, torch.Tensor]:
         end = yield Query(transfer(latents, level, next_level, noise), next_level)
         return (noise + end.noise) / 2
 
     @staticmethod
-    def _runge_kutta(
+    def _average_runge_kutta(
         latents: torch.Tensor, level: Level, next_level: Level, noise: torch.Tensor, context: StepContext
     ) -> Generator[Query, Prediction, torch.Tensor]:
         middle = context.noise_schedule.at((level.timestep + next_level.timestep) / 2)

@@ -6,29 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Conditioning
+from pipelines.core.prediction import Conditioning
 
 __all__ = ["PromptExtrapolation", "extrapolate_prompt"]
 
 
 def extrapolate_prompt(
-    own: Conditioning, first: Conditioning, last: Conditioning, by: float | torch.Tensor
+    conditioning: Conditioning, first: Conditioning, last: Conditioning, by: float | torch.Tensor
 ) -> Conditioning:
     """Compute own + by * (last - first), in every tensor of real numbers; the others, and what the two have in common,
     stay.
 
     Args:
-        own, first, last: with tensors of the same names and shapes.
+        conditioning, first, last: with tensors of the same names and shapes.
         by: 0 leaves it as it is; of the last itself, 0.1 goes on by a tenth of the way from the first.
     """
 
-    def moved(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def extrapolate(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
             return tensor
         difference = last.tensors[name] - first.tensors[name]
         return tensor + (by.to(tensor) if isinstance(by, torch.Tensor) else by) * difference
 
-    return Conditioning({name: moved(name, tensor) for name, tensor in own.tensors.items()})
+    return Conditioning({name: extrapolate(name, tensor) for name, tensor in conditioning.tensors.items()})
 
 
 class PromptExtrapolation:

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Past, State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -78,28 +78,28 @@ class SaSolver:
         denoised = (yield Query(latents, level)).denoised
         newest = Past(level, denoised)
         if state.memory and state.memory[0].estimates:
-            latents = self._corrected(state.memory[0], newest)
+            latents = self._correct(state.memory[0], newest)
         history = finite_history(newest, state.history, max(settings.predictor_order, settings.corrector_order - 1))
         remaining = context.num_steps - context.index if settings.lower_order_final else len(history)
         order = min(settings.predictor_order, len(history), remaining)
         estimates = min(settings.corrector_order, len(history) + 1, remaining + 1)
         finite = math.isfinite(level.lam) and math.isfinite(next_level.lam)
-        eta = self._eta(level, context)
+        eta = self._choose_eta(level, context)
         predicted = adams_step(latents, level, next_level, history[: order if finite else 1], eta)
         std = fresh_std(level, next_level, eta)
         fresh = std * context.noise(predicted) if std else None
         stride = _Stride(latents, level, history, eta, fresh, estimates if finite else 0)
         return State(predicted if fresh is None else predicted + fresh, denoised, history, (stride,))
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps
 
     @staticmethod
-    def _corrected(stride: _Stride, newest: Past) -> torch.Tensor:
+    def _correct(stride: _Stride, newest: Past) -> torch.Tensor:
         estimates = (newest, *stride.history)[: stride.estimates]
         latents = adams_step(stride.latents, stride.level, newest.level, estimates, stride.eta)
         return latents if stride.fresh is None else latents + stride.fresh
 
-    def _eta(self, level: Level, context: StepContext) -> float:
+    def _choose_eta(self, level: Level, context: StepContext) -> float:
         share = level.timestep / context.noise_schedule.num_train_timesteps
         return self.settings.tau**2 if self.settings.noise_to <= share <= self.settings.noise_from else 0.0

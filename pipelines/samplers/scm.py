@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import NoSettings
 from pipelines.core.sampler import State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -31,5 +31,5 @@ class Scm:
             return State(denoised, denoised)
         return State(next_level.alpha * denoised + next_level.sigma * context.noise(denoised), denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

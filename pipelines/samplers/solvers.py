@@ -35,7 +35,7 @@ def _fits_heun(traits: Traits) -> str | None:
     return reason if traits.flow else None
 
 
-def _flow_only(traits: Traits) -> str | None:
+def _fits_flow_only(traits: Traits) -> str | None:
     return None if traits.flow else "it is written for flow models (SD3, FLUX, ...)"
 
 
@@ -150,9 +150,10 @@ SOLVER_METHODS: list[Method[Sampler]] = [
         Pndm,
         PndmSettings,
         paper="Liu et al., PNDM, arXiv:2202.09778",
-        help="The linear multistep method (PLMS) that Stable Diffusion came with. On the shipped model far off up to "
-        "20 steps, among the closest at 50.",
+        help="The linear multistep method (PLMS) that Stable Diffusion came with. On uniform levels far off up to 20 "
+        "steps; takes Karras where no schedule is named.",
         groups=("PNDM", "second order"),
+        schedule="karras",
     ),
     Method(
         "ipndm",
@@ -160,8 +161,10 @@ SOLVER_METHODS: list[Method[Sampler]] = [
         Ipndm,
         IpndmSettings,
         paper="Zhang & Chen, DEIS, arXiv:2204.13902",
-        help="PNDM without a costly start. On the shipped model far off up to 20 steps, among the closest at 50.",
+        help="PNDM without a costly start. On uniform levels far off up to 20 steps; takes Karras where no "
+        "schedule is named.",
         groups=("PNDM", "second order"),
+        schedule="karras",
     ),
     Method(
         "euler",
@@ -196,8 +199,10 @@ SOLVER_METHODS: list[Method[Sampler]] = [
         Lms,
         LmsSettings,
         paper="Zhang & Chen, DEIS, arXiv:2204.13902; k-diffusion",
-        help="Linear multistep in sigma, order 1 to 4. Up to 20 steps take order 2.",
+        help="Linear multistep in sigma, order 1 to 4. On Karras levels, which it takes where no schedule is named, "
+        "good from 6 steps on; on uniform ones take order 2 up to 20.",
         groups=("EDM",),
+        schedule="karras",
     ),
     Method(
         "dpm2",
@@ -248,7 +253,7 @@ SOLVER_METHODS: list[Method[Sampler]] = [
         "flow_euler",
         "Flow Euler",
         Euler,
-        fit=_flow_only,
+        fit=_fits_flow_only,
         paper="Liu et al., Rectified flow, arXiv:2209.03003",
         help="First order in the flow's time: the default of SD3 and FLUX.",
         groups=("flow", "first order"),
@@ -257,7 +262,7 @@ SOLVER_METHODS: list[Method[Sampler]] = [
         "flow_heun",
         "Flow Heun",
         FlowHeun,
-        fit=_flow_only,
+        fit=_fits_flow_only,
         paper="Esser et al., SD3, arXiv:2403.03206",
         help="Second order in the flow's time, two evaluations a step.",
         groups=("flow", "second order"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
@@ -50,5 +50,5 @@ class Tcd:
         std = math.sqrt(max(0.0, next_level.sigma**2 - (ratio * past_it.sigma) ** 2))
         return State(with_fresh_noise(ratio * interpolate(prediction, past_it), std, context), prediction.denoised)
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps

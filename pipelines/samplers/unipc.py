@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from pipelines.core.denoiser import Query
+from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Past, State, StepContext, Stepping
 from pipelines.core.schedule import Level
@@ -67,7 +67,7 @@ class UniPc:
         stride = _Stride(latents, level, history, order)
         return State(self._update(stride, next_level), denoised, history, (stride,))
 
-    def nfe(self, num_steps: int) -> int:
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return num_steps
 
     def _update(self, stride: _Stride, next_level: Level, corrected: torch.Tensor | None = None) -> torch.Tensor:
@@ -83,12 +83,12 @@ class UniPc:
             ratios.append(1.0)
             slopes.append(corrected - newest.denoised)
         latents = next_level.sigma / level.sigma * stride.latents - next_level.alpha * first * newest.denoised
-        for weight, slope in zip(_weights(ratios, h, factor, corrected is not None), slopes, strict=True):
+        for weight, slope in zip(_solve_weights(ratios, h, factor, corrected is not None), slopes, strict=True):
             latents = latents - next_level.alpha * factor * weight * slope
         return latents
 
 
-def _weights(ratios: list[float], h: float, factor: float, corrector: bool) -> list[float]:
+def _solve_weights(ratios: list[float], h: float, factor: float, corrector: bool) -> list[float]:
     """Solve R(h) rho = phi(h) / B(h) (equation 3), for data prediction with h -> -h.
 
     One unknown takes the paper's rho = 1/2, which keeps the order without depending on h.

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from pipelines.core.denoiser import Prediction, Query
+from pipelines.core.prediction import Prediction, Query
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
@@ -31,7 +31,7 @@ models."""
 
 
 class Wrapper(Generic[Memory]):
-    """A wrapper runs a solver's step and lets `asked` and `answered` change what passes.
+    """A wrapper runs a solver's step and lets `modify_query` and `modify_prediction` change what passes.
 
     The state's memory is this method's own value and the solver's memory, in a pair.
 
@@ -47,11 +47,13 @@ class Wrapper(Generic[Memory]):
     def __init__(self, base: str):
         self.base: Sampler = SOLVERS[base]()
 
-    def asked(self, memory: Memory, query: Query, context: StepContext) -> tuple[Memory, Query]:
+    def modify_query(self, memory: Memory, query: Query, context: StepContext) -> tuple[Memory, Query]:
         """Change a query on its way to the network; returns this method's own value and the query."""
         return memory, query
 
-    def answered(self, memory: Memory, prediction: Prediction, context: StepContext) -> tuple[Memory, Prediction]:
+    def modify_prediction(
+        self, memory: Memory, prediction: Prediction, context: StepContext
+    ) -> tuple[Memory, Prediction]:
         """Change a prediction on its way to the solver; returns this method's own value and the prediction."""
         return memory, prediction
 
@@ -60,17 +62,17 @@ class Wrapper(Generic[Memory]):
         asking = self.base.step(dataclasses.replace(state, memory=solver_memory), level, next_level, context)
         query = next(asking)
         while True:
-            memory, query = self.asked(memory, query, context)
+            memory, query = self.modify_query(memory, query, context)
             prediction = yield query
-            memory, prediction = self.answered(memory, prediction, context)
+            memory, prediction = self.modify_prediction(memory, prediction, context)
             try:
                 query = asking.send(prediction)
             except StopIteration as done:
                 end: State = done.value
                 return dataclasses.replace(end, memory=(memory, end.memory))
 
-    def nfe(self, num_steps: int) -> int:
-        return self.base.nfe(num_steps)
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return self.base.nfe(num_steps, ends_clean)
 
 
 def with_noise(prediction: Prediction, noise: torch.Tensor) -> Prediction:

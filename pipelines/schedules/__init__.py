@@ -7,19 +7,21 @@ from collections.abc import Callable
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.core.schedule import Level, NoiseSchedule, Schedule
-from pipelines.core.types import Request
+from pipelines.core.types import Choice, Request
 from pipelines.schedules.align_your_steps import AlignYourSteps, AlignYourStepsSettings, fits_align_your_steps
 from pipelines.schedules.beta import Beta, BetaSettings
 from pipelines.schedules.exponential import Exponential, ExponentialSettings
 from pipelines.schedules.hand_typed import HandTyped, HandTypedSettings
 from pipelines.schedules.karras import Karras, KarrasSettings
+from pipelines.schedules.kl_optimal import KlOptimal
 from pipelines.schedules.learned import FittedSchedule, Learned, LearnedSchedules, LearnedSettings
+from pipelines.schedules.linear_quadratic import LinearQuadratic, LinearQuadraticSettings
 from pipelines.schedules.quadratic import DenseAtHighNoise, DenseSettings, Quadratic, QuadraticSettings
 from pipelines.schedules.shift import Shift, ShiftSettings
 from pipelines.schedules.uniform import Uniform, UniformSettings
 from pipelines.schedules.uniform_lambda import UniformLambda, UniformLambdaSettings, fits_uniform_lambda
 
-__all__ = ["SCHEDULES", "levels_for", "settle_schedule", "skipped_branches"]
+__all__ = ["SCHEDULES", "ends_clean", "levels_for", "settle_schedule", "skipped_branches"]
 
 SCHEDULES: Table[Schedule] = Table(
     "schedule",
@@ -90,6 +92,21 @@ SCHEDULES: Table[Schedule] = Table(
             help="The mirror of quadratic: the first steps are the shortest.",
         ),
         Method(
+            "kl_optimal",
+            "KL optimal",
+            KlOptimal,
+            paper="Sabour et al., Align your steps, arXiv:2404.14507",
+            help="Equal distances in the angle of noise and signal: many steps at low noise.",
+        ),
+        Method(
+            "linear_quadratic",
+            "Linear quadratic",
+            LinearQuadratic,
+            LinearQuadraticSettings,
+            paper="Polyak et al., Movie Gen, arXiv:2410.13720",
+            help="Half of the steps at the very highest noise, as video models like it.",
+        ),
+        Method(
             "align_your_steps",
             "Align your steps",
             AlignYourSteps,
@@ -122,7 +139,7 @@ SCHEDULES: Table[Schedule] = Table(
 def settle_schedule(
     request: Request, learned: LearnedSchedules, network: Callable[[], str] | None = None
 ) -> Schedule | FittedSchedule:
-    """The request's schedule with its settings; of a learned one, what was fitted for this run.
+    """Return the request's schedule with its settings; of a learned one, what was fitted for this run.
 
     Args:
         request: checked.
@@ -137,8 +154,19 @@ def settle_schedule(
     return learned.choose(schedule.settings, request, network) if isinstance(schedule, Learned) else schedule
 
 
+def ends_clean(choice: Choice) -> bool:
+    """Say whether a run over the chosen schedule ends without noise, as all do but uniform ones that end at a model's
+    first level.
+
+    Raises:
+        SettingsError: an unknown schedule or setting.
+    """
+    schedule = SCHEDULES.build(choice)
+    return not (isinstance(schedule, Uniform) and schedule.settings.final == "first")
+
+
 def skipped_branches(request: Request, learned: LearnedSchedules) -> int:
-    """Branches of the guidance that the solver which was fitted for this request leaves out, over the whole run.
+    """Return branches of the guidance that the solver which was fitted for this request leaves out, over the whole run.
 
     0 for every other run, and where nothing was fitted, which the run itself refuses.
     """
@@ -154,7 +182,7 @@ def skipped_branches(request: Request, learned: LearnedSchedules) -> int:
 def levels_for(
     request: Request, noise_schedule: NoiseSchedule, learned: LearnedSchedules = LearnedSchedules()
 ) -> list[Level]:
-    """The N + 1 levels that a request's run visits.
+    """Build the N + 1 levels that a request's run visits.
 
     Args:
         request: checked.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.types import Traits
 from pipelines.schedules.uniform import require_descending
 
 __all__ = ["TABLES", "AlignYourSteps", "AlignYourStepsSettings", "fits_align_your_steps", "interpolated_sigmas"]
@@ -31,13 +31,13 @@ class AlignYourStepsSettings:
     )
 
 
-def fits_align_your_steps(traits: Any) -> str | None:
+def fits_align_your_steps(traits: Traits) -> str | None:
     """The tables are those of three diffusion models."""
     return "its tables were made for diffusion models (Stable Diffusion 1, SDXL, SVD)" if traits.flow else None
 
 
 def interpolated_sigmas(table: tuple[float, ...], num_inference_steps: int) -> np.ndarray:
-    """(N,) descending: the table at N + 1 equal distances of its index, without the last; linear in log sigma.
+    """Return (N,) descending: the table at N + 1 equal distances of its index, without the last; linear in log sigma.
 
     Source: Sabour, Fidler, Kreis, Align your steps, arXiv:2404.14507, section 4 (other numbers of steps).
     """
@@ -46,7 +46,7 @@ def interpolated_sigmas(table: tuple[float, ...], num_inference_steps: int) -> n
 
 
 class AlignYourSteps:
-    """The published levels at ten steps, interpolated at any other number.
+    """Visits the published levels at ten steps, interpolated at any other number.
 
     Source: Sabour, Fidler, Kreis, Align your steps: optimizing sampling schedules in diffusion models,
     arXiv:2404.14507, appendix (tables of the optimized schedules).
@@ -57,7 +57,7 @@ class AlignYourSteps:
         self.table = settings.table
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean.
+        """Build N + 1 descending levels, the last clean.
 
         Raises:
             SettingsError: the table is of a model with much more noise than this one has.

@@ -24,7 +24,7 @@ class ExponentialSettings:
 
 
 def geometric_sigmas(sigma_min: float, sigma_max: float, num: int) -> np.ndarray:
-    """(num,) descending, each the same fraction of the one before; both ends exact."""
+    """Return (num,) descending, each the same fraction of the one before; both ends exact."""
     sigmas = np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), num))
     sigmas[-1] = sigma_min
     sigmas[0] = sigma_max
@@ -32,8 +32,8 @@ def geometric_sigmas(sigma_min: float, sigma_max: float, num: int) -> np.ndarray
 
 
 class Exponential:
-    """Equal distances in ln(sigma / alpha) = -lambda, which on a diffusion model is both k-diffusion's exponential and
-    uniform lambda.
+    """Visits equal distances in ln(sigma / alpha) = -lambda, which on a diffusion model is both k-diffusion's
+    exponential and uniform lambda.
 
     Source: Lu et al., DPM-Solver, arXiv:2206.00927, section 4.1 (uniform in lambda); k-diffusion's
     `get_sigmas_exponential`.
@@ -45,7 +45,7 @@ class Exponential:
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean.
+        """Return N + 1 descending levels, the last clean.
 
         Raises:
             SettingsError: an end of the noise that the model does not have.

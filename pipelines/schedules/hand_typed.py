@@ -21,7 +21,7 @@ _ROUNDED = 0.01
 
 
 def parsed_numbers(text: str) -> list[float]:
-    """The numbers of a text, between commas, semicolons or blanks; none of an empty one.
+    """Return the numbers of a text, between commas, semicolons or blanks; none of an empty one.
 
     Raises:
         SettingsError: something in it is no finite number, or there are too many.
@@ -71,7 +71,7 @@ class HandTyped:
         self.numbers, self.unit = parsed_numbers(settings.values), settings.unit
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean.
+        """Return N + 1 descending levels, the last clean.
 
         Raises:
             SettingsError: no, unsorted, repeated or out-of-range numbers, or not as many as steps.
@@ -91,9 +91,9 @@ class HandTyped:
                 f"The list has {len(numbers)} {self.unit} for {num_inference_steps} steps. Set the steps to "
                 f"{len(numbers)}, or type as many numbers as steps."
             )
-        return [*(self._level(number, noise_schedule) for number in numbers), CLEAN]
+        return [*(self._convert_to_level(number, noise_schedule) for number in numbers), CLEAN]
 
-    def _level(self, number: float, noise_schedule: NoiseSchedule) -> Level:
+    def _convert_to_level(self, number: float, noise_schedule: NoiseSchedule) -> Level:
         if self.unit == "time steps":
             return noise_schedule.at(number)
         if isinstance(noise_schedule, FlowSchedule):
@@ -110,7 +110,7 @@ class HandTyped:
                 )
 
     def _require_range(self, numbers: list[float], noise_schedule: NoiseSchedule) -> None:
-        low, high = self._range(noise_schedule)
+        low, high = self._find_range(noise_schedule)
         # A diffusion model's ends have many digits; as a person copies them, with three, they are the ends still.
         slack = _ROUNDED if self.unit == "sigmas" and not isinstance(noise_schedule, FlowSchedule) else 0.0
         for number in numbers:
@@ -119,7 +119,7 @@ class HandTyped:
                     f"The list of {self.unit} has {number:g}. This model's go from {low:.4g} to {high:.6g}."
                 )
 
-    def _range(self, noise_schedule: NoiseSchedule) -> tuple[float, float]:
+    def _find_range(self, noise_schedule: NoiseSchedule) -> tuple[float, float]:
         last = noise_schedule.network_time(1.0)
         flow = isinstance(noise_schedule, FlowSchedule)
         if self.unit == "time steps":

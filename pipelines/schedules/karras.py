@@ -26,7 +26,7 @@ class KarrasSettings:
 
 
 def karras_ramp(sigma_min: float, sigma_max: float, num: int, rho: float) -> np.ndarray:
-    """(num,) descending: (max^(1/rho) + i / (num - 1) * (min^(1/rho) - max^(1/rho)))^rho.
+    """Return (num,) descending: (max^(1/rho) + i / (num - 1) * (min^(1/rho) - max^(1/rho)))^rho.
 
     Source: Karras et al., arXiv:2206.00364, equation 5.
     """
@@ -36,7 +36,7 @@ def karras_ramp(sigma_min: float, sigma_max: float, num: int, rho: float) -> np.
 
 
 class Karras:
-    """Equal distances in sigma^(1/rho).
+    """Visits equal distances in sigma^(1/rho).
 
     Differs: for a flow model, whose sigma / alpha is infinite at the start, the ramp is taken in the flow's
     own sigma, by default between 1 and 1 / T, as diffusers does.
@@ -46,7 +46,7 @@ class Karras:
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean.
+        """Return N + 1 descending levels, the last clean.
 
         Raises:
             SettingsError: an end of the noise that the model does not have.

@@ -13,7 +13,7 @@ from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.core.types import Choice, Request
 from pipelines.guidance import GUIDANCE
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, filled, find_all, find_broken
+from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, fill_settings, find_all, find_broken
 from pipelines.schedules.uniform import require_descending
 
 __all__ = ["FittedSchedule", "Learned", "LearnedSchedules", "LearnedSettings", "learned_levels", "same_sampler"]
@@ -24,11 +24,11 @@ _ROUNDING = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class LearnedSettings:
-    """Which of the fitted schedules is taken."""
+    """Says which of the fitted schedules is taken."""
 
     method: str = setting(
         "best",
-        "How it was fitted; best takes the one with the smallest error on pictures not fitted, of those "
+        "How it was fitted; best takes the one with the smallest error on held-out pictures, of those "
         "at this guidance, or else at the nearest.",
         choices=("best", *METHODS),
     )
@@ -38,14 +38,16 @@ class LearnedSettings:
 
 
 def learned_levels(times: Sequence[float], model_times: Sequence[float], noise_schedule: NoiseSchedule) -> list[Level]:
-    """N + 1 levels: those of `times`, of which the network is told `model_times`, and the clean end."""
+    """Return N + 1 levels: those of `times`, of which the network is given `model_times`, and the clean end."""
     visited = [noise_schedule.at(float(time)) for time in times]
-    told = [dataclasses.replace(level, timestep=float(time)) for level, time in zip(visited, model_times, strict=True)]
-    return [*told, CLEAN]
+    levels = [
+        dataclasses.replace(level, timestep=float(time)) for level, time in zip(visited, model_times, strict=True)
+    ]
+    return [*levels, CLEAN]
 
 
 class Learned:
-    """The schedule that LD3 or AutoDiffusion found for exactly this run, before one was looked for.
+    """Visits the schedule that LD3 or AutoDiffusion found for exactly this run, before one was looked for.
 
     Fit one with `python -m studio learn`, or on the page. Another model, sampler or number of steps than it was
     fitted for is refused, since there it means nothing. Another guidance than fitted is allowed where none was fitted
@@ -71,7 +73,7 @@ class Learned:
 
 @dataclasses.dataclass(frozen=True)
 class FittedSchedule:
-    """A learned schedule that was chosen for a run.
+    """Describes a learned schedule that was chosen for a run.
 
     Attributes:
         name: of its file.
@@ -103,7 +105,7 @@ class FittedSchedule:
         return require_descending(learned_levels(record.times, record.model_times, noise_schedule))
 
     def solver(self, sampler: Sampler) -> Sampler:
-        """The sampler, or the fitted factors that take its place."""
+        """Return the sampler, or the fitted factors that take its place."""
         return self.record.factors() if self.record.rows else sampler
 
 
@@ -119,7 +121,7 @@ class LearnedSchedules:
 
     @classmethod
     def beside_models(cls, models: Path) -> LearnedSchedules:
-        """The shipped ones, and before them those of the folder "schedules" in a models folder."""
+        """Take the shipped ones, and before them those of the folder "schedules" in a models folder."""
         return cls((SHIPPED, models / "schedules"))
 
     def require(self, name: str) -> None:
@@ -129,16 +131,16 @@ class LearnedSchedules:
             UnknownMethodError: there is no such file.
             SettingsError: there is, and it is broken.
         """
-        if not name or name in (known := find_all(*self.folders)):
+        if not name or name in (schedules := find_all(*self.folders)):
             return
-        if wrong := find_broken(*self.folders).get(name):
-            raise SettingsError(f"The learned schedule {name!r} is broken. {wrong}")
-        raise UnknownMethodError("learned schedule", name, known)
+        if problem := find_broken(*self.folders).get(name):
+            raise SettingsError(f"The learned schedule {name!r} is broken. {problem}")
+        raise UnknownMethodError("learned schedule", name, schedules)
 
     def choose(
         self, settings: LearnedSettings, request: Request, network: Callable[[], str] | None = None
     ) -> FittedSchedule:
-        """The schedule that serves a run best.
+        """Choose the schedule that serves a run best.
 
         Args:
             settings: what is asked for.
@@ -149,87 +151,92 @@ class LearnedSchedules:
             SettingsError: nothing was fitted for this model, sampler and number of steps, or only to other weights.
         """
         self.require(settings.name)
-        known = find_all(*self.folders)
-        wanted = {
+        schedules = find_all(*self.folders)
+        candidates = {
             name: one
-            for name, one in known.items()
+            for name, one in schedules.items()
             if settings.method in ("best", one.method) and settings.name in ("", name)
         }
-        fitting = {name: one for name, one in wanted.items() if _fits(one, request)}
+        fitting = {name: one for name, one in candidates.items() if _fits(one, request)}
         if not fitting:
-            raise self._refusal(request, list(wanted.values()), settings.name)
+            raise self._build_refusal(request, list(candidates.values()), settings.name)
         if network is not None:
-            fitting = _of_network(fitting, network(), request)
+            fitting = _require_network(fitting, network(), request)
         name = min(
             fitting,
             key=lambda name: (
-                *_apart(fitting[name].guidance, request.guidance),
+                *_measure_distance(fitting[name].guidance, request.guidance),
                 fitting[name].held_out["fitted"],
             ),
         )
         return FittedSchedule(name, fitting[name])
 
-    def _refusal(self, request: Request, known: Sequence[LearnedSchedule], name: str) -> SettingsError:
+    def _build_refusal(self, request: Request, candidates: Sequence[LearnedSchedule], name: str) -> SettingsError:
         run = f"{request.num_inference_steps} steps of {request.sampler.key} on the model {request.model}"
-        told = "; ".join(
-            f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}{_only_at(one)}" for one in known[:12]
+        descriptions = "; ".join(
+            f"{one.num_inference_steps} steps of {one.sampler.key} on {one.model}{_describe_guidance(one)}"
+            for one in candidates[:12]
         )
         which = f"The learned schedule {name!r} was not fitted for" if name else "No schedule has been fitted for"
         broken = list(find_broken(*self.folders).items())
-        left_out = "".join(f" The file {one!r} is left out: {wrong}" for one, wrong in broken[:3])
-        more = f" So are {len(broken) - 3} others." if len(broken) > 3 else ""
+        left_out = "".join(f" The file {one!r} is left out: {problem}" for one, problem in broken[:3])
+        ending = f" So are {len(broken) - 3} others." if len(broken) > 3 else ""
         return SettingsError(
-            f"{which} {run}. Fitted: {told or 'none'}. Choose one of these, or fit one with {_command(request)}."
-            f"{left_out}{more}"
+            f"{which} {run}. Fitted: {descriptions or 'none'}. Choose one of these, or fit one with "
+            f"{_write_command(request)}.{left_out}{ending}"
         )
 
 
-def _fits(one: LearnedSchedule, request: Request) -> bool:
+def _fits(schedule: LearnedSchedule, request: Request) -> bool:
     # Factors for the branches stand in the guidance's place too, so that another one would change nothing.
-    guided = not one.branches or not _apart(one.guidance, request.guidance)[0]
+    fits_guidance = not schedule.branches or not _measure_distance(schedule.guidance, request.guidance)[0]
     return (
-        one.model == request.model
-        and one.num_inference_steps == request.num_inference_steps
-        and same_sampler(one.sampler, request.sampler)
-        and guided
+        schedule.model == request.model
+        and schedule.num_inference_steps == request.num_inference_steps
+        and same_sampler(schedule.sampler, request.sampler)
+        and fits_guidance
     )
 
 
-def same_sampler(one: Choice, other: Choice) -> bool:
-    """Whether two choices are the same sampler with the same settings, defaults filled in."""
-    return one.key == other.key and filled(one, SAMPLERS) == filled(other, SAMPLERS)
+def same_sampler(choice: Choice, other: Choice) -> bool:
+    """Say whether two choices are the same sampler with the same settings, defaults filled in."""
+    return choice.key == other.key and fill_settings(choice, SAMPLERS) == fill_settings(other, SAMPLERS)
 
 
-def _apart(one: Choice, other: Choice) -> tuple[bool, float]:
+def _measure_distance(choice: Choice, other: Choice) -> tuple[bool, float]:
     """How far two guidances are from each other: whether they differ at all, and by which scale."""
-    first, second = filled(one, GUIDANCE), filled(other, GUIDANCE)
+    first, second = fill_settings(choice, GUIDANCE), fill_settings(other, GUIDANCE)
     scales = [settings.get("guidance_scale", 1.0) for settings in (first, second)]
-    return (one.key, first) != (other.key, second), abs(scales[0] - scales[1])
+    return (choice.key, first) != (other.key, second), abs(scales[0] - scales[1])
 
 
-def _of_network(fitting: Mapping[str, LearnedSchedule], network: str, request: Request) -> dict[str, LearnedSchedule]:
-    own = {name: one for name, one in fitting.items() if one.network == network}
-    if not own:
-        one_of = (
+def _require_network(
+    fitting: Mapping[str, LearnedSchedule], network: str, request: Request
+) -> dict[str, LearnedSchedule]:
+    matching = {name: one for name, one in fitting.items() if one.network == network}
+    if not matching:
+        subject = (
             f"The learned schedule {next(iter(fitting))!r} was"
             if len(fitting) == 1
             else f"{len(fitting)} learned schedules were"
         )
         raise SettingsError(
-            f"{one_of} fitted to other weights than the model {request.model} has now. Fit it again with "
-            f"{_command(request)}."
+            f"{subject} fitted to other weights than the model {request.model} has now. Fit it again with "
+            f"{_write_command(request)}."
         )
-    return own
+    return matching
 
 
-def _only_at(one: LearnedSchedule) -> str:
+def _describe_guidance(schedule: LearnedSchedule) -> str:
     """What a fit that replaces its guidance too must be run with."""
     settings = (
-        ", ".join(f"{name} {value:g}" for name, value in filled(one.guidance, GUIDANCE).items()) if one.branches else ""
+        ", ".join(f"{name} {value:g}" for name, value in fill_settings(schedule.guidance, GUIDANCE).items())
+        if schedule.branches
+        else ""
     )
-    return f" with {one.guidance.key} at {settings}" if settings else ""
+    return f" with {schedule.guidance.key} at {settings}" if settings else ""
 
 
-def _command(request: Request) -> str:
+def _write_command(request: Request) -> str:
     sampler = ",".join([request.sampler.key, *(f"{name}={value}" for name, value in request.sampler.settings.items())])
     return f"`python -m studio learn --model {request.model} --sampler {sampler} --steps {request.num_inference_steps}`"

@@ -19,17 +19,19 @@ from pipelines.guidance import GUIDANCE
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors, Terms
 
-__all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "filled", "find_all", "find_broken", "write_learned"]
+__all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "fill_settings", "find_all", "find_broken", "write_learned"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "schedules"
 METHODS = {"ld3": "LD3", "auto_diffusion": "AutoDiffusion", "bespoke": "Bespoke"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _LARGEST = 1 << 20
+# Fields whose names in the files are older than those here.
+_NAMES_IN_FILE = {"fit_details": "told", "prompt_extrapolation": "emphasis"}
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedSchedule:
-    """One fitted schedule.
+    """Describes one fitted schedule.
 
     Attributes:
         method: a key of `METHODS`.
@@ -37,14 +39,14 @@ class LearnedSchedule:
         sampler, guidance: with all their settings.
         num_inference_steps: steps; `evaluations` is what they cost.
         times: N network times, descending, whose noise levels are visited.
-        model_times: N times that the network is told instead; equal to `times` without offsets.
+        model_times: N times that the network is given instead; equal to `times` without offsets.
         held_out: relative latent error on pictures that were not fitted, by "uniform", "start" and "fitted".
         curve: a row a round: {"round", "loss", and "held_out" where it was measured}.
-        told: how it was fitted: settings, pictures, seconds.
+        fit_details: how it was fitted: settings, pictures, seconds; "told" in the file.
         rows: N rows of factors that take the sampler's place, each as long as `terms` says; empty where the sampler
             stays.
         branches, single: what the factors belong to, as in `Terms`.
-        emphasis: as in `FittedFactors`.
+        prompt_extrapolation: as in `FittedFactors`; "emphasis" in the file.
     """
 
     method: str
@@ -58,11 +60,11 @@ class LearnedSchedule:
     model_times: tuple[float, ...]
     held_out: Mapping[str, float]
     curve: tuple[Mapping[str, float], ...]
-    told: Mapping[str, Any]
+    fit_details: Mapping[str, Any]
     rows: tuple[tuple[float, ...], ...] = ()
     branches: tuple[str, ...] = ()
     single: tuple[int, ...] = ()
-    emphasis: tuple[tuple[float, ...], ...] = ()
+    prompt_extrapolation: tuple[tuple[float, ...], ...] = ()
 
     @property
     def terms(self) -> Terms:
@@ -70,49 +72,59 @@ class LearnedSchedule:
         return Terms(self.branches, self.single)
 
     def factors(self) -> FittedFactors:
-        """The solver that takes the sampler's place, where there are rows."""
-        return FittedFactors(self.rows, self.model_times, self.terms, self.emphasis)
+        """Return the solver that takes the sampler's place, where there are rows."""
+        return FittedFactors(self.rows, self.model_times, self.terms, self.prompt_extrapolation)
 
     @property
     def name(self) -> str:
         """Of its file: model, sampler, steps, method, "single" where steps leave a branch out, "emphasis" where they
-        change what is told of the prompts, and a mark of all settings that are not the default.
+        extrapolate the prompts, and a mark of all settings that are not the default.
 
         Without the mark, fits of one sampler at other orders or guidances would take each other's file.
         """
-        ends = "-single" * bool(self.single) + "-emphasis" * bool(self.emphasis)
+        ends = "-single" * bool(self.single) + "-emphasis" * bool(self.prompt_extrapolation)
         plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}{ends}".lower().replace(
             "_", "-"
         )
         guided = [] if self.guidance.key == Request.guidance.key else [self.guidance.key]
-        changed = [_changed(self.sampler, SAMPLERS), _changed(self.guidance, GUIDANCE), *guided]
-        if not any(changed):
+        non_defaults = [
+            _find_non_defaults(self.sampler, SAMPLERS),
+            _find_non_defaults(self.guidance, GUIDANCE),
+            *guided,
+        ]
+        if not any(non_defaults):
             return plain
-        return f"{plain}-{hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:6]}"
+        return f"{plain}-{hashlib.sha256(json.dumps(non_defaults, sort_keys=True).encode()).hexdigest()[:6]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `parse` reads back."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """Return plain values that `parse` reads back."""
+        plain = {
+            _NAMES_IN_FILE.get(field.name, field.name): getattr(self, field.name) for field in dataclasses.fields(self)
+        }
         return {**plain, "sampler": self.sampler.to_json(), "guidance": self.guidance.to_json()}
 
     @classmethod
     def parse(cls, values: Any) -> LearnedSchedule:
-        """From the plain values of a file.
+        """Read a learned schedule from the plain values of a file.
 
         Raises:
             SettingsError: a field is missing, or is of the wrong kind.
         """
         try:
-            given = dict(values)
-            given["sampler"], given["guidance"] = Choice.parse(given["sampler"]), Choice.parse(given["guidance"])
+            fields = dict(values)
+            fields["sampler"], fields["guidance"] = Choice.parse(fields["sampler"]), Choice.parse(fields["guidance"])
             for name in ("times", "model_times"):
-                given[name] = tuple(float(time) for time in given[name])
-            given["curve"] = tuple(dict(row) for row in given["curve"])
-            given["rows"] = tuple(tuple(float(factor) for factor in row) for row in given.get("rows", ()))
-            given["branches"] = tuple(str(name) for name in given.get("branches", ()))
-            given["single"] = tuple(int(index) for index in given.get("single", ()))
-            given["emphasis"] = tuple(tuple(float(one) for one in step) for step in given.get("emphasis", ()))
-            learned = cls(**given)
+                fields[name] = tuple(float(time) for time in fields[name])
+            fields["curve"] = tuple(dict(row) for row in fields["curve"])
+            fields["rows"] = tuple(tuple(float(factor) for factor in row) for row in fields.get("rows", ()))
+            fields["branches"] = tuple(str(name) for name in fields.get("branches", ()))
+            fields["single"] = tuple(int(index) for index in fields.get("single", ()))
+            if unknown := set(_NAMES_IN_FILE) & set(fields):
+                raise KeyError(*unknown)
+            fields["fit_details"] = fields.pop("told")
+            extrapolation = fields.pop("emphasis", ())
+            fields["prompt_extrapolation"] = tuple(tuple(float(one) for one in step) for step in extrapolation)
+            learned = cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(f"A learned schedule cannot be read: {error}. Fit it again.") from None
         learned._check()
@@ -120,12 +132,12 @@ class LearnedSchedule:
         return learned
 
     def _check(self) -> None:
-        times, asked = self.times, self.model_times
+        times, model_times = self.times, self.model_times
         falling = all(later < earlier for earlier, later in itertools.pairwise(times))
         if (
             self.method not in METHODS
             or len(times) != self.num_inference_steps
-            or len(asked) != len(times)
+            or len(model_times) != len(times)
             or not falling
         ):
             raise SettingsError(
@@ -133,29 +145,29 @@ class LearnedSchedule:
                 f"{self.num_inference_steps} falling times. Fit it again."
             )
         lengths = [len(row) for row in self.rows]
-        known = set(self.single) <= set(range(len(times) if self.branches else 0)) and len(set(self.single)) == len(
-            self.single
-        )
+        is_single_valid = set(self.single) <= set(range(len(times) if self.branches else 0)) and len(
+            set(self.single)
+        ) == len(self.single)
         if (
             (self.method == "bespoke") != bool(lengths)
-            or not known
+            or not is_single_valid
             or (lengths and lengths != [self.terms.count(m) for m in range(len(times))])
         ):
             raise SettingsError(
                 f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again."
             )
-        counts = [len(self.terms.evaluated(m)) for m in range(len(times))]
-        if self.emphasis and (
-            [len(step) for step in self.emphasis] != counts
+        counts = [len(self.terms.evaluated_branches(m)) for m in range(len(times))]
+        if self.prompt_extrapolation and (
+            [len(step) for step in self.prompt_extrapolation] != counts
             or not sum(counts)
-            or not all(math.isfinite(one) for step in self.emphasis for one in step)
+            or not all(math.isfinite(one) for step in self.prompt_extrapolation for one in step)
         ):
             raise SettingsError(
-                f"The learned schedule for {str(self.model)[:80]!r} has emphasis that does not belong to it. Fit it "
-                "again."
+                f"The learned schedule for {str(self.model)[:80]!r} has prompt extrapolation that does not "
+                "belong to it. Fit it again."
             )
         if not all(math.isfinite(one) for row in self.rows for one in row) or not all(
-            math.isfinite(time) and time >= 0 for time in (*times, *asked)
+            math.isfinite(time) and time >= 0 for time in (*times, *model_times)
         ):
             raise SettingsError(
                 f"The learned schedule for {str(self.model)[:80]!r} has a time that is none. Fit it again."
@@ -164,7 +176,7 @@ class LearnedSchedule:
     def _check_names(self) -> None:
         """What it was fitted for and how well it did, without which it can be neither chosen nor compared."""
         try:
-            filled(self.sampler, SAMPLERS), filled(self.guidance, GUIDANCE)
+            fill_settings(self.sampler, SAMPLERS), fill_settings(self.guidance, GUIDANCE)
             errors = [float(self.held_out[name]) for name in ("uniform", "fitted")]
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(f"A learned schedule cannot be read: {error} Fit it again.") from None
@@ -176,8 +188,8 @@ class LearnedSchedule:
             )
 
 
-def filled(choice: Choice, table: Table) -> dict[str, Any]:
-    """All settings of a choice, those that it leaves out at their defaults; 2 and 2.0 come out the same.
+def fill_settings(choice: Choice, table: Table) -> dict[str, Any]:
+    """Return all settings of a choice, those that it leaves out at their defaults; 2 and 2.0 come out the same.
 
     Raises:
         SettingsError: the table has no such method or setting, or a value cannot be.
@@ -185,10 +197,10 @@ def filled(choice: Choice, table: Table) -> dict[str, Any]:
     return dataclasses.asdict(parse_settings(table[choice.key].settings, choice.settings))
 
 
-def _changed(choice: Choice, table: Table) -> dict[str, Any]:
+def _find_non_defaults(choice: Choice, table: Table) -> dict[str, Any]:
     """The settings of a choice that are not the defaults."""
-    defaults = filled(Choice(choice.key), table)
-    return {name: value for name, value in filled(choice, table).items() if value != defaults[name]}
+    defaults = fill_settings(Choice(choice.key), table)
+    return {name: value for name, value in fill_settings(choice, table).items() if value != defaults[name]}
 
 
 def write_learned(learned: LearnedSchedule, folder: Path) -> Path:
@@ -198,7 +210,7 @@ def write_learned(learned: LearnedSchedule, folder: Path) -> Path:
         StoreError: the name is unsafe, or the folder cannot be written.
     """
     if not _NAME.fullmatch(learned.name):
-        raise StoreError(f"A schedule cannot be kept under the name {learned.name[:80]!r}. Rename the model.")
+        raise StoreError(f"A schedule cannot be saved under the name {learned.name[:80]!r}. Rename the model.")
     path = folder / f"{learned.name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,16 +14,17 @@ _ROUNDED = 0.01
 
 
 def lowest_and_highest(noise_schedule: NoiseSchedule) -> tuple[float, float]:
-    """sigma / alpha of the model's least and most noise; a flow model has a thousandth of its time at least, and no
-    most."""
+    """Compute sigma / alpha of the model's least and most noise; a flow model has its schedule's own lowest at least,
+    mostly a thousandth of its time, and no most."""
     total = noise_schedule.num_train_timesteps
     if isinstance(noise_schedule, FlowSchedule):
-        return noise_schedule.at(1.0).sigma_ve, math.inf
+        return noise_schedule.at(noise_schedule.lowest * total).sigma_ve, math.inf
     return noise_schedule.at(0).sigma_ve, noise_schedule.at(total - 1).sigma_ve
 
 
 def noise_ends(noise_schedule: NoiseSchedule, sigma_min: float, sigma_max: float, label: str) -> tuple[float, float]:
-    """The lowest and the highest sigma / alpha of a schedule; the highest is infinite for a flow model's pure noise.
+    """Return the lowest and the highest sigma / alpha of a schedule; the highest is infinite for a flow model's pure
+    noise.
 
     Args:
         noise_schedule: of the model.
@@ -35,11 +36,11 @@ def noise_ends(noise_schedule: NoiseSchedule, sigma_min: float, sigma_max: float
     """
     least, most = lowest_and_highest(noise_schedule)
     low, high = sigma_min or least, sigma_max or most
-    for name, chosen in (("sigma min", low), ("sigma max", high)):
-        if not least * (1 - _ROUNDED) <= chosen <= most * (1 + _ROUNDED):
+    for name, value in (("sigma min", low), ("sigma max", high)):
+        if not least * (1 - _ROUNDED) <= value <= most * (1 + _ROUNDED):
             end = "any above" if math.isinf(most) else f"{most:.4g}"
             raise SettingsError(
-                f"{label}: {name} is {chosen:g}. This model's noise goes from {least:.4g} to {end}. Choose a value in "
+                f"{label}: {name} is {value:g}. This model's noise goes from {least:.4g} to {end}. Choose a value in "
                 "between, or 0 for its own."
             )
     if low >= high:
@@ -52,5 +53,5 @@ def noise_ends(noise_schedule: NoiseSchedule, sigma_min: float, sigma_max: float
 
 
 def flow_sigma(sigma_ve: float) -> float:
-    """The flow's own sigma, between 0 and 1, at which sigma / alpha has this value."""
+    """Return the flow's own sigma, between 0 and 1, at which sigma / alpha has this value."""
     return 1.0 if math.isinf(sigma_ve) else sigma_ve / (1 + sigma_ve)

@@ -22,7 +22,7 @@ class DenseSettings:
 
 
 class Quadratic:
-    """t = t_last * (i / N)^power for i = N to 1, and the clean end.
+    """Visits t = t_last * (i / N)^power for i = N to 1, and the clean end.
 
     Source: Song et al., DDIM, arXiv:2010.02502, appendix D.2 (quadratic tau).
     Differs: times are not rounded to whole steps, and the first is the last trained one.
@@ -32,11 +32,11 @@ class Quadratic:
         self.power = settings.power
 
     def share(self, rest: float) -> float:
-        """The time, as a share of the whole, at which this share of the steps is still to come."""
+        """Return the time, as a share of the whole, at which this share of the steps is still to come."""
         return rest**self.power
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean."""
+        """Return N + 1 descending levels, the last clean."""
         last, count = noise_schedule.network_time(1.0), num_inference_steps
         times = [last * self.share(i / count) for i in range(count, 0, -1)]
         return require_descending([*(noise_schedule.at(time) for time in times), CLEAN])

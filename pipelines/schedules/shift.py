@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from pipelines.core.registry import setting
-from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
+from pipelines.core.schedule import CLEAN, FlowSchedule, Level, NoiseSchedule
 from pipelines.schedules.uniform import require_descending
 
-__all__ = ["Shift", "ShiftSettings", "shifted"]
+__all__ = ["Shift", "ShiftSettings", "shift_times", "stretch_times"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +18,27 @@ class ShiftSettings:
     )
 
 
-def shifted(time: float, shift: float) -> float:
-    """shift * t / (1 + (shift - 1) * t) for t in [0, 1]; 0 and 1 stay where they are.
+def shift_times(time: float, shift: float) -> float:
+    """Compute shift * t / (1 + (shift - 1) * t) for t in [0, 1]; 0 and 1 stay where they are.
 
     Source: Esser et al., Scaling rectified flow transformers, arXiv:2403.03206, equation 23.
     """
     return shift * time / (1 + (shift - 1) * time)
 
 
+def stretch_times(times: list[float], terminal: float) -> list[float]:
+    """Stretch descending times from 1 so that they end at `terminal`; a single one stays.
+
+    Source: LTX-Video's terminal shift, as diffusers' `stretch_shift_to_terminal`.
+    """
+    if times[-1] == 1:
+        return times
+    scale = (1 - times[-1]) / (1 - terminal)
+    return [1 - (1 - time) / scale for time in times]
+
+
 class Shift:
-    """Trailing uniform times, shifted; for diffusion models the same warp of their discrete time.
+    """Visits trailing uniform times, shifted; for diffusion models the same warp of their discrete time.
 
     Differs: the paper shifts flow models only.
     """
@@ -36,7 +47,9 @@ class Shift:
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean."""
+        """Return N + 1 descending levels, the last clean."""
         shift = self.settings.shift or noise_schedule.shift
-        times = [shifted(i / num_inference_steps, shift) for i in range(num_inference_steps, 0, -1)]
+        times = [shift_times(i / num_inference_steps, shift) for i in range(num_inference_steps, 0, -1)]
+        if not self.settings.shift and isinstance(noise_schedule, FlowSchedule) and noise_schedule.terminal:
+            times = stretch_times(times, noise_schedule.terminal)
         return require_descending([*(noise_schedule.at(noise_schedule.network_time(time)) for time in times), CLEAN])

@@ -18,8 +18,12 @@ __all__ = ["Uniform", "UniformSettings", "require_descending", "uniform_times"]
 class UniformSettings:
     spacing: str = setting(
         "trailing",
-        "Trailing starts at the last time step, leading ends at the first, linspace does both.",
-        choices=("trailing", "leading", "linspace"),
+        "Trailing starts at the last time step, leading ends at the first, linspace does both. Of n + 1: as "
+        "DPM-Solver++ and UniPC count them in diffusers. The last four are A1111's and ComfyUI's.",
+        choices=(
+            *("trailing", "leading", "linspace", "leading of n + 1", "linspace of n + 1"),
+            *("linspace unrounded", "sgm", "simple", "ddim_uniform"),
+        ),
     )
     final: str = setting(
         "zero",
@@ -30,7 +34,7 @@ class UniformSettings:
 
 
 def require_descending(levels: list[Level]) -> list[Level]:
-    """The levels, if every one has less noise than the one before.
+    """Return the levels, if every one has less noise than the one before.
 
     Raises:
         SettingsError: two steps would share a noise level.
@@ -46,27 +50,50 @@ def require_descending(levels: list[Level]) -> list[Level]:
 
 
 def uniform_times(noise_schedule: NoiseSchedule, num_inference_steps: int, spacing: str) -> np.ndarray:
-    """(N,) descending network times.
+    """Return (N,) descending network times; of ddim_uniform there may be more or fewer.
 
-    Source: table 2 of Lin et al., arXiv:2305.08891; leading with diffusers' `steps_offset`.
+    Source: table 2 of Lin et al., arXiv:2305.08891; leading with diffusers' `steps_offset`. Of n + 1: diffusers'
+    DPMSolverMultistepScheduler and UniPCMultistepScheduler. linspace unrounded is k-diffusion's `get_sigmas`; sgm,
+    simple and ddim_uniform are schedulers of ComfyUI and A1111.
     """
     total, count = noise_schedule.num_train_timesteps, num_inference_steps
     if isinstance(noise_schedule, FlowSchedule):
-        first = {"trailing": 1 / count, "linspace": 1 / total}.get(spacing)
-        if first is None:
-            raise SettingsError(
-                "Leading spacing starts below full noise, which a flow model cannot. Choose trailing or linspace."
-            )
-        return np.linspace(1, first, count) * total if count > 1 else np.array([float(total)])
+        return _flow_times(total, count, spacing)
+    last = total - 1.0
     if spacing == "trailing":
         return np.round(np.arange(count, 0, -1) * (total / count)) - 1
     if spacing == "leading":
         return np.arange(count)[::-1] * (total // count) + noise_schedule.steps_offset
-    return np.linspace(0, total - 1, count).round()[::-1] if count > 1 else np.array([total - 1.0])
+    if spacing == "leading of n + 1":
+        return np.arange(1, count + 1)[::-1] * (total // (count + 1)) + noise_schedule.steps_offset
+    if spacing == "linspace of n + 1":
+        return np.linspace(0, last, count + 1).round()[:0:-1]
+    if spacing == "sgm":
+        return np.linspace(last, 0, count + 1)[:-1]
+    if spacing == "simple":
+        return last - np.floor(np.arange(count) * (total / count))
+    if spacing == "ddim_uniform":
+        return np.arange(1, total, max(total // count, 1))[::-1].astype(float)
+    times = np.linspace(0, last, count)[::-1] if count > 1 else np.array([last])
+    return times if spacing == "linspace unrounded" else times.round()
+
+
+def _flow_times(total: int, count: int, spacing: str) -> np.ndarray:
+    """The same of a flow model, whose time is continuous."""
+    if spacing == "simple":
+        return total - np.floor(np.arange(count) * (total / count))
+    if spacing in ("sgm", "linspace of n + 1"):
+        return np.linspace(total, 1, count + 1)[:-1]
+    first = {"trailing": 1 / count, "linspace": 1 / total, "linspace unrounded": 1 / total}.get(spacing)
+    if first is None:
+        raise SettingsError(
+            f"The spacing {spacing!r} starts below full noise, which a flow model cannot. Choose trailing or linspace."
+        )
+    return np.linspace(1, first, count) * total if count > 1 else np.array([float(total)])
 
 
 class Uniform:
-    """Equal distances in the network's time.
+    """Visits equal distances in the network's time.
 
     Source: Lin et al., Common diffusion noise schedules and sample steps are flawed, arXiv:2305.08891.
     """
@@ -75,7 +102,7 @@ class Uniform:
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last as `final` says.
+        """Return N + 1 descending levels, the last as `final` says.
 
         Raises:
             SettingsError: an end or a spacing that a flow model does not have.

@@ -30,7 +30,8 @@ def fits_uniform_lambda(traits: Traits) -> str | None:
 
 
 class UniformLambda:
-    """lambda = ln(alpha / sigma) at equal distances, as DPM-Solver proposes; crowds the steps at both ends of a flow.
+    """Visits lambda = ln(alpha / sigma) at equal distances, as DPM-Solver proposes; crowds the steps at both ends of a
+    flow.
 
     At pure noise lambda is minus infinity, so it begins one time step below: at sigma = 1 - 1 / T.
 
@@ -41,7 +42,7 @@ class UniformLambda:
         self.settings = settings
 
     def levels(self, noise_schedule: NoiseSchedule, num_inference_steps: int) -> list[Level]:
-        """N + 1 descending levels, the last clean.
+        """Return N + 1 descending levels, the last clean.
 
         Raises:
             SettingsError: an end of the noise that the model does not have.

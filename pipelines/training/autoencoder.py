@@ -34,7 +34,7 @@ __all__ = [
 
 
 def build_autoencoder(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
-    """A fresh AutoencoderKL of the recipe's shape."""
+    """Build a fresh AutoencoderKL of the recipe's shape."""
     levels = len(recipe.widths)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -50,7 +50,7 @@ def build_autoencoder(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
 
 @torch.no_grad()
 def measured_scaling(vae: AutoencoderKL, images: torch.Tensor) -> float:
-    """The factor that gives these pictures' latents unit variance; (B, 3, H, W) in [0, 1]."""
+    """Return the factor that gives these pictures' latents unit variance; (B, 3, H, W) in [0, 1]."""
     weight = next(vae.parameters())
     mean = vae.encode(images.to(weight.device) * 2 - 1).latent_dist.mean
     return float(1 / mean.float().std())
@@ -58,7 +58,7 @@ def measured_scaling(vae: AutoencoderKL, images: torch.Tensor) -> float:
 
 @torch.no_grad()
 def held_out_psnr(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 128) -> float:
-    """Mean PSNR in dB over whole scenes of held-out pairs, clipped as a saved picture is."""
+    """Measure the mean PSNR in dB over whole scenes of held-out pairs, clipped as a saved picture is."""
     scenes = [sample_scene(catalog, seed, "held-out") for seed in range(count)]
     device, values = next(vae.parameters()).device, []
     for start in range(0, count, 32):
@@ -70,7 +70,7 @@ def held_out_psnr(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 
 
 
 class AutoencoderTask:
-    """The autoencoder's loss on crops of fresh scenes.
+    """Computes the autoencoder's loss on crops of fresh scenes.
 
     Args:
         recipe: sizes and rates.
@@ -99,9 +99,9 @@ class AutoencoderTask:
         return learning_rate(step, self.steps, self.shape.learning_rate, 100, 0.95)
 
     def loss(self, step: int) -> torch.Tensor:
-        """L1 of the picture and of its gradients, and a little KL."""
+        """Compute L1 of the picture and of its gradients, and a little KL."""
         generator = generator_for(self.seed, step)
-        images = self._crops(step, generator).to(self.device) * 2 - 1
+        images = self._draw_crops(step, generator).to(self.device) * 2 - 1
         posterior = self.networks.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
         decoded = self.networks.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -127,7 +127,7 @@ class AutoencoderTask:
         decoded = self.networks.decode(latents).sample / 2 + 0.5
         picture_sheet(torch.cat([images, decoded]).cpu()).save(path)
 
-    def _crops(self, step: int, generator: torch.Generator) -> torch.Tensor:
+    def _draw_crops(self, step: int, generator: torch.Generator) -> torch.Tensor:
         first = (self.seed * 1_000_000 + step) * self.batch
         scenes = [sample_scene(self.catalog, first + index) for index in range(self.batch)]
         images = pictures_of(scenes, self.catalog, self.recipe.size)
@@ -143,17 +143,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--start", type=Path, help="a stock folder whose 'vae' to go on from")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    recipe, device = find_recipe(chosen.recipe), pick_device()
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    recipe, device = find_recipe(options.recipe), pick_device()
     vae = build_autoencoder(recipe.autoencoder, recipe.size)
-    if chosen.start:
-        require_fit(chosen.start, recipe, ("vae",))
-        vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32)
-    settings = settings_from(chosen, recipe.autoencoder.steps, recipe.autoencoder.ema)
-    task = AutoencoderTask(recipe, vae.to(device), catalog_for(recipe), chosen.seed, settings.steps)
-    train(task, chosen.run_dir / "autoencoder", settings)
+    if options.start:
+        require_fit(options.start, recipe, ("vae",))
+        vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32)
+    settings = settings_from(options, recipe.autoencoder.steps, recipe.autoencoder.ema)
+    task = AutoencoderTask(recipe, vae.to(device), catalog_for(recipe), options.seed, settings.steps)
+    train(task, options.run_dir / "autoencoder", settings)
 
 
 if __name__ == "__main__":

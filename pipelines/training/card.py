@@ -23,8 +23,8 @@ class Floor:
     unit: str = ""
     at_most: bool = False
 
-    def reached(self, figure: float) -> bool:
-        """Whether a measured figure is good enough."""
+    def is_reached(self, figure: float) -> bool:
+        """Say whether a measured figure is good enough."""
         return figure <= self.value if self.at_most else figure >= self.value
 
 
@@ -46,34 +46,34 @@ PSNR_LOSS = 0.1  # decibels that better pictures may cost: not to be seen
 
 
 def objections(candidate: Figures, shipped: Figures) -> list[str]:
-    """Why a model may not replace the shipped one; none when it may.
+    """Say why a model may not replace the shipped one; none when it may.
 
     Its four generated figures must be better on average, its autoencoder not worse by more than a
     tenth of a decibel, and no figure may leave a floor that the shipped model reaches: a gain in
     one figure does not pay for another's fall.
     """
-    found = []
+    reasons = []
     for name, floor in FLOORS.items():
         if name not in candidate or name not in shipped:
             continue  # the classifier's own figures do not depend on the model
         now, then = shipped[name], candidate[name]
-        if floor.reached(now) and not floor.reached(then):
-            found.append(
+        if floor.is_reached(now) and not floor.is_reached(then):
+            reasons.append(
                 f"{floor.label}: {now:.4g} would become {then:.4g}, past the floor of {floor.value:g}{floor.unit}"
             )
     gain = sum(candidate[name] - shipped[name] for name in GENERATED) / len(GENERATED)
     if gain <= 0:
-        found.append(f"the generated figures are not better on average ({gain:+.4f})")
+        reasons.append(f"the generated figures are not better on average ({gain:+.4f})")
     if candidate["psnr"] <= shipped["psnr"] - PSNR_LOSS:
-        found.append(f"the autoencoder is worse by {shipped['psnr'] - candidate['psnr']:.2f} decibel")
-    return found
+        reasons.append(f"the autoencoder is worse by {shipped['psnr'] - candidate['psnr']:.2f} decibel")
+    return reasons
 
 
 def figure_table(figures: Figures, history: History, floors: dict[str, Floor] = FLOORS) -> str:
-    """The floors and what was measured, as Markdown, with footnotes that say what held-out means."""
+    """Return the floors and what was measured, as Markdown, with footnotes that say what held-out means."""
     notes = {"psnr": "¹ New random compositions of known objects and backgrounds, not new objects."}
     if history.every_pair != 0:
-        notes["held_out_both"] = f"² {_seen(history)}"
+        notes["held_out_both"] = f"² {_describe_history(history)}"
     rows = ["| figure | floor | measured | |", "| --- | --- | --- | --- |"]
     for name, floor in floors.items():
         if name not in figures:
@@ -81,13 +81,13 @@ def figure_table(figures: Figures, history: History, floors: dict[str, Floor] = 
         figure = figures[name]
         limit = f"{'at most ' if floor.at_most else ''}{floor.value:g}{floor.unit}"
         missing = abs(figure - floor.value)
-        verdict = "reached" if floor.reached(figure) else f"short by {missing:.3g}{floor.unit}"
+        verdict = "reached" if floor.is_reached(figure) else f"short by {missing:.3g}{floor.unit}"
         label = f"{floor.label} {notes[name][0]}" if name in notes else floor.label
         rows.append(f"| {label} | {limit} | {figure:.4g}{floor.unit} | {verdict} |")
     return "\n".join([*rows, "", "\\\n".join(notes[name] for name in notes if name in figures)])
 
 
-def _seen(history: History) -> str:
+def _describe_history(history: History) -> str:
     if history.every_pair is None:
         return "Not known to be strictly held out: it is not recorded what the weights' first training saw."
     total = f" of {history.samples:,}" if history.samples else ""

@@ -44,8 +44,8 @@ def save_checkpoint(
         ("averaged", averaged),
         ("optimizer", flat),
     ):
-        held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(held, new / f"{name}.safetensors")
+        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(contiguous, new / f"{name}.safetensors")
     (new / "facts.json").write_text(json.dumps(facts, indent=1), "utf-8")
     swap(new, folder)
 

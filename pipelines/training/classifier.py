@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, Scene, sample_scene
 from pipelines.metrics.classifier import Classifier, ClassifierNetwork, Scores, save_classifier
-from pipelines.training.fit import MODEL, chosen_folder, require_fit
+from pipelines.training.fit import MODEL, choose_folder, require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
 from pipelines.training.recipes import Recipe, catalog_for, find_recipe
@@ -30,12 +30,12 @@ __all__ = ["ClassifierTask", "blurred", "classifier_loss", "targets_of"]
 
 
 def targets_of(scenes: list[Scene], labels: tuple[str, ...]) -> torch.Tensor:
-    """The truth as numbers: (B, 4), int64: alone, left, right (or len(labels)), background."""
+    """Return the truth as numbers: (B, 4), int64: alone, left, right (or len(labels)), background."""
     nothing, backgrounds = len(labels), tuple(BACKGROUNDS)
     rows = []
     for scene in scenes:
-        found = [labels.index(placed.label) for placed in scene.objects]
-        objects = [found[0], nothing, nothing] if len(found) == 1 else [nothing, *found]
+        indices = [labels.index(placed.label) for placed in scene.objects]
+        objects = [indices[0], nothing, nothing] if len(indices) == 1 else [nothing, *indices]
         rows.append([*objects, backgrounds.index(scene.background)])
     return torch.tensor(rows)
 
@@ -60,7 +60,7 @@ def blurred(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 class ClassifierTask:
-    """The classifier's loss on spoiled pictures of scenes of every kind.
+    """Computes the classifier's loss on spoiled pictures of scenes of every kind.
 
     Args:
         recipe: sizes and rates.
@@ -89,17 +89,17 @@ class ClassifierTask:
         self._images = self._targets = torch.empty(0)
 
     def learning_rate(self, step: int) -> float:
-        """Of this step."""
+        """Return the rate of this step."""
         shape = self.shape
         return learning_rate(step, self.steps, shape.learning_rate, shape.warmup, shape.decay)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Cross-entropies on this step's batch."""
+        """Compute the cross-entropies on this step's batch."""
         self._draw_pool(step // self.shape.pool_steps)
         generator = generator_for(self.seed, step)
-        chosen = torch.randint(len(self._images), (self.batch,), generator=generator)
-        images = blurred(self._images[chosen].float() / 255, generator)
-        return classifier_loss(self.networks(images.to(self.device)), self._targets[chosen].to(self.device))
+        indices = torch.randint(len(self._images), (self.batch,), generator=generator)
+        images = blurred(self._images[indices].float() / 255, generator)
+        return classifier_loss(self.networks(images.to(self.device)), self._targets[indices].to(self.device))
 
     def export(self, folder: Path) -> None:
         """Write the classifier as it ships."""
@@ -118,13 +118,13 @@ class ClassifierTask:
         scenes = [sample_scene(self.catalog, first + index, "all", 1 + index % 2) for index in range(self.shape.pool)]
         generator = generator_for(self.seed, first)
         with torch.autocast(self.device.type, enabled=False):
-            parts = [self._draw(scenes[start : start + 256], generator) for start in range(0, len(scenes), 256)]
+            parts = [self._draw_images(scenes[start : start + 256], generator) for start in range(0, len(scenes), 256)]
         self._images = torch.cat(parts)
         self._targets = targets_of(scenes, self.catalog.labels)
         self._generation = generation
 
     @torch.no_grad()
-    def _draw(self, scenes: list[Scene], generator: torch.Generator) -> torch.Tensor:
+    def _draw_images(self, scenes: list[Scene], generator: torch.Generator) -> torch.Tensor:
         """(B, 3, H, W), uint8; the second half has passed the autoencoder."""
         images = pictures_of(scenes, self.catalog, self.recipe.size)
         if self.vae is not None:
@@ -146,18 +146,18 @@ def main(arguments: list[str] | None = None) -> None:
         type=Path,
         help="stock folder whose autoencoder some pictures pass (default: the shipped model, for its own recipe)",
     )
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    recipe, device = find_recipe(chosen.recipe), pick_device()
-    start = chosen_folder(chosen.start, recipe, "--start", MODEL)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    recipe, device = find_recipe(options.recipe), pick_device()
+    start = choose_folder(options.start, recipe, "--start", MODEL)
     require_fit(start, recipe, ("vae",))
     catalog = catalog_for(recipe)
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
     network = ClassifierNetwork(len(catalog.objects), len(BACKGROUNDS), recipe.classifier.widths)
-    settings = settings_from(chosen, recipe.classifier.steps, recipe.classifier.ema)
-    task = ClassifierTask(recipe, network.to(device), vae.to(device).eval(), catalog, chosen.seed, settings.steps)
-    train(task, chosen.run_dir / "classifier", settings)
+    settings = settings_from(options, recipe.classifier.steps, recipe.classifier.ema)
+    task = ClassifierTask(recipe, network.to(device), vae.to(device).eval(), catalog, options.seed, settings.steps)
+    train(task, options.run_dir / "classifier", settings)
 
 
 if __name__ == "__main__":

@@ -63,14 +63,14 @@ def normalize_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
 
     Args: images: (B, 3, H, W) in [0, 1].
     """
-    mean, channels = _means(vae, images), vae.config.latent_channels
-    center, spread = mean.mean(dim=(0, 2, 3)), mean.std(dim=(0, 2, 3))
+    mean, channels = _encode_means(vae, images), vae.config.latent_channels
+    center, deviation = mean.mean(dim=(0, 2, 3)), mean.std(dim=(0, 2, 3))
     inward, outward = vae.quant_conv, vae.post_quant_conv
     outward.bias += (outward.weight[:, :, 0, 0] * center).sum(dim=1)
-    outward.weight *= spread[None, :, None, None]
-    inward.weight[:channels] /= spread[:, None, None, None]
-    inward.bias[:channels] = (inward.bias[:channels] - center) / spread
-    inward.bias[channels:] -= 2 * spread.log()
+    outward.weight *= deviation[None, :, None, None]
+    inward.weight[:channels] /= deviation[:, None, None, None]
+    inward.bias[:channels] = (inward.bias[:channels] - center) / deviation
+    inward.bias[channels:] -= 2 * deviation.log()
 
 
 @torch.no_grad()
@@ -78,14 +78,14 @@ def composition_psnr(vae: AutoencoderKL, catalog: Catalog, size: int, count: int
     """Measure the mean PSNR in dB over compositions of held-out pairs, clipped as a saved picture is."""
     values, device = [], next(vae.parameters()).device
     for start in range(0, count, 16):
-        images = _pictures(catalog, range(start, min(start + 16, count)), size, "held-out").to(device)
+        images = _draw_pictures(catalog, range(start, min(start + 16, count)), size, "held-out").to(device)
         decoded = (vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5).clamp(0, 1)
         values.append(psnr(decoded, images))
     return float(torch.cat(values).mean())
 
 
 class CompositionAutoencoderTask:
-    """The autoencoder's loss on crops of compositions, or the decoder's on whole ones.
+    """Computes the autoencoder's loss on crops of compositions, or the decoder's on whole ones.
 
     Args:
         recipe: sizes and rates.
@@ -127,19 +127,19 @@ class CompositionAutoencoderTask:
         return learning_rate(step, self.steps, self.rate, 100, 0.6)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Squared error mostly, L1 of the picture and of its gradients, and a little KL.
+        """Compute the squared error mostly, L1 of the picture and of its gradients, and a little KL.
 
         L1 alone settles on flat pictures first: under uncertainty the median of a gradient is zero.
         """
-        self._grow(step)
+        self._extend_pool(step)
         generator = generator_for(self.seed, step)
-        images = self._crops(generator).to(self.device) * 2 - 1
+        images = self._draw_crops(generator).to(self.device) * 2 - 1
         with torch.set_grad_enabled(not self.decoder):
             posterior = self.networks.encode(images).latent_dist
-            latents, spread = posterior.mean.float(), posterior.std.float()
+            latents, deviation = posterior.mean.float(), posterior.std.float()
         level = LATENT_NOISE * torch.rand(self.batch, 1, 1, 1, generator=generator).to(self.device)
         noise = torch.randn(2, *latents.shape, generator=generator).to(self.device)
-        latents = latents + noise[0] * level * latents.detach().std() + noise[1] * spread
+        latents = latents + noise[0] * level * latents.detach().std() + noise[1] * deviation
         decoded = self.networks.decode(latents).sample.float()
         error = decoded - images
         edges = self.shape.gradient_weight * gradient_l1(decoded, images)
@@ -148,44 +148,44 @@ class CompositionAutoencoderTask:
 
     def export(self, folder: Path) -> None:
         """Write the autoencoder in half precision, its latents normalized."""
-        written = copy.deepcopy(self.networks)
-        images = _pictures(self.catalog, range(256), self.recipe.size, "train").to(self.device)
+        exported = copy.deepcopy(self.networks)
+        images = _draw_pictures(self.catalog, range(256), self.recipe.size, "train").to(self.device)
         if not self.decoder:
-            normalize_latents(written, images)
-        written.register_to_config(scaling_factor=measured_scaling(written, images))
-        written.half().save_pretrained(folder / "vae")
+            normalize_latents(exported, images)
+        exported.register_to_config(scaling_factor=measured_scaling(exported, images))
+        exported.half().save_pretrained(folder / "vae")
         quality = composition_psnr(self.networks, self.catalog, self.recipe.size, 64)
         print(f"held-out compositions: {quality:.2f} dB", flush=True)
 
     def sheet(self, path: Path) -> None:
         """Draw held-out compositions, and below them what comes back."""
-        images = _pictures(self.catalog, range(12), self.recipe.size, "held-out").to(self.device)
+        images = _draw_pictures(self.catalog, range(12), self.recipe.size, "held-out").to(self.device)
         decoded = self.networks.decode(self.networks.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5
         picture_sheet(torch.cat([images, decoded]).cpu()).save(path)
 
-    def _grow(self, step: int) -> None:
+    def _extend_pool(self, step: int) -> None:
         """The pictures of a step depend on the step alone: a resumed run draws the last ones again."""
         stop = 256 + (step // 4 + 1) * FRESH
         start = max(0, stop - self.pool) if not len(self._images) else stop - FRESH
         if len(self._images) and step % 4:
             return
         base = self.seed * 100_000_000 + 10_000_000
-        fresh = _pictures(self.catalog, range(base + start, base + stop), self.recipe.size, "train")
+        fresh = _draw_pictures(self.catalog, range(base + start, base + stop), self.recipe.size, "train")
         self._images = torch.cat([self._images, (fresh * 255).round().byte()])[-self.pool :]
 
-    def _crops(self, generator: torch.Generator) -> torch.Tensor:
+    def _draw_crops(self, generator: torch.Generator) -> torch.Tensor:
         crop = self.recipe.size if self.decoder else self.shape.crop
-        chosen = torch.randint(len(self._images), (self.batch,), generator=generator)
+        indices = torch.randint(len(self._images), (self.batch,), generator=generator)
         corners = torch.randint(self.recipe.size - crop + 1, (self.batch, 2), generator=generator)
-        pictures = zip(self._images[chosen], corners.tolist(), strict=True)
+        pictures = zip(self._images[indices], corners.tolist(), strict=True)
         return torch.stack([image[:, y : y + crop, x : x + crop] for image, (y, x) in pictures]).float() / 255
 
 
-def _pictures(catalog: Catalog, seeds: range, size: int, split: str) -> torch.Tensor:
+def _draw_pictures(catalog: Catalog, seeds: range, size: int, split: str) -> torch.Tensor:
     return pictures_of([sample_composition(catalog, seed, split).scene for seed in seeds], catalog, size)
 
 
-def _means(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+def _encode_means(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     """The posterior means (B, C, h, w), unscaled."""
     return torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in images.split(16)])
 
@@ -196,19 +196,19 @@ def main(arguments: list[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--start", type=Path, help="a stock folder whose 'vae' to go on from")
     parser.add_argument("--decoder", action="store_true", help="the decoder alone, on whole pictures")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    recipe, device = find_recipe(chosen.recipe), pick_device()
-    if chosen.start:
-        require_fit(chosen.start, recipe, ("vae",))
-        vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    recipe, device = find_recipe(options.recipe), pick_device()
+    if options.start:
+        require_fit(options.start, recipe, ("vae",))
+        vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32)
     else:
         vae = prepare_autoencoder(build_autoencoder(recipe.autoencoder, recipe.size))
-    settings = settings_from(chosen, recipe.autoencoder.steps, recipe.autoencoder.ema)
+    settings = settings_from(options, recipe.autoencoder.steps, recipe.autoencoder.ema)
     catalog = catalog_for(recipe)
-    task = CompositionAutoencoderTask(recipe, vae.to(device), catalog, chosen.seed, settings.steps, chosen.decoder)
-    train(task, chosen.run_dir / ("decoder" if chosen.decoder else "autoencoder"), settings)
+    task = CompositionAutoencoderTask(recipe, vae.to(device), catalog, options.seed, settings.steps, options.decoder)
+    train(task, options.run_dir / ("decoder" if options.decoder else "autoencoder"), settings)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,14 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from pipelines.core.errors import TrainingError
 from pipelines.emoji.composition_captions import describe, pluralize
-from pipelines.emoji.compositions import sample_composition
+from pipelines.emoji.compositions import KINDS, ORDINARY_SIZES, SHARES, SIZES, Composition, sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
-from pipelines.training.denoiser import DenoiserTask, build_text_encoder, build_unet, load_networks, noise_schedule
+from pipelines.training.caption_reader import CaptionReader
+from pipelines.training.denoiser import DenoiserTask
+from pipelines.training.denoiser_networks import build_text_encoder, build_unet, load_networks, noise_schedule
 from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of
 from pipelines.training.latents import encode, pictures_of
@@ -44,7 +49,7 @@ SHEET_CAPTIONS = (
 
 
 def composition_corpus(catalog: Catalog, count: int = 20_000, seed: int = 0) -> list[str]:
-    """Captions, and every name, plural and tag once, to learn words from."""
+    """Return captions, and every name, plural and tag once, to learn words from."""
     rng = np.random.default_rng(seed)
     captions = [describe(sample_composition(catalog, index, "all"), catalog, rng) for index in range(count)]
     names = [name for item in catalog.objects for name in item.names]
@@ -53,7 +58,7 @@ def composition_corpus(catalog: Catalog, count: int = 20_000, seed: int = 0) -> 
 
 
 class CompositionPool:
-    """Latents of many training compositions in memory; new ones join while the oldest leave.
+    """Keeps latents of many training compositions in memory; new ones join while the oldest leave.
 
     Args:
         vae: encodes.
@@ -64,6 +69,8 @@ class CompositionPool:
         fresh: how many join at each step.
         seed: of everything drawn.
         file: keeps the latents for a run that goes on; None keeps none.
+        singles: share of single objects, at least their part of `SHARES`, which is what None takes.
+        sizes: the sizes of the single objects that join by `singles`, as `sample_composition` takes them.
     """
 
     def __init__(
@@ -76,7 +83,14 @@ class CompositionPool:
         fresh: int,
         seed: int,
         file: Path | None = None,
+        singles: float | None = None,
+        sizes: Sequence[str | None] = ORDINARY_SIZES,
     ):
+        usual = SHARES[KINDS.index("single")]
+        if singles is not None and not usual <= singles <= 1:
+            raise TrainingError(f"The share of single objects is {singles:g}. Choose one from {usual:g} to 1.")
+        self._sizes = sizes
+        self._further_singles = 0.0 if singles is None else (singles - usual) / (1 - usual)
         self.vae, self.catalog, self.picture_size = vae, catalog, picture_size
         self.count, self.first, self.fresh, self.file = count, first, fresh, file
         self._base = seed * 1_000_000_000
@@ -84,31 +98,38 @@ class CompositionPool:
         self._latents = torch.empty(0)
 
     def window(self, step: int) -> tuple[int, int]:
-        """The numbers of the first composition in memory at a step, and of the one behind the last."""
+        """Return the numbers of the first composition in memory at a step, and of the one behind the last."""
         stop = self.first + step // 16 * 16 * self.fresh
         return max(0, stop - self.count), stop
 
-    def batch(self, step: int, size: int, rng: np.random.Generator, empty: float) -> tuple[torch.Tensor, list[str]]:
-        """Draw `size` latents (B, C, h, w), float32 and scaled, and new captions for them."""
+    def batch(
+        self, step: int, size: int, rng: np.random.Generator, empty: float
+    ) -> tuple[torch.Tensor, list[str], list[Composition]]:
+        """Draw `size` latents (B, C, h, w), float32 and scaled, new captions for them, and what they show."""
         start, stop = self.window(step)
-        self._hold(start, stop)
-        chosen = rng.choice(stop - start, size=size, replace=False)
-        captions = [describe(self._composition(start + int(index)), self.catalog, rng, empty) for index in chosen]
-        return self._latents[torch.from_numpy(chosen)].float(), captions
+        self._extend_to(start, stop)
+        indices = rng.choice(stop - start, size=size, replace=False)
+        compositions = [self._draw_composition(start + int(index)) for index in indices]
+        captions = [describe(composition, self.catalog, rng, empty) for composition in compositions]
+        return self._latents[torch.from_numpy(indices)].float(), captions, compositions
 
-    def _composition(self, number: int):
-        return sample_composition(self.catalog, self._base + number)
+    def _draw_composition(self, number: int) -> Composition:
+        seed = self._base + number
+        single = np.random.default_rng([seed, 1]).random() < self._further_singles
+        if single:
+            return sample_composition(self.catalog, seed, kind="single", sizes=self._sizes)
+        return sample_composition(self.catalog, seed)
 
-    def _hold(self, start: int, stop: int) -> None:
+    def _extend_to(self, start: int, stop: int) -> None:
         if (start, stop) == (self._start, self._stop):
             return
         if not len(self._latents) and self.file is not None and self.file.is_file():
-            self._restore()
+            self._read_file()
         if not self._start <= start <= self._stop <= stop:
             self._latents, self._start, self._stop = torch.empty(0), start, start
         parts = [self._latents[start - self._start :]] if len(self._latents) else []
         for first in range(self._stop, stop, 128):
-            parts.append(self._encode(range(first, min(first + 128, stop))))
+            parts.append(self._encode_range(range(first, min(first + 128, stop))))
         with torch.autocast(self._latents.device.type, enabled=False):
             self._latents, self._start = torch.cat(parts), start
         if self.file is not None and (self._stop == start or stop // 4096 > self._stop // 4096):
@@ -117,22 +138,22 @@ class CompositionPool:
             save_file({"latents": self._latents.contiguous(), "numbers": numbers}, self.file)
         self._stop = stop
 
-    def _restore(self) -> None:
-        kept = load_file(self.file)
-        self._latents = kept["latents"]
-        self._start, self._stop = kept["numbers"].tolist()
+    def _read_file(self) -> None:
+        tensors = load_file(self.file)
+        self._latents = tensors["latents"]
+        self._start, self._stop = tensors["numbers"].tolist()
 
-    def _encode(self, numbers: range) -> torch.Tensor:
-        scenes = [self._composition(number).scene for number in numbers]
+    def _encode_range(self, numbers: range) -> torch.Tensor:
+        scenes = [self._draw_composition(number).scene for number in numbers]
         return encode(self.vae, pictures_of(scenes, self.catalog, self.picture_size)).half().cpu()
 
 
 class CompositionDenoiserTask(DenoiserTask):
-    """The loss of the 128 px denoiser: velocity prediction on compositions.
+    """Computes the loss of the 128 px denoiser: velocity prediction on compositions.
 
     Args:
         recipe, networks, vae, tokenizer, catalog, seed, steps, history: as of `DenoiserTask`.
-        kept: a file that keeps the latents of a run that goes on, or None.
+        latents_file: keeps the latents of a run that goes on, or None.
     """
 
     sheet_captions = SHEET_CAPTIONS
@@ -147,35 +168,41 @@ class CompositionDenoiserTask(DenoiserTask):
         seed: int = 0,
         steps: int | None = None,
         history: History = UNKNOWN,
-        kept: Path | None = None,
+        latents_file: Path | None = None,
     ):
+        reader = CaptionReader(recipe.denoiser.text_width, catalog.labels).to(next(networks.parameters()).device)
+        networks["caption_reader"] = reader
         super().__init__(recipe, networks, vae, tokenizer, catalog, seed, steps, history)
         shape = recipe.denoiser
         tables = [module.weight for module in networks.modules() if isinstance(module, torch.nn.Embedding)]
+        tables += [reader.object.weight, reader.place.weight]
         numbers = {id(table) for table in tables}
         others = [weight for weight in networks.parameters() if id(weight) not in numbers]
         groups = [{"params": others}, {"params": tables, "orthogonal": False}]
         self.optimizer = Muon(groups, lr=shape.learning_rate)
         self.scheduler = noise_schedule("v_prediction")
-        self.pool = CompositionPool(vae, catalog, recipe.size, shape.pool, shape.first, shape.fresh, seed, kept)
+        counts = (shape.pool, shape.first, shape.fresh)
+        self.pool = CompositionPool(vae, catalog, recipe.size, *counts, seed, latents_file, shape.singles, shape.sizes)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Weighted error of the predicted velocity on this step's batch."""
+        """Compute the weighted error of the velocity on this batch, and the loss of reading the captions."""
         rng = np.random.default_rng([self.seed, step])
-        latents, captions = self.pool.batch(step, self.batch, rng, self.shape.empty_captions)
+        latents, captions, compositions = self.pool.batch(step, self.batch, rng, self.shape.empty_captions)
         generator = generator_for(self.seed, step)
         noise = assign_noise(latents, torch.randn(latents.shape, generator=generator))
         # one timestep in each of B equal parts: less variance than independent ones
-        spread = torch.arange(self.batch) + torch.rand(self.batch, generator=generator)
-        timesteps = (spread / self.batch * 1_000).long().clamp(max=999).to(self.device)
+        positions = torch.arange(self.batch) + torch.rand(self.batch, generator=generator)
+        timesteps = (positions / self.batch * 1_000).long().clamp(max=999).to(self.device)
         latents, noise = latents.to(self.device), noise.to(self.device)
         alphas = self.alphas_cumprod[timesteps]
         scale = alphas.view(-1, 1, 1, 1)
         noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
         velocity = scale.sqrt() * noise - (1 - scale).sqrt() * latents
-        embeds = self.networks["text_encoder"](self._tokens(captions))[0]
+        embeds = self.networks["text_encoder"](self._tokenize(captions))[0]
         predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
-        return soft_snr_v_loss(predicted, velocity, alphas, self.shape.snr_floor)
+        reader = self.networks["caption_reader"]
+        misread = reader.loss(embeds, reader.targets(compositions, captions).to(self.device))
+        return soft_snr_v_loss(predicted, velocity, alphas, self.shape.snr_floor) + self.shape.reading * misread
 
 
 def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):
@@ -192,25 +219,55 @@ def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):
     return vae, tokenizer, torch.nn.ModuleDict(networks)
 
 
+def add_share_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how many single objects are drawn, and of which sizes."""
+    parser.add_argument("--singles", type=float, help="share of single objects (default: the compositions' own)")
+    parser.add_argument(
+        "--sizes",
+        type=read_sizes,
+        default=ORDINARY_SIZES,
+        metavar="SIZE,SIZE,...",
+        help="sizes of the single objects that --singles adds, each with the same chance: none, small, large",
+    )
+
+
+def read_sizes(text: str) -> tuple[str | None, ...]:
+    """Read sizes such as "none,small,large,large" for `sample_composition`.
+
+    Raises: argparse.ArgumentTypeError when a word is no size.
+    """
+    words = [word.strip() for word in text.split(",")]
+    known = {"none" if size is None else size: size for size in SIZES}
+    for word in words:
+        if word not in known:
+            raise argparse.ArgumentTypeError(f"unknown size {word!r}; choose from {', '.join(known)}")
+    return tuple(known[word] for word in words)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--start", type=Path, required=True, help="stock folder; with --fresh only its autoencoder")
     parser.add_argument("--fresh", action="store_true", help="begin with random weights")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    recipe = find_recipe(chosen.recipe)
-    settings = settings_from(chosen, recipe.denoiser.steps, recipe.denoiser.ema)
-    require_fit(chosen.start, recipe, ("vae",) if chosen.fresh else PARTS)
-    folder = chosen.run_dir / "denoiser"
-    history = begin_run(folder, FRESH if chosen.fresh else continued(history_of(chosen.start)))
+    parser.add_argument("--learning-rate", type=float, help="the highest (default: the recipe's)")
+    add_share_arguments(parser)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    recipe = find_recipe(options.recipe)
+    rate = options.learning_rate or recipe.denoiser.learning_rate
+    shape = dataclasses.replace(recipe.denoiser, learning_rate=rate, singles=options.singles, sizes=options.sizes)
+    recipe = dataclasses.replace(recipe, denoiser=shape)
+    settings = settings_from(options, recipe.denoiser.steps, recipe.denoiser.ema)
+    require_fit(options.start, recipe, ("vae",) if options.fresh else PARTS)
+    folder = options.run_dir / "denoiser"
+    history = begin_run(folder, FRESH if options.fresh else continued(history_of(options.start)))
     catalog, device = catalog_for(recipe), pick_device()
-    if chosen.fresh:
-        vae, tokenizer, networks = fresh_networks(recipe, catalog, chosen.start, chosen.run_dir / "tokenizer")
+    if options.fresh:
+        vae, tokenizer, networks = fresh_networks(recipe, catalog, options.start, options.run_dir / "tokenizer")
     else:
-        vae, tokenizer, networks = load_networks(recipe, chosen.start)
+        vae, tokenizer, networks = load_networks(recipe, options.start)
     # transformers' fused attention has a slow backward on the CPU
     networks["text_encoder"].set_attn_implementation("eager")
     task = CompositionDenoiserTask(
@@ -219,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         vae.to(device),
         tokenizer,
         catalog,
-        chosen.seed,
+        options.seed,
         settings.steps,
         history,
         folder / "latents.safetensors",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from pipelines.emoji.composition_captions import Description, describe, parse_description
@@ -22,11 +22,11 @@ from pipelines.metrics.detector import SHIPPED as JUDGE
 from pipelines.metrics.detector import Detector, View, load_detector
 from pipelines.training.card import Floor, figure_table, write_card
 from pipelines.training.composition_autoencoder import composition_psnr
-from pipelines.training.exchange import FILES, fingerprint
+from pipelines.training.exchange import FILES, FLOW_FILES, fingerprint
 from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.history import history_of
 from pipelines.training.latents import encode, pictures_of
-from pipelines.training.measures import FRESH, file_bytes, load_pipeline, seconds_for_one
+from pipelines.training.measures import FRESH, call_options, file_bytes, load_pipeline, seconds_for_one
 from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import pick_device, picture_sheet, use_threads
 
@@ -63,7 +63,7 @@ COMPOSITION_FLOORS: dict[str, Floor] = {
 
 
 def is_shown(view: View, description: Description) -> bool:
-    """Whether a picture shows what its caption says, and nothing else: objects, places, sizes, background.
+    """Say whether a picture shows what its caption says, and nothing else: objects, places, sizes, background.
 
     A size is right when it is nearer to the range that its word means than to that of no word.
     """
@@ -71,14 +71,14 @@ def is_shown(view: View, description: Description) -> bool:
         return False
     if len(view.objects) != description.count:
         return False
-    found = sorted(view.objects, key=lambda item: item.y if description.kind == "above" else item.x)
-    labels = tuple(item.label for item in found)
+    objects = sorted(view.objects, key=lambda item: item.y if description.kind == "above" else item.x)
+    labels = tuple(item.label for item in objects)
     if description.kind == "count":
         return labels == description.labels * description.count
     if description.kind == "in front of":
-        front, back = sorted(found, key=lambda item: item.size)
+        front, back = sorted(objects, key=lambda item: item.size)
         return (front.label, back.label) == description.labels and front.y > back.y
-    return labels == description.labels and _is_sized(found[0].size, description.size)
+    return labels == description.labels and _is_sized(objects[0].size, description.size)
 
 
 def _is_sized(size: float, word: str | None) -> bool:
@@ -93,46 +93,47 @@ def named_compositions(
     catalog: Catalog, count: int, split: str, kind: str
 ) -> list[tuple[Composition, str, Description]]:
     """Draw fresh compositions with captions of the training grammar that name the background."""
-    found, seed = [], FRESH
-    while len(found) < count:
+    compositions: list[tuple[Composition, str, Description]] = []
+    seed = FRESH
+    while len(compositions) < count:
         seed += 1
         composition = sample_composition(catalog, seed, split, kind)
         text = describe(composition, catalog, np.random.default_rng(seed))
         description = parse_description(text, catalog)
         if description.background is not None:
-            found.append((composition, text, description))
-    return found
+            compositions.append((composition, text, description))
+    return compositions
 
 
 def generate(
-    pipeline: StableDiffusionPipeline,
+    pipeline: DiffusionPipeline,
     captions: list[str],
     steps: int = STEPS,
     guidance: float = GUIDANCE,
-    kept: Path | None = None,
+    latents_file: Path | None = None,
 ) -> torch.Tensor:
     """Draw one picture for each caption, the noise fixed by its number.
 
     Args:
-        kept: a file of scaled latents: read if it is there, else written, so that a decoder can be measured again
-            without drawing again.
+        latents_file: a file of scaled latents: read if it is there, else written, so that a decoder can be measured
+            again without drawing again.
     Returns: (B, 3, H, W) in [0, 1].
     """
-    if kept is not None and kept.is_file():
-        latents = load_file(kept)["latents"]
+    if latents_file is not None and latents_file.is_file():
+        latents = load_file(latents_file)["latents"]
     else:
-        latents = _drawn_latents(pipeline, captions, steps, guidance)
-        if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"latents": latents.contiguous()}, kept)
+        latents = _draw_latents(pipeline, captions, steps, guidance)
+        if latents_file is not None:
+            latents_file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"latents": latents.contiguous()}, latents_file)
     vae = pipeline.vae
     with torch.no_grad():
         decoded = [vae.decode(part / vae.config.scaling_factor).sample for part in latents.to(vae.device).split(25)]
     return (torch.cat(decoded).float() / 2 + 0.5).clamp(0, 1).cpu()
 
 
-def _drawn_latents(pipeline: StableDiffusionPipeline, captions: list[str], steps: int, guidance: float) -> torch.Tensor:
-    drawn = []
+def _draw_latents(pipeline: DiffusionPipeline, captions: list[str], steps: int, guidance: float) -> torch.Tensor:
+    latents = []
     for start in range(0, len(captions), 25):
         numbers = range(start, min(start + 25, len(captions)))
         result = pipeline(
@@ -141,9 +142,10 @@ def _drawn_latents(pipeline: StableDiffusionPipeline, captions: list[str], steps
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(number) for number in numbers],
             output_type="latent",
+            **call_options(pipeline),
         )
-        drawn.append(result.images.float().cpu())
-    return torch.cat(drawn)
+        latents.append(result.images.float().cpu())
+    return torch.cat(latents)
 
 
 @torch.no_grad()
@@ -151,15 +153,15 @@ def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalog: Catalog, 
     """Measure the share of fresh renderings of every kind, passed through the autoencoder, that are read all right."""
     right = []
     for start in range(0, count, 50):
-        chosen = [sample_composition(catalog, FRESH + 10**6 + start + index, "all") for index in range(50)]
-        latents = encode(vae, pictures_of([item.scene for item in chosen], catalog, detector.size))
+        compositions = [sample_composition(catalog, FRESH + 10**6 + start + index, "all") for index in range(50)]
+        latents = encode(vae, pictures_of([item.scene for item in compositions], catalog, detector.size))
         images = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
-        for item, view in zip(chosen, detector.read(images), strict=True):
-            right.append(is_shown(view, _all_said(item)))
+        for item, view in zip(compositions, detector.read(images), strict=True):
+            right.append(is_shown(view, _describe_fully(item)))
     return float(np.mean(right))
 
 
-def _all_said(composition: Composition) -> Description:
+def _describe_fully(composition: Composition) -> Description:
     return Description(
         composition.kind,
         composition.labels,
@@ -176,7 +178,7 @@ def measure(
     captions: int,
     sheets: Path | None,
     bf16: bool = False,
-    kept: Path | None = None,
+    latents_folder: Path | None = None,
 ) -> dict[str, float]:
     """Measure all figures of a model folder.
 
@@ -187,7 +189,7 @@ def measure(
         captions: how many for each generated figure.
         sheets: where to draw 64 pictures of each kind, or None.
         bf16: draw the judged pictures in bfloat16, which takes half the time.
-        kept: a folder for their latents, see `generate`; None keeps none.
+        latents_folder: a folder for their latents, see `generate`; None keeps none.
     """
     pipeline = load_pipeline(folder, pick_device().type)
     figures = {"psnr": composition_psnr(pipeline.vae, catalog, detector.size)}
@@ -196,8 +198,8 @@ def measure(
         count = captions if name in FULL else captions // 2
         cases = named_compositions(catalog, count, split, kind)
         with torch.autocast(pick_device().type, torch.bfloat16, enabled=bf16):
-            file = kept / f"{name}.safetensors" if kept else None
-            images = generate(pipeline, [text for _, text, _ in cases], kept=file)
+            file = latents_folder / f"{name}.safetensors" if latents_folder else None
+            images = generate(pipeline, [text for _, text, _ in cases], latents_file=file)
         views = detector.read(images)
         right = [is_shown(view, case[2]) for view, case in zip(views, cases, strict=True)]
         whole = [is_shown(view, replace(case[2], background=None)) for view, case in zip(views, cases, strict=True)]
@@ -224,28 +226,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--latents", type=Path, help="a folder that keeps the drawn latents, or has them")
     parser.add_argument("--bf16", action="store_true", help="draw the judged pictures in bfloat16")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    recipe = find_recipe(chosen.recipe)
-    require_fit(chosen.model, recipe, PARTS)
-    detector = load_detector(chosen.detector, pick_device().type)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    recipe = find_recipe(options.recipe)
+    network = "transformer" if (options.model / "transformer").is_dir() else "unet"
+    require_fit(options.model, recipe, (*(part for part in PARTS if part != "unet"), network))
+    detector = load_detector(options.detector, pick_device().type)
     figures = measure(
-        chosen.model, detector, catalog_for(recipe), chosen.captions, chosen.sheets, chosen.bf16, chosen.latents
+        options.model, detector, catalog_for(recipe), options.captions, options.sheets, options.bf16, options.latents
     )
-    print(figure_table(figures, history_of(chosen.model), COMPOSITION_FLOORS), flush=True)
-    if chosen.write:
+    print(figure_table(figures, history_of(options.model), COMPOSITION_FLOORS), flush=True)
+    if options.write:
         identity = {
-            "captions": chosen.captions,
-            "judge": fingerprint(chosen.detector, ("config.json", "model.safetensors")),
-            "model": fingerprint(chosen.model, FILES),
+            "captions": options.captions,
+            "judge": fingerprint(options.detector, ("config.json", "model.safetensors")),
+            "model": fingerprint(options.model, FILES if network == "unet" else FLOW_FILES),
         }
+        solver = "DPM-Solver++(2M)" if network == "unet" else "Euler"
         note = (
-            f"{chosen.captions} captions for each of the first three generated figures and {chosen.captions // 2} for "
-            f"each other, {STEPS} steps of DPM-Solver++(2M), guidance {GUIDANCE:g}"
-            f"{', in bfloat16' if chosen.bf16 else ''}, judged by the shipped detector. Seconds are the least of five "
+            f"{options.captions} captions for each of the first three generated figures and "
+            f"{options.captions // 2} for each other, {STEPS} steps of {solver}, guidance {GUIDANCE:g}"
+            f"{', in bfloat16' if options.bf16 else ''}, judged by the shipped detector. Seconds are the least of five "
             "runs in float32."
         )
-        write_card(chosen.model, figures | identity, note, COMPOSITION_FLOORS)
+        write_card(options.model, figures | identity, note, COMPOSITION_FLOORS)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
 from pipelines.models.loader import Loader
 
-__all__ = ["fit", "latents_of_folder", "latents_of_scenes", "main", "opened"]
+__all__ = ["fit", "latents_of_folder", "latents_of_scenes", "main", "open_model"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SCENES, POINTS, RANK = 12_000, 256, 320
@@ -34,7 +34,8 @@ FEWEST = 16
 
 
 def latents_of_folder(folder: Path, family: Family, most: int) -> torch.Tensor:
-    """(N, C, h, w), float32, scaled latents of a folder's pictures, each cut to the middle at the model's own size.
+    """Return (N, C, h, w), float32, scaled latents of a folder's pictures, each cut to the middle at the model's own
+    size.
 
     Raises:
         PictureError: a file is no picture.
@@ -45,13 +46,13 @@ def latents_of_folder(folder: Path, family: Family, most: int) -> torch.Tensor:
         raise SettingsError(
             f"There are {len(files)} pictures in {str(folder)!r}. Give at least {FEWEST}, better thousands."
         )
-    return torch.cat([family.encode_images(_picture(path, family.default_size)).cpu() for path in files])
+    return torch.cat([family.encode_images(_read_picture(path, family.default_size)).cpu() for path in files])
 
 
-def _picture(path: Path, size: tuple[int, int]) -> torch.Tensor:
+def _read_picture(path: Path, size: tuple[int, int]) -> torch.Tensor:
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+        with Image.open(path) as file:
+            image = file.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(f"{path.name} cannot be read as a picture: take it out of the folder.") from error
     scale = max(size[0] / image.width, size[1] / image.height)
@@ -62,7 +63,7 @@ def _picture(path: Path, size: tuple[int, int]) -> torch.Tensor:
 
 
 def latents_of_scenes(family: Family, count: int, seed: int = 70) -> torch.Tensor:
-    """(count, C, h, w), float32: latents of the data generator's scenes, which the shipped model learned from."""
+    """Return (count, C, h, w), float32: latents of the generator's scenes, which the shipped model learned from."""
     from pipelines.emoji.objects import shipped_catalog
     from pipelines.emoji.scenes import sample_scene
     from pipelines.training.latents import pictures_of
@@ -86,24 +87,24 @@ def fit(latents: torch.Tensor, folder: Path, rank: int = RANK, points: int = POI
     """
     statistics = Statistics.of(latents, rank)
     save_statistics(statistics, folder / STATISTICS)
-    kept = float(statistics.variances.sum())
-    left = statistics.rest * (statistics.mean.numel() - len(statistics.variances))
+    principal = float(statistics.variances.sum())
+    residual = statistics.rest * (statistics.mean.numel() - len(statistics.variances))
     generator = torch.Generator().manual_seed(seed)
-    chosen = latents[torch.randperm(len(latents), generator=generator)[:points]]
-    transport = fit_transport(chosen, generator)
+    selected = latents[torch.randperm(len(latents), generator=generator)[:points]]
+    transport = fit_transport(selected, generator)
     save_transport(transport, folder / TRANSPORT)
-    received = masses(transport, 200 * len(chosen), generator) * len(chosen)
+    received = masses(transport, 200 * len(selected), generator) * len(selected)
     return {
         "latents": len(latents),
-        "variance kept": round(kept / (kept + left), 4),
+        "variance kept": round(principal / (principal + residual), 4),
         "least mass": round(float(received.min()), 3),
         "most mass": round(float(received.max()), 3),
     }
 
 
 @contextlib.contextmanager
-def opened(model: str, models_folder: Path | None = None) -> Iterator[tuple[Family, Path]]:
-    """A model of the catalog while the context lasts, and the folder where its starts look for what was fitted.
+def open_model(model: str, models_folder: Path | None = None) -> Iterator[tuple[Family, Path]]:
+    """Provide a model of the catalog while the context lasts, and the folder where its starts look for what was fitted.
 
     Raises:
         UnknownMethodError: no model has this key.
@@ -128,18 +129,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--count", type=int, default=SCENES, help="pictures at most")
     parser.add_argument("--out", type=Path, help="where to write (default: where the studio looks)")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if chosen.pictures is None and chosen.model != "emoji":
+        if options.pictures is None and options.model != "emoji":
             raise SettingsError(
-                f"What the model {chosen.model!r} learned from is not here. Name a folder with --pictures."
+                f"What the model {options.model!r} learned from is not here. Name a folder with --pictures."
             )
-        with opened(chosen.model, chosen.models_folder) as (family, kept):
-            if chosen.pictures:
-                latents = latents_of_folder(chosen.pictures, family, chosen.count)
+        with open_model(options.model, options.models_folder) as (family, fitted_here):
+            if options.pictures:
+                latents = latents_of_folder(options.pictures, family, options.count)
             else:
-                latents = latents_of_scenes(family, chosen.count)
-        folder = chosen.out or kept
+                latents = latents_of_scenes(family, options.count)
+        folder = options.out or fitted_here
         print(fit(latents, folder), "written to", folder)
     except (StepwiseError, OSError) as error:
         print(f"data_statistics: {error}")

@@ -70,7 +70,7 @@ __all__ = [
 
 
 def held_out_pairs(catalog: Catalog) -> list[tuple[str, str]]:
-    """All (label, background) pairs that no training scene has."""
+    """Return all (label, background) pairs that no training scene has."""
     return [
         (label, background) for label in catalog.labels for background in BACKGROUNDS if is_held_out(label, background)
     ]
@@ -84,20 +84,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=48, help="scenes on the sheet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--examples", type=Path, help="also write example edits to this folder")
-    chosen = parser.parse_args(arguments)
-    recipe = find_recipe(chosen.recipe)
+    options = parser.parse_args(arguments)
+    recipe = find_recipe(options.recipe)
     catalog = catalog_for(recipe)
-    folder = chosen.run_dir / "dataset"
+    folder = options.run_dir / "dataset"
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = [sample_scene(catalog, chosen.seed + index) for index in range(chosen.count)]
-    rng = np.random.default_rng(chosen.seed)
+    scenes = [sample_scene(catalog, options.seed + index) for index in range(options.count)]
+    rng = np.random.default_rng(options.seed)
     captions = [caption(scene, catalog, rng) for scene in scenes]
     picture_sheet(pictures_of(scenes, catalog, recipe.size)).save(folder / "scenes.png")
     facts = {"captions": captions, "held_out": held_out_pairs(catalog)}
     (folder / "scenes.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    if chosen.examples:
-        write_examples(catalog, chosen.examples, recipe.size, seed=chosen.seed)
-    print(f"{len(catalog.objects)} objects, {len(facts['held_out'])} pairs held out; {chosen.count} scenes in {folder}")
+    if options.examples:
+        write_examples(catalog, options.examples, recipe.size, seed=options.seed)
+    print(
+        f"{len(catalog.objects)} objects, {len(facts['held_out'])} pairs held out; {options.count} scenes in {folder}"
+    )
 
 
 if __name__ == "__main__":

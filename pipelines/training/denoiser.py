@@ -12,22 +12,21 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from pipelines.emoji.captions import caption
 from pipelines.emoji.objects import Catalog
-from pipelines.training.fit import MODEL, PARTS, chosen_folder, require_fit
+from pipelines.training.denoiser_networks import fresh_networks, load_networks, noise_schedule
+from pipelines.training.fit import MODEL, PARTS, choose_folder, require_fit
 from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of, write_history
 from pipelines.training.latents import LatentPool, fit_preview, save_preview
 from pipelines.training.objectives import learning_rate, min_snr_loss
-from pipelines.training.recipes import DenoiserRecipe, Recipe, catalog_for, find_recipe
-from pipelines.training.tokenizer import caption_corpus, train_tokenizer, write_slow_tokenizer
+from pipelines.training.recipes import Recipe, catalog_for, find_recipe
+from pipelines.training.tokenizer import encode_captions, write_slow_tokenizer
 from pipelines.training.trainer import (
     add_arguments,
     generator_for,
@@ -38,7 +37,7 @@ from pipelines.training.trainer import (
     use_threads,
 )
 
-__all__ = ["DenoiserTask", "build_text_encoder", "build_unet", "noise_schedule"]
+__all__ = ["DenoiserTask", "load_in_float32"]
 
 SHEET_CAPTIONS = (
     "a fox on a blue background",
@@ -56,57 +55,8 @@ SHEET_CAPTIONS = (
 )
 
 
-def noise_schedule(prediction_type: str = "epsilon") -> DDIMScheduler:
-    """Stable Diffusion's schedule: scaled-linear, 1,000 steps; what is predicted is by default the noise."""
-    return DDIMScheduler(
-        num_train_timesteps=1_000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        steps_offset=1,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        prediction_type=prediction_type,
-    )
-
-
-def build_unet(recipe: DenoiserRecipe, latent_channels: int, sample_size: int):
-    """A fresh UNet2DConditionModel of the recipe's shape."""
-    down = tuple("CrossAttnDownBlock2D" if on else "DownBlock2D" for on in recipe.attention)
-    up = tuple("CrossAttnUpBlock2D" if on else "UpBlock2D" for on in reversed(recipe.attention))
-    return UNet2DConditionModel(
-        sample_size=sample_size,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
-        down_block_types=down,
-        up_block_types=up,
-        block_out_channels=recipe.widths,
-        layers_per_block=recipe.layers,
-        attention_head_dim=recipe.heads,
-        cross_attention_dim=recipe.text_width,
-        norm_num_groups=recipe.norm_groups,
-    )
-
-
-def build_text_encoder(recipe: DenoiserRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A fresh CLIPTextModel of the recipe's shape for the tokenizer's vocabulary."""
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.text_width,
-        intermediate_size=recipe.text_hidden,
-        num_hidden_layers=recipe.text_layers,
-        num_attention_heads=recipe.text_heads,
-        max_position_embeddings=recipe.tokens,
-        projection_dim=recipe.text_width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return CLIPTextModel(config)
-
-
 class DenoiserTask:
-    """The loss of the denoiser on latents drawn beforehand, and its export as a pipeline.
+    """Computes the loss of the denoiser on latents drawn beforehand, and its export as a pipeline.
 
     Args:
         recipe: sizes and rates.
@@ -154,31 +104,32 @@ class DenoiserTask:
         self._preview = None
 
     def learning_rate(self, step: int) -> float:
-        """Of this step."""
+        """Return the rate of this step."""
         shape = self.shape
         return learning_rate(step, self.steps, shape.learning_rate, shape.warmup, shape.decay)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Min-SNR weighted error of the predicted noise on this step's batch."""
-        latents, captions = self._batch(step)
+        """Compute the min-SNR weighted error of the predicted noise on this step's batch."""
+        latents, captions = self._draw_batch(step)
         generator = generator_for(self.seed, step)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         # one timestep in each of B equal parts: less variance than independent ones
-        spread = torch.arange(self.batch) + torch.rand(self.batch, generator=generator)
-        timesteps = (spread / self.batch * 1_000).long().clamp(max=999).to(self.device)
+        positions = torch.arange(self.batch) + torch.rand(self.batch, generator=generator)
+        timesteps = (positions / self.batch * 1_000).long().clamp(max=999).to(self.device)
         alphas = self.alphas_cumprod[timesteps]
         scale = alphas.view(-1, 1, 1, 1)
         noisy = scale.sqrt() * latents + (1 - scale).sqrt() * noise
-        embeds = self.networks["text_encoder"](self._tokens(captions))[0]
+        embeds = self.networks["text_encoder"](self._tokenize(captions))[0]
         predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
         return min_snr_loss(predicted, noise, alphas, self.shape.min_snr)
 
     def export(self, folder: Path) -> None:
         """Write a stock pipeline in half precision, with the preview's factors."""
         shutil.rmtree(folder, ignore_errors=True)
-        rounded = [copy.deepcopy(part).half() for part in (*self.networks.values(), self.vae)]
-        self._pipeline(*rounded).save_pretrained(folder)
-        _load_in_float32(folder / "text_encoder" / "config.json")
+        networks = self.networks["unet"], self.networks["text_encoder"]
+        rounded = [copy.deepcopy(part).half() for part in (*networks, self.vae)]
+        self._build_pipeline(*rounded).save_pretrained(folder)
+        load_in_float32(folder / "text_encoder" / "config.json")
         write_slow_tokenizer(self.tokenizer, folder / "tokenizer")
         if self._preview is None:
             self._preview = fit_preview(self.vae, self.pool.catalog, self.recipe.size)
@@ -187,10 +138,10 @@ class DenoiserTask:
 
     def sheet(self, path: Path) -> None:
         """Draw two pictures for each of a few fixed captions."""
-        pipeline = self._pipeline(*self.networks.values(), self.vae)
+        pipeline = self._build_pipeline(self.networks["unet"], self.networks["text_encoder"], self.vae)
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(self.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
-        drawn = pipeline(
+        output = pipeline(
             list(self.sheet_captions),
             num_inference_steps=20,
             guidance_scale=4.0,
@@ -198,9 +149,9 @@ class DenoiserTask:
             num_images_per_prompt=2,
             generator=torch.Generator().manual_seed(0),
         )
-        picture_sheet(drawn.images.float()).save(path)
+        picture_sheet(output.images.float()).save(path)
 
-    def _pipeline(self, unet, text_encoder, vae) -> StableDiffusionPipeline:
+    def _build_pipeline(self, unet, text_encoder, vae) -> StableDiffusionPipeline:
         return StableDiffusionPipeline(
             vae=vae,
             text_encoder=text_encoder,
@@ -212,77 +163,28 @@ class DenoiserTask:
             requires_safety_checker=False,
         )
 
-    def _batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
+    def _draw_batch(self, step: int) -> tuple[torch.Tensor, list[str]]:
         generation = step // self.shape.pool_steps
         pool = self.pool.latents(generation)
         rng = np.random.default_rng([self.seed, step])
-        chosen = rng.choice(len(pool), size=self.batch, replace=False)
+        indices = rng.choice(len(pool), size=self.batch, replace=False)
         captions = [
             caption(self.pool.scene(generation, int(index)), self.pool.catalog, rng, self.shape.empty_captions)
-            for index in chosen
+            for index in indices
         ]
-        return pool[torch.from_numpy(chosen)].float().to(self.device), captions
+        return pool[torch.from_numpy(indices)].float().to(self.device), captions
 
-    def _tokens(self, captions: list[str]) -> torch.Tensor:
-        read = self.tokenizer(
-            captions,
-            padding="max_length",
-            max_length=self.shape.tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return read.input_ids.to(self.device)
+    def _tokenize(self, captions: list[str]) -> torch.Tensor:
+        return encode_captions(self.tokenizer, captions).to(self.device)
 
 
-def _load_in_float32(config: Path) -> None:
+def load_in_float32(config: Path) -> None:
     """Let the half precision weights load as float32 when nothing else is asked for.
 
     transformers loads what the file says, diffusers float32: together they would not fit.
     """
     facts = json.loads(config.read_text("utf-8"))
     config.write_text(json.dumps(facts | {"dtype": "float32"}, indent=2) + "\n", "utf-8")
-
-
-def load_networks(recipe: Recipe, start: Path) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
-    """Autoencoder, tokenizer and networks of a stock pipeline's folder, in float32.
-
-    Raises: TrainingError when a part is missing or does not fit the recipe.
-    """
-    require_fit(start, recipe, PARTS)
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
-    unet = UNet2DConditionModel.from_pretrained(start / "unet", dtype=torch.float32)
-    text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
-    networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    return vae, tokenizer, networks
-
-
-def fresh_networks(
-    recipe: Recipe, catalog: Catalog, start: Path, folder: Path
-) -> tuple[AutoencoderKL, CLIPTokenizer, torch.nn.ModuleDict]:
-    """Random networks and a new tokenizer, for the autoencoder in `start`.
-
-    Args:
-        recipe: the networks' shape.
-        catalog: the captions' words.
-        start: a folder with a trained "vae".
-        folder: receives the tokenizer; one that is there is used again.
-    Raises: TrainingError when `start` has no autoencoder of the recipe, or the tokenizer that is
-        there is of another.
-    """
-    require_fit(start, recipe, ("vae",))
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
-    if (folder / "tokenizer.json").is_file():
-        require_fit(folder.parent, recipe, (folder.name,))
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-    else:
-        shape = recipe.denoiser
-        tokenizer = train_tokenizer(caption_corpus(catalog), shape.vocabulary, shape.tokens, folder)
-    latent_size = recipe.size // recipe.autoencoder.factor
-    unet = build_unet(recipe.denoiser, vae.config.latent_channels, latent_size)
-    text_encoder = build_text_encoder(recipe.denoiser, tokenizer)
-    networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    return vae, tokenizer, networks
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -296,19 +198,19 @@ def main(arguments: list[str] | None = None) -> None:
         "autoencoder (default: the shipped model, for its own recipe)",
     )
     parser.add_argument("--fresh", action="store_true", help="begin with random weights")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    recipe = find_recipe(chosen.recipe)
-    settings = settings_from(chosen, recipe.denoiser.steps, recipe.denoiser.ema)
-    start = chosen_folder(chosen.start, recipe, "--start", MODEL)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    recipe = find_recipe(options.recipe)
+    settings = settings_from(options, recipe.denoiser.steps, recipe.denoiser.ema)
+    start = choose_folder(options.start, recipe, "--start", MODEL)
     # before the objects are fetched, which may take long
-    require_fit(start, recipe, ("vae",) if chosen.fresh else PARTS)
-    folder = chosen.run_dir / "denoiser"
-    history = begin_run(folder, FRESH if chosen.fresh else continued(history_of(start)))
+    require_fit(start, recipe, ("vae",) if options.fresh else PARTS)
+    folder = options.run_dir / "denoiser"
+    history = begin_run(folder, FRESH if options.fresh else continued(history_of(start)))
     catalog, device = catalog_for(recipe), pick_device()
-    if chosen.fresh:
-        tokens = chosen.run_dir / "tokenizer"
+    if options.fresh:
+        tokens = options.run_dir / "tokenizer"
         vae, tokenizer, networks = fresh_networks(recipe, catalog, start, tokens)
     else:
         vae, tokenizer, networks = load_networks(recipe, start)
@@ -318,7 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
         vae.to(device),
         tokenizer,
         catalog,
-        chosen.seed,
+        options.seed,
         settings.steps,
         history,
     )

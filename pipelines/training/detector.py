@@ -42,10 +42,10 @@ def detector_targets(compositions: list[Composition], labels: tuple[str, ...], g
     """
     rows = []
     for number, composition in enumerate(compositions):
-        for placed in composition.scene.objects:
-            column, row = min(int(placed.x * grid), grid - 1), min(int(placed.y * grid), grid - 1)
-            right, down = placed.x * grid - column - 0.5, placed.y * grid - row - 0.5
-            rows.append([number, row, column, labels.index(placed.label), right, down, placed.size])
+        for item in composition.scene.objects:
+            column, row = min(int(item.x * grid), grid - 1), min(int(item.y * grid), grid - 1)
+            right, down = item.x * grid - column - 0.5, item.y * grid - row - 0.5
+            rows.append([number, row, column, labels.index(item.label), right, down, item.size])
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -60,11 +60,11 @@ def detector_loss(scores: Scores, targets: torch.Tensor, backgrounds: torch.Tens
         backgrounds: (B,), int64.
     """
     picture, row, column, label = targets[:, :4].long().unbind(1)
-    wanted = torch.zeros_like(scores.presence)
-    wanted[picture, row, column] = 1
-    near = F.max_pool2d(wanted[:, None], 3, 1, 1)[:, 0]
-    weight = torch.where(wanted > 0, 4.0, torch.where(near > 0, 0.5, 1.0))
-    presence = F.binary_cross_entropy_with_logits(scores.presence, wanted, weight, reduction="sum") / len(targets)
+    occupied = torch.zeros_like(scores.presence)
+    occupied[picture, row, column] = 1
+    near = F.max_pool2d(occupied[:, None], 3, 1, 1)[:, 0]
+    weight = torch.where(occupied > 0, 4.0, torch.where(near > 0, 0.5, 1.0))
+    presence = F.binary_cross_entropy_with_logits(scores.presence, occupied, weight, reduction="sum") / len(targets)
     place = scores.place[picture, :, row, column] - targets[:, 4:]
     return (
         presence
@@ -75,7 +75,7 @@ def detector_loss(scores: Scores, targets: torch.Tensor, backgrounds: torch.Tens
 
 
 class DetectorTask:
-    """The detector's loss on spoiled pictures of compositions of every kind and pair.
+    """Computes the detector's loss on spoiled pictures of compositions of every kind and pair.
 
     Args:
         network: what is trained.
@@ -107,16 +107,16 @@ class DetectorTask:
         self._images = torch.empty(0, 3, size, size, dtype=torch.uint8)
 
     def learning_rate(self, step: int) -> float:
-        """Of this step."""
+        """Return the rate of this step."""
         return learning_rate(step, self.steps, RATE, 100, 0.8)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Loss on this step's batch."""
-        self._grow(step)
+        """Compute the loss on this step's batch."""
+        self._extend_pool(step)
         generator = generator_for(self.seed, step)
-        chosen = torch.randint(len(self._images), (self.batch,), generator=generator)
-        images = blurred(self._images[chosen].float() / 255, generator)
-        compositions = [self._compositions[index] for index in chosen.tolist()]
+        indices = torch.randint(len(self._images), (self.batch,), generator=generator)
+        images = blurred(self._images[indices].float() / 255, generator)
+        compositions = [self._compositions[index] for index in indices.tolist()]
         backgrounds = torch.tensor([list(BACKGROUNDS).index(item.scene.background) for item in compositions])
         self.networks.requires_grad_(True)
         targets = detector_targets(compositions, self.catalog.labels).to(self.device)
@@ -131,7 +131,7 @@ class DetectorTask:
         """Draw some of the pictures that it learns from."""
         picture_sheet(self._images[-48:].float() / 255).save(path)
 
-    def _grow(self, step: int) -> None:
+    def _extend_pool(self, step: int) -> None:
         """The pictures of a step depend on the step alone: a resumed run draws the last ones again."""
         last = step // 4 * FRESH
         first = max(0, last + 4 * FRESH - self.pool) if not self._compositions else last + 3 * FRESH
@@ -141,22 +141,22 @@ class DetectorTask:
         seeds = range(start + first, start + last + 4 * FRESH)
         fresh = [sample_composition(self.catalog, seed, "all") for seed in seeds]
         generator = generator_for(self.seed, start + first)
-        self._images = torch.cat([self._images, self._draw(fresh, generator)])[-self.pool :]
+        self._images = torch.cat([self._images, self._draw_images(fresh, generator)])[-self.pool :]
         self._compositions = [*self._compositions, *fresh][-self.pool :]
 
     @torch.no_grad()
-    def _draw(self, compositions: list[Composition], generator: torch.Generator) -> torch.Tensor:
+    def _draw_images(self, compositions: list[Composition], generator: torch.Generator) -> torch.Tensor:
         """(B, 3, H, W), uint8; every second one has passed the autoencoder."""
         parts = []
         for start in range(0, len(compositions), 64):
-            chosen = [item.scene for item in compositions[start : start + 64]]
-            images = pictures_of(chosen, self.catalog, self.size)
+            scenes = [item.scene for item in compositions[start : start + 64]]
+            images = pictures_of(scenes, self.catalog, self.size)
             if self.vae is not None:
-                images[::2] = self._passed(images[::2], generator)
+                images[::2] = self._pass_autoencoder(images[::2], generator)
             parts.append((images.clamp(0, 1) * 255).round().byte())
         return torch.cat(parts)
 
-    def _passed(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _pass_autoencoder(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         latents = encode(self.vae, images).float()
         level = 0.35 * torch.rand(len(latents), 1, 1, 1, generator=generator)
         latents = latents + (torch.randn(latents.shape, generator=generator) * level).to(latents)
@@ -168,18 +168,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--start", type=Path, help="stock folder whose autoencoder some pictures pass")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    recipe, device = find_recipe(chosen.recipe), pick_device()
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    recipe, device = find_recipe(options.recipe), pick_device()
     catalog = catalog_for(recipe)
     vae = None
-    if chosen.start:
-        vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32).to(device).eval()
+    if options.start:
+        vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32).to(device).eval()
     network = DetectorNetwork(len(catalog.objects), len(BACKGROUNDS)).to(device)
-    settings = settings_from(chosen, STEPS, 0.99)
-    task = DetectorTask(network, vae, catalog, recipe.size, chosen.seed, settings.steps)
-    train(task, chosen.run_dir / "detector", settings)
+    settings = settings_from(options, STEPS, 0.99)
+    task = DetectorTask(network, vae, catalog, recipe.size, options.seed, settings.steps)
+    train(task, options.run_dir / "detector", settings)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ EDIT_KINDS = ("replace", "background", "add", "remove", "swap")
 
 @dataclass(frozen=True)
 class EditPair:
-    """Two scenes that differ in one respect, and their plain captions."""
+    """Describes two scenes that differ in one respect, and their plain captions."""
 
     kind: str
     source: Scene
@@ -38,7 +38,7 @@ class EditPair:
 
 @dataclass(frozen=True)
 class EditPictures:
-    """RGB pictures before and after, and the mask (L, 0 or 255) outside which they are equal."""
+    """Describes RGB pictures before and after, and the mask (L, 0 or 255) outside which they are equal."""
 
     source: Image.Image
     target: Image.Image
@@ -46,7 +46,7 @@ class EditPictures:
 
 
 def edit_pairs(catalog: Catalog, count: int, seed: int = 0, kinds: tuple[str, ...] = EDIT_KINDS) -> list[EditPair]:
-    """`count` pairs, the kinds in turn; the same arguments give the same pairs."""
+    """Draw `count` pairs, the kinds in turn; the same arguments give the same pairs."""
     return [edit_pair(catalog, seed * 100_000 + index, kinds[index % len(kinds)]) for index in range(count)]
 
 
@@ -83,15 +83,15 @@ def render_edit(pair: EditPair, catalog: Catalog, size: int = 64) -> EditPicture
         for mask in before.masks:
             covered = ImageChops.lighter(covered, mask)
         return EditPictures(before.picture, after.picture, covered.point(lambda value: 255 * (value < 255)))
-    changed = Image.new("L", (size, size))
+    difference = Image.new("L", (size, size))
     for scene, other, masks in (
         (pair.source, pair.target, before.masks),
         (pair.target, pair.source, after.masks),
     ):
-        for placed, mask in zip(scene.objects, masks, strict=True):
-            if placed not in other.objects:
-                changed = ImageChops.lighter(changed, mask)
-    mask = changed.point(lambda value: 255 * (value > 0))
+        for item, mask in zip(scene.objects, masks, strict=True):
+            if item not in other.objects:
+                difference = ImageChops.lighter(difference, mask)
+    mask = difference.point(lambda value: 255 * (value > 0))
     return EditPictures(before.picture, after.picture, mask)
 
 
@@ -99,15 +99,15 @@ def _is_trained(scene: Scene) -> bool:
     return not any(is_held_out(placed.label, scene.background) for placed in scene.objects)
 
 
-def _draw(catalog: Catalog, rng: np.random.Generator, objects: int) -> Scene:
-    chosen = rng.choice(len(catalog.objects), size=objects, replace=False)
-    labels = [catalog.objects[index].label for index in chosen]
-    placed = place_single(labels[0], rng) if objects == 1 else place_pair(labels, rng)
-    return Scene(placed, str(rng.choice(list(BACKGROUNDS))), int(rng.integers(2**31)))
+def _draw_scene(catalog: Catalog, rng: np.random.Generator, objects: int) -> Scene:
+    indices = rng.choice(len(catalog.objects), size=objects, replace=False)
+    labels = [catalog.objects[index].label for index in indices]
+    placements = place_single(labels[0], rng) if objects == 1 else place_pair(labels, rng)
+    return Scene(placements, str(rng.choice(list(BACKGROUNDS))), int(rng.integers(2**31)))
 
 
-def _replaced(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    source = _draw(catalog, rng, 1 if rng.random() < 0.7 else 2)
+def _replace_object(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    source = _draw_scene(catalog, rng, 1 if rng.random() < 0.7 else 2)
     present = [placed.label for placed in source.objects]
     others = [label for label in catalog.labels if label not in present]
     which = int(rng.integers(len(present)))
@@ -116,25 +116,25 @@ def _replaced(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]
     return source, replace(source, objects=tuple(objects))
 
 
-def _recolored(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    source = _draw(catalog, rng, 1 if rng.random() < 0.8 else 2)
+def _change_background(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    source = _draw_scene(catalog, rng, 1 if rng.random() < 0.8 else 2)
     others = [name for name in BACKGROUNDS if name != source.background]
     return source, replace(source, background=str(rng.choice(others)))
 
 
-def _added(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    target = _draw(catalog, rng, 2)
-    kept = target.objects[int(rng.integers(2))]
-    return replace(target, objects=(kept,)), target
+def _add_object(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    target = _draw_scene(catalog, rng, 2)
+    remaining = target.objects[int(rng.integers(2))]
+    return replace(target, objects=(remaining,)), target
 
 
-def _removed(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    target, source = _added(catalog, rng)
+def _remove_object(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    target, source = _add_object(catalog, rng)
     return source, target
 
 
-def _swapped(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
-    source = _draw(catalog, rng, 2)
+def _swap_objects(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
+    source = _draw_scene(catalog, rng, 2)
     left, right = source.objects
     objects: tuple[Placed, ...] = (
         replace(left, label=right.label),
@@ -144,9 +144,9 @@ def _swapped(catalog: Catalog, rng: np.random.Generator) -> tuple[Scene, Scene]:
 
 
 _DRAWN = {
-    "replace": _replaced,
-    "background": _recolored,
-    "add": _added,
-    "remove": _removed,
-    "swap": _swapped,
+    "replace": _replace_object,
+    "background": _change_background,
+    "add": _add_object,
+    "remove": _remove_object,
+    "swap": _swap_objects,
 }

@@ -17,8 +17,8 @@ from pipelines.emoji.objects import Catalog
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.training.autoencoder import held_out_psnr
 from pipelines.training.card import figure_table, objections, write_card
-from pipelines.training.exchange import FILES, fingerprint, recover, stage, swap
-from pipelines.training.fit import JUDGE, MODEL, PARTS, chosen_folder, require_fit, require_judge
+from pipelines.training.exchange import FILES, build_successor, fingerprint, recover, swap
+from pipelines.training.fit import JUDGE, MODEL, PARTS, choose_folder, require_fit, require_judge
 from pipelines.training.history import history_of
 from pipelines.training.measures import (
     GUIDANCE,
@@ -33,7 +33,7 @@ from pipelines.training.measures import (
 from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import pick_device, picture_sheet, use_threads
 
-__all__ = ["kept_figures", "measure"]
+__all__ = ["measure", "read_kept_figures"]
 
 JUDGE_FILES = ("config.json", "model.safetensors")
 
@@ -41,7 +41,7 @@ JUDGE_FILES = ("config.json", "model.safetensors")
 def measure(
     folder: Path, classifier: Classifier, catalog: Catalog, captions: int, sheet: Path | None
 ) -> dict[str, float]:
-    """All figures of one model folder that depend on it.
+    """Measure all figures of one model folder that depend on it.
 
     Args:
         folder: a stock pipeline.
@@ -55,7 +55,7 @@ def measure(
         raise TrainingError(f"There is no model in {str(folder)!r}.")
     pipeline = load_pipeline(folder, pick_device().type)
     psnr = held_out_psnr(pipeline.vae, catalog, classifier.size)
-    figures, drawn = {"psnr": psnr}, []
+    figures, pictures = {"psnr": psnr}, []
     for name, split, objects in (
         ("trained", "train", 1),
         ("held_out", "held-out", 1),
@@ -63,7 +63,7 @@ def measure(
     ):
         cases = named_captions(catalog, captions, split, objects)
         right, images = generated_accuracy(pipeline, classifier, cases)
-        drawn.append(images[:36])
+        pictures.append(images[:36])
         if name == "trained":
             figures["trained_object"], figures["trained_background"] = right.mean(axis=0)
         elif name == "held_out":
@@ -73,11 +73,11 @@ def measure(
     figures["seconds"], figures["seconds_median"] = seconds_for_one(pipeline)
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        picture_sheet(torch.cat(drawn)).save(sheet)
+        picture_sheet(torch.cat(pictures)).save(sheet)
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="cpu", help="cpu or gpu (default: cpu)")
     parser.add_argument("--model", type=Path, help="default: the shipped one, for its own recipe")
@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def kept_figures(model: Path, identity: dict[str, int | str]) -> dict | None:
-    """The figures beside a model, if they are of these weights, this judge and these captions.
+def read_kept_figures(model: Path, identity: dict[str, int | str]) -> dict | None:
+    """Read the figures beside a model, if they are of these weights, this judge and these captions.
 
     Args:
         model: its folder.
@@ -102,8 +102,8 @@ def kept_figures(model: Path, identity: dict[str, int | str]) -> dict | None:
     if not path.is_file():
         return None
     figures = json.loads(path.read_text("utf-8"))
-    wanted = identity | {"model": fingerprint(model, FILES)}
-    if any(figures.get(name) != value for name, value in wanted.items()):
+    expected = identity | {"model": fingerprint(model, FILES)}
+    if any(figures.get(name) != value for name, value in expected.items()):
         return None
     seconds, median = seconds_for_one(load_pipeline(model, pick_device().type))
     return figures | {"seconds": seconds, "seconds_median": median}
@@ -111,49 +111,49 @@ def kept_figures(model: Path, identity: dict[str, int | str]) -> dict | None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, compare, replace if better, write the card."""
-    chosen = _parser().parse_args(arguments)
-    use_threads(chosen.threads)
-    recipe = find_recipe(chosen.recipe)
-    model = chosen_folder(chosen.model, recipe, "--model", MODEL)
-    judge = chosen_folder(chosen.classifier, recipe, "--classifier", JUDGE)
+    options = _build_parser().parse_args(arguments)
+    use_threads(options.threads)
+    recipe = find_recipe(options.recipe)
+    model = choose_folder(options.model, recipe, "--model", MODEL)
+    judge = choose_folder(options.classifier, recipe, "--classifier", JUDGE)
     recover(model)
-    measured = chosen.candidate or model
-    for folder in (measured, model):
+    model_to_measure = options.candidate or model
+    for folder in (model_to_measure, model):
         require_fit(folder, recipe, PARTS)
     catalog = catalog_for(recipe)
     classifier = load_classifier(judge, pick_device().type)
     require_judge(classifier, recipe, catalog)
-    identity = {"captions": chosen.captions, "judge": fingerprint(judge, JUDGE_FILES)}
-    sheet = chosen.run_dir / "sheets" / f"evaluate-{chosen.captions}.png" if chosen.run_dir else None
-    figures = measure(measured, classifier, catalog, chosen.captions, sheet)
-    figures["megabytes"] = _megabytes(model, measured)
-    print(figure_table(figures, history_of(measured)), flush=True)
-    if chosen.candidate:
-        shipped = kept_figures(model, identity)
+    identity = {"captions": options.captions, "judge": fingerprint(judge, JUDGE_FILES)}
+    sheet = options.run_dir / "sheets" / f"evaluate-{options.captions}.png" if options.run_dir else None
+    figures = measure(model_to_measure, classifier, catalog, options.captions, sheet)
+    figures["megabytes"] = _count_megabytes(model, model_to_measure)
+    print(figure_table(figures, history_of(model_to_measure)), flush=True)
+    if options.candidate:
+        shipped = read_kept_figures(model, identity)
         if shipped is None:
-            shipped = measure(model, classifier, catalog, chosen.captions, None)
-            shipped["megabytes"] = _megabytes(model, model)
+            shipped = measure(model, classifier, catalog, options.captions, None)
+            shipped["megabytes"] = _count_megabytes(model, model)
         against = objections(figures, shipped)
         if against:
             print(f"The shipped model stays: {'; '.join(against)}.")
             return
     accuracy = classifier_accuracy(classifier, catalog)
     figures["classifier_object"], figures["classifier_background"] = accuracy
-    _publish(chosen.candidate, model, figures | identity | {"model": fingerprint(measured, FILES)})
+    _publish(options.candidate, model, figures | identity | {"model": fingerprint(model_to_measure, FILES)})
 
 
 def _publish(candidate: Path | None, model: Path, figures: dict) -> None:
     """Write the card; a candidate's is complete before it takes the model's place."""
     if candidate is None:
-        write_card(model, figures, _note(figures))
+        write_card(model, figures, _write_note(figures))
         return
-    staged = stage(candidate, model)
-    write_card(staged, figures, _note(figures))
+    staged = build_successor(candidate, model)
+    write_card(staged, figures, _write_note(figures))
     swap(staged, model)
     print("The candidate measures better: it ships now.")
 
 
-def _note(figures: dict) -> str:
+def _write_note(figures: dict) -> str:
     shipped = figures["judge"] == fingerprint(JUDGE, JUDGE_FILES)
     judge = "shipped classifier" if shipped else f"classifier {figures['judge'][:12]}"
     return (
@@ -163,9 +163,9 @@ def _note(figures: dict) -> str:
     )
 
 
-def _megabytes(model: Path, measured: Path) -> float:
+def _count_megabytes(model: Path, model_to_measure: Path) -> float:
     """All assets, with the measured model's files in the place of the model's."""
-    parts = [sum(file_bytes(folder / name) for name in FILES) for folder in (model, measured)]
+    parts = [sum(file_bytes(folder / name) for name in FILES) for folder in (model, model_to_measure)]
     return round((file_bytes(model.resolve().parents[1]) - parts[0] + parts[1]) / 1e6, 2)
 
 

@@ -14,7 +14,7 @@ INDEX = "index.json"
 
 
 def read_index(folder: Path) -> dict:
-    """The index of a folder of examples: "edits" and "photographs", lists of records."""
+    """Read the index of a folder of examples: "edits" and "photographs", lists of records."""
     path = folder / INDEX
     return json.loads(path.read_text("utf-8")) if path.is_file() else {"edits": [], "photographs": []}
 

@@ -10,14 +10,21 @@ from pathlib import Path
 
 from pipelines.core.errors import TrainingError
 
-__all__ = ["FILES", "HISTORY", "fingerprint", "recover", "stage", "swap"]
+__all__ = ["FILES", "FLOW_FILES", "HISTORY", "build_successor", "fingerprint", "recover", "swap"]
 
 FILES = ("model_index.json", "preview.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
 """What an export gives a model; its card and its figures are the model folder's own."""
+FLOW_FILES = (
+    *(name for name in FILES if name != "unet"),
+    "text_encoder_2",
+    "tokenizer_2",
+    "transformer",
+)
+"""The same of a flow transformer's export."""
 HISTORY = "history.json"  # belongs to the weights too; exports of an earlier time have none
 
 
-def stage(candidate: Path, folder: Path) -> Path:
+def build_successor(candidate: Path, folder: Path) -> Path:
     """Build beside `folder` its successor: the candidate's FILES and HISTORY, and all else that it has.
 
     Returns: the successor, for `swap` once it is complete.
@@ -26,21 +33,21 @@ def stage(candidate: Path, folder: Path) -> Path:
     missing = [name for name in FILES if not (candidate / name).exists()]
     if missing:
         raise TrainingError(f"The candidate {str(candidate)!r} lacks {', '.join(missing)}: export it again.")
-    staged, moved = _beside(folder, ".new"), {*FILES, HISTORY}
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(folder, staged, ignore=lambda at, names: moved if Path(at) == folder else ())
+    successor, replaced = _name_sibling(folder, ".new"), {*FILES, HISTORY}
+    shutil.rmtree(successor, ignore_errors=True)
+    shutil.copytree(folder, successor, ignore=lambda at, names: replaced if Path(at) == folder else ())
     shutil.copytree(
         candidate,
-        staged,
+        successor,
         dirs_exist_ok=True,
-        ignore=lambda at, names: set(names) - moved if Path(at) == candidate else (),
+        ignore=lambda at, names: set(names) - replaced if Path(at) == candidate else (),
     )
-    return staged
+    return successor
 
 
 def swap(new: Path, folder: Path) -> None:
     """Put `new` in the place of `folder` by two renames; killed between them, `recover` undoes the first."""
-    old = _beside(folder, ".old")
+    old = _name_sibling(folder, ".old")
     if folder.exists():  # else `old` may be the only copy
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
@@ -50,15 +57,15 @@ def swap(new: Path, folder: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Tidy up after an exchange that was cut off: the old folder is put back, or leaves the new one."""
-    old = _beside(folder, ".old")
+    old = _name_sibling(folder, ".old")
     if old.is_dir() and not folder.exists():
         os.replace(old, folder)
     shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(_beside(folder, ".new"), ignore_errors=True)
+    shutil.rmtree(_name_sibling(folder, ".new"), ignore_errors=True)
 
 
 def fingerprint(folder: Path, names: Iterable[str]) -> str:
-    """SHA-256 over files and folders of `folder`: their paths and bytes.
+    """Compute the SHA-256 over files and folders of `folder`: their paths and bytes.
 
     Raises: TrainingError when one is missing.
     """
@@ -74,5 +81,5 @@ def fingerprint(folder: Path, names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _beside(folder: Path, ending: str) -> Path:
+def _name_sibling(folder: Path, ending: str) -> Path:
     return folder.with_name(folder.name + ending)

@@ -12,20 +12,20 @@ from pipelines.metrics.classifier import SHIPPED as JUDGE
 from pipelines.metrics.classifier import Classifier
 from pipelines.training.recipes import SHIPPED_RECIPE, Recipe
 
-__all__ = ["JUDGE", "MODEL", "PARTS", "chosen_folder", "require_fit", "require_judge"]
+__all__ = ["JUDGE", "MODEL", "PARTS", "choose_folder", "require_fit", "require_judge"]
 
 MODEL = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
-PARTS = ("vae", "tokenizer", "unet", "text_encoder")  # what a recipe shapes
+PARTS = ("vae", "tokenizer", "unet", "text_encoder")  # what a recipe shapes; a flow has a "transformer"
 CONFIGS = {"tokenizer": "tokenizer_config.json"}  # all other parts have a config.json
 
 
-def chosen_folder(chosen: Path | None, recipe: Recipe, option: str, shipped: Path) -> Path:
-    """The folder that an option names, or the shipped one where the recipe is the shipped one's.
+def choose_folder(option_value: Path | None, recipe: Recipe, option: str, shipped: Path) -> Path:
+    """Choose the folder that an option names, or the shipped one where the recipe is the shipped one's.
 
     Raises: TrainingError when none is named and the recipe is another.
     """
-    if chosen is not None:
-        return chosen
+    if option_value is not None:
+        return option_value
     if recipe.name != SHIPPED_RECIPE:
         raise TrainingError(
             f"The recipe {recipe.name!r} needs {option} FOLDER: what ships in {shipped.name!r} is of "
@@ -43,20 +43,22 @@ def require_fit(folder: Path, recipe: Recipe, parts: tuple[str, ...]) -> None:
         parts: of PARTS, those that are used.
     Raises: TrainingError when a part is missing, broken or of another shape.
     """
-    wrong = []
+    differences = []
     for part in parts:
         if not (folder / part).is_dir():
             raise TrainingError(f"{str(folder)!r} has no {part!r}: it is needed to begin from.")
         path = folder / part / CONFIGS.get(part, "config.json")
         try:
-            found = _facts(part, json.loads(path.read_text("utf-8")))
+            facts = _read_facts(part, json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"The config of {part!r} in {str(folder)!r} cannot be read: {error!r}.") from error
-        wanted = _wanted(part, recipe)
-        wrong += [f"{part}: {name} {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
-    if wrong:
+        expected = _list_expected(part, recipe)
+        differences += [
+            f"{part}: {name} {facts[name]}, not {expected[name]}" for name in expected if facts[name] != expected[name]
+        ]
+    if differences:
         raise TrainingError(
-            f"{str(folder)!r} does not fit the recipe {recipe.name!r} ({'; '.join(wrong)}). "
+            f"{str(folder)!r} does not fit the recipe {recipe.name!r} ({'; '.join(differences)}). "
             "Name a folder that was made by this recipe."
         )
 
@@ -66,25 +68,26 @@ def require_judge(judge: Classifier, recipe: Recipe, catalog: Catalog) -> None:
 
     Raises: TrainingError when its objects, backgrounds or size are others.
     """
-    known, shown = set(judge.labels), set(catalog.labels)
-    wrong = []
-    if known != shown:
-        wrong.append(
-            f"it names {len(known)} objects where the recipe has {len(shown)}: {len(shown - known)} of "
-            f"these are unknown to it and {len(known - shown)} are beyond them"
+    judge_labels, recipe_labels = set(judge.labels), set(catalog.labels)
+    differences = []
+    if judge_labels != recipe_labels:
+        unknown, further = len(recipe_labels - judge_labels), len(judge_labels - recipe_labels)
+        differences.append(
+            f"it names {len(judge_labels)} objects where the recipe has {len(recipe_labels)}: {unknown} of these are "
+            f"unknown to it and {further} are beyond them"
         )
     if set(judge.backgrounds) != set(BACKGROUNDS):
-        wrong.append(f"its backgrounds differ in {sorted(set(judge.backgrounds) ^ set(BACKGROUNDS))}")
+        differences.append(f"its backgrounds differ in {sorted(set(judge.backgrounds) ^ set(BACKGROUNDS))}")
     if judge.size != recipe.size:
-        wrong.append(f"it reads {judge.size} px, not {recipe.size}")
-    if wrong:
+        differences.append(f"it reads {judge.size} px, not {recipe.size}")
+    if differences:
         raise TrainingError(
-            f"The classifier cannot judge the recipe {recipe.name!r}: {'; '.join(wrong)}. "
+            f"The classifier cannot judge the recipe {recipe.name!r}: {'; '.join(differences)}. "
             "Name one that was trained by this recipe with --classifier."
         )
 
 
-def _facts(part: str, config: dict) -> dict[str, int]:
+def _read_facts(part: str, config: dict) -> dict[str, int]:
     if part == "vae":
         factor = 2 ** (len(config["block_out_channels"]) - 1)
         return {"factor": factor, "sample_size": config["sample_size"], "latent_channels": config["latent_channels"]}
@@ -92,17 +95,20 @@ def _facts(part: str, config: dict) -> dict[str, int]:
         name: config[name]
         for name in {
             "unet": ("sample_size", "in_channels"),
+            "transformer": ("sample_size", "in_channels"),
             "text_encoder": ("max_position_embeddings",),
             "tokenizer": ("model_max_length",),
         }[part]
     }
 
 
-def _wanted(part: str, recipe: Recipe) -> dict[str, int]:
+def _list_expected(part: str, recipe: Recipe) -> dict[str, int]:
     shape = recipe.autoencoder
+    network = {"sample_size": recipe.size // shape.factor, "in_channels": shape.latent_channels}
     return {
         "vae": {"factor": shape.factor, "sample_size": recipe.size, "latent_channels": shape.latent_channels},
-        "unet": {"sample_size": recipe.size // shape.factor, "in_channels": shape.latent_channels},
+        "unet": network,
+        "transformer": network,
         "text_encoder": {"max_position_embeddings": recipe.denoiser.tokens},
         "tokenizer": {"model_max_length": recipe.denoiser.tokens},
     }[part]

@@ -15,7 +15,7 @@ __all__ = ["FRESH", "UNKNOWN", "History", "begin_run", "continued", "history_of"
 
 @dataclass(frozen=True)
 class History:
-    """How many samples were drawn from every pair before pairs were held out; None: nobody knows.
+    """Says how many samples were drawn from every pair before pairs were held out; None: nobody knows.
 
     `samples` is how many there were in all, where that is known.
     """
@@ -31,13 +31,13 @@ RECORDED = {"656d39d4e2f614bcd2db8b557a1f60431940b61630f98f8d63dbff8ec680ff58": 
 
 
 def history_of(folder: Path) -> History:
-    """The history of a stock folder's UNet and text encoder; UNKNOWN where none is recorded.
+    """Return the history of a stock folder's UNet and text encoder; UNKNOWN where none is recorded.
 
     Raises: TrainingError when the file is there and cannot be read.
     """
     path = folder / HISTORY
     if path.is_file():
-        return _read(path)
+        return _read_history(path)
     if all((folder / name).is_file() for name in WEIGHTS):
         return RECORDED.get(fingerprint(folder, WEIGHTS), UNKNOWN)
     return UNKNOWN
@@ -50,7 +50,7 @@ def write_history(folder: Path, history: History) -> None:
 
 
 def continued(start: History) -> History:
-    """The history of weights that go on from others: what was seen stays seen."""
+    """Return the history of weights that go on from others: what was seen stays seen."""
     return History(start.every_pair)
 
 
@@ -67,21 +67,23 @@ def begin_run(folder: Path, history: History) -> History:
         return history
     if not (folder / HISTORY).is_file():
         return UNKNOWN  # begun before histories were written
-    begun = _read(folder / HISTORY)
-    if begun != history:
+    recorded = _read_history(folder / HISTORY)
+    if recorded != history:
         raise TrainingError(
-            f"The run in {str(folder)!r} was begun otherwise ({begun}, now {history}): give the same --fresh or "
+            f"The run in {str(folder)!r} was begun otherwise ({recorded}, now {history}): give the same --fresh or "
             "--start as then, or another --run-dir."
         )
-    return begun
+    return recorded
 
 
-def _read(path: Path) -> History:
+def _read_history(path: Path) -> History:
     try:
         history = History(**json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{HISTORY} in {str(path.parent)!r} cannot be read: {error}.") from error
     for count in dataclasses.astuple(history):
         if count is not None and (not isinstance(count, int) or count < 0):
-            raise TrainingError(f"{HISTORY} in {str(path.parent)!r} cannot be read: {count!r} is no number of samples.")
+            raise TrainingError(
+                f"{HISTORY} in {str(path.parent)!r} cannot be read: {count!r} is not a number of samples."
+            )
     return history

@@ -20,18 +20,18 @@ __all__ = ["LatentPool", "encode", "fit_preview", "pictures_of", "save_preview",
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """An RGB picture as (3, H, W), float32 in [0, 1]."""
+    """Return an RGB picture as (3, H, W), float32 in [0, 1]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def pictures_of(scenes: list[Scene], catalog: Catalog, size: int) -> torch.Tensor:
-    """The scenes' pictures: (B, 3, size, size), float32 in [0, 1]."""
+    """Return the scenes' pictures: (B, 3, size, size), float32 in [0, 1]."""
     return torch.stack([to_tensor(render(scene, catalog, size).picture) for scene in scenes])
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Pictures in [0, 1] to scaled latents, the mean of the posterior.
+    """Encode pictures in [0, 1] to scaled latents, the mean of the posterior.
 
     Args: images: (B, 3, H, W). Returns: (B, C, H/f, W/f), times the scaling factor.
     """
@@ -41,7 +41,7 @@ def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
 
 
 class LatentPool:
-    """Latents of many training scenes in memory, drawn anew now and then.
+    """Keeps latents of many training scenes in memory, drawn anew now and then.
 
     Args:
         vae: encodes.
@@ -67,19 +67,19 @@ class LatentPool:
         self._latents = torch.empty(0)
 
     def scene(self, generation: int, index: int) -> Scene:
-        """The scene behind a latent: drawn again when it is needed, never stored."""
+        """Return the scene behind a latent: drawn again when it is needed, never stored."""
         first = (self.seed * 1_000 + generation) * 1_000_000
         objects = 2 if index % 100 < 100 * self.pairs else 1
         return sample_scene(self.catalog, first + index, objects=objects)
 
     def latents(self, generation: int) -> torch.Tensor:
-        """(count, C, h, w), float16, scaled. Encodes when the generation is not in memory."""
+        """Return (count, C, h, w), float16, scaled. Encodes when the generation is not in memory."""
         if generation != self._generation:
-            self._latents = self._draw(generation)
+            self._latents = self._draw_latents(generation)
             self._generation = generation
         return self._latents
 
-    def _draw(self, generation: int) -> torch.Tensor:
+    def _draw_latents(self, generation: int) -> torch.Tensor:
         # the loop's bfloat16 would coarsen what all later steps learn from
         with torch.autocast(next(self.vae.parameters()).device.type, enabled=False):
             return torch.cat(
@@ -114,6 +114,6 @@ def fit_preview(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 25
     return {"factors": rounded[:-1], "bias": rounded[-1], "rmse": round(float(rmse), 4)}
 
 
-def save_preview(preview: dict, folder: Path) -> None:
-    """Write `preview.json` beside the model's parts."""
-    (folder / "preview.json").write_text(json.dumps(preview, indent=1) + "\n", "utf-8")
+def save_preview(preview: dict, folder: Path, **facts: int) -> None:
+    """Write `preview.json` beside the model's parts, with further facts that the studio reads there."""
+    (folder / "preview.json").write_text(json.dumps(preview | facts, indent=1) + "\n", "utf-8")

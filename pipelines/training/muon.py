@@ -31,7 +31,7 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalized momentum for weights of two and more dimensions, AdamW for vectors.
+    """Applies orthogonalized momentum for weights of two and more dimensions, AdamW for vectors.
 
     A step has the root mean square of 0.2 x the learning rate in every weight, as Adam's steps have about, so that
     one learning rate serves both.

@@ -17,14 +17,14 @@ from pipelines.initializations.noise_classifier import (
     load_noise_classifier,
     save_noise_classifier,
 )
-from pipelines.training.data_statistics import latents_of_folder, opened
-from pipelines.training.fit import MODEL, chosen_folder, require_fit
+from pipelines.training.data_statistics import latents_of_folder, open_model
+from pipelines.training.fit import MODEL, choose_folder, require_fit
 from pipelines.training.latents import LatentPool
 from pipelines.training.objectives import learning_rate
 from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import add_arguments, generator_for, pick_device, settings_from, train, use_threads
 
-__all__ = ["HIGHEST", "LEVELS", "LOWEST", "FixedPool", "NoiseLevelTask", "main", "measured", "noised"]
+__all__ = ["HIGHEST", "LEVELS", "LOWEST", "FixedPool", "NoiseLevelTask", "main", "measure", "noised"]
 
 LOWEST, HIGHEST, LEVELS = 0.03, 14.6, 100
 """sigma / alpha of the first and last level: the ends of Stable Diffusion's schedule. Neighbors differ by 6.4 %."""
@@ -36,7 +36,7 @@ _JUDGED = 2_048
 
 
 def noised(latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents x0 + sigma * eps (B, C, h, w) and their sigmas (B,), drawn evenly in the logarithm."""
+    """Return latents x0 + sigma * eps (B, C, h, w) and their sigmas (B,), drawn evenly in the logarithm."""
     share = torch.rand(len(latents), generator=generator, dtype=torch.float64)
     sigmas = LOWEST * (HIGHEST / LOWEST) ** share
     noise = torch.randn(latents.shape, generator=generator)
@@ -44,7 +44,7 @@ def noised(latents: torch.Tensor, generator: torch.Generator) -> tuple[torch.Ten
 
 
 class NoiseLevelTask:
-    """The classifier's cross-entropy on latents with every amount of noise.
+    """Computes the classifier's cross-entropy on latents with every amount of noise.
 
     Args:
         network: what is trained.
@@ -61,32 +61,32 @@ class NoiseLevelTask:
         self.device = next(network.parameters()).device
 
     def learning_rate(self, step: int) -> float:
-        """Of this step."""
+        """Return the rate of this step."""
         return learning_rate(step, self.steps, RATE, 100, 0.8)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Cross-entropy on this step's batch."""
+        """Compute the cross-entropy on this step's batch."""
         latents, generator = self.pool.latents(0), generator_for(self.seed, step)
-        chosen = torch.randint(len(latents), (self.batch,), generator=generator)
-        noisy, sigmas = noised(latents[chosen].float(), generator)
-        wanted = self._classifier().nearest(sigmas)
+        indices = torch.randint(len(latents), (self.batch,), generator=generator)
+        noisy, sigmas = noised(latents[indices].float(), generator)
+        levels = self._build_classifier().nearest(sigmas)
         self.networks.train().requires_grad_(True)
-        return F.cross_entropy(self.networks(noisy.to(self.device)), wanted.to(self.device))
+        return F.cross_entropy(self.networks(noisy.to(self.device)), levels.to(self.device))
 
     def export(self, folder: Path) -> None:
         """Write the classifier as it ships."""
-        save_noise_classifier(self._classifier(), folder / NOISE_LEVEL)
+        save_noise_classifier(self._build_classifier(), folder / NOISE_LEVEL)
         self.networks.requires_grad_(True)
 
     def sheet(self, path: Path) -> None:
         """There is nothing to see: the figures are printed by `--measure`."""
 
-    def _classifier(self) -> NoiseClassifier:
+    def _build_classifier(self) -> NoiseClassifier:
         return NoiseClassifier(self.networks, LOWEST, HIGHEST, tuple(self.pool.latents(0).shape[1:]))
 
 
-def measured(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) -> dict[str, float]:
-    """How well it reads: shares of exact levels and of at most one level beside, and the median error of sigma.
+def measure(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) -> dict[str, float]:
+    """Measure how well it reads: shares of exact levels and of at most one level beside, and the median error of sigma.
 
     Args:
         classifier: the judge.
@@ -94,9 +94,9 @@ def measured(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) 
         seed: of the noise.
     """
     noisy, sigmas = noised(latents.float(), generator_for(seed, 10**6))
-    read = torch.cat([classifier.sigma(part) for part in noisy.split(256)])
-    apart = (classifier.nearest(read) - classifier.nearest(sigmas)).abs()
-    error = (read / sigmas).log().abs()
+    estimated_sigmas = torch.cat([classifier.sigma(part) for part in noisy.split(256)])
+    apart = (classifier.nearest(estimated_sigmas) - classifier.nearest(sigmas)).abs()
+    error = (estimated_sigmas / sigmas).log().abs()
     return {
         "exact": float((apart == 0).double().mean()),
         "within_one": float((apart <= 1).double().mean()),
@@ -106,13 +106,13 @@ def measured(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) 
 
 
 class FixedPool:
-    """Latents of a folder's pictures: the same in every generation."""
+    """Keeps latents of a folder's pictures: the same in every generation."""
 
     def __init__(self, latents: torch.Tensor):
         self._latents = latents
 
     def latents(self, generation: int) -> torch.Tensor:
-        """(N, C, h, w), scaled."""
+        """Return (N, C, h, w), scaled."""
         return self._latents
 
 
@@ -131,61 +131,63 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--pictures", type=Path, help="a folder of the model's data, or of pictures that it made")
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    if chosen.model or chosen.pictures:
-        _of_model(chosen)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    if options.model or options.pictures:
+        _train_on_pictures(options)
     else:
-        _of_recipe(chosen)
+        _train_on_recipe(options)
 
 
-def _of_recipe(chosen: argparse.Namespace) -> None:
+def _train_on_recipe(options: argparse.Namespace) -> None:
     """From the scenes of the data generator, into the run's own folder."""
-    recipe, device = find_recipe(chosen.recipe), pick_device()
-    start = chosen_folder(chosen.start, recipe, "--start", MODEL)
+    recipe, device = find_recipe(options.recipe), pick_device()
+    start = choose_folder(options.start, recipe, "--start", MODEL)
     require_fit(start, recipe, ("vae",))
     vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(device).eval()
-    pool = LatentPool(vae, catalog_for(recipe), recipe.size, chosen.pool, 0.3, chosen.seed + 50)
-    path = _trained(chosen, pool, chosen.run_dir / "noise_level")
+    pool = LatentPool(vae, catalog_for(recipe), recipe.size, options.pool, 0.3, options.seed + 50)
+    path = _train(options, pool, options.run_dir / "noise_level")
     if path.is_file():
-        _tell(path, LatentPool(vae, catalog_for(recipe), recipe.size, _JUDGED, 0.3, chosen.seed + 900).latents(0))
+        _print_figures(
+            path, LatentPool(vae, catalog_for(recipe), recipe.size, _JUDGED, 0.3, options.seed + 900).latents(0)
+        )
 
 
-def _of_model(chosen: argparse.Namespace) -> None:
+def _train_on_pictures(options: argparse.Namespace) -> None:
     """From a folder's pictures, to where the model's starts look.
 
     Raises:
         TrainingError: only one of model and pictures is named, or a start too.
     """
-    if not (chosen.model and chosen.pictures) or chosen.start:
+    if not (options.model and options.pictures) or options.start:
         raise TrainingError(
             "--model KEY and --pictures FOLDER belong together, and leave --start out: the model brings "
             "its autoencoder. Name both, or neither to learn from a recipe's scenes."
         )
-    with opened(chosen.model, chosen.models_folder) as (family, kept):
-        latents = latents_of_folder(chosen.pictures, family, chosen.pool)
+    with open_model(options.model, options.models_folder) as (family, fitted_here):
+        latents = latents_of_folder(options.pictures, family, options.pool)
     # Of a shuffled few that it does not learn from, or a folder in order of subjects would be judged by its last one.
-    latents = latents[torch.randperm(len(latents), generator=generator_for(chosen.seed, 0))]
-    judged = max(1, len(latents) // 8)
-    own = chosen.run_dir / "noise_level" / chosen.model.replace("/", "--")
-    path = _trained(chosen, FixedPool(latents[judged:]), own)
+    latents = latents[torch.randperm(len(latents), generator=generator_for(options.seed, 0))]
+    num_judged = max(1, len(latents) // 8)
+    run_folder = options.run_dir / "noise_level" / options.model.replace("/", "--")
+    path = _train(options, FixedPool(latents[num_judged:]), run_folder)
     if path.is_file():
-        _tell(path, latents[:judged].repeat(-(-_JUDGED // judged), 1, 1, 1))
-        save_noise_classifier(load_noise_classifier(path), kept / NOISE_LEVEL)
-        print("written to", kept / NOISE_LEVEL)
+        _print_figures(path, latents[:num_judged].repeat(-(-_JUDGED // num_judged), 1, 1, 1))
+        save_noise_classifier(load_noise_classifier(path), fitted_here / NOISE_LEVEL)
+        print("written to", fitted_here / NOISE_LEVEL)
 
 
-def _trained(chosen: argparse.Namespace, pool: LatentPool | FixedPool, folder: Path) -> Path:
+def _train(options: argparse.Namespace, pool: LatentPool | FixedPool, folder: Path) -> Path:
     """The file that a finished run leaves; a run that was stopped before has none yet."""
     network = NoiseLevelNetwork(pool.latents(0).shape[1], LEVELS).to(pick_device())
-    settings = settings_from(chosen, STEPS, 0.998)
-    train(NoiseLevelTask(network, pool, chosen.seed, settings.steps), folder, settings)
+    settings = settings_from(options, STEPS, 0.998)
+    train(NoiseLevelTask(network, pool, options.seed, settings.steps), folder, settings)
     return folder / "export" / NOISE_LEVEL
 
 
-def _tell(path: Path, latents: torch.Tensor) -> None:
-    figures = measured(load_noise_classifier(path), latents)
+def _print_figures(path: Path, latents: torch.Tensor) -> None:
+    figures = measure(load_noise_classifier(path), latents)
     print({name: round(value, 4) for name, value in figures.items()})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.core.errors import TrainingError
+from pipelines.emoji.compositions import ORDINARY_SIZES
 from pipelines.emoji.objects import Catalog, packaged_catalog, shipped_catalog
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ClassifierRecipe",
     "DenoiserRecipe",
     "Recipe",
+    "TransformerRecipe",
     "catalog_for",
     "find_recipe",
 ]
@@ -21,7 +23,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
-    """AutoencoderKL: one layer a block, no middle attention, halved once less than its widths."""
+    """Describes AutoencoderKL: one layer a block, no middle attention, halved once less than its widths."""
 
     widths: tuple[int, ...]
     latent_channels: int = 4
@@ -42,7 +44,7 @@ class AutoencoderRecipe:
 
 @dataclass(frozen=True)
 class DenoiserRecipe:
-    """UNet and text encoder, trained together on latents drawn beforehand."""
+    """Describes UNet and text encoder, trained together on latents drawn beforehand."""
 
     widths: tuple[int, ...]
     attention: tuple[bool, ...]  # which resolutions have cross-attention, largest first
@@ -62,7 +64,10 @@ class DenoiserRecipe:
     decay: float = 0.6  # share of the steps in which the learning rate falls to zero
     ema: float = 0.999
     min_snr: float = 5.0
-    snr_floor: float = 0.1  # of velocity prediction, in place of min_snr
+    snr_floor: float = 0.02  # of velocity prediction, in place of min_snr
+    singles: float | None = None  # share of single objects; None is that of the compositions
+    sizes: tuple[str | None, ...] = ORDINARY_SIZES  # of the single objects that `singles` adds
+    reading: float = 0.02  # weight of the loss that has the text encoder write down what stands where
     empty_captions: float = 0.1
     pairs: float = 0.5  # share of two objects; at the generator's own 0.2 they are learned late
     pool: int = 16_000  # pictures in memory as latents
@@ -72,8 +77,31 @@ class DenoiserRecipe:
 
 
 @dataclass(frozen=True)
+class TransformerRecipe:
+    """Describes SD3Transformer2DModel and its two CLIPs, trained together as a rectified flow."""
+
+    width: int = 192
+    layers: int = 6
+    heads: int = 6
+    patch: int = 2  # latents to a token, along each side
+    text_width: int = 256  # of the encoder that it begins from
+    words_width: int = 32  # of the second CLIP, of which the words' own embeddings are read
+    batch: int = 64
+    steps: int = 6_000
+    learning_rate: float = 1.5e-3
+    warmup: int = 100  # steps
+    decay: float = 0.5  # share of the steps in which the learning rate falls to zero
+    ema: float = 0.998
+    time_mean: float = 0.0  # of the logit of the time; above 0 high noise is drawn more often
+    shift: float = 1.0  # of the sampler's times
+    reading: float = 0.02  # weight of the loss that has the text encoder write down what stands where
+    padded: float = 0.0  # share of batches with the 256 empty tokens of a stock pipeline without its T5
+    empty_captions: float = 0.1
+
+
+@dataclass(frozen=True)
 class ClassifierRecipe:
-    """A small convolutional network over pictures."""
+    """Describes a small convolutional network over pictures."""
 
     widths: tuple[int, ...]
     batch: int = 64
@@ -88,7 +116,7 @@ class ClassifierRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that makes one shipped model."""
+    """Holds everything that makes one shipped model."""
 
     name: str
     objects: int
@@ -96,6 +124,7 @@ class Recipe:
     autoencoder: AutoencoderRecipe
     denoiser: DenoiserRecipe
     classifier: ClassifierRecipe
+    transformer: TransformerRecipe | None = None
 
 
 SHIPPED_RECIPE = "cpu"  # what made the models in assets
@@ -132,7 +161,7 @@ RECIPES: dict[str, Recipe] = {
             tokens=32,
             vocabulary=2_400,
             batch=64,
-            steps=2_000,
+            steps=6_000,
             learning_rate=1.5e-3,
             warmup=100,
             decay=0.5,
@@ -142,6 +171,7 @@ RECIPES: dict[str, Recipe] = {
             fresh=4,
         ),
         classifier=ClassifierRecipe(widths=(32, 64, 128, 160)),
+        transformer=TransformerRecipe(),
     ),
     "gpu": Recipe(
         name="gpu",
@@ -175,14 +205,14 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises: TrainingError when there is none."""
+    """Find the recipe of that name. Raises: TrainingError when there is none."""
     if name not in RECIPES:
         raise TrainingError(f"Unknown recipe {name!r}. Choose one of: {', '.join(RECIPES)}.")
     return RECIPES[name]
 
 
 def catalog_for(recipe: Recipe) -> Catalog:
-    """The recipe's objects: the shipped ones if they are enough, else through npm."""
+    """Return the recipe's objects: the shipped ones if they are enough, else through npm."""
     shipped = shipped_catalog(None)
     if recipe.objects > len(shipped.objects):
         return packaged_catalog(recipe.objects)

@@ -56,7 +56,7 @@ def build_tiny_decoder(channels: int, factor: int) -> AutoencoderTiny:
 
 
 class TinyDecoderTask:
-    """The tiny decoder's distance to the decoder on crops of latents, some of them disturbed.
+    """Computes the tiny decoder's distance to the decoder on crops of latents, some of them disturbed.
 
     Args:
         tiny: what is trained.
@@ -87,26 +87,26 @@ class TinyDecoderTask:
         self._latents = self._decoded = torch.empty(0)
 
     def learning_rate(self, step: int) -> float:
-        """Of this step."""
+        """Return the rate of this step."""
         return learning_rate(step, self.steps, RATE, 50, 0.7)
 
     def loss(self, step: int) -> torch.Tensor:
-        """L1, squared error and L1 of the gradients on this step's crops."""
+        """Compute L1, squared error and L1 of the gradients on this step's crops."""
         if not len(self._latents):
-            self._draw()
+            self._draw_pool()
         generator = generator_for(self.seed, step)
-        chosen = torch.randint(len(self._latents), (self.batch,), generator=generator)
+        indices = torch.randint(len(self._latents), (self.batch,), generator=generator)
         factor = self._decoded.shape[-1] // self._latents.shape[-1]
         corners = torch.randint(self._latents.shape[-1] - CROP + 1, (self.batch, 2), generator=generator).tolist()
-        latents, wanted = [], []
-        for index, (y, x) in zip(chosen.tolist(), corners, strict=True):
+        latents, targets = [], []
+        for index, (y, x) in zip(indices.tolist(), corners, strict=True):
             latents.append(self._latents[index, :, y : y + CROP, x : x + CROP])
             rows, columns = (slice(start * factor, (start + CROP) * factor) for start in (y, x))
-            wanted.append(self._decoded[index, :, rows, columns])
+            targets.append(self._decoded[index, :, rows, columns])
         decoded = self.networks.decode(torch.stack(latents).float()).sample.float()
         # the outer latents see zeros where the whole picture goes on
         inner = slice(factor, -factor)
-        error = (decoded - torch.stack(wanted).float())[..., inner, inner]
+        error = (decoded - torch.stack(targets).float())[..., inner, inner]
         return 0.3 * error.abs().mean() + 8 * error.square().mean() + 0.2 * gradient_l1(error, torch.zeros_like(error))
 
     def export(self, folder: Path) -> None:
@@ -119,18 +119,18 @@ class TinyDecoderTask:
         picture_sheet(torch.cat([self._decoded[:12].float(), decoded]) / 2 + 0.5).save(path)
 
     @torch.no_grad()
-    def _draw(self) -> None:
+    def _draw_pool(self) -> None:
         latents, decoded = [], []
         with torch.autocast(next(self.vae.parameters()).device.type, enabled=False):
             for start in range(0, self.pool, 32):
                 seeds = range(start, min(start + 32, self.pool))
-                drawn = _latents(self.vae, self.catalog, seeds, self.size, "train")
-                latents.append(drawn.half())
-                decoded.append(self.vae.decode(drawn / self.vae.config.scaling_factor).sample.clamp(-1, 1).half())
+                batch = _encode_compositions(self.vae, self.catalog, seeds, self.size, "train")
+                latents.append(batch.half())
+                decoded.append(self.vae.decode(batch / self.vae.config.scaling_factor).sample.clamp(-1, 1).half())
         self._latents, self._decoded = torch.cat(latents), torch.cat(decoded)
 
 
-def _latents(vae: AutoencoderKL, catalog: Catalog, seeds: range, size: int, split: str) -> torch.Tensor:
+def _encode_compositions(vae: AutoencoderKL, catalog: Catalog, seeds: range, size: int, split: str) -> torch.Tensor:
     return encode(vae, pictures_of([sample_composition(catalog, seed, split).scene for seed in seeds], catalog, size))
 
 
@@ -141,21 +141,21 @@ def measure_tiny_decoder(tiny: AutoencoderTiny, vae: AutoencoderKL, catalog: Cat
     Returns: "psnr" to the decoder's pictures in dB, and "time", its time for one picture over the decoder's, the
         least of ten each.
     """
-    latents = _latents(vae, catalog, range(64), size, "held-out")
+    latents = _encode_compositions(vae, catalog, range(64), size, "held-out")
     whole = vae.decode(latents / vae.config.scaling_factor).sample
     decoded = tiny.decode(latents).sample
     near = psnr((decoded / 2 + 0.5).clamp(0, 1), (whole / 2 + 0.5).clamp(0, 1)).mean()
-    taken = [_least_time(vae.decode, latents[:1]), _least_time(tiny.decode, latents[:1])]
-    return {"psnr": float(near), "time": taken[1] / taken[0]}
+    seconds = [_measure_least_time(vae.decode, latents[:1]), _measure_least_time(tiny.decode, latents[:1])]
+    return {"psnr": float(near), "time": seconds[1] / seconds[0]}
 
 
-def _least_time(decode, latents: torch.Tensor) -> float:
-    taken = []
+def _measure_least_time(decode, latents: torch.Tensor) -> float:
+    seconds = []
     for _ in range(11):
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         decode(latents)
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:])
+        seconds.append(time.perf_counter() - start_time)
+    return min(seconds[1:])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -163,20 +163,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--start", type=Path, required=True, help="a stock folder whose decoder to learn from")
-    chosen = parser.parse_args(arguments)
-    use_threads(chosen.threads)
-    torch.manual_seed(chosen.seed)
-    recipe, device = find_recipe(chosen.recipe), pick_device()
-    require_fit(chosen.start, recipe, ("vae",))
-    vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32).to(device)
+    options = parser.parse_args(arguments)
+    use_threads(options.threads)
+    torch.manual_seed(options.seed)
+    recipe, device = find_recipe(options.recipe), pick_device()
+    require_fit(options.start, recipe, ("vae",))
+    vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32).to(device)
     tiny = build_tiny_decoder(vae.config.latent_channels, recipe.autoencoder.factor).to(device)
-    catalog, settings = catalog_for(recipe), settings_from(chosen, STEPS, 0.99)
-    task = TinyDecoderTask(tiny, vae, catalog, recipe.size, chosen.seed, settings.steps)
-    train(task, chosen.run_dir / "tiny_decoder", settings)
-    kept = chosen.run_dir / "tiny_decoder" / "export" / "tiny_vae"
-    if kept.is_dir():
+    catalog, settings = catalog_for(recipe), settings_from(options, STEPS, 0.99)
+    task = TinyDecoderTask(tiny, vae, catalog, recipe.size, options.seed, settings.steps)
+    train(task, options.run_dir / "tiny_decoder", settings)
+    export_folder = options.run_dir / "tiny_decoder" / "export" / "tiny_vae"
+    if export_folder.is_dir():
         figures = measure_tiny_decoder(
-            AutoencoderTiny.from_pretrained(kept, dtype=torch.float32), vae, catalog, recipe.size
+            AutoencoderTiny.from_pretrained(export_folder, dtype=torch.float32), vae, catalog, recipe.size
         )
         print({name: round(value, 4) for name, value in figures.items()})
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
@@ -16,7 +17,7 @@ from pipelines.emoji.captions import caption
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, sample_scene
 
-__all__ = ["caption_corpus", "train_tokenizer", "write_slow_tokenizer"]
+__all__ = ["caption_corpus", "encode_captions", "train_tokenizer", "write_slow_tokenizer"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # CLIP's own way to cut text into words: letters, single digits, runs of anything else
@@ -24,11 +25,16 @@ WORD = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\sa-z0-9]+")
 
 
 def caption_corpus(catalog: Catalog, count: int = 20_000, seed: int = 0) -> list[str]:
-    """Captions, and every name and tag once, to learn words from."""
+    """Return captions, and every name and tag once, to learn words from."""
     rng = np.random.default_rng(seed)
     captions = [caption(sample_scene(catalog, index, "all"), catalog, rng) for index in range(count)]
     words = [word for item in catalog.objects for word in (*item.names, *item.tags)]
     return captions + words + list(BACKGROUNDS)
+
+
+def encode_captions(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """Encode captions, padded or cut to the tokenizer's own length: (B, tokens), integers."""
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def train_tokenizer(corpus: Iterable[str], vocabulary: int, tokens: int, folder: Path) -> CLIPTokenizer:
@@ -49,7 +55,7 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int, tokens: int, folder:
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     merges_wanted = vocabulary - 2 * len(alphabet) - 2
     learner.train_from_iterator(
-        _words(corpus),
+        _list_words(corpus),
         trainers.BpeTrainer(
             vocab_size=10 * vocabulary, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
         ),
@@ -75,7 +81,7 @@ def write_slow_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", "utf-8")
 
 
-def _words(corpus: Iterable[str]) -> Iterable[str]:
+def _list_words(corpus: Iterable[str]) -> Iterable[str]:
     """Single words: CLIP marks each word's end and never merges across a space."""
     for text in corpus:
         yield from WORD.findall(text.lower())

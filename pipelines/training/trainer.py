@@ -33,8 +33,8 @@ __all__ = [
 
 
 class Task(Protocol):
-    """What the loop trains. Everything random in `loss` comes from the seed and the step alone,
-    so that a resumed run draws what an unbroken one would have drawn."""
+    """Says what the loop trains. Everything random in `loss` comes from the seed and the step alone, so that a resumed
+    run draws what an unbroken one would have drawn."""
 
     @property
     def networks(self) -> torch.nn.Module: ...
@@ -56,7 +56,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how a run goes; `minutes` ends this session, not the run."""
+    """Says how long and how a run goes; `minutes` ends this session, not the run."""
 
     steps: int
     ema: float = 0.999
@@ -93,25 +93,25 @@ class Trainer:
     def run(self) -> int:
         """Train until the last step or until the time is up; returns the step reached."""
         settings = self.settings
-        began = marked = time.monotonic()
+        start_time = last_report = time.monotonic()
         losses: list[float] = []
         while self.step < settings.steps:
-            losses.append(self._one_step())
+            losses.append(self._run_step())
             self.step += 1
             now = time.monotonic()
             if self.step % settings.log_every == 0:
-                self._say(losses, now - marked)
-                losses, marked = [], now
+                self._report(losses, now - last_report)
+                losses, last_report = [], now
             if self.step % settings.save_every == 0:
                 self.save()
             if self.step % settings.sheet_every == 0:
                 self.show()
-            if settings.minutes is not None and now - began > settings.minutes * 60:
+            if settings.minutes is not None and now - start_time > settings.minutes * 60:
                 self._stopping = True
             if self._stopping:
                 break
         if losses:  # else the end of a session, or all of a short one, would pass in silence
-            self._say(losses, time.monotonic() - marked)
+            self._report(losses, time.monotonic() - last_report)
         self.save()
         if self.step >= settings.steps:
             self.show()
@@ -131,11 +131,11 @@ class Trainer:
         """Export the averaged weights and draw a sheet of pictures with them."""
         sheets = self.folder / "sheets"
         sheets.mkdir(parents=True, exist_ok=True)
-        with self._averaged_weights():
+        with self._use_averaged_weights():
             self.task.export(self.folder / "export")
             self.task.sheet(sheets / f"{self.step:07d}.png")
 
-    def _one_step(self) -> float:
+    def _run_step(self) -> float:
         task = self.task
         for group in task.optimizer.param_groups:
             group["lr"] = task.learning_rate(self.step)
@@ -160,18 +160,18 @@ class Trainer:
                 self.averaged[name].copy_(value)
 
     @contextlib.contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
+    def _use_averaged_weights(self) -> Iterator[None]:
         networks = self.task.networks
-        trained = {k: v.detach().clone() for k, v in networks.state_dict().items()}
+        original = {k: v.detach().clone() for k, v in networks.state_dict().items()}
         try:
             networks.load_state_dict(self.averaged)
             networks.eval()
             with torch.no_grad():
                 yield
         finally:
-            networks.load_state_dict(trained)
+            networks.load_state_dict(original)
 
-    def _say(self, losses: list[float], seconds: float) -> None:
+    def _report(self, losses: list[float], seconds: float) -> None:
         rate = len(losses) * self.task.batch / seconds
         now, lr = time.strftime("%H:%M:%S"), self.task.learning_rate(self.step - 1)
         print(
@@ -193,7 +193,7 @@ def train(task: Task, folder: Path, settings: Settings) -> int:
 
 
 def generator_for(seed: int, step: int, device: str = "cpu") -> torch.Generator:
-    """A generator that depends on the seed and the step alone."""
+    """Return a generator that depends on the seed and the step alone."""
     mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device).manual_seed(mixed)
 
@@ -211,12 +211,12 @@ def picture_sheet(images: torch.Tensor, columns: int = 12) -> Image.Image:
 
 
 def pick_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """Return CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that every training command has."""
+    """Add the arguments that every training command has."""
     parser.add_argument("--recipe", default="cpu", help="cpu or gpu (default: cpu)")
     parser.add_argument("--run-dir", type=Path, required=True, help="checkpoints and sheets")
     parser.add_argument("--seed", type=int, default=0)
@@ -228,7 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(arguments: argparse.Namespace, steps: int, ema: float) -> Settings:
-    """Settings from the command line and, where it is silent, the recipe."""
+    """Read settings from the command line and, where it is silent, the recipe."""
     return Settings(
         steps=arguments.steps or steps,
         ema=ema,
@@ -240,6 +240,6 @@ def settings_from(arguments: argparse.Namespace, steps: int, ema: float) -> Sett
 
 def use_threads(count: int | None) -> None:
     """Use this many CPU threads; None or 0 leaves it to the environment."""
-    chosen = count or int(os.environ.get("OMP_NUM_THREADS", 0))
-    if chosen:
-        torch.set_num_threads(chosen)
+    threads = count or int(os.environ.get("OMP_NUM_THREADS", 0))
+    if threads:
+        torch.set_num_threads(threads)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from pipelines.weights.lora_parts import kind_of
+
 __all__ = ["KINDS", "Adapter", "make_adapter"]
 
 Parts = Mapping[str, torch.Tensor]
@@ -24,7 +26,7 @@ Parts = Mapping[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """The change of one layer.
+    """Describes the change of one layer.
 
     Attributes:
         parts: its tensors by short name.
@@ -43,21 +45,22 @@ class Adapter:
     whole: int = 0
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """What is added to a weight, shaped and placed like it, in float32 or better."""
+        """Say what is added to a weight, shaped and placed like it, in float32 or better."""
         data = weight.to(torch.promote_types(weight.dtype, torch.float32))
         parts = {
             name: part.to(data.device, data.dtype) if part.is_floating_point() else part
             for name, part in self.parts.items()
         }
         if self.rows is not None:
-            parts = _rows_of(parts, self.rows, self.whole)
+            parts = _take_rows(parts, self.rows, self.whole)
         if self.swapped:
             data = _swap(data)
         change = self.formula(parts, data, self.scale).reshape(data.shape)
         return _swap(change) if self.swapped else change
 
     def split(self, weights: Sequence[torch.Tensor], swapped: bool = False) -> list[Adapter]:
-        """This change in parts, one for each weight, whose rows follow each other; empty if the shapes do not fit."""
+        """Return this change in parts, one for each weight, whose rows follow each other; empty if the shapes do not
+        fit."""
         rows = [weight.shape[0] for weight in weights]
         if len(weights) == 1:
             shares = [dataclasses.replace(self, swapped=swapped)]
@@ -71,13 +74,13 @@ class Adapter:
         return shares if fit else []
 
     def fits(self, weight: torch.Tensor) -> bool:
-        """Whether the shapes belong together, tried on tensors without data."""
+        """Say whether the shapes belong together, tried on tensors without data."""
         meta = torch.empty(weight.shape, device="meta", dtype=torch.float32)
         flags = ("on_input",)
         parts = {name: part if name in flags else part.to("meta", torch.float32) for name, part in self.parts.items()}
         try:
             if self.rows is not None:
-                parts = _rows_of(parts, self.rows, self.whole)
+                parts = _take_rows(parts, self.rows, self.whole)
             return self.formula(parts, meta, 1.0).numel() == weight.numel()
         except (RuntimeError, IndexError, ValueError):
             return False
@@ -91,7 +94,7 @@ _BY_ROW = ("up", "w1_a", "w2_a", "dora_scale", "diff", "oft_blocks", "rescale", 
 """Parts whose first dimension runs along the layer's outputs."""
 
 
-def _rows_of(parts: Parts, rows: slice, whole: int) -> dict[str, torch.Tensor]:
+def _take_rows(parts: Parts, rows: slice, whole: int) -> dict[str, torch.Tensor]:
     """The parts of a layer that is one of several with a common change."""
     if any(name.startswith("lokr") for name in parts) or "mid" in parts or "t1" in parts:
         # A Kronecker product's rows are not those of its factors: it is made whole and cut.
@@ -105,18 +108,18 @@ def _rows_of(parts: Parts, rows: slice, whole: int) -> dict[str, torch.Tensor]:
         return {**rest, "oft_blocks": parts["oft_blocks"][blocks]}
     if "on_input" in parts and bool(parts["on_input"].reshape(-1)[0]):
         return dict(parts)
-    cut = {}
+    sliced = {}
     for name, part in parts.items():
-        along = name in _BY_ROW and part.ndim and part.shape[0] == whole
-        if name in {"up", "w1_a", "diff", "magnitude"} and not along:
+        is_by_row = name in _BY_ROW and part.ndim and part.shape[0] == whole
+        if name in {"up", "w1_a", "diff", "magnitude"} and not is_by_row:
             raise ValueError("its rows are not those of the layers together")
-        if name == "dora_scale" and not along:
+        if name == "dora_scale" and not is_by_row:
             raise ValueError("its norm runs over the rows of several layers")
-        cut[name] = part[rows] if along else part
-    return cut
+        sliced[name] = part[rows] if is_by_row else part
+    return sliced
 
 
-def _product(up: torch.Tensor, down: torch.Tensor, mid: torch.Tensor | None = None) -> torch.Tensor:
+def _multiply_factors(up: torch.Tensor, down: torch.Tensor, mid: torch.Tensor | None = None) -> torch.Tensor:
     """up @ down of linear layers and convolutions; with a middle convolution (LoCon's Tucker form)."""
     if mid is not None:
         down = torch.einsum("r s k l, s i -> r i k l", mid, down.flatten(1))
@@ -124,18 +127,18 @@ def _product(up: torch.Tensor, down: torch.Tensor, mid: torch.Tensor | None = No
 
 
 def lora(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-    """scale * up @ down."""
-    change = scale * _product(parts["up"], parts["down"], parts.get("mid"))
-    return _cut(change, parts).reshape(weight.shape)
+    """Compute scale * up @ down."""
+    change = scale * _multiply_factors(parts["up"], parts["down"], parts.get("mid"))
+    return _cut_rows(change, parts).reshape(weight.shape)
 
 
 def loha(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-    """scale * (w1_a @ w1_b) * (w2_a @ w2_b), elementwise; with t1 and t2 the factors are Tucker products."""
-    change = scale * _factor(parts, "w1", "t1") * _factor(parts, "w2", "t2")
-    return _cut(change, parts).reshape(weight.shape)
+    """Compute scale * (w1_a @ w1_b) * (w2_a @ w2_b), elementwise; with t1 and t2 the factors are Tucker products."""
+    change = scale * _build_factor(parts, "w1", "t1") * _build_factor(parts, "w2", "t2")
+    return _cut_rows(change, parts).reshape(weight.shape)
 
 
-def _factor(parts: Parts, name: str, tucker: str) -> torch.Tensor:
+def _build_factor(parts: Parts, name: str, tucker: str) -> torch.Tensor:
     if tucker in parts:
         rebuilt = torch.einsum("i j k l, j r, i p -> p r k l", parts[tucker], parts[f"{name}_b"], parts[f"{name}_a"])
         return rebuilt
@@ -143,7 +146,7 @@ def _factor(parts: Parts, name: str, tucker: str) -> torch.Tensor:
 
 
 def lokr(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-    """scale * kron(w1, w2), each factor whole or itself of low rank."""
+    """Compute scale * kron(w1, w2), each factor whole or itself of low rank."""
     first = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
     if "lokr_w2" in parts:
         second = parts["lokr_w2"]
@@ -155,10 +158,10 @@ def lokr(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
             second = second.reshape(parts["lokr_w2_a"].shape[0], -1, *weight.shape[2:])
     if second.ndim == 4:
         first = first[..., None, None]
-    return _cut(scale * torch.kron(first, second.contiguous()), parts).reshape(weight.shape)
+    return _cut_rows(scale * torch.kron(first, second.contiguous()), parts).reshape(weight.shape)
 
 
-def _cut(change: torch.Tensor, parts: Parts) -> torch.Tensor:
+def _cut_rows(change: torch.Tensor, parts: Parts) -> torch.Tensor:
     if "rows" not in parts:
         return change
     begin, end, whole = parts["rows"].tolist()
@@ -169,14 +172,14 @@ def _cut(change: torch.Tensor, parts: Parts) -> torch.Tensor:
 
 
 def ia3(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-    """weight * scale * w, w along the inputs or the outputs (LyCORIS keeps the difference from one)."""
+    """Compute weight * scale * w, w along the inputs or the outputs (LyCORIS keeps the difference from one)."""
     vector = parts["weight"].reshape(-1)
     shape = (1, -1) if bool(parts["on_input"].reshape(-1)[0]) else (-1, 1)
     return weight * (scale * vector.reshape(shape + (1,) * (weight.ndim - 2)))
 
 
 def oft(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-    """(R - 1) weight, R block-diagonal and orthogonal, the Cayley transform of the blocks' skew parts.
+    """Return (R - 1) weight, R block-diagonal and orthogonal, the Cayley transform of the blocks' skew parts.
 
     `alpha` times the number of outputs bounds the skew part's norm, as LyCORIS and kohya's scripts train it; a bound of
     0 is none.
@@ -191,26 +194,26 @@ def oft(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
         skew = torch.where((limit > 0) & (norm > limit), skew * (limit / norm.clamp_min(1e-8)), skew)
     eye = torch.eye(size, device=blocks.device, dtype=blocks.dtype)
     rotation = torch.linalg.solve((eye - skew).transpose(1, 2), (eye + skew).transpose(1, 2)).transpose(1, 2)
-    turned = torch.einsum("k n m, k n p -> k m p", rotation, weight.reshape(count, size, -1)).reshape(weight.shape)
+    rotated = torch.einsum("k n m, k n p -> k m p", rotation, weight.reshape(count, size, -1)).reshape(weight.shape)
     if "rescale" in parts:
-        turned = turned * parts["rescale"].reshape(-1, *[1] * (weight.ndim - 1))
-    return scale * (turned - weight)
+        rotated = rotated * parts["rescale"].reshape(-1, *[1] * (weight.ndim - 1))
+    return scale * (rotated - weight)
 
 
 def difference(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-    """The change itself, in full."""
+    """Take the change itself, in full."""
     return scale * parts["diff"].reshape(weight.shape)
 
 
 def dora(inner: Callable[[Parts, torch.Tensor, float], torch.Tensor]) -> Callable:
-    """A kind with DoRA's magnitudes: m * (W + change) / |W + change| - W, the norm of each output or each input.
+    """Make a kind with DoRA's magnitudes: m * (W + change) / |W + change| - W, the norm of each output or each input.
 
     Differs: at a LoRA's weight other than 1 that fraction of the whole change is added, as ComfyUI does, where PEFT
     scales the change within the norm.
     """
 
     def formula(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-        changed = weight + inner(parts, weight, scale)
+        new_weight = weight + inner(parts, weight, scale)
         if "magnitude" in parts:
             magnitude, dims = parts["magnitude"].reshape(-1, *[1] * (weight.ndim - 1)), tuple(range(1, weight.ndim))
         elif parts["dora_scale"].shape[0] == weight.shape[0]:
@@ -218,38 +221,30 @@ def dora(inner: Callable[[Parts, torch.Tensor, float], torch.Tensor]) -> Callabl
         else:
             magnitude = parts["dora_scale"].reshape(1, -1, *[1] * (weight.ndim - 2))
             dims = (0, *range(2, weight.ndim))
-        norm = changed.norm(dim=dims, keepdim=True)
-        return changed * (magnitude / norm.clamp_min(torch.finfo(changed.dtype).tiny)) - weight
+        norm = torch.linalg.vector_norm(new_weight, dim=dims, keepdim=True)
+        return new_weight * (magnitude / norm.clamp_min(torch.finfo(new_weight.dtype).tiny)) - weight
 
     return formula
 
 
 def ia3_peft(parts: Parts, weight: torch.Tensor, scale: float) -> torch.Tensor:
-    """weight * (l - 1): PEFT keeps the factor of the outputs (out, 1) or of the inputs (1, in)."""
+    """Compute weight * (l - 1): PEFT keeps the factor of the outputs (out, 1) or of the inputs (1, in)."""
     return scale * weight * (parts["ia3_l"].reshape(*parts["ia3_l"].shape[:2], *[1] * (weight.ndim - 2)) - 1)
 
 
-KINDS: Mapping[frozenset[str], Callable] = {
-    frozenset({"down", "up"}): lora,
-    frozenset({"w1_a", "w1_b", "w2_a", "w2_b"}): loha,
-    frozenset({"weight", "on_input"}): ia3,
-    frozenset({"ia3_l"}): ia3_peft,
-    frozenset({"oft_blocks"}): oft,
-    frozenset({"diff"}): difference,
+KINDS: Mapping[str, Callable[[Parts, torch.Tensor, float], torch.Tensor]] = {
+    "lora": lora,
+    "loha": loha,
+    "lokr": lokr,
+    "ia3": ia3,
+    "ia3_peft": ia3_peft,
+    "oft": oft,
+    "difference": difference,
 }
-"""The parts that a kind needs, to its formula; LoKr has several forms and is told by its names."""
+"""A kind, as `lora_parts.kind_of` names it, to its formula."""
 
 
-def _formula(parts: Parts) -> Callable | None:
-    for needed, formula in KINDS.items():
-        if needed <= parts.keys():
-            return formula
-    first = "lokr_w1" in parts or {"lokr_w1_a", "lokr_w1_b"} <= parts.keys()
-    second = "lokr_w2" in parts or {"lokr_w2_a", "lokr_w2_b"} <= parts.keys()
-    return lokr if first and second else None
-
-
-def _rank(parts: Parts) -> int:
+def _find_rank(parts: Parts) -> int:
     """The rank by which alpha is divided; 0 where the kind has none and alpha says nothing."""
     if "down" in parts:
         return parts["down"].shape[0]
@@ -261,20 +256,21 @@ def _rank(parts: Parts) -> int:
 
 
 def make_adapter(parts: Parts, scale_of: Callable[[int], float]) -> Adapter | None:
-    """A layer's change out of its tensors, None where they make none.
+    """Build a layer's change out of its tensors; None where they make none.
 
     Args:
         parts: by short name.
         scale_of: rank to scale, for files that have no alpha beside the layer.
     """
-    formula = _formula(parts)
-    if formula is None:
+    kind = kind_of(parts.keys())
+    if kind is None:
         return None
-    rank = _rank(parts)
+    formula = KINDS[kind]
+    rank = _find_rank(parts)
     scale = 1.0
     if rank:
         scale = float(parts["alpha"]) / rank if "alpha" in parts else scale_of(rank)
-    own = {name: part for name, part in parts.items() if name != "alpha" or formula is oft}
+    tensors = {name: part for name, part in parts.items() if name != "alpha" or formula is oft}
     if "dora_scale" in parts or "magnitude" in parts:
         formula = dora(formula)
-    return Adapter(own, formula, scale)
+    return Adapter(tensors, formula, scale)

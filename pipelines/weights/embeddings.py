@@ -20,17 +20,23 @@ from pipelines.weights.files import Tensor, read_full_header
 if TYPE_CHECKING:
     import torch
 
+    from pipelines.weights.tokenizer import Tokenizer
+
 __all__ = [
     "EmbeddingTokenizer",
     "applied_embeddings",
     "bundled_embeddings",
     "embedding_kind",
+    "fits_width",
     "named_embeddings",
     "read_bundled",
     "read_embedding",
 ]
 
 _WIDTHS = {768: ("sd", "sd1"), 1024: ("sd", "sd2"), 1280: ("sdxl", "sdxl")}
+_SHIPPED_WIDTHS = {192: ("sd", "emoji"), 256: ("sd", "emoji-128")}
+"""Of the shipped models' text encoders. A lone tensor of such a width under any name is no embedding yet."""
+
 _CLIP_L = ("clip_l", "text_encoders.clip_l", "emb_params", "string_to_param.*", "string_to_param", "vector", "weight")
 _CLIP_G = ("clip_g", "text_encoders.clip_g")
 _T5 = ("t5xxl", "t5", "text_encoders.t5xxl")
@@ -40,24 +46,32 @@ _NAMED = re.compile(r"embedding:\s*(?P<name>[^\s,:()\[\]|<>]+)", re.IGNORECASE)
 
 
 def embedding_kind(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """(family, base) of an embedding by its header, None where the file is none."""
+    """Return (family, base) of an embedding by its header, None where the file is none."""
     if not 1 <= len(tensors) <= len(_KNOWN):
         return None
-    flat = all(tensor.dtype.startswith(("F", "BF")) and len(tensor.shape) in {1, 2} for tensor in tensors.values())
-    known = tensors.keys() <= _KNOWN
+    is_numeric = all(
+        tensor.dtype.startswith(("F", "BF")) and len(tensor.shape) in {1, 2} for tensor in tensors.values()
+    )
+    has_known_names = tensors.keys() <= _KNOWN
     (first, *more) = tensors.values()
     by_word = not more and bool(first.shape) and first.shape[-1] in _WIDTHS
-    if not flat or not (known or by_word):
+    if not is_numeric or not (has_known_names or by_word):
         return None
     if tensors.keys() & set(_T5):
         return "sd3", "sd3"
     if tensors.keys() & set(_CLIP_G):
         return "sdxl", "sdxl"
-    return _WIDTHS.get(first.shape[-1], ("", ""))
+    return (_WIDTHS | _SHIPPED_WIDTHS).get(first.shape[-1], ("", ""))
+
+
+def fits_width(base: str, width: int) -> bool:
+    """Whether an embedding of this base has vectors of a text encoder's width, as far as its base tells."""
+    widths = {name: number for number, (_, name) in (_WIDTHS | _SHIPPED_WIDTHS).items() if name != "sdxl"}
+    return widths.get(base, width) == width
 
 
 def read_embedding(path: Path) -> dict[str, torch.Tensor]:
-    """An embedding's vectors by part: "clip_l", "clip_g" or "t5", each (n, width), in float32.
+    """Read an embedding's vectors by part: "clip_l", "clip_g" or "t5", each (n, width), in float32.
 
     Raises:
         ModelFileError: the file is none, or holds no embedding.
@@ -66,13 +80,13 @@ def read_embedding(path: Path) -> dict[str, torch.Tensor]:
 
     header = read_full_header(path)
     if embedding_kind(header.tensors) is None:
-        raise ModelFileError(f"{path.name} is no embedding. Choose a textual-inversion file in safetensors form.")
+        raise ModelFileError(f"{path.name} is not an embedding. Choose a textual-inversion file in safetensors form.")
     with TensorReader(path, header) as reader:
-        return _by_part({name: reader.read(name) for name in header.tensors}, path.name)
+        return _sort_by_part({name: reader.read(name) for name in header.tensors}, path.name)
 
 
 def read_bundled(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """The embeddings in a LoRA's file, by word; nothing else of it is read.
+    """Read the embeddings in a LoRA's file, by word; nothing else of it is read.
 
     Raises:
         ModelFileError: an embedding is of a form that is not read.
@@ -86,7 +100,7 @@ def read_bundled(path: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def bundled_embeddings(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, dict[str, torch.Tensor]]:
-    """The embeddings that OneTrainer puts into a LoRA's file, by word.
+    """Return the embeddings that OneTrainer puts into a LoRA's file, by word.
 
     Args:
         tensors: of the whole file; those of the LoRA are left out.
@@ -108,10 +122,10 @@ def bundled_embeddings(tensors: Mapping[str, torch.Tensor], file: str) -> dict[s
                 (name.removeprefix(_BUNDLE).rpartition(".")[0], name.rpartition(".")[2]),
             )
             words.setdefault(word, {})[layout] = tensor
-    return {word: _by_part(parts, f"{file} (its embedding {word!r})") for word, parts in words.items()}
+    return {word: _sort_by_part(parts, f"{file} (its embedding {word!r})") for word, parts in words.items()}
 
 
-def _by_part(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, torch.Tensor]:
+def _sort_by_part(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, torch.Tensor]:
     parts: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         part = "clip_g" if name in _CLIP_G else "t5" if name in _T5 else "clip_l"
@@ -124,36 +138,37 @@ def _by_part(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, torch.
     return parts
 
 
-def named_embeddings(text: str, known: Mapping[str, Any], bare: Collection[str]) -> list[str]:
-    """The keys of the embeddings that a prompt names, as `embedding:name` or, as in AUTOMATIC1111, by the bare name.
+def named_embeddings(text: str, embeddings: Mapping[str, object], bare: Collection[str]) -> list[str]:
+    """Return the keys of the embeddings that a prompt names, as `embedding:name` or, as in AUTOMATIC1111, by the bare
+    name.
 
     Args:
         text: of the prompt.
-        known: embeddings by key.
+        embeddings: embeddings by key.
         bare: keys of those that are found by their bare name.
 
     Raises:
         PromptError: `embedding:name` names none that is there.
     """
-    found = []
+    keys = []
     for match in _NAMED.finditer(text):
-        key = _matching(match["name"], known)
+        key = _find_key(match["name"], embeddings)
         if key is None:
-            choices = ", ".join(list(known)[:8]) or "none"
+            choices = ", ".join(list(embeddings)[:8]) or "none"
             raise PromptError(
                 f"The prompt names the embedding {match['name'][:60]!r}, which is not in the models folder. "
                 f"Choose one of: {choices}."
             )
-        found.append(key)
+        keys.append(key)
     rest = _NAMED.sub(" ", text).lower()
-    found += [key for key in bare if re.search(rf"(?<![\w.-]){re.escape(key.lower())}(?![\w.-])", rest)]
-    return list(dict.fromkeys(found))
+    keys += [key for key in bare if re.search(rf"(?<![\w.-]){re.escape(key.lower())}(?![\w.-])", rest)]
+    return list(dict.fromkeys(keys))
 
 
-def _matching(name: str, known: Mapping[str, Any]) -> str | None:
+def _find_key(name: str, embeddings: Mapping[str, object]) -> str | None:
     """A file's name may be written with its suffix, and is found in any case."""
-    wanted = {name.lower(), re.sub(r"\.(?:safetensors|pt|bin)$", "", name.lower()), name.lower().rstrip(".")}
-    return next((key for key in known if key.lower() in wanted), None)
+    spellings = {name.lower(), re.sub(r"\.(?:safetensors|pt|bin)$", "", name.lower()), name.lower().rstrip(".")}
+    return next((key for key in embeddings if key.lower() in spellings), None)
 
 
 class EmbeddingTokenizer:
@@ -164,7 +179,7 @@ class EmbeddingTokenizer:
         words: name to its new ids.
     """
 
-    def __init__(self, tokenizer: Any, words: Mapping[str, Sequence[int]]):
+    def __init__(self, tokenizer: Tokenizer, words: Mapping[str, Sequence[int]]):
         self._tokenizer, self._words = tokenizer, {name.lower(): list(ids) for name, ids in words.items()}
         names = "|".join(re.escape(name) for name in sorted(self._words, key=len, reverse=True))
         self._pattern = re.compile(
@@ -201,18 +216,18 @@ class _Place:
     tokenizer: str
     encoder: str
     part: str
-    needed: bool = True
+    required: bool = True
 
 
-def _places(components: Mapping[str, Any]) -> list[_Place]:
-    """CLIP encoders in their order are clip_l and clip_g; SD2's only one is told by its width alone."""
+def _list_places(components: Mapping[str, Any]) -> list[_Place]:
+    """CLIP encoders in their order are clip_l and clip_g; SD2's only one is recognized by its width alone."""
     places = []
     for suffix, part in (("", "clip_l"), ("_2", "clip_g"), ("_3", "t5")):
         encoder = components.get(f"text_encoder{suffix}")
         if encoder is not None:
             is_clip = hasattr(encoder.config, "projection_dim")
-            own = part if is_clip else "t5"
-            places.append(_Place(f"tokenizer{suffix}", f"text_encoder{suffix}", own, needed=is_clip))
+            clip_part = part if is_clip else "t5"
+            places.append(_Place(f"tokenizer{suffix}", f"text_encoder{suffix}", clip_part, required=is_clip))
     return places
 
 
@@ -220,7 +235,7 @@ def _places(components: Mapping[str, Any]) -> list[_Place]:
 def applied_embeddings(
     components: Mapping[str, Any], embeddings: Mapping[str, Mapping[str, torch.Tensor]]
 ) -> Iterator[dict[str, Any]]:
-    """The model with new words while the context lasts.
+    """Provide the model with new words while the context lasts.
 
     Args:
         components: of the model; the text encoders' tables of words are longer inside and as they were behind.
@@ -238,27 +253,27 @@ def applied_embeddings(
 
     replaced: dict[str, Any] = {}
     changes = []
-    for place in _places(components):
+    for place in _list_places(components):
         table = components[place.encoder].get_input_embeddings().weight
         rows, words, count = [], {}, len(table)
         for name, parts in embeddings.items():
-            if place.part not in parts and not place.needed:
+            if place.part not in parts and not place.required:
                 plain = components[place.tokenizer](name, add_special_tokens=False, truncation=False, verbose=False)
                 words[name] = plain.input_ids
                 continue
-            vectors = _vectors(name, parts, place.part, table.shape[1])
+            vectors = _require_vectors(name, parts, place.part, table.shape[1])
             words[name] = range(count, count + len(vectors))
             rows.append(vectors)
             count += len(vectors)
         replaced[place.tokenizer] = EmbeddingTokenizer(components[place.tokenizer], words)
         if rows:
-            added = torch.cat(rows)
-            changes.append((table, lambda data, added=added: torch.cat([data, added.to(data)])))
+            new_rows = torch.cat(rows)
+            changes.append((table, lambda data, new_rows=new_rows: torch.cat([data, new_rows.to(data)])))
     with replaced_weights(changes):
         yield replaced
 
 
-def _vectors(name: str, parts: Mapping[str, torch.Tensor], part: str, width: int) -> torch.Tensor:
+def _require_vectors(name: str, parts: Mapping[str, torch.Tensor], part: str, width: int) -> torch.Tensor:
     vectors = parts.get(part)
     if vectors is None:
         raise PromptError(

@@ -18,6 +18,7 @@ from pipelines.core.errors import ModelFileError
 from pipelines.core.leases import megabytes
 
 __all__ = [
+    "DTYPE_BITS",
     "DTYPE_BYTES",
     "PICKLE_SUFFIXES",
     "SAFETENSORS_SUFFIXES",
@@ -71,7 +72,8 @@ LOOKS = (
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: its dtype as the format spells it ("F16"), its shape, and its first byte in the file."""
+    """Describes one tensor of a file: its dtype as the format spells it ("F16"), its shape, and its first byte in the
+    file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -85,7 +87,7 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What stands before a safetensors file's data.
+    """Says what stands before a safetensors file's data.
 
     Attributes:
         tensors: by name, in the file's order.
@@ -97,7 +99,7 @@ class Header:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Names, dtypes and shapes of a safetensors file, as `read_full_header` reads and checks them.
+    """Read names, dtypes and shapes of a safetensors file, as `read_full_header` reads and checks them.
 
     Raises:
         ModelFileError: as `read_full_header`.
@@ -106,7 +108,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def read_full_header(path: Path) -> Header:
-    """A safetensors file's tensors and metadata, after a check that the whole file is what it says.
+    """Read a safetensors file's tensors and metadata, after a check that the whole file is what it says.
 
     Only the header is read, however large the file is.
 
@@ -125,18 +127,18 @@ def read_full_header(path: Path) -> Header:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = _header_length(name, size, file.read(24))
+            length = _read_header_length(name, size, file.read(24))
             file.seek(8)
             header = file.read(length)
     except OSError as error:
         raise ModelFileError(
             f"{name} cannot be read ({error.strerror}). Check that it is there and may be read."
         ) from error
-    entries, metadata = _parsed(name, header)
-    return Header(_tensors(name, entries, 8 + length, size - 8 - length), metadata)
+    entries, metadata = _parse_header(name, header)
+    return Header(_parse_tensors(name, entries, 8 + length, size - 8 - length), metadata)
 
 
-def _header_length(name: str, size: int, start: bytes) -> int:
+def _read_header_length(name: str, size: int, start: bytes) -> int:
     """Bytes of the JSON header. The format itself is tried first: its length may begin like another format's mark."""
     length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
     fits = 2 <= length <= min(MAX_HEADER, max(0, size - 8))
@@ -148,12 +150,12 @@ def _header_length(name: str, size: int, start: bytes) -> int:
     if fits:
         raise ModelFileError(f"{name} has a damaged header. Copy or download it again.")
     raise ModelFileError(
-        f"{name} is no safetensors file, or is cut short in its first bytes ({megabytes(size)}). "
+        f"{name} is not a safetensors file, or is cut short in its first bytes ({megabytes(size)}). "
         "Copy or download it again."
     )
 
 
-def _parsed(name: str, header: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+def _parse_header(name: str, header: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         entries = json.loads(header)
     except (ValueError, RecursionError):
@@ -165,29 +167,27 @@ def _parsed(name: str, header: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     return entries, {key: value for key, value in words if isinstance(value, str)}
 
 
-def _tensors(name: str, entries: Mapping[str, Any], data_start: int, data_bytes: int) -> dict[str, Tensor]:
+def _parse_tensors(name: str, entries: Mapping[str, Any], data_start: int, data_bytes: int) -> dict[str, Tensor]:
     """The tensors, after a check that they fill the data exactly, one behind the other."""
-    damaged = ModelFileError(
-        f"{name} has a damaged header: its tensors do not fit the file. Copy or download it again."
-    )
+    error = ModelFileError(f"{name} has a damaged header: its tensors do not fit the file. Copy or download it again.")
     tensors, spans = {}, []
     for key, entry in entries.items():
         try:
             begin, end = entry["data_offsets"]
             shape = tuple(entry["shape"])
-            whole = all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end))
-            tensor = Tensor(entry["dtype"], shape, data_start + begin if whole else 0)
-            fits = whole and (end - begin) * 8 == tensor.count * DTYPE_BITS[tensor.dtype]
+            is_valid = all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end))
+            tensor = Tensor(entry["dtype"], shape, data_start + begin if is_valid else 0)
+            fits = is_valid and (end - begin) * 8 == tensor.count * DTYPE_BITS[tensor.dtype]
         except (KeyError, TypeError, ValueError):
-            raise damaged from None
+            raise error from None
         if not fits:
-            raise damaged
+            raise error
         tensors[key] = tensor
         spans.append((begin, end))
     position = 0
     for begin, end in sorted(spans):
         if begin != position:
-            raise damaged
+            raise error
         position = end
     if position > data_bytes:
         raise ModelFileError(
@@ -197,23 +197,24 @@ def _tensors(name: str, entries: Mapping[str, Any], data_start: int, data_bytes:
     if not tensors:
         raise ModelFileError(f"{name} holds no tensors and is damaged. Copy or download it again.")
     if position < data_bytes:
-        raise damaged
+        raise error
     return tensors
 
 
 def bytes_as(tensors: Iterable[Tensor], dtype: str) -> int:
-    """Memory of the tensors when floating-point ones are loaded as `dtype` ("float32", "float16", ...)."""
-    wanted = DTYPE_BYTES[dtype] * 8
+    """Count the memory of the tensors when floating-point ones are loaded as `dtype` ("float32", "float16", ...)
+    and packed ones are unpacked."""
+    target_bits = DTYPE_BYTES[dtype] * 8
 
     def bits(tensor: Tensor) -> int:
-        floating = tensor.dtype.startswith(("F", "BF"))
-        return wanted if floating else DTYPE_BITS[tensor.dtype]
+        floating = tensor.dtype.startswith(("F", "BF", "GGML"))
+        return target_bits if floating else DTYPE_BITS[tensor.dtype]
 
     return sum(tensor.count * bits(tensor) for tensor in tensors) // 8
 
 
 def check_index(path: Path) -> list[Path]:
-    """The shards that a `*.safetensors.index.json` names, all beside it and all there.
+    """Check the shards that a `*.safetensors.index.json` names, all beside it and all there.
 
     Raises:
         ModelFileError: the index cannot be read, names a file elsewhere, or a shard is missing.

@@ -42,13 +42,19 @@ OTHER_NETWORKS = (
     ("mlp_t5.0.weight", "HunyuanDiT"),
     ("y_embedder.y_embedding", "PixArt or SANA"),
 )
-"""Names by which the networks of other models are told; their single files are not read here."""
+"""Names by which the networks of other models are recognized; their single files are not read here."""
 
 UNET_KEY = re.compile(r"^(?:input_blocks|output_blocks|middle_block)\.")
 UNET_CONTEXT = re.compile(r"attn2\.to_k\.weight$")
 DIFFUSERS_UNET = re.compile(r"^(?:down_blocks\.\d+\.(?:resnets|attentions)|mid_block\.resnets)\.")
 DIFFUSERS_FLUX = "single_transformer_blocks.0.attn.to_q.weight"
 DIFFUSERS_SD3 = "transformer_blocks.0.attn.add_k_proj.weight"
+
+_OUTER = ("state_dict", "module", "ema")
+_NESTED = (
+    "Its tensors stand one level too deep, as in a training checkpoint that was converted with all around it. Convert "
+    "what is inside, so that names begin with model.diffusion_model."
+)
 
 VAE_PREFIXES = ("first_stage_model.", "vae.")
 ENCODERS = {
@@ -77,12 +83,12 @@ EXTRA_CHANNELS = {
 
 
 class FileKind(NamedTuple):
-    """What a file is.
+    """Says what a file is.
 
     Attributes:
-        what: "checkpoint" (a whole model), "network" (only the denoising network), "lora", "embedding", "vae",
-            "text_encoder" or "unknown".
-        family: "sd", "sdxl", "sd3", "flux", or "" when it cannot be told.
+        what: "checkpoint" (a whole model), "network" (only the denoising network), "lora", "embedding", "upscaler",
+            "vae", "text_encoder" or "unknown".
+        family: "sd", "sdxl", "sd3", "flux", or "" when nothing tells it.
         base: "sd1", "sd2", "sdxl", "sd3", "sd35-medium", "sd35-large", "flux1" (a LoRA), "flux1-dev",
             "flux1-schnell"; of a text encoder "clip_l", "clip_g", "open_clip_h" or "t5xxl"; of a VAE its
             latents' channels, "4" or "16"; or "".
@@ -104,36 +110,38 @@ class FileKind(NamedTuple):
 
 
 def file_kind(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> FileKind:
-    """The kind of a file from its header.
+    """Return the kind of a file from its header.
 
     Args:
         tensors, metadata: as `weights.files.read_full_header` gives them.
     """
     metadata = metadata or {}
-    quantized = _unread_quantization(tensors, metadata)
+    quantized = _explain_quantization(tensors, metadata)
     if quantized:
         return FileKind("unknown", note=quantized)
+    if any(name.startswith(f"{outer}.{PREFIXES[0]}") for name in tensors for outer in _OUTER):
+        return FileKind("unknown", note=_NESTED)
     if any(LORA_MARK.search(name) for name in tensors):
         return FileKind("lora", *lora_kind(tensors, metadata, CONTEXT_WIDTHS))
-    return _network_kind(tensors, metadata) or _part_kind(tensors)
+    return _classify_network(tensors, metadata) or _classify_part(tensors)
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The prefix of the denoising network, and its tensors without that; ("", {}) where there is none."""
+    """Return the prefix of the denoising network, and its tensors without that; ("", {}) where there is none."""
     for prefix in PREFIXES:
         bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if any(UNET_KEY.match(name) or DIFFUSERS_UNET.match(name) for name in bare):
             return prefix, bare
-        if {FLUX_KEY, SD3_KEY, DIFFUSERS_FLUX, DIFFUSERS_SD3} & bare.keys() or _other_network(bare):
+        if {FLUX_KEY, SD3_KEY, DIFFUSERS_FLUX, DIFFUSERS_SD3} & bare.keys() or _find_other_network(bare):
             return prefix, bare
     return "", {}
 
 
-def _other_network(bare: Mapping[str, Tensor]) -> str:
+def _find_other_network(bare: Mapping[str, Tensor]) -> str:
     return next((model for name, model in OTHER_NETWORKS if name in bare), "")
 
 
-def _unread_quantization(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def _explain_quantization(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Why the weights' packed form is not read here, as a sentence; "" for plain weights and scaled fp8."""
     if (
         any(name.endswith((".qweight", ".wscales")) for name in tensors)
@@ -154,29 +162,39 @@ def _unread_quantization(tensors: Mapping[str, Tensor], metadata: Mapping[str, s
         for name, tensor in tensors.items()
     ):
         return "Its weights are packed to four bits (nvfp4), which is not read here. Use the model's fp16 or fp8 file."
+    if any(name.endswith(".weight_scale") and tensor.dtype in {"U8", "F8_E8M0"} for name, tensor in tensors.items()):
+        # Its scales are powers of two in blocks of 32 weights, in an order of their own.
+        return "Its weights are fp8 with scales of blocks (mxfp8), which is not read here. Use the model's fp16 file."
     return ""
 
 
-def _network_kind(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> FileKind | None:
+def _classify_network(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> FileKind | None:
     _, bare = bare_names(tensors)
     if (
         any(name.startswith(("control_model.", "controlnet_")) for name in tensors)
         or "input_hint_block.0.weight" in bare
     ):
         return FileKind("unknown", note="It is a ControlNet, which Stepwise does not use.")
-    family, base, note = _network(bare)
+    family, base, note = _identify_network(bare)
     if not family:
         return FileKind("unknown", note=note) if bare else None
-    whole = any(name.startswith(TEXT_ENCODERS) for name in tensors)
-    lacks = _lacking(tensors, family, base)
-    told = prediction_of(tensors, metadata) if family in {"sd", "sdxl"} else Prediction()
-    note = note or told.note or _channels_note(bare)
+    has_text_encoder = any(name.startswith(TEXT_ENCODERS) for name in tensors)
+    lacks = _list_missing_parts(tensors, family, base)
+    prediction = prediction_of(tensors, metadata) if family in {"sd", "sdxl"} else Prediction()
+    note = note or prediction.note or _explain_channels(bare)
     return FileKind(
-        "checkpoint" if whole else "network", family, base, note, lacks, told.prediction, told.zero_snr, told.edm
+        "checkpoint" if has_text_encoder else "network",
+        family,
+        base,
+        note,
+        lacks,
+        prediction.prediction,
+        prediction.zero_snr,
+        prediction.edm,
     )
 
 
-def _channels_note(bare: Mapping[str, Tensor]) -> str:
+def _explain_channels(bare: Mapping[str, Tensor]) -> str:
     first = bare.get("input_blocks.0.0.weight") or bare.get("conv_in.weight")
     if first is None or len(first.shape) != 4 or first.shape[1] == 4:
         return ""
@@ -184,22 +202,22 @@ def _channels_note(bare: Mapping[str, Tensor]) -> str:
     return f"Its network takes {first.shape[1]} channels, as {what} do; text to image needs 4."
 
 
-def _lacking(tensors: Mapping[str, Tensor], family: str, base: str) -> tuple[str, ...]:
+def _list_missing_parts(tensors: Mapping[str, Tensor], family: str, base: str) -> tuple[str, ...]:
     encoders = ENCODERS.get(base) or ENCODERS[family]
     parts = {"vae": VAE_PREFIXES, **encoders}
     return tuple(name for name, starts in parts.items() if not any(key.startswith(starts) for key in tensors))
 
 
-def _network(bare: Mapping[str, Tensor]) -> tuple[str, str, str]:
+def _identify_network(bare: Mapping[str, Tensor]) -> tuple[str, str, str]:
     """(family, base, note) of the denoising network; the family is "" for any that is not known here."""
-    other = _other_network(bare)
+    other = _find_other_network(bare)
     if other:
         return "", "", f"It is a network of {other}, which is read only as a diffusers folder."
     if FLUX_KEY in bare or DIFFUSERS_FLUX in bare:
         guided = FLUX_GUIDANCE_KEY in bare or "time_text_embed.guidance_embedder.linear_1.bias" in bare
-        return "flux", "flux1-dev" if guided else "flux1-schnell", _flux_note(bare)
+        return "flux", "flux1-dev" if guided else "flux1-schnell", _explain_flux(bare)
     if SD3_KEY in bare or DIFFUSERS_SD3 in bare:
-        return "sd3", _sd3_base(bare), ""
+        return "sd3", _identify_sd3_base(bare), ""
     for name, tensor in bare.items():
         if UNET_CONTEXT.search(name) and len(tensor.shape) >= 2:
             width = tensor.shape[1]
@@ -217,7 +235,7 @@ _REFINER = (
 )
 
 
-def _flux_note(bare: Mapping[str, Tensor]) -> str:
+def _explain_flux(bare: Mapping[str, Tensor]) -> str:
     """FLUX.1's fill, depth and canny networks take more channels than the 64 of the packed latents."""
     first = bare.get("img_in.weight") or bare.get("x_embedder.weight")
     if first is None or len(first.shape) != 2 or first.shape[1] not in {128, 384}:
@@ -226,7 +244,7 @@ def _flux_note(bare: Mapping[str, Tensor]) -> str:
     return f"It is {what} a given picture; text to image needs FLUX.1 dev or schnell."
 
 
-def _sd3_base(bare: Mapping[str, Tensor]) -> str:
+def _identify_sd3_base(bare: Mapping[str, Tensor]) -> str:
     if SD35_LARGE_KEY in bare or "transformer_blocks.37.ff.net.2.weight" in bare:
         return "sd35-large"
     positions = bare.get("pos_embed") or bare.get("pos_embed.pos_embed")
@@ -234,13 +252,13 @@ def _sd3_base(bare: Mapping[str, Tensor]) -> str:
     return "sd35-medium" if medium else "sd3"
 
 
-def _part_kind(tensors: Mapping[str, Tensor]) -> FileKind:
+def _classify_part(tensors: Mapping[str, Tensor]) -> FileKind:
     """A VAE, a text encoder or an embedding by itself."""
     from pipelines.weights.embeddings import embedding_kind
 
-    names = {_unprefixed(name) for name in tensors}
+    names = {_strip_vae_prefix(name) for name in tensors}
     if {"decoder.conv_in.weight", "encoder.conv_in.weight"} <= names and "decoder.conv_out.weight" in names:
-        shape = next(tensors[name].shape for name in tensors if _unprefixed(name) == "decoder.conv_in.weight")
+        shape = next(tensors[name].shape for name in tensors if _strip_vae_prefix(name) == "decoder.conv_in.weight")
         return FileKind("vae", base=str(shape[1]) if len(shape) == 4 else "")
     if any(name.startswith(("encoder.layers.", "decoder.layers.")) for name in names) and "taesd_" in str(
         sorted(names)
@@ -248,22 +266,24 @@ def _part_kind(tensors: Mapping[str, Tensor]) -> FileKind:
         return FileKind(
             "unknown", note="It is a tiny decoder. Put its diffusers folder into tiny_vae of the models folder."
         )
-    base = _encoder_base(tensors)
+    base = _identify_encoder(tensors)
     if base:
         return FileKind("text_encoder", base=base)
+    if {"body.0.weight", "body.1.weight", "body.2.weight"} <= names and len(tensors["body.0.weight"].shape) == 4:
+        return FileKind("upscaler")
     embedding = embedding_kind(tensors)
     if embedding:
         return FileKind("embedding", *embedding)
     return FileKind("unknown")
 
 
-def _unprefixed(name: str) -> str:
+def _strip_vae_prefix(name: str) -> str:
     for prefix in VAE_PREFIXES:
         name = name.removeprefix(prefix)
     return name
 
 
-def _encoder_base(tensors: Mapping[str, Tensor]) -> str:
+def _identify_encoder(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in tensors.items():
         if name.endswith("token_embedding.weight") and len(tensor.shape) == 2:
             return {768: "clip_l", 1024: "open_clip_h", 1280: "clip_g"}.get(tensor.shape[1], "clip_l")

@@ -11,24 +11,24 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import torch
 
 from pipelines.core.errors import LoraError
 from pipelines.weights.adapters import Adapter, difference, make_adapter
-from pipelines.weights.lora_names import Found, LayerIndex, split_key
+from pipelines.weights.lora_names import LayerIndex, LayerMatch
+from pipelines.weights.lora_parts import BUNDLED, split_key
 from pipelines.weights.patching import replaced_weights
 
 __all__ = ["applied_loras", "lora_layers", "read_lora"]
 
 _CONTEXT_WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}
-_BUNDLED = "bundle_emb."
 
 
 def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file.
 
     Raises:
         LoraError: there is no such file, or it is something else under that name, such as a pickle.
@@ -41,7 +41,7 @@ def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise LoraError(f"There is no LoRA {path.name!r}. Put its safetensors file into the models folder.") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise LoraError(f"{path.name!r} is no safetensors file ({error}). Get the LoRA in that format.") from None
+        raise LoraError(f"{path.name!r} is not a safetensors file ({error}). Get the LoRA in that format.") from None
 
 
 def lora_layers(
@@ -51,7 +51,7 @@ def lora_layers(
     family: str,
     name: str = "The LoRA",
 ) -> dict[torch.nn.Parameter, list[Adapter]]:
-    """The weights that a LoRA changes, and how.
+    """Return the weights that a LoRA changes, and how.
 
     Args:
         tensors: state dict in the format of diffusers, PEFT, kohya's scripts, LyCORIS, OneTrainer, X-Labs or the
@@ -64,59 +64,60 @@ def lora_layers(
     Raises:
         LoraError: it is of a kind that is not applied, names a layer that the model has not, or one of another shape.
     """
-    parts = _grouped(tensors, name)
+    parts = _group_by_layer(tensors, name)
     if not parts:
         raise LoraError(f"{name} has no tensors. Get the file again.")
-    index, settings = LayerIndex(networks), _adapter_settings(metadata)
+    index, settings = LayerIndex(networks), _read_adapter_settings(metadata)
     changes: dict[torch.nn.Parameter, list[Adapter]] = {}
     missing = []
     for path, layer in parts.items():
-        found = index.find(path)
-        own = found and _layer_changes(path, layer, found, settings.get(found.component, {}), name)
-        if not own:
+        layers = index.find(path)
+        adapters = layers and _build_changes(path, layer, layers, settings.get(layers.component, {}), name)
+        if not adapters:
             missing.append(path)
-        for parameter, adapter in own or ():
+        for parameter, adapter in adapters or ():
             changes.setdefault(parameter, []).append(adapter)
     if missing:
         raise LoraError(
-            f"{name} is made for {_origin(parts)}: {len(missing)} of its {len(parts)} layers (such as "
+            f"{name} is made for {_guess_origin(parts)}: {len(missing)} of its {len(parts)} layers (such as "
             f"{missing[0][:80]!r}) do not exist in this model of the {family} family. Choose a model of the LoRA's own "
             "family."
         )
     return changes
 
 
-def _layer_changes(
-    path: str, parts: Mapping[str, torch.Tensor], found: Found, settings: Mapping[str, Any], name: str
+def _build_changes(
+    path: str, parts: Mapping[str, torch.Tensor], layers: LayerMatch, settings: Mapping[str, Any], name: str
 ) -> list[tuple[torch.nn.Parameter, Adapter]]:
     """(parameter, change) pairs of one of the file's layers; empty where the shapes do not fit."""
     biases = [parts[one] for one in ("diff_b", "up_bias") if one in parts]
     rest = {one: part for one, part in parts.items() if one not in {"diff_b", "up_bias"}}
     changes: list[tuple[torch.nn.Parameter, Adapter]] = []
     if rest.keys() - {"alpha"}:
-        adapter = make_adapter(rest, lambda rank: _scale(path, rank, settings))
+        adapter = make_adapter(rest, lambda rank: _find_scale(path, rank, settings))
         if adapter is None:
             raise LoraError(f"{name} is incomplete at {path[:80]!r}. Get the file again.")
-        weights = [module.weight for module in found.layers]
-        split = adapter.split(weights, found.swapped)
+        weights = [cast(torch.nn.Parameter, module.weight) for module in layers.layers]
+        split = adapter.split(weights, layers.swapped)
         if not split:
             return []
         changes += zip(weights, split, strict=True)
     for bias in biases:
-        targets = [module.bias for module in found.layers]
-        if any(target is None for target in targets):
+        targets = [cast("torch.nn.Parameter | None", module.bias) for module in layers.layers]
+        parameters = [target for target in targets if target is not None]
+        if len(parameters) < len(targets):
             return []
-        split = Adapter({"diff": bias}, difference).split(targets, found.swapped)
+        split = Adapter({"diff": bias}, difference).split(parameters, layers.swapped)
         if not split:
             return []
-        changes += zip(targets, split, strict=True)
+        changes += zip(parameters, split, strict=True)
     return changes
 
 
-def _grouped(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
+def _group_by_layer(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        if key.startswith(_BUNDLED):
+        if key.startswith(BUNDLED):
             # OneTrainer's embeddings, which are read by `weights.embeddings`.
             continue
         split = split_key(key)
@@ -129,7 +130,7 @@ def _grouped(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[s
     return parts
 
 
-def _scale(path: str, rank: int, adapter: Mapping[str, Any]) -> float:
+def _find_scale(path: str, rank: int, adapter: Mapping[str, Any]) -> float:
     """Of a layer without an alpha of its own: from PEFT's settings, else 1."""
     alpha = adapter.get("lora_alpha", adapter.get("alpha", rank))
     for pattern, value in (adapter.get("alpha_pattern") or {}).items():
@@ -138,7 +139,7 @@ def _scale(path: str, rank: int, adapter: Mapping[str, Any]) -> float:
     return alpha / (math.sqrt(rank) if adapter.get("use_rslora") else rank)
 
 
-def _adapter_settings(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _read_adapter_settings(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Component name to PEFT's settings, as diffusers saves them: {"unet.lora_alpha": 8, ...} as JSON."""
     try:
         plain = json.loads(metadata.get("lora_adapter_metadata", "{}"))
@@ -151,7 +152,7 @@ def _adapter_settings(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _origin(parts: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
+def _guess_origin(parts: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
     """For what a LoRA seems to be made, from names and widths that only one family has."""
     for path, tensors in parts.items():
         if "double_blocks" in path or "single_transformer_blocks" in path or "single_blocks" in path:
@@ -168,7 +169,7 @@ def _origin(parts: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
 def applied_loras(
     networks: Mapping[str, torch.nn.Module], choices: Sequence[tuple[Any, float]], family: str
 ) -> Iterator[None]:
-    """The networks with LoRAs added while the context lasts.
+    """Provide the networks with LoRAs added while the context lasts.
 
     Only the touched weights are held twice. A LoRA of weight 0 is checked and changes nothing.
 
@@ -178,7 +179,7 @@ def applied_loras(
         family: of the model, for messages.
 
     Raises:
-        LoraError: a file is no safetensors file, or a LoRA does not belong to the model.
+        LoraError: a file is not a safetensors file, or a LoRA does not belong to the model.
     """
     changes: dict[torch.nn.Parameter, list[tuple[Adapter, float]]] = {}
     for source, weight in choices:
@@ -189,11 +190,12 @@ def applied_loras(
                 raise LoraError(f"{name} cannot be added to quantized weights. Choose the model in full precision.")
             if weight:
                 changes.setdefault(parameter, []).extend((adapter, weight) for adapter in adapters)
-    with replaced_weights([(parameter, _sum(adapters)) for parameter, adapters in changes.items()]):
+    replacements = [(parameter, _sum_changes(adapters)) for parameter, adapters in changes.items()]
+    with replaced_weights(replacements, keep_on_host=True):
         yield
 
 
-def _sum(adapters: Sequence[tuple[Adapter, float]]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _sum_changes(adapters: Sequence[tuple[Adapter, float]]) -> Callable[[torch.Tensor], torch.Tensor]:
     def change(data: torch.Tensor) -> torch.Tensor:
         total = sum(weight * adapter.delta(data) for adapter, weight in adapters)
         return (data.to(torch.promote_types(data.dtype, torch.float32)) + total).to(data.dtype)

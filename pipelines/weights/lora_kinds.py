@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping
 
 from pipelines.weights.files import Tensor
+from pipelines.weights.lora_problems import explain_kind, explain_tensors
 
 __all__ = ["LORA_MARK", "lora_kind"]
 
 LORA_MARK = re.compile(
     r"(?:"
-    r"lora_(?:up|down|A|B)(?:\.\w+)?\.weight|lora(?:_linear_layer)?\.(?:up|down)\.weight"
+    r"lora_(?:up|down|A|B)(?:\.[\w-]+)?\.weight|lora(?:_linear_layer)?\.(?:up|down)\.weight"
     r"|_lora\d?\.(?:up|down)\.weight|hada_w1_a|lokr_w[12](?:_a)?|\.oft_(?:blocks|diag|R\.weight)|\.on_input|\.ia3_l"
     r"|\.diff|\.diff_b|\.a1\.weight|\.b1\.weight|\.vera_lambda_[bd]|\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?"
     r")$"
@@ -33,7 +34,7 @@ _UNET = re.compile(
     r"(?:down|up|mid|input|output|middle)_blocks?[._]|^(?:lora_unet_|unet\.)(?:conv_|time_embed|label_emb|out_)"
 )
 _ENCODER = re.compile(
-    r"^(?:lora_te\d?_|text_encoder(?:_[23])?\.|text_encoders\.|te\d?\.|clip_[lg]\.|t5\.|lora_prior_te_)"
+    r"^(?:lora_te\d?_|text_encoder(?:_[23])?\.|text_encoders\.|te\d?\.|clip_[lg]\.|t5(?:xxl)?\.|lora_prior_te_)"
 )
 _TRANSFORMER = re.compile(
     r"transformer_blocks[._]\d+[._](?:attn2?|ff|ff_context|norm1|norm1_context)[._]"
@@ -50,6 +51,10 @@ _OTHERS = (
     (re.compile(r"clf|effnet|lora_prior_unet"), "Stable Cascade"),
 )
 _VERSIONS = (
+    # The shipped models, as `pipelines.training.adapters` writes them.
+    (re.compile(r"^stepwise-emoji-128-flow\b"), ("sd3", "emoji-128-flow")),
+    (re.compile(r"^stepwise-emoji-128\b"), ("sd", "emoji-128")),
+    (re.compile(r"^stepwise-emoji\b"), ("sd", "emoji")),
     (re.compile(r"sdxl|stable-diffusion-xl|pony|illustrious|noob", re.IGNORECASE), ("sdxl", "sdxl")),
     (re.compile(r"sd3|stable-diffusion-3|stable-diffusion-v3", re.IGNORECASE), ("sd3", "sd3")),
     (re.compile(r"flux", re.IGNORECASE), ("flux", "flux1")),
@@ -63,7 +68,7 @@ _WEIGHTLESS = re.compile(r"\.(?:alpha|on_input|rescale|scale|dora_scale)$|^bundl
 def lora_kind(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], widths: Mapping[int, tuple[str, str]]
 ) -> tuple[str, str, str]:
-    """(family, base, note) of a LoRA.
+    """Return (family, base, note) of a LoRA.
 
     Args:
         tensors, metadata: of its header.
@@ -73,28 +78,28 @@ def lora_kind(
         The family is "" where nothing tells it; the note is why it cannot be used, as a sentence, or "".
     """
     names = [name for name in tensors if not _WEIGHTLESS.search(name)]
-    family, base = _family(tensors, names, widths)
+    family, base = _find_family(tensors, names, widths)
     if not family:
-        family, base = _from_metadata(metadata)
-    note = _kind_note(tensors)
-    known = family or any(pattern.search(name) for name in names for pattern in (_UNET, _ENCODER, _TRANSFORMER))
-    if not note and not (known and not _other_model(names)):
-        note = _foreign_note(names)
-    return family, base, note
+        family, base = _read_version(metadata)
+    is_known = family or any(pattern.search(name) for name in names for pattern in (_UNET, _ENCODER, _TRANSFORMER))
+    foreign = "" if is_known and not _find_other_model(names) else _explain_model(names)
+    return family, base, explain_kind(tensors) or foreign or explain_tensors(tensors)
 
 
-def _other_model(names: list[str]) -> str:
+def _find_other_model(names: list[str]) -> str:
     return next((model for pattern, model in _OTHERS if any(pattern.search(name) for name in names)), "")
 
 
-def _family(tensors: Mapping[str, Tensor], names: list[str], widths: Mapping[int, tuple[str, str]]) -> tuple[str, str]:
-    """Transformers are told by the names of their blocks, UNets by the width of the text they read."""
-    other = _other_model(names)
+def _find_family(
+    tensors: Mapping[str, Tensor], names: list[str], widths: Mapping[int, tuple[str, str]]
+) -> tuple[str, str]:
+    """Transformers are recognized by the names of their blocks, UNets by the width of the text they read."""
+    other = _find_other_model(names)
     if not other and any(_FLUX.search(name) for name in names):
         return "flux", "flux1"
     if not other and any(_SD3.search(name) for name in names):
         return "sd3", "sd3"
-    by_width = _by_width(tensors, widths)
+    by_width = _find_by_width(tensors, widths)
     if by_width:
         return by_width
     if any(name.startswith(("lora_te2_", "text_encoder_2.")) and "SelfAttention" not in name for name in names):
@@ -104,7 +109,7 @@ def _family(tensors: Mapping[str, Tensor], names: list[str], widths: Mapping[int
     return "", ""
 
 
-def _by_width(tensors: Mapping[str, Tensor], widths: Mapping[int, tuple[str, str]]) -> tuple[str, str] | None:
+def _find_by_width(tensors: Mapping[str, Tensor], widths: Mapping[int, tuple[str, str]]) -> tuple[str, str] | None:
     for name, tensor in tensors.items():
         width = 0
         if (
@@ -116,32 +121,15 @@ def _by_width(tensors: Mapping[str, Tensor], widths: Mapping[int, tuple[str, str
     return None
 
 
-def _from_metadata(metadata: Mapping[str, str]) -> tuple[str, str]:
+def _read_version(metadata: Mapping[str, str]) -> tuple[str, str]:
     for field in _VERSION_FIELDS:
-        for pattern, found in _VERSIONS:
+        for pattern, kind in _VERSIONS:
             if pattern.search(metadata.get(field, "")):
-                return found
+                return kind
     return "", ""
 
 
-def _kind_note(tensors: Mapping[str, Tensor]) -> str:
-    """Why this way of changing weights is not applied here, as a sentence."""
-    kinds = (
-        (r"\.oft_R\.weight$|\.oft_r$", "OFT as PEFT writes it"),
-        (r"\.oft_diag$", "OFT with diagonal blocks"),
-        (r"\.[ab][12]\.weight$", "GLoRA"),
-        (r"\.vera_lambda_[bd]$", "VeRA"),
-        (r"\.lora_(?:up|down)\.mid\.weight$|\.lora_E$", "AdaLoRA"),
-    )
-    for pattern, kind in kinds:
-        if any(re.search(pattern, name) for name in tensors):
-            return f"It is of the kind {kind}, which is not applied here. Use one of the kind LoRA, LoHa, LoKr or OFT."
-    if any(name.endswith(".oft_blocks") and len(tensor.shape) == 4 for name, tensor in tensors.items()):
-        return "It is of the kind BOFT, which is not applied here. Use one of the kind LoRA, LoHa, LoKr or OFT."
-    return ""
-
-
-def _foreign_note(names: list[str]) -> str:
-    model = _other_model(names)
+def _explain_model(names: list[str]) -> str:
+    model = _find_other_model(names)
     what = f"made for {model}" if model else "made for a model that is not known here"
     return f"It is {what}; LoRAs are applied to Stable Diffusion 1 to 3.5, SDXL and FLUX.1."

@@ -15,48 +15,7 @@ import torch
 
 from pipelines.weights.original_names import diffusers_layers
 
-__all__ = ["Found", "LayerIndex", "split_key"]
-
-_PARTS = {
-    ".lora_linear_layer.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B.default.weight": "up",
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_B.bias": "up_bias",
-    ".lora_B.default.bias": "up_bias",
-    ".lora_down.weight": "down",
-    ".lora_mid.weight": "mid",
-    ".lora_up.weight": "up",
-    ".lora_up.bias": "up_bias",
-    ".lora.down.weight": "down",
-    ".lora.up.weight": "up",
-    "_lora.down.weight": "down",
-    "_lora.up.weight": "up",
-    ".lora.alpha": "alpha",
-    "_lora.alpha": "alpha",
-    ".alpha": "alpha",
-    ".dora_scale": "dora_scale",
-    ".lora_magnitude_vector.default.weight": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-    ".lora_magnitude_vector": "magnitude",
-    **{f".hada_{name}": name for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f".lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-    ".oft_blocks": "oft_blocks",
-    ".rescale": "rescale",
-    ".on_input": "on_input",
-    ".ia3_l.default": "ia3_l",
-    ".ia3_l": "ia3_l",
-    ".diff": "diff",
-    ".diff_b": "diff_b",
-    ".w_norm": "diff",
-    ".b_norm": "diff_b",
-    ".weight": "weight",
-}
-"""Ends of tensors' names to their parts, longer ones before those that they end with."""
-
-_XLABS = re.compile(r"^(.*\.processor\.(?:qkv|proj)_lora\d?)\.(down|up)\.weight$")
+__all__ = ["LayerIndex", "LayerMatch"]
 
 _PREFIXES = {
     "lora_te1_": "text_encoder",
@@ -72,6 +31,9 @@ _PREFIXES = {
     "text_encoders.clip_l.": "text_encoder",
     "text_encoders.clip_g.": "text_encoder_2",
     "text_encoders.t5xxl.": "t5",
+    "clip_l.transformer.": "text_encoder",
+    "clip_g.transformer.": "text_encoder_2",
+    "t5xxl.transformer.": "t5",
     "clip_l.": "text_encoder",
     "clip_g.": "text_encoder_2",
     "te1.": "text_encoder",
@@ -106,22 +68,8 @@ _OUTSIDE_BLOCKS = {
 }
 
 
-def split_key(key: str) -> tuple[str, str] | None:
-    """A tensor's name as (layer's path with its prefix, its part's short name); None for any other tensor.
-
-    The short names are those of `weights.adapters`, and "up_bias" and "diff_b" for what is added to a layer's bias.
-    """
-    key = key.removeprefix("base_model.model.")
-    if match := _XLABS.match(key):
-        return match[1], match[2]
-    for suffix, part in _PARTS.items():
-        if key.endswith(suffix):
-            return key.removesuffix(suffix), part
-    return None
-
-
-class Found(NamedTuple):
-    """Where a LoRA's layer is in the model.
+class LayerMatch(NamedTuple):
+    """Says where a LoRA's layer is in the model.
 
     Attributes:
         component: name of the network.
@@ -135,7 +83,7 @@ class Found(NamedTuple):
 
 
 class LayerIndex:
-    """The layers of a model that have weights, found by a LoRA's spelling of their path.
+    """Indexes the layers of a model that have weights by a LoRA's spelling of their path.
 
     Args:
         networks: component name to network, the denoising network first.
@@ -144,7 +92,7 @@ class LayerIndex:
     def __init__(self, networks: Mapping[str, torch.nn.Module]):
         self._networks = networks
         t5 = [name for name, network in networks.items() if type(network).__name__.startswith("T5")]
-        self._named = {"t5": t5[0] if t5 else "text_encoder_3"}
+        self._aliases = {"t5": t5[0] if t5 else "text_encoder_3"}
         self._main = next(iter(networks))
         self._layers = {
             name: {
@@ -155,33 +103,35 @@ class LayerIndex:
             for name, network in networks.items()
         }
 
-    def find(self, path: str) -> Found | None:
-        """Where a path as `split_key` returns it is in the model; None if it is nowhere."""
+    def find(self, path: str) -> LayerMatch | None:
+        """Find where a path as `lora_parts.split_key` returns it is in the model; None if it is nowhere."""
         component, rest = self._main, path
         for prefix, name in _PREFIXES.items():
             if path.startswith(prefix):
-                component, rest = self._named.get(name, name) or self._main, path.removeprefix(prefix)
+                component, rest = self._aliases.get(name, name) or self._main, path.removeprefix(prefix)
                 break
         layers = self._layers.get(component, {})
-        for names, swapped in self._spellings(component, rest.replace(".", "_")):
+        for names, swapped in self._list_spellings(component, rest.replace(".", "_")):
             if all(name in layers for name in names):
-                return Found(component, [layers[name] for name in names], swapped)
+                return LayerMatch(component, [layers[name] for name in names], swapped)
         return None
 
-    def _spellings(self, component: str, flat: str) -> Iterator[tuple[tuple[str, ...], bool]]:
+    def _list_spellings(self, component: str, flat: str) -> Iterator[tuple[tuple[str, ...], bool]]:
         """The layers that a path may mean, the likeliest first, and whether their halves are swapped."""
         original = diffusers_layers(flat, self._last_block) if component == self._main else None
         if original is not None:
             yield tuple(path.replace(".", "_") for path in original.paths), original.swapped
+        elif component == self._main and (share := _share_of_fused(flat)):
+            yield (share.replace(".", "_"),), False
         yield (flat,), False
         if component != self._main:
-            yield from (((name,), False) for name in _text_encoder_names(flat))
+            yield from (((name,), False) for name in _list_text_encoder_names(flat))
             return
         # Older diffusers files name the attention processor and leave the output's index out.
         plain = flat.replace("_processor_", "_")
         yield (plain,), False
         yield (plain + "_0",), False
-        yield from (((name,), False) for name in _from_block_numbers(flat, self._networks[component].config))
+        yield from (((name,), False) for name in _translate_block_numbers(flat, self._networks[component].config))
 
     @property
     def _last_block(self) -> int | None:
@@ -190,7 +140,14 @@ class LayerIndex:
         return network.config.num_layers - 1 if type(network).__name__.startswith("SD3") else None
 
 
-def _text_encoder_names(flat: str) -> Iterator[str]:
+def _share_of_fused(flat: str) -> str | None:
+    """Name one layer of a fused one of the original code, numbered as OneTrainer's newer files do: `..._qkv_0`."""
+    match = re.fullmatch(r"(.+_(?:qkv|linear1))_(\d)", flat)
+    layers = diffusers_layers(match[1]) if match else None
+    return layers.paths[int(match[2])] if match and layers and int(match[2]) < len(layers.paths) else None
+
+
+def _list_text_encoder_names(flat: str) -> Iterator[str]:
     plain = re.sub(r"_self_attn_to_([qkv])$", r"_self_attn_\1_proj", flat)
     plain = plain.replace("_self_attn_to_out", "_self_attn_out_proj")
     yield plain
@@ -199,7 +156,7 @@ def _text_encoder_names(flat: str) -> Iterator[str]:
     yield "text_model_" + plain
 
 
-def _from_block_numbers(flat: str, config: Any) -> Iterator[str]:
+def _translate_block_numbers(flat: str, config: Any) -> Iterator[str]:
     """The diffusers path of a path with the original code's block numbers, as kohya's SDXL files have them.
 
     Source: the correspondence is that of diffusers' `convert_from_ckpt`; each level of the original counts

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import torch
 
 __all__ = ["network_identity"]
 
 
-def network_identity(family: Any) -> str:
-    """Names the denoising network's weights by their first values and shapes, without reading them all.
+def network_identity(family: object) -> str:
+    """Name the denoising network's weights by their first values and shapes, without reading them all.
 
     Weights kept in half precision have one name whether they are loaded as float16 or as float32, since the values
     are the same. Ask before LoRAs are applied: they change the values.

@@ -15,7 +15,7 @@ __all__ = ["Layers", "diffusers_layers", "diffusers_names"]
 
 
 class Layers(NamedTuple):
-    """Where a layer's weights are in diffusers.
+    """Says where a layer's weights are in diffusers.
 
     Attributes:
         paths: of the layers, whose rows follow each other.
@@ -34,6 +34,7 @@ _GUIDANCE = "time_text_embed.guidance_embedder"
 _TOP = {
     # FLUX.1
     "img_in": ("x_embedder",),
+    "img_in.proj": ("x_embedder",),
     "txt_in": ("context_embedder",),
     "time_in.in_layer": (f"{_TIME}.linear_1",),
     "time_in.out_layer": (f"{_TIME}.linear_2",),
@@ -118,7 +119,7 @@ _FLAT_TOP = {name.replace(".", "_"): name for name in _TOP}
 
 
 def diffusers_layers(path: str, last_block: int | None = None) -> Layers | None:
-    """Where a layer of the original code is in diffusers; None for any other path.
+    """Find where a layer of the original code is in diffusers; None for any other path.
 
     Args:
         path: with dots, or flat with underscores as kohya's scripts write it.
@@ -139,13 +140,13 @@ def diffusers_layers(path: str, last_block: int | None = None) -> Layers | None:
 
 
 def diffusers_names(name: str, last_block: int | None = None) -> Layers | None:
-    """Where a tensor of an original checkpoint is in diffusers, as `diffusers_layers` with the tensor's own name."""
+    """Find where a tensor of an original checkpoint is in diffusers, as `diffusers_layers` with its own name."""
     if name == "pos_embed":
         return Layers(_TOP[name])
     layer, _, end = name.rpartition(".")
-    found = diffusers_layers(layer, last_block)
-    if found is None:
+    layers = diffusers_layers(layer, last_block)
+    if layers is None:
         return None
     # FLUX.1's norms call their weight "scale".
     end = "weight" if end == "scale" else end
-    return Layers(tuple(f"{path}.{end}" for path in found.paths), found.swapped)
+    return Layers(tuple(f"{path}.{end}" for path in layers.paths), layers.swapped)

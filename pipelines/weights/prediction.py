@@ -37,7 +37,7 @@ _TRUE = {"true", "1", "yes", "on"}
 
 
 class Prediction(NamedTuple):
-    """What a checkpoint tells of its output.
+    """Says what a checkpoint tells of its output.
 
     Attributes:
         prediction: "v_prediction", "epsilon", or "" where nothing tells.
@@ -53,7 +53,7 @@ class Prediction(NamedTuple):
 
 
 def prediction_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Prediction:
-    """What a UNet's checkpoint says that it predicts."""
+    """Say what a UNet's checkpoint says that it predicts."""
     names = {name.rpartition("model.diffusion_model.")[2] for name in tensors}
     if any(name.startswith("edm_vpred.") for name in names):
         return Prediction("v_prediction", edm=True)
@@ -62,12 +62,12 @@ def prediction_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
             note="It was trained in EDM's form with latents of its own mean and deviation, as Playground 2.5, "
             "which is read only as a diffusers folder."
         )
-    prediction = "v_prediction" if "v_pred" in names else _from_metadata(metadata)
+    prediction = "v_prediction" if "v_pred" in names else _read_prediction_type(metadata)
     zero_snr = "ztsnr" in names or any(metadata.get(field, "").strip().lower() in _TRUE for field in _ZERO_SNR_FIELDS)
     return Prediction(prediction, zero_snr)
 
 
-def _from_metadata(metadata: Mapping[str, str]) -> str:
+def _read_prediction_type(metadata: Mapping[str, str]) -> str:
     for field in _PREDICTION_FIELDS:
         word = _WORDS.get(metadata.get(field, "").strip().lower())
         if word:

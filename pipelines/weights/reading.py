@@ -32,17 +32,20 @@ _DTYPES = {
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }
+_BUFFER = 2**20
+"""Bytes that are read at a time on the way to another dtype: little enough to stay in the processor's cache."""
+
 _SCALES = ("scale_weight", "weight_scale", "weight_scale_inv")
 _SCALE_NAMES = (*_SCALES, "scale_input", "input_scale", "comfy_quant", "scaled_fp8")
 
 
 def plain_names(header: Header) -> list[str]:
-    """The names of a file's weights, without the scales and marks of scaled fp8."""
+    """Return the names of a file's weights, without the scales and marks of scaled fp8."""
     return [name for name in header.tensors if name.rpartition(".")[2] not in _SCALE_NAMES]
 
 
 class TensorReader:
-    """An open safetensors file.
+    """Reads an open safetensors file.
 
     Args:
         path: the file.
@@ -52,6 +55,7 @@ class TensorReader:
     def __init__(self, path: Path, header: Header | None = None):
         self._path, self.header = path, header or read_full_header(path)
         self._file = path.open("rb")
+        self._buffer = torch.empty(_BUFFER, dtype=torch.uint8)
 
     def __enter__(self) -> TensorReader:
         return self
@@ -60,29 +64,47 @@ class TensorReader:
         self._file.close()
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor as the file has it, in memory of its own."""
-        entry = self.header.tensors[name]
-        dtype = _DTYPES.get(entry.dtype)
-        if dtype is None:
-            raise ModelFileError(
-                f"{self._path.name} has {name[:80]} as {entry.dtype}, which is not read here. Use the model's "
-                "fp16 file."
-            )
+        """Return a tensor as the file has it, in memory of its own."""
+        entry, dtype = self.header.tensors[name], self._find_dtype(name)
         raw = torch.empty(entry.count * dtype.itemsize, dtype=torch.uint8)
         self._file.seek(entry.offset)
-        if raw.numel() and self._file.readinto(raw.numpy()) != raw.numel():
-            raise ModelFileError(f"{self._path.name} is cut short. Copy or download it again.")
+        self._fill(raw)
         return raw.view(dtype).reshape(entry.shape)
 
-    def read_as(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A tensor in a dtype, multiplied by its scale where the file has one; integers without a scale stay."""
-        tensor = self.read(name)
-        scale = self._scale(name)
-        if scale is not None:
-            return _scaled(tensor, scale, name, self._path.name).to(dtype)
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    def _find_dtype(self, name: str) -> torch.dtype:
+        dtype = _DTYPES.get(self.header.tensors[name].dtype)
+        if dtype is None:
+            raise ModelFileError(
+                f"{self._path.name} has {name[:80]} as {self.header.tensors[name].dtype}, which is not read here. "
+                "Use the model's fp16 file."
+            )
+        return dtype
 
-    def _scale(self, name: str) -> torch.Tensor | None:
+    def _fill(self, raw: torch.Tensor) -> None:
+        if raw.numel() and self._file.readinto(raw.numpy()) != raw.numel():
+            raise ModelFileError(f"{self._path.name} is cut short. Copy or download it again.")
+
+    def read_as(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Read a tensor in a dtype, multiplied by its scale where the file has one; integers without a scale stay."""
+        scale, stored = self._read_scale(name), self._find_dtype(name)
+        if scale is not None:
+            return _apply_scale(self.read(name), scale, name, self._path.name).to(dtype)
+        if not stored.is_floating_point or stored == dtype:
+            return self.read(name)
+        return self._read_converted(name, stored, dtype)
+
+    def _read_converted(self, name: str, stored: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor in another dtype through a small buffer, so that only the result takes new memory."""
+        entry = self.header.tensors[name]
+        result = torch.empty(entry.count, dtype=dtype)
+        self._file.seek(entry.offset)
+        for part in result.split(_BUFFER // stored.itemsize):
+            raw = self._buffer[: len(part) * stored.itemsize]
+            self._fill(raw)
+            part.copy_(raw.view(stored))
+        return result.reshape(entry.shape)
+
+    def _read_scale(self, name: str) -> torch.Tensor | None:
         if not name.endswith(".weight") or self.header.tensors[name].dtype in {"F64", "F32", "F16", "BF16"}:
             return None
         layer = name.removesuffix(".weight")
@@ -90,7 +112,7 @@ class TensorReader:
         return None if scale is None else self.read(scale).float()
 
 
-def _scaled(tensor: torch.Tensor, scale: torch.Tensor, name: str, file: str) -> torch.Tensor:
+def _apply_scale(tensor: torch.Tensor, scale: torch.Tensor, name: str, file: str) -> torch.Tensor:
     """Values times a scale of the whole tensor, of each row, or of each block of rows and columns."""
     values = tensor.float()
     if scale.numel() == 1:

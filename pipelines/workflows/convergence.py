@@ -18,7 +18,7 @@ from pipelines.requests.reference import reference_of
 from pipelines.requests.text_to_image import ResolvedRun, build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned import LearnedSchedules
-from pipelines.workflows.compare.axes import Axis, spread
+from pipelines.workflows.compare.axes import Axis, parse_numbers
 from pipelines.workflows.compare.request import equal_steps, evaluations
 
 __all__ = [
@@ -28,11 +28,11 @@ __all__ = [
     "Impossible",
     "Planned",
     "Settled",
-    "planned",
-    "possible",
+    "plan_runs",
     "reference_run",
     "relative_error",
     "sampler_label",
+    "select_feasible",
     "walked",
 ]
 
@@ -40,14 +40,14 @@ REFERENCE_STEPS = 999
 EVALUATIONS = (8, 12, 16, 20, 30, 40, 60, 100)
 
 
-def relative_error(latents: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The root mean square of the difference, as a multiple of that of what was wanted."""
-    return float((latents - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+def relative_error(latents: torch.Tensor, target: torch.Tensor) -> float:
+    """Compute the root mean square of the difference, as a multiple of that of what was wanted."""
+    return float((latents - target).square().mean().sqrt() / target.square().mean().sqrt())
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvergenceRequest:
-    """Everything that decides a convergence view.
+    """Holds everything that decides a convergence view.
 
     Attributes:
         base: prompt, seed, schedule, guidance and start of all runs.
@@ -64,17 +64,17 @@ class ConvergenceRequest:
     @classmethod
     def parse(
         cls,
-        values: Mapping[str, Any],
-        read: Callable[[Mapping[str, Any]], Request],
+        values: Mapping[str, object],
+        read_request: Callable[[Mapping[str, object]], Request],
         traits: Callable[[str], Traits | None] = lambda model: None,
         limits: Limits = Limits(),
     ) -> ConvergenceRequest:
-        """From untrusted plain values.
+        """Read a convergence request from untrusted plain values.
 
         Args:
             values: {"base": fields of `Request`, "samplers": keys, or text such as "all first order, unipc",
                 "evaluations": numbers, or text such as "8, 10-50:10", "reference_steps"}.
-            read: makes a checked request of plain values.
+            read_request: makes a checked request of plain values.
             traits: of a model by key, where they are known.
             limits: the server's caps.
 
@@ -83,19 +83,19 @@ class ConvergenceRequest:
         """
         require_fields(values, [field.name for field in dataclasses.fields(cls)], "a convergence view")
         plain = read_object(values.get("base", {}), "base of a convergence view")
-        base = read({**plain, "batch_size": 1})
-        given = {"field": "sampler", "values": values.get("samplers", "all")}
-        axis = Axis.parse(given, limits.max_cells, traits(base.model))
+        base = read_request({**plain, "batch_size": 1})
+        axis_fields = {"field": "sampler", "values": values.get("samplers", "all")}
+        axis = Axis.parse(axis_fields, limits.max_cells, traits(base.model))
         samplers = tuple(Choice.parse(value) for value in axis.values)
         for sampler in samplers:
-            read({**plain, "batch_size": 1, "sampler": sampler.to_json()})
+            read_request({**plain, "batch_size": 1, "sampler": sampler.to_json()})
         steps = read_whole(
             values.get("reference_steps", REFERENCE_STEPS), "number of reference steps", 20, REFERENCE_STEPS
         )
-        return cls(base, samplers, _budgets(values.get("evaluations", EVALUATIONS), limits), steps)
+        return cls(base, samplers, _parse_budgets(values.get("evaluations", EVALUATIONS), limits), steps)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `parse` reads back to an equal request."""
+        """Return plain values that `parse` reads back to an equal request."""
         return {
             "base": self.base.to_json(),
             "samplers": [sampler.to_json() for sampler in self.samplers],
@@ -108,13 +108,13 @@ class ConvergenceRequest:
         return self.base.model
 
 
-def _budgets(given: Any, limits: Limits) -> tuple[int, ...]:
-    if isinstance(given, (list, tuple)):
-        given = ",".join(str(one) for one in given)
-    numbers = sorted(set(spread(str(given), True, limits.max_budgets)))
+def _parse_budgets(values: object, limits: Limits) -> tuple[int, ...]:
+    if isinstance(values, (list, tuple)):
+        values = ",".join(str(one) for one in values)
+    numbers = sorted(set(parse_numbers(str(values), True, limits.max_budgets)))
     if not numbers or numbers[0] < 1 or numbers[-1] > limits.max_evaluations:
         raise SettingsError(
-            f"The evaluations are {str(given)[:80]!r}. Give numbers from 1 to {limits.max_evaluations}, such as 8, "
+            f"The evaluations are {str(values)[:80]!r}. Give numbers from 1 to {limits.max_evaluations}, such as 8, "
             "16, 32."
         )
     return tuple(int(number) for number in numbers)
@@ -122,7 +122,7 @@ def _budgets(given: Any, limits: Limits) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """One point that will be measured: sampler `series`, its request, and the evaluations it takes."""
+    """Describes one point that will be measured: sampler `series`, its request, and the evaluations it takes."""
 
     series: int
     request: Request
@@ -131,7 +131,7 @@ class Planned:
 
 @dataclasses.dataclass(frozen=True)
 class Impossible:
-    """A point that cannot be measured: sampler `series` at these steps, and why."""
+    """Describes a point that cannot be measured: sampler `series` at these steps, and why."""
 
     series: int
     num_inference_steps: int
@@ -140,27 +140,30 @@ class Impossible:
 
 @dataclasses.dataclass(frozen=True)
 class Settled(Planned):
-    """A point that can be measured: its run, settled on the model."""
+    """Describes a point that can be measured: its run, settled on the model."""
 
     resolved: ResolvedRun
 
 
-def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[list[Settled]], list[Impossible]]:
-    """The points whose schedule and order serve their number of steps, and the others: a typed schedule serves few.
+def select_feasible(
+    groups: Sequence[Sequence[Planned]], family: Family
+) -> tuple[list[list[Settled]], list[Impossible]]:
+    """Select the points whose schedule and order serve their number of steps, and the others: a typed schedule serves
+    few.
 
     Asked before the long reference runs, which would be in vain.
 
     Args:
-        groups: as `planned` returned them, with the model's own size.
+        groups: as `plan_runs` returned them, with the model's own size.
         family: the loaded model.
 
     Raises:
         SettingsError: no point is left; its text is the first one's reason.
     """
-    left: list[list[Settled]] = []
+    feasible: list[list[Settled]] = []
     impossible: list[Impossible] = []
     for group in groups:
-        left.append([])
+        feasible.append([])
         for point in group:
             try:
                 resolved = resolve(point.request, family)
@@ -168,43 +171,43 @@ def possible(groups: Sequence[Sequence[Planned]], family: Family) -> tuple[list[
             except SettingsError as error:
                 impossible.append(Impossible(point.series, point.request.num_inference_steps, str(error)))
             else:
-                left[-1].append(Settled(point.series, resolved.request, point.evaluations, resolved))
-    if impossible and not any(left):
+                feasible[-1].append(Settled(point.series, resolved.request, point.evaluations, resolved))
+    if impossible and not any(feasible):
         raise SettingsError(
             f"None of the {len(impossible)} planned runs is possible with this schedule. The first: "
             f"{impossible[0].reason}"
         )
-    return left, impossible
+    return feasible, impossible
 
 
-def planned(
-    asked: ConvergenceRequest, traits: Traits, most_steps: int, learned: LearnedSchedules = LearnedSchedules()
+def plan_runs(
+    request: ConvergenceRequest, traits: Traits, most_steps: int, learned: LearnedSchedules = LearnedSchedules()
 ) -> list[list[Planned]]:
-    """The points of each budget in turn; none where one step costs more, or as many steps were planned before.
+    """Plan the points of each budget in turn; none where one step costs more, or as many steps were planned before.
 
     Args:
-        asked: checked.
+        request: checked.
         traits: of the model.
         most_steps: of one run.
         learned: the fitted schedules that there are; by default the shipped ones.
     """
-    seen: set[tuple[int, int]] = set()
+    planned_runs: set[tuple[int, int]] = set()
     groups = []
-    for budget in asked.evaluations:
+    for budget in request.evaluations:
         group = []
-        for series, sampler in enumerate(asked.samplers):
-            request = equal_steps(asked.base.replace(sampler=sampler), traits, budget, most_steps, learned)
-            cost, key = evaluations(request, traits, learned), (series, request.num_inference_steps)
-            if cost <= budget and key not in seen:
-                seen.add(key)
-                group.append(Planned(series, request, cost))
+        for series, sampler in enumerate(request.samplers):
+            point = equal_steps(request.base.replace(sampler=sampler), traits, budget, most_steps, learned)
+            cost, key = evaluations(point, traits, learned), (series, point.num_inference_steps)
+            if cost <= budget and key not in planned_runs:
+                planned_runs.add(key)
+                group.append(Planned(series, point, cost))
         groups.append(group)
     return groups
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A run that came to its end.
+    """Describes a run that came to its end.
 
     Attributes:
         point: what was planned.
@@ -218,10 +221,10 @@ class Finished:
     own_seconds: float
 
 
-def reference_run(asked: ConvergenceRequest, family: Family, cancelled: Callable[[], bool]) -> Run:
-    """The long run whose last latents stand for the exact solution from the same noise."""
-    request = reference_of(asked.base, family.traits.flow, asked.reference_steps)
-    return build_run(resolve(request, family), family, cancelled)
+def reference_run(request: ConvergenceRequest, family: Family, cancelled: Callable[[], bool]) -> Run:
+    """Return the long run whose last latents stand for the exact solution from the same noise."""
+    reference = reference_of(request.base, family.traits.flow, request.reference_steps)
+    return build_run(resolve(reference, family), family, cancelled)
 
 
 def walked(points: Sequence[Settled], family: Family, cancelled: Callable[[], bool]) -> Iterator[Finished]:
@@ -234,6 +237,6 @@ def walked(points: Sequence[Settled], family: Family, cancelled: Callable[[], bo
 
 
 def sampler_label(sampler: Choice) -> str:
-    """The sampler's label, with the settings that were chosen."""
+    """Return the sampler's label, with the settings that were chosen."""
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sampler.settings.items())
     return SAMPLERS[sampler.key].label + (f" ({settings})" if settings else "")

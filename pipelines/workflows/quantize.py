@@ -1,7 +1,8 @@
 """Comparing a network with its quantized copies: what is asked, and what is measured.
 
-All run from the same noise. Two errors are told by step: teacher-forced, where every network sees the full-precision
-run's latents, which is each step's own error; and free-running, where each goes its own way, which is what adds up.
+All run from the same noise. Two errors are measured by step: teacher-forced, where every network sees the full-
+precision run's latents, which is each step's own error; and free-running, where each goes its own way, which is what
+adds up.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipelines.core.denoiser import Denoiser
+from pipelines.core.devices import synchronize
 from pipelines.core.errors import SettingsError
 from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Request
@@ -24,6 +26,9 @@ from pipelines.models.quantization_folder import plain_choice
 from pipelines.quantizers import Machine, require_runs
 from pipelines.quantizers.base import sqnr
 from pipelines.requests.limits import Limits
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 __all__ = [
     "DEFAULTS",
@@ -44,7 +49,7 @@ WARM_UPS, RUNS = 2, 10
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationRequest:
-    """Everything that decides a comparison of a model with its quantized forms.
+    """Holds everything that decides a comparison of a model with its quantized forms.
 
     Attributes:
         base: the picture, in full precision.
@@ -63,16 +68,16 @@ class QuantizationRequest:
     @classmethod
     def parse(
         cls,
-        values: Mapping[str, Any],
-        read: Callable[[Mapping[str, Any]], Request],
+        values: Mapping[str, object],
+        read_request: Callable[[Mapping[str, object]], Request],
         machine: Machine,
         limits: Limits = Limits(),
     ) -> QuantizationRequest:
-        """From untrusted plain values.
+        """Read a quantization request from untrusted plain values.
 
         Args:
             values: {"base": fields of `Request`, "variants": [key or {"key", ...}, ...], "measure", "peak", "keep"}.
-            read: makes a checked request of plain values.
+            read_request: makes a checked request of plain values.
             machine: that the methods must run on.
             limits: the server's caps.
 
@@ -81,7 +86,7 @@ class QuantizationRequest:
             MethodFitError: a method cannot run here, and why.
         """
         require_fields(values, [field.name for field in dataclasses.fields(cls)], "a quantization")
-        base = read(read_object(values.get("base", {}), "base of a quantization"))
+        base = read_request(read_object(values.get("base", {}), "base of a quantization"))
         require_one_picture(base.batch_size, "A comparison makes one picture a cell")
         if base.loras:
             raise SettingsError(
@@ -94,7 +99,7 @@ class QuantizationRequest:
         return cls(base, _read_variants(values.get("variants", DEFAULTS), machine, limits.max_variants), **flags)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `parse` reads back to an equal request."""
+        """Return plain values that `parse` reads back to an equal request."""
         return {
             "base": self.base.to_json(),
             "variants": [one.to_json() for one in self.variants],
@@ -104,7 +109,7 @@ class QuantizationRequest:
         }
 
 
-def _read_variants(values: Any, machine: Machine, most: int) -> tuple[Choice, ...]:
+def _read_variants(values: object, machine: Machine, most: int) -> tuple[Choice, ...]:
     if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= most:
         count = f"{len(values)} quantizers are" if isinstance(values, (list, tuple)) else f"{str(values)[:80]!r} is"
         raise SettingsError(f"{count} given. Give a list of 1 to {most}.")
@@ -120,7 +125,7 @@ def _read_variants(values: Any, machine: Machine, most: int) -> tuple[Choice, ..
 
 @dataclasses.dataclass(frozen=True)
 class StepErrors:
-    """One step's errors of one variant, in decibels.
+    """Describes one step's errors of one variant, in decibels.
 
     Attributes:
         forced: SQNR of the estimate of x0, from the full-precision run's latents.
@@ -147,45 +152,48 @@ def step_errors(
     Raises:
         Cancelled: one of the runs was stopped.
     """
-    with _outputs(full.network.network, layers) as wanted:
+    with _record_outputs(full.network.network, layers) as reference_outputs:
         reference = full.predict(latents, level).denoised
-    found = []
+    errors_by_network = []
     for denoiser in others:
-        with _outputs(denoiser.network.network, layers) as own:
+        with _record_outputs(denoiser.network.network, layers) as outputs:
             denoised = denoiser.predict(latents, level).denoised
-        errors = tuple(sqnr(wanted[name], own[name]) if name in wanted and name in own else math.nan for name in layers)
-        found.append(StepErrors(sqnr(reference, denoised), errors))
-    return found
+        errors = tuple(
+            sqnr(reference_outputs[name], outputs[name]) if name in reference_outputs and name in outputs else math.nan
+            for name in layers
+        )
+        errors_by_network.append(StepErrors(sqnr(reference, denoised), errors))
+    return errors_by_network
 
 
 @torch.no_grad()
 def in_order_of_use(denoiser: Denoiser, latents: torch.Tensor, level: Level, layers: Sequence[str]) -> tuple[str, ...]:
-    """The layers in the order in which an evaluation calls them, which is from the input to the output.
+    """Return the layers in the order in which an evaluation calls them, which is from the input to the output.
 
     Raises:
         Cancelled: the run was stopped.
     """
-    with _outputs(denoiser.network.network, layers) as kept:
+    with _record_outputs(denoiser.network.network, layers) as outputs:
         denoiser.predict(latents, level)
-    return tuple(kept)
+    return tuple(outputs)
 
 
 @contextlib.contextmanager
-def _outputs(network: torch.nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+def _record_outputs(network: torch.nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
     """Collects some values of what the layers give while the context lasts; the hooks go with it."""
-    kept: dict[str, torch.Tensor] = {}
+    outputs: dict[str, torch.Tensor] = {}
 
-    def listen(name: str) -> Any:
-        def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+    def listen(name: str) -> RemovableHandle:
+        def keep(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
             flat = output.detach().flatten()
-            kept[name] = flat[:: max(1, len(flat) // MOST_VALUES)].float().clone()
+            outputs[name] = flat[:: max(1, len(flat) // MOST_VALUES)].float().clone()
 
         return network.get_submodule(name).register_forward_hook(keep)
 
     handles = []
     try:
         handles += [listen(name) for name in layers]
-        yield kept
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -195,32 +203,28 @@ def _outputs(network: torch.nn.Module, layers: Sequence[str]) -> Iterator[dict[s
 def seconds_per_step(
     denoisers: Sequence[Denoiser], latents: torch.Tensor, level: Level, runs: int = RUNS
 ) -> list[float]:
-    """Seconds of one guided evaluation of each: two warm-ups, then so many in turns, a fifth dropped as extremes.
+    """Measure the seconds of one guided evaluation of each: two warm-ups, then so many in turns, a fifth dropped as
+    extremes.
 
     In turns, because machines are shared: whatever slows one network down slows its neighbors too.
 
     Raises:
         Cancelled: one of the runs was stopped.
     """
-    spent: list[list[float]] = [[] for _ in denoisers]
+    seconds: list[list[float]] = [[] for _ in denoisers]
     for turn in range(WARM_UPS + runs):
         for index, denoiser in enumerate(denoisers):
-            _settle(latents)
-            began = time.perf_counter()
+            synchronize(latents.device)
+            start_time = time.perf_counter()
             denoiser.predict(latents, level)
-            _settle(latents)
+            synchronize(latents.device)
             if turn >= WARM_UPS:
-                spent[index].append(time.perf_counter() - began)
-    return [trimmed_mean(one) for one in spent]
-
-
-def _settle(like: torch.Tensor) -> None:
-    if like.is_cuda:
-        torch.cuda.synchronize(like.device)
+                seconds[index].append(time.perf_counter() - start_time)
+    return [trimmed_mean(one) for one in seconds]
 
 
 def trimmed_mean(values: Sequence[float]) -> float:
-    """Mean without the largest and the smallest tenth."""
+    """Compute the mean without the largest and the smallest tenth."""
     drop = len(values) // 10
-    kept = sorted(values)[drop : len(values) - drop or None]
-    return sum(kept) / len(kept)
+    middle = sorted(values)[drop : len(values) - drop or None]
+    return sum(middle) / len(middle)

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gradio as gr
 
 from studio.api import cancel, gallery, gallery_change, models, models_change
-from studio.api.running import progress_of, results_of
-from studio.api.task import task_endpoint
+from studio.api.running import describe_progress, describe_results
+from studio.api.task import build_task_endpoint
 from studio.tasks import TASKS
 
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["ENDPOINTS", "NamedEndpoint", "attach", "progress_of", "results_of"]
+__all__ = ["ENDPOINTS", "NamedEndpoint", "attach", "describe_progress", "describe_results"]
 
 JOBS: Mapping[str, Any] = {"concurrency_limit": None}  # the engine's own queue decides who runs
 LISTS: Mapping[str, Any] = {"concurrency_limit": 4}
 
 
 class NamedEndpoint(NamedTuple):
-    """What makes an endpoint's function for a studio, and how Gradio runs it."""
+    """Says what makes an endpoint's function for a studio, and how Gradio runs it."""
 
     make: Callable[[Studio], Callable]
     options: Mapping[str, Any]
@@ -34,7 +34,9 @@ class NamedEndpoint(NamedTuple):
 
 ENDPOINTS: Mapping[str, NamedEndpoint] = {
     **{
-        task.endpoint.name: NamedEndpoint(functools.partial(task_endpoint, task=task.key, endpoint=task.endpoint), JOBS)
+        task.endpoint.name: NamedEndpoint(
+            functools.partial(build_task_endpoint, task=task.key, endpoint=task.endpoint), JOBS
+        )
         for task in TASKS.values()
         if task.endpoint
     },

@@ -1,4 +1,4 @@
-"""`/gallery_change`: delete results, and take them back."""
+"""`/gallery_change`: delete results, take them back, and mark favorites."""
 
 # No `from __future__ import annotations` here: Gradio reads the functions' annotations as they stand.
 
@@ -9,6 +9,7 @@ import gradio as gr
 
 from pipelines.core.errors import StepwiseError
 from studio.api.listings import change_results
+from studio.ui.asking import list_visible_results
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -17,17 +18,17 @@ __all__ = ["endpoint"]
 
 
 def endpoint(studio: "Studio") -> Callable:
-    """The function that Gradio offers to programs, with its annotations and docstring."""
+    """Return the function that Gradio offers to programs, with its annotations and docstring."""
 
     def gallery_change(action: str, ids: list) -> dict:
-        """Delete results, or take them back: a deleted one stays in the trash for thirty days.
+        """Delete results, take them back, mark favorites, or empty the trash, where results stay for thirty days.
 
         Args:
-            action: "delete" or "restore".
-            ids: of results, as /gallery lists them.
+            action: "delete", "restore", "remove" deleted results for good, "empty" the trash, "star" or "unstar".
+            ids: of results, as /gallery lists them; [] for "empty".
         """
         try:
-            return change_results(studio, action, ids)
+            return change_results(list_visible_results(studio), action, ids)
         except StepwiseError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

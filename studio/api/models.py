@@ -5,7 +5,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from studio.api.listings import listed_models
+from studio.api.listings import list_models
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -14,10 +14,10 @@ __all__ = ["endpoint"]
 
 
 def endpoint(studio: "Studio") -> Callable:
-    """The function that Gradio offers to programs, with its annotations and docstring."""
+    """Return the function that Gradio offers to programs, with its annotations and docstring."""
 
     def models() -> dict:
         """List the catalog with where each model is, the LoRAs, and what is in memory."""
-        return listed_models(studio)
+        return list_models(studio)
 
     return models

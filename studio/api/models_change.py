@@ -17,7 +17,7 @@ __all__ = ["endpoint"]
 
 
 def endpoint(studio: "Studio") -> Callable:
-    """The function that Gradio offers to programs, with its annotations and docstring."""
+    """Return the function that Gradio offers to programs, with its annotations and docstring."""
 
     def models_change(action: str, model: str = "") -> dict:
         """Do what a button of the Models tab does, and list the models after it.

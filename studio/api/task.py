@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from studio.backend import Studio
     from studio.tasks.entry import Endpoint
 
-__all__ = ["task_endpoint"]
+__all__ = ["build_task_endpoint"]
 
 
-def task_endpoint(studio: "Studio", task: str, endpoint: "Endpoint") -> Callable:
-    """The function that Gradio offers to programs: texts, the program's request, and settings that may be left out.
+def build_task_endpoint(studio: "Studio", task: str, endpoint: "Endpoint") -> Callable:
+    """Build the function that Gradio offers to programs: texts, the program's request, and settings that may be left
+    out.
 
     Args:
         studio: runs the jobs.
@@ -27,14 +28,15 @@ def task_endpoint(studio: "Studio", task: str, endpoint: "Endpoint") -> Callable
         endpoint: how it is asked for.
     """
 
-    def run(*given: Any) -> Iterator[dict[str, Any]]:
+    def run(*arguments: Any) -> Iterator[dict[str, Any]]:
         # Gradio gives all arguments in their order, and fills in the request and what was left out.
-        *texts, request, settings = given
+        *texts, request, settings = arguments
         try:
+            settings, previews = _take_previews(settings)
             values = endpoint.values(texts, settings)
         except SettingsError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        yield from run_task(studio, task, values, request)
+        yield from run_task(studio, task, values, request, previews)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
@@ -47,3 +49,17 @@ def task_endpoint(studio: "Studio", task: str, endpoint: "Endpoint") -> Callable
     run.__signature__ = inspect.Signature(parameters, return_annotation=dict)
     run.__annotations__ = {**{one.name: one.annotation for one in parameters}, "return": dict}
     return run
+
+
+def _take_previews(settings: Any) -> tuple[Any, bool]:
+    """The settings without the flag that asks for the pictures of the steps, and the flag.
+
+    Raises:
+        SettingsError: the flag is no truth value.
+    """
+    if not isinstance(settings, dict) or "previews" not in settings:
+        return settings, False
+    previews = settings["previews"]
+    if not isinstance(previews, bool):
+        raise SettingsError(f"previews is {str(previews)[:80]!r}. Give true or false.")
+    return {name: value for name, value in settings.items() if name != "previews"}, previews

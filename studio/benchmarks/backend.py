@@ -6,7 +6,6 @@ the machines it runs on are shared and noisy.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import shutil
@@ -24,83 +23,47 @@ from pipelines.core.loop import denoise, denoise_together
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.models.catalog import SHIPPED
+from pipelines.requests.limits import Limits
 from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
 from studio.backend import Studio, StudioSettings
+from studio.benchmarks.figures import Figure, format_markdown, time_alternately
 from studio.jobs.heap import give_back
 from studio.jobs.job import Job, JobStatus
-from studio.reliability.memory import used
+from studio.reliability.memory import measure_memory
 
 __all__ = [
     "Figure",
-    "alternating",
-    "backend_figures",
-    "markdown",
-    "request_for",
-    "step_seconds",
-    "switching",
-    "timed_loop",
+    "build_request",
+    "format_markdown",
+    "measure_backend",
+    "measure_switching",
+    "time_alternately",
+    "time_loop",
+    "time_step",
 ]
 
 PROMPT = "a fox on a blue background"
 STEPS = 25
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One measured number.
-
-    Attributes:
-        name: what was measured.
-        value: the measurement.
-        unit: "×", "ms", "s", "bytes", ...
-        must: the most it may be; None where it is only reported.
-        detail: how it came about.
-    """
-
-    name: str
-    value: float
-    unit: str
-    must: float | None = None
-    detail: str = ""
-
-
-def alternating(first: Callable[[], float], second: Callable[[], float], rounds: int = 7) -> tuple[float, float, float]:
-    """(median of the pairwise ratios first / second, median first, median second), after one warm-up of each.
-
-    Args:
-        first, second: do the work and return the seconds it took.
-        rounds: pairs; the order within a pair alternates.
-    """
-    first(), second()
-    pairs = []
-    for i in range(rounds):
-        pair = (first(), second()) if i % 2 == 0 else (second(), first())[::-1]
-        pairs.append(pair)
-    return (
-        statistics.median(a / b for a, b in pairs),
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-    )
-
-
-def request_for(seed: int = 0, **changes: Any) -> Request:
-    """The request that all figures use."""
-    plain = Request(
+def build_request(seed: int = 0, **changes: Any) -> Request:
+    """Build the request that all figures use."""
+    request = Request(
         prompt=PROMPT, num_inference_steps=STEPS, seed=seed, guidance=Choice("cfg", {"guidance_scale": 4.0})
     )
-    return plain.replace(**changes)
+    return request.replace(**changes)
 
 
-def timed_loop(family: Family, resolved: ResolvedRun) -> float:
-    """Seconds of the bare loop, from the prompt to the decoded picture."""
+def time_loop(family: Family, resolved: ResolvedRun) -> float:
+    """Time the bare loop in seconds, from the prompt to the decoded picture."""
     began = time.perf_counter()
     *_, step = denoise(build_run(resolved, family))
     decode(family, step.latents)
     return time.perf_counter() - began
 
 
-def stock_pipeline(family: Family) -> Any:
-    """diffusers' own pipeline on the same components, with the sampler of `request_for`."""
+def build_stock_pipeline(family: Family) -> Any:
+    """Build diffusers' own pipeline on the same components, with the sampler of `build_request`."""
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
@@ -115,8 +78,8 @@ def stock_pipeline(family: Family) -> Any:
     return pipeline
 
 
-def timed_stock(pipeline: Any, request: Request) -> float:
-    """Seconds of the stock pipeline for the same request."""
+def time_stock(pipeline: Any, request: Request) -> float:
+    """Time the stock pipeline in seconds for the same request."""
     began = time.perf_counter()
     pipeline(
         request.prompt,
@@ -130,61 +93,69 @@ def timed_stock(pipeline: Any, request: Request) -> float:
     return time.perf_counter() - began
 
 
-def loop_against_stock(family: Family, rounds: int) -> Figure:
-    """Our loop ÷ the stock pipeline."""
-    resolved, pipeline = resolve(request_for(), family), stock_pipeline(family)
-    ratio, ours, theirs = alternating(
-        lambda: timed_loop(family, resolved), lambda: timed_stock(pipeline, resolved.request), rounds
+def compare_loop_with_stock(family: Family, rounds: int) -> Figure:
+    """Measure our loop ÷ the stock pipeline."""
+    resolved, pipeline = resolve(build_request(), family), build_stock_pipeline(family)
+    ratio, loop_seconds, stock_seconds = time_alternately(
+        lambda: time_loop(family, resolved), lambda: time_stock(pipeline, resolved.request), rounds
     )
     return Figure(
-        "our loop ÷ the stock pipeline", ratio, "×", 1.0, f"{ours:.2f} s against {theirs:.2f} s, {STEPS} steps"
+        "our loop ÷ the stock pipeline",
+        ratio,
+        "×",
+        1.0,
+        f"{loop_seconds:.2f} s against {stock_seconds:.2f} s, {STEPS} steps",
     )
 
 
-def batch_of_eight(family: Family, rounds: int) -> Figure:
-    """Eight cells sharing a batch ÷ one after another."""
+def compare_batch_of_eight(family: Family, rounds: int) -> Figure:
+    """Measure eight cells sharing a batch ÷ one after another."""
     runs = [
-        resolve(request_for(sampler=Choice(key)), family)
+        resolve(build_request(sampler=Choice(key)), family)
         for key in ("dpmpp_2m", "dpmpp_1", "ddim", "euler", "euler_a", "unipc", "dpmpp_2m", "ddim")
     ]
 
-    def together() -> float:
+    def time_shared() -> float:
         began = time.perf_counter()
         for _ in denoise_together([build_run(resolved, family) for resolved in runs]):
             pass
         return time.perf_counter() - began
 
-    def apart() -> float:
+    def time_separate() -> float:
         began = time.perf_counter()
         for resolved in runs:
             for _ in denoise(build_run(resolved, family)):
                 pass
         return time.perf_counter() - began
 
-    ratio, one, other = alternating(together, apart, rounds)
+    ratio, shared_seconds, separate_seconds = time_alternately(time_shared, time_separate, rounds)
     return Figure(
-        "eight cells sharing a batch ÷ one after another", ratio, "×", None, f"{one:.2f} s against {other:.2f} s"
+        "eight cells sharing a batch ÷ one after another",
+        ratio,
+        "×",
+        None,
+        f"{shared_seconds:.2f} s against {separate_seconds:.2f} s",
     )
 
 
-def step_seconds(family: Family) -> float:
-    """Median seconds of one guided step of the bare loop."""
+def time_step(family: Family) -> float:
+    """Return the median seconds of one guided step of the bare loop."""
     marks = [time.perf_counter()]
-    for _ in denoise(build_run(resolve(request_for(), family), family)):
+    for _ in denoise(build_run(resolve(build_request(), family), family)):
         marks.append(time.perf_counter())
     return statistics.median(b - a for a, b in itertools.pairwise(marks))
 
 
-def stop_to_free(studio: Studio, step: float, rounds: int) -> Figure:
-    """From the stop to a free device, beyond one evaluation."""
+def time_stop(studio: Studio, step: float, rounds: int) -> Figure:
+    """Measure the time from the stop to a free device, beyond one evaluation."""
     waits = []
     for i in range(rounds):
-        job = studio.submit("text_to_image", {**request_for().to_json(), "num_inference_steps": 200})
-        _until(job, lambda view: bool(view.cells and view.cells[0].rows))
+        job = studio.submit("text_to_image", {**build_request().to_json(), "num_inference_steps": 200})
+        _wait_until(job, lambda view: bool(view.cells and view.cells[0].rows))
         time.sleep(step * (i + 0.5) / rounds)  # at every moment of an evaluation alike, not just before one
         began = time.perf_counter()
         job.cancel()
-        _until(job, lambda view: view.status.final)
+        _wait_until(job, lambda view: view.status.final)
         waits.append(time.perf_counter() - began)
     worst = max(waits)
     return Figure(
@@ -196,21 +167,21 @@ def stop_to_free(studio: Studio, step: float, rounds: int) -> Figure:
     )
 
 
-def second_use(studio: Studio, rounds: int) -> Figure:
-    """Second use of a loaded model."""
-    spent = []
+def time_second_use(studio: Studio, rounds: int) -> Figure:
+    """Measure the second use of a loaded model."""
+    durations = []
     for _ in range(rounds):
         began = time.perf_counter()
         with studio.model("emoji", Job("text_to_image", None)):
-            spent.append(time.perf_counter() - began)
+            durations.append(time.perf_counter() - began)
     return Figure(
-        "second use of a loaded model", statistics.median(spent[1:]) * 1000, "ms", 50, f"median of {rounds - 1}"
+        "second use of a loaded model", statistics.median(durations[1:]) * 1000, "ms", 50, f"median of {rounds - 1}"
     )
 
 
-def _until(job: Job, done: Callable[[Any], bool], seconds: float = 60) -> None:
+def _wait_until(job: Job, is_done: Callable[[Any], bool], seconds: float = 60) -> None:
     view, end = job.view(), time.monotonic() + seconds
-    while not done(view):
+    while not is_done(view):
         if time.monotonic() > end or view.status is JobStatus.FAILED:
             raise RuntimeError(f"job stuck: {view.status.value} {view.message}")
         view = job.wait(view.version, 0.5)
@@ -227,15 +198,15 @@ class _Peak:
 
     def _read(self) -> None:
         while not self._over.wait(0.01):
-            self.bytes = max(self.bytes, used(os.getpid()).uss)
+            self.bytes = max(self.bytes, measure_memory(os.getpid()).uss)
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._reader.join()
 
 
-def switching(folder: Path, switches: int = 20) -> Figure:
-    """Peak memory while switching among three models, with room for one and a half, ÷ the budget.
+def measure_switching(folder: Path, switches: int = 20) -> Figure:
+    """Measure peak memory while switching among three models, with room for one and a half, ÷ the budget.
 
     The memory is the process's own, unshared, as the kernel counts it, beyond what it holds after a first job whose
     model has been released again; the peak within a switch, with what loading takes besides, counts.
@@ -246,22 +217,28 @@ def switching(folder: Path, switches: int = 20) -> Figure:
         save_file({key: tensor * factor for key, tensor in load_file(weights).items()}, weights)
     budget = 72 * 2**20
     studio = Studio(
-        StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu", memory_budget=budget)
+        StudioSettings(
+            outputs=folder / "outputs",
+            models=folder / "models",
+            device="cpu",
+            memory_budget=budget,
+            limits=Limits(max_cached_bytes=0),
+        )
     )
 
     def use(model: str) -> None:
-        values = {**request_for().to_json(), "model": model, "num_inference_steps": 1}
-        _until(studio.submit("text_to_image", values), lambda view: view.status.final)
+        values = {**build_request().to_json(), "model": model, "num_inference_steps": 1}
+        _wait_until(studio.submit("text_to_image", values), lambda view: view.status.final)
 
     try:
         use("emoji")
         studio.loader.release("emoji")
         give_back()
-        before = used(os.getpid()).uss
+        before = measure_memory(os.getpid()).uss
         with _Peak() as peak:
             for i in range(switches):
                 use(("emoji", "one", "two")[i % 3])
-        rise, counted = peak.bytes - before, studio.cache.peak_bytes
+        rise, cached = peak.bytes - before, studio.cache.peak_bytes
     finally:
         studio.close()
     return Figure(
@@ -269,27 +246,14 @@ def switching(folder: Path, switches: int = 20) -> Figure:
         rise / budget,
         "×",
         1.05,
-        f"rise of the process {rise / 2**20:.0f} of {budget / 2**20:.0f} MiB; the cache counts {counted / 2**20:.0f} "
+        f"rise of the process {rise / 2**20:.0f} of {budget / 2**20:.0f} MiB; the cache counts {cached / 2**20:.0f} "
         "MiB",
     )
 
 
-def backend_figures(studio: Studio, rounds: int = 7) -> list[Figure]:
-    """Everything that needs no page."""
+def measure_backend(studio: Studio, rounds: int = 7) -> list[Figure]:
+    """Measure everything that needs no page."""
     with studio.model("emoji", Job("text_to_image", None)) as family:
-        step = step_seconds(family)
-        figures = [loop_against_stock(family, rounds), batch_of_eight(family, max(2, rounds // 2))]
-    return [*figures, stop_to_free(studio, step, rounds), second_use(studio, 10)]
-
-
-def markdown(figures: list[Figure]) -> str:
-    """Return the figures as a Markdown table for docs/benchmarks.md."""
-    rows = ["| figure | must reach | measured | how |", "| --- | --- | --- | --- |"]
-    for figure in figures:
-        must = "reported" if figure.must is None else f"≤ {_number(figure.must)} {figure.unit}"
-        rows.append(f"| {figure.name} | {must} | {_number(figure.value)} {figure.unit} | {figure.detail} |")
-    return "\n".join(rows)
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if value != int(value) and value < 20 else f"{value:,.0f}"
+        step = time_step(family)
+        figures = [compare_loop_with_stock(family, rounds), compare_batch_of_eight(family, max(2, rounds // 2))]
+    return [*figures, time_stop(studio, step, rounds), time_second_use(studio, 10)]

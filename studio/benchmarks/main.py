@@ -11,6 +11,7 @@ from pathlib import Path
 
 from studio.safety.environment import prepare_environment
 from studio.safety.flags import parse_flags
+from studio.safety.launch_settings import LaunchSettings
 
 __all__ = ["main"]
 
@@ -27,10 +28,10 @@ def main() -> int:
             [part for kind in ("models", "outputs", "temp") for part in (f"--{kind}-folder", str(folder / kind))]
         )
         prepare_environment(settings.temp)
-        figures = _figures(folder, settings, flags.rounds)
-    from studio.benchmarks.backend import markdown
+        figures = _measure_figures(folder, settings, flags.rounds)
+    from studio.benchmarks.backend import format_markdown
 
-    print(markdown(figures))
+    print(format_markdown(figures))
     if flags.out:
         flags.out.write_text(
             json.dumps([dataclasses.asdict(figure) for figure in figures], indent=1, ensure_ascii=False)
@@ -38,28 +39,34 @@ def main() -> int:
     return int(any(figure.must is not None and figure.value > figure.must for figure in figures))
 
 
-def _figures(folder: Path, settings: object, rounds: int) -> list:
+def _measure_figures(folder: Path, settings: LaunchSettings, rounds: int) -> list:
     # After the environment is prepared: gradio reads it when it is imported.
+    from pipelines.requests.limits import Limits
     from studio.backend import Studio, StudioSettings
-    from studio.benchmarks.backend import backend_figures, switching
-    from studio.benchmarks.page import chromium, page_figures, start_figures
+    from studio.benchmarks.backend import measure_backend, measure_switching
+    from studio.benchmarks.page import launch_chromium, measure_page, measure_start
     from studio.jobs.job import Job
     from studio.page.page import build_page, launch_options
-    from studio.server.serve import running
+    from studio.server.serve import run_server
 
-    studio = Studio(StudioSettings(outputs=settings.outputs, models=settings.models, device="cpu"))
+    # Without the cache of finished runs: equal requests are timed again and again.
+    studio = Studio(
+        StudioSettings(
+            outputs=settings.outputs, models=settings.models, device="cpu", limits=Limits(max_cached_bytes=0)
+        )
+    )
     try:
-        figures = backend_figures(studio, rounds)
+        figures = measure_backend(studio, rounds)
         with (
-            running(build_page(studio), settings, **launch_options()) as url,
-            chromium() as browser,
+            run_server(build_page(studio), settings, **launch_options()) as url,
+            launch_chromium() as browser,
             studio.model("emoji", Job("text_to_image", None)) as family,
         ):
-            figures += page_figures(studio, family, browser, url, settings.temp, rounds)
-            figures += start_figures(browser, folder)
+            figures += measure_page(studio, family, browser, url, settings.temp, rounds)
+            figures += measure_start(browser, folder)
     finally:
         studio.close()
-    return [*figures, switching(folder / "switching")]
+    return [*figures, measure_switching(folder / "switching")]
 
 
 if __name__ == "__main__":

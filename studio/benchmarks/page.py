@@ -19,14 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import StepwiseError
-from pipelines.requests.text_to_image import resolve
-from studio.benchmarks.backend import PROMPT, Figure, alternating, request_for, step_seconds, timed_loop
+from pipelines.core.loop import denoise
+from pipelines.requests.step_pictures import with_pictures
+from pipelines.requests.text_to_image import build_run, decode, resolve
+from studio.benchmarks.backend import PROMPT, Figure, build_request, time_alternately, time_loop, time_step
+from studio.tasks.recording import KEPT_BYTES
 
 if TYPE_CHECKING:
     from pipelines.families.base import Family
     from studio.backend import Studio
 
-__all__ = ["chromium", "page_figures", "start_figures"]
+__all__ = ["launch_chromium", "measure_page", "measure_start"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FLAGS = (
@@ -40,6 +43,12 @@ _FLAGS = (
     "--disable-sync",
 )
 _LONG = 50
+_LOOKS = 10.0
+"""Seconds for which somebody looks at a page before the first click."""
+
+_OLD_FIRST_PREVIEW, _SHARE_OF_OLD = 7.8, 0.2
+"""Seconds from a click to the first preview before models were loaded in the background, and the share that may be."""
+
 _UNTIL = """selector => new Promise(resolve => {
     const look = () => { if (document.querySelector(selector)) { seen.disconnect(); resolve(); } };
     const seen = new MutationObserver(look);
@@ -58,8 +67,8 @@ _WATCH = """() => { window.seen = []; window.clicked = 0;
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Any]:
-    """A headless Chromium.
+def launch_chromium() -> Iterator[Any]:
+    """Launch a headless Chromium.
 
     Raises:
         StepwiseError: playwright or the browser is not there.
@@ -120,8 +129,8 @@ class _Visit:
         ]
 
 
-def page_figures(studio: Studio, family: Family, browser: Any, url: str, temp: Path, rounds: int = 5) -> list[Figure]:
-    """Streaming against the bare loop, the first preview, and what previews write to the disk.
+def measure_page(studio: Studio, family: Family, browser: Any, url: str, temp: Path, rounds: int = 5) -> list[Figure]:
+    """Measure streaming against the bare loop, the first preview, and what previews write to the disk.
 
     Args:
         studio: the one behind the page; its worker and the bare loop run in this process in turn.
@@ -132,30 +141,30 @@ def page_figures(studio: Studio, family: Family, browser: Any, url: str, temp: P
         rounds: alternating pairs.
     """
     visit = _Visit(browser, url)
-    figures = [_streaming(studio, family, visit, rounds), _first_preview(family, visit, rounds)]
-    return [*figures, _disk(studio, visit, temp)]
+    figures = [_measure_streaming(studio, family, visit, rounds), _time_first_preview(family, visit, rounds)]
+    return [*figures, _measure_previews(family, rounds), _measure_disk_writes(studio, visit, temp)]
 
 
-def _streaming(studio: Studio, family: Family, visit: _Visit, rounds: int) -> Figure:
-    resolved = resolve(request_for(num_inference_steps=_LONG), family)
+def _measure_streaming(studio: Studio, family: Family, visit: _Visit, rounds: int) -> Figure:
+    resolved = resolve(build_request(num_inference_steps=_LONG), family)
     visit.steps(_LONG)
 
-    def through_the_page() -> float:
+    def time_page() -> float:
         visit.generate()
-        return studio.latest().view().seconds
+        return studio.get_latest().view().seconds
 
-    ratio, page, bare = alternating(through_the_page, lambda: timed_loop(family, resolved), rounds)
+    ratio, page, loop = time_alternately(time_page, lambda: time_loop(family, resolved), rounds)
     return Figure(
         "through the page with previews ÷ our bare loop",
         ratio,
         "×",
         1.05,
-        f"{page:.2f} s, the picture's storing included, against {bare:.2f} s, {_LONG} steps",
+        f"{page:.2f} s, the picture's storing included, against {loop:.2f} s, {_LONG} steps",
     )
 
 
-def _first_preview(family: Family, visit: _Visit, rounds: int) -> Figure:
-    step, waits = step_seconds(family), []
+def _time_first_preview(family: Family, visit: _Visit, rounds: int) -> Figure:
+    step, waits = time_step(family), []
     for _ in range(rounds + 1):
         visit.generate()
         waits.append(visit.previews()[0])
@@ -168,31 +177,70 @@ def _first_preview(family: Family, visit: _Visit, rounds: int) -> Figure:
     )
 
 
-def _disk(studio: Studio, visit: _Visit, temp: Path) -> Figure:
+def _measure_previews(family: Family, rounds: int) -> Figure:
+    """What decoding every step's preview adds to a run, without the page."""
+    resolved = resolve(build_request(num_inference_steps=_LONG), family)
+
+    def time_with_previews() -> float:
+        began = time.perf_counter()
+        steps = ((0, step) for step in denoise(build_run(resolved, family)))
+        *_, (_, step, _) = with_pictures(steps, [family], KEPT_BYTES)
+        decode(family, step.latents)
+        return time.perf_counter() - began
+
+    ratio, previews, loop = time_alternately(time_with_previews, lambda: time_loop(family, resolved), rounds)
+    detail = f"{previews:.2f} s against {loop:.2f} s, {_LONG} steps, a preview each"
+    return Figure("a run with previews ÷ without", ratio, "×", 1.03, detail)
+
+
+def _measure_disk_writes(studio: Studio, visit: _Visit, temp: Path) -> Figure:
     visit.steps(200)
-    before, seen = _bytes(temp) + _bytes(studio.store.folder), 0
-    while seen < 100:
+    before, num_previews = _count_bytes(temp) + _count_bytes(studio.store.folder), 0
+    while num_previews < 100:
         visit.start()
         visit.page.wait_for_timeout(4000)
-        seen += len(visit.previews())
+        num_previews += len(visit.previews())
         visit.stop()
-    written = _bytes(temp) + _bytes(studio.store.folder) - before
-    return Figure("disk written by 100 previews", float(written), "bytes", 0, f"{seen} previews")
+    written_bytes = _count_bytes(temp) + _count_bytes(studio.store.folder) - before
+    return Figure("disk written by 100 previews", float(written_bytes), "bytes", 0, f"{num_previews} previews")
 
 
-def _bytes(folder: Path) -> int:
+def _count_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and ".sqlite" not in path.name)
 
 
-def start_figures(browser: Any, folder: Path) -> list[Figure]:
-    """`python app.py` in a process of its own: from the command to the page, and what the page loads."""
+def measure_start(browser: Any, folder: Path) -> list[Figure]:
+    """Measure `python app.py` in processes of its own: from the command to the page, what the page loads, and from a
+    click to the first preview, of somebody who clicks at once and of somebody who looks at the page first."""
+    with _run_app(folder / "start") as (url, began):
+        page = browser.new_context().new_page()
+        loaded_bytes, hosts, shown_at = _measure_loads(page, url)
+        waits = {"looked at the page for a while": _time_click(page, _LOOKS), "its second click": _time_click(page, 1)}
+    with _run_app(folder / "start") as (url, _):
+        page = browser.new_context().new_page()
+        page.goto(url)
+        page.wait_for_selector("#t2i-run")
+        waits = {"clicked at once": _time_click(page, 0), **waits}
+    name = "fresh start, click to first preview"
+    bounds = {"looked at the page for a while": _SHARE_OF_OLD * _OLD_FIRST_PREVIEW}
+    return [
+        Figure("command to page", shown_at - began, "s", 10, "from `python app.py` to the Generate button in Chromium"),
+        Figure("page weight", float(loaded_bytes), "bytes", 1_000_000, "transferred by the first load"),
+        Figure("outside hosts", float(len(hosts - {"127.0.0.1"})), "hosts", 0, ", ".join(sorted(hosts))),
+        *(
+            Figure(f"{name}: {who}", seconds, "s", bounds.get(who), "the model that the page opens on")
+            for who, seconds in waits.items()
+        ),
+    ]
+
+
+@contextlib.contextmanager
+def _run_app(folder: Path) -> Iterator[tuple[str, float]]:
+    """`python app.py` on a free port: its address once it answers, and when the command was given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folders = [
-        part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(folder / "start" / name))
-    ]
-    page = browser.new_context().new_page()
+    folders = [part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(folder / name))]
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port), "--no-browser", *folders],
@@ -203,16 +251,20 @@ def start_figures(browser: Any, folder: Path) -> list[Figure]:
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_for(url, process)
-        loaded, hosts, shown = _loads(page, url)
-        opened = shown - began
-        return [
-            Figure("command to page", opened, "s", 10, "from `python app.py` to the Generate button in Chromium"),
-            Figure("page weight", float(loaded), "bytes", 1_000_000, "transferred by the first load"),
-            Figure("outside hosts", float(len(hosts - {"127.0.0.1"})), "hosts", 0, ", ".join(sorted(hosts))),
-        ]
+        yield url, began
     finally:
         process.terminate()
         process.wait(20)
+
+
+def _time_click(page: Any, seconds: float) -> float:
+    """Seconds from a click on Generate to the first preview, so many seconds after the page stands; run to its end."""
+    page.wait_for_timeout(1000 * seconds)
+    page.evaluate(_WATCH)
+    page.click("#t2i-run")
+    page.wait_for_function("() => window.seen.length > 0")
+    page.evaluate(_UNTIL, '#t2i-progress [data-status="done"]')
+    return float(page.evaluate("() => (window.seen[0].at - window.clicked) / 1000"))
 
 
 def _wait_for(url: str, process: subprocess.Popen, seconds: float = 120) -> None:
@@ -224,17 +276,17 @@ def _wait_for(url: str, process: subprocess.Popen, seconds: float = 120) -> None
     raise StepwiseError("The app did not start. Run `python app.py` to see why.")
 
 
-def _loads(page: Any, url: str) -> tuple[int, set[str], float]:
+def _measure_loads(page: Any, url: str) -> tuple[int, set[str], float]:
     """Bytes and hosts of the first load and the first seconds after the page is ready; when it was."""
     from urllib.parse import urlsplit
 
-    loaded, hosts = [0], set()
+    sizes, hosts = [0], set()
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
-    session.on("Network.loadingFinished", lambda event: loaded.append(event["encodedDataLength"]))
+    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     page.goto(url)
     page.wait_for_selector("#t2i-run")
-    shown = time.perf_counter()
+    shown_at = time.perf_counter()
     page.wait_for_timeout(1500)
-    return int(sum(loaded)), {host for host in hosts if host}, shown
+    return int(sum(sizes)), {host for host in hosts if host}, shown_at

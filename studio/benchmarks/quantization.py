@@ -22,7 +22,7 @@ from pipelines.requests.limits import Limits
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
 
-__all__ = ["main", "markdown", "measured"]
+__all__ = ["format_markdown", "main", "measure_methods"]
 
 PROMPTS = (
     "a fox on a blue background",
@@ -33,27 +33,27 @@ PROMPTS = (
 )
 
 
-def measured(studio: Studio, keys: Sequence[str], prompts: Sequence[str], steps: int) -> list[dict[str, Any]]:
-    """A row for full precision and for each method.
+def measure_methods(studio: Studio, keys: Sequence[str], prompts: Sequence[str], steps: int) -> list[dict[str, Any]]:
+    """Measure full precision and each method, a row each.
 
     Raises:
         StepwiseError: a run failed.
     """
     rows: list[dict[str, Any]] = []
-    most = Limits().max_variants
-    for start in range(0, len(keys), most):
-        variants = list(keys[start : start + most])
+    max_variants = Limits().max_variants
+    for start in range(0, len(keys), max_variants):
+        variants = list(keys[start : start + max_variants])
         runs = [
             _run(studio, {"prompt": prompt, "seed": seed, "num_inference_steps": steps}, variants, peak=not seed)
             for seed, prompt in enumerate(prompts)
         ]
         for index in range(len(variants) + 1):
             if index or not rows:
-                rows.append(_row([run[index] for run in runs]))
+                rows.append(_build_row([run[index] for run in runs]))
     return rows
 
 
-def _run(studio: Studio, base: Mapping[str, Any], variants: Sequence[str], peak: bool) -> list[Mapping[str, Any]]:
+def _run(studio: Studio, base: Mapping[str, object], variants: Sequence[str], peak: bool) -> list[Mapping[str, Any]]:
     job = studio.submit("quantize", {"base": base, "variants": list(variants), "peak": peak})
     view = job.view()
     while not view.status.final:
@@ -65,12 +65,12 @@ def _run(studio: Studio, base: Mapping[str, Any], variants: Sequence[str], peak:
     return view.outcome["rows"]
 
 
-def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _build_row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = runs[0]
     likeness = {}
     for name in ("psnr", "ssim"):
-        known = [run[name] for run in runs if run[name] is not None]
-        likeness[name] = statistics.fmean(known) if known else None
+        values = [run[name] for run in runs if run[name] is not None]
+        likeness[name] = statistics.fmean(values) if values else None
     return {
         **{name: first[name] for name in ("label", "bytes", "disk", "peak", "layers", "worst_layer")},
         **likeness,
@@ -78,7 +78,7 @@ def _row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures as a Markdown table for docs/quantization.md."""
     lines = [
         "| weights | stored | on disk | peak memory | time of a step | PSNR | SSIM | layers |",
@@ -87,14 +87,14 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         psnr = "–" if row["psnr"] is None else f"{row['psnr']:.1f} dB"
         ssim = "–" if row["ssim"] is None else f"{row['ssim']:.3f}"
+        sizes = " | ".join(_format_size(row[name]) for name in ("bytes", "disk", "peak"))
         lines.append(
-            f"| {row['label']} | {_size(row['bytes'])} | {_size(row['disk'])} | {_size(row['peak'])} | "
-            f"{row['step_ratio']:.2f} × | {psnr} | {ssim} | {row['layers'] or '–'} |"
+            f"| {row['label']} | {sizes} | {row['step_ratio']:.2f} × | {psnr} | {ssim} | {row['layers'] or '–'} |"
         )
     return "\n".join(lines)
 
 
-def _size(size: int | None) -> str:
+def _format_size(size: int | None) -> str:
     return "–" if size is None else f"{size / 1e6:.1f} MB"
 
 
@@ -110,13 +110,13 @@ def main() -> int:
         try:
             machine = this_machine(studio.loader.device)
             able = [key for key, method in QUANTIZERS.items() if not method.fit(machine)]
-            rows = measured(studio, able, PROMPTS[: max(1, flags.prompts)], flags.steps)
+            rows = measure_methods(studio, able, PROMPTS[: max(1, flags.prompts)], flags.steps)
         except StepwiseError as error:
             print(error, file=sys.stderr)
             return 2
         finally:
             studio.close()
-    print(markdown(rows))
+    print(format_markdown(rows))
     if flags.out:
         flags.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 0

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from studio.reliability import kills, malformed, memory, probes, tabs
-from studio.reliability.server import serving
+from studio.benchmarks.reliability_server import measured_server
+from studio.reliability import crowd, kills, malformed, memory, probes, stops, strangers, tabs, trash, uploads
+from studio.reliability.server import run_server
 
-__all__ = ["PARTS", "Scale", "main", "markdown", "measured"]
+__all__ = ["PARTS", "Scale", "format_markdown", "list_figures", "main"]
 
 FLAT = 0.02
 """How far memory may rise over the last two thirds of the jobs."""
@@ -22,48 +23,80 @@ FLAT = 0.02
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How much is tried.
+    """Says how much is tried.
 
     Attributes:
         jobs: in one process.
         kills: of a process that runs jobs.
         requests: malformed ones to each endpoint.
         tabs: closed while their job runs.
+        clients: that connect at the same moment.
     """
 
     jobs: int = 300
     kills: int = 30
     requests: int = 500
     tabs: int = 5
+    clients: int = 50
 
 
-def _requests(folder: Path, scale: Scale) -> dict[str, Any]:
-    with serving(folder, rate_limit=False) as server:
+def _measure_requests(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder, rate_limit=False) as server:
         return malformed.run(server, scale.requests)
 
 
-def _probes(folder: Path, scale: Scale) -> dict[str, Any]:
-    with serving(folder) as server:
+def _measure_probes(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder) as server:
         return probes.run(server)
 
 
-def _tabs(folder: Path, scale: Scale) -> dict[str, Any]:
-    with serving(folder) as server:
+def _measure_tabs(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder) as server:
         return tabs.run(server, scale.tabs)
+
+
+def _crowd(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder, rate_limit=False) as server:
+        return crowd.run(server, scale.clients, folder / "downloads")
+
+
+def _stops(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder) as server:
+        return stops.run(server)
+
+
+def _uploads(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder) as server:
+        return uploads.run(server)
+
+
+def _trash(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder) as server:
+        return trash.run(server)
+
+
+def _strangers(folder: Path, scale: Scale) -> dict[str, Any]:
+    with run_server(folder, flags=strangers.FLAGS) as server:
+        return strangers.run(server)
 
 
 PARTS: Mapping[str, Callable[[Path, Scale], dict[str, Any]]] = {
     "memory": lambda folder, scale: memory.run(folder, scale.jobs),
     "kills": lambda folder, scale: kills.run(folder, scale.kills),
-    "requests": _requests,
-    "probes": _probes,
-    "tabs": _tabs,
+    "requests": _measure_requests,
+    "probes": _measure_probes,
+    "tabs": _measure_tabs,
+    "crowd": _crowd,
+    "stops": _stops,
+    "uploads": _uploads,
+    "trash": _trash,
+    "strangers": _strangers,
 }
 """Name to what measures it, each in a folder and a process of its own."""
 
 
-def measured(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, bool]]:
-    """Each figure as (name, what it must be, what it is, whether it is that)."""
+def list_figures(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, bool]]:
+    """Return each figure as (name, what it must be, what it is, whether it is that)."""
     rows: list[tuple[str, str, str, bool]] = []
     if one := parts.get("memory"):
         detail = f"{one['done']} done, {one['refused']} refused as they must be, {one['broken']} broken"
@@ -86,7 +119,7 @@ def measured(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str
             )
         )
     if one := parts.get("requests"):
-        told = (
+        clients_told = (
             f"{one['server_errors']} of 5xx, {one['tracebacks_shown']} tracebacks, {one['past_a_cap']} past a cap "
             f"({one['read']:,} read as far as a value of theirs, {one['jobs']:,} made into jobs)"
         )
@@ -95,9 +128,18 @@ def measured(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str
                 f"{one['requests']:,} malformed requests to {one['endpoints']} endpoints and {one['buttons']} run "
                 "buttons",
                 "none of each",
-                told,
+                clients_told,
                 not one["server_errors"] + one["tracebacks_shown"] + one["past_a_cap"]
                 and one["read"] >= one["requests"] / 2,  # requests that end at the first door prove nothing
+            )
+        )
+        rows.append(
+            (
+                f"{one['unknown']:,} requests to unknown endpoints, functions, components, events, sessions, jobs and "
+                "results",
+                "all 404 or 422, 0 tracebacks in the log",
+                f"{one['unknown_refused']:,}, {one['tracebacks_logged']} tracebacks",
+                one["unknown_refused"] == one["unknown"] > 0 and not one["tracebacks_logged"],
             )
         )
     if one := parts.get("probes"):
@@ -112,10 +154,10 @@ def measured(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str
                 one["finished"] == one["jobs"],
             )
         )
-    return rows
+    return [*rows, *measured_server(parts)]
 
 
-def markdown(rows: list[tuple[str, str, str, bool]]) -> str:
+def format_markdown(rows: list[tuple[str, str, str, bool]]) -> str:
     """Return the figures as a Markdown table for docs/benchmarks.md."""
     head = ["| figure | must be | measured |", "| --- | --- | --- |"]
     return "\n".join(
@@ -138,18 +180,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON")
     flags = parser.parse_args(arguments)
     scale = Scale(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(Scale)})
-    found: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     for name in flags.only or PARTS:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             print(f"measuring {name}", file=sys.stderr, flush=True)
-            found[name] = PARTS[name](Path(folder).resolve(), scale)
-    rows = measured(found)
-    print(markdown(rows))
-    for name, one in found.items():
+            outcomes[name] = PARTS[name](Path(folder).resolve(), scale)
+        if flags.out:  # after each, so that one that breaks takes no other's figures with it
+            flags.out.write_text(json.dumps(outcomes, indent=1, ensure_ascii=False), encoding="utf-8")
+    rows = list_figures(outcomes)
+    print(format_markdown(rows))
+    for name, one in outcomes.items():
         for sentence in [*one.get("examples", ()), *one.get("let_through", ())]:
             print(f"{name}: {sentence}", file=sys.stderr)
-    if flags.out:
-        flags.out.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     return int(not all(good for *_, good in rows))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["method_tables"]
+__all__ = ["build_method_tables"]
 
 
-def method_tables() -> str:
-    """The tables of methods as Markdown, for docs/methods.md."""
+def build_method_tables() -> str:
+    """Build the tables of methods as Markdown, for docs/methods.md."""
+    from pipelines.caches import CACHES
+    from pipelines.compatibility import COMPATIBILITIES
     from pipelines.edits import EDITS
     from pipelines.guidance import GUIDANCE
     from pipelines.initializations import INITIALIZATIONS
@@ -14,18 +16,31 @@ def method_tables() -> str:
     from pipelines.quantizers import QUANTIZERS
     from pipelines.samplers import SAMPLERS
     from pipelines.schedules import SCHEDULES
+    from pipelines.second_passes import SECOND_PASSES
     from pipelines.workflows.video import VIDEOS
 
     parts = []
-    for table in (SAMPLERS, SCHEDULES, INITIALIZATIONS, GUIDANCE, INVERSIONS, EDITS, VIDEOS, QUANTIZERS):
+    for table in (
+        SAMPLERS,
+        SCHEDULES,
+        INITIALIZATIONS,
+        COMPATIBILITIES,
+        GUIDANCE,
+        CACHES,
+        SECOND_PASSES,
+        INVERSIONS,
+        EDITS,
+        VIDEOS,
+        QUANTIZERS,
+    ):
         parts += [f"| {table.kind} | key | what it is for | source |", "| --- | --- | --- | --- |"]
         parts += [f"| {one.label} | `{one.key}` | {one.help} | {one.paper} |" for one in table.values()]
-        parts += ["", *order_rows(), ""] if table is SAMPLERS else [""]
+        parts += ["", *build_order_rows(), ""] if table is SAMPLERS else [""]
     return "\n".join(parts).rstrip()
 
 
-def order_rows() -> list[str]:
-    """The Markdown table of the deterministic samplers' orders of convergence, in theory and as measured."""
+def build_order_rows() -> list[str]:
+    """Build the Markdown table of the deterministic samplers' orders of convergence, in theory and as measured."""
     from pipelines.benchmarks.orders import ORDERS, formula_order, whole_run_order
     from pipelines.samplers import SAMPLERS
 
@@ -34,10 +49,10 @@ def order_rows() -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for key, rows in ORDERS.items():
-        for known in rows:
-            told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.settings.items()) or "–"
+        for order in rows:
+            settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in order.settings.items()) or "–"
             parts.append(
-                f"| {SAMPLERS[key].label} | {told} | {known.theory} | {formula_order(key, known):.2f} "
-                f"| {whole_run_order(key, known):.2f} |"
+                f"| {SAMPLERS[key].label} | {settings} | {order.theory} | {formula_order(key, order):.2f} "
+                f"| {whole_run_order(key, order):.2f} |"
             )
     return parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipelines.core.choice_text import parse_choice, plain
@@ -12,14 +13,17 @@ from pipelines.core.types import METHODS, LoraChoice
 if TYPE_CHECKING:
     from studio.jobs.job import Job, View
 
-__all__ = ["add_request", "follow", "request_values"]
+__all__ = ["add_request", "follow", "read_request_values"]
+
+_LINE_SECONDS = 10.0
+"""Between two lines of progress in a file or a pipe."""
 
 _NUMBERS = {
     "num-inference-steps": "steps of the sampler",
     "width": "pixels",
     "height": "pixels",
-    "seed": "of the first picture; picture i of a batch has seed + i",
-    "variation-seed": "of a second noise",
+    "seed": "of the first picture (default: a random one); picture i of a batch has seed + i",
+    "variation-seed": "of a second noise (default: a random one)",
     "variation-strength": "how far the noise is turned towards the second one, 0 to 1",
     "batch-size": "pictures",
 }
@@ -31,14 +35,22 @@ def _parse_lora(text: str) -> dict[str, Any]:
     return {"name": lora.name, "weight": lora.weight}
 
 
-def add_request(parser: argparse.ArgumentParser) -> None:
+_EXAMPLES = {
+    "sampler": "e.g. ddim,eta=0.5",
+    "made_like": "e.g. comfyui,batch_index=1 or a1111_gpu",
+    "second_pass": "e.g. latent,factor=2,strength=0.6 or pixel,upscaler=emoji-4x",
+    "cache": "e.g. deepcache,interval=3",
+}
+
+
+def add_request(parser: argparse.ArgumentParser, needs_prompt: bool = True) -> None:
     """Add the flags of a `Request`, the prompt first."""
-    parser.add_argument("prompt")
+    parser.add_argument("prompt", nargs=None if needs_prompt else "?")
     parser.add_argument("--negative-prompt")
     parser.add_argument("--prompt-weighting", metavar="KEY", help="what (word:1.2) does, e.g. interpolate or mean")
     parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
     for name in METHODS:
-        parser.add_argument(f"--{name}", metavar="KEY[,SETTING=VALUE...]", help="e.g. ddim,eta=0.5")
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="KEY[,SETTING=VALUE...]", help=_EXAMPLES.get(name))
     for name, text in _NUMBERS.items():
         kind = float if name == "variation-strength" else int
         names = [f"--{name}", "--steps"] if name == "num-inference-steps" else [f"--{name}"]
@@ -46,35 +58,41 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora", action="append", default=[], metavar="NAME[:WEIGHT]", help="repeat for more")
 
 
-def request_values(flags: argparse.Namespace) -> dict[str, Any]:
-    """The Request's plain values that the flags gave."""
+def read_request_values(flags: argparse.Namespace) -> dict[str, Any]:
+    """Read the Request's plain values that the flags gave."""
     names = ["prompt", "negative_prompt", "prompt_weighting", "model", *(name.replace("-", "_") for name in _NUMBERS)]
     values = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     for name in METHODS:
-        if (given := getattr(flags, name)) is not None:
-            values[name] = parse_choice(given)
+        if (text := getattr(flags, name)) is not None:
+            values[name] = parse_choice(text)
     if flags.lora:
         values["loras"] = [_parse_lora(lora) for lora in flags.lora]
     return values
 
 
 def follow(job: Job, progress: TextIO) -> View:
-    """Show a job's progress on one line until it ends.
+    """Show a job's progress on one line until it ends; where `progress` is no terminal, as a line now and then.
 
     Raises:
         StepwiseError: it failed, with its own sentence.
     """
-    view = job.view()
+    view, is_terminal, due = job.view(), progress.isatty(), 0.0
     try:
         while not view.status.final:
-            done = sum(len(cell.rows) for cell in view.cells)
+            steps_done = sum(len(cell.rows) for cell in view.cells)
             total = sum(cell.num_steps for cell in view.cells)
-            print(f"\r{view.message or view.status.value}: step {done} of {total} ", end="", file=progress, flush=True)
+            words = f"{view.message or view.status.value}: step {steps_done} of {total}"
+            if is_terminal:
+                print(f"\r{words} ", end="", file=progress, flush=True)
+            elif time.monotonic() >= due:
+                print(words, file=progress, flush=True)
+                due = time.monotonic() + _LINE_SECONDS
             view = job.wait(view.version, 0.5)
     except KeyboardInterrupt:
         job.cancel()
         view = job.wait(job.view().version, 5)
-    print(file=progress)
+    if is_terminal:
+        print(file=progress)
     if view.status.value == "failed":
         raise StepwiseError(view.message)
     return view

@@ -9,15 +9,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from studio.infotext.names import sampler_name, schedule_name
+from studio.infotext.cache_text import write_cache
+from studio.infotext.names import get_sampler_name, schedule_name
 from studio.infotext.parameters_syntax import NEGATIVE, quote
+from studio.infotext.second_pass import write_second_pass
 
 __all__ = ["Labels", "write"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What the text says beside the request itself.
+    """Describes what the text says beside the request itself.
 
     Attributes:
         model: the model's name for people; empty for its key.
@@ -36,30 +38,34 @@ class Labels:
 
 
 def write(request: Mapping[str, Any], labels: Labels = Labels()) -> str:
-    """The parameters text of one picture.
+    """Write the parameters text of one picture.
 
     Args:
         request: `Request.to_json()` for this one picture: of a batch, with the picture's own seed. Method
             settings that are left out of it are left out of the text: fill in the methods' defaults first.
         labels: what the request does not say.
     """
-    prompt = request.get("prompt", "") + "".join(_lora_tag(lora) for lora in request.get("loras", ()))
+    prompt = request.get("prompt", "") + "".join(_format_lora_tag(lora) for lora in request.get("loras", ()))
     negative = request.get("negative_prompt", "")
     lines = [prompt, f"{NEGATIVE} {negative}"] if negative else [prompt]
-    pairs = [f"{name}: {quote(value)}" for name, value in _pairs(request, labels).items() if value not in (None, "")]
+    pairs = [
+        f"{name}: {quote(value)}" for name, value in _build_pairs(request, labels).items() if value not in (None, "")
+    ]
     return "\n".join([*lines, ", ".join(pairs)]).strip()
 
 
-def _pairs(request: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
+def _build_pairs(request: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
     sampler, schedule, guidance = (request.get(name, {"key": ""}) for name in ("sampler", "schedule", "guidance"))
     width, height = labels.width or request.get("width", 0), labels.height or request.get("height", 0)
     strength = request.get("variation_strength", 0.0)
     return {
         "Steps": request.get("num_inference_steps"),
-        "Sampler": sampler_name(sampler["key"]),
+        "Sampler": get_sampler_name(sampler["key"]),
         "Schedule type": schedule_name(schedule),
         "Shift": schedule.get("shift") or None,
         "CFG scale": guidance.get("guidance_scale"),
+        **write_second_pass(request.get("second_pass", {})),
+        **write_cache(request.get("cache", {})),
         "Seed": request.get("seed", 0),
         "Size": f"{width}x{height}" if width and height else None,
         "Model hash": labels.model_hash,
@@ -71,6 +77,6 @@ def _pairs(request: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
     }
 
 
-def _lora_tag(lora: Mapping[str, Any]) -> str:
+def _format_lora_tag(lora: Mapping[str, Any]) -> str:
     name = lora["name"]
     return f" <lora:{name}:{lora.get('weight', 1.0):g}>" if not set(name) & set(":<>\n") else ""

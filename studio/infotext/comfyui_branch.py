@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from studio.infotext.comfyui_graph import Graph, Node
-from studio.infotext.comfyui_size import Beginning, beginning
+from studio.infotext.comfyui_size import Beginning, find_beginning
 
-__all__ = ["gathered", "samplers_of_saved_picture"]
+__all__ = ["find_samplers_of_saved_picture", "find_saving_node", "gather_inputs"]
 
 _MOST_SAVES, _MOST_SAMPLERS = 20, 100  # that are looked at: a graph comes from anybody
 _LATENTS = {"latent_image", "latent", "samples", "latents", "optional_latent"}
@@ -33,44 +33,52 @@ _ASIDE = {
 """Inputs that do not lead towards the picture that a node works on."""
 
 
-def samplers_of_saved_picture(graph: Graph) -> tuple[Sequence[Node], int]:
-    """The saved picture's samplers, first the one that began it, and how many other saved pictures began otherwise.
+def find_samplers_of_saved_picture(graph: Graph) -> tuple[Sequence[Node], int]:
+    """Return the saved picture's samplers, first the one that began it, and how many other saved pictures began
+    otherwise.
 
     Where nothing saves a picture, all samplers of the graph; the one that starts from empty latents first.
     """
-    chains = [chain for save in _saving(graph)[:_MOST_SAVES] if (chain := _chain(graph, save))]
+    chains = [chain for save in _find_saving_nodes(graph)[:_MOST_SAVES] if (chain := _trace_samplers(graph, save))]
     if not chains:
-        return _beginner_first(graph, [node for node in graph.nodes.values() if _is_sampler(node)][:_MOST_SAMPLERS]), 0
-    first = _beginner_first(graph, chains[0])
-    others = {id(_beginner_first(graph, chain)[0]) for chain in chains[1:]} - {id(first[0])}
-    return first, len(others)
+        return _sort_by_beginning(
+            graph, [node for node in graph.nodes.values() if _is_sampler(node)][:_MOST_SAMPLERS]
+        ), 0
+    first = _sort_by_beginning(graph, chains[0])
+    other_starts = {id(_sort_by_beginning(graph, chain)[0]) for chain in chains[1:]} - {id(first[0])}
+    return first, len(other_starts)
 
 
-def _saving(graph: Graph) -> list[Node]:
+def find_saving_node(graph: Graph) -> Node | None:
+    """Return the node that saves the picture whose samplers are read; None where nothing saves one."""
+    return next((save for save in _find_saving_nodes(graph)[:_MOST_SAVES] if _trace_samplers(graph, save)), None)
+
+
+def _find_saving_nodes(graph: Graph) -> list[Node]:
     """Nodes that save pictures; those that only show them where there are none."""
     shows = [node for node in graph.nodes.values() if _PICTURES & node.links().keys()]
     saves = [node for node in shows if "save" in node.kind.lower()]
     return saves or [node for node in shows if "preview" in node.kind.lower()]
 
 
-def _chain(graph: Graph, save: Node) -> list[Node]:
+def _trace_samplers(graph: Graph, save: Node) -> list[Node]:
     """The samplers from a saved picture backwards."""
-    found: list[Node] = []
-    seen: set[int] = set()
-    waiting = [save]
-    while waiting and len(seen) < 2000:
-        node = waiting.pop(0)
-        if id(node) in seen:
+    samplers: list[Node] = []
+    visited: set[int] = set()
+    queue = [save]
+    while queue and len(visited) < 2000:
+        node = queue.pop(0)
+        if id(node) in visited:
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         sampler = _is_sampler(node)
         if sampler:
-            found.append(node)
+            samplers.append(node)
         links = {name: link for name, link in node.links().items() if name not in _ASIDE}
         if sampler:
             links = {name: link for name, link in links.items() if name in _LATENTS}
-        waiting += [behind for link in links.values() if (behind := graph.behind(link)) is not None]
-    return found[: -_MOST_SAMPLERS - 1 : -1]
+        queue += [behind for link in links.values() if (behind := graph.source_node(link)) is not None]
+    return samplers[: -_MOST_SAMPLERS - 1 : -1]
 
 
 def _is_sampler(node: Node) -> bool:
@@ -84,23 +92,24 @@ def _is_sampler(node: Node) -> bool:
     return runs and "sampler_name" in names and (latents or "positive" in names)
 
 
-def _beginner_first(graph: Graph, samplers: Sequence[Node]) -> list[Node]:
+def _sort_by_beginning(graph: Graph, samplers: Sequence[Node]) -> list[Node]:
     # The sampler that starts from empty latents made the composition; later ones refine it.
     ranks = {Beginning.EMPTY: 0, Beginning.PICTURE: 1, Beginning.UNKNOWN: 1, Beginning.SAMPLER: 2}
-    return sorted(samplers, key=lambda node: ranks[beginning(graph, gathered(graph, node))[0]])
+    return sorted(samplers, key=lambda node: ranks[find_beginning(graph, gather_inputs(graph, node))[0]])
 
 
-def gathered(graph: Graph, sampler: Node) -> dict[str, Any]:
-    """A sampler's inputs, and those of the nodes that hold settings for it: guider, noise, sigmas, pipes, contexts."""
+def gather_inputs(graph: Graph, sampler: Node) -> dict[str, Any]:
+    """Gather a sampler's inputs, and those of the nodes that hold settings for it: guider, noise, sigmas, pipes,
+    contexts."""
     inputs = dict(sampler.inputs)
-    seen, waiting = {id(sampler)}, [sampler]
-    while waiting and len(seen) < 64:
-        node = waiting.pop(0)
+    visited, queue = {id(sampler)}, [sampler]
+    while queue and len(visited) < 64:
+        node = queue.pop(0)
         for name in ("noise", "guider", "sampler", "sigmas", *_PIPES):
-            behind = graph.behind(node.inputs.get(name))
-            if behind is not None and id(behind) not in seen:
-                seen.add(id(behind))
-                waiting.append(behind)
+            behind = graph.source_node(node.inputs.get(name))
+            if behind is not None and id(behind) not in visited:
+                visited.add(id(behind))
+                queue.append(behind)
                 for key, value in behind.inputs.items():
                     inputs.setdefault(key, value)
     return inputs

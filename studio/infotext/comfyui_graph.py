@@ -28,7 +28,7 @@ _HOLDS = re.compile(r"seed|primitive|constant|literal", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """An output of another node: the node's id, and the output's place."""
+    """Names an output of another node: the node's id, and the output's place."""
 
     node: str
     slot: int = 0
@@ -36,48 +36,50 @@ class Link:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One node: its class in ComfyUI, and its inputs: plain values or `Link`s."""
+    """Describes one node: its class in ComfyUI, and its inputs: plain values or `Link`s."""
 
     kind: str
     inputs: Mapping[str, Any]
 
     @property
     def computes(self) -> bool:
-        """Whether its output is not simply what stands in it."""
+        """Say whether its output is not simply what stands in it."""
         return bool(_COMPUTES.search(self.kind)) and not _HOLDS.search(self.kind)
 
     def links(self) -> dict[str, Link]:
-        """The inputs that come from other nodes."""
+        """Return the inputs that come from other nodes."""
         return {name: value for name, value in self.inputs.items() if isinstance(value, Link)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """Nodes by their ids, in the file's order."""
+    """Maps ids to nodes, in the file's order."""
 
     nodes: Mapping[str, Node]
 
-    def behind(self, value: Any) -> Node | None:
-        """The node that a link leads to; None for a plain value or a dangling link."""
+    def source_node(self, value: object) -> Node | None:
+        """Return the node that a link leads to; None for a plain value or a dangling link."""
         return self.nodes.get(value.node) if isinstance(value, Link) else None
 
-    def walk(self, link: Any, through: tuple[str, ...]) -> Iterator[Node]:
-        """The nodes from a link backwards, each time along the first of these inputs that is a link."""
-        seen: set[int] = set()
-        node = self.behind(link)
-        while node is not None and id(node) not in seen and len(seen) < _MAX_WALK:
-            seen.add(id(node))
+    def walk(self, link: object, through: tuple[str, ...]) -> Iterator[Node]:
+        """Walk the nodes from a link backwards, each time along the first of these inputs that is a link."""
+        visited: set[int] = set()
+        node = self.source_node(link)
+        while node is not None and id(node) not in visited and len(visited) < _MAX_WALK:
+            visited.add(id(node))
             yield node
             node = next(
-                (self.behind(node.inputs[name]) for name in through if isinstance(node.inputs.get(name), Link)), None
+                (self.source_node(node.inputs[name]) for name in through if isinstance(node.inputs.get(name), Link)),
+                None,
             )
 
-    def plain(self, value: Any, names: tuple[str, ...] = ()) -> Any:
-        """A value, or the one that the nodes behind a link hold under one of these names; None if neither."""
+    def resolve_value(self, value: object, names: tuple[str, ...] = ()) -> Any:
+        """Return a value, or the one that the nodes behind a link hold under one of these names; None if neither."""
         return self.resolve(value, names)[0]
 
-    def resolve(self, value: Any, names: tuple[str, ...] = ()) -> tuple[Any, str]:
-        """As `plain`, and the kind of the node that is not known to hold such a value; empty where there is none.
+    def resolve(self, value: object, names: tuple[str, ...] = ()) -> tuple[Any, str]:
+        """Resolve as `resolve_value` does; also return the kind of the node that is not known to hold such a value, ""
+        if none.
 
         Args:
             value: a plain value or a link.
@@ -89,7 +91,7 @@ class Graph:
                 return value["content"], ""  # a choice with a picture beside it
             if not isinstance(value, Link):
                 return (None, kind) if isinstance(value, (list, dict)) or value is None else (value, "")
-            node = self.behind(value)
+            node = self.source_node(value)
             if node is None:
                 return None, kind or "of no graph"
             kind = node.kind
@@ -99,16 +101,16 @@ class Graph:
         return None, kind
 
 
-def from_prompt(data: Mapping[str, Any]) -> Graph:
-    """The graph of `prompt`: {id: {"class_type": ..., "inputs": {name: value or [id, slot]}}}."""
+def from_prompt(data: Mapping[str, object]) -> Graph:
+    """Build the graph of `prompt`: {id: {"class_type": ..., "inputs": {name: value or [id, slot]}}}."""
     nodes = {}
     for key, node in data.items():
         if isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict):
-            nodes[key] = Node(node["class_type"], {name: _linked(value) for name, value in node["inputs"].items()})
+            nodes[key] = Node(node["class_type"], {name: _parse_link(value) for name, value in node["inputs"].items()})
     return Graph(nodes)
 
 
-def _linked(value: Any) -> Any:
+def _parse_link(value: object) -> Any:
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int)) and isinstance(value[1], int):
         return Link(str(value[0]), value[1])
     return value

@@ -13,9 +13,9 @@ from typing import Any
 
 from studio.infotext.comfyui_graph import Graph, Link, Node
 from studio.infotext.fields import Collector
-from studio.infotext.lora_tags import without_lora_tags
+from studio.infotext.lora_tags import strip_lora_tags
 
-__all__ = ["reads_tags", "take_loras"]
+__all__ = ["is_tag_reader", "take_loras"]
 
 _NAME = re.compile(r"lora(?:_name)?(?:_?(?P<number>\d{1,2}))?(?:_name)?\Z")
 _COUNTS = ("lora_count", "num_loras")
@@ -33,8 +33,8 @@ _OFF = (False, "Off", "off", "OFF", "disabled", "disable", "False", "false")
 _TAGGED = ("populated_text", "text", "lora_syntax", "lora_text", "loras", "prompt", "positive")
 
 
-def reads_tags(node: Node) -> bool:
-    """Whether a node makes LoRAs of the <lora:name:weight> in its text."""
+def is_tag_reader(node: Node) -> bool:
+    """Say whether a node makes LoRAs of the <lora:name:weight> in its text."""
     kind = node.kind.lower()
     return (
         "wildcard" in kind
@@ -49,54 +49,60 @@ def take_loras(graph: Graph, node: Node, collector: Collector) -> bool:
     Returns:
         Whether the node's way of naming LoRAs is known, if it has any.
     """
-    known, waiting = True, [node]
-    seen: set[int] = set()
-    while waiting and len(seen) < 64:
-        node = waiting.pop()
-        if id(node) in seen:
+    is_understood, queue = True, [node]
+    visited: set[int] = set()
+    while queue and len(visited) < 64:
+        node = queue.pop()
+        if id(node) in visited:
             continue
-        seen.add(id(node))
+        visited.add(id(node))
         stacks = [value for name, value in node.links().items() if "lora" in name.lower()]
-        waiting += [behind for link in stacks if (behind := graph.behind(link)) is not None]
-        known = _take(graph, node, collector, bool(stacks)) and known
-    return known
+        queue += [behind for link in stacks if (behind := graph.source_node(link)) is not None]
+        is_understood = _take(graph, node, collector, bool(stacks)) and is_understood
+    return is_understood
 
 
 def _take(graph: Graph, node: Node, collector: Collector, stacked: bool) -> bool:
     if any(node.inputs.get(name, True) in _OFF for name in ("toggle", "enabled", "switch", "is_enabled")):
         return True
-    found = list(_entries(graph, node))
-    for name, weight in found:
+    entries = list(_iter_entries(graph, node))
+    for name, weight in entries:
         if weight != 0:  # ComfyUI itself leaves it out then
-            collector.named_lora(name, weight)
-    if reads_tags(node):
+            collector.take_lora(name, weight)
+    # LoraManager's nodes say the same twice: in the text, and in a list that also knows what is switched off.
+    has_list = any(isinstance(value, dict) and "__value__" in value for value in node.inputs.values())
+    if is_tag_reader(node) and not has_list:
         for text in (node.inputs.get(name) for name in _TAGGED):
             if isinstance(text, str) and "<lora:" in text:
-                found.append((text, 1))
-                without_lora_tags(text, collector)
+                entries.append((text, 1))
+                strip_lora_tags(text, collector)
                 break
-    named = any(_NAME.match(name) for name in node.inputs)
-    unread = any(isinstance(value, str) and value.strip() for value in node.inputs.values())
-    return bool(found) or named or stacked or "lora" not in node.kind.lower() or not unread
+    has_lora_input = any(_NAME.match(name) for name in node.inputs)
+    has_unread_text = any(isinstance(value, str) and value.strip() for value in node.inputs.values())
+    return (
+        bool(entries) or has_list or has_lora_input or stacked or "lora" not in node.kind.lower() or not has_unread_text
+    )
 
 
-def _entries(graph: Graph, node: Node) -> Iterator[tuple[Any, Any]]:
-    count = next((value for name in _COUNTS if isinstance(value := graph.plain(node.inputs.get(name)), int)), 100)
+def _iter_entries(graph: Graph, node: Node) -> Iterator[tuple[Any, Any]]:
+    count = next(
+        (value for name in _COUNTS if isinstance(value := graph.resolve_value(node.inputs.get(name)), int)), 100
+    )
     for name, value in node.inputs.items():
         if isinstance(value, dict) and "lora" in value:
             if value.get("on", True) not in _OFF:
                 yield value["lora"], value.get("strength", 1.0)
         elif isinstance(value, dict) and isinstance(value.get("__value__"), list):
-            yield from _listed(value["__value__"])
+            yield from _iter_listed(value["__value__"])
         elif isinstance(value, list):
-            yield from _listed(value)
+            yield from _iter_listed(value)
         elif (match := _NAME.match(name)) and not _is_switched_off(node, match["number"], count):
-            lora = graph.plain(value, (name,))
+            lora = graph.resolve_value(value, (name,))
             if isinstance(lora, str):
-                yield lora, _weight(graph, node, match["number"])
+                yield lora, _find_weight(graph, node, match["number"])
 
 
-def _listed(values: list[Any]) -> Iterator[tuple[Any, Any]]:
+def _iter_listed(values: list[Any]) -> Iterator[tuple[Any, Any]]:
     for value in values[:100]:
         if isinstance(value, dict) and value.get("active", True) not in _OFF:
             name = value.get("lora", value.get("name", value.get("lora_name")))
@@ -110,10 +116,10 @@ def _is_switched_off(node: Node, number: str | None, count: int) -> bool:
     return int(number) > count or any(node.inputs.get(name.format(number), True) in _OFF for name in _SWITCHES)
 
 
-def _weight(graph: Graph, node: Node, number: str | None) -> Any:
+def _find_weight(graph: Graph, node: Node, number: str | None) -> Any:
     advanced = "advanced" in (node.inputs.get("mode"), node.inputs.get("input_mode"))
     names = _WEIGHTS if number is None else [name.format(number) for name in (_ADVANCED if advanced else _SIMPLE)]
     if number is not None and not advanced:
         names = [*names, *(name.format(number) for name in _ADVANCED)]
     weight = next((node.inputs[name] for name in names if name in node.inputs), 1.0)
-    return graph.plain(weight) if isinstance(weight, Link) else weight
+    return graph.resolve_value(weight) if isinstance(weight, Link) else weight

@@ -10,7 +10,7 @@ from typing import Any
 from studio.infotext.comfyui_graph import Graph, Link, Node
 from studio.infotext.fields import Collector
 
-__all__ = ["Beginning", "beginning", "take_size"]
+__all__ = ["Beginning", "find_beginning", "take_size"]
 
 _SIDES = ("width", "height")
 _LATENTS = (
@@ -23,7 +23,7 @@ _HOLDS_SIZE = re.compile(r"resolution|size|aspect|ratio|dimension|width|height|l
 
 
 class Beginning(enum.Enum):
-    """What a sampler starts from."""
+    """Describes what a sampler starts from."""
 
     EMPTY = "empty latents"
     PICTURE = "a picture"
@@ -31,8 +31,8 @@ class Beginning(enum.Enum):
     UNKNOWN = "a node that is not known"
 
 
-def beginning(graph: Graph, inputs: Mapping[str, Any]) -> tuple[Beginning, Node | None]:
-    """What a sampler with these inputs starts from, and the node where that was seen."""
+def find_beginning(graph: Graph, inputs: Mapping[str, object]) -> tuple[Beginning, Node | None]:
+    """Find what a sampler with these inputs starts from, and the node where that was seen."""
     link = next((inputs[name] for name in _LATENTS[:5] if isinstance(inputs.get(name), Link)), None)
     if link is None:
         node = Node("", inputs)
@@ -58,14 +58,14 @@ def _has_size(node: Node) -> bool:
     return (
         sides <= node.inputs.keys()
         or {f"empty_latent_{side}" for side in sides} <= node.inputs.keys()
-        or _preset(node) is not None
+        or _parse_preset(node) is not None
     )
 
 
 def take_size(graph: Graph, node: Node, collector: Collector) -> None:
-    """The width and the height of empty latents, with a note on a node that is not known to hold them."""
+    """Take the width and the height of empty latents, with a note on a node that is not known to hold them."""
     overrides = {side: node.inputs.get(f"{side}_override") for side in _SIDES}
-    preset = _preset(node)
+    preset = _parse_preset(node)
     if preset is not None and not all(isinstance(value, int) and value > 0 for value in overrides.values()):
         sides: list[Any] = list(preset)
     else:
@@ -86,33 +86,33 @@ def take_size(graph: Graph, node: Node, collector: Collector) -> None:
         and sides[0].slot > sides[1].slot
     )
     for number, (name, value) in enumerate(zip(_SIDES, sides, strict=True)):
-        found, kind = _side(graph, value, 1 - number if swapped else number)
-        if found is not None:
-            collector.number(name, found)
+        size, kind = _resolve_side(graph, value, 1 - number if swapped else number)
+        if size is not None:
+            collector.take_number(name, size)
         elif kind:
             collector.note(f"The {name} was left out: it comes from the node {kind[:80]!r}, which is not known here.")
 
 
-def _side(graph: Graph, value: Any, number: int) -> tuple[Any, str]:
+def _resolve_side(graph: Graph, value: object, number: int) -> tuple[Any, str]:
     if not isinstance(value, Link):
         return value, ""
     for node in graph.walk(value, ("", "*", "any", "anything", "input", "base_ctx", "ctx_01")):
         if node.computes or {"image", "images", "pixels", "latent", "samples"} & node.links().keys():
             return None, node.kind
-        if (preset := _preset(node)) is not None:
+        if (preset := _parse_preset(node)) is not None:
             return preset[number], ""
         if set(_SIDES) <= node.inputs.keys() and _HOLDS_SIZE.search(node.kind):
             return graph.resolve(node.inputs[_SIDES[number]], (_SIDES[number],))
     return graph.resolve(value, (_SIDES[number], f"empty_latent_{_SIDES[number]}", _SIDES[number].upper()))
 
 
-def _preset(node: Node) -> tuple[int, int] | None:
+def _parse_preset(node: Node) -> tuple[int, int] | None:
     """Width and height of a choice such as "3:4 portrait 896x1152"."""
     for name, value in node.inputs.items():
         if name in ("text", "prompt", "positive", "negative") or not isinstance(value, str) or len(value) > 80:
             continue
-        if found := _PRESET.search(value):
-            size = int(found[1]), int(found[2])
+        if match := _PRESET.search(value):
+            size = int(match[1]), int(match[2])
             swapped = any(node.inputs.get(switch) in (True, "On", "on") for switch in _SWAPS)
             return size[::-1] if swapped else size
     return None

@@ -32,6 +32,7 @@ _WIDGETS: Mapping[str, tuple[str, ...]] = {
     "CLIPTextEncodeSDXL": ("width", "height", "", "", "", "", "text_g", "text_l"),
     "EmptyLatentImage": ("width", "height", "batch_size"),
     "EmptySD3LatentImage": ("width", "height", "batch_size"),
+    "CLIPSetLastLayer": ("stop_at_clip_layer",),
     "CheckpointLoaderSimple": ("ckpt_name",),
     "UNETLoader": ("unet_name",),
     "UnetLoaderGGUF": ("unet_name",),
@@ -48,23 +49,23 @@ _WIDGETS: Mapping[str, tuple[str, ...]] = {
 """The inputs that stand in `widgets_values` of a workflow's node, in order; "" for one that is not read."""
 
 
-def from_workflow(data: Mapping[str, Any]) -> Graph:
-    """The graph of `workflow`: lists of nodes with `widgets_values`, and of links [id, from, slot, to, ...]."""
-    sources = dict(_sources(data))
+def from_workflow(data: Mapping[str, object]) -> Graph:
+    """Build the graph of `workflow`: lists of nodes with `widgets_values`, and of links [id, from, slot, to, ...]."""
+    sources = dict(_iter_sources(data))
     nodes, setters = {}, {}
     for node in _list(data.get("nodes")):
         if not isinstance(node, dict) or not isinstance(node.get("type"), str) or node.get("mode", 0) == _MUTED:
             continue
-        inputs = _inputs(node, sources)
+        inputs = _collect_inputs(node, sources)
         if node["type"] == "SetNode" and _list(node.get("widgets_values")):
             setters[str(node["widgets_values"][0])] = next(
                 (value for value in inputs.values() if isinstance(value, Link)), None
             )
         nodes[str(node.get("id"))] = node, inputs
-    return Graph({key: _node(node, inputs, setters) for key, (node, inputs) in nodes.items()})
+    return Graph({key: _build_node(node, inputs, setters) for key, (node, inputs) in nodes.items()})
 
 
-def _node(node: Mapping[str, Any], inputs: dict[str, Any], setters: Mapping[str, Link | None]) -> Node:
+def _build_node(node: Mapping[str, Any], inputs: dict[str, Any], setters: Mapping[str, Link | None]) -> Node:
     if node["type"] == "GetNode":
         names = _list(node.get("widgets_values"))
         return Node("Reroute", {"": setters.get(str(names[0]))} if names else {})
@@ -74,7 +75,7 @@ def _node(node: Mapping[str, Any], inputs: dict[str, Any], setters: Mapping[str,
     return Node(node["type"], inputs)
 
 
-def _sources(data: Mapping[str, Any]) -> Iterator[tuple[int, Link]]:
+def _iter_sources(data: Mapping[str, object]) -> Iterator[tuple[int, Link]]:
     for link in _list(data.get("links")):
         if isinstance(link, list) and len(link) >= 4 and isinstance(link[0], int):
             yield link[0], Link(str(link[1]), link[2] if isinstance(link[2], int) else 0)
@@ -83,8 +84,8 @@ def _sources(data: Mapping[str, Any]) -> Iterator[tuple[int, Link]]:
             yield link["id"], Link(str(link.get("origin_id")), slot if isinstance(slot, int) else 0)
 
 
-def _inputs(node: Mapping[str, Any], sources: Mapping[int, Link]) -> dict[str, Any]:
-    inputs = _widgets(node)
+def _collect_inputs(node: Mapping[str, object], sources: Mapping[int, Link]) -> dict[str, Any]:
+    inputs = _collect_widgets(node)
     for socket in _list(node.get("inputs")):
         if isinstance(socket, dict) and isinstance(socket.get("name"), str) and isinstance(socket.get("link"), int):
             link = sources.get(socket["link"])
@@ -93,7 +94,7 @@ def _inputs(node: Mapping[str, Any], sources: Mapping[int, Link]) -> dict[str, A
     return inputs
 
 
-def _widgets(node: Mapping[str, Any]) -> dict[str, Any]:
+def _collect_widgets(node: Mapping[str, Any]) -> dict[str, Any]:
     values = node.get("widgets_values")
     if isinstance(values, dict):
         return {str(name): value for name, value in values.items()}
@@ -103,17 +104,17 @@ def _widgets(node: Mapping[str, Any]) -> dict[str, Any]:
         return {f"lora_{number}": lora for number, lora in enumerate(loras, 1)}
     names = _WIDGETS.get(node["type"])
     if names is None:
-        names = _declared(node)
+        names = _list_declared_widgets(node)
         # Behind a seed stands what becomes of it after the run, which is no input.
         values = [value for place, value in enumerate(values) if not (place and value in _AFTER_SEED)]
     return {name: value for name, value in zip(names, values, strict=False) if name}
 
 
-def _declared(node: Mapping[str, Any]) -> tuple[str, ...]:
+def _list_declared_widgets(node: Mapping[str, object]) -> tuple[str, ...]:
     """The names of the widgets, which a newer workflow lists among the inputs."""
     widgets = [socket.get("widget") for socket in _list(node.get("inputs")) if isinstance(socket, dict)]
     return tuple(str(widget.get("name", "")) for widget in widgets if isinstance(widget, dict))
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []

@@ -16,7 +16,7 @@ from studio.infotext.png_texts import EXIF, MAX_CHUNK_TEXT, decode_text, read_pn
 from studio.infotext.xmp_texts import read_xmp_texts
 from studio.media.colors import to_srgb
 
-__all__ = ["FORMATS", "OUR_CHUNK", "clean", "encode", "texts"]
+__all__ = ["FORMATS", "OUR_CHUNK", "clean", "encode", "read_all_texts"]
 
 OUR_CHUNK = "stepwise"
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -30,36 +30,36 @@ _JPEG_SEGMENT = 65_000
 
 
 def clean(text: str) -> str:
-    """The text without what no file or index can hold: NUL and lone surrogates."""
+    """Return the text without what no file or index can hold: NUL and lone surrogates."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
-def encode(picture: Image.Image, format: str, parameters: str, ours: str) -> bytes:
-    """A whole picture file in memory, with both texts in it.
+def encode(picture: Image.Image, format: str, parameters: str, own_json: str) -> bytes:
+    """Encode a whole picture file in memory, with both texts in it.
 
     Args:
         picture: any mode that holds a picture; transparency goes onto white in a JPEG.
         format: a key of `FORMATS`.
         parameters: the A1111-style text; empty for none.
-        ours: our JSON; empty for none.
+        own_json: our JSON; empty for none.
 
     Raises:
         StoreError: an unknown format, or a picture or text that the format cannot hold.
     """
     if format not in FORMATS:
         raise StoreError(f"Unknown picture format {str(format)[:80]!r}. Choose one of: {', '.join(FORMATS)}.")
-    parameters, ours = clean(parameters), clean(ours)
+    parameters, own_json = clean(parameters), clean(own_json)
     picture, _ = to_srgb(picture)  # what is written carries no profile
     buffer = io.BytesIO()
     try:
         if format == "png":
-            _storable(picture).save(buffer, "PNG", pnginfo=_chunks(parameters, ours))
+            _convert_to_storable(picture).save(buffer, "PNG", pnginfo=_build_chunks(parameters, own_json))
         else:
-            exif = _exif(parameters, ours, limit=_JPEG_SEGMENT if format == "jpeg" else None)
+            exif = _build_exif(parameters, own_json, limit=_JPEG_SEGMENT if format == "jpeg" else None)
             if format == "jpeg":
                 _on_white(picture).save(buffer, "JPEG", quality=93, subsampling=0, exif=exif)
             else:
-                _storable(picture).save(buffer, "WEBP", quality=92, exif=exif)
+                _convert_to_storable(picture).save(buffer, "WEBP", quality=92, exif=exif)
     except (OSError, ValueError) as error:
         raise StoreError(
             f"A picture of {picture.width} × {picture.height} cannot be written as {format} ({error}). "
@@ -68,14 +68,14 @@ def encode(picture: Image.Image, format: str, parameters: str, ours: str) -> byt
     return buffer.getvalue()
 
 
-def _storable(picture: Image.Image) -> Image.Image:
+def _convert_to_storable(picture: Image.Image) -> Image.Image:
     if picture.mode in {"L", "RGB", "RGBA"}:
         return picture
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
-    picture = _storable(picture)
+    picture = _convert_to_storable(picture)
     if picture.mode != "RGBA":
         return picture
     paper = Image.new("RGB", picture.size, "white")
@@ -83,9 +83,9 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return paper
 
 
-def _chunks(parameters: str, ours: str) -> PngImagePlugin.PngInfo:
+def _build_chunks(parameters: str, own_json: str) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()
-    for name, text in (("parameters", parameters), (OUR_CHUNK, ours)):
+    for name, text in (("parameters", parameters), (OUR_CHUNK, own_json)):
         if not text:
             continue
         if text.isascii():
@@ -95,12 +95,12 @@ def _chunks(parameters: str, ours: str) -> PngImagePlugin.PngInfo:
     return chunks
 
 
-def _exif(parameters: str, ours: str, limit: int | None) -> bytes:
+def _build_exif(parameters: str, own_json: str, limit: int | None) -> bytes:
     # Where both are too long for one JPEG segment, the parameters give way: the JSON holds everything.
     for comment in (parameters, ""):
         exif = Image.Exif()
-        if ours:
-            exif[_IMAGE_DESCRIPTION] = ours.encode()
+        if own_json:
+            exif[_IMAGE_DESCRIPTION] = own_json.encode()
         if comment:
             exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + comment.encode("utf-16-be")
         data = exif.tobytes()
@@ -109,8 +109,8 @@ def _exif(parameters: str, ours: str, limit: int | None) -> bytes:
     raise ValueError("its settings are too long for that format")
 
 
-def texts(picture: Image.Image) -> dict[str, str]:
-    """The texts of an opened, not yet decoded, picture by their names.
+def read_all_texts(picture: Image.Image) -> dict[str, str]:
+    """Read the texts of an opened, not yet decoded, picture by their names.
 
     Args:
         picture: as `Image.open` returns it.
@@ -121,36 +121,36 @@ def texts(picture: Image.Image) -> dict[str, str]:
         UserComment or a comment), "stepwise" (a description in JSON), "prompt" and "workflow" (ComfyUI's WebP).
         Unchecked: anything may be in them.
     """
-    chunks = _chunk_texts(picture)
-    exif, fields = chunks.pop(EXIF, "").encode("latin-1"), _field_texts(picture, chunks)
+    chunks = _read_chunk_texts(picture)
+    exif, fields = chunks.pop(EXIF, "").encode("latin-1"), _read_field_texts(picture, chunks)
     fields |= read_exif_texts(exif)
-    comments = _comments(picture)
-    found = {**chunks, **{name: text for name, text in fields.items() if name not in chunks}}
-    found |= {f"comment {number}" if number > 1 else "comment": text for number, text in enumerate(comments, 1)}
+    comments = _read_comments(picture)
+    merged = {**chunks, **{name: text for name, text in fields.items() if name not in chunks}}
+    merged |= {f"comment {number}" if number > 1 else "comment": text for number, text in enumerate(comments, 1)}
     if parameters := fields.get("UserComment") or next(iter(comments), ""):
-        found.setdefault("parameters", parameters)
+        merged.setdefault("parameters", parameters)
     if fields.get("ImageDescription", "").startswith("{"):
-        found.setdefault(OUR_CHUNK, fields["ImageDescription"])
+        merged.setdefault(OUR_CHUNK, fields["ImageDescription"])
     for value in (fields.get(name, "") for name in ("Make", "Model", "ImageDescription")):
         name, colon, text = value.partition(":")
         if colon and name.lower() in ("prompt", "workflow"):
-            found.setdefault(name.lower(), text)
-    return found
+            merged.setdefault(name.lower(), text)
+    return merged
 
 
-def _chunk_texts(picture: Image.Image) -> dict[str, str]:
+def _read_chunk_texts(picture: Image.Image) -> dict[str, str]:
     if isinstance(picture, PngImagePlugin.PngImageFile) and picture.fp is not None:
         return read_png_texts(picture.fp)
     # Pillow reads tEXt as Latin-1 and knows an iTXt from it; what stands in either is mostly UTF-8.
-    plain = {name: text for name, text in picture.info.items() if isinstance(name, str) and isinstance(text, str)}
+    info_texts = {name: text for name, text in picture.info.items() if isinstance(name, str) and isinstance(text, str)}
     return {
-        name: str(text) if isinstance(text, PngImagePlugin.iTXt) else _utf8(text)
-        for name, text in plain.items()
+        name: str(text) if isinstance(text, PngImagePlugin.iTXt) else _decode_as_utf8(text)
+        for name, text in info_texts.items()
         if name not in ("comment", EXIF)
     }
 
 
-def _field_texts(picture: Image.Image, chunks: dict[str, str]) -> dict[str, str]:
+def _read_field_texts(picture: Image.Image, chunks: dict[str, str]) -> dict[str, str]:
     packet = chunks.get("XML:com.adobe.xmp", picture.info.get("xmp", ""))
     if isinstance(packet, bytes):
         packet = packet.decode("utf-8", "replace")
@@ -158,16 +158,16 @@ def _field_texts(picture: Image.Image, chunks: dict[str, str]) -> dict[str, str]
     return read_xmp_texts(packet) | (read_exif_texts(exif) if isinstance(exif, bytes) else {})
 
 
-def _comments(picture: Image.Image) -> list[str]:
+def _read_comments(picture: Image.Image) -> list[str]:
     """JPEG's and GIF's comments in the file's order."""
     segments = picture.applist if isinstance(picture, JpegImagePlugin.JpegImageFile) else []
-    found = [data for name, data in segments if name == "COM"][:_MOST_COMMENTS]
-    if not found and isinstance(comment := picture.info.get("comment"), (bytes, str)):
+    segments_data = [data for name, data in segments if name == "COM"][:_MOST_COMMENTS]
+    if not segments_data and isinstance(comment := picture.info.get("comment"), (bytes, str)):
         return [comment if isinstance(comment, str) else decode_comment(comment[:MAX_CHUNK_TEXT])]
-    return [decode_comment(data[:MAX_CHUNK_TEXT]) for data in found]
+    return [decode_comment(data[:MAX_CHUNK_TEXT]) for data in segments_data]
 
 
-def _utf8(text: str) -> str:
+def _decode_as_utf8(text: str) -> str:
     try:
         return decode_text(text.encode("latin-1"))
     except UnicodeError:

@@ -30,7 +30,7 @@ _MAX_ENTRIES = 1000
 
 
 def read_exif_texts(data: bytes) -> dict[str, str]:
-    """The texts by the names of their tags; what the Exif directory says goes before what the main one says.
+    """Read the texts by the names of their tags; what the Exif directory says goes before what the main one says.
 
     Args:
         data: an EXIF block, with or without "Exif" before its TIFF header; of a broken one what can be read is.
@@ -40,19 +40,19 @@ def read_exif_texts(data: bytes) -> dict[str, str]:
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 8:
         return {}
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     directories = [struct.unpack_from(f"{order}I", data, 4)[0]]
     for offset in directories:
-        for tag, value in _entries(data, order, offset):
+        for tag, value in _iter_entries(data, order, offset):
             if isinstance(value, int):
                 if len(directories) == 1:
                     directories.append(value)
-            elif text := _decoded(tag, value, order):
-                found[_NAMES[tag]] = text
-    return found
+            elif text := _decode_value(tag, value, order):
+                texts[_NAMES[tag]] = text
+    return texts
 
 
-def _entries(data: bytes, order: str, offset: int) -> Iterator[tuple[int, bytes | int]]:
+def _iter_entries(data: bytes, order: str, offset: int) -> Iterator[tuple[int, bytes | int]]:
     if offset + 2 > len(data):
         return
     (count,) = struct.unpack_from(f"{order}H", data, offset)
@@ -68,7 +68,7 @@ def _entries(data: bytes, order: str, offset: int) -> Iterator[tuple[int, bytes 
             yield tag, data[start : start + min(length, MAX_CHUNK_TEXT)]
 
 
-def _decoded(tag: int, value: bytes, order: str) -> str:
+def _decode_value(tag: int, value: bytes, order: str) -> str:
     if tag == _COMMENT:
         return decode_comment(value, order)
     if tag == _WINDOWS_COMMENT:
@@ -77,7 +77,7 @@ def _decoded(tag: int, value: bytes, order: str) -> str:
 
 
 def decode_comment(data: bytes, order: str = ">") -> str:
-    """The text of a UserComment.
+    """Decode the text of a UserComment.
 
     Args:
         data: with its character code, if it has one.
@@ -86,21 +86,21 @@ def decode_comment(data: bytes, order: str = ">") -> str:
     code, body = data[:8], data[8:]
     word = code.rstrip(b"\0 ").upper()
     if word == b"UNICODE" and (code[7:] == b"\0" or b"\0" in body):
-        return _unicode(body, order)
+        return _decode_unicode(body, order)
     if word == b"JIS" and code[3:] in (bytes(5), b" " * 5):
-        return _japanese(body)
+        return _decode_japanese(body)
     if code == bytes(8) or (word == b"ASCII" and code[5:] in (bytes(3), b" " * 3)):
         data = body
-    return _plain(data, order)
+    return _decode_plain(data, order)
 
 
-def _plain(data: bytes, order: str) -> str:
+def _decode_plain(data: bytes, order: str) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.rstrip(b"\0").count(0) > len(data) // 4:
-        return _unicode(data, order)
+        return _decode_unicode(data, order)
     return decode_text(data.strip(b"\0").removeprefix(b"\xef\xbb\xbf"))
 
 
-def _unicode(data: bytes, order: str) -> str:
+def _decode_unicode(data: bytes, order: str) -> str:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace").strip("\0")
     stripped = data.strip(b"\0").removeprefix(b"\xef\xbb\xbf")
@@ -113,11 +113,11 @@ def _unicode(data: bytes, order: str) -> str:
     readings = {one: data.decode(f"utf-16-{name}", "replace") for one, name in ((">", "be"), ("<", "le"))}
     # Any settings text holds ASCII, which the wrong byte order turns into rare characters.
     ascii = {one: sum("\0" < letter < "\x80" for letter in text) for one, text in readings.items()}
-    other = "<" if order == ">" else ">"
-    return readings[other if ascii[other] > ascii[order] else order].strip("\0")
+    swapped = "<" if order == ">" else ">"
+    return readings[swapped if ascii[swapped] > ascii[order] else order].strip("\0")
 
 
-def _japanese(data: bytes) -> str:
+def _decode_japanese(data: bytes) -> str:
     data = data.strip(b"\0")
     for encoding in ("iso2022_jp_ext",) if b"\x1b" in data else ("utf-8", "cp932", "euc_jp"):
         try:

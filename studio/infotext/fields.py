@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.core.types import MAX_PROMPT
-from studio.infotext.names import UNSAID, sampler_key, schedule_choice
+from studio.infotext.names import UNSAID, sampler_choice, schedule_choice
 
-__all__ = ["MAX_GRAPH", "MAX_LORAS", "MAX_TEXT", "NAMED_LORAS", "Collector", "Restored", "object_of"]
+__all__ = ["MAX_GRAPH", "MAX_LORAS", "MAX_TEXT", "NAMED_LORAS", "Collector", "Restored", "parse_object"]
 
 MAX_TEXT = 64 * 1024
 """Characters of a text that are parsed at all."""
@@ -45,7 +45,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}\Z")
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """The settings found in a picture, as plain text and numbers (escape them before they become HTML).
+    """Holds the settings found in a picture, as plain text and numbers (escape them before they become HTML).
 
     Attributes:
         values: fields of `pipelines.core.types.Request` in the form that `Request.parse` reads; never `model`, and
@@ -55,6 +55,7 @@ class Restored:
             "drawthings", "diffusionbee" or "easydiffusion".
         model: the model's name as the picture gives it; reported, never loaded for its name's sake.
         loras: {"name": ..., "weight": ...} as the picture gives them; reported likewise.
+        equality: one sentence on whether the picture comes out the same as the other program's; empty for ours.
     """
 
     values: dict[str, Any]
@@ -62,40 +63,42 @@ class Restored:
     source: str
     model: str = ""
     loras: tuple[dict[str, Any], ...] = ()
+    equality: str = ""
 
     def within(self, ranges: Mapping[str, tuple[float, float]]) -> Restored:
-        """A copy whose numbers lie within a server's caps, with a note for each that was moved.
+        """Return a copy whose numbers lie within a server's caps, with a note for each that was moved.
 
         Args:
             ranges: field to lowest and highest value; a size of 0, the model's own, stays.
         """
         collector = Collector(self.source)
         collector.notes = list(self.notes)
-        moved = {
-            name: collector.moved(name, self.values[name], allowed)
-            for name, allowed in ranges.items()
+        clamped = {
+            name: collector.clamp(name, self.values[name], limits)
+            for name, limits in ranges.items()
             if self.values.get(name)
         }
-        return dataclasses.replace(self, values=self.values | moved, notes=collector.notes)
+        return dataclasses.replace(self, values=self.values | clamped, notes=collector.notes)
 
     def with_named_models(self) -> dict[str, Any]:
-        """The values with the model and the LoRAs, for a caller that looks both up among those it has."""
+        """Return the values with the model and the LoRAs, for a caller that looks both up among those it has."""
         model = {"model": self.model} if self.model else {}
         return {**self.values, **model, "loras": [dict(lora) for lora in self.loras]}
 
 
-def object_of(text: str, most: int = MAX_TEXT) -> dict[str, Any] | None:
-    """The JSON object in an untrusted text, or None: none is there, too deeply nested, or longer than `most`."""
-    if len(text) > most or not text.lstrip().startswith("{"):
+def parse_object(text: str, max_length: int = MAX_TEXT) -> dict[str, Any] | None:
+    """Parse the JSON object in an untrusted text; return None where it is none, too deeply nested, or longer than
+    `max_length`."""
+    if len(text) > max_length or not text.lstrip().startswith("{"):
         return None
     try:
         value = json.loads(text, parse_constant=lambda name: None)  # ComfyUI writes NaN
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and not _too_deep(value) else None
+    return value if isinstance(value, dict) and not _is_too_deep(value) else None
 
 
-def _too_deep(value: Any) -> bool:
+def _is_too_deep(value: object) -> bool:
     layer = [value]
     for _ in range(MAX_DEPTH):
         layer = [
@@ -123,9 +126,12 @@ class Collector:
         self.notes: list[str] = []
         self.model = ""
         self.loras: list[dict[str, Any]] = []
+        self.equality = ""
+        self.written = False
+        """Whether names may be those that we write, which stand for our own methods."""
 
-    def text(self, name: str, value: Any) -> None:
-        """A prompt: NUL, other control characters and lone surrogates are dropped, the length is capped."""
+    def take_text(self, name: str, value: object) -> None:
+        """Take a prompt: NUL, other control characters and lone surrogates are dropped, the length is capped."""
         if not isinstance(value, str):
             return self._refuse(name, value, "it is not text")
         value = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "", value)
@@ -133,51 +139,51 @@ class Collector:
             self.note(f"The {_words(name)} has {len(value)} characters; only the first {MAX_PROMPT} were taken over.")
         self.values[name] = value[:MAX_PROMPT]
 
-    def number(self, name: str, value: Any) -> None:
-        """A whole number or, for variation_strength, any number; moved into its range."""
+    def take_number(self, name: str, value: object) -> None:
+        """Take a whole number or, for variation_strength, any number; moved into its range."""
         number = _number(value)
-        whole = name != "variation_strength"
-        if number is None or (whole and number != int(number)):
-            return self._refuse(name, value, f"it is not a {'whole ' if whole else ''}number")
+        is_whole = name != "variation_strength"
+        if number is None or (is_whole and number != int(number)):
+            return self._refuse(name, value, f"it is not a {'whole ' if is_whole else ''}number")
         if name in {"seed", "variation_seed"}:
             if not 0 <= number <= LARGEST_SEED:
                 return self._refuse(name, value, f"a seed lies between 0 and {LARGEST_SEED}")
         elif name in {"width", "height"} and number == 0 and self.source == "stepwise":
             pass  # ours: the model's own size
         else:
-            number = self.moved(name, number, RANGES[name])
-        self.values[name] = int(number) if whole else float(number)
+            number = self.clamp(name, number, RANGES[name])
+        self.values[name] = int(number) if is_whole else float(number)
 
-    def guidance_scale(self, value: Any) -> None:
-        """The strength of classifier-free guidance."""
+    def take_guidance_scale(self, value: object) -> None:
+        """Take the strength of classifier-free guidance."""
         number = _number(value)
         if number is None:
             return self._refuse("guidance_scale", value, "it is not a number")
         self.values["guidance"] = {
             "key": "cfg",
-            "guidance_scale": float(self.moved("guidance scale", number, GUIDANCE_SCALES)),
+            "guidance_scale": float(self.clamp("guidance scale", number, GUIDANCE_SCALES)),
         }
 
-    def sampler(self, name: Any) -> None:
-        """A sampler under the other program's name; an unknown one is reported."""
+    def take_sampler(self, name: object) -> None:
+        """Take a sampler under the other program's name; an unknown one is reported."""
         if isinstance(name, str) and name.casefold() in UNSAID:
             return None
-        key = sampler_key(name, self.programs) if isinstance(name, str) else None
-        if key is None:
+        choice = sampler_choice(name, self.programs, self.written) if isinstance(name, str) else None
+        if choice is None:
             return self._refuse("sampler", name, "this studio has none that is the same")
-        self.values["sampler"] = {"key": key}
+        self.values["sampler"] = choice
 
-    def schedule(self, name: Any) -> None:
-        """A schedule under the other program's name; an unknown one is reported."""
+    def take_schedule(self, name: object) -> None:
+        """Take a schedule under the other program's name; an unknown one is reported."""
         if isinstance(name, str) and name.casefold() in UNSAID:
             return None
-        choice = schedule_choice(name, self.programs) if isinstance(name, str) else None
+        choice = schedule_choice(name, self.programs, self.written) if isinstance(name, str) else None
         if choice is None:
             return self._refuse("schedule", name, "this studio has none that is the same")
         self.values["schedule"] = choice
 
-    def choice(self, name: str, value: Any) -> None:
-        """A method by our own key with its settings; whether both exist is checked when a request is made."""
+    def take_choice(self, name: str, value: object) -> None:
+        """Take a method by our own key with its settings; whether both exist is checked when a request is made."""
         if isinstance(value, str):
             value = {"key": value}
         if not isinstance(value, Mapping) or len(value) > MAX_SETTINGS or not _identifier(value.get("key")):
@@ -187,54 +193,54 @@ class Collector:
             return self._refuse(name, value, "its settings are not plain values")
         self.values[name] = dict(value)
 
-    def setting(self, name: str, setting: str, value: Any) -> None:
-        """A number among the settings of a method that was taken already."""
+    def take_setting(self, name: str, setting: str, value: object) -> None:
+        """Take a number among the settings of a method that was taken already."""
         number = _number(value)
         if number is None:
             return self._refuse(setting, value, "it is not a number")
         self.values[name] = {**self.values[name], setting: float(number)}
 
-    def named_model(self, name: Any) -> None:
-        """The model's name, for the report."""
+    def take_model(self, name: object) -> None:
+        """Take the model's name, for the report."""
         if isinstance(name, str) and name.strip():
-            self.model = _shown(name.strip(), 200)
+            self.model = _shorten(name.strip(), 200)
 
-    def named_lora(self, name: Any, weight: Any = 1.0) -> None:
-        """A LoRA's name and weight, for the report."""
+    def take_lora(self, name: object, weight: object = 1.0) -> None:
+        """Take a LoRA's name and weight, for the report."""
         number = _number(weight)
         if self.source != "stepwise" and isinstance(name, str) and name.strip().casefold() in ("", "none"):
             return None  # nothing chosen
         if not isinstance(name, str) or not name.strip() or number is None or not -4 <= number <= 4:
             return self._refuse("LoRA", name, "it needs a name and a weight from -4 to 4")
         if len(self.loras) < MAX_LORAS:
-            return self.loras.append({"name": _shown(name.strip(), 200), "weight": float(number)})
+            return self.loras.append({"name": _shorten(name.strip(), 200), "weight": float(number)})
         return self.note(f"Only the first {MAX_LORAS} LoRAs were read.")
 
-    def ignored(self, names: Iterable[str]) -> None:
-        """Settings of the other program that this studio does not have."""
-        shown = sorted({_shown(str(name), 40) for name in names})
-        if shown:
-            more = f" and {len(shown) - 12} more" if len(shown) > 12 else ""
-            self.note(f"Not taken over, because this studio has no such setting: {', '.join(shown[:12])}{more}.")
+    def note_ignored(self, names: Iterable[str]) -> None:
+        """Note settings of the other program that this studio does not have."""
+        ignored = sorted({_shorten(str(name), 40) for name in names})
+        if ignored:
+            more = f" and {len(ignored) - 12} more" if len(ignored) > 12 else ""
+            self.note(f"Not taken over: {', '.join(ignored[:12])}{more}.")
 
     def note(self, sentence: str) -> None:
         """Add a sentence once."""
         if sentence not in self.notes and len(self.notes) < 40:
             self.notes.append(sentence)
 
-    def moved(self, name: str, number: float, allowed: tuple[float, float]) -> float:
-        """A number moved into its range, with a note if it was not there."""
-        low, high = allowed
-        kept = min(max(number, low), high)
-        if kept != number:
+    def clamp(self, name: str, number: float, limits: tuple[float, float]) -> float:
+        """Move a number into its range, with a note if it was not there."""
+        low, high = limits
+        clamped = min(max(number, low), high)
+        if clamped != number:
             self.note(
-                f"The {_words(name)} {_shown(str(number), 40)} was moved to {kept:g}: "
+                f"The {_words(name)} {_shorten(str(number), 40)} was moved to {clamped:g}: "
                 f"it lies between {low:g} and {high:g} here."
             )
-        return kept
+        return clamped
 
-    def restored(self) -> Restored | None:
-        """All that was collected; None when there was nothing."""
+    def finish(self) -> Restored | None:
+        """Return all that was collected; None when there was nothing."""
         if self.model and self.source != "stepwise":
             self.note(f"The picture names the model {self.model!r}: choose it yourself if you have it.")
         if self.loras and self.source != "stepwise":
@@ -242,13 +248,13 @@ class Collector:
             self.note(f"{NAMED_LORAS} ({names}): choose them yourself if you have them.")
         if not self.values and not self.notes:
             return None
-        return Restored(self.values, self.notes, self.source, self.model, tuple(self.loras))
+        return Restored(self.values, self.notes, self.source, self.model, tuple(self.loras), self.equality)
 
-    def _refuse(self, name: str, value: Any, why: str) -> None:
-        self.note(f"The {_words(name)} {_shown(str(value), 80)!r} was not taken over: {why}.")
+    def _refuse(self, name: str, value: object, why: str) -> None:
+        self.note(f"The {_words(name)} {_shorten(str(value), 80)!r} was not taken over: {why}.")
 
 
-def _number(value: Any) -> int | float | None:
+def _number(value: object) -> int | float | None:
     # int and float by value, or as text; integers stay exact: a seed has up to 63 bits.
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,24}\s*", value):
         return int(value)
@@ -262,11 +268,11 @@ def _number(value: Any) -> int | float | None:
     return value
 
 
-def _identifier(name: Any) -> bool:
+def _identifier(name: object) -> bool:
     return isinstance(name, str) and bool(_IDENTIFIER.match(name))
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= 200
     return isinstance(value, bool) or _number(value) is not None
@@ -276,5 +282,5 @@ def _words(name: str) -> str:
     return name.replace("_", " ").replace("num inference steps", "number of steps")
 
 
-def _shown(text: str, length: int) -> str:
+def _shorten(text: str, length: int) -> str:
     return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", " ", text)[:length]

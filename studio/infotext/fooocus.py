@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from studio.infotext.fields import Collector, Restored, object_of
+from studio.infotext.fields import Collector, Restored, parse_object
 
 __all__ = ["read_fooocus"]
 
@@ -22,43 +22,45 @@ _NOTHING: tuple[Any, ...] = (None, "", [], "[]", "None", False)
 
 
 def read_fooocus(text: str) -> Restored | None:
-    """The settings in Fooocus' JSON, or None when the text is something else."""
-    left = object_of(text)
-    if left is None or "base_model" not in left or not {"sampler", "styles", "performance"} & left.keys():
+    """Read the settings in Fooocus' JSON, or None when the text is something else."""
+    settings = parse_object(text)
+    if settings is None or "base_model" not in settings or not {"sampler", "styles", "performance"} & settings.keys():
         return None
     collector = Collector("fooocus", ("comfyui", "a1111"))
     for name in ("prompt", "negative_prompt"):
-        if name in left:
-            collector.text(name, left.pop(name))
+        if name in settings:
+            collector.take_text(name, settings.pop(name))
     for name, field in _NUMBERS.items():
-        if name in left:
-            collector.number(field, left.pop(name))
-    if size := _PAIR.match(str(left.pop("resolution", ""))[:40]):
-        collector.number("width", size[1])
-        collector.number("height", size[2])
-    if "guidance_scale" in left:
-        collector.guidance_scale(left.pop("guidance_scale"))
-    for name, take in (("sampler", collector.sampler), ("scheduler", collector.schedule)):
-        if name in left:
-            take(left.pop(name))
-    collector.named_model(left.pop("base_model"))
-    _take_loras(left, collector)
-    if left.pop("refiner_model", None) in _NOTHING:
-        left.pop("refiner_switch", None)
-    collector.ignored(name for name, value in left.items() if value not in _NOTHING and name not in _UNREMARKED)
-    return collector.restored()
+        if name in settings:
+            collector.take_number(field, settings.pop(name))
+    if size := _PAIR.match(str(settings.pop("resolution", ""))[:40]):
+        collector.take_number("width", size[1])
+        collector.take_number("height", size[2])
+    if "guidance_scale" in settings:
+        collector.take_guidance_scale(settings.pop("guidance_scale"))
+    for name, take in (("sampler", collector.take_sampler), ("scheduler", collector.take_schedule)):
+        if name in settings:
+            take(settings.pop(name))
+    collector.take_model(settings.pop("base_model"))
+    _take_loras(settings, collector)
+    if settings.pop("refiner_model", None) in _NOTHING:
+        settings.pop("refiner_switch", None)
+    collector.note_ignored(
+        name for name, value in settings.items() if value not in _NOTHING and name not in _UNREMARKED
+    )
+    return collector.finish()
 
 
-def _take_loras(left: dict[str, Any], collector: Collector) -> None:
+def _take_loras(settings: dict[str, Any], collector: Collector) -> None:
     """`loras` holds [name, weight, hash]; the older `lora_combined_1` and so on hold "name : weight"."""
-    combined = [left.pop(name) for name in sorted(left) if name.startswith("lora_combined_")]
-    loras = left.pop("loras", None)
+    combined = [settings.pop(name) for name in sorted(settings) if name.startswith("lora_combined_")]
+    loras = settings.pop("loras", None)
     if isinstance(loras, list) and loras:
         for lora in loras[:100]:
             if isinstance(lora, list) and len(lora) >= 2:
-                collector.named_lora(lora[0], lora[1])
+                collector.take_lora(lora[0], lora[1])
         return
     for text in combined[:100]:
         name, separator, weight = str(text).rpartition(" : ")
         if separator:
-            collector.named_lora(name, weight)
+            collector.take_lora(name, weight)

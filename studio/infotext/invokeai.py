@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from studio.infotext.fields import MAX_TEXT, Collector, Restored, object_of
+from pipelines.prompts.plus_and_minus import UNREAD, has_plus_and_minus
+from studio.infotext.equality import set_program
+from studio.infotext.fields import MAX_TEXT, Collector, Restored, parse_object
 
 __all__ = ["read_dream", "read_invokeai", "read_old_invokeai"]
 
@@ -31,92 +33,119 @@ _UNREMARKED_OLD = {
 
 
 def read_invokeai(text: str) -> Restored | None:
-    """The settings in `invokeai_metadata`, or None when the text is something else."""
-    left = object_of(text)
-    if left is None:
+    """Read the settings in `invokeai_metadata`, or None when the text is something else."""
+    settings = parse_object(text)
+    if settings is None:
         return None
     collector = Collector("invokeai", "invokeai")
     for field, name in (("prompt", "positive_prompt"), ("negative_prompt", "negative_prompt")):
-        if left.get(name) is not None:
-            collector.text(field, left[name])
-    _take_numbers(left, collector)
-    scale = left.get("guidance") if left.get("guidance") is not None else left.get("cfg_scale")
+        if settings.get(name) is not None:
+            collector.take_text(field, settings[name])
+    _take_numbers(settings, collector)
+    scale = settings.get("guidance") if settings.get("guidance") is not None else settings.get("cfg_scale")
     if scale is not None:
-        collector.guidance_scale(scale)
-    if left.get("scheduler") is not None:
-        _take_scheduler(left["scheduler"], collector)
-    collector.named_model(_name(left.get("model")))
-    loras = left.get("loras")
+        collector.take_guidance_scale(scale)
+    if settings.get("scheduler") is not None:
+        _take_scheduler(settings["scheduler"], collector)
+    collector.take_model(_name(settings.get("model")))
+    loras = settings.get("loras")
     for lora in loras[:100] if isinstance(loras, list) else []:
         if isinstance(lora, dict):
-            collector.named_lora(_name(lora.get("model", lora.get("lora"))), lora.get("weight", 1.0))
-    taken = {"positive_prompt", "negative_prompt", "guidance", "cfg_scale", "scheduler", "model", "loras", *_NUMBERS}
-    collector.ignored(name for name, value in left.items() if value not in _NOTHING and name not in taken | _UNREMARKED)
-    return collector.restored()
+            collector.take_lora(_name(lora.get("model", lora.get("lora"))), lora.get("weight", 1.0))
+    known_names = {
+        "positive_prompt",
+        "negative_prompt",
+        "guidance",
+        "cfg_scale",
+        "scheduler",
+        "model",
+        "loras",
+        *_NUMBERS,
+    }
+    collector.note_ignored(
+        name for name, value in settings.items() if value not in _NOTHING and name not in known_names | _UNREMARKED
+    )
+    _take_rules(collector)
+    return collector.finish()
 
 
 def read_old_invokeai(text: str) -> Restored | None:
-    """The settings in `sd-metadata`, or None when the text is something else."""
-    whole = object_of(text) or {}
-    image = whole.get("image")
+    """Read the settings in `sd-metadata`, or None when the text is something else."""
+    settings = parse_object(text) or {}
+    image = settings.get("image")
     if not isinstance(image, dict):
         return None
     collector = Collector("invokeai", "invokeai")
-    prompt, negative = _old_prompts(image.get("prompt"))
-    collector.text("prompt", prompt)
-    collector.text("negative_prompt", negative)
+    prompt, negative = _split_old_prompts(image.get("prompt"))
+    collector.take_text("prompt", prompt)
+    collector.take_text("negative_prompt", negative)
     _take_numbers(image, collector)
     if image.get("cfg_scale") is not None:
-        collector.guidance_scale(image["cfg_scale"])
+        collector.take_guidance_scale(image["cfg_scale"])
     if image.get("sampler") is not None:
-        collector.sampler(image["sampler"])
-    collector.named_model(whole.get("model_weights"))
-    taken = {"prompt", "cfg_scale", "sampler", *_NUMBERS}
-    collector.ignored(
-        name for name, value in image.items() if value not in _NOTHING and name not in taken | _UNREMARKED_OLD
+        collector.take_sampler(image["sampler"])
+    collector.take_model(settings.get("model_weights"))
+    known_names = {"prompt", "cfg_scale", "sampler", *_NUMBERS}
+    collector.note_ignored(
+        name for name, value in image.items() if value not in _NOTHING and name not in known_names | _UNREMARKED_OLD
     )
-    return collector.restored()
+    _take_rules(collector)
+    return collector.finish()
 
 
 def read_dream(text: str) -> Restored | None:
-    """The settings in `Dream`, the command line of versions 1 and 2, or None when the text is something else."""
-    found = _DREAM.match(text[:MAX_TEXT])
-    if found is None:
+    """Read the settings in `Dream`, the command line of versions 1 and 2, or None when the text is something else."""
+    match = _DREAM.match(text[:MAX_TEXT])
+    if match is None:
         return None
-    options = dict(re.findall(r"-([sSWHCA])[ =]?(\S+)", found[2]))
+    options = dict(re.findall(r"-([sSWHCA])[ =]?(\S+)", match[2]))
     collector = Collector("invokeai", "invokeai")
-    prompt, negative = _old_prompts(found[1])
-    collector.text("prompt", prompt)
-    collector.text("negative_prompt", negative)
+    prompt, negative = _split_old_prompts(match[1])
+    collector.take_text("prompt", prompt)
+    collector.take_text("negative_prompt", negative)
     for letter, field in (("s", "num_inference_steps"), ("S", "seed"), ("W", "width"), ("H", "height")):
         if letter in options:
-            collector.number(field, options[letter])
+            collector.take_number(field, options[letter])
     if "C" in options:
-        collector.guidance_scale(options["C"])
+        collector.take_guidance_scale(options["C"])
     if "A" in options:
-        collector.sampler(options["A"])
-    return collector.restored()
+        collector.take_sampler(options["A"])
+    _take_rules(collector)
+    return collector.finish()
+
+
+def _take_rules(collector: Collector) -> None:
+    """Set InvokeAI's rules, by which its weights are read; without a sampler there are none, and that is said."""
+    set_program(collector, "invokeai")
+    prompts = [str(collector.values.get(name, "")) for name in ("prompt", "negative_prompt")]
+    if "made_like" not in collector.values and any(has_plus_and_minus(text) for text in prompts):
+        collector.note(
+            "The prompts have InvokeAI's weights, as in word++, which are text here: choose Made like InvokeAI, or "
+            "write (word:1.2)."
+        )
+    for name in {one[1] for text in prompts for one in UNREAD.finditer(text)}:
+        collector.note(f"InvokeAI's .{name}() in the prompt is not followed here: write the prompt without it.")
 
 
 def _take_numbers(values: dict[str, Any], collector: Collector) -> None:
     for name, field in _NUMBERS.items():
         if values.get(name) is not None:
-            collector.number(field, values[name])
+            collector.take_number(field, values[name])
 
 
-def _take_scheduler(name: Any, collector: Collector) -> None:
+def _take_scheduler(name: object, collector: Collector) -> None:
     # "dpmpp_2m_k" is the sampler dpmpp_2m over Karras' schedule.
     if isinstance(name, str) and name.endswith("_k"):
         collector.values["schedule"] = {"key": "karras"}
         name = name.removesuffix("_k")
-    collector.sampler(name)
+    collector.take_sampler(name)
 
 
-def _name(model: Any) -> Any:
+def _name(model: object) -> Any:
     return model.get("name", model.get("model_name", "")) if isinstance(model, dict) else ""
 
 
-def _old_prompts(prompt: Any) -> tuple[Any, str]:
+def _split_old_prompts(prompt: object) -> tuple[Any, str]:
     # A list of {"prompt", "weight"}, of which version 2 only ever wrote one; [negative words] stand inside it.
     if isinstance(prompt, list):
         first = prompt[0] if prompt else {}

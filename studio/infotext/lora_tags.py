@@ -6,13 +6,13 @@ import re
 
 from studio.infotext.fields import Collector
 
-__all__ = ["without_lora_tags"]
+__all__ = ["strip_lora_tags"]
 
 _TAG = re.compile(r" ?<lora:([^:<>\n]{1,200})(?::([^:<>\n]{1,20}))?(?::[^<>\n]{0,60})?>")
 
 
-def without_lora_tags(prompt: str, collector: Collector) -> str:
-    """The prompt without its LoRAs, each of which the collector was told."""
+def strip_lora_tags(prompt: str, collector: Collector) -> str:
+    """Return the prompt without its LoRAs, each of which the collector receives."""
     for name, weight in _TAG.findall(prompt):
-        collector.named_lora(name, weight or 1.0)
+        collector.take_lora(name, weight or 1.0)
     return _TAG.sub("", prompt)

@@ -14,8 +14,9 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "UNSAID",
-    "sampler_key",
-    "sampler_name",
+    "find_sampler_key",
+    "get_sampler_name",
+    "sampler_choice",
     "schedule_choice",
     "schedule_name",
     "split_sampler",
@@ -24,12 +25,13 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """One method under its names.
+    """Describes one method under its names.
 
     Attributes:
         key: ours.
         a1111, comfyui, invokeai: names there, the one that we write first.
-        setting: of a schedule: the setting that belongs to the name.
+        setting: the method's settings that belong to the name.
+        written: the name that we write where none computes the very same; no name that we read.
     """
 
     key: str
@@ -37,6 +39,7 @@ class Names:
     comfyui: tuple[str, ...] = ()
     invokeai: tuple[str, ...] = ()
     setting: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    written: str = ""
 
 
 SAMPLERS = (
@@ -51,11 +54,13 @@ SAMPLERS = (
     Names("dpmpp_sde", ("DPM++ SDE",), ("dpmpp_sde", "dpmpp_sde_gpu"), ("dpmpp_sde",)),
     Names("dpmpp_2m_sde", ("DPM++ 2M SDE",), ("dpmpp_2m_sde", "dpmpp_2m_sde_gpu"), ("dpmpp_2m_sde",)),
     Names("dpmpp_3m_sde", ("DPM++ 3M SDE",), ("dpmpp_3m_sde", "dpmpp_3m_sde_gpu")),
-    Names("deis", ("DEIS",), ("deis",), ("deis",)),
+    Names("deis", ("DEIS",), (), ("deis",)),
+    Names("deis", comfyui=("deis",), setting={"order": 3}),
     Names("sa_solver", ("SA-Solver",), ("sa_solver",)),
     Names("ddpm", ("DDPM",), ("ddpm",), ("ddpm",)),
     Names("pndm", ("PLMS",), (), ("pndm",)),
-    Names("ipndm", ("IPNDM", "IPNDM_V"), ("ipndm_v", "ipndm")),
+    Names("ipndm", ("IPNDM",), ("ipndm",), setting={"distances": "equal"}),
+    Names("ipndm", ("IPNDM_V",), ("ipndm_v",)),
     Names("lms", ("LMS",), ("lms",), ("lms", "k_lms")),
     Names("dpm2", ("DPM2",), ("dpm_2",), ("kdpm_2", "k_dpm_2")),
     Names("dpm2_a", ("DPM2 a",), ("dpm_2_ancestral",), ("kdpm_2_a", "k_dpm_2_a")),
@@ -66,19 +71,29 @@ SAMPLERS = (
     Names("dualfast", ("DualFast",)),
     Names("lml", ("LML",)),
     Names("flow_heun", ("Flow Heun",)),
-    Names("unipc", ("UniPC",), ("uni_pc",), ("unipc",)),
+    Names("unipc", ("UniPC",), ("uni_pc",), setting={"order": 3, "variant": "bh1"}),
+    Names("unipc", comfyui=("uni_pc_bh2",), setting={"order": 3, "variant": "bh2"}),
+    Names("unipc", invokeai=("unipc",)),
     Names("lcm", ("LCM",), ("lcm",), ("lcm",)),
     Names("flow_euler", ("Flow Euler",)),
 )
 
 SCHEDULES = (
-    Names("uniform", ("Uniform", "Normal"), ("normal",), setting={"spacing": "linspace"}),
-    Names("uniform", ("SGM Uniform", "Simple"), ("sgm_uniform", "simple"), setting={"spacing": "trailing"}),
-    Names("uniform", ("DDIM",), ("ddim_uniform",), setting={"spacing": "leading"}),
+    Names("uniform", ("Uniform", "Normal"), ("normal",), setting={"spacing": "linspace unrounded"}),
+    Names("uniform", ("SGM Uniform",), ("sgm_uniform",), setting={"spacing": "sgm"}),
+    Names("uniform", ("Simple",), ("simple",), setting={"spacing": "simple"}),
+    Names("uniform", ("DDIM",), ("ddim_uniform",), setting={"spacing": "ddim_uniform"}),
+    Names("uniform", setting={"spacing": "linspace"}, written="Uniform"),
+    Names("uniform", setting={"spacing": "trailing"}, written="SGM Uniform"),
+    Names("uniform", setting={"spacing": "leading"}, written="DDIM"),
     Names("karras", ("Karras",), ("karras",)),
     Names("shift", ("Shift",)),
     Names("exponential", ("Exponential",), ("exponential",)),
-    Names("beta", ("Beta",), ("beta",)),
+    Names("beta", ("Beta",), setting={"quantiles_of": "sigma"}),
+    Names("beta", comfyui=("beta",), setting={"quantiles_of": "whole time steps"}),
+    Names("beta", setting={"quantiles_of": "time"}, written="Beta"),
+    Names("kl_optimal", ("KL Optimal",), ("kl_optimal",)),
+    Names("linear_quadratic", ("Linear Quadratic",), ("linear_quadratic",)),
     Names("quadratic", ("Quadratic",)),
     Names("dense_high", ("Dense at high noise",)),
     Names("align_your_steps", ("Align Your Steps",)),
@@ -90,23 +105,35 @@ UNSAID = frozenset({"", "automatic", "default", "use same scheduler", "use same 
 
 _FOREIGN_SCHEDULES = (
     "Polyexponential",
-    "KL Optimal",
     "Turbo",
     "Align Your Steps GITS",
     "Bong Tangent",
-    "Linear Quadratic",
 )
 """Schedules of other programs that this studio has not, which may end a sampler's name as its own may."""
 
 
-def sampler_key(name: str, programs: str | tuple[str, ...]) -> str | None:
-    """Our key of another program's sampler, or None. `programs` are fields of `Names`, e.g. "a1111"."""
+def find_sampler_key(name: str, programs: str | tuple[str, ...]) -> str | None:
+    """Find our key of another program's sampler; None for an unknown one. `programs` are fields of `Names`, e.g.
+    "a1111"."""
     return next((row.key for row in SAMPLERS if _has(row, programs, name)), None)
 
 
+def sampler_choice(name: str, programs: str | tuple[str, ...], written: bool = False) -> dict[str, Any] | None:
+    """Return {"key": ..., <setting>: <value>} of another program's sampler; None for an unknown one.
+
+    Args:
+        name: there.
+        programs: fields of `Names`.
+        written: whether the name may be one that we wrote, which stands for the key alone.
+    """
+    row = next((row for row in SAMPLERS if _has(row, programs, name)), None)
+    return None if row is None else {"key": row.key, **({} if written else row.setting)}
+
+
 def split_sampler(name: str) -> tuple[str, str]:
-    """Sampler and schedule of a name that may hold both, as "DPM++ 2M Karras" or "euler_karras"; "" for no schedule."""
-    if sampler_key(name, ("a1111", "comfyui")) is None:
+    """Split a name that may hold both a sampler and a schedule, as "DPM++ 2M Karras" or "euler_karras"; "" for no
+    schedule."""
+    if find_sampler_key(name, ("a1111", "comfyui")) is None:
         labels = [*_FOREIGN_SCHEDULES, *(label for row in SCHEDULES for label in (*row.a1111, *row.comfyui))]
         for label in sorted(labels, key=len, reverse=True):
             if name.casefold().endswith((f" {label.casefold()}", f"_{label.casefold()}")):
@@ -114,18 +141,26 @@ def split_sampler(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def sampler_name(key: str) -> str:
-    """The name of one of our samplers in the parameters text; a key that is not in the table as it is."""
-    return next((row.a1111[0] for row in SAMPLERS if row.key == key), key)
+def get_sampler_name(key: str) -> str:
+    """Return the name of one of our samplers in the parameters text; a key that is not in the table as it is."""
+    return next((row.a1111[0] for row in SAMPLERS if row.key == key and row.a1111), key)
 
 
-def schedule_choice(name: str, programs: str | tuple[str, ...]) -> dict[str, Any] | None:
-    """{"key": ..., <setting>: <value>} of another program's schedule, or None."""
-    return next(({"key": row.key, **row.setting} for row in SCHEDULES if _has(row, programs, name)), None)
+def schedule_choice(name: str, programs: str | tuple[str, ...], written: bool = False) -> dict[str, Any] | None:
+    """Return {"key": ..., <setting>: <value>} of another program's schedule; None for an unknown one.
+
+    Args:
+        name: there.
+        programs: fields of `Names`.
+        written: whether the name may be one that we wrote where none computes the very same.
+    """
+    ours = [row for row in SCHEDULES if written and row.written.casefold() == name.casefold()]
+    rows = [*ours, *(row for row in SCHEDULES if _has(row, programs, name))]
+    return {"key": rows[0].key, **rows[0].setting} if rows else None
 
 
 def schedule_name(choice: Mapping[str, Any]) -> str:
-    """The name of one of our schedules in the parameters text.
+    """Return the name of one of our schedules in the parameters text.
 
     Args:
         choice: {"key": ..., <setting>: <value>}.
@@ -135,8 +170,9 @@ def schedule_name(choice: Mapping[str, Any]) -> str:
         table as it is.
     """
     rows = [row for row in SCHEDULES if row.key == choice["key"]]
-    exact = [row.a1111[0] for row in rows if all(choice.get(name) == value for name, value in row.setting.items())]
-    return exact[0] if exact else "" if rows else choice["key"]
+    exact = [row for row in rows if all(choice.get(name) == value for name, value in row.setting.items())]
+    names = [row.written or row.a1111[0] for row in exact if row.written or row.a1111]
+    return names[0] if names else "" if rows else choice["key"]
 
 
 def _has(row: Names, programs: str | tuple[str, ...], name: str) -> bool:

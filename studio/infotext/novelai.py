@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from studio.infotext.fields import Collector, Restored, object_of
+from studio.infotext.fields import Collector, Restored, parse_object
 
 __all__ = ["read_novelai"]
 
@@ -21,42 +21,42 @@ _NOTHING: tuple[Any, ...] = (None, [], {}, "", 0, False)
 
 
 def read_novelai(texts: Mapping[str, str]) -> Restored | None:
-    """The settings in a picture of NovelAI's, or None when it is none."""
-    wrapped = object_of(texts.get("UserComment", "") or texts.get("comment", "")) or {}
+    """Read the settings in a picture of NovelAI's, or None when it is none."""
+    wrapped = parse_object(texts.get("UserComment", "") or texts.get("comment", "")) or {}
     texts = (
         {name: value for name, value in wrapped.items() if isinstance(value, str)} if "Comment" in wrapped else texts
     )
-    comment = object_of(texts.get("Comment", ""))
+    comment = parse_object(texts.get("Comment", ""))
     if comment is None or not {"uc", "sampler", "steps"} <= comment.keys():
         return None
     collector = Collector("novelai", ("comfyui", "a1111"))
     prompt = comment.get("prompt", texts.get("Description"))
     if isinstance(prompt, str):
-        collector.text("prompt", prompt)
+        collector.take_text("prompt", prompt)
     if isinstance(comment.get("uc"), str):
-        collector.text("negative_prompt", comment["uc"])
+        collector.take_text("negative_prompt", comment["uc"])
     for name, field in _NUMBERS.items():
         if name in comment:
-            collector.number(field, comment[name])
+            collector.take_number(field, comment[name])
     if "scale" in comment:
-        collector.guidance_scale(comment["scale"])
+        collector.take_guidance_scale(comment["scale"])
     _take_methods(comment, collector)
-    collector.named_model(texts.get("Source", ""))
-    _remark(comment, collector)
-    return collector.restored()
+    collector.take_model(texts.get("Source", ""))
+    _note_the_rest(comment, collector)
+    return collector.finish()
 
 
-def _take_methods(comment: Mapping[str, Any], collector: Collector) -> None:
+def _take_methods(comment: Mapping[str, object], collector: Collector) -> None:
     name = comment.get("sampler")
     if isinstance(name, str):
         name = _SAMPLERS.get(name, name.removeprefix("k_"))
-        collector.sampler(name)
+        collector.take_sampler(name)
     schedule = comment.get("noise_schedule")
     if schedule not in (None, "native"):
-        collector.schedule(schedule)
+        collector.take_schedule(schedule)
 
 
-def _remark(comment: Mapping[str, Any], collector: Collector) -> None:
+def _note_the_rest(comment: Mapping[str, Any], collector: Collector) -> None:
     """What the picture's settings hold that has no place here."""
     caption = comment.get("v4_prompt")
     caption = caption.get("caption") if isinstance(caption, dict) else None
@@ -64,6 +64,6 @@ def _remark(comment: Mapping[str, Any], collector: Collector) -> None:
         collector.note("The prompts for single characters were left out: this studio has one prompt for the picture.")
     if isinstance(comment.get("prompt"), str) and "{" in comment["prompt"]:
         collector.note("NovelAI's {braces} raise a word's weight; here write (word:1.05) instead.")
-    collector.ignored(
+    collector.note_ignored(
         name for name, value in comment.items() if value not in _NOTHING and name not in set(_NUMBERS) | _UNREMARKED
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.core.types import METHODS
-from studio.infotext.fields import Collector, Restored, object_of
+from studio.infotext.fields import Collector, Restored, parse_object
 
 __all__ = ["read_ours"]
 
@@ -15,25 +15,25 @@ _NUMBERS = (
 
 
 def read_ours(text: str) -> Restored | None:
-    """The settings in our JSON, or None when the text is something else."""
-    metadata = (object_of(text) or {}).get("metadata")
+    """Read the settings in our JSON, or None when the text is something else."""
+    metadata = (parse_object(text) or {}).get("metadata")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("request"), dict):
         return None
-    left = dict(metadata["request"])
+    request = dict(metadata["request"])
     collector = Collector("stepwise")
     _note_typed(metadata.get("typed"), collector)
-    takers = ((collector.text, _TEXTS), (collector.number, _NUMBERS), (collector.choice, METHODS))
+    takers = ((collector.take_text, _TEXTS), (collector.take_number, _NUMBERS), (collector.take_choice, METHODS))
     for take, names in takers:
         for name in names:
-            if name in left:
-                take(name, left.pop(name))
-    collector.named_model(left.pop("model", ""))
-    loras = left.pop("loras", [])
+            if name in request:
+                take(name, request.pop(name))
+    collector.take_model(request.pop("model", ""))
+    loras = request.pop("loras", [])
     for lora in loras[:100] if isinstance(loras, list) else []:
         if isinstance(lora, dict):
-            collector.named_lora(lora.get("name"), lora.get("weight", 1.0))
-    collector.ignored(left)
-    return collector.restored()
+            collector.take_lora(lora.get("name"), lora.get("weight", 1.0))
+    collector.note_ignored(request)
+    return collector.finish()
 
 
 def _note_typed(typed: object, collector: Collector) -> None:
@@ -41,5 +41,5 @@ def _note_typed(typed: object, collector: Collector) -> None:
     for name in _TEXTS:
         text = typed.get(name) if isinstance(typed, dict) else None
         if isinstance(text, str) and text:
-            shown = " ".join(text[:300].split())
-            collector.note(f"The {name.replace('_', ' ')} was drawn from “{shown}”.")
+            excerpt = " ".join(text[:300].split())
+            collector.note(f"The {name.replace('_', ' ')} was drawn from “{excerpt}”.")

@@ -26,7 +26,7 @@ _TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"eXIf"}
 
 
 def read_png_texts(stream: IO[bytes]) -> dict[str, str]:
-    """The texts by keyword; where one comes twice, the last.
+    """Read the texts by keyword; where one comes twice, the last.
 
     Args:
         stream: of a PNG file, seekable; its position is the same afterwards.
@@ -34,13 +34,13 @@ def read_png_texts(stream: IO[bytes]) -> dict[str, str]:
     position = stream.tell()
     try:
         stream.seek(0)
-        return _chunks(stream) if stream.read(len(_SIGNATURE)) == _SIGNATURE else {}
+        return _read_chunks(stream) if stream.read(len(_SIGNATURE)) == _SIGNATURE else {}
     finally:
         stream.seek(position)
 
 
 def decode_text(data: bytes) -> str:
-    """UTF-8 where the bytes are that, else Latin-1, which any bytes are."""
+    """Decode as UTF-8 where the bytes are that, else as Latin-1, which any bytes are."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -48,8 +48,8 @@ def decode_text(data: bytes) -> str:
         return data.decode("utf-8", "ignore") if len(data) > MAX_CHUNK_TEXT else data.decode("latin-1")
 
 
-def _chunks(stream: IO[bytes]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _read_chunks(stream: IO[bytes]) -> dict[str, str]:
+    chunks: dict[str, str] = {}
     total = 0
     for _ in range(_MAX_CHUNKS):
         head = stream.read(8)
@@ -63,14 +63,14 @@ def _chunks(stream: IO[bytes]) -> dict[str, str]:
         stream.seek(length - len(data) + 4, 1)
         total += len(data)
         if kind == b"eXIf":
-            found[EXIF] = data.decode("latin-1")
-        elif (text := _text(kind, data)) is not None:
+            chunks[EXIF] = data.decode("latin-1")
+        elif (text := _parse_text(kind, data)) is not None:
             total += len(text[1])
-            found[text[0]] = text[1]
-    return found
+            chunks[text[0]] = text[1]
+    return chunks
 
 
-def _text(kind: bytes, data: bytes) -> tuple[str, str] | None:
+def _parse_text(kind: bytes, data: bytes) -> tuple[str, str] | None:
     keyword, separator, body = data.partition(b"\0")
     if not separator or not keyword:
         return None
@@ -78,13 +78,13 @@ def _text(kind: bytes, data: bytes) -> tuple[str, str] | None:
     if kind == b"tEXt":
         return name, decode_text(body[: MAX_CHUNK_TEXT + 1])
     if kind == b"zTXt":
-        plain = _inflate(body[1:])
+        content = _inflate(body[1:])
     else:
         compressed, parts = body[:1] == b"\1", body[2:].split(b"\0", 2)
         if len(parts) < 3:
             return None
-        plain = _inflate(parts[2]) if compressed else parts[2][: MAX_CHUNK_TEXT + 1]
-    return None if plain is None else (name, decode_text(plain))
+        content = _inflate(parts[2]) if compressed else parts[2][: MAX_CHUNK_TEXT + 1]
+    return None if content is None else (name, decode_text(content))
 
 
 def _inflate(data: bytes) -> bytes | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from studio.infotext.fields import Collector, Restored, object_of
+from studio.infotext.equality import set_program
+from studio.infotext.fields import Collector, Restored, parse_object
 
 __all__ = ["read_swarmui"]
 
@@ -36,41 +37,42 @@ _UNREMARKED = {
 
 
 def read_swarmui(text: str) -> Restored | None:
-    """The settings in SwarmUI's JSON, or None when the text is something else."""
-    settings = (object_of(text) or {}).get("sui_image_params")
-    if not isinstance(settings, dict):
+    """Read the settings in SwarmUI's JSON, or None when the text is something else."""
+    image_params = (parse_object(text) or {}).get("sui_image_params")
+    if not isinstance(image_params, dict):
         return None
-    left = dict(settings)
+    settings = dict(image_params)
     collector = Collector("swarmui", "comfyui")  # it runs ComfyUI and uses its names
     for name, field in (("prompt", "prompt"), ("negativeprompt", "negative_prompt")):
-        if name in left:
-            collector.text(field, left.pop(name))
+        if name in settings:
+            collector.take_text(field, settings.pop(name))
     for name, field in _NUMBERS.items():
-        if name in left:
-            collector.number(field, left.pop(name))
-    _take_guidance(left, collector)
+        if name in settings:
+            collector.take_number(field, settings.pop(name))
+    _take_guidance(settings, collector)
     for name in ("sampler", "comfyuisampler"):
-        if name in left:
-            collector.sampler(left.pop(name))
+        if name in settings:
+            collector.take_sampler(settings.pop(name))
     for name in ("scheduler", "comfyuischeduler"):
-        if name in left:
-            collector.schedule(left.pop(name))
-    shift = left.pop("sigmashift", None)
+        if name in settings:
+            collector.take_schedule(settings.pop(name))
+    shift = settings.pop("sigmashift", None)
     if shift is not None and collector.values.get("schedule", {"key": "uniform"})["key"] == "uniform":
         collector.values["schedule"] = {"key": "shift"}
-        collector.setting("schedule", "shift", shift)
-    collector.named_model(left.pop("model", ""))
-    _take_loras(settings, collector)
-    collector.ignored(left.keys() - _UNREMARKED)
-    return collector.restored()
+        collector.take_setting("schedule", "shift", shift)
+    collector.take_model(settings.pop("model", ""))
+    _take_loras(image_params, collector)
+    collector.note_ignored(settings.keys() - _UNREMARKED)
+    set_program(collector, "comfyui", reasons=["SwarmUI may run ComfyUI with nodes of its own"])
+    return collector.finish()
 
 
-def _take_guidance(left: dict, collector: Collector) -> None:
-    scale, distilled = left.pop("cfgscale", None), left.pop("fluxguidancescale", None)
+def _take_guidance(settings: dict, collector: Collector) -> None:
+    scale, distilled = settings.pop("cfgscale", None), settings.pop("fluxguidancescale", None)
     if distilled is not None and scale in (None, 1, "1", "1.0"):
         scale = distilled  # Flux takes its scale as an input of the network
     if scale is not None:
-        collector.guidance_scale(scale)
+        collector.take_guidance_scale(scale)
 
 
 def _take_loras(settings: dict, collector: Collector) -> None:
@@ -79,4 +81,4 @@ def _take_loras(settings: dict, collector: Collector) -> None:
         for value in (settings.get("loras"), settings.get("loraweights"))
     )
     for number, name in enumerate(names[:100]):
-        collector.named_lora(name, weights[number] if number < len(weights) else 1.0)
+        collector.take_lora(name, weights[number] if number < len(weights) else 1.0)

@@ -17,31 +17,31 @@ _MARKUP = re.compile(r"<[^<>]*>")
 
 
 def read_xmp_texts(packet: str) -> dict[str, str]:
-    """The texts by the names of EXIF's tags of the same meaning; empty ones are left out."""
+    """Read the texts by the names of EXIF's tags of the same meaning; empty ones are left out."""
     packet = packet[:_MAX_PACKET]
-    found = {}
+    texts = {}
     for name, tag in _TAGS.items():
-        text = _plain(_content(packet, tag)).strip()
+        text = _strip_markup(_find_content(packet, tag)).strip()
         if text:
-            found[name] = text
-    return found
+            texts[name] = text
+    return texts
 
 
-def _content(packet: str, tag: str) -> str:
+def _find_content(packet: str, tag: str) -> str:
     """What stands between an element's tags, or in the attribute of its name."""
-    opened = re.search(rf"<{tag}(?=[\s>])[^<>]*>", packet)
-    if opened:
-        end = packet.find(f"</{tag}>", opened.end())
-        return packet[opened.end() : end] if end >= 0 else ""
+    tag_match = re.search(rf"<{tag}(?=[\s>])[^<>]*>", packet)
+    if tag_match:
+        end = packet.find(f"</{tag}>", tag_match.end())
+        return packet[tag_match.end() : end] if end >= 0 else ""
     attribute = re.search(rf"""\s{tag}\s*=\s*("[^"]*"|'[^']*')""", packet)
     return attribute[1][1:-1] if attribute else ""
 
 
-def _plain(markup: str) -> str:
+def _strip_markup(markup: str) -> str:
     """The text of an element, without its inner elements."""
-    first, *others = markup.split("<![CDATA[")
+    first, *sections = markup.split("<![CDATA[")
     parts = [html.unescape(_MARKUP.sub("", first))]
-    for other in others:
-        literal, closed, rest = other.partition("]]>")
-        parts += [literal, html.unescape(_MARKUP.sub("", rest))] if closed else []
+    for section in sections:
+        literal, end, tail = section.partition("]]>")
+        parts += [literal, html.unescape(_MARKUP.sub("", tail))] if end else []
     return "".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from pipelines.core.errors import SettingsError
 from studio.jobs.job import Job
@@ -12,18 +13,19 @@ __all__ = ["JobHistory"]
 
 
 class JobHistory:
-    """Jobs by their ids; safe to use from many threads.
+    """Holds jobs by their ids; safe to use from many threads.
 
     The oldest finished ones go when there are too many. Where their pictures take too many bytes, the oldest finished
-    ones let those go, which the results folder has by then, and keep the rest.
+    ones let those go, which the results folder has by then, and keep the rest. Where that is not enough, those of which
+    the request has pictures go altogether.
 
     Args:
-        most: jobs kept.
+        capacity: jobs kept.
         most_bytes: of the pictures of all kept jobs; the latest finished one keeps its own whatever they take.
     """
 
-    def __init__(self, most: int = 64, most_bytes: int = 512 * 2**20):
-        self._most, self._most_bytes = most, most_bytes
+    def __init__(self, capacity: int = 64, most_bytes: int = 512 * 2**20):
+        self._capacity, self._most_bytes = capacity, most_bytes
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -31,39 +33,46 @@ class JobHistory:
         """Keep a job, from now on until it is old."""
         with self._lock:
             self._jobs[job.id] = job
-
-        def changed() -> None:
-            if job.status.final:  # now it has all its pictures
-                forget()
-                self._make_room()
-
-        forget = job.listen(changed)
+        job.when_over(lambda job: self._make_room())  # then it has all its pictures
         self._make_room()
 
-    def get(self, job_id: object) -> Job:
-        """The job of this id, which comes from a browser or a program.
+    def get(self, job_id: object, is_visible: Callable[[str], bool] = lambda owner: True) -> Job:
+        """Return the job of this id, which comes from a browser or a program.
+
+        Args:
+            job_id: untrusted.
+            is_visible: whether whoever asks may know of this owner's jobs.
 
         Raises:
             SettingsError: it is unknown, or so old that only its stored results remain.
         """
         with self._lock:
             job = self._jobs.get(job_id) if isinstance(job_id, str) else None
-        if job is None:
+        if job is None or not is_visible(job.owner):
             raise SettingsError("This job is no longer in memory. Its finished pictures are in the output folder.")
         return job
 
-    def latest(self) -> Job | None:
-        """The job that was added last, if any is remembered."""
+    def get_latest(self) -> Job | None:
+        """Return the job that was added last, if any is remembered."""
         with self._lock:
             return next(reversed(self._jobs.values()), None)
 
     def _make_room(self) -> None:
         with self._lock:
             finished = [job for job in self._jobs.values() if job.status.final]
-            for job in finished[: max(0, len(self._jobs) - self._most)]:
+            surplus = max(0, len(self._jobs) - self._capacity)
+            for job in finished[:surplus]:
                 del self._jobs[job.id]
-            kept, held = list(self._jobs.values()), sum(job.picture_bytes for job in self._jobs.values())
-        for job in [one for one in kept if one.status.final][:-1]:
-            if held <= self._most_bytes:
+            held_bytes = sum(job.picture_bytes + job.source_bytes for job in self._jobs.values())
+        old_jobs = finished[surplus:-1]
+        for job in old_jobs:
+            if held_bytes <= self._most_bytes:
                 return
-            held -= job.let_pictures_go()
+            held_bytes -= job.let_pictures_go()
+        for job in old_jobs:
+            if held_bytes <= self._most_bytes:
+                return
+            if job.source_bytes and not job.picture_bytes:  # pictures that are left are stored nowhere
+                held_bytes -= job.source_bytes
+                with self._lock:
+                    self._jobs.pop(job.id, None)

@@ -15,27 +15,27 @@ Key = tuple[str, int, int]
 
 
 class SharpFrames:
-    """Pictures by (job's id, cell, step); safe to use from many threads.
+    """Holds pictures by (job's id, cell, step); safe to use from many threads.
 
     Args:
-        most: steps kept; a batch of large pictures takes some 100 MB.
+        capacity: steps kept; a batch of large pictures takes some 100 MB.
     """
 
-    def __init__(self, most: int = 2):
-        self._most = most
-        self._kept: OrderedDict[Key, Pictures] = OrderedDict()
+    def __init__(self, capacity: int = 2):
+        self._capacity = capacity
+        self._frames: OrderedDict[Key, Pictures] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Key, decode: Callable[[], Pictures | None]) -> Pictures | None:
         """Return the step's pictures, from `decode` where they are not stored; its None is not stored."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            if key in self._frames:
+                self._frames.move_to_end(key)
+                return self._frames[key]
         pictures = decode()
         if pictures is not None:
             with self._lock:
-                self._kept[key] = pictures
-                while len(self._kept) > self._most:
-                    self._kept.popitem(last=False)
+                self._frames[key] = pictures
+                while len(self._frames) > self._capacity:
+                    self._frames.popitem(last=False)
         return pictures

@@ -36,46 +36,46 @@ def follow(job: Job, per_second: float = PREVIEWS_A_SECOND) -> Iterator[View]:
         if view.status.final:
             return
         # The first preview is not kept waiting: until there is one, a view follows as soon as something has changed.
-        version = _pause(job, view, time.monotonic() + 1 / per_second) if _started(view) else view.version
+        version = _pause(job, view, time.monotonic() + 1 / per_second) if _has_frames(view) else view.version
 
 
-def _started(view: View) -> bool:
+def _has_frames(view: View) -> bool:
     return any(cell.frames for cell in view.cells)
 
 
 def _pause(job: Job, view: View, until: float) -> int:
     """Let time pass until the next view may be shown, or the job is over; the version already shown."""
     latest = view.version
-    while not job.status.final and (left := until - time.monotonic()) > 0:
-        latest = job.wait(latest, left).version
+    while not job.status.final and (remaining := until - time.monotonic()) > 0:
+        latest = job.wait(latest, remaining).version
     return view.version
 
 
 async def watch(job: Job, per_second: float = PREVIEWS_A_SECOND) -> AsyncIterator[View]:
     """`follow` for an event loop: the same views at the same pace, without a thread for each reader."""
-    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    loop, change = asyncio.get_running_loop(), asyncio.Event()
 
-    def wake() -> None:
+    def set_change() -> None:
         with contextlib.suppress(RuntimeError):  # the loop may have ended before the job
-            loop.call_soon_threadsafe(changed.set)
+            loop.call_soon_threadsafe(change.set)
 
-    forget = job.listen(wake)
+    forget = job.listen(set_change)
     try:
         while True:
-            changed.clear()
+            change.clear()
             view = job.view()
             yield view
             if view.status.final:
                 return
-            await _until(changed, HEARTBEAT)
-            end = loop.time() + 1 / per_second if _started(view) else 0.0
-            while not job.status.final and (left := end - loop.time()) > 0:
-                changed.clear()
-                await _until(changed, left)
+            await _wait_for_change(change, HEARTBEAT)
+            end = loop.time() + 1 / per_second if _has_frames(view) else 0.0
+            while not job.status.final and (remaining := end - loop.time()) > 0:
+                change.clear()
+                await _wait_for_change(change, remaining)
     finally:
         forget()
 
 
-async def _until(changed: asyncio.Event, seconds: float) -> None:
+async def _wait_for_change(change: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(changed.wait(), seconds)
+        await asyncio.wait_for(change.wait(), seconds)

@@ -25,11 +25,11 @@ from pipelines.requests.limits import Limits
 from studio.jobs.job import Job
 from studio.jobs.local_engine import LocalEngine
 
-__all__ = ["ZeroEngine", "worker"]
+__all__ = ["ZeroEngine", "build_worker"]
 
 _LOG = logging.getLogger("stepwise.engine")
 
-_TOLD = ("set_status", "set_cells", "add_step", "update_cell", "set_outcome")
+_SENT_METHODS = ("set_status", "set_cells", "add_step", "update_cell", "set_outcome")
 """What a task says to its job: the only names that the parent takes from a worker."""
 
 _FAILURES: Mapping[str, Callable[[str], BaseException]] = {
@@ -46,34 +46,34 @@ Run = Callable[[Job], None]
 class _ToldJob(Job):
     """The worker's side of a job: what a task says to it goes into a queue."""
 
-    def __init__(self, task: str, request: Any):
-        super().__init__(task, request)
+    def __init__(self, task: str, request: object, owner: str):
+        super().__init__(task, request, owner)
         self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
 
-def _telling(name: str) -> Callable[..., None]:
-    def tell(self: _ToldJob, *args: Any, **changes: Any) -> None:
+def _forward(name: str) -> Callable[..., None]:
+    def tell(self: _ToldJob, *args: object, **changes: Any) -> None:
         getattr(Job, name)(self, *args, **changes)  # a task reads its job, too
         self.events.put((name, args, changes))
 
     return tell
 
 
-for _name in _TOLD:
-    setattr(_ToldJob, _name, _telling(_name))
+for _name in _SENT_METHODS:
+    setattr(_ToldJob, _name, _forward(_name))
 
 
-def worker(run: Run) -> Callable[[str, Any, str], Generator[Event, None, None]]:
-    """The function that is sent to the GPU: a plain generator of all that happens to a job.
+def build_worker(run: Run) -> Callable[[str, Any, str], Generator[Event, None, None]]:
+    """Build the function that is sent to the GPU: a plain generator of all that happens to a job.
 
     Args:
         run: does a job's work, as the local engine takes it. It must not use a lock that the parent may hold.
     """
 
-    def events(task: str, request: Any, identity: str) -> Generator[Event, None, None]:
-        job = _ToldJob(task, request)
+    def run_events(task: str, request: object, identity: str, owner: str = "") -> Generator[Event, None, None]:
+        job = _ToldJob(task, request, owner)
         job.id = identity  # results are stored under it
-        working = threading.Thread(target=_perform, args=(run, job), name="stepwise-zero", daemon=True)
+        working = threading.Thread(target=_run_job, args=(run, job), name="stepwise-zero", daemon=True)
         working.start()
         try:
             while (event := job.events.get()) is not None:
@@ -82,10 +82,10 @@ def worker(run: Run) -> Callable[[str, Any, str], Generator[Event, None, None]]:
             job.cancel()
             working.join()
 
-    return events
+    return run_events
 
 
-def _perform(run: Run, job: _ToldJob) -> None:
+def _run_job(run: Run, job: _ToldJob) -> None:
     """Run a job to its end; how it failed is its last event."""
     try:
         run(job)
@@ -103,14 +103,15 @@ def _perform(run: Run, job: _ToldJob) -> None:
 
 
 class ZeroEngine(LocalEngine):
-    """A first-in first-out queue whose jobs run where `spaces.GPU` sends them.
+    """Runs jobs first-in first-out where `spaces.GPU` sends them.
 
     Args:
         run: does a job's work in the worker.
         limits: as for the local engine.
         gpu: `spaces.GPU`, or what stands in for it: takes `duration` and gives a decorator for generator functions.
-        seconds: how long a job may hold the GPU, from its task, its request and its id.
+        seconds: how long a job may hold the GPU, from its task, its request, its id and its owner.
         release: lets go of what `run` holds, when the engine is closed.
+        on_leave: as for the local engine.
     """
 
     forks = True
@@ -122,23 +123,25 @@ class ZeroEngine(LocalEngine):
         gpu: Callable[..., Any],
         seconds: Callable[[str, Any, str], int],
         release: Callable[[], None] = lambda: None,
+        on_leave: Callable[[Job], None] = lambda job: None,
     ):
         self._release = release
-        self._events = gpu(duration=seconds)(worker(run))
+        self._events = gpu(duration=seconds)(build_worker(run))
         self._callers: weakref.WeakKeyDictionary[Job, contextvars.Context] = weakref.WeakKeyDictionary()
-        super().__init__(self._follow, limits)
+        super().__init__(self._follow, limits, on_leave)
 
     def submit(self, job: Job) -> Job:
         # The GPU is charged to whoever asks: `spaces` finds the person's request in the context of the call.
         self._callers[job] = contextvars.copy_context()
         return super().submit(job)
 
-    def close(self, timeout: float = 10.0) -> None:
-        super().close(timeout)
+    def close(self, timeout: float = 10.0, explain: Callable[[Job], str] = lambda job: "") -> bool:
+        has_ended = super().close(timeout, explain)
         self._release()
+        return has_ended
 
-    def if_idle(self, work: Callable[[], Any]) -> None:
-        """Nothing: outside of a job there is no device here."""
+    def run_if_idle(self, action: Callable[[], Any], device: str | None = None) -> None:
+        """Do nothing: outside of a job there is no device here."""
         return None
 
     def _follow(self, job: Job) -> None:
@@ -146,21 +149,21 @@ class ZeroEngine(LocalEngine):
 
     def _replay(self, job: Job) -> None:
         """Repeat on the parent's job what happened to the worker's."""
-        with contextlib.closing(self._asked(job)) as events:
+        with contextlib.closing(self._request_gpu(job)) as events:
             for name, args, changes in events:
                 if job.cancelled():
                     raise Cancelled  # closing the generator stops the worker after its next yield
                 if name in _FAILURES:
                     raise _FAILURES[name](*args[:1] or ("",))
-                if name not in _TOLD:
+                if name not in _SENT_METHODS:
                     raise RuntimeError(f"a worker said {name!r}")
                 getattr(job, name)(*args, **changes)
 
-    def _asked(self, job: Job) -> Iterator[Event]:
+    def _request_gpu(self, job: Job) -> Iterator[Event]:
         """The worker's events; what `spaces` refuses (no quota, no GPU, time is up) as a sentence."""
         from gradio.exceptions import Error
 
-        events = self._events(job.task, job.request, job.id)
+        events = self._events(job.task, job.request, job.id, job.owner)
         try:
             yield from events
         except Error as error:

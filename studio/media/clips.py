@@ -18,13 +18,14 @@ from pipelines.core.errors import SettingsError, StoreError
 
 __all__ = [
     "INSTALL_MP4",
+    "LARGEST_CLIP",
     "NO_MP4",
     "SUFFIXES",
     "check_format",
     "decode_clip",
-    "default_format",
     "encode_clip",
-    "poster",
+    "encode_poster",
+    "get_default_format",
     "strip",
 ]
 
@@ -40,18 +41,19 @@ _CRF = "18"
 _POSTER_SIDE, _STRIP_HEIGHT, _STRIP_GAP = 320, 96, 4
 
 
-def default_format() -> str:
-    """The clip format where nobody names one: "mp4", or "webp" where PyAV, which is optional, cannot be found."""
+def get_default_format() -> str:
+    """Return the clip format where nobody names one: "mp4", or "webp" where PyAV, which is optional, cannot be
+    found."""
     return "mp4" if importlib.util.find_spec("av") else "webp"  # only looked for: the page stands before it is needed
 
 
 def check_format(format: str) -> None:
     """Raise SettingsError if this machine cannot write such clips."""
     if format == "mp4":
-        _av()
+        _import_av()
 
 
-def _av() -> Any:
+def _import_av() -> Any:
     try:
         import av
     except ImportError as error:
@@ -60,7 +62,7 @@ def _av() -> Any:
 
 
 def encode_clip(frames: np.ndarray, fps: int, format: str, comment: str = "") -> bytes:
-    """A whole clip file in memory.
+    """Encode a whole clip file in memory.
 
     Args:
         frames: (F, H, W, 3) uint8.
@@ -74,24 +76,29 @@ def encode_clip(frames: np.ndarray, fps: int, format: str, comment: str = "") ->
     """
     try:
         if format == "mp4":
-            return _mp4(_even(frames), fps, comment)
-        return _animation(frames, fps, format, comment)
+            return _encode_mp4(_pad_to_even(frames), fps, comment)
+        return _encode_animation(frames, fps, format, comment)
     except (OSError, ValueError) as error:
         raise StoreError(f"The clip cannot be written as {format} ({error}). Choose another format.") from error
 
 
-def decode_clip(path: Path) -> tuple[np.ndarray, int]:
-    """The frames (F, H, W, 3) uint8 of a stored clip, and its frames a second.
+def decode_clip(path: Path, fps: int | None = None, count: int | None = None) -> tuple[np.ndarray, int]:
+    """Decode a stored clip into frames (F, H, W, 3) uint8, and its frames a second.
+
+    A WebP and a GIF hold equal neighbors as one frame that is shown longer; here each comes back as often as it was.
 
     Args:
         path: of an mp4 as `encode_clip` writes it, of a WebP or of a GIF.
+        fps: that the clip was made with, where that is known; otherwise its shortest frames give the rate.
+        count: of the frames that were encoded, where that is known. A WebP all of whose frames are equal is a still
+            without a duration, and nothing in it tells how many there were. An mp4 knows both itself.
 
     Raises:
         SettingsError: PyAV is wanted and not installed, or the clip is too large to be decoded at once.
         StoreError: it cannot be read.
     """
     try:
-        return _decoded_mp4(path) if path.suffix == SUFFIXES["mp4"] else _decoded_animation(path)
+        return _decode_mp4(path) if path.suffix == SUFFIXES["mp4"] else _decode_animation(path, fps, count)
     except SettingsError:
         raise
     except Exception as error:  # decoders raise a dozen kinds on damaged files
@@ -106,42 +113,58 @@ def _require_room(frames: int, width: int, height: int) -> None:
         )
 
 
-def _decoded_mp4(path: Path) -> tuple[np.ndarray, int]:
-    frames = []
-    with _av().open(str(path)) as container:
+def _decode_mp4(path: Path) -> tuple[np.ndarray, int]:
+    frames: list[np.ndarray] = []
+    with _import_av().open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         for frame in container.decode(stream):
             _require_room(len(frames) + 1, frame.width, frame.height)
-            plain = frame.reformat(
+            rgb = frame.reformat(
                 format="rgb24", src_colorspace="ITU709", src_color_range="MPEG", dst_color_range="JPEG"
             )
-            frames.append(plain.to_ndarray())
+            frames.append(rgb.to_ndarray())
         rate = round(float(stream.average_rate))
     return np.stack(frames), max(1, rate)
 
 
-def _decoded_animation(path: Path) -> tuple[np.ndarray, int]:
-    frames, milliseconds = [], 0
+def _decode_animation(path: Path, fps: int | None, count: int | None) -> tuple[np.ndarray, int]:
+    frames, durations = [], []
     with Image.open(path, formats=("WEBP", "GIF")) as picture:
-        count = getattr(picture, "n_frames", 1)
-        _require_room(count, *picture.size)
-        for number in range(count):
+        stored = getattr(picture, "n_frames", 1)
+        _require_room(max(stored, count or 0), *picture.size)
+        for number in range(stored):
             picture.seek(number)
             picture.load()  # of a WebP the duration is known only then
             frames.append(np.asarray(picture.convert("RGB")))
-            milliseconds += picture.info.get("duration", 0)
-    return np.stack(frames), max(1, round(1000 * count / milliseconds)) if milliseconds else 1
+            durations.append(float(picture.info.get("duration", 0)))
+        total = sum(durations)
+        fps = fps or _shown_rate(durations)
+        count = count or max(stored, round(total * fps / 1000))
+        _require_room(count, *picture.size)
+    if not total:  # a still
+        return np.repeat(np.stack(frames[:1]), count, 0), fps
+    # What is shown in the middle of each frame's time: rounded to hundredths of a second, the ends may lie aside.
+    middles = (np.arange(count) + 0.5) * total / count
+    frame_places = np.searchsorted(np.cumsum(durations), middles, side="right")
+    return np.stack([frames[place] for place in frame_places.clip(0, stored - 1)]), fps
 
 
-def _even(frames: np.ndarray) -> np.ndarray:
+def _shown_rate(durations: list[float]) -> int:
+    """Frames a second, by the frames that are shown about as briefly as the shortest; 1 for a still."""
+    shortest = min((duration for duration in durations if duration > 0), default=1000.0)
+    brief = [duration for duration in durations if 0 < duration < 1.5 * shortest] or [shortest]
+    return max(1, round(1000 * len(brief) / sum(brief)))
+
+
+def _pad_to_even(frames: np.ndarray) -> np.ndarray:
     """Padded by its own edge to even sides, which yuv420p needs."""
     height, width = frames.shape[1:3]
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def _mp4(frames: np.ndarray, fps: int, comment: str) -> bytes:
-    av = _av()
+def _encode_mp4(frames: np.ndarray, fps: int, comment: str) -> bytes:
+    av = _import_av()
     # A file, since the index can only be moved to the front of one that can be read again.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
@@ -163,7 +186,7 @@ def _mp4(frames: np.ndarray, fps: int, comment: str) -> bytes:
         return path.read_bytes()
 
 
-def _animation(frames: np.ndarray, fps: int, format: str, comment: str) -> bytes:
+def _encode_animation(frames: np.ndarray, fps: int, format: str, comment: str) -> bytes:
     pictures = [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in frames]
     # Whole milliseconds whose sum is the clip's length; GIF counts in hundredths of a second.
     unit = 10 if format == "gif" else 1
@@ -173,19 +196,19 @@ def _animation(frames: np.ndarray, fps: int, format: str, comment: str) -> bytes
     if format == "gif":
         # Each frame with its own palette, dithered by none: steady surfaces then stay steady.
         pictures = [one.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE) for one in pictures]
-        more: dict[str, Any] = {"disposal": 1, "optimize": False, "comment": comment.encode()}
+        options: dict[str, Any] = {"disposal": 1, "optimize": False, "comment": comment.encode()}
     else:
         exif = Image.Exif()
         exif[0x010E] = comment
-        more = {"lossless": True, "method": 3, "exif": exif}
+        options = {"lossless": True, "method": 3, "exif": exif}
     pictures[0].save(
-        buffer, format.upper(), save_all=True, append_images=pictures[1:], duration=durations, loop=0, **more
+        buffer, format.upper(), save_all=True, append_images=pictures[1:], duration=durations, loop=0, **options
     )
     return buffer.getvalue()
 
 
-def poster(frame: np.ndarray) -> str:
-    """A small JPEG of one frame (H, W, 3) uint8, as base64 for the clip's metadata."""
+def encode_poster(frame: np.ndarray) -> str:
+    """Encode one frame (H, W, 3) uint8 as a small JPEG in base64 for the clip's metadata."""
     picture = Image.fromarray(np.ascontiguousarray(frame))
     picture.thumbnail((_POSTER_SIDE, _POSTER_SIDE))
     buffer = io.BytesIO()
@@ -194,7 +217,8 @@ def poster(frame: np.ndarray) -> str:
 
 
 def strip(frames: np.ndarray) -> bytes:
-    """Frames (n, h, w, 3) uint8 side by side as one WebP, nothing between them; small ones are enlarged smoothly."""
+    """Encode frames (n, h, w, 3) uint8 side by side as one WebP, nothing between them; small ones are enlarged
+    smoothly."""
     height = _STRIP_HEIGHT
     width = max(1, round(frames.shape[2] * height / frames.shape[1]))
     sheet = Image.new("RGBA", (len(frames) * (width + _STRIP_GAP) - _STRIP_GAP, height))

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
-__all__ = ["LEFT_OUT", "eight_bits", "to_srgb"]
+__all__ = ["LEFT_OUT", "convert_to_eight_bits", "to_srgb"]
 
 LEFT_OUT = "The picture's color profile could not be used, so its colors may look a little different."
 """Said of a damaged profile, and of one for another kind of picture."""
@@ -18,7 +18,7 @@ _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def to_srgb(picture: Image.Image) -> tuple[Image.Image, str]:
-    """The picture with its embedded color profile applied, and without the profile.
+    """Return the picture with its embedded color profile applied, and without the profile.
 
     Args:
         picture: of 8 bits a channel, any mode.
@@ -31,17 +31,17 @@ def to_srgb(picture: Image.Image) -> tuple[Image.Image, str]:
     data = picture.info.get("icc_profile")
     if not data:
         return picture, ""
-    plain = picture.copy()
-    del plain.info["icc_profile"]
+    picture_without_profile = picture.copy()
+    del picture_without_profile.info["icc_profile"]
     try:
-        transformed = _transformed(plain, data)
+        transformed = _apply_profile(picture_without_profile, data)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return plain, LEFT_OUT
-    transformed.info = dict(plain.info)
+        return picture_without_profile, LEFT_OUT
+    transformed.info = dict(picture_without_profile.info)
     return transformed, ""
 
 
-def _transformed(picture: Image.Image, data: bytes) -> Image.Image:
+def _apply_profile(picture: Image.Image, data: bytes) -> Image.Image:
     if len(data) > _LARGEST_PROFILE:
         raise ValueError("too large")
     profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
@@ -55,7 +55,7 @@ def _transformed(picture: Image.Image, data: bytes) -> Image.Image:
         raise ValueError("for another kind of picture")
     if mode == "RGB" and _is_srgb(data):
         return picture
-    result = colors.point(_grey_curve(data)) if mode == "L" else _transform(data, mode).apply(colors)
+    result = colors.point(_compute_grey_curve(data)) if mode == "L" else _transform(data, mode).apply(colors)
     if alpha is not None:
         result.putalpha(alpha)
     return result
@@ -73,7 +73,7 @@ def _transform(data: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     )
 
 
-def _grey_curve(data: bytes) -> list[int]:
+def _compute_grey_curve(data: bytes) -> list[int]:
     """What the profile makes of each of the 256 greys; optimized, lcms would interpolate between 33 of them."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     return np.asarray(_transform(data, "L").apply(ramp))[0, :, 1].tolist()
@@ -83,12 +83,12 @@ def _is_srgb(data: bytes) -> bool:
     """Whether the profile moves no color by more than rounding does."""
     sides = np.linspace(0, 255, 17).round().astype(np.uint8)
     lattice = np.stack(np.meshgrid(sides, sides, sides, indexing="ij"), axis=-1).reshape(17, 289, 3)
-    moved = np.asarray(_transform(data, "RGB").apply(Image.fromarray(lattice)))
-    return int(np.abs(moved.astype(int) - lattice).max()) <= 1
+    transformed = np.asarray(_transform(data, "RGB").apply(Image.fromarray(lattice)))
+    return int(np.abs(transformed.astype(int) - lattice).max()) <= 1
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits scaled to 8, which `convert` would clip; any other as it is."""
+def convert_to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale a gray picture of 16 bits to 8, which `convert` would clip; any other as it is."""
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture).astype(np.int64).clip(0, 65535)

@@ -8,7 +8,8 @@ import os
 from PIL import Image, ImageOps
 
 from pipelines.core.errors import PictureError
-from studio.media.colors import eight_bits, to_srgb
+from studio.media.coded_colors import CodePoints, convert_code_points, read_code_points
+from studio.media.colors import convert_to_eight_bits, to_srgb
 
 __all__ = ["ALLOWED_FORMATS", "MAX_BYTES", "MAX_PIXELS", "explain_text_limit", "open_picture"]
 
@@ -27,7 +28,7 @@ def open_picture(
     max_pixels: int = MAX_PIXELS,
     mask: bool = False,
 ) -> Image.Image:
-    """An uploaded picture, upright, in sRGB or, where parts of it are transparent, in sRGB with alpha.
+    """Open an uploaded picture, upright, in sRGB or, where parts of it are transparent, in sRGB with alpha.
 
     Args:
         path_or_bytes: the content, or a temporary file that the server itself wrote. A path that came with a
@@ -52,17 +53,18 @@ def open_picture(
         raise PictureError(
             f"The picture's file has {size / 2**20:.1f} MiB: upload one of at most {max_bytes / 2**20:.1f} MiB."
         )
-    return _decoded(io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes, max_pixels, mask)
+    return _decode(io.BytesIO(path_or_bytes) if isinstance(path_or_bytes, bytes) else path_or_bytes, max_pixels, mask)
 
 
-def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int, mask: bool) -> Image.Image:
+def _decode(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int, mask: bool) -> Image.Image:
     try:
-        with Image.open(source, formats=ALLOWED_FORMATS) as opened:
-            _check_pixels(opened.size, max_pixels)
-            notes = _notes(opened)
-            opened.load()
-            _check_pixels(opened.size, max_pixels)
-            picture = _plain(ImageOps.exif_transpose(opened), mask, notes)
+        with Image.open(source, formats=ALLOWED_FORMATS) as source_picture:
+            _check_pixels(source_picture.size, max_pixels)
+            notes = _list_notes(source_picture)
+            points = None if mask else read_code_points(source_picture)
+            source_picture.load()
+            _check_pixels(source_picture.size, max_pixels)
+            picture = _convert_to_plain(ImageOps.exif_transpose(source_picture), mask, points, notes)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -83,7 +85,8 @@ def _decoded(source: str | os.PathLike[str] | io.BytesIO, max_pixels: int, mask:
 
 
 def explain_text_limit(error: Exception) -> str:
-    """A sentence on a PNG whose compressed texts Pillow will not inflate any further; empty for any other error."""
+    """Return a sentence on a PNG whose compressed texts Pillow will not inflate any further; empty for any other
+    error."""
     if not any(name in str(error) for name in ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY", "Decompressed data too large")):
         return ""
     return (
@@ -100,17 +103,17 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _notes(opened: Image.Image) -> list[str]:
+def _list_notes(source_picture: Image.Image) -> list[str]:
     # A camera's JPEG may hold a second, small picture (MPO): that is no animation.
-    if opened.format != "MPO" and getattr(opened, "is_animated", False):
+    if source_picture.format != "MPO" and getattr(source_picture, "is_animated", False):
         return ["The file holds several frames; only the first is used."]
     return []
 
 
-def _plain(picture: Image.Image, mask: bool, notes: list[str]) -> Image.Image:
-    picture = eight_bits(picture)
-    if mask:
+def _convert_to_plain(picture: Image.Image, mask: bool, points: CodePoints | None, notes: list[str]) -> Image.Image:
+    picture = convert_to_eight_bits(picture)
+    if mask or points is not None:
         picture.info.pop("icc_profile", None)
-    picture, note = to_srgb(picture)
+    picture, note = to_srgb(picture) if points is None else convert_code_points(picture, points)
     notes += [note] if note else []
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

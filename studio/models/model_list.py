@@ -1,4 +1,4 @@
-"""What stands on the shelf of models: where each is, what is in memory, and loads and downloads behind the page's back.
+"""The models as a person sees them: where each is, what is in memory, and loads and downloads in the background.
 
 Loads and downloads run in threads of their own, a few at a time, so that neither holds up the queue of jobs.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import BusyError, ModelError, StepwiseError
-from pipelines.models.catalog_folder import LoraEntry
+from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, UpscalerEntry
 from pipelines.models.downloads import Hub, RemoteFile
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.loader import HOST
 from pipelines.models.places import ModelPlaces
+from studio.models.descriptions import describe_embedding, describe_lora, describe_model, describe_upscaler
+from studio.models.memory_segments import Segment, list_memory_segments
 
 if TYPE_CHECKING:
     from pipelines.models.catalog import Catalog
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 __all__ = [
     "DOWNLOAD",
     "LOAD",
-    "Errand",
     "ModelList",
     "Segment",
-    "lora_row",
-    "memory_of",
-    "model_row",
+    "Transfer",
+    "describe_embedding",
+    "describe_lora",
+    "describe_model",
+    "describe_upscaler",
+    "list_memory_segments",
 ]
 
 MOST_AT_ONCE = 2
@@ -43,8 +46,8 @@ _LOG = logging.getLogger("stepwise.models")
 
 
 @dataclasses.dataclass
-class Errand:
-    """A load or a download on its way.
+class Transfer:
+    """Describes a load or a download on its way.
 
     Attributes:
         key: of the model.
@@ -65,15 +68,6 @@ class Errand:
     stop: threading.Event = dataclasses.field(default_factory=threading.Event, repr=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """A share of the memory: what one model, or several together, hold of it."""
-
-    models: tuple[str, ...]
-    bytes: int
-    in_use: bool
-
-
 class _OnlyHere:
     """A hub that never connects: for the question whether a model is on this machine already."""
 
@@ -91,47 +85,48 @@ class _OnlyHere:
 
 
 class ModelList:
-    """The models of a studio as a person sees them; safe to use from many threads.
+    """Lists the models of a studio as a person sees them; safe to use from many threads.
 
     Args:
         catalog: the models that there are.
         loader: loads and downloads them.
+        others: of further devices; a model is loaded where most memory is free.
     """
 
-    def __init__(self, catalog: Catalog, loader: Loader):
-        self._catalog, self._loader = catalog, loader
-        self._errands: dict[str, Errand] = {}
-        self._here: dict[str, bool] = {}
+    def __init__(self, catalog: Catalog, loader: Loader, *others: Loader):
+        self._catalog, self._loader, self._loaders = catalog, loader, (loader, *others)
+        self._transfers: dict[str, Transfer] = {}
+        self._is_here_by_key: dict[str, bool] = {}
         self._lock = threading.Lock()
 
     def rescan(self) -> None:
         """Look into the models folder again."""
         self._catalog.rescan()
         with self._lock:
-            self._here.clear()
-            self._errands = {key: one for key, one in self._errands.items() if one.status == RUNNING}
+            self._is_here_by_key.clear()
+            self._transfers = {key: one for key, one in self._transfers.items() if one.status == RUNNING}
 
-    def here(self, entry: CatalogEntry) -> bool:
-        """Whether all of a model's files are on this machine, without asking anybody else."""
+    def is_here(self, entry: CatalogEntry) -> bool:
+        """Say whether all of a model's files are on this machine, without asking anybody else."""
         if entry.local:
             return not entry.problem
         with self._lock:
-            if entry.key in self._here:
-                return self._here[entry.key]
-        found = self._complete(entry)
+            if entry.key in self._is_here_by_key:
+                return self._is_here_by_key[entry.key]
+        is_here = self._is_complete(entry)
         with self._lock:
-            self._here[entry.key] = found
-        return found
+            self._is_here_by_key[entry.key] = is_here
+        return is_here
 
-    def _complete(self, entry: CatalogEntry) -> bool:
+    def _is_complete(self, entry: CatalogEntry) -> bool:
         places = self._loader.places
-        own = places.catalog.folder / entry.repository.split("/")[-1]
-        if not own.is_dir() and places.hub.folder(entry.repository, entry.revision) is None:
+        own_folder = places.catalog.folder / entry.repository.split("/")[-1]
+        if not own_folder.is_dir() and places.hub.folder(entry.repository, entry.revision) is None:
             return False
-        only = ModelPlaces(places.catalog, _OnlyHere(places.hub))
+        local_places = ModelPlaces(places.catalog, _OnlyHere(places.hub))
         try:
-            only.parts(entry, self._variants(entry), lambda: False, None)
-            return entry.lora is None or only.source(entry, entry.lora).exists()
+            local_places.parts(entry, self._variants(entry), lambda: False, None)
+            return entry.lora is None or local_places.source(entry, entry.lora).exists()
         except (ModelError, OSError):
             return False
 
@@ -139,27 +134,35 @@ class ModelList:
         return ("", entry.variant) if self._loader.device == "cpu" else (entry.variant or "fp16", "")
 
     def loras(self) -> list[LoraEntry]:
-        """The LoRAs of the models folder, the unusable ones with their problem."""
+        """List the LoRAs of the models folder, the unusable ones with their problem."""
         return self._catalog.loras()
 
-    def errand(self, key: str) -> Errand | None:
-        """The last load or download of a model."""
-        with self._lock:
-            return self._errands.get(key)
+    def upscalers(self) -> list[UpscalerEntry]:
+        """Return the upscalers, the unusable ones with their problem."""
+        return self._catalog.upscalers()
 
-    def errands(self) -> list[dict[str, Any]]:
-        """The last load or download of each model, as plain values for programs."""
+    def embeddings(self) -> list[EmbeddingEntry]:
+        """Return the textual-inversion embeddings, the unusable ones with their problem."""
+        return self._catalog.embeddings()
+
+    def get_transfer(self, key: str) -> Transfer | None:
+        """Return the last load or download of a model."""
+        with self._lock:
+            return self._transfers.get(key)
+
+    def list_transfers(self) -> list[dict[str, Any]]:
+        """List the last load or download of each model, as plain values for programs."""
         names = ("key", "what", "status", "stage", "done", "total", "message")
         with self._lock:
-            return [{name: getattr(one, name) for name in names} for one in self._errands.values()]
+            return [{name: getattr(one, name) for name in names} for one in self._transfers.values()]
 
     @property
     def busy(self) -> bool:
-        """Whether anything is on its way."""
+        """Say whether anything is on its way."""
         with self._lock:
-            return any(one.status == RUNNING for one in self._errands.values())
+            return any(one.status == RUNNING for one in self._transfers.values())
 
-    def start(self, key: str, what: str) -> Errand:
+    def start(self, key: str, what: str) -> Transfer:
         """Load or download a model in the background; one that is on its way already goes on.
 
         Raises:
@@ -171,22 +174,28 @@ class ModelList:
         if entry.problem:
             raise ModelError(entry.problem)
         with self._lock:
-            running = [one for one in self._errands.values() if one.status == RUNNING]
-            for one in running:
-                if one.key == key:
-                    return one
-            if len(running) >= MOST_AT_ONCE:
-                raise BusyError(f"{len(running)} models are on their way already. Wait for one of them, or cancel it.")
-            errand = self._errands[key] = Errand(key, what)
-        threading.Thread(target=self._run, args=(errand, entry), name=f"model-{what}", daemon=True).start()
-        return errand
+            running_transfers = [
+                transfer_under_way
+                for transfer_under_way in self._transfers.values()
+                if transfer_under_way.status == RUNNING
+            ]
+            for transfer_under_way in running_transfers:
+                if transfer_under_way.key == key:
+                    return transfer_under_way
+            if len(running_transfers) >= MOST_AT_ONCE:
+                raise BusyError(
+                    f"{len(running_transfers)} models are on their way already. Wait for one of them, or cancel it."
+                )
+            transfer = self._transfers[key] = Transfer(key, what)
+        threading.Thread(target=self._run, args=(transfer, entry), name=f"model-{what}", daemon=True).start()
+        return transfer
 
     def cancel(self, key: str) -> bool:
         """Stop what is on its way for a model; what has arrived of a download is kept."""
-        errand = self.errand(key)
-        if errand is None or errand.status != RUNNING:
+        transfer = self.get_transfer(key)
+        if transfer is None or transfer.status != RUNNING:
             return False
-        errand.stop.set()
+        transfer.stop.set()
         return True
 
     def release(self, key: str) -> bool:
@@ -195,80 +204,38 @@ class ModelList:
         Raises:
             UnknownMethodError: no model has this key.
         """
-        return self._loader.release(self._catalog[key].key)
+        # A list, so that every device is asked and not only those before the first where it is in use.
+        return all([loader.release(self._catalog[key].key) for loader in self._loaders])  # noqa: C419
 
-    def _run(self, errand: Errand, entry: CatalogEntry) -> None:
-        def progress(stage: str, done: int, total: int) -> None:
-            if errand.stop.is_set():
-                raise Cancelled
-            errand.stage, errand.done, errand.total = stage, done, total
+    def _run(self, transfer: Transfer, entry: CatalogEntry) -> None:
+        def report_progress(stage: str, done: int, total: int) -> None:
+            transfer.stage, transfer.done, transfer.total = stage, done, total
 
         try:
-            if errand.what == DOWNLOAD:
-                self._download(errand, entry, progress)
+            if transfer.what == DOWNLOAD:
+                self._download(transfer, entry, report_progress)
             else:
-                self._loader.lora_files(entry.key, errand.stop.is_set, progress)
-                with self._loader.model(entry.key, errand.stop.is_set, progress):
+                self._loader.lora_files(entry.key, transfer.stop.is_set, report_progress)
+                freest = max(self._loaders, key=lambda one: one.cache.limit - one.cache.used_bytes)
+                with freest.model(entry.key, transfer.stop.is_set, report_progress):
                     pass
-            errand.status = DONE
+            transfer.status = DONE
         except Cancelled:
-            errand.status = CANCELLED
+            transfer.status = CANCELLED
         except StepwiseError as error:
-            errand.message, errand.status = str(error), FAILED
+            transfer.message, transfer.status = str(error), FAILED
         except Exception:  # whatever breaks here must not leave the page waiting
-            _LOG.exception("the %s of %s failed", errand.what, entry.key)
-            errand.message, errand.status = f"The {errand.what} of {entry.label} failed; the log says more.", FAILED
+            _LOG.exception("the %s of %s failed", transfer.what, entry.key)
+            transfer.message, transfer.status = (
+                f"The {transfer.what} of {entry.label} failed; the log says more.",
+                FAILED,
+            )
         with self._lock:
-            self._here.pop(entry.key, None)
+            self._is_here_by_key.pop(entry.key, None)
 
-    def _download(self, errand: Errand, entry: CatalogEntry, progress: Any) -> None:
+    def _download(self, transfer: Transfer, entry: CatalogEntry, progress: Any) -> None:
         loader = self._loader
         loader.places.parts(
-            entry, self._variants(entry), errand.stop.is_set, lambda done, total: progress("Downloading", done, total)
+            entry, self._variants(entry), transfer.stop.is_set, lambda done, total: progress("Downloading", done, total)
         )
-        loader.lora_files(entry.key, errand.stop.is_set, progress)
-
-
-def memory_of(loader: Loader) -> tuple[list[Segment], int]:
-    """What models hold of the device's memory, the largest first, and the bytes that they may hold in all."""
-    held: dict[tuple[str, ...], list[Any]] = {}
-    for row in loader.memory():
-        if row.device == HOST:
-            continue  # in the computer's memory, which has a budget of its own
-        held.setdefault(row.models, []).append(row)
-    segments = [
-        Segment(models, sum(row.bytes for row in rows), any(row.in_use for row in rows))
-        for models, rows in held.items()
-    ]
-    return sorted(segments, key=lambda one: -one.bytes), loader.cache.limit
-
-
-def model_row(entry: CatalogEntry, here: bool, loaded: bool) -> Mapping[str, Any]:
-    """A model as plain values for programs."""
-    where = "problem" if entry.problem else "here" if here else "hub"
-    return {
-        "key": entry.key,
-        "label": entry.label,
-        "family": entry.family,
-        "kind": entry.kind,
-        "size_bytes": entry.size_bytes,
-        "licence": entry.licence,
-        "licence_url": entry.licence_url,
-        "gated": entry.gated,
-        "repository": entry.repository,
-        "where": where,
-        "loaded": loaded,
-        "problem": entry.problem,
-        "notes": entry.notes,
-    }
-
-
-def lora_row(lora: LoraEntry) -> Mapping[str, Any]:
-    """A LoRA as plain values for programs."""
-    return {
-        "key": lora.key,
-        "label": lora.label,
-        "family": lora.family,
-        "size_bytes": lora.size_bytes,
-        "problem": lora.problem,
-    }
+        loader.lora_files(entry.key, transfer.stop.is_set, progress)

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from pipelines.models.catalog import Catalog
     from pipelines.models.loader import Loader
 
-__all__ = ["ModelStock", "keep", "kept_key"]
+__all__ = ["ModelStock", "find_saved_key", "keep"]
 
 
 class ModelStock(Protocol):
-    """Where models are and how they are loaded, as the Studio has it."""
+    """Declares where models are and how they are loaded, as the Studio has it."""
 
     @property
     def catalog(self) -> Catalog:
-        """The models that there are."""
+        """Return the models that there are."""
 
     @property
     def loader(self) -> Loader:
@@ -33,8 +33,8 @@ class ModelStock(Protocol):
         """Raise SettingsError where a quantized model that is made now could not be used later."""
 
 
-def kept_key(studio: ModelStock, model: str, choice: Choice) -> str | None:
-    """Key of the kept model, or None while it is not kept."""
+def find_saved_key(studio: ModelStock, model: str, choice: Choice) -> str | None:
+    """Find the key of the saved model; None while it is not saved."""
     key = quantized_key(model, choice)
     return key if key in studio.catalog else None
 

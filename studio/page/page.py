@@ -12,16 +12,20 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from starlette.routing import Route
 
+from pipelines.models.device_choice import name_device, read_memory
 from studio import api
+from studio.api.arguments import add_defaults
 from studio.page.tabs import TABS
 from studio.ui import deep_links, markup
-from studio.ui.live_routes import live_routes
+from studio.ui.controls import PLUMBING
+from studio.ui.live_routes import build_live_routes
 from studio.ui.page_context import BESIDE, PageContext
-from studio.ui.presentation import plural
-from studio.ui.results_route import result_routes
+from studio.ui.presentation import format_count, format_file_size
+from studio.ui.results_route import build_result_routes
 from studio.ui.theme import launch_values
 
 if TYPE_CHECKING:
+    from pipelines.models.loader import Loader
     from studio.backend import Studio
 
 __all__ = ["Page", "build_page", "launch_options"]
@@ -31,12 +35,13 @@ READERS = 128
 """Threads for handlers: everyone who watches a run holds one, and past Gradio's 40 nobody could press Stop."""
 
 PURPOSE = "Make pictures with diffusion models, and watch every step"
+_WHEN_IDLE = "() => new Promise((done) => (window.requestIdleCallback ?? setTimeout)(() => done(), { timeout: 2000 }))"
 _LOG = logging.getLogger("stepwise.page")
 _SECRET = "stepwise"  # no secret: it only has to be the same after a restart, so that the browser's memory can be read
 
 
 class Page(gr.Blocks):
-    """Gradio's Blocks with routes of our own, which stand before Gradio's when the page is served.
+    """Extends Gradio's Blocks with routes of our own, which stand before Gradio's when the page is served.
 
     Attributes:
         routes: of the stored results and the live tabs.
@@ -44,25 +49,30 @@ class Page(gr.Blocks):
 
     routes: Sequence[Route] = ()
 
-    async def preprocess_data(self, *arguments: Any, **more: Any) -> Any:
-        """Gradio's reading of an event's values, which takes those that the page never sends for faults of the program.
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **more: Any) -> Any:
+        """Read an event's values as Gradio does, which takes those that the page never sends for faults of the program.
+
+        What a program leaves out at the end of an endpoint's arguments has its default, so that an endpoint may get
+        further ones: Gradio refuses a list that is too short.
 
         Raises:
             gr.Error: with a sentence for whoever sent them.
         """
         try:
-            return await super().preprocess_data(*arguments, **more)
+            return await super().preprocess_data(block_fn, add_defaults(block_fn, inputs), *arguments, **more)
         except gr.Error as error:  # a number out of range, a choice that is none
             plain = str(error.message).encode("utf-8", "replace").decode()[:200]  # it quotes the value, whatever it is
             raise gr.Error(plain, print_exception=False) from error
         except Exception as error:  # nothing of ours runs in it: whatever breaks, a value broke
             _LOG.info("values that cannot be read: %r", error)
-            told = "The values could not be read. Send as many as are asked for and of their kinds, or reload the page."
-            raise gr.Error(told, print_exception=False) from error
+            message = (
+                "The values could not be read. Send as many as are asked for and of their kinds, or reload the page."
+            )
+            raise gr.Error(message, print_exception=False) from error
 
 
 def build_page(studio: Studio) -> Page:
-    """The whole page and its endpoints, not launched yet.
+    """Build the whole page and its endpoints, not launched yet.
 
     Args:
         studio: the backend behind every tab.
@@ -71,17 +81,23 @@ def build_page(studio: Studio) -> Page:
         # At the top: in a tab that was not opened yet the browser's memory would not be restored.
         keys = [*(tab.key for tab in TABS), *BESIDE]
         sessions = {key: gr.BrowserState(None, storage_key=f"stepwise-{key}", secret=_SECRET) for key in keys}
-        gr.HTML(markup.header(NAME, PURPOSE, _status(studio)), elem_id="header")
+        gr.HTML(
+            markup.header(NAME, PURPOSE, _status(studio), studio.people.are_separate, studio.release.describe()),
+            elem_id="header",
+        )
+        notice = deep_links.build_notice()
         with gr.Tabs(elem_id="tabs") as tabs:
             context = PageContext(demo, tabs, {tab.key: tab.label for tab in TABS}, sessions)
             for tab in TABS:
                 with gr.Tab(tab.label, id=tab.key, elem_id=f"tab-{tab.key.replace('_', '-')}"):
                     tab.build(studio, context)
-        deep_links.wire(studio, context)
+        deep_links.wire(studio, context, notice)
         context.finish()
+        # The first run finds its model loaded. Not while the page is still being built: both want the processor.
+        demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(studio.load_default, **PLUMBING)
         api.attach(studio)
     _leave_unmarked(demo)
-    demo.routes = [*result_routes(studio, Path(get_upload_folder())), *live_routes(studio, context.live)]
+    demo.routes = [*build_result_routes(studio, Path(get_upload_folder())), *build_live_routes(studio, context.live)]
     return demo
 
 
@@ -98,14 +114,18 @@ def _leave_unmarked(demo: gr.Blocks) -> None:
 
 
 def launch_options() -> dict[str, Any]:
-    """Arguments of `Blocks.launch` that belong to the page: theme, styles, script, icon, threads for its readers."""
+    """Return the arguments of `Blocks.launch` that belong to the page: theme, styles, script, icon, threads for its
+    readers."""
     return {**launch_values(), "max_threads": READERS}
 
 
 def _status(studio: Studio) -> list[str]:
-    device = studio.loader.device
-    name = {"cpu": f"CPU, {plural(os.cpu_count() or 1, 'core')}", "cuda": "GPU", "mps": "Apple GPU"}.get(
-        device.split(":")[0], device
-    )
     ready = sum(1 for entry in studio.models() if entry.local and not entry.problem)
-    return [name, f"{plural(ready, 'model')} ready"]
+    return [*map(_describe_device, studio.loaders), f"{format_count(ready, 'model')} ready"]
+
+
+def _describe_device(loader: Loader) -> str:
+    memory = read_memory(loader.device)
+    if memory is None:
+        return f"{name_device(loader.device)}, {format_count(os.cpu_count() or 1, 'core')}"
+    return f"{name_device(loader.device)}, {format_file_size(memory.total)}"

@@ -19,7 +19,7 @@ __all__ = ["TABS", "Tab"]
 
 @dataclasses.dataclass(frozen=True)
 class Tab:
-    """One line of the table: a key for the page's address and memory, the label, and what builds it."""
+    """Describes one line of the table: a key for the page's address and memory, the label, and what builds it."""
 
     key: str
     label: str

@@ -6,14 +6,22 @@ import base64
 import functools
 import importlib.util
 import io
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image, ImageDraw
 
-__all__ = ["PICTURE", "as_task", "clip_formats", "mask_picture", "mixed_calls", "source_picture"]
+__all__ = [
+    "PICTURE",
+    "as_task",
+    "draw_mixed_calls",
+    "encode_mask_picture",
+    "encode_source_picture",
+    "list_clip_formats",
+]
 
 PICTURE = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
 _PROMPTS = (
@@ -25,62 +33,66 @@ _PROMPTS = (
 _SAMPLERS = ("dpmpp_2m", "dpmpp_3m", "ddim", "heun", "euler_a", "unipc", "lms", "sa_solver", "dpmpp_sde")
 _SCHEDULES = ("uniform", "karras", "beta", "exponential")
 _KINDS = ("generate",) * 4 + ("compare",) * 2 + ("edit",) * 3 + ("animate",) * 2 + ("quantize", "refused")
+_EDITS = ("image_to_image", "inpaint", "outpaint", "replace", "reprompt")
 _METHODS = ("int8", "int4", "nf4")
-_LARGE = 4000
-"""Pixels of the side of a large picture: as a camera's, and 48 MB once decoded."""
+_SIZES = (4000, 64, 64, 64)
+"""Pixels of the side of a picture that is edited; the large one is as a camera's, and 48 MB once decoded."""
+
+_Card = TypeVar("_Card")
 
 _REFUSED = ({"num_inference_steps": 0}, {"width": 10**6}, {"sampler": "hune"}, {"seed": "seven"}, {"model": "../x"})
 
 
 @functools.cache
-def source_picture(side: int = 64) -> str:
-    """A shipped picture as base64."""
-    with Image.open(PICTURE) as opened:
-        return _encoded(opened.convert("RGB").resize((side, side)))
+def encode_source_picture(side: int = 64) -> str:
+    """Encode a shipped picture as base64."""
+    with Image.open(PICTURE) as picture:
+        return _encode_png(picture.convert("RGB").resize((side, side)))
 
 
-def clip_formats() -> tuple[str, ...]:
-    """Those that this machine can write."""
+def list_clip_formats() -> tuple[str, ...]:
+    """List the formats that this machine can write."""
     return ("webp", "gif", *(["mp4"] if importlib.util.find_spec("av") else []))
 
 
-def mask_picture(side: int = 64) -> str:
-    """White where that picture may change, as base64."""
+def encode_mask_picture(side: int = 64) -> str:
+    """Encode a mask as base64, white where that picture may change."""
     mask = Image.new("L", (side, side))
     ImageDraw.Draw(mask).rectangle((side // 4, side // 4, side // 2, side // 2), fill=255)
-    return _encoded(mask)
+    return _encode_png(mask)
 
 
-def _encoded(picture: Image.Image) -> str:
+def _encode_png(picture: Image.Image) -> str:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def mixed_calls(count: int, seed: int = 0) -> Iterator[tuple[str, list[Any]]]:
-    """Endpoint and arguments of each job, the same ones for the same seed.
+def draw_mixed_calls(count: int, seed: int = 0) -> Iterator[tuple[str, list[Any]]]:
+    """Draw endpoint and arguments of each job, the same ones for the same seed.
 
     Args:
         count: of jobs.
         seed: of the draw.
     """
     draw = random.Random(seed)
-    picture, mask = source_picture(), mask_picture()
+    mask = encode_mask_picture()
+    kinds, edits, sizes = _deal(draw, _KINDS), _deal(draw, _EDITS), itertools.cycle(_SIZES)
     for index in range(count):
-        base = _settings(draw, index)
+        base = _draw_settings(draw, index)
         prompt = draw.choice(_PROMPTS)
-        kind = draw.choice(_KINDS)
+        kind = next(kinds)
         if kind == "generate":
             yield "generate", [prompt, {**base, "batch_size": draw.choice((1, 1, 2))}]
         elif kind == "compare":
             cells = [{"sampler": key} for key in draw.sample(_SAMPLERS, draw.choice((2, 3)))]
             yield "compare", [prompt, {"base": base, "cells": cells, "reference_steps": draw.choice((4, 6))}]
         elif kind == "edit":
-            settings = _edit(draw, base, mask)
-            large = "mask" not in settings and draw.random() < 0.25
-            yield "edit", [prompt, source_picture(_LARGE) if large else picture, settings]
+            settings = _draw_edit(draw, next(edits), base, mask)
+            side = 64 if "mask" in settings else next(sizes)
+            yield "edit", [prompt, encode_source_picture(side), settings]
         elif kind == "animate":
-            clip = {"frames": draw.choice((3, 6)), "fps": 12, "format": draw.choice(clip_formats())}
+            clip = {"frames": draw.choice((3, 6)), "fps": 12, "format": draw.choice(list_clip_formats())}
             yield "animate", [prompt, {"base": base, **clip, "keys": [{"prompt": draw.choice(_PROMPTS)}]}]
         elif kind == "quantize":
             variants = draw.sample(_METHODS, draw.choice((1, 2)))
@@ -90,13 +102,19 @@ def mixed_calls(count: int, seed: int = 0) -> Iterator[tuple[str, list[Any]]]:
             yield "generate", [prompt, {**base, **draw.choice(_REFUSED)}]
 
 
-def _settings(draw: random.Random, index: int) -> dict[str, Any]:
+def _draw_settings(draw: random.Random, index: int) -> dict[str, Any]:
     sampler, schedule = draw.choice(_SAMPLERS), draw.choice(_SCHEDULES)
     return {"num_inference_steps": draw.choice((2, 3, 4)), "seed": index, "sampler": sampler, "schedule": schedule}
 
 
-def _edit(draw: random.Random, base: dict[str, Any], mask: str) -> dict[str, Any]:
-    method = draw.choice(("image_to_image", "inpaint", "outpaint", "replace", "reprompt"))
+def _deal(draw: random.Random, deck: Sequence[_Card]) -> Iterator[_Card]:
+    """Deal a deck again and again, shuffled each time: every stretch of jobs is the same mix, so that what the studio
+    holds of its last ones differs little."""
+    while True:
+        yield from draw.sample(deck, len(deck))
+
+
+def _draw_edit(draw: random.Random, method: str, base: dict[str, Any], mask: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "base": {"num_inference_steps": base["num_inference_steps"], "seed": base["seed"]},
         "edit": method,
@@ -109,7 +127,7 @@ def _edit(draw: random.Random, base: dict[str, Any], mask: str) -> dict[str, Any
 
 
 def as_task(name: str, data: list[Any]) -> tuple[str, dict[str, Any]]:
-    """The task and its values that an endpoint makes of its arguments."""
+    """Return the task and its values that an endpoint makes of its arguments."""
     prompt, settings = data[0], data[-1]
     if name == "generate":
         return "text_to_image", {**settings, "prompt": prompt}

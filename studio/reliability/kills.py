@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core.errors import SettingsError, StepwiseError
-from studio.reliability.jobs import as_task, mixed_calls
+from studio.reliability.jobs import as_task, draw_mixed_calls
 from studio.reliability.results import is_whole
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _LONGEST = 3.0
 
 
 def run(folder: Path, kills: int = 30, seed: int = 0) -> dict[str, object]:
-    """The figure: finished results that are lost or broken after so many kills.
+    """Measure the figure: finished results that are lost or broken after so many kills.
 
     Args:
         folder: for the results.
@@ -39,45 +39,46 @@ def run(folder: Path, kills: int = 30, seed: int = 0) -> dict[str, object]:
         `lost` and `broken`, and how much there was: results, rows that came back by reconciling, unfinished files.
     """
     draw, outputs = random.Random(seed), folder / "outputs"
-    told: set[str] = set()
+    reported: set[str] = set()
     for _ in range(kills):
-        told |= _killed_run(folder, draw)
-    return {"kills": kills, **inspect(outputs, told)}
+        reported |= _run_and_kill(folder, draw)
+    return {"kills": kills, **inspect(outputs, reported)}
 
 
-def inspect(outputs: Path, told: set[str]) -> dict[str, int]:
-    """What the results folder looks like to the next start of the program.
+def inspect(outputs: Path, reported: set[str]) -> dict[str, int]:
+    """Report what the results folder looks like to the next start of the program.
 
     Args:
         outputs: the folder.
-        told: ids that were reported as finished.
+        reported: ids that were reported as finished.
     """
     from studio.results.store import Store
 
     store = Store(outputs)
-    found = store.reconcile(older_than=0.0)
-    rows = {record.id: record for record in _all(store)}
-    broken = sum(not is_whole(record.path) for record in rows.values())
+    repairs = store.reconcile(older_than=0.0)
+    rows = {record.id: record for record in _list_records(store)}
+    num_broken = sum(not is_whole(record.path) for record in rows.values())
     stray = [path for path in outputs.glob("20*/*") if path.name.partition(".")[0] not in rows]
     return {
         "results": len(rows),
-        "reported": len(told),
-        "lost": len(told - set(rows)),
-        "broken": broken + len(stray),
-        "rows_restored": found.adopted,
-        "unfinished_removed": found.leftovers,
+        "reported": len(reported),
+        "lost": len(reported - set(rows)),
+        "broken": num_broken + len(stray),
+        "rows_restored": repairs.adopted,
+        "unfinished_removed": repairs.leftovers,
     }
 
 
-def _all(store: Store) -> list[Record]:
-    records, page = [], store.list(limit=1000)
+def _list_records(store: Store) -> list[Record]:
+    records: list[Record] = []
+    page = store.list(limit=1000)
     while page:
         records += page
         page = store.list(limit=1000, before=page[-1].id)
     return records
 
 
-def _killed_run(folder: Path, draw: random.Random) -> set[str]:
+def _run_and_kill(folder: Path, draw: random.Random) -> set[str]:
     """Start jobs in a process, kill it at some moment; the ids that it had reported by then."""
     command = [sys.executable, "-m", "studio.reliability.kills", str(folder), str(draw.randrange(2**31))]
     process = subprocess.Popen(
@@ -89,22 +90,22 @@ def _killed_run(folder: Path, draw: random.Random) -> set[str]:
         text=True,
     )
     try:
-        begun = _until_ready(process)
+        reported = _wait_until_ready(process)
         time.sleep(draw.uniform(0.0, _LONGEST))
     finally:
         process.send_signal(signal.SIGKILL)
         lines = process.stdout.read().splitlines()
         process.wait()
         process.stdout.close()
-    return {*begun, *lines}
+    return {*reported, *lines}
 
 
-def _until_ready(process: subprocess.Popen) -> set[str]:
-    told: set[str] = set()
+def _wait_until_ready(process: subprocess.Popen) -> set[str]:
+    reported: set[str] = set()
     for line in process.stdout:
         if line == "ready\n":
-            return told
-        told.add(line.strip())
+            return reported
+        reported.add(line.strip())
     raise StepwiseError("The process that is to be killed did not start its jobs.")
 
 
@@ -114,20 +115,20 @@ def main() -> None:
     from studio.backend import Studio, StudioSettings
 
     studio = Studio(StudioSettings(outputs=folder / "outputs", models=folder / "models", device="cpu"))
-    for number, (name, data) in enumerate(mixed_calls(10**6, seed)):
+    for number, (name, data) in enumerate(draw_mixed_calls(10**6, seed)):
         with contextlib.suppress(SettingsError):  # some are wrong on purpose
-            _tell_results(studio.submit(*as_task(name, data)))
+            _print_results(studio.submit(*as_task(name, data)))
         if number == 0:
             print("ready", flush=True)  # the model is loaded: from here on jobs run all the time
 
 
-def _tell_results(job: Job) -> None:
-    told: set[str] = set()
+def _print_results(job: Job) -> None:
+    reported: set[str] = set()
     view = job.view()
     while True:
-        fresh = {result for cell in view.cells for result in cell.results} - told
+        fresh = {result for cell in view.cells for result in cell.results} - reported
         print("".join(f"{result}\n" for result in fresh), end="", flush=True)
-        told |= fresh
+        reported |= fresh
         if view.status.final:
             return
         view = job.wait(view.version, 1.0)

@@ -17,14 +17,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from studio.reliability.page import PageForm, events, files_of, forms, press
-from studio.reliability.results import extent
+from studio.reliability import unknown
+from studio.reliability.page import PageForm, list_files, press, read_forms, stream_events
+from studio.reliability.results import measure_extent
 from studio.reliability.server import Answer, Server
-from studio.reliability.valid import FIELDS, endpoint_requests, small_form
-from studio.reliability.wrong import BODIES, TYPES, Wrong, odd, past_a_cap, paths
+from studio.reliability.valid import FIELDS, build_endpoint_requests, shrink_form
+from studio.reliability.wrong import BODIES, TYPES, Wrong, build_wrong, exceed_a_cap, walk_paths
 from studio.results.store import Store
 
-__all__ = ["BROKEN", "LEAKS", "Malformed", "endpoint_malformed", "form_malformed", "is_read", "judged", "paths", "run"]
+__all__ = [
+    "BROKEN",
+    "LEAKS",
+    "Malformed",
+    "draw_endpoint_malformed",
+    "draw_form_malformed",
+    "is_read",
+    "judge_answer",
+    "run",
+    "walk_paths",
+]
 
 LEAKS = ("Traceback (most recent call last)", 'File "/', "site-packages", "NoneType", "object at 0x")
 """What only a program's inside looks like."""
@@ -56,7 +67,7 @@ _ON_THE_PAGE = frozenset({"seed", "guidance", "loras", "x", "cells", "keys", "va
 
 @dataclasses.dataclass(frozen=True)
 class Malformed:
-    """One request.
+    """Describes one malformed request.
 
     Attributes:
         where: endpoint, or the page's tab.
@@ -70,27 +81,27 @@ class Malformed:
     kind: str = ""
 
 
-def endpoint_malformed(endpoint: str, count: int, seed: int = 0) -> Iterator[Malformed]:
-    """Malformed requests to an endpoint, the same ones for the same seed.
+def draw_endpoint_malformed(endpoint: str, count: int, seed: int = 0) -> Iterator[Malformed]:
+    """Draw malformed requests to an endpoint, the same ones for the same seed.
 
     Raises:
         KeyError: there is no right request for this endpoint yet.
     """
-    draw, right, turns = random.Random(f"{endpoint} {seed}"), endpoint_requests()[endpoint], itertools.count()
+    draw, right, turns = random.Random(f"{endpoint} {seed}"), build_endpoint_requests()[endpoint], itertools.count()
     for index in range(count):
         if index % 5 == 0:
             yield Malformed(endpoint, body=draw.choice(BODIES), kind=draw.choice(TYPES))
             continue
-        chosen = draw.choice(right)
-        beyond = past_a_cap(draw, chosen, _OVERRULED.get(endpoint, frozenset())) if index % 10 == 1 else None
-        yield Malformed(endpoint, beyond or odd(draw, chosen, FIELDS[endpoint], next(turns)))
+        request = draw.choice(right)
+        beyond = exceed_a_cap(draw, request, _OVERRULED.get(endpoint, frozenset())) if index % 10 == 1 else None
+        yield Malformed(endpoint, beyond or build_wrong(draw, request, FIELDS[endpoint], next(turns)))
 
 
-def form_malformed(form: PageForm, count: int, seed: int = 0) -> Iterator[Malformed]:
-    """Malformed requests of a run button, the same ones for the same page and seed."""
-    draw, small, turns = random.Random(f"page {form.tab} {seed}"), small_form(form), itertools.count()
+def draw_form_malformed(form: PageForm, count: int, seed: int = 0) -> Iterator[Malformed]:
+    """Draw malformed requests of a run button, the same ones for the same page and seed."""
+    draw, small, turns = random.Random(f"page {form.tab} {seed}"), shrink_form(form), itertools.count()
     right = dict(zip(small.names, small.values, strict=True))
-    as_fields = {_field(name): name for name in reversed(small.names)}
+    as_fields = {_get_field(name): name for name in reversed(small.names)}
     ignored = _ON_THE_PAGE | _OVERRULED.get(form.tab, frozenset())
     ignored |= frozenset({"batch_size"}) if form.tab != "text_to_image" else frozenset()
     for index in range(count):
@@ -99,42 +110,45 @@ def form_malformed(form: PageForm, count: int, seed: int = 0) -> Iterator[Malfor
             continue
         beyond = None
         if index % 10 == 1:
-            beyond = past_a_cap(draw, {field: right[name] for field, name in as_fields.items()}, ignored)
+            beyond = exceed_a_cap(draw, {field: right[name] for field, name in as_fields.items()}, ignored)
         if beyond:
             beyond = dataclasses.replace(
                 beyond, values={**right, **{as_fields[k]: v for k, v in beyond.values.items()}}
             )
-        yield Malformed(form.tab, beyond or odd(draw, right, frozenset(), next(turns)))
+        yield Malformed(form.tab, beyond or build_wrong(draw, right, frozenset(), next(turns)))
 
 
-def _field(name: str) -> str:
+def _get_field(name: str) -> str:
     """The field of a request that a form's name stands for."""
     words = name.removeprefix("cmp_")
     return "num_inference_steps" if words == "steps" else words
 
 
 def run(server: Server, count: int = 500) -> dict[str, Any]:
-    """The figure, over every public endpoint that the server lists, and every run button of its page.
+    """Measure the figure, over every public endpoint that the server lists, and every run button of its page.
 
     Args:
         server: without a rate limit, or it only proves that.
-        count: of requests to each.
+        count: of requests to each; a quarter as many of each kind go to what there is none of.
 
     Returns:
-        How many were answered how, and what must not be: `server_errors`, `tracebacks_shown`, `past_a_cap`.
+        How many were answered how, and what must not be: `server_errors`, `tracebacks_shown`, `past_a_cap`; and what
+        `unknown.run` returns.
     """
     before = server.log.count("Traceback")
     kinds: Counter[str] = Counter()
     examples: list[str] = []
-    endpoints, pressed = server.endpoints(), forms(server.web.get("/config").json())
-    for request, answer in _asked(server, endpoints, list(pressed.values()), count):
-        kind = judged(answer, request.wrong is not None and request.wrong.beyond)
+    endpoints, pressed = server.endpoints(), read_forms(server.web.get("/config").json())
+    for request, answer in _send_all(server, endpoints, list(pressed.values()), count):
+        kind = judge_answer(answer, request.wrong is not None and request.wrong.beyond)
         kinds[kind] += 1
         kinds["read"] += answer.begun or (kind == "refused" and is_read(answer))
         kinds["jobs"] += answer.begun
         if kind in ("server_error", "traceback", "past_a_cap") and len(examples) < 40:
-            examples.append(_told(request, answer))
+            examples.append(_describe_answer(request, answer))
+    missed = unknown.run(server, max(1, count // 4), LEAKS)
     return {
+        **missed,
         "endpoints": len(endpoints),
         "buttons": len(pressed),
         "requests": count * (len(endpoints) + len(pressed)),
@@ -146,27 +160,27 @@ def run(server: Server, count: int = 500) -> dict[str, Any]:
         "past_a_cap": kinds["past_a_cap"],
         "tracebacks_shown": kinds["traceback"],
         "tracebacks_logged": server.log.count("Traceback") - before,
-        "examples": examples,
+        "examples": [*examples, *missed["unknown_examples"]],
     }
 
 
-def _asked(
-    server: Server, endpoints: Mapping[str, int], pressed: Sequence[PageForm], count: int
+def _send_all(
+    server: Server, endpoints: Mapping[str, int], page_forms: Sequence[PageForm], count: int
 ) -> Iterator[tuple[Malformed, Answer]]:
     import httpx
 
     for name in sorted(endpoints):
-        for request in endpoint_malformed(name, count):
+        for request in draw_endpoint_malformed(name, count):
             try:
-                yield request, _called(server, request)
+                yield request, _send_call(server, request)
             except httpx.HTTPError as error:  # a connection that the server breaks off counts as a failure of its own
                 yield request, Answer(599, "", repr(error))
-    for form in pressed:
-        for request in form_malformed(form, count):
-            yield request, _pressed(server, form, request)
+    for form in page_forms:
+        for request in draw_form_malformed(form, count):
+            yield request, _press_button(server, form, request)
 
 
-def _called(server: Server, request: Malformed) -> Answer:
+def _send_call(server: Server, request: Malformed) -> Answer:
     path, body, kind = f"/gradio_api/call/{request.where}", request.body, request.kind
     if request.wrong is not None:
         body, kind = json.dumps({"data": list(request.wrong.values.values())}).encode(), "application/json"
@@ -174,7 +188,7 @@ def _called(server: Server, request: Malformed) -> Answer:
     return server.finish(request.where, server.web.post(path, content=body, headers=headers), _LONGEST)
 
 
-def _pressed(server: Server, form: PageForm, request: Malformed) -> Answer:
+def _press_button(server: Server, form: PageForm, request: Malformed) -> Answer:
     if request.wrong is None:
         headers = {"content-type": "application/json"}
         answer = server.web.post(f"/stepwise/{form.tab}/run", content=request.body, headers=headers)
@@ -182,66 +196,66 @@ def _pressed(server: Server, form: PageForm, request: Malformed) -> Answer:
         answer = press(server.web, form, list(request.wrong.values.values()))
     if answer.status_code != 200 or "session" not in answer.json():
         return Answer(answer.status_code, "", answer.text)
-    return _followed(server, form.tab, answer.json()["session"]["job"])
+    return _follow_job(server, form.tab, answer.json()["session"]["job"])
 
 
-def _followed(server: Server, tab: str, job: str) -> Answer:
+def _follow_job(server: Server, tab: str, job: str) -> Answer:
     """What the page was told of a job at its end, as an endpoint would say it, with where the files named to it lie."""
     files: set[str] = set()
-    until, stopped = time.monotonic() + _LONGEST, False
-    for said in events(server.web, tab, job):
-        files |= files_of(said)
-        if not stopped and time.monotonic() > until:
-            stopped = server.web.post(f"/stepwise/{tab}/jobs/{job}/stop").status_code == 200
-    failed = said["status"] in ("failed", "lost")
+    until, was_stopped = time.monotonic() + _LONGEST, False
+    for event in stream_events(server.web, tab, job):
+        files |= list_files(event)
+        if not was_stopped and time.monotonic() > until:
+            was_stopped = server.web.post(f"/stepwise/{tab}/jobs/{job}/stop").status_code == 200
+    failed = event["status"] in ("failed", "lost")
     value = (
-        said["notice"]
+        event["notice"]
         if failed
-        else [{"status": said["status"], "images": [{"path": str(_stored(server, one))} for one in files]}]
+        else [{"status": event["status"], "images": [{"path": str(_find_stored(server, one))} for one in files]}]
     )
     return Answer(200, "error" if failed else "complete", value, begun=True)
 
 
-def _stored(server: Server, address: str) -> Path:
+def _find_stored(server: Server, address: str) -> Path:
     """The file behind `stepwise/results/{id}`, which is all that a page is told."""
     return Store(server.outputs).get(address.rsplit("/", 1)[1]).path
 
 
 def is_read(answer: Answer) -> bool:
-    """Whether a refusal is about a value, and not about the request as a whole."""
+    """Say whether a refusal is about a value, and not about the request as a whole."""
     if not answer.value or (answer.event == "" and answer.status != 422):
         return False
     return not any(sentence in str(answer.value) for sentence in _UNREAD)
 
 
-def _told(request: Malformed, answer: Answer) -> str:
-    what = request.body[:80] if request.wrong is None else ", ".join(sorted(request.wrong.fields))
+def _describe_answer(request: Malformed, answer: Answer) -> str:
+    subject = request.body[:80] if request.wrong is None else ", ".join(sorted(request.wrong.fields))
     values = (
         "" if request.wrong is None else str({k: v for k, v in request.wrong.values.items() if k != "picture"})[:200]
     )
-    return f"{request.where} {what} {values}: {answer.status} {answer.event} {str(answer.value)[:200]}"
+    return f"{request.where} {subject} {values}: {answer.status} {answer.event} {str(answer.value)[:200]}"
 
 
-def judged(answer: Answer, beyond: bool = False) -> str:
-    """ "server_error", "traceback", "past_a_cap", "refused" or "answered".
+def judge_answer(answer: Answer, beyond: bool = False) -> str:
+    """Judge an answer as "server_error", "traceback", "past_a_cap", "refused" or "answered".
 
     Args:
         answer: to a request.
         beyond: whether the request asked for more than a cap allows.
     """
-    told = answer.value if isinstance(answer.value, str) else json.dumps(answer.value, ensure_ascii=False)
-    if answer.status >= 500 or any(sentence in told for sentence in BROKEN):
+    text = answer.value if isinstance(answer.value, str) else json.dumps(answer.value, ensure_ascii=False)
+    if answer.status >= 500 or any(sentence in text for sentence in BROKEN):
         return "server_error"
-    if any(leak in told for leak in LEAKS):
+    if any(leak in text for leak in LEAKS):
         return "traceback"
     if beyond and answer.begun:
         return "past_a_cap"
     if answer.refused:
         return "refused"
-    return "past_a_cap" if _past(answer.value) else "answered"
+    return "past_a_cap" if _is_past_a_cap(answer.value) else "answered"
 
 
-def _past(value: Any) -> bool:
+def _is_past_a_cap(value: Any) -> bool:
     """Whether a finished job did more than the caps allow."""
     from pipelines.requests.limits import Limits
 
@@ -254,18 +268,18 @@ def _past(value: Any) -> bool:
         len(result.get("results", ())) > 1000
         or len(images) > limits.max_batch + limits.max_cells
         or result.get("num_steps", 0) > (limits.max_steps * (limits.max_cells + 1))
-        or any(_too_large(Path(image["path"]), limits) for image in images if image.get("path"))
+        or any(_is_too_large(Path(image["path"]), limits) for image in images if image.get("path"))
     )
 
 
-def _too_large(path: Path, limits: Any) -> bool:
-    found = extent(path)
-    if found is None:
+def _is_too_large(path: Path, limits: Any) -> bool:
+    size = measure_extent(path)
+    if size is None:
         return False
-    pixels = found.width * found.height
+    pixels = size.width * size.height
     return (
-        max(found.width, found.height) > limits.max_side
-        or found.frames > limits.max_frames
+        max(size.width, size.height) > limits.max_side
+        or size.frames > limits.max_frames
         or pixels > limits.max_pixels
-        or pixels * found.frames > limits.max_clip_pixels
+        or pixels * size.frames > limits.max_clip_pixels
     )

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from studio.results.records import about
+from studio.results.records import get_description_path
 
-__all__ = ["Extent", "extent", "is_whole"]
+__all__ = ["Extent", "is_whole", "measure_extent"]
 
 _TABLES = (".csv", ".json", ".zip")
 
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """Pixels of a picture or clip.
+    """Counts pixels of a picture or clip.
 
     Attributes:
         width, height: of a frame.
@@ -29,8 +29,8 @@ class Extent:
     frames: int
 
 
-def extent(path: Path) -> Extent | None:
-    """What a result shows; None for a file without pixels.
+def measure_extent(path: Path) -> Extent | None:
+    """Measure what a result shows; None for a file without pixels.
 
     Raises:
         OSError, ValueError: it cannot be read.
@@ -38,12 +38,12 @@ def extent(path: Path) -> Extent | None:
     if path.suffix in _TABLES:
         return None
     if path.suffix == ".mp4":
-        return _decoded(path)
-    with Image.open(path) as opened:
-        return Extent(*opened.size, getattr(opened, "n_frames", 1))
+        return _measure_clip(path)
+    with Image.open(path) as picture:
+        return Extent(*picture.size, getattr(picture, "n_frames", 1))
 
 
-def _decoded(path: Path) -> Extent:
+def _measure_clip(path: Path) -> Extent:
     """An mp4, decoded to its last frame."""
     import av  # what wrote the file
 
@@ -61,7 +61,7 @@ def _decoded(path: Path) -> Extent:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a result decodes to its last byte and carries its settings, in it or beside it."""
+    """Say whether a result decodes to its last byte and carries its settings, in it or beside it."""
     try:
         return _is_whole_picture(path) if path.suffix == ".png" else _is_whole_clip(path)
     except (OSError, KeyError, ValueError, SyntaxError, EOFError):
@@ -75,12 +75,12 @@ def _is_whole_picture(path: Path) -> bool:
 
 
 def _is_whole_clip(path: Path) -> bool:
-    facts = json.loads(about(path).read_text(encoding="utf-8"))
-    wanted = json.loads(facts["metadata"])["animate"]["frames"]
+    facts = json.loads(get_description_path(path).read_text(encoding="utf-8"))
+    num_frames = json.loads(facts["metadata"])["animate"]["frames"]
     if path.suffix == ".mp4":
-        return _decoded(path).frames == wanted
+        return _measure_clip(path).frames == num_frames
     with Image.open(path) as clip:
         for frame in range(clip.n_frames):
             clip.seek(frame)
             clip.load()
-        return clip.n_frames <= wanted  # equal frames one after another are stored as one that stays longer
+        return clip.n_frames <= num_frames  # equal frames one after another are stored as one that stays longer

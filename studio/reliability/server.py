@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import StepwiseError
 
-__all__ = ["Answer", "Server", "serving"]
+__all__ = ["Answer", "Server", "run_server"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STARTS_WITHIN = 300.0
@@ -26,7 +26,7 @@ _NO_LIMIT = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What came back for a call.
+    """Holds what came back for a call.
 
     Attributes:
         status: of HTTP.
@@ -42,12 +42,12 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """Whether the server said no, in either of its two ways."""
+        """Say whether the server said no, in either of its two ways."""
         return 400 <= self.status < 500 or self.event == "error"
 
 
 class Server:
-    """A running studio.
+    """Represents a running studio.
 
     Args:
         process: of the server.
@@ -63,7 +63,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the server has printed so far."""
+        """Return what the server has printed so far."""
         return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
 
     @property
@@ -71,7 +71,7 @@ class Server:
         return self.folder / "outputs"
 
     def begin(self, name: str, data: Any) -> Any:
-        """The answer to the request that starts a call; its JSON holds the `event_id`."""
+        """Send the request that starts a call and return the answer; its JSON holds the `event_id`."""
         return self.web.post(f"/gradio_api/call/{name}", json={"data": data})
 
     def call(self, name: str, *data: Any) -> Answer:
@@ -79,32 +79,32 @@ class Server:
         return self.finish(name, self.begin(name, list(data)))
 
     def finish(self, name: str, began: Any, within: float = 600.0) -> Answer:
-        """The end of a call that `begin` started; a job that runs longer than `within` seconds is stopped."""
+        """Wait for the end of a call that `begin` started; a job that runs longer than `within` seconds is stopped."""
         if began.status_code != 200:
             return Answer(began.status_code, "", began.text)
-        kind, told, begun, until = "", "", False, time.monotonic() + within
+        kind, data, has_begun, until = "", "", False, time.monotonic() + within
         with self.web.stream("GET", f"/gradio_api/call/{name}/{began.json()['event_id']}") as stream:
             for line in stream.iter_lines():
                 if line.startswith("event: "):
                     kind = line.removeprefix("event: ")
                 elif line.startswith("data: "):
-                    told = line.removeprefix("data: ")
-                    begun |= kind == "generating"
+                    data = line.removeprefix("data: ")
+                    has_begun |= kind == "generating"
                     if kind == "generating" and time.monotonic() > until:
                         break
             status = stream.status_code
-        value = _plain(told)
+        value = _parse_plain(data)
         if kind == "generating":
             self.call("cancel", value[0].get("job", ""))
-        return Answer(status, kind, value, begun)
+        return Answer(status, kind, value, has_begun)
 
     def endpoints(self) -> dict[str, int]:
         """Name of every public endpoint to how many arguments it takes, as the server itself lists them."""
-        named = self.web.get("/gradio_api/info").json()["named_endpoints"]
-        return {name.strip("/"): len(about["parameters"]) for name, about in named.items()}
+        entries = self.web.get("/gradio_api/info").json()["named_endpoints"]
+        return {name.strip("/"): len(about["parameters"]) for name, about in entries.items()}
 
 
-def _plain(text: str) -> Any:
+def _parse_plain(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -112,12 +112,13 @@ def _plain(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, rate_limit: bool = True) -> Iterator[Server]:
-    """The studio while the context lasts.
+def run_server(folder: Path, rate_limit: bool = True, flags: Sequence[str] = ()) -> Iterator[Server]:
+    """Run the studio while the context lasts.
 
     Args:
         folder: for everything that it writes.
         rate_limit: False lets one address ask as much as it likes, which only a measurement needs.
+        flags: more of `app.py`'s.
 
     Raises:
         StepwiseError: it did not start.
@@ -126,7 +127,7 @@ def serving(folder: Path, rate_limit: bool = True) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = [str(folder), str(port), *([] if rate_limit else ["--no-rate-limit"])]
+    arguments = [str(folder), str(port), *([] if rate_limit else ["--no-rate-limit"]), *flags]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "studio.reliability.server", *arguments],
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("port")
     parser.add_argument("--no-rate-limit", action="store_true")
-    flags = parser.parse_args()
+    flags, more = parser.parse_known_args()
 
     from studio.safety.environment import prepare_environment
     from studio.safety.flags import parse_flags
@@ -171,7 +172,7 @@ def main() -> None:
     folders = [
         part for kind in ("models", "outputs", "temp") for part in (f"--{kind}-folder", str(flags.folder / kind))
     ]
-    settings = parse_flags([*folders, "--port", flags.port], {})
+    settings = parse_flags([*folders, "--port", flags.port, *more], {})
     if flags.no_rate_limit:
         settings = dataclasses.replace(
             settings, limits=dataclasses.replace(settings.limits, burst=int(_NO_LIMIT), per_second=_NO_LIMIT)
@@ -179,15 +180,18 @@ def main() -> None:
     prepare_environment(settings.temp)
 
     # After the environment is prepared: gradio reads it when it is imported.
-    from studio.backend import Studio, StudioSettings
+    from studio.backend import Studio
+    from studio.backend.launched import build_studio_settings
     from studio.page.page import build_page, launch_options
     from studio.server.serve import serve
+    from studio.server.stopping import end_process
 
-    studio = Studio(StudioSettings(outputs=settings.outputs, models=settings.models, device="cpu"))
+    studio = Studio(dataclasses.replace(build_studio_settings(settings), device="cpu"))
     try:
-        serve(build_page(studio), settings, **launch_options())
+        serve(build_page(studio), settings, studio, **launch_options())
     finally:
         studio.close()
+    end_process()
 
 
 if __name__ == "__main__":

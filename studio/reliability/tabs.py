@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.core.errors import StepwiseError
-from studio.reliability.page import events, forms, press
+from studio.reliability.page import press, read_forms, stream_events
 from studio.reliability.server import Server
 
 __all__ = ["run"]
@@ -31,22 +31,22 @@ _PAGE: Mapping[str, Mapping[str, Any]] = {
 
 
 def run(server: Server, times: int = 5) -> dict[str, Any]:
-    """The figure: how many jobs were finished after whoever asked for them had gone.
+    """Measure the figure: how many jobs were finished after whoever asked for them had gone.
 
     Args:
         server: running.
         times: how many jobs of each kind; those of the page go to its tabs in turn.
     """
-    pages = forms(server.web.get("/config").json())
-    prompts, cut = [], []
+    pages = read_forms(server.web.get("/config").json())
+    prompts, steps_at_cut = [], []
     for number in range(times):
         prompts.append(f"a fox on a blue background, call {number}")
-        cut.append(_cut_call(server, prompts[-1]))
+        steps_at_cut.append(_cut_call(server, prompts[-1]))
         tab = [*_PAGE][number % len(_PAGE)]
         prompts.append(f"a bus on a blue background, page {number}")
-        cut.append(_cut_page(server, pages[tab], prompts[-1]))
-    finished = sum(_arrives(server, prompt) for prompt in prompts)
-    return {"cut_off_at_step": cut, "jobs": len(prompts), "finished": finished}
+        steps_at_cut.append(_cut_page(server, pages[tab], prompts[-1]))
+    finished = sum(_has_arrived(server, prompt) for prompt in prompts)
+    return {"cut_off_at_step": steps_at_cut, "jobs": len(prompts), "finished": finished}
 
 
 def _cut_call(server: Server, prompt: str) -> int:
@@ -54,7 +54,8 @@ def _cut_call(server: Server, prompt: str) -> int:
     began = server.begin("generate", [prompt, {"num_inference_steps": _STEPS, "seed": 3}]).json()
     with server.web.stream("GET", f"/gradio_api/call/generate/{began['event_id']}") as stream:
         for line in stream.iter_lines():
-            if line.startswith("data: ") and (step := json.loads(line[6:])[0]["step"]) > 0:
+            content = json.loads(line[6:]) if line.startswith("data: ") else None  # a heartbeat's is null
+            if content and (step := content[0]["step"]) > 0:
                 return step
     return 0
 
@@ -64,10 +65,10 @@ def _cut_page(server: Server, form: Any, prompt: str) -> int:
     answer = press(server.web, form, form.filled(prompt=prompt, **_PAGE[form.tab]))
     if "session" not in answer.json():
         raise StepwiseError(f"The page's {form.tab} was refused: {answer.text[:300]}")
-    stream = events(server.web, form.tab, answer.json()["session"]["job"])
+    stream = stream_events(server.web, form.tab, answer.json()["session"]["job"])
     try:
-        for said in stream:
-            steps = _DONE.findall(json.dumps(said["parts"]).replace("\\", ""))
+        for event in stream:
+            steps = _DONE.findall(json.dumps(event["parts"]).replace("\\", ""))
             if any(int(step) > 0 for step in steps):
                 return max(map(int, steps))
     finally:
@@ -75,10 +76,10 @@ def _cut_page(server: Server, form: Any, prompt: str) -> int:
     return 0
 
 
-def _arrives(server: Server, prompt: str) -> bool:
+def _has_arrived(server: Server, prompt: str) -> bool:
     until = time.monotonic() + _WITHIN
     while time.monotonic() < until:
-        answer = server.call("gallery", prompt, "", 1, "")
+        answer = server.call("gallery", prompt, "", 1, "", "", False, "newest")
         if answer.event == "complete" and answer.value[0]["results"]:
             return True
         time.sleep(0.2)

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.core.types import Request
-from pipelines.learning.fitting import LearnRequest
+from pipelines.learning.request import LearnRequest
 from pipelines.workflows.compare.request import ComparisonRequest
 from pipelines.workflows.convergence import ConvergenceRequest
 from pipelines.workflows.edit.request import EditRequest
 from pipelines.workflows.quantize import QuantizationRequest
+from pipelines.workflows.upscale import UpscaleRequest
 from pipelines.workflows.video.request import VideoRequest
-from studio.reliability.jobs import mask_picture, source_picture
+from studio.reliability.jobs import encode_mask_picture, encode_source_picture
 from studio.reliability.page import PageForm
+from studio.results.options import ORDERS
 
-__all__ = ["FIELDS", "endpoint_requests", "small_form"]
+__all__ = ["FIELDS", "build_endpoint_requests", "shrink_form"]
 
 FOX = "a fox on a blue background"
 BASE: Mapping[str, Any] = {
@@ -27,6 +29,9 @@ BASE: Mapping[str, Any] = {
     "schedule": {"key": "karras", "rho": 7},
     "guidance": {"key": "cfg", "guidance_scale": 3},
     "start": "noise",
+    "made_like": "here",
+    "second_pass": "none",
+    "cache": "none",
     "num_inference_steps": 2,
     "width": 64,
     "height": 64,
@@ -48,24 +53,28 @@ _PAGE: Mapping[str, Mapping[str, Any]] = {
     "edit": {"steps": 2},
     "animate": {"steps": 1, "frames": 3, "format": "webp"},
     "quantize": {"steps": 1, "measure": False, "variants": ["int8"]},
+    "upscale": {"factor": 1.5},
 }
 """Of a run button's form, what makes its job small."""
 
 
-def _fields(kind: type, *more: str) -> frozenset[str]:
-    return frozenset({*(field.name for field in dataclasses.fields(kind)), *more}) - {"notes"}
+def _list_fields(kind: type, *names: str) -> frozenset[str]:
+    return frozenset({*(field.name for field in dataclasses.fields(kind)), *names}) - {"notes"}
 
 
-_OF_A_REQUEST = _fields(Request)
+_OF_A_REQUEST = _list_fields(Request)
 FIELDS: Mapping[str, frozenset[str]] = {
     "generate": _OF_A_REQUEST,
-    "compare": _OF_A_REQUEST | _fields(ComparisonRequest),
-    "convergence": _OF_A_REQUEST | _fields(ConvergenceRequest),
-    "edit": _OF_A_REQUEST | _fields(EditRequest),
-    "animate": _OF_A_REQUEST | _fields(VideoRequest),
-    "quantize": _OF_A_REQUEST | _fields(QuantizationRequest),
-    "learn": _fields(LearnRequest, "model", "sampler", "guidance", "num_inference_steps", "negative_prompt", *_FITTED),
-    "gallery": frozenset({"search", "kind", "limit", "before"}),
+    "compare": _OF_A_REQUEST | _list_fields(ComparisonRequest),
+    "convergence": _OF_A_REQUEST | _list_fields(ConvergenceRequest),
+    "edit": _OF_A_REQUEST | _list_fields(EditRequest),
+    "upscale": _OF_A_REQUEST | _list_fields(UpscaleRequest) - {"described"},
+    "animate": _OF_A_REQUEST | _list_fields(VideoRequest),
+    "quantize": _OF_A_REQUEST | _list_fields(QuantizationRequest),
+    "learn": _list_fields(
+        LearnRequest, "model", "sampler", "guidance", "num_inference_steps", "negative_prompt", *_FITTED
+    ),
+    "gallery": frozenset({"search", "kind", "limit", "before", "model", "favorites", "order"}),
     "gallery_change": frozenset({"action", "ids"}),
     "cancel": frozenset({"job"}),
     "models": frozenset(),
@@ -74,9 +83,9 @@ FIELDS: Mapping[str, frozenset[str]] = {
 """Endpoint to what its task takes, by name: none of it may be left untried."""
 
 
-def endpoint_requests() -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """Endpoint to right requests, each its arguments by name in their order."""
-    picture, mask = source_picture(), mask_picture()
+def build_endpoint_requests() -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """Map each endpoint to right requests, each its arguments by name in their order."""
+    picture, mask = encode_source_picture(), encode_mask_picture()
     learner = {"key": "bespoke", "tries": 0}
     fit = {"base": {**BASE, "sampler": "dpmpp_2m"}, "learner": learner, "pictures": _FITTED, "prompts": [FOX]}
     edit = {"base": BASE, "source_prompt": FOX, "inversion": "direct", "fit": "crop"}
@@ -95,6 +104,10 @@ def endpoint_requests() -> Mapping[str, Sequence[Mapping[str, Any]]]:
             {"prompt": FOX, "picture": picture, "settings": {**edit, "edit": {"key": "replace"}}},
             {"prompt": FOX, "picture": picture, "settings": {**edit, "edit": {"key": "outpaint", "left": 8}}},
         ],
+        "upscale": [
+            {"prompt": FOX, "picture": picture, "settings": {"base": BASE, "factor": 2, "strength": 0.5}},
+            {"prompt": "", "picture": picture, "settings": {"upscaler": "lanczos", "factor": 1.5}},
+        ],
         "animate": [{"prompt": FOX, "settings": {**clip, "keys": [{"prompt": "a cat", "seed": 8}]}}],
         "quantize": [
             {
@@ -103,16 +116,19 @@ def endpoint_requests() -> Mapping[str, Sequence[Mapping[str, Any]]]:
             }
         ],
         "learn": [{"settings": fit}],
-        "gallery": [{"search": "fox", "kind": "", "limit": 1, "before": ""}],
-        "gallery_change": [{"action": "restore", "ids": ["nobody"]}],
+        "gallery": [
+            {"search": "fox", "kind": "", "limit": 1, "before": "", "model": "", "favorites": False, "order": order}
+            for order in ORDERS
+        ],
+        "gallery_change": [{"action": action, "ids": ["nobody"]} for action in ("restore", "star")],
         "cancel": [{"job": "nobody"}],
         "models": [{}],
         "models_change": [{"action": "rescan", "model": ""}, {"action": "release", "model": "emoji"}],
     }
 
 
-def small_form(form: PageForm) -> PageForm:
-    """A run button's form as the page shows it, but for what makes its job small.
+def shrink_form(form: PageForm) -> PageForm:
+    """Return a run button's form as the page shows it, but for what makes its job small.
 
     Raises:
         StepwiseError: the page has no such field.

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["BODIES", "ODD", "PAST_A_CAP", "TYPES", "Wrong", "odd", "past_a_cap", "paths"]
+__all__ = ["BODIES", "ODD", "PAST_A_CAP", "TYPES", "Wrong", "build_wrong", "exceed_a_cap", "walk_paths"]
 
 ODD: tuple[Any, ...] = (
     None,
@@ -61,18 +61,19 @@ PAST_A_CAP: Mapping[str, tuple[Any, ...]] = {
     "width": (8, 4096, 10**6),
     "height": (8, 4096, 10**6),
     "batch_size": (17, 0, 10**6),
-    "seed": (-1, 2**64),
-    "variation_seed": (-1, 2**64),
+    "seed": (-2, 2**64),
+    "variation_seed": (-2, 2**64),
     "variation_strength": (2, -0.1),
     "guidance": ({"key": "cfg", "guidance_scale": 10**6},),
     "loras": ([{"name": "x", "weight": 1}] * 9, [{"name": "x", "weight": 5}]),
+    "factor": (9, 0.5, 10**6),
     "cells": ([{}] * 9, [{}], [{"num_inference_steps": 201}] * 2),
     "x": ({"field": "seed", "values": "1-37"},),
     "reference_steps": (1, 1000, 10**6),
     "evaluations": ([401], "1-100", [0]),
     "frames": (0, 258, 10**4),
     "fps": (0, 61, 10**6),
-    "keys": ([{"prompt": "a fox"}] * 12, [{"seed": -1}]),
+    "keys": ([{"prompt": "a fox"}] * 12, [{"seed": -2}]),
     "variants": (["int8"] * 8, []),
     "fitted": (1, 1025),
     "teacher_steps": (9, 1001),
@@ -118,7 +119,7 @@ Path = tuple[Any, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Wrong:
-    """A request that was right before.
+    """Describes a request that was right before.
 
     Attributes:
         values: of the request.
@@ -131,61 +132,63 @@ class Wrong:
     beyond: bool = False
 
 
-def paths(values: Any, at: Path = ()) -> Iterator[Path]:
-    """The way to every value within plain values, those that hold others included."""
+def walk_paths(values: object, at: Path = ()) -> Iterator[Path]:
+    """Yield the way to every value within plain values, those that hold others included."""
     inside = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
     for key, value in inside:
         yield (*at, key)
-        yield from paths(value, (*at, key))
+        yield from walk_paths(value, (*at, key))
 
 
-def odd(draw: random.Random, right: Mapping[str, Any], known: frozenset[str], turn: int) -> Wrong:
-    """The request with one to three values exchanged, taken away or added.
+def build_wrong(draw: random.Random, right: Mapping[str, object], fields_known: frozenset[str], turn: int) -> Wrong:
+    """Build the request with one to three values exchanged, taken away or added.
 
     Args:
         draw: of what and of where.
         right: the request.
-        known: fields that may be added to its objects; empty where nothing can be added.
+        fields_known: fields that may be added to its objects; empty where nothing can be added.
         turn: which value is the first to go, so that in as many turns as there are values each is reached.
     """
     values, fields = copy.deepcopy(dict(right)), set()
     for number in range(draw.choice((1, 1, 1, 2, 3))):
-        places = [*paths(values), *_missing(values, known)] or [("nonsense",)]
+        places = [*walk_paths(values), *_list_missing(values, fields_known)] or [("nonsense",)]
         place = draw.choice(places) if number else places[turn % len(places)]
-        if known and number and draw.random() < 0.3:
-            inside = [place for place in paths(values) if isinstance(_at(values, place), dict)] or [()]
+        if fields_known and number and draw.random() < 0.3:
+            inside = [place for place in walk_paths(values) if isinstance(_at(values, place), dict)] or [()]
             place = (*draw.choice(inside), draw.choice(_NAMES))
         # A copy, since the next change may be made within it.
-        _put(values, place, copy.deepcopy(draw.choice(ODD)), gone=draw.random() < 0.05)
+        _put(values, place, copy.deepcopy(draw.choice(ODD)), is_removed=draw.random() < 0.05)
         fields.add(next((key for key in reversed(place) if isinstance(key, str)), ""))
     return Wrong(values, frozenset(fields))
 
 
-def _missing(values: Mapping[str, Any], known: frozenset[str]) -> list[Path]:
+def _list_missing(values: Mapping[str, object], known_fields: frozenset[str]) -> list[Path]:
     """Where the fields would stand that the request may have and has not."""
     home: Path = ("settings",) if isinstance(values.get("settings"), dict) else ()
-    return [(*home, name) for name in sorted(known - {place[-1] for place in paths(values)})] if home else []
+    return (
+        [(*home, name) for name in sorted(known_fields - {place[-1] for place in walk_paths(values)})] if home else []
+    )
 
 
-def past_a_cap(draw: random.Random, right: Mapping[str, Any], ignored: frozenset[str]) -> Wrong | None:
-    """The request with one thing in it more than a cap allows; None where it has nothing with a cap.
+def exceed_a_cap(draw: random.Random, right: Mapping[str, object], ignored: frozenset[str]) -> Wrong | None:
+    """Build the request with one thing in it more than a cap allows; None where it has nothing with a cap.
 
     Args:
         draw: of which.
         right: the request.
         ignored: fields that the task sets itself, whatever is asked for.
     """
-    places = {place[-1]: place for place in reversed([*paths(right)]) if not {"cells", "keys"} & {*place[:-1]}}
-    known = [name for name in PAST_A_CAP if name in places and name not in ignored]
+    places = {place[-1]: place for place in reversed([*walk_paths(right)]) if not {"cells", "keys"} & {*place[:-1]}}
+    capped = [name for name in PAST_A_CAP if name in places and name not in ignored]
     together = [one for one in _TOGETHER if one.keys() <= places.keys() - ignored]
-    if not known:
+    if not capped:
         return None
-    name = draw.choice(known)
-    chosen = draw.choice(together) if together and draw.random() < 0.2 else {name: draw.choice(PAST_A_CAP[name])}
+    name = draw.choice(capped)
+    changes = draw.choice(together) if together and draw.random() < 0.2 else {name: draw.choice(PAST_A_CAP[name])}
     values = copy.deepcopy(dict(right))
-    for name, value in chosen.items():
+    for name, value in changes.items():
         _put(values, places[name], value)
-    return Wrong(values, frozenset(chosen), beyond=True)
+    return Wrong(values, frozenset(changes), beyond=True)
 
 
 def _at(values: Any, place: Path) -> Any:
@@ -194,9 +197,9 @@ def _at(values: Any, place: Path) -> Any:
     return values
 
 
-def _put(values: Any, place: Path, value: Any, gone: bool = False) -> None:
+def _put(values: object, place: Path, value: object, is_removed: bool = False) -> None:
     holder = _at(values, place[:-1])
-    if gone:
+    if is_removed:
         holder.pop(place[-1], None) if isinstance(holder, dict) else holder.pop(place[-1])
     else:
         holder[place[-1]] = value

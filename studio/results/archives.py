@@ -18,9 +18,14 @@ from PIL import Image
 
 from pipelines.core.errors import SettingsError, StoreError
 from studio.infotext.embed import FORMATS
+from studio.results.file_names import build_unique_names
 from studio.results.store import Record
 
-__all__ = ["LARGEST_ARCHIVE", "MOST_PACKED", "PICTURES", "listed", "pack", "thumbnail"]
+__all__ = ["LARGEST_ARCHIVE", "MOST_PACKED", "PICTURES", "THUMBNAILS", "describe_record", "make_thumbnail", "pack"]
+
+THUMBNAILS = ".thumbnails"
+"""Folder of the small pictures in the page's temporary folder: hidden, so that no route gives its files by their names
+when the result was deleted or belongs to somebody else."""
 
 PICTURES = frozenset(FORMATS.values()) | {".gif"}
 """Suffixes of results that Pillow can show."""
@@ -39,8 +44,8 @@ _MOST_PIXELS = 64_000_000
 _FRESH = 3600.0
 
 
-def thumbnail(record: Record, folder: Path) -> Path | None:
-    """A small picture of a result, made when it is first asked for.
+def make_thumbnail(record: Record, folder: Path) -> Path | None:
+    """Make a small picture of a result when it is first asked for.
 
     Args:
         record: of the store.
@@ -63,7 +68,7 @@ def thumbnail(record: Record, folder: Path) -> Path | None:
                 os.utime(target)  # what is looked at stays
             return target
         folder.mkdir(parents=True, exist_ok=True)
-        data = _shrunk(io.BytesIO(base64.b64decode(poster)) if isinstance(poster, str) else record.path)
+        data = _shrink(io.BytesIO(base64.b64decode(poster)) if isinstance(poster, str) else record.path)
         partial = folder / f"{record.id}-{secrets.token_hex(4)}.part"
         data.save(partial, "JPEG", quality=82)
         partial.replace(target)
@@ -72,7 +77,7 @@ def thumbnail(record: Record, folder: Path) -> Path | None:
     return target
 
 
-def _shrunk(source: Path | io.BytesIO) -> Image.Image:
+def _shrink(source: Path | io.BytesIO) -> Image.Image:
     with Image.open(source, formats=("PNG", "JPEG", "WEBP", "GIF")) as picture:
         if picture.width * picture.height > _MOST_PIXELS:
             raise StoreError(
@@ -86,9 +91,9 @@ def _shrunk(source: Path | io.BytesIO) -> Image.Image:
         return Image.alpha_composite(Image.new("RGBA", clear.size, "#ffffff"), clear).convert("RGB")
 
 
-def listed(record: Record) -> dict[str, Any]:
-    """A result as plain values for programs: what it is and how it was made, without its file."""
-    names = ("id", "kind", "created", "job", "index", "width", "height", "size", "prompt", "parameters")
+def describe_record(record: Record) -> dict[str, Any]:
+    """Describe a result as plain values for programs: what it is and how it was made, without its file."""
+    names = ("id", "kind", "created", "job", "index", "width", "height", "size", "prompt", "parameters", "favorite")
     return {
         **{name: getattr(record, name) for name in names},
         "name": record.path.name,
@@ -96,26 +101,28 @@ def listed(record: Record) -> dict[str, Any]:
     }
 
 
-def pack(records: Sequence[Record], target: Path) -> Path:
+def pack(records: Sequence[Record], target: Path, pattern: str = "") -> Path:
     """Write results and a table of their settings into a zip file, whole or not at all.
 
     Args:
         records: of the store.
         target: the file to write.
+        pattern: of the files' names inside, as `build_file_name` takes it.
 
     Raises:
-        SettingsError: nothing is chosen, or too much.
+        SettingsError: nothing is chosen, or too much; the pattern has a word that is not known.
         StoreError: it cannot be written.
     """
     _check(records)
+    names = build_unique_names(pattern, list(records))
     partial = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Stored, since pictures and clips are compressed already.
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for record in records:
-                archive.write(record.path, record.path.name)
-            archive.writestr("results.json", _table(records), zipfile.ZIP_DEFLATED)
+            for record, name in zip(records, names, strict=True):
+                archive.write(record.path, name)
+            archive.writestr("results.json", _write_table(records), zipfile.ZIP_DEFLATED)
         partial.replace(target)
     except OSError as error:
         raise StoreError(
@@ -129,9 +136,9 @@ def pack(records: Sequence[Record], target: Path) -> Path:
 
 def _check(records: Sequence[Record]) -> None:
     if not records:
-        raise SettingsError("Nothing is chosen. Tick the results that the archive is to hold.")
+        raise SettingsError("Nothing is selected. Select the results that the archive should hold.")
     if len(records) > MOST_PACKED:
-        raise SettingsError(f"{len(records)} results are chosen, and an archive holds {MOST_PACKED} at most.")
+        raise SettingsError(f"{len(records)} results are selected, and an archive holds {MOST_PACKED} at most.")
     size = sum(record.size for record in records)
     if size > LARGEST_ARCHIVE:
         raise SettingsError(
@@ -140,6 +147,6 @@ def _check(records: Sequence[Record]) -> None:
         )
 
 
-def _table(records: Sequence[Record]) -> str:
-    rows: Sequence[Mapping[str, Any]] = [listed(record) for record in records]
+def _write_table(records: Sequence[Record]) -> str:
+    rows: Sequence[Mapping[str, Any]] = [describe_record(record) for record in records]
     return json.dumps(rows, indent=1, ensure_ascii=False, default=str)

@@ -13,20 +13,20 @@ from pipelines.requests.wildcards import escape_wildcards
 from studio import __version__, infotext
 from studio.jobs.job import Job
 
-__all__ = ["described", "typed_for", "typed_prompts"]
+__all__ = ["describe_result", "find_typed_prompts", "find_typed_prompts_of_job"]
 
 PROMPTS = ("prompt", "negative_prompt")
 
 
-def described(
+def describe_result(
     request: Request,
     label: str,
     traits: Traits | None,
-    figures: Mapping[str, Any] | None = None,
+    figures: Mapping[str, object] | None = None,
     unread: Collection[str] = (),
     typed: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """A result's metadata, and the same as text; neither claims what the model took no notice of.
+    """Return a result's metadata, and the same as text; neither claims what the model took no notice of.
 
     Args:
         request: with the finished picture's own size and seed.
@@ -40,49 +40,49 @@ def described(
         The metadata and the text. In the metadata's request a prompt's braces and double underscores are escaped, so
         that it is drawn to itself when the request is made again; the text holds the prompts as the model read them.
     """
-    left = {
+    dropped = {
         *unread,
         *(name for name, table in TABLES.items() if traits and table[getattr(request, name).key].fit(traits)),
     }
-    plain, complete = (
-        {name: value for name, value in one.items() if name not in left}
-        for one in (request.to_json(), _complete(request))
+    request_values, complete = (
+        {name: value for name, value in one.items() if name not in dropped}
+        for one in (request.to_json(), _complete_settings(request))
     )
-    plain |= {name: escape_wildcards(plain[name]) for name in PROMPTS}
-    metadata = {"request": plain, "figures": dict(figures or {}), "version": __version__}
+    request_values |= {name: escape_wildcards(request_values[name]) for name in PROMPTS}
+    metadata = {"request": request_values, "figures": dict(figures or {}), "version": __version__}
     if typed:
         metadata["typed"] = dict(typed)
     return metadata, infotext.write(complete, infotext.Labels(model=label, version=f"Stepwise {__version__}"))
 
 
-def _complete(request: Request) -> dict[str, Any]:
+def _complete_settings(request: Request) -> dict[str, Any]:
     """The request's JSON with every method setting spelled out, as the infotext wants it."""
-    plain = request.to_json()
+    values = request.to_json()
     for name, table in TABLES.items():
         choice = getattr(request, name)
         settings = parse_settings(table[choice.key].settings, choice.settings)
-        plain[name] = {"key": choice.key, **dataclasses.asdict(settings)}
-    return plain
+        values[name] = {"key": choice.key, **dataclasses.asdict(settings)}
+    return values
 
 
-def typed_prompts(values: Mapping[str, Any], request: Any) -> dict[str, str]:
-    """The prompts of untrusted values in which wildcards were drawn for the task's request."""
-    base, values = _base(request, values)
+def find_typed_prompts(values: Mapping[str, object], request: object) -> dict[str, str]:
+    """Find the prompts of untrusted values in which wildcards were drawn for the task's request."""
+    base, values = _find_base_request(request, values)
     if base is None or not isinstance(values, Mapping):
         return {}
     texts = {name: values.get(name) for name in PROMPTS}
     return {name: text for name, text in texts.items() if isinstance(text, str) and text != getattr(base, name)}
 
 
-def typed_for(request: Request, job: Job) -> dict[str, str]:
-    """What a job's prompts were before they were drawn, as far as this picture has the job's own prompts."""
-    base, _ = _base(job.request, {})
+def find_typed_prompts_of_job(request: Request, job: Job) -> dict[str, str]:
+    """Find what a job's prompts were before they were drawn, as far as this picture has the job's own prompts."""
+    base, _ = _find_base_request(job.request, {})
     if base is None:
         return {}
     return {name: text for name, text in job.typed.items() if getattr(request, name) == getattr(base, name)}
 
 
-def _base(request: Any, values: Any) -> tuple[Request | None, Any]:
+def _find_base_request(request: Any, values: Any) -> tuple[Request | None, Any]:
     """The text-to-image request in a task's, and the values that it was read from."""
     if isinstance(request, Request):
         return request, values

@@ -15,7 +15,10 @@ from pathlib import Path
 
 from pipelines.core.errors import StoreError
 
-__all__ = ["default_folder", "explained", "move", "remove_partials", "write_atomically"]
+__all__ = ["NAME", "explain_disk_errors", "get_default_folder", "move", "remove_partials", "write_atomically"]
+
+NAME = re.compile(r"(\d{8}-\d{6}-[0-9a-f]{12})(\.[a-z0-9]{1,8})\Z")
+"""A result's file name: its id and a suffix."""
 
 _OURS = r"\d{8}-\d{6}-[0-9a-f]{12}\.[a-z0-9]{1,8}"
 _PARTIAL = re.compile(rf"\.{_OURS}(\.json)?\.[0-9a-f]{{8}}\.part\Z")
@@ -39,8 +42,9 @@ _SAY_FAILED = "The results folder cannot be used ({}): check the disk it is on, 
 _SAY_BUSY = "The index of results is in use by another program: try again in a moment."
 
 
-def default_folder() -> Path:
-    """Where results go: `outputs` under $STEPWISE_HOME, else under the platform's folder for user data."""
+def get_default_folder() -> Path:
+    """Return the folder where results go: `outputs` under $STEPWISE_HOME, else under the platform's folder for user
+    data."""
     home = os.environ.get("STEPWISE_HOME")
     if home:
         return Path(home).expanduser() / "outputs"
@@ -54,28 +58,28 @@ def default_folder() -> Path:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def explain_disk_errors() -> Iterator[None]:
     """Turn what the disk or SQLite raises into a StoreError that says what to do."""
     try:
         yield
     except OSError as error:
-        said = _SAY_FULL if error.errno in _FULL else _SAY_DENIED if error.errno in _DENIED else None
-        raise StoreError(said or _SAY_FAILED.format(error.strerror)) from error
+        sentence = _SAY_FULL if error.errno in _FULL else _SAY_DENIED if error.errno in _DENIED else None
+        raise StoreError(sentence or _SAY_FAILED.format(error.strerror)) from error
     except sqlite3.Error as error:
         words = str(error)
         if "full" in words:
-            said = _SAY_FULL
+            sentence = _SAY_FULL
         elif "readonly" in words or "unable to open" in words:
-            said = _SAY_DENIED
+            sentence = _SAY_DENIED
         elif "locked" in words or "busy" in words:
-            said = _SAY_BUSY
+            sentence = _SAY_BUSY
         elif "malformed" in words or "not a database" in words:
-            said = _SAY_DAMAGED
+            sentence = _SAY_DAMAGED
         elif "disk I/O" in words:
-            said = _SAY_FAILED.format(words)
+            sentence = _SAY_FAILED.format(words)
         else:
             raise  # a mistake in our SQL
-        raise StoreError(said) from error
+        raise StoreError(sentence) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -95,7 +99,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    _flush_to_disk(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
@@ -106,8 +110,8 @@ def move(source: Path, target: Path) -> None:
     except FileNotFoundError:
         if not target.exists():
             raise
-    _sync(target.parent)
-    _sync(source.parent)
+    _flush_to_disk(target.parent)
+    _flush_to_disk(source.parent)
 
 
 def remove_partials(folder: Path, older_than: float) -> int:
@@ -118,7 +122,7 @@ def remove_partials(folder: Path, older_than: float) -> int:
         older_than: seconds since the last write; a younger one may belong to a save that another process is
             in the middle of.
     """
-    removed = 0
+    num_removed = 0
     for path in folder.iterdir():
         beside = _ABOUT.match(path.name)
         if not _PARTIAL.match(path.name) and not (beside and not path.with_name(beside[1]).exists()):
@@ -126,11 +130,11 @@ def remove_partials(folder: Path, older_than: float) -> int:
         with contextlib.suppress(FileNotFoundError):
             if path.lstat().st_mtime <= time.time() - older_than:
                 path.unlink()
-                removed += 1
-    return removed
+                num_removed += 1
+    return num_removed
 
 
-def _sync(folder: Path) -> None:
+def _flush_to_disk(folder: Path) -> None:
     # The new name is safe only when the folder is on the disk, too; Windows cannot flush one, nor needs it.
     if os.name == "nt" or not folder.exists():
         return

@@ -37,6 +37,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX result_trash ON result (trashed) WHERE trashed IS NOT NULL",
         "CREATE INDEX result_job ON result (job, position)",
     ),
+    (
+        "ALTER TABLE result ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX result_owner ON result (owner, created, id) WHERE trashed IS NULL",
+    ),
+    (
+        "ALTER TABLE result ADD COLUMN favorite INTEGER NOT NULL DEFAULT 0",
+        """ALTER TABLE result ADD COLUMN model TEXT GENERATED ALWAYS AS (CASE WHEN json_valid(metadata)
+            AND json_type(metadata, '$.request.model') = 'text'
+            THEN json_extract(metadata, '$.request.model') ELSE '' END) VIRTUAL""",
+        """ALTER TABLE result ADD COLUMN steps INTEGER GENERATED ALWAYS AS (CASE WHEN json_valid(metadata)
+            AND json_type(metadata, '$.request.num_inference_steps') = 'integer'
+            THEN json_extract(metadata, '$.request.num_inference_steps') ELSE 0 END) VIRTUAL""",
+        """ALTER TABLE result ADD COLUMN seconds REAL GENERATED ALWAYS AS (CASE WHEN json_valid(metadata)
+            AND json_type(metadata, '$.figures.seconds') IN ('integer', 'real')
+            THEN json_extract(metadata, '$.figures.seconds') ELSE 0 END) VIRTUAL""",
+        "CREATE INDEX result_favorite ON result (created, id) WHERE trashed IS NULL AND favorite = 1",
+        "CREATE INDEX result_model ON result (model, created, id) WHERE trashed IS NULL",
+        "CREATE INDEX result_by_model ON result (model = '', model, -created, id) WHERE trashed IS NULL",
+        "CREATE INDEX result_seconds ON result (seconds, created, id) WHERE trashed IS NULL",
+        "CREATE INDEX result_steps ON result (steps, created, id) WHERE trashed IS NULL",
+    ),
 )
 """Statements of each version, in order."""
 
@@ -50,7 +71,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     Raises:
         StoreError: the index was made by a newer version of the studio.
     """
-    version = _version(connection)
+    version = _read_version(connection)
     if version > len(MIGRATIONS):
         raise StoreError(
             f"The index of results has version {version}, and this studio knows versions up to {len(MIGRATIONS)}: "
@@ -59,7 +80,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     while version < len(MIGRATIONS):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            version = _version(connection)  # another process may have been faster
+            version = _read_version(connection)  # another process may have been faster
             if version < len(MIGRATIONS):
                 for statement in MIGRATIONS[version]:
                     connection.execute(statement)
@@ -83,7 +104,7 @@ def add_search(connection: sqlite3.Connection) -> bool:
     """
     try:
         connection.execute("CREATE VIRTUAL TABLE IF NOT EXISTS result_search USING fts5(prompt, tokenize='trigram')")
-        (found,), (wanted,) = (
+        (num_indexed,), (num_results,) = (
             connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             for table in ("result_search_docsize", "result")
         )
@@ -91,7 +112,7 @@ def add_search(connection: sqlite3.Connection) -> bool:
         if any(words in str(error) for words in ("no such module", "tokenizer", "no such table")):
             return False
         raise
-    if found != wanted:
+    if num_indexed != num_results:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("DELETE FROM result_search")
         connection.execute("INSERT INTO result_search (rowid, prompt) SELECT number, prompt FROM result")
@@ -99,5 +120,5 @@ def add_search(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def _read_version(connection: sqlite3.Connection) -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]

@@ -10,20 +10,31 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from studio.infotext.embed import OUR_CHUNK, clean, texts
-from studio.infotext.fields import object_of
+from studio.infotext.embed import OUR_CHUNK, clean, read_all_texts
+from studio.infotext.fields import parse_object
+from studio.results.files import NAME
 
-__all__ = ["ABOUT", "NAME", "Reconciled", "Record", "about", "facts_in", "facts_of", "ours"]
+__all__ = [
+    "ABOUT",
+    "NAME",
+    "Freed",
+    "Reconciled",
+    "Record",
+    "Usage",
+    "build_facts",
+    "format_embedded_json",
+    "get_description_path",
+    "read_facts",
+]
 
 ABOUT = ".json"
 """Ends the name of the file beside a clip or table that says what it is; a picture has that inside."""
 
-NAME = re.compile(r"(\d{8}-\d{6}-[0-9a-f]{12})(\.[a-z0-9]{1,8})\Z")
-"""A result's file name: its id and a suffix."""
+_OWNER = re.compile(r"[0-9a-f]{16}\Z")
 
 EMBEDDED = 60_000
 """Characters of JSON that a picture carries at most; longer metadata stays whole in the index only."""
@@ -31,7 +42,7 @@ EMBEDDED = 60_000
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One result.
+    """Describes one result.
 
     Attributes:
         id: made by the server, e.g. "20261121-101500-3f9c2a7be1d4".
@@ -46,6 +57,8 @@ class Record:
         parameters: the A1111-style text.
         metadata: our whole JSON; "request" holds `Request.to_json()`.
         trashed: when it was deleted, seconds since 1970; None while it is not.
+        owner: pseudonym of whoever made it; "" for nobody in particular.
+        favorite: whether its owner has marked it; the index alone knows.
     """
 
     id: str
@@ -61,24 +74,42 @@ class Record:
     parameters: str
     metadata: Mapping[str, Any]
     trashed: float | None = None
+    owner: str = ""
+    favorite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Reconciled:
-    """What `Store.reconcile` did: rows added, rows removed, unfinished files removed."""
+    """Counts what `Store.reconcile` did: rows added, rows removed, unfinished files removed."""
 
     adopted: int
-    dropped: int
+    removed: int
     leftovers: int
 
 
-def about(path: Path) -> Path:
-    """Where the JSON beside a result stands."""
+class Freed(NamedTuple):
+    """Counts what was removed for good: how many results, and the bytes of their files."""
+
+    results: int
+    bytes: int
+
+
+class Usage(NamedTuple):
+    """Counts bytes of the files that the index knows: of the results, and of those in the trash."""
+
+    results: int
+    trash: int
+
+
+def get_description_path(path: Path) -> Path:
+    """Return where the JSON beside a result stands."""
     return path.with_name(path.name + ABOUT)
 
 
-def facts_of(metadata: Mapping[str, Any], parameters: str, kind: str, job: str, index: int) -> dict[str, Any]:
-    """A new result's row, all but its name and sizes: column to plain value, with an id of its own."""
+def build_facts(
+    metadata: Mapping[str, Any], parameters: str, kind: str, job: str, index: int, owner: str = ""
+) -> dict[str, Any]:
+    """Build a new result's row, all but its name and sizes: column to plain value, with an id of its own."""
     created = time.time()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     request = metadata.get("request")
@@ -94,66 +125,68 @@ def facts_of(metadata: Mapping[str, Any], parameters: str, kind: str, job: str, 
         "prompt": clean(str(prompt)),
         "parameters": clean(parameters),
         "metadata": json.dumps(metadata, default=str),
+        "owner": owner,
     }
 
 
-def ours(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """The JSON that a picture carries, from its row: never longer than a later reading allows."""
+def format_embedded_json(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write the JSON that a picture carries, from its row: never longer than a later reading allows."""
     head = {
         "stepwise": 1,
         **{name: facts[name] for name in ("id", "kind", "created", "job")},
         "index": facts["position"],
+        **({"owner": facts["owner"]} if facts["owner"] else {}),
     }
-    whole = json.dumps(head | {"metadata": metadata}, default=str, ensure_ascii=False)
-    if len(whole) <= EMBEDDED:
-        return whole
+    document = json.dumps(head | {"metadata": metadata}, default=str, ensure_ascii=False)
+    if len(document) <= EMBEDDED:
+        return document
     return json.dumps(head | {"metadata": {"request": metadata.get("request")}}, default=str, ensure_ascii=False)
 
 
-def facts_in(path: Path, name: str) -> dict[str, Any] | None:
-    """The row of a file that has none, from the JSON in or beside it; None when it is not whole or not ours.
+def read_facts(path: Path, name: str) -> dict[str, Any] | None:
+    """Read the row of a file that has none, from the JSON in or beside it; None when it is not whole or not ours.
 
     Args:
         path: a file with a name of the form `NAME`.
         name: what the row is to call it.
     """
     try:
-        beside = about(path)
-        whole = json.loads(beside.read_bytes()) if beside.exists() else _embedded(path)
-        if not isinstance(whole, dict) or whole.get("id") != NAME.match(path.name)[1]:
+        beside = get_description_path(path)
+        document = json.loads(beside.read_bytes()) if beside.exists() else _read_embedded(path)
+        if not isinstance(document, dict) or document.get("id") != NAME.match(path.name)[1]:
             return None
         size = path.stat().st_size
-        if whole.get("size", size) != size:
+        if document.get("size", size) != size:
             return None
-        return _row(whole) | {"name": name, "size": size}
+        return _build_row(document) | {"name": name, "size": size}
     except Exception:  # broken in whatever way: then it is not a whole result of ours
         return None
 
 
-def _embedded(path: Path) -> dict[str, Any] | None:
+def _read_embedded(path: Path) -> dict[str, Any] | None:
     with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
-        found = texts(picture)
+        texts = read_all_texts(picture)
         picture.load()  # whole, or it raises
-        whole = object_of(found.get(OUR_CHUNK, ""))
-        if whole is None:
+        document = parse_object(texts.get(OUR_CHUNK, ""))
+        if document is None:
             return None
-        return whole | {
-            "position": whole.get("index"),
+        return document | {
+            "position": document.get("index"),
             "width": picture.width,
             "height": picture.height,
-            "parameters": found.get("parameters", ""),
+            "parameters": texts.get("parameters", ""),
         }
 
 
-def _row(whole: Mapping[str, Any]) -> dict[str, Any]:
-    metadata = whole["metadata"]
+def _build_row(document: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = document["metadata"]
     if isinstance(metadata, str):  # beside a clip stands the row as it was
         metadata = json.loads(metadata)
-    facts = facts_of(
-        metadata, str(whole.get("parameters", "")), str(whole["kind"])[:80], str(whole.get("job", ""))[:80], 0
-    )
-    created = float(whole["created"])
+    kind, job, owner = str(document["kind"])[:80], str(document.get("job", ""))[:80], str(document.get("owner", ""))
+    owner = owner if _OWNER.match(owner) else ""
+    facts = build_facts(metadata, str(document.get("parameters", "")), kind, job, 0, owner)
+    created = float(document["created"])
     if not math.isfinite(created):
         raise ValueError("no time")
-    numbers = {key: int(whole.get(key) or 0) for key in ("position", "width", "height")}
-    return facts | {"id": whole["id"], "created": created, **numbers}
+    numbers = {key: int(document.get(key) or 0) for key in ("position", "width", "height")}
+    return facts | {"id": document["id"], "created": created, **numbers}

@@ -13,13 +13,13 @@ number, never from a request.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,50 +27,63 @@ from PIL import Image
 
 from pipelines.core.errors import StoreError
 from studio.infotext.embed import FORMATS, clean, encode
-from studio.results.files import default_folder, explained, move, remove_partials, write_atomically
-from studio.results.migrations import add_search, migrate
-from studio.results.records import ABOUT, NAME, Reconciled, Record, about, facts_in, facts_of, ours
+from studio.results.differences import find_differences
+from studio.results.files import explain_disk_errors, get_default_folder, move, write_atomically
+from studio.results.index import ResultIndex
+from studio.results.options import EVERYTHING, ListOptions
+from studio.results.owners import OwnerTags
+from studio.results.places import TRASH, ResultPlaces
+from studio.results.records import (
+    ABOUT,
+    Freed,
+    Reconciled,
+    Record,
+    Usage,
+    build_facts,
+    format_embedded_json,
+    get_description_path,
+)
 
-__all__ = ["Reconciled", "Record", "Store", "default_folder"]
+__all__ = ["Freed", "Reconciled", "Record", "Store", "Usage", "get_default_folder"]
 
 PAGE = 1000
 """Records that `Store.list` returns at most."""
 
-_DAY = re.compile(r"\d{4}-\d\d-\d\d\Z")
+_COLUMNS = {field.name for field in dataclasses.fields(Record)} - {"path", "index", "metadata", "favorite"}
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}\Z")
-_TRASH = "trash"
 
 
-class Store:
+class Store(ResultIndex):
     """Writes results, finds them again, deletes and restores them; safe to use from many threads.
 
     Args:
-        folder: made if missing; by default `default_folder()`.
+        folder: made if missing; by default `get_default_folder()`.
+
+    Attributes:
+        folder: of the files.
+        owners: gives the pseudonyms under which owners are entered.
 
     Raises:
         StoreError: the folder cannot be written, or its index is damaged or newer than this program.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None):
-        with explained():
-            self.folder = Path(folder if folder is not None else default_folder()).resolve()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._index = self.folder / "index.sqlite"
-            with contextlib.closing(self._connect()) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                migrate(connection)
-                self._searchable = add_search(connection)
+        super().__init__(Path(folder if folder is not None else get_default_folder()))
+        self.owners = OwnerTags(self.folder)
+        self._places = ResultPlaces(self.folder)
+        self._is_behind = False
 
     def save(
         self,
         picture: Image.Image,
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         parameters: str = "",
         *,
         kind: str = "text_to_image",
         job: str = "",
         index: int = 0,
         format: str = "png",
+        owner: str = "",
     ) -> Record:
         """Write a picture with its settings inside, and enter it in the index.
 
@@ -80,33 +93,35 @@ class Store:
             parameters: the A1111-style text of `infotext.write`.
             kind, job, index: as in `Record`.
             format: "png", "jpeg" or "webp".
+            owner: opaque id of whoever made it; the file and the index hold a pseudonym.
 
         Raises:
             StoreError: it cannot be written. No partial file is left; a whole one that only misses its row
                 is kept, and taken in by the next `reconcile`.
         """
-        facts = facts_of(metadata, parameters, kind, job, index)
-        data = encode(picture, format, parameters, ours(facts, metadata))
+        facts = build_facts(metadata, parameters, kind, job, index, self.owners.tag(owner))
+        data = encode(picture, format, parameters, format_embedded_json(facts, metadata))
         return self._write(facts | {"width": picture.width, "height": picture.height}, FORMATS[format], data)
 
     def save_bytes(
         self,
         data: bytes,
         suffix: str,
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         parameters: str = "",
         *,
         kind: str,
         job: str = "",
         index: int = 0,
         size: tuple[int, int] = (0, 0),
+        owner: str = "",
     ) -> Record:
         """Write a finished file that is no picture (a clip, a table, an archive), and what it is beside it.
 
         Args:
             data: the whole file.
             suffix: of the server's choice, e.g. ".mp4".
-            metadata, parameters, kind, job, index: as in `save`.
+            metadata, parameters, kind, job, index, owner: as in `save`.
             size: (width, height) of a clip in pixels.
 
         Raises:
@@ -117,17 +132,18 @@ class Store:
                 f"A result cannot end in {suffix[:20]!r}: use a dot and up to eight small letters or digits, "
                 f"and not {ABOUT}."
             )
-        facts = facts_of(metadata, parameters, kind, job, index) | {"width": size[0], "height": size[1]}
+        facts = build_facts(metadata, parameters, kind, job, index, self.owners.tag(owner))
+        facts |= {"width": size[0], "height": size[1]}
         return self._write(facts, suffix, data, beside=True)
 
     def get(self, id: str) -> Record:
-        """One result, deleted or not.
+        """Return one result, deleted or not.
 
         Raises:
             StoreError: there is none with this id.
         """
         with self._open() as connection:
-            return self._record(self._row(connection, id))
+            return self._record(self._get_row(connection, id))
 
     def list(
         self,
@@ -137,8 +153,10 @@ class Store:
         text: str = "",
         *,
         trashed: bool = False,
+        owner: str | None = None,
+        options: ListOptions = EVERYTHING,
     ) -> Sequence[Record]:
-        """Results, the newest first.
+        """List results, the newest first or in another order.
 
         Args:
             limit: 1 to 1000.
@@ -146,20 +164,14 @@ class Store:
             kind: only these.
             text: words that the prompt holds, each somewhere, in any case.
             trashed: those in the trash instead.
+            owner: only those of this pseudonym; None for everybody's.
+            options: what else narrows the list, and its order.
         """
-        query, values = self._query(before, kind, text, trashed)
+        self._catch_up()
+        query, values = self._query(before, kind, text, trashed, owner, options)
         with self._open() as connection:
             rows = connection.execute(f"{query} LIMIT ?", (*values, min(max(int(limit), 1), PAGE))).fetchall()
         return [self._record(row) for row in rows]
-
-    def kinds(self, trashed: bool = False) -> Mapping[str, int]:
-        """How many results there are of each kind, the most frequent first; of those in the trash instead."""
-        query = (
-            f"SELECT kind, count(*) AS number FROM result WHERE trashed IS {'NOT ' if trashed else ''}NULL "
-            "GROUP BY kind ORDER BY number DESC"
-        )
-        with self._open() as connection:
-            return {row["kind"]: row["number"] for row in connection.execute(query)}
 
     def delete(self, id: str) -> Record:
         """Move a result into the trash; `restore` takes it back."""
@@ -169,17 +181,49 @@ class Store:
         """Take a result out of the trash."""
         return self._move(id, None)
 
-    def empty_trash(self, older_than: float = 0.0) -> int:
-        """Remove for good what was deleted more than so many seconds ago; returns how many results."""
+    def empty_trash(self, older_than: float = 0.0, owner: str | None = None) -> Freed:
+        """Remove for good what was deleted more than so many seconds ago.
+
+        Args:
+            older_than: seconds.
+            owner: only what this pseudonym's owner made; None for everybody's.
+        """
+        query, values = "SELECT * FROM result WHERE trashed <= ?", [time.time() - older_than]
+        if owner is not None:
+            query, values = f"{query} AND owner = ?", [*values, owner]
         with self._open(write=True) as connection:
-            rows = connection.execute("SELECT * FROM result WHERE trashed <= ?", (time.time() - older_than,)).fetchall()
+            rows = connection.execute(query, values).fetchall()
             self._forget(connection, [row["number"] for row in rows])
-        with explained():
-            for row in rows:
-                for path in self._places(row["name"]):
-                    path.unlink(missing_ok=True)
-                    about(path).unlink(missing_ok=True)
-        return len(rows)
+        return Freed(len(rows), self._places.unlink(row["name"] for row in rows))
+
+    def remove(self, ids: Sequence[str]) -> Freed:
+        """Remove deleted results for good; those that are not in the trash stay."""
+        with self._open(write=True) as connection:
+            rows = [
+                row
+                for id in ids
+                if (row := connection.execute("SELECT * FROM result WHERE id = ?", (clean(str(id)),)).fetchone())
+                and row["trashed"] is not None
+            ]
+            self._forget(connection, [row["number"] for row in rows])
+        return Freed(len(rows), self._places.unlink(row["name"] for row in rows))
+
+    def list_oldest(self, *, trashed: bool, before: float | None = None, limit: int = PAGE) -> Sequence[Record]:
+        """List results to delete or to remove: those first that were made, or deleted, the longest ago.
+
+        Favorites come last in the trash, and are never listed outside it.
+
+        Args:
+            trashed: those in the trash.
+            before: only those made or deleted before this time, seconds since 1970.
+            limit: at most so many.
+        """
+        column = "trashed" if trashed else "created"
+        place, first = ("NOT NULL", "favorite, ") if trashed else ("NULL AND favorite = 0", "")
+        query = f"SELECT * FROM result WHERE trashed IS {place} AND {column} < ? ORDER BY {first}{column}, id LIMIT ?"
+        with self._open() as connection:
+            rows = connection.execute(query, (time.time() if before is None else before, limit)).fetchall()
+        return [self._record(row) for row in rows]
 
     def reconcile(self, older_than: float = 600.0) -> Reconciled:
         """Bring files and index together after a crash; call it when the program starts.
@@ -192,159 +236,62 @@ class Store:
         """
         with self._open() as connection:
             rows = {row["id"]: row for row in connection.execute("SELECT number, id, name, trashed FROM result")}
-        with explained():
-            found = {
-                name[1]: path
-                for folder in self._folders()
-                for path in folder.iterdir()
-                if (name := NAME.match(path.name)) and path.is_file() and not path.is_symlink()
-            }
-            self._rejoin(found.values())
-            leftovers = sum(remove_partials(folder, older_than) for folder in self._folders())
-            lost = [
-                row["number"]
-                for id, row in rows.items()
-                if id not in found and not any(path.exists() for path in self._places(row["name"]))
-            ]
-            adopted = [
-                facts for id, path in found.items() if id not in rows and (facts := self._facts_in(path)) is not None
-            ]
+        with explain_disk_errors():
+            differences = find_differences(self._places, rows, older_than)
         with self._open(write=True) as connection:
-            self._forget(connection, lost)
-            for id, path in found.items():
-                away = path.parent.name == _TRASH
-                if id in rows and away != (rows[id]["trashed"] is not None):
-                    connection.execute(
-                        "UPDATE result SET trashed = ? WHERE id = ?", (time.time() if away else None, id)
-                    )
-            entered = sum(self._enter(connection, facts) for facts in adopted)
-        return Reconciled(entered, len(lost), leftovers)
-
-    # The index.
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._index, timeout=30, isolation_level=None)
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA synchronous = NORMAL")  # a row lost in a power cut comes back by `reconcile`
-        return connection
-
-    @contextlib.contextmanager
-    def _open(self, write: bool = False) -> Iterator[sqlite3.Connection]:
-        # A connection per call: SQLite's own locks then keep threads and processes apart alike.
-        with explained(), contextlib.closing(self._connect()) as connection:
-            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-            yield connection
-            connection.execute("COMMIT")
-
-    def _row(self, connection: sqlite3.Connection, id: str) -> sqlite3.Row:
-        row = connection.execute("SELECT * FROM result WHERE id = ?", (clean(str(id)),)).fetchone()
-        if row is None:
-            raise StoreError(
-                f"There is no result {str(id)[:40]!r}: it may have been removed for good; reload the gallery."
+            self._forget(connection, differences.missing_rows)
+            connection.executemany(
+                "UPDATE result SET trashed = ? WHERE id = ?",
+                [(time.time() if is_trashed else None, id) for id, is_trashed in differences.moved.items()],
             )
-        return row
-
-    def _query(self, before: str | None, kind: str | None, text: str, trashed: bool) -> tuple[str, Sequence[Any]]:
-        wheres, values = [f"trashed IS {'NOT ' if trashed else ''}NULL"], []
-        if kind is not None:
-            wheres.append("kind = ?")
-            values.append(kind)
-        if before is not None:
-            wheres.append("(created, id) < (SELECT created, id FROM result WHERE id = ?)")
-            values.append(before)
-        words = tuple(dict.fromkeys(clean(text).split()))[:20]
-        if indexed := [
-            word for word in words if self._searchable and len(word) >= 3
-        ]:  # a trigram index knows nothing shorter
-            wheres.append("number IN (SELECT rowid FROM result_search WHERE result_search MATCH ?)")
-            values.append(" ".join('"' + word.replace('"', '""') + '"' for word in indexed))
-        for word in words:
-            if word not in indexed:
-                wheres.append("prompt LIKE ? ESCAPE '\\'")
-                values.append("%" + re.sub(r"([\\%_])", r"\\\1", word) + "%")
-        return f"SELECT * FROM result WHERE {' AND '.join(wheres)} ORDER BY created DESC, id DESC", values
-
-    def _enter(self, connection: sqlite3.Connection, facts: Mapping[str, Any]) -> bool:
-        columns = ", ".join(facts)
-        marks = ", ".join(f":{name}" for name in facts)
-        cursor = connection.execute(
-            f"INSERT INTO result ({columns}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", facts
-        )
-        if cursor.rowcount == 1 and self._searchable:
-            connection.execute(
-                "INSERT INTO result_search (rowid, prompt) VALUES (?, ?)", (cursor.lastrowid, facts["prompt"])
-            )
-        return cursor.rowcount == 1
-
-    def _forget(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
-        for table, column in (("result", "number"), ("result_search", "rowid")):
-            if table == "result" or self._searchable:
-                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(number,) for number in numbers])
+            entered = sum(self._enter(connection, facts) for facts in differences.adopted)
+        return Reconciled(entered, len(differences.missing_rows), differences.removed_files)
 
     # The files.
 
     def _write(self, facts: dict[str, Any], suffix: str, data: bytes, beside: bool = False) -> Record:
         name = f"{time.strftime('%Y-%m-%d', time.localtime(facts['created']))}/{facts['id']}{suffix}"
         facts |= {"name": name, "size": len(data)}
-        path = self._inside(name)
-        with explained():
+        path = self._places.resolve(name)
+        with explain_disk_errors():
             if beside:
-                write_atomically(about(path), json.dumps(facts).encode())
+                write_atomically(get_description_path(path), json.dumps(facts).encode())
             write_atomically(path, data)
-        with self._open(write=True) as connection:
-            self._enter(connection, facts)
-            return self._record(self._row(connection, facts["id"]))
+        try:
+            with self._open(write=True) as connection:
+                self._enter(connection, facts)
+                return self._record(self._get_row(connection, facts["id"]))
+        except StoreError:  # the file is whole: it is found as soon as the index can be written again
+            self._is_behind = True
+            raise
+
+    def _catch_up(self) -> None:
+        """Enter files whose rows could not be written, as when the disk was full."""
+        if self._is_behind:
+            self._is_behind = False
+            try:
+                self.reconcile()
+            except StoreError:
+                self._is_behind = True
 
     def _move(self, id: str, trashed: float | None) -> Record:
         # The file goes first: `_record` and `reconcile` find it in either place.
         with self._open(write=True) as connection:
-            row = self._row(connection, id)
+            row = self._get_row(connection, id)
             if (row["trashed"] is None) != (trashed is None):
-                places = self._places(row["name"])
+                places = self._places.list_places(row["name"])
                 source, target = places if trashed is not None else places[::-1]
-                if about(source).exists():
-                    move(about(source), about(target))
+                if get_description_path(source).exists():
+                    move(get_description_path(source), get_description_path(target))
                 move(source, target)
                 connection.execute("UPDATE result SET trashed = ? WHERE id = ?", (trashed, row["id"]))
-            return self._record(self._row(connection, id))
-
-    def _folders(self) -> Sequence[Path]:
-        # Days first, then the trash: what another process deletes meanwhile is then seen at least once.
-        days = sorted(path for path in self.folder.iterdir() if _DAY.match(path.name))
-        return [path for path in (*days, self.folder / _TRASH) if path.is_dir() and not path.is_symlink()]
-
-    def _rejoin(self, paths: Iterable[Path]) -> None:
-        # A crash while a clip was being moved may have parted it from its description.
-        for path in paths:
-            if path.suffix not in (".png", ".jpg"):  # a .webp may be a clip
-                for place in self._places(self._name(path)):
-                    if place != path and about(place).exists():
-                        move(about(place), about(path))
-
-    def _name(self, path: Path) -> str:
-        # The name in the index is the one outside the trash; the day stands in the id.
-        return f"{path.name[:4]}-{path.name[4:6]}-{path.name[6:8]}/{path.name}"
-
-    def _facts_in(self, path: Path) -> Mapping[str, Any] | None:
-        facts = facts_in(path, self._name(path))
-        return facts and facts | {"trashed": time.time() if path.parent.name == _TRASH else None}
-
-    def _places(self, name: str) -> tuple[Path, Path]:
-        return self._inside(name), self._inside(f"{_TRASH}/{Path(name).name}")
-
-    def _inside(self, name: str) -> Path:
-        path = (self.folder / name).resolve()
-        if not path.is_relative_to(self.folder):
-            raise StoreError(
-                "The index of results names a file outside the results folder: "
-                "remove index.sqlite there and start again."
-            )
-        return path
+            return self._record(self._get_row(connection, id))
 
     def _record(self, row: sqlite3.Row) -> Record:
-        names = (row["name"], f"{_TRASH}/{Path(row['name']).name}")
+        names = (row["name"], f"{TRASH}/{Path(row['name']).name}")
         if row["trashed"] is not None:
             names = names[::-1]
-        path = self._inside(next((name for name in names if (self.folder / name).exists()), names[0]))
-        plain = {name: row[name] for name in set(row.keys()) - {"number", "name", "position", "metadata"}}
-        return Record(path=path, index=row["position"], metadata=json.loads(row["metadata"]), **plain)
+        path = self._places.resolve(next((name for name in names if (self.folder / name).exists()), names[0]))
+        columns = {name: row[name] for name in _COLUMNS}
+        favorite, metadata = bool(row["favorite"]), json.loads(row["metadata"])
+        return Record(path=path, index=row["position"], metadata=metadata, favorite=favorite, **columns)

@@ -3,6 +3,7 @@
 | module | rule |
 | --- | --- |
 | `flags` | the command line; refuses an open server that nobody asked for twice |
+| `launch_settings` | what follows from it |
 | `environment` | what must be in the environment before gradio is imported |
 | `origin` | no other site may read or drive this one; no DNS rebinding |
 | `signin` | where people sign in, nothing but the login page before they have |

@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-__all__ = ["App", "Message", "Receive", "Scope", "Send", "api_route", "header", "refuse"]
+__all__ = ["App", "Message", "Receive", "Scope", "Send", "get_api_route", "get_header", "refuse"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -17,8 +17,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _API = "/gradio_api/"
 
 
-def header(scope: Scope, name: str) -> str | None:
-    """The first value of a request header.
+def get_header(scope: Scope, name: str) -> str | None:
+    """Return the first value of a request header.
 
     Args:
         scope: of the request.
@@ -27,15 +27,15 @@ def header(scope: Scope, name: str) -> str | None:
     Returns:
         The value, or None where the header is missing.
     """
-    wanted = name.encode("latin-1")
+    lowercase_name = name.encode("latin-1")
     for key, value in scope.get("headers", ()):
-        if key.lower() == wanted:
+        if key.lower() == lowercase_name:
             return value.decode("latin-1").strip()
     return None
 
 
-def api_route(scope: Scope) -> str | None:
-    """The part of the path that names one of gradio's API routes.
+def get_api_route(scope: Scope) -> str | None:
+    """Return the part of the path that names one of gradio's API routes.
 
     Args:
         scope: of the request. Its path may carry a prefix (`root_path`).
@@ -43,8 +43,8 @@ def api_route(scope: Scope) -> str | None:
     Returns:
         What follows `/gradio_api/`, such as `queue/join`; None for any other path.
     """
-    _, found, route = scope.get("path", "").partition(_API)
-    return route if found else None
+    _, separator, route = scope.get("path", "").partition(_API)
+    return route if separator else None
 
 
 async def refuse(
@@ -69,7 +69,7 @@ async def refuse(
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": detail[:120]})
         return
-    if api_route(scope) == "upload":
+    if get_api_route(scope) == "upload":
         kind, body = b"text/plain; charset=utf-8", detail.encode()
     else:
         kind, body = b"application/json", json.dumps({"detail": detail}).encode()

@@ -22,5 +22,5 @@ class CompressPage:
         self.compressing = GZipMiddleware(app, minimum_size=1024)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        one = scope["type"] == "http" and scope.get("path") in self.paths
-        await (self.compressing if one else self.app)(scope, receive, send)
+        is_page = scope["type"] == "http" and scope.get("path") in self.paths
+        await (self.compressing if is_page else self.app)(scope, receive, send)

@@ -14,7 +14,7 @@ __all__ = ["Credentials", "read_pairs"]
 
 
 class Credentials:
-    """Who may sign in.
+    """Knows who may sign in.
 
     Args:
         pairs: `USER:PASSWORD` texts. A password may contain colons.
@@ -33,10 +33,15 @@ class Credentials:
                 raise SettingsError(f"Login {number} is incomplete. Write it as USER:PASSWORD.")
             if user in self._digests:
                 raise SettingsError(f"The user {user[:40]!r} is named twice. Keep one of the two.")
-            self._digests[user] = self._digest(password)
+            self._digests[user] = self._hash(password)
 
-    def _digest(self, password: str) -> bytes:
+    def _hash(self, password: str) -> bytes:
         return hashlib.sha256(self._salt + password.encode("utf-8", "surrogatepass")).digest()
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Return their names."""
+        return tuple(self._digests)
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -45,7 +50,7 @@ class Credentials:
         return f"Credentials({len(self._digests)} users)"
 
     def check(self, user: str, password: str) -> bool:
-        """Whether this user has this password; equally long for every wrong answer.
+        """Say whether this user has this password; equally long for every wrong answer.
 
         Args:
             user: name as typed.
@@ -54,10 +59,10 @@ class Credentials:
         Returns:
             True where both are right.
         """
-        given, right = self._digest(password), False
+        attempt, right = self._hash(password), False
         for name, digest in self._digests.items():
             is_user = hmac.compare_digest(name.encode(), user.encode("utf-8", "surrogatepass"))
-            right |= is_user & hmac.compare_digest(digest, given)
+            right |= is_user & hmac.compare_digest(digest, attempt)
         return right
 
 

@@ -8,14 +8,17 @@ is served.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, refuse
+from studio.results.files import NAME
+from studio.safety.asgi import App, Message, Receive, Scope, Send, get_api_route, refuse
 
-__all__ = ["MEDIA_SUFFIXES", "FileGuard", "ServedFolders", "blocked_around", "blocked_paths"]
+__all__ = ["MEDIA_SUFFIXES", "FileGuard", "ServedFolders", "list_blocked_around", "list_blocked_paths"]
 
 MEDIA_SUFFIXES = frozenset(
     [
@@ -36,6 +39,9 @@ MEDIA_SUFFIXES = frozenset(
     ]
 )
 
+TRASH = "trash"
+"""Folder of the deleted results in that of the results."""
+
 # Routes of gradio that nothing here uses: a fetcher, an editor of the source code, an encoder of
 # uploaded recordings, a reload signal that wakes twenty times a second.
 _CLOSED = ("proxy=", "vibe-", "undo-vibe-edit", "process_recording", "dev/", "run-history/", "runs")
@@ -43,7 +49,7 @@ _CLOSED = ("proxy=", "vibe-", "undo-vibe-edit", "process_recording", "dev/", "ru
 
 @dataclass(frozen=True)
 class ServedFolders:
-    """Which files may leave, and which may be named by a request.
+    """Decides which files may leave, and which may be named by a request.
 
     Args:
         temp: gradio's temporary folder: uploads, and copies of what handlers return.
@@ -56,7 +62,7 @@ class ServedFolders:
     assets: tuple[Path, ...] = field(default=())
 
     def is_served(self, path: str) -> bool:
-        """Whether the file route may answer with this file.
+        """Say whether the file route may answer with this file.
 
         Args:
             path: as the request names it.
@@ -64,60 +70,88 @@ class ServedFolders:
         Returns:
             True where the file itself, with every link followed, lies in a served folder.
         """
-        found = _real_file(path)
-        if found is None:
+        real = _resolve_file(path)
+        if real is None:
             return False
-        if _is_visible_in(found, self.temp) or any(_is_visible_in(found, f) for f in self.assets):
+        if _is_visible_in(real, self.temp) or any(_is_visible_in(real, f) for f in self.assets):
             return True
-        is_media = found.suffix.lower() in MEDIA_SUFFIXES
-        return self.outputs is not None and is_media and _is_visible_in(found, self.outputs)
+        return self.is_result(real)
 
-    def is_input(self, path: str) -> bool:
-        """Whether a request may name this file as an input.
+    def is_result(self, real: Path) -> bool:
+        """Say whether a file is a media file of the results that was not deleted.
+
+        Args:
+            real: with every link followed.
+        """
+        if self.outputs is None or real.suffix.lower() not in MEDIA_SUFFIXES:
+            return False
+        return _is_visible_in(real, self.outputs) and not real.is_relative_to(self.outputs.resolve() / TRASH)
+
+    def names_result(self, path: str) -> bool:
+        """Say whether a path is one that a result has or had, whether or not there is such a file.
 
         Args:
             path: as the request names it.
+        """
+        if self.outputs is None or not NAME.match(os.path.basename(path)) or "\0" in path:
+            return False
+        return Path(os.path.normpath(path)).is_relative_to(self.outputs.resolve())
+
+    def is_input(self, path: str, may_read: Callable[[Path], bool] = lambda path: False) -> bool:
+        """Say whether a request may name this file as an input.
+
+        Args:
+            path: as the request names it.
+            may_read: whether whoever names it may see a file of the results.
 
         Returns:
-            True for files in the temporary folder (uploads) and in our own example folders.
+            True for files in the temporary folder (uploads), in our own example folders, and for results that whoever
+            asks may see.
         """
-        found = _real_file(path)
-        return found is not None and any(_is_visible_in(found, folder) for folder in (self.temp, *self.assets))
+        real = _resolve_file(path)
+        if real is None:
+            return False
+        if any(_is_visible_in(real, folder) for folder in (self.temp, *self.assets)):
+            return True
+        return self.is_result(real) and may_read(real)
 
 
-def _real_file(path: str) -> Path | None:
+def _resolve_file(path: str) -> Path | None:
     """The file with every link followed; None for addresses, relative paths and no file."""
     try:
-        given = Path(path)
-        if not given.is_absolute() or ".." in given.parts or "\0" in path:
+        requested = Path(path)
+        if not requested.is_absolute() or ".." in requested.parts or "\0" in path:
             return None
-        found = given.resolve(strict=True)
-        return found if found.is_file() else None
+        real = requested.resolve(strict=True)
+        return real if real.is_file() else None
     except (OSError, ValueError, RuntimeError):
         return None
 
 
-def _is_visible_in(found: Path, folder: Path) -> bool:
+def _is_visible_in(real: Path, folder: Path) -> bool:
     try:
-        inside = found.relative_to(folder.resolve())
+        inside = real.relative_to(folder.resolve())
     except ValueError:
         return False
     return not any(part.startswith(".") for part in inside.parts)
 
 
 class FileGuard:
-    """Answers 403 to a file that is not ours to give, 404 to routes that are closed.
+    """Answers 403 to a file that is not ours to give, 404 to routes that are closed and to results that are not there.
+
+    A result that was deleted, one of somebody else and one that never was have the same answer.
 
     Args:
         app: what is guarded.
         folders: what is served.
+        may_read: whether whoever sent a request may see a file of the results; called in a thread.
     """
 
-    def __init__(self, app: App, folders: ServedFolders):
-        self._app, self._folders = app, folders
+    def __init__(self, app: App, folders: ServedFolders, may_read: Callable[[Scope, Path], bool] = lambda *_: True):
+        self._app, self._folders, self._may_read = app, folders, may_read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = api_route(scope) if scope["type"] == "http" else None
+        route = get_api_route(scope) if scope["type"] == "http" else None
         if route is None:
             await self._app(scope, receive, send)
             return
@@ -127,26 +161,35 @@ class FileGuard:
         if not route.startswith(("file=", "file/")):
             await self._app(scope, receive, send)
             return
-        if not self._folders.is_served(route[5:]):
-            await refuse(scope, send, 403, "This file is not served.")
+        if not await asyncio.to_thread(self._is_served, scope, route[5:]):
+            if self._folders.names_result(route[5:]):
+                await refuse(scope, send, 404, "There is no such result.")
+            else:
+                await refuse(scope, send, 403, "This file is not served.")
             return
-        await self._app(scope, receive, _sandboxed(send))
+        await self._app(scope, receive, _sandbox(send))
+
+    def _is_served(self, scope: Scope, path: str) -> bool:
+        if not self._folders.is_served(path):
+            return False
+        real = _resolve_file(path)
+        return real is not None and (not self._folders.is_result(real) or self._may_read(scope, real))
 
 
-def _sandboxed(send: Send) -> Send:
+def _sandbox(send: Send) -> Send:
     """A served file that is opened as a page runs no script, whatever is in it."""
 
-    async def guarded(message: Message) -> None:
+    async def send_sandboxed(message: Message) -> None:
         if message["type"] == "http.response.start":
             policy = (b"content-security-policy", b"sandbox")
             message["headers"] = [*message.get("headers", ()), policy]
         await send(message)
 
-    return guarded
+    return send_sandboxed
 
 
-def blocked_around(folder: Path, keep: Iterable[Path]) -> list[Path]:
-    """The parts of a folder that hold nothing to keep.
+def list_blocked_around(folder: Path, keep: Iterable[Path]) -> list[Path]:
+    """List the parts of a folder that hold nothing to keep.
 
     Args:
         folder: existing folder.
@@ -159,17 +202,17 @@ def blocked_around(folder: Path, keep: Iterable[Path]) -> list[Path]:
     """
     if folder.is_symlink():
         return []  # gradio follows links before it compares
-    folder, kept = folder.resolve(), [path.resolve() for path in keep]
-    if any(folder.is_relative_to(path) for path in kept):
+    folder, kept_paths = folder.resolve(), [path.resolve() for path in keep]
+    if any(folder.is_relative_to(path) for path in kept_paths):
         return []
-    inside = [path for path in kept if path.is_relative_to(folder)]
+    inside = [path for path in kept_paths if path.is_relative_to(folder)]
     if not inside:
         return [folder]
-    return [part for entry in sorted(folder.iterdir()) for part in blocked_around(entry, inside)]
+    return [part for entry in sorted(folder.iterdir()) for part in list_blocked_around(entry, inside)]
 
 
-def blocked_paths(folders: ServedFolders, source: Path) -> list[str]:
-    """What gradio must not copy to where it is served, although it would.
+def list_blocked_paths(folders: ServedFolders, source: Path) -> list[str]:
+    """List what gradio must not copy to where it is served, although it would.
 
     Args:
         folders: what is served.
@@ -181,4 +224,4 @@ def blocked_paths(folders: ServedFolders, source: Path) -> list[str]:
     """
     keep = [folders.temp, *folders.assets, *([folders.outputs] if folders.outputs else [])]
     roots = {Path.cwd().resolve(), source.resolve(), Path(tempfile.gettempdir()).resolve()}
-    return [str(path) for root in sorted(roots) for path in blocked_around(root, keep)]
+    return [str(path) for root in sorted(roots) for path in list_blocked_around(root, keep)]

@@ -4,126 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 from pipelines.core.errors import SettingsError, StoreError
-from pipelines.models.catalog import models_folder
+from pipelines.models.device_choice import DTYPES, require_devices
 from pipelines.models.folder_lists import more_model_folders
-from studio.results.files import default_folder
+from studio.results.retention import Housekeeping
 from studio.safety.credentials import Credentials, read_pairs
-from studio.safety.limits import Limits
-from studio.safety.origin import OriginRule, is_loopback, site_of
-from studio.safety.temp import claim, default_temp
+from studio.safety.launch_settings import LaunchSettings
+from studio.safety.origin import parse_site
+from studio.safety.temp import claim_folder
 
-__all__ = ["LaunchSettings", "parse_flags", "read_flags"]
+__all__ = ["parse_flags", "read_flags"]
 
 _TWICE = "--insecure-no-auth-i-know"
 _EVERYWHERE = "0.0.0.0"
-_SPACE_FRAMES = "'self' https://huggingface.co https://*.hf.space"
-_SPACE_PROXIES = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.1")
-_OWN_PROXIES = ("127.0.0.1", "::1")
-
-
-@dataclass(frozen=True)
-class LaunchSettings:
-    """How the server is started. Every field follows from the command line.
-
-    Args:
-        host: address to listen on.
-        port: TCP port; None takes the first free one from 7860.
-        share: whether gradio opens a public tunnel.
-        credentials: who may sign in; empty lets everybody in.
-        root_path: path or whole address under which a proxy shows the page.
-        models: folder of the models.
-        more_models: further folders of models.
-        follow_links: whether links that lead out of the models folders are followed.
-        outputs: folder of the results.
-        temp: folder of gradio's temporary files.
-        memory_budget: bytes that loaded models may take; None lets the loader decide.
-        max_queue: events that may wait.
-        mcp: whether public events are offered as tools to agents.
-        browser: whether a browser is opened.
-        in_space: whether this runs in a Hugging Face Space, which is public by design.
-        allowed_hosts: further names that the Host header may carry.
-        trusted_origins: other sites whose pages may call this server from a browser.
-        proxies: addresses or networks of proxies whose word on a client's address is taken.
-        limits: the caps.
-    """
-
-    host: str = "127.0.0.1"
-    port: int | None = None
-    share: bool = False
-    credentials: Credentials = field(default_factory=lambda: Credentials(()))
-    root_path: str = ""
-    models: Path = field(default_factory=models_folder)
-    more_models: tuple[Path, ...] = ()
-    follow_links: bool = False
-    outputs: Path = field(default_factory=default_folder)
-    temp: Path = field(default_factory=default_temp)
-    memory_budget: int | None = None
-    max_queue: int = 64
-    mcp: bool = False
-    browser: bool = False
-    in_space: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    trusted_origins: tuple[str, ...] = ()
-    proxies: tuple[str, ...] = ()
-    limits: Limits = field(default_factory=Limits)
-
-    @property
-    def is_public(self) -> bool:
-        """Whether others than this machine can reach the server."""
-        return self.share or self.in_space or not is_loopback(self.host)
-
-    @property
-    def frame_ancestors(self) -> str:
-        """Who may show the page in a frame: a Space is shown in one."""
-        return _SPACE_FRAMES if self.in_space else "'self'"
-
-    @property
-    def is_contained(self) -> bool:
-        """Whether the page talks to this server only; tunnels and Spaces add scripts of theirs."""
-        return not (self.share or self.in_space)
-
-    @property
-    def trusted_proxies(self) -> tuple[str, ...]:
-        """Whose `X-Forwarded-For` is believed.
-
-        Nobody's by default: the server would take it from any program of this machine, which could then
-        give itself a new address for every request and so never meet the rate limit. Behind a proxy
-        (`--root-path`, `--trust-proxy`, a Space) everybody would else share the proxy's one address.
-        """
-        if self.proxies:
-            return self.proxies
-        if self.in_space:
-            return _SPACE_PROXIES
-        return _OWN_PROXIES if self.root_path else ()
-
-    def origin_rule(self) -> OriginRule:
-        """Who counts as ourselves.
-
-        A name is checked where nobody has to sign in: a rebound name then reaches everything,
-        while a session cookie would not follow it. Tunnels and Spaces have names of their own.
-
-        Returns:
-            The rule for `OriginGuard`.
-        """
-        sites = frozenset(filter(None, (site_of(self.root_path),)))
-        trusted = frozenset(self.trusted_origins)
-        if self.share or self.in_space or self.credentials:
-            return OriginRule(None, sites, trusted)
-        machine = socket.gethostname().lower()
-        names = {self.host.lower(), *(name.lower() for name in self.allowed_hosts)}
-        names |= {machine, machine.partition(".")[0], f"{machine.partition('.')[0]}.local"}
-        names |= {urlsplit(f"//{site}").hostname or "" for site in sites}
-        return OriginRule(frozenset(names), sites, trusted)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(message[:1].upper() + message[1:])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="app.py", description="Stepwise: diffusion, step by step.")
     parser.allow_abbrev = False
     add = parser.add_argument
@@ -147,6 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         help="who may sign in; repeat for more. Other people on this machine can see it",
     )
     add("--auth-file", type=Path, metavar="FILE", help="the same, one a line in a file")
+    add(
+        "--admin",
+        action="append",
+        default=[],
+        metavar="USER",
+        help="a login that sees, stops and deletes what everybody made; repeat for more",
+    )
+    add("--share-results", action="store_true", help="let everybody who signs in see everybody's results")
     add(_TWICE, action="store_true", help="let everybody in who can reach the server")
     add("--root-path", default="", metavar="PATH", help="path or address behind a proxy")
     add(
@@ -180,7 +88,45 @@ def _parser() -> argparse.ArgumentParser:
     add("--outputs-folder", type=Path, metavar="FOLDER", help="where results are kept")
     add("--temp-folder", type=Path, metavar="FOLDER", help="where temporary files are kept")
     add("--memory-budget", type=float, metavar="GB", help="memory that loaded models may take")
+    add(
+        "--device",
+        metavar="NAMES",
+        help="cpu, cuda, cuda:1, mps or xpu (default: the best there is); several with commas, or all: a worker each",
+    )
+    add("--dtype", choices=tuple(DTYPES), default="auto", help="of the weights (default: auto, by model and device)")
+    add("--attention", default="", metavar="NAME", help="a back end of diffusers' attention, e.g. native, flash, sage")
+    add("--compile", action="store_true", help="let PyTorch compile networks; the first run of each size is slow")
+    add("--channels-last", action="store_true", help="keep the weights of convolutions in channels last")
     add("--max-queue", type=int, default=64, help="jobs that may wait (default: 64)")
+    add(
+        "--run-cache",
+        type=float,
+        default=64.0,
+        metavar="MB",
+        help="finished runs kept for equal requests (default: 64)",
+    )
+    add(
+        "--longest-run",
+        type=float,
+        metavar="MINUTES",
+        help="minutes that one run may take (default: 30 where others can reach the server, else 720)",
+    )
+    add("--results-quota", type=float, metavar="GB", help="results and trash together take no more than this")
+    add("--keep-days", type=float, metavar="DAYS", help="trash all but favorites after so many days (default: never)")
+    add("--trash-days", type=float, default=30.0, metavar="DAYS", help="the trash is kept so long (default: 30)")
+    add("--trash-size", type=float, metavar="GB", help="the trash takes no more than this (default: no limit)")
+    add("--audit-log", type=Path, metavar="FILE", help="write down sign-ins, refusals, deletions and cancels")
+    add(
+        "--safety-checker",
+        action=argparse.BooleanOptionalAction,
+        help="withhold pictures that a safety checker of the models folder flags (default: where others can reach the "
+        "server)",
+    )
+    add(
+        "--watermark",
+        action=argparse.BooleanOptionalAction,
+        help="mark pictures invisibly (default: where others can reach the server)",
+    )
     add("--mcp", action="store_true", help="offer the public functions to agents (MCP)")
     add("--browser", action=argparse.BooleanOptionalAction, default=False, help="open the page in a browser")
     return parser
@@ -200,20 +146,33 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
         SettingsError: one sentence on what is wrong. It shows no password.
         SystemExit: after `--help`.
     """
-    flags, unknown = _parser().parse_known_args(list(arguments))
+    flags, unknown = _build_parser().parse_known_args(list(arguments))
     if unknown:
-        raise SettingsError(_unknown(unknown))
+        raise SettingsError(_describe_unknown(unknown))
     environ = os.environ if environ is None else environ
     in_space = environ.get("SYSTEM") == "spaces" and bool(environ.get("SPACE_ID"))
     pairs = [*flags.auth, *(read_pairs(flags.auth_file) if flags.auth_file else [])]
     settings = LaunchSettings(
-        host=_host(flags, in_space),
+        host=_choose_host(flags, in_space),
         port=flags.port,
         share=flags.share,
         credentials=Credentials(pairs),
+        admins=tuple(flags.admin),
+        share_results=flags.share_results,
         root_path=flags.root_path,
-        memory_budget=_bytes(flags.memory_budget),
+        memory_budget=_parse_bytes(flags.memory_budget),
+        devices=require_devices(flags.device) if flags.device else (),
+        dtype=flags.dtype,
+        attention=flags.attention,
+        compile=flags.compile,
+        channels_last=flags.channels_last,
         max_queue=flags.max_queue,
+        cached_bytes=_read_megabytes(flags.run_cache),
+        longest_run=None if flags.longest_run is None else flags.longest_run * 60,
+        housekeeping=_read_housekeeping(flags),
+        audit_log=flags.audit_log,
+        safety_checker=flags.safety_checker,
+        watermark=flags.watermark,
         mcp=flags.mcp,
         browser=flags.browser,
         in_space=in_space,
@@ -222,9 +181,9 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
         proxies=tuple(flags.trust_proxy),
         more_models=tuple(more_model_folders(flags.more_models)),
         follow_links=flags.follow_links,
-        **_folders(flags),
+        **_parse_folders(flags),
     )
-    _check(settings, told_twice=flags.insecure_no_auth_i_know)
+    _check(settings, insecure_allowed=flags.insecure_no_auth_i_know)
     return settings
 
 
@@ -242,20 +201,20 @@ def read_flags(arguments: Sequence[str] | None = None) -> LaunchSettings:
     """
     try:
         settings = parse_flags(sys.argv[1:] if arguments is None else arguments)
-        claim(settings.temp)
+        claim_folder(settings.temp)
         return settings
     except (SettingsError, StoreError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _unknown(words: Sequence[str]) -> str:
+def _describe_unknown(words: Sequence[str]) -> str:
     # Only the names: what follows a mistyped --auth is a password.
     names = [word.partition("=")[0] for word in words if word.startswith("-")]
     return f"Unknown flag {', '.join(names) or '(a stray word)'}. Try --help."
 
 
-def _host(flags: argparse.Namespace, in_space: bool) -> str:
+def _choose_host(flags: argparse.Namespace, in_space: bool) -> str:
     if flags.host and flags.listen:
         raise SettingsError("--listen and --host name two addresses. Give one of them.")
     if flags.listen or (in_space and not flags.host):
@@ -263,44 +222,77 @@ def _host(flags: argparse.Namespace, in_space: bool) -> str:
     return flags.host or "127.0.0.1"
 
 
-def _bytes(gigabytes: float | None) -> int | None:
+def _parse_bytes(gigabytes: float | None) -> int | None:
     if gigabytes is None:
         return None
     if not 0.1 <= gigabytes <= 1e5:
-        raise SettingsError(f"--memory-budget {gigabytes:g} is no size. Give 0.1 to 100000 GB.")
+        raise SettingsError(f"--memory-budget {gigabytes:g} is not a size. Give 0.1 to 100000 GB.")
     return int(gigabytes * 1e9)
 
 
-def _folders(flags: argparse.Namespace) -> dict[str, Path]:
-    given = {
+def _read_megabytes(megabytes: float) -> int:
+    if not 0 <= megabytes <= 1e6:
+        raise SettingsError(f"--run-cache {megabytes:g} is not a size. Give 0 to 1000000 MB; 0 keeps nothing.")
+    return int(megabytes * 2**20)
+
+
+def _read_housekeeping(flags: argparse.Namespace) -> Housekeeping:
+    """What is kept of the results.
+
+    Raises:
+        SettingsError: a number is none.
+    """
+    limits = {"results_quota": (1e-3, 1e6), "keep_days": (0.01, 1e5), "trash_days": (0, 1e5), "trash_size": (0, 1e6)}
+    for name, (low, high) in limits.items():
+        value = getattr(flags, name)
+        if value is not None and not low <= value <= high:
+            raise SettingsError(f"--{name.replace('_', '-')} {value:g} is out of range. Give {low:g} to {high:g}.")
+    day, gigabyte = 24 * 3600.0, 1e9
+    return Housekeeping(
+        trash_seconds=flags.trash_days * day,
+        trash_bytes=None if flags.trash_size is None else int(flags.trash_size * gigabyte),
+        keep_seconds=None if flags.keep_days is None else flags.keep_days * day,
+        quota_bytes=None if flags.results_quota is None else int(flags.results_quota * gigabyte),
+    )
+
+
+def _parse_folders(flags: argparse.Namespace) -> dict[str, Path]:
+    flag_values = {
         "models": flags.models_folder,
         "outputs": flags.outputs_folder,
         "temp": flags.temp_folder,
     }
-    named = {name: path.expanduser().resolve() for name, path in given.items() if path}
-    for name, path in named.items():
+    paths = {name: path.expanduser().resolve() for name, path in flag_values.items() if path}
+    for name, path in paths.items():
         if path.exists() and not path.is_dir():
             raise SettingsError(f"--{name}-folder {path} is a file. Name a folder.")
-    return named
+    return paths
 
 
-def _check(settings: LaunchSettings, told_twice: bool) -> None:
+def _check(settings: LaunchSettings, insecure_allowed: bool) -> None:
     if settings.port is not None and not 1 <= settings.port <= 65535:
         raise SettingsError(f"--port {settings.port} is out of range. Give 1 to 65535.")
     if not 1 <= settings.max_queue <= 10_000:
         raise SettingsError(f"--max-queue {settings.max_queue} is out of range. Give 1 to 10000.")
+    if settings.longest_run is not None and not 1 <= settings.longest_run <= 1e7:
+        raise SettingsError(f"--longest-run {settings.longest_run / 60:g} is not a time. Give 0.1 to 100000 minutes.")
     if settings.root_path and not settings.root_path.startswith(("/", "http://", "https://")):
         raise SettingsError(f"--root-path {settings.root_path!r} must begin with / or https://.")
     for origin in settings.trusted_origins:
-        if urlsplit(origin).scheme not in ("http", "https") or not site_of(origin):
-            raise SettingsError(f"--trust-origin {origin!r} is no site. Write https://example.org.")
+        if urlsplit(origin).scheme not in ("http", "https") or not parse_site(origin):
+            raise SettingsError(f"--trust-origin {origin!r} is not a site. Write https://example.org.")
+    for admin in settings.admins:
+        if admin not in settings.credentials.users:
+            raise SettingsError(f"--admin {admin[:40]!r} is not a login. Name one of --auth or --auth-file.")
+    if settings.share_results and not settings.credentials:
+        raise SettingsError("--share-results needs people who sign in. Without --auth everybody sees everything.")
     for proxy in settings.proxies:
         _check_network(proxy)
     is_open = settings.is_public and not settings.in_space and not settings.credentials
-    if is_open and not told_twice:
-        door = "--share" if settings.share else f"Listening on {settings.host}"
+    if is_open and not insecure_allowed:
+        exposure = "--share" if settings.share else f"Listening on {settings.host}"
         raise SettingsError(
-            f"{door} lets everybody in who can reach this machine. Add --auth USER:PASSWORD or "
+            f"{exposure} lets everybody in who can reach this machine. Add --auth USER:PASSWORD or "
             f"--auth-file FILE, or {_TWICE} if that is what you want."
         )
 
@@ -309,4 +301,6 @@ def _check_network(text: str) -> None:
     try:
         ip_network(text)
     except ValueError:
-        raise SettingsError(f"--trust-proxy {text!r} is no address or network. Write 10.0.0.1 or 10.0.0.0/8.") from None
+        raise SettingsError(
+            f"--trust-proxy {text!r} is not an address or network. Write 10.0.0.1 or 10.0.0.0/8."
+        ) from None

@@ -28,12 +28,12 @@ class _WithoutStubs(importlib.abc.MetaPathFinder):
             return spec
         execute = spec.loader.exec_module
 
-        def exec_module(module: ModuleType) -> None:
+        def execute_without_writer(module: ModuleType) -> None:
             execute(module)
             if hasattr(module, _WRITER):
                 setattr(module, _WRITER, lambda *_: None)
 
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = execute_without_writer
         return spec
 
 

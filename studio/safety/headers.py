@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from studio.safety.asgi import App, Message, Receive, Scope, Send
 
-__all__ = ["HeaderGuard", "security_headers"]
+__all__ = ["HeaderGuard", "build_security_headers"]
 
 # Gradio's page builds functions from text and styles in place, shows pictures from data: and
 # blob: addresses, and needs nobody but its own server.
@@ -16,8 +16,8 @@ _OWN_ONLY = (
 )
 
 
-def security_headers(frame_ancestors: str, contain: bool = True) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers that every answer carries.
+def build_security_headers(frame_ancestors: str, contain: bool = True) -> tuple[tuple[bytes, bytes], ...]:
+    """Build the headers that every answer carries.
 
     Args:
         frame_ancestors: who may show the page in a frame, as the policy writes it: `'self'`.
@@ -53,11 +53,11 @@ class HeaderGuard:
         self._names = {name for name, _ in headers} - {b"content-security-policy"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                theirs = message.get("headers", ())
-                kept = [(key, value) for key, value in theirs if key.lower() not in self._names]
-                message["headers"] = [*kept, *self._headers]
+                sent_headers = message.get("headers", ())
+                unchanged = [(key, value) for key, value in sent_headers if key.lower() not in self._names]
+                message["headers"] = [*unchanged, *self._headers]
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        await self._app(scope, receive, send_with_headers)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MIB", "Limits"]
+__all__ = ["MIB", "ClientLimits"]
 
 MIB = 1024**2
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much one client may ask for.
+class ClientLimits:
+    """Says how much one client may ask for.
 
     Args:
         burst: requests a client address may make at once.
@@ -25,6 +25,12 @@ class Limits:
         temp_bytes: what the temporary folder may hold.
         temp_age: seconds after which a temporary file is deleted.
         free_bytes: uploads are refused while the disk has less than this.
+        open_bytes: bodies of all requests together that are not done with yet, by their announced lengths.
+        header_seconds: for a request's headers, from a connection's or the request's first byte.
+        body_pause: seconds for which a body may pause.
+        body_rate: bytes a second that a body must come with on the whole.
+        connections: open at once.
+        address_connections: open at once from one client address, a proxy's too.
     """
 
     burst: int = 240
@@ -38,3 +44,9 @@ class Limits:
     temp_bytes: int = 4096 * MIB
     temp_age: float = 24 * 3600.0
     free_bytes: int = 512 * MIB
+    open_bytes: int = 512 * MIB
+    header_seconds: float = 15.0
+    body_pause: float = 30.0
+    body_rate: float = 32 * 1024
+    connections: int = 2048
+    address_connections: int = 1024

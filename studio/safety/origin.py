@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
+from studio.safety.asgi import App, Message, Receive, Scope, Send, get_api_route, get_header, refuse
 
-__all__ = ["OriginGuard", "OriginRule", "host_name", "is_loopback", "site_of"]
+__all__ = ["OriginGuard", "OriginRule", "is_loopback", "parse_host_name", "parse_site"]
 
 _FOREIGN = frozenset({"cross-site", "same-site"})
 _DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
@@ -23,7 +23,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443", "ws": ":80", "wss": ":443"}
 
 @dataclass(frozen=True)
 class OriginRule:
-    """Who counts as ourselves.
+    """Decides who counts as ourselves.
 
     Args:
         hosts: names that the Host header may carry, without a port; None for any. An address
@@ -38,7 +38,7 @@ class OriginRule:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this very machine.
+    """Say whether a host name or address is this very machine.
 
     Args:
         host: without a port; an IPv6 address with or without brackets.
@@ -46,17 +46,17 @@ def is_loopback(host: str) -> bool:
     Returns:
         True for localhost, 127.0.0.0/8 and ::1.
     """
-    bare = host.strip("[]").lower()
-    if bare == "localhost" or bare.endswith(".localhost"):
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return ip_address(bare).is_loopback
+        return ip_address(name).is_loopback
     except ValueError:
         return False
 
 
-def host_name(authority: str) -> str:
-    """The name in a Host header.
+def parse_host_name(authority: str) -> str:
+    """Parse the name in a Host header.
 
     Args:
         authority: `name`, `name:port` or `[address]:port`.
@@ -70,8 +70,8 @@ def host_name(authority: str) -> str:
         return ""
 
 
-def site_of(url: str) -> str:
-    """The `host:port` of an address, comparable with a Host header.
+def parse_site(url: str) -> str:
+    """Parse the `host:port` of an address, comparable with a Host header.
 
     Args:
         url: an absolute address or an origin. `null` and nonsense give an empty string.
@@ -87,7 +87,7 @@ def site_of(url: str) -> str:
     return site.removesuffix(_DEFAULT_PORTS.get(parts.scheme.lower(), " "))
 
 
-def _without_default_port(authority: str) -> str:
+def _strip_default_port(authority: str) -> str:
     return authority.lower().removesuffix(":80").removesuffix(":443")
 
 
@@ -114,19 +114,19 @@ class OriginGuard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        reason = self._host_problem(scope) or self._origin_problem(scope)
+        reason = self._find_host_problem(scope) or self._find_origin_problem(scope)
         if reason:
             await refuse(scope, send, 403, reason)
             return
-        await self._app(scope, receive, self._without_cors(scope, send))
+        await self._app(scope, receive, self._strip_cors(scope, send))
 
-    def _host_problem(self, scope: Scope) -> str | None:
+    def _find_host_problem(self, scope: Scope) -> str | None:
         hosts = [value for key, value in scope["headers"] if key.lower() == b"host"]
         if len(hosts) > 1:
             return "The request names two hosts."
         if self._rule.hosts is None:
             return None
-        name = host_name(hosts[0].decode("latin-1")) if hosts else ""
+        name = parse_host_name(hosts[0].decode("latin-1")) if hosts else ""
         if name in self._rule.hosts or _is_address(name) or is_loopback(name):
             return None
         return (
@@ -137,29 +137,29 @@ class OriginGuard:
     def _own_sites(self, scope: Scope) -> set[str]:
         # A page of another site cannot set X-Forwarded-Host without a preflight, which it is
         # refused; a proxy in front of us does set it.
-        names: Iterable[str | None] = (header(scope, "host"), header(scope, "x-forwarded-host"))
-        own = {_without_default_port(name.split(",")[0].strip()) for name in names if name}
-        return own | self._rule.sites
+        names: Iterable[str | None] = (get_header(scope, "host"), get_header(scope, "x-forwarded-host"))
+        sites = {_strip_default_port(name.split(",")[0].strip()) for name in names if name}
+        return sites | self._rule.sites
 
     def _is_own(self, scope: Scope, url: str) -> bool:
-        site = site_of(url)
+        site = parse_site(url)
         return bool(site) and site in self._own_sites(scope)
 
-    def _origin_problem(self, scope: Scope) -> str | None:
-        origin = header(scope, "origin")
+    def _find_origin_problem(self, scope: Scope) -> str | None:
+        origin = get_header(scope, "origin")
         if origin is not None:
             if origin in self._rule.trusted or self._is_own(scope, origin):
                 return None
-            return _refusal(origin)
+            return _describe_refusal(origin)
         if self._is_visit(scope):
             return None
-        referer = header(scope, "referer")
-        if referer and _origin_of(referer) in self._rule.trusted:
+        referer = get_header(scope, "referer")
+        if referer and _parse_origin(referer) in self._rule.trusted:
             return None
-        if header(scope, "sec-fetch-site") in _FOREIGN:
+        if get_header(scope, "sec-fetch-site") in _FOREIGN:
             return "Requests from another site are not accepted here."
         if referer and not self._is_own(scope, referer):
-            return _refusal(_origin_of(referer))
+            return _describe_refusal(_parse_origin(referer))
         return None
 
     @staticmethod
@@ -167,30 +167,30 @@ class OriginGuard:
         """A person following a link to a page or a picture: the only thing others may start."""
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
             return False
-        mode = header(scope, "sec-fetch-mode")
-        route = api_route(scope)
+        mode = get_header(scope, "sec-fetch-mode")
+        route = get_api_route(scope)
         return mode in (None, "navigate") and (route is None or route.startswith("file="))
 
-    def _without_cors(self, scope: Scope, send: Send) -> Send:
-        origin = header(scope, "origin")
+    def _strip_cors(self, scope: Scope, send: Send) -> Send:
+        origin = get_header(scope, "origin")
         trusted = origin if origin in self._rule.trusted else None
 
-        async def guarded(message: Message) -> None:
+        async def send_with_rule(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = _cors(message.get("headers", ()), trusted)
+                message["headers"] = _rewrite_cors(message.get("headers", ()), trusted)
             await send(message)
 
-        return guarded
+        return send_with_rule
 
 
-def _refusal(origin: str) -> str:
+def _describe_refusal(origin: str) -> str:
     return (
         f"Requests from {origin[:80]!r} are not accepted here. "
         "If it is your own proxy, start the server with --trust-origin."
     )
 
 
-def _origin_of(url: str) -> str:
+def _parse_origin(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -198,18 +198,18 @@ def _origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _cors(headers: Iterable[tuple[bytes, bytes]], trusted: str | None) -> list:
-    """The answer's headers with our own word on who may read it."""
+def _rewrite_cors(headers: Iterable[tuple[bytes, bytes]], trusted: str | None) -> list:
+    """The answer's headers with our own rule of who may read it."""
     decided = (b"access-control-allow-origin", b"access-control-allow-credentials")
-    kept = [
+    filtered = [
         (key, value)
         for key, value in headers
         if not key.lower().startswith(b"access-control-") or (trusted and key.lower() not in decided)
     ]
     if trusted:
-        kept += [
+        filtered += [
             (decided[0], trusted.encode("latin-1")),
             (decided[1], b"true"),
             (b"vary", b"Origin"),
         ]
-    return kept
+    return filtered

@@ -13,14 +13,17 @@ import binascii
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pipelines.core.errors import PictureError, SettingsError
-from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, header, refuse
+from studio.safety.asgi import App, Message, Receive, Scope, Send, get_api_route, get_header, refuse
+from studio.safety.events import NAMED
 from studio.safety.files import ServedFolders
-from studio.safety.limits import Limits
+from studio.safety.known import CONTENT
+from studio.safety.limits import ClientLimits
 from studio.safety.uploads import check_picture
 
 __all__ = ["PayloadGuard", "check_payload"]
@@ -29,6 +32,7 @@ _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _TAKE_FORMS = ("upload", "component_server")  # on any other route gradio fails on a form that is no text
 _LARGE = 256 * 1024  # above this the text is parsed in a thread, not in the event loop
 _PICTURE_DATA = "data:image/"
+_EVENT_NAMES = ("session_hash", "event_id")
 
 
 class PayloadGuard:
@@ -38,14 +42,21 @@ class PayloadGuard:
         app: what is guarded.
         folders: where an uploaded or example file may lie.
         limits: the cap on the pixels of a picture inside the request.
+        may_read: whether whoever sent a request may see a file of the results, and so name it.
     """
 
-    def __init__(self, app: App, folders: ServedFolders, limits: Limits):
-        self._app, self._folders, self._limits = app, folders, limits
+    def __init__(
+        self,
+        app: App,
+        folders: ServedFolders,
+        limits: ClientLimits,
+        may_read: Callable[[Scope, Path], bool] = lambda *_: False,
+    ):
+        self._app, self._folders, self._limits, self._may_read = app, folders, limits, may_read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = (header(scope, "content-type") or "").lower()
-        is_call = scope["type"] == "http" and scope["method"] == "POST" and api_route(scope)
+        kind = (get_header(scope, "content-type") or "").lower()
+        is_call = scope["type"] == "http" and scope["method"] == "POST" and get_api_route(scope)
         is_form = kind.startswith(_FORMS)
         if not is_call or (is_form and is_call.startswith(_TAKE_FORMS)):
             await self._app(scope, receive, send)
@@ -55,94 +66,107 @@ class PayloadGuard:
                 scope, send, 415, "This address takes JSON, and the request is a form. Send it as application/json."
             )
             return
-        body = await _whole_body(receive)
+        body = await _read_body(receive)
         if body is None:
             return
         try:
-            if len(body) > _LARGE:
-                await asyncio.to_thread(self._check, body)
-            else:
-                self._check(body)
+            is_large = len(body) > _LARGE
+            content = await asyncio.to_thread(self._check, scope, body) if is_large else self._check(scope, body)
         except SettingsError as error:
             await refuse(scope, send, 400, str(error))
             return
+        scope[CONTENT] = content
+        if isinstance(content, dict):
+            scope[NAMED] = {name: content[name] for name in _EVENT_NAMES if isinstance(content.get(name), str)}
         await self._app(scope, _replay(body, receive), send)
 
-    def _check(self, body: bytes) -> None:
+    def _check(self, scope: Scope, body: bytes) -> Any:
+        """The request's JSON, None where there is none.
+
+        Raises:
+            SettingsError, PictureError: see `check_payload`.
+        """
         if not body.strip():
-            return
+            return None
         try:
-            content = json.loads(body, parse_constant=_finite, parse_float=_finite)
+            content = json.loads(body, parse_constant=_parse_finite, parse_float=_parse_finite)
         except SettingsError:
             raise
         except (ValueError, RecursionError) as error:
             raise SettingsError("The request is not readable JSON.") from error
-        check_payload(content, self._folders, self._limits)
+        check_payload(content, self._folders, self._limits, lambda path: self._may_read(scope, path))
+        return content
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     """Read a number of the JSON. Python reads NaN and 1e999, with which FastAPI cannot write its answer."""
     if not math.isfinite(number := float(text)):
         raise SettingsError(f"The request holds the number {text[:20]}. Send finite ones.")
     return number
 
 
-def check_payload(content: Any, folders: ServedFolders, limits: Limits) -> None:
+def check_payload(
+    content: object,
+    folders: ServedFolders,
+    limits: ClientLimits,
+    may_read: Callable[[Path], bool] = lambda path: False,
+) -> None:
     """Checks every file that a request's JSON names, at any depth.
 
     Args:
         content: the parsed JSON.
         folders: where the files may lie.
         limits: the cap on the pixels of a picture inside the JSON.
+        may_read: whether a file of the results may be named.
 
     Raises:
         SettingsError: a `path` is no file that was uploaded here, or a `url` beside it leads
             elsewhere.
         PictureError: a picture inside the JSON cannot be used.
     """
-    for record in _records(content):
+    for record in _iter_records(content):
         path, url = record.get("path"), record.get("url")
         if isinstance(path, str):
-            _check_path(path, folders)
+            _check_path(path, folders, may_read)
         # Without a path a `url` is only text, except that a data URL is decoded.
         if isinstance(url, str) and url[:5].lower() == "data:":
             _check_data(url, limits)
         elif isinstance(url, str) and isinstance(path, str):
-            _check_address(url, folders)
+            _check_address(url, folders, may_read)
 
 
-def _records(content: Any) -> Iterator[dict[str, Any]]:
-    waiting = [content]
-    while waiting:
-        item = waiting.pop()
+def _iter_records(content: object) -> Iterator[dict[str, Any]]:
+    queue = [content]
+    while queue:
+        item = queue.pop()
         if isinstance(item, dict):
             yield item
-            waiting.extend(item.values())
+            queue.extend(item.values())
         elif isinstance(item, list):
-            waiting.extend(item)
+            queue.extend(item)
 
 
-def _check_path(path: str, folders: ServedFolders) -> None:
-    if not folders.is_input(path):
+def _check_path(path: str, folders: ServedFolders, may_read: Callable[[Path], bool]) -> None:
+    if not folders.is_input(path, may_read):
         raise SettingsError(
             f"The request names the file {path[:80]!r}, which was not uploaded here. Upload the file first."
         )
 
 
-def _check_address(url: str, folders: ServedFolders) -> None:
+def _check_address(url: str, folders: ServedFolders, may_read: Callable[[Path], bool]) -> None:
     """`url` beside a path is what the page shows: our own address of an allowed file."""
     try:
-        _, found, path = unquote(urlsplit(url).path).partition("/gradio_api/file=")
+        _, separator, path = unquote(urlsplit(url).path).partition("/gradio_api/file=")
     except ValueError:
-        found = path = ""
-    if not found or not folders.is_input(path):
+        separator = path = ""
+    if not separator or not folders.is_input(path, may_read):
         raise SettingsError(
             f"The request names the address {url[:80]!r}. Addresses are not fetched here: "
             "download the file and upload it."
         )
 
 
-def _check_data(url: str, limits: Limits) -> None:
+def _check_data(url: str, limits: ClientLimits) -> None:
     head, _, text = url.partition(",")
     if not head.lower().startswith(_PICTURE_DATA) or not head.lower().endswith(";base64"):
         raise PictureError(f"The picture comes as {head[:40]!r}. Use PNG, JPEG or WebP.")
@@ -153,7 +177,7 @@ def _check_data(url: str, limits: Limits) -> None:
     check_picture(io.BytesIO(data), limits.picture_pixels)
 
 
-async def _whole_body(receive: Receive) -> bytes | None:
+async def _read_body(receive: Receive) -> bytes | None:
     """The body, or None where the client left before its end."""
     chunks: list[bytes] = []
     while True:
@@ -166,9 +190,9 @@ async def _whole_body(receive: Receive) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def replayed() -> Message:
-        return waiting.pop() if waiting else await receive()
+    async def receive_again() -> Message:
+        return pending.pop() if pending else await receive()
 
-    return replayed
+    return receive_again

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import parse_qs
 
-from studio.safety.asgi import App, Receive, Scope, Send, api_route, refuse
-from studio.safety.limits import Limits
+from studio.safety.asgi import App, Receive, Scope, Send, get_api_route, refuse
+from studio.safety.limits import ClientLimits
 
-__all__ = ["RateGuard", "TokenBuckets", "client_key"]
+__all__ = ["RateGuard", "TokenBuckets", "get_client_key"]
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _STEP = re.compile(r"/stepwise/[^/]+/jobs/[^/]+/steps/\d+/?\Z")
 
 
 class TokenBuckets:
-    """Buckets that hold `burst` tokens and gain `per_second`.
+    """Limits rates by buckets that hold `burst` tokens and gain `per_second`.
 
     Args:
         burst: tokens in a full bucket, at least 1.
@@ -52,18 +52,18 @@ class TokenBuckets:
         Returns:
             0 where there was a token, else the seconds until there is one.
         """
-        now = self._clock()
-        level, then = self._levels.pop(key, (self._burst, now))
-        level = min(self._burst, level + (now - then) * self._per_second)
+        time = self._clock()
+        level, last_time = self._levels.pop(key, (self._burst, time))
+        level = min(self._burst, level + (time - last_time) * self._per_second)
         granted = level >= 1.0
-        self._levels[key] = (level - 1.0 if granted else level, now)
+        self._levels[key] = (level - 1.0 if granted else level, time)
         if len(self._levels) > self._capacity:
             self._levels.popitem(last=False)
         return 0.0 if granted else (1.0 - level) / self._per_second
 
 
-def client_key(scope: Scope) -> str:
-    """The address that a bucket belongs to.
+def get_client_key(scope: Scope) -> str:
+    """Return the address that a bucket belongs to.
 
     Args:
         scope: of the request.
@@ -83,8 +83,8 @@ def client_key(scope: Scope) -> str:
 
 def _is_decoded(scope: Scope) -> bool:
     """Whether a request is for a step of a run through the model's decoder: see studio/ui/live_routes.py."""
-    asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-    return bool(_STEP.search(scope["path"])) and "1" in asked.get("sharp", ())
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    return bool(_STEP.search(scope["path"])) and "1" in query.get("sharp", ())
 
 
 class RateGuard:
@@ -100,25 +100,25 @@ class RateGuard:
         clock: seconds, never going back.
     """
 
-    def __init__(self, app: App, limits: Limits, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, app: App, limits: ClientLimits, clock: Callable[[], float] = time.monotonic):
         self._app = app
         self._work = TokenBuckets(limits.burst, limits.per_second, limits.addresses, clock)
         self._login = TokenBuckets(limits.login_burst, limits.login_per_second, limits.addresses, clock)
 
-    def _buckets(self, scope: Scope) -> TokenBuckets | None:
+    def _choose_buckets(self, scope: Scope) -> TokenBuckets | None:
         if scope["type"] == "websocket":
             return self._work
         if scope["type"] != "http":
             return None
         if scope["method"] in _SAFE:
-            return self._work if api_route(scope) == "deep_link" or _is_decoded(scope) else None
-        if api_route(scope) is None and scope["path"].rstrip("/").endswith("/login"):
+            return self._work if get_api_route(scope) == "deep_link" or _is_decoded(scope) else None
+        if get_api_route(scope) is None and scope["path"].rstrip("/").endswith("/login"):
             return self._login
         return self._work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        buckets = self._buckets(scope)
-        wait = buckets.take(client_key(scope)) if buckets is not None else 0.0
+        buckets = self._choose_buckets(scope)
+        wait = buckets.take(get_client_key(scope)) if buckets is not None else 0.0
         if not wait:
             await self._app(scope, receive, send)
             return

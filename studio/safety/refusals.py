@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route
+from studio.safety.asgi import App, Message, Receive, Scope, Send, get_api_route
 
 __all__ = ["RefusalGuard"]
 
@@ -23,13 +23,13 @@ class RefusalGuard:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = api_route(scope) if scope["type"] == "http" else None
+        route = get_api_route(scope) if scope["type"] == "http" else None
         if route is None or route.partition("/")[0] not in ("run", "api"):
             await self._app(scope, receive, send)
             return
         start: Message | None = None
 
-        async def judged(message: Message) -> None:
+        async def send_judged(message: Message) -> None:
             nonlocal start
             if message["type"] == "http.response.start" and message["status"] == 500:
                 start = message
@@ -39,7 +39,7 @@ class RefusalGuard:
                 start = None
             await send(message)
 
-        await self._app(scope, receive, judged)
+        await self._app(scope, receive, send_judged)
 
 
 def _is_refusal(body: bytes) -> bool:

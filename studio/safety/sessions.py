@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from studio.safety.asgi import App, Receive, Scope, Send, api_route
+from studio.safety.asgi import App, Receive, Scope, Send, get_api_route
 
 __all__ = ["CLOSED_KEPT", "SESSIONS_KEPT", "SessionGuard"]
 
@@ -26,20 +26,20 @@ class SessionGuard:
     Args:
         app: what is guarded.
         forget: takes the id of a session; unknown ones are fine.
-        kept: closed tabs that are remembered.
+        capacity: closed tabs that are remembered.
     """
 
-    def __init__(self, app: App, forget: Callable[[str], None], kept: int = CLOSED_KEPT):
-        self._app, self._forget, self._kept = app, forget, kept
+    def __init__(self, app: App, forget: Callable[[str], None], capacity: int = CLOSED_KEPT):
+        self._app, self._forget, self._capacity = app, forget, capacity
         self._open: dict[str, int] = {}
         self._closed: OrderedDict[str, None] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = (api_route(scope) or "") if scope["type"] == "http" and scope["method"] == "GET" else ""
-        kind, _, rest = route.partition("/")
-        session = rest.rpartition("/")[2]
+        route = (get_api_route(scope) or "") if scope["type"] == "http" and scope["method"] == "GET" else ""
+        kind, _, path = route.partition("/")
+        session = path.rpartition("/")[2]
         if kind == "heartbeat" and session:
-            await self._while_open(session, scope, receive, send)
+            await self._run_while_open(session, scope, receive, send)
         elif kind == "call" and session:
             try:
                 await self._app(scope, receive, send)
@@ -49,7 +49,7 @@ class SessionGuard:
         else:
             await self._app(scope, receive, send)
 
-    async def _while_open(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run_while_open(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         self._open[session] = self._open.get(session, 0) + 1
         self._closed.pop(session, None)
         try:
@@ -59,5 +59,5 @@ class SessionGuard:
             if not self._open[session]:
                 del self._open[session]
                 self._closed[session] = None
-            while len(self._closed) > self._kept:
+            while len(self._closed) > self._capacity:
                 self._forget(self._closed.popitem(last=False)[0])

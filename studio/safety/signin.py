@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from studio.safety.asgi import App, Receive, Scope, Send, api_route, refuse
+from studio.safety.asgi import App, Receive, Scope, Send, get_api_route, refuse
 from studio.safety.owner import LOGIN
 
 __all__ = ["SignInGuard"]
@@ -16,7 +16,19 @@ __all__ = ["SignInGuard"]
 # What the login page loads, and what gradio asks its own server while it starts. `/config` and
 # `/` say themselves that a login is needed.
 _OPEN_PAGES = frozenset(
-    ["/", "/login", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout"]
+    [
+        "/",
+        "/login",
+        "/config",
+        "/theme.css",
+        "/favicon.ico",
+        "/manifest.json",
+        "/robots.txt",
+        "/logout",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    ]
 )
 _OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/", "/pwa_icon")
 _OPEN_ROUTES = frozenset(("startup-events", "user", "login_check", "token", "app_id", "theme.css"))
@@ -44,7 +56,7 @@ class SignInGuard:
         await self._app(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        route = api_route(scope)
+        route = get_api_route(scope)
         if route is not None:
             return route.rstrip("/") in _OPEN_ROUTES
         path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"

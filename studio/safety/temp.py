@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.core.errors import StoreError
-from studio.safety.limits import Limits
+from studio.safety.limits import ClientLimits
 
-__all__ = ["Pruned", "TempFolder", "claim", "default_temp"]
+__all__ = ["Pruned", "TempFolder", "claim_folder", "get_default_temp"]
 
 _MARKER = ".stepwise-temporary"
 _GRACE = 600.0  # seconds in which a file may still be being written or looked at
 
 
-def default_temp() -> Path:
-    """The temporary folder of this person.
+def get_default_temp() -> Path:
+    """Return the temporary folder of this person.
 
     Returns:
         `stepwise/gradio` below the user's cache folder; it need not exist.
@@ -40,21 +40,21 @@ def default_temp() -> Path:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What one pruning did.
+    """Counts what one pruning did.
 
     Args:
         files: deleted.
-        freed: bytes of those.
-        left: bytes still in the folder.
+        freed_bytes: bytes of those.
+        remaining_bytes: bytes still in the folder.
     """
 
     files: int
-    freed: int
-    left: int
+    freed_bytes: int
+    remaining_bytes: int
 
 
 class TempFolder:
-    """A folder whose old files are deleted. Nothing outside it is, and no link is followed.
+    """Deletes old files of a folder. Nothing outside it is, and no link is followed.
 
     Args:
         root: the folder; made where it is missing.
@@ -70,14 +70,14 @@ class TempFolder:
     def __init__(
         self,
         root: Path,
-        limits: Limits,
+        limits: ClientLimits,
         clock: Callable[[], float] = time.time,
         keep: Callable[[], Collection[str]] = tuple,
     ):
-        self.root, self.keep = claim(root), keep
+        self.root, self.keep = claim_folder(root), keep
         self._limits, self._clock = limits, clock
         self._lock = threading.Lock()
-        self._added = self._left = 0
+        self._added_bytes = self._remaining_bytes = self._reserved_bytes = 0
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -90,24 +90,24 @@ class TempFolder:
             What was done.
         """
         with self._lock:
-            files = sorted(self._files())
-            now, kept = self._clock(), set(self.keep())
-            left = sum(size for _, size, _ in files)
+            files = sorted(self._list_files())
+            current, kept_files = self._clock(), set(self.keep())
+            remaining = sum(size for _, size, _ in files)
             deleted = freed = 0
             for touched, size, path in files:
-                too_old = now - touched > self._limits.temp_age
-                too_much = left > self._limits.temp_bytes and now - touched > _GRACE
-                if path in kept or not (too_old or too_much):
+                too_old = current - touched > self._limits.temp_age
+                too_much = remaining > self._limits.temp_bytes and current - touched > _GRACE
+                if path in kept_files or not (too_old or too_much):
                     continue
                 with suppress(OSError):
                     os.unlink(path)
-                    deleted, freed, left = deleted + 1, freed + size, left - size
-            self._drop_empty(now)
-            self._added, self._left = 0, left
-            return Pruned(deleted, freed, left)
+                    deleted, freed, remaining = deleted + 1, freed + size, remaining - size
+            self._drop_empty(current)
+            self._added_bytes, self._remaining_bytes = 0, remaining
+            return Pruned(deleted, freed, remaining)
 
-    def _files(self) -> list[tuple[float, int, str]]:
-        found = []
+    def _list_files(self) -> list[tuple[float, int, str]]:
+        files = []
         for folder, folders, names in os.walk(self.root, followlinks=False):
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in [*names, *links]:
@@ -117,15 +117,15 @@ class TempFolder:
                 with suppress(OSError):
                     info = os.lstat(path)
                     # A copy keeps the time of its original; only the other time is its own.
-                    found.append((max(info.st_mtime, info.st_ctime), info.st_size, path))
-        return found
+                    files.append((max(info.st_mtime, info.st_ctime), info.st_size, path))
+        return files
 
-    def _drop_empty(self, now: float) -> None:
+    def _drop_empty(self, current: float) -> None:
         for folder, _, _ in os.walk(self.root, topdown=False, followlinks=False):
             if folder == str(self.root):
                 continue
             with suppress(OSError):  # one that is not empty stays
-                if now - os.lstat(folder).st_mtime > _GRACE:
+                if current - os.lstat(folder).st_mtime > _GRACE:
                     os.rmdir(folder)
 
     def add(self, count: int) -> bool:
@@ -138,22 +138,43 @@ class TempFolder:
             Whether there is room for more.
         """
         with self._lock:
-            self._added += count
-            is_due = self._added > self._limits.temp_bytes // 8
-            is_full = self._left + self._added > self._limits.temp_bytes
+            self._added_bytes += count
+            is_due = self._added_bytes > self._limits.temp_bytes // 8
+            is_full = self._remaining_bytes + self._added_bytes > self._limits.temp_bytes
         if is_due or is_full:
-            return self.prune().left <= self._limits.temp_bytes
+            return self.prune().remaining_bytes <= self._limits.temp_bytes
         return True
 
-    def start(self, every: float = 300.0) -> None:
+    def reserve(self, count: int) -> bool:
+        """Takes room for what is about to be written, so that many at once do not fill the folder together.
+
+        Args:
+            count: bytes; negative to give them back.
+
+        Returns:
+            Whether there was room. Where there was none, nothing is taken.
+        """
+        with self._lock:
+            self._reserved_bytes += count
+            if count <= 0:
+                return True
+            total_bytes = self._remaining_bytes + self._added_bytes + self._reserved_bytes
+        if total_bytes <= self._limits.temp_bytes:
+            return True
+        has_room = self.prune().remaining_bytes + self._reserved_bytes <= self._limits.temp_bytes
+        if not has_room:
+            self.reserve(-count)
+        return has_room
+
+    def start(self, interval: float = 300.0) -> None:
         """Prunes now, and again and again in a thread of its own.
 
         Args:
-            every: seconds between two prunings.
+            interval: seconds between two prunings.
         """
         self.prune()
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._run, args=(every,), name="temp-folder", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(interval,), name="temp-folder", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -163,12 +184,12 @@ class TempFolder:
             self._thread.join()
             self._thread = None
 
-    def _run(self, every: float) -> None:
-        while not self._stopping.wait(every):
+    def _run(self, interval: float) -> None:
+        while not self._stopping.wait(interval):
             self.prune()
 
 
-def claim(root: Path) -> Path:
+def claim_folder(root: Path) -> Path:
     """Makes a folder and marks it as ours to delete from.
 
     Args:

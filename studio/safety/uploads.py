@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipelines.core.errors import PictureError
-from studio.safety.asgi import App, Message, Receive, Scope, Send, api_route, refuse
-from studio.safety.limits import MIB, Limits
+from studio.safety.asgi import App, Message, Receive, Scope, Send, get_api_route, get_header, refuse
+from studio.safety.limits import MIB, ClientLimits
 
 __all__ = ["UploadGuard", "check_picture", "check_upload"]
 
@@ -62,7 +62,7 @@ def _is_clip(path: Path) -> bool:
     return is_mp4 or is_matroska or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
 
 
-def check_upload(path: Path, limits: Limits) -> None:
+def check_upload(path: Path, limits: ClientLimits) -> None:
     """Checks one uploaded file by its content; its name says nothing.
 
     Args:
@@ -86,38 +86,54 @@ class UploadGuard:
         app: what is guarded.
         limits: the caps.
         folder: where uploads are stored.
-        stored: called with the bytes of each accepted upload; returns False where the folder
+        count_stored: called with the bytes of each accepted upload; returns False where the folder
             is full.
+        reserve: called with the bytes of an upload before it is written, and with the same negated
+            when it is done; returns False where there is no room for them.
     """
 
-    def __init__(self, app: App, limits: Limits, folder: Path, stored: Callable[[int], bool]):
-        self._app, self._limits, self._folder, self._stored = app, limits, folder, stored
+    def __init__(
+        self,
+        app: App,
+        limits: ClientLimits,
+        folder: Path,
+        count_stored: Callable[[int], bool],
+        reserve: Callable[[int], bool] = lambda count: True,
+    ):
+        self._app, self._limits, self._folder = app, limits, folder
+        self._count_stored, self._reserve_bytes = count_stored, reserve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_upload = scope["type"] == "http" and api_route(scope) == "upload"
+        is_upload = scope["type"] == "http" and get_api_route(scope) == "upload"
         if not is_upload or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        full = await asyncio.to_thread(self._full)
+        announced = get_header(scope, "content-length") or ""
+        reserved = int(announced) if announced.isdecimal() else self._limits.upload_bytes
+        full = await asyncio.to_thread(self._reserve, reserved)
         if full:
             await refuse(scope, send, 507, full)
             return
-        answer = _Held(send)
-        await self._app(scope, receive, answer.send)
-        problem = await asyncio.to_thread(self._problem, answer) if answer.is_success else None
+        answer = _HeldAnswer(send)
+        try:
+            await self._app(scope, receive, answer.send)
+            problem = await asyncio.to_thread(self._find_problem, answer) if answer.is_success else None
+        finally:
+            self._reserve_bytes(-reserved)
         if problem:
             await refuse(scope, send, 415, problem)
         else:
             await answer.release()
 
-    def _full(self) -> str | None:
-        if shutil.disk_usage(self._folder).free < self._limits.free_bytes:
+    def _reserve(self, count: int) -> str | None:
+        """Take room for an upload before it is written, or say why there is none."""
+        if shutil.disk_usage(self._folder).free - count < self._limits.free_bytes:
             return "The server's disk is full. Delete results or models, then upload again."
-        if not self._stored(0):
+        if not self._count_stored(0) or not self._reserve_bytes(count):
             return "The server's temporary folder is full. Try again in some minutes."
         return None
 
-    def _problem(self, answer: _Held) -> str | None:
+    def _find_problem(self, answer: _HeldAnswer) -> str | None:
         paths = [Path(name) for name in json.loads(answer.body)]
         try:
             for path in paths:
@@ -126,11 +142,11 @@ class UploadGuard:
             for path in paths:
                 path.unlink(missing_ok=True)
             return str(error)
-        self._stored(sum(path.stat().st_size for path in paths))
+        self._count_stored(sum(path.stat().st_size for path in paths))
         return None
 
 
-class _Held:
+class _HeldAnswer:
     """An answer that waits for our verdict. Upload answers are short lists of names."""
 
     def __init__(self, send: Send):

@@ -8,13 +8,13 @@ from typing import Any
 
 from pipelines.core.errors import SettingsError
 
-__all__ = ["gpu_decorator"]
+__all__ = ["find_gpu_decorator"]
 
 _TRUE = ("1", "t", "true")
 
 
-def gpu_decorator(environ: Mapping[str, str] | None = None) -> Callable[..., Any] | None:
-    """`spaces.GPU` on ZeroGPU hardware; None elsewhere, where it would change nothing.
+def find_gpu_decorator(environ: Mapping[str, str] | None = None) -> Callable[..., Any] | None:
+    """Find `spaces.GPU` on ZeroGPU hardware; None elsewhere, where it would change nothing.
 
     Call it before anything starts CUDA: the package refuses to be imported later. On a Space without ZeroGPU it is
     imported all the same, if it is there, so that a Space can be given other hardware at any time.

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.core.errors import StepwiseError
 
-__all__ = ["CHECKS", "front_matter", "main", "problems"]
+__all__ = ["CHECKS", "find_problems", "main", "parse_front_matter"]
 
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 SDKS = ("gradio", "docker", "static")
@@ -53,7 +53,7 @@ _SKIPPED = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", "nod
 
 
 class Folder:
-    """A folder that is to become a Space.
+    """Represents a folder that is to become a Space.
 
     Args:
         path: of the folder.
@@ -64,22 +64,24 @@ class Folder:
         self.path, self.uploaded = path, uploaded
         readme = path / "README.md"
         self.readme = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else None
-        self.matter = front_matter(self.readme or "")
+        self.matter = parse_front_matter(self.readme or "")
 
-    def files(self) -> list[Path]:
-        """What would be sent: what git knows where there is a repository, else everything but caches."""
+    def list_files(self) -> list[Path]:
+        """List what would be sent: what git knows where there is a repository, else everything but caches."""
         if (self.path / ".git").exists():
-            told = subprocess.run(["git", "ls-files", "-z"], cwd=self.path, capture_output=True, text=True, check=False)
-            if told.returncode == 0:
-                return [path for name in told.stdout.split("\0") if name and (path := self.path / name).is_file()]
+            listing = subprocess.run(
+                ["git", "ls-files", "-z"], cwd=self.path, capture_output=True, text=True, check=False
+            )
+            if listing.returncode == 0:
+                return [path for name in listing.stdout.split("\0") if name and (path := self.path / name).is_file()]
         return sorted(
             path
             for path in self.path.rglob("*")
             if path.is_file() and not _SKIPPED & set(path.relative_to(self.path).parts)
         )
 
-    def in_lfs(self, path: Path) -> bool:
-        """Whether .gitattributes sends a file to LFS."""
+    def is_in_lfs(self, path: Path) -> bool:
+        """Say whether .gitattributes sends a file to LFS."""
         rules = self.path / ".gitattributes"
         name = path.relative_to(self.path).as_posix()
         lines = rules.read_text(encoding="utf-8").splitlines() if rules.is_file() else []
@@ -87,47 +89,47 @@ class Folder:
         return any(fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
 
 
-def front_matter(readme: str) -> Mapping[str, Any] | None:
-    """The YAML block that a README begins with; None where there is none, or it cannot be read."""
+def parse_front_matter(readme: str) -> Mapping[str, Any] | None:
+    """Parse the YAML block that a README begins with; None where there is none, or it cannot be read."""
     import yaml
 
     block = _MATTER.match(readme)
     if block is None:
         return None
     try:
-        found = yaml.safe_load(block[1])
+        content = yaml.safe_load(block[1])
     except yaml.YAMLError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
-def _readme(folder: Folder) -> Iterator[str]:
+def _check_readme(folder: Folder) -> Iterator[str]:
     if folder.readme is None:
         yield "There is no README.md: a Space is configured in the YAML block at its beginning."
     elif folder.matter is None:
         yield "README.md begins with no YAML block between two lines of ---, or the block cannot be read."
 
 
-def _fields(folder: Folder) -> Iterator[str]:
+def _check_fields(folder: Folder) -> Iterator[str]:
     matter = folder.matter or {}
     if folder.matter is not None:
         yield from (f"{name} is missing from the README's YAML block." for name in NEEDED if not matter.get(name))
     for name in sorted(matter.keys() - FIELDS):
-        yield f"{name} is no setting of a Space. Take it out of the README's YAML block, or check how it is written."
+        yield f"{name} is not a setting of a Space. Take it out of the README's YAML block, or check how it is written."
 
 
-def _one_of(name: str, allowed: Sequence[str], folder: Folder) -> Iterator[str]:
+def _check_choice(name: str, choices: Sequence[str], folder: Folder) -> Iterator[str]:
     value = (folder.matter or {}).get(name)
-    if value is not None and value not in allowed:
-        yield f"{name} is {value!r}. Choose one of: {', '.join(allowed)}."
+    if value is not None and value not in choices:
+        yield f"{name} is {value!r}. Choose one of: {', '.join(choices)}."
 
 
-def _values(folder: Folder) -> Iterator[str]:
+def _check_values(folder: Folder) -> Iterator[str]:
     matter = folder.matter or {}
-    yield from _one_of("colorFrom", COLORS, folder)
-    yield from _one_of("colorTo", COLORS, folder)
-    yield from _one_of("sdk", SDKS, folder)
-    yield from _one_of("suggested_hardware", HARDWARE, folder)
+    yield from _check_choice("colorFrom", COLORS, folder)
+    yield from _check_choice("colorTo", COLORS, folder)
+    yield from _check_choice("sdk", SDKS, folder)
+    yield from _check_choice("suggested_hardware", HARDWARE, folder)
     emoji = matter.get("emoji")
     if emoji is not None and (not isinstance(emoji, str) or len(emoji) > 8 or emoji.isascii()):
         yield f"emoji is {emoji!r}, and must be a single emoji."
@@ -141,12 +143,12 @@ def _values(folder: Folder) -> Iterator[str]:
     if not isinstance(text, str) or len(text) > LONGEST_DESCRIPTION:
         yield f"short_description has {len(str(text))} characters. At most {LONGEST_DESCRIPTION} are taken: shorten it."
     for name in ("models", "datasets"):
-        for one in matter.get(name) or ():
-            if not (isinstance(one, str) and _REPOSITORY.match(one)):
-                yield f"{name} names {one!r}. Write repositories of the hub, as owner/name."
+        for repository in matter.get(name) or ():
+            if not (isinstance(repository, str) and _REPOSITORY.match(repository)):
+                yield f"{name} names {repository!r}. Write repositories of the hub, as owner/name."
 
 
-def _app(folder: Folder) -> Iterator[str]:
+def _check_app(folder: Folder) -> Iterator[str]:
     name = (folder.matter or {}).get("app_file")
     if isinstance(name, str) and not (folder.path / name).is_file():
         yield f"app_file is {name!r}, and there is no such file."
@@ -157,12 +159,12 @@ def _app(folder: Folder) -> Iterator[str]:
             yield f"app_file {name!r} is not readable Python: {error}."
 
 
-def _sizes(folder: Folder) -> Iterator[str]:
+def _check_sizes(folder: Folder) -> Iterator[str]:
     if folder.uploaded:
         return
-    for path in folder.files():
+    for path in folder.list_files():
         name, size = path.relative_to(folder.path).as_posix(), path.stat().st_size
-        if folder.in_lfs(path):
+        if folder.is_in_lfs(path):
             continue
         if size > PLAIN_BYTES:
             yield f"{name} has {size / 2**20:.1f} MiB and is not in LFS. Run: git lfs track {name!r}, {_OR}"
@@ -180,7 +182,7 @@ def _is_binary(path: Path) -> bool:
     return b"\0" in head
 
 
-def _requirements(folder: Folder) -> Iterator[str]:
+def _check_requirements(folder: Folder) -> Iterator[str]:
     path, matter = folder.path / "requirements.txt", folder.matter or {}
     if not path.is_file():
         return
@@ -191,24 +193,24 @@ def _requirements(folder: Folder) -> Iterator[str]:
         if not text or text.startswith("-"):
             continue
         try:
-            needed = Requirement(text)
+            requirement = Requirement(text)
         except InvalidRequirement:
-            yield f"requirements.txt says {text!r}, which is no requirement."
+            yield f"requirements.txt says {text!r}, which is not a requirement."
             continue
-        yield from _unmet(needed, matter)
+        yield from _check_requirement(requirement, matter)
 
 
-def _unmet(needed: Any, matter: Mapping[str, Any]) -> Iterator[str]:
+def _check_requirement(requirement: Any, matter: Mapping[str, Any]) -> Iterator[str]:
     version = str(matter.get("sdk_version", ""))
-    if needed.name == "gradio" and _VERSION.match(version) and version not in needed.specifier:
-        yield f"requirements.txt asks for {needed}, and sdk_version is {version}: the Space installs the latter."
-    if needed.name == "torch" and matter.get("suggested_hardware") == "zero-a10g":
-        offered = [f"{TORCH[0][0]}.{minor}.0" for minor in range(TORCH[0][1], TORCH[1][1] + 1)]
-        if not any(one in needed.specifier for one in offered):
-            yield f"requirements.txt asks for {needed}; ZeroGPU has torch {offered[0]} to {offered[-1]}."
+    if requirement.name == "gradio" and _VERSION.match(version) and version not in requirement.specifier:
+        yield f"requirements.txt asks for {requirement}, and sdk_version is {version}: the Space installs the latter."
+    if requirement.name == "torch" and matter.get("suggested_hardware") == "zero-a10g":
+        versions = [f"{TORCH[0][0]}.{minor}.0" for minor in range(TORCH[0][1], TORCH[1][1] + 1)]
+        if not any(one in requirement.specifier for one in versions):
+            yield f"requirements.txt asks for {requirement}; ZeroGPU has torch {versions[0]} to {versions[-1]}."
 
 
-def _python(folder: Folder) -> Iterator[str]:
+def _check_python(folder: Folder) -> Iterator[str]:
     matter = folder.matter or {}
     version = matter.get("python_version", PYTHONS[0])
     if (
@@ -220,19 +222,19 @@ def _python(folder: Folder) -> Iterator[str]:
 
 
 CHECKS: Mapping[str, Callable[[Folder], Iterator[str]]] = {
-    "README": _readme,
-    "fields": _fields,
-    "values": _values,
-    "app_file": _app,
-    "files": _sizes,
-    "requirements": _requirements,
-    "python": _python,
+    "README": _check_readme,
+    "fields": _check_fields,
+    "values": _check_values,
+    "app_file": _check_app,
+    "files": _check_sizes,
+    "requirements": _check_requirements,
+    "python": _check_python,
 }
 """Name to what looks for one kind of problem and says each in a sentence."""
 
 
-def problems(path: Path, uploaded: bool = False) -> list[str]:
-    """Everything that a Space would reject, as sentences that say what to do.
+def find_problems(path: Path, uploaded: bool = False) -> list[str]:
+    """Find everything that a Space would reject, as sentences that say what to do.
 
     Args:
         path: the folder that is to become the Space's repository.
@@ -254,12 +256,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--uploaded", action="store_true", help="it is sent with hf upload, which takes care of LFS")
     flags = parser.parse_args(arguments)
     try:
-        found = problems(flags.folder, flags.uploaded)
+        sentences = find_problems(flags.folder, flags.uploaded)
     except StepwiseError as error:
         print(f"spaces_check: {error}", file=sys.stderr)
         return 2
-    print("\n".join(found) if found else "Nothing that a Space would reject.")
-    return int(bool(found))
+    print("\n".join(sentences) if sentences else "Nothing that a Space would reject.")
+    return int(bool(sentences))
 
 
 if __name__ == "__main__":

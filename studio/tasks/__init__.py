@@ -13,9 +13,11 @@ from studio.tasks.keep import Keep
 from studio.tasks.learn import Learn
 from studio.tasks.quantize import Quantize
 from studio.tasks.text_to_image import TextToImage
+from studio.tasks.upscale import Upscale
 
 __all__ = ["TASKS"]
 
 TASKS: Mapping[str, Task] = {
-    task.key: task for task in (TextToImage(), Compare(), Edit(), Animate(), Quantize(), Convergence(), Learn(), Keep())
+    task.key: task
+    for task in (TextToImage(), Compare(), Edit(), Upscale(), Animate(), Quantize(), Convergence(), Learn(), Keep())
 }

@@ -14,7 +14,10 @@ __all__ = ["Task"]
 
 
 class Task(Protocol):
-    """One line of the task table.
+    """Declares one line of the task table.
+
+    Its module imports nothing that imports PyTorch: the command line's help needs only the texts. What does the work
+    stands in `studio.tasks.runs` and is imported when it is first asked for.
 
     Attributes:
         key: name in jobs and results.
@@ -22,12 +25,17 @@ class Task(Protocol):
         command: how it is asked for at the command line; None where it is not.
     """
 
-    key: str
-    endpoint: Endpoint | None
-    command: Command | None
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def endpoint(self) -> Endpoint | None: ...
+
+    @property
+    def command(self) -> Command | None: ...
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> Any:
-        """The request, with everything checked that can be checked without loading a model.
+        """Parse the request, with everything checked that can be checked without loading a model.
 
         Raises:
             SettingsError: the first thing that is wrong.

@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskCaches", "TaskContext"]
 
-Kept = TypeVar("Kept")
+Value = TypeVar("Value")
 
 
 class TaskCaches:
-    """What tasks keep from one job for the next: each studio has its own, and only its worker uses it."""
+    """Holds what tasks keep from one job for the next: each studio has its own, and only its worker uses it."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
 
-    def get(self, task: str, make: Callable[[], Kept]) -> Kept:
-        """What a task keeps, made when it is asked for first.
+    def get(self, task: str, make: Callable[[], Value]) -> Value:
+        """Return what a task keeps, made when it is asked for first.
 
         Args:
             task: key of the task.
             make: a class or function that takes nothing, always the same for a task.
         """
-        if task not in self._kept:
-            self._kept[task] = make()
-        return cast("Kept", self._kept[task])
+        if task not in self._values:
+            self._values[task] = make()
+        return cast("Value", self._values[task])
 
 
 class TaskContext(Protocol):
-    """All that a task may use beside its request and its job.
+    """Declares all that a task may use beside its request and its job.
 
     The Studio is one in its own process; `studio.tasks.forked.ForkedContext` is the one of a ZeroGPU Space's worker,
     where nothing may wait for a lock that the parent process held.
@@ -52,27 +52,27 @@ class TaskContext(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """The caps of every request."""
+        """Return the caps of every request."""
 
     @property
     def catalog(self) -> Catalog:
-        """The models that there are."""
+        """Return the models that there are."""
 
     @property
     def store(self) -> Store:
-        """The results."""
+        """Return the results."""
 
     @property
     def learned(self) -> LearnedSchedules:
-        """The learned schedules that this studio knows: the shipped ones and those of its models folder."""
+        """Return the learned schedules that this studio knows: the shipped ones and those of its models folder."""
 
     @property
     def caches(self) -> TaskCaches:
-        """What tasks keep between jobs."""
+        """Return what tasks keep between jobs."""
 
     @property
     def device(self) -> str:
-        """Where models are loaded: "cpu", "cuda" or "mps"."""
+        """Name where models are loaded: "cpu", "cuda" or "mps"."""
 
     def traits(self, model: str) -> Traits | None:
         """Tell what methods ask of this model; None while it cannot be said without loading it."""
@@ -114,7 +114,7 @@ class TaskContext(Protocol):
         """
 
     def disk_bytes(self, key: str, family: Family) -> int | None:
-        """Size of the files of a loaded model's network; None if it has none of its own."""
+        """Return the bytes of the files of a loaded model's network; None if it has none of its own."""
 
     def lora_path(self, name: str) -> Path:
         """Find the file of a LoRA of the models folder.
@@ -136,6 +136,21 @@ class TaskContext(Protocol):
     def expand(self, prompt: str, seed: int, stream: str = "") -> str:
         """Draw the wildcards of a prompt; draws of another stream are independent of these."""
 
+    def release_pictures(self, pictures: np.ndarray, model: str, job: Job, cell: int = 0) -> np.ndarray:
+        """Give finished pictures as they may be shown: checked and marked, where the server does so.
+
+        Every task shows a picture only after this. Figures are measured before it.
+
+        Args:
+            pictures: (B, H, W, 3), uint8, as the model made them.
+            model: that made them.
+            job: whose they are.
+            cell: of the job; its note says where a picture is withheld.
+
+        Raises:
+            ModelFileError: the safety checker cannot be loaded.
+        """
+
     def save_picture(
         self,
         image: np.ndarray,
@@ -144,6 +159,7 @@ class TaskContext(Protocol):
         index: int = 0,
         figures: Mapping[str, Any] | None = None,
         unread: Collection[str] = (),
+        drawn: tuple[int, int] | None = None,
     ) -> str:
         """Store one finished picture (H, W, 3), uint8, with its settings inside; returns its id.
 
@@ -154,6 +170,7 @@ class TaskContext(Protocol):
             index: of the cell or of the picture in its batch, from 0.
             figures: what was measured of it, by name.
             unread: methods of the request that its model took no notice of, which the file must not claim.
+            drawn: (width, height) that the request drew, in pixels, where the picture was enlarged after that.
 
         Raises:
             StoreError: it cannot be written.

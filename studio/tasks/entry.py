@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from studio.jobs.job import Job
     from studio.tasks.context import TaskContext
 
-__all__ = ["Argument", "Command", "Endpoint", "prompt"]
+__all__ = ["Argument", "Command", "Endpoint", "build_prompt_argument"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """A text that an endpoint asks for beside its settings.
+    """Describes a text that an endpoint asks for beside its settings.
 
     Attributes:
         name: of the argument.
@@ -31,14 +31,14 @@ class Argument:
     place: tuple[str, ...]
 
 
-def prompt(help: str, *place: str) -> Argument:
-    """The prompt as an argument, in the `base` of the task's values unless another place is given."""
+def build_prompt_argument(help: str, *place: str) -> Argument:
+    """Build the prompt as an argument, in the `base` of the task's values unless another place is given."""
     return Argument("prompt", help, place or ("base", "prompt"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """A named endpoint: texts, then an object of settings.
+    """Describes a named endpoint: texts, then an object of settings.
 
     Attributes:
         name: without the slash.
@@ -54,14 +54,14 @@ class Endpoint:
 
     @property
     def description(self) -> str:
-        """The docstring of its function, from which Gradio reads the help of each argument."""
+        """Return the docstring of its function, from which Gradio reads the help of each argument."""
         settings = Argument("settings", self.settings, ())
         return "\n".join(
             [self.help, "", "Args:", *(f"    {one.name}: {one.help}" for one in (*self.arguments, settings))]
         )
 
     def values(self, texts: Sequence[Any], settings: Any) -> dict[str, Any]:
-        """The task's values from untrusted arguments.
+        """Return the task's values from untrusted arguments.
 
         Args:
             texts: one for each of `arguments`.
@@ -70,18 +70,18 @@ class Endpoint:
         Raises:
             SettingsError: something is no object.
         """
-        values = _object(settings, "settings")
+        values = _require_object(settings, "settings")
         for argument, text in zip(self.arguments, texts, strict=True):
             *way, last = argument.place
             inner = values
             for name in way:
-                inner[name] = _object(inner.get(name, {}), name)
+                inner[name] = _require_object(inner.get(name, {}), name)
                 inner = inner[name]
             inner[last] = text
         return values
 
 
-def _object(value: Any, name: str) -> dict[str, Any]:
+def _require_object(value: object, name: str) -> dict[str, Any]:
     """A copy of an untrusted object."""
     if not isinstance(value, dict):
         raise SettingsError(f"{name} is {str(value)[:80]!r}, and must be an object of fields.")
@@ -89,7 +89,8 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 
 
 class Command:
-    """A command of `python -m studio`: its flags, the task's values from them, and what is done with a finished job.
+    """Describes a command of `python -m studio`: its flags, the task's values from them, and what is done with a
+    finished job.
 
     Attributes:
         name: as it is typed.
@@ -98,6 +99,7 @@ class Command:
         suffixes: that this file may have; empty where the task itself says it.
         takes_request: whether it has the flags of a `Request`.
         needs_out: whether `--out` must be given.
+        needs_prompt: whether a request's prompt must be given.
     """
 
     name: str
@@ -106,12 +108,13 @@ class Command:
     suffixes: Sequence[str] = ()
     takes_request: bool = True
     needs_out: bool = True
+    needs_prompt: bool = True
 
     def add_flags(self, parser: ArgumentParser) -> None:
         """Add the flags between those of a request and `--out`."""
 
     def values(self, flags: Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
-        """The task's values; files that the flags name are read.
+        """Return the task's values; files that the flags name are read.
 
         Args:
             flags: as they were typed.

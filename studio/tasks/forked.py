@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import ModelMissingError
+from pipelines.core.interruption import interruptible, large_modules
 from pipelines.families.base import Family
 from studio.jobs.job import Job
 from studio.tasks.context import TaskCaches, TaskContext
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from pipelines.core.types import Choice
     from studio.tasks.base import Task
 
-__all__ = ["LEAST_SECONDS", "MODELS", "MOST_SECONDS", "ForkedContext", "forked_run", "preloaded", "seconds_for"]
+__all__ = [
+    "LEAST_SECONDS",
+    "MODELS",
+    "MOST_SECONDS",
+    "ForkedContext",
+    "build_forked_run",
+    "estimate_gpu_seconds",
+    "list_preloaded_models",
+]
 
 MODELS = "STEPWISE_ZERO_MODELS"
 """Variable of a Space: keys of the models that it loads at its start, with commas between; default: the shipped one."""
@@ -28,27 +37,27 @@ _MEGAPIXEL_STEP = 0.5
 """Seconds."""
 
 
-def seconds_for(task: Task, request: Any) -> int:
-    """How long a job may hold the GPU: a generous guess from its steps, pictures, frames and pixels.
+def estimate_gpu_seconds(task: Task, request: Any) -> int:
+    """Estimate how long a job may hold the GPU: a generous guess from its steps, pictures, frames and pixels.
 
     Args:
         task: of the job.
         request: the checked request of that task.
     """
     base = getattr(request, "base", request)
-    steps, more = task.work(request)
+    steps, extra_seconds = task.work(request)
     megapixels = (base.width or 1024) * (base.height or 1024) / 2**20
-    guess = LEAST_SECONDS + more + steps * max(megapixels, 0.05) * _MEGAPIXEL_STEP
+    guess = LEAST_SECONDS + extra_seconds + steps * max(megapixels, 0.05) * _MEGAPIXEL_STEP
     return int(min(max(guess, LEAST_SECONDS), MOST_SECONDS))
 
 
-def preloaded(environ: Mapping[str, str] | None = None) -> Sequence[str]:
-    """Keys of the models that a ZeroGPU Space loads at its start."""
+def list_preloaded_models(environ: Mapping[str, str] | None = None) -> Sequence[str]:
+    """List the keys of the models that a ZeroGPU Space loads at its start."""
     environ = os.environ if environ is None else environ
     return [key.strip() for key in environ.get(MODELS, "emoji").split(",") if key.strip()]
 
 
-def forked_run(
+def build_forked_run(
     context: TaskContext, keys: Sequence[str], tasks: Mapping[str, Task]
 ) -> tuple[Callable[[Job], None], Callable[[], None]]:
     """Load models for good: what does a job's work in a forked worker, taking no lock, and what lets the models go.
@@ -61,15 +70,15 @@ def forked_run(
     Raises:
         ModelError: one is not there, or is broken.
     """
-    held = contextlib.ExitStack()
-    models = {key: held.enter_context(context.model(key, Job("start", None))) for key in keys}
+    leases = contextlib.ExitStack()
+    models = {key: leases.enter_context(context.model(key, Job("start", None))) for key in keys}
     bytes_on_disk = {key: context.disk_bytes(key, model) for key, model in models.items() if isinstance(model, Family)}
     forked = ForkedContext(context, models, bytes_on_disk)
-    return lambda job: tasks[job.task].run(job.request, job, forked), held.close
+    return lambda job: tasks[job.task].run(job.request, job, forked), leases.close
 
 
 class ForkedContext:
-    """The TaskContext of a forked worker.
+    """Implements the TaskContext of a forked worker.
 
     Whatever would take a lock of the loader or of its cache is replaced here: a thread of the parent may have held it
     when the worker was forked, and then nobody would ever let it go. The catalog, the store and the models folder have
@@ -89,6 +98,7 @@ class ForkedContext:
         self.traits, self.expand = parent.traits, parent.expand
         self.lora_key, self.lora_path, self.load_loras = parent.lora_key, parent.lora_path, parent.load_loras
         self.require_keeping, self.keep_quantized = parent.require_keeping, parent.keep_quantized  # both refuse here
+        self.release_pictures = parent.release_pictures
         self.save_picture, self.encode_clip, self.save_clip = parent.save_picture, parent.encode_clip, parent.save_clip
 
     @contextlib.contextmanager
@@ -103,18 +113,20 @@ class ForkedContext:
                 f"This Space loads its models when it starts: {', '.join(self._models)}. Choose one of "
                 f"these, or name {key!r} in the variable {MODELS} of your own copy."
             )
-        yield self._models[key]
+        model = self._models[key]
+        with interruptible(large_modules(model.components.values()), job.cancelled):
+            yield model
 
     @contextlib.contextmanager
     def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
         """Make a quantized copy of a model, in this process alone."""
         from pipelines.families import family_of
         from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
-        from pipelines.quantizers.base import quantized
+        from pipelines.quantizers.base import quantize_network
 
         quantizer = build_quantizer(choice, this_machine(self.device))
-        made = quantized(full.network, quantizer, QUANTIZERS[choice.key].label, job.cancelled)
-        yield family_of({**full.components, full.network_name: made})
+        network = quantize_network(full.network, quantizer, QUANTIZERS[choice.key].label, job.cancelled)
+        yield family_of({**full.components, full.network_name: network})
 
     def disk_bytes(self, key: str, family: Family) -> int | None:
         """Tell what was looked up before the fork."""

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from pipelines.core.errors import UnknownMethodError
-from pipelines.core.types import Choice
-from pipelines.models.quantization_folder import plain_choice, quantized_entry
-from pipelines.quantizers import require_runs, this_machine
-from studio.jobs.job import Job, JobStatus
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from studio.jobs.job import Job
     from studio.tasks.context import TaskContext
+    from studio.tasks.runs.keep import KeepRequest
 
-__all__ = ["Keep", "KeepRequest"]
-
-
-@dataclasses.dataclass(frozen=True)
-class KeepRequest:
-    """Which quantized model to keep: the key of the one in full precision, and the method."""
-
-    model: str
-    variant: Choice
+__all__ = ["Keep"]
 
 
 class Keep:
@@ -34,21 +21,15 @@ class Keep:
     command = None
     endpoint = None
 
-    def parse(self, values: Mapping[str, Any], context: TaskContext) -> KeepRequest:
-        known = [field.name for field in dataclasses.fields(KeepRequest)]
-        if unknown := [name for name in values if name not in known]:
-            raise UnknownMethodError("setting of a model to keep", unknown[0], known)
-        context.require_keeping()
-        request = KeepRequest(values.get("model", ""), plain_choice(Choice.parse(values.get("variant", ""))))
-        require_runs(request.variant, this_machine(context.device))
-        quantized_entry(context.catalog[request.model], request.variant)
-        return request
+    def parse(self, values: Mapping[str, object], context: TaskContext) -> KeepRequest:
+        from studio.tasks.runs import keep  # late: see `Task`
+
+        return keep.parse(values, context)
 
     def work(self, request: KeepRequest) -> tuple[float, float]:
         return 0, math.inf  # no Space with ZeroGPU keeps one
 
     def run(self, request: KeepRequest, job: Job, context: TaskContext) -> None:
-        label = quantized_entry(context.catalog[request.model], request.variant).label
-        job.set_status(JobStatus.LOADING, f"Keeping {label}")
-        key = context.keep_quantized(request.model, request.variant, job.cancelled)
-        job.set_outcome({"key": key})
+        from studio.tasks.runs import keep  # late: see `Task`
+
+        keep.run(request, job, context)

@@ -10,37 +10,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipelines.core.choice_text import parse_choice, plain
-from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
-from pipelines.core.registry import parse_settings
-from pipelines.core.types import Choice, is_text
-from pipelines.families.base import Family
-from pipelines.learning.fitting import LEARNERS, PROMPTS, LearnRequest, PictureSettings, Progress, learn
-from pipelines.requests.prompts import require_one_text
-from pipelines.requests.text_to_image import resolve
-from pipelines.schedules.learned_file import write_learned
-from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from pipelines.core.errors import SettingsError
 from studio.tasks.entry import Command, Endpoint
-from studio.tasks.text_to_image import parse_request
+from studio.tasks.schedules_folder import get_schedules_folder
 
 if TYPE_CHECKING:
+    from pipelines.learning.request import LearnRequest
+    from studio.jobs.job import Job
     from studio.tasks.context import TaskContext
 
-__all__ = ["Learn", "schedules_folder"]
-
-MOST_PROMPTS = 2048
-_NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
-
-
-def schedules_folder(context: TaskContext) -> Path:
-    """Where a person's learned schedules are kept."""
-    return context.catalog.folder / "schedules"
+__all__ = ["Learn"]
 
 
 class LearnCommand(Command):
-    """`python -m studio learn`: the schedule is kept in the models folder and found by the schedule "learned"."""
+    """Defines `python -m studio learn`: the schedule is kept in the models folder and found by the schedule
+    "learned"."""
 
     name, help = "learn", "fit a schedule to a model, a sampler and a number of steps"
     out = "also copy the schedule here, a .json file"
@@ -85,9 +70,9 @@ class LearnCommand(Command):
         if "name" not in outcome:
             return
         held_out = outcome["schedule"]["held_out"]
-        told = f"Error on pictures not fitted: {held_out['fitted']:.4f}; uniform: {held_out['uniform']:.4f}"
-        print(told, file=sys.stderr)
-        path = schedules_folder(context) / f"{outcome['name']}.json"
+        errors = f"Error on held-out pictures: {held_out['fitted']:.4f}; uniform: {held_out['uniform']:.4f}"
+        print(errors, file=sys.stderr)
+        path = get_schedules_folder(context) / f"{outcome['name']}.json"
         if flags.out:
             shutil.copyfile(path, flags.out)
         yield from filter(None, (path, flags.out))
@@ -105,73 +90,15 @@ class Learn:
         '{"key": "auto_diffusion", ...}, "pictures": {"fitted": 16, ...}, "prompts": ["...", ...]}.',
     )
 
-    def parse(self, values: Mapping[str, Any], context: TaskContext) -> LearnRequest:
-        known = ("base", "learner", "pictures", "prompts")
-        for name in values:
-            if name not in known:
-                raise UnknownMethodError("setting of a fit", name, known)
-        prompts = _prompts(values.get("prompts", ()))
-        base = _object(values.get("base", {}), "base")
-        # Only what belongs to a run is taken; which pictures are made is the fit's own.
-        request = parse_request(
-            {**base, "prompt": (prompts or PROMPTS)[0], "schedule": "uniform", "batch_size": 1, "loras": []}, context
-        )
-        for prompt in prompts:
-            require_one_text(prompt, request.negative_prompt, "Fits")
-        learner = Choice.parse(values.get("learner", "ld3"))
-        parse_settings(LEARNERS[learner.key].settings, learner.settings, LEARNERS[learner.key].label)
-        if request.num_inference_steps < 2:
-            raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
-        pictures = parse_settings(PictureSettings, _object(values.get("pictures", {}), "pictures"), "Pictures")
-        return LearnRequest(request, learner, pictures, prompts)
+    def parse(self, values: Mapping[str, object], context: TaskContext) -> LearnRequest:
+        from studio.tasks.runs import learn  # late: see `Task`
+
+        return learn.parse(values, context)
 
     def work(self, request: LearnRequest) -> tuple[float, float]:
         return math.inf, 0  # a fit goes on for as long as it may
 
     def run(self, request: LearnRequest, job: Job, context: TaskContext) -> None:
-        job.set_cells([Cell(label=LEARNERS[request.learner.key].label)])
-        with context.model(request.base.model, job) as family:
-            if not isinstance(family, Family):
-                raise MethodFitError("This model runs through its own pipeline only: no schedule can be fitted to it.")
-            base = resolve(request.base, family).request
-            fit = LearnRequest(base, request.learner, request.pictures, request.prompts)
-            for progress in learn(fit, family, job.cancelled):
-                self._tell(progress, base.to_json(), job, context)
+        from studio.tasks.runs import learn  # late: see `Task`
 
-    @staticmethod
-    def _tell(progress: Progress, base: Mapping[str, Any], job: Job, context: TaskContext) -> None:
-        job.set_status(
-            JobStatus.RUNNING,
-            f"{progress.stage}: round {progress.done} of {progress.total}" if progress.curve else progress.stage,
-        )
-        job.update_cell(0, num_steps=progress.total + 1 if progress.curve else 0)
-        outcome = {
-            "kind": "learn",
-            "request": dict(base),
-            "learner": job.request.learner.key,
-            "curve": list(progress.curve),
-        }
-        if progress.learned is not None:
-            write_learned(progress.learned, schedules_folder(context))
-            outcome["name"], outcome["schedule"] = progress.learned.name, progress.learned.to_json()
-        elif progress.curve:
-            row = StepRow(progress.done, 0.0, 0.0, 0, job.view().seconds)
-            job.add_step(0, row, Frame(_NO_PICTURE, _NO_PICTURE))
-        job.set_outcome(outcome)
-
-
-def _object(value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise SettingsError(f"The {name} of a fit is {str(value)[:80]!r}. Give an object of settings.")
-    return value
-
-
-def _prompts(value: Any) -> tuple[str, ...]:
-    """From a list, or from text with a prompt a line."""
-    lines = value.splitlines() if isinstance(value, str) else value
-    if not isinstance(lines, (list, tuple)) or not all(map(is_text, lines)):
-        raise SettingsError(f"The prompts of a fit are {str(value)[:80]!r}. Give a list of texts, or one a line.")
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if len(prompts) > MOST_PROMPTS:
-        raise SettingsError(f"{len(prompts)} prompts are given. At most {MOST_PROMPTS} are taken.")
-    return prompts
+        learn.run(request, job, context)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from pipelines.families.stock import StockPipeline, StockResult, StockStep
     from studio.tasks.context import TaskContext
 
-__all__ = ["arguments_of", "run_stock"]
+__all__ = ["build_arguments", "run_stock"]
 
 
-def arguments_of(request: Request, pipeline: StockPipeline, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """diffusers' arguments for a request; what this pipeline does not take is refused if it was set.
+def build_arguments(request: Request, pipeline: StockPipeline, defaults: Mapping[str, object]) -> dict[str, Any]:
+    """Build diffusers' arguments for a request; what this pipeline does not take is refused if it was set.
 
     Args:
         request: checked.
@@ -45,32 +45,34 @@ def arguments_of(request: Request, pipeline: StockPipeline, defaults: Mapping[st
         "num_images_per_prompt": request.batch_size,
         "generator": [torch.Generator().manual_seed(request.seed + i) for i in range(request.batch_size)],
     }
-    wanted = {
+    required = {
         "prompt": unescape(request.prompt),
         "negative_prompt": unescape(request.negative_prompt),
         "num_inference_steps": request.num_inference_steps,
     }
     sides = {name: getattr(request, name) for name in ("width", "height")}
-    chosen = {
+    size = {
         name: side for name, side in sides.items() if side and (name in pipeline.accepted or side != defaults.get(name))
     }
     accepted = {name: value for name, value in optional.items() if name in pipeline.accepted}
-    return wanted | chosen | accepted | _guidance(request, pipeline, defaults)
+    return required | size | accepted | _build_guidance_arguments(request, pipeline, defaults)
 
 
-def _guidance(request: Request, pipeline: StockPipeline, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _build_guidance_arguments(
+    request: Request, pipeline: StockPipeline, defaults: Mapping[str, object]
+) -> dict[str, Any]:
     """The guidance under the names that the pipeline has for it; nothing where it has none and nobody chose any."""
     settings = parse_settings(CfgSettings, request.guidance.settings)
     untouched = request.guidance in (Request.guidance, Choice.parse(defaults.get("guidance", Request.guidance)))
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if pipeline.guidance_name or not untouched:
-        found[pipeline.guidance_name or "guidance_scale"] = settings.guidance_scale
+        arguments[pipeline.guidance_name or "guidance_scale"] = settings.guidance_scale
     if "guidance_rescale" in pipeline.accepted or settings.guidance_rescale:
-        found["guidance_rescale"] = settings.guidance_rescale
+        arguments["guidance_rescale"] = settings.guidance_rescale
     if pipeline.guidance_name == "true_cfg_scale" and settings.guidance_scale > 1 and not request.negative_prompt:
         # Such a pipeline guides only if it is given a negative prompt; its authors' empty one is a blank.
-        found["negative_prompt"] = " "
-    return found
+        arguments["negative_prompt"] = " "
+    return arguments
 
 
 def run_stock(request: Request, pipeline: StockPipeline, job: Job, context: TaskContext) -> None:
@@ -85,7 +87,7 @@ def run_stock(request: Request, pipeline: StockPipeline, job: Job, context: Task
     note = "This model runs through its own pipeline: its own sampler, schedule and guidance."
     job.set_cells([Cell(num_steps=request.num_inference_steps, note=note)])
     job.set_status(JobStatus.RUNNING)
-    arguments = arguments_of(request, pipeline, context.catalog[request.model].defaults)
+    arguments = build_arguments(request, pipeline, context.catalog[request.model].defaults)
     for event in pipeline.run(arguments, job.cancelled):
         if isinstance(event, StockResult):
             _store(request, pipeline, event, job, context)
@@ -95,13 +97,14 @@ def run_stock(request: Request, pipeline: StockPipeline, job: Job, context: Task
 
 def _store(request: Request, pipeline: StockPipeline, result: StockResult, job: Job, context: TaskContext) -> None:
     """Show the pictures and save them, in this order: a full disk then takes none of them away."""
-    images, figures = _pictures(result.output), {"seconds": result.seconds}
+    images, figures = _extract_pictures(result.output), {"seconds": result.seconds}
+    images = context.release_pictures(images, request.model, job)
     job.update_cell(0, images=images, figures=figures)
     unread = () if pipeline.guidance_name else ("guidance",)
     results: tuple[str, ...] = ()
     for i, image in enumerate(images):
-        own = one_of_batch(request, i)
-        results += (context.save_picture(image, own, job, i, figures, unread),)
+        single = one_of_batch(request, i)
+        results += (context.save_picture(image, single, job, i, figures, unread),)
         job.update_cell(0, results=results)
 
 
@@ -112,7 +115,7 @@ def _record(step: StockStep, pipeline: StockPipeline, job: Job) -> None:
     job.add_step(0, StepRow(step.index, math.nan, math.nan, 0, step.seconds), Frame(noisy=small, denoised=small))
 
 
-def _pictures(output: Any) -> np.ndarray:
+def _extract_pictures(output: object) -> np.ndarray:
     images = output.get("images", output.get("rgb")) if isinstance(output, Mapping) else getattr(output, "images", None)
     if images is None:
         raise MethodFitError("This model makes no pictures from a prompt. Choose another for this tab.")

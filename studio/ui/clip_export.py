@@ -12,26 +12,35 @@ from gradio.utils import get_upload_folder
 
 from pipelines.core.errors import SettingsError, StepwiseError, StoreError
 from pipelines.workflows.video.request import CLIP_FORMATS
-from studio.media.clips import INSTALL_MP4, SUFFIXES, check_format, decode_clip, default_format, encode_clip
-from studio.ui.controls import PLUMBING, elem_id
-from studio.ui.markup import escape
-from studio.ui.results_route import archive_address
+from studio.media.clips import (
+    INSTALL_MP4,
+    LARGEST_CLIP,
+    SUFFIXES,
+    check_format,
+    decode_clip,
+    encode_clip,
+    get_default_format,
+)
+from studio.ui.component_data import Block, Data
+from studio.ui.controls import PLUMBING, build_elem_id
+from studio.ui.markup import prose
+from studio.ui.results_route import build_archive_address
 
 if TYPE_CHECKING:
     from studio.results.store import Record
 
-__all__ = ["ClipExport", "converted", "is_clip"]
+__all__ = ["ClipExport", "convert_clip", "is_clip"]
 
 _LABELS = {"mp4": "MP4", "webp": "WebP", "gif": "GIF"}
 
 
 def is_clip(record: Record) -> bool:
-    """Whether a result is a clip that can be taken away in another format."""
+    """Say whether a result is a clip that can be taken away in another format."""
     return "animate" in record.metadata and record.path.suffix in SUFFIXES.values()
 
 
-def converted(record: Record, format: str, folder: Path) -> Path:
-    """A stored clip in another format, with its settings as text inside, as a new file.
+def convert_clip(record: Record, format: str, folder: Path) -> Path:
+    """Convert a stored clip into another format, with its settings as text inside, as a new file.
 
     Args:
         record: of the store.
@@ -43,12 +52,13 @@ def converted(record: Record, format: str, folder: Path) -> Path:
         StoreError: it cannot be read or written.
     """
     if not is_clip(record):
-        raise SettingsError("This result is no clip. Choose a clip to save it in another format.")
+        raise SettingsError("This result is not a clip. Choose a clip to save it in another format.")
     check_format(format)
-    frames, fps = decode_clip(record.path)
+    fps = _whole(record, "fps", 240)
+    frames, measured = decode_clip(record.path, fps, _whole(record, "frames", LARGEST_CLIP))
     if record.width and record.height:  # an mp4 is padded to even sides
         frames = frames[:, : record.height, : record.width]
-    data = encode_clip(frames, _rate(record, fps), format, record.parameters)
+    data = encode_clip(frames, fps or measured, format, record.parameters)
     path = folder / f"{record.id}{SUFFIXES[format]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,15 +68,17 @@ def converted(record: Record, format: str, folder: Path) -> Path:
     return path
 
 
-def _rate(record: Record, measured: int) -> int:
-    """The rate that the clip was made with: a GIF's own counts in hundredths of a second only."""
+def _whole(record: Record, name: str, most: int) -> int | None:
+    """A whole number from 1 of the clip's saved request, which a file may not know: a GIF counts in hundredths of a
+    second, and a WebP of equal frames has neither a rate nor a length. None for anything else.
+    """
     animate = record.metadata["animate"]
-    rate = animate.get("fps") if isinstance(animate, Mapping) else None
-    return rate if isinstance(rate, int) and not isinstance(rate, bool) and 1 <= rate <= 240 else measured
+    value = animate.get(name) if isinstance(animate, Mapping) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most else None
 
 
 class ClipExport:
-    """A button a format, in the present layout context; hidden until there is a clip.
+    """Lays out a button a format, in the present layout context; hidden until there is a clip.
 
     Args:
         prefix: begins every component's id.
@@ -76,36 +88,40 @@ class ClipExport:
         with gr.Row(elem_classes="sw-acts", visible=False) as self.row:
             self.buttons = {
                 format: gr.Button(
-                    f"Save as {_LABELS[format]}", size="sm", min_width=0, elem_id=elem_id(prefix, "save", format)
+                    f"Save as {_LABELS[format]}", size="sm", min_width=0, elem_id=build_elem_id(prefix, "save", format)
                 )
                 for format in CLIP_FORMATS
             }
             if not self._has_mp4:
-                gr.HTML(f'<p class="sw-hint">{escape(INSTALL_MP4)}</p>', elem_id=elem_id(prefix, "save-hint"))
+                gr.HTML(f'<p class="sw-hint">{prose(INSTALL_MP4)}</p>', elem_id=build_elem_id(prefix, "save-hint"))
         self.file = gr.Textbox(label="Exported clip", visible=False)
 
     @property
     def _has_mp4(self) -> bool:
-        return default_format() == "mp4"
+        return get_default_format() == "mp4"
 
     @property
-    def outputs(self) -> set[Any]:
-        """Everything that `updates` may change."""
+    def outputs(self) -> set[Block]:
+        """Return everything that `updates` may change."""
         return {self.row, *self.buttons.values()}
 
-    def updates(self, record: Record | None) -> dict[Any, Any]:
-        """Component to update for the clip that is there: grayed is its own format, and what this machine cannot do."""
+    def updates(self, record: Record | None) -> Data:
+        """Map each component to the update for the clip that is there: grayed is its own format, and what this machine
+        cannot do."""
         if record is None or not is_clip(record):
             return {self.row: gr.update(visible=False)}
-        own = record.path.suffix
-        able = {format: SUFFIXES[format] != own and self._able(format, own) for format in self.buttons}
-        grayed = {button: gr.update(interactive=able[format]) for format, button in self.buttons.items()}
+        source_suffix = record.path.suffix
+        convertible = {
+            format: SUFFIXES[format] != source_suffix and self._is_convertible(format, source_suffix)
+            for format in self.buttons
+        }
+        grayed = {button: gr.update(interactive=convertible[format]) for format, button in self.buttons.items()}
         return {self.row: gr.update(visible=True), **grayed}
 
-    def _able(self, format: str, own: str) -> bool:
-        return self._has_mp4 or SUFFIXES["mp4"] not in (SUFFIXES[format], own)
+    def _is_convertible(self, format: str, source_suffix: str) -> bool:
+        return self._has_mp4 or SUFFIXES["mp4"] not in (SUFFIXES[format], source_suffix)
 
-    def wire(self, inputs: Iterable[Any], record: Callable[[dict[Any, Any]], Record]) -> None:
+    def wire(self, inputs: Iterable[Any], record: Callable[[Data], Record]) -> None:
         """Connect the buttons.
 
         Args:
@@ -113,17 +129,17 @@ class ClipExport:
             record: from their data to the clip; StepwiseError where it is there no more.
         """
         for format, button in self.buttons.items():
-            made = button.click(
-                lambda data, format=format: self._saved(format, data, record),
+            saved = button.click(
+                lambda data, format=format: self._save(format, data, record),
                 inputs=set(inputs),
                 outputs={self.file},
                 **{**PLUMBING, "queue": True, "concurrency_limit": 2},
             )
-            made.success(None, inputs=[self.file], js="(address) => stepwise.download(address)", **PLUMBING)
+            saved.success(None, inputs=[self.file], js="(address) => stepwise.download(address)", **PLUMBING)
 
-    def _saved(self, format: str, data: dict[Any, Any], record: Callable[[dict[Any, Any]], Record]) -> dict[Any, Any]:
+    def _save(self, format: str, data: Data, record: Callable[[Data], Record]) -> Data:
         try:
-            path = converted(record(data), format, Path(get_upload_folder()) / secrets.token_hex(16))
+            path = convert_clip(record(data), format, Path(get_upload_folder()) / secrets.token_hex(16))
         except StepwiseError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return {self.file: archive_address(path)}
+        return {self.file: build_archive_address(path)}

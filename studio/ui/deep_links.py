@@ -20,17 +20,18 @@ from pipelines.core.types import METHODS, Request
 from studio import infotext
 from studio.infotext.embed import OUR_CHUNK
 from studio.ui import markup
-from studio.ui.controls import PLUMBING, elem_id
+from studio.ui.component_data import Data
+from studio.ui.controls import PLUMBING, build_elem_id
 from studio.ui.form import FIXED, RANDOM, RequestForm
-from studio.ui.tab_settings import accepted as accepted_own
-from studio.ui.tab_settings import choice_text, read_choice, told
-from studio.ui.untrusted_settings import accepted
+from studio.ui.tab_settings import accept_settings as accepted_own
+from studio.ui.tab_settings import format_choice, read_choice, write_settings
+from studio.ui.untrusted_settings import accept_restored
 
 if TYPE_CHECKING:
     from studio.backend import Studio
     from studio.ui.page_context import PageContext, Receiver
 
-__all__ = ["FIELDS", "Opened", "Own", "copy_link", "link", "opened", "wire"]
+__all__ = ["FIELDS", "OpenedLink", "TabSettings", "build_notice", "copy_link", "link", "open_link", "wire"]
 
 FIELDS = (
     "prompt",
@@ -53,6 +54,9 @@ LONGEST = 8000
 
 _COPY = """(query) => {
     if (!query.startsWith("?")) return query;  // a sentence on what is wrong
+    const asked = new URLSearchParams(query), seed = stepwise.seedOf(asked.get("tab"));
+    // Where each run takes a new one, it is the seed of the picture that is shown.
+    if (seed && !asked.has("seed")) query += `&seed=${seed}`;
     const url = location.origin + location.pathname + query;
     navigator.clipboard?.writeText(url).catch(() => {});
     return url;
@@ -60,8 +64,8 @@ _COPY = """(query) => {
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """What a link asks for.
+class OpenedLink:
+    """Describes what a link asks for.
 
     Attributes:
         tab: a key of the page's tabs.
@@ -74,110 +78,146 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-def link(tab: str, values: Mapping[str, Any], own: Mapping[str, str] = {}, always: Iterable[str] = ()) -> str:
-    """The link's part from its question mark on.
+def link(
+    tab: str, values: Mapping[str, Any], tab_settings: Mapping[str, str] = {}, required: Iterable[str] = ()
+) -> str:
+    """Write the link's part from its question mark on.
 
     Args:
         tab: key of the tab that it opens.
         values: fields of a Request; those as they are by default, and those that no link carries, are left out.
-        own: the tab's own settings as texts.
-        always: fields that are told though they are as by default, since the tab begins with others.
+        tab_settings: the tab's own settings as texts.
+        required: fields that are told though they are as by default, since the tab begins with others.
     """
-    plain, always = Request().to_json(), set(always)
-    given = {
-        name: values[name] for name in FIELDS if name in values and (name in always or values[name] != plain[name])
+    defaults, required = Request().to_json(), set(required)
+    differing = {
+        name: values[name] for name in FIELDS if name in values and (name in required or values[name] != defaults[name])
     }
-    texts = {name: choice_text(value) if name in METHODS else str(value) for name, value in given.items()}
-    return "?" + urlencode({"tab": tab, **texts, **own})
+    texts = {name: format_choice(value) if name in METHODS else str(value) for name, value in differing.items()}
+    return "?" + urlencode({"tab": tab, **texts, **tab_settings})
 
 
-def opened(
+def open_link(
     parameters: Mapping[str, str],
     studio: Studio,
     tabs: tuple[str, ...],
     model: str,
     receivers: Mapping[str, Receiver] = {},
-) -> Opened | None:
-    """What the parameters of the page's address ask for.
+) -> OpenedLink | None:
+    """Read what the parameters of the page's address ask for.
 
     Args:
         parameters: untrusted.
         studio: knows the caps and the models.
         tabs: keys of the page's tabs.
-        model: key of the model that is chosen.
+        model: key of the model that is chosen where the tab opens on no other.
         receivers: of the tabs, for the settings of their own.
 
     Returns:
-        The tab and its values; None where the address names no tab of this page.
+        The tab and its values; None where the address asks for nothing. Settings without a tab are the first tab's.
     """
-    tab = parameters.get("tab", "")
-    if tab not in tabs:
+    tab, unknown = parameters.get("tab", ""), ()
+    if not tab and not any(name in parameters for name in FIELDS):
         return None
+    if tab not in tabs:
+        unknown = (f"The link names the tab {tab[:80]!r}, which this page does not have.",) if tab else ()
+        tab = tabs[0]
     receiver = receivers.get(tab)
     settings = receiver.settings if receiver else {}
     if sum(len(parameters.get(name, "")) for name in (*FIELDS, *settings)) > LONGEST:
-        return Opened(tab, {}, (f"The link has more than {LONGEST} characters of settings. None were loaded.",))
-    own, notes = accepted_own(settings, parameters, model, texts=True)
+        long = f"The link has more than {LONGEST} characters of settings. None were loaded."
+        return OpenedLink(tab, {}, (*unknown, long))
+    tab_values, notes = accepted_own(settings, parameters, model, texts=True)
     values: Mapping[str, Any] = {}
     if receiver is None or receiver.request:
-        values, more = _request(parameters, studio, model)
-        notes = [*more, *notes]
+        values, request_notes = _read_request(parameters, studio, (receiver and receiver.model) or model)
+        notes = [*request_notes, *notes]
     elif any(name in parameters for name in FIELDS):
         notes.append("A link to this tab cannot set the fields of a picture.")
-    return Opened(tab, {**values, **({receiver.name: own} if own else {})}, tuple(notes))
+    return OpenedLink(tab, {**values, **({receiver.name: tab_values} if tab_values else {})}, (*unknown, *notes))
 
 
-def _request(parameters: Mapping[str, str], studio: Studio, model: str) -> tuple[Mapping[str, Any], list[str]]:
+def _read_request(parameters: Mapping[str, str], studio: Studio, model: str) -> tuple[Mapping[str, Any], list[str]]:
     """The fields of a Request that a link brings, checked, and a sentence for each thing that was not taken over."""
-    given: dict[str, Any] = {name: parameters[name] for name in FIELDS if name in parameters}
+    fields: dict[str, Any] = {name: parameters[name] for name in FIELDS if name in parameters}
     notes: list[str] = []
-    if (named := given.pop("model", model)) != model:
-        notes.append(f"The link names the model {named[:80]!r}: choose it yourself if you want it.")
-    for name in [name for name in METHODS if name in given]:
+    if (model_name := fields.pop("model", model)) != model:
+        notes.append(f"The link names the model {model_name[:80]!r}: choose it yourself if you want it.")
+    for name in [name for name in METHODS if name in fields]:
         try:
-            given[name] = read_choice(given[name])
+            fields[name] = read_choice(fields[name])
         except StepwiseError as error:
             notes.append(f"The {name} was not loaded. {error}")
-            del given[name]
-    restored = infotext.read_texts({OUR_CHUNK: json.dumps({"metadata": {"request": given}})})
+            del fields[name]
+    restored = infotext.read_texts({OUR_CHUNK: json.dumps({"metadata": {"request": fields}})})
     if restored is None:
         return {}, notes
     try:
-        restored = accepted(restored, studio, model)
+        restored = accept_restored(restored, studio, model)
     except StepwiseError as error:
         return {}, [*notes, str(error)]
     return restored.values, [*notes, *restored.notes]
 
 
-def wire(studio: Studio, context: PageContext) -> None:
-    """Open what the page's address asks for, whenever it is loaded; called inside the Blocks, when all tabs stand."""
-    notice = gr.HTML(elem_id="link-notice", elem_classes="sw-notices")
-    outputs = {notice, context.tabs, *(output for receiver in context.receive.values() for output in receiver.outputs)}
+def build_notice() -> gr.HTML:
+    """Build the place that says what came of a link, in the present layout context: above all tabs, since it may name
+    any."""
+    return gr.HTML(elem_id="link-notice", elem_classes="sw-notices")
+
+
+def wire(studio: Studio, context: PageContext, notice: gr.HTML) -> None:
+    """Open what the page's address asks for, whenever it is loaded; called inside the Blocks, when all tabs stand.
+
+    A tab that runs shows the settings itself, in the event that would bring back what a reload has left: see
+    `RunningTab`. The others, which remember nothing, are filled here.
+    """
+    idle = {tab: receiver for tab, receiver in context.receive.items() if tab not in context.live}
+    outputs = {notice, context.tabs, *(output for receiver in idle.values() for output in receiver.outputs)}
     first = next(iter(studio.models())).key
 
-    def show(request: gr.Request) -> Any:
-        found = opened(dict(request.query_params), studio, context.tab_keys, first, context.receive)
-        if found is None:
-            return gr.skip()
-        updates: dict[Any, Any] = {context.tabs: gr.Tabs(selected=found.tab)}
-        receiver, notes = context.receive.get(found.tab), list(found.notes)
-        if found.values and receiver is None:
-            notes.append("A link cannot set anything in this tab.")
-        elif found.values:
-            seeded = {"seed_mode": FIXED} if "seed" in found.values else {}
-            updates |= receiver.updates({**found.values, **seeded})
-            updates[notice] = markup.notice("Settings loaded from the link.", "news", notes)
-        if notes and notice not in updates:
-            updates[notice] = markup.notice("The settings of the link could not all be loaded.", "news", notes)
-        return updates
+    def opened_by(request: gr.Request) -> OpenedLink | None:
+        return open_link(dict(request.query_params), studio, context.tab_keys, first, context.receive)
 
-    # After the tabs' own loading, which brings back what a reload has left.
-    context.demo.load(lambda: None, **PLUMBING).then(show, outputs=outputs, **PLUMBING)
+    def linked(tab: str, request: gr.Request) -> Data | None:
+        opened_link = opened_by(request)
+        return (
+            _show_settings(opened_link, context.receive)
+            if opened_link and opened_link.tab == tab and opened_link.values
+            else None
+        )
+
+    def show(request: gr.Request) -> Any:
+        opened_link = opened_by(request)
+        if opened_link is None:
+            return gr.skip()
+        updates = {
+            notice: _describe_notice(opened_link, context.receive),
+            context.tabs: gr.Tabs(selected=opened_link.tab),
+        }
+        return {**updates, **(_show_settings(opened_link, idle) if opened_link.values else {})}
+
+    context.linked = linked
+    context.demo.load(show, outputs=outputs, **PLUMBING)
+
+
+def _show_settings(opened_link: OpenedLink, receivers: Mapping[str, Receiver]) -> Data:
+    """Updates that show a link's values; none in a tab without a receiver."""
+    receiver = receivers.get(opened_link.tab)
+    seeded = {"seed_mode": FIXED} if "seed" in opened_link.values else {}
+    return receiver.updates({**opened_link.values, **seeded}) if receiver else {}
+
+
+def _describe_notice(opened_link: OpenedLink, receivers: Mapping[str, Receiver]) -> str:
+    """The notice on what came of a link; "" where it only opened its tab."""
+    if opened_link.values and opened_link.tab in receivers:
+        return markup.notice("Settings loaded from the link.", "news", opened_link.notes)
+    notes = [*opened_link.notes, *(["A link cannot set anything in this tab."] if opened_link.values else [])]
+    return markup.notice("The settings of the link could not all be loaded.", "news", notes) if notes else ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Own:
-    """A tab's own settings, as a link to it takes them.
+class TabSettings:
+    """Describes a tab's own settings, as a link to it takes them.
 
     Attributes:
         inputs: the components that hold them.
@@ -186,47 +226,49 @@ class Own:
     """
 
     inputs: Callable[[], Iterable[Any]]
-    values: Callable[[dict[Any, Any]], Mapping[str, Any]]
+    values: Callable[[Data], Mapping[str, Any]]
     receiver: Callable[[], Receiver]
 
 
-def copy_link(form: RequestForm | None, context: PageContext, tab: str, prefix: str, own: Own | None = None) -> None:
-    """A button that copies a link to the tab's settings, in the present layout context.
+def copy_link(
+    form: RequestForm | None, context: PageContext, tab: str, prefix: str, tab_settings: TabSettings | None = None
+) -> None:
+    """Build a button that copies a link to the tab's settings, in the present layout context.
 
     Args:
         form: of the tab; None for a tab without fields of a Request.
-        shell: the page; the button is connected when all of it stands.
+        context: the page; the button is connected when all of it stands.
         tab: its key.
         prefix: begins the ids.
-        own: the settings that are the tab's own.
+        tab_settings: the settings that are the tab's own.
     """
     button = gr.Button(
-        "Copy link to these settings", size="sm", elem_id=elem_id(prefix, "link"), elem_classes="sw-send"
+        "Copy link to these settings", size="sm", elem_id=build_elem_id(prefix, "link"), elem_classes="sw-send"
     )
-    shown = gr.Textbox(
+    link_text = gr.Textbox(
         label="Link to these settings",
         visible=False,
         interactive=False,
         buttons=["copy"],
         max_lines=2,
-        elem_id=elem_id(prefix, "link-text"),
+        elem_id=build_elem_id(prefix, "link-text"),
     )
 
-    def write(data: dict[Any, Any]) -> Any:
+    def write(data: Data) -> Any:
         try:
-            return {shown: gr.update(value=_written(form, tab, own, data), visible=True)}
+            return {link_text: gr.update(value=_write_link(form, tab, tab_settings, data), visible=True)}
         except StepwiseError as error:
-            return {shown: gr.update(value=str(error), visible=True)}
+            return {link_text: gr.update(value=str(error), visible=True)}
 
     def connect() -> None:
-        inputs = {*(form.inputs if form else ()), *(own.inputs() if own else ())}
-        written = button.click(write, inputs=inputs, outputs={shown}, **PLUMBING)
-        written.then(None, inputs=[shown], outputs=[shown], js=_COPY, **PLUMBING)
+        inputs = {*(form.inputs if form else ()), *(tab_settings.inputs() if tab_settings else ())}
+        click = button.click(write, inputs=inputs, outputs={link_text}, **PLUMBING)
+        click.then(None, inputs=[link_text], outputs=[link_text], js=_COPY, **PLUMBING)
 
-    context.later(connect)
+    context.run_later(connect)
 
 
-def _written(form: RequestForm | None, tab: str, own: Own | None, data: dict[Any, Any]) -> str:
+def _write_link(form: RequestForm | None, tab: str, tab_settings: TabSettings | None, data: Data) -> str:
     """The link to what stands on the page.
 
     Raises:
@@ -238,13 +280,15 @@ def _written(form: RequestForm | None, tab: str, own: Own | None, data: dict[Any
         values = form.request(draft)
         if draft["seed_mode"] == RANDOM:
             del values["seed"]
-    texts = told(own.receiver().settings, own.values(data)) if own else {}
-    return link(tab, values, texts, _begun(form) if form else ())
+        if values["model"] == form.first.key:
+            del values["model"]  # the tab opens on it
+    texts = write_settings(tab_settings.receiver().settings, tab_settings.values(data)) if tab_settings else {}
+    return link(tab, values, texts, _list_initial_fields(form) if form else ())
 
 
-def _begun(form: RequestForm) -> set[str]:
+def _list_initial_fields(form: RequestForm) -> set[str]:
     """The fields with which a form begins otherwise than a Request does."""
-    begun = form.request(form.draft({component: component.value for component in form.inputs}))
-    plain = Request().to_json()
+    initial = form.request(form.draft({component: component.value for component in form.inputs}))
+    defaults = Request().to_json()
     # A fixed seed is always told: without one the link's reader would get a new one each time.
-    return {name for name in FIELDS if name in begun and begun[name] != plain[name]} | {"seed"}
+    return {name for name in FIELDS if name in initial and initial[name] != defaults[name]} | {"seed"}

@@ -4,14 +4,15 @@ Gradio's own events rebuild components and their schemas for every update: measu
 to its handler with sixty inputs, and 15 ms of the interpreter's time for each preview. Here a click is one JSON request
 and a preview one server-sent event, which together keep the first picture within a step and 150 ms.
 
-    POST stepwise/{tab}/run                       {"values": [...], "owner": "..."}  -> {"session": {...}}
+    POST stepwise/{tab}/run                       {"values": [...], "owner": "..."}  -> {"session": {"job", ...}}
     GET  stepwise/{tab}/jobs/{job}/events         -> text/event-stream of {"status", "final", "notice", "parts"}
     GET  stepwise/{tab}/jobs/{job}/steps/{step}   -> {"parts"}
     POST stepwise/{tab}/jobs/{job}/stop           -> {}
 
 `parts` maps the id of an element of the page to what changes in it: "html", "file" (where a stored file is fetched, see
 studio/ui/results_route.py) or an attribute, None to remove it. assets/js/live.js applies them. The routes stand behind
-the same guards as Gradio's; a job's id is the right to see it, and is drawn at random.
+the same guards as Gradio's. Where people sign in, a job answers to whoever made it and to an admin; else its id, drawn
+at random, is the right to see it.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from starlette.routing import Route
 from pipelines.core.errors import SettingsError, StepwiseError
 from studio.jobs.job import Job, JobStatus, View
 from studio.jobs.stream import watch
-from studio.safety.owner import owner_of
+from studio.safety.owner import derive_owner
 from studio.ui import markup
 
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["LiveTab", "Parts", "live_routes"]
+__all__ = ["LiveTab", "Parts", "build_live_routes"]
 
 Parts = dict[str, dict[str, Any]]
 """Element id to what changes in it."""
@@ -50,7 +51,7 @@ _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 @dataclasses.dataclass(frozen=True)
 class LiveTab:
-    """What a tab does behind these routes.
+    """Says what a tab does behind these routes.
 
     Attributes:
         key: the tab's, which is also its task's.
@@ -65,8 +66,8 @@ class LiveTab:
     at_step: Callable[[Job, int, bool], Parts] | None = None
 
 
-def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
-    """The routes of all tabs, to stand before Gradio's own.
+def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
+    """Build the routes of all tabs, to stand before Gradio's own.
 
     Args:
         studio: the backend.
@@ -74,36 +75,42 @@ def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
     """
 
     def route(path: str, answer: Callable[[Request, LiveTab], Awaitable[Response]], method: str) -> Route:
-        async def guarded(request: Request) -> Response:
+        async def answer_guarded(request: Request) -> Response:
             tab = tabs.get(request.path_params["tab"])
             if tab is None:
-                return _refused("There is no such tab.", 404)
+                return _build_refusal("There is no such tab.", 404)
             try:
                 return await answer(request, tab)
             except StepwiseError as error:
-                return _refused(str(error), 422)
+                return _build_refusal(str(error), 422)
 
-        return Route(f"/stepwise/{{tab}}/{path}", guarded, methods=[method])
+        return Route(f"/stepwise/{{tab}}/{path}", answer_guarded, methods=[method])
 
-    def job_of(request: Request, tab: LiveTab) -> Job:
-        job = studio.job(request.path_params["job"])
+    def find_job(request: Request, tab: LiveTab) -> Job:
+        job = studio.job(request.path_params["job"], studio.people.person(request.scope))
         if job.task != tab.key:
             raise SettingsError("This job belongs to another tab.")
         return job
 
     async def run(request: Request, tab: LiveTab) -> Response:
-        content = await _content(request)
+        content = await _read_content(request)
         LocalContext.request.set(gr.Request(request))  # as in Gradio's own events: ZeroGPU charges whoever asks
-        owner = owner_of(request.scope, str(content.get("owner") or ""))
-        job, draft = await to_thread.run_sync(_submit, studio, tab, content["values"], owner)
-        return JSONResponse({"session": {"job": job.id, "draft": _exact(draft)}}, headers=_HEADERS)
+        owner = derive_owner(request.scope, str(content.get("owner") or ""))
+        job, draft, values = await to_thread.run_sync(_submit, studio, tab, content["values"], owner)
+        seed = values.get("base", values).get("seed")
+        session = {
+            "job": job.id,
+            "draft": _write_large_numbers_as_text(draft),
+            "seed": _write_large_numbers_as_text(seed),
+        }
+        return JSONResponse({"session": session}, headers=_HEADERS)
 
     async def events(request: Request, tab: LiveTab) -> Response:
-        stream = _events(job_of(request, tab), tab)
+        stream = _stream_events(find_job(request, tab), tab)
         return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
     async def step(request: Request, tab: LiveTab) -> Response:
-        job = job_of(request, tab)
+        job = find_job(request, tab)
         if tab.at_step is None:
             raise SettingsError("This tab has no trajectory to move through.")
         sharp = request.query_params.get("sharp") == "1"
@@ -111,7 +118,8 @@ def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
         return JSONResponse({"parts": parts}, headers=_HEADERS)
 
     async def stop(request: Request, tab: LiveTab) -> Response:
-        job_of(request, tab).cancel()
+        job = find_job(request, tab)
+        studio.cancel(job.id, studio.people.person(request.scope))
         return JSONResponse({}, headers=_HEADERS)
 
     return [
@@ -122,23 +130,23 @@ def live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
     ]
 
 
-def _exact(value: Any) -> Any:
+def _write_large_numbers_as_text(value: object) -> Any:
     """A draft whose whole numbers beyond 2^53, where a browser's numbers end, are texts; forms read either."""
     if isinstance(value, Mapping):
-        return {name: _exact(inner) for name, inner in value.items()}
+        return {name: _write_large_numbers_as_text(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_exact(inner) for inner in value]
+        return [_write_large_numbers_as_text(inner) for inner in value]
     return str(value) if isinstance(value, int) and abs(value) > 2**53 else value
 
 
-def _refused(sentence: str, status: int) -> Response:
-    plain = sentence.encode("utf-8", "replace").decode()  # it may quote a file's name, which need not be text
-    return JSONResponse({"detail": plain, "notice": markup.notice(plain)}, status, headers=_HEADERS)
+def _build_refusal(sentence: str, status: int) -> Response:
+    printable = sentence.encode("utf-8", "replace").decode()  # it may quote a file's name, which need not be text
+    return JSONResponse({"detail": printable, "notice": markup.notice(printable)}, status, headers=_HEADERS)
 
 
-async def _content(request: Request) -> Mapping[str, Any]:
+async def _read_content(request: Request) -> Mapping[str, Any]:
     try:
-        content = json.loads(await request.body(), parse_constant=_finite, parse_float=_finite)
+        content = json.loads(await request.body(), parse_constant=_parse_finite, parse_float=_parse_finite)
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # it goes back as the draft, which the browser then could not read
         raise SettingsError("The form holds half of a character. Delete it and type it anew.") from error
@@ -149,16 +157,19 @@ async def _content(request: Request) -> Mapping[str, Any]:
     return content
 
 
-def _finite(number: str) -> float:
+def _parse_finite(number: str) -> float:
     """A number of JSON, which knows neither infinity nor NaN, as Python would read them."""
     if not math.isfinite(value := float(number)):
         raise ValueError(number)
     return value
 
 
-def _submit(studio: Studio, tab: LiveTab, sent: Sequence[Any], owner: str) -> tuple[Job, dict[str, Any]]:
+def _submit(
+    studio: Studio, tab: LiveTab, form_values: Sequence[object], owner: str
+) -> tuple[Job, dict[str, Any], Mapping[str, Any]]:
+    """The job, what the browser remembers of its form, and the task's plain values."""
     try:
-        draft, values = tab.read(sent)
+        draft, values = tab.read(form_values)
     except StepwiseError:  # some of ours are ValueErrors too
         raise
     except (
@@ -170,25 +181,26 @@ def _submit(studio: Studio, tab: LiveTab, sent: Sequence[Any], owner: str) -> tu
     ) as error:  # the page sends none of these, a program may
         _LOG.info("a form that cannot be read: %r", error)
         raise SettingsError("The form could not be read. Reload the page and try again.") from error
-    return studio.submit(tab.key, values, owner), draft
+    return studio.submit(tab.key, values, owner), draft, values
 
 
-async def _events(job: Job, tab: LiveTab) -> AsyncIterator[str]:
+async def _stream_events(job: Job, tab: LiveTab) -> AsyncIterator[str]:
     """What is new in each view of a job, until it is over."""
-    render, sent = tab.renderer(job), {}
+    render = tab.renderer(job)
+    sent_parts: dict[str, Any] = {}
     try:
         async for view in watch(job):
             parts = await to_thread.run_sync(render, view)
-            fresh = {name: part for name, part in parts.items() if sent.get(name) != part}
-            sent |= fresh
+            fresh = {name: part for name, part in parts.items() if sent_parts.get(name) != part}
+            sent_parts |= fresh
             failed = view.message if view.status is JobStatus.FAILED else ""
-            yield _event(view.status.value, fresh, markup.notice(failed), view.status.final)
+            yield _format_event(view.status.value, fresh, markup.notice(failed), view.status.final)
     except Exception:  # whatever breaks here must not leave the page without its button
         _LOG.exception("the page lost job %s", job.id)
-        told = "The page lost the connection to the run; reload it to find the run again."
-        yield _event("lost", {}, markup.notice(told), final=True)
+        sentence = "The page lost the connection to the run; reload it to find the run again."
+        yield _format_event("lost", {}, markup.notice(sentence), final=True)
 
 
-def _event(status: str, parts: Parts, notice: str, final: bool) -> str:
+def _format_event(status: str, parts: Parts, notice: str, final: bool) -> str:
     content = {"status": status, "final": final, "notice": notice, "parts": parts}
     return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"

@@ -9,14 +9,15 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from studio.ui.controls import PLUMBING, elem_id
+from studio.ui.component_data import Block, Data
+from studio.ui.controls import PLUMBING, build_elem_id
 
-__all__ = ["LoraControls", "lora_controls"]
+__all__ = ["LoraControls", "build_lora_controls"]
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraControls:
-    """Made by `lora_controls`.
+    """Holds what `build_lora_controls` made.
 
     Attributes:
         names: the chosen ones.
@@ -28,23 +29,31 @@ class LoraControls:
 
     @property
     def components(self) -> set[Component]:
-        """Everything that holds a value or may change."""
+        """Return everything that holds a value or may change."""
         return {self.names, *self.weights}
 
-    def choice(self, data: Mapping[Component, Any]) -> list[dict[str, Any]]:
-        """What is chosen, as `LoraChoice.parse` reads it, from an event's data."""
-        chosen = data[self.names] or []
-        return [{"name": name, "weight": data[weight]} for name, weight in zip(chosen, self.weights, strict=False)]
+    def choice(self, data: Mapping[Block, Any]) -> list[dict[str, Any]]:
+        """Read what is chosen, as `LoraChoice.parse` reads it, from an event's data."""
+        names = data[self.names] or []
+        return [{"name": name, "weight": data[weight]} for name, weight in zip(names, self.weights, strict=False)]
 
-    def updates(self, offered: Sequence[str], chosen: Sequence[Mapping[str, Any]] = ()) -> dict[Any, Any]:
-        """Component to update that offers these names and shows a choice; what is not offered is left out."""
-        kept = [one for one in chosen if one.get("name") in offered][: len(self.weights)]
-        names = [one["name"] for one in kept]
-        dropdown = gr.update(choices=list(offered), value=names, info=_info(offered))
-        return {self.names: dropdown, **self._shown(names, [one.get("weight", 1) for one in kept])}
+    def updates(self, names_offered: Sequence[str], choices: Sequence[Mapping[str, Any]] = ()) -> Data:
+        """Map each component to the update that offers these names and shows a choice; what is not offered is left
+        out."""
+        fitting = [one for one in choices if one.get("name") in names_offered][: len(self.weights)]
+        names = [one["name"] for one in fitting]
+        dropdown = gr.update(choices=list(names_offered), value=names, info=_format_info(names_offered))
+        return {self.names: dropdown, **self._build_weight_updates(names, [one.get("weight", 1) for one in fitting])}
 
-    def _shown(self, names: Sequence[str], weights: Sequence[float] | None = None) -> dict[Any, Any]:
-        updates = {}
+    def offer(self, offered: Sequence[str], data: Mapping[Block, Any]) -> Data:
+        """Map each component to the update that offers these names; only a chosen one that is gone is taken out."""
+        choices = self.choice(data)
+        if any(lora["name"] not in offered for lora in choices):
+            return self.updates(offered, choices)
+        return {self.names: gr.update(choices=list(offered), info=_format_info(offered))}
+
+    def _build_weight_updates(self, names: Sequence[str], weights: Sequence[float] | None = None) -> Data:
+        updates: Data = {}
         for place, slider in enumerate(self.weights):
             if place >= len(names):
                 updates[slider] = gr.update(visible=False, value=1)
@@ -56,25 +65,30 @@ class LoraControls:
     def follow(self) -> None:
         """Wire the weights to the names, once, inside the Blocks."""
         names = self.names
-        names.input(lambda data: self._shown(data[names] or []), inputs={names}, outputs=set(self.weights), **PLUMBING)
+        names.input(
+            lambda data: self._build_weight_updates(data[names] or []),
+            inputs={names},
+            outputs=set(self.weights),
+            **PLUMBING,
+        )
 
 
-def lora_controls(offered: Sequence[str], places: int, prefix: str) -> LoraControls:
-    """The components in the present layout context, showing that none is chosen.
+def build_lora_controls(names_offered: Sequence[str], places: int, prefix: str) -> LoraControls:
+    """Build the components in the present layout context, showing that none is chosen.
 
     Args:
-        offered: names of the LoRAs that fit the model chosen at first.
+        names_offered: names of the LoRAs that fit the model chosen at first.
         places: how many may be applied together.
         prefix: begins every component's id.
     """
     names = gr.Dropdown(
-        list(offered),
+        list(names_offered),
         value=[],
         multiselect=True,
         label="LoRA",
-        info=_info(offered),
+        info=_format_info(names_offered),
         max_choices=places,
-        elem_id=elem_id(prefix, "loras"),
+        elem_id=build_elem_id(prefix, "loras"),
     )
     weights = tuple(
         gr.Slider(
@@ -85,7 +99,7 @@ def lora_controls(offered: Sequence[str], places: int, prefix: str) -> LoraContr
             label=f"Weight {place + 1}",
             visible=False,
             buttons=[],
-            elem_id=elem_id(prefix, f"lora-{place}"),
+            elem_id=build_elem_id(prefix, f"lora-{place}"),
         )
         for place in range(places)
     )
@@ -94,7 +108,7 @@ def lora_controls(offered: Sequence[str], places: int, prefix: str) -> LoraContr
     return controls
 
 
-def _info(offered: Sequence[str]) -> str:
-    if offered:
+def _format_info(names_offered: Sequence[str]) -> str:
+    if names_offered:
         return "They change how the model draws; a weight of 1 is as trained."
     return "The models folder has none for this model."

@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 import html
+import json
 import math
+import re
 from collections.abc import Sequence
 
+from pipelines.emoji.vocabulary import Vocabulary
 from studio.jobs.job import JobStatus, StepRow
 from studio.ui.presentation import TOOLTIPS
 
 __all__ = [
-    "EMPTY_STAGE",
     "EMPTY_TRAJECTORY",
     "ICON_DOWNLOAD",
     "ICON_FULLSCREEN",
+    "ICON_PLAY",
     "escape",
+    "example",
     "figures",
     "header",
     "noise_curve",
     "notice",
     "progress",
     "prompt_hint",
+    "prose",
+    "term",
+    "vocabulary",
 ]
 
 CURVE_WIDTH, CURVE_HEIGHT, CURVE_MARGIN = 320, 72, 8
 
-EMPTY_STAGE = """
-<div class="sw-empty-inner">
-  <svg viewBox="0 0 300 60" role="img" aria-label="A picture emerging from noise in five steps">
-    <defs><filter id="sw-grain" x="0" y="0" width="100%" height="100%">
-      <feTurbulence type="fractalNoise" baseFrequency="0.55" numOctaves="2" seed="7"/>
-      <feColorMatrix type="saturate" values="1.6"/><feComposite operator="in" in2="SourceGraphic"/></filter></defs>
-    <g class="sw-emerge">EMERGE</g>
-  </svg>
-  <p class="sw-empty-title">Every denoising step, as it happens</p>
-  <p>Write a prompt and generate: the preview appears here after the first step and sharpens with each one.</p>
-</div>
-""".replace(
-    "EMERGE",
-    "".join(
-        f'<g transform="translate({4 + 60 * i} 4)"><rect width="52" height="52" rx="10" class="sw-emerge-ground"/>'
-        f'<circle cx="26" cy="26" r="15" class="sw-emerge-sun" opacity="{i / 4:.2f}"/>'
-        f'<rect width="52" height="52" rx="10" filter="url(#sw-grain)" opacity="{1 - i / 4:.2f}"/></g>'
-        for i in range(5)
-    ),
-)
+
+def example(picture: str, alt: str, title: str, text: str, chip: str) -> str:
+    """Build what a tab shows before its first run: a finished example of its own, faded, and a button that runs it.
+
+    Args:
+        picture: its address, a data URL.
+        alt: what it shows.
+        title, text: what the tab does, and how to begin.
+        chip: id of the example's button, which "Try it" presses before it runs.
+    """
+    return (
+        f'<img class="sw-example" src="{picture}" alt="{escape(alt)}"><div class="sw-empty-inner">'
+        f'<p class="sw-empty-title">{escape(title)}</p><p>{escape(text)}</p>'
+        f'<button type="button" class="sw-try" data-try="{chip}">Try it</button></div>'
+    )
+
 
 ICON_DOWNLOAD = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 4v11m-5-5 5 5 5-5M5 20h14"/></svg>'
+ICON_PLAY = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M8 5v14l11-7z"/></svg>'
 ICON_FULLSCREEN = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 9V4h5m6 0h5v5m0 6v5h-5m-6 0H4v-5"/></svg>'
 
 EMPTY_TRAJECTORY = (
@@ -56,13 +60,30 @@ EMPTY_TRAJECTORY = (
 
 
 def escape(text: object) -> str:
-    """Text for HTML; braces and dollars too, since the page's HTML component reads them as a template."""
-    plain = html.escape(str(text))
-    return plain.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
+    """Escape text for HTML; braces and dollars too, since the page's HTML component reads them as a template."""
+    escaped = html.escape(str(text))
+    return escaped.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
 
 
-def header(name: str, purpose: str, status: Sequence[str]) -> str:
-    """The page's head: name, purpose, what it runs on, and the switch between light and dark."""
+def prose(text: object) -> str:
+    """Write a sentence for HTML, in which what stands between backticks is set as code."""
+    return re.sub("&#96;(.+?)&#96;", r"<code>\1</code>", escape(text))
+
+
+_SIGN_OUT = '<form class="sw-sign-out" method="post" action="logout"><button type="submit">Sign out</button></form>'
+
+
+def header(name: str, purpose: str, status: Sequence[str], signs_in: bool = False, notes: Sequence[str] = ()) -> str:
+    """Build the page's head: name, purpose, what it runs on, and the switch between light and dark.
+
+    Args:
+        name: of the studio.
+        purpose: in a few words.
+        status: what it runs on, each in a word or two.
+        signs_in: whether people sign in, and so can sign out.
+        notes: what whoever uses it should know of the pictures made here, as sentences.
+    """
+    purpose_html = "".join(f'<p class="sw-purpose">{escape(note)}</p>' for note in notes)
     chips = "<span>·</span>".join(f"<span>{escape(part)}</span>" for part in status)
     return f"""
 <header class="sw-header">
@@ -70,7 +91,8 @@ def header(name: str, purpose: str, status: Sequence[str]) -> str:
     <path d="M6 24h5v-5h5v-5h5V9h5"/></svg>
   <h1>{escape(name)}</h1>
   <p class="sw-purpose">{escape(purpose)}</p>
-  <p class="sw-chip"><i aria-hidden="true"></i>{chips}</p>
+  {purpose_html}<p class="sw-chip"><i aria-hidden="true"></i>{chips}</p>{_SIGN_OUT if signs_in else ""}
+  <button class="sw-level" type="button" aria-pressed="false" title="Hide what only experts set">Simple</button>
   <button class="sw-theme" type="button" aria-label="Switch between light and dark" title="Light or dark">
     <svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="8"/><path d="M12 4a8 8 0 0 1 0 16z"/></svg>
   </button>
@@ -89,7 +111,7 @@ _SYNTAX = (
 
 
 def prompt_hint(lists: Sequence[str], note: str = "") -> str:
-    """What a prompt may hold besides words.
+    """Say what a prompt may hold besides words.
 
     Args:
         lists: names of the wildcard lists at hand.
@@ -102,51 +124,90 @@ def prompt_hint(lists: Sequence[str], note: str = "") -> str:
     if lists:
         title = escape("Lists: " + ", ".join(lists))
         parts.insert(2, f'<span title="{title}"><code>{escape(f"__{lists[0]}__")}</code> a line of that list</span>')
-    said = f" <em>{escape(note)}</em>" if note else ""
-    return f'<p class="sw-hint">{" · ".join(parts)}{said}</p>'
+    note_html = f" <em>{escape(note)}</em>" if note else ""
+    return f'<p class="sw-hint">{" · ".join(parts)}{note_html}</p>'
+
+
+def vocabulary(label: str, words: Vocabulary | None) -> str:
+    """List what a model with a small vocabulary can draw, for the page's script (assets/js/vocabulary.js); "" of
+    others.
+
+    Args:
+        label: the model's name.
+        words: None where the model may know any word.
+    """
+    if words is None:
+        return ""
+    content = {
+        "model": label,
+        "subjects": words.subjects,
+        "backgrounds": words.backgrounds,
+        "words": sorted(words.words),
+    }
+    return (
+        '<p class="sw-offers" role="group" aria-label="Words that begin so"></p>'
+        '<p class="sw-unknown" role="status" hidden><span></span> It draws what is listed below.</p>'
+        f'<details class="sw-vocabulary" data-vocabulary="{escape(json.dumps(content, separators=(",", ":")))}">'
+        f'<summary>What can {escape(label)} draw?</summary><p class="sw-hint">{len(words.subjects)} things on '
+        f"{len(words.backgrounds)} colors. Choose a thing and a color, or write them.</p>"
+        '<div class="sw-grounds" role="group" aria-label="Colors"></div>'
+        '<div class="sw-subjects" role="group" aria-label="Things"></div></details>'
+    )
 
 
 def progress(status: JobStatus | None, parts: Sequence[str], done: int = 0, total: int = 0) -> str:
-    """The bar and the line under the picture; a total of 0 is not known yet."""
+    """Build the bar and the line under the picture; a total of 0 is not known yet."""
     if status is None:
         return ""
     texts = "".join(f"<span>{escape(part)}</span>" for part in parts)
-    share = 100 * done / total if total else 0
-    told = ' role="status"' if status.final else ""
-    now = f'aria-valuenow="{done}" aria-valuemax="{total}"' if total else ""
+    share = 100 * done / total if total else 100 * (status is JobStatus.DONE)  # some work has no steps
+    role = ' role="status"' if status.final else ""
+    value_attributes = f'aria-valuenow="{done}" aria-valuemax="{total}"' if total else ""
     return (
         f'<div class="sw-progress" data-status="{status.value}">'
-        f'<div class="sw-bar" role="progressbar" aria-label="Steps done" aria-valuemin="0" {now}>'
-        f'<i style="width:{share:.1f}%"></i></div><p{told}>{texts}</p></div>'
+        f'<div class="sw-bar" role="progressbar" aria-label="Steps done" aria-valuemin="0" {value_attributes}>'
+        f'<i style="width:{share:.1f}%"></i></div><p{role}>{texts}</p></div>'
     )
 
 
 def notice(text: str, kind: str = "problem", notes: Sequence[str] = ()) -> str:
-    """One calm sentence above the picture: kind "problem" or "news"; notes become a list below it."""
+    """Build one calm sentence above the picture: kind "problem" or "news"; notes become a list below it."""
     if not text:
         return ""
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    items = "".join(f"<li>{prose(note)}</li>" for note in notes)
     role = "alert" if kind == "problem" else "status"
     below = f"<ul>{items}</ul>" if items else ""
-    return f'<div class="sw-notice" data-kind="{kind}" role="{role}"><p>{escape(text)}</p>{below}</div>'
+    return f'<div class="sw-notice" data-kind="{kind}" role="{role}"><p>{prose(text)}</p>{below}</div>'
 
 
 def figures(pairs: Sequence[tuple[str, str]]) -> str:
     """Return names and values in a row, the field's abbreviations with a tooltip."""
     if not pairs:
         return ""
-    cells = "".join(
-        f"<div{_tooltip(name)}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs
-    )
+    cells = "".join(f"<div><dt>{term(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
     return f'<dl class="sw-figures">{cells}</dl>'
 
 
-def _tooltip(name: str) -> str:
-    return f' title="{escape(TOOLTIPS[name])}"' if name in TOOLTIPS else ""
+def term(name: str, shown: str = "") -> str:
+    """Return a name with the page's sentence on it, which the pointer, a finger and the keyboard open.
+
+    Args:
+        name: a key of `TOOLTIPS`; another is returned as it is.
+        shown: what stands on the page; by default the name.
+    """
+    shown = escape(shown or name)
+    if name not in TOOLTIPS:
+        return shown
+    sentence = escape(TOOLTIPS[name])
+    return (
+        f'<button type="button" class="sw-term" data-tip="{sentence}" aria-label="{shown}: {sentence}">{shown}</button>'
+    )
 
 
 def noise_curve(rows: Sequence[StepRow], step: int, total: int) -> str:
-    """The noise level over the steps, on a logarithmic scale, with the present step marked.
+    """Draw the noise level over the steps, on a logarithmic scale, with the present step marked.
+
+    Under a run with a cache stand bars: the share of the network that each step ran.
 
     Args:
         rows: the finished steps.
@@ -155,21 +216,37 @@ def noise_curve(rows: Sequence[StepRow], step: int, total: int) -> str:
     """
     if not rows:
         return ""
-    points = _curve_points(rows, total)
+    points = _place_curve_points(rows, total)
     x, y = points[step - 1]
     bottom = CURVE_HEIGHT - CURVE_MARGIN
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="1.6"/>' for a, b in points) if total <= 60 else ""
     return (
-        f'<svg class="sw-curve" viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" role="img" '
+        f'<svg class="sw-curve" data-total="{total}" data-margin="{CURVE_MARGIN / CURVE_WIDTH}" '
+        f'viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" role="img" '
         f'aria-label="Noise level falling over {total} steps; step {step} is marked">'
+        f"{_draw_work(rows, points, total)}"
         f'<line x1="{CURVE_MARGIN}" y1="{bottom}" x2="{CURVE_WIDTH - CURVE_MARGIN}" y2="{bottom}"/>'
         f'<polyline points="{line}"/>{dots}<line class="sw-here" x1="{x:.1f}" y1="2" x2="{x:.1f}" y2="{bottom}"/>'
         f'<circle class="sw-here" cx="{x:.1f}" cy="{y:.1f}" r="4"/></svg>'
     )
 
 
-def _curve_points(rows: Sequence[StepRow], total: int) -> list[tuple[float, float]]:
+def _draw_work(rows: Sequence[StepRow], points: Sequence[tuple[float, float]], total: int) -> str:
+    """Bars of what each step ran of the network; none where every step ran all of it."""
+    if not any(row.skipped for row in rows):
+        return ""
+    width = max(1.0, 0.5 * (CURVE_WIDTH - 2 * CURVE_MARGIN) / max(total, 1))
+    heights = [(CURVE_HEIGHT / 3) * (1 - row.skipped) for row in rows]
+    bars = "".join(
+        f'<rect x="{x - width / 2:.1f}" y="{CURVE_HEIGHT - CURVE_MARGIN - height:.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}"/>'
+        for (x, _), height in zip(points, heights, strict=True)
+    )
+    return f'<g class="sw-work"><title>Bars: the share of the network that each step ran</title>{bars}</g>'
+
+
+def _place_curve_points(rows: Sequence[StepRow], total: int) -> list[tuple[float, float]]:
     """Where each step stands; the last one, at zero noise, lies on the ground line."""
     logs = [math.log(row.sigma) for row in rows if row.sigma > 0 and math.isfinite(row.sigma)]
     low, high = (min(logs), max(logs)) if logs else (0.0, 0.0)

@@ -11,19 +11,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
+from studio.ui.component_data import Block, Data
 from studio.ui.live_routes import LiveTab
 from studio.ui.tab_settings import Setting
 
-__all__ = ["BESIDE", "PageContext", "Receiver"]
+__all__ = ["BESIDE", "Lists", "PageContext", "Receiver"]
 
-BESIDE = ("convergence", "learn")
+BESIDE = ("upscale", "convergence", "learn")
 """Keys of the runs that a tab has beside its own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Receiver:
-    """How a tab takes over settings from another.
+    """Says how a tab takes over settings from another.
 
     Attributes:
         outputs: every component that `updates` may change.
@@ -32,18 +34,35 @@ class Receiver:
         name: under which `updates` finds the tab's own settings; "" for a tab without.
         settings: those that a link or a stored result may bring.
         request: whether it takes fields of a Request.
+        model: key of the model that its form opens on; "" for the first that there is.
     """
 
-    outputs: set[Any]
-    updates: Callable[[Mapping[str, Any]], dict[Any, Any]]
+    outputs: set[Block]
+    updates: Callable[[Mapping[str, Any]], Data]
     name: str = ""
     settings: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
     request: bool = True
+    model: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Says what a tab offers of the models folder: models, LoRAs, and the like.
+
+    Attributes:
+        inputs: the components whose values say for which model, and what is chosen.
+        outputs: the lists.
+        updates: from the inputs' data to the updates that offer what is there now, and leave what is chosen.
+    """
+
+    inputs: set[Component]
+    outputs: set[Block]
+    updates: Callable[[Data], Data]
 
 
 @dataclasses.dataclass
 class PageContext:
-    """Handed to every tab's `build(studio, context)` inside the Blocks.
+    """Connects the tabs; handed to every tab's `build(studio, context)` inside the Blocks.
 
     Attributes:
         demo: the Blocks being built, for `demo.load`.
@@ -52,7 +71,9 @@ class PageContext:
         sessions: tab key, or that of another run, to what the browser remembers across a reload: None or a dict.
         receive: tab key to its Receiver; a tab enters itself while it is built.
         live: tab key to what it does behind the routes of studio.ui.live_routes; a tab enters itself likewise.
-        model_lists: each tab's list of models to what it offers now; a tab that runs enters its own.
+        lists: tab key to what it offers of the models folder; a tab that runs enters its own.
+        linked: from a tab's key and the page's request to the updates that show the settings of the link that opened
+            the page; None where no link names the tab.
     """
 
     demo: gr.Blocks
@@ -61,17 +82,32 @@ class PageContext:
     sessions: Mapping[str, gr.BrowserState]
     receive: dict[str, Receiver] = dataclasses.field(default_factory=dict)
     live: dict[str, LiveTab] = dataclasses.field(default_factory=dict)
-    model_lists: dict[gr.Dropdown, Callable[[], list[tuple[str, str]]]] = dataclasses.field(default_factory=dict)
+    lists: dict[str, Lists] = dataclasses.field(default_factory=dict)
+    linked: Callable[[str, gr.Request], Data | None] = lambda tab, request: None
     _later: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
     @property
     def tab_keys(self) -> tuple[str, ...]:
-        """The keys of all tabs, in order."""
+        """Return the keys of all tabs, in order."""
         return tuple(self.tab_labels)
 
-    def later(self, wire: Callable[[], None]) -> None:
+    def run_later(self, wire: Callable[[], None]) -> None:
         """Call this inside the Blocks when all tabs stand: for events that touch another tab."""
         self._later.append(wire)
+
+    @property
+    def list_inputs(self) -> set[Component]:
+        """Return the components that `update_lists` reads."""
+        return set().union(*(one.inputs for one in self.lists.values()))
+
+    @property
+    def list_outputs(self) -> set[Block]:
+        """Return the components that `update_lists` may change."""
+        return set().union(*(one.outputs for one in self.lists.values()))
+
+    def update_lists(self, data: Data) -> Data:
+        """Return the updates of every tab's lists that offer what the models folder holds now."""
+        return {component: update for one in self.lists.values() for component, update in one.updates(data).items()}
 
     def finish(self) -> None:
         """Run what waits for all tabs."""

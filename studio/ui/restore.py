@@ -10,27 +10,27 @@ import gradio as gr
 from pipelines.requests.wildcards import escape_wildcards
 from studio.infotext import Restored
 from studio.infotext.fields import NAMED_LORAS
-from studio.ui.controls import elem_id
-from studio.ui.untrusted_settings import accepted
+from studio.ui.controls import build_elem_id
+from studio.ui.untrusted_settings import accept_restored
 
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["Restore", "build_restore", "settings_of"]
+__all__ = ["Restore", "build_restore", "read_settings"]
 
 PROMPTS = ("prompt", "negative_prompt")
 
 
 @dataclasses.dataclass(frozen=True)
 class Restore:
-    """The section and the component that receives a file, untouched so that its texts can be read."""
+    """Holds the section and the component that receives a file, untouched so that its texts can be read."""
 
     section: gr.Accordion
     picture: gr.Image
 
 
 def build_restore(prefix: str) -> Restore:
-    """The folded section, in the present layout context.
+    """Build the folded section, in the present layout context.
 
     The page's script also hands it what is dropped elsewhere on the tab.
     """
@@ -49,14 +49,15 @@ def build_restore(prefix: str) -> Restore:
             buttons=[],
             height=120,
             placeholder="Drop or choose a picture",
-            elem_id=elem_id(prefix, "restore"),
+            elem_id=build_elem_id(prefix, "restore"),
             elem_classes="sw-drop",
         )
     return Restore(section, picture)
 
 
-def settings_of(studio: Studio, path: str, model: str) -> Restored | None:
-    """What an uploaded picture says about its making: only what a Request, the caps, the tables and the model accept.
+def read_settings(studio: Studio, path: str, model: str) -> Restored | None:
+    """Read what an uploaded picture says about its making: only what a Request, the caps, the tables and the model
+    accept.
 
     Args:
         studio: reads the picture and knows the caps.
@@ -72,50 +73,52 @@ def settings_of(studio: Studio, path: str, model: str) -> Restored | None:
     restored = studio.read_picture(path)
     if restored is None:
         return None
-    named = _with_own_names if restored.source == "stepwise" else _with_foreign_names
-    return named(accepted(restored, studio, model), studio, model)
+    adopt_names = _adopt_own_names if restored.source == "stepwise" else _adopt_foreign_names
+    return adopt_names(accept_restored(restored, studio, model), studio, model)
 
 
-def _with_foreign_names(restored: Restored, studio: Studio, model: str) -> Restored:
+def _adopt_foreign_names(restored: Restored, studio: Studio, model: str) -> Restored:
     """Another program's settings: its prompts literal, for wildcards are drawn; LoRAs of the same names chosen."""
     prompts = {name: escape_wildcards(restored.values[name]) for name in PROMPTS if name in restored.values}
-    offered = {_plain_name(name): name for name in studio.loras(model)}
-    found = [
-        {**lora, "name": offered[_plain_name(lora["name"])]}
+    names_by_plain_name = {_strip_name(name): name for name in studio.loras(model)}
+    loras = [
+        {**lora, "name": names_by_plain_name[_strip_name(lora["name"])]}
         for lora in restored.loras
-        if _plain_name(lora["name"]) in offered
+        if _strip_name(lora["name"]) in names_by_plain_name
     ][: studio.limits.max_loras]
-    if not found:
+    if not loras:
         return dataclasses.replace(restored, values=restored.values | prompts)
-    missing = [repr(lora["name"]) for lora in restored.loras if _plain_name(lora["name"]) not in offered]
+    missing_names = [
+        repr(lora["name"]) for lora in restored.loras if _strip_name(lora["name"]) not in names_by_plain_name
+    ]
     notes = [note for note in restored.notes if not note.startswith(NAMED_LORAS)]
-    chosen = ", ".join(f"{lora['name']!r} at {lora['weight']:g}" for lora in found)
-    notes.append(f"LoRAs were chosen by their names: {chosen}. Whether they are the same files is not known.")
-    if missing:
-        notes.append(f"LoRAs were left out, since no file here has their names: {', '.join(missing)}.")
-    return dataclasses.replace(restored, values={**restored.values, **prompts, "loras": found}, notes=notes)
+    chosen_names = ", ".join(f"{lora['name']!r} at {lora['weight']:g}" for lora in loras)
+    notes.append(f"LoRAs were chosen by their names: {chosen_names}. Whether they are the same files is not known.")
+    if missing_names:
+        notes.append(f"LoRAs were left out, since no file here has their names: {', '.join(missing_names)}.")
+    return dataclasses.replace(restored, values={**restored.values, **prompts, "loras": loras}, notes=notes)
 
 
-def _plain_name(name: str) -> str:
+def _strip_name(name: str) -> str:
     """A LoRA's name without folders and suffix, which programs write differently."""
     return name.replace("\\", "/").rpartition("/")[2].removesuffix(".safetensors").casefold()
 
 
-def _with_own_names(restored: Restored, studio: Studio, model: str) -> Restored:
+def _adopt_own_names(restored: Restored, studio: Studio, model: str) -> Restored:
     """With the LoRAs that a picture of ours names and the list offers, and a word on what else it names."""
-    offered, most, notes = studio.loras(model), studio.limits.max_loras, list(restored.notes)
+    lora_names, max_loras, notes = studio.loras(model), studio.limits.max_loras, list(restored.notes)
     if restored.model not in ("", model):
-        known = next((entry.label for entry in studio.models() if entry.key == restored.model), "")
+        label = next((entry.label for entry in studio.models() if entry.key == restored.model), "")
         notes.append(
-            f"The picture was made with {known}: choose that model to make it again."
-            if known
+            f"The picture was made with {label}: choose that model to make it again."
+            if label
             else f"The picture was made with the model {restored.model!r}, which is not here."
         )
-    missing = [repr(lora["name"]) for lora in restored.loras if lora["name"] not in offered]
-    if missing:
-        names, verb = " and ".join(missing), "is" if len(missing) == 1 else "are"
+    missing_names = [repr(lora["name"]) for lora in restored.loras if lora["name"] not in lora_names]
+    if missing_names:
+        names, verb = " and ".join(missing_names), "is" if len(missing_names) == 1 else "are"
         notes.append(f"LoRAs were left out: {names} {verb} not in the models folder, or not for this model.")
-    kept = [dict(lora) for lora in restored.loras if lora["name"] in offered]
-    if len(kept) > most:
-        notes.append(f"Of its {len(kept)} LoRAs the first {most} were loaded.")
-    return dataclasses.replace(restored, values={**restored.values, "loras": kept[:most]}, notes=notes)
+    loras = [dict(lora) for lora in restored.loras if lora["name"] in lora_names]
+    if len(loras) > max_loras:
+        notes.append(f"Of its {len(loras)} LoRAs the first {max_loras} were loaded.")
+    return dataclasses.replace(restored, values={**restored.values, "loras": loras[:max_loras]}, notes=notes)

@@ -17,7 +17,7 @@ from studio.ui.markup import escape
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["noise_schedule_of", "schedule_plots", "schedule_view"]
+__all__ = ["find_noise_schedule", "schedule_plots", "schedule_view"]
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
@@ -25,8 +25,9 @@ _TOKEN = 16
 """Pixels to a token of the flow models, whose shift may grow with the picture."""
 
 
-def schedule_view(studio: Studio, values: Mapping[str, Any]) -> str:
-    """The plots of a request's schedule for its model, or the sentence that says why there are none.
+def schedule_view(studio: Studio, values: Mapping[str, object]) -> str:
+    """Draw the plots of a request's schedule for its model; returns the sentence that says why there are none
+    otherwise.
 
     Args:
         studio: the backend.
@@ -34,7 +35,7 @@ def schedule_view(studio: Studio, values: Mapping[str, Any]) -> str:
     """
     try:
         request = Request.parse(values)
-        noise_schedule = noise_schedule_of(studio, request.model, (request.width, request.height))
+        noise_schedule = find_noise_schedule(studio, request.model, (request.width, request.height))
         if noise_schedule is None:
             return '<p class="sw-hint">The plots appear once the model is on this machine.</p>'
         return schedule_plots(
@@ -44,15 +45,15 @@ def schedule_view(studio: Studio, values: Mapping[str, Any]) -> str:
         return markup.notice(str(error))
 
 
-def noise_schedule_of(studio: Studio, model: str, size: tuple[int, int]) -> NoiseSchedule | None:
-    """A model's own noise schedule, from its scheduler's file alone; None where that is not on this machine."""
+def find_noise_schedule(studio: Studio, model: str, size: tuple[int, int]) -> NoiseSchedule | None:
+    """Find a model's own noise schedule, from its scheduler's file alone; None where that is not on this machine."""
     from pipelines.families.latent import discrete_schedule, shifted_schedule
 
     entry = studio.catalog[model]
-    if studio.loader.loaded(model):
-        with studio.loader.model(model) as family:
-            own = getattr(family, "noise_schedule_for", None)
-            return own(*size) if own else None
+    if loaders := [loader for loader in studio.loaders if loader.loaded(model)]:
+        with loaders[0].model(model) as family:
+            compute = getattr(family, "noise_schedule_for", None)
+            return compute(*size) if compute else None
     path = entry.path and entry.path / "scheduler" / "scheduler_config.json"
     if path is None or not path.is_file():
         return None
@@ -66,7 +67,7 @@ def noise_schedule_of(studio: Studio, model: str, size: tuple[int, int]) -> Nois
 
 
 def schedule_plots(levels: Sequence[Level], label: str) -> str:
-    """Two plots of the levels before each step and of the last one; a clean end lies on the ground line.
+    """Draw two plots of the levels before each step and of the last one; a clean end lies on the ground line.
 
     Args:
         levels: N + 1, descending.
@@ -79,13 +80,13 @@ def schedule_plots(levels: Sequence[Level], label: str) -> str:
     words = f"over {count} step{'s' * (count != 1)} of the schedule {label}"
     return (
         '<div class="sw-schedule-plots">'
-        + _figure(
+        + _draw_figure(
             noise,
             f"Noise level sigma ÷ alpha {words}, from {first.sigma_ve:.3g} down",
-            "Noise level σ / α",
+            f"Noise level {markup.term('σ', 'σ / α')}",
             lambda value: f"{10**value:.3g}",
         )
-        + _figure(
+        + _draw_figure(
             decibels,
             f"Signal-to-noise ratio {words}, rising from {decibels[levels.index(first)] or 0:.0f} dB",
             "Signal-to-noise ratio, dB",
@@ -95,10 +96,10 @@ def schedule_plots(levels: Sequence[Level], label: str) -> str:
     )
 
 
-def _figure(values: Sequence[float | None], told: str, caption: str, write: Any) -> str:
+def _draw_figure(values: Sequence[float | None], description: str, caption: str, write: Any) -> str:
     """A line over the steps; values of None, at an end without noise or without signal, are left out."""
-    known = [value for value in values if value is not None] or [0.0]
-    low, high = min(known), max(known)
+    finite = [value for value in values if value is not None] or [0.0]
+    low, high = min(finite), max(finite)
     span, bottom = (high - low) or 1.0, HEIGHT - BOTTOM
     count = max(1, len(values) - 1)
 
@@ -109,20 +110,20 @@ def _figure(values: Sequence[float | None], told: str, caption: str, write: Any)
     places = [place(index, value) for index, value in enumerate(values) if value is not None]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places) if count <= 60 else ""
-    rules = "".join(_rule(place(0, low + share * span)[1], write(low + share * span)) for share in (0, 0.5, 1))
+    rules = "".join(_draw_rule(place(0, low + share * span)[1], write(low + share * span)) for share in (0, 0.5, 1))
     across = "".join(
         f'<text x="{place(index, low)[0]:.1f}" y="{bottom + 18}" text-anchor="middle">{index}</text>'
         for index in sorted({0, count // 2, count})
     )
     middle = (LEFT + WIDTH - RIGHT) / 2
     return (
-        f'<figure><svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">'
+        f'<figure><svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">'
         f'{rules}{across}<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
         f'<polyline points="{line}"/>{dots}</svg>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
-def _rule(y: float, text: str) -> str:
+def _draw_rule(y: float, text: str) -> str:
     ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
     return f'<line class="sw-rule" {ends}/><text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'

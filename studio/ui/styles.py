@@ -9,7 +9,7 @@ from pipelines.core.errors import UnknownMethodError
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.models.catalog import SHIPPED_KEYS
 
-__all__ = ["NO_STYLE", "STYLES", "Style", "fitting", "styled"]
+__all__ = ["NO_STYLE", "STYLES", "Style", "apply_style", "list_fitting_styles"]
 
 NO_STYLE = "none"
 _BACKGROUND = r"\s+on\s+an?\s+\w+\s+background\s*$"
@@ -17,7 +17,7 @@ _BACKGROUND = r"\s+on\s+an?\s+\w+\s+background\s*$"
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """One line of the table.
+    """Describes one line of the table.
 
     Attributes:
         key: the stable name.
@@ -36,7 +36,7 @@ class Style:
     drops: str = ""
 
 
-def _background(color: str) -> Style:
+def _build_background(color: str) -> Style:
     article = "an" if color[0] in "aeiou" else "a"
     return Style(
         f"on_{color}", f"On {color}", f"{{prompt}} on {article} {color} background", shipped=True, drops=_BACKGROUND
@@ -50,7 +50,7 @@ STYLES: dict[str, Style] = {
     style.key: style
     for style in (
         Style(NO_STYLE, "None", shipped=True),
-        *(_background(color) for color in BACKGROUNDS),
+        *(_build_background(color) for color in BACKGROUNDS),
         Style(
             "photograph",
             "Photograph",
@@ -75,13 +75,13 @@ STYLES: dict[str, Style] = {
 }
 
 
-def fitting(model: str) -> list[Style]:
-    """The styles to offer for a model, in the table's order."""
+def list_fitting_styles(model: str) -> list[Style]:
+    """List the styles to offer for a model, in the table's order."""
     return [style for style in STYLES.values() if style.shipped == (model in SHIPPED_KEYS) or style.key == NO_STYLE]
 
 
-def styled(key: str, prompt: str, negative_prompt: str) -> tuple[str, str]:
-    """The prompt and the negative prompt with a style around them; an empty prompt stays empty.
+def apply_style(key: str, prompt: str, negative_prompt: str) -> tuple[str, str]:
+    """Put a style around the prompt and the negative prompt; an empty prompt stays empty.
 
     Raises:
         UnknownMethodError: no such style.

@@ -26,24 +26,25 @@ __all__ = [
     "Setting",
     "Text",
     "Whole",
-    "accepted",
-    "choice_text",
+    "accept_settings",
+    "format_choice",
     "read_choice",
-    "told",
+    "write_settings",
 ]
 
 
 class Setting(Protocol):
-    """How one setting is written in a link, read from it, and checked."""
+    """Says how one setting is written in a link, read from it, and checked."""
 
     def read(self, text: str) -> Any:
-        """The plain value of an untrusted text, unchecked; SettingsError for what cannot be read."""
+        """Read the plain value of an untrusted text, unchecked; SettingsError for what cannot be read."""
 
     def write(self, value: Any) -> str:
-        """The text that `read` reads back."""
+        """Write the text that `read` reads back."""
 
     def check(self, value: Any, model: str) -> tuple[Any, str]:
-        """An untrusted value as the tab can show it, and a sentence on what was changed; SettingsError if it cannot.
+        """Return an untrusted value as the tab can show it, and a sentence on what was changed; SettingsError if it
+        cannot.
 
         Args:
             value: plain.
@@ -51,10 +52,10 @@ class Setting(Protocol):
         """
 
 
-def accepted(
+def accept_settings(
     settings: Mapping[str, Setting], values: Any, model: str, texts: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
-    """What a tab can show of untrusted values, and a sentence for each that was left out or moved.
+    """Return what a tab can show of untrusted values, and a sentence for each that was left out or moved.
 
     Args:
         settings: of the tab.
@@ -62,58 +63,61 @@ def accepted(
         model: as in `Setting.check`.
         texts: whether the values are texts of a link.
     """
-    found, notes = {}, []
+    accepted_values, notes = {}, []
     for name, setting in settings.items():
         if not isinstance(values, Mapping) or name not in values:
             continue
         try:
             value = setting.read(values[name]) if texts else values[name]
-            found[name], note = setting.check(value, model)
+            accepted_values[name], note = setting.check(value, model)
             notes += [f"{name.replace('_', ' ').capitalize()}: {note}"] if note else []
         except StepwiseError as error:
             notes.append(f"The {name.replace('_', ' ')} was not loaded. {error}")
-    return found, notes
+    return accepted_values, notes
 
 
-def told(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> dict[str, str]:
-    """The parameters of a link for these values."""
+def write_settings(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> dict[str, str]:
+    """Write the parameters of a link for these values."""
     return {name: setting.write(values[name]) for name, setting in settings.items() if name in values}
 
 
-def choice_text(choice: Mapping[str, Any]) -> str:
-    """A method with its settings as `read_choice` reads it: "ddim,eta=0.5", or JSON where that would be ambiguous."""
+def format_choice(choice: Mapping[str, Any]) -> str:
+    """Write a method with its settings as `read_choice` reads it: "ddim,eta=0.5", or JSON where that would be
+    ambiguous."""
     if any(isinstance(value, str) for name, value in choice.items() if name != "key"):
-        return _json(choice)
-    return "".join([choice["key"], *(f",{name}={_json(value)}" for name, value in choice.items() if name != "key")])
+        return _write_json(choice)
+    return "".join(
+        [choice["key"], *(f",{name}={_write_json(value)}" for name, value in choice.items() if name != "key")]
+    )
 
 
 def read_choice(text: str) -> dict[str, Any]:
-    """A method with its settings.
+    """Read a method with its settings.
 
     Raises:
         SettingsError: it is none.
     """
-    return Choice.parse(_loaded(text)).to_json() if text.startswith("{") else parse_choice(text)
+    return Choice.parse(_read_json(text)).to_json() if text.startswith("{") else parse_choice(text)
 
 
-def _json(value: Any) -> str:
+def _write_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _loaded(text: str) -> Any:
+def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise SettingsError(f"{text[:80]!r} cannot be read.") from None
 
 
-def _printable(text: str) -> str:
+def _strip_unprintable(text: str) -> str:
     return "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Words of a person's own, up to so many characters."""
+    """Accepts words of a person's own, up to so many characters."""
 
     longest: int
 
@@ -126,12 +130,12 @@ class Text:
     def check(self, value: Any, model: str) -> tuple[str, str]:
         if not isinstance(value, str) or len(value) > self.longest:
             raise SettingsError(f"It must be a text of at most {self.longest} characters.")
-        return _printable(value), ""
+        return _strip_unprintable(value), ""
 
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """One of a few words.
+    """Accepts one of a few words.
 
     Attributes:
         kind: what they are, for messages.
@@ -148,20 +152,20 @@ class OneOf:
         return str(value or "")
 
     def check(self, value: Any, model: str) -> tuple[str, str]:
-        if value not in (known := list(self.choices())):
-            raise UnknownMethodError(self.kind, value, filter(None, known))
+        if value not in (choices := list(self.choices())):
+            raise UnknownMethodError(self.kind, value, filter(None, choices))
         return value, ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A whole number within a server's caps, both ends allowed."""
+    """Accepts a whole number within a server's caps, both ends allowed."""
 
     low: int
     high: int
 
     def read(self, text: str) -> Any:
-        return _loaded(text)
+        return _read_json(text)
 
     def write(self, value: Any) -> str:
         return str(int(value))
@@ -169,13 +173,13 @@ class Whole:
     def check(self, value: Any, model: str) -> tuple[int, str]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise SettingsError(f"{str(value)[:80]!r} is not a whole number.")
-        moved = min(max(int(value), self.low), self.high)
-        return moved, "" if moved == value else f"{str(value)[:20]} was moved to {moved}."
+        clamped = min(max(int(value), self.low), self.high)
+        return clamped, "" if clamped == value else f"{str(value)[:20]} was moved to {clamped}."
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """Yes or no."""
+    """Accepts yes or no."""
 
     def read(self, text: str) -> Any:
         return {"yes": True, "no": False}.get(text, text)
@@ -191,7 +195,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A method of a table with its settings.
+    """Accepts a method of a table with its settings.
 
     Attributes:
         table: of the methods.
@@ -205,7 +209,7 @@ class Chosen:
         return read_choice(text)
 
     def write(self, value: Any) -> str:
-        return choice_text(value)
+        return format_choice(value)
 
     def check(self, value: Any, model: str) -> tuple[dict[str, Any], str]:
         choice = Choice.parse(value)
@@ -218,7 +222,7 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True)
 class ChosenSeveral:
-    """Methods of a table, each at most once, since a form shows each once.
+    """Accepts methods of a table, each at most once, since a form shows each once.
 
     Attributes:
         one: checks each.
@@ -229,29 +233,30 @@ class ChosenSeveral:
     most: int
 
     def read(self, text: str) -> Any:
-        return _loaded(text) if text.startswith("[") else [read_choice(part) for part in text.split(";") if part]
+        return _read_json(text) if text.startswith("[") else [read_choice(part) for part in text.split(";") if part]
 
     def write(self, value: Any) -> str:
         texts = [self.one.write(choice) for choice in value]
-        plain = not any(mark in text for text in texts for mark in ("{", ";"))
-        return ";".join(texts) if plain else _json(list(value))
+        is_plain = not any(mark in text for text in texts for mark in ("{", ";"))
+        return ";".join(texts) if is_plain else _write_json(list(value))
 
     def check(self, value: Any, model: str) -> tuple[list[dict[str, Any]], str]:
         if not isinstance(value, (list, tuple)) or len(value) > self.most:
             raise SettingsError(f"It must be a list of at most {self.most} methods.")
-        found, left = {}, []
+        choices_by_key: dict[str, dict[str, Any]] = {}
+        repeated: list[str] = []
         for choice in value:
             checked = self.one.check(choice, model)[0]
-            if checked["key"] in found:
-                left.append(checked["key"])
-            found.setdefault(checked["key"], checked)
-        note = f"{', '.join(left)} can be shown once only; the first was loaded." if left else ""
-        return list(found.values()), note
+            if checked["key"] in choices_by_key:
+                repeated.append(checked["key"])
+            choices_by_key.setdefault(checked["key"], checked)
+        note = f"{', '.join(repeated)} can be shown once only; the first was loaded." if repeated else ""
+        return list(choices_by_key.values()), note
 
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """The prompts and seeds that a walk goes on to.
+    """Accepts the prompts and seeds that a walk goes on to.
 
     Attributes:
         longest: characters of a prompt.
@@ -262,23 +267,23 @@ class Keys:
     most: int
 
     def read(self, text: str) -> Any:
-        return _loaded(text)
+        return _read_json(text)
 
     def write(self, value: Any) -> str:
-        return _json(list(value))
+        return _write_json(list(value))
 
     def check(self, value: Any, model: str) -> tuple[list[dict[str, Any]], str]:
         if not isinstance(value, (list, tuple)) or not all(isinstance(key, Mapping) for key in value):
             raise SettingsError("It must be a list of prompts and seeds.")
-        shown = [self._key(key) for key in value[: self.most]]
-        return shown, "" if len(value) <= self.most else f"only the first {self.most} of {len(value)} can be shown."
+        keys = [self._key(key) for key in value[: self.most]]
+        return keys, "" if len(value) <= self.most else f"only the first {self.most} of {len(value)} can be shown."
 
     def _key(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        entry: dict[str, Any] = {}
         if key.get("prompt") is not None:
-            found["prompt"] = Text(self.longest).check(key["prompt"], "")[0]
+            entry["prompt"] = Text(self.longest).check(key["prompt"], "")[0]
         if (seed := key.get("seed")) is not None:
             if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
                 raise SettingsError(f"The seed {str(seed)[:40]!r} is not a whole number from 0 to 2^63 - 1.")
-            found["seed"] = seed
-        return found
+            entry["seed"] = seed
+        return entry

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.themes.utils.colors import Color
 
-__all__ = ["ASSETS", "launch_values", "theme"]
+__all__ = ["ASSETS", "build_theme", "launch_values"]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -44,7 +44,7 @@ _TEXT = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "H
 _CODE = ("ui-monospace", "SF Mono", "Cascadia Code", "Menlo", "Consolas", "monospace")
 
 
-def theme() -> gr.themes.Base:
+def build_theme() -> gr.themes.Base:
     """Warm neutral paper by day, near-black by night, one teal accent."""
     look = gr.themes.Base(
         primary_hue=_TEAL,
@@ -56,10 +56,10 @@ def theme() -> gr.themes.Base:
         font=_TEXT,
         font_mono=_CODE,
     )
-    return look.set(**_surfaces(), **_controls())
+    return look.set(**_list_surfaces(), **_list_controls())
 
 
-def _surfaces() -> dict[str, str]:
+def _list_surfaces() -> dict[str, str]:
     return {
         "body_background_fill": "#f4f4f1",
         "body_background_fill_dark": "#101211",
@@ -95,7 +95,7 @@ def _surfaces() -> dict[str, str]:
     }
 
 
-def _controls() -> dict[str, str]:
+def _list_controls() -> dict[str, str]:
     return {
         "input_background_fill": "#ffffff",
         "input_background_fill_dark": "#141614",
@@ -134,10 +134,11 @@ def _controls() -> dict[str, str]:
 
 
 def launch_values() -> dict[str, Any]:
-    """What `Blocks.launch` needs for the page to look and behave as designed: its theme, styles, script and icon."""
+    """Return what `Blocks.launch` needs for the page to look and behave as designed: its theme, styles, script and
+    icon."""
     script = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ASSETS / "js").glob("*.js")))
     return {
-        "theme": theme(),
+        "theme": build_theme(),
         "css_paths": sorted((ASSETS / "css").glob("*.css")),
         "head": f'<meta name="color-scheme" content="light dark"><script>{script}</script>',
         "favicon_path": ASSETS / "favicon.svg",

@@ -14,11 +14,11 @@ from studio.ui.form import TABLES
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["accepted"]
+__all__ = ["accept_restored"]
 
 
-def accepted(restored: Restored, studio: Studio, model: str) -> Restored:
-    """Untrusted settings as far as a Request, the caps, the tables and the model accept them.
+def accept_restored(restored: Restored, studio: Studio, model: str) -> Restored:
+    """Return untrusted settings as far as a Request, the caps, the tables and the model accept them.
 
     Args:
         restored: what a picture or a link says.
@@ -29,17 +29,17 @@ def accepted(restored: Restored, studio: Studio, model: str) -> Restored:
     side = (limits.min_side, limits.max_side)
     caps = {"num_inference_steps": (1, limits.max_steps), "batch_size": (1, limits.max_batch)}
     restored = restored.within({**caps, "width": side, "height": side})
-    plain = Request.parse(restored.values).to_json()
-    values, notes = {name: plain[name] for name in restored.values}, list(restored.notes)
+    request_values = Request.parse(restored.values).to_json()
+    values, notes = {name: request_values[name] for name in restored.values}, list(restored.notes)
     traits = studio.traits(model)
     for name in [name for name in TABLES if name in values]:
-        if reason := _refused(TABLES[name], Choice.parse(values[name]), traits):
+        if reason := _explain_refusal(TABLES[name], Choice.parse(values[name]), traits):
             del values[name]
             notes.append(f"The {name} was not loaded. {reason}")
     return dataclasses.replace(restored, values=values, notes=notes)
 
 
-def _refused(table: Table, choice: Choice, traits: Traits | None) -> str:
+def _explain_refusal(table: Table, choice: Choice, traits: Traits | None) -> str:
     """Why a picture's method cannot be taken over, as a sentence; empty when it can."""
     try:
         method = table[choice.key]

@@ -13,36 +13,37 @@ import gradio as gr
 import numpy as np
 
 from studio.jobs.job import Job, View
-from studio.media.live_image import contact_sheet, jpeg, png_url
+from studio.media.live_image import build_contact_sheet, encode_jpeg, encode_png_url
 from studio.ui import markup, presentation
 from studio.ui.live_routes import Parts
-from studio.ui.results_route import address_of
+from studio.ui.results_route import find_address
 
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["BLANK", "ViewerRenderer", "build_viewer", "preview_url"]
+__all__ = ["BLANK", "ViewerRenderer", "build_viewer", "encode_preview"]
 
 BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="  # one transparent pixel
 
 
-def build_viewer(tab: str, prefix: str) -> None:
-    """The viewer in the present layout context.
+def build_viewer(tab: str, prefix: str, empty: str) -> None:
+    """Build the viewer in the present layout context.
 
     Args:
         tab: key of the tab whose jobs it shows.
         prefix: begins every id, and is the id of the tab's outermost column.
+        empty: HTML that stands there before the first picture.
     """
     on_load = f"window.stepwise.mounted({tab!r}, {prefix!r})"
-    gr.HTML(f'<div class="sw-show">{_show(prefix)}</div>', js_on_load=on_load)
-    trajectory = f'<div class="sw-trajectory" id="{prefix}-trajectory">{_trajectory(tab, prefix)}</div>'
+    gr.HTML(f'<div class="sw-show">{_show(prefix, empty)}</div>', js_on_load=on_load)
+    trajectory = f'<div class="sw-trajectory" id="{prefix}-trajectory">{_build_trajectory(tab, prefix)}</div>'
     gr.HTML(trajectory, js_on_load=on_load)
 
 
-def _show(prefix: str) -> str:
+def _show(prefix: str, empty: str) -> str:
     return f"""
 <div class="sw-frame">
-  <div class="sw-empty" id="{prefix}-empty">{markup.EMPTY_STAGE}</div>
+  <div class="sw-empty" id="{prefix}-empty">{empty}</div>
   <div class="sw-hero" id="{prefix}-picture" hidden>
     <img id="{prefix}-hero" src="{BLANK}" alt="The generated picture">
     <div class="sw-tools" id="{prefix}-tools" hidden>
@@ -58,23 +59,26 @@ def _show(prefix: str) -> str:
 <div id="{prefix}-figures"></div>"""
 
 
-def _trajectory(tab: str, prefix: str) -> str:
+def _build_trajectory(tab: str, prefix: str) -> str:
     def small(name: str, label: str, alt: str) -> str:
         image = f'<img id="{prefix}-{name}-image" src="{BLANK}" alt="{alt}">'
-        return f'<figure class="sw-small" id="{prefix}-{name}"><figcaption>{label}</figcaption>{image}</figure>'
+        caption = f"<figcaption>{markup.term(label)}</figcaption>"
+        return f'<figure class="sw-small" id="{prefix}-{name}">{caption}{image}</figure>'
 
     noisy = small("noisy", "Noisy latents", "The noisy latents at this step")
-    denoised = small("denoised", "Preview", "The preview of the finished picture at this step")
+    denoised = small("denoised", "Preview x̂₀", "The preview of the finished picture at this step")
     return f"""
 <h2>Trajectory</h2>
 <div class="sw-pair">{noisy}{denoised}</div>
 <div id="{prefix}-scrubber" class="sw-scrubber"><label for="{prefix}-scrubber-range">Step</label>
-  <input type="range" id="{prefix}-scrubber-range" data-scrub="{tab}" min="1" max="2" value="1" step="1" disabled></div>
+  <input type="range" id="{prefix}-scrubber-range" data-scrub="{tab}" min="1" max="2" value="1" step="1" disabled>
+  <button type="button" class="sw-tool sw-play" data-play="{prefix}-scrubber-range"
+    title="Play the steps">{markup.ICON_PLAY}<span class="sw-away">Play the steps</span></button></div>
 <div id="{prefix}-caption">{markup.EMPTY_TRAJECTORY}</div>"""
 
 
 class ViewerRenderer:
-    """From a job's views to what the viewer shows.
+    """Turns a job's views into what the viewer shows.
 
     Args:
         studio: for the stored files and the models' names.
@@ -87,16 +91,18 @@ class ViewerRenderer:
 
     def __call__(self, view: View) -> Parts:
         """Parts that show a view; the last picture stays until the first preview of the next run."""
-        done, parts = len(view.cells[0].frames) if view.cells else 0, self._words(view)
+        done, parts = len(view.cells[0].frames) if view.cells else 0, self._build_texts(view)
         if done:
             frame = view.cells[0].frames[-1]
-            parts |= self._pictures(frame.noisy, frame.denoised) | self._at(view, done)
+            parts |= self._build_pictures(frame.noisy, frame.denoised) | self._build_position(view, done)
         if view.status.final and view.cells and (view.cells[0].results or view.cells[0].images is not None):
-            parts |= self._finished(view)
-        return self._named(parts)
+            parts |= self._build_finished(view)
+        elif view.status.final and done:  # stopped or failed: what was reached can be taken away
+            parts |= {"tools": {"hidden": None}, "download": self._step_file(frame.denoised, done)}
+        return self._prefix_names(parts)
 
     def at_step(self, step: int, sharp: bool) -> Parts:
-        """Parts that show a step of the trajectory, from 1.
+        """Return the parts that show a step of the trajectory, from 1.
 
         Args:
             sharp: decode the step's latents anew where the model is at hand, instead of the small preview.
@@ -110,18 +116,27 @@ class ViewerRenderer:
             noisy, denoised = self._studio.decode_frame(self._job.id, 0, step - 1)
         else:
             noisy, denoised = frames[step - 1].noisy, frames[step - 1].denoised
-        parts = {**self._pictures(noisy, denoised), "caption": {"html": _caption(view, step)}}
-        if step == len(frames) and (made := self._made(view)):
-            parts["hero"] = made[0]
-        return self._named(parts)
+        parts = {**self._build_pictures(noisy, denoised), "caption": {"html": _build_caption(view, step)}}
+        if step == len(frames) and (pictures := self._list_finished_pictures(view)):
+            parts |= {"hero": pictures[0], "download": _to_keep(pictures[0])}
+        elif view.status.final:
+            parts["download"] = self._step_file(denoised, step)
+        if view.status.final:
+            parts["tools"] = {"hidden": None}
+        return self._prefix_names(parts)
 
-    def _named(self, parts: Parts) -> Parts:
+    def _step_file(self, denoised: np.ndarray, step: int) -> dict[str, str]:
+        """The link to a step's estimate as a PNG: of a batch all pictures, side by side."""
+        sheet = build_contact_sheet(denoised if denoised.ndim == 4 else denoised[None])
+        return {"src": encode_png_url(sheet), "download": f"{self._job.id}-step-{step}.png"}
+
+    def _prefix_names(self, parts: Parts) -> Parts:
         return {f"{self._prefix}-{name}": part for name, part in parts.items()}
 
-    def _words(self, view: View) -> Parts:
+    def _build_texts(self, view: View) -> Parts:
         total = sum(cell.num_steps for cell in view.cells)
         done = sum(len(cell.rows) for cell in view.cells)
-        progress = markup.progress(view.status, presentation.progress(view), done, total)
+        progress = markup.progress(view.status, presentation.list_progress_parts(view), done, total)
         return {
             "progress": {"html": progress},
             "figures": {"html": ""},
@@ -129,64 +144,82 @@ class ViewerRenderer:
         }
 
     @staticmethod
-    def _pictures(noisy: np.ndarray, denoised: np.ndarray) -> Parts:
-        estimate = preview_url(denoised)
+    def _build_pictures(noisy: np.ndarray, denoised: np.ndarray) -> Parts:
+        estimate = encode_preview(denoised)
         return {
-            "noisy-image": {"src": preview_url(noisy)},
+            "noisy-image": {"src": encode_preview(noisy)},
             "denoised-image": {"src": estimate},
-            "hero": {"src": estimate},
+            "hero": {"src": estimate, **_NO_RESULT},
             "tools": {"hidden": ""},
             "picture": {"hidden": None},
             "empty": {"hidden": ""},
         }
 
     @staticmethod
-    def _at(view: View, done: int) -> Parts:
+    def _build_position(view: View, done: int) -> Parts:
         final = view.status.final
-        most = max(2, done if final else view.cells[0].num_steps)
+        last_step = max(2, done if final else view.cells[0].num_steps)
         # Its range first: a value beyond the old one would be cut.
-        scrubber = {"max": most, "disabled": None if final and done > 1 else "", "value": done}
-        return {"scrubber-range": scrubber, "caption": {"html": _caption(view, done)}}
+        scrubber = {"max": last_step, "disabled": None if final and done > 1 else "", "value": done}
+        return {"scrubber-range": scrubber, "caption": {"html": _build_caption(view, done)}}
 
-    def _finished(self, view: View) -> Parts:
+    def _build_finished(self, view: View) -> Parts:
         job = self._job
-        made = self._made(view)
+        pictures = self._list_finished_pictures(view)
         label = next((one.label for one in self._studio.models() if one.key == job.request.model), job.request.model)
         note = view.cells[0].note
-        hint = f"<p class='sw-hint'>{markup.escape(note)}</p>" if note else ""
+        hint = f"<p class='sw-hint'>{markup.prose(note)}</p>" if note else ""
         parts: dict[str, Any] = {
-            "figures": {"html": markup.figures(presentation.figures(view, job.request, label)) + hint}
+            "figures": {"html": markup.figures(presentation.list_figures(view, job.request, label)) + hint}
         }
-        if made:
-            parts |= {"hero": made[0], "download": made[0], "tools": {"hidden": None}}
-        if len(made) > 1:
-            parts["batch"] = {"html": self._strip(made), "hidden": None}
+        if pictures:
+            parts |= {"hero": pictures[0], "download": _to_keep(pictures[0]), "tools": {"hidden": None}}
+        if len(pictures) > 1:
+            parts["batch"] = {"html": self._build_strip(pictures), "hidden": None}
         return parts
 
-    def _strip(self, made: Sequence[Mapping[str, str]]) -> str:
-        names = {"file": "data-file", "src": "src"}
-        return "".join(
-            f'<button type="button" class="thumbnail-item" data-shows="{self._prefix}-picture">'
-            f'<img {names[kind]}="{markup.escape(source)}" alt="Picture {place} of this batch"></button>'
-            for place, one in enumerate(made, 1)
-            for kind, source in one.items()
+    def _build_strip(self, pictures: Sequence[Mapping[str, Any]]) -> str:
+        return "".join(self._thumbnail(place, picture) for place, picture in enumerate(pictures, 1))
+
+    def _thumbnail(self, place: int, picture: Mapping[str, Any]) -> str:
+        source = f'data-file="{picture["file"]}"' if "file" in picture else f'src="{picture["src"]}"'
+        attributes = "".join(f' {name}="{value}"' for name, value in picture.items() if name in _NO_RESULT and value)
+        alternative_text = f"Picture {place} of this batch, seed {picture['data-seed']}"
+        return (
+            f'<button type="button" class="thumbnail-item" data-shows="{self._prefix}-picture"{attributes} '
+            f'aria-pressed="{"true" if place == 1 else "false"}" title="Seed {picture["data-seed"]}">'
+            f'<img {source} alt="{alternative_text}"><small>{picture["data-seed"]}</small></button>'
         )
 
-    def _made(self, view: View) -> list[dict[str, str]]:
-        """Each finished picture: its stored file or, where it could not be stored, the picture itself."""
+    def _list_finished_pictures(self, view: View) -> list[dict[str, Any]]:
+        """Each finished picture: its stored file or, where it could not be stored, the picture itself; and its seed."""
         results, images = view.cells[0].results, view.cells[0].images
-        unstored = () if images is None else images[len(results) :]
-        stored = (address_of(self._studio.store, result) for result in results)
-        return [{"file": one} for one in stored if one] + [{"src": png_url(image)} for image in unstored]
+        seed = self._job.request.seed
+        pictures: list[dict[str, Any]] = []
+        for place, result in enumerate(results):
+            if stored := find_address(self._studio.store, result):
+                pictures.append({"file": stored, "data-result": result, "data-seed": str(seed + place)})
+        for place, image in enumerate(() if images is None else images[len(results) :], len(results)):
+            pictures.append({"src": encode_png_url(image), "data-result": None, "data-seed": str(seed + place)})
+        return pictures
 
 
-def preview_url(pictures: np.ndarray) -> str:
-    """A small JPEG as a data URL: of a picture (H, W, 3) or of a batch side by side, uint8."""
-    encoded = base64.b64encode(jpeg(contact_sheet(pictures if pictures.ndim == 4 else pictures[None])))
+_NO_RESULT: Mapping[str, None] = {"data-result": None, "data-seed": None}
+"""What the shown picture says of itself when it is a finished one: its stored result, and its own seed."""
+
+
+def _to_keep(pictures: Mapping[str, Any]) -> dict[str, str]:
+    """The link to a finished picture, under its own name."""
+    return {name: pictures[name] for name in ("file", "src") if name in pictures} | {"download": ""}
+
+
+def encode_preview(pictures: np.ndarray) -> str:
+    """Encode a small JPEG as a data URL: of a picture (H, W, 3) or of a batch side by side, uint8."""
+    encoded = base64.b64encode(encode_jpeg(build_contact_sheet(pictures if pictures.ndim == 4 else pictures[None])))
     return "data:image/jpeg;base64," + encoded.decode("ascii")
 
 
-def _caption(view: View, step: int) -> str:
+def _build_caption(view: View, step: int) -> str:
     rows = view.cells[0].rows
     total = view.cells[0].num_steps or len(rows)
     return markup.noise_curve(rows, step, total) + markup.figures(presentation.step_figures(view, step))

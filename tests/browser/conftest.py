@@ -93,6 +93,7 @@ def chromium() -> Iterator:
     executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if not executable:
         pytest.skip("there is no Chromium on this machine; install it, or name it in $CHROMIUM")
+    sync_api.expect.set_options(timeout=60_000)  # milliseconds: other work may share the machine
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield browser
@@ -124,6 +125,30 @@ def pick() -> Callable:
                 field.blur()
 
     return choose
+
+
+@pytest.fixture
+def hold() -> Callable:
+    """Hold back a request of the page, as a busy server does: `answer = hold(page, act)` asks, `answer()` goes on."""
+
+    def hold_back(page, act: Callable[[], None]) -> Callable[[], None]:
+        held: list = []
+        is_busy = [True]
+        page.route("**/gradio_api/run/**", lambda route: held.append(route) if is_busy[0] else route.fallback())
+        act()
+        while not held:
+            page.wait_for_timeout(50)
+        is_busy[0] = False
+
+        def go_on() -> None:
+            for route in held:
+                with page.expect_response(lambda response, route=route: response.request == route.request):
+                    route.continue_()
+            page.wait_for_timeout(400)  # the page shows it
+
+        return go_on
+
+    return hold_back
 
 
 @pytest.fixture

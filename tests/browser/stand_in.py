@@ -14,11 +14,12 @@ from PIL import Image
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request, Traits
-from pipelines.models.catalog import shipped
+from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.entry import CatalogEntry
 from pipelines.requests.limits import Limits, check_request
 from studio import infotext
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from studio.safety.people import People, Person
 
 EMOJI = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
 FLOW = CatalogEntry(
@@ -45,17 +46,28 @@ class StandIn:
             SimpleNamespace(device="cpu"),
             SimpleNamespace(get=self._record),
         )
+        self.loaders = [self.loader]
+        self.release = SimpleNamespace(describe=list)  # nothing is checked or marked
+        self.people = People()
         self.model_list = None  # the tab "Models" is built and not used
         self.jobs: dict[str, Job] = {}
 
     def models(self) -> list[CatalogEntry]:
         return [shipped(), FLOW]
 
+    def load_default(self) -> None:
+        """There is no model to load."""
+
     def traits(self, model: str) -> Traits | None:
         return Traits("sd3", "flow", "transformer") if model == FLOW.key else Traits("sd", "epsilon", "unet")
 
     def loras(self, model: str) -> list[str]:
         return [] if model == FLOW.key else ["sketch", "neon"]
+
+    @property
+    def catalog(self) -> Catalog:
+        """Without a models folder of its own: the shipped files."""
+        return Catalog(self.folder / "models")
 
     def wildcards(self) -> Mapping[str, list[str]]:
         return {"animal": ["a fox", "a cat"]}
@@ -71,17 +83,24 @@ class StandIn:
         threading.Thread(target=self._work, args=(job,), daemon=True).start()
         return job
 
-    def job(self, job_id: str) -> Job:
+    def results(self, person: Person) -> SimpleNamespace:
+        """Everybody sees everything."""
+        return self.store
+
+    def job(self, job_id: str, person: Person | None = None) -> Job:
         if job_id not in self.jobs:
             raise SettingsError("This job is no longer in memory.")
         return self.jobs[job_id]
+
+    def cancel(self, job_id: str, person: Person | None = None) -> None:
+        self.job(job_id).cancel()
 
     def decode_frame(self, job_id: str, cell: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         frame = self.job(job_id).view().cells[cell].frames[step]
         return frame.noisy, frame.denoised
 
     def _record(self, result: str) -> SimpleNamespace:
-        return SimpleNamespace(path=self.folder / f"{result}.png")
+        return SimpleNamespace(path=self.folder / f"{result}.png", trashed=None)
 
     def _work(self, job: Job) -> None:
         request, generator = job.request, np.random.default_rng(job.request.seed)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
@@ -89,7 +91,7 @@ def test_the_labeled_picture_and_the_table_are_downloaded_and_a_reload_finds_the
     page.reload()
     page.get_by_role("tab", name="Compare").click()
     page.wait_for_selector("#cmp-grid .sw-cell:nth-of-type(4) img")
-    assert page.locator("#cmp-grid .sw-cell").count() == 4
+    expect(page.locator("#cmp-grid .sw-cell")).to_have_count(4)
     page.wait_for_function(
         "() => document.querySelector('#cmp-cell-4-steps').querySelector('input, textarea').value === '32'"
     )
@@ -145,7 +147,7 @@ def test_a_grid_on_a_phone_scrolls_in_its_own_frame_and_a_mistake_loses_nothing(
     run(page)
     page.wait_for_selector(DONE, timeout=60_000)
     assert page.inner_text("#cmp-notice").strip() == ""
-    assert page.locator("#cmp-grid .sw-cell").count() == 9
+    expect(page.locator("#cmp-grid .sw-cell")).to_have_count(9)
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     assert page.locator("#cmp-grid .sw-scroll").evaluate("frame => frame.scrollWidth > frame.clientWidth")
 
@@ -157,10 +159,19 @@ def test_a_sliders_knob_is_whole_on_a_phone(tab):
     assert tab(PHONE).locator("#cmp-steps").evaluate(hangs) <= 0
 
 
+def test_a_folds_arrow_is_whole_on_a_phone(tab):
+    """A title of two lines stretched it, and its rotation then moved it past the edge."""
+    past = """() => [...document.querySelectorAll('button.label-wrap > .icon')].filter(icon => icon.offsetParent)
+        .map(icon => [icon.closest('button').getBoundingClientRect(), icon.getBoundingClientRect()])
+        .map(([button, icon]) => icon.right - button.right)"""
+    gaps = tab(PHONE).evaluate(past)
+    assert len(gaps) >= 3 and max(gaps) <= 5, gaps
+
+
 def test_cells_are_copied_and_removed_between_two_and_eight(tab):
     page = tab()
     shown = page.locator("#cmp .sw-cell-row:visible")
-    assert shown.count() == 6
+    expect(shown).to_have_count(6)
     for expected in (7, 8):
         page.click("#cmp-cell-1-copy")
         page.wait_for_selector(f"#cmp-cell-{expected}:visible")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
@@ -46,7 +48,7 @@ def test_points_appear_one_by_one_and_a_reload_finds_them_again(panel):
     assert "Relative error against network evaluations" in plot.get_attribute("aria-label")
     names = page.locator("#cmp-conv-plot .sw-legend span").all_inner_texts()
     assert sorted(names) == ["DDIM", "DPM-Solver++(1)", "Euler", "Heun"]
-    assert page.locator("#cmp-conv-plot .sw-shares").count() == 4
+    expect(page.locator("#cmp-conv-plot .sw-shares")).to_have_count(4)
     assert page.is_visible("#cmp-conv-run") and page.is_visible("#cmp-run")
     page.reload()
     page.get_by_role("tab", name="Compare").click()

@@ -7,6 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 pytestmark = pytest.mark.browser
 
 
@@ -23,7 +25,7 @@ def test_a_link_opens_its_tab_with_its_settings_and_runs_nothing(visit, app_url)
     assert "elsewhere" in notice.inner_text() and "hune" in notice.inner_text()
     assert page.input_value("#cmp-steps input[type=number]") == "7"
     page.wait_for_timeout(1000)
-    assert page.locator("#tab-compare .sw-stop:visible").count() == 0  # nothing runs
+    expect(page.locator("#tab-compare .sw-stop:visible")).to_have_count(0)  # nothing runs
 
 
 def test_markup_in_a_link_stays_text(visit, app_url):
@@ -34,7 +36,7 @@ def test_markup_in_a_link_stays_text(visit, app_url):
     )
     page.wait_for_function("() => document.querySelector('#t2i-prompt textarea')?.value.includes('<img')")
     page.locator("#link-notice").get_by_text("loaded from the link").wait_for()
-    assert page.locator("#link-notice img, #link-notice script").count() == 0
+    expect(page.locator("#link-notice img, #link-notice script")).to_have_count(0)
     assert page.evaluate("() => window.hit") is None
 
 

@@ -24,11 +24,7 @@ def tab(visit):
 
     def open_tab(size=DESKTOP, dark=False):
         page = visit(size, dark)
-        if size == PHONE:
-            page.click(".overflow-menu > button")
-            page.locator(".overflow-dropdown button", has_text="Edit").click()
-        else:
-            page.click("#tab-edit-button")
+        page.click("#tab-edit-button")
         page.wait_for_selector("#edit-run")
         return page
 
@@ -73,7 +69,17 @@ def test_the_first_example_dissolves_comes_back_and_is_found_in_the_gallery(tab,
                 (window.seen[name] ??= new Set()).add(image.src)));
         new MutationObserver(look)
             .observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ['src']}); }""")
+    page.evaluate("""() => { window.times = {};
+        const fetched = window.fetch, root = document.querySelector('#edit');
+        window.fetch = (...asked) => {
+            if (String(asked[0]).endsWith('stepwise/edit/run')) window.times.posted = performance.now();
+            return fetched(...asked);
+        };
+        new MutationObserver(() => { window.times.answered ??= performance.now(); })
+            .observe(root, {attributes: true, attributeFilter: ['data-running']}); }""")
     edit(page, steps=40)
+    times = page.evaluate("() => window.times")
+    assert times["answered"] < times["posted"]  # before the server has read the pictures
     counts = page.evaluate(
         "() => Object.fromEntries(Object.entries(window.seen).map(([name, all]) => [name, all.size]))"
     )
@@ -85,7 +91,7 @@ def test_the_first_example_dissolves_comes_back_and_is_found_in_the_gallery(tab,
     assert before.shape == edited.shape == (64, 64, 3) and not np.array_equal(before, edited)
     page.fill("#edit-prompt textarea", UNIQUE)
     edit(page, steps=40)
-    assert "Kept from an earlier edit" in page.inner_text("#edit-figures")
+    assert "Reused from an earlier edit" in page.inner_text("#edit-figures")
     edited = after(page)[1]
     page.click("#tab-gallery-button")
     pick(page, "#gal-kind", "Edit")
@@ -170,3 +176,26 @@ def test_nothing_overflows_and_nothing_is_hard_to_read(tab, size, dark):
     found = Axe().run(page).response["violations"]
     ours = [(one["id"], [node["html"][:160] for node in one["nodes"]]) for one in found]
     assert [one for one in ours if one[0] in ("color-contrast", "label", "button-name", "image-alt")] == []
+
+
+def test_several_pictures_are_edited_one_after_the_other(visit, pick, tmp_path):
+    page = visit()
+    page.get_by_role("tab", name="Edit").click()
+    page.get_by_role("button", name="Image to image").click()
+    page.wait_for_function("() => document.querySelector('#edit-edit input').value === 'Image to image'")
+    page.fill("#edit-steps input[type=number]", "2")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Several pictures").click()
+    paths = []
+    for name, color in (("first", "red"), ("second", "green")):
+        paths.append(tmp_path / f"{name}.png")
+        Image.new("RGB", (64, 64), color).save(paths[-1])
+    page.set_input_files("#edit-files input[type=file]", paths)
+    page.locator("#edit-files").get_by_text("second").first.wait_for()
+    page.click("#edit-all")
+    page.get_by_text("2 pictures edited").wait_for()
+    source = page.eval_on_selector("#edit-source img", "image => image.src")
+    shown = Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB")
+    assert shown.getpixel((5, 5)) == (0, 128, 0)
+    page.get_by_role("tab", name="Gallery").click()
+    page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length >= 2")

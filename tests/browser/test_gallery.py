@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
-PROMPTS = ("a fox on a blue background", "an owl on a yellow background", "a rocket on a purple background")
+# In words that no other browser test draws: the server and its results are shared. SHARED stands in all three.
+SHARED = "exhibited"
+PROMPTS = tuple(
+    f"{subject} background, {SHARED}"
+    for subject in ("a cactus on a blue", "a teapot on a yellow", "a robot on a purple")
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +47,7 @@ def made(app_url):
 def gallery(visit, made):
     def open_gallery(size=DESKTOP, dark=False):
         page = visit(size, dark)
-        if size == PHONE:
-            page.get_by_role("button", name="More tabs").click()
-            page.locator("#tabs .overflow-dropdown button", has_text="Gallery").click()
-        else:
-            page.get_by_role("tab", name="Gallery").click()
+        page.get_by_role("tab", name="Gallery").click()
         page.wait_for_selector("#gal-grid .sw-piece")
         return page
 
@@ -62,7 +65,7 @@ def search(page, text, count):
 
 def test_a_picture_is_found_opened_and_its_settings_used_again(gallery, made):
     page = gallery()
-    search(page, "rocket PURPLE", 1)
+    search(page, "robot PURPLE", 1)
     image = page.locator("#gal-grid .sw-open img")
     assert image.get_attribute("alt") == PROMPTS[2]
     page.wait_for_function("() => document.querySelector('#gal-grid .sw-open img').naturalWidth === 64")
@@ -75,6 +78,11 @@ def test_a_picture_is_found_opened_and_its_settings_used_again(gallery, made):
     with page.expect_download() as taken:
         page.click("#gal-opened .sw-download")
     assert taken.value.suggested_filename == f"{made[PROMPTS[2]]}.png"
+    page.get_by_role("button", name="File names of downloads").click()
+    page.fill("#gal-names textarea, #gal-names input", "{prompt} {seed}")
+    with page.expect_download() as taken:
+        page.click("#gal-opened .sw-download")
+    assert taken.value.suggested_filename == f"{PROMPTS[2]} 42.png"
     page.click("#gal-use-text-to-image")
     page.wait_for_selector("#t2i-run", state="visible")
     page.wait_for_function("prompt => document.querySelector('#t2i-prompt textarea').value === prompt", arg=PROMPTS[2])
@@ -142,7 +150,7 @@ def test_use_in_compare_and_in_quantize_bring_cells_and_methods(gallery, app_url
     page.wait_for_function(
         "() => document.querySelector('#cmp-cell-2-guidance input, #cmp-cell-2-guidance textarea')?.value === '2.5'"
     )
-    assert page.locator("#cmp-cell-3").is_hidden()
+    expect(page.locator("#cmp-cell-3")).to_be_hidden()
     assert [page.input_value(f"#cmp-cell-{place}-sampler input") for place in (1, 2)] == ["Heun", "LMS"]
     page.get_by_role("tab", name="Gallery").click()
     search(page, "gem teal", 2)
@@ -166,11 +174,26 @@ def test_the_arrows_go_on_and_escape_closes(gallery, made):
     page.wait_for_selector("#gal-undo", state="hidden")
 
 
+def test_a_late_answer_leaves_what_was_searched_for_meanwhile(visit, made, hold):
+    page = visit()
+    page.wait_for_timeout(1000)  # the page's own first requests
+    answer = hold(page, lambda: page.get_by_role("tab", name="Gallery").click())  # asks for the whole list
+    page.locator("#gal-search input, #gal-search textarea").wait_for()
+    search(page, f"teapot {SHARED}", 1)
+    page.get_by_label("Favorites", exact=True).check()
+    expect(page.locator("#gal-grid .sw-piece")).to_have_count(0)
+    answer()
+    expect(page.locator("#gal-grid .sw-piece")).to_have_count(0)
+    assert page.get_by_label("Favorites", exact=True).is_checked()
+    page.get_by_label("Favorites", exact=True).uncheck()
+    expect(page.locator("#gal-grid .sw-piece")).to_have_count(1)
+
+
 def test_two_are_compared_under_a_slider(gallery, made):
     page = gallery()
     for prompt in PROMPTS[:2]:
         piece(page, made, prompt).locator("input").check(force=True)
-    assert page.inner_text("#gal-chosen").strip() == "2 chosen"
+    assert page.inner_text("#gal-chosen").strip() == "2 selected"
     page.click("#gal-compare")
     slider = page.get_by_label("How much of the first picture shows")
     slider.focus()
@@ -185,15 +208,40 @@ def test_two_are_compared_under_a_slider(gallery, made):
 
 def test_what_is_deleted_is_gone_and_comes_back(gallery, made):
     page = gallery()
-    search(page, "owl", 1)
+    search(page, "teapot", 1)
     piece(page, made, PROMPTS[1]).locator("input").check(force=True)
     page.click("#gal-delete")
     page.wait_for_selector("#gal-undo")
     assert "1 result deleted" in page.inner_text("#gal-notice")
-    assert page.locator("#gal-grid .sw-piece").count() == 0
+    expect(page.locator("#gal-grid .sw-piece")).to_have_count(0)
     page.click("#gal-undo")
     piece(page, made, PROMPTS[1]).wait_for()
     assert not page.locator("#gal-grid .sw-pick input").is_checked()
+
+
+def test_a_star_stays_and_the_favorites_are_listed_alone(gallery, made, pick):
+    page = gallery()
+    search(page, SHARED, 3)
+    page.get_by_label("Sort").click()
+    page.get_by_role("option", name="Oldest first").click()
+    expect(page.locator("#gal-summary")).to_contain_text("oldest first")
+    expect(page.locator("#gal-grid .sw-piece").first).to_have_attribute("data-id", made[PROMPTS[0]])
+    star = piece(page, made, PROMPTS[1]).locator(".sw-star")
+    star.focus()
+    with page.expect_response(lambda response: '"star"' in (response.request.post_data or "")):
+        page.keyboard.press("Enter")
+    expect(star).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#gal-opened")).to_have_count(0)
+    page.get_by_label("Favorites", exact=True).check()
+    expect(page.locator("#gal-grid .sw-piece")).to_have_count(1)
+    expect(star).to_have_attribute("aria-pressed", "true")
+    with page.expect_response(lambda response: '"unstar"' in (response.request.post_data or "")):
+        star.click()
+    expect(star).to_have_attribute("aria-pressed", "false")
+    page.get_by_label("Favorites", exact=True).uncheck()
+    pick(page, "#gal-model", "Emoji 64")
+    expect(page.locator("#gal-grid .sw-piece")).to_have_count(3)
+    expect(star).to_have_attribute("aria-pressed", "false")
 
 
 @pytest.mark.slow
@@ -252,13 +300,13 @@ def test_show_more_puts_the_next_page_behind_the_last_tile_and_a_deletion_keeps_
     ids = page.eval_on_selector_all("#gal-grid .sw-piece", "all => all.map(one => one.dataset.id)")
     times = [one.rpartition("-")[0] for one in ids]
     assert times == sorted(times, reverse=True) and len(set(ids)) == 56
-    assert page.locator("#gal-grid .sw-piece[data-kept]").count() == 1  # the first page was not drawn again
+    expect(page.locator("#gal-grid .sw-piece[data-kept]")).to_have_count(1)  # the first page was not drawn again
     page.wait_for_selector("#gal-more", state="hidden")
     last = page.locator("#gal-grid .sw-piece").last
     last.scroll_into_view_if_needed()
     page.wait_for_function("() => [...document.querySelectorAll('#gal-grid .sw-open img')].at(-1).naturalWidth === 64")
     for one in (page.locator("#gal-grid .sw-piece").first, last):
         one.locator("input").check(force=True)
-    assert page.inner_text("#gal-chosen").strip() == "2 chosen"
+    assert page.inner_text("#gal-chosen").strip() == "2 selected"
     page.click("#gal-delete")
     page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length === 54")

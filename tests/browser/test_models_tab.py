@@ -15,11 +15,7 @@ DESKTOP, PHONE = (1440, 900), (390, 844)
 def tab(visit):
     def open_tab(size=DESKTOP, dark=False):
         page = visit(size, dark)
-        if size == PHONE:
-            page.get_by_role("button", name="More tabs").click()
-            page.locator("#tabs .overflow-dropdown button", has_text="Models").click()
-        else:
-            page.get_by_role("tab", name="Models").click()
+        page.get_by_role("tab", name="Models").click()
         page.wait_for_selector("#mod-cards .sw-model")
         return page
 
@@ -34,14 +30,14 @@ def test_memory_grows_with_a_load_and_shrinks_with_a_release_and_a_model_is_used
     page = tab()
     emoji = "#mod-cards .sw-model[data-key=emoji]"
     if page.locator(f"{emoji}[data-state=loaded]").count():
-        page.get_by_role("button", name="Release Emoji 64").click()
+        page.get_by_role("button", name="Unload Emoji 64").click()
     page.wait_for_selector(f"{emoji}[data-state=here]")
     before = used(page)
     page.get_by_role("button", name="Load Emoji 64").click()
     page.wait_for_selector(f"{emoji}[data-state=loaded]")
     assert used(page) > before + 10**6
     assert "Emoji 64" in page.inner_text("#mod-memory")
-    page.get_by_role("button", name="Release Emoji 64").click()
+    page.get_by_role("button", name="Unload Emoji 64").click()
     page.wait_for_selector(f"{emoji}[data-state=here]")
     assert used(page) == before
     everything = page.locator("#mod-cards .sw-model").count()

@@ -87,9 +87,9 @@ def test_the_picture_emerges_step_by_step_and_is_then_a_file(visit):
     assert len(previews) >= 3
     assert page.evaluate(
         "() => { const image = document.querySelector('#t2i-picture img'); return [image.naturalWidth, image.alt]; }"
-    ) == [64, "The generated picture"]
+    ) == [128, "The generated picture"]
     figures = page.inner_text("#t2i-figures")
-    assert "40" in figures and "80" in figures and "64 × 64" in figures and "Emoji 64" in figures
+    assert "40" in figures and "80" in figures and "128 × 128" in figures and "Emoji 128" in figures
 
 
 def test_escape_stops_the_run_and_frees_the_device(visit):
@@ -121,7 +121,7 @@ def test_a_reload_finds_the_running_and_the_finished_job(visit):
     wait_done(page)
     page.reload()
     page.wait_for_selector('#t2i-progress [data-status="done"]')
-    page.wait_for_function("() => document.querySelector('#t2i-picture img')?.naturalWidth === 64")
+    page.wait_for_function("() => document.querySelector('#t2i-picture img')?.naturalWidth === 128")
     assert page.input_value("#t2i-prompt textarea") == "a star on a red background"
 
 

@@ -19,11 +19,7 @@ def tab(visit):
 
     def open_tab(size=DESKTOP, dark=False):
         page = visit(size, dark)
-        if size == PHONE:
-            page.click(".overflow-menu > button")
-            page.locator(".overflow-dropdown button", has_text="Video").click()
-        else:
-            page.click("#tab-animate-button")
+        page.click("#tab-animate-button")
         page.wait_for_selector("#vid-run")
         page.wait_for_selector("#vid-plan :text('24 frames of 64 × 64')")
         return page
@@ -101,7 +97,7 @@ def test_what_cannot_be_is_said_and_what_a_model_snaps_to_is_said_before(tab, pi
     page = tab()
     short(page, frames=1)
     page.click("#vid-run")
-    page.wait_for_selector("#vid-notice :text('fewer than the 2 keys')")
+    page.wait_for_selector("#vid-notice :text('fewer than the 2 keyframes')")
     pick(page, "#vid-model", "LTX-Video", typed="LTX-Video")
     page.wait_for_selector("#vid-plan :text('161 frames of 704 × 512')")
     page.wait_for_selector("#vid-first")

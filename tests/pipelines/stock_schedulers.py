@@ -6,12 +6,14 @@ diffusers' float32 tables are made float64 where it reads them, so that what is 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from pipelines.core.denoiser import Conditioning
 from pipelines.core.loop import Run
+from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import DiscreteSchedule, Level
 from pipelines.samplers import SAMPLERS
 from tests.pipelines.gaussian import GaussianNetwork, last_of, run_of
@@ -90,10 +92,20 @@ def ours(key: str, settings: dict, levels, noise=None, latents=LATENTS):
     return last_of(Run(run.denoiser, run.sampler, levels, latents, source, schedule)).latents
 
 
-def replayed(recorded: Recorded):
+class Replayed(NoiseSource):
+    """Noise that was drawn before, in order, whatever span it is for."""
+
+    def __init__(self, drawn: Iterable[torch.Tensor]):
+        super().__init__([])
+        self._drawn = iter(drawn)
+
+    def __call__(self, like: torch.Tensor) -> torch.Tensor:
+        return next(self._drawn)
+
+
+def replayed(recorded: Recorded) -> Replayed:
     """The noise that the other side drew, in order."""
-    drawn = iter(recorded.drawn)
-    return lambda like: next(drawn)
+    return Replayed(recorded.drawn)
 
 
 def sigma_levels(scheduler) -> list[Level]:

@@ -14,7 +14,7 @@ import torch
 from pipelines.benchmarks import sampler_report, sampler_runs
 from pipelines.benchmarks.sampler_baseline import stock_dpm_solver
 from pipelines.benchmarks.sampler_overhead import LIMIT, one_evaluation
-from pipelines.benchmarks.sampler_plot import chosen_lines, plot
+from pipelines.benchmarks.sampler_plot import choose_lines, plot
 from pipelines.benchmarks.sampler_report import (
     BEGIN,
     END,
@@ -27,7 +27,7 @@ from pipelines.benchmarks.sampler_report import (
     write_report,
 )
 from pipelines.benchmarks.sampler_runs import BASE, open_bench
-from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _Kept, lines, measured, steps_after, steps_for, table
+from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _CellCache, lines, measure, steps_after, steps_for, table
 from pipelines.core.errors import StoreError
 from pipelines.core.types import Choice, Traits
 from pipelines.initializations import INITIALIZATIONS
@@ -81,9 +81,9 @@ def test_a_start_that_spares_steps_gets_more_of_them_and_one_that_asks_gets_fewe
     for start, evaluations in (("gaussian", 4), ("optimal_transport", 4), ("mcmc", 20)):
         request = plain.replace(start=Choice(start))
         steps = steps_after(request, evaluations, bench)
-        assert bench.first(1).counted(request.replace(num_inference_steps=steps))[1] <= evaluations
-        assert bench.first(1).counted(request.replace(num_inference_steps=steps + 1))[1] > evaluations
-    latents, spent = bench.counted(plain.replace(start=Choice("mcmc"), num_inference_steps=3))
+        assert bench.first(1).run_and_count(request.replace(num_inference_steps=steps))[1] <= evaluations
+        assert bench.first(1).run_and_count(request.replace(num_inference_steps=steps + 1))[1] > evaluations
+    latents, spent = bench.run_and_count(plain.replace(start=Choice("mcmc"), num_inference_steps=3))
     assert len(latents) == 2 and spent >= 14, "its draft and its chain are counted"
 
 
@@ -143,21 +143,21 @@ def test_a_cell_is_measured_once_and_kept(bench, tmp_path, monkeypatch):
     cell = {line.label: cell for line, _, cell in first}["DPM-Solver++(2M)"]
     assert cell["steps"] == 4 and cell["pictures"] == 2
     assert 0 < cell["error"] < 1.5 and 0 <= cell["adherence"] <= 1
-    monkeypatch.setattr("pipelines.benchmarks.samplers.measured", lambda *given: pytest.fail("measured again"))
+    monkeypatch.setattr("pipelines.benchmarks.samplers.measure", lambda *given: pytest.fail("measured again"))
     assert [one[2] for one in table(bench, tmp_path, {4: 2}, only=["DPM-Solver++(2M)"])] == [one[2] for one in first]
-    assert _Kept(tmp_path, "other").folder != _Kept(tmp_path, bench.identity).folder
+    assert _CellCache(tmp_path, "other").folder != _CellCache(tmp_path, bench.identity).folder
 
 
 def test_a_solver_with_single_ends_takes_a_step_more_than_its_evaluations(bench):
     (single,) = [line for line in lines(SD) if "single ends" in line.label]
     assert single.evaluations == (6,)
-    cell = measured(single, 6, bench, bench.cases.noise)
+    cell = measure(single, 6, bench, bench.cases.noise)
     assert (cell["steps"], cell["evaluations"]) == (7, 6)
 
 
 def test_a_sampler_that_costs_too_much_has_no_cell(bench):
     expensive = next(line for line in lines(SD) if line.label == "Heun")
-    assert measured(expensive, 0, bench, bench.cases.noise) is None
+    assert measure(expensive, 0, bench, bench.cases.noise) is None
 
 
 def rows(stock, ours):
@@ -191,9 +191,9 @@ def test_what_must_be_shown_is_judged_by_the_figures(ours, halved, monkeypatch, 
 def test_the_plot_is_a_picture_of_the_lines():
     given = rows(0.5, 0.2)
     given["DDIM"] = {"base": "", "cells": {"6": {"error": 0.5}, "50": {"error": 0.01}, "8": {"error": 9.0}}}
-    assert chosen_lines(given)["DDIM"] == [(6, 0.5), (8, 9.0), (50, 0.01)]
+    assert choose_lines(given)["DDIM"] == [(6, 0.5), (8, 9.0), (50, 0.01)]
     picture = ElementTree.fromstring(plot(given))
-    assert len([one for one in picture.iter() if one.tag.endswith("polyline")]) == len(chosen_lines(given)) == 3
+    assert len([one for one in picture.iter() if one.tag.endswith("polyline")]) == len(choose_lines(given)) == 3
     ElementTree.fromstring(plot({}))
 
 
@@ -207,6 +207,19 @@ def test_writing_fills_the_pages_section_only(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "FIGURES").read_text())["halved"] is True
     with pytest.raises(StoreError, match="marks"):
         put_between("nothing", BEGIN, END, "x")
+
+
+def test_lines_that_are_measured_anew_join_the_kept_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampler_report, "FIGURES", tmp_path / "FIGURES")
+    (tmp_path / "FIGURES").write_text(json.dumps(figures_json(rows(0.5, 0.2), "weights", "a note")))
+    anew = {"B": {"base": "", "cells": {"10": {"error": 0.1, "pictures": 4, "adherence": 0.9}}}, "E": {"cells": {}}}
+    joined = figures_json(anew, "weights", joins=True)
+    assert list(joined["rows"]) == [*rows(0.5, 0.2), "E"] and joined["note"] == "a note"
+    assert {count: cell["error"] for count, cell in joined["rows"]["B"]["cells"].items()} == {"6": 0.2, "10": 0.1}
+    assert joined["best"]["6"]["label"] == "B"
+    assert list(figures_json(anew, "weights")["rows"]) == ["B", "E"]
+    with pytest.raises(StoreError, match="other weights or pictures"):
+        figures_json(anew, "others", joins=True)
 
 
 def test_the_page_shows_the_last_runs_figures():

@@ -15,7 +15,16 @@ from safetensors.torch import save_file
 from pipelines.core.errors import UnknownMethodError
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
-from pipelines.models.catalog import Catalog, models_folder, published, shipped, shipped_128, shown
+from pipelines.models.catalog import (
+    SHIPPED_KEYS,
+    Catalog,
+    models_folder,
+    published,
+    shipped,
+    shipped_128,
+    shipped_flow,
+    shorten_path,
+)
 from pipelines.models.catalog_folder import scan, scan_loras
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.samplers import SAMPLERS
@@ -108,7 +117,7 @@ def test_every_promised_model_is_there(words):
     assert any(words in entry.label for entry in published()), words
 
 
-@pytest.mark.parametrize("entry", [shipped(), shipped_128(), *published()], ids=lambda entry: entry.key)
+@pytest.mark.parametrize("entry", [shipped(), shipped_128(), shipped_flow(), *published()], ids=lambda entry: entry.key)
 def test_entries_are_whole(entry):
     assert KEY.match(entry.key)
     assert entry.kind in {"image", "video"}
@@ -151,7 +160,7 @@ def test_local_models_stand_after_the_shipped_ones(tmp_path):
     make_folder(tmp_path, "My Model")
     make_sdxl_file(tmp_path / "painter_v2.safetensors")
     catalog = Catalog(tmp_path)
-    assert list(catalog)[:4] == ["emoji", "emoji-128", "my-model", "painter_v2"]
+    assert list(catalog)[:5] == [*SHIPPED_KEYS, "my-model", "painter_v2"]
     assert catalog["my-model"].family == "sd"
     assert catalog["painter_v2"].family == "sdxl"
     assert catalog["painter_v2"].pipeline == "StableDiffusionXLPipeline"
@@ -168,7 +177,7 @@ def test_names_are_made_safe_and_unique(tmp_path):
         make_folder(tmp_path, name)
     make_folder(tmp_path / "publisher", "nested")
     (tmp_path / ".hidden").mkdir()
-    entries = scan(tmp_path, taken=["sdxl"])
+    entries = scan(tmp_path, used_keys=["sdxl"])
     keys = [entry.key for entry in entries]
     assert len(keys) == len(set(keys)) == 8
     assert all(KEY.match(key) for key in keys)
@@ -242,5 +251,5 @@ def test_the_models_folder_is_the_persons_choice(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     assert models_folder() == tmp_path / "data" / "stepwise" / "models"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert shown(tmp_path / "data" / "models") == "~/data/models"
-    assert shown(Path("/srv/models")) == "/srv/models"
+    assert shorten_path(tmp_path / "data" / "models") == "~/data/models"
+    assert shorten_path(Path("/srv/models")) == "/srv/models"

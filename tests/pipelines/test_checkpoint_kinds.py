@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import shutil
 
 import pytest
 import tiny_models
 import torch
 from checkpoint_files import checkpoint_of, renamed, scaled_fp8, sd3_network_of, vae_name, xl_checkpoint_of
+from diffusers import AutoencoderKL
 from model_folders import loader_of
 from safetensors.torch import save_file
 
-from pipelines.models.catalog import Catalog
-from pipelines.models.catalog_folder import scan
+from pipelines.benchmarks import full_checkpoint
 from pipelines.weights import kinds
+from pipelines.weights.checkpoint_names import encoder_moves, network_moves, vae_moves
 
 NETWORK = "model.diffusion_model."
 
@@ -64,6 +65,9 @@ def assert_same(module, expected):
     assert all(torch.equal(state[name], weight) for name, weight in expected.items())
 
 
+MARK = torch.zeros(0)
+
+
 def test_names_of_2022_without_text_model(place):
     stock = tiny_models.tiny_sd(seed=1)
     old = {name.replace(".text_model.", "."): weight for name, weight in checkpoint_of(stock).items()}
@@ -104,6 +108,34 @@ def test_a_part_that_is_missing_comes_from_the_named_donor(place, donors, part):
     with loader.model("painter") as model:
         assert_same(model.components[part], getattr(tiny_models.tiny_sd(seed=2), part).state_dict())
         assert_same(model.network, tiny_models.tiny_sd(seed=1).unet.state_dict())
+
+
+@pytest.mark.parametrize("dimensions", [4, 3, 2])
+def test_a_vae_with_attention_in_its_middle(place, donors, tmp_path, dimensions):
+    """As every published one has: linear layers in diffusers, 1 x 1 convolutions in their authors' files."""
+    stock = tiny_models.tiny_sd(seed=1)
+    stock.vae = AutoencoderKL(**{**stock.vae.config, "mid_block_add_attention": True}).eval()
+    weights = checkpoint_of(stock)
+    for name in [name for name in weights if ".attn_1." in name and weights[name].ndim == 2]:
+        weights[name] = weights[name].reshape(*weights[name].shape, *[1] * (dimensions - 2))
+    shutil.copytree(donors / "sd" / "stable-diffusion-v1-5", tmp_path / "stable-diffusion-v1-5")
+    config = tmp_path / "stable-diffusion-v1-5" / "vae" / "config.json"
+    config.write_text(config.read_text().replace('"mid_block_add_attention": false', '"mid_block_add_attention": true'))
+    assert sum(".attn_1." in name for name in weights) == 20
+    with place(weights).model("painter") as model:
+        assert_same(model.components["vae"], stock.vae.state_dict())
+
+
+def test_every_tensor_of_a_full_sized_model_is_moved():
+    """The names of Stable Diffusion 1.5 as it is published; no memory is taken."""
+    parts = full_checkpoint.empty_parts()
+    names = list(full_checkpoint.original_names(parts))
+    assert len(names) == 686 + 248 + 196
+    unet = network_moves(names, NETWORK, dict(parts["unet"].config))
+    vae = vae_moves(names, "first_stage_model.", dict(parts["vae"].config))
+    encoder = encoder_moves(names, "cond_stage_model.transformer.", parts["text_encoder"].state_dict())
+    for part, moves in (("unet", unet), ("vae", vae), ("text_encoder", encoder)):
+        assert {move.targets[0] for move in moves} == set(parts[part].state_dict()), part
 
 
 def test_without_a_donor_the_list_names_what_is_missing_and_only_that(place):
@@ -153,7 +185,6 @@ def test_sdxl_with_its_open_clip_encoder(place):
         assert model.prediction_type == "epsilon"
 
 
-MARK = torch.zeros(0)
 TOLD = {
     "v_pred": ({"v_pred": MARK}, None, False),
     "v_pred and ztsnr": ({"v_pred": MARK, "ztsnr": MARK}, None, True),
@@ -218,73 +249,3 @@ def test_sd3_in_its_authors_names_without_t5(place):
         for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
             assert_same(model.components[name], getattr(stock, name).state_dict())
         assert_same(model.components["text_encoder_3"], tiny_models.tiny_sd3(seed=2).text_encoder_3.state_dict())
-
-
-REFUSED = {
-    "refiner": ({f"{NETWORK}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (4, 1280)}, "refiner"),
-    "inpainting": (
-        {
-            f"{NETWORK}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (4, 768),
-            f"{NETWORK}input_blocks.0.0.weight": (4, 9, 3, 3),
-            "cond_stage_model.x": (1,),
-        },
-        "takes 9 channels, as models for inpainting do",
-    ),
-    "playground": (
-        {
-            f"{NETWORK}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (4, 2048),
-            "edm_mean": (1,),
-            "edm_std": (1,),
-        },
-        "Playground 2.5",
-    ),
-    "svdquant": (
-        {"transformer_blocks.0.qkv_proj.qweight": (4, 4), "transformer_blocks.0.qkv_proj.wscales": (4, 4)},
-        "nunchaku",
-    ),
-    "nf4": (
-        {
-            "model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale": (4,),
-            "model.diffusion_model.a.weight.quant_state.bitsandbytes__nf4": (4,),
-        },
-        "bitsandbytes",
-    ),
-    "flux2": (
-        {"double_blocks.0.img_attn.norm.key_norm.scale": (4,), "single_stream_modulation.lin.weight": (1, 1)},
-        "FLUX.2",
-    ),
-    "fill": ({"double_blocks.0.img_attn.norm.key_norm.scale": (4,), "img_in.weight": (4, 384)}, "FLUX.1 Fill"),
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_files_that_cannot_be_used_say_what_they_are(tmp_path, what):
-    shapes, says = REFUSED[what]
-    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "painter.safetensors")
-    (entry,) = scan(tmp_path)
-    assert re.search(says, entry.problem) and entry.problem.startswith("painter.safetensors")
-
-
-def test_an_image_to_image_folder_is_the_same_model_and_a_refiner_is_not(tmp_path):
-    tiny_models.tiny_sd(tmp_path / "drawn")
-    index = tmp_path / "drawn" / "model_index.json"
-    for named, problem in (
-        ("StableDiffusionImg2ImgPipeline", ""),
-        ("StableDiffusionInpaintPipeline", ""),
-        ("StableDiffusionUpscalePipeline", "starts from a picture"),
-    ):
-        index.write_text(re.sub(r'"_class_name": "\w+"', f'"_class_name": "{named}"', index.read_text()))
-        entry = Catalog(tmp_path)["drawn"]
-        assert problem in entry.problem and bool(problem) == bool(entry.problem)
-        if not problem:
-            assert (entry.family, entry.pipeline) == ("sd", "StableDiffusionPipeline")
-            with loader_of(tmp_path).model("drawn") as model:
-                assert model.key == "sd"
-    config = tmp_path / "drawn" / "unet" / "config.json"
-    index.write_text(
-        re.sub(r'"_class_name": "\w+"', '"_class_name": "StableDiffusionInpaintPipeline"', index.read_text())
-    )
-    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 9'))
-    assert "takes 9 channels" in Catalog(tmp_path)["drawn"].problem
-    index.write_text('{"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [null, null]}')
-    assert "refiner" in Catalog(tmp_path)["drawn"].problem

@@ -11,6 +11,7 @@ from model_folders import loader_of
 from safetensors.torch import save_file
 
 from pipelines.core.errors import ModelFileError, ModelMissingError
+from pipelines.models import places
 from pipelines.weights import kinds as weight_kinds
 
 
@@ -72,6 +73,8 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(folder, start):
 
 def test_a_single_file_without_configurations_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(weight_kinds.CONTEXT_WIDTHS, 16, ("sd", "sd1"))
+    # As of a kind for which none are shipped.
+    monkeypatch.setattr(places, "find_shipped_configuration", lambda base: None)
     whole = checkpoint_of(tiny_models.tiny_sd(seed=1))
     save_file(whole, tmp_path / "painter.safetensors")
     loader = loader_of(tmp_path)

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
 import pytest
 import torch
 
 from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
 from pipelines.core.loop import denoise, denoise_together
-from pipelines.core.types import Choice, Request, Traits
+from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
 from pipelines.requests.limits import Limits, check_fit, check_request
-from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.text_to_image import build_run, resolve
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import SCHEDULES
-from pipelines.schedules.learned import LearnedSchedules
-from pipelines.schedules.learned_file import LearnedSchedule, write_learned
-from pipelines.workflows.compare.axes import Axis, axis_names, changed, grid, spread
+from pipelines.workflows.compare.axes import Axis, apply_changes, grid
 from pipelines.workflows.compare.labels import labels
-from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
+from pipelines.workflows.compare.request import ComparisonRequest
+from tests.pipelines.comparison_requests import SD
 from tests.pipelines.tiny_models import tiny_sd
 
-SD, FLOW, EMBEDDED = (
-    Traits("sd", "epsilon", "unet"),
-    Traits("sd3", "flow", "transformer"),
-    Traits("flux", "flow", "transformer", "embedded"),
-)
 LIMITS = Limits()
 BASE = {"model": "tiny", "prompt": "a red fox", "seed": 5, "num_inference_steps": 10}
 
@@ -42,9 +30,6 @@ def read(values):
 
 def parse(**values):
     return ComparisonRequest.parse({"base": BASE, **values}, read, LIMITS, lambda model: SD)
-
-
-# What is read.
 
 
 @pytest.mark.parametrize(
@@ -108,243 +93,6 @@ def test_a_sampler_that_does_not_fit_is_found_before_anything_runs_and_its_cell_
         parse(cells=[{}, {"sampler": "flow_euler"}])
 
 
-# Axes.
-
-
-@pytest.mark.parametrize(
-    ("text", "whole", "numbers"),
-    [
-        ("5-25:5", True, [5, 10, 15, 20, 25]),
-        ("1-3", True, [1, 2, 3]),
-        ("1, 4,8-10", True, [1, 4, 8, 9, 10]),
-        ("0-1:0.25", False, [0, 0.25, 0.5, 0.75, 1]),
-        ("0.1-0.3:0.1", False, [0.1, 0.2, 0.3]),
-        ("25-5:10", True, [25, 15, 5]),
-        ("-1 - 1", True, [-1, 0, 1]),
-        ("7", True, [7]),
-        ("1-2:0.7", False, [1, 1.7]),
-        ("", True, []),
-    ],
-)
-def test_numbers_as_people_write_them(text, whole, numbers):
-    assert spread(text, whole, 36) == numbers
-
-
-@pytest.mark.parametrize(
-    "text", ["a", "1-", "1-5:0", "1.5", "1..2", "0-1e9", "1-99999999999999999999", "nan", "--5", "1-5:-1"]
-)
-def test_other_numbers_are_refused(text):
-    with pytest.raises(SettingsError):
-        spread(text, True, 36)
-
-
-@pytest.mark.parametrize(
-    ("field", "given", "values"),
-    [
-        ("sampler", "Heun, dpmpp_2m", ("heun", "dpmpp_2m")),
-        ("schedule", "all", tuple(one.key for one in SCHEDULES.fitting(SD))),
-        ("prompt", "a fox, red | a cat\nthe sea", ("a fox, red", "a cat", "the sea")),
-        ("negative_prompt", "|blue", ("", "blue")),
-        ("sampler.corrector", "yes, no", (True, False)),
-        ("sampler.order", "1-3", (1, 2, 3)),
-        ("sampler.variant", "bh1, bh2", ("bh1", "bh2")),
-        ("steps", ["4-8:2", 20], (4, 6, 8, 20)),
-        ("seed", "1, 1, 2", (1, 2)),
-        ("lora.ink", "0-1:0.5", (0.0, 0.5, 1.0)),
-        ("size", "64x64, 96", ("64x64", "96")),
-        ("model", ["tiny", "other"], ("tiny", "other")),
-        ("guidance_scale", 3, (3,)),
-    ],
-)
-def test_values_of_an_axis(field, given, values):
-    assert Axis.parse({"field": field, "values": given}, 36, SD).values == values
-
-
-def test_all_samplers_are_those_that_fit():
-    assert Axis.parse({"field": "sampler", "values": "all"}, 36, FLOW).values == tuple(
-        one.key for one in SAMPLERS.fitting(FLOW)
-    )
-
-
-def test_every_setting_of_every_method_can_be_an_axis():
-    names = axis_names(["ink"])
-    assert {
-        "sampler.eta",
-        "sampler.order",
-        "schedule.rho",
-        "guidance.guidance_rescale",
-        "lora.ink",
-        "size",
-    } <= names.keys()
-    settings = {
-        f"sampler.{field.name}" for method in SAMPLERS.values() for field in dataclasses.fields(method.settings)
-    }
-    assert settings <= names.keys()
-
-
-def test_a_grid_is_read_row_by_row():
-    axes = [Axis("num_inference_steps", (4, 8)), Axis("seed", (1, 2, 3))]
-    assert grid(axes) == [{"num_inference_steps": steps, "seed": seed} for seed in (1, 2, 3) for steps in (4, 8)]
-    assert grid(axes[:1]) == [{"num_inference_steps": 4}, {"num_inference_steps": 8}]
-
-
-def test_changes_of_a_request():
-    base = {
-        "sampler": "ddim",
-        "guidance": {"key": "cfg", "guidance_rescale": 0.5},
-        "loras": [{"name": "ink", "weight": 1.0}],
-    }
-    plain = changed(
-        base, {"sampler.eta": 1.0, "guidance_scale": 7.0, "size": "64 x 32", "lora.ink": 0.2, "lora.oil": 0.3}
-    )
-    assert plain["sampler"] == {"key": "ddim", "eta": 1.0}
-    assert plain["guidance"] == {"key": "cfg", "guidance_rescale": 0.5, "guidance_scale": 7.0}
-    assert (plain["width"], plain["height"]) == (64, 32)
-    assert plain["loras"] == [{"name": "ink", "weight": 0.2}, {"name": "oil", "weight": 0.3}]
-    assert changed(base, {"sampler.order": 1, "sampler": "unipc"})["sampler"] == {"key": "unipc", "order": 1}
-    assert base["loras"] == [{"name": "ink", "weight": 1.0}]
-
-
-# The order of work.
-
-
-def test_the_costly_axis_is_outermost_whichever_way_the_grid_lies():
-    for axes in (
-        [Axis("model", ("a", "b")), Axis("num_inference_steps", (4, 8))],
-        [Axis("num_inference_steps", (4, 8)), Axis("model", ("a", "b"))],
-    ):
-        requests = [Request.parse(changed({"prompt": "x"}, cell)) for cell in grid(axes)]
-        order = by_model(requests)
-        assert [model for model, _ in order] == ["a", "b"]
-        assert sorted(index for _, sets in order for indices in sets for index in indices) == [0, 1, 2, 3]
-
-
-def test_within_a_model_loras_then_sizes_then_prompts_stay_together():
-    cells = [
-        {"prompt": p, "width": w, "height": w, "loras": ({"name": "ink", "weight": s},), "num_inference_steps": n}
-        for n in (4, 8)
-        for p in ("x", "y")
-        for w in (32, 64)
-        for s in (0.0, 1.0)
-    ]
-    requests = [Request.parse(cell) for cell in cells]
-    [(_, sets)] = by_model(requests)
-    assert len(sets) == 2
-    for indices in sets:
-        keys = [(requests[i].width, requests[i].prompt) for i in indices]
-        assert keys == [(32, "x")] * 2 + [(32, "y")] * 2 + [(64, "x")] * 2 + [(64, "y")] * 2
-
-
-def test_waves_keep_the_order_and_the_cap_on_pixels():
-    requests = {i: Request(width=10, height=10) for i in range(7)}
-    assert waves(range(7), requests, 300) == [[0, 1, 2], [3, 4, 5], [6]]
-    assert waves(range(3), requests, 50) == [[0], [1], [2]]
-
-
-# Equal evaluations.
-
-
-@pytest.mark.parametrize(
-    ("sampler", "scale", "traits", "expected"),
-    [
-        ("dpmpp_2m", 4.0, SD, 20),
-        ("heun", 4.0, SD, 38),
-        ("heun", 1.0, SD, 19),
-        ("flow_heun", 4.0, EMBEDDED, 19),
-        ("dpmpp_2m", 4.0, None, 20),
-    ],
-)
-def test_evaluations(sampler, scale, traits, expected):
-    request = Request(
-        sampler=Choice(sampler), guidance=Choice("cfg", {"guidance_scale": scale}), num_inference_steps=10
-    )
-    assert evaluations(request, traits) == expected
-
-
-@pytest.mark.parametrize("sampler", [method.key for method in SAMPLERS.fitting(SD)])
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_equal_steps_are_the_most_within_the_budget(sampler, scale):
-    request = Request(sampler=Choice(sampler), guidance=Choice("cfg", {"guidance_scale": scale}))
-    for budget in (2, 20, 39, 40):
-        fitted = equal_steps(request, SD, budget, 200)
-        assert evaluations(fitted, SD) <= budget
-        assert evaluations(fitted.replace(num_inference_steps=fitted.num_inference_steps + 1), SD) > budget
-
-
-def test_a_fitted_solver_with_single_ends_has_a_step_more_at_equal_evaluations(tmp_path):
-    known = LearnedSchedules((tmp_path,))
-    rows = ((1.0, 0.1), (1.0, *[0.1] * 3), (1.0, *[0.1] * 4))
-    write_learned(
-        LearnedSchedule(
-            "bespoke",
-            "emoji",
-            "x",
-            Choice("dpmpp_2m"),
-            Choice("cfg"),
-            3,
-            2,
-            (999.0, 600.0, 300.0),
-            (999.0, 600.0, 300.0),
-            {"uniform": 0.4, "fitted": 0.2},
-            (),
-            {},
-            rows,
-            ("negative", "positive"),
-            (0, 2),
-        ),
-        tmp_path,
-    )
-    request = Request(sampler=Choice("dpmpp_2m"), schedule=Choice("learned"))
-    assert [evaluations(request.replace(num_inference_steps=steps), SD, known) for steps in (2, 3, 4)] == [4, 4, 8]
-    assert [equal_steps(request, SD, budget, 50, known).num_inference_steps for budget in (2, 4, 6)] == [1, 3, 3]
-    assert equal_steps(request.replace(schedule=Choice("uniform")), SD, 4, 50, known).num_inference_steps == 2
-
-
-def test_equal_steps_stay_within_the_cap_and_above_zero():
-    assert equal_steps(Request(), SD, 10**6, 50).num_inference_steps == 50
-    assert equal_steps(Request(), SD, 1, 50).num_inference_steps == 1
-
-
-# The reference.
-
-
-def test_cells_that_differ_in_the_way_only_share_a_reference():
-    one = Request(prompt="x", sampler=Choice("heun"), num_inference_steps=4)
-    other = one.replace(sampler=Choice("ddim", {"eta": 1.0}), schedule=Choice("karras"), num_inference_steps=9)
-    assert reference_of(one, False, 100) == reference_of(other, False, 100)
-    for change in (
-        {"prompt": "y"},
-        {"seed": 1},
-        {"width": 32},
-        {"guidance": Choice("cfg", {"guidance_scale": 2.0})},
-        {"model": "b"},
-    ):
-        assert reference_of(one.replace(**change), False, 100) != reference_of(one, False, 100)
-
-
-@pytest.mark.parametrize(("traits", "flow"), [(SD, False), (FLOW, True)])
-def test_the_reference_fits_its_model(traits, flow):
-    check_fit(reference_of(Request(prompt="x"), flow, 100), traits)
-
-
-def test_references_are_kept_by_bytes_the_least_recently_used_go_first():
-    cache, picture = ReferenceCache(max_bytes=300), np.zeros((10, 10, 1), np.uint8)
-    requests = [Request(seed=seed) for seed in range(4)]
-    for request in requests[:3]:
-        cache.put(request, picture)
-    cache.get(requests[0])
-    cache.put(requests[3], picture)
-    assert [cache.get(request) is not None for request in requests] == [True, False, True, True]
-
-
-def test_likeness_of_a_picture_smaller_than_the_window():
-    tiny = np.zeros((8, 8, 3), np.uint8)
-    assert likeness(tiny, tiny + 255) == {"psnr": 0.0, "ssim": None}
-
-
-# Labels.
-
-
 def test_labels_say_what_differs_and_nothing_else():
     base = Request(prompt="x")
     assert labels([base, base.replace(sampler=Choice("heun"))]) == ["DPM-Solver++(2M)", "Heun"]
@@ -359,10 +107,7 @@ def test_labels_say_what_differs_and_nothing_else():
 
 def test_unknown_names_list_what_there_is():
     with pytest.raises(UnknownMethodError, match=r"num_inference_steps.*lora\.<name>"):
-        changed({}, {"nothing": 1})
-
-
-# Running together.
+        apply_changes({}, {"nothing": 1})
 
 
 @pytest.fixture(scope="module")
@@ -415,3 +160,21 @@ def test_the_order_of_the_cells_changes_no_picture(family):
 def test_cells_of_one_shape_begin_from_the_same_noise_bit_for_bit(family):
     runs = [build_run(resolve(request, family), family) for request in VARIED[:5]]
     assert all(torch.equal(run.latents, runs[0].latents) for run in runs)
+
+
+def test_search_and_replace_changes_the_words_of_both_prompts():
+    axis = Axis.parse({"field": "prompt_sr", "values": "fox, cat, an owl"}, 8)
+    base = {"prompt": "a fox, fox", "negative_prompt": "no fox"}
+    prompts = [apply_changes(base, cell)["prompt"] for cell in grid([axis])]
+    assert prompts == ["a fox, fox", "a cat, cat", "a an owl, an owl"]
+    assert apply_changes(base, {"prompt_sr": axis.values[1]})["negative_prompt"] == "no cat"
+    assert Axis.parse(axis.to_json(), 8) == axis  # what was stored is read back
+    # A prompt on the other axis is set first, and its words are replaced.
+    both = {"prompt_sr": axis.values[1], "prompt": "one fox"}
+    assert apply_changes(base, both)["prompt"] == "one cat"
+
+
+def test_search_and_replace_says_what_it_does_not_find():
+    (cell, *_) = grid([Axis.parse({"field": "prompt_sr", "values": ["dog", "cat"]}, 8)])
+    with pytest.raises(SettingsError, match="does not contain 'dog'"):
+        apply_changes({"prompt": "a fox"}, cell)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_models import tiny_sd
 
-from pipelines.core.denoiser import Conditioning, Query
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.loop import denoise
+from pipelines.core.prediction import Conditioning, Query
 from pipelines.core.sampler import State, interpolate
 from pipelines.core.types import Choice, Request, Traits
 from pipelines.families import family_of
@@ -22,11 +22,11 @@ from pipelines.samplers import SAMPLERS
 from pipelines.workflows.convergence import (
     ConvergenceRequest,
     Settled,
-    planned,
-    possible,
+    plan_runs,
     reference_run,
     relative_error,
     sampler_label,
+    select_feasible,
     walked,
 )
 
@@ -61,7 +61,7 @@ def test_every_sampler_is_in_a_family():
     [
         ({"evaluations": "0, 4"}, "from 1"),
         ({"evaluations": "4, 4000"}, "400"),
-        ({"evaluations": "x"}, "no number"),
+        ({"evaluations": "x"}, "not a number"),
         ({"reference_steps": 5}, "20"),
         ({"reference_steps": 5000}, "999"),
         ({"samplers": "nonesuch"}, "nonesuch"),
@@ -76,7 +76,7 @@ def test_what_cannot_be_is_refused(values, word):
 
 
 def test_every_budget_takes_the_most_steps_that_it_pays_for_and_no_point_twice():
-    groups = planned(parse(samplers=["ddim", "heun"], evaluations=[1, 4, 5]), TRAITS, 200)
+    groups = plan_runs(parse(samplers=["ddim", "heun"], evaluations=[1, 4, 5]), TRAITS, 200)
     points = [[(one.series, one.request.num_inference_steps, one.evaluations) for one in group] for group in groups]
     assert points == [[(0, 1, 1), (1, 1, 1)], [(0, 4, 4), (1, 2, 3)], [(0, 5, 5), (1, 3, 5)]]
 
@@ -84,7 +84,7 @@ def test_every_budget_takes_the_most_steps_that_it_pays_for_and_no_point_twice()
 def test_a_budget_below_one_step_is_left_out():
     guided = {**BASE, "guidance": {"key": "cfg", "guidance_scale": 4.0}}
     asked = parse(base=guided, samplers=["ddim"], evaluations=[1, 2])
-    assert [len(group) for group in planned(asked, TRAITS, 200)] == [0, 1]
+    assert [len(group) for group in plan_runs(asked, TRAITS, 200)] == [0, 1]
 
 
 def typed(times):
@@ -98,7 +98,7 @@ def test_only_the_points_that_the_schedule_serves_are_left_and_the_others_are_to
         samplers=["ddim", "heun"],
         evaluations=[4, 6, 11],
     )
-    left, impossible = possible(planned(asked, TRAITS, 200), family)
+    left, impossible = select_feasible(plan_runs(asked, TRAITS, 200), family)
     assert [[(one.series, one.request.num_inference_steps) for one in group] for group in left] == [
         [],
         [(0, 6)],
@@ -109,8 +109,8 @@ def test_only_the_points_that_the_schedule_serves_are_left_and_the_others_are_to
     with pytest.raises(
         SettingsError, match=r"None of the 2 planned runs is possible with this schedule. The first: The list has 6"
     ):
-        possible(planned(dataclasses.replace(asked, evaluations=(4,)), TRAITS, 200), family)
-    assert possible(planned(parse(samplers=["ddim"], evaluations=[4]), TRAITS, 200), family)[1] == []
+        select_feasible(plan_runs(dataclasses.replace(asked, evaluations=(4,)), TRAITS, 200), family)
+    assert select_feasible(plan_runs(parse(samplers=["ddim"], evaluations=[4]), TRAITS, 200), family)[1] == []
 
 
 class SlowSampler:
@@ -158,7 +158,7 @@ def test_errors_fall_at_the_solvers_order():
     asked = ConvergenceRequest(Request.parse(base), asked.samplers, asked.evaluations, asked.reference_steps)
     *_, last = denoise(reference_run(asked, family, lambda: False))
     errors = {}
-    for group in possible(planned(asked, family.traits, 200), family)[0]:
+    for group in select_feasible(plan_runs(asked, family.traits, 200), family)[0]:
         for done in walked(group, family, lambda: False):
             errors[done.point.series, done.point.evaluations] = relative_error(done.step.latents, last.latents)
             assert done.network_seconds > 0 and done.own_seconds > 0

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipelines.core import denoiser as denoiser_module
-from pipelines.core.denoiser import Cancelled, Conditioning, Denoiser, Prediction, Query, predict_together
-from pipelines.core.noise import NoiseSource, initial_noise, slerp
+from pipelines.core import devices
+from pipelines.core.denoiser import Cancelled, Denoiser, predict_together
+from pipelines.core.prediction import Conditioning, Prediction, Query
 from pipelines.core.schedule import Level
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided, rescale
 
@@ -140,7 +140,7 @@ def test_other_shapes_and_other_networks_have_batches_of_their_own():
 
 def test_the_time_of_a_batch_is_shared_by_rows(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(denoiser_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(devices, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
 
     class Slow(Echo):
         def predict_raw(self, latents, timesteps, conditioning):
@@ -163,6 +163,14 @@ def test_a_large_batch_is_evaluated_in_parts_with_the_same_answer():
     ]
     assert torch.equal(*answers)
     assert (whole.batches, parts.batches) == ([4], [3, 1])
+
+
+@pytest.mark.parametrize(("together", "batches"), [(1, [2, 2, 2]), (3, [3, 3]), (6, [6])])
+def test_rows_of_large_pictures_are_evaluated_a_few_at_a_time_on_a_cpu(together, batches):
+    network = Small(holds=100, rows_together=together)
+    latents = torch.randn(6, 1, 256, 128)
+    raw = Denoiser(network, Unguided(), {"positive": word(2, 6)}).predict(latents, LEVEL).raw
+    assert network.batches == batches and raw.shape == latents.shape and network.max_rows == 0
 
 
 class Small(Echo):
@@ -251,39 +259,6 @@ def test_evaluation_needs_no_gradient_but_allows_one():
         raw = one.predict(latents, LEVEL).raw
     for ordinary in (outside, raw):  # no inference tensors, which could not be saved for a gradient
         (ordinary * torch.ones(1, requires_grad=True)).sum().backward()
-
-
-def test_noise_is_one_generator_a_sample():
-    like = torch.empty(3, 4, 8, 8)
-    together, alone = NoiseSource([5, 6, 7])(like), NoiseSource([6])(like[:1])
-    assert torch.equal(together[1:2], alone)
-    torch.testing.assert_close(together[1], torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(6))[0])
-
-
-def test_a_cloned_source_draws_the_same_and_leaves_the_first_alone():
-    source, like = NoiseSource([1, 2]), torch.empty(2, 3)
-    source(like)
-    twin = source.clone()
-    assert torch.equal(twin(like), source(like))
-    twin(like)
-    assert torch.equal(NoiseSource([1, 2])(like), NoiseSource([1, 2])(like))
-
-
-def test_slerp_keeps_the_norm_and_its_ends():
-    generator = torch.Generator().manual_seed(0)
-    start, end = (torch.randn(2, 4, 16, 16, generator=generator, dtype=torch.float64) for _ in range(2))
-    assert slerp(start, end, 0) is start
-    assert slerp(start, end, 1) is end
-    for strength in (0.25, 0.5, 0.9):
-        norms = slerp(start, end, strength).flatten(1).norm(dim=1)
-        assert norms.tolist() == pytest.approx(start.flatten(1).norm(dim=1).tolist(), rel=0.05)
-    torch.testing.assert_close(slerp(start, start.clone(), 0.3), start)
-
-
-def test_a_variation_of_nothing_draws_nothing():
-    first = initial_noise(NoiseSource([1]), (1, 4, 8, 8))
-    assert torch.equal(initial_noise(NoiseSource([1]), (1, 4, 8, 8), NoiseSource([2]), 0.0), first)
-    assert not torch.equal(initial_noise(NoiseSource([1]), (1, 4, 8, 8), NoiseSource([2]), 0.2), first)
 
 
 def test_a_guidance_is_asked_for_its_branches_once_for_each_query():

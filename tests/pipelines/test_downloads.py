@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import tiny_models
@@ -16,13 +12,12 @@ from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import ModelFileError, ModelMissingError
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
-from pipelines.models.downloads import HuggingFace, RemoteFile, fetch_source
-from pipelines.models.entry import CatalogEntry, Source
+from pipelines.models.downloads import RemoteFile
+from pipelines.models.entry import Source
 from pipelines.models.files import needed_files
 from pipelines.models.loader import Loader
 from pipelines.models.places import ModelPlaces
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.pipelines.pretended_hub import COMMIT, entry_of
 
 
 class PretendedHub:
@@ -75,20 +70,6 @@ def remote(tmp_path_factory):
     return folder
 
 
-def entry_of(**changes):
-    return CatalogEntry(
-        "far",
-        "Far Model",
-        "sd",
-        repository="someone/model",
-        licence="mit",
-        size_bytes=3_000_000_000,
-        licence_url="https://huggingface.co/someone/model",
-        pipeline="StableDiffusionPipeline",
-        **{"variant": "fp16"} | changes,
-    )
-
-
 def loader_of(hub, entry, tmp_path):
     catalog = Catalog(tmp_path / "models", [entry])
     return Loader(ModelCache(10**9), catalog, device="cpu", places=ModelPlaces(catalog, hub))
@@ -123,78 +104,11 @@ def test_a_cancelled_download_goes_on_where_it_stopped(remote, tmp_path):
     assert len(hub.fetched) == len(set(hub.fetched)) > 4
 
 
-class Repository(BaseHTTPRequestHandler):
-    """As much of the hub's server as one file needs."""
-
-    content = bytes(5_000_000)
-
-    def do_HEAD(self):
-        self.send_response(200)
-        for name, value in {
-            "X-Repo-Commit": COMMIT,
-            "ETag": f'"{"a" * 40}"',
-            "X-Xet-Hash": "b" * 64,
-            "X-Xet-Refresh-Route": "/xet",
-            "Content-Length": len(self.content),
-        }.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-
-    def do_GET(self):
-        if self.path.startswith("/api/models/"):
-            files = [{"rfilename": "weights.safetensors", "size": len(self.content)}]
-            described = json.dumps({"id": "someone/model", "sha": COMMIT, "siblings": files}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(described)))
-            self.end_headers()
-            self.wfile.write(described)
-            return
-        self.do_HEAD()
-        with contextlib.suppress(OSError):  # whoever stops a download hangs up
-            self.wfile.write(self.content)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Repository)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    for name, value in {
-        "ENDPOINT": url,
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-        "DOWNLOAD_CHUNK_SIZE": 1_000_000,
-    }.items():
-        monkeypatch.setattr(constants, name, value)
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_stop_ends_a_download_in_the_middle_of_a_file(server, tmp_path):
-    entry, source, told = entry_of(), Source("someone/model", file="weights.safetensors"), []
-
-    def fetch(cancelled):
-        return fetch_source(HuggingFace(), entry, source, tmp_path, cancelled, lambda done, total: told.append(done))
-
-    with pytest.raises(Cancelled):
-        fetch(lambda: any(done >= 2_000_000 for done in told))
-    assert 2_000_000 <= max(told) < 4_000_000
-    told.clear()
-    assert fetch(lambda: False).read_bytes() == Repository.content
-
-
 def test_without_a_network_the_sentence_says_what_is_missing(remote, tmp_path):
     hub = PretendedHub(remote, tmp_path / "cache", error=ConnectionError("no route"))
     with pytest.raises(ModelMissingError) as raised, loader_of(hub, entry_of(), tmp_path).model("far"):
         pass
-    for words in ("Far Model", "3.0 GB", "licence mit", "someone/model", "models/model"):
+    for words in ("Far Model", "3.0 GB", "license mit", "someone/model", "models/model"):
         assert words in str(raised.value)
     hub.error = None
     loader = loader_of(hub, entry_of(), tmp_path)
@@ -211,7 +125,7 @@ def test_a_gated_model_says_how_to_get_access(remote, tmp_path):
 
     hub = PretendedHub(remote, tmp_path / "cache", error=GatedRepoError("401"))
     with (
-        pytest.raises(ModelMissingError, match=r"accept its licence.*hf auth login"),
+        pytest.raises(ModelMissingError, match=r"accept its license.*hf auth login"),
         loader_of(hub, entry_of(gated=True), tmp_path).model("far"),
     ):
         pass

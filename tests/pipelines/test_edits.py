@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -11,33 +11,24 @@ from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 
 from pipelines.core.denoiser import Cancelled
-from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError
-from pipelines.core.loop import denoise
-from pipelines.core.types import Choice, Request, Traits, Trajectory
+from pipelines.core.errors import PromptError, SettingsError
+from pipelines.core.types import Choice
 from pipelines.edits import EDITS
 from pipelines.edits.attention import attention_layers, opened_attention
+from pipelines.edits.masactrl import MutualAttention, order_self_attention
 from pipelines.edits.prompt_to_prompt import SharedMaps
 from pipelines.edits.words import align, equalizer, read_words, replacement
 from pipelines.families import family_of
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import SOURCE, TARGET
-from pipelines.requests.limits import Limits
+from pipelines.requests.passes import partial
 from pipelines.requests.text_to_image import resolve
-from pipelines.workflows.edit.request import EditRequest, Picture, canvas_of
-from pipelines.workflows.edit.runs import Editing, partial
+from pipelines.workflows.edit.canvas import canvas_of
+from pipelines.workflows.edit.request import Picture
+from pipelines.workflows.edit.runs import Editing
+from tests.pipelines.edit_requests import BASE, edited, request_of
 from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
 from tests.pipelines.tiny_models import tiny_sd, tiny_sd3, tiny_sdxl
-
-WORDS = {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}}
-BASE = Request(
-    prompt="a red cat",
-    negative_prompt="blurry",
-    num_inference_steps=4,
-    width=32,
-    height=32,
-    seed=3,
-    guidance=Choice("cfg", {"guidance_scale": 4.0}),
-)
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +48,14 @@ def mask():
     return Picture(drawn)
 
 
-def request_of(picture, edit, mask=None, source="a red fox", inversion="direct", **changes):
-    edit = edit if isinstance(edit, Choice) else Choice(edit, WORDS.get(edit, {}))
-    return EditRequest(BASE.replace(**changes), picture, mask, source, Choice.parse(inversion), edit)
+@functools.cache
+def flow_family():
+    return family_of(tiny_sd3().components)
 
 
-def edited(family, request, cancelled=lambda: False):
-    """The editing, its trajectory or None, and the steps of the way down."""
-    canvas = canvas_of(request, (request.base.width, request.base.height))
-    request = request.replace(base=request.base.replace(width=canvas.size[0], height=canvas.size[1]))
-    editing = Editing(request, resolve(request.base, family), family, canvas, cancelled)
-    trajectory = None
-    if editing.edit.inverts:
-        up = editing.inversion_run()
-        trajectory = Trajectory(up.latents, tuple(denoise(up)))
-    with editing.run(trajectory) as run:
-        return editing, trajectory, list(denoise(run))
-
-
-# Every edit, from the table.
+def fitting(family, edit):
+    """The family, or a flow model for what fits only such."""
+    return family if EDITS[edit].fit(family.traits) is None else flow_family()
 
 
 @pytest.mark.parametrize("inversion", list(INVERSIONS))
@@ -83,6 +63,7 @@ def edited(family, request, cancelled=lambda: False):
 def test_every_edit_with_every_inversion_leaves_the_network_unchanged(family, picture, mask, edit, inversion):
     if inversion != "direct" and not EDITS[edit].build().inverts:
         return
+    family = fitting(family, edit)
     before = state_of(family.network)
     editing, _, steps = edited(family, request_of(picture, edit, mask, inversion=inversion))
     assert steps[-1].latents.isfinite().all() and steps[-1].index + 1 == steps[-1].num_steps == len(editing.levels) - 1
@@ -91,6 +72,7 @@ def test_every_edit_with_every_inversion_leaves_the_network_unchanged(family, pi
 
 @pytest.mark.parametrize("edit", list(EDITS))
 def test_a_cancel_and_an_error_leave_the_network_unchanged(family, picture, mask, edit):
+    family = fitting(family, edit)
     before, asked = state_of(family.network), []
     stop_at = 6 if EDITS[edit].build().inverts else 1  # in the middle of the way down
 
@@ -102,17 +84,18 @@ def test_a_cancel_and_an_error_leave_the_network_unchanged(family, picture, mask
         edited(family, request_of(picture, edit, mask), cancelled)
     assert_unchanged(family.network, before)
     # Inside of it, where an edit's attention is open.
-    with broken_at(family.network.conv_out, stop_at + 1), pytest.raises(RuntimeError, match="broken"):
+    last = family.network.proj_out if family.traits.flow else family.network.conv_out
+    with broken_at(last, stop_at + 1), pytest.raises(RuntimeError, match="broken"):
         edited(family, request_of(picture, edit, mask))
     assert_unchanged(family.network, before)
-
-
-# Attention.
 
 
 def test_open_attention_with_no_change_is_the_networks_own(family):
     class Watching:
         seen = 0
+
+        def change_source(self, layer, hidden_states):
+            return hidden_states
 
         def change(self, maps, cross):
             Watching.seen += 1
@@ -133,7 +116,7 @@ def test_open_attention_with_no_change_is_the_networks_own(family):
 @pytest.mark.parametrize("inversion", list(INVERSIONS))
 def test_equal_prompts_give_equal_rows(family, picture, edit, inversion):
     editing, _, steps = edited(family, request_of(picture, Choice(edit), source=BASE.prompt, inversion=inversion))
-    for step in steps[: 1 if inversion == "direct" else None]:
+    for step in steps[: 1 if inversion in ("direct", "ddpm", "cycle") else None]:
         # A pinned source leaves the row that is not pinned behind, so only the first step's estimates are equal there.
         rows = editing.inversion.visible(step.denoised)
         torch.testing.assert_close(rows[SOURCE], rows[TARGET], rtol=0, atol=2e-6)
@@ -145,11 +128,11 @@ def test_shared_maps_are_the_equations():
     changed = double.change(maps, cross=True)
     assert torch.equal(changed[:3], maps[:3]) and torch.equal(changed[3], 2 * maps[2])
     assert torch.equal(double.change(maps, cross=False)[3], maps[2])
-    double.done = 0.25
+    double.share_done = 0.25
     assert torch.equal(double.change(maps, cross=False), maps) and torch.equal(
         double.change(maps, cross=True)[3], 2 * maps[2]
     )
-    double.done = 0.5
+    double.share_done = 0.5
     assert torch.equal(double.change(maps, cross=True), maps)
     with pytest.raises(SettingsError, match="all 4 rows"):
         double.change(maps[:2], cross=True)
@@ -162,9 +145,6 @@ def test_until_zero_is_plain_re_prompting(family, picture):
     torch.testing.assert_close(ours, plain, rtol=0, atol=5e-5 * plain.abs().max().item())
     shared = edited(family, request_of(picture, "replace"))[2][-1].latents
     assert (shared[TARGET] - plain[TARGET]).abs().max() > 1e-3
-
-
-# Words.
 
 
 def test_replacement_loses_no_attention(family):
@@ -200,9 +180,6 @@ def test_equalizer_reads_factors(family):
             equalizer(words, text)
 
 
-# Masks.
-
-
 def test_inpainting_keeps_the_latents_outside_bit_for_bit(family, picture, mask):
     editing, _, steps = edited(family, request_of(picture, "inpaint", mask))
     outside = ~editing.mask.expand_as(steps[-1].latents)
@@ -211,6 +188,16 @@ def test_inpainting_keeps_the_latents_outside_bit_for_bit(family, picture, mask)
     first = steps[0]
     expected = first.next_level.alpha * editing.image_latents + first.next_level.sigma * editing.noise
     assert torch.equal(first.latents[outside], expected[outside])
+
+
+def test_inpainting_with_a_cache_keeps_the_latents_outside_bit_for_bit(family, picture, mask):
+    cache, neutral = Choice("deepcache", {"interval": 2}), Choice("deepcache", {"interval": 1})
+    editing, _, steps = edited(family, request_of(picture, "inpaint", mask, cache=cache))
+    outside = ~editing.mask.expand_as(editing.image_latents)
+    assert torch.equal(steps[-1].latents[outside], editing.image_latents[outside])
+    assert any(step.skipped for step in steps)
+    plain, same = (edited(family, request_of(picture, "inpaint", mask, **one))[2] for one in ({}, {"cache": neutral}))
+    assert torch.equal(plain[-1].latents, same[-1].latents)
 
 
 def test_inpainting_is_diffusers_inpainting():
@@ -288,97 +275,56 @@ def test_sdxl_and_flow_models_edit_too(picture):
         assert_unchanged(family.network, before)
 
 
-# What is refused.
+def test_mutual_attention_takes_keys_and_values_of_the_source():
+    states = torch.rand(4, 9, 6, generator=torch.Generator().manual_seed(1))
+    controller = MutualAttention(["up_blocks.0.attn1"], start=0.5, rows=4)
+    assert torch.equal(controller.change_source("up_blocks.0.attn1", states), states)
+    controller.share_done = 0.5
+    changed = controller.change_source("up_blocks.0.attn1", states)
+    assert torch.equal(changed, states[[0, 0, 2, 2]])
+    assert torch.equal(controller.change_source("down_blocks.0.attn1", states), states)
+    with pytest.raises(SettingsError, match="all 4 rows"):
+        controller.change_source("up_blocks.0.attn1", states[:2])
 
 
-TRAITS = Traits("sd", "epsilon", "unet")
+def test_self_attention_is_ordered_as_it_is_evaluated(family):
+    seen = []
+
+    class Listing:
+        def change_source(self, layer, hidden_states):
+            seen.append(layer)
+            return hidden_states
+
+        def change(self, maps, cross):
+            return maps
+
+    prompt = family.encode_prompts("a red fox", "", 1, (32, 32))["positive"]
+    with torch.no_grad(), opened_attention(family.network, Listing()):
+        family.predict_raw(torch.zeros(1, 4, 8, 8), torch.tensor([500.0]), prompt)
+    assert seen == order_self_attention(family.network) and len(seen) > 2
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"edit": Choice("inpaint")}, "needs a mask"),
-        ({"edit": Choice("replace"), "source_prompt": " "}, "Write what the source"),
-        ({"edit": Choice("outpaint", {"right": 0})}, "no margin"),
-        ({"edit": Choice("nothing")}, "Unknown edit"),
-        ({"edit": Choice("reprompt"), "inversion": Choice("null")}, "Unknown inversion"),
-        ({"inversion": Choice("edict", {"p": 0.5})}, "from 0.9 to 1"),
-        ({"edit": Choice("image_to_image", {"strength": 1.5})}, "from 0 to 1"),
-        ({"mask": Picture(np.zeros((32, 32), bool))}, "mask is empty"),
-        ({"mask": Picture(np.ones((32, 32), bool))}, "covers the whole"),
-        ({"mask": Picture(np.ones((8, 8), bool))}, "of the picture's size"),
-        ({"base": BASE.replace(batch_size=2)}, "choose 1"),
-        ({"source_prompt": "x" * 5000}, "5000 characters"),
-    ],
-)
-def test_bad_requests_get_a_sentence(picture, change, said):
-    with pytest.raises(SettingsError, match=said):
-        dataclasses.replace(request_of(picture, "image_to_image"), **change).check(Limits(), TRAITS)
+def test_masactrl_without_layers_is_plain_re_prompting_and_with_them_another(family, picture):
+    none = edited(family, request_of(picture, Choice("masactrl", {"layers": 0.0})))[2][-1].latents
+    plain = edited(family, request_of(picture, "reprompt"))[2][-1].latents
+    torch.testing.assert_close(none, plain, rtol=0, atol=5e-5 * plain.abs().max().item())
+    shared = edited(family, request_of(picture, "masactrl"))[2][-1].latents
+    assert (shared[TARGET] - plain[TARGET]).abs().max() > 1e-3
+    torch.testing.assert_close(shared[SOURCE], plain[SOURCE], rtol=0, atol=0)
 
 
-def test_prompts_that_cannot_be_aligned_are_said(family, picture):
-    for edit, source, said in (
-        ("replace", "a fox", "as many words"),
-        ("refine", "blue sky", "no word in common"),
-        ("replace", "a red fox " * 9, "(?i)shorten it"),
-    ):
-        with pytest.raises(PromptError, match=said):
-            edited(family, request_of(picture, Choice(edit), source=source))
-    with pytest.raises(PromptError, match="no words to weigh"):
-        edited(family, request_of(picture, Choice("reweight")))
-    with pytest.raises(PromptError, match="Neither prompt"):
-        edited(family, request_of(picture, Choice("refine", {"blend": "moon"})))
+def test_the_source_row_decides_what_the_edit_looks_like(family, picture):
+    """With every layer and step, equal queries would give equal answers: another prompt changes less than without."""
+    every = Choice("masactrl", {"layers": 1.0, "start": 0.0})
+    plain = edited(family, request_of(picture, "reprompt"))[2][-1].latents
+    shared = edited(family, request_of(picture, every))[2][-1].latents
+    assert (shared[TARGET] - shared[SOURCE]).norm() < (plain[TARGET] - plain[SOURCE]).norm()
 
 
-def test_a_method_that_does_not_fit_is_refused(picture):
-    flow = Traits("sd3", "flow", "transformer")
-    with pytest.raises(MethodFitError, match="attention maps of a UNet"):
-        request_of(picture, "replace").check(Limits(), flow)
-    with pytest.raises(MethodFitError, match="EDICT does not fit"):
-        request_of(picture, "reprompt", inversion="edict").check(Limits(), flow)
-
-
-def test_a_request_is_read_from_plain_values(picture):
-    def read(plain):
-        return Request.parse(plain)
-
-    values = {
-        "base": {"prompt": "a fox"},
-        "picture": picture,
-        "source_prompt": "a cat",
-        "inversion": {"key": "edict", "p": 0.95},
-        "edit": "refine",
-        "fit": "resize",
-    }
-    request = EditRequest.parse(values, read, lambda one: one, lambda one: one)
-    plain = request.to_json()
-    assert plain["inversion"] == {"key": "edict", "p": 0.95} and plain["picture"] == picture.digest
-    assert EditRequest.parse({**plain, "picture": picture}, read, lambda one: one, lambda one: one) == request
-    for wrong, kind, said in (
-        ({"nonsense": 1}, SettingsError, "Unknown setting of an edit"),
-        ({"picture": None}, PictureError, "no picture"),
-        ({"fit": "melt"}, SettingsError, "melt"),
-        ({"source_prompt": 3}, SettingsError, "must be text"),
-        ({"base": 3}, SettingsError, "object"),
-    ):
-        with pytest.raises(kind, match=said):
-            EditRequest.parse({**values, **wrong}, read, lambda one: one, lambda one: one)
-
-
-@pytest.mark.parametrize(
-    ("fit", "said", "left"), [("crop", "cut to its middle and scaled", 100), ("resize", "squeezed", 0)]
-)
-def test_the_canvas_says_what_it_did(fit, said, left):
-    wide = np.zeros((100, 300, 3), np.uint8)
-    wide[:, :, 0] = np.arange(300) // 2
-    canvas = canvas_of(dataclasses.replace(request_of(Picture(wide), "image_to_image"), fit=fit), (32, 32))
-    assert said in canvas.notes[0] and "300 × 100" in canvas.notes[0]
-    assert canvas.pixels.shape == (32, 32, 3) and abs(int(canvas.pixels[5, 0, 0]) - left // 2) < 4
-
-
-def test_a_stroke_that_vanishes_at_the_models_size_is_said(picture):
-    thin = np.zeros((320, 320), bool)
-    thin[0, 0] = True
-    large = Picture(np.zeros((320, 320, 3), np.uint8))
-    with pytest.raises(SettingsError, match="nothing lies under the mask"):
-        canvas_of(request_of(large, "inpaint", Picture(thin)), (32, 32))
+@pytest.mark.parametrize("edit", ["reprompt", "infedit", "image_to_image"])
+def test_a_clip_skip_counts_in_every_edit(family, picture, edit):
+    """Of an inverted one it is another trajectory, too."""
+    skipping = {"made_like": Choice("here", {"clip_skip": 2})}
+    plain, skipped = (edited(family, request_of(picture, edit, **change)) for change in ({}, skipping))
+    assert (plain[2][-1].latents - skipped[2][-1].latents).abs().max() > 1e-4
+    assert plain[0].trajectory_key != skipped[0].trajectory_key

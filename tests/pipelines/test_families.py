@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, EDMEulerScheduler, StableDiffusionPipeline
 from tiny_models import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
-from pipelines.core.denoiser import Conditioning, Denoiser, Query, predict_together
+from pipelines.core.denoiser import Denoiser, predict_together
 from pipelines.core.errors import ModelError, ModelFileError, SettingsError
 from pipelines.core.loop import Run, denoise, denoise_together
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning, Query
 from pipelines.core.schedule import CLEAN
 from pipelines.families import FAMILIES, family_of
 from pipelines.families.flux import image_ids, pack, unpack
@@ -142,7 +143,9 @@ def test_packing_is_the_stock_pipelines_and_turns_back():
     pipe, latents = tiny_flux(), torch.arange(2 * 4 * 6 * 8).reshape(2, 4, 6, 8).float()
     assert torch.equal(pack(latents), pipe._pack_latents(latents, 2, 4, 6, 8))
     assert torch.equal(unpack(pack(latents), 6, 8), latents)
-    assert torch.equal(image_ids(6, 8), pipe._prepare_latent_image_ids(1, 3, 4, "cpu", torch.float32))
+    assert torch.equal(
+        image_ids(6, 8, torch.device("cpu")), pipe._prepare_latent_image_ids(1, 3, 4, "cpu", torch.float32)
+    )
 
 
 def test_a_network_in_half_precision_takes_and_gives_float32():
@@ -225,7 +228,7 @@ def test_a_tiny_decoder_makes_the_previews_where_there_is_one():
 def test_an_inpainting_network_is_refused():
     pipe = tiny_sd()
     pipe.unet.register_to_config(in_channels=9)
-    with pytest.raises(ModelError, match="no text-to-image model"):
+    with pytest.raises(ModelError, match="not a text-to-image model"):
         family_of(pipe.components)
 
 

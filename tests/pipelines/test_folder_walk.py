@@ -119,16 +119,16 @@ def test_a_file_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
     from pipelines.models import folder_walk
 
     read = []
-    plain = folder_walk.read_full_header
-    monkeypatch.setattr(folder_walk, "read_full_header", lambda path: read.append(path.name) or plain(path))
+    plain = folder_walk.read_weights_header
+    monkeypatch.setattr(folder_walk, "read_weights_header", lambda path: read.append(path.name) or plain(path))
     put_lora(tmp_path / "loras" / "one.safetensors")
     catalog = Catalog(tmp_path)
-    first = [one.key for one in catalog.loras()]
-    assert [one.key for one in catalog.loras()] == first == ["one"] and read == ["one.safetensors"]
+    first = [one.key for one in scan_loras(catalog.folders)]
+    assert [one.key for one in scan_loras(catalog.folders)] == first == ["one"] and read == ["one.safetensors"]
     put_lora(tmp_path / "loras" / "two.safetensors", width=2048)
-    assert [one.key for one in catalog.loras()] == ["one", "two"]
+    assert [one.key for one in scan_loras(catalog.folders)] == ["one", "two"]
     put(tmp_path / "loras" / "one.safetensors", {"x": (3,)})
-    assert [bool(one.problem) for one in catalog.loras()] == [True, False]
+    assert [bool(one.problem) for one in scan_loras(catalog.folders)] == [True, False]
     assert read == ["one.safetensors", "two.safetensors", "one.safetensors"]
 
 
@@ -141,12 +141,12 @@ def test_several_folders_and_a_list_of_them(tmp_path):
     put_lora(third / "models" / "loras" / "m.safetensors")
     (first / "extra_model_paths.yaml").write_text(
         f"comfyui:\n  base_path: {third}\n  is_default: true\n  checkpoints: models/checkpoints/\n"
-        "  loras: |\n    models/loras\n    models/missing\n  upscale_models: models/upscale\n"
+        "  loras: |\n    models/loras\n    models/missing\n  controlnet: models/controlnet\n"
     )
     catalog = Catalog(first, further=[second, second / "." / "Lora" / ".."])
     local = [entry.key for entry in catalog.values() if entry.local and not entry.problem]
     assert local == [*SHIPPED_KEYS, "a", "b", "c"]
-    assert [lora.key for lora in catalog.loras()] == ["l", "m"]
+    assert [lora.key for lora in scan_loras(catalog.folders)] == ["l", "m"]
     problems = [entry.problem for entry in catalog.values() if entry.problem and entry.local]
     assert problems == ["The folder missing of the list of model folders is not there."]
 
@@ -191,3 +191,15 @@ def test_shards_without_their_list_stand_once(tmp_path):
         put(tmp_path / f"model-0000{number}-of-00003.safetensors")
     (entry,) = scan(tmp_path)
     assert "one of several files" in entry.problem
+
+
+@pytest.mark.parametrize(("role", "scan_role"), [("loras", scan_loras), ("embeddings", scan_embeddings)])
+def test_a_linked_folder_among_loras_and_embeddings_is_listed_with_its_reason(tmp_path, role, scan_role):
+    elsewhere = tmp_path / "elsewhere" / "styles"
+    put_lora(elsewhere / "one.safetensors")
+    (tmp_path / "models" / role).mkdir(parents=True)
+    (tmp_path / "models" / role / "linked").symlink_to(elsewhere)
+    (entry,) = scan_role(ModelFolders(tmp_path / "models"))
+    assert "leads out of the models folder" in entry.problem and "--follow-links" in entry.problem
+    (followed,) = scan_role(ModelFolders(tmp_path / "models", follow_links=True))
+    assert followed.path.name == "one.safetensors"

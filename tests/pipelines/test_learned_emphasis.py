@@ -7,19 +7,21 @@ import dataclasses
 import pytest
 import torch
 
-from pipelines.core.denoiser import Conditioning
 from pipelines.core.errors import SettingsError
+from pipelines.core.prediction import Conditioning
 from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.learning import bespoke_descent
-from pipelines.learning.bespoke import BespokeSettings, FittedSolver, fit_bespoke
+from pipelines.learning.bespoke import FittedSolver, fit_bespoke
 from pipelines.learning.bespoke_descent import descend, inverse_root
 from pipelines.learning.bespoke_rows import collect_normal_matrices, fit_rows
+from pipelines.learning.bespoke_settings import BespokeSettings
 from pipelines.learning.cases import finals
 from pipelines.learning.problem import build_teacher_trajectory
 from pipelines.samplers.fitted_factors import FittedFactors, Terms
 from pipelines.samplers.prompt_extrapolation import extrapolate_prompt
 from pipelines.schedules.learned import learned_levels
-from tests.pipelines.test_learned import COSINE, TwoPeaks, problem
+from tests.pipelines.learned_problems import COSINE, problem
+from tests.pipelines.test_learned_bespoke import TwoPeaks
 
 
 class Prompted(TwoPeaks):
@@ -62,7 +64,9 @@ def farther():
     solver = FittedFactors(fit.rows, TIMES, ENDS, [[0.5], [-0.3, 0.6], [0.8]])
 
     def pictures(part):
-        return dataclasses.replace(part, wanted=finals(part.cases, one.network, one.guidance, solver, levels, COSINE))
+        return dataclasses.replace(
+            part, final_latents=finals(part.cases, one.network, one.guidance, solver, levels, COSINE)
+        )
 
     return dataclasses.replace(one, fitted=pictures(one.fitted), held_out=pictures(one.held_out)), fit
 
@@ -114,7 +118,7 @@ def test_a_fit_goes_on_from_the_kept_one_with_its_emphasis(farther):
     one, fit = farther
     kept = FittedSolver(TIMES, fit.rows, float("inf"), 0.0, ENDS, ((0.3,), (-0.2, 0.4), (0.5,)))
     settings = BespokeSettings(start="kept", rounds=12, learning_rate=0.002, batch=16, single_ends=True)
-    trials = list(fit_bespoke(one, settings, kept=kept))
+    trials = list(fit_bespoke(one, settings, previous=kept))
     assert [trial.index for trial in trials] == list(range(13)) and {trial.total for trial in trials} == {12}
     begun, last = trials[0].best, trials[-1].best
     assert (begun.times, begun.rows, begun.prompt_extrapolation) == (kept.times, kept.rows, kept.prompt_extrapolation)
@@ -126,7 +130,7 @@ def test_a_fit_goes_on_from_the_kept_one_with_its_emphasis(farther):
         and last.held_out < begun.held_out
         and last.prompt_extrapolation != begun.prompt_extrapolation
     )
-    (alone,) = fit_bespoke(one, dataclasses.replace(settings, rounds=0), kept=kept)
+    (alone,) = fit_bespoke(one, dataclasses.replace(settings, rounds=0), previous=kept)
     assert alone.best == begun
     for matrix, squares in zip(
         collect_normal_matrices(one, dataclasses.replace(kept, prompt_extrapolation=()).factors()),
@@ -142,7 +146,7 @@ def test_a_fit_goes_on_from_the_kept_one_with_its_emphasis(farther):
         end.square().mean().item(), rel=1e-6
     )
     with pytest.raises(SettingsError, match="with single ends, and the fit is to be another"):
-        next(fit_bespoke(one, dataclasses.replace(settings, single_ends=False), kept=kept))
+        next(fit_bespoke(one, dataclasses.replace(settings, single_ends=False), previous=kept))
     with pytest.raises(SettingsError, match="No bespoke solver is kept"):
         next(fit_bespoke(one, settings))
 
@@ -153,7 +157,7 @@ def test_the_slopes_of_the_emphasis_are_those_of_differences(farther):
     student = bespoke_descent._Student(
         one, TIMES, fit.rows, [inverse_root(squares) for squares in fit.squares], ENDS, begun
     )
-    for reached, wanted in zip(student.reached(0.0).prompt_extrapolation, begun, strict=True):
+    for reached, wanted in zip(student.read_state(0.0).prompt_extrapolation, begun, strict=True):
         assert reached == pytest.approx(wanted)
     assert {id(numbers) for numbers in student.prompt_extrapolation} <= {id(one) for one in student.learned}
     slopes = torch.autograd.grad(student.errors(torch.arange(8)).mean(), student.prompt_extrapolation)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.core.denoiser import Conditioning
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import CLEAN, FlowSchedule
 from pipelines.guidance.cfg import Unguided
 from pipelines.learning import ld3
-from pipelines.learning.auto_diffusion import AutoDiffusionSettings, crossed, evolve, mutated, search
-from pipelines.learning.bespoke import BespokeSettings, fit_bespoke
+from pipelines.learning.auto_diffusion import AutoDiffusionSettings, cross, evolve, mutate, search
+from pipelines.learning.bespoke import fit_bespoke
+from pipelines.learning.bespoke_settings import BespokeSettings
 from pipelines.learning.cases import Cases
 from pipelines.learning.ld3 import Ld3Settings, fit_ld3
 from pipelines.learning.problem import Pictures, Problem
@@ -100,7 +101,7 @@ def test_a_bespoke_solver_beats_uniform(form):
 @pytest.mark.parametrize("lowest", [0, 1])
 def test_the_lowest_time_is_reached_and_never_passed(lowest):
     rng = np.random.default_rng(0)
-    seen = {mutated((9, 6, 3), 9, 1.0, rng, lowest)[-1] for _ in range(300)}
+    seen = {mutate((9, 6, 3), 9, 1.0, rng, lowest)[-1] for _ in range(300)}
     assert min(seen) == lowest
     tried = set()
     list(search(lambda one: tried.add(one) or sum(one), (9, 6, 3), AutoDiffusionSettings(generations=2), lowest=lowest))
@@ -122,7 +123,7 @@ def test_the_search_crosses_its_best():
 
 def test_a_child_has_steps_of_both_parents():
     rng, one, other = np.random.default_rng(0), (999, 700, 400, 100), (999, 800, 500, 20)
-    children = [set(crossed(one, other, rng)[1:]) for _ in range(50)]
+    children = [set(cross(one, other, rng)[1:]) for _ in range(50)]
     assert all(child <= {*one, *other} for child in children)
     assert sum(bool(child & set(one)) and bool(child & set(other)) for child in children) > 25
 

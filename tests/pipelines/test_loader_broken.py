@@ -95,7 +95,7 @@ def without_tokenizer_files(folder):
         (of_another_shape, "cannot be loaded|does not fit"),
         (text_encoder_without_a_tensor, "does not fit"),
         (with_code_of_its_own, "never run"),
-        (with_a_path_as_a_class, "which is no class"),
+        (with_a_path_as_a_class, "which is not a class"),
         (with_an_unknown_pipeline, "NoSuchPipeline"),
         (without_tokenizer_files, "tokenizer"),
     ],

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lora_files import MAKERS, family, kohya_lora
+from lora_files import MAKERS, family
 from safetensors.torch import save_file
 
-from pipelines.core.errors import LoraError
 from pipelines.models.catalog_folder import scan_loras
 from pipelines.weights.adapters import make_adapter
 from pipelines.weights.lora import applied_loras
-
-OUT, IN, RANK = 12, 8, 2
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
-
-
-def cayley(blocks):
-    """Block-diagonal rotation, by the textbook: (1 + Q)(1 - Q)^-1 with Q skew."""
-    skew = blocks - blocks.transpose(1, 2)
-    eye = torch.eye(blocks.shape[1], dtype=blocks.dtype)
-    return torch.block_diag(*((eye + one) @ torch.linalg.inv(eye - one) for one in skew))
+from tests.pipelines.lora_layers import IN, OUT, RANK, SPELLINGS, cayley, drawn
 
 
 def convolved(weight, pixels):
@@ -41,7 +28,6 @@ HADA = {
 ALPHA = torch.tensor(1.0, dtype=torch.float64)
 BLOCKS = drawn(3, 4, 4, seed=5) / 4
 LOW = W + UP @ DOWN / 2
-
 FORMULAS = {
     "lora": ({"down": DOWN, "up": UP, "alpha": ALPHA}, LOW),
     "loha": (
@@ -93,6 +79,18 @@ def test_the_formula_in_double_precision(kind):
     assert torch.allclose(W + adapter.delta(W), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(OUT, 1, 1, 1), (1, IN, 1, 1)])
+def test_dora_of_convolutions(shape):
+    weight, down, up = drawn(OUT, IN, 3, 3), drawn(RANK, IN, 3, 3), drawn(OUT, RANK, 1, 1)
+    magnitude = drawn(*shape).abs()
+    adapter = make_adapter({"down": down, "up": up, "dora_scale": magnitude}, lambda rank: 1.0)
+    whole = weight + torch.einsum("or, rikl -> oikl", up[:, :, 0, 0], down)
+    dims = (1, 2, 3) if shape[0] == OUT else (0, 2, 3)
+    expected = magnitude * whole / (whole**2).sum(dims, keepdim=True).sqrt()
+    assert adapter.fits(weight.float())
+    assert torch.allclose(weight + adapter.delta(weight), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_ofts_rotation_keeps_lengths_and_its_bound_is_alpha_times_the_outputs():
     turned = W + make_adapter({"oft_blocks": BLOCKS}, float).delta(W)
     assert torch.allclose(turned.norm(dim=0), W.norm(dim=0), rtol=1e-12)
@@ -138,131 +136,6 @@ def test_convolutions_in_tucker_form():
     assert torch.allclose(make_adapter(lokr, lambda rank: 1.0).delta(weight), expected)
 
 
-def layers_of(one, *paths):
-    return [one.network.get_submodule(path) for path in paths]
-
-
-def fused_pair(layers, seed=0):
-    rows, columns = sum(len(layer.weight) for layer in layers), layers[0].weight.shape[1]
-    down, up = drawn(RANK, columns, seed=seed).float(), drawn(rows, RANK, seed=seed).float()
-    return down, up
-
-
-def assert_applied(one, lora, layers, expected):
-    with one.loras([(lora, 1.0)]):
-        assert torch.allclose(torch.cat([layer.weight for layer in layers]), expected, atol=1e-5)
-
-
-QKV = [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"]
-ADDED = [f"transformer_blocks.0.attn.add_{part}_proj" for part in "qkv"]
-SINGLE = [f"single_transformer_blocks.0.attn.to_{part}" for part in "qkv"]
-SPELLINGS = {
-    "X-Labs, image": ("flux", "double_blocks.0.processor.qkv_lora1.{}.weight", ("down", "up"), QKV),
-    "X-Labs, text": ("flux", "double_blocks.0.processor.qkv_lora2.{}.weight", ("down", "up"), ADDED),
-    "X-Labs, single": ("flux", "single_blocks.0.processor.qkv_lora.{}.weight", ("down", "up"), SINGLE),
-    "BFL": ("flux", "double_blocks.0.img_attn.qkv.lora_{}.weight", ("A", "B"), QKV),
-    "ComfyUI, FLUX": ("flux", "diffusion_model.double_blocks.0.txt_attn.qkv.lora_{}.weight", ("A", "B"), ADDED),
-    "ai-toolkit": ("flux", "transformer.single_transformer_blocks.0.attn.to_q.lora_{}.weight", ("A", "B"), SINGLE[:1]),
-    "kohya, final layer": ("flux", "lora_unet_final_layer_linear.lora_{}.weight", ("down", "up"), ["proj_out"]),
-    "kohya, img_in": ("flux", "lora_unet_img_in.lora_{}.weight", ("down", "up"), ["x_embedder"]),
-    "kohya, guidance": (
-        "flux",
-        "lora_unet_guidance_in_in_layer.lora_{}.weight",
-        ("down", "up"),
-        ["time_text_embed.guidance_embedder.linear_1"],
-    ),
-    "SD3, kohya": ("sd3", "lora_unet_joint_blocks_0_context_block_attn_qkv.lora_{}.weight", ("down", "up"), ADDED),
-    "SD3, ComfyUI": ("sd3", "diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_{}.weight", ("A", "B"), QKV),
-    "SD3, diffusers": ("sd3", "transformer.transformer_blocks.0.attn.to_q.lora_{}.weight", ("A", "B"), QKV[:1]),
-    "OneTrainer": ("flux", "lora_transformer_transformer_blocks_0_attn_to_q.lora_{}.weight", ("down", "up"), QKV[:1]),
-}
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_each_trainers_names(spelling, tmp_path):
-    key, name, ends, paths = SPELLINGS[spelling]
-    one = family(key)
-    layers = layers_of(one, *paths)
-    down, up = fused_pair(layers)
-    lora = {name.format(ends[0]): down, name.format(ends[1]): up}
-    assert_applied(one, lora, layers, torch.cat([layer.weight.clone() for layer in layers]) + up @ down)
-    (tmp_path / "loras").mkdir()
-    save_file(lora, tmp_path / "loras" / "one.safetensors")
-    (entry,) = scan_loras(tmp_path)
-    assert (entry.family in {key, ""}, entry.problem) == (True, "")
-
-
-def test_the_last_modulation_has_its_halves_the_other_way_round():
-    for key, name, path in (
-        ("flux", "lora_unet_final_layer_adaLN_modulation_1", "norm_out.linear"),
-        (
-            "sd3",
-            "lora_unet_joint_blocks_1_context_block_adaLN_modulation_1",
-            "transformer_blocks.1.norm1_context.linear",
-        ),
-    ):
-        one = family(key)
-        (layer,) = layers_of(one, path)
-        down, up = fused_pair([layer])
-        swapped = torch.cat((up @ down).chunk(2)[::-1])
-        lora = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-        assert_applied(one, lora, [layer], layer.weight.clone() + swapped)
-
-
-@pytest.mark.parametrize(("key", "component"), [("flux", "text_encoder_2"), ("sd3", "text_encoder_3")])
-def test_t5_is_found_under_kohyas_third_encoder(key, component):
-    one = family(key)
-    path = "encoder.block.0.layer.0.SelfAttention.q"
-    layer = one.components[component].get_submodule(path)
-    lora, change = kohya_lora("lora_te3_", path, layer, alpha=1.0)
-    assert_applied(one, lora, [layer], layer.weight.clone() + change)
-
-
-def test_kinds_other_than_lora_on_fused_layers():
-    one = family("flux")
-    layers = layers_of(one, *QKV)
-    rows, columns = sum(len(layer.weight) for layer in layers), layers[0].weight.shape[1]
-    whole = torch.cat([layer.weight.clone() for layer in layers])
-    name = "lora_unet_double_blocks_0_img_attn_qkv"
-    first, second = drawn(rows // 2, 2).float(), drawn(2, columns // 2).float()
-    assert_applied(
-        one, {f"{name}.lokr_w1": first, f"{name}.lokr_w2": second}, layers, whole + torch.kron(first, second)
-    )
-    a, b = drawn(rows, 2).float(), drawn(2, columns).float()
-    hada = {f"{name}.hada_w1_a": a, f"{name}.hada_w1_b": b, f"{name}.hada_w2_a": a, f"{name}.hada_w2_b": b}
-    assert_applied(one, hada, layers, whole + (a @ b) ** 2)
-    blocks = drawn(rows // 4, 4, 4).float() / 4
-    turned = cayley(blocks.double()).T @ whole.double()
-    assert_applied(one, {f"{name}.oft_blocks": blocks}, layers, turned.float())
-    too_large = drawn(2, rows // 2, rows // 2).float()
-    with pytest.raises(LoraError), one.loras([({f"{name}.oft_blocks": too_large}, 1.0)]):
-        pass
-
-
-def test_biases_and_norms():
-    one = family("sd")
-    norm = one.network.get_submodule("down_blocks.1.attentions.0.transformer_blocks.0.norm1")
-    layer = one.network.get_submodule("down_blocks.1.attentions.0.proj_in")
-    before = norm.weight.clone(), norm.bias.clone(), layer.bias.clone()
-    lora = {
-        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_norm1.w_norm": torch.ones(16),
-        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_norm1.b_norm": 2 * torch.ones(16),
-        "lora_unet_down_blocks_1_attentions_0_proj_in.diff_b": 3 * torch.ones(16),
-    }
-    with one.loras([(lora, 0.5)]):
-        assert torch.equal(norm.weight, before[0] + 0.5)
-        assert torch.equal(norm.bias, before[1] + 1)
-        assert torch.equal(layer.bias, before[2] + 1.5)
-    assert torch.equal(norm.weight, before[0]) and torch.equal(layer.bias, before[2])
-
-
-def test_bundled_embeddings_do_not_stop_a_lora():
-    one = family("sd")
-    layer = one.network.get_submodule("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q")
-    lora, change = kohya_lora("lora_unet_", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", layer, 1.0)
-    assert_applied(one, lora | {"bundle_emb.fox.clip_l": torch.zeros(2, 16)}, [layer], layer.weight.clone() + change)
-
-
 NAME = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
 REFUSED = {
     "boft": ({f"{NAME}.oft_blocks": (2, 4, 4, 4)}, "BOFT"),
@@ -270,6 +143,48 @@ REFUSED = {
     "peft oft": ({f"{NAME}.oft_R.weight": (4, 6)}, "OFT as PEFT writes it"),
     "wan": ({"diffusion_model.blocks.0.cross_attn.k.lora_A.weight": (4, 64)}, "made for Wan"),
     "qwen": ({"transformer.transformer_blocks.0.img_mod.1.lora_A.weight": (4, 64)}, "made for Qwen-Image"),
+    "without its other half": ({f"{NAME}.lora_up.weight": (16, 2)}, "incomplete or damaged at"),
+    "loha without its second product": ({f"{NAME}.hada_w1_a": (16, 2), f"{NAME}.hada_w1_b": (2, 16)}, "incomplete"),
+    "ranks that differ": (
+        {f"{NAME}.lora_up.weight": (16, 3), f"{NAME}.lora_down.weight": (2, 16)},
+        "incomplete or damaged at",
+    ),
+    "an alpha of many numbers": (
+        {f"{NAME}.lora_up.weight": (16, 2), f"{NAME}.lora_down.weight": (2, 16), f"{NAME}.alpha": (3,)},
+        "incomplete or damaged at",
+    ),
+    "a tensor of no kind": (
+        {f"{NAME}.lora_up.weight": (16, 2), f"{NAME}.lora_down.weight": (2, 16), f"{NAME}.reshape_weight": (2,)},
+        "reshape_weight",
+    ),
+    "a table of words": (
+        {
+            f"{NAME}.lora_up.weight": (16, 2),
+            f"{NAME}.lora_down.weight": (2, 16),
+            "text_encoder.text_model.embeddings.token_embedding.lora_embedding_A": (2, 5),
+        },
+        "a table of words",
+    ),
+    "of a VAE": (
+        {
+            f"{NAME}.lora_up.weight": (16, 2),
+            f"{NAME}.lora_down.weight": (2, 16),
+            "vae.decoder.conv_in.lora_A.weight": (2, 4, 3, 3),
+        },
+        "changes the VAE",
+    ),
+    "flux depth": (
+        {
+            "img_in.lora_A.weight": (128, 128),
+            "img_in.lora_B.weight": (3072, 128),
+            "double_blocks.0.img_attn.norm.query_norm.scale": (128,),
+        },
+        "follow a given picture",
+    ),
+    "bundled outputs": (
+        {f"{NAME}.lora_up.weight": (16, 2), f"{NAME}.lora_down.weight": (2, 16), "bundle_emb.a.clip_l_out": (2, 768)},
+        "one of outputs",
+    ),
     "unheard of": ({"what.ever.lora_A.weight": (4, 64)}, "a model that is not known here"),
 }
 
@@ -281,6 +196,23 @@ def test_what_is_not_applied_says_so_in_the_list(tmp_path, what):
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "loras" / "one.safetensors")
     (entry,) = scan_loras(tmp_path)
     assert says in entry.problem and entry.problem.startswith("one.safetensors")
+
+
+def test_what_the_list_offers_is_applied_and_what_is_packed_is_not_offered(tmp_path):
+    """Halves, bfloat16 and fp8 are numbers like any other; whole numbers are somebody's packing."""
+    one = family("sd")
+    layer = one.network.get_submodule("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q")
+    before = layer.weight.clone()
+    (tmp_path / "loras").mkdir()
+    path = tmp_path / "loras" / "one.safetensors"
+    for dtype in (torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int8):
+        ends = {"lora_up": torch.ones(16, 2), "lora_down": torch.ones(2, 16)}
+        save_file({f"{NAME}.{end}.weight": part.to(dtype) for end, part in ends.items()}, path)
+        (entry,) = scan_loras(tmp_path)
+        assert ("whole numbers" in entry.problem) == (dtype == torch.int8)
+        if not entry.problem:
+            with one.loras([(path, 1.0)]):
+                assert torch.allclose(layer.weight, before + 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["hada_w1_a", "lokr_w1", "oft_blocks", "dora_scale"])

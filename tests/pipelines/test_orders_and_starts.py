@@ -15,9 +15,9 @@ from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned import LearnedSchedules
 from pipelines.schedules.learned_file import write_learned
 from pipelines.weights.network_identity import network_identity
-from pipelines.workflows.convergence import planned, possible
+from pipelines.workflows.convergence import plan_runs, select_feasible
+from tests.pipelines.learned_records import fitted
 from tests.pipelines.test_convergence import BASE, TRAITS, gaussian_family, parse
-from tests.pipelines.test_learned_files import fitted
 
 
 def check(sampler, steps, **values):
@@ -65,16 +65,16 @@ def test_steps_that_a_start_spares_do_not_count(start, words):
 def test_a_start_leaves_what_its_evaluations_say(key):
     start, sampler = INITIALIZATIONS[key].build(), SAMPLERS["ddim"].build()
     for steps in (1, 4, 10, 33):
-        if key == "mcmc":
-            assert start.left(steps) is None
+        if key in ("mcmc", "short_time"):  # what they leave out is known as they run
+            assert start.remaining_steps(steps) is None
         else:
-            assert sampler.nfe(start.left(steps)) == start.nfe(steps, sampler)
+            assert sampler.nfe(start.remaining_steps(steps)) == start.nfe(steps, sampler)
 
 
 def test_a_budget_with_too_few_steps_for_the_order_is_no_point_and_says_why():
     family = gaussian_family()
     asked = parse(base=BASE, samplers=["ddim", {"key": "lms", "order": 4}], evaluations=[3, 6])
-    left, impossible = possible(planned(asked, TRAITS, 200), family)
+    left, impossible = select_feasible(plan_runs(asked, TRAITS, 200), family)
     assert [[(one.series, one.request.num_inference_steps) for one in group] for group in left] == [
         [(0, 3)],
         [(0, 6), (1, 6)],
@@ -109,7 +109,8 @@ def bespoke(tmp_path):
 def test_a_bespoke_solver_is_refused_under_a_start_that_spares_its_steps(bespoke, start, label):
     family, request = bespoke
     with pytest.raises(
-        SettingsError, match=f"The start {label} spares steps.*needs all of its 4 steps. Choose the start Plain noise"
+        SettingsError,
+        match=f"The initialization {label} skips steps.*needs all of its 4 steps. Choose the initialization Plain",
     ):
         resolve(request.replace(start=start), family)
 

@@ -60,7 +60,7 @@ def test_a_changed_file_has_another_name_and_no_copy_of_it_has_the_old_one(part)
 def test_the_common_case_reads_samples_only(part, monkeypatch):
     import pipelines.weights.part_identity as module
 
-    monkeypatch.setattr(module, "_file_hash", lambda path: pytest.fail("read in full"))
+    monkeypatch.setattr(module, "_hash_file", lambda path: pytest.fail("read in full"))
     identities = PartIdentities()
     parts = [part("a"), part("b", changed=0), part("c", config="[]")]
     names = [identities.name(files) for files in parts]

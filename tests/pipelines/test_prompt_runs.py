@@ -9,8 +9,9 @@ import torch
 from tiny_models import CLIP_LENGTH, tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
 from pipelines.core.branches import BranchPlan
-from pipelines.core.denoiser import Conditioning, Denoiser, Query
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.loop import denoise, denoise_together
+from pipelines.core.prediction import Conditioning, Query
 from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_files import family
 from tiny_models import CLIP_LENGTH, tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -276,3 +277,16 @@ def test_a_text_encoder_that_wants_an_attention_mask_gets_the_stock_one():
     stock, _ = pipe.encode_prompt(PLAIN, "cpu", 1, False)
     ours = family_of(pipe.components).encode_prompts(PLAIN, "", 1, (32, 32))["positive"].tensors["prompt_embeds"]
     assert torch.equal(ours, stock)
+
+
+@pytest.mark.parametrize("key", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_weight_leaves_the_pooled_embedding_alone(key, weighting):
+    """As A1111 and ComfyUI do: it is the output at the end mark, at which no weight is written."""
+    one = family(key)
+    plain, weighted = (
+        one.encode_prompts(prompt, "", 1, (32, 32), weighting)["positive"].tensors
+        for prompt in ("a red fox", "a (red:1.6) fox")
+    )
+    assert torch.equal(plain["pooled_prompt_embeds"], weighted["pooled_prompt_embeds"])
+    assert not torch.equal(plain["prompt_embeds"], weighted["prompt_embeds"])

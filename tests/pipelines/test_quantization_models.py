@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import pytest
 import torch
@@ -17,8 +19,8 @@ from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.loader import Loader
 from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, plain_choice, quantized_key
-from pipelines.quantizers import Machine, build_quantizer
-from pipelines.quantizers.base import plan_layers, quantized, sqnr
+from pipelines.quantizers import Machine, base, build_quantizer
+from pipelines.quantizers.base import plan_layers, quantize_network, sqnr
 from pipelines.quantizers.stored import stored_bytes
 from pipelines.requests.text_to_image import build_run, resolve
 
@@ -146,19 +148,26 @@ def test_a_quantized_model_is_not_quantized_again(loader):
         pass
 
 
-def test_a_cancel_while_quantizing_leaves_the_cache_clean(loader):
-    asked = []
+def test_a_cancel_while_quantizing_leaves_the_cache_clean(loader, monkeypatch):
+    asked, quantize = threading.Event(), base._quantize_layer
 
-    def soon() -> bool:
-        asked.append(1)
-        return len(asked) > 20
+    def quantize_slowly(*arguments):
+        asked.set()
+        time.sleep(0.2)
+        return quantize(*arguments)
 
+    monkeypatch.setattr(base, "_quantize_layer", quantize_slowly)
     with loader.model("emoji") as full:
+        labels = sorted(row.label for row in loader.memory())
         before = {name: tensor.clone() for name, tensor in full.network.state_dict().items()}
-        with pytest.raises(Cancelled), loader.model("emoji", soon, quantization=INT8, source=full.network):
+        with pytest.raises(Cancelled), loader.model("emoji", asked.is_set, quantization=INT8, source=full.network):
             pass
         assert all(torch.equal(tensor, before[name]) for name, tensor in full.network.state_dict().items())
-        assert all(row.state == "ready" for row in loader.memory())
+    until = time.monotonic() + 5
+    while any(row.state != "ready" for row in loader.memory()):
+        assert time.monotonic() < until, "the load that nobody wants goes on"
+        time.sleep(0.02)
+    assert sorted(row.label for row in loader.memory()) == labels
 
 
 def test_plain_choices():
@@ -183,7 +192,7 @@ def test_the_shipped_model_is_not_quantized():
 def test_every_family_runs_quantized_and_keeps_its_own_ends(tiny, kept):
     components = dict(tiny().components)
     full, quantizer = family_of(components), build_quantizer(INT8, Machine())
-    made = quantized(full.network, quantizer)
+    made = quantize_network(full.network, quantizer)
     assert {layer.name.partition(".")[0] for layer in plan_layers(full.network, quantizer).skipped} == kept
     family = family_of({**components, full.network_name: made})
     sampler = Choice("flow_euler" if full.traits.flow else "ddim")

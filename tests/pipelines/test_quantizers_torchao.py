@@ -9,7 +9,7 @@ import torch
 
 from pipelines.core.errors import MethodFitError, ModelError
 from pipelines.quantizers import QUANTIZERS, Machine, torchao
-from pipelines.quantizers.base import plan_layers, quantized
+from pipelines.quantizers.base import plan_layers, quantize_network
 from pipelines.quantizers.torchao import TorchAo
 
 
@@ -18,11 +18,11 @@ def test_layers_that_it_would_skip_are_refused_and_reported(form, inputs, output
     quantizer = TorchAo(form)
     network = torch.nn.Sequential(torch.nn.Linear(inputs, outputs), torch.nn.Linear(1280, 640))
     plan = plan_layers(network, quantizer)
-    assert plan.touched == ("1",)
+    assert plan.quantized_layers == ("1",)
     (left,) = plan.skipped
     assert left.name == "0" and str(inputs if inputs % 16 or form == "int4" else outputs) in left.reason
     with pytest.raises(MethodFitError, match=f"touches no layer .*{left.reason}"):
-        quantized(network[:1], quantizer, "torchao")
+        quantize_network(network[:1], quantizer, "torchao")
 
 
 @pytest.mark.parametrize("inputs", [3, 320, 1280])

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from pipelines.benchmarks import sampler_overhead
 from pipelines.benchmarks.sampler_overhead import DIFFUSION, FLOW, STEPS, free_run, one_evaluation, overheads
-from pipelines.core.denoiser import Conditioning, Query
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
+from pipelines.core.prediction import Conditioning, Query
 from pipelines.core.registry import Method
 from pipelines.core.sampler import State, interpolate
 from pipelines.learning.cases import Cases

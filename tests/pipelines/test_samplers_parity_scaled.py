@@ -14,6 +14,7 @@ from tests.pipelines.stock_schedulers import (
     LATENTS,
     SD,
     STEPS,
+    Replayed,
     close,
     network_noise,
     ours,
@@ -89,5 +90,4 @@ def test_dpmpp_sde(seed):
         return SD.at_sigma_ve(math.sqrt(float(scheduler.sigmas[place - 1]) * float(scheduler.sigmas[place])))
 
     levels, theirs = walked(scheduler, level_of)
-    noise = iter(drawn)
-    close(ours("dpmpp_sde", {}, levels, lambda like: next(noise)), theirs, 1e-9, "dpmpp_sde")
+    close(ours("dpmpp_sde", {}, levels, Replayed(drawn)), theirs, 1e-9, "dpmpp_sde")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipelines.core.loop import Run
+from pipelines.core.noise import NoiseSource
 from pipelines.core.schedule import CLEAN, FlowSchedule, Level
 from pipelines.samplers import SAMPLERS
 from tests.pipelines.gaussian import (
@@ -27,10 +28,11 @@ from tests.pipelines.gaussian import (
 )
 
 
-class OneDrawARow:
+class OneDrawARow(NoiseSource):
     """Draw j is one in row j and zero elsewhere."""
 
     def __init__(self):
+        super().__init__([])
         self.draws = 0
 
     def __call__(self, like):

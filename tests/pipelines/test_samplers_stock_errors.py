@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.core.denoiser import Conditioning, Denoiser
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.loop import Run
+from pipelines.core.prediction import Conditioning
 from pipelines.core.sampler import Past
 from pipelines.core.schedule import Level
 from pipelines.guidance.cfg import Unguided

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
 
-from pipelines.core.denoiser import Prediction
 from pipelines.core.errors import MethodFitError
-from pipelines.core.loop import denoise
-from pipelines.core.noise import NoiseSource
-from pipelines.core.sampler import State, StepContext, interpolate
+from pipelines.core.sampler import Past
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
 from pipelines.samplers import SAMPLERS
+from pipelines.samplers.dpmpp import two_step_data
 from pipelines.samplers.lml import damped_direction
-from pipelines.samplers.time_shift import ShiftCount, shift_count, shifted_times
 from pipelines.samplers.wrapping import SOLVERS
-from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, one_step, run_of
+from tests.pipelines.gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, run_of
+from tests.pipelines.wrapped_samplers import result
 
 WRAPPERS = ["epsilon_scaling", "time_shift", "dualfast", "lml"]
 NEUTRAL = {
@@ -37,11 +36,6 @@ def bases(key: str) -> tuple[str, ...]:
 
 
 CASES = [(key, base) for key in WRAPPERS for base in bases(key)]
-
-
-def result(key, settings, levels=None, latents=None, form="epsilon"):
-    levels = levels or grid(CosineSchedule(), 9, clean=True)
-    return last_of(run_of(SAMPLERS[key].build(settings), levels, CosineSchedule(), latents, prediction_type=form))
 
 
 @pytest.mark.parametrize(("key", "base"), CASES)
@@ -64,7 +58,8 @@ def test_active_settings_change_the_result_at_no_evaluation(key, base):
 def test_the_solvers_that_can_be_wrapped_are_those_of_the_table():
     diffusion = {method.key for method in SAMPLERS.fitting(Traits("sd", "epsilon", "unet"))}
     assert set(SOLVERS) == diffusion - set(WRAPPERS) == set(bases("epsilon_scaling"))
-    assert set(bases("lml")) == set(SOLVERS) - {"lcm", "tcd"}
+    stochastic = {method.key for method in SAMPLERS.group("stochastic")}
+    assert set(bases("lml")) == set(SOLVERS) - stochastic - {"lcm", "tcd", "scm"}
     for key, make in SOLVERS.items():
         assert type(make()) is type(SAMPLERS[key].build())
 
@@ -116,9 +111,6 @@ def test_lml_on_a_flow_model_is_finite_around_every_solver(base):
     assert last_of(run).latents.isfinite().all()
 
 
-# Epsilon scaling.
-
-
 @pytest.mark.parametrize(
     ("settings", "scale"),
     [
@@ -141,90 +133,6 @@ def test_scaling_means_the_same_for_every_form_of_prediction(form):
     torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-# Time shift.
-
-
-def test_the_chosen_time_is_that_of_the_variance():
-    schedule = CosineSchedule()
-    latents = torch.randn(2, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    latents = latents / latents.flatten(1).std(dim=1).reshape(2, 1, 1, 1)
-    for wanted in (505.0, 493.0, 500.0):
-        assert (shifted_times(latents * schedule.at(wanted).sigma, schedule.at(500.0), 30, schedule) == wanted).all()
-    assert (shifted_times(latents * schedule.at(700.0).sigma, schedule.at(500.0), 30, schedule) == 515).all()
-    assert (shifted_times(latents, schedule.at(995.0), 30, schedule) <= 999).all()
-
-
-def test_at_unit_variance_the_criterion_always_takes_the_windows_noisy_end():
-    """The trap: var(x) is one at every time, which no time below the last has of noise alone."""
-    schedule = CosineSchedule()
-    latents = torch.randn(1, 1, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    latents = latents / latents.std()
-    for time in (400.0, 600.0, 800.0):
-        assert shifted_times(latents, schedule.at(time), 30, schedule) == time + 15
-
-
-def test_shifted_steps_are_counted():
-    schedule, levels = CosineSchedule(), grid(CosineSchedule(), 10, high=950, low=50)
-    told = []
-    latents = torch.randn(1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    run = run_of(SAMPLERS["time_shift"].build({"cutoff": 400}), levels, schedule, latents)
-    state = State(latents)
-    for index, (level, next_level) in enumerate(itertools.pairwise(levels)):
-        state = one_step(run, state, level, next_level, StepContext(index, 10, NoiseSource([0]), schedule))
-        told.append(shift_count(state))
-    assert told[0] == ShiftCount(0, 0)
-    assert told[-1].considered == sum(level.timestep > 400 for level in levels[1:-1])
-    assert 0 < told[-1].shifted <= told[-1].considered
-    assert shift_count(State(latents)) == ShiftCount()
-
-
-def test_only_the_networks_time_is_shifted():
-    schedule, levels = CosineSchedule(), [CosineSchedule().at(time) for time in (900.0, 700.0, 600.0)]
-    run = run_of(SAMPLERS["time_shift"].build(), levels, schedule)
-    first = interpolate(run.denoiser.predict(run.latents, levels[0]), levels[1])
-    time = shifted_times(first, levels[1], 30, schedule).item()
-    assert time != 700
-    told = run.denoiser.predict(first, schedule.at(time)).noise
-    shifted = Prediction(told, first, levels[1], "epsilon")
-    torch.testing.assert_close(last_of(run).latents, interpolate(shifted, levels[2]), rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("base", ["ddim", "pndm", "dpmpp_2m"])
-@pytest.mark.parametrize("form", ["sample", "v_prediction"])
-def test_every_form_of_network_is_shifted_alike(base, form):
-    latents = torch.linspace(-2, 2, 18, dtype=torch.float64).reshape(2, 1, 3, 3) * torch.tensor([1.0, 0.5]).reshape(
-        2, 1, 1, 1
-    )
-    one, other = (result("time_shift", {"base": base}, latents=latents, form=name) for name in ("epsilon", form))
-    assert one.note == other.note and " 0 times" not in one.note
-    torch.testing.assert_close(other.latents, one.latents, rtol=0, atol=1e-11)
-
-
-def test_the_run_tells_how_often_a_time_was_shifted():
-    levels = grid(CosineSchedule(), 10, high=950, low=50)
-    latents = torch.randn(1, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    run = run_of(SAMPLERS["time_shift"].build({"cutoff": 400}), levels, CosineSchedule(), latents)
-    told = [step.note for step in denoise(run)]
-    considered = sum(level.timestep > 400 for level in levels[1:-1])
-    assert told[0] == "Time-Shift told the network another time 0 times of the 0 it could."
-    assert told[-1].endswith(f"of the {considered} it could.") and " 0 times" not in told[-1]
-    assert result("ddim", {}).note == ""
-
-
-def test_every_row_has_a_time_of_its_own_so_that_the_batch_changes_no_picture():
-    schedule, levels = CosineSchedule(), grid(CosineSchedule(), 8, high=950, low=350)
-    spread = torch.tensor([0.5, 1.0, 1.4], dtype=torch.float64).reshape(3, 1, 1, 1)
-    latents = spread * torch.randn(3, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    sampler = SAMPLERS["time_shift"].build()
-    together = last_of(run_of(sampler, levels, schedule, latents, (0, 1, 2))).latents
-    alone = [last_of(run_of(sampler, levels, schedule, row[None], (seed,))).latents for seed, row in enumerate(latents)]
-    assert len(set(shifted_times(latents, levels[3], 30, schedule).tolist())) > 1
-    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-14)
-
-
-# DualFast.
-
-
 @pytest.mark.parametrize("lookback", [1, 2])
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])
 def test_each_estimate_is_moved_away_from_the_earlier_one(lookback, kind):
@@ -241,7 +149,45 @@ def test_each_estimate_is_moved_away_from_the_earlier_one(lookback, kind):
     torch.testing.assert_close(last_of(run).latents, latents, rtol=0, atol=1e-12)
 
 
-# LML.
+def test_over_ddim_lml_turns_the_direction_term_and_leaves_x0():
+    """As the authors' DDIM scheduler: x' = alpha' * x0_hat(eps) + sigma' * LML(eps), the previous eps unchanged."""
+    levels = [CosineSchedule().at(time) for time in (900.0, 700.0, 500.0, 300.0)]
+    run = run_of(SAMPLERS["lml"].build({"base": "ddim", "kappa": 0.5, "damping": 2.0}), levels, CosineSchedule())
+    latents, previous = run.latents, None
+    for level, next_level in itertools.pairwise(levels):
+        prediction = run.denoiser.predict(latents, level)
+        noise = prediction.noise
+        turned = noise if previous is None else damped_direction(noise, previous, 0.5, 2.0)
+        latents, previous = next_level.alpha * prediction.denoised + next_level.sigma * turned, noise
+    torch.testing.assert_close(last_of(run).latents, latents, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("base", "order"), [("dpmpp_1", 1), ("dpmpp_2m", 2)])
+def test_over_a_multistep_solver_lml_turns_the_whole_increment(base, order):
+    """As the authors' DPM-Solver++ scheduler, midpoint: the previous increment stands for the previous estimate."""
+    levels = [CosineSchedule().at(time) for time in (900.0, 700.0, 500.0, 300.0)]
+    run = run_of(SAMPLERS["lml"].build({"base": base, "kappa": 0.5, "damping": 2.0}), levels, CosineSchedule())
+    latents, previous, history = run.latents, None, ()
+    for level, next_level in itertools.pairwise(levels):
+        denoised = run.denoiser.predict(latents, level).denoised
+        data = two_step_data(denoised, level, next_level, history) if order == 2 else denoised
+        increment = -next_level.alpha * math.expm1(level.lam - next_level.lam) * data
+        turned = increment if previous is None else damped_direction(increment, previous, 0.5, 2.0)
+        latents = next_level.sigma / level.sigma * latents + turned
+        previous, history = increment, (Past(level, denoised),)
+    torch.testing.assert_close(last_of(run).latents, latents, rtol=0, atol=1e-12)
+
+
+def test_over_eulers_step_on_a_flow_model_lml_turns_the_velocity():
+    levels = [SCHEDULES_OF["flow"].at(time) for time in (1000.0, 700.0, 500.0, 300.0)]
+    sampler = SAMPLERS["lml"].build({"base": "ddim", "kappa": 0.5, "damping": 2.0})
+    run = run_of(sampler, levels, SCHEDULES_OF["flow"], prediction_type="flow")
+    latents, previous = run.latents, None
+    for level, next_level in itertools.pairwise(levels):
+        velocity = run.denoiser.predict(latents, level).raw
+        turned = velocity if previous is None else damped_direction(velocity, previous, 0.5, 2.0)
+        latents, previous = latents + (next_level.sigma - level.sigma) * turned, velocity
+    torch.testing.assert_close(last_of(run).latents, latents, rtol=0, atol=1e-12)
 
 
 def batch(seed: int) -> torch.Tensor:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from gaussian import SCHEDULES_OF, CosineSchedule, grid, last_of, run_of
 
-from pipelines.core.denoiser import Query
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
+from pipelines.core.prediction import Query
 from pipelines.core.schedule import CLEAN, Level
 from pipelines.core.types import Choice, Request
 from pipelines.initializations import INITIALIZATIONS

@@ -47,8 +47,8 @@ def test_every_known_pipeline_shows_frames_and_not_channels(pipeline, frames):
     first = pipeline.startswith(("CogVideoX", "StableVideo"))
     clip = torch.randn(frames, 4, 2, 3)
     latents = clip[None] if first else clip.transpose(0, 1)[None]
-    assert torch.equal(stock(pipeline, 4)._unpacked(latents, {}), clip)
+    assert torch.equal(stock(pipeline, 4)._unpack(latents, {}), clip)
 
 
 def test_a_layout_that_is_unknown_shows_nothing():
-    assert stock("WanPipeline", 16)._unpacked(torch.randn(1, 5, 2, 2, 16), {}) is None
+    assert stock("WanPipeline", 16)._unpack(torch.randn(1, 5, 2, 2, 16), {}) is None

@@ -69,7 +69,7 @@ def test_float8_counts_as_the_dtype_it_is_loaded_in():
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
         ("a.safetensors", b"", "cut short"),
         ("a.safetensors", b"\x10", "cut short"),
-        ("a.safetensors", struct.pack("<Q", 2**60) + bytes(64), "no safetensors file"),
+        ("a.safetensors", struct.pack("<Q", 2**60) + bytes(64), "not a safetensors file"),
         ("a.ckpt", b"anything", "can run any program"),
         ("a.bin", b"anything", "can run any program"),
     ],

@@ -13,7 +13,7 @@ from pipelines.core.errors import PromptError
 from pipelines.core.types import MAX_PROMPT
 from pipelines.prompts.weights import parse_weights
 from pipelines.requests.wildcard_files import read_lists
-from pipelines.requests.wildcards import _choices, expand_wildcards
+from pipelines.requests.wildcards import _find_choices, expand_wildcards
 
 LISTS = {
     "animal": ["red fox", "{black|white} cat"],
@@ -95,7 +95,8 @@ def test_a_weight_decides_how_often_a_part_is_drawn():
         ("{1-3$$a|b|c}", ", ", {1, 2, 3}),
         ("{1-2$$ + $$a|b|c}", " + ", {1, 2}),
         ("{2-$$a|b|c}", ", ", {2, 3}),
-        ("{-1$$a|b|c}", ", ", {0, 1}),
+        ("{-2$$a|b|c}", ", ", {1, 2}),
+        ("{0-1$$a|b|c}", ", ", {0, 1}),
         ("{2$$5::a|b|c}", ", ", {2}),
     ],
 )
@@ -131,6 +132,7 @@ def test_names_may_have_folders_blanks_points_and_stars():
 def test_list_files_are_read_as_editors_write_them(tmp_path):
     (tmp_path / "colors").mkdir()
     (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfred\r\n\r\n# a comment\r\n  blue \r\n\\#1\r\n")
+    (tmp_path / "ansi.txt").write_bytes("grün\n".encode("cp1252"))
     (tmp_path / "wide.txt").write_bytes("grün\n".encode("utf-16"))
     (tmp_path / "colors" / "dark red.v2.txt").write_text("crimson\n")
     (tmp_path / "notes.md").write_text("no list\n")
@@ -138,6 +140,7 @@ def test_list_files_are_read_as_editors_write_them(tmp_path):
     lists = read_lists(tmp_path)
     assert {name: lists[name] for name in lists} == {
         "mark": ["red", "blue", "#1"],
+        "ansi": ["grün"],
         "wide": ["grün"],
         "colors/dark red.v2": ["crimson"],
     }
@@ -209,7 +212,7 @@ def test_choices_pair_as_each_brace_alone_would_find_them():
     draw, checked = random.Random(0), 0
     for _ in range(300):
         text = "".join(draw.choices("{}|\\ab", k=30))
-        choices = _choices(text)
+        choices = _find_choices(text)
         for start in [place for place in range(30) if _is_brace(text, place)]:
             bounds = choices.get(start)
             found = bounds and ([text[i + 1 : j] for i, j in itertools.pairwise(bounds)], bounds[-1])

@@ -90,14 +90,19 @@ def test_a_learned_schedule_runs_and_the_file_says_which(client, schedule):
 
 
 def test_the_pages_example_runs_as_it_stands(url, capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL)
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    example, streamed = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert example.count(ADDRESS) == 1
     names: dict = {}
     exec(example.replace(ADDRESS, url), names)
-    names["client"].close()
     result = names["result"]
     assert result["status"] == "done"
     assert capsys.readouterr().out.splitlines()[-1] == f"{result['images'][0]} {result['cells'][0]['figures']}"
+    exec(streamed, names)
+    names["client"].close()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "data:" in line]
+    assert lines and all(pictures == ["data:image/png;base64,"] * 2 for _, *pictures in lines)
+    assert names["progress"]["status"] == "done" and "previews" not in names["progress"]
     assert result["cells"][0]["figures"]["evaluations"] == 40
     with Image.open(result["images"][0]) as image:
         assert "Steps: 20" in image.info["parameters"] and "Seed: 7" in image.info["parameters"]

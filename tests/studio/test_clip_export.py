@@ -18,8 +18,9 @@ from studio.media import clips
 from studio.media.clips import SUFFIXES, decode_clip, encode_clip
 from studio.results.store import Store
 from studio.ui import clip_export
-from studio.ui.clip_export import ClipExport, converted
-from studio.ui.results_route import result_routes
+from studio.ui.clip_export import ClipExport, convert_clip
+from studio.ui.results_route import build_result_routes
+from tests.studio.store_only import store_only
 
 FORMATS = tuple(SUFFIXES)
 
@@ -48,7 +49,7 @@ def clip(store, format, fps=12, **metadata):
 def test_every_format_becomes_every_other_with_all_its_frames(store, tmp_path, source, into):
     pytest.importorskip("av")
     record = clip(store, source)
-    path = converted(record, into, tmp_path / "out")
+    path = convert_clip(record, into, tmp_path / "out")
     assert path.parent == tmp_path / "out" and path.name == f"{record.id}{SUFFIXES[into]}"
     seen, rate = decode_clip(path)
     assert len(seen) == 6 and abs(rate - 12) <= (1 if into == "gif" else 0)
@@ -63,14 +64,50 @@ def test_every_format_becomes_every_other_with_all_its_frames(store, tmp_path, s
         assert "Seed: 7" in said
 
 
+STILL_MOMENTS = {
+    "pairs": (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5),
+    "holds": (0, 1, 1, 1, 1, 2, 3, 3, 5),
+    "still": (4,) * 12,
+}
+
+
+@pytest.mark.parametrize("fps", [8, 12, 30])
+@pytest.mark.parametrize("order", STILL_MOMENTS.values(), ids=STILL_MOMENTS)
+@pytest.mark.parametrize(("source", "into"), [("webp", "gif"), ("gif", "webp")])
+def test_a_still_moment_lasts_as_long_in_the_other_format(store, tmp_path, source, into, order, fps):
+    """Both formats store equal neighbors as one frame, and a WebP of nothing else as a picture without a duration."""
+    about = {"request": {"prompt": "a fox"}, "animate": {"fps": fps, "frames": len(order), "format": source}}
+    data = encode_clip(frames()[list(order)], fps, source, "")
+    record = store.save_bytes(data, SUFFIXES[source], about, "", kind="video", size=(47, 33))
+    path = convert_clip(record, into, tmp_path / "out")
+    seen, rate = decode_clip(path, fps, len(order))
+    assert rate == fps and len(seen) == len(order)
+    assert np.abs(seen.astype(int) - frames()[list(order)]).mean() < 0.5  # a GIF's palette
+    with Image.open(path) as opened:
+        lasts = 0
+        for number in range(getattr(opened, "n_frames", 1)):
+            opened.seek(number), opened.load()
+            lasts += opened.info.get("duration", 0)
+    if len(set(order)) > 1:
+        assert lasts == pytest.approx(1000 * len(order) / fps, abs=5.1)  # a GIF counts in hundredths of a second
+
+
+def test_a_clip_without_its_request_comes_back_by_its_shortest_frames(tmp_path):
+    for format in ("webp", "gif"):
+        path = tmp_path / f"clip{SUFFIXES[format]}"
+        path.write_bytes(encode_clip(frames()[[0, 1, 1, 1, 2, 2, 3]], 12, format))
+        seen, rate = decode_clip(path)
+        assert (len(seen), rate) == (7, 12), format
+
+
 def test_what_is_no_clip_and_what_is_damaged_is_said(store, tmp_path):
     picture = store.save(Image.new("RGB", (8, 8)), {"request": {"prompt": "a fox"}})
-    with pytest.raises(SettingsError, match="no clip"):
-        converted(picture, "gif", tmp_path / "out")
+    with pytest.raises(SettingsError, match="not a clip"):
+        convert_clip(picture, "gif", tmp_path / "out")
     record = clip(store, "webp")
     record.path.write_bytes(record.path.read_bytes()[:40])
     with pytest.raises(StoreError, match="may be damaged"):
-        converted(record, "gif", tmp_path / "out")
+        convert_clip(record, "gif", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -79,12 +116,12 @@ def test_a_clip_too_large_for_the_memory_is_refused_before_it_is_decoded(store, 
     record = clip(store, format)
     monkeypatch.setattr(clips, "LARGEST_CLIP", 2 * 47 * 33)
     with pytest.raises(SettingsError, match="more than are decoded"):
-        converted(record, "gif" if format != "gif" else "webp", tmp_path / "out")
+        convert_clip(record, "gif" if format != "gif" else "webp", tmp_path / "out")
 
 
 def test_without_pyav_mp4_is_greyed_and_the_command_is_said(store, tmp_path, monkeypatch):
     webp, mp4 = clip(store, "webp"), clip(store, "mp4")
-    monkeypatch.setattr(clip_export, "default_format", lambda: "webp")
+    monkeypatch.setattr(clip_export, "get_default_format", lambda: "webp")
     monkeypatch.setitem(sys.modules, "av", None)
     with gr.Blocks() as demo:
         export = ClipExport("x")
@@ -99,7 +136,7 @@ def test_without_pyav_mp4_is_greyed_and_the_command_is_said(store, tmp_path, mon
     assert able(mp4) == {"mp4": False, "webp": False, "gif": False}
     for record, format in ((webp, "mp4"), (mp4, "gif")):
         with pytest.raises(SettingsError, match=r"pip install -r requirements-video\.txt"):
-            converted(record, format, tmp_path / "out")
+            convert_clip(record, format, tmp_path / "out")
 
 
 def test_the_buttons_come_with_a_clip_and_go_with_a_picture(store):
@@ -118,15 +155,15 @@ def test_a_button_writes_into_the_pages_own_folder_and_says_what_is_wrong(store,
     with gr.Blocks():
         export = ClipExport("x")
     record = clip(store, "webp")
-    address = export._saved("gif", {"id": record.id}, lambda data: store.get(data["id"]))[export.file]
+    address = export._save("gif", {"id": record.id}, lambda data: store.get(data["id"]))[export.file]
     (path,) = (tmp_path / "temp").rglob("*.gif")
     assert address == f"stepwise/archives/{path.parent.name}/{record.id}.gif" and str(tmp_path) not in address
-    studio = SimpleNamespace(store=store)
-    with TestClient(Starlette(routes=result_routes(studio, tmp_path / "temp"))) as client:
+    studio = store_only(store)
+    with TestClient(Starlette(routes=build_result_routes(studio, tmp_path / "temp"))) as client:
         answer = client.get(f"/{address}")
         assert answer.content == path.read_bytes() and answer.headers["content-type"] == "image/gif"
         (path.parent / "x.html").write_text("<script>")
         assert client.get(f"/stepwise/archives/{path.parent.name}/x.html").status_code == 404
     for one in ("../../etc/passwd", "", {"path": "/etc/passwd"}):
         with pytest.raises(gr.Error, match="no result"):
-            export._saved("gif", SimpleNamespace(id=one), lambda data: store.get(data.id))
+            export._save("gif", SimpleNamespace(id=one), lambda data: store.get(data.id))

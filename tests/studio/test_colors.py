@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from studio.infotext.embed import encode
 from studio.media.colors import LEFT_OUT
 from studio.media.pictures import open_picture
-from studio.tasks.edit import read_mask, read_picture
+from studio.tasks.pictures import read_mask, read_picture
 from tests.studio.color_profiles import (
     DISPLAY_P3,
     P3_PRIMARIES,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import errno
 import io
 import json
-import os
-import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.models.device_choice import Acceleration
+from pipelines.models.loader import Loader
 from studio.backend import Studio, StudioSettings
-from studio.exports.comparison import comparison_csv, comparison_picture, store_picture, store_table
-from studio.jobs.job import Cell, Job, JobStatus
-from studio.page.compare.grid import ComparisonGrid, table
+from studio.exports.comparison import draw_comparison, write_csv
+from studio.jobs.job import Job, JobStatus
+from studio.page.compare.grid import _format_likeness
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
 
@@ -150,9 +148,41 @@ def test_every_distinct_prompt_and_guidance_has_its_reference(studio):
     assert all(row["psnr"] is not None for row in rows(job))
 
 
+def test_a_cell_with_a_cache_is_measured_against_the_same_cell_without(studio):
+    cells = [{"cache": cache, "num_inference_steps": 6} for cache in ("deepcache", "none", "taylorseer")]
+    neutral = {"cache": {"key": "deepcache", "interval": 1}, "num_inference_steps": 6}
+    job = compare(studio, *cells, neutral, {"cache": "deepcache", "num_inference_steps": 5}, reference=False)
+    figures = [cell.figures.get("uncached_psnr") for cell in job.view().cells]
+    assert 5 < figures[0] < 80 and 5 < figures[2] < 80
+    assert figures[1] is None and figures[4] is None  # the uncached run itself, and one that has none beside it
+    assert figures[3] == float("inf")
+    outcome = rows(job)
+    assert outcome[0]["uncached_psnr"] == figures[0] and outcome[3]["uncached_psnr"] is None
+    assert 0 < outcome[0]["evaluations"] < outcome[1]["evaluations"] == outcome[3]["evaluations"]
+    assert next(csv.DictReader(io.StringIO(write_csv(job))))["uncached_psnr_db"]
+    assert "dB to the run without cache" in _format_likeness(job.view().cells[0], {})
+
+
+def test_a_cache_on_compiled_networks_is_refused_before_it_queues(folder, tmp_path):
+    settings = StudioSettings(
+        models=folder, outputs=tmp_path, device="cpu", memory_budget=2**30, acceleration=Acceleration(compile=True)
+    )
+    compiling = Studio(settings)
+    try:
+        with pytest.raises(MethodFitError, match="compiled"):
+            compiling.submit("text_to_image", {**BASE, "cache": "deepcache"})
+    finally:
+        compiling.close()
+
+
 def test_each_model_is_taken_once_though_the_grid_lies_the_other_way(studio, monkeypatch):
-    taken, model = [], studio.model
-    monkeypatch.setattr(studio, "model", lambda key, job: (taken.append(key), model(key, job))[1])
+    taken, model = [], Loader.model
+
+    def take(loader, key, *arguments, **settings):
+        taken.append(key)
+        return model(loader, key, *arguments, **settings)
+
+    monkeypatch.setattr(Loader, "model", take)
     job = finished(
         studio,
         {
@@ -217,8 +247,8 @@ def test_a_stop_keeps_what_is_finished(studio):
     assert view.cells[0].images is not None and view.cells[1].images is None
     assert studio.store.get(view.outcome["rows"][0]["result"]).path.exists()
     assert 0 < len(view.cells[1].rows) < 200
-    assert comparison_picture(job).size[0] > 64
-    assert len(list(csv.reader(io.StringIO(comparison_csv(job))))) == 3
+    assert draw_comparison(job).size[0] > 64
+    assert len(list(csv.reader(io.StringIO(write_csv(job))))) == 3
 
 
 def test_the_outcome_is_plain_json(studio):
@@ -227,134 +257,3 @@ def test_the_outcome_is_plain_json(studio):
     )
     json.dumps(job.view().outcome, allow_nan=False)
     assert job.request.to_json() == json.loads(json.dumps(job.request.to_json()))
-
-
-# What is taken away.
-
-
-@pytest.fixture(scope="module")
-def strange(studio):
-    """A comparison whose texts would harm a spreadsheet or a page."""
-    prompt = '=HYPERLINK("http://x") <b>&'
-    return finished(
-        studio,
-        {
-            "base": {**BASE, "prompt": prompt, "negative_prompt": "+1"},
-            "reference_steps": 4,
-            "cells": [{"num_inference_steps": 2}, {"prompt": "@SUM(A1)"}, {"prompt": "-a, “two”\nlines"}],
-        },
-    )
-
-
-def test_the_table_reads_back_and_holds_no_formula(strange):
-    head, *lines = list(csv.reader(io.StringIO(comparison_csv(strange))))
-    assert head[:7] == ["cell", "label", "steps", "nfe", "seconds", "psnr_db", "ssim"]
-    table_rows = [dict(zip(head, line, strict=True)) for line in lines]
-    assert [row["prompt"] for row in table_rows] == ['\'=HYPERLINK("http://x") <b>&', "'@SUM(A1)", "'-a, “two”\nlines"]
-    assert {row["negative_prompt"] for row in table_rows} == {"'+1"}
-    assert [int(row["nfe"]) for row in table_rows] == [4, 8, 8]
-    assert all(float(row["psnr_db"]) > 0 for row in table_rows)
-    assert not any(value[:1] in "=+@" for row in table_rows for value in row.values() if value)
-
-
-def test_the_labeled_picture_holds_every_cell(studio):
-    job = compare(studio, {"sampler": "heun"}, {"sampler": "ddim"})
-    sheet = comparison_picture(job)
-    pixels = np.asarray(sheet)
-    assert sheet.mode == "RGB" and pixels[0, 0].tolist() == [255, 255, 255]
-    for cell in job.view().cells:
-        scaled = np.repeat(np.repeat(cell.images[0], 6, 0), 6, 1)  # 32 pixels to 192
-        found = [
-            (y, x)
-            for y, x in np.argwhere((pixels == scaled[0, 0]).all(-1))
-            if pixels[y : y + 192, x : x + 192].shape == scaled.shape
-            and np.array_equal(pixels[y : y + 192, x : x + 192], scaled)
-        ]
-        assert found
-
-
-def test_a_grid_has_its_columns_and_rows_on_the_picture(studio):
-    job = finished(
-        studio,
-        {
-            "base": BASE,
-            "x": {"field": "steps", "values": "1-3"},
-            "y": {"field": "sampler", "values": "heun, ddim"},
-            "reference": False,
-        },
-    )
-    assert [(axis["label"], axis["values"]) for axis in job.view().outcome["axes"]] == [
-        ("Steps", ["1", "2", "3"]),
-        ("Sampler", ["Heun", "DDIM"]),
-    ]
-    width, height = comparison_picture(job).size
-    assert width > 3 * 192 and 2 * 192 < height < 3 * 192 + 200
-
-
-def test_exports_are_stored_as_results(studio, strange):
-    picture, sheet = store_picture(studio.store, strange), store_table(studio.store, strange)
-    with Image.open(picture.path) as opened:
-        assert opened.format == "PNG" and sheet.path.suffix == ".csv"
-    assert sheet.path.read_bytes().startswith(b"\xef\xbb\xbfcell,")
-    assert picture.metadata["comparison"] == strange.request.to_json()
-
-
-def test_a_comparison_without_results_exports_nothing(strange):
-    job = Job("compare", strange.request)
-    for export in (comparison_csv, comparison_picture):
-        with pytest.raises(SettingsError, match="no results yet"):
-            export(job)
-
-
-# The page's grid.
-
-
-def grid_html(parts):
-    return "".join(part["html"] for part in parts.values())
-
-
-def test_the_grid_escapes_every_text(studio, strange):
-    grid = ComparisonGrid(strange, lambda result: f"/results/{result}.png")
-    page = grid_html(grid.parts(strange.view(), "t")) + table(strange, strange.view())
-    assert "<b>&" not in page.replace("<b>PSNR", "").replace("<b>SSIM", "") and "&lt;b&gt;&amp;" in page
-    assert page.count("<img ") == len(strange.view().cells) == page.count('alt="')
-    assert page.count("Best ") == 1 or page.count("Best ") == 2
-
-
-def test_only_changed_pictures_are_encoded_anew(studio, strange, monkeypatch):
-    grid = ComparisonGrid(strange, lambda result: None)
-    first = grid.parts(strange.view(), "t")
-    monkeypatch.setattr("studio.page.compare.grid.picture_url", lambda pixels: pytest.fail("encoded again"))
-    assert grid.parts(strange.view(), "t") == first
-
-
-def test_a_cell_that_could_not_be_stored_says_why_and_shows_its_whole_picture(studio, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    large = {**BASE, "width": 256, "height": 256, "num_inference_steps": 1}
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        job = compare(studio, {"sampler": "ddim"}, {"sampler": "heun"}, base=large, reference=False)
-    for place, cell in enumerate(job.view().cells):
-        assert cell.results == () and "full" in cell.note
-        tile = ComparisonGrid(job, lambda result: None).parts(job.view(), "t")[f"t-tile-{place}"]["html"]
-        shown = re.search(r'<img src="data:image/png;base64,([^"]+)"', tile)[1]
-        with Image.open(io.BytesIO(base64.b64decode(shown))) as picture:
-            np.testing.assert_array_equal(np.asarray(picture), cell.images[0])
-
-
-def test_an_old_comparisons_pictures_come_from_the_store(studio):
-    job = compare(studio, {"sampler": "ddim"}, {"sampler": "heun"}, reference=False)
-    job.let_pictures_go()
-    parts = ComparisonGrid(job, lambda result: f"kept {result}").parts(job.view(), "t")
-    for place, cell in enumerate(job.view().cells):
-        assert parts[f"t-tile-{place}"]["data-state"] == "done"
-        assert f'<img data-file="kept {cell.results[0]}"' in parts[f"t-tile-{place}"]["html"]
-
-
-def test_the_grid_stands_before_the_first_step(strange):
-    job = Job("compare", strange.request)
-    job.set_cells([Cell(label=cell.label, num_steps=4) for cell in strange.request.cells])
-    page = grid_html(ComparisonGrid(job, lambda result: None).parts(job.view(), "t"))
-    assert page.count('class="sw-tile"') == 3 and "<img" not in page and "aspect-ratio:1/1" in page

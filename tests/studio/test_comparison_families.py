@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from pipelines.core.types import Traits
-from studio.page.compare.families import families, family_axis, family_rows
+from studio.page.compare.families import build_family_axis, build_family_rows, list_families
 from studio.page.compare.setup import CELLS, GRID, NFE, ComparisonSetup
 from tests.browser.stand_in import StandIn
 
@@ -14,12 +14,12 @@ DIFFUSION, FLOW = Traits("sd", "epsilon", "unet"), Traits("sd3", "flow", "transf
 
 
 def test_only_families_with_two_fitting_samplers_are_offered():
-    assert families(DIFFUSION)[0] == ("Choose a family", "")
-    names = {name: label for label, name in families(DIFFUSION)}
+    assert list_families(DIFFUSION)[0] == ("Choose a family", "")
+    names = {name: label for label, name in list_families(DIFFUSION)}
     assert names["DPM-Solver++"] == "All DPM-Solver++ (4)" and "third order" not in names and "flow" not in names
-    assert "flow" in {name: label for label, name in families(FLOW)}
-    assert [row["sampler"] for row in family_rows("first order", DIFFUSION)] == ["dpmpp_1", "ddim", "euler"]
-    assert [row["sampler"] for row in family_rows("first order", FLOW)] == ["dpmpp_1", "ddim", "flow_euler"]
+    assert "flow" in {name: label for label, name in list_families(FLOW)}
+    assert [row["sampler"] for row in build_family_rows("first order", DIFFUSION)] == ["dpmpp_1", "ddim", "euler"]
+    assert [row["sampler"] for row in build_family_rows("first order", FLOW)] == ["dpmpp_1", "ddim", "flow_euler"]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def setup(tmp_path):
 
 def test_choosing_a_family_fills_the_cells_at_equal_evaluations(setup):
     data = {component: component.value for component in setup.inputs} | {setup.family: "DPM-Solver++"}
-    updates = setup._whole_family(data)
+    updates = setup._fill_family(data)
     assert updates[setup.equal] == NFE and updates[setup.mode] == CELLS and updates[setup.family] == ""
     assert updates[setup.cells.count] == 4
     chosen = [updates[fields["sampler"]]["value"] for fields in setup.cells.fields[:4]]
@@ -43,8 +43,10 @@ def test_choosing_a_family_fills_the_cells_at_equal_evaluations(setup):
 def test_a_family_larger_than_the_cells_becomes_the_columns_of_a_grid(setup, monkeypatch):
     monkeypatch.setattr("studio.page.compare.families.FEW", 3)
     data = {component: component.value for component in setup.inputs} | {setup.family: "DPM-Solver++"}
-    updates = setup._whole_family(data)
+    updates = setup._fill_family(data)
     assert updates[setup.mode] == GRID
     field, values = setup.axes.parts["x"]
     assert (updates[field], updates[values]) == ("sampler", "all DPM-Solver++")
-    assert setup.axes.values(family_axis("DPM-Solver++")) == {"x": {"field": "sampler", "values": "all DPM-Solver++"}}
+    assert setup.axes.values(build_family_axis("DPM-Solver++")) == {
+        "x": {"field": "sampler", "values": "all DPM-Solver++"}
+    }

@@ -7,15 +7,16 @@ import dataclasses
 import gradio as gr
 import pytest
 
+from pipelines.caches import CACHES
 from pipelines.core.errors import UnknownMethodError
 from pipelines.core.registry import Method, Table, parse_settings, setting, setting_type
 from pipelines.core.types import Traits
 from pipelines.guidance import GUIDANCE
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
-from studio.ui.controls import method_controls, settings_controls, settings_values
+from studio.ui.controls import build_method_controls, build_settings_controls, read_settings_values
 
-TABLES = (SAMPLERS, SCHEDULES, GUIDANCE)
+TABLES = (SAMPLERS, SCHEDULES, GUIDANCE, CACHES)
 METHODS = [pytest.param(table, key, id=f"{table.kind}-{key}") for table in TABLES for key in table]
 FLOW = Traits(family="sd3", prediction_type="flow", backbone="transformer")
 
@@ -67,7 +68,7 @@ def through(component, value):
 @pytest.mark.parametrize(("table", "key"), METHODS)
 def test_defaults_say_nothing_and_every_setting_comes_back(table, key):
     with gr.Blocks():
-        controls = method_controls(table, "t")
+        controls = build_method_controls(table, "t")
     assert controls.choice(shown(controls, controls.updates(key))) == {"key": key}
     cls = table[key].settings
     values = {field.name: another(cls, field) for field in dataclasses.fields(cls)}
@@ -79,7 +80,7 @@ def test_defaults_say_nothing_and_every_setting_comes_back(table, key):
 
 def test_each_kind_of_setting_survives_the_page():
     with gr.Blocks():
-        components = settings_controls(EveryKind, "t")
+        components = build_settings_controls(EveryKind, "t")
     types = {name: type(component) for name, component in components.items()}
     assert types == {
         "flag": gr.Checkbox,
@@ -93,14 +94,14 @@ def test_each_kind_of_setting_survives_the_page():
     assert components["open"].label == "The open one"
     values = {field.name: another(EveryKind, field) for field in dataclasses.fields(EveryKind)}
     data = {component: through(component, values[name]) for name, component in components.items()}
-    back = settings_values(components, data, EveryKind)
+    back = read_settings_values(components, data, EveryKind)
     assert parse_settings(EveryKind, back) == EveryKind(**values)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 def test_one_panel_is_open(table):
     with gr.Blocks():
-        controls = method_controls(table, "t")
+        controls = build_method_controls(table, "t")
     for key in table:
         updates = controls.updates(key)
         visible = {name for name, panel in controls.panels.items() if updates[panel]["visible"]}
@@ -109,7 +110,7 @@ def test_one_panel_is_open(table):
 
 def test_what_does_not_fit_is_not_offered_and_not_kept():
     with gr.Blocks():
-        controls = method_controls(SAMPLERS, "t")
+        controls = build_method_controls(SAMPLERS, "t")
     update = controls.updates({"key": "euler"}, FLOW)[controls.method]
     offered = [key for _, key in update["choices"]]
     assert "euler" not in offered
@@ -119,13 +120,13 @@ def test_what_does_not_fit_is_not_offered_and_not_kept():
 
 def test_a_choice_with_settings_at_first():
     with gr.Blocks():
-        controls = method_controls(SAMPLERS, "t", choice={"key": "ddim", "eta": 0.5})
+        controls = build_method_controls(SAMPLERS, "t", choice={"key": "ddim", "eta": 0.5})
     assert controls.choice(shown(controls)) == {"key": "ddim", "eta": 0.5}
 
 
 def test_an_unknown_method_is_refused():
     with gr.Blocks():
-        controls = method_controls(SAMPLERS, "t")
+        controls = build_method_controls(SAMPLERS, "t")
     with pytest.raises(UnknownMethodError):
         controls.updates("hune")
 
@@ -133,6 +134,6 @@ def test_an_unknown_method_is_refused():
 def test_a_setting_at_its_default_of_another_method_is_left_alone():
     two = Table("thing", [Method("one", "One", lambda s: s, EveryKind), Method("two", "Two", lambda s: s)])
     with gr.Blocks():
-        controls = method_controls(two, "t")
+        controls = build_method_controls(two, "t")
     data = shown(controls) | {controls.settings["one"]["count"]: 5, controls.method: "two"}
     assert controls.choice(data) == {"key": "two"}

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.core.errors import SettingsError
 from studio.jobs.job import JobStatus
-from studio.page.compare.convergence_plot import COLORS, EMPTY, convergence_view
+from studio.page.compare.convergence_plot import COLORS, EMPTY, draw_convergence
 from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox on a blue background", "seed": 3, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
@@ -35,7 +35,7 @@ def test_points_come_one_by_one_and_a_second_view_keeps_the_reference(studio):
     assert points[3]["error"] < points[0]["error"]
     assert [len(cell.rows) for cell in view.cells] == [2, 2, 20]
     again = ended(studio.submit("convergence", SETTINGS))
-    assert len(again.cells[-1].rows) == 0 and "Kept" in again.cells[-1].note
+    assert len(again.cells[-1].rows) == 0 and "Reused" in again.cells[-1].note
     assert [point["error"] for point in again.outcome["points"]] == [point["error"] for point in points]
 
 
@@ -68,7 +68,7 @@ def test_points_that_the_schedule_cannot_serve_are_told_and_none_left_is_refused
     assert view.status is JobStatus.DONE, view.message
     assert [(one["label"], one["steps"]) for one in view.outcome["points"]] == [("DDIM", 6)]
     assert [(one["label"], one["steps"]) for one in view.outcome["left_out"]] == [("DDIM", 3), ("Heun", 2), ("Heun", 3)]
-    shown = convergence_view(view.outcome)
+    shown = draw_convergence(view.outcome)
     assert "DDIM at 3 steps; Heun at 2, 3 steps. The list has 6 time steps for 3 steps" in shown
     refused = ended(studio.submit("convergence", {**SETTINGS, "base": {**typed, "seed": 6}, "samplers": ["heun"]}))
     assert refused.status is JobStatus.FAILED and "None of the 2 planned runs is possible" in refused.message
@@ -107,7 +107,7 @@ def outcome(series=3, counts=(4, 8, 16)):
 
 
 def test_the_plot_shows_every_point_on_logarithmic_scales():
-    html = convergence_view(outcome())
+    html = draw_convergence(outcome())
     plot = ElementTree.fromstring(re.search(r"<svg.*?</svg>", html, re.S)[0])
     groups = plot.findall("g")
     assert len(groups) == 3
@@ -122,13 +122,13 @@ def test_the_plot_shows_every_point_on_logarithmic_scales():
 
 
 def test_without_points_there_is_a_word_on_what_to_do():
-    assert convergence_view({}) == EMPTY and "Measure" in EMPTY
-    assert convergence_view({**outcome(), "points": [{**outcome()["points"][0], "error": float("nan")}]}) == EMPTY
+    assert draw_convergence({}) == EMPTY and "Measure" in EMPTY
+    assert draw_convergence({**outcome(), "points": [{**outcome()["points"][0], "error": float("nan")}]}) == EMPTY
 
 
 def test_one_point_and_thirty_series_can_be_drawn():
-    assert "<svg" in convergence_view(outcome(1, (8,)))
-    assert len(set(re.findall(r'<g style="--own:(#\w+)', convergence_view(outcome(30))))) == len(COLORS)
+    assert "<svg" in draw_convergence(outcome(1, (8,)))
+    assert len(set(re.findall(r'<g style="--own:(#\w+)', draw_convergence(outcome(30))))) == len(COLORS)
 
 
 def contrast(one, two):

@@ -11,7 +11,7 @@ from PIL import Image
 from pipelines.core.types import Request, Traits
 from pipelines.requests.limits import Limits
 from studio.backend import Studio, StudioSettings
-from studio.ui.deep_links import LONGEST, link, opened
+from studio.ui.deep_links import LONGEST, link, open_link
 from tests.studio.page_forms import built, shown
 
 TABS = ("text_to_image", "compare", "edit", "gallery")
@@ -25,7 +25,7 @@ def studio():
 
 
 def followed(studio, query: str):
-    return opened(dict(parse_qsl(query.lstrip("?"))), studio, TABS, "emoji")
+    return open_link(dict(parse_qsl(query.lstrip("?"))), studio, TABS, "emoji")
 
 
 def test_a_link_brings_back_what_it_was_made_from(studio):
@@ -46,10 +46,18 @@ def test_a_link_brings_back_what_it_was_made_from(studio):
 
 
 def test_a_link_without_settings_only_opens_its_tab(studio):
-    assert followed(studio, "?tab=gallery") == opened({"tab": "gallery"}, studio, TABS, "emoji")
+    assert followed(studio, "?tab=gallery") == open_link({"tab": "gallery"}, studio, TABS, "emoji")
     assert followed(studio, "?tab=gallery").values == {}
-    for query in ("", "?tab=../../etc", "?tab=", "?prompt=a+fox", "?__theme=dark"):
+    for query in ("", "?tab=", "?__theme=dark"):
         assert followed(studio, query) is None
+
+
+def test_a_link_without_a_tab_goes_to_the_first_and_an_unknown_tab_is_said(studio):
+    found = followed(studio, "?prompt=a+fox&seed=3")
+    assert (found.tab, found.values, found.notes) == ("text_to_image", {"prompt": "a fox", "seed": 3}, ())
+    found = followed(studio, "?tab=../../etc&prompt=a+fox")
+    assert (found.tab, found.values) == ("text_to_image", {"prompt": "a fox"})
+    assert "'../../etc', which this page does not have" in found.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +167,7 @@ def read(page, key, data):
     """What the tab would run, or, of a tab that runs nothing, what it shows."""
     tab = page.tabs[key]
     if key == "edit":
-        draft = tab._draft(data)
+        draft = tab.edit_form.draft(data)
         return {**draft, "form": tab.form.request(draft["form"])}
     if key in ("gallery", "models"):
         where = tab.result_list if key == "gallery" else tab
@@ -177,7 +185,16 @@ def copied(page, key, data):
 
 def opened_here(page, real, query):
     parameters = dict(parse_qsl(query.lstrip("?"), keep_blank_values=True))
-    return opened(parameters, real, page.context.tab_keys, "emoji", page.context.receive)
+    return open_link(parameters, real, page.context.tab_keys, "emoji", page.context.receive)
+
+
+def test_a_link_names_a_model_that_the_tab_does_not_open_on(page, real):
+    receiver = page.context.receive["text_to_image"]
+    before = standing(page, receiver.updates({"model": "emoji", "prompt": "a fox", "seed_mode": "fixed"}))
+    query = copied(page, "text_to_image", before)
+    assert dict(parse_qsl(query[1:]))["model"] == "emoji"
+    (note,) = opened_here(page, real, query).notes
+    assert "'emoji'" in note and "choose it yourself" in note
 
 
 @pytest.mark.parametrize("key", PREFIXES)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from studio.cli.main import main
-from studio.reliability.page import events, forms, press
-from studio.reliability.server import Server, serving
+from studio.reliability.page import press, read_forms, stream_events
+from studio.reliability.server import Server, run_server
 from studio.results.records import Record
 from studio.results.store import Store
 
@@ -27,6 +27,8 @@ PLAIN = {
     "guidance": {"key": "cfg", "guidance_scale": 5},
 }
 FLAGS = ["--steps", "3", "--seed", "3", "--sampler", "ddim,eta=0.5", "--guidance", "cfg,guidance_scale=5"]
+OPENS_ON = "emoji-128"
+"""The model that the page's first tab opens on."""
 FORM = {"steps": 3, "seed_mode": "fixed", "seed": "3"}
 METHODS = {"sampler": "ddim", "sampler_ddim_eta": 0.5, "guidance": "cfg", "guidance_cfg_guidance_scale": 5}
 """PLAIN as a form holds it."""
@@ -75,14 +77,14 @@ ROWS = {
     "text to image": Row(
         "text_to_image",
         lambda *_: {"prompt": FOX, **FORM, **METHODS},
-        lambda _: ("generate", [FOX, PLAIN]),
-        lambda _: ["generate", FOX, *FLAGS],
+        lambda _: ("generate", [FOX, {**PLAIN, "model": OPENS_ON}]),
+        lambda _: ["generate", FOX, *FLAGS, "--model", OPENS_ON],
     ),
     "text to image in a style": Row(
         "text_to_image",
         lambda *_: {"prompt": "a fox", "style": "on_green", **FORM, **METHODS},
-        lambda _: ("generate", ["a fox on a green background", PLAIN]),
-        lambda _: ["generate", "a fox on a green background", *FLAGS],
+        lambda _: ("generate", ["a fox on a green background", {**PLAIN, "model": OPENS_ON}]),
+        lambda _: ["generate", "a fox on a green background", *FLAGS, "--model", OPENS_ON],
     ),
     "compare": Row(
         "compare",
@@ -190,7 +192,7 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server"), rate_limit=False) as server:
+    with run_server(tmp_path_factory.mktemp("server"), rate_limit=False) as server:
         yield server
 
 
@@ -218,11 +220,11 @@ def pixels(paths) -> list[bytes]:
 
 def by_page(server: Server, row: Row, inputs: Path) -> list[Record]:
     """What a press of the run button leaves in the store."""
-    form = forms(server.web.get("/config").json())[row.tab]
+    form = read_forms(server.web.get("/config").json())[row.tab]
     answer = press(server.web, form, form.filled(**row.fields(inputs, server)))
     assert answer.status_code == 200, answer.text
     job = answer.json()["session"]["job"]
-    last = [*events(server.web, row.tab, job)][-1]
+    last = [*stream_events(server.web, row.tab, job)][-1]
     assert last["status"] == "done", last
     return [record for record in Store(server.outputs).list(limit=100) if record.job == job]
 

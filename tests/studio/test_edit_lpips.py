@@ -10,7 +10,7 @@ from pipelines.metrics.lpips import FILE, Lpips
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
 from studio.page.edit.viewer import edit_figures
-from studio.reliability.jobs import source_picture
+from studio.reliability.jobs import encode_source_picture
 from tests.studio.waiting import ended
 
 NAMES = ("slice1.0", "slice2.3", "slice3.6", "slice4.8", "slice5.10")
@@ -39,7 +39,7 @@ def weights(tmp_path):
 def edited(studio):
     values = {
         "base": {"prompt": "a cat on a blue background", "num_inference_steps": 2},
-        "picture": source_picture(),
+        "picture": encode_source_picture(),
         "source_prompt": "a fox on a blue background",
         "edit": "replace",
     }
@@ -51,13 +51,13 @@ def test_with_its_weights_it_is_measured(weights, studio):
     assert view.status is JobStatus.DONE, view.message
     assert 0 < view.cells[1].figures["lpips"] < 10
     assert view.cells[2].figures["source_lpips"] > 0
-    assert "LPIPS" in edit_figures(view) and "weights not here" not in edit_figures(view)
+    assert "LPIPS" in edit_figures(view) and "weights missing" not in edit_figures(view)
 
 
 def test_without_them_the_page_says_so_and_nothing_is_fetched(studio):
     view = edited(studio)
     assert view.status is JobStatus.DONE and "lpips" not in view.cells[1].figures
-    assert "weights not here" in edit_figures(view)
+    assert "weights missing" in edit_figures(view)
 
 
 def test_broken_ones_are_told_before_the_work(weights, studio):

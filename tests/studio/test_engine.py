@@ -13,6 +13,7 @@ from pipelines.core.errors import BusyError, SettingsError
 from pipelines.requests.limits import Limits
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.jobs.local_engine import LocalEngine
+from studio.jobs.speed import Speeds
 
 
 class Work:
@@ -217,7 +218,7 @@ def test_the_time_left_is_estimated_without_the_loading_of_models():
     assert view.seconds_left == pytest.approx(23)
     assert view.seconds == 102
     pass_in(JobStatus.DONE, 500)
-    assert (job.view().seconds, job.view().running) == (102, 2)
+    assert (job.view().seconds, job.view().running_seconds) == (102, 2)
 
 
 def test_a_slow_reader_never_delays_the_worker():
@@ -230,3 +231,42 @@ def test_a_slow_reader_never_delays_the_worker():
         job.touch()
     assert time.monotonic() - began < 0.3
     reader.join()
+
+
+def test_a_job_that_runs_longer_than_it_may_fails_with_a_sentence_and_frees_the_device(work):
+    engine = LocalEngine(work, Limits(max_seconds=0.2))
+    long, after = engine.submit(blocked(work)), engine.submit(Job("text_to_image", None))
+    assert finish(long) is JobStatus.FAILED and finish(after) is JobStatus.DONE
+    assert "0.2 seconds, the longest" in long.view().message
+    stopped = started(engine, blocked(work))
+    stopped.cancel()
+    assert finish(stopped) is JobStatus.CANCELLED
+    engine.close()
+
+
+def test_a_run_that_cannot_end_in_time_is_refused_by_the_measured_speed():
+    speeds = Speeds()
+    speeds.require("a", 1e9, 60.0)  # nothing is known yet
+    speeds.learn("a", 10.0, 5.0)
+    speeds.require("a", 100.0, 60.0)
+    speeds.require("b", 1e9, 60.0)
+    with pytest.raises(SettingsError, match="10 minutes here, and one run may take 2 minutes"):
+        speeds.require("a", 1200.0, 120.0)
+    for units, seconds in ((0.0, 9.0), (1.0, 0.1), (float("inf"), 9.0)):
+        speeds.learn("a", units, seconds)
+    assert speeds.estimate("a", 2.0) == 1.0
+    speeds.learn("a", 10.0, 10.0)
+    assert speeds.estimate("a", 1.0) == pytest.approx(0.5 + 0.3 * 0.5)
+
+
+def test_the_end_is_reported_once_and_at_once_where_the_job_is_over():
+    job, ends = Job("text_to_image", None), []
+    job.when_over(lambda job: ends.append(job.view().status))
+    job.set_cells([Cell(num_steps=1)])
+    job.set_status(JobStatus.RUNNING)
+    assert ends == []
+    job.set_status(JobStatus.DONE)
+    job.set_status(JobStatus.FAILED)  # a final status is never left
+    assert ends == [JobStatus.DONE]
+    job.when_over(lambda job: ends.append("late"))
+    assert ends == [JobStatus.DONE, "late"]

@@ -12,24 +12,24 @@ from gradio.utils import get_function_description, get_function_params
 
 from pipelines.core.errors import SettingsError
 from studio.api import ENDPOINTS
-from studio.api.task import task_endpoint
-from studio.cli.main import _parser
+from studio.api.task import build_task_endpoint
+from studio.cli.main import _build_parser
 from studio.jobs.job import Job, JobStatus
 from studio.tasks import TASKS
 from studio.tasks.context import TaskContext
-from studio.tasks.entry import Argument, Endpoint, prompt
+from studio.tasks.entry import Argument, Endpoint, build_prompt_argument
 from studio.tasks.forked import ForkedContext
 
 COUNT = Endpoint(
     "count",
     "Count.",
     '{"base": {}, "to": 3}. ' + "A help is longer than a line. " * 8,
-    (prompt("what to count."), Argument("unit", "of what.", ("base", "size", "unit"))),
+    (build_prompt_argument("what to count."), Argument("unit", "of what.", ("base", "size", "unit"))),
 )
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (found,) = (one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction))
+    (found,) = (one for one in _build_parser()._actions if isinstance(one, argparse._SubParsersAction))
     return found.choices
 
 
@@ -50,7 +50,7 @@ def test_what_is_no_object_is_refused_by_its_name(settings, words):
 
 
 def test_gradio_reads_texts_and_settings_and_the_whole_help():
-    function = task_endpoint(None, "count", COUNT)
+    function = build_task_endpoint(None, "count", COUNT)
     parameters = get_function_params(function)
     assert parameters == [("prompt", False, None, str), ("unit", False, None, str), ("settings", True, {}, dict)]
     said, helps, _ = get_function_description(function)
@@ -74,7 +74,7 @@ class Counting:
 def test_an_endpoint_submits_its_task_and_refuses_with_a_sentence():
     studio, scope = Counting(), {"type": "http", "headers": [], "client": ("127.0.0.1", 1)}
     request = SimpleNamespace(request=SimpleNamespace(scope=scope), session_hash="s")
-    run = task_endpoint(studio, "count", COUNT)
+    run = build_task_endpoint(studio, "count", COUNT)
     (answer,) = run("sheep", "legs", request, {"to": 3})
     assert answer["status"] == "done"
     assert studio.submitted == [("count", {"base": {"prompt": "sheep", "size": {"unit": "legs"}}, "to": 3})]

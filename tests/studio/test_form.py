@@ -12,8 +12,8 @@ from pipelines.core.types import Request
 from studio.infotext import Labels, Restored, write
 from studio.page.text_to_image.examples import EXAMPLES
 from studio.ui.form import FIXED, RANDOM, RequestForm
-from studio.ui.restore import settings_of
-from studio.ui.styles import STYLES, fitting, styled
+from studio.ui.restore import read_settings
+from studio.ui.styles import STYLES, apply_style, list_fitting_styles
 from tests.browser.stand_in import FLOW, StandIn
 
 
@@ -121,16 +121,18 @@ def test_every_example_is_a_request(form, example):
 
 
 def test_styles_put_words_around_the_prompt_and_replace_a_background():
-    assert styled("on_orange", "a fox on a blue background", "") == ("a fox on an orange background", "")
-    assert styled("ink", "a {fox|cat}", "fur")[0] == "ink drawing of a {fox|cat}, clean lines, white paper"
-    assert styled("ink", "a fox", "fur")[1].startswith("fur, photo")
-    assert styled("ink", "  ", "")[0].strip() == ""
+    assert apply_style("on_orange", "a fox on a blue background", "") == ("a fox on an orange background", "")
+    assert apply_style("ink", "a {fox|cat}", "fur")[0] == "ink drawing of a {fox|cat}, clean lines, white paper"
+    assert apply_style("ink", "a fox", "fur")[1].startswith("fur, photo")
+    assert apply_style("ink", "  ", "")[0].strip() == ""
     with pytest.raises(UnknownMethodError):
-        styled("baroque", "a fox", "")
+        apply_style("baroque", "a fox", "")
 
 
 def test_each_model_is_offered_styles_it_understands():
-    assert {style.key for style in fitting("emoji")} & {style.key for style in fitting("sdxl")} == {"none"}
+    assert {style.key for style in list_fitting_styles("emoji")} & {
+        style.key for style in list_fitting_styles("sdxl")
+    } == {"none"}
     assert all("{prompt}" in style.prompt for style in STYLES.values())
 
 
@@ -141,7 +143,7 @@ def test_a_method_that_does_not_fit_the_model_is_left_out_with_a_note(studio):
     values = {"prompt": "a fox", "num_inference_steps": 10**6, "sampler": {"key": "euler"}}
     found = Restored({**values, "guidance": {"key": "cfg", "guidance_scale": 99}}, [], "stepwise")
     studio.read_picture = lambda path: found
-    restored = settings_of(studio, "any", FLOW.key)
+    restored = read_settings(studio, "any", FLOW.key)
     assert restored.values == {"prompt": "a fox", "num_inference_steps": studio.limits.max_steps, "loras": []}
     assert len(restored.notes) == 3
 
@@ -156,14 +158,14 @@ def test_a_method_that_does_not_fit_the_model_is_left_out_with_a_note(studio):
 def test_a_picture_of_ours_brings_its_loras_and_says_which_model_made_it(studio, model, kept, said):
     loras = ({"name": "neon", "weight": -0.5}, {"name": "gone", "weight": 1.0})
     studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "emoji", loras)
-    restored = settings_of(studio, "any", model)
+    restored = read_settings(studio, "any", model)
     assert restored.values["loras"] == kept and "model" not in restored.values
     assert len(restored.notes) == len(said) and all(any(words in note for note in restored.notes) for words in said)
 
 
 def test_a_picture_of_an_unknown_model_says_its_name_and_loads_nothing(studio):
     studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "../<b>evil")
-    restored = settings_of(studio, "any", "emoji")
+    restored = read_settings(studio, "any", "emoji")
     assert restored.values == {"prompt": "a fox", "loras": []}
     assert restored.notes == ["The picture was made with the model '../<b>evil', which is not here."]
 
@@ -172,7 +174,7 @@ def test_no_more_loras_are_taken_over_than_may_be_applied(studio):
     studio.loras = lambda model: [f"l{place}" for place in range(16)]
     loras = tuple({"name": f"l{place}", "weight": 1.0} for place in range(16))
     studio.read_picture = lambda path: Restored({"prompt": "a fox"}, [], "stepwise", "emoji", loras)
-    restored = settings_of(studio, "any", "emoji")
+    restored = read_settings(studio, "any", "emoji")
     assert restored.values["loras"] == list(loras[: studio.limits.max_loras])
     assert restored.notes == [f"Of its 16 LoRAs the first {studio.limits.max_loras} were loaded."]
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from pipelines.core.errors import PictureError
 from studio.infotext import read
-from studio.infotext.embed import texts
+from studio.infotext.embed import read_all_texts
 from studio.infotext.exif_texts import read_exif_texts
 from studio.infotext.xmp_texts import read_xmp_texts
 
@@ -67,7 +67,7 @@ def test_our_own_texts_come_back_whatever_their_bytes_look_like():
     from studio.infotext.embed import encode
 
     for text in ("Ã¤", "ä", "plain", "狐"):
-        found = texts(Image.open(io.BytesIO(encode(SMALL, "png", text, "{}"))))
+        found = read_all_texts(Image.open(io.BytesIO(encode(SMALL, "png", text, "{}"))))
         assert found["parameters"] == text
 
 
@@ -170,9 +170,9 @@ def test_broken_blocks_hold_nothing_and_raise_nothing():
     for cut in range(0, len(block), 7):
         with Image.open(io.BytesIO(saved("JPEG"))) as picture:
             picture.info["exif"] = b"Exif\0\0" + block[:cut]
-            texts(picture)
+            read_all_texts(picture)
             picture.info["exif"] = block[:cut][::-1]
-            texts(picture)
+            read_all_texts(picture)
     loop = b"MM" + struct.pack(">HI", 42, 8) + struct.pack(">HHHII", 1, 0x8769, 4, 1, 8) + bytes(4)
     assert prompt_in(saved("JPEG", exif=b"Exif\0\0" + loop)) is None
     far = exif_block(TEXT.encode())[:-200] + b"\xff" * 200

@@ -201,7 +201,7 @@ def test_swarmui_as_it_is_now():
         "sui_models": [{"name": "flux1-dev", "param": "model", "hash": "0x1"}],
     }
     restored = read_texts({"parameters": json.dumps(swarm)})
-    methods = {"sampler": {"key": "euler"}, "schedule": {"key": "shift", "shift": 3.0}}
+    methods = {"sampler": {"key": "euler"}, "schedule": {"key": "shift", "shift": 3.0}, "made_like": {"key": "comfyui"}}
     assert restored.values == {**VALUES, **methods}
     assert [lora["name"] for lora in restored.loras] == ["ink", "oil"]
     bare = {"sui_image_params": {"prompt": "a red fox", "steps": 28, "seed": 1}}
@@ -224,5 +224,9 @@ def test_invokeai_as_it_is_now_and_as_a_command_line():
     assert restored.values["guidance"]["guidance_scale"] == 5.5 and restored.model == "FLUX Dev"
     assert restored.loras == ({"name": "ink", "weight": 0.75},)
     dream = '"a red fox [blurry]" -s 28 -S 1234 -W 832 -H 1216 -C 5.5 -A k_lms'
-    assert read_texts({"Dream": dream}).values == {**VALUES, "sampler": {"key": "lms"}}
+    assert read_texts({"Dream": dream}).values == {
+        **VALUES,
+        "sampler": {"key": "lms"},
+        "made_like": {"key": "invokeai"},
+    }
     assert read_texts({"Dream": "a dream I had"}) is None

@@ -15,7 +15,7 @@ from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
 from studio.page.compare.learn_plot import EMPTY, learn_view
-from studio.tasks.learn import schedules_folder
+from studio.tasks.schedules_folder import get_schedules_folder
 from tests.studio.waiting import ended
 
 BASE = {"num_inference_steps": 2, "sampler": "unipc", "guidance": {"key": "cfg", "guidance_scale": 1.0}}
@@ -39,8 +39,8 @@ def test_a_fit_is_a_job_whose_result_runs(studio):
     assert view.cells[0].num_steps == 3
     name, schedule = view.outcome["name"], view.outcome["schedule"]
     assert (
-        find_all(schedules_folder(studio))[name].to_json()
-        == find_all(schedules_folder(studio))[name].parse(schedule).to_json()
+        find_all(get_schedules_folder(studio))[name].to_json()
+        == find_all(get_schedules_folder(studio))[name].parse(schedule).to_json()
     )
     assert set(schedule["held_out"]) == {
         "uniform",
@@ -126,12 +126,13 @@ def test_an_evolution_reports_its_population_and_stops(studio):
     ("changes", "words"),
     [
         ({"base": {**BASE, "num_inference_steps": 1}}, "1 step has nothing to learn"),
+        ({"base": {**BASE, "guidance": {"key": "apg"}}}, "choose Classifier-free guidance"),
         ({"base": 3}, "base of a fit is '3'"),
         ({"pictures": {"fitted": 1}}, "fitted is 1"),
         ({"pictures": {"many": 1}}, "'many'"),
         ({"learner": {"key": "ld3", "rounds": 0}}, "rounds is 0"),
         ({"prompts": [1]}, "prompts of a fit"),
-        ({"prompts": ["a"] * 2049}, "At most 2048"),
+        ({"prompts": ["a"] * 2049}, "at most 2048"),
         ({"extra": 1}, "'extra'"),
         ({"learner": "magic"}, "Unknown learner 'magic'"),
         ({"base": {**BASE, "model": "none"}}, "none"),

@@ -8,7 +8,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.types import Choice
 from pipelines.schedules.learned_file import LearnedSchedule, write_learned
 from studio.backend import Studio, StudioSettings
-from studio.tasks.text_to_image import parse_request
+from studio.tasks.runs.text_to_image import parse_request
 
 RECORD = LearnedSchedule(
     method="ld3",
@@ -22,7 +22,7 @@ RECORD = LearnedSchedule(
     model_times=(999.0, 710.0, 390.0),
     held_out={"uniform": 0.4, "fitted": 0.2},
     curve=(),
-    told={},
+    fit_details={},
 )
 
 

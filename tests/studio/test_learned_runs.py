@@ -29,6 +29,7 @@ def page(studio):
 @pytest.mark.parametrize("settings", [{}, {"name": NAME}])
 def test_the_shipped_schedule_is_picked_on_the_page_and_named_in_the_saved_settings(studio, page, settings):
     draft = {
+        "model": "emoji",
         "schedule": {"key": "learned", **settings},
         "num_inference_steps": 6,
         "prompt": PROMPT,
@@ -43,7 +44,7 @@ def test_the_shipped_schedule_is_picked_on_the_page_and_named_in_the_saved_setti
 
 
 def test_what_was_not_fitted_is_refused_on_the_page_with_what_is(studio, page):
-    draft = {"schedule": "learned", "num_inference_steps": 9, "prompt": PROMPT}
+    draft = {"model": "emoji", "schedule": "learned", "num_inference_steps": 9, "prompt": PROMPT}
     view = ended(studio.submit("text_to_image", read_after(page, page.form.updates(draft, "emoji"))))
     assert view.status is JobStatus.FAILED
     assert "9 steps of dpmpp_2m on the model emoji" in view.message and "6 steps of dpmpp_2m on emoji" in view.message

@@ -66,7 +66,9 @@ def test_a_click_becomes_a_job_whose_steps_stream_to_the_end(page):
     assert [one["final"] for one in said] == [False] * (len(said) - 1) + [True]
     assert said[-1]["status"] == "done" and said[-1]["notice"] == ""
     shown = {name: part for one in said for name, part in one["parts"].items()}
-    assert shown["t2i-hero"].keys() == {"file"} and shown["t2i-noisy-image"]["src"].startswith("data:image/jpeg")
+    assert shown["t2i-hero"].keys() == {"file", "data-result", "data-seed"} and shown["t2i-noisy-image"][
+        "src"
+    ].startswith("data:image/jpeg")
 
 
 def test_nobody_from_elsewhere_chooses_whose_job_it_is(page):

@@ -12,7 +12,7 @@ from pipelines.core.errors import StepwiseError
 from studio.backend import Studio, StudioSettings
 from studio.page.page import build_page
 from studio.page.tabs import TABS
-from studio.reliability.page import PageForm, files_of, forms
+from studio.reliability.page import PageForm, list_files, read_forms
 
 ODD = [None, [], {}, "x", -3, 10**400, [[]], True]
 """Each field is filled with every other one of these, and fields of one kind come at odd and at even places."""
@@ -34,7 +34,7 @@ def page(tmp_path_factory):
     studio = Unworked(StudioSettings(outputs=home / "outputs", models=home / "models", device="cpu"))
     demo = build_page(studio)
     config = json.loads(json.dumps(demo.get_config_file(), default=str))
-    yield forms(config), TestClient(Starlette(routes=demo.routes), raise_server_exceptions=False)
+    yield read_forms(config), TestClient(Starlette(routes=demo.routes), raise_server_exceptions=False)
     studio.close()
 
 
@@ -44,9 +44,10 @@ def ask(client, tab, values, **more):
 
 def test_every_run_button_of_the_page_has_its_form(page):
     found, _ = page
-    assert {*found} == {*RUNS, "edit"} and {tab.key for tab in TABS} - {*found} == {"gallery", "models"}
+    assert {*found} == {*RUNS, "edit", "upscale"} and {tab.key for tab in TABS} - {*found} == {"gallery", "models"}
     assert [found[tab].reader is not None for tab in RUNS] == [False] * len(RUNS) and found["edit"].reader is not None
-    assert all(len(form.names) == len(set(form.names)) > 80 for form in found.values())
+    assert all(len(form.names) == len(set(form.names)) for form in found.values())
+    assert all(len(found[tab].names) > 80 for tab in (*RUNS, "edit"))
     with pytest.raises(StepwiseError, match="no field"):
         found["animate"].filled(nonsense=1)
 
@@ -95,7 +96,7 @@ def test_a_sentence_that_quotes_half_a_character_still_leaves(page, monkeypatch)
 
 def test_what_an_event_names_is_found():
     said = {"parts": {"a": {"file": "/x/1.png"}, "b": {"html": '<img data-file="/x/2.png">'}, "c": {"hidden": None}}}
-    assert files_of(said) == {"/x/1.png", "/x/2.png"}
+    assert list_files(said) == {"/x/1.png", "/x/2.png"}
 
 
 def test_a_form_knows_its_fields_by_name():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import io
+import json
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from pipelines.core.errors import SettingsError
+from studio.reliability.server import run_server
 from studio.server import mcp as mcp_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,3 +100,26 @@ def test_a_mistake_reaches_the_agent_as_a_sentence(url):
         lambda session: session.call_tool("generate", {"prompt": "a fox", "settings": {"num_inference_steps": 10**6}}),
     )
     assert answer.isError and "from 1 to 200" in answer.content[0].text
+
+
+@pytest.mark.slow
+def test_an_agent_that_signed_in_makes_results_of_its_own(tmp_path):
+    import httpx
+
+    pytest.importorskip("mcp", reason="pip install -r requirements-mcp.txt")
+    tool = {"name": "generate", "arguments": {"prompt": "a fox", "settings": {"num_inference_steps": 1}}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool}
+    asked = {"json": call, "headers": {"accept": "application/json, text/event-stream"}}
+    with run_server(tmp_path, flags=("--mcp", "--auth", "ann:pass", "--auth", "bob:word")) as server:
+        assert server.web.post(mcp_server.PATH, **asked).status_code == 401
+        found = {}
+        for name, password in (("ann", "pass"), ("bob", "word")):
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=120) as web:
+                web.post("/login", data={"username": name, "password": password})
+                if name == "ann":
+                    assert "'status': 'done'" in web.post(mcp_server.PATH, **asked).text
+                event = web.post("/gradio_api/call/gallery", json={"data": ["", "", 10]}).json()["event_id"]
+                kind, data = web.get(f"/gradio_api/call/gallery/{event}").text.strip().splitlines()[-2:]
+                assert kind == "event: complete", data
+                found[name] = [one["kind"] for one in json.loads(data.removeprefix("data: "))[0]["results"]]
+    assert found == {"ann": ["text_to_image"], "bob": []}

@@ -18,10 +18,10 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.models.places import ModelPlaces
 from studio.api import models_change
-from studio.api.listings import change_models, listed_models
+from studio.api.listings import change_models, list_models
 from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
-from studio.models.model_list import ModelList, memory_of
+from studio.models.model_list import ModelList, list_memory_segments
 from studio.page.models import markup as model_markup
 
 remote = pretended.remote
@@ -33,7 +33,11 @@ class FewModels:
     def __init__(self, entries, hub, folder):
         self.catalog = Catalog(folder / "models", entries)
         self.loader = Loader(ModelCache(10**9), self.catalog, device="cpu", places=ModelPlaces(self.catalog, hub))
+        self.loaders = [self.loader]
         self.model_list = ModelList(self.catalog, self.loader)
+
+    def is_loaded(self, key):
+        return self.loader.loaded(key)
 
     def models(self):
         return list(self.catalog.values())
@@ -49,26 +53,26 @@ def studio(hub, tmp_path):
     return FewModels([pretended.entry_of()], hub, tmp_path)
 
 
-def ended(errand, within=60):
+def ended(transfer, within=60):
     end = time.monotonic() + within
-    while errand.status == "running" and time.monotonic() < end:
+    while transfer.status == "running" and time.monotonic() < end:
         time.sleep(0.02)
-    return errand.status
+    return transfer.status
 
 
 def test_a_download_brings_the_files_and_loads_nothing(studio, hub):
     models, entry = ModelList(studio.catalog, studio.loader), studio.catalog["far"]
-    assert not models.here(entry)
-    errand = models.start("far", "download")
-    assert ended(errand) == "done"
-    assert errand.done == errand.total > 0
-    assert models.here(entry) and not models.busy
-    assert memory_of(studio.loader)[0] == []
+    assert not models.is_here(entry)
+    transfer = models.start("far", "download")
+    assert ended(transfer) == "done"
+    assert transfer.done == transfer.total > 0
+    assert models.is_here(entry) and not models.busy
+    assert list_memory_segments(studio.loader)[0] == []
     hub.error = OSError("no network")
     assert ended(models.start("far", "load")) == "done"
-    assert [one.models for one in memory_of(studio.loader)[0]] == [("far",)]
+    assert [one.models for one in list_memory_segments(studio.loader)[0]] == [("far",)]
     assert models.release("far")
-    assert memory_of(studio.loader)[0] == []
+    assert list_memory_segments(studio.loader)[0] == []
 
 
 def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
@@ -81,12 +85,12 @@ def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
         return fetch(*args)
 
     hub.fetch = slow
-    errand = models.start("far", "download")
-    assert models.start("far", "download") is errand
+    transfer = models.start("far", "download")
+    assert models.start("far", "download") is transfer
     assert models.cancel("far")
     go.set()
-    assert ended(errand) == "cancelled"
-    assert not models.here(studio.catalog["far"]) and not models.cancel("far")
+    assert ended(transfer) == "cancelled"
+    assert not models.is_here(studio.catalog["far"]) and not models.cancel("far")
     hub.fetch = fetch
     assert ended(models.start("far", "download")) == "done"
     assert len(hub.fetched) == len(set(hub.fetched))
@@ -95,10 +99,10 @@ def test_a_cancelled_download_stops_and_goes_on_later(studio, hub):
 def test_without_a_network_the_card_says_what_is_missing(studio, hub):
     hub.error = OSError("no network")
     models = ModelList(studio.catalog, studio.loader)
-    errand = models.start("far", "download")
-    assert ended(errand) == "failed"
-    assert "3 GB" in errand.message or "3.0 GB" in errand.message
-    assert errand.message in model_markup.card(studio.catalog["far"], False, False, errand)
+    transfer = models.start("far", "download")
+    assert ended(transfer) == "failed"
+    assert "3 GB" in transfer.message or "3.0 GB" in transfer.message
+    assert transfer.message in model_markup.build_card(studio.catalog["far"], False, False, transfer)
 
 
 def test_only_models_of_the_catalog_and_a_few_at_a_time(hub, tmp_path):
@@ -125,23 +129,38 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
     studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu"))
     try:
         models = ModelList(studio.catalog, studio.loader)
-        told = listed_models(studio)
+        told = list_models(studio)
         assert told["models"][0]["key"] == "emoji" and told["models"][0]["where"] == "here"
-        assert told["memory"]["used_bytes"] == 0 and told["loras"] == []
+        assert told["memory"]["used_bytes"] == 0
+        shipped = {"emoji-128-four-steps", "emoji-faded", "emoji-ink", "emoji-night", "emoji-pixels", "emoji-sepia"}
+        assert {one["key"] for one in told["loras"]} == {*shipped, "emoji-swapped"}
+        assert [(one["key"], one["problem"]) for one in told["embeddings"]] == [("emoji-mint", "")]
         assert ended(models.start("emoji", "load")) == "done"
-        held = listed_models(studio)
+        held = list_models(studio)
         assert held["memory"]["used_bytes"] > 10**6 and held["models"][0]["loaded"]
         assert held["memory"]["held"][0]["models"] == ["emoji"]
-        bar = model_markup.memory_bar(*memory_of(studio.loader), lambda key: studio.catalog[key].label)
+        bar = model_markup.build_memory_bar(*list_memory_segments(studio.loader), lambda key: studio.catalog[key].label)
         assert "Emoji 64" in bar
         (tmp_path / "models" / "loras").mkdir(parents=True)
         save_file({"a": torch.zeros(1)}, tmp_path / "models" / "loras" / "sketch.safetensors")
         models.rescan()
-        (lora,) = listed_models(studio)["loras"]
+        lora = list_models(studio)["loras"][0]
         assert lora["key"] == "sketch" and lora["problem"]
-        assert lora["problem"] in model_markup.lora_list(models.loras())
+        assert lora["problem"] in model_markup.build_lora_list(models.loras())
         assert models.release("emoji")
-        assert memory_of(studio.loader)[0] == []
+        assert list_memory_segments(studio.loader)[0] == []
+    finally:
+        studio.close()
+
+
+def test_the_pages_first_model_is_loaded_once_and_stays_released(tmp_path):
+    studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu"))
+    try:
+        studio.load_default()
+        assert ended(studio.model_list.get_transfer("emoji")) == "done" and studio.loader.loaded("emoji")
+        assert studio.model_list.release("emoji")
+        studio.load_default()
+        assert not studio.model_list.busy and not studio.loader.loaded("emoji")
     finally:
         studio.close()
 
@@ -149,13 +168,13 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
 def test_programs_do_what_the_buttons_do_on_the_pages_own_shelf(studio, hub):
     told = change_models(studio, "download", "far")
     assert told["done"] and told["action"] == "download" and told["models"]
-    errand = studio.model_list.errand("far")
-    assert ended(errand) == "done"
-    (way,) = listed_models(studio)["on_their_way"]
+    transfer = studio.model_list.get_transfer("far")
+    assert ended(transfer) == "done"
+    (way,) = list_models(studio)["on_their_way"]
     assert (way["key"], way["what"], way["status"], way["done"]) == ("far", "download", "done", way["total"])
     hub.error = OSError("no network")
     change_models(studio, "load", "far")
-    assert ended(studio.model_list.errand("far")) == "done"
+    assert ended(studio.model_list.get_transfer("far")) == "done"
     assert change_models(studio, "release", "far")["memory"]["used_bytes"] == 0
     assert change_models(studio, "cancel", "far")["done"] is False  # nothing is on its way
     assert change_models(studio, "rescan")["on_their_way"] == []
@@ -169,7 +188,7 @@ def test_programs_do_what_the_buttons_do_on_the_pages_own_shelf(studio, hub):
 def test_a_program_names_a_model_by_its_key_and_by_nothing_else(studio, hub, action, model):
     with pytest.raises(SettingsError):
         change_models(studio, action, model)
-    assert hub.fetched == [] and listed_models(studio)["on_their_way"] == []
+    assert hub.fetched == [] and list_models(studio)["on_their_way"] == []
 
 
 def test_the_endpoint_answers_and_says_what_is_wrong_in_a_sentence(studio):
@@ -198,7 +217,7 @@ def test_a_program_too_loads_only_a_few_at_a_time(hub, tmp_path):
         few.model_list.start("m2", "download")
     assert change_models(few, "cancel", "m1")["done"]
     go.set()
-    assert {ended(few.model_list.errand(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
+    assert {ended(few.model_list.get_transfer(key)) for key in ("m0", "m1")} <= {"failed", "cancelled"}
 
 
 def test_the_command_line_loads_a_model_and_refuses_what_is_none(tmp_path, capsys):
@@ -214,6 +233,6 @@ def test_names_are_text_and_never_html():
     entry = CatalogEntry(
         "k", "<b>x</b> ${1} {{y}}", "stock", licence="<i>", licence_url="javascript:alert(1)", notes="`z`"
     )
-    html = model_markup.cards([(entry, False, False, None)])
+    html = model_markup.build_cards([(entry, False, False, None)])
     assert not any(part in html for part in ("<b>x", "${", "{{", "`", "javascript:", "<i>,"))
-    assert "No model matches" in model_markup.cards([])
+    assert "No model matches" in model_markup.build_cards([])

@@ -111,7 +111,7 @@ def test_a_prompt_that_cannot_be_read_is_refused_before_the_run(studio, prompt, 
 def test_an_edit_that_inverts_asks_for_one_text_and_others_switch(studio):
     picture = Image.new("RGB", (64, 64), "blue")
     base = {**RUN, "prompt": "[a fox:an owl:0.5]"}
-    with pytest.raises(MethodFitError, match="Edits that invert the picture"):
+    with pytest.raises(MethodFitError, match="Edits that compare the picture with its prompt"):
         TASKS["edit"].parse({"base": base, "picture": picture, "edit": "reprompt", "source_prompt": "a fox"}, studio)
     view = ended(studio.submit("edit", {"base": base, "picture": picture, "edit": "image_to_image"}))
     assert view.status is JobStatus.DONE, view.message

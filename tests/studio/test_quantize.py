@@ -10,15 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.benchmarks import quantization_peak
 from pipelines.core.errors import LoraError, MethodFitError, ModelError, SettingsError, UnknownMethodError
-from pipelines.models.quantization_folder import RECORD, WEIGHTS, quantized_key
-from pipelines.workflows.quantize import trimmed_mean
-from studio.cli.main import main
+from pipelines.models.quantization_folder import quantized_key
 from studio.jobs.job import JobStatus
-from studio.models.save_quantized import keep, kept_key
-from studio.tasks import quantize as quantize_task
-from studio.tasks.quantize import FULL
+from studio.models.save_quantized import find_saved_key, keep
+from studio.tasks.runs.quantize import FULL
 from tests.studio.page_forms import built
 from tests.studio.waiting import ended
 
@@ -98,9 +94,9 @@ def test_keeping_makes_a_model_for_the_other_tabs(studio):
 
 
 def test_keep_it_after_the_run(studio, compared):
-    assert kept_key(studio, "emoji", compared[0].request.variants[1]) is None
+    assert find_saved_key(studio, "emoji", compared[0].request.variants[1]) is None
     key = keep(studio, "emoji", compared[0].request.variants[1])
-    assert key == kept_key(studio, "emoji", compared[0].request.variants[1]) == "emoji+int4-group_size32"
+    assert key == find_saved_key(studio, "emoji", compared[0].request.variants[1]) == "emoji+int4-group_size32"
     _, made = done(studio, "text_to_image", **BASE, model=key)
     assert np.array_equal(made.cells[0].images, compared[1].cells[2].images)
 
@@ -110,10 +106,11 @@ def tab(studio):
     return built(studio).tabs["quantize"]
 
 
-def kept_by(tab, monkeypatch, job, which, handler="_keep"):
+def save_variant(tab, monkeypatch, job, variant, handler="save"):
     """The words of the notice and the other updates, as the handler of the button gives them."""
-    monkeypatch.setattr(tab, "_job", lambda session: job)
-    for updates in getattr(tab, handler)({tab.session: None, tab.which: which}):
+    monkeypatch.setattr(tab.saving, "find_job", lambda session: job)
+    data = {component: component.value for component in tab.context.list_inputs}
+    for updates in getattr(tab.saving, handler)({**data, tab.session: None, tab.saving.variant: variant}):
         yield updates.pop(tab.notice), updates
 
 
@@ -124,19 +121,19 @@ def test_keep_it_waits_for_the_device_and_says_so(studio, compared, tab, monkeyp
     busy = studio.submit("text_to_image", {**BASE, "num_inference_steps": 200})
     while not any(cell.rows for cell in busy.view().cells):
         busy.wait(busy.view().version, 5)
-    said = kept_by(tab, monkeypatch, compared[0], 2)
+    said = save_variant(tab, monkeypatch, compared[0], 2)
     word, updates = next(said)
     assert "Waiting" in word and not updates and not busy.status.final and key not in studio.catalog
     busy.cancel()
     *between, (last, updates) = said
-    assert any("Keeping" in word and "Dynamic int8" in word for word, _ in between), between
-    assert f"Saved as {key}" in last and key in studio.catalog and updates.keys() == set(tab.lists)
-    with_it = [choice for update in updates.values() for choice in update["choices"]]
-    assert key in {value for _, value in with_it}
+    assert any("Saving" in word and "Dynamic int8" in word for word, _ in between), between
+    assert f"Saved as {key}" in last and key in studio.catalog and updates.keys() <= set(tab.context.list_outputs)
+    values = {choice[-1] for update in updates.values() for choice in update.get("choices") or ()}
+    assert key in values
 
 
 def test_keep_it_and_use_it_opens_the_other_tab_with_the_model(studio, compared, tab, monkeypatch):
-    *_, (last, updates) = kept_by(tab, monkeypatch, compared[0], 0, "_keep_and_use")
+    *_, (last, updates) = save_variant(tab, monkeypatch, compared[0], 0, "save_and_use")
     assert "Saved as emoji+int8" in last and updates[tab.context.tabs].selected == "text_to_image"
     shown = [update.get("value") for update in updates.values() if isinstance(update, dict)]
     assert "emoji+int8" in shown
@@ -146,11 +143,11 @@ def test_what_cannot_be_kept_is_said_in_the_notice(studio, compared, tab, monkey
     def full(*_):
         raise ModelError("The disk is full.")
 
-    (word, _), *more = kept_by(tab, monkeypatch, compared[0], 7)
+    (word, _), *more = save_variant(tab, monkeypatch, compared[0], 7)
     assert "Run it again" in word and not more
     with monkeypatch.context() as patch:
         patch.setattr("studio.models.save_quantized.keep_network", full)
-        *_, (last, updates) = kept_by(tab, patch, compared[0], 1)
+        *_, (last, updates) = save_variant(tab, patch, compared[0], 1)
     assert "The disk is full." in last and 'role="alert"' in last and not updates
     with pytest.raises(UnknownMethodError, match="Unknown quantizer 'int3'"):
         studio.submit("keep", {"model": "emoji", "variant": "int3"})
@@ -220,99 +217,3 @@ def test_one_method_that_fails_leaves_the_others(studio, monkeypatch):
     studio.loader.release("emoji")
     _, view = done(studio, base=BASE, variants=["fp8"], measure=False)
     assert view.status is JobStatus.FAILED and "no such kernel" in view.message
-
-
-def test_a_mean_without_extremes():
-    assert trimmed_mean([1.0, *[2.0] * 8, 99.0]) == 2 and trimmed_mean([3.0]) == 3
-
-
-def test_the_peak_of_each_variant_is_measured_with_what_it_would_be_loaded_from(studio, monkeypatch):
-    asked = []
-
-    def measured(model, folder, device, request, method, file, cancelled):
-        if file is not None:
-            assert file.is_file() and file.name == WEIGHTS and not (file.parent / RECORD).exists()
-        asked.append((model, folder, device, request, method, file))
-        if method and method["key"] == "nf4":
-            raise ModelError("Measuring the peak of memory failed (killed). Leave it out.")
-        assert cancelled() is False
-        return 1000 * len(asked)
-
-    monkeypatch.setattr(quantize_task, "peak_bytes", measured)
-    before = set(studio.catalog.folder.iterdir())
-    four = {"key": "int4", "group_size": 16}
-    _, view = done(studio, base=BASE, variants=["int8", "nf4", four], measure=False, peak=True)
-    assert view.status is JobStatus.DONE, view.message
-    assert [method for *_, method, _ in asked] == [None, {"key": "int8"}, {"key": "nf4"}, four]
-    assert {(model, folder, device) for model, folder, device, *_ in asked} == {("emoji", studio.catalog.folder, "cpu")}
-    assert all(
-        request["width"] == request["height"] == 64 and request["prompt"] == BASE["prompt"]
-        for *_, request, _, _ in asked
-    )
-    files = [file for *_, file in asked]
-    assert files[0] is None and len({*files}) == 4 and not any(file.exists() for file in files[1:])
-    assert set(studio.catalog.folder.iterdir()) == before, "measured files are nobody's models"
-    assert [row["peak"] for row in view.outcome["rows"]] == [1000, 2000, None, 4000]
-    assert [cell.figures.get("peak") for cell in view.cells] == [1000, 2000, None, 4000]
-    assert "failed (killed)" in view.outcome["rows"][2]["problem"] and view.cells[2].results
-    asked.clear()
-    _, view = done(studio, base=BASE, variants=["int8"], measure=False)
-    assert not asked and view.outcome["rows"][1]["peak"] is None
-
-
-def test_the_command_line_measures_the_peak_where_it_is_asked_to(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(quantize_task, "peak_bytes", lambda *_: 123_400_000)
-    folders = ["--outputs-folder", str(tmp_path / "outputs"), "--models-folder", str(tmp_path / "models")]
-    words = [
-        "quantize",
-        BASE["prompt"],
-        "--steps",
-        "1",
-        "--with",
-        "int8",
-        "--no-measure",
-        "--out",
-        str(tmp_path / "a.json"),
-    ]
-    assert main([*folders, *words, "--peak"]) == 0
-    assert capsys.readouterr().out.count("peak 123.4 MB") == 2
-    assert main([*folders, *words]) == 0 and "peak" not in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_int8_takes_less_at_its_peak_than_full_precision(studio):
-    _, view = done(studio, base={**BASE, "num_inference_steps": 1}, variants=["int8"], measure=False, peak=True)
-    full, int8 = (row["peak"] for row in view.outcome["rows"])
-    assert 20e6 < int8 < full < 400e6
-
-
-@pytest.mark.slow
-def test_the_peak_comes_from_a_process_of_its_own(studio, tmp_path):
-    request = {**BASE, "num_inference_steps": 1}
-    peak = quantization_peak.peak_bytes("emoji", tmp_path, "cpu", request)
-    assert 20e6 < peak < 400e6
-    with pytest.raises(ModelError, match=r"failed .*Unknown model 'gone'"):
-        quantization_peak.peak_bytes("gone", tmp_path, "cpu", request)
-
-
-def test_the_command_line_writes_figures(tmp_path, capsys):
-    folders = ["--outputs-folder", str(tmp_path / "outputs"), "--models-folder", str(tmp_path / "models")]
-    out = tmp_path / "out.json"
-    words = [
-        "quantize",
-        BASE["prompt"],
-        "--seed",
-        "5",
-        "--steps",
-        "1",
-        "--with",
-        "int4,group_size=32",
-        "--no-measure",
-        "--keep",
-    ]
-    assert main([*folders, *words, "--out", str(out)]) == 0
-    said = capsys.readouterr()
-    assert "Full precision: 35.5 MB" in said.out and "kept as emoji+int4-group_size32" in said.out
-    assert json.loads(out.read_text())["rows"][1]["key"] == "emoji+int4-group_size32"
-    assert main([*folders, "quantize", "a fox", "--with", "int3", "--out", str(out)]) == 2
-    assert "Unknown quantizer 'int3'" in capsys.readouterr().err

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from pipelines.core.errors import PictureError
-from studio.page.edit.drawn import Drawn, check_drawing
+from studio.page.edit.drawn import Drawings, check_drawing
 from studio.page.edit.mask_editor import BOARD, mask_editor
-from studio.reliability.probes import bomb
+from studio.reliability.probes import build_bomb
 
 
 def png(side: int = 8) -> bytes:
@@ -23,7 +23,7 @@ FIELDS = {"type": "layer", "index": "0", "id": "abc"}
 
 
 def test_the_oldest_drawings_are_forgotten():
-    drawn = Drawn(3)
+    drawn = Drawings(3)
     for name in "abcad":
         drawn[name] = name
     assert [*drawn] == ["c", "a", "d"]
@@ -40,7 +40,7 @@ def test_the_oldest_drawings_are_forgotten():
         (FIELDS, []),
         (FIELDS, [png(), png()]),
         (FIELDS, [b"no picture"]),
-        (FIELDS, [bomb(3000)]),
+        (FIELDS, [build_bomb(3000)]),
         (FIELDS, [b"\0" * (8 * 2**20 + 1)]),
     ],
 )

@@ -18,14 +18,14 @@ from studio.jobs.local_engine import LocalEngine
 def test_the_free_pages_of_the_heap_are_returned():
     import os
 
-    from studio.reliability.memory import used
+    from studio.reliability.memory import measure_memory
 
     blocks = [bytearray(64_000) for _ in range(4000)]
     kept = blocks[::50]
     del blocks
-    full = used(os.getpid()).rss
+    full = measure_memory(os.getpid()).rss
     give_back()
-    assert used(os.getpid()).rss <= full
+    assert measure_memory(os.getpid()).rss <= full
     assert len(kept) == 80
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request
-from pipelines.workflows.compare.axes import spread
-from studio.api.listings import results
+from pipelines.workflows.compare.axes import parse_numbers
+from studio.api.listings import find_results
+from studio.safety.people import PROGRAM
 
 
 @pytest.mark.parametrize("job_id", [{}, [], None, 7, {"a": []}, "\0"])
@@ -37,13 +38,13 @@ def test_a_number_without_end_is_refused(studio, name, value):
 @pytest.mark.parametrize("limit", [float("inf"), float("nan"), 10**400, 0, 1.5, True])
 def test_a_list_without_end_is_refused(studio, limit):
     with pytest.raises(SettingsError, match="limit"):
-        results(studio, limit=limit)
+        find_results(studio.results(PROGRAM), limit=limit)
 
 
 @pytest.mark.parametrize("values", [{"search": HALF}, {"kind": HALF}, {"before": HALF}])
 def test_a_search_for_half_a_character_is_refused(studio, values):
     with pytest.raises(SettingsError, match="must be text"):
-        results(studio, **values)
+        find_results(studio.results(PROGRAM), **values)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +64,8 @@ def test_half_a_character_is_no_text(studio, task, values):
 
 
 def test_a_range_with_a_step_without_end_is_none():
-    with pytest.raises(SettingsError, match="is no range"):
-        spread("1-2:" + "9" * 400, True, 16)
+    with pytest.raises(SettingsError, match="is not a range"):
+        parse_numbers("1-2:" + "9" * 400, True, 16)
 
 
 def test_whole_numbers_are_taken_however_they_are_written():

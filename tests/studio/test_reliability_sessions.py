@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from studio.safety.sessions import SessionGuard
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def http(path: str, method: str = "GET") -> dict:
@@ -24,7 +30,7 @@ def guard(forgotten):
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    return SessionGuard(app, forgotten.append, kept=2)
+    return SessionGuard(app, forgotten.append, capacity=2)
 
 
 def visit(guard, *paths: str, method: str = "GET") -> None:
@@ -83,3 +89,41 @@ def test_a_broken_answer_forgets_too(forgotten):
     with pytest.raises(RuntimeError):
         visit(guard, "/gradio_api/call/generate/abc")
     assert forgotten == ["abc"]
+
+
+PROGRAM = """
+import json, sys, httpx
+from pathlib import Path
+from studio.safety.environment import prepare_environment
+from studio.safety.flags import parse_flags
+
+base = Path(sys.argv[1])
+settings = parse_flags(["--temp-folder", str(base / "temp"), "--outputs-folder", str(base / "outputs")], {})
+prepare_environment(settings.temp)
+
+import gradio as gr
+from studio.server.serve import run_server
+
+with gr.Blocks() as demo:
+    gr.Button().click(lambda text: text.upper(), gr.Textbox(), gr.Textbox(), api_name="up")
+queue, computed = demo._queue, []
+compute = queue._get_df
+queue._get_df = lambda records: computed.append(len(records)) or compute(records)
+with run_server(demo, settings) as url, httpx.Client(base_url=url, trust_env=False, timeout=60) as web:
+    for number in range(20):
+        event = web.post("/gradio_api/call/up", json={"data": [f"a{number}"]}).json()["event_id"]
+        assert f"A{number}" in web.get(f"/gradio_api/call/up/{event}").text
+        assert web.get(f"/gradio_api/call/up/{event}").status_code == 404
+    kept = [len(one) for one in (demo._queue.pending_messages_per_session, demo._queue.pending_event_ids_session)]
+    print(json.dumps([*kept, len(demo._queue.event_analytics), computed]), flush=True)
+    import os
+    os._exit(0)
+"""
+
+
+def test_a_call_whose_answer_was_read_leaves_no_queue_and_no_record(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    messages, events, records, computed = json.loads(ended.stdout.splitlines()[-1])
+    assert messages == events == 0 and records <= 1
+    assert computed == []  # gradio's table over all events, computed anew at the end of each

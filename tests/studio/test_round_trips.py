@@ -12,12 +12,12 @@ from pipelines.core.types import Request
 from pipelines.prompts.brackets import unescape
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.wildcards import escape_wildcards, expand_wildcards
-from pipelines.workflows.compare.axes import Axis, spread
+from pipelines.workflows.compare.axes import Axis, parse_numbers
 from studio import infotext
 from studio.infotext import Restored
 from studio.jobs.job import JobStatus
-from studio.ui.live_routes import _exact
-from studio.ui.restore import settings_of
+from studio.ui.live_routes import _write_large_numbers_as_text
+from studio.ui.restore import read_settings
 from tests.studio.waiting import ended
 
 LARGEST = 2**63 - 1
@@ -120,17 +120,17 @@ def test_seeds_are_exact_on_an_axis(field):
 
 
 def test_other_numbers_of_an_axis_are_as_before():
-    assert spread("1, 4, 10-30:10", True, 9) == [1, 4, 10, 20, 30]
-    assert spread("0-0.6:0.2", False, 9) == [0, 0.2, 0.4, 0.6]
-    assert spread("0.5, 2-1", False, 9) == [0.5, 2, 1]
+    assert parse_numbers("1, 4, 10-30:10", True, 9) == [1, 4, 10, 20, 30]
+    assert parse_numbers("0-0.6:0.2", False, 9) == [0, 0.2, 0.4, 0.6]
+    assert parse_numbers("0.5, 2-1", False, 9) == [0.5, 2, 1]
     for wrong in ("1.5", f"{2**63}", "1-9:0", "x", "1-1000000"):
         with pytest.raises(SettingsError):
-            spread(wrong, True, 9)
+            parse_numbers(wrong, True, 9)
 
 
 def test_what_the_browser_remembers_holds_no_number_that_it_would_round():
     draft = {"form": {"seed": LARGEST, "steps": 20}, "keys": [{"seed": 2**53 + 1}, {"seed": 2**53}], "fine": True}
-    assert _exact(draft) == {
+    assert _write_large_numbers_as_text(draft) == {
         "form": {"seed": str(LARGEST), "steps": 20},
         "keys": [{"seed": str(2**53 + 1)}, {"seed": 2**53}],
         "fine": True,
@@ -150,7 +150,7 @@ def test_another_program_s_braces_are_literal_and_its_loras_are_chosen_by_name(s
     loras = ({"name": "styles/Sketch.safetensors", "weight": 0.8}, {"name": "gone", "weight": 1.0})
     monkeypatch.setattr(studio, "loras", lambda model: ["sketch", "neon"])
     monkeypatch.setattr(studio, "read_picture", lambda path: foreign({"prompt": "{red|blue} __animal__ fox"}, *loras))
-    restored = settings_of(studio, "any", "emoji")
+    restored = read_settings(studio, "any", "emoji")
     assert studio.expand(restored.values["prompt"], 3) == restored.values["prompt"]
     assert unescape(restored.values["prompt"]) == "{red|blue} __animal__ fox"
     assert restored.values["loras"] == [{"name": "sketch", "weight": 0.8}]
@@ -162,5 +162,5 @@ def test_another_program_s_braces_are_literal_and_its_loras_are_chosen_by_name(s
 def test_loras_that_are_not_here_are_only_named(studio, monkeypatch):
     monkeypatch.setattr(studio, "loras", lambda model: ["neon"])
     monkeypatch.setattr(studio, "read_picture", lambda path: foreign({"prompt": "a fox"}, {"name": "x", "weight": 1.0}))
-    restored = settings_of(studio, "any", "emoji")
+    restored = read_settings(studio, "any", "emoji")
     assert "loras" not in restored.values and any("choose them yourself" in note for note in restored.notes)

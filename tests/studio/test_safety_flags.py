@@ -54,7 +54,7 @@ def test_nobody_says_who_asks_but_a_proxy_that_is_there():
     assert flags("--root-path", "/studio").trusted_proxies == ("127.0.0.1", "::1")
     assert "10.0.0.0/8" in flags(SYSTEM="spaces", SPACE_ID="ann/stepwise").trusted_proxies
     assert flags("--root-path", "/studio", "--trust-proxy", "192.0.2.1").trusted_proxies == ("192.0.2.1",)
-    with pytest.raises(SettingsError, match="no address or network"):
+    with pytest.raises(SettingsError, match="not an address or network"):
         flags("--trust-proxy", "everybody")
 
 
@@ -238,10 +238,10 @@ def test_importing_the_guards_imports_no_framework():
 
 def test_page_and_command_line_share_their_folders():
     from pipelines.models.catalog import models_folder
-    from studio.results.files import default_folder
+    from studio.results.files import get_default_folder
 
     settings = parse_flags([])
-    assert (settings.models, settings.outputs) == (models_folder(), default_folder())
+    assert (settings.models, settings.outputs) == (models_folder(), get_default_folder())
 
 
 def test_threads_sleep_unless_told_otherwise():
@@ -255,3 +255,11 @@ def test_threads_sleep_unless_told_otherwise():
     assert environ == {"OMP_WAIT_POLICY": "ACTIVE"}
     code = "import sys, app, studio.cli.main, studio.safety.environment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_run_may_take_half_an_hour_where_others_come_in_and_as_long_as_it_likes_at_home():
+    assert parse_flags([], {}).run_seconds == 12 * 3600
+    assert parse_flags(["--listen", "--auth", "ann:1"], {}).run_seconds == 1800
+    assert parse_flags(["--longest-run", "5"], {}).run_seconds == 300
+    with pytest.raises(SettingsError, match="is not a time"):
+        parse_flags(["--longest-run", "nan"], {})

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines.core.errors import SettingsError
-from studio.safety.flags import LaunchSettings
+from studio.safety.launch_settings import LaunchSettings
 from studio.server import serve as module
 
 
@@ -20,7 +20,7 @@ def settings(tmp_path):
 
 
 def start(settings, **launch_kwargs):
-    with module.running(SimpleNamespace(blocks={}), settings, **launch_kwargs):
+    with module.run_server(SimpleNamespace(blocks={}), settings, **launch_kwargs):
         pass
 
 
@@ -55,15 +55,15 @@ def test_the_files_of_the_page_itself_are_kept():
         1: SimpleNamespace(temp_files={"/t/example.png"}, keep_in_cache=set()),
         2: SimpleNamespace(temp_files=set(), keep_in_cache={"/t/first.png"}),
     }
-    built = module._built_files(SimpleNamespace(blocks=blocks))
+    built = module._list_built_files(SimpleNamespace(blocks=blocks))
     blocks[1].temp_files.add("/t/later.png")
     assert built == {"/t/example.png", "/t/first.png"}
-    assert module._built_files(SimpleNamespace(blocks={})) == set()
+    assert module._list_built_files(SimpleNamespace(blocks={})) == set()
 
 
 def test_gradio_is_told_to_keep_its_doors_shut(settings, tmp_path):
     folders = module.ServedFolders(settings.temp, settings.outputs)
-    decided = module._decided(settings, folders)
+    decided = module._build_launch_options(settings, folders)
     assert decided["share"] is False and decided["auth"] is None
     assert decided["allowed_paths"] == [str(settings.outputs)]
     root = Path(module.__file__).parents[1]
@@ -76,7 +76,7 @@ def test_gradio_is_told_to_keep_its_doors_shut(settings, tmp_path):
 
 
 class Shown(SimpleNamespace):
-    """As much of a page as `running` asks for."""
+    """As much of a page as `run_server` asks for."""
 
     def queue(self, **options):
         pass
@@ -96,6 +96,6 @@ def test_a_program_of_this_machine_cannot_give_itself_an_address(settings, monke
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     monkeypatch.setattr(module, "prepare_environment", lambda temp: None)
     page = Shown(blocks={})
-    with module.running(page, dataclasses.replace(settings, proxies=proxies)):
+    with module.run_server(page, dataclasses.replace(settings, proxies=proxies)):
         pass
     assert page.believed == believed

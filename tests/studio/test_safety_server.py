@@ -44,18 +44,18 @@ sys.addaudithook(note)
 
 from studio.safety.environment import prepare_environment
 from studio.safety.flags import parse_flags
-from studio.safety.limits import Limits
+from studio.safety.limits import ClientLimits
 
 common = ["--temp-folder", str(base / "temp"), "--outputs-folder", str(base / "outputs")]
 common += ["--trust-proxy", "127.0.0.1"]  # the tests speak as several clients
-small = Limits(upload_bytes=2_000_000, body_bytes=500_000)
+small = ClientLimits(upload_bytes=2_000_000, body_bytes=500_000)
 settings = parse_flags([*common, "--port", port], {})
 settings = dataclasses.replace(settings, limits=small)
 closed = parse_flags([*common, "--port", login_port, "--auth", "ann:pass"], {})
 prepare_environment(settings.temp)
 
 import gradio as gr
-from studio.server.serve import running, serve
+from studio.server.serve import run_server, serve
 
 def slow():
     for number in range(3):
@@ -73,7 +73,7 @@ with gr.Blocks() as demo:
 with gr.Blocks() as private:
     gr.Button().click(lambda t: t.upper(), gr.Textbox(), gr.Textbox(), api_name="up")
 
-with running(private, closed):
+with run_server(private, closed):
     print([thread.name for thread in threading.enumerate()])
     serve(demo, settings, css="h1 {color: red}", theme=gr.themes.Soft())
 print("stopped")
@@ -297,7 +297,13 @@ def test_a_handler_that_echoes_a_path_gives_nothing_away(server, web):
         assert (status, kind) == (200, "error"), value
     (server.outputs / "done.png").write_bytes(picture())
     status, kind, value = call(web, "give", str(server.outputs / "done.png"))
-    assert kind == "complete" and Path(value[0]["path"]).is_relative_to(server.temp)
+    # A result is sent from where it is: a copy would outlive its deletion.
+    assert kind == "complete" and Path(value[0]["path"]) == server.outputs / "done.png"
+    assert web.get(f"/gradio_api/file={server.outputs / 'done.png'}").status_code == 200
+    (server.outputs / "index.sqlite").write_bytes(b"secret")
+    for path in ("index.sqlite", "trash/gone.png"):
+        call(web, "give", str(server.outputs / path))
+        assert web.get(f"/gradio_api/file={server.outputs / path}").status_code == 403
     assert {Path(path).name for path in stored(server)}.isdisjoint({"errors.py", "serve.py", "log"})
 
 
@@ -462,5 +468,6 @@ def test_a_termination_signal_stops_it_even_with_a_page_open(server, web):
     time.sleep(0.5)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=15) == 0
-    assert "stopped" in server.log.read_text()
-    assert "Traceback" not in server.log.read_text().partition("stopped")[2]
+    log = server.log.read_text()
+    assert "\nstopped" in log
+    assert "Traceback" not in log.partition("\nstopped")[2]

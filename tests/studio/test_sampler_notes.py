@@ -19,7 +19,7 @@ def ran(studio, task, values):
 
 def test_a_pictures_figures_tell_how_often_time_was_shifted(studio):
     job, view = ran(studio, "text_to_image", SHIFTED)
-    assert view.cells[0].note.startswith("Time-Shift told the network another time ")
+    assert view.cells[0].note.startswith("Time-Shift moved the end of a step ")
     assert view.cells[0].note in ViewerRenderer(studio, "t", job)(view)["t-figures"]["html"]
 
 
@@ -30,5 +30,5 @@ def test_a_cell_tells_it_after_what_it_has_to_tell_anyway(studio):
         {"base": BASE, "cells": [{"sampler": "time_shift"}, {"sampler": "ddim"}], "equal": "nfe", "reference": False},
     )
     first, second = (cell.note for cell in view.cells)
-    assert first.startswith("4 of 4 evaluations. Time-Shift told the network another time ")
+    assert first.startswith("4 of 4 evaluations. Time-Shift moved the end of a step ")
     assert second == "4 of 4 evaluations."

@@ -12,7 +12,7 @@ from pipelines.core.schedule import FlowSchedule
 from pipelines.models.catalog import shipped
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned_file import SHIPPED, find_all
-from studio.ui.schedule_plots import noise_schedule_of, schedule_plots, schedule_view
+from studio.ui.schedule_plots import find_noise_schedule, schedule_plots, schedule_view
 from tests.studio.page_forms import built
 
 
@@ -36,7 +36,7 @@ def visited(picture):
 def test_the_shipped_learned_schedule_is_drawn_for_its_sampler_and_no_other(studio):
     drawn = [plots(schedule_view(studio, values(key, 6, sampler="dpmpp_2m"))) for key in ("learned", "karras")]
     noise, karras = (visited(picture) for picture, _ in drawn)
-    levels = [noise_schedule_of(studio, "emoji", (64, 64)).at(time) for time in LEARNED.times]
+    levels = [find_noise_schedule(studio, "emoji", (64, 64)).at(time) for time in LEARNED.times]
     heights = [math.log10(level.sigma_ve) for level in levels]
     shares = [(height - heights[-1]) / (heights[0] - heights[-1]) for height in heights]
     assert [(noise[-1][1] - y) / (noise[-1][1] - noise[0][1]) for _, y in noise] == pytest.approx(shares, abs=0.002)
@@ -53,7 +53,8 @@ def test_the_panel_draws_with_the_shared_sampler(studio):
     data |= {panel.form.methods["schedule"].method: "learned", panel.form.fields["num_inference_steps"]: 6}
     sampler = panel.form.methods["sampler"].method
     assert {sampler, panel.form.methods["guidance"].method} <= {*drawing.inputs}
-    assert (sampler._id, "change") in drawing.targets
+    # The page's script presses the button after a change of the form: assets/js/forms.js.
+    assert (panel.draw._id, "click") in drawing.targets
     assert "<svg" in panel._draw({**data, sampler: "dpmpp_2m"})[panel.plots]
     assert "6 steps of deis" in panel._draw({**data, sampler: "deis"})[panel.plots]
 
@@ -74,7 +75,7 @@ def test_every_schedule_can_be_seen(studio, key):
 
 
 def test_the_noise_schedule_is_the_models_own(studio):
-    own = noise_schedule_of(studio, "emoji", (64, 64))
+    own = find_noise_schedule(studio, "emoji", (64, 64))
     assert own.at(999).sigma_ve == pytest.approx(14.61, abs=0.01) and own.steps_offset == 1
     assert shipped().key == "emoji"
 

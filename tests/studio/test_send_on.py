@@ -11,7 +11,7 @@ from PIL import Image
 
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
-from studio.results.search import reusable
+from studio.results.search import extract_settings
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.page_forms import built, read_after
 from tests.studio.waiting import ended
@@ -81,8 +81,8 @@ def test_an_edit_comes_back_whole_and_its_picture_is_the_source_under_the_brush(
     with Image.open(record.path) as stored:
         shown = stored.convert("RGB")
     assert values["picture"].tobytes() == shown.tobytes()
-    board = updates[tab.mask]["background"].resize(shown.size, Image.Resampling.NEAREST)
-    assert board.tobytes() == shown.tobytes() and updates[tab.mask]["layers"] == []
+    board = updates[tab.edit_form.mask]["background"].resize(shown.size, Image.Resampling.NEAREST)
+    assert board.tobytes() == shown.tobytes() and updates[tab.edit_form.mask]["layers"] == []
     assert "are not saved with it" in updates[tab.notice]
 
 
@@ -97,7 +97,7 @@ def test_a_picture_sent_to_edit_is_the_source_and_its_prompt_what_it_shows(studi
     values, updates = sent(page, record, "edit")
     assert values["source_prompt"] == values["base"]["prompt"] == "a red cat"
     assert values["picture"].size == (32, 32)
-    assert page.tabs["edit"].edit.method not in updates  # what to do with it stays as it was chosen
+    assert page.tabs["edit"].edit_form.edit.method not in updates  # what to do with it stays as it was chosen
 
 
 def test_a_clip_is_no_source_and_says_so(studio, page):
@@ -187,7 +187,7 @@ def test_what_a_file_says_is_believed_only_as_far_as_it_can_be(studio, page, own
     forged = studio.store.save(Image.new("RGB", (32, 32)), {**record.metadata, "figures": own}, kind="edit")
     updates = page.tabs["gallery"]._send(forged.id, "edit", page.context.receive["edit"])
     assert said in updates[page.tabs["gallery"].notice]
-    assert page.tabs["edit"].edit.method not in updates
+    assert page.tabs["edit"].edit_form.edit.method not in updates
 
 
 def test_a_model_that_is_gone_takes_the_comparisons_own_with_it(studio, page):
@@ -198,7 +198,7 @@ def test_a_model_that_is_gone_takes_the_comparisons_own_with_it(studio, page):
     comparison = metadata["figures"]["comparison"]
     metadata["figures"] = {"comparison": {**comparison, "base": {**comparison["base"], "model": "gone"}}}
     old = studio.store.save(Image.new("RGB", (32, 32)), metadata, kind="compare")
-    assert reusable(old)["comparison_base"]["model"] == "gone"
+    assert extract_settings(old)["comparison_base"]["model"] == "gone"
     _, updates = sent(page, old, "compare")
     form = page.tabs["compare"].form
     assert form.fields["model"] not in updates and form.methods["sampler"].method not in updates

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.core.errors import StepwiseError
-from studio.server.spaces_check import front_matter, main, problems
+from studio.server.spaces_check import find_problems, main, parse_front_matter
 
 ROOT = Path(__file__).resolve().parents[2]
 MATTER = {
@@ -51,7 +51,7 @@ def space(tmp_path):
 
 
 def test_a_good_folder_has_no_problem(space, capsys):
-    assert problems(space()) == []
+    assert find_problems(space()) == []
     assert main([str(space())]) == 0
     assert "Nothing" in capsys.readouterr().out
 
@@ -70,12 +70,12 @@ def test_a_good_folder_has_no_problem(space, capsys):
         ({"sdk_version": '"5.0.0"'}, "the Space installs the latter"),
         ({"suggested_hardware": "gpu"}, "suggested_hardware is 'gpu'"),
         ({"models": "[https://huggingface.co/a/b]"}, "as owner/name"),
-        ({"colourFrom": "red"}, "no setting of a Space"),
+        ({"colourFrom": "red"}, "not a setting of a Space"),
         ({"title": '"unclosed'}, "cannot be read"),
     ],
 )
 def test_each_mistake_in_the_front_matter_is_told(space, changes, words):
-    (told,) = problems(space(**changes))
+    (told,) = find_problems(space(**changes))
     assert words in told
 
 
@@ -84,26 +84,26 @@ def test_each_mistake_in_the_front_matter_is_told(space, changes, words):
     [
         ("torch==2.13.0", "ZeroGPU has torch 2.8.0 to 2.11.0"),
         ("gradio==5.1", "the Space installs the latter"),
-        ("torch=>2", "no requirement"),
+        ("torch=>2", "not a requirement"),
     ],
 )
 def test_a_requirement_that_a_space_cannot_meet_is_told(space, line, words):
     folder = space()
     (folder / "requirements.txt").write_text(line)
-    (told,) = problems(folder)
+    (told,) = find_problems(folder)
     assert words in told
 
 
 def test_a_missing_readme_and_a_broken_app_are_told(space):
     folder = space()
     (folder / "app.py").write_text("def broken(:\n")
-    assert "not readable Python" in problems(folder)[0]
+    assert "not readable Python" in find_problems(folder)[0]
     (folder / "README.md").write_text("# no front matter\n")
-    assert "no YAML block" in problems(folder)[0]
+    assert "no YAML block" in find_problems(folder)[0]
     (folder / "README.md").unlink()
-    assert "There is no README.md" in problems(folder)[0]
+    assert "There is no README.md" in find_problems(folder)[0]
     with pytest.raises(StepwiseError, match="There is no folder"):
-        problems(folder / "nowhere")
+        find_problems(folder / "nowhere")
     assert main([str(folder / "nowhere")]) == 2 and main([str(folder)]) == 1
 
 
@@ -114,18 +114,18 @@ def test_large_and_binary_files_belong_into_lfs_unless_the_hub_puts_them_there(s
     (folder / "words.txt").write_text(
         "ä" * 5000, encoding="utf-8"
     )  # text that ends in the middle of a letter at 8192 bytes
-    large, binary = problems(folder)
+    large, binary = find_problems(folder)
     assert "large.txt has 10.0 MiB" in large and "weights.safetensors is a binary file" in binary
-    assert problems(folder, uploaded=True) == []
+    assert find_problems(folder, uploaded=True) == []
     (folder / ".gitattributes").write_text(
         "*.safetensors filter=lfs diff=lfs merge=lfs -text\nlarge.txt filter=lfs -text\n"
     )
-    assert problems(folder) == []
+    assert find_problems(folder) == []
 
 
 def test_this_repository_is_a_space():
-    assert problems(ROOT, uploaded=True) == []
-    matter = front_matter((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert find_problems(ROOT, uploaded=True) == []
+    matter = parse_front_matter((ROOT / "README.md").read_text(encoding="utf-8"))
     assert matter["app_file"] == "app.py" and len(matter["short_description"]) <= 60
 
 

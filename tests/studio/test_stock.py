@@ -18,7 +18,7 @@ from pipelines.families.stock import StockPipeline
 from studio import infotext
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
-from studio.tasks.stock import arguments_of
+from studio.tasks.stock import build_arguments
 from studio.ui.form import TABLES, RequestForm
 from tests.studio.waiting import ended
 
@@ -159,7 +159,7 @@ def guided(pipe, scale: float, negative: str = ""):
         guidance=Choice("cfg", {"guidance_scale": scale}),
     )
     stock = StockPipeline(pipe)
-    *_, result = stock.run({**arguments_of(request, stock, {}), "output_type": "latent"})
+    *_, result = stock.run({**build_arguments(request, stock, {}), "output_type": "latent"})
     return result.output.images
 
 
@@ -185,7 +185,7 @@ def test_qwen_image_is_guided_and_a_blank_stands_for_no_negative_prompt():
 
 def test_a_distilled_network_takes_the_scale_as_its_input():
     stock = StockPipeline(tiny_qwen(guidance_embeds=True))
-    arguments = arguments_of(Request(prompt="a", guidance=Choice("cfg", {"guidance_scale": 3.5})), stock, {})
+    arguments = build_arguments(Request(prompt="a", guidance=Choice("cfg", {"guidance_scale": 3.5})), stock, {})
     assert arguments["guidance_scale"] == 3.5 and "true_cfg_scale" not in arguments
     assert stock.traits.guidance == "embedded"
 
@@ -197,11 +197,11 @@ def test_a_size_goes_only_to_a_call_that_takes_one():
 
     stock = StockPipeline(Sizeless())
     defaults = {"width": 256, "height": 256}
-    left = arguments_of(Request(prompt="a", width=256, height=256), stock, defaults)
+    left = build_arguments(Request(prompt="a", width=256, height=256), stock, defaults)
     assert not {"width", "height"} & left.keys()
     stock.run(left).close()
     with pytest.raises(MethodFitError, match="width"):
-        stock.run(arguments_of(Request(prompt="a", width=512, height=256), stock, defaults))
+        stock.run(build_arguments(Request(prompt="a", width=512, height=256), stock, defaults))
 
 
 def test_a_size_that_the_pipeline_refuses_ends_with_its_reason(studio):

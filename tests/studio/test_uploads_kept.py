@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipelines.workflows.edit.request import Picture, pixels_kept
+from pipelines.workflows.edit.request import EditRequest, Picture, pixels_kept
 from studio.tasks import TASKS
 from studio.ui.running_tab import ReadyForms
 from tests.studio.waiting import ended
@@ -69,10 +69,8 @@ def test_an_edit_keeps_a_small_copy_of_a_large_upload_from_the_start(studio, lar
 
 
 def test_a_model_whose_size_is_known_only_when_it_runs_keeps_no_more_either(studio, large, monkeypatch):
-    from studio.tasks import edit
-
     kept = iter([10**9, 2**18])  # when it is asked for, and when it runs
-    monkeypatch.setattr(edit, "pixels_kept", lambda width, height: next(kept))
+    monkeypatch.setattr(EditRequest, "count_pixels_kept", lambda request, width, height: next(kept))
     request = {"prompt": "a fox", "num_inference_steps": 1}
     job = studio.submit("edit", {"base": request, "picture": encoded(large)})
     view = ended(job)

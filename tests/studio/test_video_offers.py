@@ -22,7 +22,7 @@ def tab(tmp_path_factory):
 
 @pytest.mark.parametrize("model", ["wan21-1.3b", "ltx-video", "ltx-2", "hunyuan-video", "emoji", "animatediff"])
 def test_guidance_is_offered_as_the_pipeline_reads_it(tab, model):
-    entry = tab.form.entry(model)
+    entry = tab.form.get_entry(model)
     assert entry.key == model
     known = VIDEO_MODELS.get(entry.pipeline)
     our_loop = model in ("emoji", "animatediff")
@@ -37,7 +37,7 @@ def test_guidance_is_offered_as_the_pipeline_reads_it(tab, model):
 @pytest.mark.parametrize("model", ["wan21-1.3b", "ltx-video", "hunyuan-video"])
 def test_what_is_hidden_is_not_sent(tab, model):
     values = read_after(tab, tab.updates({"form": {"model": model, **REQUEST}, "method": METHOD}))
-    known = VIDEO_MODELS[tab.form.entry(model).pipeline]
+    known = VIDEO_MODELS[tab.form.get_entry(model).pipeline]
     assert values["base"]["guidance"].get("guidance_rescale", 0) == (0.4 if known.rescales else 0)
     assert values["base"]["guidance"]["guidance_scale"] == 5.0
     assert values["method"].get("true_guidance_scale", 1) == (6.0 if known.true_guidance else 1)

@@ -25,7 +25,7 @@ from studio.jobs.job import Job, JobStatus
 from studio.server import spaces as spaces_start
 from studio.tasks import TASKS as TABLE
 from studio.tasks import forked
-from studio.tasks.forked import LEAST_SECONDS, MOST_SECONDS, seconds_for
+from studio.tasks.forked import LEAST_SECONDS, MOST_SECONDS, estimate_gpu_seconds
 from tests.studio.zero_stand_in import StandIn
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ZeroGPU is Linux")
@@ -45,6 +45,7 @@ TASKS = {
     "text_to_image": FOX,
     "compare": {"base": FOX, "cells": [{"sampler": "ddim"}, {"sampler": "heun"}], "reference_steps": 4},
     "edit": {"base": FOX, "picture": source(), "edit": "replace", "source_prompt": "a cat on a blue background"},
+    "upscale": {"base": FOX, "picture": source(), "factor": 1, "strength": 0.7},
     "animate": {"base": FOX, "keys": [{"seed": 9}], "frames": 5, "format": "webp"},
     "quantize": {"base": FOX, "variants": ["int8", "int4"]},
     "convergence": {"base": FOX, "samplers": ["ddim", "heun"], "evaluations": [8, 12], "reference_steps": 20},
@@ -60,6 +61,7 @@ GROWN = {
     "text_to_image": {"batch_size": 16, "num_inference_steps": 9},
     "compare": {"cells": [{"sampler": "ddim"}, {"sampler": "heun", "num_inference_steps": 90}]},
     "edit": {"base": {**FOX, "num_inference_steps": 100}},
+    "upscale": {"base": {**FOX, "num_inference_steps": 100}, "strength": 1},
     "animate": {"frames": 24},
     "quantize": {"variants": ["int8", "int4", "nf4", "fp8", "dynamic", "layerwise"]},
     "convergence": {"samplers": ["ddim", "heun", "euler", "dpmpp_2m"], "evaluations": [8, 12, 20, 30]},
@@ -126,7 +128,7 @@ def test_the_worker_makes_the_local_engines_pictures_and_tells_every_step(studio
 @pytest.mark.parametrize("task", TASKS)
 def test_no_worker_waits_for_a_lock_that_the_parent_held_when_it_forked(zero, task):
     loader = zero.loader
-    with loader.cache._changed, loader._lock, loader._plans._lock:
+    with loader.cache._condition, loader._lock, loader._plans._lock:
         view = ended(zero.submit(task, TASKS[task]))
     assert view.status is JobStatus.DONE, view.message
 
@@ -134,11 +136,11 @@ def test_no_worker_waits_for_a_lock_that_the_parent_held_when_it_forked(zero, ta
 def test_a_space_keeps_no_quantized_model(zero):
     from studio.models.save_quantized import keep
 
-    with pytest.raises(SettingsError, match=r"loads its models when it starts.*cannot be kept"):
+    with pytest.raises(SettingsError, match=r"loads its models when it starts.*cannot be saved"):
         zero.submit("quantize", {**TASKS["quantize"], "keep": True})
-    with pytest.raises(SettingsError, match="cannot be kept"):
+    with pytest.raises(SettingsError, match="cannot be saved"):
         keep(zero, "emoji", Choice("int8"))
-    with pytest.raises(SettingsError, match="cannot be kept"):
+    with pytest.raises(SettingsError, match="cannot be saved"):
         zero.submit("keep", {"model": "emoji", "variant": "int8"})
     assert not list(zero.catalog.folder.glob("*+*"))
 
@@ -233,12 +235,12 @@ def test_the_gpu_is_asked_for_in_the_context_of_whoever_asks(zero, gpu):
 
 
 def test_a_model_that_was_not_loaded_at_the_start_is_refused(zero):
-    run, release = forked.forked_run(zero, ["emoji"], TABLE)
+    run, release = forked.build_forked_run(zero, ["emoji"], TABLE)
     release()
     with pytest.raises(ModelMissingError, match=forked.MODELS):
         run(Job("text_to_image", Request.parse({**FOX, "model": "sd15"})))
-    assert forked.preloaded({}) == ["emoji"]
-    assert forked.preloaded({forked.MODELS: " emoji, sdxl,"}) == ["emoji", "sdxl"]
+    assert forked.list_preloaded_models({}) == ["emoji"]
+    assert forked.list_preloaded_models({forked.MODELS: " emoji, sdxl,"}) == ["emoji", "sdxl"]
 
 
 def test_the_model_is_not_changed_by_a_worker(zero):
@@ -258,7 +260,7 @@ def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, 
 
     def seconds(**changes):
         new = base.replace(**changes)
-        return seconds_for(TABLE[task], new if request is base else dataclasses.replace(request, base=new))
+        return estimate_gpu_seconds(TABLE[task], new if request is base else dataclasses.replace(request, base=new))
 
     assert LEAST_SECONDS <= seconds() < seconds(num_inference_steps=60, width=768, height=768) <= MOST_SECONDS
     assert seconds(num_inference_steps=200, width=2048, height=2048) == MOST_SECONDS
@@ -267,7 +269,7 @@ def test_the_time_that_is_asked_for_grows_with_the_work_and_has_bounds(studios, 
 @pytest.mark.parametrize("task", GROWN)
 def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
     less, more = (
-        seconds_for(TABLE[task], TABLE[task].parse(values, studios[0]))
+        estimate_gpu_seconds(TABLE[task], TABLE[task].parse(values, studios[0]))
         for values in (TASKS[task], {**TASKS[task], **GROWN[task]})
     )
     assert LEAST_SECONDS <= less < more <= MOST_SECONDS
@@ -275,7 +277,7 @@ def test_the_time_counts_frames_keys_cells_variants_and_points(studios, task):
 
 def test_the_time_of_a_clip_and_of_a_comparison_of_weights(studios):
     def seconds(task, **values):
-        return seconds_for(TABLE[task], TABLE[task].parse({**TASKS[task], **values}, studios[0]))
+        return estimate_gpu_seconds(TABLE[task], TABLE[task].parse({**TASKS[task], **values}, studios[0]))
 
     long = {"base": {**FOX, "num_inference_steps": 20}}
     assert seconds("animate", **long, frames=2) < seconds("animate", **long, frames=24) < MOST_SECONDS
@@ -292,10 +294,19 @@ def test_the_decorator_is_taken_on_zerogpu_only(monkeypatch):
     package.GPU = object()
     monkeypatch.setitem(sys.modules, "spaces", package)
     space = {"SPACE_ID": "ann/stepwise"}
-    assert spaces_start.gpu_decorator({}) is None
-    assert spaces_start.gpu_decorator(space) is None
-    assert spaces_start.gpu_decorator({**space, "SPACES_ZERO_GPU": "true"}) is package.GPU
+    assert spaces_start.find_gpu_decorator({}) is None
+    assert spaces_start.find_gpu_decorator(space) is None
+    assert spaces_start.find_gpu_decorator({**space, "SPACES_ZERO_GPU": "true"}) is package.GPU
     monkeypatch.setitem(sys.modules, "spaces", None)
-    assert spaces_start.gpu_decorator(space) is None
+    assert spaces_start.find_gpu_decorator(space) is None
     with pytest.raises(SettingsError, match="pip install spaces"):
-        spaces_start.gpu_decorator({**space, "SPACES_ZERO_GPU": "true"})
+        spaces_start.find_gpu_decorator({**space, "SPACES_ZERO_GPU": "true"})
+
+
+def test_a_job_that_waits_as_the_space_stops_is_told_what_becomes_of_it(tmp_path, gpu):
+    studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu", gpu=gpu))
+    values = {**TASKS["text_to_image"], "num_inference_steps": 200}
+    running, waiting = (studio.submit("text_to_image", values) for _ in range(2))
+    assert studio.stop(60.0)
+    assert ended(running).status.final and "It was not kept: ask for it again." in ended(waiting).message
+    studio.close()

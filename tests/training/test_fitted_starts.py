@@ -14,13 +14,22 @@ from PIL import Image
 from pipelines.core.errors import ModelMissingError, SettingsError, TrainingError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Choice, Request
-from pipelines.initializations.fitted import NOISE_LEVEL, STATISTICS, TRANSPORT, load_statistics, load_transport
+from pipelines.initializations.fitted import (
+    DENOISING_GAIN,
+    NOISE_LEVEL,
+    STATISTICS,
+    TRANSPORT,
+    load_denoising_gain,
+    load_statistics,
+    load_transport,
+)
 from pipelines.initializations.noise_classifier import load_noise_classifier
+from pipelines.initializations.short_time import estimate_by_gaussian
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
 from pipelines.models.loader import Loader
 from pipelines.requests.text_to_image import build_run, resolve
-from pipelines.training import data_statistics, noise_level
+from pipelines.training import data_statistics, denoising_gain, noise_level
 from tests.pipelines.tiny_models import tiny_sd
 
 SHORT = ["--steps", "3"]
@@ -73,7 +82,7 @@ def test_the_statistics_are_those_of_the_pictures(folder):
     assert data_statistics.main(arguments) == 0
     kept = folder / "models" / "starts" / "tiny"
     assert {path.name for path in kept.iterdir()} == {STATISTICS, TRANSPORT}
-    with data_statistics.opened("tiny", folder / "models") as (family, found):
+    with data_statistics.open_model("tiny", folder / "models") as (family, found):
         latents = data_statistics.latents_of_folder(folder / "pictures", family, 100)
     assert found == kept and len(latents) == 20
     statistics = load_statistics(kept / STATISTICS)
@@ -84,6 +93,34 @@ def test_the_statistics_are_those_of_the_pictures(folder):
     assert (
         torch.cdist(points.flatten(1), latents.flatten(1)).amin(1).max() < 0.02 * latents.flatten(1).norm(dim=1).max()
     )
+
+
+def test_the_short_time_names_both_commands_and_the_gain_is_that_of_the_models_estimates(folder):
+    arguments = ["--model", "tiny", "--models-folder", str(folder / "models"), "--pictures", str(folder / "pictures")]
+    assert denoising_gain.main(arguments) == 2  # the Gaussian comes first
+    for module in (data_statistics, denoising_gain):
+        with pytest.raises(ModelMissingError, match=module.__spec__.name):
+            run_with(folder, "short_time")
+        assert module.main(arguments) == 0
+    assert run_with(folder, "short_time").latents.isfinite().all()
+    kept = folder / "models" / "starts" / "tiny"
+    gain = load_denoising_gain(kept / DENOISING_GAIN)
+    with data_statistics.open_model("tiny", folder / "models") as (family, _):
+        latents = data_statistics.latents_of_folder(folder / "pictures", family, 100)
+        statistics = load_statistics(kept / STATISTICS)
+        schedule, generator = family.noise_schedule, torch.Generator().manual_seed(0)
+        conditioning = family.encode_texts({"positive": ""}, len(latents), family.default_size)["positive"]
+        level = schedule.at(schedule.network_time(1.0))
+        noisy = level.alpha * latents + level.sigma * torch.cat(
+            [torch.randn(part.shape, generator=generator) for part in latents.split(16)]
+        )
+        with torch.no_grad():
+            raw = family.predict_raw(noisy, torch.full((len(latents),), level.timestep), conditioning)
+    assert gain.log_snr[0] == pytest.approx(2 * level.lam, rel=1e-6) and len(gain.gain) == 20
+    estimates = estimate_by_gaussian(noisy, level, statistics), (noisy - level.sigma * raw) / level.alpha
+    errors = [float((one - latents).square().flatten(1).sum(1).mean()) for one in estimates]
+    # In batches of sixteen convolutions round otherwise, and the estimate divides by a small alpha.
+    assert float(gain.gain[0]) == pytest.approx(errors[0] - errors[1], rel=1e-3)
 
 
 def test_the_fit_tells_how_good_it_is(tmp_path):
@@ -109,14 +146,14 @@ def test_a_classifier_learns_from_the_models_own_latents(folder):
     ]
     noise_level.main([*arguments, "--steps", "120"])
     learned = load_noise_classifier(folder / "models" / "starts" / "tiny" / NOISE_LEVEL)
-    with data_statistics.opened("tiny", folder / "models") as (family, _):
+    with data_statistics.open_model("tiny", folder / "models") as (family, _):
         latents = data_statistics.latents_of_folder(folder / "pictures", family, 100)
     assert learned.shape == tuple(latents.shape[1:])
     torch.manual_seed(0)
     untrained = noise_level.NoiseClassifier(
         noise_level.NoiseLevelNetwork(latents.shape[1], 100), 0.03, 14.6, learned.shape
     )
-    figures = [noise_level.measured(one, latents.repeat(20, 1, 1, 1))["median_error"] for one in (learned, untrained)]
+    figures = [noise_level.measure(one, latents.repeat(20, 1, 1, 1))["median_error"] for one in (learned, untrained)]
     assert figures[0] < 0.5 * figures[1]
 
 

@@ -20,7 +20,7 @@ from training_toys import TOY, toy_catalog
 from pipelines.core.errors import TrainingError
 from pipelines.emoji.objects import shipped_catalog
 from pipelines.metrics.classifier import load_classifier
-from pipelines.training import autoencoder, classifier, denoiser, evaluate, measures
+from pipelines.training import autoencoder, classifier, denoiser, denoiser_networks, evaluate, measures
 from pipelines.training.card import FLOORS, GENERATED, figure_table
 from pipelines.training.history import FRESH
 from pipelines.training.latents import pictures_of
@@ -37,7 +37,7 @@ def toy_recipe():
     """The toy recipe by its name, with a short corpus, few pictures on the denoiser's sheet and few steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "toy", TOY)
-        patch.setattr(denoiser, "caption_corpus", lambda catalog: caption_corpus(catalog, 200))
+        patch.setattr(denoiser_networks, "caption_corpus", lambda catalog: caption_corpus(catalog, 200))
         patch.setattr(denoiser, "SHEET_CAPTIONS", denoiser.SHEET_CAPTIONS[:2])
         patch.setattr(measures, "STEPS", 6)
         yield
@@ -143,7 +143,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_weights(made, tmp_path, monke
 def test_going_on_from_an_export_begins_with_its_weights(made, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "show", lambda self: None)
     export = made.folder / "denoiser" / "export"
-    _, tokenizer, networks = denoiser.load_networks(TOY, export)
+    _, tokenizer, networks = denoiser_networks.load_networks(TOY, export)
     command("denoiser", tmp_path, "--start", str(export))
     command("autoencoder", tmp_path, "--start", str(export))
     trained = load_file(tmp_path / "denoiser" / "checkpoint" / "networks.safetensors")
@@ -159,9 +159,9 @@ def test_going_on_from_an_export_begins_with_its_weights(made, tmp_path, monkeyp
 
 def test_a_folder_that_lacks_a_part_is_refused(made, tmp_path):
     with pytest.raises(TrainingError, match="no 'tokenizer'"):
-        denoiser.load_networks(TOY, made.start)
+        denoiser_networks.load_networks(TOY, made.start)
     with pytest.raises(TrainingError, match="no 'vae'"):
-        denoiser.fresh_networks(TOY, toy_catalog(), tmp_path, tmp_path / "tokenizer")
+        denoiser_networks.fresh_networks(TOY, toy_catalog(), tmp_path, tmp_path / "tokenizer")
 
 
 def test_evaluate_measures_a_toy_model(made, capsys):

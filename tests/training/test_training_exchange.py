@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from pipelines.core.errors import TrainingError
-from pipelines.training.exchange import FILES, HISTORY, fingerprint, recover, stage, swap
+from pipelines.training.exchange import FILES, HISTORY, build_successor, fingerprint, recover, swap
 
 
 class Killed(BaseException):
@@ -42,7 +42,7 @@ def test_the_candidates_files_replace_the_models_and_the_card_stays(folders):
     (candidate / "README.md").write_text("a note by the export")
     wanted = contents(candidate) | {"README.md": "card"}
     before = contents(model)
-    staged = stage(candidate, model)
+    staged = build_successor(candidate, model)
     assert contents(model) == before and contents(staged) == wanted
     swap(staged, model)
     assert contents(model) == wanted
@@ -66,7 +66,7 @@ def test_a_kill_leaves_the_old_or_the_new_model_whole(folders, monkeypatch, kind
     with monkeypatch.context() as patch:
         patch.setattr(owner, kind, dies)
         try:
-            swap(stage(candidate, model), model)
+            swap(build_successor(candidate, model), model)
         except Killed:
             pass
         else:
@@ -74,14 +74,14 @@ def test_a_kill_leaves_the_old_or_the_new_model_whole(folders, monkeypatch, kind
     recover(model)
     assert contents(model) in (old, new)
     assert sorted(path.name for path in model.parent.iterdir()) == ["candidate", "model"]
-    swap(stage(candidate, model), model)
+    swap(build_successor(candidate, model), model)
     assert contents(model) == new
 
 
 def test_between_the_two_renames_the_old_model_is_found_again(folders):
     model, candidate = folders
     old = contents(model)
-    stage(candidate, model)
+    build_successor(candidate, model)
     model.rename(model.with_name("model.old"))
     recover(model)
     assert contents(model) == old
@@ -103,7 +103,7 @@ def test_a_candidate_that_lacks_a_file_is_refused(folders):
     (candidate / "preview.json").unlink()
     shutil.rmtree(candidate / "vae")
     with pytest.raises(TrainingError, match=r"lacks preview\.json, vae"):
-        stage(candidate, model)
+        build_successor(candidate, model)
     assert contents(model) == before
 
 

@@ -13,7 +13,7 @@ from training_toys import TOY, toy_catalog
 from pipelines.core.errors import TrainingError
 from pipelines.emoji.objects import shipped_catalog
 from pipelines.metrics.classifier import load_classifier
-from pipelines.training import autoencoder, classifier, denoiser, evaluate, fit, noise_level
+from pipelines.training import autoencoder, classifier, denoiser, denoiser_networks, evaluate, fit, noise_level
 from pipelines.training.recipes import RECIPES
 
 CPU, GPU = RECIPES["cpu"], RECIPES["gpu"]
@@ -91,7 +91,7 @@ def test_a_tokenizer_left_by_another_recipe_is_refused(tmp_path):
     shutil.copytree(fit.MODEL / "tokenizer", tmp_path / "tokenizer")
     longer = dataclasses.replace(CPU, denoiser=dataclasses.replace(CPU.denoiser, tokens=32))
     with pytest.raises(TrainingError, match="model_max_length 24, not 32"):
-        denoiser.fresh_networks(longer, toy_catalog(), fit.MODEL, tmp_path / "tokenizer")
+        denoiser_networks.fresh_networks(longer, toy_catalog(), fit.MODEL, tmp_path / "tokenizer")
 
 
 def test_evaluate_of_another_recipe_has_no_default_model_and_judge(no_packages):

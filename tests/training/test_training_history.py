@@ -9,7 +9,7 @@ import pytest
 from training_toys import toy_denoiser
 
 from pipelines.core.errors import TrainingError
-from pipelines.training import autoencoder, denoiser, evaluate
+from pipelines.training import autoencoder, denoiser, denoiser_networks, evaluate
 from pipelines.training.card import FLOORS, figure_table, write_card
 from pipelines.training.fit import MODEL
 from pipelines.training.history import FRESH, UNKNOWN, History, begin_run, continued, history_of, write_history
@@ -103,7 +103,7 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
 @pytest.mark.parametrize(("arguments", "history"), [(["--fresh"], FRESH), ([], History(92_000))])
 def test_the_command_takes_over_the_starts_history(tmp_path, monkeypatch, arguments, history):
     monkeypatch.setattr(denoiser, "train", lambda task, folder, settings: seen.append((task.history, folder)))
-    monkeypatch.setattr(denoiser, "caption_corpus", lambda catalog: ["a fox on a blue background"])
+    monkeypatch.setattr(denoiser_networks, "caption_corpus", lambda catalog: ["a fox on a blue background"])
     seen = []
     denoiser.main(["--run-dir", str(tmp_path), *arguments])
     assert seen == [(history, tmp_path / "denoiser")]

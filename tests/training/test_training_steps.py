@@ -13,7 +13,7 @@ from training_toys import TOY, toy_autoencoder, toy_classifier, toy_denoiser
 from pipelines.core.errors import TrainingError
 from pipelines.training import dataset
 from pipelines.training.autoencoder import build_autoencoder
-from pipelines.training.denoiser import build_unet
+from pipelines.training.denoiser_networks import build_unet
 from pipelines.training.objectives import gradient_l1, learning_rate, min_snr_loss, psnr
 from pipelines.training.recipes import RECIPES, find_recipe
 from pipelines.training.tokenizer import train_tokenizer

@@ -9,7 +9,8 @@ from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.classifier import ClassifierNetwork
 from pipelines.training.autoencoder import AutoencoderTask, build_autoencoder
 from pipelines.training.classifier import ClassifierTask
-from pipelines.training.denoiser import DenoiserTask, build_text_encoder, build_unet
+from pipelines.training.denoiser import DenoiserTask
+from pipelines.training.denoiser_networks import build_text_encoder, build_unet
 from pipelines.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.caches import CACHES
+from pipelines.compatibility import COMPATIBILITIES
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.registry import Table, setting_type
 from pipelines.core.types import Traits
@@ -21,14 +23,17 @@ from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.prompts import split_prompts
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
+from pipelines.workflows.compare.replacements import FIELD, parse_replacements, replace_in_prompts
 
-__all__ = ["TABLES", "Axis", "axis_names", "changed", "cost", "grid", "spread"]
+__all__ = ["TABLES", "Axis", "apply_changes", "axis_names", "cost", "grid", "parse_numbers"]
 
 TABLES: Mapping[str, Table] = {
     "sampler": SAMPLERS,
     "schedule": SCHEDULES,
     "guidance": GUIDANCE,
     "start": INITIALIZATIONS,
+    "made_like": COMPATIBILITIES,
+    "cache": CACHES,
 }
 """The fields of a request that hold a method, and their tables."""
 
@@ -37,34 +42,37 @@ _PLAIN = {
     "sampler": "Sampler",
     "schedule": "Schedule",
     "guidance": "Guidance method",
-    "start": "Start",
+    "start": "Initialization",
+    "made_like": "Made like",
+    "cache": "Cache",
     "num_inference_steps": "Steps",
     "seed": "Seed",
     "size": "Size",
     "width": "Width",
     "height": "Height",
     "prompt": "Prompt",
+    FIELD: "Prompt search and replace (S/R)",
     "negative_prompt": "Negative prompt",
-    "prompt_weighting": "Prompt weights",
+    "prompt_weighting": "Prompt weighting",
     "variation_seed": "Variation seed",
     "variation_strength": "Variation strength",
 }
 _SHORT = {"steps": "num_inference_steps", "guidance_scale": "guidance.guidance_scale"}
 _WHOLE = {"num_inference_steps", "seed", "width", "height", "variation_seed"}
 _TEXTS = {"prompt", "negative_prompt", "prompt_weighting"}
-_COSTS = {"model": 0, "lora": 1, "size": 2, "width": 2, "height": 2, "prompt": 3, "negative_prompt": 3}
+_COSTS = {"model": 0, "lora": 1, "size": 2, "width": 2, "height": 2, "prompt": 3, "negative_prompt": 3, FIELD: 3}
 _CHEAP = 4
 _RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*:\s*([\d.]+))?")
 _SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
 
 
 def cost(name: str) -> int:
-    """How costly a change of this name is, 0 the most: a model is loaded, a LoRA applied, a prompt encoded."""
+    """Say how costly a change of this name is, 0 the most: a model is loaded, a LoRA applied, a prompt encoded."""
     return _COSTS.get(name.partition(".")[0], _CHEAP)
 
 
 def axis_names(loras: Sequence[str] = ()) -> dict[str, str]:
-    """Every name that an axis may have, and its label on the screen.
+    """Return every name that an axis may have, and its label on the screen.
 
     Args:
         loras: names of those that fit the model.
@@ -73,10 +81,10 @@ def axis_names(loras: Sequence[str] = ()) -> dict[str, str]:
     labels: dict[str, str] = {}
     for field, table in TABLES.items():
         for method in table.values():
-            for one in dataclasses.fields(method.settings):
-                name = f"{field}.{one.name}"
+            for setting in dataclasses.fields(method.settings):
+                name = f"{field}.{setting.name}"
                 owners.setdefault(name, []).append(method.label)
-                label = one.metadata["label"] or one.name.replace("_", " ")
+                label = setting.metadata["label"] or setting.name.replace("_", " ")
                 labels.setdefault(name, label[0].upper() + label[1:])
     settings = {
         name: label if name.startswith("guidance.") else f"{label} ({', '.join(owners[name])})"
@@ -87,7 +95,7 @@ def axis_names(loras: Sequence[str] = ()) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One axis of a grid.
+    """Describes one axis of a grid.
 
     Attributes:
         field: a name as in `axis_names`.
@@ -95,7 +103,7 @@ class Axis:
     """
 
     field: str
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
     @property
     def label(self) -> str:
@@ -103,8 +111,8 @@ class Axis:
         return axis_names().get(self.field) or f"LoRA {self.field.partition('.')[2]}"
 
     @classmethod
-    def parse(cls, plain: Any, most: int, traits: Traits | None = None) -> Axis:
-        """From {"field": ..., "values": a list, or text as a person writes it}.
+    def parse(cls, plain: object, most: int, traits: Traits | None = None) -> Axis:
+        """Read an axis from {"field": ..., "values": a list, or text as a person writes it}.
 
         Text is split at commas, prompts at "|" or line ends; numbers may be ranges, "5-25:5" for 5, 10, ... 25;
         "all" stands for every method of a table that fits, "all first order" for those of a family.
@@ -119,12 +127,14 @@ class Axis:
         """
         if not isinstance(plain, Mapping) or not isinstance(plain.get("field"), str):
             raise SettingsError(f"An axis is given as {str(plain)[:80]!r}. Give an object with 'field' and 'values'.")
-        name, values = _known(plain["field"]), plain.get("values", "")
-        if isinstance(values, str):
-            values = _read(name, values, most, traits)
+        name, values = _require_field(plain["field"]), plain.get("values", "")
+        if name == FIELD:
+            values = parse_replacements(_split_words(values) if isinstance(values, str) else values)
+        elif isinstance(values, str):
+            values = _parse_values(name, values, most, traits)
         elif isinstance(values, (list, tuple)):
             parts = [
-                _read(name, one, most, traits) if isinstance(one, str) and name not in _TEXTS else [one]
+                _parse_values(name, one, most, traits) if isinstance(one, str) and name not in _TEXTS else [one]
                 for one in values
             ]
             values = [one for part in parts for one in part]
@@ -132,7 +142,7 @@ class Axis:
             values = [values]
         axis = cls(name, tuple(value for i, value in enumerate(values) if value not in values[:i]))
         if not axis.values:
-            raise SettingsError(f"The axis {axis.label} has no values. Write some, for example {_example(name)}.")
+            raise SettingsError(f"The axis {axis.label} has no values. Write some, for example {_give_example(name)}.")
         if len(axis.values) > most:
             raise SettingsError(
                 f"The axis {axis.label} has {len(axis.values)} values. At most {most} are allowed here."
@@ -140,38 +150,39 @@ class Axis:
         return axis
 
     def to_json(self) -> dict[str, Any]:
-        """The form that `parse` reads."""
+        """Return the form that `parse` reads."""
         return {"field": self.field, "values": list(self.values)}
 
 
 def grid(axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """The cells' changes in the order of reading: along the first axis (columns), then down the second (rows)."""
+    """Return the cells' changes in reading order: along the first axis (columns), then down the second (rows)."""
     rows = [{}] if len(axes) < 2 else [{axes[1].field: value} for value in axes[1].values]
     return [{axes[0].field: value, **row} for row, value in itertools.product(rows, axes[0].values)]
 
 
-def spread(text: str, whole: bool, most: int) -> list[float | int]:
-    """The numbers of "1, 4, 10-30:10": a list of numbers and of ranges with both ends, a step of 1 where none is said.
+def parse_numbers(text: str, whole: bool, most: int) -> list[float | int]:
+    """Return the numbers of "1, 4, 10-30:10": a list of numbers and of ranges with both ends, a step of 1 where none is
+    said.
 
     Raises:
         SettingsError: a part that is no number or range, or more than `most` numbers.
     """
     numbers: list[float | int] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        found = _RANGE.fullmatch(part)
+        match = _RANGE.fullmatch(part)
         try:
             start, end, step = (
-                (_number(one) for one in (found[1], found[2], found[3] or "1"))
-                if found
-                else (_number(part), _number(part), 1)
+                (_parse_number(one) for one in (match[1], match[2], match[3] or "1"))
+                if match
+                else (_parse_number(part), _parse_number(part), 1)
             )
         except ValueError:
             raise SettingsError(
-                f"{part[:80]!r} is no number. Write numbers or ranges, for example 4, 8, 10-30:5."
+                f"{part[:80]!r} is not a number. Write numbers or ranges, for example 4, 8, 10-30:5."
             ) from None
         if not all(abs(one) < 2**63 for one in (start, end, step)) or step <= 0:
             raise SettingsError(
-                f"{part[:80]!r} is no range. Write start-end:step with a step above 0, for example 10-30:5."
+                f"{part[:80]!r} is not a range. Write start-end:step with a step above 0, for example 10-30:5."
             )
         exact = all(isinstance(one, int) for one in (start, end, step))
         count = (abs(end - start) // step if exact else int(abs(end - start) / step + 1e-9)) + 1
@@ -182,40 +193,43 @@ def spread(text: str, whole: bool, most: int) -> list[float | int]:
         direction = step if end >= start else -step
         numbers += [start + i * direction if exact else round(start + i * direction, 9) for i in range(count)]
     if whole and (odd := next((one for one in numbers if one != int(one)), None)) is not None:
-        raise SettingsError(f"{odd:g} is no whole number. Write whole numbers only here.")
+        raise SettingsError(f"{odd:g} is not a whole number. Write whole numbers only here.")
     return [int(one) for one in numbers] if whole else numbers
 
 
-def _number(text: str) -> float | int:
+def _parse_number(text: str) -> float | int:
     """A whole number stays exact: a seed has more digits than a float holds."""
     return int(text) if re.fullmatch(r"-?\d{1,24}", text) else float(text)
 
 
-def changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values of a request with a cell's changes made, for `Request.parse` to check.
+def apply_changes(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain values of a request with a cell's changes made, for `Request.parse` to check.
 
     Raises:
         UnknownMethodError: a change of an unknown name.
         SettingsError: a size that cannot be read.
     """
     plain = dict(base)
-    for name, value in sorted(changes.items(), key=lambda change: "." in change[0]):  # a method before its settings
-        name = _known(name)
+    # A method before its settings, a prompt before what is replaced in it.
+    for name, value in sorted(changes.items(), key=lambda change: ("." in change[0], change[0] == FIELD)):
+        name = _require_field(name)
         field, _, inner = name.partition(".")
-        if name == "size":
-            plain["width"], plain["height"] = _size(value)
+        if name == FIELD:
+            plain = replace_in_prompts(plain, value)
+        elif name == "size":
+            plain["width"], plain["height"] = _parse_size(value)
         elif field == "lora":
             others = [lora for lora in plain.get("loras", ()) if lora["name"] != inner]
             plain["loras"] = [*others, {"name": inner, "weight": value}]
         elif inner:
-            chosen = plain.get(field, next(iter(TABLES[field])))
-            plain[field] = {**({"key": chosen} if isinstance(chosen, str) else chosen), inner: value}
+            choice = plain.get(field, next(iter(TABLES[field])))
+            plain[field] = {**({"key": choice} if isinstance(choice, str) else choice), inner: value}
         else:
             plain[field] = value
     return plain
 
 
-def _known(name: str) -> str:
+def _require_field(name: str) -> str:
     """The full name.
 
     Raises:
@@ -228,7 +242,7 @@ def _known(name: str) -> str:
     return full
 
 
-def _read(name: str, text: str, most: int, traits: Traits | None) -> list[Any]:
+def _parse_values(name: str, text: str, most: int, traits: Traits | None) -> Sequence[object]:
     field, _, inner = name.partition(".")
     if name in _TEXTS:
         return [part for part in split_prompts(text) if part or name == "negative_prompt"]
@@ -236,9 +250,9 @@ def _read(name: str, text: str, most: int, traits: Traits | None) -> list[Any]:
         table = TABLES[name]
         if text.strip().lower() == "all":
             return [method.key for method in (table.fitting(traits) if traits else table.values())]
-        return [key for word in _words(text) for key in _keys(table, word, traits)]
+        return [key for word in _split_words(text) for key in _find_keys(table, word, traits)]
     if name in {"model", "size"}:
-        return _words(text)
+        return _split_words(text)
     if inner and field in TABLES:
         kinds = {
             setting_type(method.settings, inner)
@@ -246,46 +260,47 @@ def _read(name: str, text: str, most: int, traits: Traits | None) -> list[Any]:
             if inner in {one.name for one in dataclasses.fields(method.settings)}
         }
         if kinds == {bool}:
-            return [_truth(word) for word in _words(text)]
-        return _words(text) if kinds == {str} else spread(text, kinds == {int}, most)
-    return spread(text, name in _WHOLE, most)
+            return [_parse_truth(word) for word in _split_words(text)]
+        return _split_words(text) if kinds == {str} else parse_numbers(text, kinds == {int}, most)
+    return parse_numbers(text, name in _WHOLE, most)
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _key(table: Table, word: str) -> str:
+def _find_key(table: Table, word: str) -> str:
     """A method by its key or its label."""
     return next((method.key for method in table.values() if word.lower() in (method.key, method.label.lower())), word)
 
 
-def _keys(table: Table, word: str, traits: Traits | None) -> list[str]:
+def _find_keys(table: Table, word: str, traits: Traits | None) -> list[str]:
     """One method, or with "all" before it a whole family of those that fit, as "all first order"."""
     if not word.lower().startswith("all "):
-        return [_key(table, word)]
+        return [_find_key(table, word)]
     return [method.key for method in table.group(word[4:].strip()) if not (traits and method.fit(traits))]
 
 
-def _truth(word: str) -> bool:
-    known = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
-    if word.lower() not in known:
+def _parse_truth(word: str) -> bool:
+    truths = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
+    if word.lower() not in truths:
         raise SettingsError(f"{word[:80]!r} is neither yes nor no. Write yes, no or both with a comma.")
-    return known[word.lower()]
+    return truths[word.lower()]
 
 
-def _size(value: Any) -> tuple[int, int]:
-    found = _SIZE.fullmatch(str(value).strip()) or re.fullmatch(r"(\d+)()", str(value).strip())
-    if not found or len(str(value)) > 20:
+def _parse_size(value: object) -> tuple[int, int]:
+    match = _SIZE.fullmatch(str(value).strip()) or re.fullmatch(r"(\d+)()", str(value).strip())
+    if not match or len(str(value)) > 20:
         raise SettingsError(f"The size is {str(value)[:80]!r}. Write width x height in pixels, for example 64x64.")
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])
 
 
-def _example(name: str) -> str:
+def _give_example(name: str) -> str:
     examples = {
         "model": "emoji",
         "size": "64x64, 64x128",
         "prompt": "a red apple | a green apple",
+        FIELD: "fox, cat, owl",
         "sampler": "all",
         "schedule": "all",
     }

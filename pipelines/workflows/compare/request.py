@@ -7,6 +7,7 @@ seed and size begin from the same noise bit for bit, since the noise is a functi
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,9 @@ from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.limits import Limits
 from pipelines.requests.prompts import branch_count
 from pipelines.samplers import SAMPLERS
-from pipelines.schedules import skipped_branches
+from pipelines.schedules import ends_clean, skipped_branches
 from pipelines.schedules.learned import LearnedSchedules
-from pipelines.workflows.compare.axes import Axis, changed, grid
+from pipelines.workflows.compare.axes import Axis, apply_changes, grid
 from pipelines.workflows.compare.labels import labels
 
 __all__ = ["FEW", "ComparisonCell", "ComparisonRequest", "by_model", "equal_steps", "evaluations", "waves"]
@@ -30,12 +31,13 @@ FEW = 8
 """Cells of a comparison without axes."""
 
 REFERENCE_STEPS = 100
-_HALF_NOISE = Level(0.5**0.5, 0.5**0.5, 500.0)
+_LEVELS = tuple(Level(1 / math.sqrt(1 + 4.0**k), 2.0**k / math.sqrt(1 + 4.0**k), 500.0) for k in range(-8, 9))
+"""From nearly clean to nearly noise, a factor of two apart: a guidance may evaluate other branches at each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonCell:
-    """One cell.
+    """Describes one cell.
 
     Attributes:
         changes: what it changes of the base request, by name as in `comparison_axes.axis_names`.
@@ -50,7 +52,7 @@ class ComparisonCell:
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonRequest:
-    """Everything that decides a comparison.
+    """Holds everything that decides a comparison.
 
     Attributes:
         base: what all cells have in common; its evaluations are the budget of "nfe".
@@ -72,17 +74,17 @@ class ComparisonRequest:
     @classmethod
     def parse(
         cls,
-        values: Mapping[str, Any],
-        read: Callable[[Mapping[str, Any]], Request],
+        values: Mapping[str, object],
+        read_request: Callable[[Mapping[str, object]], Request],
         limits: Limits,
         traits: Callable[[str], Traits | None] = lambda model: None,
     ) -> ComparisonRequest:
-        """From untrusted plain values.
+        """Read a comparison from untrusted plain values.
 
         Args:
             values: {"base": fields of `Request`, "cells": [changes, ...] or "x" and "y": {"field", "values"},
                 "equal", "reference", "reference_steps"}.
-            read: makes a checked request of plain values.
+            read_request: makes a checked request of plain values.
             limits: the caps.
             traits: of a model by key, where they are known.
 
@@ -92,18 +94,20 @@ class ComparisonRequest:
         """
         require_fields(values, [field.name for field in dataclasses.fields(cls)], "a comparison")
         plain = read_object(values.get("base", {}), "base of a comparison")
-        base = read(plain)
+        base = read_request(plain)
         require_one_picture(base.batch_size, "A comparison makes one picture a cell")
-        options = _options(values, limits)
-        x, y = _axes(values, limits, traits(base.model))
-        changes = grid([axis for axis in (x, y) if axis]) if x else _changes(values.get("cells", ()))
+        options = _parse_options(values, limits)
+        x, y = _parse_axes(values, limits, traits(base.model))
+        changes = grid([axis for axis in (x, y) if axis]) if x else _parse_changes(values.get("cells", ()))
         _require_count(len(changes), x is not None, limits)
-        requests = [_cell(index, plain, change, options["equal"], read) for index, change in enumerate(changes)]
+        requests = [
+            _parse_cell(index, plain, change, options["equal"], read_request) for index, change in enumerate(changes)
+        ]
         cells = tuple(ComparisonCell(*parts) for parts in zip(changes, requests, labels(requests), strict=True))
         return cls(base, cells, x, y, **options)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `parse` reads back to an equal comparison."""
+        """Return plain values that `parse` reads back to an equal comparison."""
         axes = {name: axis.to_json() for name, axis in (("x", self.x), ("y", self.y)) if axis}
         what: dict[str, Any] = axes or {"cells": [dict(cell.changes) for cell in self.cells]}
         return {
@@ -115,7 +119,7 @@ class ComparisonRequest:
         }
 
 
-def _options(values: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+def _parse_options(values: Mapping[str, object], limits: Limits) -> dict[str, Any]:
     equal, reference = values.get("equal", "steps"), values.get("reference", True)
     if equal not in ("steps", "nfe"):
         raise UnknownMethodError("kind of equality", equal, ("steps", "nfe"))
@@ -127,7 +131,7 @@ def _options(values: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     }
 
 
-def _axes(values: Mapping[str, Any], limits: Limits, traits: Traits | None) -> tuple[Axis | None, Axis | None]:
+def _parse_axes(values: Mapping[str, object], limits: Limits, traits: Traits | None) -> tuple[Axis | None, Axis | None]:
     x, y = (Axis.parse(values[name], limits.max_cells, traits) if values.get(name) else None for name in ("x", "y"))
     if x and values.get("cells"):
         raise SettingsError("Both cells and axes are given. Give one or the other.")
@@ -138,7 +142,7 @@ def _axes(values: Mapping[str, Any], limits: Limits, traits: Traits | None) -> t
     return x, y
 
 
-def _changes(cells: Any) -> list[Mapping[str, Any]]:
+def _parse_changes(cells: object) -> list[Mapping[str, Any]]:
     if not isinstance(cells, (list, tuple)) or not all(isinstance(cell, Mapping) for cell in cells):
         raise SettingsError(
             f"The cells are given as {str(cells)[:80]!r}. Give a list of objects, each with what it changes."
@@ -152,12 +156,12 @@ def _require_count(count: int, gridded: bool, limits: Limits) -> None:
         raise SettingsError(f"The comparison has {count} cell{'s' * (count != 1)}. Choose {low} to {high}.")
 
 
-def _cell(
+def _parse_cell(
     index: int,
-    plain: Mapping[str, Any],
-    changes: Mapping[str, Any],
+    plain: Mapping[str, object],
+    changes: Mapping[str, object],
     equal: str,
-    read: Callable[[Mapping[str, Any]], Request],
+    read_request: Callable[[Mapping[str, object]], Request],
 ) -> Request:
     try:
         if equal == "nfe" and {"num_inference_steps", "steps"} & changes.keys():
@@ -166,7 +170,7 @@ def _cell(
             )
         if "batch_size" in changes:
             raise SettingsError("It sets a batch size. A comparison makes one picture a cell.")
-        return read(changed(plain, changes))
+        return read_request(apply_changes(plain, changes))
     except StepwiseError as error:
         kind = MethodFitError if isinstance(error, MethodFitError) else SettingsError
         values = ", ".join(f"{name} {value}" for name, value in changes.items())[:120]
@@ -174,28 +178,29 @@ def _cell(
 
 
 def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedules = LearnedSchedules()) -> int:
-    """Network evaluations of one picture: the start's and the sampler's calls times the branches of the guidance, less
-    those that a fitted solver leaves out.
+    """Count the network evaluations of one picture: the start's and the sampler's calls times the branches of the
+    guidance, less those that a fitted solver leaves out.
 
     An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on
-    the level counts with those in the middle, where alpha = sigma.
+    the level counts with its most.
 
     Args:
         request: checked.
         traits: of the model, where they are known.
         learned: the fitted schedules that there are; by default the shipped ones.
     """
-    nfe, branches = _nfe(request, traits)
+    nfe, branches = _count_nfe(request, traits)
     return branches * nfe - skipped_branches(request, learned)
 
 
-def _nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
+def _count_nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     """Of the denoiser in a run, and the branches that each evaluates."""
     guidance = GUIDANCE.build(request.guidance)
-    planned = ("positive",) if traits and traits.guidance != "cfg" else guidance.plan(_HALF_NOISE)
-    branches = branch_count(request, planned)
+    plans = [("positive",)] if traits and traits.guidance != "cfg" else [guidance.plan(level) for level in _LEVELS]
+    branches = branch_count(request, max(plans, key=len))
     sampler = SAMPLERS.build(request.sampler)
-    return INITIALIZATIONS.build(request.start).nfe(request.num_inference_steps, sampler), branches
+    start = INITIALIZATIONS.build(request.start)
+    return start.nfe(request.num_inference_steps, sampler, ends_clean(request.schedule)), branches
 
 
 def equal_steps(
@@ -205,17 +210,17 @@ def equal_steps(
     most: int,
     learned: LearnedSchedules = LearnedSchedules(),
 ) -> Request:
-    """The request with the most steps, 1 to `most`, whose evaluations are within the budget; 1 if none is."""
+    """Return the request with the most steps, 1 to `most`, whose evaluations are within the budget; 1 if none is."""
     runs = (request.replace(num_inference_steps=steps) for steps in range(most, 0, -1))
     # Even a solver that leaves branches out evaluates one a call; what was fitted is not looked for beyond that.
     return next(
-        (one for one in runs if _nfe(one, traits)[0] <= budget and evaluations(one, traits, learned) <= budget),
+        (one for one in runs if _count_nfe(one, traits)[0] <= budget and evaluations(one, traits, learned) <= budget),
         request.replace(num_inference_steps=1),
     )
 
 
 def by_model(requests: Sequence[Request]) -> list[tuple[str, list[list[int]]]]:
-    """The order of work: each model once, and in it the indices of each set of LoRAs together.
+    """Return the order of work: each model once, and in it the indices of each set of LoRAs together.
 
     Within a set the costly differences come outermost (size, then prompt, then the rest as it stands), so
     whatever the grid looks like, a model is loaded and a LoRA applied once.
@@ -225,13 +230,13 @@ def by_model(requests: Sequence[Request]) -> list[tuple[str, list[list[int]]]]:
         models.setdefault(request.model, {}).setdefault(request.loras, []).append(index)
     first: dict[Hashable, int] = {}
     for index, request in enumerate(requests):
-        for key in _costly(request):
+        for key in _list_costs(request):
             first.setdefault(key, index)
     return [
         (
             model,
             [
-                sorted(indices, key=lambda index: [first[key] for key in _costly(requests[index])])
+                sorted(indices, key=lambda index: [first[key] for key in _list_costs(requests[index])])
                 for indices in sets.values()
             ],
         )
@@ -239,13 +244,13 @@ def by_model(requests: Sequence[Request]) -> list[tuple[str, list[list[int]]]]:
     ]
 
 
-def _costly(request: Request) -> tuple[Hashable, ...]:
+def _list_costs(request: Request) -> tuple[Hashable, ...]:
     size, texts = (request.width, request.height), (request.prompt, request.negative_prompt)
     return ("size", size), ("prompt", size, texts)
 
 
 def waves(indices: Sequence[int], requests: Mapping[int, Request], max_pixels: int) -> list[list[int]]:
-    """The indices in parts, in order, each of pictures that together have at most so many pixels (or of one)."""
+    """Return the indices in parts, in order, each of pictures that together have at most so many pixels (or of one)."""
     parts: list[list[int]] = []
     room = 0
     for index in indices:

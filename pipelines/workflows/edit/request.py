@@ -18,19 +18,21 @@ from pipelines.edits import EDITS
 from pipelines.edits.base import Edit
 from pipelines.families.base import Family, LatentModel
 from pipelines.inversions import INVERSIONS
-from pipelines.requests.limits import Limits
+from pipelines.requests.limits import Limits, require_made_here, require_uncached
 from pipelines.requests.prompts import require_one_text
 
-__all__ = ["FITS", "Canvas", "EditRequest", "Picture", "canvas_of", "pixels_kept"]
+__all__ = ["FITS", "EditRequest", "Picture", "pixels_kept"]
 
 FITS = ("crop", "resize")
 """What is done to a picture of other proportions: its middle is cut out, or it is squeezed."""
 
 _LEAST_KEPT = 2**20
+_LEAST_KEPT_WHOLE = 4 * 2**20
+"""For a photograph into which its part is put back at its own size."""
 
 
 def pixels_kept(width: int, height: int) -> int:
-    """How many pixels of an upload are kept for a picture of this size.
+    """Say how many pixels of an upload are kept for a picture of this size.
 
     Twice as many, so that what is cut out of the middle of a photograph is still as fine as the picture; and never less
     than a megapixel, which a person who comes back to the page may want to use at another size.
@@ -40,7 +42,7 @@ def pixels_kept(width: int, height: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An uploaded picture or mask.
+    """Describes an uploaded picture or mask.
 
     Attributes:
         pixels: (H, W, 3) uint8, or (H, W) bool for a mask.
@@ -64,7 +66,7 @@ class Picture:
         return self.pixels.shape[1], self.pixels.shape[0]
 
     def within(self, most: int) -> Picture:
-        """This picture scaled down to at most so many pixels; itself where it has no more."""
+        """Return this picture scaled down to at most so many pixels; itself where it has no more."""
         width, height = self.size
         if width * height <= most:
             return self
@@ -80,7 +82,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class EditRequest:
-    """Everything that decides an edit.
+    """Holds everything that decides an edit.
 
     Attributes:
         base: model, the edit's prompt, guidance, steps, schedule, seed and LoRAs; its size is that of the edited
@@ -104,16 +106,16 @@ class EditRequest:
     @classmethod
     def parse(
         cls,
-        values: Mapping[str, Any],
-        read: Callable[[Mapping[str, Any]], Request],
-        read_picture: Callable[[Any], Picture],
-        read_mask: Callable[[Any], Picture],
+        values: Mapping[str, object],
+        read_request: Callable[[Mapping[str, object]], Request],
+        read_picture: Callable[[object], Picture],
+        read_mask: Callable[[object], Picture],
     ) -> EditRequest:
-        """From untrusted plain values.
+        """Read an edit from untrusted plain values.
 
         Args:
             values: fields of `EditRequest`, those of the base under "base".
-            read: makes a checked request of plain values.
+            read_request: makes a checked request of plain values.
             read_picture, read_mask: make a picture and a mask of whatever stands for them.
 
         Raises:
@@ -129,7 +131,7 @@ class EditRequest:
             raise UnknownMethodError("way to fit a picture", fit, FITS)
         mask = None if values.get("mask") is None else read_mask(values["mask"])
         return cls(
-            read(plain),
+            read_request(plain),
             read_picture(values["picture"]),
             mask,
             source_prompt,
@@ -139,15 +141,18 @@ class EditRequest:
         )
 
     def check(self, limits: Limits, traits: Traits | None) -> None:
-        """Everything that can be said without the model.
+        """Check everything that can be said without the model.
 
         Raises:
             SettingsError: the first thing that is wrong, its value, and what to do.
             MethodFitError: a method does not fit the model.
         """
         require_one_picture(self.base.batch_size, "An edit makes one picture")
+        require_made_here(self.base, "An edit")
         if self.base.start != Request.start:
-            raise SettingsError(f"The start is {self.base.start.key!r}. An edit starts from its picture: choose noise.")
+            raise SettingsError(
+                f"The initialization is {self.base.start.key!r}. An edit starts from its picture: choose noise."
+            )
         if len(self.source_prompt) > limits.max_prompt:
             raise PromptError(
                 f"The source prompt has {len(self.source_prompt)} characters. At most {limits.max_prompt} are read."
@@ -155,10 +160,13 @@ class EditRequest:
         edit = self.build_edit()
         EDITS.require(self.edit, traits)
         INVERSIONS.require(self.inversion, traits if edit.inverts else None)
-        if edit.inverts:
-            what = "Edits that invert the picture"
+        if edit.inverts or edit.paired:
+            what = "Edits that compare the picture with its prompt"
+            require_uncached(self.base, "An edit that compares the picture with its prompt")
             require_one_text(self.base.prompt, self.base.negative_prompt, what)
             require_one_text(self.source_prompt, "", what)
+            if self.base.guidance.key != "cfg":
+                raise MethodFitError(f"{what} need the same guidance at every level: choose Classifier-free guidance.")
         if edit.needs_source() and not self.source_prompt.strip():
             raise PromptError(
                 f"{EDITS[self.edit.key].label} compares two prompts. Write what the source picture shows."
@@ -166,7 +174,7 @@ class EditRequest:
         self._check_mask(edit)
 
     def check_model(self, limits: Limits, family: Family) -> LatentModel:
-        """`check` against a loaded model, which it returns as one whose network can be dressed.
+        """Run `check` against a loaded model, which it returns as one whose network can be patched.
 
         Raises:
             SettingsError: the first thing that is wrong, its value, and what to do.
@@ -201,11 +209,11 @@ class EditRequest:
             )
 
     def build_edit(self) -> Edit:
-        """The edit with its settings."""
+        """Build the edit with its settings."""
         return EDITS.build(self.edit)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; picture and mask by their digest alone."""
+        """Return plain values; picture and mask by their digest alone."""
         return {
             "base": self.base.to_json(),
             "picture": self.picture.digest,
@@ -217,78 +225,15 @@ class EditRequest:
         }
 
     def within(self, most: int) -> EditRequest:
-        """The same with a picture, and a mask of its size, of at most so many pixels."""
+        """Return the same with a picture, and a mask of its size, of at most so many pixels."""
         mask = self.mask and self.mask.within(most)
         return self.replace(picture=self.picture.within(most), mask=mask)
 
+    def count_pixels_kept(self, width: int, height: int) -> int:
+        """Say how many pixels of the source are kept for a drawn size: of one that is only drawn in part, more."""
+        least = _LEAST_KEPT_WHOLE if self.build_edit().is_cropped else 0
+        return max(least, pixels_kept(width, height))
+
     def replace(self, **changes: Any) -> EditRequest:
-        """A copy with these fields changed."""
+        """Return a copy with these fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Canvas:
-    """The picture as the model edits it.
-
-    Attributes:
-        pixels: (H, W, 3) uint8, of the size that is drawn, margins filled with the edge's colors.
-        mask: (H, W) bool, true where it may change; None without.
-        notes: what was done to the picture to get here, as sentences.
-    """
-
-    pixels: np.ndarray
-    mask: np.ndarray | None
-    notes: tuple[str, ...]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.pixels.shape[1], self.pixels.shape[0]
-
-
-def canvas_of(request: EditRequest, size: tuple[int, int]) -> Canvas:
-    """The source brought to the model's size, its mask with it, and margins added.
-
-    Args:
-        request: with picture and mask.
-        size: (width, height) in pixels, without margins.
-
-    Raises:
-        SettingsError: nothing or everything is left in the mask at this size.
-    """
-    notes = list(request.picture.notes)
-    pixels, note = fit_pixels(request.picture.pixels, size, request.fit)
-    mask = None
-    if request.mask is not None:
-        mask = fit_pixels(request.mask.pixels.astype(np.uint8) * 255, size, request.fit)[0] >= 64
-        if not mask.any() or mask.all():
-            left = "nothing" if not mask.any() else "the whole picture"
-            raise SettingsError(
-                f"At {size[0]} × {size[1]} pixels {left} lies under the mask. Draw it anew, or choose another fit."
-            )
-    notes += [note] if note else []
-    left, top, right, bottom = request.build_edit().margins
-    if any((left, top, right, bottom)):
-        sides = ((top, bottom), (left, right))
-        pixels = np.pad(pixels, (*sides, (0, 0)), mode="edge")
-        mask = np.pad(np.zeros(size[::-1], bool) if mask is None else mask, sides, constant_values=True)
-    return Canvas(pixels, mask, tuple(notes))
-
-
-def fit_pixels(pixels: np.ndarray, size: tuple[int, int], fit: str) -> tuple[np.ndarray, str]:
-    """Pixels of exactly this size, and a sentence on how; "" where they had it already."""
-    height, width = pixels.shape[:2]
-    if (width, height) == size:
-        return pixels, ""
-    box, how = (0.0, 0.0, float(width), float(height)), "scaled"
-    if width * size[1] != height * size[0]:
-        if fit == "crop":
-            scale = min(width / size[0], height / size[1])
-            spare = (width - scale * size[0]) / 2, (height - scale * size[1]) / 2
-            box, how = (spare[0], spare[1], width - spare[0], height - spare[1]), "cut to its middle and scaled"
-        else:
-            how = "squeezed"
-    resized = Image.fromarray(pixels).resize(
-        size, Image.Resampling.LANCZOS if pixels.ndim == 3 else Image.Resampling.BOX, box=box
-    )
-    return np.asarray(resized), f"The picture of {width} × {height} pixels was {how} to {size[0]} × {size[1]}."

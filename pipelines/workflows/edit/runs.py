@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from pipelines.core.branches import ONE_TEXT, BranchPlan
-from pipelines.core.denoiser import Conditioning, Denoiser, Guidance
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import PromptError
 from pipelines.core.loop import Run
 from pipelines.core.noise import NoiseSource
-from pipelines.core.schedule import Level
+from pipelines.core.prediction import Conditioning, Guidance
 from pipelines.core.types import Trajectory
 from pipelines.edits.base import EditContext
+from pipelines.edits.paired import RowGuidance
 from pipelines.edits.words import Words, read_words
 from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
+from pipelines.requests.passes import partial
+from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.text_to_image import ResolvedRun, encode_request
-from pipelines.workflows.edit.request import Canvas, EditRequest
+from pipelines.workflows.edit.canvas import Canvas
+from pipelines.workflows.edit.request import EditRequest
 
-__all__ = ["Editing", "partial"]
-
-
-def partial(levels: Sequence[Level], strength: float) -> list[Level]:
-    """The levels of the last int(N * strength) steps, as diffusers counts them; a single level is no step."""
-    steps = min(len(levels) - 1, math.floor((len(levels) - 1) * strength + 1e-9))
-    return list(levels[len(levels) - 1 - steps :])
+__all__ = ["Editing"]
 
 
 class Editing:
-    """One edit on one loaded model: the runs it consists of.
+    """Holds one edit on one loaded model: the runs it consists of.
 
     Args:
         request: checked, its base that of the resolved run.
@@ -67,13 +64,18 @@ class Editing:
         self.noise = self.source(self.image_latents.cpu()).to(self.image_latents)
 
     @property
-    def mask(self) -> torch.Tensor | None:
-        """(1, 1, h, w) bool: a latent place may change if any of its pixels may."""
-        if self.canvas.mask is None:
+    def weights(self) -> torch.Tensor | None:
+        """(1, 1, h, w) float32, 0 to 1: a latent place may change as much as any of its pixels may."""
+        if self.canvas.weights is None:
             return None
         height, width = self.image_latents.shape[-2:]
-        pixels = torch.from_numpy(np.ascontiguousarray(self.canvas.mask))[None, None].float()
-        return (torch.nn.functional.adaptive_max_pool2d(pixels, (height, width)) > 0).to(self.image_latents.device)
+        pixels = torch.from_numpy(np.ascontiguousarray(self.canvas.weights))[None, None].float()
+        return torch.nn.functional.adaptive_max_pool2d(pixels, (height, width)).to(self.image_latents.device)
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        """(1, 1, h, w) bool: where a latent place may change."""
+        return None if (weights := self.weights) is None else weights > 0
 
     @property
     def trajectory_key(self) -> Hashable:
@@ -90,7 +92,9 @@ class Editing:
             self.family.identity,
             request.source_prompt,
             base.prompt_weighting,
+            prompt_rules(base),
             request.inversion,
+            base.seed if self.inversion.is_random else None,
             tuple(self.levels),
             base.width,
             base.height,
@@ -100,7 +104,7 @@ class Editing:
     @property
     def _guidance_key(self) -> Hashable:
         """What of the guidance the way up depends on: of a branch that is never evaluated, nothing."""
-        base, (guidance, scale) = self.request.base, self._guidance_up
+        base, (guidance, scale) = self.request.base, self._inversion_guidance
         if self.family.traits.guidance != "cfg":
             return scale  # an input of the network
         branches = {branch for level in self.levels for branch in guidance.plan(level)}
@@ -111,16 +115,16 @@ class Editing:
         return base.guidance.key, tuple(others), scale, negative
 
     @property
-    def _guidance_up(self) -> tuple[Guidance, float]:
+    def _inversion_guidance(self) -> tuple[Guidance, float]:
         """The guidance of the way up, and its scale, which the inversion decides."""
         scale = self.inversion.guidance_scale(self.guidance.guidance_scale)
         base = self.request.base
         return GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale}), scale
 
     def inversion_run(self) -> Run:
-        """The run up: from the picture's latents to noise, guided by the source prompt."""
-        guidance, scale = self._guidance_up
-        denoiser = self._denoiser(guidance, [self.request.source_prompt], scale)
+        """Build the run up: from the picture's latents to noise, guided by the source prompt."""
+        guidance, scale = self._inversion_guidance
+        denoiser = self._build_denoiser(guidance, [self.request.source_prompt], [scale])
         return Run(
             denoiser,
             self.inversion.noising(),
@@ -132,7 +136,7 @@ class Editing:
 
     @contextlib.contextmanager
     def run(self, trajectory: Trajectory | None = None) -> Iterator[Run]:
-        """The run down, the network dressed as the edit needs it while the context lasts.
+        """Yield the run down, the network patched as the edit needs it while the context lasts.
 
         Args:
             trajectory: of `inversion_run`; None for an edit that does not invert.
@@ -143,32 +147,35 @@ class Editing:
         base = self.request.base
         if trajectory is None:
             sampler, prompts = self.resolved.sampler, []
-            first = self.levels[0]
-            latents = first.alpha * self.image_latents + first.sigma * self.noise
+            latents = self.edit.start(self.image_latents, self.noise, self.levels[0])
         else:
             sampler, prompts = self.inversion.denoising(trajectory), [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
         scale = self.guidance.guidance_scale
-        if trajectory is None:
+        if self.edit.paired:
+            denoiser = self._build_paired_denoiser()
+        elif trajectory is None:
             # Only the steps of this run count for a prompt that switches, as in A1111.
             conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
-            denoiser = self._assembled(self.guidance, conditionings, scale, plan)
+            denoiser = self._assemble_denoiser(self.guidance, self._embed_scale(conditionings, scale), plan)
         else:
-            denoiser = self._denoiser(self.guidance, prompts, scale)
+            negative = self.request.source_prompt if self.inversion.replaces_negative else None
+            denoiser = self._build_denoiser(self.guidance, prompts, [scale, scale], negative)
         context = EditContext(
             self.family.network,
             sampler,
             self.image_latents,
             self.noise,
             self.mask,
-            lambda: self._words(self.request.source_prompt),
-            lambda: self._words(base.prompt),
+            lambda: self._read_words(self.request.source_prompt),
+            lambda: self._read_words(base.prompt),
             "negative" in denoiser.guidance.plan(self.levels[0]),
+            self.weights,
         )
-        with self.edit.applied(context) as dressed:
-            yield Run(denoiser, dressed, self.levels, latents, self.source, self.noise_schedule)
+        with self.edit.applied(context) as sampler:
+            yield Run(denoiser, sampler, self.levels, latents, self.source, self.noise_schedule)
 
-    def _words(self, prompt: str) -> Words:
+    def _read_words(self, prompt: str) -> Words:
         tokenizer = self.family.components.get("tokenizer")
         if tokenizer is None:
             raise PromptError(
@@ -176,30 +183,45 @@ class Editing:
             )
         return read_words(tokenizer, prompt)
 
-    def _denoiser(self, guidance: Guidance, prompts: Sequence[str], scale: float) -> Denoiser:
+    def _build_paired_denoiser(self) -> Denoiser:
+        """Of source and edit without an inversion, each with its own guidance scale."""
+        base, scale = self.request.base, self.edit.source_guidance
+        source = GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale})
+        prompts, scales = [self.request.source_prompt, base.prompt], [scale, self.guidance.guidance_scale]
+        return self._build_denoiser(RowGuidance(source, self.guidance), prompts, scales)
+
+    def _build_denoiser(
+        self, guidance: Guidance, prompts: Sequence[str], scales: Sequence[float], negative: str | None = None
+    ) -> Denoiser:
+        """A row a prompt, each with the scale of its guidance; the negative prompt is the request's where none is
+        given."""
         base = self.request.base
         size = (base.width, base.height)
+        negative = base.negative_prompt if negative is None else negative
+        how = (1, size, base.prompt_weighting, prompt_rules(base))
         encoded = [
-            self.family.encode_prompts(prompt, base.negative_prompt, 1, size, base.prompt_weighting)
-            for prompt in prompts
+            self._embed_scale(self.family.encode_prompts(prompt, negative, *how), scale)
+            for prompt, scale in zip(prompts, scales, strict=True)
         ]
-        return self._assembled(guidance, _stacked(encoded), scale)
+        return self._assemble_denoiser(guidance, _stack_conditionings(encoded))
 
-    def _assembled(
-        self,
-        guidance: Guidance,
-        conditionings: dict[str, Conditioning],
-        scale: float,
-        plan: BranchPlan = ONE_TEXT,
+    def _embed_scale(self, conditionings: dict[str, Conditioning], scale: float) -> dict[str, Conditioning]:
+        """The conditionings of a network that takes the guidance scale as an input, with it; others as they are."""
+        if self.family.traits.guidance == "cfg":
+            return conditionings
+        return self.family.embed_guidance(conditionings, scale)
+
+    def _assemble_denoiser(
+        self, guidance: Guidance, conditionings: dict[str, Conditioning], plan: BranchPlan = ONE_TEXT
     ) -> Denoiser:
         if self.family.traits.guidance != "cfg":
-            guidance, conditionings = Unguided(), self.family.embed_guidance(conditionings, scale)
-        return Denoiser(self.family, guidance, conditionings, self.cancelled, plan)
+            guidance = Unguided()
+        return Denoiser(self.family, guidance, conditionings, self.cancelled, plan, self.resolved.cache)
 
 
-def _stacked(encoded: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:
+def _stack_conditionings(encodings: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:
     """One conditioning a branch, its rows those of the prompts."""
-    for branch in encoded[0]:
-        if len({prompts[branch].signature for prompts in encoded}) > 1:
+    for branch in encodings[0]:
+        if len({prompts[branch].signature for prompts in encodings}) > 1:
             raise PromptError("One of the two prompts fills more rows of the text encoder than the other. Shorten it.")
-    return {branch: Conditioning.cat([prompts[branch] for prompts in encoded]) for branch in encoded[0]}
+    return {branch: Conditioning.cat([prompts[branch] for prompts in encodings]) for branch in encodings[0]}

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import Method, Table
 from pipelines.workflows.video.animatediff import AnimateDiffClip, AnimateDiffSettings
+from pipelines.workflows.video.base import Video
 from pipelines.workflows.video.pipeline import OwnPipeline, OwnPipelineSettings, StableVideo, StableVideoSettings
 from pipelines.workflows.video.walk import Walk, WalkSettings
+
+if TYPE_CHECKING:
+    from pipelines.models.entry import CatalogEntry
 
 __all__ = ["VIDEOS", "fitting_videos"]
 
 _OWN = ("AnimateDiffPipeline", "StableVideoDiffusionPipeline")
 
 
-def _fits_walk(entry: Any) -> str | None:
+def _fits_walk(entry: CatalogEntry) -> str | None:
     if entry.kind == "video":
         return "it makes clips, and a walk needs a model of pictures"
     return "it runs through its own pipeline only" if entry.family == "stock" else None
 
 
-def _fits_animatediff(entry: Any) -> str | None:
+def _fits_animatediff(entry: CatalogEntry) -> str | None:
     return None if entry.pipeline == "AnimateDiffPipeline" else "it has no motion module of AnimateDiff"
 
 
-def _fits_stable_video(entry: Any) -> str | None:
+def _fits_stable_video(entry: CatalogEntry) -> str | None:
     return None if entry.pipeline == "StableVideoDiffusionPipeline" else "it is not Stable Video Diffusion"
 
 
-def _fits_own(entry: Any) -> str | None:
+def _fits_stock(entry: CatalogEntry) -> str | None:
     if entry.kind != "video":
         return "it makes pictures, not clips"
     return "it has a method of its own here" if entry.pipeline in _OWN else None
 
 
-VIDEOS = Table(
+VIDEOS: Table[Video] = Table(
     "video",
     [
         Method(
@@ -70,7 +74,7 @@ VIDEOS = Table(
             "The model's own pipeline",
             OwnPipeline,
             OwnPipelineSettings,
-            fit=_fits_own,
+            fit=_fits_stock,
             paper="diffusers' pipeline of the model",
             help="Wan, LTX, CogVideoX, HunyuanVideo, SkyReels and others, each through its own diffusers pipeline.",
         ),
@@ -78,8 +82,8 @@ VIDEOS = Table(
 )
 
 
-def fitting_videos(entry: Any) -> list[Method]:
-    """The methods that fit a model, the best first.
+def fitting_videos(entry: CatalogEntry) -> list[Method]:
+    """Return the methods that fit a model, the best first.
 
     Args:
         entry: a `CatalogEntry`.
@@ -87,10 +91,10 @@ def fitting_videos(entry: Any) -> list[Method]:
     Raises:
         MethodFitError: none does.
     """
-    found = VIDEOS.fitting(entry)
-    if not found:
+    methods = VIDEOS.fitting(entry)
+    if not methods:
         raise MethodFitError(
             f"{entry.label} cannot make clips here: it runs through its own pipeline, which makes single "
             "pictures. Choose another model."
         )
-    return found
+    return methods

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.registry import setting
-from pipelines.requests.text_to_image import assembled_run, decode, encode_request, resolve, to_uint8
-from pipelines.workflows.video.base import ONE_NOISE, ClipFrames, ClipStep, VideoJob, refuse_unread
+from pipelines.requests.step_pictures import with_pictures
+from pipelines.requests.text_to_image import assemble_run, decode, encode_request, resolve
+from pipelines.workflows.video.base import ONE_NOISE, ClipFrames, ClipStep, VideoJob, refuse_keyframes, refuse_unread
+
+if TYPE_CHECKING:
+    from pipelines.families.stock import StockPipeline
 
 __all__ = ["AnimateDiffClip", "AnimateDiffSettings"]
 
@@ -28,7 +32,7 @@ class AnimateDiffSettings:
 
 
 class AnimateDiffClip:
-    """All frames denoised together, a motion module letting each see the others.
+    """Denoises all frames together, a motion module letting each see the others.
 
     Source: Guo et al., AnimateDiff, arXiv:2307.04725, section 4.
     """
@@ -39,16 +43,15 @@ class AnimateDiffClip:
         self.settings = settings
 
     def check(self, job: VideoJob) -> None:
-        if len(job.keys) > 1:
-            raise SettingsError(
-                f"{len(job.keys)} keys are given. AnimateDiff takes one prompt and one seed: remove the others."
-            )
+        refuse_keyframes(job, "AnimateDiff")
         refuse_unread(job.base)
 
     def num_steps(self, job: VideoJob) -> int:
         return job.base.num_inference_steps
 
-    def run(self, job: VideoJob, model: Any, cancelled: Callable[[], bool]) -> Iterator[ClipStep | ClipFrames]:
+    def run(
+        self, job: VideoJob, model: StockPipeline, cancelled: Callable[[], bool]
+    ) -> Iterator[ClipStep | ClipFrames]:
         from pipelines.families.animatediff import AnimateDiff, ClipNoise, linear_schedule
 
         components = model.pipe.components
@@ -64,14 +67,14 @@ class AnimateDiffClip:
         source = ClipNoise(base.seed)
         noise = source(torch.empty((job.frames, *family.latent_shape(base.width, base.height))))
         texts, plan = encode_request(base, family, job.frames)
-        run = assembled_run(resolved, family, (noise, source), texts, cancelled, plan)
-        for step in denoise(run):
+        run = assemble_run(resolved, family, (noise, source), texts, cancelled, plan)
+        for _, step, pictures in with_pictures(((0, step) for step in denoise(run)), [family]):
             yield ClipStep(
                 0,
                 step.index,
                 step.num_steps,
-                to_uint8(family.preview(step.latents)),
-                to_uint8(family.preview(step.denoised)),
+                pictures.noisy,
+                pictures.denoised,
                 step.next_level.sigma_ve,
                 step.level.timestep,
                 step.evaluations,

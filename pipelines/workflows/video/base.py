@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.core.errors import MethodFitError
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.types import Request
 
-__all__ = ["ONE_NOISE", "OUR_LOOP", "ClipFrames", "ClipStep", "Video", "VideoJob", "refuse_unread"]
+__all__ = ["ONE_NOISE", "OUR_LOOP", "ClipFrames", "ClipStep", "Video", "VideoJob", "refuse_keyframes", "refuse_unread"]
 
 ONE_NOISE = frozenset({"loras", "variation_seed", "variation_strength"})
 """Fields of a request that a method does not read which draws the noise of all frames at once."""
@@ -22,7 +22,7 @@ OUR_LOOP = frozenset({"sampler", "schedule", "start"})
 
 @dataclasses.dataclass(frozen=True)
 class VideoJob:
-    """A clip to make.
+    """Describes a clip to make.
 
     Attributes:
         keys: the requests that a walk passes through; other methods read the first alone.
@@ -44,7 +44,7 @@ class VideoJob:
 
 @dataclasses.dataclass(frozen=True)
 class ClipStep:
-    """One finished denoising step of some of a clip's frames.
+    """Describes one finished denoising step of some of a clip's frames.
 
     Attributes:
         first: the first of these frames in the clip, from 0.
@@ -65,21 +65,21 @@ class ClipStep:
     denoised: np.ndarray | None
     sigma: float
     timestep: float
-    evaluations: int
+    evaluations: float
     seconds: float
     num_frames: int
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipFrames:
-    """Finished frames: (n, H, W, 3) uint8, from frame `first` on."""
+    """Describes finished frames: (n, H, W, 3) uint8, from frame `first` on."""
 
     first: int
     pictures: np.ndarray
 
 
 class Video(Protocol):
-    """One method of the video table, built with its settings.
+    """Represents one method of the video table, built with its settings.
 
     Attributes:
         unread: fields of a request that it does not read, and that are not kept with the clip.
@@ -91,19 +91,32 @@ class Video(Protocol):
         """Raise SettingsError if the method cannot make this clip, or would leave out what was asked for."""
 
     def num_steps(self, job: VideoJob) -> int:
-        """Denoising steps of the whole run."""
+        """Count the denoising steps of the whole run."""
 
     def run(self, job: VideoJob, model: Any, cancelled: Callable[[], bool]) -> Iterator[ClipStep | ClipFrames]:
         """Make the clip: every frame is given once, in order, as soon as it is finished.
 
         Args:
             job: checked.
-            model: a Family with its LoRAs applied, or a StockPipeline.
+            model: a Family with its LoRAs applied, or a StockPipeline, whichever the method fits.
             cancelled: polled before every evaluation, or after every step of a stock pipeline.
 
         Raises:
             Cancelled: the person stopped it.
         """
+
+
+def refuse_keyframes(job: VideoJob, model: str) -> None:
+    """Raise SettingsError for more than one keyframe.
+
+    Args:
+        job: of one clip.
+        model: begins the sentence that says who takes only one prompt and one seed.
+    """
+    if len(job.keys) > 1:
+        raise SettingsError(
+            f"{len(job.keys)} keyframes are given. {model} takes one prompt and one seed: remove the others."
+        )
 
 
 def refuse_unread(request: Request) -> None:

@@ -12,16 +12,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import parse_settings, setting
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
 from pipelines.models.video_models import VIDEO_MODELS, VideoModel
 from pipelines.prompts.brackets import unescape
 from pipelines.requests.text_to_image import to_uint8
-from pipelines.workflows.video.base import ONE_NOISE, OUR_LOOP, ClipFrames, ClipStep, VideoJob, refuse_unread
+from pipelines.workflows.video.base import (
+    ONE_NOISE,
+    OUR_LOOP,
+    ClipFrames,
+    ClipStep,
+    VideoJob,
+    refuse_keyframes,
+    refuse_unread,
+)
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from pipelines.families.stock import StockPipeline
 
 __all__ = ["OwnPipeline", "OwnPipelineSettings", "StableVideo", "StableVideoSettings"]
@@ -49,28 +59,27 @@ class OwnPipeline:
         self.true_guidance_scale = settings.true_guidance_scale
 
     def check(self, job: VideoJob) -> None:
-        if len(job.keys) > 1:
-            raise SettingsError(
-                f"{len(job.keys)} keys are given. This model takes one prompt and one seed: remove the others."
-            )
+        refuse_keyframes(job, "This model")
         refuse_unread(job.base)
 
     def num_steps(self, job: VideoJob) -> int:
         return job.base.num_inference_steps
 
-    def run(self, job: VideoJob, model: Any, cancelled: Callable[[], bool]) -> Iterator[ClipStep | ClipFrames]:
+    def run(
+        self, job: VideoJob, model: StockPipeline, cancelled: Callable[[], bool]
+    ) -> Iterator[ClipStep | ClipFrames]:
         from pipelines.families.stock import StockResult
         from pipelines.families.stock_video import StockVideo
 
-        known = VIDEO_MODELS.get(type(model.pipe).__name__, VideoModel("this model", 0, 0))
+        video_model = VIDEO_MODELS.get(type(model.pipe).__name__, VideoModel("this model", 0, 0))
         pipe = model.pipe
-        if job.first_frame is not None and known.from_picture:
-            pipe = _of_the_same_parts(pipe, known.from_picture)
+        if job.first_frame is not None and video_model.from_picture:
+            pipe = _rebuild_pipeline(pipe, video_model.from_picture)
         pipe.set_progress_bar_config(disable=True)
         stock = StockVideo(pipe)
         for event in stock.run(self.arguments(job, stock), cancelled):
             if isinstance(event, StockResult):
-                yield ClipFrames(0, _pictures(event.output))
+                yield ClipFrames(0, _read_frames(event.output))
                 continue
             small = stock.preview(event)
             noisy = None if small is None else to_uint8(small)
@@ -88,7 +97,7 @@ class OwnPipeline:
             )
 
     def arguments(self, job: VideoJob, pipeline: StockPipeline) -> dict[str, Any]:
-        """diffusers' arguments for a clip, those that this pipeline's call takes.
+        """Return diffusers' arguments for a clip, those that this pipeline's call takes.
 
         Args:
             job: checked.
@@ -98,16 +107,16 @@ class OwnPipeline:
             MethodFitError: it does not take something that was asked for.
         """
         base = job.base
-        picture = None if job.first_frame is None else _fitted(job.first_frame, base)
-        wanted = {
+        picture = None if job.first_frame is None else _fit_picture(job.first_frame, base)
+        arguments = {
             "prompt": unescape(base.prompt),
             "negative_prompt": unescape(base.negative_prompt),
             "width": base.width or None,
             "height": base.height or None,
             "num_frames": job.frames,
             "num_inference_steps": base.num_inference_steps,
-            **_guidance(base, pipeline),
-            **_true_guidance(base, self.true_guidance_scale, pipeline),
+            **_choose_guidance(base, pipeline),
+            **_choose_true_guidance(base, self.true_guidance_scale, pipeline),
             "generator": torch.Generator().manual_seed(base.seed),
             "output_type": "np",
             "image": picture,
@@ -115,7 +124,7 @@ class OwnPipeline:
             "frame_rate": job.fps,
             **self.extra,
         }
-        return {name: value for name, value in wanted.items() if name in pipeline.accepted and value is not None}
+        return {name: value for name, value in arguments.items() if name in pipeline.accepted and value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +143,7 @@ class StableVideoSettings:
 
 
 class StableVideo(OwnPipeline):
-    """Stable Video Diffusion: a clip from a picture.
+    """Runs Stable Video Diffusion: a clip from a picture.
 
     Source: Blattmann et al., Stable Video Diffusion, arXiv:2311.15127, sections 4.2 and D.3.
     """
@@ -144,17 +153,17 @@ class StableVideo(OwnPipeline):
         self.extra = dataclasses.asdict(settings)
 
 
-def _of_the_same_parts(pipe: Any, name: str) -> Any:
+def _rebuild_pipeline(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     """Another pipeline's class around the same parts, with the pipeline's own settings."""
     import diffusers
 
     cls = getattr(diffusers, name)
     names = inspect.signature(cls.__init__).parameters.keys() - {"self"}
-    given = {**pipe.config, **pipe.components}
-    return cls(**{name: given[name] for name in names if name in given})
+    components = {**pipe.config, **pipe.components}
+    return cls(**{name: components[name] for name in names if name in components})
 
 
-def _guidance(base: Request, pipeline: StockPipeline) -> dict[str, Any]:
+def _choose_guidance(base: Request, pipeline: StockPipeline) -> dict[str, Any]:
     """The guidance scale, under the name that the pipeline has for it, and its rescaling."""
     guidance = GUIDANCE[base.guidance.key]
     settings = parse_settings(guidance.settings, base.guidance.settings)
@@ -163,13 +172,13 @@ def _guidance(base: Request, pipeline: StockPipeline) -> dict[str, Any]:
         raise MethodFitError(
             f"The guidance rescale is {rescale:g}, and this model's own pipeline has none. Set it to 0."
         )
-    found = {"guidance_rescale": rescale}
+    arguments = {"guidance_rescale": rescale}
     if (scale := getattr(settings, "guidance_scale", None)) is not None:
-        found[pipeline.guidance_name or "max_guidance_scale"] = scale
-    return found
+        arguments[pipeline.guidance_name or "max_guidance_scale"] = scale
+    return arguments
 
 
-def _true_guidance(base: Request, scale: float, pipeline: StockPipeline) -> dict[str, Any]:
+def _choose_true_guidance(base: Request, scale: float, pipeline: StockPipeline) -> dict[str, Any]:
     """A second, unconditional pass, where a pipeline's guidance scale may be an input of its network."""
     negative = bool(base.negative_prompt)
     if negative and "negative_prompt" not in pipeline.accepted:
@@ -193,7 +202,7 @@ def _true_guidance(base: Request, scale: float, pipeline: StockPipeline) -> dict
     return {"true_cfg_scale": scale} if negative else {}
 
 
-def _fitted(pixels: np.ndarray, base: Request) -> Image.Image:
+def _fit_picture(pixels: np.ndarray, base: Request) -> Image.Image:
     """The first frame at the clip's size, its middle where it has other proportions."""
     picture = Image.fromarray(pixels)
     width, height = base.width or picture.width, base.height or picture.height
@@ -203,7 +212,7 @@ def _fitted(pixels: np.ndarray, base: Request) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
-def _pictures(output: Any) -> np.ndarray:
+def _read_frames(output: object) -> np.ndarray:
     """(F, H, W, 3) uint8 of the first clip that a pipeline returned."""
     frames = output.get("frames") if isinstance(output, Mapping) else getattr(output, "frames", None)
     if frames is None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from pipelines.core.errors import PictureError, SettingsError, UnknownMethodError
 from pipelines.core.types import Choice, Request
-from pipelines.core.validation import read_whole, require_fields, require_one_picture
+from pipelines.core.validation import read_object, read_whole, require_fields, require_one_picture
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.video_models import plan_clip, video_model
-from pipelines.requests.limits import Limits
+from pipelines.requests.limits import Limits, require_made_here
 from pipelines.workflows.edit.request import Picture
 from pipelines.workflows.video import VIDEOS, fitting_videos
 from pipelines.workflows.video.base import VideoJob
@@ -23,7 +23,7 @@ CLIP_FORMATS = ("mp4", "webp", "gif")
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A prompt and a seed that a walk passes through."""
+    """Describes a prompt and a seed that a walk passes through."""
 
     prompt: str
     seed: int
@@ -31,7 +31,7 @@ class Key:
 
 @dataclasses.dataclass(frozen=True)
 class VideoRequest:
-    """Everything that decides a clip.
+    """Holds everything that decides a clip.
 
     Attributes:
         base: model, first prompt and seed, sampler, schedule, guidance, steps, size and LoRAs.
@@ -56,18 +56,18 @@ class VideoRequest:
     @classmethod
     def parse(
         cls,
-        values: Mapping[str, Any],
+        values: Mapping[str, object],
         entry: CatalogEntry,
-        read: Callable[[Mapping[str, Any]], Request],
-        read_picture: Callable[[Any], Picture],
+        read_request: Callable[[Mapping[str, object]], Request],
+        read_picture: Callable[[object], Picture],
         limits: Limits,
     ) -> VideoRequest:
-        """From untrusted plain values, frames and size snapped to what the model makes.
+        """Read a clip's request from untrusted plain values, frames and size snapped to what the model makes.
 
         Args:
             values: fields of `VideoRequest`, those of the base under "base".
             entry: of the model.
-            read: makes a checked request of plain values.
+            read_request: makes a checked request of plain values.
             read_picture: makes a picture of whatever stands for it.
             limits: the server's caps.
 
@@ -76,11 +76,12 @@ class VideoRequest:
             MethodFitError: the method does not fit the model.
         """
         require_fields(values, [field.name for field in dataclasses.fields(cls) if field.name != "notes"], "a clip")
-        method = _method(values.get("method"), entry)
-        base = read(values.get("base", {}))
+        method = _choose_method(values.get("method"), entry)
+        plain = read_object(values.get("base", {}), "base of a clip")
+        base = read_request(plain)
         model = video_model(entry)
-        given = values.get("frames") or (0 if "frames" in values else model.frames)
-        frames = read_whole(given, "number of frames", 1, limits.max_frames)
+        num_frames = values.get("frames") or (0 if "frames" in values else model.frames)
+        frames = read_whole(num_frames, "number of frames", 1, limits.max_frames)
         fps = read_whole(values.get("fps", model.fps), "frame rate", 1, limits.max_fps)
         if (format := values.get("format", cls.format)) not in CLIP_FORMATS:
             raise UnknownMethodError("clip format", format, CLIP_FORMATS)
@@ -92,7 +93,7 @@ class VideoRequest:
             plan.frames,
             fps,
             format,
-            _keys(values.get("keys", ()), values, read, limits),
+            _parse_keys(values.get("keys", ()), plain, read_request, limits),
             picture,
             (*plan.notes, *(picture.notes if picture else ()), *([model.note] if model.note else [])),
         )
@@ -102,6 +103,7 @@ class VideoRequest:
     def _check(self, entry: CatalogEntry, limits: Limits) -> None:
         VIDEOS.build(self.method).check(self.job())
         require_one_picture(self.base.batch_size, "One clip is made at a time")
+        require_made_here(self.base, "A clip")
         pixels = self.frames * self.base.width * self.base.height
         if pixels > limits.max_clip_pixels:
             raise SettingsError(
@@ -115,7 +117,7 @@ class VideoRequest:
             raise PictureError(f"{entry.label} takes no first frame. Remove the picture, or choose another model.")
 
     def job(self) -> VideoJob:
-        """The request as a video method takes it."""
+        """Return the request as a video method takes it."""
         keys = (self.base, *(self.base.replace(prompt=key.prompt, seed=key.seed) for key in self.keys))
         pixels = None if self.first_frame is None else self.first_frame.pixels
         return VideoJob(keys, self.frames, self.fps, pixels)
@@ -126,7 +128,7 @@ class VideoRequest:
         return VIDEOS.build(self.method).unread
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, of the base those that count; the first frame by its digest alone."""
+        """Return plain values, of the base those that count; the first frame by its digest alone."""
         return {
             "base": {name: value for name, value in self.base.to_json().items() if name not in self.unread},
             "method": self.method.to_json(),
@@ -138,11 +140,11 @@ class VideoRequest:
         }
 
     def replace(self, **changes: Any) -> VideoRequest:
-        """A copy with these fields changed."""
+        """Return a copy with these fields changed."""
         return dataclasses.replace(self, **changes)
 
 
-def _method(value: Any, entry: CatalogEntry) -> Choice:
+def _choose_method(value: object, entry: CatalogEntry) -> Choice:
     """The chosen method, or the first that fits the model."""
     if value is not None:
         choice = Choice.parse(value)
@@ -151,21 +153,26 @@ def _method(value: Any, entry: CatalogEntry) -> Choice:
     return Choice(fitting_videos(entry)[0].key)
 
 
-def _keys(
-    given: Any, values: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Request], limits: Limits
+def _parse_keys(
+    plain_keys: object,
+    base: Mapping[str, object],
+    read_request: Callable[[Mapping[str, object]], Request],
+    limits: Limits,
 ) -> tuple[Key, ...]:
-    if not isinstance(given, (list, tuple)):
-        raise SettingsError(f"The keys are given as {str(given)[:80]!r}. Give a list of prompts and seeds.")
-    if len(given) >= limits.max_keys:
-        raise SettingsError(f"{len(given) + 1} keys are given. A walk passes through {limits.max_keys} at most.")
+    if not isinstance(plain_keys, (list, tuple)):
+        raise SettingsError(f"The keyframes are given as {str(plain_keys)[:80]!r}. Give a list of prompts and seeds.")
+    if len(plain_keys) >= limits.max_keys:
+        raise SettingsError(
+            f"{len(plain_keys) + 1} keyframes are given. A walk passes through {limits.max_keys} at most."
+        )
     keys = []
-    for key in given:
+    for key in plain_keys:
         if isinstance(key, Key):
             key = dataclasses.asdict(key)
         if not isinstance(key, Mapping) or set(key) - {"prompt", "seed"}:
             raise SettingsError(
-                f'A key is given as {str(key)[:80]!r}. Give {{"prompt": ..., "seed": ...}}, or one of them.'
+                f'A keyframe is given as {str(key)[:80]!r}. Give {{"prompt": ..., "seed": ...}}, or one of them.'
             )
-        request = read({**values.get("base", {}), **key})
+        request = read_request({**base, **key})
         keys.append(Key(request.prompt, request.seed))
     return tuple(keys)

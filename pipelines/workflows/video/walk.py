@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Conditioning
+from pipelines.core.devices import upload
 from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.noise import NoiseSource, slerp
+from pipelines.core.prediction import Conditioning
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.families.base import Family
-from pipelines.requests.prompts import require_one_text
-from pipelines.requests.text_to_image import assembled_run, decode, resolve, resolve_size, starting_noise, to_uint8
+from pipelines.requests.prompts import prompt_rules, require_one_text
+from pipelines.requests.step_pictures import with_pictures
+from pipelines.requests.text_to_image import assemble_run, decode, resolve, resolve_size, starting_noise
 from pipelines.workflows.video.base import ClipFrames, ClipStep, VideoJob
 
 __all__ = ["Place", "Walk", "WalkNoise", "WalkSettings", "between", "places"]
@@ -25,9 +27,11 @@ __all__ = ["Place", "Walk", "WalkNoise", "WalkSettings", "between", "places"]
 @dataclasses.dataclass(frozen=True)
 class WalkSettings:
     easing: str = setting(
-        "smooth", "Smooth rests a little at every key; linear goes on at one speed.", choices=("smooth", "linear")
+        "smooth", "Smooth rests a little at every keyframe; linear goes on at one speed.", choices=("smooth", "linear")
     )
-    loop: bool = setting(False, "Goes back to the first key, so that the clip has no end.", label="Loop")
+    loop: bool = setting(
+        False, "Goes back to the first keyframe, so that the clip repeats without a seam.", label="Loop"
+    )
     frames_at_once: int = setting(
         4,
         "Frames that share the network's batches: more is faster, one is steadier on memory.",
@@ -40,7 +44,7 @@ class WalkSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a frame stands: `share` of the way (0 to 1) from key `start` to key `end`."""
+    """Says where a frame stands: `share` of the way (0 to 1) from key `start` to key `end`."""
 
     start: int
     end: int
@@ -48,7 +52,7 @@ class Place:
 
 
 def places(frames: int, keys: int, loop: bool = False, easing: str = "smooth") -> list[Place]:
-    """The place of every frame. Each key is met exactly, by one frame, so that nothing asked for is skipped.
+    """Return the place of every frame. Each key is met exactly, by one frame, so that nothing asked for is skipped.
 
     Args:
         frames: of the clip, at least as many as there are keys.
@@ -57,20 +61,20 @@ def places(frames: int, keys: int, loop: bool = False, easing: str = "smooth") -
         easing: "linear", or "smooth" for 3 t^2 - 2 t^3 in each part of the way.
     """
     parts, last = (keys, frames) if loop else (keys - 1, frames - 1)
-    met = [math.floor(part * last / parts + 0.5) for part in range(parts + 1)]
-    found = []
+    key_frames = [math.floor(part * last / parts + 0.5) for part in range(parts + 1)]
+    places_of_frames = []
     for frame in range(frames):
-        part = max(index for index in range(parts) if met[index] <= frame)
-        share = (frame - met[part]) / (met[part + 1] - met[part])
+        part = max(index for index in range(parts) if key_frames[index] <= frame)
+        share = (frame - key_frames[part]) / (key_frames[part + 1] - key_frames[part])
         if easing == "smooth":
             share = share * share * (3 - 2 * share)
         start, end = part, (part + 1) % keys
-        found.append(Place(end, end, 0.0) if share == 1 else Place(start, end, share))
-    return found
+        places_of_frames.append(Place(end, end, 0.0) if share == 1 else Place(start, end, share))
+    return places_of_frames
 
 
 def between(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
-    """Spherical interpolation of each vector of the last dimension, as text embeddings are: one vector a word.
+    """Interpolate each vector of the last dimension on the sphere, as text embeddings are: one vector a word.
 
     Equal tensors and the two ends come back unchanged, to the bit.
 
@@ -98,11 +102,12 @@ class WalkNoise(NoiseSource):
         self.pairs, self.shares = list(pairs), list(shares)
 
     def __call__(self, like: torch.Tensor) -> torch.Tensor:
-        rows = []
+        # Turned on the CPU: whether two noises are equal is asked there without waiting for a device.
+        rows, shape = [], torch.empty((1, *like.shape[1:]), dtype=like.dtype)
         for (start, end), share in zip(self.pairs, self.shares, strict=True):
-            first, second = start(like[:1]), end(like[:1])
+            first, second = start(shape), end(shape)
             rows.append(first if torch.equal(first, second) else slerp(first, second, share))
-        return torch.cat(rows)
+        return upload(torch.cat(rows), like.device)
 
     def clone(self) -> WalkNoise:
         return WalkNoise([(start.clone(), end.clone()) for start, end in self.pairs], self.shares)
@@ -127,10 +132,10 @@ class Walk:
         for key in job.keys:
             require_one_text(key.prompt, key.negative_prompt, "Walks")
         if keys < 2:
-            raise SettingsError("A walk has one key. Give it at least two prompts or seeds to walk between.")
+            raise SettingsError("The walk has one keyframe. Give it at least two prompts or seeds to walk between.")
         if job.frames < keys:
             raise SettingsError(
-                f"The number of frames is {job.frames}, fewer than the {keys} keys. Choose at least {keys}."
+                f"The number of frames is {job.frames}, fewer than the {keys} keyframes. Choose at least {keys}."
             )
 
     def num_steps(self, job: VideoJob) -> int:
@@ -139,36 +144,40 @@ class Walk:
     def run(self, job: VideoJob, model: Family, cancelled: Callable[[], bool]) -> Iterator[ClipStep | ClipFrames]:
         resolved = resolve(job.keys[0], model)
         keys = [resolve_size(key, model) for key in job.keys]
-        texts = [_encoded(key, model) for key in keys]
-        noises = [starting_noise(key.replace(batch_size=1), model) for key in keys]
+        texts = [_encode(key, model) for key in keys]
+        alone = [dataclasses.replace(resolved, request=key.replace(batch_size=1)) for key in keys]
+        noises = [starting_noise(one, model) for one in alone]
         way = places(job.frames, len(keys), self.settings.loop, self.settings.easing)
-        done, seconds, evaluations = 0, 0.0, 0
+        num_steps_done, seconds, evaluations = 0, 0.0, 0.0
         for first in range(0, job.frames, self.settings.frames_at_once):
             part = way[first : first + self.settings.frames_at_once]
-            run = assembled_run(resolved, model, _noise(part, noises), _conditionings(part, texts), cancelled)
-            for step in denoise(run):
+            run = assemble_run(resolved, model, _mix_noise(part, noises), _mix_conditionings(part, texts), cancelled)
+            for _, step, pictures in with_pictures(((0, step) for step in denoise(run)), [model]):
                 yield ClipStep(
                     first,
-                    done,
+                    num_steps_done,
                     self.num_steps(job),
-                    to_uint8(model.preview(step.latents)),
-                    to_uint8(model.preview(step.denoised)),
+                    pictures.noisy,
+                    pictures.denoised,
                     step.next_level.sigma_ve,
                     step.level.timestep,
                     evaluations + step.evaluations,
                     seconds + step.seconds,
                     len(part),
                 )
-                done += 1
+                num_steps_done += 1
             seconds, evaluations = seconds + step.seconds, evaluations + step.evaluations
             yield ClipFrames(first, decode(model, step.latents))
 
 
-def _encoded(key: Request, model: Family) -> dict[str, Conditioning]:
-    return model.encode_prompts(key.prompt, key.negative_prompt, 1, (key.width, key.height), key.prompt_weighting)
+def _encode(key: Request, model: Family) -> dict[str, Conditioning]:
+    size = (key.width, key.height)
+    return model.encode_prompts(key.prompt, key.negative_prompt, 1, size, key.prompt_weighting, prompt_rules(key))
 
 
-def _noise(part: Sequence[Place], noises: Sequence[tuple[torch.Tensor, NoiseSource]]) -> tuple[torch.Tensor, WalkNoise]:
+def _mix_noise(
+    part: Sequence[Place], noises: Sequence[tuple[torch.Tensor, NoiseSource]]
+) -> tuple[torch.Tensor, WalkNoise]:
     rows, pairs = [], []
     for place in part:
         (start, start_source), (end, end_source) = noises[place.start], noises[place.end]
@@ -177,9 +186,9 @@ def _noise(part: Sequence[Place], noises: Sequence[tuple[torch.Tensor, NoiseSour
     return torch.cat(rows), WalkNoise(pairs, [place.share for place in part])
 
 
-def _conditionings(part: Sequence[Place], texts: Sequence[dict[str, Conditioning]]) -> dict[str, Conditioning]:
+def _mix_conditionings(part: Sequence[Place], texts: Sequence[dict[str, Conditioning]]) -> dict[str, Conditioning]:
     """One conditioning a branch, a row a frame."""
-    found = {}
+    conditionings = {}
     for branch in texts[0]:
         if len({text[branch].signature for text in texts}) > 1:
             raise PromptError("One of the prompts fills more rows of the text encoder than another. Shorten it.")
@@ -192,5 +201,5 @@ def _conditionings(part: Sequence[Place], texts: Sequence[dict[str, Conditioning
             )
             for place in part
         ]
-        found[branch] = Conditioning.cat(rows)
-    return found
+        conditionings[branch] = Conditioning.cat(rows)
+    return conditionings

@@ -11,14 +11,15 @@ from gradio.components import Component
 
 from pipelines.core.registry import setting_type
 from pipelines.workflows.compare.axes import TABLES, axis_names
-from studio.ui.controls import PLUMBING, elem_id
+from studio.ui.component_data import Block, Data
+from studio.ui.controls import PLUMBING, build_elem_id
 
-__all__ = ["AxesForm", "suggestion"]
+__all__ = ["AxesForm", "suggest_values"]
 
 NONE = ""
 _FIRST = {"x": "num_inference_steps", "y": "guidance.guidance_scale"}
 _SUGGESTIONS = {
-    "model": "emoji",
+    "model": "emoji-128, emoji-128-flow",
     "sampler": "dpmpp_2m, unipc, heun, ddim",
     "schedule": "all",
     "guidance": "all",
@@ -30,6 +31,7 @@ _SUGGESTIONS = {
     "height": "64, 96",
     "prompt": "a fox | a cat face | an owl",
     "negative_prompt": "red | blue",
+    "prompt_sr": "fox, cat, owl",
     "prompt_weighting": "interpolate | mean",
     "variation_seed": "1-4",
     "variation_strength": "0-0.6:0.2",
@@ -37,19 +39,19 @@ _SUGGESTIONS = {
 }
 
 
-def suggestion(field: str) -> str:
-    """Values worth trying on an axis, as a person would write them; empty where nothing is known."""
+def suggest_values(field: str) -> str:
+    """Suggest values worth trying on an axis, as a person would write them; empty where nothing is known."""
     if field in _SUGGESTIONS:
         return _SUGGESTIONS[field]
     table, _, name = field.partition(".")
     for method in TABLES[table].values() if table in TABLES else ():
-        for one in dataclasses.fields(method.settings):
-            if one.name == name:
-                return _range(setting_type(method.settings, name), one.metadata)
+        for field_of_method in dataclasses.fields(method.settings):
+            if field_of_method.name == name:
+                return _format_range(setting_type(method.settings, name), field_of_method.metadata)
     return ""
 
 
-def _range(kind: type, meta: Mapping[str, Any]) -> str:
+def _format_range(kind: type, meta: Mapping[str, Any]) -> str:
     if kind is bool:
         return "yes, no"
     if meta.get("choices"):
@@ -61,7 +63,7 @@ def _range(kind: type, meta: Mapping[str, Any]) -> str:
 
 
 class AxesForm:
-    """Columns x, and rows y that may be none.
+    """Lays out columns x, and rows y that may be none.
 
     Args:
         prefix: begins every component's id.
@@ -75,40 +77,40 @@ class AxesForm:
         fields = [(label, name) for name, label in axis_names().items()]
         self.parts: dict[str, tuple[gr.Dropdown, gr.Textbox]] = {}
         hint = f"Lists and ranges: 4, 8, 10-30:10. Prompts apart by |. All values: all. At most {max_cells} cells."
-        self.first = {name: [field, suggestion(field)] for name, field in _FIRST.items()}
+        self.first = {name: [field, suggest_values(field)] for name, field in _FIRST.items()}
         for name, label in (("x", "Columns"), ("y", "Rows")):
             field, text = self.first[name]
             choices = fields if name == "x" else [("None", NONE), *fields]
-            chosen = gr.Dropdown(choices, value=field, label=label, elem_id=elem_id(prefix, name))
+            dropdown = gr.Dropdown(choices, value=field, label=label, elem_id=build_elem_id(prefix, name))
             values = gr.Textbox(
                 text,
                 label=f"Values of the {label.lower()}",
                 info=hint if name == "x" else None,
                 max_lines=4,
                 max_length=8000,
-                elem_id=elem_id(prefix, name, "values"),
+                elem_id=build_elem_id(prefix, name, "values"),
             )
-            chosen.input(lambda field: suggestion(field), inputs=chosen, outputs=values, **PLUMBING)
-            self.parts[name] = (chosen, values)
+            dropdown.input(lambda field: suggest_values(field), inputs=dropdown, outputs=values, **PLUMBING)
+            self.parts[name] = (dropdown, values)
 
     @property
     def inputs(self) -> set[Component]:
-        """Everything that holds a value."""
+        """Return everything that holds a value."""
         return {component for parts in self.parts.values() for component in parts}
 
     outputs = inputs
 
-    def draft(self, data: Mapping[Component, Any]) -> dict[str, list[str]]:
-        """What stands on the page."""
+    def draft(self, data: Mapping[Block, Any]) -> dict[str, list[str]]:
+        """Return what stands on the page."""
         return {name: [data[field], data[values]] for name, (field, values) in self.parts.items()}
 
     @staticmethod
     def values(draft: Mapping[str, list[str]]) -> dict[str, Any]:
-        """A draft as the task "compare" takes it."""
+        """Return a draft as the task "compare" takes it."""
         return {name: {"field": field, "values": values} for name, (field, values) in draft.items() if field != NONE}
 
-    def updates(self, draft: Mapping[str, list[str]]) -> dict[Any, Any]:
-        """Component to value that shows a draft."""
+    def updates(self, draft: Mapping[str, list[str]]) -> Data:
+        """Map each component to the value that shows a draft."""
         return {
             component: value
             for name, parts in self.parts.items()

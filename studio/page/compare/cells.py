@@ -13,9 +13,10 @@ from pipelines.core.types import Traits
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.workflows.compare.request import FEW
-from studio.ui.controls import elem_id
+from studio.ui.component_data import Block, Data
+from studio.ui.controls import build_elem_id
 
-__all__ = ["DEFAULT_SAMPLERS", "FEWEST", "CellsEditor", "Rows", "family_cells", "preset_cells"]
+__all__ = ["DEFAULT_SAMPLERS", "FEWEST", "CellsEditor", "Rows", "build_family_cells", "build_preset_cells"]
 
 FEWEST = 2
 DEFAULT_SAMPLERS = ("dpmpp_2m", "unipc", "dpmpp_2s", "heun", "ddim", "euler_a")
@@ -25,17 +26,18 @@ Rows = list[dict[str, str]]
 """Cells: keys of "sampler" and "schedule", "steps" and "guidance_scale" as typed, empty for the shared ones."""
 
 
-def _row(sampler: str, schedule: str = "uniform", steps: str = "", scale: str = "") -> dict[str, str]:
+def _build_row(sampler: str, schedule: str = "uniform", steps: str = "", scale: str = "") -> dict[str, str]:
     return {"sampler": sampler, "schedule": schedule, "steps": steps, "guidance_scale": scale}
 
 
-def family_cells(keys: Sequence[str]) -> Rows:
-    """The rows of these samplers, with the shared settings."""
-    return [_row(key) for key in keys]
+def build_family_cells(keys: Sequence[str]) -> Rows:
+    """Build the rows of these samplers, with the shared settings."""
+    return [_build_row(key) for key in keys]
 
 
-def preset_cells(preset: str, traits: Traits | None) -> Rows:
-    """The rows of a preset: every sampler that fits a model, or one sampler with other steps, schedules or guidance.
+def build_preset_cells(preset: str, traits: Traits | None) -> Rows:
+    """Build the rows of a preset: every sampler that fits a model, or one sampler with other steps, schedules or
+    guidance.
 
     Args:
         preset: "default", "samplers", "steps", "schedules" or "guidance".
@@ -43,21 +45,22 @@ def preset_cells(preset: str, traits: Traits | None) -> Rows:
     """
     samplers = [method.key for method in (SAMPLERS.fitting(traits) if traits else SAMPLERS.values())]
     if preset == "default":
-        chosen = [key for key in DEFAULT_SAMPLERS if key in samplers]
-        return [_row(key) for key in (chosen if len(chosen) >= FEWEST else samplers[:FEW])]
+        keys = [key for key in DEFAULT_SAMPLERS if key in samplers]
+        return [_build_row(key) for key in (keys if len(keys) >= FEWEST else samplers[:FEW])]
     if preset == "steps":
-        return [_row(samplers[0], steps=steps) for steps in ("4", "8", "16", "32")]
+        return [_build_row(samplers[0], steps=steps) for steps in ("4", "8", "16", "32")]
     if preset == "schedules":
         return [
-            _row(samplers[0], method.key) for method in (SCHEDULES.fitting(traits) if traits else SCHEDULES.values())
+            _build_row(samplers[0], method.key)
+            for method in (SCHEDULES.fitting(traits) if traits else SCHEDULES.values())
         ][:FEW]
     if preset == "guidance":
-        return [_row(samplers[0], scale=scale) for scale in ("1", "3", "5", "8")]
-    return [_row(key) for key in samplers[:FEW]]
+        return [_build_row(samplers[0], scale=scale) for scale in ("1", "3", "5", "8")]
+    return [_build_row(key) for key in samplers[:FEW]]
 
 
 class CellsEditor:
-    """Eight rows of components, of which as many are shown as there are cells.
+    """Lays out eight rows of components, of which as many are shown as there are cells.
 
     Args:
         prefix: begins every component's id.
@@ -75,7 +78,7 @@ class CellsEditor:
         self.removals: list[gr.Button] = []
         for place in range(FEW):
             values = rows[place] if place < len(rows) else rows[-1]
-            self._build(elem_id(prefix, "cell", str(place + 1)), place, values, traits)
+            self._build(build_elem_id(prefix, "cell", str(place + 1)), place, values, traits)
             self.groups[-1].visible = place < len(rows)
             self.fields[-1]["steps"].visible = not equal_nfe
 
@@ -84,7 +87,7 @@ class CellsEditor:
         tight: dict[str, Any] = {"show_label": False, "container": False, "min_width": 0}
         with gr.Row(elem_classes="sw-cell-row", elem_id=identity) as group:
             sampler = gr.Dropdown(
-                _choices(SAMPLERS, traits),
+                _list_choices(SAMPLERS, traits),
                 value=values["sampler"],
                 label=f"Sampler of cell {number}",
                 filterable=False,
@@ -92,7 +95,7 @@ class CellsEditor:
                 **tight,
             )
             schedule = gr.Dropdown(
-                _choices(SCHEDULES, traits),
+                _list_choices(SCHEDULES, traits),
                 value=values["schedule"],
                 label=f"Schedule of cell {number}",
                 filterable=False,
@@ -123,32 +126,33 @@ class CellsEditor:
 
     @property
     def inputs(self) -> set[Component]:
-        """Everything that holds a value."""
+        """Return everything that holds a value."""
         return {self.count, *(component for fields in self.fields for component in fields.values())}
 
     @property
-    def outputs(self) -> set[Any]:
-        """Everything that `updates` may change."""
+    def outputs(self) -> set[Block]:
+        """Return everything that `updates` may change."""
         return {*self.inputs, *self.groups, *self.copies, *self.removals}
 
-    def rows(self, data: Mapping[Component, Any]) -> Rows:
-        """The cells as they stand."""
+    def rows(self, data: Mapping[Block, Any]) -> Rows:
+        """Return the cells as they stand."""
         return [
             {name: data[component] for name, component in fields.items()}
             for fields in self.fields[: min(max(FEWEST, int(data[self.count])), FEW)]
         ]
 
-    def updates(self, rows: Sequence[Mapping[str, Any]], traits: Traits | None, equal_nfe: bool) -> dict[Any, Any]:
-        """Component to update that shows these cells; a method that does not fit the model becomes the first that does.
+    def updates(self, rows: Sequence[Mapping[str, Any]], traits: Traits | None, equal_nfe: bool) -> Data:
+        """Map each component to the update that shows these cells; a method that does not fit the model becomes the
+        first that does.
 
         Args:
             rows: two to eight cells.
             traits: of the model.
             equal_nfe: whether each cell's steps follow from its evaluations.
         """
-        updates: dict[Any, Any] = {self.count: len(rows)}
+        updates: Data = {self.count: len(rows)}
         tables = {"sampler": SAMPLERS, "schedule": SCHEDULES}
-        choices = {name: _choices(table, traits) for name, table in tables.items()}
+        choices = {name: _list_choices(table, traits) for name, table in tables.items()}
         for place, fields in enumerate(self.fields):
             updates[self.groups[place]] = gr.update(visible=place < len(rows))
             updates[self.copies[place]] = gr.update(interactive=len(rows) < FEW)
@@ -156,17 +160,17 @@ class CellsEditor:
             updates[fields["steps"]] = gr.update(visible=not equal_nfe)
             if place >= len(rows):
                 continue
-            for name, offered in choices.items():
-                keys = [key for _, key in offered]
-                wanted = rows[place].get(name)
-                updates[fields[name]] = gr.update(choices=offered, value=wanted if wanted in keys else keys[0])
+            for name, options in choices.items():
+                keys = [key for _, key in options]
+                requested = rows[place].get(name)
+                updates[fields[name]] = gr.update(choices=options, value=requested if requested in keys else keys[0])
             updates[fields["steps"]] = gr.update(value=rows[place].get("steps", ""), visible=not equal_nfe)
             updates[fields["guidance_scale"]] = gr.update(value=rows[place].get("guidance_scale", ""))
         return updates
 
     @staticmethod
-    def changes(rows: Sequence[Mapping[str, Any]], equal_nfe: bool) -> list[dict[str, Any]]:
-        """The cells as the task "compare" takes them: only what differs from the shared settings.
+    def list_changes(rows: Sequence[Mapping[str, Any]], equal_nfe: bool) -> list[dict[str, Any]]:
+        """List the cells as the task "compare" takes them: only what differs from the shared settings.
 
         Raises:
             SettingsError: a number that is none.
@@ -175,14 +179,14 @@ class CellsEditor:
         for number, row in enumerate(rows, 1):
             cell: dict[str, Any] = {"sampler": row["sampler"], "schedule": row["schedule"]}
             if row["steps"].strip() and not equal_nfe:
-                cell["num_inference_steps"] = _number(row["steps"], f"steps of cell {number}")
+                cell["num_inference_steps"] = _parse_number(row["steps"], f"steps of cell {number}")
             if row["guidance_scale"].strip():
-                cell["guidance.guidance_scale"] = _number(row["guidance_scale"], f"guidance of cell {number}")
+                cell["guidance.guidance_scale"] = _parse_number(row["guidance_scale"], f"guidance of cell {number}")
             cells.append(cell)
         return cells
 
 
-def _number(text: str, name: str) -> float:
+def _parse_number(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
@@ -191,7 +195,7 @@ def _number(text: str, name: str) -> float:
         ) from None
 
 
-def _choices(table: Any, traits: Traits | None) -> list[tuple[str, str]]:
+def _list_choices(table: Any, traits: Traits | None) -> list[tuple[str, str]]:
     # Nothing fits a model with a pipeline of its own, which the tab does not offer: the model that is chosen stays.
     methods = table.fitting(traits) if traits else ()
     return [(method.label, method.key) for method in methods or table.values()]

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from studio.tasks.convergence import left_out_words
-from studio.ui.markup import escape
-from studio.ui.presentation import duration
+from studio.tasks.convergence import describe_left_out
+from studio.ui.markup import escape, prose
+from studio.ui.presentation import format_duration
 
-__all__ = ["COLORS", "EMPTY", "convergence_view"]
+__all__ = ["COLORS", "EMPTY", "draw_convergence"]
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 78, 18, 14, 50
@@ -31,47 +31,55 @@ EMPTY = (
 Point = Mapping[str, Any]
 
 
-def convergence_view(outcome: Mapping[str, Any]) -> str:
-    """The plot, its legend, the times and the numbers of a convergence job's outcome; the empty state without points.
+def draw_convergence(outcome: Mapping[str, Any]) -> str:
+    """Draw the plot, its legend, the times and the numbers of a convergence job's outcome; the empty state without
+    points.
 
     Args:
         outcome: {"labels", "points": [{"sampler", "evaluations", "steps", "error", "seconds"}], "reference_steps",
             "left_out": [{"sampler", "label", "steps", "reason"}]}.
     """
     points = [point for point in outcome.get("points", ()) if math.isfinite(point["error"])]
-    missing = f'<p class="sw-hint">{escape(words)}</p>' if (words := left_out_words(outcome)) else ""
+    left_out = f'<p class="sw-hint">{prose(words)}</p>' if (words := describe_left_out(outcome)) else ""
     if not points:
-        return EMPTY + missing
+        return EMPTY + left_out
     labels = outcome["labels"]
     series: dict[int, list[Point]] = {}
     for point in sorted(points, key=lambda one: (one["sampler"], one["evaluations"])):
         series.setdefault(point["sampler"], []).append(point)
-    said = f"Error to a run of {outcome['reference_steps']} steps from the same noise, relative to the latents’ size."
-    parts = (_plot(series, labels), _legend(series, labels), _times(series, labels), _table(series, labels))
+    caption = (
+        f"Error to a run of {outcome['reference_steps']} steps from the same noise, relative to the latents’ size."
+    )
+    parts = (
+        _plot(series, labels),
+        _draw_legend(series, labels),
+        _draw_times(series, labels),
+        _draw_table(series, labels),
+    )
     return (
-        f'<div class="sw-convergence"><h2>Error against evaluations</h2><p class="sw-hint">{said}</p>{missing}'
+        f'<div class="sw-convergence"><h2>Error against evaluations</h2><p class="sw-hint">{caption}</p>{left_out}'
         f"{''.join(parts)}</div>"
     )
 
 
 def _plot(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
-    every = [point for own in series.values() for point in own]
-    across = _Scale([point["evaluations"] for point in every], LEFT, WIDTH - RIGHT)
-    up = _Scale([max(point["error"], 1e-9) for point in every], HEIGHT - BOTTOM, TOP)
-    lines = "".join(_series(index, own, labels[index], across, up) for index, own in series.items())
-    told = escape(_told(series, labels))
+    all_points = [point for points in series.values() for point in points]
+    across = _Scale([point["evaluations"] for point in all_points], LEFT, WIDTH - RIGHT)
+    up = _Scale([max(point["error"], 1e-9) for point in all_points], HEIGHT - BOTTOM, TOP)
+    lines = "".join(_draw_series(index, points, labels[index], across, up) for index, points in series.items())
+    description = escape(_describe_plot(series, labels))
     return (
         '<div class="sw-scroll" tabindex="0" role="region" aria-label="Error against evaluations">'
-        f'<svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}">'
-        f"{_axes(across, up)}{lines}</svg></div>"
+        f'<svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{description}">'
+        f"{_draw_axes(across, up)}{lines}</svg></div>"
     )
 
 
-def _told(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
+def _describe_plot(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     """The plot in a sentence, for whoever cannot see it."""
     last = max(series.items(), key=lambda one: one[1][-1]["evaluations"])[1][-1]["evaluations"]
     ends = sorted((own[-1]["error"], index, own[-1]["evaluations"]) for index, own in series.items())
-    best = ", ".join(f"{labels[index]} {_percent(error)} at {count}" for error, index, count in ends[:3])
+    best = ", ".join(f"{labels[index]} {_format_percent(error)} at {count}" for error, index, count in ends[:3])
     return (
         f"Relative error against network evaluations up to {last}, both logarithmic. Lowest error at the end: {best}."
     )
@@ -91,17 +99,17 @@ class _Scale:
 
     def ticks(self) -> list[tuple[float, bool]]:
         """(value, labeled): the decades, with 2 and 5 where there is room, and the rest without a label."""
-        few = self.high - self.low < 2.2
-        found = []
+        is_narrow = self.high - self.low < 2.2
+        ticks = []
         for decade in range(math.floor(self.low), math.ceil(self.high) + 1):
             for digit in range(1, 10):
                 value = digit * 10.0**decade
                 if self.low <= math.log10(value) <= self.high:
-                    found.append((value, digit == 1 or (few and digit in (2, 5))))
-        return found
+                    ticks.append((value, digit == 1 or (is_narrow and digit in (2, 5))))
+        return ticks
 
 
-def _axes(across: _Scale, up: _Scale) -> str:
+def _draw_axes(across: _Scale, up: _Scale) -> str:
     bottom, parts = HEIGHT - BOTTOM, []
     for value, labeled in across.ticks():
         x = across(value)
@@ -114,21 +122,22 @@ def _axes(across: _Scale, up: _Scale) -> str:
         ends = f'x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
         parts.append(f'<line class="sw-rule" data-main="{labeled}" {ends}/>')
         if labeled:
-            parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_percent(value)}</text>')
+            parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_format_percent(value)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">network evaluations (NFE)</text>')
     return "".join(parts)
 
 
-def _series(index: int, own: Sequence[Point], label: str, across: _Scale, up: _Scale) -> str:
-    places = [(across(point["evaluations"]), up(max(point["error"], 1e-9))) for point in own]
+def _draw_series(index: int, points: Sequence[Point], label: str, across: _Scale, up: _Scale) -> str:
+    places = [(across(point["evaluations"]), up(max(point["error"], 1e-9))) for point in points]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    told = [
-        f"{label}: {_percent(point['error'])} at {point['evaluations']} evaluations, {point['steps']} steps"
-        for point in own
+    titles = [
+        f"{label}: {_format_percent(point['error'])} at {point['evaluations']} evaluations, {point['steps']} steps"
+        for point in points
     ]
-    marks = "".join(_mark(index, *place, words) for place, words in zip(places, told, strict=True))
-    return f'<g style="--own:{_color(index)}"><polyline points="{line}" stroke-dasharray="{_dash(index)}"/>{marks}</g>'
+    marks = "".join(_mark(index, *place, words) for place, words in zip(places, titles, strict=True))
+    polyline = f'<polyline points="{line}" stroke-dasharray="{_get_dash(index)}"/>'
+    return f'<g style="--own:{_get_color(index)}">{polyline}{marks}</g>'
 
 
 def _mark(index: int, x: float, y: float, title: str = "") -> str:
@@ -138,30 +147,30 @@ def _mark(index: int, x: float, y: float, title: str = "") -> str:
         "diamond": [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
         "triangle": [(0, -5.5), (5, 4), (-5, 4)],
     }.get(shape)
-    told = f"<title>{escape(title)}</title>" if title else ""
+    title_html = f"<title>{escape(title)}</title>" if title else ""
     if corners is None:
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4">{told}</circle>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4">{title_html}</circle>'
     points = " ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners)
-    return f'<polygon points="{points}">{told}</polygon>'
+    return f'<polygon points="{points}">{title_html}</polygon>'
 
 
-def _legend(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
+def _draw_legend(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     """The best first, as far as they have come; each with its line as in the plot."""
     order = sorted(series, key=lambda index: series[index][-1]["error"])
     items = "".join(
-        f'<li style="--own:{_color(index)}"><svg class="sw-plot" viewBox="0 0 34 12" aria-hidden="true">'
-        f'<polyline points="1,6 33,6" stroke-dasharray="{_dash(index)}"/>{_mark(index, 17, 6)}</svg>'
-        f"<span>{escape(labels[index])}</span><b>{_percent(series[index][-1]['error'])}</b></li>"
+        f'<li style="--own:{_get_color(index)}"><svg class="sw-plot" viewBox="0 0 34 12" aria-hidden="true">'
+        f'<polyline points="1,6 33,6" stroke-dasharray="{_get_dash(index)}"/>{_mark(index, 17, 6)}</svg>'
+        f"<span>{escape(labels[index])}</span><b>{_format_percent(series[index][-1]['error'])}</b></li>"
         for index in order
     )
     return f'<ul class="sw-legend">{items}</ul>'
 
 
-def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
+def _draw_times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     """A bar a sampler: the shares of the time of its longest run."""
     rows = []
-    for index, own in series.items():
-        seconds = own[-1]["seconds"]
+    for index, points in series.items():
+        seconds = points[-1]["seconds"]
         total = sum(seconds.values()) or 1.0
         bars = "".join(
             f'<i style="width:{100 * seconds[name] / total:.2f}%;background:{color}"></i>'
@@ -171,7 +180,7 @@ def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
         ratio = _share(seconds["own"] / (seconds["network"] or 1))
         rows.append(
             f"<tr><th scope='row'>{escape(labels[index])}</th><td><div class='sw-shares' role='img' "
-            f"aria-label='{escape(words)}'>{bars}</div></td><td>{ratio}</td><td>{duration(total)}</td></tr>"
+            f"aria-label='{escape(words)}'>{bars}</div></td><td>{ratio}</td><td>{format_duration(total)}</td></tr>"
         )
     keys = "".join(
         f'<li><i style="background:{color}"></i>{label}</li>'
@@ -185,14 +194,14 @@ def _times(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     )
 
 
-def _table(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
+def _draw_table(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     """Every number, which is also the plot for whoever cannot see it."""
-    counts = sorted({point["evaluations"] for own in series.values() for point in own})
+    counts = sorted({point["evaluations"] for points in series.values() for point in points})
     heads = "".join(f"<th scope='col'>{count}</th>" for count in counts)
     rows = []
-    for index, own in series.items():
-        errors = {point["evaluations"]: point["error"] for point in own}
-        cells = "".join(f"<td>{_percent(errors[count]) if count in errors else ''}</td>" for count in counts)
+    for index, points in series.items():
+        errors = {point["evaluations"]: point["error"] for point in points}
+        cells = "".join(f"<td>{_format_percent(errors[count]) if count in errors else ''}</td>" for count in counts)
         rows.append(f"<tr><th scope='row'>{escape(labels[index])}</th>{cells}</tr>")
     return (
         '<details class="sw-table"><summary>All errors, by evaluations</summary><div class="sw-scroll" tabindex="0" '
@@ -201,15 +210,15 @@ def _table(series: Mapping[int, Sequence[Point]], labels: Sequence[str]) -> str:
     )
 
 
-def _color(index: int) -> str:
+def _get_color(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def _dash(index: int) -> str:
+def _get_dash(index: int) -> str:
     return DASHES[index // len(COLORS) % len(DASHES)]
 
 
-def _percent(error: float) -> str:
+def _format_percent(error: float) -> str:
     return f"{100 * error:.3g} %" if error >= 1e-4 else f"{100 * error:.1e} %"
 
 

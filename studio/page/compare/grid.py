@@ -10,18 +10,24 @@ from pipelines.workflows.compare.axes import Axis
 from pipelines.workflows.compare.labels import axis_value
 from pipelines.workflows.compare.request import ComparisonRequest
 from studio.jobs.job import Cell, Job, JobStatus, View
-from studio.media.live_image import picture_url, png_url
+from studio.media.live_image import encode_picture_url, encode_png_url
+from studio.ui.example_chips import RESULTS
 from studio.ui.live_routes import Parts
-from studio.ui.markup import escape
-from studio.ui.presentation import EVALUATIONS, NFE_TOOLTIP, duration, plural
+from studio.ui.markup import escape, prose, term
+from studio.ui.presentation import EVALUATIONS, format_count, format_duration, format_evaluations
 
-__all__ = ["EMPTY", "ComparisonGrid", "table"]
+__all__ = ["EXAMPLE", "WORDS", "ComparisonGrid", "build_table"]
 
-EMPTY = (
-    '<div class="sw-cells-empty"><p class="sw-empty-title">One noise, several ways to remove it</p>'
-    "<p>Compare: every cell starts from the same initial noise and all stream at once. When they are done, a "
-    "reference run of many steps from that noise shows how close each of them came.</p></div>"
+EXAMPLE = RESULTS / "compare.webp"
+"""The cells with which the tab begins, as they come out: written by `python -m studio.benchmarks.examples`."""
+
+WORDS = (
+    "Six samplers' pictures from one noise",
+    "One noise, several ways to remove it",
+    "Every cell starts from the same initial noise and all stream at once. When they are done, a reference run of many "
+    "steps from that noise shows how close each of them came.",
 )
+EMPTY = f'<div class="sw-cells-empty"><p class="sw-empty-title">{WORDS[1]}</p><p>{WORDS[2]}</p></div>'
 
 
 class ComparisonGrid:
@@ -36,8 +42,8 @@ class ComparisonGrid:
         self._job, self._address = job, address
         self._encoded: dict[int, tuple[Any, str]] = {}
 
-    def parts(self, view: View, prefix: str) -> Parts:
-        """What the grid shows at this moment: its layout, which stays, and each tile.
+    def build_parts(self, view: View, prefix: str) -> Parts:
+        """Build what the grid shows at this moment: its layout, which stays, and each tile.
 
         Args:
             view: of the job.
@@ -45,12 +51,12 @@ class ComparisonGrid:
         """
         if not view.cells:
             return {f"{prefix}-grid": {"html": EMPTY}}
-        best = _best(view.cells[: len(self._job.request.cells)])
+        best = _find_best(view.cells[: len(self._job.request.cells)])
         places = range(len(view.cells))
-        tiles = {f"{prefix}-tile-{index}": self._tile(index, view, best) for index in places}
-        return {f"{prefix}-grid": {"html": self._layout(prefix, len(view.cells))}, **tiles}
+        tiles = {f"{prefix}-tile-{index}": self._build_tile(index, view, best) for index in places}
+        return {f"{prefix}-grid": {"html": self._build_layout(prefix, len(view.cells))}, **tiles}
 
-    def _layout(self, prefix: str, total: int) -> str:
+    def _build_layout(self, prefix: str, total: int) -> str:
         request: ComparisonRequest = self._job.request
         count = len(request.cells)
         tiles = [
@@ -61,39 +67,43 @@ class ComparisonGrid:
             return f'<div class="sw-cells" data-count="{count}">{"".join(tiles)}</div>'
         cells = "".join(tiles[:count])
         main = (
-            _axes(request, tiles[:count]) if request.x else f'<div class="sw-cells" data-count="{count}">{cells}</div>'
+            _build_axes(request, tiles[:count])
+            if request.x
+            else f'<div class="sw-cells" data-count="{count}">{cells}</div>'
         )
         references = "".join(tiles[count:])
         return main + (f'<div class="sw-cells sw-references" data-count="1">{references}</div>' if references else "")
 
-    def _tile(self, index: int, view: View, best: dict[str, float]) -> dict[str, str]:
+    def _build_tile(self, index: int, view: View, best: dict[str, float]) -> dict[str, str]:
         cell, reference = view.cells[index], index >= len(self._job.request.cells)
-        state = _state(cell, view.status)
+        state = _get_state(cell, view.status)
         label = f'<p class="sw-cell-label">{escape(cell.label)}</p>' if self._job.request.x is None or reference else ""
         share = 100 * len(cell.rows) / cell.num_steps if cell.num_steps else 100 if cell.images is not None else 0
-        likeness = "" if reference else _likeness(cell, best)
+        likeness = "" if reference else _format_likeness(cell, best)
         html = (
-            f"{self._picture(index, view, state)}{'' if reference else _badge(cell, best)}"
+            f"{self._build_picture(index, view, state)}{'' if reference else _format_badge(cell, best)}"
             f'<div class="sw-bar" aria-hidden="true"><i style="width:{share:.0f}%"></i></div>'
-            f"<figcaption>{label}{_numbers(cell, state)}{likeness}{_note(cell)}</figcaption>"
+            f"<figcaption>{label}{_format_numbers(cell, state)}{likeness}{_note(cell)}</figcaption>"
         )
         return {"data-state": state, "html": html}
 
-    def _picture(self, index: int, view: View, state: str) -> str:
+    def _build_picture(self, index: int, view: View, state: str) -> str:
         cell = view.cells[index]
-        url, shape = self._url(index, cell, view), self._aspect(index, cell)
-        kept = self._address(cell.results[0]) if cell.results else None
-        if not url and not kept:
+        url, shape = self._encode_url(index, cell, view), self._compute_aspect(index, cell)
+        address = self._address(cell.results[0]) if cell.results else None
+        if not url and not address:
             return f'<div class="sw-tile" style="aspect-ratio:{shape}"></div>'
-        shown = f'src="{url}"' if url else f'data-file="{escape(kept)}"'  # an old job's pictures are in the store only
+        source = (
+            f'src="{url}"' if url else f'data-file="{escape(address)}"'
+        )  # an old job's pictures are in the store only
         alt = f"{cell.label}, {'finished picture' if state == 'done' else f'preview at step {len(cell.rows)}'}"
-        full = f' data-file="{escape(kept)}"' if kept else ""
+        full = f' data-file="{escape(address)}"' if address else ""
         return (
             f'<button type="button" class="sw-tile" style="aspect-ratio:{shape}" data-cell="{index}" '
-            f'data-label="{escape(cell.label)}"{full} title="Enlarge"><img {shown} alt="{escape(alt)}"></button>'
+            f'data-label="{escape(cell.label)}"{full} title="Enlarge"><img {source} alt="{escape(alt)}"></button>'
         )
 
-    def _url(self, index: int, cell: Cell, view: View) -> str:
+    def _encode_url(self, index: int, cell: Cell, view: View) -> str:
         stamp = "final" if cell.images is not None else len(cell.frames)
         if stamp == 0:
             return ""
@@ -101,10 +111,10 @@ class ComparisonGrid:
             stamp = "whole"  # the disk was full: this is the only place to take it from
         if index not in self._encoded or self._encoded[index][0] != stamp:
             pixels = cell.images[0] if cell.images is not None else cell.frames[-1].denoised[0]
-            self._encoded[index] = (stamp, png_url(pixels) if stamp == "whole" else picture_url(pixels))
+            self._encoded[index] = (stamp, encode_png_url(pixels) if stamp == "whole" else encode_picture_url(pixels))
         return self._encoded[index][1]
 
-    def _aspect(self, index: int, cell: Cell) -> str:
+    def _compute_aspect(self, index: int, cell: Cell) -> str:
         if cell.images is not None:
             height, width = cell.images.shape[1:3]
         elif cell.frames:
@@ -117,14 +127,14 @@ class ComparisonGrid:
         return f"{width // divisor}/{height // divisor}"
 
 
-def table(job: Job, view: View) -> str:
-    """The finished cells' figures as a table, closed at first."""
+def build_table(job: Job, view: View) -> str:
+    """Build the finished cells' figures as a table, closed at first."""
     rows = view.outcome.get("rows") if view.status.final else None
     if not rows:
         return ""
-    lines = "".join(_table_row(row) for row in rows)
+    lines = "".join(_build_table_row(row) for row in rows)
     names = ("Cell", "Steps", EVALUATIONS, "Seconds", "PSNR, dB", "SSIM")
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    heads = "".join(f'<th scope="col">{term(name)}</th>' for name in names)
     return (
         '<details class="sw-table"><summary>All figures</summary>'
         '<div class="sw-scroll" tabindex="0" role="region" aria-label="Figures">'
@@ -132,19 +142,19 @@ def table(job: Job, view: View) -> str:
     )
 
 
-def _table_row(row: dict[str, Any]) -> str:
+def _build_table_row(row: dict[str, Any]) -> str:
     psnr = "equal" if row["identical"] else "–" if row["psnr"] is None else f"{row['psnr']:.2f}"
     ssim = "–" if row["ssim"] is None else f"{row['ssim']:.4f}"
-    numbers = (str(row["steps"]), str(row["evaluations"]), f"{row['seconds']:.2f}", psnr, ssim)
+    numbers = (str(row["steps"]), format_evaluations(row["evaluations"]), f"{row['seconds']:.2f}", psnr, ssim)
     return f'<tr><th scope="row">{escape(row["label"])}</th>{"".join(f"<td>{number}</td>" for number in numbers)}</tr>'
 
 
-def _axes(request: ComparisonRequest, tiles: Sequence[str]) -> str:
+def _build_axes(request: ComparisonRequest, tiles: Sequence[str]) -> str:
     """Columns along x, rows down y, with their headers; wide grids scroll sideways in their own frame."""
     columns = len(request.x.values)
-    heads = "".join(f'<div class="sw-axis">{_axis(request.x, value)}</div>' for value in request.x.values)
+    heads = "".join(f'<div class="sw-axis">{_format_axis(request.x, value)}</div>' for value in request.x.values)
     sides = (
-        [f'<div class="sw-axis sw-side">{_axis(request.y, value)}</div>' for value in request.y.values]
+        [f'<div class="sw-axis sw-side">{_format_axis(request.y, value)}</div>' for value in request.y.values]
         if request.y
         else [""]
     )
@@ -158,11 +168,11 @@ def _axes(request: ComparisonRequest, tiles: Sequence[str]) -> str:
     )
 
 
-def _axis(axis: Axis, value: Any) -> str:
+def _format_axis(axis: Axis, value: Any) -> str:
     return f"<span>{escape(axis.label)}</span> {escape(axis_value(axis.field, value))}"
 
 
-def _state(cell: Cell, status: JobStatus) -> str:
+def _get_state(cell: Cell, status: JobStatus) -> str:
     if cell.images is not None or cell.results:
         return "done"
     if cell.note and len(cell.rows) == cell.num_steps and (status.final or not cell.rows):
@@ -170,44 +180,59 @@ def _state(cell: Cell, status: JobStatus) -> str:
     return "stopped" if status.final else "running" if cell.rows else "waiting"
 
 
-def _numbers(cell: Cell, state: str) -> str:
+def _format_numbers(cell: Cell, state: str) -> str:
     if not cell.rows:
-        words = {"waiting": plural(cell.num_steps, "step"), "stopped": "not started", "done": "no run needed"}.get(
-            state, ""
-        )
+        words = {
+            "waiting": format_count(cell.num_steps, "step"),
+            "stopped": "not started",
+            "done": "no run needed",
+        }.get(state, "")
         return f'<p class="sw-cell-numbers">{words}</p>' if words else ""
     row, done = cell.rows[-1], len(cell.rows)
-    steps = plural(done, "step") if state == "done" else f"step {done}/{cell.num_steps}"
+    steps = format_count(done, "step") if state == "done" else f"step {done}/{cell.num_steps}"
     return (
         f'<p class="sw-cell-numbers"><span>{steps}</span>'
-        f'<span title="{NFE_TOOLTIP}">NFE {row.evaluations}</span><span>{duration(row.seconds)}</span></p>'
+        f"<span>{term('NFE')} {format_evaluations(row.evaluations)}</span>"
+        f"<span>{format_duration(row.seconds)}</span></p>"
     )
 
 
-def _likeness(cell: Cell, best: dict[str, float]) -> str:
+def _format_likeness(cell: Cell, best: dict[str, float]) -> str:
+    uncached = _format_cost_of_cache(cell)
     if cell.figures.get("psnr") is None:
-        return ""
+        return uncached
     if math.isinf(cell.figures["psnr"]):
-        return '<p class="sw-likeness"><b>equal to the reference</b></p>'
+        return f'<p class="sw-likeness"><b>equal to the reference</b></p>{uncached}'
     texts = {"psnr": f"PSNR {cell.figures['psnr']:.1f} dB"}
     if cell.figures.get("ssim") is not None:
         texts["ssim"] = f"SSIM {cell.figures['ssim']:.3f}"
     tags = {name: "b" if cell.figures[name] == best.get(name) else "span" for name in texts}
     return (
         f'<p class="sw-likeness">{"".join(f"<{tags[name]}>{text}</{tags[name]}>" for name, text in texts.items())}</p>'
+        f"{uncached}"
     )
 
 
-def _badge(cell: Cell, best: dict[str, float]) -> str:
+def _format_cost_of_cache(cell: Cell) -> str:
+    """How close a cell with a cache came to the cell that is the same without."""
+    decibels = cell.figures.get("uncached_psnr")
+    if decibels is None:
+        return ""
+    words = "equal to" if math.isinf(decibels) else f"{decibels:.1f} dB to"
+    skipped = sum(row.skipped for row in cell.rows) / max(len(cell.rows), 1)
+    return f'<p class="sw-likeness"><span>{words} the run without cache, {100 * skipped:.0f} % skipped</span></p>'
+
+
+def _format_badge(cell: Cell, best: dict[str, float]) -> str:
     names = [name.upper() for name, value in best.items() if cell.figures.get(name) == value]
     return f'<p class="sw-badge">Best {" and ".join(names)}</p>' if names else ""
 
 
 def _note(cell: Cell) -> str:
-    return f'<p class="sw-cell-note">{escape(cell.note)}</p>' if cell.note else ""
+    return f'<p class="sw-cell-note">{prose(cell.note)}</p>' if cell.note else ""
 
 
-def _best(cells: Sequence[Cell]) -> dict[str, float]:
+def _find_best(cells: Sequence[Cell]) -> dict[str, float]:
     """The largest of each figure, where at least two cells have it."""
     best = {}
     for name in ("psnr", "ssim"):

@@ -8,10 +8,16 @@ from typing import Any
 
 from studio.ui.markup import escape
 
-__all__ = ["EMPTY", "learn_view"]
+__all__ = ["EMPTY", "USES", "learn_view"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 320, 62, 18, 14, 46
 LOSS, HELD = "#0f8a7e", "#c2571a"
+USES = {
+    "text_to_image": ("Use it", "Open Text to image with this schedule, its model, sampler and steps"),
+    "compare": ("Compare with uniform", "Fill the cells with this schedule and the uniform one, at equal steps"),
+}
+"""The tab that takes a fitted schedule to its button's label and title."""
+
 EMPTY = (
     '<div class="sw-cells-empty"><p class="sw-empty-title">Fewer steps, closer to the reference run</p>'
     "<p>Press Fit: for the shared model, sampler, guidance and steps, the times are learned that end closest to where "
@@ -20,7 +26,7 @@ EMPTY = (
 
 
 def learn_view(outcome: Mapping[str, Any]) -> str:
-    """The curve, its legend and the result of a fit's outcome; the empty state before the first round.
+    """Draw the curve, its legend and the result of a fit's outcome; the empty state before the first round.
 
     Args:
         outcome: {"curve": [{"round", "loss", "held_out"?, "population"?}], "learner", and at the end "name",
@@ -32,12 +38,12 @@ def learn_view(outcome: Mapping[str, Any]) -> str:
     evolving = any("population" in row for row in curve)
     keys = [
         ("best so far" if evolving else "pictures of the round", LOSS),
-        ("the population" if evolving else "pictures not fitted", HELD),
+        ("population" if evolving else "held-out pictures", HELD),
     ]
     legend = "".join(f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in keys)
     return (
         '<div class="sw-convergence"><h3>Error by round</h3><p class="sw-hint">Of the final latents, relative to the '
-        f'reference run’s.</p>{_plot(curve)}<ul class="sw-legend sw-parts">{legend}</ul>{_result(outcome)}</div>'
+        f'reference run’s.</p>{_plot(curve)}<ul class="sw-legend sw-parts">{legend}</ul>{_format_result(outcome)}</div>'
     )
 
 
@@ -45,7 +51,7 @@ def _plot(curve: Sequence[Mapping[str, Any]]) -> str:
     dots = [
         (row["round"], value)
         for row in curve
-        for value in (*row.get("population", ()), *_held(row))
+        for value in (*row.get("population", ()), *_get_held_out(row))
         if math.isfinite(value) and value > 0
     ]
     values = [row["loss"] for row in curve] + [value for _, value in dots]
@@ -61,22 +67,22 @@ def _plot(curve: Sequence[Mapping[str, Any]]) -> str:
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4"><title>{value:.4f} in round {at}</title></circle>'
         for (x, y), (at, value) in ((place(*dot), dot) for dot in dots)
     )
-    told = (
+    description = (
         f"From {curve[0]['loss']:.3f} in round {curve[0]['round']} to {curve[-1]['loss']:.3f} in round "
         f"{curve[-1]['round']}."
     )
     return (
         f'<svg class="sw-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{told}">{_axes(low, high, last, place)}'
+        f'aria-label="{description}">{_draw_axes(low, high, last, place)}'
         f'<g style="--own:{HELD}">{marks}</g><g style="--own:{LOSS}"><polyline points="{line}"/></g></svg>'
     )
 
 
-def _held(row: Mapping[str, Any]) -> tuple[float, ...]:
+def _get_held_out(row: Mapping[str, Any]) -> tuple[float, ...]:
     return (row["held_out"],) if row.get("held_out") is not None else ()
 
 
-def _axes(low: float, high: float, last: int, place: Any) -> str:
+def _draw_axes(low: float, high: float, last: int, place: Any) -> str:
     parts = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         value = math.exp(low + share * (high - low))
@@ -90,14 +96,20 @@ def _axes(low: float, high: float, last: int, place: Any) -> str:
     return "".join(parts)
 
 
-def _result(outcome: Mapping[str, Any]) -> str:
+def _format_result(outcome: Mapping[str, Any]) -> str:
     schedule = outcome.get("schedule")
     if not schedule:
         return ""
     fitted, uniform = schedule["held_out"]["fitted"], schedule["held_out"]["uniform"]
     times = ", ".join(f"{time:.0f}" for time in schedule["times"])
+    buttons = "".join(
+        f'<button type="button" class="sw-act" data-use="{key}" title="{title}">{label}</button>'
+        for key, (label, title) in USES.items()
+    )
     return (
-        f'<p id="cmp-learn-result"><b>{escape(outcome["name"])}</b>: error {fitted:.4f} on pictures not fitted, '
-        f"uniform {uniform:.4f}. Saved; choose the schedule <b>Learned</b> with this model, sampler and "
-        f'{schedule["num_inference_steps"]} steps to use it.</p><p class="sw-hint">Times: {times}</p>'
+        f'<p id="cmp-learn-result"><b>{escape(outcome["name"])}</b>: error {fitted:.4f} on held-out pictures, '
+        f"uniform {uniform:.4f}. Saved as the schedule <b>Learned</b> of this model, sampler and "
+        f"{schedule['num_inference_steps']} steps.</p>"
+        f'<div class="sw-result-acts" role="group" aria-label="What to do with this schedule">{buttons}</div>'
+        f'<p class="sw-hint">Timesteps: {times}</p>'
     )

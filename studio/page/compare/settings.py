@@ -17,7 +17,7 @@ from pipelines.workflows.compare.request import FEW
 from studio.page.compare.cells import FEWEST, Rows
 from studio.ui.tab_settings import Chosen
 
-__all__ = ["AxisValues", "Cells", "rows_of"]
+__all__ = ["AxisValues", "Cells", "build_rows"]
 
 STEPS, SCALE = "num_inference_steps", "guidance.guidance_scale"
 _SHORT = {"steps": STEPS, "guidance_scale": SCALE}
@@ -26,7 +26,7 @@ _METHODS = {"sampler": SAMPLERS, "schedule": SCHEDULES}
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """What each cell changes; only what a row of the form has: sampler, schedule, steps and guidance.
+    """Checks what each cell changes; only what a row of the form has: sampler, schedule, steps and guidance.
 
     Attributes:
         most_steps: the server's cap.
@@ -46,18 +46,22 @@ class Cells:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     def check(self, value: Any, model: str) -> tuple[list[dict[str, Any]], str]:
-        listed = isinstance(value, (list, tuple)) and all(isinstance(cell, Mapping) for cell in value)
-        if not listed or not FEWEST <= len(value) <= FEW:
+        is_list = isinstance(value, (list, tuple)) and all(isinstance(cell, Mapping) for cell in value)
+        if not is_list or not FEWEST <= len(value) <= FEW:
             raise SettingsError(f"It must be a list of {FEWEST} to {FEW} cells.")
-        cells, hidden = [], {}
+        cells, hidden = [], dict[str, Any]()
         for cell in value:
-            named = {_SHORT.get(str(name), str(name)): one for name, one in cell.items()}
+            settings = {_SHORT.get(str(name), str(name)): one for name, one in cell.items()}
             cells.append(
-                {name: self._checked(name, named[name], model) for name in (*_METHODS, STEPS, SCALE) if name in named}
+                {
+                    name: self._check_value(name, settings[name], model)
+                    for name in (*_METHODS, STEPS, SCALE)
+                    if name in settings
+                }
             )
-            hidden |= dict.fromkeys(name for name in named if name not in cells[-1])
-            for name in _METHODS.keys() & named.keys():
-                hidden |= dict.fromkeys(f"{name} {one}" for one in Choice.parse(named[name]).settings)
+            hidden |= dict.fromkeys(name for name in settings if name not in cells[-1])
+            for name in _METHODS.keys() & settings.keys():
+                hidden |= dict.fromkeys(f"{name} {one}" for one in Choice.parse(settings[name]).settings)
         names = ", ".join(hidden)[:200]
         return (
             cells,
@@ -66,11 +70,11 @@ class Cells:
             else "",
         )
 
-    def _checked(self, name: str, value: Any, model: str) -> Any:
+    def _check_value(self, name: str, value: Any, model: str) -> Any:
         if name in _METHODS:
             return Chosen(_METHODS[name], self.traits).check(value, model)[0]["key"]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise SettingsError(f"{str(value)[:80]!r} is no number.")
+            raise SettingsError(f"{str(value)[:80]!r} is not a number.")
         if name == STEPS and not 1 <= value <= self.most_steps:
             raise SettingsError(f"A cell takes {value} steps. Choose 1 to {self.most_steps}.")
         return value
@@ -78,7 +82,7 @@ class Cells:
 
 @dataclasses.dataclass(frozen=True)
 class AxisValues:
-    """A grid's columns or rows: a field, and its values as a person writes them.
+    """Checks a grid's columns or rows: a field, and its values as a person writes them.
 
     Attributes:
         most: values allowed.
@@ -102,20 +106,20 @@ class AxisValues:
         axis = Axis.parse(value, self.most, traits)
         if axis.field not in (names := axis_names()):
             raise UnknownMethodError("field of the form", axis.field, names)
-        text = value["values"] if isinstance(value["values"], str) else _typed(axis)
+        text = value["values"] if isinstance(value["values"], str) else _format_typed(axis)
         if Axis.parse({"field": axis.field, "values": text}, self.most, traits) != axis:
             raise SettingsError(f"The values of the axis {axis.label} cannot be written as a list.")
         return {"field": axis.field, "values": text}, ""
 
 
-def _typed(axis: Axis) -> str:
+def _format_typed(axis: Axis) -> str:
     words = {True: "yes", False: "no"}
     texts = [words[one] if isinstance(one, bool) else str(one) for one in axis.values]
     return (" | " if axis.field in ("prompt", "negative_prompt") else ", ").join(texts)
 
 
-def rows_of(cells: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> Rows:
-    """Checked cells as the form's rows; what a cell leaves out is the base's, or empty for the shared value.
+def build_rows(cells: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> Rows:
+    """Build checked cells as the form's rows; what a cell leaves out is the base's, or empty for the shared value.
 
     Args:
         cells: as `Cells.check` gives them.

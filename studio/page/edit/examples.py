@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.training.examples import read_index
+from studio.ui.example_chips import RESULTS
 from studio.ui.form import FIXED
 from studio.ui.styles import NO_STYLE
 
@@ -22,7 +23,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "assets" / "examples"
 
 @dataclasses.dataclass(frozen=True)
 class EditExample:
-    """A label to click and what it sets.
+    """Describes a label to click and what it sets.
 
     Attributes:
         label: on the button.
@@ -47,21 +48,31 @@ class EditExample:
 
     @property
     def picture(self) -> Image.Image:
-        """The source."""
-        with Image.open(FOLDER / self.record["source"]) as opened:
-            return opened.convert("RGB")
+        """Return the source."""
+        with Image.open(FOLDER / self.record["source"]) as image:
+            return image.convert("RGB")
 
     @property
     def mask(self) -> np.ndarray | None:
-        """(H, W) bool, or None."""
+        """Return the mask, (H, W) bool; None without one."""
         if not self.masked:
             return None
-        with Image.open(FOLDER / self.record["mask"]) as opened:
-            return np.asarray(opened.convert("L")) > 127
+        with Image.open(FOLDER / self.record["mask"]) as image:
+            return np.asarray(image.convert("L")) > 127
+
+    @property
+    def key(self) -> str:
+        """Return the key of the file of its result."""
+        return f"edit-{self.name}-{self.edit['key'].replace('_', '-')}"
+
+    @property
+    def result(self) -> Path:
+        """Return a small picture of what it makes, written by `python -m studio.benchmarks.examples`."""
+        return RESULTS / f"{self.key}.webp"
 
     @property
     def form(self) -> dict[str, Any]:
-        """Values of the form."""
+        """Return values of the form."""
         return {
             "model": "emoji",
             "prompt": self.prompt or self.record["target_caption"],
@@ -73,7 +84,7 @@ class EditExample:
         }
 
 
-def _guided(scale: float) -> dict[str, Any]:
+def _build_guidance(scale: float) -> dict[str, Any]:
     return {"guidance": {"key": "cfg", "guidance_scale": scale}}
 
 
@@ -82,24 +93,29 @@ EXAMPLES = (
         "Carrot to bus",
         "replace-3",
         {"key": "replace", "cross_until": 0.4, "self_until": 0.2},
-        values={**_guided(5.0), "seed": 1},
+        values={**_build_guidance(5.0), "seed": 1},
     ),
     EditExample(
         "Teal to green",
         "background-2",
         {"key": "reprompt"},
         {"key": "edict", "strength": 0.9},
-        values={**_guided(4.0), "seed": 1},
+        values={**_build_guidance(4.0), "seed": 1},
     ),
-    EditExample("Inpaint a bus", "replace-3", {"key": "inpaint"}, values={**_guided(4.0), "seed": 1}, masked=True),
     EditExample(
-        "Image to image", "replace-1", {"key": "image_to_image", "strength": 0.6}, values={**_guided(4.0), "seed": 1}
+        "Inpaint a bus", "replace-3", {"key": "inpaint"}, values={**_build_guidance(4.0), "seed": 1}, masked=True
+    ),
+    EditExample(
+        "Image to image",
+        "replace-1",
+        {"key": "image_to_image", "strength": 0.6},
+        values={**_build_guidance(4.0), "seed": 1},
     ),
     EditExample(
         "Outpaint to the right",
         "replace-3",
         {"key": "outpaint", "right": 32},
-        values={**_guided(4.0), "seed": 1},
+        values={**_build_guidance(4.0), "seed": 1},
         prompt="a carrot on a green background",
     ),
 )

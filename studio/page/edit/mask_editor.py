@@ -14,14 +14,15 @@ from gradio.components.image_editor import AcceptBlobs
 from PIL import Image
 
 from pipelines.core.errors import PictureError
-from studio.page.edit.drawn import Drawn, check_drawing
+from studio.page.edit.drawn import Drawings, check_drawing
 
-__all__ = ["BOARD", "board_of", "mask_editor", "mask_on"]
+__all__ = ["BOARD", "build_board", "mask_editor", "mask_on"]
 
 BOARD = 512
 """Pixels of the square board; the picture lies in its middle, as large as it fits."""
 
-_INK = "#ff2d6f"
+_INK, _OPACITY = "#ff2d6f", 0.6
+"""The picture shows through what is drawn."""
 _GROUND = (128, 128, 128)
 
 
@@ -48,7 +49,7 @@ class _Editor(gr.ImageEditor, metaclass=_Quiet):
 
 
 def mask_editor(identity: str) -> gr.ImageEditor:
-    """The component, in the present layout context: one layer, one brush, and an eraser."""
+    """Build the component, in the present layout context: one layer, one brush, and an eraser."""
     editor = _Editor(
         type="numpy",
         format="png",
@@ -57,8 +58,8 @@ def mask_editor(identity: str) -> gr.ImageEditor:
         transforms=(),
         fixed_canvas=True,
         canvas_size=(BOARD, BOARD),
-        height=440,
-        brush=gr.Brush(default_size=48, colors=[_INK], default_color=_INK, color_mode="fixed"),
+        height=600,
+        brush=gr.Brush(default_size=48, colors=[(_INK, _OPACITY)], default_color=(_INK, _OPACITY), color_mode="fixed"),
         eraser=gr.Eraser(default_size=48),
         layers=gr.LayerOptions(allow_additional_layers=False),
         buttons=[],
@@ -67,12 +68,12 @@ def mask_editor(identity: str) -> gr.ImageEditor:
         elem_id=identity,
         elem_classes="sw-mask",
     )
-    editor.blob_storage = Drawn()
+    editor.blob_storage = Drawings()
     return editor
 
 
-def board_of(picture: Image.Image | None, mask: np.ndarray | None = None) -> dict[str, Any] | None:
-    """The editor's value that shows a picture, and a mask (H, W) bool drawn over it."""
+def build_board(picture: Image.Image | None, mask: np.ndarray | None = None) -> dict[str, Any] | None:
+    """Build the editor's value that shows a picture, and a mask (H, W) bool drawn over it."""
     if picture is None:
         return None
     left, top, width, height = _place(picture.size)
@@ -91,25 +92,25 @@ def board_of(picture: Image.Image | None, mask: np.ndarray | None = None) -> dic
         Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.NEAREST), (left, top)
     )
     layer = Image.new("RGBA", (BOARD, BOARD), _INK)
-    layer.putalpha(stencil)
+    layer.putalpha(stencil.point(lambda value: round(value * _OPACITY)))
     return {"background": board, "layers": [layer], "composite": None}
 
 
 def mask_on(value: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray | None:
-    """The drawn mask at the picture's own size (width, height): (H, W) bool; None where nothing is drawn.
+    """Return the drawn mask at the picture's own size (width, height): (H, W) bool; None where nothing is drawn.
 
     A pixel is masked if a quarter of its square on the board is.
     """
     layers = (value or {}).get("layers") or []
-    drawn = np.zeros((BOARD, BOARD), bool)
+    strokes = np.zeros((BOARD, BOARD), bool)
     for layer in layers:
         if layer is not None and layer.ndim == 3 and layer.shape[2] == 4:
             alpha = Image.fromarray(np.ascontiguousarray(layer[..., 3]))
-            drawn |= np.asarray(alpha if alpha.size == (BOARD, BOARD) else alpha.resize((BOARD, BOARD))) > 0
-    if not drawn.any():
+            strokes |= np.asarray(alpha if alpha.size == (BOARD, BOARD) else alpha.resize((BOARD, BOARD))) > 0
+    if not strokes.any():
         return None
     left, top, width, height = _place(size)
-    part = Image.fromarray(drawn[top : top + height, left : left + width].astype(np.uint8) * 255)
+    part = Image.fromarray(strokes[top : top + height, left : left + width].astype(np.uint8) * 255)
     return np.asarray(part.resize(size, Image.Resampling.BOX)) >= 64
 
 

@@ -1,12 +1,14 @@
-"""Ready-to-click examples for the shipped model."""
+"""Ready-to-click examples for the shipped models, each with a seed whose picture was looked at."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from studio.ui.form import RANDOM
+from studio.ui.example_chips import RESULTS
+from studio.ui.form import FIXED
 from studio.ui.styles import NO_STYLE
 
 __all__ = ["EXAMPLES", "Example"]
@@ -14,30 +16,65 @@ __all__ = ["EXAMPLES", "Example"]
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A label to click, and the form's values that it sets; the rest of the model's own settings come with it."""
+    """Describes a label to click, and the form's values that it sets; the rest of the model's own settings come with
+    it.
 
+    Attributes:
+        key: of the file of its picture.
+        label: on the button.
+        values: of the form.
+    """
+
+    key: str
     label: str
     values: Mapping[str, Any]
 
+    @property
+    def result(self) -> Path:
+        """Return the file of what it draws."""
+        return RESULTS / f"{self.key}.webp"
 
-def _example(label: str, prompt: str, **values: Any) -> Example:
-    plain = {
-        "model": "emoji",
+
+def _build_example(key: str, label: str, prompt: str, seed: int, **values: Any) -> Example:
+    shared = {
+        "model": "emoji-128",
         "prompt": prompt,
         "negative_prompt": "",
         "style": NO_STYLE,
-        "seed_mode": RANDOM,
+        "seed_mode": FIXED,
+        "seed": seed,
         "batch_size": 1,
     }
-    return Example(label, {**plain, **values})
+    return Example(key, label, {**shared, **values})
 
 
 EXAMPLES = (
-    _example("Fox on blue", "a fox on a blue background"),
-    _example("Cat left of a heart", "a cat face left of a red heart on a green background"),
-    _example("Four owls", "an owl on a yellow background", batch_size=4),
-    _example("Draw one of three", "a {penguin|rocket|birthday cake} on a {pink|teal} background"),
-    _example("Six steps, UniPC", "a rocket on a purple background", num_inference_steps=6, sampler="unipc"),
-    _example("Duck before a castle, 128", "a duck in front of a castle on a pink background", model="emoji-128"),
-    _example("Three strawberries, 128", "three strawberries on a white background", model="emoji-128"),
+    _build_example("fox", "Fox on blue", "a fox on a blue background", 0),
+    _build_example("cat-heart", "Cat left of a heart", "a cat face left of a red heart on a green background", 3),
+    _build_example("duck", "Duck before a castle", "a duck in front of a castle on a pink background", 1),
+    _build_example("strawberries", "Three strawberries", "three strawberries on a white background", 4),
+    _build_example("owls", "Four owls", "an owl on a yellow background", 3, batch_size=4),
+    _build_example(
+        "one-of-three", "Draw one of three", "a {penguin|rocket|birthday cake} on a {pink|teal} background", 1
+    ),
+    _build_example(
+        "four-steps",
+        "Four steps",
+        "a unicorn right of a rose on a teal background",
+        1,
+        num_inference_steps=4,
+        sampler="ddim",
+        guidance={"key": "cfg", "guidance_scale": 1.0},
+        loras=[{"name": "emoji-128-four-steps", "weight": 1.0}],
+    ),
+    _build_example(
+        "flow",
+        "Flow transformer",
+        "a penguin right of a star on a blue background",
+        2,
+        model="emoji-128-flow",
+    ),
+    _build_example(
+        "rocket", "Six steps, UniPC", "a rocket on a purple background", 0, num_inference_steps=6, sampler="unipc"
+    ),
 )

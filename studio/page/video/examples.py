@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from studio.ui.example_chips import RESULTS
 from studio.ui.form import FIXED
 from studio.ui.styles import NO_STYLE
 
@@ -14,13 +16,23 @@ __all__ = ["EXAMPLES", "VideoExample"]
 
 @dataclasses.dataclass(frozen=True)
 class VideoExample:
-    """A label to click, and the tab's draft that it sets."""
+    """Describes a label to click, and the tab's draft that it sets."""
 
     label: str
     draft: Mapping[str, Any]
 
+    @property
+    def key(self) -> str:
+        """Return the key of the file of its result."""
+        return "video-" + self.label.lower().replace(",", "").replace(" ", "-")
 
-def _example(
+    @property
+    def result(self) -> Path:
+        """Return nine of its frames as one small picture, written by `python -m studio.benchmarks.examples`."""
+        return RESULTS / f"{self.key}.webp"
+
+
+def _build_example(
     label: str, prompt: str, seed: int, keys: list[dict[str, Any]], frames: int = 24, **walk: Any
 ) -> VideoExample:
     form = {
@@ -39,8 +51,10 @@ def _example(
 
 
 EXAMPLES = (
-    _example("Fox to cat", "a fox on a blue background", 1, [{"prompt": "a cat on a blue background", "seed": 2}]),
-    _example(
+    _build_example(
+        "Fox to cat", "a fox on a blue background", 1, [{"prompt": "a cat on a blue background", "seed": 2}]
+    ),
+    _build_example(
         "Three fruits, looped",
         "a red apple on a yellow background",
         3,
@@ -51,5 +65,5 @@ EXAMPLES = (
         frames=30,
         loop=True,
     ),
-    _example("One rocket, two seeds", "a rocket on a purple background", 4, [{"seed": 11}], easing="linear"),
+    _build_example("One rocket, two seeds", "a rocket on a purple background", 4, [{"seed": 11}], easing="linear"),
 )

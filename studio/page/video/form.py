@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.utils import get_upload_folder
 
 from pipelines.core.errors import PictureError, StepwiseError
@@ -16,88 +17,94 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.video_models import plan_clip, video_model
 from pipelines.workflows.video import VIDEOS
 from pipelines.workflows.video.request import CLIP_FORMATS
-from studio.media.clips import NO_MP4, default_format
+from studio.media.clips import NO_MP4, get_default_format
 from studio.media.pictures import open_picture
 from studio.ui import markup
+from studio.ui.component_data import Block, Data
 from studio.ui.form import FIXED, RequestForm
-from studio.ui.presentation import duration, file_size
+from studio.ui.presentation import format_duration, format_file_size
 
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["ClipForm", "offered", "plan_markup", "uploaded"]
+__all__ = ["ClipForm", "build_plan_markup", "find_uploaded", "show_if_taken"]
 
 
 class ClipForm(RequestForm):
-    """The fields of a request for every model that can make clips, with the defaults of its kind.
+    """Lays out the fields of a request for every model that can make clips, with the defaults of its kind.
 
     Attributes:
         beside: of a model, updates of further components, which come with it.
         beside_outputs: those components.
     """
 
-    beside: Callable[[CatalogEntry], dict[Any, Any]] = staticmethod(lambda entry: {})
-    beside_outputs: frozenset[Any] = frozenset()
+    beside: Callable[[CatalogEntry], Data] = staticmethod(lambda entry: {})
+    beside_outputs: frozenset[Block] = frozenset()
 
     @property
-    def outputs(self) -> set[Any]:
+    def outputs(self) -> set[Block]:
         return {*super().outputs, *self.beside_outputs}
 
-    def _model_updates(self, entry: CatalogEntry) -> dict[Any, Any]:
-        return {**super()._model_updates(entry), **self.beside(entry)}
+    def _build_model_updates(self, entry: CatalogEntry) -> Data:
+        return {**super()._build_model_updates(entry), **self.beside(entry)}
 
-    def updates(self, values: Mapping[str, Any], current: str = "") -> dict[Any, Any]:
-        """As `RequestForm.updates`; a guidance rescale that the model's own pipeline does not take is hidden."""
+    def updates(self, values: Mapping[str, Any], current: str = "") -> Data:
+        """Update as `RequestForm.updates` does; a guidance rescale that the model's own pipeline does not take is
+        hidden."""
         updates = super().updates(values, current)
-        if named := self._entry(values.get("model")):
+        if entry := self._find_entry(values.get("model")):
             rescale = self.methods["guidance"].settings["cfg"]["guidance_rescale"]
-            takes = named.kind != "video" or named.pipeline == "AnimateDiffPipeline" or video_model(named).rescales
-            updates[rescale] = offered(takes, updates.get(rescale), 0.0)
+            takes = entry.kind != "video" or entry.pipeline == "AnimateDiffPipeline" or video_model(entry).rescales
+            updates[rescale] = show_if_taken(takes, updates.get(rescale), 0.0)
         return updates
 
     @property
     def models(self) -> list[CatalogEntry]:
-        return [_complete(entry) for entry in self.studio.models() if VIDEOS.fitting(entry)]
+        return [_add_model_defaults(entry) for entry in self.studio.models() if VIDEOS.fitting(entry)]
 
-    def entry(self, key: Any) -> CatalogEntry:
-        """The catalog's line of a model that is offered; the first for any other."""
-        return self._entry(key) or self.first
+    def size_multiple(self, entry: CatalogEntry) -> int:
+        return super().size_multiple(entry) if entry.kind == "image" else video_model(entry).size_step
+
+    def get_entry(self, key: Any) -> CatalogEntry:
+        """Return the catalog's line of a model that is offered; the first for any other."""
+        return self._find_entry(key) or self.first
 
 
-def offered(takes: bool, update: Any, unset: Any) -> dict[str, Any]:
-    """A field's update that also shows it, or hides it with the value that asks for nothing."""
+def show_if_taken(takes: bool, update: Any, unset: Any) -> dict[str, Any]:
+    """Return a field's update that also shows it, or hides it with the value that asks for nothing."""
     return {**(update or gr.update()), "visible": takes, **({} if takes else {"value": unset})}
 
 
-def _complete(entry: CatalogEntry) -> CatalogEntry:
+def _add_model_defaults(entry: CatalogEntry) -> CatalogEntry:
     model = video_model(entry)
     size = {name: side for name, side in zip(("width", "height"), model.size, strict=True) if side}
     return dataclasses.replace(entry, defaults={**size, **model.defaults, **entry.defaults})
 
 
-def uploaded(value: Any) -> Path | None:
-    """The file of an uploaded picture as the browser names it; only one that was uploaded here is taken.
+def find_uploaded(value: Any) -> Path | None:
+    """Find the file of an uploaded picture as the browser names it; only one that was uploaded here is taken.
 
     Raises:
         PictureError: it is another file, or is no longer there.
     """
     if not value:
         return None
-    named = value.get("path") if isinstance(value, Mapping) else value
-    path = Path(str(named or "")).resolve()
+    name = value.get("path") if isinstance(value, Mapping) else value
+    path = Path(str(name or "")).resolve()
     if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
         raise PictureError("The first frame is no longer there. Upload it again.")
     return path
 
 
-def first_frame(value: Any) -> Any:
-    """The uploaded first frame, decoded; None without one."""
-    path = uploaded(value)
+def open_first_frame(value: Any) -> Any:
+    """Open the uploaded first frame, decoded; None without one."""
+    path = find_uploaded(value)
     return None if path is None else open_picture(path)
 
 
-def plan_markup(studio: Studio, entry: CatalogEntry, values: Mapping[str, Any]) -> str:
-    """What a click will make, as HTML: frames, size and seconds as the model makes them, and what stands in the way.
+def build_plan_markup(studio: Studio, entry: CatalogEntry, values: Mapping[str, Any]) -> str:
+    """Say what a click will make, as HTML: frames, size and seconds as the model makes them, and what stands in the
+    way.
 
     Args:
         studio: for the memory that models may take.
@@ -107,29 +114,33 @@ def plan_markup(studio: Studio, entry: CatalogEntry, values: Mapping[str, Any]) 
     try:
         plan = plan_clip(entry, int(values["frames"] or 0) or 1, int(values["width"] or 0), int(values["height"] or 0))
     except (StepwiseError, ValueError, TypeError) as error:
-        return f'<p class="sw-hint sw-plan" data-kind="problem">{markup.escape(error)}</p>'
+        return f'<p class="sw-hint sw-plan" data-kind="problem">{markup.prose(error)}</p>'
     seconds = plan.frames / max(1, int(values["fps"] or 1))
     size = f"{plan.width} × {plan.height}" if plan.width and plan.height else "the model's own size"
-    said = [f"Makes {plan.frames} frames of {size}: {duration(seconds)}.", *plan.notes, *_obstacles(studio, entry)]
-    return f'<p class="sw-hint sw-plan">{markup.escape(" ".join(said))}</p>'
+    sentences = [
+        f"Makes {plan.frames} frames of {size}: {format_duration(seconds)}.",
+        *plan.notes,
+        *_list_obstacles(studio, entry),
+    ]
+    return f'<p class="sw-hint sw-plan">{markup.prose(" ".join(sentences))}</p>'
 
 
-def _obstacles(studio: Studio, entry: CatalogEntry) -> list[str]:
+def _list_obstacles(studio: Studio, entry: CatalogEntry) -> list[str]:
     if entry.problem:
         return [entry.problem]
-    known, said = video_model(entry), []
-    size, room = file_size(entry.size_bytes), studio.loader.cache.limit
+    model, sentences = video_model(entry), []
+    size, room = format_file_size(entry.size_bytes), studio.loader.cache.limit
     if not entry.local:
-        said.append(f"{entry.label} is downloaded first{f' ({size})' if size else ''}.")
+        sentences.append(f"{entry.label} is downloaded first{f' ({size})' if size else ''}.")
     if (entry.size_bytes or 0) > room and studio.loader.host is None:
-        said.append(
-            f"It has {size}, and models may take {file_size(room)} of this machine's memory: it cannot run here."
+        sentences.append(
+            f"It has {size}, and models may take {format_file_size(room)} of this machine's memory: it cannot run here."
         )
-    return [*said, *([known.note] if known.note else [])]
+    return [*sentences, *([model.note] if model.note else [])]
 
 
 class ClipChoices:
-    """Frames, frame rate, format and first frame, in the present layout context.
+    """Lays out frames, frame rate, format and first frame, in the present layout context.
 
     Args:
         studio: for the caps.
@@ -144,7 +155,7 @@ class ClipChoices:
         self.fps = gr.Slider(
             1, limits.max_fps, value=model.fps, step=1, label="Frames a second", buttons=[], elem_id="vid-fps"
         )
-        usual = default_format()
+        usual = get_default_format()
         has_mp4 = usual == "mp4"
         labels = {"mp4": "MP4 (H.264)" if has_mp4 else "MP4 (not installed)", "webp": "WebP", "gif": "GIF"}
         self.format = gr.Radio(
@@ -168,20 +179,20 @@ class ClipChoices:
             )
 
     @property
-    def plain(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Name to component of what the task takes as it stands."""
         return {"frames": self.frames, "fps": self.fps, "format": self.format}
 
     @property
-    def inputs(self) -> set[Any]:
-        return {*self.plain.values(), self.picture}
+    def inputs(self) -> set[Component]:
+        return {*self.settings.values(), self.picture}
 
     @property
-    def outputs(self) -> set[Any]:
+    def outputs(self) -> set[Block]:
         return {*self.inputs, self.section}
 
-    def model_updates(self, entry: CatalogEntry) -> dict[Any, Any]:
-        """Component to update that brings a model's own frames and rate."""
+    def build_model_updates(self, entry: CatalogEntry) -> Data:
+        """Map each component to the update that brings a model's own frames and rate."""
         model = video_model(entry)
         return {
             self.frames: entry.num_frames or model.frames,
@@ -190,10 +201,14 @@ class ClipChoices:
         }
 
 
-def request_draft(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored clip's settings as the form's own draft: see `VideoTab.updates`."""
+def build_draft(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored clip's settings as the form's own draft: see `VideoTab.updates`."""
     animate = values.get("animate")
-    given = animate if isinstance(animate, Mapping) else {}
-    kept = {name: given[name] for name in ("frames", "fps", "format", "keys") if name in given}
-    method = Choice.parse(given["method"]).to_json() if given.get("method") else None
-    return {"form": {"seed_mode": FIXED, **values, "batch_size": 1}, **kept, **({"method": method} if method else {})}
+    stored = animate if isinstance(animate, Mapping) else {}
+    settings = {name: stored[name] for name in ("frames", "fps", "format", "keys") if name in stored}
+    method = Choice.parse(stored["method"]).to_json() if stored.get("method") else None
+    return {
+        "form": {"seed_mode": FIXED, **values, "batch_size": 1},
+        **settings,
+        **({"method": method} if method else {}),
+    }

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from pipelines.core.errors import SettingsError
-from studio.ui.controls import PLUMBING, elem_id
+from studio.ui.component_data import Block, Data
+from studio.ui.controls import PLUMBING, build_elem_id
 
-__all__ = ["MOST", "KeyRows", "key_rows"]
+__all__ = ["MOST", "KeyRows", "build_key_rows"]
 
 MOST = 6
 """Keys on the page; programs may give more."""
@@ -19,7 +21,7 @@ MOST = 6
 
 @dataclasses.dataclass(frozen=True)
 class KeyRows:
-    """The keys after the first, which is the form's own prompt and seed; made by `key_rows`.
+    """Lays out the keys after the first, which is the form's own prompt and seed; made by `build_key_rows`.
 
     Attributes:
         section: all of it, shown for a walk.
@@ -37,37 +39,37 @@ class KeyRows:
     fewer: gr.Button
 
     @property
-    def inputs(self) -> set[Any]:
-        """Everything that holds a value."""
+    def inputs(self) -> set[Component]:
+        """Return everything that holds a value."""
         return {*self.prompts, *self.seeds, self.count}
 
     @property
-    def outputs(self) -> set[Any]:
-        """Everything that `updates` may change."""
+    def outputs(self) -> set[Block]:
+        """Return everything that `updates` may change."""
         return {*self.inputs, *self.rows, self.more, self.fewer}
 
-    def keys(self, data: Mapping[Any, Any]) -> list[dict[str, Any]]:
-        """The shown rows as the task takes them; what is left empty is the first key's.
+    def read_keys(self, data: Mapping[Any, object]) -> list[dict[str, Any]]:
+        """Read the shown rows as the task takes them; what is left empty is the first key's.
 
         Raises:
             SettingsError: a seed that is no whole number.
         """
-        shown = zip(self.prompts[: self._count(data) - 1], self.seeds, strict=False)
-        return [_key(data[prompt], data[seed]) for prompt, seed in shown]
+        rows = zip(self.prompts[: self._count(data) - 1], self.seeds, strict=False)
+        return [_parse_key(data[prompt], data[seed]) for prompt, seed in rows]
 
     def _count(self, data: Mapping[Any, Any]) -> int:
         return min(max(int(data[self.count] or 2), 2), MOST)
 
-    def updates(self, keys: Sequence[Mapping[str, Any]]) -> dict[Any, Any]:
-        """Component to update that shows these keys."""
-        kept = [key if isinstance(key, Mapping) else {} for key in keys][: MOST - 1]
-        updates = self._shown(max(2, len(kept) + 1))
+    def updates(self, keys: Sequence[Mapping[str, Any]]) -> Data:
+        """Map each component to the update that shows these keys."""
+        others = [key if isinstance(key, Mapping) else {} for key in keys][: MOST - 1]
+        updates = self._show_count(max(2, len(others) + 1))
         for place, (prompt, seed) in enumerate(zip(self.prompts, self.seeds, strict=True)):
-            key = kept[place] if place < len(kept) else {}
+            key = others[place] if place < len(others) else {}
             updates |= {prompt: str(key.get("prompt", "")), seed: str(key.get("seed", ""))}
         return updates
 
-    def _shown(self, count: int) -> dict[Any, Any]:
+    def _show_count(self, count: int) -> Data:
         return {
             self.count: count,
             **{row: gr.update(visible=place + 2 <= count) for place, row in enumerate(self.rows)},
@@ -80,27 +82,27 @@ class KeyRows:
         outputs = {self.count, *self.rows, self.more, self.fewer}
         for button, step in ((self.more, 1), (self.fewer, -1)):
             button.click(
-                lambda data, step=step: self._shown(min(max(self._count(data) + step, 2), MOST)),
+                lambda data, step=step: self._show_count(min(max(self._count(data) + step, 2), MOST)),
                 inputs={self.count},
                 outputs=outputs,
                 **PLUMBING,
             )
 
 
-def _key(prompt: Any, seed: Any) -> dict[str, Any]:
+def _parse_key(prompt: object, seed: object) -> dict[str, Any]:
     key: dict[str, Any] = {"prompt": prompt} if str(prompt or "").strip() else {}
     text = str(seed or "").strip()
     if not text:
         return key
     if not text.isdecimal():
         raise SettingsError(
-            f"The seed of a key is {text[:80]!r}. Give a whole number, or leave it empty for the first key's."
+            f"The seed of a keyframe is {text[:80]!r}. Give a whole number, or leave it empty for the first keyframe's."
         )
     return {**key, "seed": int(text)}
 
 
-def key_rows(prefix: str, keys: Sequence[Mapping[str, Any]], max_prompt: int) -> KeyRows:
-    """The rows in the present layout context, the first `keys` of them shown.
+def build_key_rows(prefix: str, keys: Sequence[Mapping[str, Any]], max_prompt: int) -> KeyRows:
+    """Build the rows in the present layout context, the first `keys` of them shown.
 
     Args:
         prefix: begins every component's id.
@@ -123,7 +125,7 @@ def key_rows(prefix: str, keys: Sequence[Mapping[str, Any]], max_prompt: int) ->
                         scale=3,
                         min_width=0,
                         max_length=max_prompt,
-                        elem_id=elem_id(prefix, "key", str(place + 2)),
+                        elem_id=build_elem_id(prefix, "key", str(place + 2)),
                     )
                 )
                 seeds.append(
@@ -134,18 +136,18 @@ def key_rows(prefix: str, keys: Sequence[Mapping[str, Any]], max_prompt: int) ->
                         max_lines=1,
                         scale=1,
                         min_width=0,
-                        elem_id=elem_id(prefix, "key", str(place + 2), "seed"),
+                        elem_id=build_elem_id(prefix, "key", str(place + 2), "seed"),
                     )
                 )
             rows.append(row)
         with gr.Row(elem_classes="sw-key-buttons"):
-            more = gr.Button("Add a prompt", size="sm", min_width=0, elem_id=elem_id(prefix, "key-more"))
+            more = gr.Button("Add a prompt", size="sm", min_width=0, elem_id=build_elem_id(prefix, "key-more"))
             fewer = gr.Button(
                 "Remove the last",
                 size="sm",
                 min_width=0,
                 interactive=len(keys) > 1,
-                elem_id=elem_id(prefix, "key-fewer"),
+                elem_id=build_elem_id(prefix, "key-fewer"),
             )
         count = gr.Number(max(2, len(keys) + 1), precision=0, visible=False)
     return KeyRows(section, tuple(rows), tuple(prompts), tuple(seeds), count, more, fewer)

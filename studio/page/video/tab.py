@@ -6,23 +6,35 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components import Component
 
 from pipelines.core.errors import SettingsError, StepwiseError
 from pipelines.models.video_models import video_model
 from pipelines.workflows.video import VIDEOS
 from pipelines.workflows.video.request import CLIP_FORMATS
 from studio.page.video.examples import EXAMPLES
-from studio.page.video.form import ClipChoices, ClipForm, first_frame, offered, plan_markup, request_draft, uploaded
-from studio.page.video.keys import MOST, key_rows
+from studio.page.video.form import (
+    ClipChoices,
+    ClipForm,
+    build_draft,
+    build_plan_markup,
+    find_uploaded,
+    open_first_frame,
+    show_if_taken,
+)
+from studio.page.video.keys import MOST, build_key_rows
 from studio.page.video.viewer import ClipRenderer, build_video_viewer
+from studio.ui.asking import list_visible_results
 from studio.ui.clip_export import ClipExport
-from studio.ui.controls import PLUMBING, method_controls
-from studio.ui.deep_links import Own, copy_link
+from studio.ui.component_data import Block, Data
+from studio.ui.controls import PLUMBING, build_method_controls
+from studio.ui.deep_links import TabSettings, copy_link
+from studio.ui.example_chips import build_chip
 from studio.ui.form import FIXED
 from studio.ui.live_routes import LiveTab
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.running_tab import Form, RunningTab
-from studio.ui.tab_settings import Chosen, Keys, OneOf, Whole
+from studio.ui.tab_settings import Chosen, Keys, OneOf, Setting, Whole
 
 if TYPE_CHECKING:
     from pipelines.models.entry import CatalogEntry
@@ -36,7 +48,7 @@ WALK = "walk"
 
 
 class VideoTab(RunningTab):
-    """The tab's components and what happens between them.
+    """Holds the tab's components and connects their events.
 
     Args:
         studio: the backend.
@@ -44,6 +56,7 @@ class VideoTab(RunningTab):
     """
 
     key, root = KEY, "vid"
+    form: ClipForm
 
     def __init__(self, studio: Studio, context: PageContext):
         self.studio, self.context = studio, context
@@ -54,10 +67,10 @@ class VideoTab(RunningTab):
                 self._compose()
             with gr.Column(elem_classes="sw-animated", min_width=0):
                 self.notice = gr.HTML(elem_id="vid-notice", elem_classes="sw-notices")
-                build_video_viewer(KEY, self.root)
+                build_video_viewer(KEY, self.root, EXAMPLES[0])
                 self.export = ClipExport("vid")
             with gr.Column(elem_classes="sw-settings", min_width=0):
-                self._settings()
+                self._build_settings()
         self._wire()
 
     # Layout.
@@ -66,21 +79,21 @@ class VideoTab(RunningTab):
         example = EXAMPLES[0].draft
         prompt = self.form.prompt(example["form"]["prompt"])
         prompt.label, prompt.lines, prompt.placeholder = "Prompt", 1, "What should the clip show first?"
-        self.keys = key_rows("vid", example["keys"], self.studio.limits.max_prompt)
+        self.keys = build_key_rows("vid", example["keys"], self.studio.limits.max_prompt)
         self.plan = gr.HTML(elem_id="vid-plan")
         self.run = gr.Button("Animate", variant="primary", elem_id="vid-run", elem_classes="sw-run")
         self.stop = gr.Button("Stop", variant="stop", elem_id="vid-stop", elem_classes="sw-stop")
         with gr.Row(elem_classes="sw-examples", elem_id="vid-examples"):
-            self.examples = {gr.Button(one.label, size="sm", min_width=0): one for one in EXAMPLES}
+            self.examples = {build_chip("vid", example): example for example in EXAMPLES}
 
-    def _settings(self) -> None:
+    def _build_settings(self) -> None:
         form, entry = self.form, self.form.first
         form.model()
-        self.method = method_controls(VIDEOS, "vid", label="Method", traits=entry)
+        self.method = build_method_controls(VIDEOS, "vid", label="Method", traits=entry)
         self.clip = ClipChoices(self.studio, entry)
         form.steps()
         form.seed()
-        with gr.Accordion("Guidance", open=False):
+        with gr.Accordion("Guidance", open=False, elem_classes="sw-expert"):
             form.method("guidance")
         with gr.Accordion("Negative prompt", open=False):
             form.words()
@@ -88,7 +101,7 @@ class VideoTab(RunningTab):
         with gr.Accordion("Size", open=False):
             form.size()
             form.fields["batch_size"].visible = False
-        with gr.Accordion("Sampler and schedule", open=False):
+        with gr.Accordion("Sampler and schedule", open=False, elem_classes="sw-expert"):
             gr.HTML("<p class='sw-hint'>Used by a walk and by AnimateDiff; any other model has its own.</p>")
             form.method("sampler")
             form.method("schedule")
@@ -97,12 +110,12 @@ class VideoTab(RunningTab):
             form.loras()
         with gr.Column(visible=False):
             form.variation()
-        own = Own(lambda: self._inputs, self._linked, lambda: self.context.receive[KEY])
-        copy_link(form, self.context, KEY, "vid", own)
+        link = TabSettings(lambda: self._inputs, self._read_linked, lambda: self.context.receive[KEY])
+        copy_link(form, self.context, KEY, "vid", link)
         for name in ("seed", "seed_mode", "num_inference_steps"):
             form.fields[name].value = EXAMPLES[0].draft["form"][name]
         form.fields["seed"].value = str(form.fields["seed"].value)
-        form.beside = self._model_updates
+        form.beside = self._build_model_updates
         form.beside_outputs = frozenset({*self.clip.outputs, *self.method.outputs, self.keys.section})
         form.wire()
         self.keys.wire()
@@ -110,21 +123,21 @@ class VideoTab(RunningTab):
     # Events.
 
     @property
-    def _inputs(self) -> set[Any]:
+    def _inputs(self) -> set[Component]:
         return {*self.form.inputs, *self.keys.inputs, *self.clip.inputs, self.method.method, *self.method.fields}
 
     @property
-    def _outputs(self) -> set[Any]:
+    def _outputs(self) -> set[Block]:
         return {*self.form.outputs, *self.keys.outputs, self.plan}
 
     def _wire(self) -> None:
-        form = Form(self._inputs, self._read, self._outputs, self._refilled)
-        ended = self._wire_run(form, LiveTab(KEY, form.read, lambda job: ClipRenderer(self.studio, self.root, job)))
-        ended.then(self._show_seed, inputs={self.session}, outputs={self.form.fields["seed"]}, **PLUMBING)
+        form = Form(self._inputs, self._read, self._outputs, self._refill, draft=self._draft)
+        self.context.lists[KEY] = self.form.lists
+        finished = self._wire_run(form, LiveTab(KEY, form.read, lambda job: ClipRenderer(self.studio, self.root, job)))
         formats = {"inputs": {self.session}, "outputs": self.export.outputs, **PLUMBING}
-        ended.then(self._formats, **formats)
-        self.context.demo.load(self._formats, **formats)
-        self.export.wire([self.session], self._clip)
+        finished.then(self._update_formats, **formats)
+        self.context.demo.load(self._update_formats, **formats)
+        self.export.wire([self.session], self._find_clip)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
         model = self.form.fields["model"]
         planned = {model, self.clip.frames, self.clip.fps, self.form.fields["width"], self.form.fields["height"]}
@@ -139,38 +152,44 @@ class VideoTab(RunningTab):
         for button, example in self.examples.items():
             button.click(lambda draft=example.draft: self.updates(draft), outputs=self._outputs, **PLUMBING)
         limits = self.studio.limits
-        settings = {
-            "method": Chosen(VIDEOS, self.form.entry),
+        settings: dict[str, Setting] = {
+            "method": Chosen(VIDEOS, self.form.get_entry),
             "frames": Whole(1, limits.max_frames),
             "fps": Whole(1, limits.max_fps),
             "format": OneOf("format of a clip", lambda: CLIP_FORMATS),
             "keys": Keys(limits.max_prompt, MOST - 1),
         }
-        self.context.receive[KEY] = Receiver(self._outputs, self._received, KEY, settings)
+        self.context.receive[KEY] = Receiver(self._outputs, self._receive, KEY, settings)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
-    def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the browser remembers, and the values of the task."""
+    def _draft(self, data: Data) -> dict[str, Any]:
+        """What the browser remembers, without the first frame."""
+        plain = {name: data[component] for name, component in self.clip.settings.items()}
         form, method = self.form.draft(data), self.method.choice(data)
-        model = video_model(self.form.entry(form["model"]))
-        plain = {name: data[component] for name, component in self.clip.plain.items()}
-        draft = {"form": form, "method": method, "keys": self.keys.keys(data), **plain}
-        values = {"base": {**self.form.request(form), "batch_size": 1}, "method": method, **plain}
+        return {"form": form, "method": method, "keys": self.keys.read_keys(data), **plain}
+
+    def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the browser remembers, and the values of the task."""
+        draft = self._draft(data)
+        form, method = draft["form"], draft["method"]
+        model = video_model(self.form.get_entry(form["model"]))
+        settings = {name: draft[name] for name in self.clip.settings}
+        values = {"base": {**self.form.request(form), "batch_size": 1}, "method": method, **settings}
         if method["key"] == WALK:
             values["keys"] = draft["keys"]
         if model.first_frame != "no" and data[self.clip.picture]:
-            values["first_frame"] = first_frame(data[self.clip.picture])
-            draft["first_frame"] = str(uploaded(data[self.clip.picture]))
+            values["first_frame"] = open_first_frame(data[self.clip.picture])
+            draft["first_frame"] = str(find_uploaded(data[self.clip.picture]))
         return draft, values
 
-    def _linked(self, data: dict[Any, Any]) -> dict[str, Any]:
+    def _read_linked(self, data: Data) -> dict[str, Any]:
         """What a link carries besides the form: all but the first frame."""
-        plain = {name: data[component] for name, component in self.clip.plain.items()}
-        keys = {"keys": self.keys.keys(data)} if data[self.method.method] == WALK else {}
-        return {"method": self.method.choice(data), **plain, **keys}
+        settings = {name: data[component] for name, component in self.clip.settings.items()}
+        keys = {"keys": self.keys.read_keys(data)} if data[self.method.method] == WALK else {}
+        return {"method": self.method.choice(data), **settings, **keys}
 
-    def _plan(self, data: dict[Any, Any]) -> dict[Any, Any]:
+    def _plan(self, data: Data) -> Data:
         fields = self.form.fields
         values = {
             "frames": data[self.clip.frames],
@@ -178,78 +197,74 @@ class VideoTab(RunningTab):
             "width": data[fields["width"]],
             "height": data[fields["height"]],
         }
-        return {self.plan: plan_markup(self.studio, self.form.entry(data[fields["model"]]), values)}
+        return {self.plan: build_plan_markup(self.studio, self.form.get_entry(data[fields["model"]]), values)}
 
-    def _model_updates(self, entry: CatalogEntry, method: Any = None) -> dict[Any, Any]:
+    def _build_model_updates(self, entry: CatalogEntry, method: Any = None) -> Data:
         """What a model brings beside the fields of its request: methods, frames, first frame, and keys for a walk."""
-        chosen = method["key"] if method else VIDEOS.fitting(entry)[0].key
-        walks = gr.update(visible=chosen == WALK)
+        method_key = method["key"] if method else VIDEOS.fitting(entry)[0].key
+        walks = gr.update(visible=method_key == WALK)
         updates = self.method.updates(method, entry)
         true_scale = self.method.settings["pipeline"]["true_guidance_scale"]
-        updates[true_scale] = offered(video_model(entry).true_guidance, updates.get(true_scale), 1.0)
-        return {**updates, **self.clip.model_updates(entry), self.keys.section: walks}
+        updates[true_scale] = show_if_taken(video_model(entry).true_guidance, updates.get(true_scale), 1.0)
+        return {**updates, **self.clip.build_model_updates(entry), self.keys.section: walks}
 
-    def updates(self, draft: Mapping[str, Any]) -> dict[Any, Any]:
-        """Component to update that shows a draft, as `_read` makes it; a model that is gone leaves the present one.
+    def updates(self, draft: Mapping[str, Any]) -> Data:
+        """Map each component to the update that shows a draft, as `_read` makes it; a model that is gone leaves the
+        present one.
 
         Raises:
             StepwiseError: a method that is unknown.
         """
         model = draft["form"].get("model")
-        updates, entry = self.form.updates(draft["form"]), self.form.entry(model)
+        updates, entry = self.form.updates(draft["form"]), self.form.get_entry(model)
         if entry.key == model and "method" in draft:
-            updates |= self._model_updates(entry, draft["method"])
+            updates |= self._build_model_updates(entry, draft["method"])
         elif model is None and "method" in draft:  # of a link: the model stays, and so do its frames and its rate
             walks = gr.update(visible=draft["method"]["key"] == WALK)
             updates |= {**self.method.updates(draft["method"], entry), self.keys.section: walks}
-        updates |= {component: draft[name] for name, component in self.clip.plain.items() if name in draft}
+        updates |= {component: draft[name] for name, component in self.clip.settings.items() if name in draft}
         return {**updates, **(self.keys.updates(draft["keys"]) if "keys" in draft else {})}
 
-    def _received(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+    def _receive(self, values: Mapping[str, Any]) -> Data:
         """Settings from another tab: of a clip all of them, of a picture the first prompt; and the picture itself."""
-        updates = self.updates(request_draft(values))
+        updates = self.updates(build_draft(values))
         if path := values.get("picture"):
             updates[self.clip.picture] = str(path)
         return updates
 
-    def _refilled(self, draft: Any) -> dict[Any, Any]:
+    def _refill(self, draft: Any) -> Data:
         if not isinstance(draft, dict):
             return {}
         try:
-            picture = uploaded(draft.get("first_frame"))
+            picture = find_uploaded(draft.get("first_frame"))
             return {**self.updates(draft), **({self.clip.picture: str(picture)} if picture else {})}
         except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or gone
             return {}
 
-    def _show_seed(self, data: dict[Any, Any]) -> Any:
-        """The seed that was drawn, once the run is over: so that nobody's typing is overwritten while it lasts."""
-        job = self._job(data[self.session])
-        return {self.form.fields["seed"]: str(job.request.base.seed)} if job else gr.skip()
-
-    def _formats(self, data: dict[Any, Any]) -> dict[Any, Any]:
+    def _update_formats(self, data: Data) -> Data:
         """What the finished clip can be saved as, once the run is over or the page was loaded again."""
         try:
-            return self.export.updates(self._clip(data))
+            return self.export.updates(self._find_clip(data))
         except StepwiseError:  # there is none, or it was deleted
             return self.export.updates(None)
 
-    def _clip(self, data: dict[Any, Any]) -> Record:
+    def _find_clip(self, data: Data) -> Record:
         """The clip of the job that the browser remembers.
 
         Raises:
             StepwiseError: there is none, or it was deleted.
         """
-        job = self._job(data[self.session])
+        job = self._find_job(data[self.session])
         results = [result for cell in job.view().cells for result in cell.results] if job else []
         if not results:
             raise SettingsError("There is no finished clip here. Animate again, or check the gallery.")
-        return self.studio.store.get(results[0])
+        return list_visible_results(self.studio).get(results[0])
 
-    def _reuse_seed(self, data: dict[Any, Any]) -> Any:
-        job = self._job(data[self.session])
+    def _reuse_seed(self, data: Data) -> Any:
+        job = self._find_job(data[self.session])
         return self.form.updates({"seed": job.request.base.seed, "seed_mode": FIXED}) if job else gr.skip()
 
 
 def build(studio: Studio, context: PageContext) -> None:
-    """The tab, in the present layout context."""
+    """Build the tab, in the present layout context."""
     VideoTab(studio, context)

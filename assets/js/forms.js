@@ -1,0 +1,82 @@
+/* What stands on the page is what runs, and what was typed survives a reload. */
+(() => {
+  "use strict";
+  const QUIET = 60;  // milliseconds without a touch or an answer, after which the form stands still
+  const RUNS = "button.sw-run, button.sw-measure";
+  let open = 0, touched = 0, held = null;
+
+  /* An example's chip, a chosen model, a dropped picture change the form by way of the server. */
+  const fetched = window.fetch;
+  window.fetch = function (input, init) {
+    const answer = fetched.call(this, input, init), address = String(input?.url ?? input);
+    if (!/\/gradio_api\/(run|upload)\b/.test(address)) return answer;
+    open += 1;
+    const done = () => { open -= 1; touched = performance.now(); look(); };
+    answer.then((response) => response.clone().arrayBuffer()).then(done, done);
+    return answer;
+  };
+
+  const moving = () => open > 0 || performance.now() - touched < QUIET;
+  for (const kind of ["input", "change", "click"]) document.addEventListener(kind, (event) => {
+    if (event.target.closest?.(".sw-live") && !event.target.closest("button.sw-stop, button.sw-unseen")) touched = performance.now();
+  }, true);
+
+  /* A hand on the page or an answer may have changed a form: its tab's hidden button hands its values to `remember`. */
+  let looking = null;
+  function look() {
+    looking ??= setTimeout(() => {
+      looking = null;
+      for (const button of document.querySelectorAll("button.sw-remember")) if (button.parentElement.offsetParent) button.click();
+    }, 30);
+  }
+  for (const kind of ["input", "change", "click", "mouseup", "keyup"]) document.addEventListener(kind, (event) => {
+    if (!event.target.closest?.("button.sw-unseen")) look();
+  }, true);
+
+  /* A run that is asked for while the form moves begins when it stands still. */
+  window.addEventListener("click", (event) => {
+    const button = event.target.closest?.(RUNS);
+    if (!button || !moving()) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    if (held) return;
+    held = setInterval(() => {
+      if (moving()) return;
+      clearInterval(held);
+      held = null;
+      button.click();
+    }, 20);
+  }, true);
+
+  /* Whoever types or pastes a seed wants it: the script's own changes of the box send no such event. */
+  document.addEventListener("input", (event) => {
+    const box = event.target.closest?.(".sw-seed [id$='-seed']");
+    if (box) document.getElementById(`${box.id}-mode`)?.querySelector("input[value='fixed']:not(:checked)")?.click();
+  }, true);
+
+  /* The typed values of each tab, by a signature of its fields: another version of the page has others. */
+  const waiting = {}, last = {};
+  function remember(tab, signature, values) {
+    const text = JSON.stringify(values);
+    if (text === last[tab]) return;
+    last[tab] = text;
+    document.dispatchEvent(new Event("stepwise-form"));
+    for (const button of document.querySelectorAll("button.sw-follows")) if (button.parentElement.offsetParent) button.click();
+    clearTimeout(waiting[tab]?.timer);
+    const write = () => {
+      delete waiting[tab];
+      try { localStorage.setItem(`stepwise-typed-${tab}`, JSON.stringify({ signature, values })); } catch { /* private, or full */ }
+    };
+    waiting[tab] = { write, timer: setTimeout(write, 250) };
+  }
+  addEventListener("pagehide", () => Object.values(waiting).forEach(({ timer, write }) => { clearTimeout(timer); write(); }));
+
+  function recall(tab, signature) {
+    try {
+      const known = JSON.parse(localStorage.getItem(`stepwise-typed-${tab}`));
+      return known?.signature === signature ? JSON.stringify(known.values) : "";
+    } catch { return ""; }
+  }
+
+  window.stepwise = { ...window.stepwise, remember, recall };
+})();

@@ -1,0 +1,57 @@
+/* Ctrl+Up and Ctrl+Down weigh the selected words of a prompt, or the word at the cursor: (word:1.1). */
+(() => {
+  "use strict";
+  const STEP = 0.1, LEAST = 0, MOST = 3;
+
+  /* The text with the span weighed, and where the span then is. */
+  function weigh(text, start, end, sign) {
+    if (start === end) {
+      while (start > 0 && /[\p{L}\p{N}'-]/u.test(text[start - 1])) start--;
+      while (end < text.length && /[\p{L}\p{N}'-]/u.test(text[end])) end++;
+    }
+    while (start < end && text[start] === " ") start++;
+    while (end > start && text[end - 1] === " ") end--;
+    if (start === end) return null;
+    const behind = /^:(\d+(?:\.\d+)?)\)/.exec(text.slice(end)), isWeighed = text[start - 1] === "(" && behind;
+    const weight = Math.min(MOST, Math.max(LEAST, Math.round(((isWeighed ? Number(behind[1]) : 1) + sign * STEP) * 100) / 100));
+    const before = text.slice(0, isWeighed ? start - 1 : start), after = text.slice(isWeighed ? end + behind[0].length : end);
+    const words = text.slice(start, end);
+    if (weight === 1) return { text: before + words + after, start: before.length, end: before.length + words.length };
+    return { text: `${before}(${words}:${weight})${after}`, start: before.length + 1, end: before.length + 1 + words.length };
+  }
+
+  document.addEventListener("keydown", (event) => {
+    const box = event.target;
+    if (!(event.ctrlKey || event.metaKey) || !["ArrowUp", "ArrowDown"].includes(event.key)) return;
+    if (!box.matches?.("[id$='prompt'] textarea") || event.isComposing) return;
+    const weighed = weigh(box.value, box.selectionStart, box.selectionEnd, event.key === "ArrowUp" ? 1 : -1);
+    if (!weighed) return;
+    event.preventDefault();
+    box.value = weighed.text;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    box.setSelectionRange(weighed.start, weighed.end);
+  });
+
+  /* "Until stopped": a run that is done begins the next one. One that was stopped or failed is the last. */
+  function again(root) {
+    const next = several[root] && document.querySelector(`#${root} #${root}-next`);
+    delete several[root];
+    if (next) { setTimeout(() => next.click(), 100); return; }
+    const box = document.querySelector(`#${root} .sw-forever input`);
+    if (!box?.checked) return;
+    setTimeout(() => { if (box.checked) document.querySelector(`#${root} button.sw-run`)?.click(); }, 300);
+  }
+
+  /* Several pictures, one after the other: this one runs, and its end asks for the next; 0 where there is none. */
+  const several = {};
+  function runSeveral(root, place) {
+    several[root] = place > 0;
+    if (place > 0) document.querySelector(`#${root} button.sw-run`)?.click();
+  }
+  document.addEventListener("click", (event) => {
+    const stop = event.target.closest?.("button.sw-stop");
+    if (stop) for (const root of Object.keys(several)) if (stop.closest(`#${root}`)) delete several[root];
+  }, true);
+
+  window.stepwise = { ...window.stepwise, again, runSeveral };
+})();

@@ -1,0 +1,90 @@
+/* What a model with a small vocabulary can draw: chips, suggestions for the word at the cursor, and unknown words. */
+(() => {
+  "use strict";
+  const MOST = 6;  // suggestions
+  const BACKGROUND = /\s+on\s+an?\s+\w+(\s+background)?\s*$/i;
+  const known = new WeakMap();
+
+  function vocabulary(box) {
+    const element = box.querySelector("[data-vocabulary]");
+    if (!element) return null;
+    if (known.get(element)?.text !== element.dataset.vocabulary) {
+      const content = JSON.parse(element.dataset.vocabulary);
+      known.set(element, { text: element.dataset.vocabulary, element, ...content, words: new Set(content.words) });
+    }
+    return known.get(element);
+  }
+
+  const prompt = (box) => box.querySelector("[id$='-prompt'] textarea");
+
+  function write(area, text) {
+    area.value = text;
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+    area.focus();
+    area.setSelectionRange(text.length, text.length);
+  }
+
+  /* The person's words, without what the prompt's syntax adds: <lora:name:1>, __list__, weights, AND and BREAK. */
+  function words(text) {
+    const plain = text.replace(/<[^>]*>|__[^_]+__|\b(AND|BREAK)\b|\d+(\.\d+)?|\$\$/g, " ");
+    return plain.toLowerCase().match(/[\p{L}][\p{L}'-]*/gu) ?? [];
+  }
+
+  function show(box) {
+    const all = vocabulary(box), area = prompt(box);
+    if (!all || !area) return;
+    const line = box.querySelector(".sw-unknown"), offers = box.querySelector(".sw-offers");
+    const typing = document.activeElement === area && /[\p{L}]$/u.test(area.value.slice(0, area.selectionStart));
+    const said = words(area.value), last = typing ? words(area.value.slice(0, area.selectionStart)).pop() ?? "" : "";
+    const offered = last.length < 2 ? [] : Object.keys(all.subjects)
+      .filter((name) => name !== last && name.split(" ").some((part) => part.startsWith(last))).slice(0, MOST);
+    offers.replaceChildren(...offered.map((name) => chip("offer", name, name)));
+    const unknown = [...new Set(said)].filter((word) => !all.words.has(word) && !(offered.length && word === last));
+    const quoted = unknown.slice(0, 3).map((word) => `“${word}”`).join(", ");
+    const text = unknown.length ? `${all.model} has not learned ${quoted}${unknown.length > 3 ? " and more" : ""}.` : "";
+    if (line.firstChild.textContent !== text) line.firstChild.textContent = text;
+    line.hidden = !text;
+  }
+
+  function chip(kind, value, words) {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", className: "sw-word", textContent: words });
+    button.dataset[kind] = value;
+    return button;
+  }
+
+  /* The list of chips is made when it is opened: it would only weigh on the page. */
+  document.addEventListener("toggle", (event) => {
+    const details = event.target;
+    if (!details.matches?.(".sw-vocabulary") || !details.open) return;
+    const all = vocabulary(details.closest(".sw-compose"));
+    const fill = (name, kind, items) => {
+      const row = details.querySelector(name);
+      if (row && row.childElementCount !== items.length) row.replaceChildren(...items.map((one) => chip(kind, one, one)));
+    };
+    fill(".sw-subjects", "subject", Object.keys(all.subjects));
+    fill(".sw-grounds", "ground", all.backgrounds);
+  }, true);
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("button.sw-word"), box = button?.closest(".sw-compose");
+    if (!box) return;
+    const all = vocabulary(box), area = prompt(box), { subject, ground, offer } = button.dataset;
+    if (subject) write(area, all.subjects[subject] + (area.value.match(BACKGROUND)?.[0] ?? ""));
+    if (ground) write(area, `${area.value.replace(BACKGROUND, "").trim()} on ${/^[aeiou]/.test(ground) ? "an" : "a"} ${ground} background`);
+    if (offer) {
+      const end = area.selectionStart, before = area.value.slice(0, end).replace(/[\p{L}'-]+$/u, "");
+      write(area, before + offer + area.value.slice(end));
+      area.setSelectionRange(before.length + offer.length, before.length + offer.length);
+      show(box);
+    }
+  });
+
+  document.addEventListener("input", (event) => {
+    const box = event.target.matches?.("[id$='-prompt'] textarea") && event.target.closest(".sw-compose");
+    if (box) requestAnimationFrame(() => show(box));
+  });
+
+  /* An example, a link or another model changes the prompt or the vocabulary without an input. */
+  document.addEventListener("stepwise-form", () => setTimeout(() => document.querySelectorAll(".sw-compose").forEach(show), 150));
+})();

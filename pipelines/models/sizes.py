@@ -1,0 +1,45 @@
+"""Which sizes a model makes, said without loading it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.models.entry import CatalogEntry
+
+__all__ = ["size_multiple"]
+
+_BY_FAMILY = {"sd": 64, "sdxl": 32, "sd3": 16, "flux": 16}
+"""Of the published models: the autoencoder's factor of eight times what the network halves, or its patches."""
+
+_OTHERWISE = 8
+
+
+def size_multiple(entry: CatalogEntry) -> int:
+    """The number of pixels by which a picture's sides must be divisible, as `Family.size_multiple` has it when loaded.
+
+    Args:
+        entry: of a model. A folder on this machine says it in its configurations; any other model of a family is taken
+            to be like the published ones.
+    """
+    usual = _BY_FAMILY.get(entry.family, _OTHERWISE)
+    if entry.path is None or entry.family not in _BY_FAMILY or not entry.path.is_dir():
+        return usual
+    autoencoder = _config(entry.path / "vae")
+    network = _config(entry.path / ("unet" if entry.family in ("sd", "sdxl") else "transformer"))
+    try:
+        factor = 2 ** (len(autoencoder["block_out_channels"]) - 1)
+        if entry.family in ("sd", "sdxl"):
+            return factor * 2 ** (len(network["block_out_channels"]) - 1)
+        return factor * (int(network["patch_size"]) if entry.family == "sd3" else 2)
+    except (KeyError, TypeError, ValueError):  # a part lies elsewhere, or names are another library's
+        return usual
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,168 @@
+"""The source of an edit as the model takes it, and how what it drew becomes a picture of the source's size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from pipelines.core.errors import SettingsError
+from pipelines.edits.masks import Box, blend, blur_mask, find_crop, paste_crop
+from pipelines.workflows.edit.request import EditRequest
+
+__all__ = ["Canvas", "Cropped", "canvas_of", "crop_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cropped:
+    """Describes the picture of which only a part is drawn.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        weights: (H, W) float32, how much each pixel may change, 0 to 1.
+        box: the part that is drawn.
+    """
+
+    pixels: np.ndarray
+    weights: np.ndarray
+    box: Box
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """Describes the picture as the model edits it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, of the size that is drawn, margins filled with the edge's colors.
+        weights: (H, W) float32, how much each pixel may change, 0 to 1; None without a mask.
+        notes: what was done to the picture to get here, as sentences.
+        whole: the picture of which these pixels are a part; None where they are all of it.
+    """
+
+    pixels: np.ndarray
+    weights: np.ndarray | None
+    notes: tuple[str, ...]
+    whole: Cropped | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """(H, W) bool, true where it may change; None without."""
+        return None if self.weights is None else self.weights > 0
+
+    @property
+    def source(self) -> np.ndarray:
+        """The pixels that the finished picture is compared with, of its size."""
+        return self.whole.pixels if self.whole else self.pixels
+
+    @property
+    def source_mask(self) -> np.ndarray | None:
+        """`mask` at the finished picture's size."""
+        return self.whole.weights > 0 if self.whole else self.mask
+
+    def paste(self, picture: np.ndarray) -> np.ndarray:
+        """Put a drawn picture under the mask; outside it stands the source, bit for bit.
+
+        Under a hard mask it is brought to the source's tone along the rim.
+
+        Args:
+            picture: (H, W, 3) uint8 of the canvas's size.
+        """
+        if self.whole:
+            return paste_crop(picture, self.whole.pixels, self.whole.weights, self.whole.box)
+        return picture if self.weights is None else blend(picture, self.pixels, self.weights)
+
+
+def crop_of(request: EditRequest, size: tuple[int, int]) -> Cropped | None:
+    """Return the part of the source that is drawn; None for an edit that draws all of it.
+
+    Args:
+        request: with picture and mask.
+        size: (width, height) that is drawn.
+    """
+    edit = request.build_edit()
+    if request.mask is None or not edit.is_cropped:
+        return None
+    weights = blur_mask(request.mask.pixels, edit.mask_blur)
+    return Cropped(request.picture.pixels, weights, find_crop(weights > 0, edit.padding, size))
+
+
+def canvas_of(request: EditRequest, size: tuple[int, int]) -> Canvas:
+    """Return the source brought to the model's size, its mask with it, and margins added.
+
+    Args:
+        request: with picture and mask.
+        size: (width, height) in pixels, without margins.
+
+    Raises:
+        SettingsError: nothing or everything is left in the mask at this size.
+    """
+    if (whole := crop_of(request, size)) is not None:
+        return _crop_canvas(request, whole, size)
+    edit, notes = request.build_edit(), list(request.picture.notes)
+    pixels, note = fit_pixels(request.picture.pixels, size, request.fit)
+    weights = None
+    if request.mask is not None:
+        weights = _fit_weights(blur_mask(request.mask.pixels, edit.mask_blur), size, request.fit, edit.mask_blur > 0)
+        _require_part(weights, size)
+    notes += [note] if note else []
+    left, top, right, bottom = edit.margins
+    if any((left, top, right, bottom)):
+        sides = ((top, bottom), (left, right))
+        pixels = np.pad(pixels, (*sides, (0, 0)), mode="edge")
+        weights = np.pad(np.zeros(size[::-1], np.float32) if weights is None else weights, sides, constant_values=1)
+    return Canvas(pixels, weights, tuple(notes))
+
+
+def _crop_canvas(request: EditRequest, whole: Cropped, size: tuple[int, int]) -> Canvas:
+    """Return the part around the mask at the size that is drawn."""
+    left, top, right, bottom = whole.box
+    pixels = fit_pixels(whole.pixels[top:bottom, left:right], size, "resize")[0]
+    part = whole.weights[top:bottom, left:right]
+    weights = _fit_weights(part, size, "resize", request.build_edit().mask_blur > 0)
+    if not weights.any():
+        _require_part(weights, size)
+    note = (
+        f"The part of {right - left} × {bottom - top} pixels around the mask was drawn at {size[0]} × {size[1]} and "
+        "put back."
+    )
+    return Canvas(pixels, weights, (*request.picture.notes, note), whole)
+
+
+def _fit_weights(weights: np.ndarray, size: tuple[int, int], fit: str, soft: bool) -> np.ndarray:
+    """Bring weights to a size; a hard mask stays hard, and covers a pixel of which a quarter is masked."""
+    fitted = fit_pixels(np.round(weights * 255).astype(np.uint8), size, fit)[0]
+    return (fitted if soft else (fitted >= 64) * 255).astype(np.float32) / np.float32(255)
+
+
+def _require_part(weights: np.ndarray, size: tuple[int, int]) -> None:
+    """Refuse a mask of which nothing, or nothing else, is left."""
+    if not weights.any() or (weights == 1).all():
+        covered = "nothing" if not weights.any() else "the whole picture"
+        raise SettingsError(
+            f"At {size[0]} × {size[1]} pixels {covered} lies under the mask. Draw it anew, or choose another fit."
+        )
+
+
+def fit_pixels(pixels: np.ndarray, size: tuple[int, int], fit: str) -> tuple[np.ndarray, str]:
+    """Return pixels of exactly this size, and a sentence on how; "" where they had it already."""
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return pixels, ""
+    box, how = (0.0, 0.0, float(width), float(height)), "scaled"
+    if width * size[1] != height * size[0]:
+        if fit == "crop":
+            scale = min(width / size[0], height / size[1])
+            spare = (width - scale * size[0]) / 2, (height - scale * size[1]) / 2
+            box, how = (spare[0], spare[1], width - spare[0], height - spare[1]), "cut to its middle and scaled"
+        else:
+            how = "squeezed"
+    resized = Image.fromarray(pixels).resize(
+        size, Image.Resampling.LANCZOS if pixels.ndim == 3 else Image.Resampling.BOX, box=box
+    )
+    return np.asarray(resized), f"The picture of {width} × {height} pixels was {how} to {size[0]} × {size[1]}."

@@ -1,0 +1,174 @@
+"""The models of a studio: what there is, what is known of each, and leases of loaded ones with their LoRAs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import LoraError
+from pipelines.core.interruption import interruptible, large_modules
+from pipelines.core.types import Choice, LoraChoice, Traits
+from pipelines.families.base import Family
+from pipelines.models.additions import fits_model
+from pipelines.models.catalog import Catalog
+from pipelines.models.entry import CatalogEntry
+from pipelines.models.loader import Loader
+from pipelines.requests.wildcard_files import read_lists
+from pipelines.requests.wildcards import expand_wildcards
+from pipelines.schedules.learned import LearnedSchedules
+from studio.backend.settings import TRAITS, StudioSettings, build_caches
+from studio.jobs.job import Job, JobStatus
+from studio.models.lora_names import find_lora
+from studio.models.model_list import ModelList
+
+__all__ = ["StudioModels"]
+
+
+class StudioModels:
+    """Holds the models folder's content and lends loaded models to jobs.
+
+    Args:
+        settings: where models are, and how much memory they may take.
+
+    Attributes:
+        catalog: the models that there are.
+        learned: the learned schedules, shipped ones and those of the models folder.
+        loaders: load them, one for each device; `loader` is the first.
+        cache: holds the loaded models on the first device.
+        model_list: the models as a person sees them, with the loads and downloads on their way; one for page and
+            programs together, so that only a few models are loaded at a time.
+    """
+
+    def __init__(self, settings: StudioSettings) -> None:
+        self.catalog = Catalog(settings.models, further=settings.more_models, follow_links=settings.follow_links)
+        self.learned = LearnedSchedules.beside_models(self.catalog.folder)
+        devices = (settings.device, *settings.more_devices)
+        self.loaders = [self._build_loader(settings, device) for device in devices]
+        self.loader, self.cache = self.loaders[0], self.loaders[0].cache
+        self.model_list = ModelList(self.catalog, *self.loaders)
+        self._compiles = settings.acceleration.compile
+        self._traits: dict[str, Traits] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def _build_loader(self, settings: StudioSettings, device: str | None) -> Loader:
+        cache, host = build_caches(settings, device)
+        return Loader(cache, self.catalog, device, settings.dtype, host=host, acceleration=settings.acceleration)
+
+    @property
+    def device(self) -> str:
+        """Name the first device: "cpu", "cuda", "cuda:1" or "mps"."""
+        return self.loader.device
+
+    def get_loader(self, device: str) -> Loader:
+        """Return a device's loader; the first for "", the device of a job that no engine has started."""
+        return next((loader for loader in self.loaders if loader.device == device), self.loader)
+
+    def is_loaded(self, model: str) -> bool:
+        """Say whether all of a model's parts are in memory on one of the devices."""
+        return any(loader.loaded(model) for loader in self.loaders)
+
+    def models(self) -> Sequence[CatalogEntry]:
+        """List the catalog's entries, the shipped model first."""
+        return list(self.catalog.values())
+
+    def get_default_size(self, model: str) -> tuple[int, int] | None:
+        """Return the (width, height) in pixels that a model draws by itself; None until it was loaded once."""
+        return self._sizes.get(model)
+
+    def traits(self, model: str) -> Traits | None:
+        """Return what methods ask of this model; None while it cannot be said without loading it."""
+        entry = self.catalog[model]
+        traits = self._traits.get(model) or TRAITS.get(entry.pipeline) or TRAITS.get(entry.family)
+        return traits and dataclasses.replace(traits, compiled=self._compiles)
+
+    @contextlib.contextmanager
+    def model(self, key: str, job: Job) -> Iterator[Any]:
+        """Lend the model on the job's device: a Family, or a StockPipeline for the rest of the catalog.
+
+        Raises:
+            ModelError: it is not there or broken.
+            Cancelled: the job was stopped while it loaded.
+        """
+
+        def report_progress(stage: str, done: int, total: int) -> None:
+            share = f" ({done / 1e9:.1f} of {total / 1e9:.1f} GB)" if total > 1e8 else ""
+            job.set_status(JobStatus.LOADING, f"{stage} {self.catalog[key].label}{share}")
+
+        loader = self.get_loader(job.device)
+        with (
+            loader.model(key, job.cancelled, report_progress) as family,
+            interruptible(large_modules(family.components.values()), job.cancelled),
+        ):
+            if loader.host is not None:
+                job.set_status(JobStatus.LOADING, loader.describe_placement(key))
+            if isinstance(family, Family):
+                self._traits[key], self._sizes[key] = family.traits, family.default_size
+                model_loras = loader.lora_files(key, job.cancelled, report_progress)
+                with family.loras(model_loras) if model_loras else contextlib.nullcontext():
+                    yield family
+            else:
+                yield family
+
+    @contextlib.contextmanager
+    def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
+        """Lend a quantized copy of a model on the job's device.
+
+        Args:
+            key: of the model in full precision.
+            choice: of the quantizer table.
+            full: that model, which the caller holds.
+            job: whose cancel counts.
+
+        Raises:
+            ModelError: it cannot be quantized.
+            Cancelled: the job was stopped.
+        """
+        with (
+            self.get_loader(job.device).model(key, job.cancelled, quantization=choice, source=full.network) as family,
+            interruptible([family.network], job.cancelled),
+        ):
+            yield family
+
+    def disk_bytes(self, key: str, family: Family) -> int | None:
+        """Return the bytes of the files of a loaded model's network; None if it has none of its own."""
+        sizes = (loader.disk_bytes(key, family.network_name) for loader in self.loaders)
+        return next((size for size in sizes if size is not None), None)
+
+    def loras(self, model: str) -> list[str]:
+        """List the LoRAs, by name, that are made for this model, as far as their files tell."""
+        entry = self.catalog[model]
+        return [lora.key for lora in self.catalog.loras() if fits_model(lora, entry)]
+
+    def lora_path(self, name: str) -> Path:
+        """Find the file of a LoRA of the models folder.
+
+        Raises:
+            LoraError: there is none of this name.
+        """
+        lora = find_lora(self.catalog.loras(), name)
+        if lora.problem:
+            raise LoraError(lora.problem)
+        return lora.path
+
+    def lora_key(self, name: str) -> str:
+        """Find the key of the LoRA that a prompt names: by its key or by its file's name, capitals or not.
+
+        Raises:
+            LoraError: there is none of this name; the sentence says the nearest names.
+        """
+        return find_lora(self.catalog.loras(), name).key
+
+    def load_loras(self, choices: Sequence[LoraChoice]) -> list[tuple[Path, float]]:
+        """Return the files and weights that `Family.loras` takes."""
+        return [(self.lora_path(choice.name), choice.weight) for choice in choices]
+
+    def wildcards(self) -> Mapping[str, list[str]]:
+        """Lists of the models folder's `wildcards`, read anew each time."""
+        return read_lists(self.catalog.folder / "wildcards")
+
+    def expand(self, prompt: str, seed: int, stream: str = "") -> str:
+        """Return the prompt with its wildcards drawn; each stream draws for itself."""
+        return expand_wildcards(prompt, seed, self.wildcards(), stream)

@@ -1,0 +1,139 @@
+"""Draws what the page's examples show before they are clicked: `python -m studio.benchmarks.examples`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.workflows.quantize import DEFAULTS
+from studio.backend import Studio, StudioSettings
+from studio.jobs.job import Job, JobStatus
+from studio.media.clips import decode_clip
+from studio.media.live_image import build_contact_sheet
+from studio.page.compare import grid
+from studio.page.compare.cells import build_preset_cells
+from studio.page.compare.setup import DEFAULT_STEPS
+from studio.page.edit import examples as edit_tab
+from studio.page.edit.examples import EditExample
+from studio.page.quantize import markup as quantize_markup
+from studio.page.quantize.tab import STEPS
+from studio.page.text_to_image import examples as text_to_image
+from studio.page.text_to_image.examples import Example
+from studio.page.video import examples as video
+from studio.page.video.examples import VideoExample
+
+__all__ = ["animate", "compare", "draw", "edit", "main", "quantize", "run_example"]
+
+SIDE = 192
+"""Pixels of the longer side that a stored example has at most."""
+
+
+def draw(studio: Studio, example: Example) -> np.ndarray:
+    """Return what an example of the tab "Text to image" draws: (H, W, 3) uint8, of a batch the squarest sheet.
+
+    Args:
+        studio: makes the pictures.
+        example: its settings stand above its model's own.
+    """
+    return build_contact_sheet(_pictures(studio, "text_to_image", _request(studio, example.values)))
+
+
+def edit(studio: Studio, example: EditExample) -> np.ndarray:
+    """Draw an edit's source and its result side by side: (H, 2 W, 3) uint8, the source as wide as the result."""
+    values = {
+        "edit": example.edit,
+        "inversion": example.inversion,
+        "source_prompt": example.record["source_caption"],
+        "picture": example.picture,
+        "mask": example.mask,
+        "base": _request(studio, example.form),
+    }
+    after = _pictures(studio, "edit", values)[0]
+    before = example.picture.resize((after.shape[0], after.shape[0]), Image.Resampling.LANCZOS)
+    return np.concatenate([np.asarray(before), after], axis=1)
+
+
+def animate(studio: Studio, example: VideoExample) -> np.ndarray:
+    """Draw nine frames of a walk, from the first to the last, as one sheet: (3 H, 3 W, 3) uint8."""
+    draft = example.draft
+    values = {**{name: value for name, value in draft.items() if name != "form"}, "format": "webp"}
+    job = _finished(studio.submit("animate", {**values, "base": _request(studio, draft["form"])}))
+    frames, _ = decode_clip(studio.store.get(job.view().cells[0].results[0]).path, draft["fps"], draft["frames"])
+    return build_contact_sheet(frames[np.linspace(0, len(frames) - 1, 9).round().astype(int)])
+
+
+def compare(studio: Studio) -> np.ndarray:
+    """Draw the cells with which the tab Compare begins: (2 H, 3 W, 3) uint8."""
+    cells = [{"sampler": row["sampler"]} for row in build_preset_cells("default", studio.traits("emoji"))]
+    base = _request(studio, {**text_to_image.EXAMPLES[0].values, "num_inference_steps": DEFAULT_STEPS})
+    view = _finished(
+        studio.submit("compare", {"base": base, "cells": cells, "equal": "nfe", "reference": False})
+    ).view()
+    return build_contact_sheet(np.concatenate([cell.images for cell in view.cells[: len(cells)]]))
+
+
+def quantize(studio: Studio) -> np.ndarray:
+    """Draw the model and its copies as the tab Quantize begins: (H, (1 + copies) W, 3) uint8, at most in two rows."""
+    base = _request(studio, {**text_to_image.EXAMPLES[0].values, "num_inference_steps": STEPS})
+    values = {"base": base, "variants": list(DEFAULTS), "measure": False}
+    view = _finished(studio.submit("quantize", values)).view()
+    return build_contact_sheet(np.concatenate([cell.images for cell in view.cells]))
+
+
+def run_example(studio: Studio, values: Mapping[str, Any]) -> Job:
+    """Draw an example of the tab "Text to image", and return its finished job with all its steps."""
+    return _finished(studio.submit("text_to_image", _request(studio, values)))
+
+
+def _request(studio: Studio, form: Mapping[str, Any]) -> dict[str, Any]:
+    """A form's values as fields of a Request, above the model's own."""
+    plain = {name: value for name, value in form.items() if name not in ("style", "seed_mode")}
+    return {**studio.catalog[plain["model"]].defaults, **plain}
+
+
+def _pictures(studio: Studio, task: str, values: Mapping[str, object]) -> np.ndarray:
+    return _finished(studio.submit(task, values)).view().cells[-1].images
+
+
+def _finished(job: Job) -> Job:
+    view = job.view()
+    while not view.status.final:
+        view = job.wait(view.version, 60)
+    if view.status is not JobStatus.DONE:
+        raise SystemExit(f"{job.task}: {view.message}")
+    return job
+
+
+def _write(pixels: np.ndarray, path: Path) -> None:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, "WEBP", quality=86, method=6)
+    print(path.name, f"{path.stat().st_size} bytes")
+
+
+def main(keys: list[str]) -> None:
+    """Draw the examples of these keys, or all."""
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(StudioSettings(outputs=Path(folder), models=Path(folder) / "models", device="cpu"))
+        try:
+            tabs = ((draw, text_to_image.EXAMPLES), (edit, edit_tab.EXAMPLES), (animate, video.EXAMPLES))
+            wanted = [(make, example) for make, examples in tabs for example in examples]
+            for make, example in wanted:
+                if not keys or example.key in keys:
+                    _write(make(studio, example), example.result)
+            for make_grid, result in ((compare, grid.EXAMPLE), (quantize, quantize_markup.EXAMPLE)):
+                if not keys or result.stem in keys:
+                    _write(make_grid(studio), result)
+        finally:
+            studio.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

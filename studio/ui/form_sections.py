@@ -1,0 +1,228 @@
+"""The sections of a text-to-image form: each lays out its components where it is called, and names them by field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.components import Component
+
+from pipelines.emoji.vocabulary import shipped_vocabulary
+from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
+from pipelines.models.sizes import size_multiple
+from pipelines.requests.limits import TABLES
+from pipelines.requests.prompts import prompt_notes
+from studio.results.search import FIXED_SEED
+from studio.ui import markup
+from studio.ui.controls import Choices, MethodControls, build_elem_id, build_method_controls
+from studio.ui.lora_controls import build_lora_controls
+from studio.ui.presentation import format_model_label, format_model_note
+from studio.ui.styles import NO_STYLE, list_fitting_styles
+from studio.ui.upscaler_choice import list_upscaler_choices
+
+if TYPE_CHECKING:
+    from pipelines.models.entry import CatalogEntry
+    from studio.backend import Studio
+
+__all__ = ["FIXED", "RANDOM", "SIDES", "FormSections", "list_style_choices"]
+
+RANDOM, FIXED = "random", FIXED_SEED
+SIDES = ("width", "height")
+METHOD_LABELS = {"made_like": "Made like", "start": "Initialization"}
+
+
+class FormSections:
+    """Collects the components of a request while a tab lays them out, one call a section.
+
+    Args:
+        studio: models, LoRAs, limits.
+        prefix: begins every component's id.
+        own_loop: whether the tab works on our own loop's steps, so that models with a pipeline of their own are no use.
+        first: key of the model that the form opens on; by default the first that there is.
+    """
+
+    def __init__(self, studio: Studio, prefix: str, own_loop: bool = False, first: str = ""):
+        self.studio, self.prefix, self.own_loop = studio, prefix, own_loop
+        self.first = next((entry for entry in self.models if entry.key == first), self.models[0])
+        self.fields: dict[str, Component] = {}
+        self.prompt_hint: gr.HTML | None = None
+        self.methods: dict[str, MethodControls] = {}
+
+    @property
+    def models(self) -> list[CatalogEntry]:
+        """List the models that make pictures, the models folder's as it was last scanned."""
+        entries = [entry for entry in self.studio.models() if entry.kind == "image"]
+        return [entry for entry in entries if entry.family != "stock"] if self.own_loop else entries
+
+    def prompt(self, text: str = "") -> gr.Textbox:
+        """Lay out the prompt, the page's first field."""
+        return self._add_text(
+            "prompt", "Prompt", text, placeholder="What should the picture show?", lines=3, max_lines=10
+        )
+
+    def hint(self) -> None:
+        """Lay out what a prompt may hold besides words, and what of that the chosen model does not read."""
+        self.prompt_hint = gr.HTML(self._build_hint(self.first.key))
+
+    def _build_hint(self, model: str) -> str:
+        entry = self._find_entry(model) or self.first
+        base = entry.quantized.base if entry.quantized else entry.key
+        syntax = markup.prompt_hint(list(self.studio.wildcards()), prompt_notes(self.studio.traits(model)))
+        return markup.vocabulary(entry.label, shipped_vocabulary(base)) + syntax
+
+    def words(self) -> None:
+        """Lay out style, negative prompt and prompt weighting."""
+        self.fields["style"] = gr.Dropdown(
+            list_style_choices(self.first.key),
+            value=NO_STYLE,
+            label="Style",
+            info="Words added around the prompt.",
+            filterable=False,
+            elem_id=self._id("style"),
+        )
+        self._add_text(
+            "negative_prompt", "Negative prompt", info="What the picture should not show.", lines=2, max_lines=6
+        )
+        self.fields["prompt_weighting"] = gr.Dropdown(
+            [(rule.label, key) for key, rule in WEIGHTINGS.items()],
+            value=DEFAULT_WEIGHTING,
+            label="Prompt weighting",
+            info="What (word:1.2) does to a word's embedding.",
+            filterable=False,
+            elem_id=self._id("prompt_weighting"),
+        )
+
+    def model(self) -> None:
+        """Lay out the model; choosing one brings its own settings and offers only what fits it."""
+        self.fields["model"] = gr.Dropdown(
+            self.list_model_choices(),
+            value=self.first.key,
+            label="Model",
+            info=format_model_note(self.first),
+            elem_id=self._id("model"),
+        )
+
+    def steps(self) -> None:
+        """Lay out the number of steps."""
+        self._add_slider(
+            "num_inference_steps",
+            "Steps",
+            (1, self.studio.limits.max_steps),
+            self._get_default_steps(self.first),
+            elem_id=self._id("steps"),
+        )
+
+    def seed(self) -> None:
+        """Lay out the seed, which is a new one for each run, or a fixed one. Text, since a browser's numbers end at
+        2^53."""
+        choices = [("Random", RANDOM), ("Fixed", FIXED)]
+        self.fields["seed_mode"] = gr.Radio(choices, value=RANDOM, label="Seed", elem_id=self._id("seed_mode"))
+        with gr.Row(elem_classes="sw-seed"):
+            self.fields["seed"] = gr.Textbox(
+                "0",
+                label="Seed number",
+                show_label=False,
+                max_lines=1,
+                min_width=130,
+                scale=3,
+                elem_id=self._id("seed"),
+            )
+            self.roll = gr.Button("Shuffle", size="sm", min_width=50, scale=1, elem_id=self._id("seed-roll"))
+            self.reuse = gr.Button("Reuse last", size="sm", min_width=90, scale=1, elem_id=self._id("seed-reuse"))
+
+    def size(self) -> None:
+        """Lay out size and batch."""
+        for name in SIDES:
+            side = self._get_default_side(self.first, name)
+            low, high, step = self._sides_allowed(self.first, side)
+            self._add_slider(name, name.capitalize(), (low, high), side, step=step)
+        most = self.studio.limits.max_batch
+        self._add_slider("batch_size", "Batch size", (1, most), 1, info="Picture i has the seed plus i.")
+
+    def second_pass(self) -> None:
+        """Lay out what is done to the finished picture at a larger size."""
+        self.method("second_pass", {"upscaler": list_upscaler_choices(self.studio)})
+
+    def method(self, name: str, offered: Mapping[str, Choices] | None = None) -> None:
+        """Lay out the sampler, the schedule or the guidance, with its settings."""
+        self.methods[name] = build_method_controls(
+            TABLES[name],
+            self.prefix,
+            label=METHOD_LABELS.get(name, ""),
+            choice=self.first.defaults.get(name),
+            traits=self.studio.traits(self.first.key),
+            offered=offered,
+        )
+
+    def variation(self) -> None:
+        """Lay out a second noise to turn towards."""
+        self._add_slider(
+            "variation_strength",
+            "Variation strength",
+            (0, 1),
+            0,
+            step=0.01,
+            info="How far the initial noise is interpolated towards a second one.",
+        )
+        self.fields["variation_seed"] = gr.Textbox(
+            "0", label="Variation seed", max_lines=1, elem_id=self._id("variation_seed")
+        )
+
+    def loras(self) -> None:
+        """Lay out the LoRAs of the models folder, each with its weight."""
+        self.lora = build_lora_controls(self.studio.loras(self.first.key), self.studio.limits.max_loras, self.prefix)
+
+    def _add_slider(self, name: str, label: str, bounds: tuple[float, float], value: float, **options: Any) -> None:
+        self.fields[name] = gr.Slider(
+            *bounds, value=value, label=label, buttons=[], **{"step": 1, "elem_id": self._id(name), **options}
+        )
+
+    def _add_text(self, name: str, label: str, value: str = "", **options: Any) -> gr.Textbox:
+        self.fields[name] = gr.Textbox(
+            value=value, label=label, max_length=self.studio.limits.max_prompt, elem_id=self._id(name), **options
+        )
+        return self.fields[name]
+
+    def list_model_choices(self) -> list[tuple[str, str]]:
+        """List label and key of each model that is offered, as the models folder was last scanned."""
+        return [(format_model_label(entry), entry.key) for entry in self.models]
+
+    def _id(self, name: str) -> str:
+        return build_elem_id(self.prefix, name)
+
+    def _find_entry(self, key: object) -> CatalogEntry | None:
+        return next((entry for entry in self.models if entry.key == key), None)
+
+    def _build_size_update(self, entry: CatalogEntry, side: int) -> Any:
+        low, high, step = self._sides_allowed(entry, side)
+        return gr.update(value=side, minimum=low, maximum=high, step=step)
+
+    def size_multiple(self, entry: CatalogEntry) -> int:
+        """Return the step of the size sliders, in pixels: what the model's sides must be divisible by."""
+        base = self._find_entry(entry.quantized.base) if entry.quantized else None
+        return size_multiple(base or entry)
+
+    def _sides_allowed(self, entry: CatalogEntry, side: int) -> tuple[int, int, int]:
+        """Ends and step of a size slider, which counts from its lower end.
+
+        It ends at four times the model's own size, past which no model draws one picture.
+        """
+        step, limits = self.size_multiple(entry), self.studio.limits
+        own = max(self._get_default_side(entry, name) for name in SIDES)
+        low = step * math.ceil(limits.min_side / step)
+        return low, min(limits.max_side, max(4 * own, side)) // step * step, step
+
+    @staticmethod
+    def _get_default_side(entry: CatalogEntry, name: str) -> int:
+        return entry.defaults.get(name) or 512
+
+    @staticmethod
+    def _get_default_steps(entry: CatalogEntry) -> int:
+        return entry.defaults.get("num_inference_steps", 25)
+
+
+def list_style_choices(model: str) -> list[tuple[str, str]]:
+    """Return the label and the key of each style that fits a model."""
+    return [(style.label, style.key) for style in list_fitting_styles(model)]

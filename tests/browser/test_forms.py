@@ -1,0 +1,142 @@
+"""What stands on the page is what runs; what was typed survives a reload and gives way to a link."""
+
+from __future__ import annotations
+
+import pytest
+
+expect = pytest.importorskip("playwright.sync_api").expect
+
+pytestmark = pytest.mark.browser
+
+PROMPT, SEED = "#t2i-prompt textarea", "#t2i-seed input, #t2i-seed textarea"
+DONE = '#t2i-progress [data-status="done"]'
+SLOW = """async (milliseconds) => {
+    const fetched = window.fetch;
+    window.fetch = async (...asked) => {
+        if (String(asked[0]).includes("/run/")) await new Promise((go) => setTimeout(go, milliseconds));
+        return fetched(...asked);
+    };
+}"""
+
+
+def finish(page):
+    page.wait_for_selector(DONE)
+    page.wait_for_selector("#t2i-run:visible")
+
+
+def figure(page, name):
+    return page.locator("#t2i-figures div", has=page.locator("dt", has_text=name)).locator("dd").inner_text()
+
+
+def test_what_stands_on_the_page_runs_and_survives_a_reload(visit, app_url):
+    page = visit()
+    page.evaluate(SLOW, 400)  # a busy server
+    page.get_by_role("button", name="Six steps, UniPC").click()
+    page.click("#t2i-run")  # before the chip's settings have come back
+    finish(page)
+    assert "rocket" in page.input_value(PROMPT) and figure(page, "Steps") == "6"
+    drawn = page.input_value(SEED)
+    assert figure(page, "Seed") == drawn  # a random seed is shown with its picture
+
+    page.fill(SEED, "77")
+    page.evaluate("document.querySelector('#t2i-progress .sw-progress').dataset.status = 'old'")
+    page.keyboard.press("Control+Enter")
+    finish(page)
+    assert (figure(page, "Seed"), page.input_value(SEED)) == ("77", "77")
+
+    page.fill(PROMPT, "typed and not yet run")
+    page.wait_for_timeout(400)
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#t2i-prompt textarea')?.value.startsWith('typed')")
+    page.wait_for_selector(DONE)
+    assert page.input_value("#t2i-steps input[type=number]") == "6"
+    assert page.input_value(SEED) == "77"
+
+    for attempt in range(3):  # it used to lose in half of the loads
+        page.goto(f"{app_url}/?prompt=a+crown+{attempt}&num_inference_steps={7 + attempt}")
+        page.locator("#link-notice").get_by_text("loaded from the link").wait_for()
+        page.wait_for_function(
+            "words => document.querySelector('#t2i-prompt textarea').value === words", arg=f"a crown {attempt}"
+        )
+        page.wait_for_timeout(800)
+        assert page.input_value(PROMPT) == f"a crown {attempt}"
+        assert page.input_value("#t2i-steps input[type=number]") == str(7 + attempt)
+        expect(page.locator("#t2i-run")).to_be_visible()
+    notice, tabs = (page.locator(name).bounding_box() for name in ("#link-notice", "#tabs"))
+    assert notice["y"] < tabs["y"]
+
+
+def test_an_examples_late_answer_leaves_what_was_chosen_meanwhile(visit, hold):
+    page = visit()
+    page.wait_for_timeout(1000)  # the page's own first requests
+    answer = hold(page, page.get_by_role("button", name="Six steps, UniPC").click)
+    page.fill("#t2i-steps input[type=number]", "7")
+    page.keyboard.press("Tab")
+    page.click("#t2i-seed-roll")
+    drawn = page.input_value(SEED)
+    answer()
+    assert "rocket" in page.input_value(PROMPT)
+    assert (page.input_value("#t2i-steps input[type=number]"), page.input_value(SEED)) == ("7", drawn)
+
+    answer = hold(page, page.get_by_role("button", name="Fox on blue").click)
+    page.get_by_role("button", name="Three strawberries").click()  # the later chip answers first
+    page.wait_for_function("() => document.querySelector('#t2i-prompt textarea').value.includes('strawberries')")
+    answer()
+    assert "strawberries" in page.input_value(PROMPT)
+
+
+def test_escape_in_a_composition_stops_nothing(visit):
+    page = visit()
+    page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend', '<button class=\"sw-stop\" id=\"probe\">Stop</button>')"
+    )
+    page.evaluate(
+        "document.querySelector('#probe').addEventListener('click', () => (window.stops = (window.stops ?? 0) + 1))"
+    )
+    page.evaluate("document.querySelectorAll('.sw-stop:not(#probe)').forEach((one) => one.remove())")
+    press = (
+        "(composing) => document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', isComposing: composing}))"
+    )
+    page.evaluate(press, True)
+    assert page.evaluate("() => window.stops") is None
+    page.evaluate(press, False)
+    assert page.evaluate("() => window.stops") == 1
+
+
+def test_a_word_that_the_model_never_learned_is_said_and_chips_write_the_prompt(visit):
+    page = visit()
+    page.fill(PROMPT, "Napoleon on a blue ro")
+    page.get_by_text("has not learned “napoleon”").wait_for()
+    page.locator(".sw-offers:visible button", has_text="rocket").click()
+    assert page.input_value(PROMPT) == "Napoleon on a blue rocket"
+    page.locator(".sw-vocabulary:visible summary").click()
+    page.locator(".sw-grounds:visible button", has_text="orange").click()
+    page.locator(".sw-subjects:visible button", has_text="owl").click()
+    assert page.input_value(PROMPT) == "an owl on an orange background"
+    expect(page.locator(".sw-unknown:visible")).to_have_count(0)
+
+
+def test_try_it_runs_the_shown_example_and_its_result_leads_on(visit):
+    page = visit((390, 844))
+    expect(page.locator("#tabs [role=tab]")).to_have_count(7)  # all in reach: the bar scrolls
+    page.click("#tab-models-button")
+    page.wait_for_function("() => document.querySelector('#tabs > .tab-wrapper').scrollLeft > 0")
+    page.click("#tab-text-to-image-button")
+    expect(page.locator("#t2i-acts")).to_be_hidden()
+    page.click("#t2i-empty .sw-try")
+    finish(page)
+    assert figure(page, "Seed") == "0"
+    assert page.get_attribute("#t2i-hero", "data-seed") == "0"
+
+    page.click("#t2i-acts [data-act=edit]")
+    page.wait_for_function("() => document.querySelector('#edit-prompt textarea')?.value.includes('a fox')")
+    page.locator("#edit-source img").wait_for()
+    page.click("#tab-text-to-image-button")
+    page.fill("#t2i-steps input[type=number]", "3")  # four pictures of few steps
+    page.keyboard.press("Tab")
+    page.evaluate("document.querySelector('#t2i-progress .sw-progress').dataset.status = 'old'")
+    page.click("#t2i-run")
+    finish(page)
+    page.click("#t2i-acts [data-act=variations]")
+    page.wait_for_selector('#cmp-progress [data-status="done"]')
+    expect(page.locator("#cmp-grid .sw-tile img")).to_have_count(4)

@@ -1,0 +1,39 @@
+"""What the tests of edits share."""
+
+from __future__ import annotations
+
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request, Trajectory
+from pipelines.requests.text_to_image import resolve
+from pipelines.workflows.edit.canvas import canvas_of
+from pipelines.workflows.edit.request import EditRequest
+from pipelines.workflows.edit.runs import Editing
+
+WORDS = {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}}
+BASE = Request(
+    prompt="a red cat",
+    negative_prompt="blurry",
+    num_inference_steps=4,
+    width=32,
+    height=32,
+    seed=3,
+    guidance=Choice("cfg", {"guidance_scale": 4.0}),
+)
+
+
+def request_of(picture, edit, mask=None, source="a red fox", inversion="direct", **changes):
+    edit = edit if isinstance(edit, Choice) else Choice(edit, WORDS.get(edit, {}))
+    return EditRequest(BASE.replace(**changes), picture, mask, source, Choice.parse(inversion), edit)
+
+
+def edited(family, request, cancelled=lambda: False):
+    """The editing, its trajectory or None, and the steps of the way down."""
+    canvas = canvas_of(request, (request.base.width, request.base.height))
+    request = request.replace(base=request.base.replace(width=canvas.size[0], height=canvas.size[1]))
+    editing = Editing(request, resolve(request.base, family), family, canvas, cancelled)
+    trajectory = None
+    if editing.edit.inverts:
+        up = editing.inversion_run()
+        trajectory = Trajectory(up.latents, tuple(denoise(up)))
+    with editing.run(trajectory) as run:
+        return editing, trajectory, list(denoise(run))

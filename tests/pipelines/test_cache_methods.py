@@ -1,0 +1,197 @@
+"""What is peculiar to each cache: formulas in float64, which evaluations run what, and where a cache is refused."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import tiny_models
+import torch
+
+from pipelines.caches import CACHES
+from pipelines.caches.decisions import relative_change
+from pipelines.caches.encoder_propagation import key_steps
+from pipelines.caches.rows import join_rows, split_rows
+from pipelines.caches.taylor import extrapolation_weights
+from pipelines.core.caching import BranchMemory
+from pipelines.core.errors import MethodFitError
+from pipelines.core.loop import denoise
+from pipelines.core.schedule import Level
+from pipelines.core.types import Choice, Request
+from pipelines.families import family_of
+from pipelines.learning.request import require_learnable
+from pipelines.requests.passes import resolve_passes
+from pipelines.requests.text_to_image import build_run, resolve
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return family_of(tiny_models.tiny_sd().components)
+
+
+@pytest.fixture(scope="module")
+def joint():
+    found = family_of(tiny_models.tiny_sd3().components)
+    found.max_sequence_length = 8
+    return found
+
+
+def run(family, cache: str, settings: dict, **changes):
+    fields = {"prompt": "a red fox", "num_inference_steps": 8, "width": 32, "height": 32, "seed": 3}
+    request = Request(**{**fields, "cache": Choice(cache, settings), **changes})
+    return list(denoise(build_run(resolve(request, family), family)))
+
+
+def whole_steps(steps) -> list[int]:
+    return [step.index for step in steps if step.skipped < 1e-9]
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_an_extrapolation_of_order_n_is_exact_on_polynomials_of_degree_n(order):
+    times, wanted = (700.0, 810.0, 925.0, 999.0)[: order + 1], 640.0
+    weights = extrapolation_weights(times, wanted)
+    assert sum(weights) == pytest.approx(1, abs=1e-12)
+    for degree in range(order + 1):
+        value = sum(weight * (time / 1000) ** degree for weight, time in zip(weights, times, strict=True))
+        assert value == pytest.approx((wanted / 1000) ** degree, abs=1e-12)
+    beyond = sum(weight * (time / 1000) ** (order + 1) for weight, time in zip(weights, times, strict=True))
+    assert abs(beyond - (wanted / 1000) ** (order + 1)) > 1e-6
+
+
+def test_rows_come_back_without_a_copy_where_they_are_the_batch_as_it_was():
+    batch = (torch.randn(3, 2), None, torch.randn(3, 4, 1))
+    rows = split_rows(batch, 3)
+    assert join_rows(rows) is batch
+    first, nothing, last = join_rows([rows[2], rows[0]])
+    assert nothing is None
+    assert torch.equal(first, batch[0][[2, 0]]) and torch.equal(last, batch[2][[2, 0]])
+    assert join_rows(rows[:2])[0].shape == (2, 2)  # a part of the batch is not the batch
+
+
+def test_a_change_is_that_of_each_row_alone():
+    before = torch.tensor([[1.0, -1.0], [2.0, 2.0]], dtype=torch.float64)
+    now = torch.tensor([[1.5, -1.0], [2.0, 2.0]], dtype=torch.float64)
+    assert relative_change(now, before) == pytest.approx([0.25, 0.0])
+
+
+def test_what_an_unfinished_evaluation_left_is_dropped():
+    memory = BranchMemory(1)
+    memory.begin(0, 4, Level(0.5, 0.5, 100.0))
+    (row,) = memory.rows
+    row.pending["kept"] = 1
+    row.finish()
+    clone = dict(row.state)
+    memory.begin(1, 4, Level(0.6, 0.4, 50.0))
+    row.pending["lost"] = 2
+    memory.begin(2, 4, Level(0.7, 0.3, 25.0))
+    row.finish()
+    assert row.state == clone == {"kept": 1}
+    assert row.place.evaluation == 2
+
+
+def test_deepcache_runs_the_whole_network_at_every_nth_evaluation(unet):
+    assert whole_steps(run(unet, "deepcache", {"interval": 3})) == [0, 3, 6]
+    shallow, deep = (run(unet, "deepcache", {"interval": 3, "depth": depth})[-1] for depth in (0, 2))
+    assert shallow.evaluations < deep.evaluations
+
+
+def test_taylorseer_warms_up_and_then_runs_at_every_nth_evaluation(unet, joint):
+    settings = {"interval": 3, "warmup": 2}
+    assert whole_steps(run(unet, "taylorseer", settings)) == [0, 1, 4, 7]
+    assert whole_steps(run(joint, "taylorseer", settings)) == [0, 1, 4, 7]
+    reused, foreseen = (run(joint, "taylorseer", {**settings, "order": order})[-1].latents for order in (0, 1))
+    assert not torch.equal(reused, foreseen)
+
+
+def test_without_extrapolation_taylorseer_is_deepcache(unet):
+    reused = run(unet, "taylorseer", {"interval": 2, "warmup": 1, "order": 0})[-1]
+    cached = run(unet, "deepcache", {"interval": 2})[-1]
+    assert torch.equal(reused.latents, cached.latents)
+    assert reused.evaluations == cached.evaluations
+
+
+def test_the_encoder_is_run_at_the_papers_key_steps():
+    assert sorted(key_steps(50)) == [0, 1, 2, 3, 5, 10, 15, 25, 35]
+    assert 0 in key_steps(1) and max(key_steps(20)) < 20
+
+
+def test_a_propagated_encoder_is_left_out_between_key_steps(unet):
+    steps = run(unet, "encoder_propagation", {}, num_inference_steps=10)
+    assert whole_steps(steps) == sorted(key_steps(10))
+    two_a_step = run(unet, "encoder_propagation", {}, num_inference_steps=10, sampler=Choice("heun"))
+    assert whole_steps(two_a_step) == sorted(key_steps(10))
+
+
+@pytest.mark.parametrize("parts", ["deep blocks", "residual layers", "attention layers"])
+def test_each_choice_of_inherited_parts_leaves_its_own_share_out(unet, parts):
+    steps = run(unet, "feature_inheritance", {"parts": parts, "interval": 2})
+    assert whole_steps(steps) == [0, 2, 4, 6]
+    assert 0.05 < steps[1].skipped < 0.95
+
+
+@pytest.mark.parametrize("key", ["first_block", "teacache"])
+def test_a_threshold_decides_how_often_the_blocks_are_run(joint, key):
+    counts = [run(joint, key, {"threshold": threshold, "warmup": 1})[-1].evaluations for threshold in (0.0, 0.05, 1.0)]
+    assert counts == sorted(counts, reverse=True) and counts[0] == 16 > counts[2]
+    steps = run(joint, key, {"threshold": 1.0, "warmup": 3, "most": 1})
+    assert whole_steps(steps)[:3] == [0, 1, 2]
+    assert not any(first.skipped and second.skipped for first, second in pairwise(steps))
+
+
+def test_blocks_rest_once_they_stand_still_and_no_longer_than_they_may(joint):
+    settings = {"threshold": 1.0, "warmup": 3, "most": 1}
+    steps = run(joint, "temporal_delta", settings, num_inference_steps=10)
+    assert whole_steps(steps)[:3] == [0, 1, 2]
+    assert not any(first.skipped > 0.9 and second.skipped > 0.9 for first, second in pairwise(steps))
+    longer = run(joint, "temporal_delta", {**settings, "most": 4}, num_inference_steps=10)
+    assert longer[-1].evaluations < steps[-1].evaluations
+    stricter = run(joint, "temporal_delta", {**settings, "threshold": 0.05}, num_inference_steps=10)
+    assert stricter[-1].evaluations >= steps[-1].evaluations
+
+
+def test_attention_is_broadcast_within_its_times_only(unet, joint):
+    for family in (unet, joint):
+        steps = run(family, "pab", {"self_interval": 2, "cross_interval": 2, "low": 300, "high": 700})
+        times = [step.level.timestep for step in steps if step.skipped > 1e-9]
+        assert times and all(300 < time < 700 for time in times)
+
+
+@pytest.mark.parametrize("guidance", ["cfg", "interval", "adaptive", "pag"])
+def test_a_cache_and_every_kind_of_guidance_go_together(unet, guidance):
+    settings = {"sigma_low": 0.5, "sigma_high": 4.0} if guidance == "interval" else {}
+    chosen = Choice(guidance, {"guidance_scale": 3.0, **settings})
+    step = run(unet, "deepcache", {"interval": 2}, guidance=chosen)[-1]
+    plain = run(unet, "none", {}, guidance=chosen)[-1]
+    assert step.evaluations < plain.evaluations and step.latents.isfinite().all()
+
+
+def test_the_passes_of_a_run_remember_nothing_of_each_other(unet):
+    request = Request(
+        prompt="a red fox",
+        num_inference_steps=6,
+        width=32,
+        height=32,
+        cache=Choice("deepcache", {"interval": 3}),
+        second_pass=Choice("latent", {"factor": 2.0, "strength": 0.5}),
+    )
+    steps = list(resolve_passes(request, unet).denoise(unet, lambda key: None))
+    assert whole_steps(steps) == [0, 3, 6]  # the second pass begins with a whole evaluation
+    assert steps[-1].latents.shape[-1] == 2 * steps[0].latents.shape[-1]
+
+
+def test_a_network_without_layers_to_leave_out_is_refused(unet, joint):
+    for family, key, settings, words in (
+        (unet, "deepcache", {"depth": 12}, "skip connections"),
+        (joint, "taylorseer", {"depth": 12}, "blocks"),
+    ):
+        with pytest.raises(MethodFitError, match=words):
+            run(family, key, settings)
+    for family, key in ((joint, "encoder_propagation"), (joint, "feature_inheritance"), (unet, "first_block")):
+        with pytest.raises(MethodFitError):
+            CACHES.build(Choice(key)).require_fit(family)
+
+
+def test_what_needs_whole_evaluations_refuses_a_cache():
+    with pytest.raises(MethodFitError, match="DeepCache leaves out"):
+        require_learnable(Request(cache=Choice("deepcache")))
+    require_learnable(Request())

@@ -1,0 +1,311 @@
+"""Made like ComfyUI and A1111: numbers that those programs' code gave, with a small network in the model's place."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchsde
+
+from pipelines.compatibility import COMPATIBILITIES
+from pipelines.compatibility.brownian import BrownianPath
+from pipelines.compatibility.noise import CPU, CUDA, GENERATORS, BatchNoise, CpuGenerator, PathNoise, PictureNoise, Rows
+from pipelines.compatibility.philox import PhiloxGenerator, philox4x32_10
+from pipelines.compatibility.sigma_table import SigmaTable
+from pipelines.core.denoiser import Denoiser
+from pipelines.core.errors import SettingsError
+from pipelines.core.loop import Run, denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning
+from pipelines.core.schedule import DiscreteSchedule
+from pipelines.core.types import Choice, Request
+from pipelines.guidance.cfg import Unguided
+from pipelines.samplers import SAMPLERS
+from pipelines.schedules import SCHEDULES
+
+RECORDED = json.loads((Path(__file__).parent / "recorded_peers.json").read_text("utf-8"))
+PLACES = RECORDED["places"]
+CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+SCHEDULE = DiscreteSchedule(torch.cumprod(1 - BETAS, dim=0))
+
+COMFYUI_SAMPLERS = {
+    "euler": Choice("euler"),
+    "euler_ancestral": Choice("euler_a"),
+    "heun": Choice("heun"),
+    "dpm_2": Choice("dpm2"),
+    "dpm_2_ancestral": Choice("dpm2_a"),
+    "lms": Choice("lms"),
+    "dpmpp_2m": Choice("dpmpp_2m"),
+    "dpmpp_sde": Choice("dpmpp_sde"),
+    "dpmpp_2m_sde": Choice("dpmpp_2m_sde"),
+    "dpmpp_3m_sde": Choice("dpmpp_3m_sde"),
+    "ddim": Choice("ddim"),
+    "ddpm": Choice("ddpm"),
+    "lcm": Choice("lcm"),
+    "ipndm": Choice("ipndm", {"distances": "equal"}),
+    "ipndm_v": Choice("ipndm"),
+    "deis": Choice("deis", {"order": 3}),
+    "uni_pc": Choice("unipc", {"order": 3, "variant": "bh1"}),
+    "uni_pc_bh2": Choice("unipc", {"order": 3, "variant": "bh2"}),
+    "sa_solver": Choice("sa_solver"),
+}
+COMFYUI_SCHEDULES = {
+    "simple": Choice("uniform", {"spacing": "simple"}),
+    "sgm_uniform": Choice("uniform", {"spacing": "sgm"}),
+    "normal": Choice("uniform", {"spacing": "linspace unrounded"}),
+    "ddim_uniform": Choice("uniform", {"spacing": "ddim_uniform"}),
+    "karras": Choice("karras"),
+    "exponential": Choice("exponential"),
+    "beta": Choice("beta", {"quantiles_of": "whole time steps"}),
+    "kl_optimal": Choice("kl_optimal"),
+    "linear_quadratic": Choice("linear_quadratic"),
+}
+A1111_SAMPLERS = {
+    "Euler": "euler",
+    "Euler a": "euler_a",
+    "Heun": "heun",
+    "LMS": "lms",
+    "DPM2": "dpm2",
+    "DPM2 a": "dpm2_a",
+    "DPM++ 2M": "dpmpp_2m",
+    "DPM++ SDE": "dpmpp_sde",
+    "DPM++ 2M SDE": "dpmpp_2m_sde",
+    "DPM++ 3M SDE": "dpmpp_3m_sde",
+}
+A1111_SCHEDULES = {
+    "Uniform": Choice("uniform", {"spacing": "linspace unrounded"}),
+    "Karras": Choice("karras"),
+    "Exponential": Choice("exponential"),
+    "SGM Uniform": Choice("uniform", {"spacing": "sgm"}),
+}
+ROUNDING = 3e-4
+"""Relative; DPM++ SDE's middle sigma is rounded to float32 elsewhere, which moves its place on the Brownian path by
+1e-6 and its noise by 1e-4. All others agree to 1e-5."""
+
+
+class Network:
+    """Stands for a model: eps = 0.6 x + 0.4 tanh(x, moved by a pixel, + cos(t / 150))."""
+
+    prediction_type = "epsilon"
+    max_rows = 0
+    rows_together = 1
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        return 0.6 * latents + 0.4 * torch.tanh(
+            latents.roll(1, -1) + torch.cos(timesteps.float() / 150)[:, None, None, None]
+        )
+
+
+def ran(request: Request) -> torch.Tensor:
+    """The final latents of a request on the small network."""
+    program = COMPATIBILITIES.build(request.made_like)
+    noise_schedule = program.noise_schedule(SCHEDULE, CONFIG)
+    levels = program.levels(request, SCHEDULES.build(request.schedule), noise_schedule)
+    initial, source = program.noise(request, (4, 8, 8), levels)
+    sampler = program.sampler(request, SAMPLERS.build(request.sampler), noise_schedule)
+    latents = initial * program.initial_scale(levels, noise_schedule)
+    denoiser = Denoiser(Network(), Unguided(), {"positive": Conditioning()})
+    *_, last = denoise(Run(denoiser, sampler, levels, latents, source, noise_schedule))
+    return last.latents
+
+
+def require_recorded(latents: torch.Tensor, recorded: list[float], rel: float = ROUNDING) -> None:
+    *values, norm = recorded
+    flat = latents.flatten()
+    scale = norm / len(flat) ** 0.5
+    assert (flat[PLACES] - torch.tensor(values)).abs().max().item() < 10 * rel * scale
+    assert flat.norm().item() == pytest.approx(norm, rel=rel)
+
+
+@pytest.mark.parametrize("name", RECORDED["comfyui"])
+def test_a_picture_of_comfyuis_comes_out_the_same(name):
+    sampler, schedule, steps = name.split()
+    request = Request(
+        sampler=COMFYUI_SAMPLERS[sampler],
+        schedule=COMFYUI_SCHEDULES[schedule],
+        num_inference_steps=int(steps),
+        seed=7 + 2**33,
+        made_like=Choice("comfyui", {"batch_index": 1, "batch_total": 3, "step_noise": CPU}),
+    )
+    require_recorded(ran(request), RECORDED["comfyui"][name])
+
+
+@pytest.mark.parametrize("name", RECORDED["a1111_cpu"])
+def test_a_picture_of_a1111s_comes_out_the_same(name):
+    sampler, schedule, steps = name.split(", ")
+    request = Request(
+        sampler=Choice(A1111_SAMPLERS[sampler]),
+        schedule=A1111_SCHEDULES[schedule],
+        num_inference_steps=int(steps),
+        seed=5,
+        batch_size=2,
+        made_like=Choice("a1111_cpu"),
+    )
+    require_recorded(ran(request)[1], RECORDED["a1111_cpu"][name])
+
+
+@pytest.mark.parametrize("program", ["comfyui", "a1111_cpu", "a1111_gpu", "invokeai"])
+@pytest.mark.parametrize("sampler", ["euler_a", "dpmpp_2m_sde", "dpm2"])
+def test_a_picture_of_a_batch_is_made_alone_again(program, sampler):
+    request = Request(sampler=Choice(sampler), num_inference_steps=4, seed=3, batch_size=3, made_like=Choice(program))
+    together = ran(request)
+    for index in range(3):
+        alone = COMPATIBILITIES.build(request.made_like).one_of_batch(request, index)
+        assert alone.batch_size == 1
+        torch.testing.assert_close(ran(alone), together[index : index + 1], rtol=0, atol=2e-6)
+
+
+def test_programs_differ_where_their_rules_do():
+    base = Request(sampler=Choice("euler_a"), schedule=Choice("karras"), num_inference_steps=4, seed=3)
+    made = {key: ran(base.replace(made_like=Choice(key))) for key in COMPATIBILITIES}
+    newer = ran(base.replace(made_like=Choice("comfyui", {"step_noise": "CPU, from 0.7"})))
+    older = ran(base.replace(made_like=Choice("comfyui", {"step_noise": "CPU"})))
+    results = [*made.values(), newer, older]
+    for index, one in enumerate(results):
+        assert all((one - other).abs().max() > 1e-2 for other in results[index + 1 :])
+
+
+def test_ensd_moves_the_noise_of_ancestral_samplers_only():
+    for sampler, same in (("euler_a", False), ("euler", True), ("dpmpp_2m_sde", True)):
+        base = Request(sampler=Choice(sampler), num_inference_steps=3, seed=3)
+        plain, moved = (ran(base.replace(made_like=Choice("a1111_cpu", {"ensd": ensd}))) for ensd in (0, 31337))
+        assert torch.equal(plain, moved) == same
+
+
+def test_comfyui_counts_its_schedulers_real_steps():
+    program, request = COMPATIBILITIES["comfyui"].build(), Request(schedule=COMFYUI_SCHEDULES["ddim_uniform"])
+    levels = program.levels(
+        request.replace(num_inference_steps=30),
+        SCHEDULES.build(request.schedule),
+        program.noise_schedule(SCHEDULE, CONFIG),
+    )
+    assert [level.timestep for level in levels[:-1]] == list(range(991, 0, -33))
+
+
+def test_comfyui_refuses_a_picture_beyond_its_batch():
+    program = COMPATIBILITIES["comfyui"].build({"batch_index": 2, "batch_total": 3})
+    with pytest.raises(SettingsError, match="Picture 3 is asked of a batch of 3"):
+        program.noise(Request(batch_size=2), (4, 8, 8), [SCHEDULE.at(900), SCHEDULE.at(0)])
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 8), ("pndm", 8), ("ddim", 30)])
+def test_a1111s_ddim_and_plms_end_at_the_first_of_their_times(sampler, steps):
+    """Its loop goes from each of `range(0, 1000, 1000 // N)` + 1 to the one below it."""
+    times = [time + 1 for time in range(0, 1000, 1000 // steps)][::-1]
+    request = Request(sampler=Choice(sampler), num_inference_steps=steps, made_like=Choice("a1111_cpu"))
+    program = COMPATIBILITIES.build(request.made_like)
+    noise_schedule = program.noise_schedule(SCHEDULE, CONFIG)
+    levels = program.levels(request, SCHEDULES.build(request.schedule), noise_schedule)
+    assert [level.timestep for level in levels] == times
+    assert program.initial_scale(levels, noise_schedule) == 1
+    alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+    latents = program.noise(request, (4, 8, 8), levels)[0].double()
+    past: list[torch.Tensor] = []
+    for time, below in itertools.pairwise(times):
+
+        def moved(eps, time=time, below=below, latents=latents):
+            data = (latents - (1 - alphas[time]) ** 0.5 * eps) / alphas[time] ** 0.5
+            return alphas[below] ** 0.5 * data + (1 - alphas[below]) ** 0.5 * eps
+
+        def eps_of(x, at):
+            return Network().predict_raw(x, torch.tensor([float(at)]), None)
+
+        eps = eps_of(latents, time)
+        known = [eps, *past]
+        if sampler == "pndm" and not past:
+            eps = (eps + eps_of(moved(eps), below)) / 2
+        elif sampler == "pndm":
+            weights = {2: (3, -1), 3: (23, -16, 5), 4: (55, -59, 37, -9)}[min(len(known), 4)]
+            eps = sum(w * e for w, e in zip(weights, known, strict=False)) / sum(weights)
+        past = known[:3] if sampler == "pndm" else []
+        latents = moved(eps)
+    torch.testing.assert_close(ran(request).double(), latents, rtol=0, atol=2e-5)
+
+
+# Philox.
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_published_test_vectors(counter, key, expected):
+    """Random123 1.14, `kat_vectors`, philox4x32 10."""
+    words = philox4x32_10(torch.tensor(counter, dtype=torch.int64).reshape(4, 1), key).flatten().tolist()
+    assert " ".join(f"{word:08x}" for word in words) == expected
+
+
+def test_philox_draws_what_cuda_draws():
+    """torch.randn(3, 4, device="cuda") after torch.manual_seed(0), as CUDA gives it since PyTorch 1.0."""
+    expected = [
+        *(-0.92466259, -0.42534415, -2.6438457, 0.14518388, -0.12086647, -0.57972564),
+        *(-0.62285122, -0.32838709, -1.07454231, -0.36314407, -1.67105067, 2.26550497),
+    ]
+    generator = PhiloxGenerator(0)
+    first, second = generator.randn((3, 4)), generator.randn((3, 4))
+    torch.testing.assert_close(first.flatten(), torch.tensor(expected), rtol=0, atol=1e-6)
+    assert not torch.equal(first, second)
+    many = PhiloxGenerator(2**40 + 3).randn((200_000,)).double()
+    assert many.mean().abs() < 0.01 and (many.std() - 1).abs() < 0.01
+
+
+# The Brownian path.
+
+
+@pytest.mark.filterwarnings("ignore:Should have t")
+@pytest.mark.parametrize(("start", "end", "entropy"), [(0.0291675, 14.614647, 5), (0.03, 1.0, 123456789012)])
+def test_the_path_is_torchsdes_tree(start, end, entropy):
+    shape, times = (1, 4, 8, 8), np.sort(np.random.default_rng(1).uniform(start, end, 8))
+    times = [float(np.float32(time)) for time in (start, *times, end)]
+    tree = torchsde.BrownianTree(torch.tensor(times[0]), torch.zeros(shape), torch.tensor(times[-1]), entropy=entropy)
+    path = BrownianPath(times[0], times[-1], entropy, lambda seed: CpuGenerator(seed).randn(shape))
+    spans = [*itertools.pairwise(times), (times[2], times[7])]
+    for low, high in spans:
+        assert torch.equal(path(low, high), tree(torch.tensor(low), torch.tensor(high)))
+    twin = BrownianPath(times[0], times[-1], entropy, lambda seed: CpuGenerator(seed).randn(shape))
+    assert torch.equal(twin(*spans[3]), path(*spans[3]))
+    assert torch.equal(path(times[4], times[4]), torch.zeros(shape))
+
+
+def test_a_paths_noise_is_standard_normal_and_its_spans_depend_on_each_other():
+    table = SigmaTable(
+        ((1 - torch.from_numpy(SCHEDULE.alphas_cumprod)) / torch.from_numpy(SCHEDULE.alphas_cumprod)) ** 0.5
+    )
+    high, middle, low = (table.at(time) for time in (900.0, 700.0, 500.0))
+    source = PathNoise(NoiseSource([0]), [3, 4], None, (0.03, 14.6), CPU)
+    like = torch.empty(2, 4, 64, 64)
+    whole, first, second = (source.between(like, *span) for span in ((high, low), (high, middle), (middle, low)))
+    width = {"whole": high.sigma_ve - low.sigma_ve, "first": high.sigma_ve - middle.sigma_ve}
+    rest = width["whole"] - width["first"]
+    joined = (width["first"] ** 0.5 * first + rest**0.5 * second) / width["whole"] ** 0.5
+    torch.testing.assert_close(whole, joined, rtol=0, atol=1e-4)
+    for noise in (whole, first, second):
+        assert noise.mean().abs() < 0.03 and (noise.std() - 1).abs() < 0.03
+    assert torch.equal(source.clone().between(like, high, low), whole)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_a_cloned_source_of_a_program_draws_the_same(device):
+
+    make = GENERATORS[device]
+    for source, rows in (
+        (BatchNoise(make(3), Rows(1, 2, 4)), 2),
+        (PictureNoise([make(3), make(4)]), 2),
+    ):
+        like = torch.empty(rows, 4, 5, 7)
+        source(like)
+        twin = source.clone()
+        assert torch.equal(twin(like), source(like))

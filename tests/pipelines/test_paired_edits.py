@@ -1,0 +1,150 @@
+"""InfEdit and FlowEdit: exact on Gaussians, the picture itself for equal prompts, and a guidance for each row."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.core.denoiser import Denoiser
+from pipelines.core.errors import MethodFitError, PromptError
+from pipelines.core.loop import Run, denoise
+from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Conditioning, Prediction
+from pipelines.core.schedule import FlowSchedule
+from pipelines.core.types import Choice
+from pipelines.edits import EDITS
+from pipelines.edits.paired import Ddcm, DifferenceFlow, RowGuidance
+from pipelines.families import family_of
+from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
+from pipelines.inversions.base import SOURCE, TARGET
+from pipelines.requests.limits import Limits
+from pipelines.workflows.edit.request import Picture
+from tests.pipelines.edit_requests import BASE, edited, request_of
+from tests.pipelines.gaussian import CosineSchedule
+from tests.pipelines.tiny_models import tiny_sd, tiny_sd3
+
+SPREAD = 0.3
+MEANS = (0.7, -0.4)
+
+
+class TwoGaussians:
+    """The perfect denoiser of Gaussians of one variance whose means are the conditionings."""
+
+    max_rows, rows_together = 0, 1
+
+    def __init__(self, schedule, prediction_type):
+        self.schedule, self.prediction_type = schedule, prediction_type
+
+    def predict_raw(self, latents, timesteps, conditioning):
+        level = self.schedule.at(timesteps[0].item())
+        means = conditioning.tensors["mean"].view(-1, 1, 1, 1)
+        rest = latents - level.alpha * means
+        total = level.alpha**2 * SPREAD + level.sigma**2
+        denoised, noise = means + level.alpha * SPREAD * rest / total, level.sigma * rest / total
+        return noise - denoised if self.prediction_type == "flow" else noise
+
+
+def on_gaussians(sampler, schedule, levels, latents, kind):
+    means = torch.tensor(MEANS, dtype=torch.float64)
+    denoiser = Denoiser(TwoGaussians(schedule, kind), Unguided(), {"positive": Conditioning({"mean": means})})
+    *_, step = denoise(Run(denoiser, sampler, levels, latents, NoiseSource([0]), schedule))
+    return step
+
+
+def picture_latents():
+    return torch.linspace(-1, 2, 4, dtype=torch.float64).reshape(1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("steps", [2, 7])
+def test_flow_edit_moves_a_gaussian_by_the_difference_of_the_means(steps, draws):
+    """The velocities differ by the difference of the means at every time, so that any number of steps is exact."""
+    schedule, clean = FlowSchedule(), picture_latents()
+    levels = [schedule.at(1000 * (1 - i / steps)) for i in range(steps + 1)]
+    step = on_gaussians(DifferenceFlow(clean, draws), schedule, levels, clean.repeat(2, 1, 1, 1), "flow")
+    torch.testing.assert_close(step.latents[TARGET], clean[0] + MEANS[1] - MEANS[0], rtol=0, atol=1e-12)
+    assert torch.equal(step.latents[SOURCE], clean[0])
+    assert step.evaluations == steps * draws
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "flow"])
+def test_infedit_approaches_the_difference_of_the_means_as_its_gains_say(kind):
+    """With d the distance from the source, d' = (1 - k alpha) dm + k alpha d: what is missing falls by k alpha."""
+    schedule, clean = (FlowSchedule(), picture_latents()) if kind == "flow" else (CosineSchedule(), picture_latents())
+    levels = [schedule.at(time) for time in (900.0, 600.0, 300.0, 100.0, 20.0)]
+    noise = torch.randn(clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    start = (levels[0].alpha * clean + levels[0].sigma * noise).repeat(2, 1, 1, 1)
+    step = on_gaussians(Ddcm(clean, 1.0), schedule, levels, start, kind)
+    gains = [level.alpha**2 * SPREAD / (level.alpha**2 * SPREAD + level.sigma**2) for level in levels[:-1]]
+    move = (MEANS[1] - MEANS[0]) * (1 - math.prod(gains))
+    torch.testing.assert_close(step.denoised[TARGET], clean[0] + move, rtol=0, atol=1e-12)
+    assert torch.equal(step.denoised[SOURCE], clean[0])
+
+
+def test_infedit_without_fresh_noise_keeps_the_sources_noise():
+    schedule, clean = CosineSchedule(), picture_latents()
+    levels = [schedule.at(float(time)) for time in (900, 600, 300)]
+    noise = torch.randn(clean.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    start = (levels[0].alpha * clean + levels[0].sigma * noise).repeat(2, 1, 1, 1)
+    step = on_gaussians(Ddcm(clean, 0.0), schedule, levels, start, "epsilon")
+    expected = levels[-1].alpha * clean + levels[-1].sigma * noise
+    torch.testing.assert_close(step.latents[:1], expected, rtol=0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def families():
+    return {"infedit": family_of(tiny_sd().components), "flow_edit": family_of(tiny_sd3().components)}
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return Picture(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("key", ["infedit", "flow_edit"])
+def test_equal_prompts_and_scales_give_the_picture_itself(families, picture, key):
+    edit = Choice(key, {"source_guidance_scale": 4.0, "strength": 1.0})
+    editing, _, steps = edited(families[key], request_of(picture, edit, source=BASE.prompt))
+    assert torch.equal(steps[-1].latents[TARGET], editing.image_latents[0])
+    other = edited(families[key], request_of(picture, edit))[2][-1].latents
+    assert (other[TARGET] - editing.image_latents[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("key", ["infedit", "flow_edit"])
+def test_a_mask_keeps_the_latents_outside_it(families, picture, key):
+    drawn = np.zeros((32, 32), bool)
+    drawn[8:20, 8:24] = True
+    editing, _, steps = edited(families[key], request_of(picture, key, Picture(drawn)))
+    outside = ~editing.mask[0].expand_as(editing.image_latents[0])
+    assert torch.equal(steps[-1].latents[TARGET][outside], editing.image_latents[0][outside])
+    assert not torch.equal(steps[-1].latents[TARGET], editing.image_latents[0])
+
+
+def test_each_row_has_its_own_scale():
+    level = CosineSchedule().at(500.0)
+    generator = torch.Generator().manual_seed(0)
+    branches = {
+        name: Prediction(torch.randn(2, 1, 2, 2, generator=generator), torch.zeros(2, 1, 2, 2), level, "epsilon")
+        for name in ("negative", "positive")
+    }
+    guidances = [Cfg(CfgSettings(guidance_scale=scale)) for scale in (1.0, 7.5)]
+    rows = RowGuidance(*guidances)
+    assert rows.plan(level) == ("negative", "positive") and rows.guidance_scale == 7.5
+    combined = rows.combine(branches).raw
+    assert torch.equal(combined[SOURCE], branches["positive"].raw[SOURCE])
+    assert torch.equal(combined[TARGET], guidances[1].combine(branches).raw[TARGET])
+
+
+def test_what_cannot_be_is_said(families, picture):
+    traits = families["infedit"].traits
+    assert "InfEdit" in EDITS["flow_edit"].fit(traits)
+    assert EDITS["infedit"].fit(families["flow_edit"].traits) is None
+    with pytest.raises(PromptError, match="what the source picture shows"):
+        request_of(picture, "infedit", source=" ").check(Limits(), traits)
+    with pytest.raises(MethodFitError, match="same at every step"):
+        request_of(picture, "infedit", prompt="a [fox:cat:0.5]").check(Limits(), traits)
+    with pytest.raises(MethodFitError, match="Classifier-free"):
+        request_of(picture, "infedit", guidance=Choice("apg")).check(Limits(), traits)

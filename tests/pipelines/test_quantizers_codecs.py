@@ -1,0 +1,126 @@
+"""Codecs of our quantizers: packing, error bounds and bytes."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from pipelines.core.types import Choice
+from pipelines.quantizers import QUANTIZERS, build_quantizer
+from pipelines.quantizers.fp8 import Fp8Codec
+from pipelines.quantizers.int4 import Int4Codec
+from pipelines.quantizers.int8 import Int8Codec
+from pipelines.quantizers.machine import Machine
+from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
+from pipelines.quantizers.packed import pack_nibbles, scale_above, unpack_nibbles
+from pipelines.quantizers.stored import stored_bytes
+
+CPU = Machine("cpu")
+
+
+def weights(rows: int = 12, columns: int = 150) -> torch.Tensor:
+    """Normal weights with outliers, a row of zeros, a constant row, a positive row and a tiny one."""
+    made = torch.randn(rows, columns, generator=torch.Generator().manual_seed(1))
+    made[0, 3], made[1], made[2], made[3], made[4] = 40.0, 0.0, 0.37, made[3].abs() + 1, made[4] * 1e-6
+    return made
+
+
+def test_nibbles_come_back_exactly():
+    codes = torch.arange(256, dtype=torch.uint8).reshape(4, 64) % 16
+    packed = pack_nibbles(codes)
+    assert packed.shape == (4, 32) and packed.dtype == torch.uint8
+    assert torch.equal(unpack_nibbles(packed), codes)
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(pack_nibbles(unpack_nibbles(every)), every)
+
+
+def test_a_rounded_scale_is_the_nearest_half_at_or_above():
+    values = torch.tensor([0.0, 1.0, 1.0001, -1.0001, 3e-9, -3e-9, 0.1, -0.1, 65000.0])
+    rounded = scale_above(values).float()
+    assert bool((rounded.abs() >= values.abs()).all())
+    assert torch.equal(rounded[:2], values[:2]) and float(rounded[2]) == 1 + 2**-10 and float(rounded[4]) == 2**-24
+    assert bool((rounded.sign() == values.sign()).all())
+
+
+@pytest.mark.parametrize("columns", [64, 150, 576, 3])
+@pytest.mark.parametrize(
+    "codec",
+    [Int8Codec(), Fp8Codec(), Int4Codec(), Int4Codec(16), Nf4Codec(), Nf4Codec(128)],
+    ids=lambda one: f"{type(one).__name__}{vars(one)}",
+)
+def test_the_error_of_every_weight_is_within_the_theory(codec, columns):
+    rows = weights(columns=max(columns, 4))[:, :columns]
+    parts = codec.pack(rows)
+    error = (codec.unpack(parts, columns).double() - rows.double()).abs()
+    size = getattr(codec, "group_size", getattr(codec, "block_size", columns))
+    scales = parts["scales"].double().repeat_interleave(size, 1)[:, :columns]
+    rounding = 2e-7 * (rows.double().abs() + scales)  # float32's own
+    if isinstance(codec, Fp8Codec):
+        bound = torch.maximum(rows.double().abs() / 16, scales / 1024)
+    elif isinstance(codec, Nf4Codec):
+        bound = scales * max(b - a for a, b in itertools.pairwise(LEVELS)) / 2
+    else:
+        bound = scales / 2
+        rounding = rounding + 16 * 2e-7 * scales
+    assert bool((error <= bound + rounding).all()), float((error - bound).max())
+    assert float(error[1].max()) == 0, "zeros stay zeros"
+
+
+def test_the_bound_is_reached_so_it_is_not_too_wide():
+    rows = torch.linspace(-1, 1, 4001)[None]
+    for codec in (Int8Codec(), Int4Codec(4002)):
+        parts = codec.pack(rows)
+        error = (codec.unpack(parts, 4001) - rows).abs().max()
+        assert 0.98 < float(error / (parts["scales"].float().max() / 2)) <= 1.001
+
+
+def test_nf4_levels_are_the_paper_s():
+    """Equation 4 of QLoRA: quantiles of the normal distribution, eight below and nine above zero, scaled to one."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    offset = (1 - 1 / 30 + 1 - 1 / 32) / 2
+    above = normal.icdf(torch.linspace(offset, 0.5, 9, dtype=torch.float64)[:-1])
+    below = -normal.icdf(torch.linspace(offset, 0.5, 8, dtype=torch.float64)[:-1])
+    levels = torch.cat([below, torch.zeros(1, dtype=torch.float64), above.flip(0)]) / above.max()
+    assert torch.allclose(levels, torch.tensor(LEVELS, dtype=torch.float64), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("key", "settings", "bits"),
+    [
+        ("int8", {}, 8 + 32 / 576),
+        ("fp8", {}, 8 + 32 / 576),
+        ("int4", {}, 4 + 32 / 64),
+        ("int4", {"group_size": 16}, 4 + 32 / 16),
+        ("nf4", {}, 4 + 16 / 64),
+    ],
+)
+def test_stored_bytes_are_what_arithmetic_says(key, settings, bits):
+    layer = torch.nn.Conv2d(64, 10, 3).requires_grad_(False)
+    made = build_quantizer(Choice(key, settings), CPU).quantize(layer)
+    assert stored_bytes(made) == 10 * 576 * bits / 8 + 4 * 10
+    assert stored_bytes(layer) == 4 * (10 * 576 + 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("key", ["int8", "fp8", "int4", "nf4"])
+def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_at_a_time(key, dtype, monkeypatch):
+    """Six rows at a time are no divisor of twenty. What is left is the rounding of weights and outputs to the dtype."""
+    generator = torch.Generator().manual_seed(0)
+    bound = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    for make, shape in (
+        (lambda: torch.nn.Linear(100, 20), (2, 3, 100)),
+        (lambda: torch.nn.Conv2d(10, 20, 3, padding=1, bias=False), (2, 10, 5, 4)),
+        (lambda: torch.nn.Conv2d(10, 20, 3, padding=1, groups=2, padding_mode="circular"), (2, 10, 5, 4)),
+    ):
+        layer = make().requires_grad_(False)
+        packed = QUANTIZERS[key].build({}).quantize(layer)
+        inputs = torch.randn(shape, generator=generator)
+        layer.weight.copy_(packed.weight)
+        expected = layer(inputs)
+        for most in (8 * 2**20, 6 * layer.weight[0].numel() * dtype.itemsize):
+            monkeypatch.setattr("pipelines.quantizers.packed._AT_ONCE", most)
+            found = packed(inputs.to(dtype))
+            assert found.dtype == dtype and found.shape == expected.shape
+            assert (found.float() - expected).norm() <= bound * expected.norm()

@@ -1,0 +1,107 @@
+"""A picture is never lost: a decoding that runs out of memory works in tiles, and NaN is never stored as black."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipelines.core.errors import ModelError
+from pipelines.core.loop import denoise
+from pipelines.families import family_of
+from pipelines.families.vae_memory import applied_tiling
+from pipelines.requests.step_pictures import with_pictures
+from pipelines.requests.text_to_image import build_run, resolve
+from tests.pipelines.test_on_accelerator import request_for
+from tests.pipelines.tiny_models import tiny_sd
+
+
+@pytest.fixture
+def family():
+    return family_of(tiny_sd().components)
+
+
+def latents(side: int) -> torch.Tensor:
+    return torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(0))
+
+
+def limit(vae: torch.nn.Module, name: str, most: int) -> list[int]:
+    """Let a part of the VAE run out of memory beyond so many places, and list those it was asked for."""
+    part, asked = getattr(vae, name), []
+
+    def check(module, inputs):
+        asked.append(inputs[0].shape[-1] * inputs[0].shape[-2])
+        if asked[-1] > most:
+            raise RuntimeError("MPS backend out of memory")
+
+    part.register_forward_pre_hook(check)
+    return asked
+
+
+def test_a_decoding_that_runs_out_of_memory_decodes_in_tiles_and_says_so(family):
+    whole = family.decode(latents(64))
+    assert family.notes == []
+    asked = limit(family.vae, "decoder", 32 * 32)
+    tiled = family.decode(latents(64))
+    assert max(asked[1:]) <= 32 * 32 and tiled.shape == whole.shape
+    assert "tiles of 128 pixels" in family.notes[0]
+    # In the middle of a tile, away from blended edges, only the statistics of group norm differ.
+    assert (tiled - whole).abs().mean() < 0.05
+    assert not family.vae.use_tiling
+
+
+def test_an_encoding_that_runs_out_of_memory_encodes_in_tiles(family):
+    pictures = torch.rand((1, 3, 256, 256), generator=torch.Generator().manual_seed(0))
+    whole = family.encode_images(pictures)
+    asked = limit(family.vae, "encoder", 128 * 128)
+    tiled = family.encode_images(pictures)
+    assert max(asked[1:]) <= 128 * 128 and tiled.shape == whole.shape
+    assert (tiled - whole).abs().mean() < 0.3 * whole.abs().mean()
+
+
+def test_what_not_even_the_smallest_tiles_hold_raises(family):
+    limit(family.vae, "decoder", 4)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        family.decode(latents(64))
+    assert not family.vae.use_tiling
+
+
+def test_an_error_within_tiles_leaves_the_vae_as_it_was(family):
+    before = dict(vars(family.vae))
+    with pytest.raises(ValueError), applied_tiling(family.vae, 8, 4):
+        raise ValueError
+    assert vars(family.vae) == before
+
+
+def test_latents_that_are_not_finite_are_never_a_picture(family):
+    broken = latents(8)
+    broken[0, 0, 0, 0] = torch.inf
+    with pytest.raises(ModelError, match="NaN"):
+        family.decode(broken)
+
+
+def test_a_vae_that_overflows_in_half_precision_decodes_in_float32_and_says_so():
+    pipe = tiny_sd()
+    pipe.vae.register_to_config(force_upcast=False)
+    half = family_of({**pipe.components, "vae": pipe.vae.half()})
+    weight = half.vae.decoder.conv_in.weight
+    weight.data *= 3e4 / float(weight.abs().max())
+    picture = half.decode(latents(8) * 100)
+    assert picture.isfinite().all() and "float32" in half.notes[0]
+    assert half.vae.dtype == torch.float16
+
+
+@pytest.mark.parametrize(("dtype", "remedy"), [(torch.float16, "--dtype bf16"), (torch.float32, "guidance scale")])
+def test_a_run_whose_latents_are_not_finite_stops_at_that_step_with_the_remedy(family, dtype, remedy):
+    count = [0]
+
+    def overflowing(latents, timesteps, conditioning):
+        count[0] += 1
+        return torch.full_like(latents, 0.1 if count[0] < 2 else torch.inf)
+
+    family.predict_raw, family.network_dtype = overflowing, dtype
+    run = build_run(resolve(request_for("sd").replace(num_inference_steps=6), family), family)
+    shown = []
+    with pytest.raises(ModelError, match=remedy):
+        for _, step, _ in with_pictures(((0, step) for step in denoise(run)), [family]):
+            shown.append(step.index)
+    assert shown == [0] and run.denoiser.evaluations < 6

@@ -1,0 +1,30 @@
+"""The command line's help needs the tables' texts alone: it comes at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Prints what the help of every command, or the help of all, has imported of the libraries that take a second or more.
+PROGRAM = """
+import contextlib, io, sys
+from studio.cli.main import main
+from studio.tasks import TASKS
+
+commands = [task.command.name for task in TASKS.values() if task.command]
+for words in ([], *([name] for name in (*commands, "gallery", "models", "methods"))):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    assert out.getvalue().startswith("usage: python -m studio"), words
+print(len(commands), *sorted({"torch", "numpy", "PIL", "diffusers", "transformers", "gradio"} & set(sys.modules)))
+"""
+
+
+def test_the_help_of_every_command_imports_no_library_of_tensors_or_pictures():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["8"], "the commands' number, and no library"
