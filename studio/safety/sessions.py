@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from studio.safety.asgi import App, Receive, Scope, Send, get_api_route
+from studio.safety.asgi import App, Message, Receive, Scope, Send, get_api_route
 
 __all__ = ["CLOSED_KEPT", "SESSIONS_KEPT", "SessionGuard"]
 
@@ -41,13 +41,28 @@ class SessionGuard:
         if kind == "heartbeat" and session:
             await self._run_while_open(session, scope, receive, send)
         elif kind == "call" and session:
-            try:
-                await self._app(scope, receive, send)
-            finally:  # a call of no session has one of its own, by the name of its event
-                if session not in self._open and session not in self._closed:
-                    self._forget(session)
+            await self._run_call(session, scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _run_call(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """A call of no session has one of its own, by the name of its event. It is forgotten before the answer's last
+        byte: who has read the whole answer and asks again at once is told 404, not sent half a stream.
+        """
+
+        def forget() -> None:
+            if session not in self._open and session not in self._closed:
+                self._forget(session)
+
+        async def forget_and_send(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                forget()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, forget_and_send)
+        finally:  # where the caller left before the end, or the answer broke
+            forget()
 
     async def _run_while_open(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
         self._open[session] = self._open.get(session, 0) + 1

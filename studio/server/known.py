@@ -32,9 +32,8 @@ def list_known(demo: Blocks) -> Known:
         return session in demo._queue.pending_messages_per_session
 
     def has_event(event: str) -> bool:
-        queue = demo._queue
-        waits = any(event in events for events in queue.pending_event_ids_session.values())
-        return event in queue.event_ids_to_events or waits or has_session(event)
+        # not `event_ids_to_events`: gradio empties that a little after the answer has been read
+        return has_session(event) or any(event in waiting for waiting in demo._queue.pending_event_ids_session.values())
 
     names = {str(fn.api_name) for fn in demo.fns.values() if fn.api_name}
     return Known(names, parameters_of, demo.fns.keys(), demo.blocks.keys(), has_event, has_session)

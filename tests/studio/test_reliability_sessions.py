@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from studio.safety.sessions import SessionGuard
+from studio.server.known import list_known
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,6 +83,24 @@ def test_an_open_tab_is_never_forgotten(guard, forgotten):
     asyncio.run(scene())
 
 
+def test_a_session_is_forgotten_before_its_answer_has_ended(forgotten):
+    """A reader who asks again at once must be told 404: the stream of a session that goes while it is sent breaks."""
+    known_at = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part, more in ((b"data", True), (b"", False)):
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            known_at.append(list(forgotten))
+
+    guard = SessionGuard(app, forgotten.append)
+    asyncio.run(guard(http("/gradio_api/call/generate/abc"), None, send))
+    assert known_at[0] == [] and known_at[1] and set(forgotten) == {"abc"}
+
+
 def test_a_broken_answer_forgets_too(forgotten):
     async def broken(scope, receive, send):
         raise RuntimeError
@@ -124,6 +144,17 @@ with run_server(demo, settings) as url, httpx.Client(base_url=url, trust_env=Fal
 def test_a_call_whose_answer_was_read_leaves_no_queue_and_no_record(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0, ended.stderr[-4000:]
     messages, events, records, computed = json.loads(ended.stdout.splitlines()[-1])
     assert messages == events == 0 and records <= 1
     assert computed == []  # gradio's table over all events, computed anew at the end of each
+
+
+def test_an_event_is_known_until_its_answer_was_read():
+    """Gradio keeps it in `event_ids_to_events` a little longer, where asking again got half a stream."""
+    queue = SimpleNamespace(
+        pending_messages_per_session={"waiting": None}, pending_event_ids_session={"a session": {"running"}}
+    )
+    queue.event_ids_to_events = {"running": None, "read": None}
+    has_event = list_known(SimpleNamespace(_queue=queue, fns={}, blocks={})).has_event
+    assert has_event("running") and has_event("waiting") and not has_event("read")
