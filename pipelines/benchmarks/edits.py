@@ -7,243 +7,206 @@ which all else is equal. Nothing is masked but for inpainting, which gets the tr
 from __future__ import annotations
 
 import argparse
-import collections
-import dataclasses
+import json
 import math
 import statistics
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from pipelines.core.errors import MethodFitError, PromptError
-from pipelines.core.loop import denoise
-from pipelines.core.types import Choice, Request, Trajectory
-from pipelines.edits import EDITS
-from pipelines.emoji.objects import Catalog as Objects
+from pipelines.benchmarks.edit_cases import (
+    INVERTING,
+    Combination,
+    Judges,
+    Outcome,
+    can_try,
+    combinations,
+    measure,
+)
+from pipelines.core.errors import MethodFitError, ModelMissingError, SettingsError
 from pipelines.emoji.objects import shipped_catalog
 from pipelines.families.latent import LatentFamily
-from pipelines.inversions import INVERSIONS
-from pipelines.inversions.base import TARGET
-from pipelines.metrics.classifier import Classifier, load_classifier
-from pipelines.metrics.pictures import psnr
+from pipelines.metrics.classifier import load_classifier
+from pipelines.metrics.detector import load_detector
+from pipelines.metrics.lpips import Lpips, load_lpips
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.loader import Loader
-from pipelines.requests.text_to_image import decode, resolve
-from pipelines.training.edits import EDIT_KINDS, EditPair, EditPictures, edit_pairs, render_edit
-from pipelines.workflows.edit.canvas import canvas_of
-from pipelines.workflows.edit.request import EditRequest, Picture
-from pipelines.workflows.edit.runs import Editing
+from pipelines.training.edits import EDIT_KINDS, edit_pairs, render_edit
 
-__all__ = ["Combination", "Outcome", "combinations", "main", "measure", "write_table"]
+__all__ = ["OutcomeFile", "main", "write_table"]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "edits.md"
 FIRST_SEED = 47
 _MEMORY = 2**31
-_SHARING = ("replace", "refine", "masactrl")
-"""Edits that look at the source's row; which inversion holds it matters less to them than to plain re-prompting."""
-_INVERTING = ("reprompt", *_SHARING)
-_HOLDING = ("direct", "edict", "ddpm")
-"""Inversions whose source row is exact."""
+Measured = Mapping[Combination, Mapping[int, Outcome | None]]
+"""Of each combination and each case's number what came out; None where the edit refused."""
+_COLUMNS: tuple[tuple[str, Callable[[Outcome], float | None], str], ...] = (
+    ("outside, dB", lambda row: row.background, ".1f"),
+    ("to the truth, dB", lambda row: row.truth, ".1f"),
+    ("SSIM", lambda row: row.likeness, ".2f"),
+    ("LPIPS", lambda row: row.lpips, ".2f"),
+    ("structure × 10³", lambda row: 1000 * row.structure, ".1f"),
+    ("reconstruction, dB", lambda row: row.reconstruction, ".1f"),
+    ("reconstruction SSIM", lambda row: row.reconstruction_ssim, ".3f"),
+    ("NFE", lambda row: row.nfe, ".0f"),
+    ("seconds", lambda row: row.seconds, ".2f"),
+    ("peak, MB", lambda row: row.peak / 1e6, ".0f"),
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Combination:
-    """Describes one line of the table: an edit, the inversion that it goes with, and the guidance scale."""
-
-    edit: str
-    inversion: str
-    guidance: float
-
-    @property
-    def label(self) -> str:
-        """Name it as the page does."""
-        edit = EDITS[self.edit].label
-        return f"{edit}, {INVERSIONS[self.inversion].label}" if self.edit in _INVERTING else edit
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Holds what one combination made of one pair.
-
-    Attributes:
-        kind: of the edit, one of `EDIT_KINDS`.
-        is_read: whether the classifier reads the target's objects, their order and its background.
-        background: PSNR in dB to the source outside the true mask; None where there is none outside.
-        truth: PSNR in dB to the true result.
-        reconstruction: PSNR in dB of the source's row to the source; None without one.
-        nfe: network evaluations, the inversion's with them.
-        seconds: the inversion's with them, encoding and decoding too.
-    """
-
-    kind: str
-    is_read: bool
-    background: float | None
-    truth: float
-    reconstruction: float | None
-    nfe: float
-    seconds: float
-
-
-def combinations(scales: Sequence[float]) -> Iterator[Combination]:
-    """List what fits the shipped model, at each scale: plain re-prompting with every inversion, edits that share
-    attention with three, the others once."""
-    for scale in scales:
-        for edit in ("image_to_image", "inpaint", "infedit"):
-            yield Combination(edit, "direct", scale)
-        for edit in _INVERTING:
-            for inversion in _HOLDING if edit in _SHARING else INVERSIONS:
-                yield Combination(edit, inversion, scale)
-
-
-def measure(
-    family: LatentFamily, classifier: Classifier, pair: EditPair, pictures: EditPictures, one: Combination, steps: int
-) -> Outcome | None:
-    """Run one edit at the methods' default settings; None where the edit refuses the prompts.
+class OutcomeFile:
+    """Keeps outcomes in a file of JSON lines, so that a stopped measurement goes on where it was.
 
     Args:
-        family: the shipped model.
-        classifier: reads its pictures.
-        pair: what is changed.
-        pictures: of the pair, at the model's own size.
-        one: the methods.
-        steps: of the schedule.
+        path: read if it is there; each outcome is appended as it is known. None keeps them in memory alone.
     """
-    request = _build_request(pair, pictures, one, steps)
-    start = time.perf_counter()
-    canvas = canvas_of(request, (request.base.width, request.base.height))
-    editing = Editing(request, resolve(request.base, family), family, canvas)
-    try:
-        latents, nfe = _run(editing)
-    except (PromptError, MethodFitError):
-        return None
-    decoded = decode(family, latents)
-    has_source = editing.edit.inverts or editing.edit.paired
-    picture = canvas.paste(decoded[TARGET] if has_source else decoded[0])
-    seconds = time.perf_counter() - start
-    source, outside = np.asarray(pictures.source), np.asarray(pictures.mask) <= 127
-    return Outcome(
-        pair.kind,
-        _is_read(classifier, picture, pair),
-        psnr(picture[outside][None], source[outside][None]) if outside.any() else None,
-        psnr(picture, np.asarray(pictures.target)),
-        psnr(decoded[0], source) if editing.edit.inverts else None,
-        nfe,
-        seconds,
-    )
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.outcomes: dict[Combination, dict[int, Outcome | None]] = {}
+        if path is not None and path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                one, case, values = json.loads(line)
+                self._put(Combination(*one), case, None if values is None else Outcome(**values))
+
+    def add(self, one: Combination, case: int, outcome: Outcome | None) -> None:
+        """Keep the outcome of a combination on the pair of this number."""
+        self._put(one, case, outcome)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([astuple(one), case, outcome and asdict(outcome)]) + "\n")
+
+    def has(self, one: Combination, case: int) -> bool:
+        """Say whether the outcome is known."""
+        return case in self.outcomes.get(one, {})
+
+    def _put(self, one: Combination, case: int, outcome: Outcome | None) -> None:
+        self.outcomes.setdefault(one, {})[case] = outcome
 
 
-def _build_request(pair: EditPair, pictures: EditPictures, one: Combination, steps: int) -> EditRequest:
-    source = np.asarray(pictures.source)
-    base = Request(
-        prompt=pair.target_caption,
-        num_inference_steps=steps,
-        width=source.shape[1],
-        height=source.shape[0],
-        seed=1,
-        guidance=Choice("cfg", {"guidance_scale": one.guidance}),
-    )
-    mask = Picture(np.asarray(pictures.mask) > 127) if one.edit == "inpaint" else None
-    return EditRequest(base, Picture(source), mask, pair.source_caption, Choice(one.inversion), Choice(one.edit))
-
-
-def _run(editing: Editing) -> tuple[torch.Tensor, float]:
-    """The latents that are pictures at the end, and the evaluations of both ways."""
-    trajectory, nfe = None, 0.0
-    if editing.edit.inverts:
-        up = editing.inversion_run()
-        trajectory = Trajectory(up.latents, tuple(denoise(up)))
-        nfe = trajectory.steps[-1].evaluations
-    with editing.run(trajectory) as run:
-        *_, step = denoise(run)
-    latents = editing.inversion.visible(step.latents) if editing.edit.inverts else step.latents
-    return latents, nfe + step.evaluations
-
-
-def _is_read(classifier: Classifier, picture: np.ndarray, pair: EditPair) -> bool:
-    """Whether the classifier reads the target's objects, in their order, and its background."""
-    (reading,) = classifier.read(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255)
-    labels = tuple(placed.label for placed in pair.target.objects)
-    return reading.labels == labels and reading.background == pair.target.background
-
-
-def write_table(outcomes: dict[Combination, list[Outcome]], counts: dict[str, int]) -> str:
+def write_table(measured: Measured, kinds: Sequence[str]) -> str:
     """Write the table, a line a combination, the most often right first.
 
     Args:
-        outcomes: of each combination, without the pairs that it refused.
-        counts: pairs of each kind.
+        measured: a case that a combination refused counts as wrong.
+        kinds: of each case, by its number.
     """
-    kinds = " | ".join(EDIT_KINDS)
+    columns = [column for column in _COLUMNS if _has_any(measured, column[1])]
+    shown = [kind for kind in EDIT_KINDS if kind in kinds]
+    names = " | ".join([*shown, "all", *(name for name, _, _ in columns)])
     lines = [
-        f"| method | guidance | {kinds} | all | outside, dB | to the truth, dB | reconstruction, dB | NFE | seconds |",
-        "| --- " + "| ---: " * (len(EDIT_KINDS) + 7) + "|",
+        f"| method | guidance | {names} |",
+        "| --- " + "| ---: " * (len(shown) + len(columns) + 2) + "|",
     ]
 
     def share(one: Combination, kind: str | None = None) -> float:
-        right = [outcome.is_read for outcome in outcomes[one] if kind in (None, outcome.kind)]
-        return sum(right) / (sum(counts.values()) if kind is None else counts[kind])
+        cases = [case for case in measured[one] if kind in (None, kinds[case])]
+        right = [outcome.is_read for case in cases if (outcome := measured[one][case]) is not None]
+        return sum(right) / len(cases) if cases else 0.0
 
-    for one in sorted(outcomes, key=share, reverse=True):
-        rows = outcomes[one]
-        values = [f"{share(one, kind):.2f}" for kind in EDIT_KINDS] + [f"**{share(one):.2f}**"]
-        values += [_median([row.background for row in rows]), _median([row.truth for row in rows])]
-        values += [_median([row.reconstruction for row in rows])]
-        values += [f"{statistics.mean(row.nfe for row in rows):.0f}" if rows else "–"]
-        values += [f"{statistics.median(row.seconds for row in rows):.2f}" if rows else "–"]
+    for one in sorted(measured, key=share, reverse=True):
+        rows = [row for row in measured[one].values() if row is not None]
+        values = [f"{share(one, kind):.2f}" if can_try(one, kind) else "–" for kind in shown]
+        values += [f"**{share(one):.2f}**"]
+        values += [_format_median([read(row) for row in rows], form) for _, read, form in columns]
         lines.append(f"| {one.label} | {one.guidance:g} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 
 
-def _median(values: Sequence[float | None]) -> str:
+def _has_any(measured: Measured, read: Callable[[Outcome], float | None]) -> bool:
+    rows = [row for outcomes in measured.values() for row in outcomes.values() if row is not None]
+    return any(read(row) is not None for row in rows)
+
+
+def _format_median(values: Sequence[float | None], form: str) -> str:
     present = [value for value in values if value is not None]
     if not present:
         return "–"
     median = statistics.median(present)
-    return f"{median:.1f}" if math.isfinite(median) else "exact"
+    return format(median, form) if math.isfinite(median) else "exact"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command's flags."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark edits", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=198, help=f"in turn of the kinds {', '.join(EDIT_KINDS)}")
+    parser.add_argument("--cases", metavar="FROM:TO", help="of the pairs these only, so that many go in parts")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="of outcomes; what it holds is not measured again")
+    parser.add_argument("--kinds", nargs="+", choices=EDIT_KINDS, default=EDIT_KINDS, help="pairs of these kinds only")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--scales", type=float, nargs="+", default=[4.0], help="guidance scales of the edit")
+    parser.add_argument("--only", nargs="+", metavar="KEY", help="edits and inversions of these keys only")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="where the weights of LPIPS are, if any")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/edits.md")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and put it into the page of docs/ if asked; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark edits", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=200, help=f"in turn of the kinds {', '.join(EDIT_KINDS)}")
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--scales", type=float, nargs="+", default=[4.0], help="guidance scales of the edit")
-    parser.add_argument("--only", nargs="+", metavar="KEY", help="edits and inversions of these keys only")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/edits.md")
-    options = parser.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    objects: Objects = shipped_catalog()
-    pairs = edit_pairs(objects, options.pairs, FIRST_SEED)
-    pictures = [render_edit(pair, objects) for pair in pairs]
-    counts = {kind: sum(pair.kind == kind for pair in pairs) for kind in EDIT_KINDS}
-    chosen = [one for one in combinations(options.scales) if not options.only or _is_chosen(one, options.only)]
-    outcomes: dict[Combination, list[Outcome]] = collections.defaultdict(list)
-    loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped()]), device="cpu")
-    classifier = load_classifier()
-    with loader.model("emoji") as family:
-        if not isinstance(family, LatentFamily):
-            raise MethodFitError("The shipped model has no single network.")
-        for number, (pair, drawn) in enumerate(zip(pairs, pictures, strict=True)):
-            for one in chosen:
-                outcome = measure(family, classifier, pair, drawn, one, options.steps)
-                outcomes[one] += [] if outcome is None else [outcome]
-            print(f"{number + 1} of {len(pairs)} pairs", file=sys.stderr, flush=True)
-    table = write_table(outcomes, counts)
+    kept = OutcomeFile(options.keep)
+    kinds = [EDIT_KINDS[case % len(EDIT_KINDS)] for case in range(options.pairs)]
+    for text in _measure_all(options, kept, kinds):
+        print(text, file=sys.stderr, flush=True)
+    table = write_table(kept.outcomes, kinds)
     print(table)
     if options.write:
         _write_section(table, options)
     return 0
 
 
+def _measure_all(options: argparse.Namespace, kept: OutcomeFile, kinds: Sequence[str]) -> Iterator[str]:
+    """Measure what isn't known yet, case by case; yield progress as text."""
+    objects = shipped_catalog()
+    pairs = edit_pairs(objects, options.pairs, FIRST_SEED)
+    chosen = [one for one in combinations(options.scales) if not options.only or _is_chosen(one, options.only)]
+    judges = Judges(load_classifier(), load_detector(), _load_lpips(options.models))
+    loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped()]), device="cpu")
+    with loader.model("emoji") as family:
+        if not isinstance(family, LatentFamily):
+            raise MethodFitError("The shipped model has no single network.")
+        for case in _read_cases(options.cases, options.pairs):
+            if kinds[case] not in options.kinds:
+                continue
+            pictures = render_edit(pairs[case], objects)
+            for one in chosen:
+                if can_try(one, kinds[case]) and not kept.has(one, case):
+                    kept.add(one, case, measure(family, judges, pairs[case], pictures, one, options.steps))
+            yield f"{case + 1} of {len(pairs)} pairs"
+
+
+def _read_cases(text: str | None, count: int) -> range:
+    """The numbers of FROM:TO, the end excluded, as Python's slices count.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    if text is None:
+        return range(count)
+    try:
+        start, end = (int(part) if part else None for part in text.split(":"))
+    except ValueError:
+        raise SettingsError(f"The cases are {text[:40]!r}. Give FROM:TO, e.g. 0:50.") from None
+    return range(count)[start:end]
+
+
+def _load_lpips(models: Path) -> Lpips | None:
+    """The metric, where its weights are."""
+    try:
+        return load_lpips(models)
+    except ModelMissingError:
+        return None
+
+
 def _is_chosen(one: Combination, keys: Sequence[str]) -> bool:
-    return one.edit in keys and (one.edit not in _INVERTING or one.inversion in keys)
+    return one.edit in keys and (one.edit not in INVERTING or one.inversion in keys)
 
 
 def _write_section(table: str, options: argparse.Namespace) -> None:
@@ -251,7 +214,7 @@ def _write_section(table: str, options: argparse.Namespace) -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split("<!-- edits -->")
     after = rest.split("<!-- end of edits -->")[1]
-    note = f"{options.pairs} pairs, {options.steps} steps, medians but for the shares and the NFE."
+    note = f"{options.pairs} pairs, {options.steps} steps, medians but for the shares."
     section = f"<!-- edits -->\n{note}\n\n{table}\n<!-- end of edits -->"
     PAGE.write_text(before + section + after, encoding="utf-8")
 

@@ -133,6 +133,15 @@ class Detector:
         """
         return self.network(fit_pictures(images, self.network, self.size, "The detector"))
 
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the features under the heads, (B, C, G, G), of pictures (B, 3, H, W) in [0, 1].
+
+        Raises: SettingsError when the shape is another one.
+        """
+        fitted = fit_pictures(images, self.network, self.size, "The detector")
+        features: torch.Tensor = self.network.norm(self.network.body(fitted * 2 - 1))
+        return features
+
     @torch.no_grad()
     def read(self, images: torch.Tensor) -> list[View]:
         """List what is in each picture.

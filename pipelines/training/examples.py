@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 from pipelines.emoji.objects import Catalog
-from pipelines.training.edits import EDIT_KINDS, edit_pair, render_edit
+from pipelines.training.edits import edit_pair, render_edit
 
 __all__ = ["read_index", "write_examples"]
 
 INDEX = "index.json"
+KINDS = ("replace", "background", "add", "remove", "swap")
 
 
 def read_index(folder: Path) -> dict:
@@ -31,7 +32,7 @@ def write_examples(catalog: Catalog, folder: Path, size: int, each: int = 3, see
     """
     (folder / "edits").mkdir(parents=True, exist_ok=True)
     records = []
-    for kind in EDIT_KINDS:
+    for kind in KINDS:
         for number in range(each):
             pair = edit_pair(catalog, seed + number, kind)
             pictures = render_edit(pair, catalog, size)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.benchmarks.edits import PAGE, Combination
+from pipelines.benchmarks.edit_cases import Combination
+from pipelines.benchmarks.edits import PAGE
 from pipelines.core.types import Choice, Traits
 from pipelines.edits import EDITS
 from pipelines.inversions import INVERSIONS

@@ -14,7 +14,7 @@ from pipelines.emoji.captions import caption, parse, plain_caption
 from pipelines.emoji.objects import Catalog, packaged_catalog, shipped_catalog
 from pipelines.emoji.scenes import Placed, Scene, is_held_out, render, sample_scene
 from pipelines.training.dataset import held_out_pairs
-from pipelines.training.edits import EDIT_KINDS, edit_pair, edit_pairs, render_edit
+from pipelines.training.edits import DESCRIBED_KINDS, EDIT_KINDS, LEAST_MOVE, STYLES, edit_pair, edit_pairs, render_edit
 
 CATALOGUE = shipped_catalog()
 MODEL = CATALOGUE.folder.parents[1] / "models" / "emoji"
@@ -164,7 +164,7 @@ def test_edit_pairs_differ_only_inside_the_mask(kind):
         assert differs[mask == 255].mean() > 0.5
         assert parse(pair.source_caption, CATALOGUE).labels == tuple(p.label for p in pair.source.objects)
         assert parse(pair.target_caption, CATALOGUE).background == pair.target.background
-        assert pair.source_caption != pair.target_caption
+        assert (pair.source_caption != pair.target_caption) == (kind in DESCRIBED_KINDS)
 
 
 def test_edit_pairs_keep_everything_else():
@@ -172,11 +172,32 @@ def test_edit_pairs_keep_everything_else():
         assert pair.source.shading_seed == pair.target.shading_seed
         assert (pair.source.background == pair.target.background) == (pair.kind != "background")
         places = [{(o.x, o.y, o.size) for o in scene.objects} for scene in (pair.source, pair.target)]
-        if pair.kind in ("replace", "background", "swap"):
+        if pair.kind in ("replace", "background", "swap", "one of two", "style"):
             assert places[0] == places[1]
+        elif pair.kind in ("move", "resize"):
+            before, after = pair.moved
+            assert len(places[0] - places[1]) == len(places[1] - places[0]) == 1
+            assert (before.size == after.size) == (pair.kind == "move")
+            moved = max(abs(before.x - after.x), abs(before.y - after.y))
+            assert moved >= LEAST_MOVE if pair.kind == "move" else moved == 0
         else:
             assert places[0] < places[1] or places[1] < places[0]
     assert edit_pairs(CATALOGUE, 10, seed=1) == edit_pairs(CATALOGUE, 10, seed=1)
+
+
+def test_a_style_is_the_same_in_the_picture_that_shows_it_and_the_objects_own_mask_covers_it():
+    for seed in range(12):
+        pair = edit_pair(CATALOGUE, seed, "style")
+        drawn = render_edit(pair, CATALOGUE)
+        matrix = np.array(STYLES[pair.style])
+        expected = np.clip(pixels(drawn.source) @ matrix.T, 0, 255)
+        assert np.abs(expected - pixels(drawn.target)).max() <= 1 and pixels(drawn.mask).all()
+        # Grey stays grey in both: the picture that shows the style obeys it, too.
+        if pair.style == "grayscale":
+            assert not np.ptp(pixels(drawn.style), axis=-1).any()
+        moved = render_edit(edit_pair(CATALOGUE, seed, "move"), CATALOGUE)
+        own, mask = pixels(moved.object_mask) > 0, pixels(moved.mask) > 0
+        assert own.any() and not (own & ~mask).any() and (mask & ~own).any()
 
 
 def test_errors_name_what_was_wrong(tmp_path, monkeypatch):
@@ -186,8 +207,8 @@ def test_errors_name_what_was_wrong(tmp_path, monkeypatch):
         render(Scene((Placed("fox", 0.5, 0.5, 0.8),), "mauve"), CATALOGUE)
     with pytest.raises(TrainingError, match="'zebra'"):
         render(Scene((Placed("zebra", 0.5, 0.5, 0.8),), "red"), CATALOGUE)
-    with pytest.raises(TrainingError, match="'move'"):
-        edit_pair(CATALOGUE, 0, "move")
+    with pytest.raises(TrainingError, match="'melt'"):
+        edit_pair(CATALOGUE, 0, "melt")
     with pytest.raises(TrainingError, match="cannot be read"):
         Catalog(CATALOGUE.objects, tmp_path).sprite("fox", 32)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,0 +1,196 @@
+"""One edit of one pair whose true result is known: the request, the run, and its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from pipelines.benchmarks.edit_verdicts import is_right
+from pipelines.benchmarks.quantization_peak import highest_memory, present_memory, reset_highest_memory
+from pipelines.core.errors import MethodFitError, PromptError
+from pipelines.core.loop import denoise
+from pipelines.core.types import Choice, Request, Trajectory
+from pipelines.edits import EDITS
+from pipelines.families.latent import LatentFamily
+from pipelines.inversions import INVERSIONS
+from pipelines.inversions.base import TARGET
+from pipelines.metrics.classifier import Classifier
+from pipelines.metrics.detector import Detector
+from pipelines.metrics.lpips import Lpips
+from pipelines.metrics.pictures import psnr, ssim
+from pipelines.metrics.structure import structure_distance_between
+from pipelines.requests.text_to_image import decode, resolve
+from pipelines.training.edits import EditPair, EditPictures
+from pipelines.workflows.edit.canvas import canvas_of
+from pipelines.workflows.edit.request import EditRequest, Picture
+from pipelines.workflows.edit.runs import Editing
+
+__all__ = ["INVERTING", "Combination", "Judges", "Outcome", "can_try", "combinations", "measure"]
+
+SHARING = ("replace", "refine", "masactrl")
+"""Edits that look at the source's row; which inversion holds it matters less to them than to plain re-prompting."""
+INVERTING = ("reprompt", *SHARING)
+HOLDING = ("direct", "edict", "ddpm")
+"""Inversions whose source row is exact."""
+MASKED = ("inpaint",)
+"""Edits that get the true mask."""
+KINDS: Mapping[str, tuple[str, ...]] = {}
+"""Edits that are for some kinds only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Combination:
+    """Describes one line of the table: an edit, the inversion that it goes with, and the guidance scale."""
+
+    edit: str
+    inversion: str
+    guidance: float
+
+    @property
+    def label(self) -> str:
+        """Name it as the page does."""
+        edit = EDITS[self.edit].label
+        return f"{edit}, {INVERSIONS[self.inversion].label}" if self.edit in INVERTING else edit
+
+
+@dataclasses.dataclass(frozen=True)
+class Judges:
+    """Holds what judges pictures; LPIPS where its weights are."""
+
+    classifier: Classifier
+    detector: Detector
+    lpips: Lpips | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Holds what one combination made of one pair.
+
+    Attributes:
+        kind: of the edit, one of `EDIT_KINDS`.
+        is_read: whether the picture shows what it should, as `is_right` says.
+        background: PSNR in dB to the source outside the true mask; None where there is none outside.
+        truth: PSNR in dB to the true result.
+        likeness: SSIM to the true result.
+        lpips: to the true result; None without its weights.
+        structure: structure distance to the true result.
+        reconstruction, reconstruction_ssim: PSNR in dB and SSIM of the source's row to the source; None without one.
+        nfe: network evaluations, the inversion's with them.
+        seconds: of the processor, the inversion's with them, encoding and decoding too.
+        peak: bytes of memory at the most, beyond what was there before.
+    """
+
+    kind: str
+    is_read: bool
+    background: float | None
+    truth: float
+    likeness: float
+    lpips: float | None
+    structure: float
+    reconstruction: float | None
+    reconstruction_ssim: float | None
+    nfe: float
+    seconds: float
+    peak: int
+
+
+def combinations(scales: Sequence[float]) -> Iterator[Combination]:
+    """List what fits the shipped model, at each scale: plain re-prompting with every inversion, edits that share
+    attention with three, the others once."""
+    for scale in scales:
+        for edit in ("image_to_image", "inpaint", "infedit"):
+            yield Combination(edit, "direct", scale)
+        for edit in INVERTING:
+            for inversion in HOLDING if edit in SHARING else INVERSIONS:
+                yield Combination(edit, inversion, scale)
+
+
+def can_try(one: Combination, kind: str) -> bool:
+    """Say whether an edit is for pairs of this kind."""
+    return kind in KINDS.get(one.edit, (kind,)) and not (one.edit in MASKED and kind == "style")
+
+
+def measure(
+    family: LatentFamily, judges: Judges, pair: EditPair, pictures: EditPictures, one: Combination, steps: int
+) -> Outcome | None:
+    """Run one edit at the methods' default settings; None where the edit refuses the prompts.
+
+    Args:
+        family: the shipped model.
+        judges: of its pictures.
+        pair: what is changed.
+        pictures: of the pair, at the model's own size.
+        one: the methods.
+        steps: of the schedule.
+    """
+    request = build_request(pair, pictures, one, steps)
+    reset_highest_memory()
+    before, start = present_memory(), time.process_time()
+    canvas = canvas_of(request, (request.base.width, request.base.height))
+    editing = Editing(request, resolve(request.base, family), family, canvas)
+    try:
+        latents, nfe = _run(editing)
+    except (PromptError, MethodFitError):
+        return None
+    decoded = decode(family, latents)
+    has_source = editing.edit.inverts or editing.edit.paired
+    picture = canvas.paste(decoded[TARGET] if has_source else decoded[0])
+    seconds, peak = time.process_time() - start, max(0, highest_memory() - before)
+    reconstruction = decoded[0] if editing.edit.inverts else None
+    return _judge(judges, picture, reconstruction, pair, pictures, (nfe, seconds, peak))
+
+
+def _judge(
+    judges: Judges,
+    picture: np.ndarray,
+    reconstruction: np.ndarray | None,
+    pair: EditPair,
+    pictures: EditPictures,
+    cost: tuple[float, float, int],
+) -> Outcome:
+    source, truth = np.asarray(pictures.source), np.asarray(pictures.target)
+    outside = np.asarray(pictures.mask) <= 127
+    return Outcome(
+        pair.kind,
+        is_right(judges.classifier, judges.detector, picture, pair, pictures),
+        psnr(picture[outside][None], source[outside][None]) if outside.any() else None,
+        psnr(picture, truth),
+        ssim(picture, truth),
+        None if judges.lpips is None else judges.lpips.between(picture, truth),
+        structure_distance_between(judges.detector, picture, truth),
+        None if reconstruction is None else psnr(reconstruction, source),
+        None if reconstruction is None else ssim(reconstruction, source),
+        *cost,
+    )
+
+
+def build_request(pair: EditPair, pictures: EditPictures, one: Combination, steps: int) -> EditRequest:
+    """Build what a person would ask for who knows what the pair's picture shows, and what it should show."""
+    source = np.asarray(pictures.source)
+    base = Request(
+        prompt=pair.target_caption,
+        num_inference_steps=steps,
+        width=source.shape[1],
+        height=source.shape[0],
+        seed=1,
+        guidance=Choice("cfg", {"guidance_scale": one.guidance}),
+    )
+    mask = Picture(np.asarray(pictures.mask) > 127) if one.edit in MASKED else None
+    return EditRequest(base, Picture(source), mask, pair.source_caption, Choice(one.inversion), Choice(one.edit))
+
+
+def _run(editing: Editing) -> tuple[torch.Tensor, float]:
+    """The latents that are pictures at the end, and the evaluations of both ways."""
+    trajectory, nfe = None, 0.0
+    if editing.edit.inverts:
+        up = editing.inversion_run()
+        trajectory = Trajectory(up.latents, tuple(denoise(up)))
+        nfe = trajectory.steps[-1].evaluations
+    with editing.run(trajectory) as run:
+        *_, step = denoise(run)
+    latents = editing.inversion.visible(step.latents) if editing.edit.inverts else step.latents
+    return latents, nfe + step.evaluations
