@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -17,7 +17,16 @@ from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan, Terms, cond
 from pipelines.core.caching import BranchMemory, Cache, CachedRow
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.devices import Timer, is_out_of_memory, mark_time, release_unused_memory
-from pipelines.core.prediction import Conditioning, Guidance, Network, Perturbation, Prediction, Query, RowMemory
+from pipelines.core.prediction import (
+    AskingGuidance,
+    Conditioning,
+    Guidance,
+    Network,
+    Perturbation,
+    Prediction,
+    Query,
+    RowMemory,
+)
 from pipelines.core.rows import halve_rows, rows_at_once
 from pipelines.core.schedule import Level
 
@@ -86,8 +95,9 @@ class Denoiser:
 
     def remember(self, name: str, query: Query) -> _Remembered | None:
         """What the cache remembers of a term, and will do in its next evaluation; None without a cache."""
-        if self.cache is None or torch.is_grad_enabled():
+        if self.cache is None or torch.is_grad_enabled() or query.is_differentiable:
             return None
+        name = f"{query.role} {name}" if query.role else name
         memory = self._memories.get(name)
         if memory is None or len(memory.rows) != len(query.latents):
             memory = self._memories[name] = BranchMemory(len(query.latents))
@@ -137,7 +147,7 @@ class _Branch:
 
     @property
     def group(self) -> Hashable:
-        latents, place = self.query.latents, id(self.network)
+        latents, place = self.query.latents, (id(self.network), self.query.is_differentiable)
         cached = self.remembered and (self.remembered.cache, self.remembered.plan)
         return (place, tuple(latents.shape[1:]), latents.dtype, self.conditioning.signature, self.perturbation, cached)
 
@@ -155,6 +165,46 @@ def predict_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Predicti
         Cancelled: one of the runs was stopped.
     """
 
+    exchanges = [_Exchange(denoiser, query) for denoiser, query in queries]
+    while asking := [one for one in exchanges if one.query is not None]:
+        predictions = _answer_together([(one.denoiser, one.query) for one in asking if one.query is not None])
+        for exchange, prediction in zip(asking, predictions, strict=True):
+            exchange.answer(prediction)
+    return [exchange.prediction for exchange in exchanges]
+
+
+class _Exchange:
+    """What a run's guidance asks the network for one query of its sampler: the query itself, or several in turn.
+
+    Attributes:
+        query: that waits for an answer; None at the end.
+        prediction: the last one; at the end, the answer.
+    """
+
+    prediction: Prediction
+
+    def __init__(self, denoiser: Denoiser, query: Query):
+        self.denoiser = denoiser
+        self.query: Query | None = query
+        self._asking: Generator[Query, Prediction, Prediction] | None = None
+        # A query for single branches is not for the guidance to change.
+        if not query.branches and isinstance(denoiser.guidance, AskingGuidance):
+            self._asking = denoiser.guidance.ask(query)
+            self.query = next(self._asking)
+
+    def answer(self, prediction: Prediction) -> None:
+        """Take the prediction of the present query, and go on to the next."""
+        self.query, self.prediction = None, prediction
+        if self._asking is not None:
+            try:
+                self.query = self._asking.send(prediction)
+            except StopIteration as end:
+                self.prediction = end.value
+
+
+def _answer_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Prediction]:
+    """Answer queries as they are."""
+
     def is_cancelled() -> bool:
         return any(denoiser.cancelled() for denoiser, _ in queries)
 
@@ -162,7 +212,7 @@ def predict_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Predicti
     branch_names = [tuple(query.branches) or denoiser.guidance.plan(query.level) for denoiser, query in queries]
     for owner, (denoiser, query) in enumerate(queries):
         for name, conditioning in _collect_conditionings(denoiser, query, branch_names[owner]).items():
-            perturbation = denoiser.guidance.perturbation if name != conditioning_name(name) else None
+            perturbation = denoiser.guidance.perturbation if name != conditioning_name(name) else query.patch
             remembered = denoiser.remember(name, query)
             branch = _Branch(owner, name, query, conditioning, denoiser.network, perturbation, remembered)
             groups.setdefault(branch.group, []).append(branch)
@@ -249,15 +299,17 @@ def _evaluate(branches: Sequence[_Branch], is_cancelled: Callable[[], bool]) -> 
         RuntimeError: not even the fewest rows fit; `is_out_of_memory` says so of it.
     """
     network, perturbation, remembered = branches[0].network, branches[0].perturbation, branches[0].remembered
+    with_gradients = torch.is_grad_enabled() or branches[0].query.is_differentiable
     memories = [row for branch in branches if branch.remembered for row in branch.remembered.rows]
-    latents = torch.cat([branch.query.latents for branch in branches])
+    with torch.set_grad_enabled(with_gradients):
+        latents = torch.cat([branch.query.latents for branch in branches])
     counts = [len(branch.query.latents) for branch in branches]
     timesteps = torch.cat([branch.query.timesteps for branch in branches])
     conditioning = Conditioning.cat([branch.conditioning for branch in branches])
     rows = rows_at_once(network, latents)
     # Saves a few per cent on a small network; the copy of the outputs is an ordinary tensor again.
     perturbed = perturbation.applied(network) if perturbation is not None else nullcontext()
-    with torch.inference_mode(not torch.is_grad_enabled()), perturbed:
+    with torch.enable_grad() if with_gradients else torch.inference_mode(), perturbed:
         parts, start = [], 0
         while start < len(latents):
             if is_cancelled():
@@ -285,4 +337,5 @@ def _evaluate(branches: Sequence[_Branch], is_cancelled: Callable[[], bool]) -> 
             else:
                 network.max_rows = smaller
             release_unused_memory(latents.device)
-    return list(torch.split(torch.cat(parts), counts))
+    with torch.set_grad_enabled(with_gradients):
+        return list(torch.split(torch.cat(parts), counts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -13,7 +13,16 @@ import torch
 from pipelines.core.devices import upload
 from pipelines.core.schedule import Level
 
-__all__ = ["Conditioning", "Guidance", "Network", "Perturbation", "Prediction", "Query", "RowMemory"]
+__all__ = [
+    "AskingGuidance",
+    "Conditioning",
+    "Guidance",
+    "Network",
+    "Perturbation",
+    "Prediction",
+    "Query",
+    "RowMemory",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +185,9 @@ class Query:
             the last one's, and remembers them all; empty for the guided prediction.
         conditioning: a branch's conditioning in the place of the run's own, of its name and all those of the run; None
             for the run's own. Of the same rows.
+        patch: changes the network for the evaluations of this query; None for the network as it is.
+        role: what the query is for, where a guidance asks several at a level: caches remember each role by itself.
+        is_differentiable: whether the prediction carries gradients to the latents. Caches rest there.
     """
 
     latents: torch.Tensor
@@ -183,6 +195,9 @@ class Query:
     conditioning_levels: tuple[Level, ...] | None = None
     branches: tuple[str, ...] = ()
     conditioning: Callable[[str, Mapping[str, Conditioning]], Conditioning] | None = None
+    patch: Perturbation | None = None
+    role: str = ""
+    is_differentiable: bool = False
 
     @property
     def timesteps(self) -> torch.Tensor:
@@ -193,3 +208,23 @@ class Query:
             return upload(times, like.device, like.dtype)
         # Filled in by the device: a copy from the host would wait for what the device still has to do.
         return torch.full((len(like),), float(self.level.timestep), dtype=like.dtype, device=like.device)
+
+
+@runtime_checkable
+class AskingGuidance(Guidance, Protocol):
+    """A guidance that asks the network more, or otherwise, than the branches of the query that it is given.
+
+    Attributes:
+        patch: changes the network in some of its evaluations, and is tried before a run begins; None for none.
+    """
+
+    patch: Perturbation | None
+
+    def ask(self, query: Query) -> Generator[Query, Prediction, Prediction]:
+        """Yield queries, be sent their predictions, and return the answer to the query.
+
+        A yielded query without branches of its own is answered by `plan` and `combine`.
+        """
+
+    def further_evaluations(self, level: Level) -> int:
+        """Count what it evaluates at this level beside the planned branches."""

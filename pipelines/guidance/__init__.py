@@ -8,6 +8,13 @@ from pipelines.guidance.adaptive import Adaptive, AdaptiveSettings
 from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.guidance.frequency import FrequencyDecoupled, FrequencySettings
 from pipelines.guidance.interval import Interval, IntervalSettings
+from pipelines.guidance.negative_attention import (
+    NegativeAway,
+    NegativeAwaySettings,
+    NormalizedAttention,
+    NormalizedAttentionSettings,
+    needs_attention_to_text,
+)
 from pipelines.guidance.perturbed import (
     PerturbedAttention,
     PerturbedAttentionSettings,
@@ -116,6 +123,24 @@ GUIDANCE: Table[Guidance] = Table(
             needs_joint_blocks,
             paper="Stability AI, Stable Diffusion 3.5; the idea: Hyung et al., arXiv:2411.18664",
             help="Leads away from what the transformer draws with some blocks left out: better anatomy.",
+        ),
+        Method(
+            "nag",
+            "Normalized attention guidance (NAG)",
+            NormalizedAttention,
+            NormalizedAttentionSettings,
+            needs_attention_to_text,
+            paper="Chen et al., arXiv:2505.21179",
+            help="Negative prompts for models of few steps: attention leads away from them, in one evaluation.",
+        ),
+        Method(
+            "nasa",
+            "Negative-away steer attention (NASA)",
+            NegativeAway,
+            NegativeAwaySettings,
+            needs_attention_to_text,
+            paper="Nguyen et al., arXiv:2412.02687",
+            help="The same without a bound: takes a share of the attention to the negative prompt away.",
         ),
     ],
 )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from pipelines.core.prediction import Prediction
+from pipelines.core.prediction import Guidance, Prediction
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 
-__all__ = ["Cfg", "CfgSettings", "Unguided", "rescale"]
+__all__ = ["Cfg", "CfgSettings", "OneBranchGuidance", "Unguided", "rescale", "without_branches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,3 +78,16 @@ class Unguided:
 
     def combine(self, branches: Mapping[str, Prediction]) -> Prediction:
         return branches["positive"]
+
+
+@runtime_checkable
+class OneBranchGuidance(Guidance, Protocol):
+    """A guidance that has something to do where the network takes the guidance scale as an input."""
+
+    def without_branches(self) -> Guidance:
+        """Return what it does on such a network: it plans the conditional branch alone."""
+
+
+def without_branches(guidance: Guidance) -> Guidance:
+    """Return what is left of a guidance on a network that takes the scale as an input."""
+    return guidance.without_branches() if isinstance(guidance, OneBranchGuidance) else Unguided()

@@ -19,7 +19,7 @@ PLACES = ("middle", "all")
 """Where in a UNet attention is changed."""
 
 
-def _module(network: Network) -> torch.nn.Module:
+def find_network(network: Network) -> torch.nn.Module:
     module = getattr(network, "network", None)
     if not isinstance(module, torch.nn.Module):
         raise MethodFitError(
@@ -59,7 +59,7 @@ class IdentityAttention:
 
     @contextlib.contextmanager
     def applied(self, network: Network) -> Iterator[None]:
-        layers: list[Any] = list(self_attentions(_module(network), self.place))
+        layers: list[Any] = list(self_attentions(find_network(network), self.place))
         processors = [layer.processor for layer in layers]
         try:
             for layer in layers:
@@ -116,7 +116,7 @@ class BlurredQueries:
 
     @contextlib.contextmanager
     def applied(self, network: Network) -> Iterator[None]:
-        module = _module(network)
+        module = find_network(network)
         layers = self_attentions(module, self.place)
         grids: dict[int, tuple[int, int]] = {}
         handles = []
@@ -168,7 +168,7 @@ class SkippedBlocks:
 
     @contextlib.contextmanager
     def applied(self, network: Network) -> Iterator[None]:
-        blocks = list(getattr(_module(network), "transformer_blocks", ()))
+        blocks = list(getattr(find_network(network), "transformer_blocks", ()))
         skipped: list[Any] = blocks[self.first : self.last + 1]
         if not skipped:
             raise MethodFitError(

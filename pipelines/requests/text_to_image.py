@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,13 +19,13 @@ from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Begin, Run
 from pipelines.core.noise import NoiseSource
-from pipelines.core.prediction import Conditioning, Guidance
+from pipelines.core.prediction import AskingGuidance, Conditioning, Guidance
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
-from pipelines.guidance.cfg import Unguided
+from pipelines.guidance.cfg import without_branches
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
 from pipelines.requests.limits import check_fit, require_made_here, require_one_pass
@@ -129,10 +129,7 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         noise_schedule = program.noise_schedule(noise_schedule, family.scheduler_config)
         sampler = program.sampler(request, sampler, noise_schedule)
     levels, guidance = tuple(program.levels(request, schedule, noise_schedule)), GUIDANCE.build(request.guidance)
-    if guidance.perturbation is not None and any(PERTURBED in guidance.plan(level) for level in levels):
-        # What the network has nothing for is said now, not in the middle of runs that share a batch.
-        with guidance.perturbation.applied(family):
-            pass
+    _try_patches(guidance, levels, family)
     cache = CACHES.build(request.cache)
     if cache is not None:
         cache.require_fit(family)
@@ -146,6 +143,17 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         program,
         cache,
     )
+
+
+def _try_patches(guidance: Guidance, levels: Sequence[Level], family: Family) -> None:
+    """Say what the network has nothing for now, and not in the middle of runs that share a batch."""
+    patches = [guidance.perturbation] if any(PERTURBED in guidance.plan(level) for level in levels) else []
+    if isinstance(guidance, AskingGuidance) and any(guidance.further_evaluations(level) for level in levels):
+        patches.append(guidance.patch)
+    for patch in patches:
+        if patch is not None:
+            with patch.applied(family):
+                pass
 
 
 def _require_all_steps(request: Request, initialization: Start, sampler: Sampler) -> None:
@@ -267,7 +275,7 @@ def _embed_guidance_scale(guidance: Guidance, conditionings: dict, family: Famil
     if family.traits.guidance == "cfg":
         return guidance, conditionings
     scale = guidance.guidance_scale
-    return Unguided(), family.embed_guidance(conditionings, scale)
+    return without_branches(guidance), family.embed_guidance(conditionings, scale)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError, UnknownMethodError
+from pipelines.core.prediction import AskingGuidance
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
 from pipelines.core.validation import read_flag, read_object, read_whole, require_fields, require_one_picture
@@ -198,6 +199,8 @@ def _count_nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     guidance = GUIDANCE.build(request.guidance)
     plans = [("positive",)] if traits and traits.guidance != "cfg" else [guidance.plan(level) for level in _LEVELS]
     branches = branch_count(request, max(plans, key=len))
+    if isinstance(guidance, AskingGuidance):
+        branches += max(guidance.further_evaluations(level) for level in _LEVELS)
     sampler = SAMPLERS.build(request.sampler)
     start = INITIALIZATIONS.build(request.start)
     return start.nfe(request.num_inference_steps, sampler, ends_clean(request.schedule)), branches

@@ -20,7 +20,7 @@ from pipelines.edits.paired import RowGuidance
 from pipelines.edits.words import Words, read_words
 from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
-from pipelines.guidance.cfg import Unguided
+from pipelines.guidance.cfg import without_branches
 from pipelines.inversions import INVERSIONS
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
@@ -215,7 +215,7 @@ class Editing:
         self, guidance: Guidance, conditionings: dict[str, Conditioning], plan: BranchPlan = ONE_TEXT
     ) -> Denoiser:
         if self.family.traits.guidance != "cfg":
-            guidance = Unguided()
+            guidance = without_branches(guidance)
         return Denoiser(self.family, guidance, conditionings, self.cancelled, plan, self.resolved.cache)
 
 
