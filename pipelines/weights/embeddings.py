@@ -42,6 +42,7 @@ _CLIP_G = ("clip_g", "text_encoders.clip_g")
 _T5 = ("t5xxl", "t5", "text_encoders.t5xxl")
 _KNOWN = {*_CLIP_L, *_CLIP_G, *_T5}
 _BUNDLE = "bundle_emb."
+_LEGACY_END = 2
 _NAMED = re.compile(r"embedding:\s*(?P<name>[^\s,:()\[\]|<>]+)", re.IGNORECASE)
 
 
@@ -252,7 +253,7 @@ def applied_embeddings(
     from pipelines.weights.patching import replaced_weights
 
     replaced: dict[str, Any] = {}
-    changes = []
+    changes, ends = [], []
     for place in _list_places(components):
         table = components[place.encoder].get_input_embeddings().weight
         rows, words, count = [], {}, len(table)
@@ -269,8 +270,33 @@ def applied_embeddings(
         if rows:
             new_rows = torch.cat(rows)
             changes.append((table, lambda data, new_rows=new_rows: torch.cat([data, new_rows.to(data)])))
-    with replaced_weights(changes):
+            if place.required:
+                ends.append((components[place.encoder], components[place.tokenizer].eos_token_id))
+    with replaced_weights(changes), _pooled_at_the_end(ends):
         yield replaced
+
+
+@contextlib.contextmanager
+def _pooled_at_the_end(encoders: Sequence[tuple[torch.nn.Module, int]]) -> Iterator[None]:
+    """Have CLIPs pool at their end token while the context lasts.
+
+    The published configurations of Stable Diffusion say that the end is token 2. transformers knows them by that and
+    pools at the greatest id instead, which is the end until a prompt has a new word.
+
+    Args:
+        encoders: each with the id of its tokenizer's end token.
+    """
+    changed = []
+    for encoder, end in encoders:
+        for module in encoder.modules():
+            if getattr(module, "eos_token_id", None) == _LEGACY_END:
+                module.eos_token_id = end  # type: ignore[assignment]
+                changed.append(module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.eos_token_id = _LEGACY_END  # type: ignore[assignment]
 
 
 def _require_vectors(name: str, parts: Mapping[str, torch.Tensor], part: str, width: int) -> torch.Tensor:

@@ -55,6 +55,32 @@ def test_a_word_stands_for_its_vectors(layout, tmp_path):
     assert_unchanged(one, before)
 
 
+@pytest.mark.parametrize("key", ["sdxl", "sd3"])
+def test_the_pooled_embedding_is_read_at_the_end_of_the_prompt(key):
+    """Published configurations name token 2 as the end; transformers then reads at the greatest id, a new word's."""
+    one = family(key)
+    shapes = {"clip_l": (3, 16), "clip_g": (3, 24)}
+    words = "red fox sky"
+    one.embeddings = {"animal": {}}
+    encoders = [one.components[f"text_encoder{suffix}"] for suffix in ("", "_2")]
+    for (part, _), suffix, encoder in zip(shapes.items(), ("", "_2"), encoders, strict=True):
+        ids = one.components[f"tokenizer{suffix}"](words, add_special_tokens=False).input_ids
+        one.embeddings["animal"][part] = encoder.get_input_embeddings().weight[ids].clone()
+    ends = [module for encoder in encoders for module in encoder.modules() if hasattr(module, "eos_token_id")]
+    assert ends
+    kept = [module.eos_token_id for module in ends]
+    for module in ends:
+        module.eos_token_id = 2
+    try:
+        expected = one.encode_prompts(f"a photo of {words}", "", 1, (32, 32))["positive"].tensors
+        found = one.encode_prompts("a photo of embedding:animal", "", 1, (32, 32))["positive"].tensors
+        assert [module.eos_token_id for module in ends] == [2] * len(ends)
+    finally:
+        for module, value in zip(ends, kept, strict=True):
+            module.eos_token_id = value
+    assert torch.allclose(found["pooled_prompt_embeds"], expected["pooled_prompt_embeds"], atol=1e-5)
+
+
 def test_weights_and_other_words_go_on_beside_it():
     one = family("sd")
     one.embeddings = {"my-style": {"clip_l": vectors(2, 16)}}
