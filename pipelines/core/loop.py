@@ -21,7 +21,7 @@ from pipelines.core.sampler import Sampler, State, StepContext
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Step
 
-__all__ = ["Begin", "Run", "denoise", "denoise_together"]
+__all__ = ["Begin", "Run", "RunInProgress", "denoise", "denoise_together"]
 
 Begin = Callable[[torch.Tensor, Sequence[Level]], Generator[Query, Prediction, tuple[torch.Tensor, Sequence[Level]]]]
 """Makes a run's first latents and the levels that are left, of its noise and all levels; may ask the network."""
@@ -50,8 +50,18 @@ class Run:
     begin: Begin | None = None
 
 
-class _RunInProgress:
-    """One run as a generator of its queries and steps, and the query that it waits for an answer to."""
+class RunInProgress:
+    """Walks one run as a generator of its queries and steps.
+
+    Args:
+        run: whose first query is asked at once.
+
+    Attributes:
+        query: that waits for an answer; None once the run is over.
+
+    Raises:
+        SettingsError: the schedule is too short.
+    """
 
     def __init__(self, run: Run):
         if len(run.levels) < 2:
@@ -134,7 +144,7 @@ def denoise_together(runs: Sequence[Run]) -> Iterator[tuple[int, Step]]:
         Cancelled: one of the runs was stopped.
         SettingsError: a schedule is too short.
     """
-    progress = [_RunInProgress(run) for run in runs]
+    progress = [RunInProgress(run) for run in runs]
     while asking := [
         (index, active, active.query) for index, active in enumerate(progress) if active.query is not None
     ]:

@@ -26,6 +26,7 @@ from pipelines.guidance.perturbed import (
     needs_self_attention,
 )
 from pipelines.guidance.projected import Projected, ProjectedSettings
+from pipelines.guidance.residual import Residual, ResidualSettings
 from pipelines.guidance.tangential import Tangential, TangentialSettings
 from pipelines.guidance.two_branch import needs_two_branches
 from pipelines.guidance.zero_star import ZeroStar, ZeroStarSettings
@@ -96,6 +97,15 @@ GUIDANCE: Table[Guidance] = Table(
             needs_two_branches,
             paper="Castillo et al., arXiv:2312.12487",
             help="Leaves the negative prompt out once both agree: fewer evaluations, nearly the same picture.",
+        ),
+        Method(
+            "residual",
+            "Residual guidance (RCFG)",
+            Residual,
+            ResidualSettings,
+            needs_two_branches,
+            paper="Kodaira et al., arXiv:2312.12491",
+            help="Asks the negative prompt once and carries its answer on: N + 1 evaluations for N steps.",
         ),
         Method(
             "pag",

@@ -12,7 +12,7 @@ from diffusers.guiders.adaptive_projected_guidance import normalized_guidance as
 from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 from diffusers.guiders.tangential_classifier_free_guidance import normalized_guidance as stock_damping
 
-from pipelines.core.errors import MethodFitError
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.prediction import Prediction
 from pipelines.core.schedule import Level
@@ -22,6 +22,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.adaptive import cosine
 from pipelines.guidance.frequency import low_pass
 from pipelines.guidance.projected import project
+from pipelines.guidance.residual import residual_output
 from pipelines.guidance.tangential import project_on_main_direction
 from pipelines.guidance.zero_star import optimal_scale
 from pipelines.requests.text_to_image import build_run, resolve
@@ -35,14 +36,15 @@ NEUTRAL = {
     "tcfg": {"damping": 0.0},
     "fdg": {"low_frequency_scale": 3.0},
     "adaptive": {"threshold": 1.01},
+    "residual": {"refresh": 1},
     "pag": {"perturbed_scale": 0.0},
     "seg": {"perturbed_scale": 0.0},
     "slg": {"perturbed_scale": 0.0},
     "nag": {"negative_scale": 1.0},
     "nasa": {"negative_scale": 0.0},
 }
-TINY = {"slg": {"first_block": 0, "last_block": 0, "sigma_low": 0.5}}
-"""Settings for networks of one or two blocks."""
+TINY = {"slg": {"first_block": 0, "last_block": 0, "sigma_low": 0.5}, "residual": {"guidance_scale": 1.2}}
+"""Settings for networks of one or two blocks, whose first estimate of x0 is a hundred times too large."""
 WITHOUT_BRANCHES = ("nag", "nasa")
 """What fits networks that take the guidance scale as an input."""
 LEVEL = Level(math.sqrt(0.5), math.sqrt(0.5), 500.0)
@@ -280,3 +282,38 @@ def test_adaptive_guidance_counts_what_it_evaluates(family):
     step = draw(family, "adaptive", steps=6, threshold=0.5)[0]
     request = Request(num_inference_steps=6, guidance=Choice("adaptive", {"guidance_scale": 3.0}))
     assert 6 < step.evaluations < 12 <= evaluations(request, family.traits) + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_residual_guidance_is_classifier_free_guidance_where_the_negative_estimate_of_x0_stays(kind):
+    settings = {"guidance_scale": 3.0}
+    residual, stock = GUIDANCE["residual"].build(settings), GUIDANCE["cfg"].build(settings)
+    first = at_same_place(kind)
+    assert residual.plan(KINDS[kind]) == ("negative", "positive")
+    assert torch.equal(residual.combine(first).raw, stock.combine(first).raw)
+    assert residual.plan(KINDS[kind]) == ("positive",)
+    origin = first["negative"].denoised
+    later = Level(0.9, 0.1, 100.0) if kind == "flow" else Level(0.8, 0.6, 100.0)
+    latents = random_latents(9)
+    positive = Prediction(random_latents(10), latents, later, kind)
+    negative = positive.with_raw(residual_output(origin, positive))
+    assert torch.allclose(negative.denoised, origin, atol=1e-12)
+    expected = stock.combine({"negative": negative, "positive": positive}).raw
+    assert torch.allclose(residual.combine({"positive": positive}).raw, expected, atol=1e-12)
+
+
+def test_residual_guidance_leads_away_from_a_picture_without_asking_the_negative_prompt():
+    picture, positive = random_latents(1), branches()["positive"]
+    guidance = GUIDANCE["residual"].build({"guidance_scale": 2.0, "delta": 0.5}).starting_from(picture)
+    assert guidance.plan(LEVEL) == ("positive",)
+    residual = 0.5 * (positive.latents - LEVEL.alpha * picture) / LEVEL.sigma
+    expected = residual + 2.0 * (positive.raw - residual)
+    assert torch.allclose(guidance.combine({"positive": positive}).raw, expected, atol=1e-12)
+    with pytest.raises(SettingsError, match="changes its size"):
+        guidance.combine({"positive": branches(rows=2)["positive"]})
+
+
+def test_residual_guidance_counts_one_evaluation_more_than_steps(family):
+    assert draw(family, "residual", steps=6, guidance_scale=1.2)[0].evaluations == 7
+    assert draw(family, "residual", steps=6, guidance_scale=1.2, refresh=3)[0].evaluations == 8
+    assert draw(family, "residual", steps=6, guidance_scale=1.0)[0].evaluations == 6

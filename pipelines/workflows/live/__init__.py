@@ -1,0 +1,1 @@
+"""Live mode: pictures in, pictures out, continuously."""
