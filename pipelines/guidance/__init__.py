@@ -16,6 +16,8 @@ from pipelines.guidance.negative_attention import (
     needs_attention_to_text,
 )
 from pipelines.guidance.perturbed import (
+    Autoguidance,
+    AutoguidanceSettings,
     PerturbedAttention,
     PerturbedAttentionSettings,
     SkippedLayers,
@@ -27,6 +29,7 @@ from pipelines.guidance.perturbed import (
 )
 from pipelines.guidance.projected import Projected, ProjectedSettings
 from pipelines.guidance.residual import Residual, ResidualSettings
+from pipelines.guidance.self_attention import SelfAttention, SelfAttentionSettings
 from pipelines.guidance.tangential import Tangential, TangentialSettings
 from pipelines.guidance.two_branch import needs_two_branches
 from pipelines.guidance.zero_star import ZeroStar, ZeroStarSettings
@@ -135,6 +138,15 @@ GUIDANCE: Table[Guidance] = Table(
             help="Leads away from what the transformer draws with some blocks left out: better anatomy.",
         ),
         Method(
+            "autoguidance",
+            "Autoguidance",
+            Autoguidance,
+            AutoguidanceSettings,
+            needs_two_branches,
+            paper="Karras et al., arXiv:2406.02507; the worse network is ours",
+            help="Leads away from what the same network draws with coarsely rounded weights.",
+        ),
+        Method(
             "nag",
             "Normalized attention guidance (NAG)",
             NormalizedAttention,
@@ -151,6 +163,15 @@ GUIDANCE: Table[Guidance] = Table(
             needs_attention_to_text,
             paper="Nguyen et al., arXiv:2412.02687",
             help="The same without a bound: takes a share of the attention to the negative prompt away.",
+        ),
+        Method(
+            "sag",
+            "Self-attention guidance (SAG)",
+            SelfAttention,
+            SelfAttentionSettings,
+            needs_self_attention,
+            paper="Hong et al., arXiv:2210.00939",
+            help="Leads away from the picture blurred where the network looks: better structure for half more work.",
         ),
     ],
 )

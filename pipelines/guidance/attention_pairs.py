@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from pipelines.core.errors import MethodFitError
 from pipelines.core.prediction import Conditioning, Network
+from pipelines.guidance.attention_watch import cross_attentions
 from pipelines.guidance.perturbations import find_network
 
 __all__ = ["AttentionPairs", "bound_in_length", "join_texts"]
@@ -93,12 +93,10 @@ class AttentionPairs:
 def _cross_layers(module: torch.nn.Module) -> list[Any]:
     """The layers whose queries are the picture's and whose keys are, or are also, the text's."""
     if hasattr(module, "transformer_blocks"):
-        blocks = [*module.transformer_blocks, *getattr(module, "single_transformer_blocks", ())]
+        network: Any = module
+        blocks = [*network.transformer_blocks, *getattr(network, "single_transformer_blocks", ())]
         return [block.attn for block in blocks]
-    layers = [part for name, part in module.named_modules() if name.endswith("attn2") and "motion_modules" not in name]
-    if not layers:
-        raise MethodFitError("This network has no attention to the prompt that could be led. Choose another guidance.")
-    return layers
+    return cross_attentions(module)
 
 
 class _TextLength:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,28 @@ import torch
 from pipelines.core.errors import MethodFitError
 from pipelines.core.prediction import Network
 
-__all__ = ["BlurredQueries", "IdentityAttention", "SkippedBlocks", "blur_matrix", "self_attentions"]
+__all__ = [
+    "BlurredQueries",
+    "IdentityAttention",
+    "RoundedWeights",
+    "SkippedBlocks",
+    "blur_matrix",
+    "find_network",
+    "note_grids",
+    "round_weights",
+    "self_attentions",
+]
 
 PLACES = ("middle", "all")
 """Where in a UNet attention is changed."""
 
 
 def find_network(network: Network) -> torch.nn.Module:
+    """Find the one network of a model whose layers could be changed.
+
+    Raises:
+        MethodFitError: there is none.
+    """
     module = getattr(network, "network", None)
     if not isinstance(module, torch.nn.Module):
         raise MethodFitError(
@@ -78,16 +93,17 @@ class _IdentityProcessor:
         return attn.to_out[1](attn.to_out[0](attn.to_v(hidden_states)))
 
 
-def blur_matrix(size: int, sigma: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def blur_matrix(size: int, sigma: float, dtype: torch.dtype = torch.float32, reach: int | None = None) -> torch.Tensor:
     """Build the matrix (size, size) that blurs a row of values by a Gaussian, mirrored at both ends.
 
     Args:
         size: values in a row.
         sigma: of the Gaussian, in values; infinite for the mean of all.
+        reach: values on each side; None for three sigma.
     """
     if math.isinf(sigma):
         return torch.full((size, size), 1 / size, dtype=dtype)
-    reach = min(math.ceil(3 * sigma), 16 * size)
+    reach = min(math.ceil(3 * sigma), 16 * size) if reach is None else reach
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = torch.exp(-(offsets**2) / (2 * sigma**2))
     weights = weights / weights.sum()
@@ -118,21 +134,16 @@ class BlurredQueries:
     def applied(self, network: Network) -> Iterator[None]:
         module = find_network(network)
         layers = self_attentions(module, self.place)
-        grids: dict[int, tuple[int, int]] = {}
         handles = []
-        try:
-            for transformer in module.modules():
-                inside = [layer for layer in layers if any(layer is part for part in transformer.modules())]
-                if type(transformer).__name__ != "Transformer2DModel" or not inside:
-                    continue
-                handles.append(transformer.register_forward_pre_hook(_note_grid(grids, inside), with_kwargs=True))
-            for layer in layers:
-                queries: Any = layer.to_q
-                handles.append(queries.register_forward_hook(self._blur_output(grids, layer)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with note_grids(module, layers) as grids:
+            try:
+                for layer in layers:
+                    queries: Any = layer.to_q
+                    handles.append(queries.register_forward_hook(self._blur_output(grids, layer)))
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
 
     def _blur_output(self, grids: dict[int, tuple[int, int]], layer: torch.nn.Module) -> Any:
         def blur(_: torch.nn.Module, arguments: Any, queries: torch.Tensor) -> torch.Tensor:
@@ -142,6 +153,24 @@ class BlurredQueries:
             return torch.einsum("hi,wj,bijd->bhwd", rows, columns, grid).flatten(1, 2)
 
         return blur
+
+
+@contextlib.contextmanager
+def note_grids(unet: torch.nn.Module, layers: Sequence[torch.nn.Module]) -> Iterator[dict[int, tuple[int, int]]]:
+    """Yield a mapping from a layer's id to height and width of its tokens, filled as the network runs."""
+    grids: dict[int, tuple[int, int]] = {}
+    handles = []
+    try:
+        for transformer in unet.modules():
+            if type(transformer).__name__ != "Transformer2DModel":
+                continue
+            inside = [layer for layer in layers if any(layer is part for part in transformer.modules())]
+            if inside:
+                handles.append(transformer.register_forward_pre_hook(_note_grid(grids, inside), with_kwargs=True))
+        yield grids
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _note_grid(grids: dict[int, tuple[int, int]], layers: list[torch.nn.Module]) -> Any:
@@ -187,3 +216,50 @@ def _pass_through(
     hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, *_: object, **__: object
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return encoder_hidden_states, hidden_states
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundedWeights:
+    """Rounds the weights of linear layers and convolutions coarsely, each output channel on a scale of its own.
+
+    They are rounded anew at each evaluation, so that memory holds them once.
+
+    Attributes:
+        bits: of a weight, its sign among them.
+    """
+
+    bits: int
+
+    @contextlib.contextmanager
+    def applied(self, network: Network) -> Iterator[None]:
+        kinds = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)
+        layers: list[Any] = [layer for layer in find_network(network).modules() if isinstance(layer, kinds)]
+        layers = [layer for layer in layers if _is_plain(layer.weight)]
+        if not layers:
+            raise MethodFitError("The network has no plain weights that could be rounded: it is quantized already.")
+        weights = [layer.weight for layer in layers]
+        try:
+            for layer, weight in zip(layers, weights, strict=True):
+                with torch.no_grad():
+                    layer._parameters["weight"] = round_weights(weight, self.bits)
+            yield
+        finally:
+            for layer, weight in zip(layers, weights, strict=True):
+                layer._parameters["weight"] = weight
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    """Whether a weight is numbers, and not packed by a quantizer."""
+    return weight.is_floating_point() and not type(weight).__module__.startswith("torchao")
+
+
+def round_weights(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Round to the nearest of 2^bits - 1 levels that are even between the largest of each row and its negative.
+
+    Args:
+        weight: (rows, ...).
+        bits: at least 2.
+    """
+    levels = 2 ** (bits - 1) - 1
+    largest = weight.abs().flatten(1).amax(1).clamp(min=1e-12).view(-1, *[1] * (weight.ndim - 1))
+    return (weight / largest * levels).round() * (largest / levels)

@@ -11,10 +11,12 @@ from pipelines.core.prediction import Perturbation, Prediction
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
-from pipelines.guidance.perturbations import PLACES, BlurredQueries, IdentityAttention, SkippedBlocks
+from pipelines.guidance.perturbations import PLACES, BlurredQueries, IdentityAttention, RoundedWeights, SkippedBlocks
 from pipelines.guidance.two_branch import TwoBranchGuidance, guide, needs_two_branches
 
 __all__ = [
+    "Autoguidance",
+    "AutoguidanceSettings",
     "PerturbedAttention",
     "PerturbedAttentionSettings",
     "SkippedLayers",
@@ -80,6 +82,19 @@ class SkippedLayersSettings:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class AutoguidanceSettings:
+    guidance_scale: float = setting(4.0, _SCALE, low=0, high=30, step=0.1)
+    perturbed_scale: float = setting(
+        1.0,
+        "How strongly the picture moves away from what the worse network draws; 0 for none.",
+        low=0,
+        high=20,
+        step=0.1,
+    )
+    bits: int = setting(4, "Bits of the worse network's weights.", low=2, high=8, step=1)
+
+
 class _PerturbedGuidance(TwoBranchGuidance):
     """Computes U + w (C - U) + s (C - P) with the perturbed network's P; C + s (C - P) up to w = 1; s = 0 is plain."""
 
@@ -143,3 +158,17 @@ class SkippedLayers(_PerturbedGuidance):
         planned = super().plan(level)
         share = level.sigma / (level.alpha + level.sigma)
         return planned if share >= self.sigma_low else tuple(name for name in planned if name != PERTURBED)
+
+
+class Autoguidance(_PerturbedGuidance):
+    """Guides away from a worse version of the network, whose weights are rounded coarsely: one evaluation more a step.
+
+    With guidance scale 1 it is C + s (C - P), the paper's w being 1 + s.
+
+    Source: Karras et al., Guiding a diffusion model with a bad version of itself, arXiv:2406.02507, equation 6.
+    Differs: the paper's worse version is a smaller network that was trained less. Here it is the same network with
+        coarser weights, so that no second file is needed; its errors need not be those of the whole one, only larger.
+    """
+
+    def __init__(self, settings: AutoguidanceSettings = AutoguidanceSettings()):
+        super().__init__(settings.guidance_scale, settings.perturbed_scale, RoundedWeights(settings.bits))

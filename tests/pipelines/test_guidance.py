@@ -42,9 +42,13 @@ NEUTRAL = {
     "slg": {"perturbed_scale": 0.0},
     "nag": {"negative_scale": 1.0},
     "nasa": {"negative_scale": 0.0},
+    "sag": {"blur_scale": 0.0},
+    "autoguidance": {"perturbed_scale": 0.0},
 }
 TINY = {"slg": {"first_block": 0, "last_block": 0, "sigma_low": 0.5}, "residual": {"guidance_scale": 1.2}}
 """Settings for networks of one or two blocks, whose first estimate of x0 is a hundred times too large."""
+EMBEDDED = {"pag": "no UNet", "seg": "no UNet", "sag": "no UNet", "slg": "Stable Diffusion 3"}
+"""Why methods do not fit FLUX, where it is not the missing branch."""
 WITHOUT_BRANCHES = ("nag", "nasa")
 """What fits networks that take the guidance scale as an input."""
 LEVEL = Level(math.sqrt(0.5), math.sqrt(0.5), 500.0)
@@ -116,14 +120,15 @@ def test_a_run_repeats_itself_and_its_picture_does_not_depend_on_its_batch(famil
     first, again = draw(family, key, batch_size=3, **TINY.get(key, {}))
     assert torch.equal(first.latents, again.latents)  # what one run remembered is not the next one's
     alone = draw(family, key, seed=5, **TINY.get(key, {}))[0]
-    assert torch.allclose(first.latents[2:], alone.latents, atol=1e-4)
+    size = float(alone.latents.abs().max())  # what is guided far is rounded as far
+    assert torch.allclose(first.latents[2:], alone.latents, atol=2e-5 * max(size, 5.0))
     if key != "cfg":
         assert not torch.allclose(alone.latents, draw(family, "cfg", seed=5)[0].latents, atol=1e-3)
 
 
 @pytest.mark.parametrize("key", [key for key in GUIDANCE if key != "cfg"])
 def test_a_model_without_an_unconditional_prediction_is_refused_with_the_reason(key):
-    embedded = {"pag": "no UNet", "seg": "no UNet", "slg": "Stable Diffusion 3"}.get(key, "as an input")
+    embedded = EMBEDDED.get(key, "as an input")
     if key not in WITHOUT_BRANCHES:
         assert embedded in GUIDANCE[key].fit(Traits("flux", "flow", "transformer", "embedded"))
     assert GUIDANCE[key].fit(Traits("stock", "epsilon", "pipeline", "cfg"))
@@ -133,7 +138,9 @@ def test_a_model_without_an_unconditional_prediction_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("key", list(GUIDANCE))
 def test_a_scale_of_one_evaluates_one_branch(key):
-    further = {"low_frequency_scale": 1.0} if key == "fdg" else NEUTRAL[key] if key in ("pag", "seg", "slg") else {}
+    further = (
+        {"low_frequency_scale": 1.0} if key == "fdg" else NEUTRAL[key] if "perturbed_scale" in NEUTRAL[key] else {}
+    )
     guidance = GUIDANCE[key].build({"guidance_scale": 1.0, **further})
     assert guidance.plan(LEVEL) == ("positive",)
     only = {"positive": branches()["positive"]}

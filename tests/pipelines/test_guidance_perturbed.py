@@ -20,8 +20,10 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.perturbations import (
     BlurredQueries,
     IdentityAttention,
+    RoundedWeights,
     SkippedBlocks,
     blur_matrix,
+    round_weights,
     self_attentions,
 )
 from pipelines.requests.text_to_image import build_run, resolve
@@ -51,6 +53,8 @@ def query_of(family, rows: int = 2):
         ("unet", BlurredQueries(2.0)),
         ("unet", BlurredQueries(math.inf, "all")),
         ("joint", SkippedBlocks(0, 0)),
+        ("unet", RoundedWeights(3)),
+        ("joint", RoundedWeights(3)),
     ],
 )
 @pytest.mark.parametrize("fails", [False, True])
@@ -91,6 +95,18 @@ def test_a_blur_keeps_constants_and_the_sum_and_ends_at_the_mean(size, sigma):
     assert (matrix >= 0).all()
     if sigma > 1e3:
         assert torch.allclose(matrix, torch.full_like(matrix, 1 / size), atol=0.1 if size > 1 else 0)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_weights_are_rounded_to_the_nearest_of_their_rows_levels(bits):
+    weight = torch.randn(3, 2, 3, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    rounded, levels = round_weights(weight, bits), 2 ** (bits - 1) - 1
+    step = weight.flatten(1).abs().amax(1) / levels
+    assert ((rounded - weight).abs().flatten(1) <= step[:, None] / 2 + 1e-12).all()
+    places = rounded.flatten(1) / step[:, None]
+    assert torch.allclose(places, places.round(), atol=1e-9) and places.abs().max() <= levels + 1e-9
+    assert torch.allclose(round_weights(rounded, bits), rounded, atol=1e-12)
+    assert not round_weights(torch.zeros(2, 2), bits).any()
 
 
 def test_the_blur_is_a_mirrored_convolution():
@@ -157,7 +173,7 @@ def test_skipping_a_block_is_what_the_stock_transformer_does(joint_pipe):
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("key", "branch_count"), [("pag", 3), ("seg", 3)])
+@pytest.mark.parametrize(("key", "branch_count"), [("pag", 3), ("seg", 3), ("autoguidance", 3)])
 def test_the_formula_adds_the_way_from_the_perturbed_prediction(unet_pipe, key, branch_count):
     family = family_of(unet_pipe.components)
     query, conditionings = query_of(family)
