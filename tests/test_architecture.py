@@ -31,6 +31,7 @@ FLOORS = {
             "metrics",
             "upscaling",
             "second_passes",
+            "autoencoders",
         ),
         *("inversions", "edits", "quantizers", "models", "requests", "workflows", "learning", "training", "benchmarks"),
         "benchmark",

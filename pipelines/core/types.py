@@ -32,7 +32,7 @@ MAX_PROMPT = 4000
 
 _TEXTS = ("model", "prompt", "negative_prompt", "prompt_weighting")
 
-METHODS = ("sampler", "schedule", "guidance", "start", "made_like", "second_pass", "cache")
+METHODS = ("sampler", "schedule", "guidance", "start", "made_like", "second_pass", "cache", "vae")
 """The fields of a request that hold a method."""
 
 
@@ -109,6 +109,7 @@ class Request:
         made_like: the program whose noise, times and formulas the run has, with its settings.
         second_pass: what is done to the finished picture at a larger size, with its settings.
         cache: what leaves parts of the network's evaluations out, with its settings.
+        vae: what encodes and decodes pictures: the model's own, or one of the models folder by name.
         num_inference_steps: steps of the sampler.
         width, height: pixels; 0 takes the model's own.
         seed: of the first picture; picture i of a batch has seed + i.
@@ -129,6 +130,7 @@ class Request:
     made_like: Choice = Choice("here")
     second_pass: Choice = Choice("none")
     cache: Choice = Choice("none")
+    vae: Choice = Choice("own")
     num_inference_steps: int = 25
     width: int = 0
     height: int = 0

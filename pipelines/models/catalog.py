@@ -16,6 +16,7 @@ from pipelines.models.donors import complete_entries
 from pipelines.models.entry import CatalogEntry, Source, shorten_path
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.quantization_folder import read_quantized_entries
+from pipelines.models.vaes import VaeEntry, list_vaes
 
 __all__ = [
     "SHIPPED_KEYS",
@@ -158,6 +159,10 @@ class Catalog(Mapping[str, CatalogEntry]):
     def upscalers(self) -> list[UpscalerEntry]:
         """Return the upscalers of the models folders as they are now, and the shipped ones."""
         return list_upscalers(self.folders)
+
+    def vaes(self) -> list[VaeEntry]:
+        """Return the VAEs that stand by themselves in the models folders as they are now, unusable ones too."""
+        return list_vaes(self.folders)
 
     def __getitem__(self, key: str) -> CatalogEntry:
         try:

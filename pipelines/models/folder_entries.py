@@ -100,10 +100,20 @@ def _explain_shard(path: Path) -> str:
 
 
 def _explain_part(path: Path) -> str:
+    if _read_class_name(path.parent).startswith("Autoencoder"):
+        return f"{path.parent.name} is a VAE by itself: choose it under VAE, with a model that it fits."
     return (
         f"{path.parent.name}/{path.name} is one part of a diffusers model. Put its whole folder, with "
         "model_index.json, into the models folder."
     )
+
+
+def _read_class_name(folder: Path) -> str:
+    """The class in diffusers that a part's configuration names; "" where it names none."""
+    try:
+        return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
 
 
 def _build_file_entries(path: Path, kinds: Kinds) -> list[CatalogEntry]:
@@ -181,7 +191,9 @@ def _explain_file(path: Path, kind: FileKind, gguf: bool) -> str:
         return f"{path.name} is {what}. Move it into the folder '{place}'."
     if gguf and not has_gguf() and (kind.family or kind.what in {"vae", "text_encoder"}):
         return f"{path.name} is a GGUF file, which needs the package gguf. Install it with: {GGUF_INSTALL}"
-    if kind.what in {"vae", "text_encoder"}:
+    if kind.what == "vae":
+        return f"{path.name} is a VAE by itself: choose it under VAE. Models that lack one are completed with it."
+    if kind.what == "text_encoder":
         return f"{path.name} is {PLACES[kind.what][0]} by itself. Models that lack one are completed with it."
     if not kind.family:
         return f"{path.name} is none of the checkpoints known here: Stable Diffusion 1 to 3.5, SDXL, FLUX.1."

@@ -18,6 +18,7 @@ from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
 from pipelines.models.device_choice import Acceleration, choose_device
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.extras import Extras
 from pipelines.models.files import PartFiles
 from pipelines.models.part_loading import (
     free_part,
@@ -30,6 +31,7 @@ from pipelines.models.places import ModelPlaces
 from pipelines.models.plan import QUANTIZED_PARTS, Plan, Plans
 from pipelines.models.quantization_folder import quantized_entry
 from pipelines.models.quantization_loading import load_quantized
+from pipelines.models.vaes import find_vae
 from pipelines.weights.offload import Slot, offloaded, streamed
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ class Loader:
         timeout: float = 120.0,
         quantization: Choice | None = None,
         source: torch.nn.Module | None = None,
+        extras: Extras = Extras(),
     ) -> Iterator[Any]:
         """Provide a model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
 
@@ -128,15 +131,19 @@ class Loader:
             timeout: seconds to wait for memory.
             quantization: makes it the quantized model, as if that stood in the catalog.
             source: the model's network in full precision, where the caller holds it: it is copied and not read again.
+            extras: parts of the models folder that are taken besides, or in the place of the model's own.
 
         Raises:
-            UnknownMethodError: no model has this key.
+            UnknownMethodError: no model, or no part, has this key.
+            SettingsError: a part does not fit the model.
             ModelError: the model is not here, broken, or too large.
             BusyError: other jobs hold the memory.
             Cancelled: the person stopped it.
         """
         entry = self._entry(key) if quantization is None else quantized_entry(self._entry(key), quantization)
         plan = self._plans.plan(entry, cancelled, _report_stage(progress, "Downloading"))
+        if extras:
+            plan = self._extend(plan, extras)
         placement = place_parts(plan, self.cache.limit, self.host is not None)
         resident, offloaded_parts = dict(placement.resident), dict(placement.moved)
         self._remember(entry.key if entry.key in self.catalog else key, resident | offloaded_parts)
@@ -163,6 +170,10 @@ class Loader:
                 stack.callback(self._slot.clear)
             parts = {name: objects[part] for name, part in (resident | offloaded_parts).items()}
             yield assemble_model(plan, parts, self.catalog, self._rows_by_network)
+
+    def _extend(self, plan: Plan, extras: Extras) -> Plan:
+        vae = find_vae(self.catalog.vaes(), extras.vae, plan.entry) if extras.vae else None
+        return self._plans.extend(plan, vae)
 
     def _entry(self, key: str) -> CatalogEntry:
         """The catalog's entry; of a model with a problem, as its files are now, since they may have been repaired."""

@@ -16,6 +16,7 @@ from pipelines.models.downloads import Progress
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, read_index, read_json
 from pipelines.models.places import ModelPlaces
+from pipelines.models.vaes import VaeEntry, build_vae_part
 from pipelines.weights.part_identity import PartIdentities
 
 __all__ = ["CHECKPOINT", "QUANTIZED_PARTS", "Plan", "Plans"]
@@ -121,6 +122,27 @@ class Plans:
             with self._lock:
                 self._plans[entry.key] = (plan.stamp(), plan)
         return plan
+
+    def extend(self, plan: Plan, vae: VaeEntry | None = None) -> Plan:
+        """Return a plan with parts of the models folder in it.
+
+        Args:
+            plan: of a model.
+            vae: in the place of the model's own.
+
+        Raises:
+            ModelFileError: files of a part are missing.
+            SettingsError: a part does not fit the model.
+        """
+        added: dict[str, PartFiles | None] = {}
+        if vae is not None:
+            added["vae"] = build_vae_part(vae, plan.folder / "vae", self._list_variants(plan.entry))
+        keys, estimates = self._build_keys(plan.entry, added)
+        keys = {**plan.keys, **keys}
+        known = {**plan.estimates, **estimates}
+        return dataclasses.replace(
+            plan, parts={**plan.parts, **added}, keys=keys, estimates={key: known[key] for key in keys.values()}
+        )
 
     def _plan_file(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
         config = self.places.config_folder(entry, cancelled, progress)

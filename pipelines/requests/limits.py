@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 
+from pipelines.autoencoders import VAES
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
@@ -28,6 +29,7 @@ __all__ = [
     "check_second_pass",
     "require_made_here",
     "require_one_pass",
+    "require_own_parts",
     "require_uncached",
 ]
 
@@ -39,6 +41,7 @@ TABLES: Mapping[str, Table[object]] = {
     "made_like": COMPATIBILITIES,
     "second_pass": SECOND_PASSES,
     "cache": CACHES,
+    "vae": VAES,
 }
 """The table of each of a request's methods, by its field."""
 
@@ -182,6 +185,16 @@ def require_uncached(request: Request, what: str) -> None:
         raise MethodFitError(
             f"{what} needs whole evaluations, which {label} leaves out. Set Cache to No cache ('none')."
         )
+
+
+def require_own_parts(request: Request, what: str) -> None:
+    """Refuse parts of the models folder where only the model's own are used.
+
+    Raises:
+        SettingsError: there is one; `what` begins the sentence, e.g. "A fit".
+    """
+    if request.vae.key != Request.vae.key:
+        raise SettingsError(f"{what} uses the model's own VAE. Set VAE to the model's own ('own').")
 
 
 def require_made_here(request: Request, what: str) -> None:

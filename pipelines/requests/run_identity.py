@@ -54,6 +54,8 @@ def identify_run(resolved: ResolvedRun, family: Family) -> Hashable | None:
     """
     request = resolved.request
     is_plain = request.start.key == Request.start.key
+    if is_plain:
+        request = request.replace(vae=Request.vae)  # it decodes what the run ends with
     model = identify_model(family, decoders=not is_plain)
     if model is None:
         return None

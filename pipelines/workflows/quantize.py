@@ -25,7 +25,7 @@ from pipelines.core.validation import read_flag, read_object, require_fields, re
 from pipelines.models.quantization_folder import plain_choice
 from pipelines.quantizers import Machine, require_runs
 from pipelines.quantizers.base import sqnr
-from pipelines.requests.limits import Limits
+from pipelines.requests.limits import Limits, require_own_parts
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -88,6 +88,7 @@ class QuantizationRequest:
         require_fields(values, [field.name for field in dataclasses.fields(cls)], "a quantization")
         base = read_request(read_object(values.get("base", {}), "base of a quantization"))
         require_one_picture(base.batch_size, "A comparison makes one picture a cell")
+        require_own_parts(base, "A comparison of quantizers")
         if base.loras:
             raise SettingsError(
                 "LoRAs cannot be added to quantized weights. Remove them, or make the picture in full precision."

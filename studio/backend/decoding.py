@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.types import Request
 from pipelines.models.catalog import Catalog
+from pipelines.models.extras import Extras
 from pipelines.models.loader import Loader
+from pipelines.requests.extras import find_extras
 from studio.jobs.job import Frame, Job
 from studio.jobs.local_engine import LocalEngine
 from studio.jobs.sharp_frames import SharpFrames
@@ -48,18 +51,21 @@ class FrameDecoder:
         if not (0 <= cell < len(cells) and 0 <= step < len(cells[cell].frames)):
             raise SettingsError(f"This run has no step {step + 1}.")
         frame, model = cells[cell].frames[step], getattr(job.request, "model", "")
+        extras = find_extras(job.request) if isinstance(job.request, Request) else Extras()
         pictures = None
         if frame.latents is not None and model in self._catalog:
             for loader in self._loaders:
                 if pictures is None and loader.loaded(model):
                     pictures = self._frames.get(
-                        (job.id, cell, step), functools.partial(self._decode_sharp, frame, model, loader)
+                        (job.id, cell, step), functools.partial(self._decode_sharp, frame, model, loader, extras)
                     )
         return pictures or (frame.noisy, frame.denoised)
 
-    def _decode_sharp(self, frame: Frame, model: str, loader: Loader) -> tuple[np.ndarray, np.ndarray] | None:
+    def _decode_sharp(
+        self, frame: Frame, model: str, loader: Loader, extras: Extras
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         def decode() -> tuple[np.ndarray, np.ndarray]:
-            with loader.model(model) as family:
+            with loader.model(model, extras=extras) as family:
                 noisy, denoised = decode_sharp(frame, family)
             return self._release(noisy, model), self._release(denoised, model)
 

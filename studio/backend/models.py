@@ -15,7 +15,9 @@ from pipelines.families.base import Family
 from pipelines.models.additions import fits_model
 from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.extras import Extras
 from pipelines.models.loader import Loader
+from pipelines.models.vaes import VaeEntry, explain_vae_misfit, read_vae_facts
 from pipelines.requests.wildcard_files import read_lists
 from pipelines.requests.wildcards import expand_wildcards
 from pipelines.schedules.learned import LearnedSchedules
@@ -85,11 +87,12 @@ class StudioModels:
         return traits and dataclasses.replace(traits, compiled=self._compiles)
 
     @contextlib.contextmanager
-    def model(self, key: str, job: Job) -> Iterator[Any]:
+    def model(self, key: str, job: Job, extras: Extras = Extras()) -> Iterator[Any]:
         """Lend the model on the job's device: a Family, or a StockPipeline for the rest of the catalog.
 
         Raises:
             ModelError: it is not there or broken.
+            SettingsError: a part of the models folder does not fit it.
             Cancelled: the job was stopped while it loaded.
         """
 
@@ -99,7 +102,7 @@ class StudioModels:
 
         loader = self.get_loader(job.device)
         with (
-            loader.model(key, job.cancelled, report_progress) as family,
+            loader.model(key, job.cancelled, report_progress, extras=extras) as family,
             interruptible(large_modules(family.components.values()), job.cancelled),
         ):
             if loader.host is not None:
@@ -141,6 +144,11 @@ class StudioModels:
         """List the LoRAs, by name, that are made for this model, as far as their files tell."""
         entry = self.catalog[model]
         return [lora.key for lora in self.catalog.loras() if fits_model(lora, entry)]
+
+    def vaes(self, model: str) -> list[VaeEntry]:
+        """List the VAEs of the models folder that read this model's latents, as far as their files tell."""
+        own = read_vae_facts(self.catalog[model])
+        return [vae for vae in self.catalog.vaes() if not explain_vae_misfit(vae, own)]
 
     def lora_path(self, name: str) -> Path:
         """Find the file of a LoRA of the models folder.

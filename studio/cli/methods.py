@@ -7,6 +7,7 @@ __all__ = ["build_method_tables"]
 
 def build_method_tables() -> str:
     """Build the tables of methods as Markdown, for docs/methods.md."""
+    from pipelines.autoencoders import VAES
     from pipelines.caches import CACHES
     from pipelines.compatibility import COMPATIBILITIES
     from pipelines.edits import EDITS
@@ -28,6 +29,7 @@ def build_method_tables() -> str:
         GUIDANCE,
         CACHES,
         SECOND_PASSES,
+        VAES,
         INVERSIONS,
         EDITS,
         VIDEOS,

@@ -40,6 +40,7 @@ _EXAMPLES = {
     "made_like": "e.g. comfyui,batch_index=1 or a1111_gpu",
     "second_pass": "e.g. latent,factor=2,strength=0.6 or pixel,upscaler=emoji-4x",
     "cache": "e.g. deepcache,interval=3",
+    "vae": "e.g. file,name=sd-vae-ft-mse",
 }
 
 

@@ -12,13 +12,25 @@ from studio.infotext.lora_tags import strip_lora_tags
 from studio.infotext.names import UNSAID, split_sampler
 from studio.infotext.parameters_syntax import Parts, split_parameters
 from studio.infotext.second_pass import take_second_pass
+from studio.infotext.vae_text import take_vae
 from studio.infotext.web_ui_rules import automatic_schedule, is_web_ui, take_schedule_ends, take_web_ui_rules
 
 __all__ = ["read_parameters"]
 
 _SIZE = re.compile(r"(\d{1,6})\s*[x\u00d7]\s*(\d{1,6})\Z")
 _UNREMARKED = {
-    *("Version", "Model hash", "Lora hashes", "TI hashes", "Batch size", "Batch pos", "RNG", "User", "Hashes"),
+    *(
+        "Version",
+        "Model hash",
+        "VAE hash",
+        "Lora hashes",
+        "TI hashes",
+        "Batch size",
+        "Batch pos",
+        "RNG",
+        "User",
+        "Hashes",
+    ),
     *(
         "Civitai metadata",
         "App",
@@ -106,6 +118,7 @@ def _take(pairs: dict[str, str], collector: Collector) -> None:
         take_second_pass(pairs, collector)
         take_cache(pairs, collector)
     collector.take_model(pairs.pop("Model", ""))
+    take_vae(pairs.pop("VAE", ""), collector)
     take_resources(pairs.pop("Civitai resources", ""), collector)
     _take_fooocus_loras(pairs, collector)
     if is_web_ui(pairs):

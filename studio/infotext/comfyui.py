@@ -18,6 +18,7 @@ from studio.infotext.comfyui_loras import take_loras
 from studio.infotext.comfyui_size import Beginning, find_beginning, take_size
 from studio.infotext.comfyui_text import take_prompts
 from studio.infotext.comfyui_unfollowed import find_partial_settings, find_unfollowed_kinds
+from studio.infotext.comfyui_vae import take_graph_vae
 from studio.infotext.comfyui_workflow import from_workflow
 from studio.infotext.equality import set_program
 from studio.infotext.fields import MAX_GRAPH, Collector, Restored, parse_object
@@ -111,6 +112,7 @@ def _take(graph: Graph, samplers: Sequence[Node], collector: Collector) -> None:
         collector.note(f"Steps, seed and sampler were left out: the node {sampler.kind[:80]!r} is not known here.")
     batch = _take_latents(graph, inputs, collector)
     _take_models(graph, inputs, collector)
+    take_graph_vae(graph, collector)
     _take_rules(graph, inputs, batch, samplers, collector)
 
 

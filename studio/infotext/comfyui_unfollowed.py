@@ -13,7 +13,7 @@ __all__ = ["find_partial_settings", "find_unfollowed_kinds"]
 _FOLLOWED = frozenset(
     {
         *("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced", "KSamplerSelect"),
-        *("BasicScheduler", "RandomNoise", "CFGGuider", "CheckpointLoaderSimple", "EmptyLatentImage"),
+        *("BasicScheduler", "RandomNoise", "CFGGuider", "CheckpointLoaderSimple", "VAELoader", "EmptyLatentImage"),
         *("CLIPTextEncode", "CLIPSetLastLayer", "VAEDecode", "Reroute", "Reroute (rgthree)"),
     }
 )

@@ -32,6 +32,7 @@ BASE: Mapping[str, Any] = {
     "made_like": "here",
     "second_pass": "none",
     "cache": "none",
+    "vae": "own",
     "num_inference_steps": 2,
     "width": 64,
     "height": 64,

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from pipelines.models.extras import Extras
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -77,15 +79,17 @@ class TaskContext(Protocol):
     def traits(self, model: str) -> Traits | None:
         """Tell what methods ask of this model; None while it cannot be said without loading it."""
 
-    def model(self, key: str, job: Job) -> AbstractContextManager[Family | StockPipeline]:
+    def model(self, key: str, job: Job, extras: Extras = Extras()) -> AbstractContextManager[Family | StockPipeline]:
         """Lease a model for as long as the context lasts.
 
         Args:
             key: of the catalog.
             job: is told how far the loading is, and its cancel ends it.
+            extras: parts of the models folder that are taken besides, or in the place of the model's own.
 
         Raises:
             ModelError: it is not there or broken.
+            SettingsError: a part does not fit it.
             Cancelled: the job was stopped while it loaded.
         """
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.errors import ModelMissingError
 from pipelines.core.interruption import interruptible, large_modules
 from pipelines.families.base import Family
+from pipelines.models.extras import Extras
 from studio.jobs.job import Job
 from studio.tasks.context import TaskCaches, TaskContext
 
@@ -102,12 +103,16 @@ class ForkedContext:
         self.save_picture, self.encode_clip, self.save_clip = parent.save_picture, parent.encode_clip, parent.save_clip
 
     @contextlib.contextmanager
-    def model(self, key: str, job: Job) -> Iterator[Any]:
+    def model(self, key: str, job: Job, extras: Extras = Extras()) -> Iterator[Any]:
         """Give a model that was loaded before the fork.
 
         Raises:
-            ModelMissingError: it was not loaded at the start.
+            ModelMissingError: it was not loaded at the start, or parts of the models folder are wanted.
         """
+        if extras:
+            raise ModelMissingError(
+                "This Space loads its models when it starts, and no other parts. Set VAE to the model's own ('own')."
+            )
         if key not in self._models:
             raise ModelMissingError(
                 f"This Space loads its models when it starts: {', '.join(self._models)}. Choose one of "

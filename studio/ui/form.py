@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.components import Component
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.types import Choice
 from pipelines.families.prompt_weighting import WEIGHTINGS
 from pipelines.requests.limits import TABLES
 from studio.ui.component_data import Block, Data
@@ -89,10 +90,17 @@ class RequestForm(FormSections):
                 hint_updates[self.prompt_hint] = gr.update(value=self._build_hint(entry.key))
             lora_updates = loras.offer(self.studio.loras(entry.key), data)
             upscalers: Data = dict.fromkeys(self._upscalers, gr.update(choices=list_upscaler_choices(self.studio)))
-            return {model: gr.update(choices=self.list_model_choices()), **lora_updates, **hint_updates, **upscalers}
+            vae: Data = dict.fromkeys(self._vae, gr.update(choices=self.list_vae_choices(entry.key)))
+            models: Data = {model: gr.update(choices=self.list_model_choices())}
+            return {**models, **lora_updates, **hint_updates, **upscalers, **vae}
 
-        outputs: set[Block] = {model, *loras.components, *hint, *self._upscalers}
+        outputs: set[Block] = {model, *loras.components, *hint, *self._upscalers, *self._vae}
         return Lists({model, *loras.components}, outputs, updates)
+
+    @property
+    def _vae(self) -> set[Component]:
+        """The list of VAEs, where the form has one."""
+        return {self.fields["vae"]} if "vae" in self.fields else set()
 
     @property
     def _upscalers(self) -> set[Component]:
@@ -108,6 +116,8 @@ class RequestForm(FormSections):
         """
         values = {name: data[component] for name, component in self.fields.items()}
         values |= {name: _parse_seed(values[name]) for name in SEEDS}
+        if "vae" in values:
+            values["vae"] = {"key": "file", "name": values["vae"]} if values["vae"] else {"key": "own"}
         methods = {name: one.choice(data) for name, one in self.methods.items()}
         return {**values, **methods, "loras": self.lora.choice(data)}
 
@@ -148,7 +158,15 @@ class RequestForm(FormSections):
             updates[fields["style"]] = gr.update(value=values["style"])
         if "loras" in values:
             updates |= self.lora.updates(self.studio.loras(entry.key), values["loras"])
+        if "vae" in fields and "vae" in values:
+            updates[fields["vae"]] = self._build_vae_update(entry.key, values["vae"])
         return updates
+
+    def _build_vae_update(self, model: str, choice: Any = "own") -> Any:
+        """Offer the VAEs that fit a model; one that does not is not chosen."""
+        offered = self.list_vae_choices(model)
+        name = Choice.parse(choice).settings.get("name", "")
+        return gr.update(choices=offered, value=name if name in [key for _, key in offered] else "")
 
     def _build_model_updates(self, entry: CatalogEntry) -> Data:
         traits = self.studio.traits(entry.key)
@@ -162,6 +180,8 @@ class RequestForm(FormSections):
         if self.prompt_hint:
             updates[self.prompt_hint] = gr.update(value=self._build_hint(entry.key))
         updates[self.fields["num_inference_steps"]] = gr.update(value=self._get_default_steps(entry))
+        if "vae" in self.fields:
+            updates[self.fields["vae"]] = self._build_vae_update(entry.key)
         updates[self.fields["style"]] = gr.update(choices=list_style_choices(entry.key), value=NO_STYLE)
         return updates | self.lora.updates(self.studio.loras(entry.key))
 

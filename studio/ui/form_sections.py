@@ -174,6 +174,22 @@ class FormSections:
         """Lay out the LoRAs of the models folder, each with its weight."""
         self.lora = build_lora_controls(self.studio.loras(self.first.key), self.studio.limits.max_loras, self.prefix)
 
+    def vae(self) -> None:
+        """Lay out what encodes and decodes pictures: the model's own VAE, or one of the models folder that fits."""
+        self.fields["vae"] = gr.Dropdown(
+            self.list_vae_choices(self.first.key),
+            value="",
+            label="VAE",
+            info="Decodes the finished latents. Put others into the models folder.",
+            filterable=False,
+            elem_id=self._id("vae"),
+        )
+
+    def list_vae_choices(self, model: str) -> list[tuple[str, str]]:
+        """List label and key of each VAE that fits a model, its own one first."""
+        vaes = self.studio.vaes(model) if model in self.studio.catalog else []
+        return [("The model's own", ""), *((vae.label, vae.key) for vae in vaes)]
+
     def _add_slider(self, name: str, label: str, bounds: tuple[float, float], value: float, **options: Any) -> None:
         self.fields[name] = gr.Slider(
             *bounds, value=value, label=label, buttons=[], **{"step": 1, "elem_id": self._id(name), **options}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import StepwiseError
 from pipelines.core.registry import Table, parse_settings
@@ -36,7 +36,34 @@ def accept_restored(restored: Restored, studio: Studio, model: str) -> Restored:
         if reason := _explain_refusal(TABLES[name], Choice.parse(values[name]), traits):
             del values[name]
             notes.append(f"The {name} was not loaded. {reason}")
-    return dataclasses.replace(restored, values=values, notes=notes)
+    _find_vae(restored, values, notes, studio, model)
+    equality = restored.equality if ("vae" in values) == ("vae" in restored.values) else ""
+    return dataclasses.replace(restored, values=values, notes=notes, equality=equality)
+
+
+def _find_vae(restored: Restored, values: dict[str, Any], notes: list[str], studio: Studio, model: str) -> None:
+    """Put the VAE that is here in the place of a program's name for it; it leaves the values where none is."""
+    choice = Choice.parse(values.get("vae", "own"))
+    if choice.key != "file" or "vae" not in values:
+        return
+    name = _strip_file_name(str(choice.settings.get("name", "")))
+    fitting = {_strip_file_name(vae.path.name): vae.key for vae in studio.vaes(model)}
+    fitting |= {vae.key: vae.key for vae in studio.vaes(model)}
+    if name in fitting:
+        values["vae"] = {"key": "file", "name": fitting[name]}
+        if restored.source != "stepwise":
+            notes.append(f"The VAE {fitting[name]} was chosen by its name. Whether it is the same file is not known.")
+        return
+    del values["vae"]
+    notes.append(
+        f"The picture names the VAE {str(choice.settings.get('name', ''))[:80]!r}, which is not in the models folder "
+        "or does not fit this model: the chosen one stays."
+    )
+
+
+def _strip_file_name(name: str) -> str:
+    """A file's name without folders and suffix, which programs write differently."""
+    return name.replace("\\", "/").rpartition("/")[2].removesuffix(".safetensors").removesuffix(".pt").casefold()
 
 
 def _explain_refusal(table: Table, choice: Choice, traits: Traits | None) -> str:

@@ -16,6 +16,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request, Traits
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.vaes import VaeEntry
 from pipelines.requests.limits import Limits, check_request
 from studio import infotext
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
@@ -63,6 +64,9 @@ class StandIn:
 
     def loras(self, model: str) -> list[str]:
         return [] if model == FLOW.key else ["sketch", "neon"]
+
+    def vaes(self, model: str) -> list[VaeEntry]:
+        return []
 
     @property
     def catalog(self) -> Catalog:

@@ -23,7 +23,7 @@ def test_the_costly_axis_is_outermost_whichever_way_the_grid_lies():
     ):
         requests = [Request.parse(apply_changes({"prompt": "x"}, cell)) for cell in grid(axes)]
         order = by_model(requests)
-        assert [model for model, _ in order] == ["a", "b"]
+        assert [model for (model, _), _ in order] == ["a", "b"]
         assert sorted(index for _, sets in order for indices in sets for index in indices) == [0, 1, 2, 3]
 
 

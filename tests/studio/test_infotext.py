@@ -163,6 +163,7 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "made_like": {"key": "here"},
         "second_pass": {"key": "none"},
         "cache": {"key": "none"},
+        "vae": {"key": "own"},
     }
     assert restored.loras == () and restored.model == ""
     assert any("__class__, device" in note for note in restored.notes)

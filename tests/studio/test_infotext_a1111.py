@@ -283,7 +283,7 @@ def test_nothing_that_changes_a_picture_vanishes_silently():
     assert plain.equality.startswith("Same as A1111 1.10 with the same Stable Diffusion 1, 2 or SDXL checkpoint")
     for said, word in (
         *(("Clip skip: 20", "clip skip"), ("Emphasis: Loud", "emphasis"), ("NGMS: 1.5", "negative")),
-        *(("ADetailer model: face.pt", "ADetailer model"), ("VAE: x.safetensors", "VAE"), ("Tiling: True", "Tiling")),
+        *(("ADetailer model: face.pt", "ADetailer model"), ("Tiling: True", "Tiling")),
         *(('ControlNet 0: "Module: none, Model: x"', "ControlNet 0"), ('TI hashes: "a: 1"', "embeddings")),
         *(("freeu_enabled: True", "freeu_enabled"), ("Token merging ratio: 0.5", "Token merging ratio")),
     ):
@@ -292,6 +292,8 @@ def test_nothing_that_changes_a_picture_vanishes_silently():
     for setting in ("Seed: 4, ", "CFG scale: 7, ", "Size: 512x512, ", "Negative prompt: blurry\n"):
         restored = read(WHOLE.format("RNG: CPU").replace(setting, ""))
         assert "does not say all of its settings" in restored.equality
+    decoded = read(WHOLE.format("RNG: CPU, VAE: x.safetensors"))
+    assert decoded.values["vae"] == {"key": "file", "name": "x.safetensors"} and decoded.equality == plain.equality
     followed = read(WHOLE.format("RNG: CPU, Clip skip: 2, Emphasis: No norm"))
     assert followed.values["made_like"] == {"key": "a1111_cpu", "clip_skip": 2, "emphasis": "No norm"}
     assert followed.equality == plain.equality

@@ -25,7 +25,6 @@ UNFOLLOWED = {
     ),
     "ConditioningZeroOut": graph(n7=node("ConditioningZeroOut", conditioning=["6", 0])),
     "BNK_CLIPTextEncodeAdvanced": graph(n6=node("BNK_CLIPTextEncodeAdvanced", text="a fox", clip=["4", 1])),
-    "VAELoader": graph(n8=node("VAEDecode", samples=["3", 0], vae=["20", 0]), n20=node("VAELoader", vae_name="x")),
     "ImageUpscaleWithModel": graph(
         n9=node("SaveImage", images=["20", 0]), n20=node("ImageUpscaleWithModel", image=["8", 0])
     ),

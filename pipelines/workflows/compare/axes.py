@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.autoencoders import VAES
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.core.errors import SettingsError, UnknownMethodError
@@ -34,6 +35,7 @@ TABLES: Mapping[str, Table] = {
     "start": INITIALIZATIONS,
     "made_like": COMPATIBILITIES,
     "cache": CACHES,
+    "vae": VAES,
 }
 """The fields of a request that hold a method, and their tables."""
 
@@ -45,6 +47,7 @@ _PLAIN = {
     "start": "Initialization",
     "made_like": "Made like",
     "cache": "Cache",
+    "vae": "VAE",
     "num_inference_steps": "Steps",
     "seed": "Seed",
     "size": "Size",
@@ -60,7 +63,11 @@ _PLAIN = {
 _SHORT = {"steps": "num_inference_steps", "guidance_scale": "guidance.guidance_scale"}
 _WHOLE = {"num_inference_steps", "seed", "width", "height", "variation_seed"}
 _TEXTS = {"prompt", "negative_prompt", "prompt_weighting"}
-_COSTS = {"model": 0, "lora": 1, "size": 2, "width": 2, "height": 2, "prompt": 3, "negative_prompt": 3, FIELD: 3}
+_COSTS = {
+    **{"model": 0, "vae": 0, "lora": 1},
+    **dict.fromkeys(("size", "width", "height"), 2),
+    **dict.fromkeys(("prompt", "negative_prompt", FIELD), 3),
+}
 _CHEAP = 4
 _RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*:\s*([\d.]+))?")
 _SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")

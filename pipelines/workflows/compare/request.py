@@ -18,6 +18,8 @@ from pipelines.core.types import Request, Traits
 from pipelines.core.validation import read_flag, read_object, read_whole, require_fields, require_one_picture
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
+from pipelines.models.extras import Extras
+from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import Limits
 from pipelines.requests.prompts import branch_count
 from pipelines.samplers import SAMPLERS
@@ -222,15 +224,15 @@ def equal_steps(
     )
 
 
-def by_model(requests: Sequence[Request]) -> list[tuple[str, list[list[int]]]]:
-    """Return the order of work: each model once, and in it the indices of each set of LoRAs together.
+def by_model(requests: Sequence[Request]) -> list[tuple[tuple[str, Extras], list[list[int]]]]:
+    """Return the order of work: each model with its extras once, and in it the indices of each set of LoRAs together.
 
     Within a set the costly differences come outermost (size, then prompt, then the rest as it stands), so
     whatever the grid looks like, a model is loaded and a LoRA applied once.
     """
-    models: dict[str, dict[Hashable, list[int]]] = {}
+    models: dict[tuple[str, Extras], dict[Hashable, list[int]]] = {}
     for index, request in enumerate(requests):
-        models.setdefault(request.model, {}).setdefault(request.loras, []).append(index)
+        models.setdefault((request.model, find_extras(request)), {}).setdefault(request.loras, []).append(index)
     first: dict[Hashable, int] = {}
     for index, request in enumerate(requests):
         for key in _list_costs(request):

@@ -93,8 +93,9 @@ class ComparisonSetup:
             form.fields["batch_size"].visible = False
         with gr.Accordion("Variation", open=False, elem_classes="sw-expert"):
             form.variation()
-        with gr.Accordion("LoRA", open=False):
+        with gr.Accordion("LoRA and VAE", open=False):
             form.loras()
+            form.vae()
 
     def _reference(self) -> None:
         max_steps, identity = self.studio.limits.max_steps, f"{self.prefix}-reference"

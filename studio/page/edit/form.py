@@ -118,8 +118,9 @@ class EditForm:
             gr.HTML("<p class='sw-hint'>Used by edits without inversion; an inversion has a sampler of its own.</p>")
             base.method("sampler")
             base.method("schedule")
-        with gr.Accordion("LoRA", open=False):
+        with gr.Accordion("LoRA and VAE", open=False):
             base.loras()
+            base.vae()
         with gr.Column(visible=False):
             base.variation()
 

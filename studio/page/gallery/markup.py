@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.autoencoders import VAES
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.core.types import Request
@@ -42,12 +43,14 @@ TABLES = {
     "made_like": COMPATIBILITIES,
     "second_pass": SECOND_PASSES,
     "cache": CACHES,
+    "vae": VAES,
     "quantization": QUANTIZERS,
 }
 _PLAIN_START = Request().start.to_json()
 _MADE_HERE = Request().made_like.to_json()
 _ONE_PASS = Request().second_pass.to_json()
 _UNCACHED = Request().cache.to_json()
+_OWN_VAE = Request().vae.to_json()
 CLIPS = frozenset({".mp4", ".webm", ".mov", ".mkv"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
@@ -221,6 +224,8 @@ def _list_figures(record: Record, label: str) -> list[tuple[str, str]]:
         names["second_pass"] = "Second pass"
     if request.get("cache", _UNCACHED) != _UNCACHED:
         names["cache"] = "Cache"
+    if request.get("vae", _OWN_VAE) != _OWN_VAE:
+        names["vae"] = "VAE"
     pairs += [
         (words, _format_setting(name, request[name])) for name, words in names.items() if request.get(name) is not None
     ]

@@ -100,8 +100,9 @@ class TextToImageTab(RunningTab):
             form.method("cache")
         with gr.Accordion("Variation", open=False, elem_classes="sw-expert"):
             form.variation()
-        with gr.Accordion("LoRA", open=False):
+        with gr.Accordion("LoRA and VAE", open=False):
             form.loras()
+            form.vae()
         self.restore = build_restore("t2i")
         self.send = gr.Button(
             "Compare these settings", size="sm", visible=False, elem_id="t2i-send", elem_classes="sw-send sw-expert"

@@ -106,8 +106,9 @@ class VideoTab(RunningTab):
             form.method("sampler")
             form.method("schedule")
             form.method("start")
-        with gr.Accordion("LoRA", open=False):
+        with gr.Accordion("LoRA and VAE", open=False):
             form.loras()
+            form.vae()
         with gr.Column(visible=False):
             form.variation()
         link = TabSettings(lambda: self._inputs, self._read_linked, lambda: self.context.receive[KEY])

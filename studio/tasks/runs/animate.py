@@ -14,6 +14,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.models.video_models import video_model
+from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import check_fit
 from pipelines.workflows.edit.request import pixels_kept
 from pipelines.workflows.video import VIDEOS
@@ -182,7 +183,7 @@ def run(request: VideoRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
     method = VIDEOS[request.method.key].build(request.method.settings)
     job.set_cells([Cell(num_steps=method.num_steps(request.job()), note=" ".join(request.notes))])
-    with context.model(request.base.model, job) as model:
+    with context.model(request.base.model, job, find_extras(request.base)) as model:
         clip = _Clip(request, job, context)
         job.set_status(JobStatus.RUNNING)
         if isinstance(model, Family):

@@ -15,6 +15,7 @@ from pipelines.core.errors import MethodFitError, StepwiseError, StoreError
 from pipelines.core.loop import denoise_together
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.models.extras import Extras
 from pipelines.requests.limits import check_orders
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.step_pictures import with_pictures
@@ -80,8 +81,8 @@ class _Comparing:
             StepwiseError: no cell could run.
         """
         requests = [slot.request for slot in self.slots]
-        for model, sets in by_model(requests):
-            with self._lease_model(model, [index for indices in sets for index in indices]) as family:
+        for (model, extras), sets in by_model(requests):
+            with self._lease_model(model, extras, [index for indices in sets for index in indices]) as family:
                 if family is not None:
                     for part in (range(self.count), range(self.count, len(self.slots))):
                         for indices in sets:
@@ -91,11 +92,11 @@ class _Comparing:
             raise problems[0]
 
     @contextmanager
-    def _lease_model(self, model: str, indices: Sequence[int]) -> Iterator[Family | None]:
+    def _lease_model(self, model: str, extras: Extras, indices: Sequence[int]) -> Iterator[Family | None]:
         """The model while the context lasts; None where it cannot be had, which only its own cells suffer from."""
         with ExitStack() as leases:
             try:
-                lent = leases.enter_context(self.context.model(model, self.job))
+                lent = leases.enter_context(self.context.model(model, self.job, extras))
             except StepwiseError as error:
                 self._fail(indices, error)
                 yield None

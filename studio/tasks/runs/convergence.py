@@ -14,6 +14,7 @@ import torch
 from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import denoise
 from pipelines.families.base import Family
+from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import check_fit
 from pipelines.requests.reference import reference_of
 from pipelines.requests.step_pictures import one_step_late
@@ -169,7 +170,7 @@ def parse(values: Mapping[str, object], context: TaskContext) -> ConvergenceRequ
 
 def run(request: ConvergenceRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
-    with context.model(request.base.model, job) as family:
+    with context.model(request.base.model, job, find_extras(request.base)) as family:
         if not isinstance(family, Family):
             raise MethodFitError("This model runs through its own pipeline only: its samplers cannot be compared.")
         # The size alone: whether the schedule serves a run is a matter of each point's sampler and steps.

@@ -20,6 +20,7 @@ from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
 from pipelines.prompts.loras import take_loras
+from pipelines.requests.extras import find_extras
 from pipelines.requests.step_pictures import StepPictures, with_pictures
 from pipelines.requests.text_to_image import ResolvedRun, decode, resolve, resolve_size
 from pipelines.workflows.edit.canvas import Canvas, canvas_of
@@ -251,7 +252,7 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> EditRequest:
 
 def run(request: EditRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
-    with context.model(request.base.model, job) as family:
+    with context.model(request.base.model, job, find_extras(request.base)) as family:
         if not isinstance(family, Family):
             raise MethodFitError("This model runs through its own pipeline only and cannot edit here. Choose another.")
         model = request.check_model(context.limits, family)

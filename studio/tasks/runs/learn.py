@@ -13,6 +13,7 @@ from pipelines.core.types import Choice, is_text
 from pipelines.families.base import Family
 from pipelines.learning.fitting import learn
 from pipelines.learning.request import LEARNERS, PROMPTS, LearnRequest, PictureSettings, Progress, require_learnable
+from pipelines.requests.limits import require_own_parts
 from pipelines.requests.prompts import require_one_text
 from pipelines.requests.text_to_image import resolve
 from pipelines.schedules.learned_file import write_learned
@@ -63,6 +64,7 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> LearnRequest:
     learner = Choice.parse(values.get("learner", "ld3"))
     parse_settings(LEARNERS[learner.key].settings, learner.settings, LEARNERS[learner.key].label)
     require_learnable(request)
+    require_own_parts(request, "A fit")
     pictures = parse_settings(PictureSettings, _require_object(values.get("pictures", {}), "pictures"), "Pictures")
     return LearnRequest(request, learner, pictures, prompts)
 

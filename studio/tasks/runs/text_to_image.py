@@ -18,6 +18,7 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.types import LoraChoice, Request, Step
 from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
+from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import check_fit, check_request, check_second_pass, require_one_pass
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
@@ -28,6 +29,7 @@ from pipelines.samplers import SAMPLERS
 from pipelines.second_passes import SECOND_PASSES
 from pipelines.weights.part_identity import file_stamp
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.extras import require_extras
 from studio.tasks.finished_runs import FROM_CACHE, FinishedRun, FinishedRuns
 from studio.tasks.method_names import read_method_names
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record
@@ -72,6 +74,7 @@ def parse_request(
         )
     for lora in request.loras:
         context.lora_path(lora.name)
+    require_extras(request, context)
     check_prompts(request, traits)
     return request
 
@@ -115,7 +118,7 @@ def _add_prompt_loras(request: Request, context: TaskContext) -> Request:
 def run(request: Request, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
     job.set_cells([Cell(num_steps=request.num_inference_steps)])
-    with context.model(request.model, job) as family:
+    with context.model(request.model, job, find_extras(request)) as family:
         if not isinstance(family, Family):
             run_stock(request, family, job, context)
             return

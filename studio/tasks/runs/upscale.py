@@ -13,6 +13,7 @@ from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.requests.extras import find_extras
 from pipelines.requests.step_pictures import with_pictures
 from pipelines.requests.text_to_image import decode, resolve
 from pipelines.upscaling.enlarge import enlarge
@@ -87,7 +88,7 @@ def _run_second_pass(
     request: UpscaleRequest, enlarged: Picture, job: Job, context: TaskContext
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Denoise part of the way at the enlarged size, brought to what the model takes."""
-    with context.model(request.base.model, job) as family:
+    with context.model(request.base.model, job, find_extras(request.base)) as family:
         if not isinstance(family, Family):
             raise MethodFitError(
                 "This model runs through its own pipeline only and has no second pass here. Choose another."
