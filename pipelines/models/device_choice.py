@@ -34,7 +34,9 @@ _FIRST_WITH_BFLOAT16 = (8, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Acceleration:
-    """What is done to a denoising network when it is loaded; off by default.
+    """What is done to a denoising network when it is loaded.
+
+    Its choices are off by default. Large convolutions over small grids compute as products of matrices in any case.
 
     Attributes:
         attention: a back end of diffusers' attention dispatcher; "" for the library's own choice.
@@ -54,6 +56,9 @@ class Acceleration:
         """
         import torch
 
+        from pipelines.models.small_grids import use_products_on_small_grids
+
+        use_products_on_small_grids(network)
         if self.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.attention and hasattr(network, "set_attention_backend"):

@@ -1,0 +1,77 @@
+"""Large convolutions over small grids are computed as products of matrices, and nothing else changes."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.models import small_grids
+from pipelines.models.device_choice import Acceleration
+from pipelines.models.small_grids import SmallGridConv2d, use_products_on_small_grids
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Count 100 weights as many, in float64 too, so that rounding hides nothing."""
+    monkeypatch.setattr(small_grids, "LEAST_WEIGHTS", 100)
+    monkeypatch.setattr(small_grids, "MOST_POSITIONS", {torch.float64: 60})
+
+
+def convolution(**options):
+    torch.manual_seed(0)
+    return nn.Conv2d(6, 10, **{"kernel_size": 3, **options}).double()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": 1},
+        {"padding": 1, "stride": 2},
+        {"padding": 0},
+        {"padding": 1, "bias": False},
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": (3, 2), "padding": (1, 0), "stride": (2, 1)},
+    ],
+)
+def test_the_product_is_the_convolution(options, small, monkeypatch):
+    plain = convolution(**options)
+    fast = convolution(**options)
+    assert use_products_on_small_grids(fast) == 1 and isinstance(fast, SmallGridConv2d)
+    inputs = torch.randn(2, 6, 5, 4, dtype=torch.float64, requires_grad=True)
+    expected = plain(inputs)
+    gradient = torch.autograd.grad(expected.square().sum(), inputs)[0]
+    with monkeypatch.context() as context:
+        context.setattr(nn.Conv2d, "forward", None)  # it takes no other way
+        found = fast(inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), inputs)[0], gradient, rtol=0, atol=1e-12)
+
+
+def test_large_grids_and_other_kinds_are_left_to_pytorch(small):
+    network = nn.Sequential(
+        convolution(padding=1, groups=2),
+        nn.Conv2d(10, 10, 3, padding=2, dilation=2),
+        nn.Conv2d(10, 10, 3, padding="same"),
+        nn.Conv2d(10, 10, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(10, 1, 1),
+    ).double()
+    assert use_products_on_small_grids(network) == 0
+    plain, fast = convolution(padding=1), convolution(padding=1)
+    use_products_on_small_grids(fast)
+    inputs = torch.randn(1, 6, 9, 9, dtype=torch.float64)
+    assert torch.equal(fast(inputs), plain(inputs))
+
+
+def test_names_weights_and_the_kind_stay(small):
+    network = nn.Sequential(convolution(padding=1))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    Acceleration().apply(network)
+    assert type(network[0]) is SmallGridConv2d and isinstance(network[0], nn.Conv2d)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    Acceleration(channels_last=True).apply(network)
+    inputs = torch.randn(1, 6, 4, 4, dtype=torch.float64)
+    plain = convolution(padding=1)
+    torch.testing.assert_close(network(inputs), plain(inputs), rtol=0, atol=1e-13)
+
+
+def test_the_size_of_a_stable_diffusion_layer_is_large_enough():
+    assert 1280 * 1280 * 9 >= small_grids.LEAST_WEIGHTS > 640 * 1280 * 9
