@@ -16,7 +16,7 @@ from pipelines.core.denoiser import Denoiser, predict_together
 from pipelines.core.devices import Timer, mark_time
 from pipelines.core.errors import SettingsError
 from pipelines.core.noise import NoiseSource
-from pipelines.core.prediction import Prediction, Query
+from pipelines.core.prediction import Prediction, Query, ShiftingGuidance
 from pipelines.core.sampler import Sampler, State, StepContext
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Step
@@ -98,8 +98,17 @@ class RunInProgress:
         for index, (level, next_level) in enumerate(pairwise(levels)):
             run.denoiser.step = len(run.levels) - 1 - num_steps + index  # of the whole schedule: a start may spare some
             context = StepContext(index, num_steps, run.noise, run.noise_schedule)
+            state = yield from self._shift(state, level)
             state = yield from run.sampler.step(state, level, next_level, context)
             yield self._finish_step(context, level, next_level, state)
+
+    def _shift(self, state: State, level: Level) -> Generator[Query, Prediction, State]:
+        """What the guidance makes of the latents that a step begins with."""
+        denoiser = self.run.denoiser
+        if not isinstance(denoiser.guidance, ShiftingGuidance):
+            return state
+        latents = yield from denoiser.guidance.shift(state.latents, level, denoiser.step, denoiser.num_steps)
+        return state if latents is state.latents else dataclasses.replace(state, latents=latents)
 
     def _share_skipped(self) -> float:
         """The share of the network's work that a cache left out since the last step."""

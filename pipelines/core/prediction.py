@@ -22,6 +22,7 @@ __all__ = [
     "Prediction",
     "Query",
     "RowMemory",
+    "ShiftingGuidance",
 ]
 
 
@@ -228,3 +229,28 @@ class AskingGuidance(Guidance, Protocol):
 
     def further_evaluations(self, level: Level) -> int:
         """Count what it evaluates at this level beside the planned branches."""
+
+
+@runtime_checkable
+class ShiftingGuidance(Guidance, Protocol):
+    """A guidance that moves the latents before a step begins.
+
+    Attributes:
+        patch: changes the network in the evaluations for that, and is tried before a run begins; None for none.
+    """
+
+    patch: Perturbation | None
+
+    def shift(
+        self, latents: torch.Tensor, level: Level, step: int, num_steps: int
+    ) -> Generator[Query, Prediction, torch.Tensor]:
+        """Yield queries, be sent their predictions, and return the latents that the step begins with.
+
+        Args:
+            latents: (B, C, h, w), at the level.
+            level: where the step begins.
+            step, num_steps: of the run's whole schedule.
+        """
+
+    def shift_evaluations(self, num_steps: int) -> int:
+        """Count what it evaluates for that in a run, at most."""

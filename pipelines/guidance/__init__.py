@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pipelines.core.prediction import Guidance
 from pipelines.core.registry import Method, Table
+from pipelines.guidance.a_star import AStar, AStarSettings
 from pipelines.guidance.adaptive import Adaptive, AdaptiveSettings
+from pipelines.guidance.attend_and_excite import AttendAndExcite, AttendAndExciteSettings
 from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.guidance.frequency import FrequencyDecoupled, FrequencySettings
 from pipelines.guidance.interval import Interval, IntervalSettings
@@ -32,6 +34,7 @@ from pipelines.guidance.residual import Residual, ResidualSettings
 from pipelines.guidance.self_attention import SelfAttention, SelfAttentionSettings
 from pipelines.guidance.tangential import Tangential, TangentialSettings
 from pipelines.guidance.two_branch import needs_two_branches
+from pipelines.guidance.word_maps import needs_word_maps
 from pipelines.guidance.zero_star import ZeroStar, ZeroStarSettings
 
 __all__ = ["GUIDANCE"]
@@ -172,6 +175,24 @@ GUIDANCE: Table[Guidance] = Table(
             needs_self_attention,
             paper="Hong et al., arXiv:2210.00939",
             help="Leads away from the picture blurred where the network looks: better structure for half more work.",
+        ),
+        Method(
+            "attend_and_excite",
+            "Attend-and-excite",
+            AttendAndExcite,
+            AttendAndExciteSettings,
+            needs_word_maps,
+            paper="Chefer et al., arXiv:2301.13826",
+            help="Moves the latents until each word of the prompt is seen somewhere: for objects that go missing.",
+        ),
+        Method(
+            "a_star",
+            "A-STAR",
+            AStar,
+            AStarSettings,
+            needs_word_maps,
+            paper="Agarwal et al., arXiv:2306.14544",
+            help="Moves the latents so that words do not share their places and keep those that they had.",
         ),
     ],
 )

@@ -16,20 +16,22 @@ from pipelines.compatibility.base import Compatibility
 from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan
 from pipelines.core.caching import Cache
 from pipelines.core.denoiser import Denoiser
-from pipelines.core.errors import SettingsError
+from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.loop import Begin, Run
 from pipelines.core.noise import NoiseSource
-from pipelines.core.prediction import AskingGuidance, Conditioning, Guidance
+from pipelines.core.prediction import AskingGuidance, Conditioning, Guidance, ShiftingGuidance
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Choice, Request
+from pipelines.edits.words import read_words
 from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
+from pipelines.guidance.word_maps import WordedGuidance, choose_words
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
 from pipelines.requests.limits import check_fit, require_made_here, require_one_pass
-from pipelines.requests.prompts import RunPrompts, read_request_prompts
+from pipelines.requests.prompts import RunPrompts, read_request_prompts, require_one_text
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedules import settle_schedule
@@ -129,6 +131,7 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         noise_schedule = program.noise_schedule(noise_schedule, family.scheduler_config)
         sampler = program.sampler(request, sampler, noise_schedule)
     levels, guidance = tuple(program.levels(request, schedule, noise_schedule)), GUIDANCE.build(request.guidance)
+    guidance = _bind_words(guidance, request, family)
     _try_patches(guidance, levels, family)
     cache = CACHES.build(request.cache)
     if cache is not None:
@@ -145,10 +148,35 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
     )
 
 
+def _bind_words(guidance: Guidance, request: Request, family: Family) -> Guidance:
+    """Tell a guidance that looks at single words where they stand.
+
+    Raises:
+        PromptError: a word is not in the prompt, or the prompt is not one text of one chunk.
+        SettingsError: another program's rules read the prompt.
+    """
+    if not isinstance(guidance, WordedGuidance):
+        return guidance
+    label = GUIDANCE[request.guidance.key].label
+    require_made_here(request, f"A run with {label}")
+    require_one_text(request.prompt, request.negative_prompt, f"Runs with {label}")
+    read = read_words(family.components["tokenizer"], request.prompt)
+    places = {}
+    for word in choose_words(guidance.words, read.words):
+        places[word] = read.find(word)
+        if not places[word]:
+            raise PromptError(
+                f"{label} looks for {word[:40]!r}, which is not in the prompt. Write it there, or leave it."
+            )
+    return guidance.with_places(places)
+
+
 def _try_patches(guidance: Guidance, levels: Sequence[Level], family: Family) -> None:
     """Say what the network has nothing for now, and not in the middle of runs that share a batch."""
     patches = [guidance.perturbation] if any(PERTURBED in guidance.plan(level) for level in levels) else []
     if isinstance(guidance, AskingGuidance) and any(guidance.further_evaluations(level) for level in levels):
+        patches.append(guidance.patch)
+    if isinstance(guidance, ShiftingGuidance) and guidance.shift_evaluations(len(levels) - 1):
         patches.append(guidance.patch)
     for patch in patches:
         if patch is not None:

@@ -44,10 +44,13 @@ NEUTRAL = {
     "nasa": {"negative_scale": 0.0},
     "sag": {"blur_scale": 0.0},
     "autoguidance": {"perturbed_scale": 0.0},
+    "attend_and_excite": {"step_size": 0.0},
+    "a_star": {"step_size": 0.0},
 }
 TINY = {"slg": {"first_block": 0, "last_block": 0, "sigma_low": 0.5}, "residual": {"guidance_scale": 1.2}}
 """Settings for networks of one or two blocks, whose first estimate of x0 is a hundred times too large."""
 EMBEDDED = {"pag": "no UNet", "seg": "no UNet", "sag": "no UNet", "slg": "Stable Diffusion 3"}
+EMBEDDED |= dict.fromkeys(("attend_and_excite", "a_star"), "no UNet")
 """Why methods do not fit FLUX, where it is not the missing branch."""
 WITHOUT_BRANCHES = ("nag", "nasa")
 """What fits networks that take the guidance scale as an input."""

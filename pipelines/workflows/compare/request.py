@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError, UnknownMethodError
-from pipelines.core.prediction import AskingGuidance
+from pipelines.core.prediction import AskingGuidance, ShiftingGuidance
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
 from pipelines.core.validation import read_flag, read_object, read_whole, require_fields, require_one_picture
@@ -193,7 +193,9 @@ def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedul
         learned: the fitted schedules that there are; by default the shipped ones.
     """
     nfe, branches = _count_nfe(request, traits)
-    return branches * nfe - skipped_branches(request, learned)
+    guidance = GUIDANCE.build(request.guidance)
+    shifts = guidance.shift_evaluations(request.num_inference_steps) if isinstance(guidance, ShiftingGuidance) else 0
+    return branches * nfe + shifts - skipped_branches(request, learned)
 
 
 def _count_nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
