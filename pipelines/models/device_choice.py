@@ -56,7 +56,7 @@ class Acceleration:
         """
         import torch
 
-        from pipelines.models.small_grids import use_products_on_small_grids
+        from pipelines.models.cpu_convolutions import use_products_on_small_grids
 
         use_products_on_small_grids(network)
         if self.channels_last:

@@ -16,6 +16,7 @@ from pipelines.core.types import Choice
 from pipelines.models.assembly import assemble_model
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
+from pipelines.models.cpu_convolutions import use_channels_last
 from pipelines.models.device_choice import Acceleration, choose_device
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
@@ -270,16 +271,21 @@ class Loader:
             modules = load_checkpoint(
                 plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file, abandoned
             )
-            for name in set(QUANTIZED_PARTS) & modules.keys():
-                self._acceleration.apply(modules[name])
+            for name, module in modules.items():
+                self._arrange(name, module, part.device)
             return modules
         waits = part.device.startswith(HOST)
         module = load_part(files, part.dtype, "cpu" if waits else part.device, abandoned)
-        if files.name in QUANTIZED_PARTS:
-            self._acceleration.apply(module)
+        self._arrange(files.name, module, part.device)
         if not waits:
             return module
         return offloaded(module, self._slot) if part.device == HOST else streamed(module, self.device)
+
+    def _arrange(self, name: str, module: Any, device: str) -> None:
+        if name in QUANTIZED_PARTS:
+            self._acceleration.apply(module)
+        elif name == "vae" and device == "cpu":
+            use_channels_last(module)
 
     def _reserve_room(self, room: int, stack: contextlib.ExitStack) -> Wanted:
         """Room on the device for the largest of what comes and goes, as long as the lease lasts."""

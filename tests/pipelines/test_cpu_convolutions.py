@@ -2,18 +2,19 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
-from pipelines.models import small_grids
+from pipelines.models import cpu_convolutions
+from pipelines.models.cpu_convolutions import SmallGridConv2d, use_channels_last, use_products_on_small_grids
 from pipelines.models.device_choice import Acceleration
-from pipelines.models.small_grids import SmallGridConv2d, use_products_on_small_grids
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Count 100 weights as many, in float64 too, so that rounding hides nothing."""
-    monkeypatch.setattr(small_grids, "LEAST_WEIGHTS", 100)
-    monkeypatch.setattr(small_grids, "MOST_POSITIONS", {torch.float64: 60})
+    monkeypatch.setattr(cpu_convolutions, "LEAST_WEIGHTS", 100)
+    monkeypatch.setattr(cpu_convolutions, "MOST_POSITIONS", {torch.float64: 60})
 
 
 def convolution(**options):
@@ -74,4 +75,25 @@ def test_names_weights_and_the_kind_stay(small):
 
 
 def test_the_size_of_a_stable_diffusion_layer_is_large_enough():
-    assert 1280 * 1280 * 9 >= small_grids.LEAST_WEIGHTS > 640 * 1280 * 9
+    assert 1280 * 1280 * 9 >= cpu_convolutions.LEAST_WEIGHTS > 640 * 1280 * 9
+
+
+def test_an_autoencoder_in_channels_last_decodes_the_same():
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2,
+    ).double()
+    latents = torch.randn(2, vae.config.latent_channels, 4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        expected = vae.decode(latents).sample
+        assert use_channels_last(vae)
+        assert vae.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(vae.decode(latents).sample, expected, rtol=0, atol=1e-12)
+
+
+def test_a_video_autoencoder_is_left_alone():
+    assert not use_channels_last(nn.Conv3d(1, 1, 1))
