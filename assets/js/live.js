@@ -253,5 +253,7 @@
     link.remove();
   }
 
-  window.stepwise = { ...window.stepwise, download, run, reading, runReady, follow, stop, mounted, seedOf };
+  const jobOf = (tab) => (state(tab).asking ? null : state(tab).job);
+
+  window.stepwise = { ...window.stepwise, ask, jobOf, download, run, reading, runReady, follow, stop, mounted, seedOf };
 })();

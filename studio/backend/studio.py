@@ -265,6 +265,18 @@ class Studio(StudioModels):
             with contextlib.suppress(BusyError):  # somebody loads others already
                 self.model_list.start(first.key, LOAD)
 
+    def require_live(self) -> None:
+        """Raise SettingsError where what a page says does not reach a job that runs."""
+        if self.engine.forks:
+            raise SettingsError(
+                "This Space lends its GPU to one run after the other, each in a process of its own: live mode cannot "
+                "run here. Run the studio on your own computer for it."
+            )
+
+    def has_waiting(self) -> bool:
+        """Say whether jobs wait for the device, for which one without an end of its own steps aside."""
+        return self.engine.count_jobs()[0] > 0
+
     def require_keeping(self) -> None:
         """Raise SettingsError where a quantized model that is made now could not be used later."""
         if self.engine.forks:

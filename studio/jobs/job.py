@@ -20,7 +20,11 @@ import numpy as np
 
 from studio.jobs.view import Cell, Frame, JobStatus, StepRow, View, count_picture_bytes
 
-__all__ = ["Cell", "Frame", "Job", "JobStatus", "StepRow", "View"]
+__all__ = ["Cell", "Frame", "Job", "JobStatus", "StepRow", "SteppedAside", "View"]
+
+
+class SteppedAside(Exception):
+    """Raised by a task without an end of its own to let the jobs that wait run; it is queued again and goes on."""
 
 
 class Job:

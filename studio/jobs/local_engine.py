@@ -15,7 +15,7 @@ from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import BusyError, StepwiseError
 from pipelines.requests.limits import Limits
 from studio.jobs.heap import give_back
-from studio.jobs.job import Job, JobStatus
+from studio.jobs.job import Job, JobStatus, SteppedAside
 from studio.jobs.speed import format_duration
 from studio.jobs.threads import let_the_worker_through
 from studio.jobs.turns import Turns
@@ -226,25 +226,40 @@ class LocalEngine:
             self._notify_waiting()
             began = time.monotonic()
             with self._locks[device]:
-                self._run_job(job)
+                has_stepped_aside = self._run_job(job)
             seconds = time.monotonic() - began
             with self._condition:
                 self._running[device] = None
                 self._turns.charge(job.owner, seconds)
+                if has_stepped_aside and not self._is_closed:
+                    self._waiting.append(job)
                 self._turns.forget(self._owners())
                 self._place_jobs()
+            if has_stepped_aside:
+                self._notify_waiting()
+                if job.cancelled() or self._is_closed:  # it was asked to stop while it changed places
+                    self._drop(job)
+                    job.set_status(JobStatus.CANCELLED)
+                continue
             give_back()
             if job.status is JobStatus.DONE:
                 average = self._seconds.get(job.task)
                 self._seconds[job.task] = seconds if average is None else average + _SMOOTHING * (seconds - average)
 
-    def _run_job(self, job: Job) -> None:
-        """Run one job to its final status; nothing that it raises reaches another job."""
+    def _run_job(self, job: Job) -> bool:
+        """Run one job to its final status, or until it steps aside; nothing that it raises reaches another job.
+
+        Returns:
+            Whether it has stepped aside.
+        """
         try:
             job.limit_time(self._limits.max_seconds)
             job.set_status(JobStatus.LOADING)
             self._run(job)
             job.set_status(JobStatus.DONE)
+        except SteppedAside:
+            job.set_status(JobStatus.QUEUED)
+            return True
         except Cancelled:
             if job.is_out_of_time:
                 job.set_status(JobStatus.FAILED, _describe_time_limit(self._limits.max_seconds))
@@ -263,3 +278,4 @@ class LocalEngine:
             job.set_status(
                 JobStatus.FAILED, f"Something broke inside the studio; its log has the details under job {job.id}."
             )
+        return False

@@ -9,6 +9,7 @@ from typing import Any
 from studio.page.compare import tab as compare
 from studio.page.edit import tab as edit
 from studio.page.gallery import tab as gallery
+from studio.page.live import tab as live
 from studio.page.models import tab as models
 from studio.page.quantize import tab as quantize
 from studio.page.text_to_image import tab as text_to_image
@@ -28,6 +29,7 @@ class Tab:
 
 TABS = (
     Tab("text_to_image", "Text to image", text_to_image.build),
+    Tab("live", "Live", live.build),
     Tab("compare", "Compare", compare.build),
     Tab("edit", "Edit", edit.build),
     Tab("animate", "Video", video.build),

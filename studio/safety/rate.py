@@ -18,6 +18,8 @@ __all__ = ["RateGuard", "TokenBuckets", "get_client_key"]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _STEP = re.compile(r"/stepwise/[^/]+/jobs/[^/]+/steps/\d+/?\Z")
 
+_FRAME = re.compile(r"/stepwise/[^/]+/jobs/[^/]+/frame/?\Z")
+
 
 class TokenBuckets:
     """Limits rates by buckets that hold `burst` tokens and gain `per_second`.
@@ -92,7 +94,8 @@ class RateGuard:
 
     Counted are the requests that make the server work: everything that changes state, the deep
     links, which write a file, and the steps of a run that are to be decoded sharply, which takes
-    the device. Pages, pictures and event streams are not.
+    the device. Pages, pictures and event streams are not, and neither are the frames of live mode:
+    a new one takes the place of the one that waits, so that more of them are no more work.
 
     Args:
         app: what is guarded.
@@ -112,6 +115,8 @@ class RateGuard:
             return None
         if scope["method"] in _SAFE:
             return self._work if get_api_route(scope) == "deep_link" or _is_decoded(scope) else None
+        if _FRAME.search(scope["path"]):
+            return None
         if get_api_route(scope) is None and scope["path"].rstrip("/").endswith("/login"):
             return self._login
         return self._work

@@ -11,6 +11,7 @@ from studio.tasks.convergence import Convergence
 from studio.tasks.edit import Edit
 from studio.tasks.keep import Keep
 from studio.tasks.learn import Learn
+from studio.tasks.live import Live
 from studio.tasks.quantize import Quantize
 from studio.tasks.text_to_image import TextToImage
 from studio.tasks.upscale import Upscale
@@ -19,5 +20,16 @@ __all__ = ["TASKS"]
 
 TASKS: Mapping[str, Task] = {
     task.key: task
-    for task in (TextToImage(), Compare(), Edit(), Upscale(), Animate(), Quantize(), Convergence(), Learn(), Keep())
+    for task in (
+        TextToImage(),
+        Compare(),
+        Edit(),
+        Upscale(),
+        Animate(),
+        Quantize(),
+        Convergence(),
+        Learn(),
+        Live(),
+        Keep(),
+    )
 }

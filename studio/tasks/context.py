@@ -107,6 +107,12 @@ class TaskContext(Protocol):
             Cancelled: the job was stopped.
         """
 
+    def require_live(self) -> None:
+        """Raise SettingsError where what a page says does not reach a job that runs."""
+
+    def has_waiting(self) -> bool:
+        """Say whether jobs wait for the device, for which one without an end of its own steps aside."""
+
     def require_keeping(self) -> None:
         """Raise SettingsError where a quantized model that is made now could not be used later."""
 

@@ -8,6 +8,8 @@ and a preview one server-sent event, which together keep the first picture withi
     GET  stepwise/{tab}/jobs/{job}/events         -> text/event-stream of {"status", "final", "notice", "parts"}
     GET  stepwise/{tab}/jobs/{job}/steps/{step}   -> {"parts"}
     POST stepwise/{tab}/jobs/{job}/stop           -> {}
+    POST stepwise/{tab}/jobs/{job}/frame          a picture's file -> {"final"}, when the job has taken it or is over
+    POST stepwise/{tab}/jobs/{job}/say            {"values": {...}} -> {"final"}
 
 `parts` maps the id of an element of the page to what changes in it: "html", "file" (where a stored file is fetched, see
 studio/ui/results_route.py) or an attribute, None to remove it. assets/js/live.js applies them. The routes stand behind
@@ -17,10 +19,12 @@ at random, is the right to see it.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +36,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pipelines.core.errors import SettingsError, StepwiseError
+from studio.jobs.inbox import Inbox
 from studio.jobs.job import Job, JobStatus, View
-from studio.jobs.stream import watch
+from studio.jobs.stream import PREVIEWS_A_SECOND, watch
 from studio.safety.owner import derive_owner
 from studio.ui import markup
 
@@ -44,6 +49,12 @@ __all__ = ["LiveTab", "Parts", "build_live_routes"]
 
 Parts = dict[str, dict[str, Any]]
 """Element id to what changes in it."""
+
+FRAME_BYTES = 4 * 2**20
+"""Of one frame's file."""
+
+FRAME_PATIENCE = 1.0
+"""Seconds after which a frame's sender may send another, though the job has not looked yet."""
 
 _LOG = logging.getLogger("stepwise.page")
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -58,12 +69,18 @@ class LiveTab:
         read: the form's values in the order of its inputs, to (what the browser remembers, values of the task).
         renderer: a job to a function from its views to parts.
         at_step: job, step from 1 and whether to decode it sharply, to parts; None where there is no scrubber.
+        hear: a running job to where the page's frames and changed settings are left for it; None where it takes none.
+        understand: a job and untrusted settings to what is left there.
+        per_second: views of a job that a page gets at most.
     """
 
     key: str
     read: Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, Any]]]
     renderer: Callable[[Job], Callable[[View], Parts]]
     at_step: Callable[[Job, int, bool], Parts] | None = None
+    hear: Callable[[Job], Inbox] | None = None
+    understand: Callable[[Job, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    per_second: float = PREVIEWS_A_SECOND
 
 
 def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route]:
@@ -122,7 +139,36 @@ def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route
         studio.cancel(job.id, studio.people.person(request.scope))
         return JSONResponse({}, headers=_HEADERS)
 
+    def find_inbox(job: Job, tab: LiveTab) -> Inbox:
+        if tab.hear is None:
+            raise SettingsError("This tab's runs take nothing while they run.")
+        return tab.hear(job)
+
+    async def frame(request: Request, tab: LiveTab) -> Response:
+        job = find_job(request, tab)
+        inbox, content = find_inbox(job, tab), await request.body()
+        if not 0 < len(content) <= FRAME_BYTES:
+            raise SettingsError(f"A frame's file has {len(content)} bytes. Send one of at most {FRAME_BYTES}.")
+        number = inbox.put_frame(content)
+        # The answer is the page's leave to send the next one, so that none queues up anywhere.
+        until = time.monotonic() + FRAME_PATIENCE
+        while inbox.holds(number) and not job.status.final and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return JSONResponse({"final": job.status.final}, headers=_HEADERS)
+
+    async def say(request: Request, tab: LiveTab) -> Response:
+        job = find_job(request, tab)
+        inbox = find_inbox(job, tab)
+        content = await _read_object(request)
+        values = content.get("values", {})
+        if not isinstance(values, dict) or tab.understand is None:
+            raise SettingsError("The settings must be an object.")
+        inbox.say(await to_thread.run_sync(tab.understand, job, values))
+        return JSONResponse({"final": job.status.final}, headers=_HEADERS)
+
     return [
+        route("jobs/{job}/frame", frame, "POST"),
+        route("jobs/{job}/say", say, "POST"),
         route("run", run, "POST"),
         route("jobs/{job}/events", events, "GET"),
         route("jobs/{job}/steps/{step:int}", step, "GET"),
@@ -145,6 +191,13 @@ def _build_refusal(sentence: str, status: int) -> Response:
 
 
 async def _read_content(request: Request) -> Mapping[str, Any]:
+    content = await _read_object(request)
+    if not isinstance(content.get("values"), list):
+        raise SettingsError("The request is not readable JSON with a list of values.")
+    return content
+
+
+async def _read_object(request: Request) -> Mapping[str, Any]:
     try:
         content = json.loads(await request.body(), parse_constant=_parse_finite, parse_float=_parse_finite)
         json.dumps(content, ensure_ascii=False).encode()
@@ -152,7 +205,7 @@ async def _read_content(request: Request) -> Mapping[str, Any]:
         raise SettingsError("The form holds half of a character. Delete it and type it anew.") from error
     except (ValueError, RecursionError):
         content = None
-    if not isinstance(content, dict) or not isinstance(content.get("values"), list):
+    if not isinstance(content, dict):
         raise SettingsError("The request is not readable JSON with a list of values.")
     return content
 
@@ -189,7 +242,7 @@ async def _stream_events(job: Job, tab: LiveTab) -> AsyncIterator[str]:
     render = tab.renderer(job)
     sent_parts: dict[str, Any] = {}
     try:
-        async for view in watch(job):
+        async for view in watch(job, tab.per_second):
             parts = await to_thread.run_sync(render, view)
             fresh = {name: part for name, part in parts.items() if sent_parts.get(name) != part}
             sent_parts |= fresh

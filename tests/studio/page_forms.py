@@ -11,6 +11,7 @@ import gradio as gr
 from studio.page.compare import tab as compare
 from studio.page.edit import tab as edit
 from studio.page.gallery import tab as gallery
+from studio.page.live import tab as live
 from studio.page.models import tab as models
 from studio.page.quantize import tab as quantize
 from studio.page.tabs import TABS
@@ -20,6 +21,7 @@ from studio.ui.page_context import BESIDE, PageContext
 
 CLASSES = {
     "text_to_image": text_to_image.TextToImageTab,
+    "live": live.LiveModeTab,
     "compare": compare.CompareTab,
     "edit": edit.EditTab,
     "animate": video.VideoTab,

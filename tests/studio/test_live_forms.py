@@ -44,7 +44,10 @@ def ask(client, tab, values, **more):
 
 def test_every_run_button_of_the_page_has_its_form(page):
     found, _ = page
-    assert {*found} == {*RUNS, "edit", "upscale"} and {tab.key for tab in TABS} - {*found} == {"gallery", "models"}
+    assert {*found} == {*RUNS, "edit", "upscale", "live"} and {tab.key for tab in TABS} - {*found} == {
+        "gallery",
+        "models",
+    }
     assert [found[tab].reader is not None for tab in RUNS] == [False] * len(RUNS) and found["edit"].reader is not None
     assert all(len(form.names) == len(set(form.names)) for form in found.values())
     assert all(len(found[tab].names) > 80 for tab in (*RUNS, "edit"))
@@ -52,7 +55,7 @@ def test_every_run_button_of_the_page_has_its_form(page):
         found["animate"].filled(nonsense=1)
 
 
-@pytest.mark.parametrize("tab", RUNS)
+@pytest.mark.parametrize("tab", (*RUNS, "live"))
 def test_an_untouched_form_is_taken_and_with_any_one_odd_value_at_most_refused(page, tab):
     found, client = page
     form = found[tab]

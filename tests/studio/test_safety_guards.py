@@ -68,6 +68,12 @@ def test_reading_is_not_counted(path):
     assert [ask(guard, path, "GET")[0] for _ in range(9)] == [200] * 9
 
 
+def test_frames_of_live_mode_are_not_counted_and_everything_else_that_it_says_is():
+    guard = RateGuard(Echo(), ClientLimits(burst=1), Clock())
+    assert [ask(guard, "/root/stepwise/live/jobs/xyz/frame", "POST")[0] for _ in range(9)] == [200] * 9
+    assert [ask(guard, "/root/stepwise/live/jobs/xyz/say", "POST")[0] for _ in range(2)] == [200, 429]
+
+
 def test_steps_that_are_decoded_are_counted_and_the_small_ones_of_the_scrubber_are_not():
     guard = RateGuard(Echo(), ClientLimits(burst=2), Clock())
     step = "/root/stepwise/text_to_image/jobs/xyz/steps/7"

@@ -70,8 +70,8 @@ GROWN = {
 
 
 def test_every_task_of_the_table_is_tried_here():
-    # "keep" never gets there: such a Space refuses it, as a test below says.
-    assert TASKS.keys() == TABLE.keys() - {"keep"} == GROWN.keys() | {"learn"}
+    # "keep" and "live" never get there: such a Space refuses them, as tests below say.
+    assert TASKS.keys() == TABLE.keys() - {"keep", "live"} == GROWN.keys() | {"learn"}
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +142,8 @@ def test_a_space_keeps_no_quantized_model(zero):
         keep(zero, "emoji", Choice("int8"))
     with pytest.raises(SettingsError, match="cannot be saved"):
         zero.submit("keep", {"model": "emoji", "variant": "int8"})
+    with pytest.raises(SettingsError, match="live mode cannot run here"):
+        zero.submit("live", {"base": FOX})
     assert not list(zero.catalog.folder.glob("*+*"))
 
 

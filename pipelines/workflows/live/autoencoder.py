@@ -31,8 +31,8 @@ def quick_autoencoder(family: Family) -> Iterator[bool]:
         Whether it was changed.
     """
     vae = family.components.get("vae")
-    fits = isinstance(vae, torch.nn.Module) and next(vae.parameters()).dtype == torch.float32
-    if fits and family.device.type == "cpu" and computes_bfloat16():
+    on_cpu = family.device.type == "cpu" and computes_bfloat16()
+    if on_cpu and isinstance(vae, torch.nn.Module) and next(vae.parameters()).dtype == torch.float32:
         with in_dtype(vae, torch.bfloat16):
             yield True
         return

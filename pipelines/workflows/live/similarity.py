@@ -50,8 +50,9 @@ class SimilarityFilter:
 
     def passes(self, picture: np.ndarray) -> bool:
         """Say whether a picture (H, W, 3) goes on to the network; it is then what the next ones are compared with."""
-        same_shape = self._last is not None and self._last.shape == picture.shape
-        chance = skip_probability(cosine(self._last, picture), self.threshold) if same_shape else 0.0
+        chance = 0.0
+        if self._last is not None and self._last.shape == picture.shape:
+            chance = skip_probability(cosine(self._last, picture), self.threshold)
         if self._in_a_row < self.most_skipped and self._random.random() < chance:
             self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
             return False

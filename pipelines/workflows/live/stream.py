@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 from pipelines.core.branches import BranchPlan
+from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.stream_batch import StreamBatch
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.guidance import GUIDANCE
 from pipelines.guidance.residual import Residual
 from pipelines.requests.text_to_image import (
     ResolvedRun,
@@ -97,19 +99,29 @@ class LiveStream:
         """Count the pictures that have begun and not ended."""
         return len(self._batch)
 
-    def change(self, request: LiveRequest, resolved: ResolvedRun | None = None) -> None:
-        """Use other settings for the pictures that begin from now on; those in flight end as they began.
+    def change(self, request: LiveRequest) -> None:
+        """Use other prompts, seed, guidance and settings for the pictures that begin from now on.
+
+        Those in flight end as they began. Other methods, another number of steps, size, model or LoRAs need a new
+        stream.
 
         Args:
             request: checked.
-            resolved: its base where more than prompts and seed have changed; None keeps the methods.
+
+        Raises:
+            SettingsError: something else has changed.
         """
+        before, base = self._request.base, request.base
+        same = {name: getattr(before, name) for name in ("prompt", "negative_prompt", "seed", "guidance")}
+        if base.replace(**same) != before:
+            raise SettingsError("Only prompts, seed, guidance and live mode's own settings can change while it runs.")
+        changed = {name: getattr(base, name) for name in same}
         self._request = request
-        if resolved is None:
-            base = self._resolved.request
-            prompts = request.base.replace(width=base.width, height=base.height, schedule=base.schedule)
-            resolved = dataclasses.replace(self._resolved, request=prompts)
-        self._resolved = resolved
+        self._resolved = dataclasses.replace(
+            self._resolved,
+            request=self._resolved.request.replace(**changed),
+            guidance=GUIDANCE.build(base.guidance),
+        )
 
     def begin(self, pixels: np.ndarray) -> None:
         """Begin a picture (H, W, 3), uint8, of any size."""

@@ -1,0 +1,1 @@
+"""The tab "Live": a drawing or a camera becomes a picture, continuously."""
