@@ -34,11 +34,15 @@ __all__ = ["INVERTING", "Combination", "Judges", "Outcome", "can_try", "combinat
 SHARING = ("replace", "refine", "masactrl")
 """Edits that look at the source's row; which inversion holds it matters less to them than to plain re-prompting."""
 INVERTING = ("reprompt", *SHARING)
+FLOW = ("rf",)
+"""Inversions for flow models alone, which the measured one isn't."""
 HOLDING = ("direct", "edict", "ddpm")
 """Inversions whose source row is exact."""
 MASKED = ("inpaint",)
 """Edits that get the true mask."""
-KINDS: Mapping[str, tuple[str, ...]] = {}
+PLACING = ("move", "dragon")
+"""Edits that get the object's own mask, and where it goes."""
+KINDS: Mapping[str, tuple[str, ...]] = dict.fromkeys(PLACING, ("move", "resize"))
 """Edits that are for some kinds only."""
 
 
@@ -102,11 +106,12 @@ def combinations(scales: Sequence[float]) -> Iterator[Combination]:
     """List what fits the shipped model, at each scale: plain re-prompting with every inversion, edits that share
     attention with three, the others once."""
     for scale in scales:
-        for edit in ("image_to_image", "inpaint", "infedit"):
+        for edit in ("image_to_image", "inpaint", "infedit", "move", "dragon"):
             yield Combination(edit, "direct", scale)
         for edit in INVERTING:
             for inversion in HOLDING if edit in SHARING else INVERSIONS:
-                yield Combination(edit, inversion, scale)
+                if inversion not in FLOW:
+                    yield Combination(edit, inversion, scale)
 
 
 def can_try(one: Combination, kind: str) -> bool:
@@ -179,8 +184,23 @@ def build_request(pair: EditPair, pictures: EditPictures, one: Combination, step
         seed=1,
         guidance=Choice("cfg", {"guidance_scale": one.guidance}),
     )
-    mask = Picture(np.asarray(pictures.mask) > 127) if one.edit in MASKED else None
-    return EditRequest(base, Picture(source), mask, pair.source_caption, Choice(one.inversion), Choice(one.edit))
+    mask = pictures.mask if one.edit in MASKED else pictures.object_mask if one.edit in PLACING else None
+    return EditRequest(
+        base,
+        Picture(source),
+        None if mask is None else Picture(np.asarray(mask) > 127),
+        pair.source_caption,
+        Choice(one.inversion),
+        Choice(one.edit, _build_settings(one.edit, pair)),
+    )
+
+
+def _build_settings(edit: str, pair: EditPair) -> dict[str, object]:
+    """What a person has to say besides the prompts."""
+    if edit in PLACING:
+        before, after = pair.moved
+        return {"right": after.x - before.x, "down": after.y - before.y, "scale": after.size / before.size}
+    return {}
 
 
 def _run(editing: Editing) -> tuple[torch.Tensor, float]:

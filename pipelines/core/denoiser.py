@@ -303,9 +303,9 @@ def _evaluate(branches: Sequence[_Branch], is_cancelled: Callable[[], bool]) -> 
     memories = [row for branch in branches if branch.remembered for row in branch.remembered.rows]
     with torch.set_grad_enabled(with_gradients):
         latents = torch.cat([branch.query.latents for branch in branches])
+        conditioning = Conditioning.cat([branch.conditioning for branch in branches])
     counts = [len(branch.query.latents) for branch in branches]
     timesteps = torch.cat([branch.query.timesteps for branch in branches])
-    conditioning = Conditioning.cat([branch.conditioning for branch in branches])
     rows = rows_at_once(network, latents)
     # Saves a few per cent on a small network; the copy of the outputs is an ordinary tensor again.
     perturbed = perturbation.applied(network) if perturbation is not None else nullcontext()

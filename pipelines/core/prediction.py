@@ -188,7 +188,8 @@ class Query:
             for the run's own. Of the same rows.
         patch: changes the network for the evaluations of this query; None for the network as it is.
         role: what the query is for, where a guidance asks several at a level: caches remember each role by itself.
-        is_differentiable: whether the prediction carries gradients to the latents. Caches rest there.
+        is_differentiable: whether the prediction carries gradients to the latents and to the conditioning. Caches rest
+            there.
     """
 
     latents: torch.Tensor

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pipelines.core.registry import Method, NoSettings, Table
 from pipelines.core.types import Traits
 from pipelines.edits.base import Edit
+from pipelines.edits.dragon import Dragon, DragonSettings
 from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
 from pipelines.edits.inpaint import Inpaint, InpaintSettings, Outpaint, OutpaintSettings
 from pipelines.edits.masactrl import MasaCtrl, MasaCtrlSettings
+from pipelines.edits.move import Move, MoveSettings
 from pipelines.edits.paired import (
     FlowEdit,
     FlowEditSettings,
@@ -65,6 +67,24 @@ EDITS: Table[Edit] = Table(
             fit=_fits_steps,
             paper="Avrahami et al., Blended latent diffusion, arXiv:2206.02779",
             help="Adds margins and draws them; the picture in the middle stays, to the pixel.",
+        ),
+        Method(
+            "move",
+            "Move or resize",
+            Move,
+            MoveSettings,
+            fit=_fits_steps,
+            paper="Avrahami et al., Blended latent diffusion, arXiv:2206.02779, for the place that is left",
+            help="Takes what you mask elsewhere, to the pixel, and draws the place that it leaves.",
+        ),
+        Method(
+            "dragon",
+            "DragonDiffusion",
+            Dragon,
+            DragonSettings,
+            fit=fits_prompt_to_prompt,
+            paper="Mou et al., DragonDiffusion, arXiv:2307.02421; DiffEditor, arXiv:2402.02583",
+            help="Moves, resizes or drags what you mask while the picture is drawn, led by the network's features.",
         ),
         Method(
             "reprompt",

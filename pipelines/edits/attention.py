@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["MapController", "attention_layers", "opened_attention"]
+__all__ = ["MapController", "attention_layers", "is_optimized_alone", "opened_attention"]
 
 
 class MapController(Protocol):
@@ -42,6 +42,12 @@ def attention_layers(network: torch.nn.Module) -> dict[str, Any]:
         for name, module in network.named_modules()
         if hasattr(module, "set_processor") and hasattr(module, "to_q")
     }
+
+
+def is_optimized_alone(rows: torch.Tensor) -> bool:
+    """Say whether an evaluation is of the source's row alone, with gradients: an inversion's own, such as null-text's
+    optimization, which an edit leaves as it is."""
+    return len(rows) == 1 and torch.is_grad_enabled()
 
 
 @contextlib.contextmanager

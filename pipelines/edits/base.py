@@ -9,8 +9,10 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from pipelines.core.errors import SettingsError
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level
+from pipelines.edits.placing import Placing
 from pipelines.edits.words import Words
 
 __all__ = ["Edit", "EditContext", "UnpatchedEdit"]
@@ -29,6 +31,7 @@ class EditContext:
         weights: (1, 1, h, w), how much it may change there, 0 to 1; None without a mask.
         source, target: the prompts' words; called only by edits that need them.
         guided: whether each row is evaluated with the negative prompt too.
+        moved: (1, 1, h, w) bool each, where the masked object was and will be, of an edit that places it; else None.
     """
 
     network: torch.nn.Module
@@ -40,6 +43,23 @@ class EditContext:
     target: Callable[[], Words]
     guided: bool
     weights: torch.Tensor | None = None
+    moved: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def drawn_weights(self) -> torch.Tensor:
+        """Return `weights` of an edit that cannot be without a mask.
+
+        Raises:
+            SettingsError: there is none.
+        """
+        if self.weights is None:
+            raise SettingsError("This edit needs a mask. Draw over what should change.")
+        return self.weights
+
+    @property
+    def drawn_mask(self) -> torch.Tensor:
+        """Return `mask` in the same way."""
+        return self.drawn_weights > 0
 
 
 class Edit(Protocol):
@@ -55,6 +75,8 @@ class Edit(Protocol):
         mask_blur: pixels of the picture over which the mask fades.
         is_cropped: whether only the part around the mask is drawn, at the model's own size.
         padding: pixels around the mask that belong to this part.
+        placing: where the masked object goes; None of an edit that moves none.
+        pastes: whether the object's pixels are put there before the model draws what it leaves.
     """
 
     inverts: ClassVar[bool]
@@ -66,6 +88,8 @@ class Edit(Protocol):
     mask_blur: float
     is_cropped: bool
     padding: int
+    placing: Placing | None
+    pastes: ClassVar[bool]
 
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
         """Return the latents that a run without an inversion starts from.
@@ -101,6 +125,8 @@ class UnpatchedEdit:
     mask_blur: float = 0.0
     is_cropped: bool = False
     padding: int = 0
+    placing: Placing | None = None
+    pastes: ClassVar[bool] = False
 
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
         noised = level.alpha * image_latents + level.sigma * noise

@@ -104,7 +104,7 @@ class Inpaint(UnpatchedEdit):
 
     @contextlib.contextmanager
     def applied(self, context: EditContext) -> Iterator[Sampler]:
-        yield Blended(context.sampler, context.image_latents, context.noise, context.weights)
+        yield Blended(context.sampler, context.image_latents, context.noise, context.drawn_weights)
 
 
 class Outpaint(Inpaint):

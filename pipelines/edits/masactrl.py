@@ -11,7 +11,7 @@ import torch
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
-from pipelines.edits.attention import attention_layers, opened_attention
+from pipelines.edits.attention import attention_layers, is_optimized_alone, opened_attention
 from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend
 from pipelines.edits.prompt_to_prompt import Counting
@@ -66,6 +66,8 @@ class MutualAttention:
 
     def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
         if layer not in self.layers or self.share_done < self.start:
+            return hidden_states
+        if is_optimized_alone(hidden_states):
             return hidden_states
         if len(hidden_states) != self.rows:
             raise SettingsError(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines.edits.rims import match_rim
 
-__all__ = ["Box", "blend", "blur_mask", "find_crop", "paste_crop"]
+__all__ = ["Box", "blend", "blur_mask", "find_crop", "grow_mask", "paste_crop"]
 
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, the ends excluded."""
@@ -41,6 +41,13 @@ def blur_mask(mask: np.ndarray, blur: float) -> np.ndarray:
     weights = np.zeros(mask.shape, np.float32)
     weights[slice(*rows), slice(*columns)] = (torch.round(part[0, 0] * 255) / 255).numpy()
     return weights
+
+
+def grow_mask(mask: np.ndarray) -> np.ndarray:
+    """Grow a mask (H, W) bool by a pixel to every side."""
+    places = torch.from_numpy(mask.astype(np.float32))[None, None]
+    grown: np.ndarray = F.max_pool2d(places, 3, stride=1, padding=1)[0, 0].numpy() > 0
+    return grown
 
 
 def find_crop(mask: np.ndarray, padding: int, size: tuple[int, int]) -> Box:

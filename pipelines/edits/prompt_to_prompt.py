@@ -14,7 +14,7 @@ from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
-from pipelines.edits.attention import opened_attention
+from pipelines.edits.attention import is_optimized_alone, opened_attention
 from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend, WordMaps
 from pipelines.edits.words import Words, align, equalizer, phrases, replacement
@@ -97,6 +97,8 @@ class SharedMaps:
         return hidden_states
 
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
+        if is_optimized_alone(maps):
+            return maps
         if len(maps) != self.rows:
             raise SettingsError(
                 f"Prompt-to-prompt needs all {self.rows} rows of an evaluation at once; it was given {len(maps)}. "

@@ -26,11 +26,13 @@ class Inversion(Protocol):
         strength: share of the steps that are inverted, in (0, 1].
         is_random: whether the way up draws noise, so that another seed is another trajectory.
         replaces_negative: whether the source prompt stands in the negative prompt's place on the way down.
+        is_wordless: whether the way up is run with an empty prompt.
     """
 
     strength: float
     is_random: bool
     replaces_negative: bool
+    is_wordless: bool
 
     def guidance_scale(self, edit_scale: float) -> float:
         """Return the guidance on the way up, given that of the edit on the way down."""
@@ -41,8 +43,8 @@ class Inversion(Protocol):
     def noising(self) -> Sampler:
         """Return the sampler of a run over ascending levels."""
 
-    def denoising(self, trajectory: Trajectory) -> Sampler:
-        """Return the sampler of the run back down, its rows as `forked` gives them."""
+    def denoising(self, trajectory: Trajectory, guidance_scale: float = 1.0) -> Sampler:
+        """Return the sampler of the run back down at this guidance scale, its rows as `forked` gives them."""
 
     def forked(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the trajectory's last latents of one picture, once for the source and once for the edit."""

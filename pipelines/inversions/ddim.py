@@ -58,6 +58,7 @@ class DdimInversion:
 
     is_random = False
     replaces_negative = False
+    is_wordless = False
 
     def __init__(self, settings: DdimInversionSettings = DdimInversionSettings()):
         self.scale, self.strength = settings.guidance_scale, settings.strength
@@ -71,7 +72,7 @@ class DdimInversion:
     def noising(self) -> Sampler:
         return ReverseDdim()
 
-    def denoising(self, trajectory: Trajectory) -> Sampler:
+    def denoising(self, trajectory: Trajectory, guidance_scale: float = 1.0) -> Sampler:
         return Ddim(DdimSettings())
 
     def forked(self, latents: torch.Tensor) -> torch.Tensor:

@@ -61,5 +61,5 @@ class DirectInversion(DdimInversion):
     def __init__(self, settings: DirectInversionSettings = DirectInversionSettings()):
         self.scale, self.strength = 1.0, settings.strength
 
-    def denoising(self, trajectory: Trajectory) -> Sampler:
+    def denoising(self, trajectory: Trajectory, guidance_scale: float = 1.0) -> Sampler:
         return Pinned(Ddim(DdimSettings()), pivots(trajectory))

@@ -123,6 +123,7 @@ class EdictInversion:
 
     is_random = False
     replaces_negative = False
+    is_wordless = False
 
     def __init__(self, settings: EdictSettings = EdictSettings()):
         self.p, self.strength = settings.p, settings.strength
@@ -136,7 +137,7 @@ class EdictInversion:
     def noising(self) -> Sampler:
         return Uncoupled(self.p)
 
-    def denoising(self, trajectory: Trajectory) -> Sampler:
+    def denoising(self, trajectory: Trajectory, guidance_scale: float = 1.0) -> Sampler:
         return Coupled(self.p)
 
     def forked(self, latents: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,12 @@ import torch
 
 from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
-from pipelines.core.sampler import Sampler, State, StepContext, Stepping
+from pipelines.core.sampler import Past, Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits, Trajectory
 from pipelines.inversions.base import SOURCE, pivots
 from pipelines.samplers.ddim import fresh_noise
+from pipelines.samplers.dpmpp import exponential_step, two_step_data
 
 __all__ = [
     "CycleDiffusion",
@@ -21,6 +22,9 @@ __all__ = [
     "DdpmInversion",
     "DdpmInversionSettings",
     "FollowedPath",
+    "FollowedSolver",
+    "LeditsInversion",
+    "LeditsInversionSettings",
     "NoisedPath",
     "fits_noise_maps",
 ]
@@ -50,6 +54,18 @@ class CycleDiffusionSettings:
     )
     strength: float = setting(
         0.8, "Share of the steps that are run: less keeps more of the source.", low=0.1, high=1, step=0.05
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LeditsInversionSettings:
+    """The settings of LEDITS++'s inversion."""
+
+    source_guidance_scale: float = setting(
+        3.5, "Guidance by the source prompt while the noise is read off.", low=0, high=15, step=0.1
+    )
+    strength: float = setting(
+        0.85, "Share of the steps that are run: less keeps more of the source.", low=0.1, high=1, step=0.05
     )
 
 
@@ -128,6 +144,38 @@ class FollowedPath:
         return num_steps
 
 
+class FollowedSolver(FollowedPath):
+    """Samples as `FollowedPath`, with the mean of a step of SDE-DPM-Solver++(2M) in the place of DDPM's.
+
+    Both rows have a past of their own: the source's is that of its path.
+
+    Source: Brack et al., LEDITS++, arXiv:2311.16711, equations 4 to 6; Lu et al., arXiv:2211.01095, section 4.
+    Differs: the source's row is overwritten by its path; diffusers' pipeline reconstructs only where the schedule ends
+    before the clean picture (`final_sigmas_type="sigma_min"`).
+    """
+
+    def __init__(self, trajectory: Trajectory):
+        super().__init__(trajectory, 1.0)
+
+    def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
+        prediction = yield Query(state.latents, level)
+        place = len(self.path) - 1 - context.index
+        before, after, estimate = self.path[place], self.path[place - 1], self.estimates[place - 1]
+        source_past, past = state.memory or ((), ())
+        missing = after - _solver_mean(before, estimate, level, next_level, source_past)
+        latents = _solver_mean(state.latents, prediction.denoised, level, next_level, past) + missing
+        latents[SOURCE] = after[0]
+        memory = (Past(level, estimate),), (Past(level, prediction.denoised),)
+        return State(latents, prediction.denoised, memory=memory)
+
+
+def _solver_mean(
+    latents: torch.Tensor, denoised: torch.Tensor, level: Level, next_level: Level, past: tuple[Past, ...]
+) -> torch.Tensor:
+    """The mean of a step of SDE-DPM-Solver++(2M)."""
+    return exponential_step(latents, level, next_level, two_step_data(denoised, level, next_level, past), 1.0)
+
+
 class _NoiseMaps:
     """What both methods share: one path up, and the way down along it."""
 
@@ -136,6 +184,7 @@ class _NoiseMaps:
     is_independent: bool
     is_random = True
     replaces_negative = False
+    is_wordless = False
 
     def guidance_scale(self, edit_scale: float) -> float:
         return self.source_guidance
@@ -146,7 +195,7 @@ class _NoiseMaps:
     def noising(self) -> Sampler:
         return NoisedPath(self.eta, self.is_independent)
 
-    def denoising(self, trajectory: Trajectory) -> Sampler:
+    def denoising(self, trajectory: Trajectory, guidance_scale: float = 1.0) -> Sampler:
         return FollowedPath(trajectory, self.eta)
 
     def forked(self, latents: torch.Tensor) -> torch.Tensor:
@@ -180,3 +229,19 @@ class CycleDiffusion(_NoiseMaps):
     def __init__(self, settings: CycleDiffusionSettings = CycleDiffusionSettings()):
         self.source_guidance, self.strength = settings.source_guidance_scale, settings.strength
         self.eta, self.is_independent = settings.eta, False
+
+
+class LeditsInversion(_NoiseMaps):
+    """Inverts with independent noise at every level, for a second-order stochastic solver with few steps.
+
+    Source: Brack et al., LEDITS++: Limitless image editing using text-to-image models, arXiv:2311.16711, section 3.1;
+    30 steps of which 15 % are skipped and guidance 3.5 are theirs.
+    Differs: as `FollowedSolver`.
+    """
+
+    def __init__(self, settings: LeditsInversionSettings = LeditsInversionSettings()):
+        self.source_guidance, self.strength = settings.source_guidance_scale, settings.strength
+        self.eta, self.is_independent = 1.0, True
+
+    def denoising(self, trajectory: Trajectory, guidance_scale: float = 1.0) -> Sampler:
+        return FollowedSolver(trajectory)

@@ -9,7 +9,13 @@ from pipelines.workflows.edit.canvas import canvas_of
 from pipelines.workflows.edit.request import EditRequest
 from pipelines.workflows.edit.runs import Editing
 
-WORDS = {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}}
+WORDS = {
+    "replace": {},
+    "refine": {"blend": "fox, cat"},
+    "reweight": {"words": "cat=2"},
+    "move": {"right": 0.25, "strength": 1.0},
+    "dragon": {"right": 0.25},
+}
 BASE = Request(
     prompt="a red cat",
     negative_prompt="blurry",

@@ -251,15 +251,22 @@ def test_every_initialization_begins_where_the_cpu_begins(key, place, fitted):
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+PLACED = {key: {"right": 0.25} for key in ("move", "dragon")}
 EDITED = {
-    key: {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}}.get(key, {}) for key in EDITS
+    key: {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}, **PLACED}.get(key, {})
+    for key in EDITS
 }
+
+
+INVERTED = {key: Choice(key, {"iterations": 2}) for key in ("null_text", "dual")}
 
 
 def edits() -> Iterator[tuple[str, str]]:
     for edit in EDITS:
-        for inversion in INVERSIONS if EDITS[edit].build(EDITED[edit]).inverts else ["direct"]:
+        inverts = EDITS[edit].build(EDITED[edit]).inverts
+        for inversion in [key for key in INVERSIONS if key != "rf"] if inverts else ["direct"]:
             yield edit, inversion
+    yield "reprompt", "rf"
 
 
 @on_places
@@ -269,7 +276,12 @@ def test_every_edit_with_every_inversion_is_the_cpus(edit, inversion, place):
     drawn[6:19, 9:21] = True
     base = REQUEST.replace(prompt="a red cat", guidance=Choice("cfg", {"guidance_scale": 2.0}))
     request = EditRequest(
-        base, Picture(PIXELS), Picture(drawn), "a red fox", Choice(inversion), Choice(edit, EDITED[edit])
+        base,
+        Picture(PIXELS),
+        Picture(drawn),
+        "a red fox",
+        INVERTED.get(inversion, Choice(inversion)),
+        Choice(edit, EDITED[edit]),
     )
 
     def latents(family: Any) -> torch.Tensor:
@@ -285,7 +297,9 @@ def test_every_edit_with_every_inversion_is_the_cpus(edit, inversion, place):
             *_, step = denoise(run)
         return step.latents
 
-    on_both("sd" if EDITS[edit].fit(model("sd", None, place.dtype).traits) is None else "sd3", place, latents)
+    traits = model("sd", None, place.dtype).traits
+    fits = EDITS[edit].fit(traits) is None and INVERSIONS[inversion].fit(traits) is None
+    on_both("sd" if fits else "sd3", place, latents)
 
 
 def quantizers() -> list[Any]:

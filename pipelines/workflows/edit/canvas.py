@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from pipelines.core.errors import SettingsError
-from pipelines.edits.masks import Box, blend, blur_mask, find_crop, paste_crop
+from pipelines.edits.masks import Box, blend, blur_mask, find_crop, grow_mask, paste_crop
+from pipelines.edits.placing import Placement, Placing, place_object
 from pipelines.workflows.edit.request import EditRequest
 
 __all__ = ["Canvas", "Cropped", "canvas_of", "crop_of"]
@@ -38,12 +39,14 @@ class Canvas:
         weights: (H, W) float32, how much each pixel may change, 0 to 1; None without a mask.
         notes: what was done to the picture to get here, as sentences.
         whole: the picture of which these pixels are a part; None where they are all of it.
+        placed: of an edit that moves an object, the picture as it was, and where the object was and will be.
     """
 
     pixels: np.ndarray
     weights: np.ndarray | None
     notes: tuple[str, ...]
     whole: Cropped | None = None
+    placed: tuple[np.ndarray, Placement] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,11 +61,17 @@ class Canvas:
     @property
     def source(self) -> np.ndarray:
         """The pixels that the finished picture is compared with, of its size."""
+        if self.placed:
+            return self.placed[0]
         return self.whole.pixels if self.whole else self.pixels
 
     @property
     def source_mask(self) -> np.ndarray | None:
         """`mask` at the finished picture's size."""
+        if self.placed:
+            placement = self.placed[1]
+            changed: np.ndarray = placement.before | placement.after
+            return changed if self.weights is None else changed | (self.weights > 0)
         return self.whole.weights > 0 if self.whole else self.mask
 
     def paste(self, picture: np.ndarray) -> np.ndarray:
@@ -111,12 +120,26 @@ def canvas_of(request: EditRequest, size: tuple[int, int]) -> Canvas:
         weights = _fit_weights(blur_mask(request.mask.pixels, edit.mask_blur), size, request.fit, edit.mask_blur > 0)
         _require_part(weights, size)
     notes += [note] if note else []
+    if weights is not None and edit.placing is not None:
+        return _place(edit.placing, edit.pastes, pixels, weights > 0, tuple(notes))
     left, top, right, bottom = edit.margins
     if any((left, top, right, bottom)):
         sides = ((top, bottom), (left, right))
         pixels = np.pad(pixels, (*sides, (0, 0)), mode="edge")
         weights = np.pad(np.zeros(size[::-1], np.float32) if weights is None else weights, sides, constant_values=1)
     return Canvas(pixels, weights, tuple(notes))
+
+
+def _place(placing: Placing, pastes: bool, pixels: np.ndarray, mask: np.ndarray, notes: tuple[str, ...]) -> Canvas:
+    """Return the picture with the object at its new place, and the place it left under the mask; or, of an edit that
+    moves it while it draws, the picture as it is and both places under the mask."""
+    placement = place_object(pixels, mask, placing)
+    weights = placement.before | placement.after
+    if pastes:
+        # A soft edge leaves a ring of the object's colors around the hole.
+        weights = grow_mask(placement.hole) & ~placement.after if placement.hole.any() else placement.hole
+    drawn = placement.pixels if pastes else pixels
+    return Canvas(drawn, weights.astype(np.float32), notes, None, (pixels, placement))
 
 
 def _crop_canvas(request: EditRequest, whole: Cropped, size: tuple[int, int]) -> Canvas:

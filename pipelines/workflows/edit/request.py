@@ -192,6 +192,8 @@ class EditRequest:
         label = EDITS[self.edit.key].label
         if self.edit.key == "outpaint" and not any(edit.margins):
             raise SettingsError("Outpaint adds no margin. Give at least one side some pixels.")
+        if edit.placing is not None and edit.placing.is_neutral:
+            raise SettingsError(f"{label} moves nothing. Say how far the object goes, or which size it gets.")
         if self.mask is None:
             if edit.masked:
                 raise SettingsError(f"{label} needs a mask. Draw over what should change.")

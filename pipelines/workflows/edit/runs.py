@@ -78,6 +78,20 @@ class Editing:
         return None if (weights := self.weights) is None else weights > 0
 
     @property
+    def _moved(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Latent places of which half belongs to an object that is moved, before and after."""
+        if self.canvas.placed is None:
+            return None
+        placement = self.canvas.placed[1]
+        before, after = (self._shrink(places) >= 0.5 for places in (placement.before, placement.after))
+        return before, after
+
+    def _shrink(self, places: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(places.astype(np.float32))[None, None]
+        shape = (self.image_latents.shape[-2], self.image_latents.shape[-1])
+        return torch.nn.functional.adaptive_avg_pool2d(pixels, shape).to(self.image_latents.device)
+
+    @property
     def trajectory_key(self) -> Hashable:
         """What decides the inversion's trajectory, and nothing else; another edit of the picture finds it again.
 
@@ -124,7 +138,8 @@ class Editing:
     def inversion_run(self) -> Run:
         """Build the run up: from the picture's latents to noise, guided by the source prompt."""
         guidance, scale = self._inversion_guidance
-        denoiser = self._build_denoiser(guidance, [self.request.source_prompt], [scale])
+        prompt = "" if self.inversion.is_wordless else self.request.source_prompt
+        denoiser = self._build_denoiser(guidance, [prompt], [scale])
         return Run(
             denoiser,
             self.inversion.noising(),
@@ -149,7 +164,8 @@ class Editing:
             sampler, prompts = self.resolved.sampler, []
             latents = self.edit.start(self.image_latents, self.noise, self.levels[0])
         else:
-            sampler, prompts = self.inversion.denoising(trajectory), [self.request.source_prompt, base.prompt]
+            sampler = self.inversion.denoising(trajectory, self.guidance.guidance_scale)
+            prompts = [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
         scale = self.guidance.guidance_scale
         if self.edit.paired:
@@ -171,6 +187,7 @@ class Editing:
             lambda: self._read_words(base.prompt),
             "negative" in denoiser.guidance.plan(self.levels[0]),
             self.weights,
+            self._moved,
         )
         with self.edit.applied(context) as sampler:
             yield Run(denoiser, sampler, self.levels, latents, self.source, self.noise_schedule)
