@@ -22,6 +22,7 @@ BENCHMARKS = {
     "sizes": "pipelines.benchmarks.sizes",
     "prompt_weights": "pipelines.benchmarks.prompt_weights",
     "speed": "pipelines.benchmarks.speed",
+    "guidance": "pipelines.benchmarks.guidance",
     "live": "pipelines.benchmarks.live",
 }
 """Name to the module that measures."""

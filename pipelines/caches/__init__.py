@@ -8,9 +8,11 @@ from pipelines.caches.encoder_propagation import EncoderPropagation, EncoderProp
 from pipelines.caches.feature_inheritance import FeatureInheritance, FeatureInheritanceSettings
 from pipelines.caches.first_block import FirstBlockCache, FirstBlockSettings
 from pipelines.caches.fits import needs_either, needs_transformer, needs_unet
+from pipelines.caches.mag_cache import MagCache, MagCacheSettings
 from pipelines.caches.taylor import TaylorSeer, TaylorSeerSettings
 from pipelines.caches.tea_cache import TeaCache, TeaCacheSettings
 from pipelines.caches.temporal_delta import TemporalDelta, TemporalDeltaSettings
+from pipelines.caches.token_merging import TokenMerging, TokenMergingSettings
 from pipelines.core.caching import Cache
 from pipelines.core.registry import Method, Table
 
@@ -75,6 +77,15 @@ CACHES: Table[Cache | None] = Table(
             help="Runs a transformer again once its modulated input has changed enough.",
         ),
         Method(
+            "magcache",
+            "MagCache",
+            MagCache.build,
+            MagCacheSettings,
+            needs_transformer,
+            paper="Ma et al., arXiv:2506.09045",
+            help="Runs a transformer's blocks again once the length of what they add should have changed enough.",
+        ),
+        Method(
             "temporal_delta",
             "Temporal delta cache",
             TemporalDelta.build,
@@ -82,6 +93,15 @@ CACHES: Table[Cache | None] = Table(
             needs_transformer,
             paper="6Bit-Diffusion; residuals: Chen et al., arXiv:2406.01125",
             help="Each block of a transformer rests while what it adds stays the same.",
+        ),
+        Method(
+            "token_merging",
+            "Token merging (ToMe)",
+            TokenMerging.build,
+            TokenMergingSettings,
+            needs_unet,
+            paper="Bolya & Hoffman, arXiv:2303.17604",
+            help="Self-attention sees fewer tokens, of which like ones are merged; for large pictures.",
         ),
         Method(
             "pab",

@@ -77,13 +77,18 @@ class Work:
         """Count multiply-adds of a layer."""
         self._costs[id(module)] = self._costs.get(id(module), 0.0) + cost
 
+    @property
+    def total(self) -> float:
+        """Multiply-adds of the whole network."""
+        return sum(self._costs.values())
+
     def share(self, modules: Iterable[torch.nn.Module]) -> float:
         """Find what share of the network's multiply-adds these modules have, with all that they contain, 0 to 1."""
         modules = tuple(modules)
         key = tuple(id(module) for module in modules)
         if key not in self._shares:
             inside = {id(part) for module in modules for part in module.modules()}
-            cost, total = sum(self._costs.get(part, 0.0) for part in inside), sum(self._costs.values())
+            cost, total = sum(self._costs.get(part, 0.0) for part in inside), self.total
             self._shares[key] = cost / total if total else 0.0
         return self._shares[key]
 

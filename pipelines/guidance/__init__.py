@@ -10,6 +10,7 @@ from pipelines.guidance.attend_and_excite import AttendAndExcite, AttendAndExcit
 from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.guidance.frequency import FrequencyDecoupled, FrequencySettings
 from pipelines.guidance.interval import Interval, IntervalSettings
+from pipelines.guidance.linear import Linear, LinearSettings
 from pipelines.guidance.negative_attention import (
     NegativeAway,
     NegativeAwaySettings,
@@ -112,6 +113,15 @@ GUIDANCE: Table[Guidance] = Table(
             needs_two_branches,
             paper="Kodaira et al., arXiv:2312.12491",
             help="Asks the negative prompt once and carries its answer on: N + 1 evaluations for N steps.",
+        ),
+        Method(
+            "linear",
+            "LinearAG",
+            Linear,
+            LinearSettings,
+            needs_two_branches,
+            paper="Castillo et al., arXiv:2312.12487",
+            help="Sums earlier predictions in the place of the negative prompt's: 25 evaluations for 20 steps.",
         ),
         Method(
             "pag",

@@ -27,6 +27,7 @@ from pipelines.edits.words import read_words
 from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
+from pipelines.guidance.linear import FittedGuidance
 from pipelines.guidance.word_maps import WordedGuidance, choose_words
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
@@ -132,6 +133,8 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         sampler = program.sampler(request, sampler, noise_schedule)
     levels, guidance = tuple(program.levels(request, schedule, noise_schedule)), GUIDANCE.build(request.guidance)
     guidance = _bind_words(guidance, request, family)
+    if isinstance(guidance, FittedGuidance):
+        guidance.require_levels(request.model, levels)
     _try_patches(guidance, levels, family)
     cache = CACHES.build(request.cache)
     if cache is not None:

@@ -11,14 +11,19 @@ import torch
 from pipelines.caches import CACHES
 from pipelines.caches.decisions import relative_change
 from pipelines.caches.encoder_propagation import key_steps
+from pipelines.caches.mag_cache import magnitude_at
+from pipelines.caches.merging import match_tokens
+from pipelines.caches.networks import measured_work, work_of
 from pipelines.caches.rows import join_rows, split_rows
 from pipelines.caches.taylor import extrapolation_weights
-from pipelines.core.caching import BranchMemory
-from pipelines.core.errors import MethodFitError
+from pipelines.caches.token_merging import TokenMerging
+from pipelines.core.caching import BranchMemory, CachedRow
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
+from pipelines.guidance.perturbations import self_attentions
 from pipelines.learning.request import require_learnable
 from pipelines.requests.passes import resolve_passes
 from pipelines.requests.text_to_image import build_run, resolve
@@ -195,3 +200,82 @@ def test_what_needs_whole_evaluations_refuses_a_cache():
     with pytest.raises(MethodFitError, match="DeepCache leaves out"):
         require_learnable(Request(cache=Choice("deepcache")))
     require_learnable(Request())
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [((4, 6), 0.5), ((3, 5), 0.75), ((2, 2), 0.25), ((1, 4), 0.5)])
+def test_tokens_are_merged_as_a_plain_loop_merges_them(grid, ratio):
+    height, width = grid
+    tokens = torch.randn(2, height * width, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    merging = match_tokens(tokens, grid, ratio)
+    merged = merging.merge(tokens)
+    spread = merging.spread(merged)
+    for row in range(2):
+        corners = [y * width + x for y in range(0, height, 2) for x in range(0, width, 2)]
+        others = [place for place in range(height * width) if place not in corners]
+
+        def cosine(one, two, row=row):
+            return float(torch.nn.functional.cosine_similarity(tokens[row, one], tokens[row, two], dim=0))
+
+        best = {one: max(corners, key=lambda corner, one=one: cosine(one, corner)) for one in others}
+        taken = sorted(others, key=lambda one: -cosine(one, best[one]))[: int(ratio * height * width)]
+        expected = tokens[row].clone()
+        for corner in corners:
+            group = [corner, *(one for one in taken if best[one] == corner)]
+            expected[group] = tokens[row, group].mean(0)
+        assert torch.allclose(spread[row], expected, atol=1e-12)
+        assert merged.shape[1] == height * width - len(taken)
+    same = torch.ones(1, height * width, 3, dtype=torch.float64)
+    merging = match_tokens(same, grid, ratio)
+    assert torch.equal(merging.spread(merging.merge(same)), same)
+
+
+def test_merged_self_attention_counts_what_it_saves(unet):
+    steps = run(unet, "token_merging", {"ratio": 0.5, "warmup": 2})
+    assert whole_steps(steps) == [0, 1]
+    more = run(unet, "token_merging", {"ratio": 0.75, "place": "all"})
+    assert 0 < steps[2].skipped < more[2].skipped < 0.5
+    (layer, *_) = self_attentions(unet.network, "all")
+    row = CachedRow()
+    with measured_work(unet.network, [row]):
+        unet.predict_raw(
+            torch.zeros(1, 4, 8, 8), torch.tensor([5.0]), unet.encode_prompts("a", "", 1, (32, 32))["positive"]
+        )
+    row.finish()
+    left = 0.5  # of 16 tokens, 8; projections by tokens, the square by their square
+    projections = 4 * 16 * 16 * layer.to_q.out_features / work_of([row]).total
+    expected = projections * (1 - left) + (work_of([row]).share([layer]) - projections) * (1 - left**2)
+    assert TokenMerging(0.5)._share_saved(layer, (4, 4), [row]) == pytest.approx(expected)
+
+
+def test_magcache_adds_up_the_errors_of_the_lengths(joint):
+    curve = (1.0, 0.5)  # falls evenly from time 1000 to 0
+    assert magnitude_at(curve, 1000) == 1.0 and magnitude_at(curve, 0) == 0.5 and magnitude_at(curve, 400) == 0.7
+    settings = {"curve": "1, 0.5", "threshold": 0.25, "retention": 0.0, "most": 3}
+    steps = run(joint, "magcache", settings, num_inference_steps=12)
+    times, wanted, error, rested, last = [step.level.timestep for step in steps], [], 0.0, 0, None
+    for index, time in enumerate(times):
+        if last is not None:
+            error += abs(1 - magnitude_at(curve, time) / magnitude_at(curve, last))
+        if last is None or error >= 0.25 or rested >= 3:
+            wanted.append(index)
+            error, rested, last = 0.0, 0, time
+        else:
+            rested += 1
+    assert whole_steps(steps) == wanted and 1 < len(wanted) < 12
+    flat = run(joint, "magcache", {**settings, "curve": "1, 1", "threshold": 0.01}, num_inference_steps=12)
+    assert whole_steps(flat) == [0, 4, 8]  # no error at all: the most in a row
+    kept = run(joint, "magcache", {**settings, "retention": 0.5}, num_inference_steps=12)
+    assert whole_steps(kept)[:6] == [0, 1, 2, 3, 4, 5]
+    assert magnitude_at((2.0,), 300) == 2.0
+    for text in ("1, x", "1, 0", "1, -2", "1, nan"):
+        with pytest.raises(SettingsError, match="numbers above 0"):
+            CACHES.build(Choice("magcache", {"curve": text}))
+
+
+def test_a_change_passes_through_the_written_polynomial(joint):
+    plain, same = (run(joint, "teacache", {"threshold": 0.05, **one})[-1] for one in ({}, {"polynomial": "1, 0"}))
+    assert torch.equal(plain.latents, same.latents)
+    cache = CACHES.build(Choice("teacache", {"polynomial": "2, -1, 0.5"}))
+    assert cache.count(0.3, 0.1) == pytest.approx(0.1 + 2 * 0.09 - 0.3 + 0.5)
+    with pytest.raises(SettingsError, match="numbers with commas"):
+        CACHES.build(Choice("teacache", {"polynomial": "2, many"}))

@@ -26,7 +26,9 @@ NEUTRAL = {
     "feature_inheritance": {"interval": 1},
     "first_block": {"threshold": 0.0},
     "teacache": {"threshold": 0.0},
+    "magcache": {"threshold": 0.0},
     "temporal_delta": {"threshold": 0.0},
+    "token_merging": {"ratio": 0.0},
     "pab": {"self_interval": 1, "cross_interval": 1},
 }
 """Settings at which a cache leaves nothing out."""
@@ -38,7 +40,9 @@ FAST = {
     "feature_inheritance": {"interval": 3},
     "first_block": {"threshold": 1.0, "warmup": 1},
     "teacache": {"threshold": 1.0, "warmup": 1},
+    "magcache": {"threshold": 2.0, "retention": 0.0},
     "temporal_delta": {"threshold": 1.0, "warmup": 2},
+    "token_merging": {"ratio": 0.75},
     "pab": {"self_interval": 2, "cross_interval": 3, "low": 0, "high": 1000},
 }
 """Settings at which it leaves much out of a run of six steps on networks of two blocks."""

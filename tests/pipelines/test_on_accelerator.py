@@ -220,6 +220,7 @@ def test_a_guidance_that_differentiates_is_the_cpus(key, place):
 def test_every_guidance_is_the_cpus(key, place):
     family = next(fitting_families(GUIDANCE, key))
     further = {"cfg": {"guidance_scale": 4.0, "guidance_rescale": 0.7}, "slg": {"first_block": 0, "last_block": 0}}
+    further["linear"] = {"every": 1, "share": 1.0}  # its coefficients are one model's
     on_both(
         family, place, lambda one: final(one, request_for(family).replace(guidance=Choice(key, further.get(key, {}))))
     )
