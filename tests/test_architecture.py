@@ -32,6 +32,7 @@ FLOORS = {
             "upscaling",
             "second_passes",
             "autoencoders",
+            "controls",
         ),
         *("inversions", "edits", "quantizers", "models", "requests", "workflows", "learning", "training", "benchmarks"),
         "benchmark",

@@ -18,6 +18,7 @@ from pipelines.core.caching import BranchMemory, Cache, CachedRow
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.devices import Timer, is_out_of_memory, mark_time, release_unused_memory
 from pipelines.core.prediction import (
+    Addition,
     AskingGuidance,
     Conditioning,
     Guidance,
@@ -43,6 +44,7 @@ class Denoiser:
         cancelled: polled before every evaluation.
         plan: what the branches are made of where prompts switch or compose.
         cache: leaves parts of evaluations out; None for none. It rests where gradients are wanted.
+        additions: further tensors that evaluations are given in some of the steps.
 
     Attributes:
         evaluations: of the network so far, every branch counted; one that a cache shortened counts as the share of its
@@ -61,6 +63,7 @@ class Denoiser:
         cancelled: Callable[[], bool] = lambda: False,
         plan: BranchPlan = ONE_TEXT,
         cache: Cache | None = None,
+        additions: Sequence[Addition] = (),
     ):
         self.network = network
         self.guidance = copy.copy(guidance)  # it may remember what this run's predictions were
@@ -68,6 +71,7 @@ class Denoiser:
         self.cancelled = cancelled
         self.plan = plan
         self.cache = cache
+        self.additions = additions
         self.step = 0
         self.num_steps = 1
         self.evaluations: float = 0
@@ -85,9 +89,15 @@ class Denoiser:
         return self.plan.terms(self.step, branch)
 
     def conditioning(self, name: str, branch: str, query: Query) -> Conditioning:
-        """A term's conditioning, as the query wants it of the branch that it belongs to."""
-        name = conditioning_name(name)
+        """A term's conditioning, as the query wants it of the branch that it belongs to, with the additions."""
         branch = "positive" if branch == PERTURBED else branch
+        plain = self._find_conditioning(conditioning_name(name), branch, query)
+        added = [addition.at(branch, self.step, self.num_steps) for addition in self.additions]
+        if not any(added):
+            return plain
+        return Conditioning({**plain.tensors, **{key: tensor for one in added for key, tensor in one.items()}})
+
+    def _find_conditioning(self, name: str, branch: str, query: Query) -> Conditioning:
         if query.conditioning is None:
             return self.conditionings[name]
         conditionings = {other: self.conditionings[self.terms(other)[0][0]] for other in self.conditionings}

@@ -14,6 +14,7 @@ from pipelines.core.devices import upload
 from pipelines.core.schedule import Level
 
 __all__ = [
+    "Addition",
     "AskingGuidance",
     "Conditioning",
     "Guidance",
@@ -46,6 +47,13 @@ class Conditioning:
     def rows(self, start: int, stop: int) -> Conditioning:
         """Take the rows from start to stop, which lets a batch be evaluated in parts."""
         return Conditioning({name: tensor[start:stop] for name, tensor in self.tensors.items()})
+
+
+class Addition(Protocol):
+    """An addition gives the network's evaluations further tensors in some of a run's steps."""
+
+    def at(self, branch: str, step: int, num_steps: int) -> Mapping[str, torch.Tensor]:
+        """Return the tensors, each (B, ...), that a branch is given at a step of the run's whole schedule."""
 
 
 class Network(Protocol):

@@ -32,7 +32,18 @@ MAX_PROMPT = 4000
 
 _TEXTS = ("model", "prompt", "negative_prompt", "prompt_weighting")
 
-METHODS = ("sampler", "schedule", "guidance", "start", "made_like", "second_pass", "cache", "vae")
+METHODS = (
+    "sampler",
+    "schedule",
+    "guidance",
+    "start",
+    "made_like",
+    "second_pass",
+    "cache",
+    "vae",
+    "control",
+    "image_prompt",
+)
 """The fields of a request that hold a method."""
 
 
@@ -109,6 +120,7 @@ class Request:
         made_like: the program whose noise, times and formulas the run has, with its settings.
         second_pass: what is done to the finished picture at a larger size, with its settings.
         cache: what leaves parts of the network's evaluations out, with its settings.
+        control, image_prompt: pictures that steer the run, with the ControlNet or IP-Adapter that reads them.
         vae: what encodes and decodes pictures: the model's own, or one of the models folder by name.
         num_inference_steps: steps of the sampler.
         width, height: pixels; 0 takes the model's own.
@@ -131,6 +143,8 @@ class Request:
     second_pass: Choice = Choice("none")
     cache: Choice = Choice("none")
     vae: Choice = Choice("own")
+    control: Choice = Choice("none")
+    image_prompt: Choice = Choice("none")
     num_inference_steps: int = 25
     width: int = 0
     height: int = 0

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from pipelines.core.errors import SettingsError
@@ -63,6 +64,7 @@ class Family(abc.ABC):
         rows_together: rows that see each other and are evaluated together, such as the frames of a clip.
         identity: of the weights: equal identities mean equal files, LoRAs that are applied included; None where the
             weights came from no file.
+        pictures: that steer this job's runs, (H, W, 3), uint8, by the names that a request has for them.
         notes: what the last decoding had to do otherwise, a sentence each, for the person.
         learned: the schedules that were fitted to models; the shipped ones, until a loader knows more.
         network: the denoising network.
@@ -88,6 +90,7 @@ class Family(abc.ABC):
         self.components = dict(components)
         self.rows_by_size: dict[int, int] = {}
         self.notes: list[str] = []
+        self.pictures: Mapping[str, np.ndarray] = {}
 
     @property
     @abc.abstractmethod

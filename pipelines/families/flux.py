@@ -10,6 +10,7 @@ import torch
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
+from pipelines.families.controlnet import CONTROL, flux_control_inputs
 from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5
@@ -98,17 +99,33 @@ class Flux(LatentFamily):
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         tensors, dtype, size = conditioning.tensors, self.network_dtype, latents.shape[-2:]
         embeds = tensors["prompt_embeds"].to(dtype)
-        packed = self.network(
-            hidden_states=pack(latents.to(dtype)),
-            timestep=timesteps.to(dtype) / 1000,
-            guidance=tensors.get("guidance"),
-            pooled_projections=tensors["pooled_prompt_embeds"].to(dtype),
-            encoder_hidden_states=embeds,
-            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=image_ids(*size, embeds.device).to(embeds.dtype),
-            return_dict=False,
-        )[0]
+        tokens = pack(latents.to(dtype))
+        inputs = {
+            "timestep": timesteps.to(dtype) / 1000,
+            "guidance": tensors.get("guidance"),
+            "pooled_projections": tensors["pooled_prompt_embeds"].to(dtype),
+            "encoder_hidden_states": embeds,
+            "txt_ids": embeds.new_zeros(embeds.shape[1], 3),
+            "img_ids": image_ids(*size, embeds.device).to(embeds.dtype),
+            "return_dict": False,
+        }
+        packed = self.network(hidden_states=tokens, **inputs, **self._run_controlnet(tokens, tensors, inputs))[0]
         return unpack(packed, *size).to(latents.dtype)
+
+    def _run_controlnet(
+        self, tokens: torch.Tensor, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The transformer's further arguments; none where there is no map."""
+        if CONTROL not in tensors:
+            return {}
+        controlnet, control = self.components["controlnet"], tensors[CONTROL]
+        control = pack(control) if controlnet.input_hint_block is None else control
+        return flux_control_inputs(controlnet, tokens, control, tensors, inputs)
+
+    def prepare_control(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return what a ControlNet reads of a map (B, 3, H, W) in [0, 1]: its latents, or pixels in [-1, 1] for one
+        with a hint block."""
+        return self.encode_images(pixels) if self.components["controlnet"].input_hint_block is None else 2 * pixels - 1
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

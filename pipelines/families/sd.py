@@ -12,6 +12,8 @@ import torch
 from pipelines.core.errors import SettingsError
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Traits
+from pipelines.families.controlnet import unet_control_inputs
+from pipelines.families.image_prompt import applied_image_prompt
 from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, most_chunks
@@ -84,14 +86,23 @@ class StableDiffusion(LatentFamily):
         guidance = None
         if self.embeds_guidance:
             guidance = guidance_embedding(tensors["guidance"], self.network.config.time_cond_proj_dim).to(dtype)
-        return self.network(
-            latents.to(dtype),
-            self._convert_times(timesteps),
-            encoder_hidden_states=tensors["prompt_embeds"].to(dtype),
-            timestep_cond=guidance,
-            added_cond_kwargs=self._build_added_conditions(tensors, dtype),
-            return_dict=False,
-        )[0].to(latents.dtype)
+        inputs, times = latents.to(dtype), self._convert_times(timesteps)
+        added = self._build_added_conditions(tensors, dtype)
+        control = unet_control_inputs(self.components.get("controlnet"), inputs, times, tensors, added)
+        with applied_image_prompt(self.network, self.components.get("ip_adapter"), tensors):
+            return self.network(
+                inputs,
+                times,
+                encoder_hidden_states=tensors["prompt_embeds"].to(dtype),
+                timestep_cond=guidance,
+                added_cond_kwargs=added,
+                return_dict=False,
+                **control,
+            )[0].to(latents.dtype)
+
+    def prepare_control(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return what a ControlNet reads of a map (B, 3, H, W) in [0, 1]: the map itself."""
+        return pixels
 
     def _convert_times(self, timesteps: torch.Tensor) -> torch.Tensor:
         if not self._edm_times:

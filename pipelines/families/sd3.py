@@ -11,6 +11,7 @@ from pipelines.core.errors import ModelFileError, SettingsError
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
+from pipelines.families.controlnet import sd3_control_inputs
 from pipelines.families.latent import LatentFamily, shifted_schedule, with_embeddings
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5, most_chunks
@@ -115,13 +116,25 @@ class StableDiffusion3(LatentFamily):
 
     def predict_raw(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         tensors, dtype = conditioning.tensors, self.network_dtype
+        inputs = latents.to(dtype)
+        control = sd3_control_inputs(self.components.get("controlnet"), self.network, inputs, timesteps, tensors)
         return self.network(
-            hidden_states=latents.to(dtype),
+            hidden_states=inputs,
             timestep=timesteps,
             encoder_hidden_states=tensors["prompt_embeds"].to(dtype),
             pooled_projections=tensors["pooled_prompt_embeds"].to(dtype),
             return_dict=False,
+            **control,
         )[0].to(latents.dtype)
+
+    def prepare_control(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Encode what a ControlNet reads of a map (B, 3, H, W) in [0, 1]: its latents, without the VAE's shift for
+        those ControlNets that were trained so."""
+        latents = self.encode_images(pixels)
+        config = self.vae.config
+        if self.components["controlnet"].config.force_zeros_for_pooled_projection:
+            latents = latents + (config.get("shift_factor") or 0.0) * config.scaling_factor
+        return latents
 
 
 def _count_empty_tokens(facts: Mapping[str, Any], usual: int) -> int:

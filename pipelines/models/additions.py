@@ -18,7 +18,7 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.weights.kinds import CONTEXT_WIDTHS
 
-__all__ = ["fits_model", "list_embeddings", "list_loras", "list_upscalers"]
+__all__ = ["find_base", "fits_model", "list_embeddings", "list_loras", "list_upscalers"]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _SHIPPED_BASES = frozenset({"emoji", "emoji-128", "emoji-128-flow"})
@@ -58,14 +58,14 @@ def fits_model(addition: LoraEntry | EmbeddingEntry, entry: CatalogEntry) -> boo
     """
     if addition.problem or addition.family not in ("", entry.family):
         return False
-    base = _find_base(entry)
+    base = find_base(entry)
     if _SHIPPED_BASES & {addition.base, base}:
         return addition.base in ("", base)
     # SD3's and FLUX.1's sizes take the same files; Stable Diffusion's versions do not.
     return entry.family != "sd" or not addition.base or not base or addition.base == base
 
 
-def _find_base(entry: CatalogEntry) -> str:
+def find_base(entry: CatalogEntry) -> str:
     """Which version of its family a model is, "" where nothing tells."""
     key = entry.quantized.base if entry.quantized else entry.key
     if key in _SHIPPED_BASES:

@@ -16,6 +16,7 @@ from pipelines.models.donors import complete_entries
 from pipelines.models.entry import CatalogEntry, Source, shorten_path
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.quantization_folder import read_quantized_entries
+from pipelines.models.steering import SteeringEntry, list_steering
 from pipelines.models.vaes import VaeEntry, list_vaes
 
 __all__ = [
@@ -163,6 +164,14 @@ class Catalog(Mapping[str, CatalogEntry]):
     def vaes(self) -> list[VaeEntry]:
         """Return the VAEs that stand by themselves in the models folders as they are now, unusable ones too."""
         return list_vaes(self.folders)
+
+    def steering(self, what: str) -> list[SteeringEntry]:
+        """Return the ControlNets, IP-Adapters or image encoders of the models folders as they are now.
+
+        Args:
+            what: a kind of `pipelines.models.steering`.
+        """
+        return list_steering(self.folders, what)
 
     def __getitem__(self, key: str) -> CatalogEntry:
         try:

@@ -9,13 +9,17 @@ __all__ = ["Extras"]
 
 @dataclasses.dataclass(frozen=True)
 class Extras:
-    """Names what is leased together with a model.
+    """Names what is leased together with a model, by key; "" for none.
 
     Attributes:
-        vae: key of the VAE that takes the place of the model's own; "" for that one.
+        vae: takes the place of the model's own.
+        controlnet: is run beside the network.
+        adapter: an IP-Adapter; with it comes the image encoder that it reads pictures with.
     """
 
     vae: str = ""
+    controlnet: str = ""
+    adapter: str = ""
 
     def __bool__(self) -> bool:
         return self != Extras()

@@ -51,6 +51,12 @@ PLACES = {
 }
 """What a file is called, and the folder where it belongs."""
 
+_CHOSEN_BESIDE = {
+    "controlnet": "a ControlNet: choose it under ControlNet",
+    "ip_adapter": "an IP-Adapter: choose it under Picture as prompt",
+}
+"""What is no model and is chosen beside one."""
+
 _SHARD = re.compile(r"^(.*?)-\d{5}-of-\d{5}(.*)$")
 
 
@@ -100,6 +106,10 @@ def _explain_shard(path: Path) -> str:
 
 
 def _explain_part(path: Path) -> str:
+    if "ControlNet" in _read_class_name(path.parent):
+        return f"{path.parent.name} is {_CHOSEN_BESIDE['controlnet']}, with a model that it fits."
+    if "CLIPVisionModelWithProjection" in _read_class_name(path.parent):
+        return f"{path.parent.name} is an image encoder, which IP-Adapters read pictures with."
     if _read_class_name(path.parent).startswith("Autoencoder"):
         return f"{path.parent.name} is a VAE by itself: choose it under VAE, with a model that it fits."
     return (
@@ -109,9 +119,10 @@ def _explain_part(path: Path) -> str:
 
 
 def _read_class_name(folder: Path) -> str:
-    """The class in diffusers that a part's configuration names; "" where it names none."""
+    """The class in diffusers or transformers that a part's configuration names; "" where it names none."""
     try:
-        return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name", ""))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(config.get("_class_name") or config.get("architectures") or "")
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 
@@ -186,6 +197,8 @@ def _read_sidecar_prediction(path: Path) -> str:
 def _explain_file(path: Path, kind: FileKind, gguf: bool) -> str:
     if kind.note:
         return f"{path.name} cannot be used by itself. {kind.note}"
+    if kind.what in _CHOSEN_BESIDE:
+        return f"{path.name} is {_CHOSEN_BESIDE[kind.what]}, with a model that it fits."
     if kind.what in {"lora", "embedding", "upscaler"}:
         what, place = PLACES[kind.what]
         return f"{path.name} is {what}. Move it into the folder '{place}'."

@@ -32,6 +32,7 @@ from pipelines.models.places import ModelPlaces
 from pipelines.models.plan import QUANTIZED_PARTS, Plan, Plans
 from pipelines.models.quantization_folder import quantized_entry
 from pipelines.models.quantization_loading import load_quantized
+from pipelines.models.steering_choice import find_extra_steering
 from pipelines.models.vaes import find_vae
 from pipelines.weights.offload import Slot, offloaded, streamed
 
@@ -174,7 +175,8 @@ class Loader:
 
     def _extend(self, plan: Plan, extras: Extras) -> Plan:
         vae = find_vae(self.catalog.vaes(), extras.vae, plan.entry) if extras.vae else None
-        return self._plans.extend(plan, vae)
+        steering = find_extra_steering(self.catalog, extras, plan.entry)
+        return self._plans.extend(plan, vae, steering)
 
     def _entry(self, key: str) -> CatalogEntry:
         """The catalog's entry; of a model with a problem, as its files are now, since they may have been repaired."""

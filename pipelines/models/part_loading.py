@@ -13,6 +13,7 @@ from pipelines.core.errors import BusyError, ModelError, ModelFileError
 from pipelines.models.checkpoint_scheduler import adapt_scheduler
 from pipelines.models.files import LIGHT, PartFiles, read_index
 from pipelines.models.shipped_configurations import load_light_part
+from pipelines.models.steering import ADAPTER, CONTROLNET
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +146,10 @@ def _load_from_state(
     part: PartFiles, part_type: type, dtype: torch.dtype, cancelled: Callable[[], bool]
 ) -> torch.nn.Module:
     from pipelines.models.checkpoint_loading import lone_module
+    from pipelines.models.steering_loading import load_steering_file
 
+    if part.name in (CONTROLNET, ADAPTER):
+        return load_steering_file(part, dtype, cancelled)
     return lone_module(part.weights[0], part_type, part.folder, dtype, part.name, cancelled)
 
 

@@ -14,7 +14,7 @@ from pipelines.weights.gguf_files import read_weights_header
 
 __all__ = ["HOST", "Placement", "place_parts"]
 
-NETWORKS = frozenset({"unet", "transformer", "transformer_2", "prior", TINY_VAE})
+NETWORKS = frozenset({"unet", "transformer", "transformer_2", "prior", TINY_VAE, "controlnet", "ip_adapter"})
 """Parts that every step calls, which come and go last."""
 
 HOST = "host"

@@ -16,6 +16,7 @@ from pipelines.models.downloads import Progress
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, read_index, read_json
 from pipelines.models.places import ModelPlaces
+from pipelines.models.steering import SteeringEntry, build_steering_part
 from pipelines.models.vaes import VaeEntry, build_vae_part
 from pipelines.weights.part_identity import PartIdentities
 
@@ -123,12 +124,13 @@ class Plans:
                 self._plans[entry.key] = (plan.stamp(), plan)
         return plan
 
-    def extend(self, plan: Plan, vae: VaeEntry | None = None) -> Plan:
+    def extend(self, plan: Plan, vae: VaeEntry | None = None, steering: Sequence[SteeringEntry] = ()) -> Plan:
         """Return a plan with parts of the models folder in it.
 
         Args:
             plan: of a model.
             vae: in the place of the model's own.
+            steering: what is run beside the network.
 
         Raises:
             ModelFileError: files of a part are missing.
@@ -137,6 +139,9 @@ class Plans:
         added: dict[str, PartFiles | None] = {}
         if vae is not None:
             added["vae"] = build_vae_part(vae, plan.folder / "vae", self._list_variants(plan.entry))
+        network = next((plan.folder / name for name in QUANTIZED_PARTS if (plan.folder / name).is_dir()), plan.folder)
+        for one in steering:
+            added[one.what] = build_steering_part(one, network, self._list_variants(plan.entry))
         keys, estimates = self._build_keys(plan.entry, added)
         keys = {**plan.keys, **keys}
         known = {**plan.estimates, **estimates}

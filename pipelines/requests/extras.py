@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.autoencoders import get_vae_name
+from pipelines.controls import CONTROLS, IMAGE_PROMPTS
 from pipelines.core.types import Request
 from pipelines.models.extras import Extras
 
@@ -11,4 +12,9 @@ __all__ = ["find_extras"]
 
 def find_extras(request: Request) -> Extras:
     """Return what is leased together with the model of a request."""
-    return Extras(vae=get_vae_name(request))
+    control, image_prompt = CONTROLS.build(request.control), IMAGE_PROMPTS.build(request.image_prompt)
+    return Extras(
+        get_vae_name(request),
+        control.settings.model if control else "",
+        image_prompt.settings.model if image_prompt else "",
+    )

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pipelines.autoencoders import VAES
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
+from pipelines.controls import CONTROLS, IMAGE_PROMPTS
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import MAX_PROMPT, METHODS, Request, Traits
@@ -31,6 +32,7 @@ __all__ = [
     "require_one_pass",
     "require_own_parts",
     "require_uncached",
+    "require_unsteered",
 ]
 
 TABLES: Mapping[str, Table[object]] = {
@@ -42,6 +44,8 @@ TABLES: Mapping[str, Table[object]] = {
     "second_pass": SECOND_PASSES,
     "cache": CACHES,
     "vae": VAES,
+    "control": CONTROLS,
+    "image_prompt": IMAGE_PROMPTS,
 }
 """The table of each of a request's methods, by its field."""
 
@@ -133,6 +137,7 @@ def check_request(
     for name, table in TABLES.items():
         table.require(getattr(request, name))
     check_second_pass(request, limits)
+    check_steering(request)
     if learned is not None:
         _check_learned(request, learned)
     check_orders(request)
@@ -187,6 +192,38 @@ def require_uncached(request: Request, what: str) -> None:
         )
 
 
+def check_steering(request: Request) -> None:
+    """Check a ControlNet's and an IP-Adapter's own settings against each other and against the other methods.
+
+    Raises:
+        SettingsError: no model or no picture is named, or its part of the run is empty.
+        MethodFitError: a cache leaves out the layers that a ControlNet adds to.
+    """
+    control, image_prompt = CONTROLS.build(request.control), IMAGE_PROMPTS.build(request.image_prompt)
+    for built, label in ((control, "ControlNet"), (image_prompt, "IP-Adapter")):
+        if built is None:
+            continue
+        settings = built.settings
+        if not settings.model:
+            raise SettingsError(f"No {label} is chosen. Put one into the models folder and choose it, or choose none.")
+        if not settings.picture:
+            raise SettingsError(f"The {label} has no picture. Choose one, or choose none.")
+        if settings.begin >= settings.end:
+            raise SettingsError(f"The {label} begins at {settings.begin:g} and ends at {settings.end:g}. End it later.")
+    if request.control.key != Request.control.key and request.cache.key != Request.cache.key:
+        raise MethodFitError("A ControlNet adds to layers that a cache leaves out. Set Cache to No cache ('none').")
+
+
+def require_unsteered(request: Request, what: str) -> None:
+    """Refuse a ControlNet and an IP-Adapter where neither is run.
+
+    Raises:
+        SettingsError: there is one; `what` begins the sentence, e.g. "An edit".
+    """
+    if request.control.key != Request.control.key or request.image_prompt.key != Request.image_prompt.key:
+        raise SettingsError(f"{what} takes no ControlNet and no picture as prompt. Set both to none.")
+
+
 def require_own_parts(request: Request, what: str) -> None:
     """Refuse parts of the models folder where only the model's own are used.
 
@@ -195,6 +232,7 @@ def require_own_parts(request: Request, what: str) -> None:
     """
     if request.vae.key != Request.vae.key:
         raise SettingsError(f"{what} uses the model's own VAE. Set VAE to the model's own ('own').")
+    require_unsteered(request, what)
 
 
 def require_made_here(request: Request, what: str) -> None:

@@ -53,7 +53,8 @@ def identify_run(resolved: ResolvedRun, family: Family) -> Hashable | None:
         family: the loaded model, its LoRAs applied.
     """
     request = resolved.request
-    is_plain = request.start.key == Request.start.key
+    # A ControlNet may read its map's latents.
+    is_plain = request.start.key == Request.start.key and request.control.key == Request.control.key
     if is_plain:
         request = request.replace(vae=Request.vae)  # it decodes what the run ends with
     model = identify_model(family, decoders=not is_plain)
@@ -63,7 +64,7 @@ def identify_run(resolved: ResolvedRun, family: Family) -> Hashable | None:
         model,
         json.dumps(request.to_json(), sort_keys=True),
         resolved.levels,
-        () if is_plain else _stamp_folder(family.components.get("fitted_starts")),
+        () if request.start.key == Request.start.key else _stamp_folder(family.components.get("fitted_starts")),
         _stamp_learned(resolved, family),
     )
 

@@ -33,6 +33,7 @@ from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
 from pipelines.requests.limits import check_fit, require_made_here, require_one_pass
 from pipelines.requests.prompts import RunPrompts, read_request_prompts, require_one_text
+from pipelines.requests.steering import build_additions
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedules import settle_schedule
@@ -281,9 +282,10 @@ def assemble_run(
     """
     guidance, conditionings = _embed_guidance_scale(resolved.guidance, conditionings, family)
     initial, source = noise
+    additions = build_additions(resolved.request, family)
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
     return Run(
-        denoiser=Denoiser(family, guidance, conditionings, cancelled, plan, resolved.cache),
+        denoiser=Denoiser(family, guidance, conditionings, cancelled, plan, resolved.cache, additions),
         sampler=resolved.sampler,
         levels=levels,
         latents=(initial * resolved.program.initial_scale(levels, noise_schedule)).to(family.device),

@@ -87,11 +87,12 @@ class FileKind(NamedTuple):
 
     Attributes:
         what: "checkpoint" (a whole model), "network" (only the denoising network), "lora", "embedding", "upscaler",
-            "vae", "text_encoder" or "unknown".
+            "vae", "text_encoder", "controlnet", "ip_adapter" or "unknown".
         family: "sd", "sdxl", "sd3", "flux", or "" when nothing tells it.
         base: "sd1", "sd2", "sdxl", "sd3", "sd35-medium", "sd35-large", "flux1" (a LoRA), "flux1-dev",
             "flux1-schnell"; of a text encoder "clip_l", "clip_g", "open_clip_h" or "t5xxl"; of a VAE its
-            latents' channels, "4" or "16"; or "".
+            latents' channels, "4" or "16"; of a ControlNet or an IP-Adapter the width of the text that its network
+            reads; or "".
         note: why a file that was recognized cannot be used, as a sentence; "" if it can.
         lacks: the parts that a whole model of this kind has and the file has not.
         prediction: "v_prediction" or "epsilon" where the file tells, else "".
@@ -123,7 +124,7 @@ def file_kind(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
         return FileKind("unknown", note=_NESTED)
     if any(LORA_MARK.search(name) for name in tensors):
         return FileKind("lora", *lora_kind(tensors, metadata, CONTEXT_WIDTHS))
-    return _classify_network(tensors, metadata) or _classify_part(tensors)
+    return _classify_adapter(tensors) or _classify_network(tensors, metadata) or _classify_part(tensors)
 
 
 def bare_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -174,7 +175,7 @@ def _classify_network(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         any(name.startswith(("control_model.", "controlnet_")) for name in tensors)
         or "input_hint_block.0.weight" in bare
     ):
-        return FileKind("unknown", note="It is a ControlNet, which Stepwise does not use.")
+        return _classify_controlnet(tensors)
     family, base, note = _identify_network(bare)
     if not family:
         return FileKind("unknown", note=note) if bare else None
@@ -192,6 +193,27 @@ def _classify_network(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         prediction.zero_snr,
         prediction.edm,
     )
+
+
+def _classify_controlnet(tensors: Mapping[str, Tensor]) -> FileKind:
+    """A ControlNet by itself: of a UNet, by the width of the text that it reads, which stands for a base too."""
+    for name, tensor in tensors.items():
+        if UNET_CONTEXT.search(name) and len(tensor.shape) >= 2:
+            width = tensor.shape[1]
+            is_xl = any("label_emb" in other or "add_embedding" in other for other in tensors)
+            return FileKind("controlnet", "sdxl" if is_xl else "sd", str(width))
+    note = "It is a ControlNet of a transformer, which is read only as a diffusers folder with its config.json."
+    return FileKind("controlnet", note=note)
+
+
+def _classify_adapter(tensors: Mapping[str, Tensor]) -> FileKind | None:
+    """An IP-Adapter; None for any other file."""
+    width = next((one.shape[1] for name, one in tensors.items() if name.endswith(".to_k_ip.weight")), 0)
+    if not width or not any(name.startswith("image_proj.") for name in tensors):
+        return None
+    known = {"image_proj.proj.weight", "image_proj.proj.3.weight", "image_proj.latents"}
+    note = "" if known & tensors.keys() else "It reads faces by another network (FaceID), which is not offered here."
+    return FileKind("ip_adapter", CONTEXT_WIDTHS.get(width, ("sd", ""))[0], str(width), note)
 
 
 def _explain_channels(bare: Mapping[str, Tensor]) -> str:

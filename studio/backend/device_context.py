@@ -31,7 +31,7 @@ class DeviceContext:
     def __init__(self, studio: Studio, loader: Loader):
         self.loader, self.caches = loader, TaskCaches()
         self.limits, self.catalog = studio.limits, studio.catalog
-        self.store, self.learned = studio.store, studio.learned
+        self.store, self.learned, self.given = studio.store, studio.learned, studio.given
         # Both lend on the device that the job names.
         self.model, self.quantized = studio.model, studio.quantized
         self.traits, self.expand, self.disk_bytes = studio.traits, studio.expand, studio.disk_bytes

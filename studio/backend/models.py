@@ -17,6 +17,7 @@ from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.loader import Loader
+from pipelines.models.steering import SteeringEntry, explain_misfit
 from pipelines.models.vaes import VaeEntry, explain_vae_misfit, read_vae_facts
 from pipelines.requests.wildcard_files import read_lists
 from pipelines.requests.wildcards import expand_wildcards
@@ -149,6 +150,16 @@ class StudioModels:
         """List the VAEs of the models folder that read this model's latents, as far as their files tell."""
         own = read_vae_facts(self.catalog[model])
         return [vae for vae in self.catalog.vaes() if not explain_vae_misfit(vae, own)]
+
+    def steering(self, model: str, what: str) -> list[SteeringEntry]:
+        """List the ControlNets or IP-Adapters of the models folder that are made for a model.
+
+        Args:
+            model: key of the catalog.
+            what: a kind of `pipelines.models.steering`.
+        """
+        entry = self.catalog[model]
+        return [one for one in self.catalog.steering(what) if not explain_misfit(one, entry)]
 
     def lora_path(self, name: str) -> Path:
         """Find the file of a LoRA of the models folder.

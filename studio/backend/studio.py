@@ -28,6 +28,7 @@ from studio.jobs.tally import Tally
 from studio.jobs.waiting_list import WaitingJob, WaitingList
 from studio.models.model_list import LOAD
 from studio.results.described import find_typed_prompts
+from studio.results.given import GivenPictures
 from studio.results.housekeeping import Housekeeper
 from studio.results.store import Record, Store
 from studio.results.visible import VisibleResults
@@ -57,6 +58,7 @@ class Studio(StudioModels):
     Attributes:
         limits: the caps of every request.
         people: who may see and change what somebody made.
+        given: pictures that people gave to steer runs.
         store: of everybody's results; for a person use `results`.
         housekeeper: tidies them up.
         engine: where jobs run.
@@ -73,6 +75,7 @@ class Studio(StudioModels):
         self.limits, self.tasks, self.people = settings.limits, tasks, settings.people
         self.store = Store(settings.outputs)
         self.store.reconcile()
+        self.given = GivenPictures(self.store.folder / "given")
         self.housekeeper = Housekeeper(self.store, settings.housekeeping)
         self.housekeeper.start()
         self.speeds, self.tally, self.audit = Speeds(), Tally(), AuditLog(settings.audit_log)

@@ -10,6 +10,7 @@ def build_method_tables() -> str:
     from pipelines.autoencoders import VAES
     from pipelines.caches import CACHES
     from pipelines.compatibility import COMPATIBILITIES
+    from pipelines.controls import CONTROLS, IMAGE_PROMPTS
     from pipelines.edits import EDITS
     from pipelines.guidance import GUIDANCE
     from pipelines.initializations import INITIALIZATIONS
@@ -30,6 +31,8 @@ def build_method_tables() -> str:
         CACHES,
         SECOND_PASSES,
         VAES,
+        CONTROLS,
+        IMAGE_PROMPTS,
         INVERSIONS,
         EDITS,
         VIDEOS,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipelines.core.choice_text import parse_choice, plain
-from pipelines.core.errors import StepwiseError
+from pipelines.core.errors import PictureError, StepwiseError
 from pipelines.core.types import METHODS, LoraChoice
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _EXAMPLES = {
     "second_pass": "e.g. latent,factor=2,strength=0.6 or pixel,upscaler=emoji-4x",
     "cache": "e.g. deepcache,interval=3",
     "vae": "e.g. file,name=sd-vae-ft-mse",
+    "control": "e.g. controlnet,model=canny,picture=FILE,map=edges,strength=0.8,end=0.6",
+    "image_prompt": "e.g. ip_adapter,model=ip-adapter-sd15,picture=FILE,strength=0.6",
 }
 
 
@@ -65,10 +68,21 @@ def read_request_values(flags: argparse.Namespace) -> dict[str, Any]:
     values = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
     for name in METHODS:
         if (text := getattr(flags, name)) is not None:
-            values[name] = parse_choice(text)
+            values[name] = _read_picture_file(parse_choice(text))
     if flags.lora:
         values["loras"] = [_parse_lora(lora) for lora in flags.lora]
     return values
+
+
+def _read_picture_file(choice: dict[str, Any]) -> dict[str, Any]:
+    """A method's choice with the content of the picture's file in the place of its name."""
+    if "picture" not in choice:
+        return choice
+    path = Path(str(choice["picture"]))
+    try:
+        return {**choice, "picture": path.read_bytes()}
+    except OSError as error:
+        raise PictureError(f"The picture {path} cannot be read ({error.strerror}).") from error
 
 
 def follow(job: Job, progress: TextIO) -> View:

@@ -33,6 +33,8 @@ BASE: Mapping[str, Any] = {
     "second_pass": "none",
     "cache": "none",
     "vae": "own",
+    "control": "none",
+    "image_prompt": "none",
     "num_inference_steps": 2,
     "width": 64,
     "height": 64,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipelines.schedules.learned import LearnedSchedules
     from pipelines.workflows.video.request import VideoRequest
     from studio.jobs.job import Job
+    from studio.results.given import GivenPictures
     from studio.results.store import Store
 
 __all__ = ["TaskCaches", "TaskContext"]
@@ -67,6 +68,10 @@ class TaskContext(Protocol):
     @property
     def learned(self) -> LearnedSchedules:
         """Return the learned schedules that this studio knows: the shipped ones and those of its models folder."""
+
+    @property
+    def given(self) -> GivenPictures:
+        """Return the pictures that people gave to steer runs."""
 
     @property
     def caches(self) -> TaskCaches:

@@ -1,26 +1,73 @@
-"""Checks of what a request takes from the models folder besides its model and its LoRAs."""
+"""What a request takes besides its model and its LoRAs: parts of the models folder, and pictures that steer it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from pipelines.models.steering_choice import find_extra_steering
 from pipelines.models.vaes import find_vae
 from pipelines.requests.extras import find_extras
+from studio.tasks.pictures import read_picture
 
 if TYPE_CHECKING:
     from pipelines.core.types import Request
+    from pipelines.families.base import Family
     from studio.tasks.context import TaskContext
 
-__all__ = ["require_extras"]
+__all__ = ["give_pictures", "keep_pictures", "require_extras"]
+
+_STEERED = ("control", "image_prompt")
+
+
+def keep_pictures(values: Mapping[str, Any], context: TaskContext) -> Mapping[str, Any]:
+    """Return untrusted values with the names of the pictures that they bring, which are kept, in their place.
+
+    Raises:
+        PictureError: one is no picture.
+    """
+    changed = dict(values)
+    for field in _STEERED:
+        choice = values.get(field)
+        picture = choice.get("picture") if isinstance(choice, Mapping) else None
+        if isinstance(choice, Mapping) and picture and not (isinstance(picture, str) and context.given.has(picture)):
+            if isinstance(picture, str) and len(picture) == _DIGEST:
+                context.given.read(picture)  # says that it is gone
+            changed[field] = {**choice, "picture": context.given.add(read_picture(picture))}
+    return changed
+
+
+_DIGEST = 64
+"""Letters of a picture's name."""
 
 
 def require_extras(request: Request, context: TaskContext) -> None:
-    """Refuse parts that are not there or that do not fit the request's model, before anything is loaded.
+    """Refuse parts and pictures that are not there or that do not fit the request's model, before anything is loaded.
 
     Raises:
         UnknownMethodError: there is none of this name.
         SettingsError: it does not fit.
+        PictureError: a picture is not here.
+        ModelMissingError: a part that another one needs is not here.
     """
-    extras = find_extras(request)
+    extras, entry = find_extras(request), context.catalog[request.model]
     if extras.vae:
-        find_vae(context.catalog.vaes(), extras.vae, context.catalog[request.model])
+        find_vae(context.catalog.vaes(), extras.vae, entry)
+    find_extra_steering(context.catalog, extras, entry)
+    for name in _list_names(request):
+        context.given.read(name)
+
+
+def give_pictures(family: Family, requests: Iterable[Request], context: TaskContext) -> None:
+    """Give a model that a job borrowed the pictures that steer its runs.
+
+    Raises:
+        PictureError: one is not here any more.
+    """
+    names = {name for request in requests for name in _list_names(request)}
+    family.pictures = {name: context.given.read(name) for name in names}
+
+
+def _list_names(request: Request) -> list[str]:
+    settings = [getattr(request, field).settings for field in _STEERED]
+    return [str(one["picture"]) for one in settings if one.get("picture")]

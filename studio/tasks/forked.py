@@ -95,6 +95,7 @@ class ForkedContext:
         self._models, self._bytes_on_disk = models, bytes_on_disk
         self.limits, self.catalog, self.device = parent.limits, parent.catalog, parent.device
         self.store, self.learned, self.caches = parent.store, parent.learned, TaskCaches()
+        self.given = parent.given
         # None of these takes a lock.
         self.traits, self.expand = parent.traits, parent.expand
         self.lora_key, self.lora_path, self.load_loras = parent.lora_key, parent.lora_path, parent.load_loras
@@ -112,7 +113,8 @@ class ForkedContext:
         """
         if extras:
             raise ModelMissingError(
-                "This Space loads its models when it starts, and no other parts. Set VAE to the model's own ('own')."
+                "This Space loads its models when it starts, and no other parts. Set VAE to the model's own, and "
+                "ControlNet and IP-Adapter to none."
             )
         if key not in self._models:
             raise ModelMissingError(

@@ -14,10 +14,11 @@ from pipelines.core.types import Choice
 from pipelines.families.prompt_weighting import WEIGHTINGS
 from pipelines.requests.limits import TABLES
 from studio.ui.component_data import Block, Data
-from studio.ui.controls import PLUMBING
+from studio.ui.controls import PLUMBING, MethodControls
 from studio.ui.form_sections import FIXED, RANDOM, SIDES, FormSections, list_style_choices
 from studio.ui.page_context import Lists
 from studio.ui.presentation import format_model_note
+from studio.ui.steering_controls import SteeringControls
 from studio.ui.styles import NO_STYLE, STYLES, apply_style
 from studio.ui.upscaler_choice import list_upscaler_choices
 
@@ -69,13 +70,15 @@ class RequestForm(FormSections):
     def inputs(self) -> set[Component]:
         """Return everything that holds a value."""
         methods = {component for one in self.methods.values() for component in (one.method, *one.fields)}
-        return {*self.fields.values(), *methods, *self.lora.components}
+        steered = {component for one in self.steered.values() for component in one.inputs}
+        return {*self.fields.values(), *methods, *self.lora.components, *steered}
 
     @property
     def outputs(self) -> set[Block]:
         """Return everything that `updates` may change."""
         hint = {self.prompt_hint} if self.prompt_hint else set()
-        return {*self.inputs, *hint, *(component for one in self.methods.values() for component in one.outputs)}
+        controls: list[MethodControls | SteeringControls] = [*self.methods.values(), *self.steered.values()]
+        return {*self.inputs, *hint, *(component for one in controls for component in one.outputs)}
 
     @property
     def lists(self) -> Lists:
@@ -92,9 +95,13 @@ class RequestForm(FormSections):
             upscalers: Data = dict.fromkeys(self._upscalers, gr.update(choices=list_upscaler_choices(self.studio)))
             vae: Data = dict.fromkeys(self._vae, gr.update(choices=self.list_vae_choices(entry.key)))
             models: Data = {model: gr.update(choices=self.list_model_choices())}
-            return {**models, **lora_updates, **hint_updates, **upscalers, **vae}
+            steered: Data = {}
+            for name, one in self.steered.items():
+                steered |= one.offer(self.list_steering_choices(name, entry.key))
+            return {**models, **lora_updates, **hint_updates, **upscalers, **vae, **steered}
 
-        outputs: set[Block] = {model, *loras.components, *hint, *self._upscalers, *self._vae}
+        steered = {one.model for one in self.steered.values()}
+        outputs: set[Block] = {model, *loras.components, *hint, *self._upscalers, *self._vae, *steered}
         return Lists({model, *loras.components}, outputs, updates)
 
     @property
@@ -119,7 +126,8 @@ class RequestForm(FormSections):
         if "vae" in values:
             values["vae"] = {"key": "file", "name": values["vae"]} if values["vae"] else {"key": "own"}
         methods = {name: one.choice(data) for name, one in self.methods.items()}
-        return {**values, **methods, "loras": self.lora.choice(data)}
+        steered = {name: one.choice(data) for name, one in self.steered.items()}
+        return {**values, **methods, **steered, "loras": self.lora.choice(data)}
 
     @staticmethod
     def request(draft: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,6 +166,8 @@ class RequestForm(FormSections):
             updates[fields["style"]] = gr.update(value=values["style"])
         if "loras" in values:
             updates |= self.lora.updates(self.studio.loras(entry.key), values["loras"])
+        for name in self.steered.keys() & values.keys():
+            updates |= self.steered[name].updates(self.list_steering_choices(name, entry.key), values[name])
         if "vae" in fields and "vae" in values:
             updates[fields["vae"]] = self._build_vae_update(entry.key, values["vae"])
         return updates
@@ -182,6 +192,8 @@ class RequestForm(FormSections):
         updates[self.fields["num_inference_steps"]] = gr.update(value=self._get_default_steps(entry))
         if "vae" in self.fields:
             updates[self.fields["vae"]] = self._build_vae_update(entry.key)
+        for name, steered in self.steered.items():
+            updates |= steered.updates(self.list_steering_choices(name, entry.key))
         updates[self.fields["style"]] = gr.update(choices=list_style_choices(entry.key), value=NO_STYLE)
         return updates | self.lora.updates(self.studio.loras(entry.key))
 

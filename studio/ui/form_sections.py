@@ -12,6 +12,7 @@ from gradio.components import Component
 from pipelines.emoji.vocabulary import shipped_vocabulary
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 from pipelines.models.sizes import size_multiple
+from pipelines.models.steering import ADAPTER, CONTROLNET
 from pipelines.requests.limits import TABLES
 from pipelines.requests.prompts import prompt_notes
 from studio.results.search import FIXED_SEED
@@ -19,6 +20,7 @@ from studio.ui import markup
 from studio.ui.controls import Choices, MethodControls, build_elem_id, build_method_controls
 from studio.ui.lora_controls import build_lora_controls
 from studio.ui.presentation import format_model_label, format_model_note
+from studio.ui.steering_controls import SteeringControls, build_steering_controls
 from studio.ui.styles import NO_STYLE, list_fitting_styles
 from studio.ui.upscaler_choice import list_upscaler_choices
 
@@ -49,6 +51,7 @@ class FormSections:
         self.fields: dict[str, Component] = {}
         self.prompt_hint: gr.HTML | None = None
         self.methods: dict[str, MethodControls] = {}
+        self.steered: dict[str, SteeringControls] = {}
 
     @property
     def models(self) -> list[CatalogEntry]:
@@ -184,6 +187,20 @@ class FormSections:
             filterable=False,
             elem_id=self._id("vae"),
         )
+
+    def steering(self, field: str) -> None:
+        """Lay out a picture that steers the run.
+
+        Args:
+            field: "control" or "image_prompt".
+        """
+        offered = self.list_steering_choices(field, self.first.key)
+        self.steered[field] = build_steering_controls(self.studio, field, self.prefix, offered)
+
+    def list_steering_choices(self, field: str, model: str) -> list[tuple[str, str]]:
+        """List label and key of each ControlNet or IP-Adapter that is made for a model."""
+        what = {"control": CONTROLNET, "image_prompt": ADAPTER}[field]
+        return [(one.label, one.key) for one in self.studio.steering(model, what)]
 
     def list_vae_choices(self, model: str) -> list[tuple[str, str]]:
         """List label and key of each VAE that fits a model, its own one first."""

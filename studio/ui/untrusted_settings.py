@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.errors import StepwiseError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import Choice, Request, Traits
+from pipelines.models.steering import ADAPTER, CONTROLNET
 from studio.infotext import Restored
 from studio.ui.form import TABLES
 
@@ -37,6 +38,7 @@ def accept_restored(restored: Restored, studio: Studio, model: str) -> Restored:
             del values[name]
             notes.append(f"The {name} was not loaded. {reason}")
     _find_vae(restored, values, notes, studio, model)
+    _drop_missing_steering(values, notes, studio, model)
     equality = restored.equality if ("vae" in values) == ("vae" in restored.values) else ""
     return dataclasses.replace(restored, values=values, notes=notes, equality=equality)
 
@@ -59,6 +61,22 @@ def _find_vae(restored: Restored, values: dict[str, Any], notes: list[str], stud
         f"The picture names the VAE {str(choice.settings.get('name', ''))[:80]!r}, which is not in the models folder "
         "or does not fit this model: the chosen one stays."
     )
+
+
+def _drop_missing_steering(values: dict[str, Any], notes: list[str], studio: Studio, model: str) -> None:
+    """Take out a ControlNet or an IP-Adapter that is not here, and one whose picture is not, with a sentence each."""
+    for field, what, words in (("control", CONTROLNET, "ControlNet"), ("image_prompt", ADAPTER, "IP-Adapter")):
+        settings = Choice.parse(values.get(field, "none")).settings
+        if not settings:
+            continue
+        if settings.get("model") not in [one.key for one in studio.steering(model, what)]:
+            why = f"{str(settings.get('model', ''))[:80]!r} is not in the models folder, or not for this model"
+        elif not studio.given.has(str(settings.get("picture", ""))):
+            why = "its picture is not here"
+        else:
+            continue
+        values[field] = {"key": "none"}
+        notes.append(f"The {words} was left out: {why}.")
 
 
 def _strip_file_name(name: str) -> str:

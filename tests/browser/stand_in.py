@@ -16,10 +16,12 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request, Traits
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.steering import SteeringEntry
 from pipelines.models.vaes import VaeEntry
 from pipelines.requests.limits import Limits, check_request
 from studio import infotext
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from studio.results.given import GivenPictures
 from studio.safety.people import People, Person
 
 EMOJI = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
@@ -51,6 +53,7 @@ class StandIn:
         self.release = SimpleNamespace(describe=list)  # nothing is checked or marked
         self.people = People()
         self.model_list = None  # the tab "Models" is built and not used
+        self.given = GivenPictures(folder / "given")
         self.jobs: dict[str, Job] = {}
 
     def models(self) -> list[CatalogEntry]:
@@ -66,6 +69,9 @@ class StandIn:
         return [] if model == FLOW.key else ["sketch", "neon"]
 
     def vaes(self, model: str) -> list[VaeEntry]:
+        return []
+
+    def steering(self, model: str, what: str) -> list[SteeringEntry]:
         return []
 
     @property

@@ -164,6 +164,8 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "second_pass": {"key": "none"},
         "cache": {"key": "none"},
         "vae": {"key": "own"},
+        "control": {"key": "none"},
+        "image_prompt": {"key": "none"},
     }
     assert restored.loras == () and restored.model == ""
     assert any("__class__, device" in note for note in restored.notes)

@@ -16,6 +16,7 @@ from typing import Any
 from pipelines.autoencoders import VAES
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
+from pipelines.controls import CONTROLS, IMAGE_PROMPTS
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.registry import Table, setting_type
 from pipelines.core.types import Traits
@@ -36,6 +37,8 @@ TABLES: Mapping[str, Table] = {
     "made_like": COMPATIBILITIES,
     "cache": CACHES,
     "vae": VAES,
+    "control": CONTROLS,
+    "image_prompt": IMAGE_PROMPTS,
 }
 """The fields of a request that hold a method, and their tables."""
 
@@ -48,6 +51,8 @@ _PLAIN = {
     "made_like": "Made like",
     "cache": "Cache",
     "vae": "VAE",
+    "control": "ControlNet",
+    "image_prompt": "Picture as prompt",
     "num_inference_steps": "Steps",
     "seed": "Seed",
     "size": "Size",

@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.autoencoders import VAES
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
+from pipelines.controls import CONTROLS, IMAGE_PROMPTS
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
@@ -44,12 +45,15 @@ TABLES = {
     "second_pass": SECOND_PASSES,
     "cache": CACHES,
     "vae": VAES,
+    "control": CONTROLS,
+    "image_prompt": IMAGE_PROMPTS,
     "quantization": QUANTIZERS,
 }
 _PLAIN_START = Request().start.to_json()
 _MADE_HERE = Request().made_like.to_json()
 _ONE_PASS = Request().second_pass.to_json()
 _UNCACHED = Request().cache.to_json()
+_UNSTEERED = Request().control.to_json()
 _OWN_VAE = Request().vae.to_json()
 CLIPS = frozenset({".mp4", ".webm", ".mov", ".mkv"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
@@ -226,6 +230,9 @@ def _list_figures(record: Record, label: str) -> list[tuple[str, str]]:
         names["cache"] = "Cache"
     if request.get("vae", _OWN_VAE) != _OWN_VAE:
         names["vae"] = "VAE"
+    for name, words in (("control", "ControlNet"), ("image_prompt", "Picture as prompt")):
+        if request.get(name, _UNSTEERED) != _UNSTEERED:
+            names[name] = words
     pairs += [
         (words, _format_setting(name, request[name])) for name, words in names.items() if request.get(name) is not None
     ]
@@ -249,7 +256,9 @@ def _format_setting(field: str, value: Any) -> str:
     key = str(value.get("key", ""))[:60]
     method = TABLES[field].get(key) if field in TABLES else None
     settings = [
-        one if not isinstance(one, float) else format_number(one) for name, one in value.items() if name != "key"
+        one if not isinstance(one, float) else format_number(one)
+        for name, one in value.items()
+        if name not in ("key", "picture")
     ]
     return " ".join([method.label if method else key, *(str(one) for one in settings)])[:80]
 

@@ -100,6 +100,10 @@ class TextToImageTab(RunningTab):
             form.method("cache")
         with gr.Accordion("Variation", open=False, elem_classes="sw-expert"):
             form.variation()
+        with gr.Accordion("ControlNet", open=False):
+            form.steering("control")
+        with gr.Accordion("Picture as prompt (IP-Adapter)", open=False):
+            form.steering("image_prompt")
         with gr.Accordion("LoRA and VAE", open=False):
             form.loras()
             form.vae()

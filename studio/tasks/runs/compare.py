@@ -23,6 +23,7 @@ from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, res
 from pipelines.workflows.compare.labels import axis_value, labels
 from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.extras import give_pictures
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record
 from studio.tasks.runs.text_to_image import parse_request
 
@@ -107,6 +108,8 @@ class _Comparing:
                     indices,
                     MethodFitError("This model runs through its own pipeline only: its steps cannot be compared."),
                 )
+            else:
+                give_pictures(family, [self.slots[index].request for index in indices], self.context)
             self.job.set_status(JobStatus.RUNNING)
             yield family
 
@@ -296,7 +299,9 @@ def _label_references(references: Sequence[Request]) -> list[str]:
 
 def parse(values: Mapping[str, object], context: TaskContext) -> ComparisonRequest:
     """Read untrusted values: see `Task.parse`."""
-    return ComparisonRequest.parse(values, lambda plain: parse_request(plain, context), context.limits, context.traits)
+    return ComparisonRequest.parse(
+        values, lambda plain: parse_request(plain, context, steered=True), context.limits, context.traits
+    )
 
 
 def run(request: ComparisonRequest, job: Job, context: TaskContext) -> None:

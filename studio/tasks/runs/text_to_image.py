@@ -19,7 +19,7 @@ from pipelines.core.types import LoraChoice, Request, Step
 from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.extras import find_extras
-from pipelines.requests.limits import check_fit, check_request, check_second_pass, require_one_pass
+from pipelines.requests.limits import check_fit, check_request, check_second_pass, require_one_pass, require_unsteered
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
 from pipelines.requests.run_identity import identify_model, identify_run, identify_texts
@@ -29,7 +29,7 @@ from pipelines.samplers import SAMPLERS
 from pipelines.second_passes import SECOND_PASSES
 from pipelines.weights.part_identity import file_stamp
 from studio.jobs.job import Cell, Job, JobStatus
-from studio.tasks.extras import require_extras
+from studio.tasks.extras import give_pictures, keep_pictures, require_extras
 from studio.tasks.finished_runs import FROM_CACHE, FinishedRun, FinishedRuns
 from studio.tasks.method_names import read_method_names
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record
@@ -44,7 +44,11 @@ __all__ = ["parse_request", "run"]
 
 
 def parse_request(
-    values: Mapping[str, Any], context: TaskContext, prompt_needed: bool = True, second_pass: bool = False
+    values: Mapping[str, Any],
+    context: TaskContext,
+    prompt_needed: bool = True,
+    second_pass: bool = False,
+    steered: bool = False,
 ) -> Request:
     """Parse a checked request from untrusted values: random seeds and wildcards drawn, the model's own defaults where
     nothing is said.
@@ -54,8 +58,9 @@ def parse_request(
         context: knows the models and the caps.
         prompt_needed: whether an empty prompt is refused.
         second_pass: whether the task runs a second pass where one is asked for; the others refuse it.
+        steered: whether the task runs a ControlNet and an IP-Adapter; the others refuse them.
     """
-    values = read_method_names(draw_seeds(values))
+    values = keep_pictures(read_method_names(draw_seeds(values)), context)
     untrusted = Request.parse(values)
     entry = context.catalog[untrusted.model]
     request = Request.parse({**entry.defaults, **_name_schedule(untrusted, values, context), **values})
@@ -63,6 +68,8 @@ def parse_request(
         find_upscaler(SECOND_PASSES.build(request.second_pass).upscaler, context)
     else:
         require_one_pass(request, "What this task makes")
+    if not steered:
+        require_unsteered(request, "This task")
     request = _add_prompt_loras(_draw_wildcards(request, context), context)
     check_request(request, context.limits, prompt_needed, context.learned)
     traits = context.traits(request.model)
@@ -124,6 +131,7 @@ def run(request: Request, job: Job, context: TaskContext) -> None:
             return
         passes = resolve_passes(request, family)
         check_second_pass(passes.request, context.limits)  # where the size is the model's own, only now it is known
+        give_pictures(family, [request], context)
         job.set_status(JobStatus.RUNNING)
         with family.loras(context.load_loras(request.loras)):
             images, figures = _Generation(passes, family, job, context).make_pictures()

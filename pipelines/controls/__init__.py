@@ -1,0 +1,55 @@
+"""The tables of what a picture steers a run with: ControlNets, and pictures as prompts."""
+
+from __future__ import annotations
+
+from pipelines.controls.controlnet import ControlNet, ControlNetSettings
+from pipelines.controls.image_prompt import ImagePrompt, IpAdapterSettings
+from pipelines.core.registry import Method, Table
+from pipelines.core.types import Traits
+
+__all__ = ["CONTROLS", "IMAGE_PROMPTS"]
+
+
+def _needs_controlled_family(traits: Traits) -> str | None:
+    if traits.family in {"sd", "sdxl", "sd3", "flux"} and traits.backbone != "pipeline":
+        return None
+    return "ControlNets are read for Stable Diffusion 1 to 3.5, SDXL and FLUX.1"
+
+
+def _needs_unet(traits: Traits) -> str | None:
+    if traits.family in {"sd", "sdxl"} and traits.backbone == "unet":
+        return None
+    return "IP-Adapters are read for Stable Diffusion 1 and 2 and SDXL"
+
+
+CONTROLS: Table[ControlNet | None] = Table(
+    "control",
+    [
+        Method("none", "No control", lambda settings: None, help="The prompt alone decides where things are."),
+        Method(
+            "controlnet",
+            "ControlNet",
+            ControlNet,
+            ControlNetSettings,
+            fit=_needs_controlled_family,
+            paper="Zhang et al., arXiv:2302.05543",
+            help="The lines, depth or pose of a picture decide where things are.",
+        ),
+    ],
+)
+
+IMAGE_PROMPTS: Table[ImagePrompt | None] = Table(
+    "image prompt",
+    [
+        Method("none", "No picture", lambda settings: None, help="The prompt is its words."),
+        Method(
+            "ip_adapter",
+            "IP-Adapter",
+            ImagePrompt,
+            IpAdapterSettings,
+            fit=_needs_unet,
+            paper="Ye et al., arXiv:2308.06721",
+            help="A picture is a part of the prompt: its subject, its style, its colors.",
+        ),
+    ],
+)

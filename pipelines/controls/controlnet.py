@@ -1,0 +1,78 @@
+"""ControlNet: a copy of the network's encoder reads lines, depth or a pose and adds to the network's layers.
+
+What there is of it for the families is in `pipelines.families.controlnet`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from pipelines.controls.edges import find_edges
+from pipelines.controls.pictures import FITS, fit_picture, to_tensor
+from pipelines.controls.window import StepWindow, WindowedTensors
+from pipelines.core.registry import setting
+from pipelines.families.base import Family
+from pipelines.families.controlnet import CONTROL, CONTROL_SCALE, ControlledFamily
+
+__all__ = ["MAPS", "ControlNet", "ControlNetSettings"]
+
+MAPS = ("given", "edges")
+"""What is made of the picture: nothing (it is a map already), or its edges."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlNetSettings:
+    """Settings of a ControlNet; which one, and of what."""
+
+    model: str = setting("", "A ControlNet of the models folder.", label="ControlNet")
+    picture: str = setting("", "The picture that steers.", label="Control picture")
+    map: str = setting(
+        "given",
+        "given: the picture is a map already (lines, depth, a pose, a mask); edges: its edges are found first.",
+        choices=MAPS,
+        label="Map",
+    )
+    low: float = setting(0.1, "A line is followed while its edge is stronger than this.", low=0, high=1, step=0.01)
+    high: float = setting(0.2, "A line begins where its edge is stronger than this.", low=0, high=1, step=0.01)
+    fit: str = setting("crop", "What is done to a picture of other proportions.", choices=FITS, label="Resize mode")
+    strength: float = setting(1.0, "Factor on what the ControlNet adds; 0 adds nothing.", low=0, high=2, step=0.05)
+    begin: float = setting(0.0, "Share of the steps after which it begins.", low=0, high=1, step=0.05, label="From")
+    end: float = setting(1.0, "Share of the steps after which it ends.", low=0, high=1, step=0.05, label="To")
+
+
+class ControlNet:
+    """Steers a run by a picture.
+
+    Source: Zhang, Rao & Agrawala, Adding conditional control to text-to-image diffusion models, arXiv:2302.05543.
+    Differs: the latents of a picture that a ControlNet of SD3 or FLUX.1 reads are the posterior's mean, where diffusers
+        draws a sample of it.
+    """
+
+    def __init__(self, settings: ControlNetSettings = ControlNetSettings()):
+        self.settings = settings
+
+    def make_map(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Make what the ControlNet reads, (H, W, 3), uint8, of the picture at a size (width, height)."""
+        fitted = fit_picture(pixels, size, self.settings.fit)
+        return find_edges(fitted, self.settings.low, self.settings.high) if self.settings.map == "edges" else fitted
+
+    def build(self, family: Family, pixels: np.ndarray, size: tuple[int, int], rows: int) -> WindowedTensors | None:
+        """Prepare what the evaluations of a run are given; None for a neutral one.
+
+        Args:
+            family: with the component "controlnet".
+            pixels: the picture, (H, W, 3), uint8.
+            size: (width, height) of the run.
+            rows: samples of the run.
+        """
+        if self.settings.strength == 0 or not isinstance(family, ControlledFamily):
+            return None
+        control = family.prepare_control(to_tensor(self.make_map(pixels, size)))
+        control = control.to(family.device).repeat(rows, *(1,) * (control.ndim - 1))
+        scale = torch.full((rows,), self.settings.strength, device=family.device)
+        tensors = {CONTROL: control, CONTROL_SCALE: scale}
+        window = StepWindow(self.settings.begin, self.settings.end)
+        return WindowedTensors({"positive": tensors, "negative": tensors}, window)

@@ -1,0 +1,213 @@
+"""ControlNets, IP-Adapters and their image encoders of the models folder, and which of them fit a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.errors import ModelFileError, SettingsError, UnknownMethodError
+from pipelines.models.additions import find_base
+from pipelines.models.entry import CatalogEntry
+from pipelines.models.files import PartFiles, part_files, read_json
+from pipelines.models.folder_entries import make_key, make_printable, measure_size
+from pipelines.models.folder_walk import ModelFolders
+from pipelines.weights.files import SAFETENSORS_SUFFIXES
+from pipelines.weights.kinds import CONTEXT_WIDTHS
+
+__all__ = [
+    "ADAPTER",
+    "CONTROLNET",
+    "ENCODER",
+    "SteeringEntry",
+    "build_steering_part",
+    "explain_misfit",
+    "find_steering",
+    "list_steering",
+]
+
+CONTROLNET, ADAPTER, ENCODER = "controlnet", "ip_adapter", "image_encoder"
+"""What a part is, which is its name among a model's components too."""
+
+_FAMILIES = {"SD3ControlNetModel": "sd3", "FluxControlNetModel": "flux", "ControlNetModel": "sd"}
+_NOUNS = {CONTROLNET: "ControlNet", ADAPTER: "IP-Adapter", ENCODER: "image encoder"}
+_VISION = "CLIPVisionModelWithProjection"
+
+
+@dataclasses.dataclass(frozen=True)
+class SteeringEntry:
+    """Describes one of them.
+
+    Attributes:
+        what: CONTROLNET, ADAPTER or ENCODER.
+        key: its name in requests.
+        label: its file's or folder's name.
+        path: the file, or the folder of diffusers or transformers.
+        family: "sd", "sdxl", "sd3", "flux", or "" of an encoder.
+        width: of what reads a UNet's text, that of the text; of a transformer's, its own; 0 where nothing tells.
+        class_name: in diffusers or transformers; "" of an IP-Adapter.
+        size_bytes: of the weights.
+        problem: why it cannot be used, as a sentence; "" if it can.
+    """
+
+    what: str
+    key: str
+    label: str
+    path: Path
+    family: str = ""
+    width: int = 0
+    class_name: str = ""
+    size_bytes: int = 0
+    problem: str = ""
+
+
+def list_steering(folders: ModelFolders, what: str) -> list[SteeringEntry]:
+    """List those of one kind in the models folders, by name."""
+    entries: list[SteeringEntry] = []
+    keys: set[str] = set()
+    for entry in _find_entries(folders):
+        if entry.what == what:
+            key, number = entry.key, 1
+            while key in keys:
+                number += 1
+                key = f"{entry.key}-{number}"
+            keys.add(key)
+            entries.append(dataclasses.replace(entry, key=key))
+    return entries
+
+
+def _find_entries(folders: ModelFolders) -> Iterator[SteeringEntry]:
+    visited: set[Path] = set()
+    for file in folders.files():
+        path = file.path
+        if file.problem or file.role or path.is_dir() or path.suffix.lower() not in SAFETENSORS_SUFFIXES:
+            continue
+        if path.name.startswith(("diffusion_pytorch_model", "model")) and (path.parent / "config.json").is_file():
+            if path.parent not in visited:
+                visited.add(path.parent)
+                yield from _read_folder(path)
+            continue
+        try:
+            kind = folders.kinds.kind(path)
+        except ModelFileError:
+            continue
+        if kind.what in (CONTROLNET, ADAPTER):
+            width = next((width for width, names in CONTEXT_WIDTHS.items() if names == (kind.family, kind.base)), 0)
+            yield SteeringEntry(
+                kind.what,
+                make_key(path.stem),
+                make_printable(path.stem),
+                path,
+                kind.family,
+                int(kind.base) if kind.base.isdigit() else width,
+                "ControlNetModel" if kind.what == CONTROLNET else "",
+                measure_size(path),
+                f"{path.name} cannot be used here. {kind.note}" if kind.note else "",
+            )
+
+
+def _read_folder(path: Path) -> Iterator[SteeringEntry]:
+    folder, label = path.parent, make_printable(path.parent.name)
+    try:
+        config = read_json(folder / "config.json")
+    except ModelFileError:
+        return
+    if _VISION in (config.get("architectures") or ()):
+        yield SteeringEntry(ENCODER, make_key(folder.name), label, folder, class_name=_VISION)
+    class_name = str(config.get("_class_name", ""))
+    if "ControlNet" not in class_name:
+        return
+    family, width = _identify(class_name, config)
+    problem = "" if family else f"{label} is a {class_name[:40]}, which is not read here."
+    if config.get("num_mode"):
+        problem = f"{label} is a ControlNet of several modes (union), which is not read here."
+    yield SteeringEntry(
+        CONTROLNET, make_key(folder.name), label, folder, family, width, class_name, measure_size(path), problem
+    )
+
+
+def _identify(class_name: str, config: Mapping[str, Any]) -> tuple[str, int]:
+    family = _FAMILIES.get(class_name, "")
+    if family == "sd":
+        is_xl = config.get("addition_embed_type") == "text_time"
+        return "sdxl" if is_xl else "sd", int(config.get("cross_attention_dim") or 0)
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    return family, heads * width if isinstance(heads, int) and isinstance(width, int) else 0
+
+
+def _read_model_width(entry: CatalogEntry) -> int:
+    """The width that a model's parts must have, as far as its files on this machine tell; 0 where they do not."""
+    if entry.path is not None and entry.path.is_dir():
+        name = "unet" if entry.family in {"sd", "sdxl"} else "transformer"
+        try:
+            config = json.loads((entry.path / name / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return 0
+        return _identify("ControlNetModel" if name == "unet" else "SD3ControlNetModel", config)[1]
+    base = find_base(entry)
+    return next((width for width, (_, name) in CONTEXT_WIDTHS.items() if name == base), 0)
+
+
+def explain_misfit(steering: SteeringEntry, entry: CatalogEntry) -> str:
+    """Say why one of them does not fit a model, as a sentence; "" where nothing speaks against it.
+
+    Args:
+        steering: of the models folder.
+        entry: of the catalog.
+    """
+    if steering.problem or steering.what == ENCODER:
+        return steering.problem
+    width = _read_model_width(entry)
+    if steering.family == entry.family and (not width or not steering.width or width == steering.width):
+        return ""
+    return (
+        f"The {_NOUNS[steering.what]} {steering.label} is made for another kind of model than {entry.label}. "
+        "Choose one for this model."
+    )
+
+
+def find_steering(entries: Sequence[SteeringEntry], what: str, key: str, entry: CatalogEntry) -> SteeringEntry:
+    """Find one by its key and check that it fits a model.
+
+    Args:
+        entries: those of this kind that there are.
+        what: the kind.
+        key: of the wanted one.
+        entry: of the model.
+
+    Raises:
+        UnknownMethodError: there is none of this key.
+        SettingsError: it does not fit.
+    """
+    found = next((one for one in entries if one.key == key), None)
+    if found is None:
+        raise UnknownMethodError(_NOUNS[what], key, [one.key for one in entries])
+    if reason := explain_misfit(found, entry):
+        raise SettingsError(reason)
+    return found
+
+
+def build_steering_part(steering: SteeringEntry, network_config: Path, variants: Sequence[str]) -> PartFiles:
+    """Return the files of one of them as a part of a model.
+
+    Args:
+        steering: of the models folder.
+        network_config: folder of the configuration of the model's network, by which a single file is read.
+        variants: of the weights, the most wanted first.
+
+    Raises:
+        ModelFileError: files are missing.
+    """
+    library = "transformers" if steering.what == ENCODER else "diffusers"
+    if steering.path.is_dir():
+        return part_files(steering.what, library, steering.class_name, steering.path, variants)
+    return PartFiles(
+        steering.what,
+        library,
+        steering.class_name or "ModelMixin",
+        network_config,
+        (steering.path,),
+        single=True,
+    )
