@@ -19,7 +19,13 @@ from studio.media.clips import SUFFIXES, encode_clip, strip
 from studio.page.video.viewer import ClipRenderer
 from tests.pipelines.tiny_models import tiny_sd
 from tests.pipelines.tiny_videos import TINY_VIDEOS
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example
 from tests.studio.waiting import ended
+
+EXAMPLE = Example({"base": FOX_RUN, "keys": [{"seed": 9}], "frames": 5, "format": "webp"}, {"frames": 24})
+"""For the tests of all tasks."""
+
 
 BASE = {
     "model": "tiny-sd",

@@ -18,7 +18,16 @@ from studio.exports.comparison import draw_comparison, write_csv
 from studio.jobs.job import Job, JobStatus
 from studio.page.compare.grid import _format_likeness
 from tests.pipelines.tiny_models import tiny_sd
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example
 from tests.studio.waiting import ended
+
+EXAMPLE = Example(
+    {"base": FOX_RUN, "cells": [{"sampler": "ddim"}, {"sampler": "heun"}], "reference_steps": 4},
+    {"cells": [{"sampler": "ddim"}, {"sampler": "heun", "num_inference_steps": 90}]},
+)
+"""For the tests of all tasks."""
+
 
 BASE = {
     "model": "tiny",

@@ -10,7 +10,17 @@ import pytest
 from pipelines.core.errors import SettingsError
 from studio.jobs.job import JobStatus
 from studio.page.compare.convergence_plot import COLORS, EMPTY, draw_convergence
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example
 from tests.studio.waiting import ended
+
+EXAMPLE = Example(
+    {"base": FOX_RUN, "samplers": ["ddim", "heun"], "evaluations": [8, 12], "reference_steps": 20},
+    {"samplers": ["ddim", "heun", "euler", "dpmpp_2m"], "evaluations": [8, 12, 20, 30]},
+    has_results=False,
+)
+"""For the tests of all tasks."""
+
 
 BASE = {"prompt": "a fox on a blue background", "seed": 3, "guidance": {"key": "cfg", "guidance_scale": 1.0}}
 SETTINGS = {"base": BASE, "samplers": ["ddim", "heun"], "evaluations": [3, 6], "reference_steps": 20}

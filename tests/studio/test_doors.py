@@ -13,10 +13,13 @@ import pytest
 from PIL import Image, ImageDraw
 
 from studio.cli.main import main
+from studio.page.tabs import TABS
 from studio.reliability.page import press, read_forms, stream_events
 from studio.reliability.server import Server, run_server
 from studio.results.records import Record
 from studio.results.store import Store
+from studio.tasks import TASKS
+from tests.studio.task_examples import OFFERED
 
 EMOJI = Path(__file__).resolve().parents[2] / "assets" / "data" / "emoji" / "1f98a.webp"
 FOX, CAT = "a fox on a blue background", "a cat on a blue background"
@@ -175,6 +178,11 @@ ROWS = {
     ),
 }
 """A row for each thing that can be asked for at all three doors."""
+
+
+def test_every_task_with_three_doors_and_a_tab_has_a_row():
+    tabs = {tab.key for tab in TABS}
+    assert {row.tab for row in ROWS.values()} == {key for key in OFFERED if TASKS[key].command and key in tabs}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,16 @@ from studio.jobs.job import JobStatus
 from studio.page.edit.viewer import EditRenderer, edit_figures
 from studio.tasks.pictures import read_mask
 from tests.pipelines.tiny_models import tiny_sd
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example, read_source
 from tests.studio.waiting import ended
+
+EXAMPLE = Example(
+    {"base": FOX_RUN, "picture": read_source(), "edit": "replace", "source_prompt": "a cat on a blue background"},
+    {"base": {**FOX_RUN, "num_inference_steps": 100}},
+)
+"""For the tests of all tasks."""
+
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 BASE = {

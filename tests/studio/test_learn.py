@@ -16,7 +16,21 @@ from studio.cli.main import main
 from studio.jobs.job import JobStatus
 from studio.page.compare.learn_plot import EMPTY, learn_view
 from studio.tasks.schedules_folder import get_schedules_folder
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example
 from tests.studio.waiting import ended
+
+EXAMPLE = Example(
+    {
+        "base": {**FOX_RUN, "num_inference_steps": 2},
+        "learner": {"key": "bespoke", "start": "uniform", "tries": 1, "rounds": 1},
+        "pictures": {"fitted": 2, "held_out": 2, "teacher_steps": 10},
+    },
+    {},
+    has_results=False,
+)
+"""For the tests of all tasks."""
+
 
 BASE = {"num_inference_steps": 2, "sampler": "unipc", "guidance": {"key": "cfg", "guidance_scale": 1.0}}
 SMALL = {"fitted": 2, "held_out": 2, "teacher_steps": 10}

@@ -16,7 +16,16 @@ from studio.jobs.job import JobStatus
 from studio.models.save_quantized import find_saved_key, keep
 from studio.tasks.runs.quantize import FULL
 from tests.studio.page_forms import built
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example
 from tests.studio.waiting import ended
+
+EXAMPLE = Example(
+    {"base": FOX_RUN, "variants": ["int8", "int4"]},
+    {"variants": ["int8", "int4", "nf4", "fp8", "dynamic", "layerwise"]},
+)
+"""For the tests of all tasks."""
+
 
 BASE = {"prompt": "a fox on a blue background", "seed": 5, "num_inference_steps": 4}
 

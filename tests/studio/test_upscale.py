@@ -16,7 +16,16 @@ from pipelines.upscaling.enlarge import enlarge, resample
 from studio import infotext
 from studio.backend import Studio
 from studio.jobs.job import JobStatus
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example, read_source
 from tests.studio.waiting import ended
+
+EXAMPLE = Example(
+    {"base": FOX_RUN, "picture": read_source(), "factor": 1, "strength": 0.7},
+    {"base": {**FOX_RUN, "num_inference_steps": 100}, "strength": 1},
+)
+"""For the tests of all tasks."""
+
 
 FOX = "a fox on a blue background"
 

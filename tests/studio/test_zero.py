@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import contextvars
 import dataclasses
-import io
 import logging
 import os
 import pickle
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from pipelines.core.errors import ModelMissingError, SettingsError
 from pipelines.core.types import Choice, Request
@@ -26,52 +22,14 @@ from studio.server import spaces as spaces_start
 from studio.tasks import TASKS as TABLE
 from studio.tasks import forked
 from studio.tasks.forked import LEAST_SECONDS, MOST_SECONDS, estimate_gpu_seconds
+from tests.studio.task_examples import FOX, OFFERED, find_example
 from tests.studio.zero_stand_in import StandIn
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ZeroGPU is Linux")
 
-FOX = {"prompt": "a fox on a blue background", "num_inference_steps": 3, "seed": 5}
-
-
-def source() -> str:
-    stream = io.BytesIO()
-    Image.open(Path(__file__).resolve().parents[2] / "assets/data/emoji/1f98a.webp").convert("RGB").resize(
-        (64, 64)
-    ).save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-TASKS = {
-    "text_to_image": FOX,
-    "compare": {"base": FOX, "cells": [{"sampler": "ddim"}, {"sampler": "heun"}], "reference_steps": 4},
-    "edit": {"base": FOX, "picture": source(), "edit": "replace", "source_prompt": "a cat on a blue background"},
-    "upscale": {"base": FOX, "picture": source(), "factor": 1, "strength": 0.7},
-    "animate": {"base": FOX, "keys": [{"seed": 9}], "frames": 5, "format": "webp"},
-    "quantize": {"base": FOX, "variants": ["int8", "int4"]},
-    "convergence": {"base": FOX, "samplers": ["ddim", "heun"], "evaluations": [8, 12], "reference_steps": 20},
-    "learn": {
-        "base": {**FOX, "num_inference_steps": 2},
-        "learner": {"key": "bespoke", "start": "uniform", "tries": 1, "rounds": 1},
-        "pictures": {"fitted": 2, "held_out": 2, "teacher_steps": 10},
-    },
-}
-"""A row for each task of the table."""
-
-GROWN = {
-    "text_to_image": {"batch_size": 16, "num_inference_steps": 9},
-    "compare": {"cells": [{"sampler": "ddim"}, {"sampler": "heun", "num_inference_steps": 90}]},
-    "edit": {"base": {**FOX, "num_inference_steps": 100}},
-    "upscale": {"base": {**FOX, "num_inference_steps": 100}, "strength": 1},
-    "animate": {"frames": 24},
-    "quantize": {"variants": ["int8", "int4", "nf4", "fp8", "dynamic", "layerwise"]},
-    "convergence": {"samplers": ["ddim", "heun", "euler", "dpmpp_2m"], "evaluations": [8, 12, 20, 30]},
-}
-"""More of what a task's own settings count, where it does not always ask for the most."""
-
-
-def test_every_task_of_the_table_is_tried_here():
-    # "keep" and "live" never get there: such a Space refuses them, as tests below say.
-    assert TASKS.keys() == TABLE.keys() - {"keep", "live"} == GROWN.keys() | {"learn"}
+EXAMPLES = {key: find_example(key) for key in OFFERED}
+TASKS = {key: example.values for key, example in EXAMPLES.items()}
+GROWN = {key: example.larger for key, example in EXAMPLES.items() if example.larger}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +79,7 @@ def test_the_worker_makes_the_local_engines_pictures_and_tells_every_step(studio
     assert local.outcome.keys() == zero.outcome.keys()
     results = [result for cell in zero.cells for result in cell.results]
     assert len(results) == sum(len(cell.results) for cell in local.cells)
-    assert bool(results) == (task not in ("convergence", "learn"))
+    assert bool(results) == EXAMPLES[task].has_results
     assert all(studios[1].store.get(result).path.is_file() for result in results)
 
 
