@@ -42,7 +42,10 @@ MASKED = ("inpaint",)
 """Edits that get the true mask."""
 PLACING = ("move", "dragon")
 """Edits that get the object's own mask, and where it goes."""
-KINDS: Mapping[str, tuple[str, ...]] = dict.fromkeys(PLACING, ("move", "resize"))
+KINDS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(PLACING, ("move", "resize")),
+    "ledits": ("replace", "background", "add", "remove", "one of two"),
+}
 """Edits that are for some kinds only."""
 
 
@@ -108,6 +111,7 @@ def combinations(scales: Sequence[float]) -> Iterator[Combination]:
     for scale in scales:
         for edit in ("image_to_image", "inpaint", "infedit", "move", "dragon"):
             yield Combination(edit, "direct", scale)
+        yield Combination("ledits", "ledits", scale)
         for edit in INVERTING:
             for inversion in HOLDING if edit in SHARING else INVERSIONS:
                 if inversion not in FLOW:
@@ -200,6 +204,14 @@ def _build_settings(edit: str, pair: EditPair) -> dict[str, object]:
     if edit in PLACING:
         before, after = pair.moved
         return {"right": after.x - before.x, "down": after.y - before.y, "scale": after.size / before.size}
+    if edit == "ledits":
+        gone, come = (
+            [item.label for item in scene.objects if item.label not in {other.label for other in others.objects}]
+            for scene, others in ((pair.source, pair.target), (pair.target, pair.source))
+        )
+        if pair.kind == "background":
+            gone, come = ([f"{scene.background} background"] for scene in (pair.source, pair.target))
+        return {"concepts": ", ".join([f"-{label}" for label in gone] + come)}
     return {}
 
 

@@ -28,6 +28,7 @@ from pipelines.edits.prompt_to_prompt import (
     fits_prompt_to_prompt,
 )
 from pipelines.edits.reprompt import Reprompt
+from pipelines.edits.semantic import Semantic, SemanticSettings, fits_semantic
 
 __all__ = ["EDITS"]
 
@@ -121,6 +122,15 @@ EDITS: Table[Edit] = Table(
             fit=fits_prompt_to_prompt,
             paper=_P2P,
             help="Makes single words count more or less.",
+        ),
+        Method(
+            "ledits",
+            "LEDITS++",
+            Semantic,
+            SemanticSettings,
+            fit=fits_semantic,
+            paper="Brack et al., LEDITS++, arXiv:2311.16711",
+            help="Adds and takes away what you name, each with a strength of its own; the prompt isn't used.",
         ),
         Method(
             "masactrl",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import ClassVar, Protocol
 
@@ -76,6 +76,9 @@ class Edit(Protocol):
         is_cropped: whether only the part around the mask is drawn, at the model's own size.
         padding: pixels around the mask that belong to this part.
         placing: where the masked object goes; None of an edit that moves none.
+        keeps_prompt: whether it is drawn with the source's prompt and guidance, what changes being said by `texts`.
+        looks_at_source: whether it needs the network's evaluations of the source's row.
+        texts: further prompts by the name of their branch, which the edit asks for itself.
         pastes: whether the object's pixels are put there before the model draws what it leaves.
     """
 
@@ -90,6 +93,11 @@ class Edit(Protocol):
     padding: int
     placing: Placing | None
     pastes: ClassVar[bool]
+    keeps_prompt: ClassVar[bool]
+    looks_at_source: ClassVar[bool]
+
+    @property
+    def texts(self) -> Mapping[str, str]: ...
 
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
         """Return the latents that a run without an inversion starts from.
@@ -127,6 +135,12 @@ class UnpatchedEdit:
     padding: int = 0
     placing: Placing | None = None
     pastes: ClassVar[bool] = False
+    keeps_prompt: ClassVar[bool] = False
+    looks_at_source: ClassVar[bool] = True
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        return {}
 
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
         noised = level.alpha * image_latents + level.sigma * noise

@@ -20,6 +20,7 @@ class Reprompt(UnpatchedEdit):
     """
 
     inverts = True
+    looks_at_source = False
 
     def __init__(self, settings: NoSettings = NoSettings()):
         pass

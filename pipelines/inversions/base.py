@@ -26,6 +26,7 @@ class Inversion(Protocol):
         strength: share of the steps that are inverted, in (0, 1].
         is_random: whether the way up draws noise, so that another seed is another trajectory.
         replaces_negative: whether the source prompt stands in the negative prompt's place on the way down.
+        holds_source: whether the way down puts the source's row back onto its path after every step.
         is_wordless: whether the way up is run with an empty prompt.
     """
 
@@ -33,6 +34,7 @@ class Inversion(Protocol):
     is_random: bool
     replaces_negative: bool
     is_wordless: bool
+    holds_source: bool
 
     def guidance_scale(self, edit_scale: float) -> float:
         """Return the guidance on the way up, given that of the edit on the way down."""

@@ -59,6 +59,7 @@ class DdimInversion:
     is_random = False
     replaces_negative = False
     is_wordless = False
+    holds_source = False
 
     def __init__(self, settings: DdimInversionSettings = DdimInversionSettings()):
         self.scale, self.strength = settings.guidance_scale, settings.strength

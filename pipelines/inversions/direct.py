@@ -58,6 +58,8 @@ class DirectInversion(DdimInversion):
     Source: Ju et al., Direct Inversion, arXiv:2310.01506, section 4.
     """
 
+    holds_source = True
+
     def __init__(self, settings: DirectInversionSettings = DirectInversionSettings()):
         self.scale, self.strength = 1.0, settings.strength
 

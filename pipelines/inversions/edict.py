@@ -124,6 +124,7 @@ class EdictInversion:
     is_random = False
     replaces_negative = False
     is_wordless = False
+    holds_source = False
 
     def __init__(self, settings: EdictSettings = EdictSettings()):
         self.p, self.strength = settings.p, settings.strength

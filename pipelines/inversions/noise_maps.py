@@ -185,6 +185,7 @@ class _NoiseMaps:
     is_random = True
     replaces_negative = False
     is_wordless = False
+    holds_source = True
 
     def guidance_scale(self, edit_scale: float) -> float:
         return self.source_guidance

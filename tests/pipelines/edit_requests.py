@@ -15,6 +15,7 @@ WORDS = {
     "reweight": {"words": "cat=2"},
     "move": {"right": 0.25, "strength": 1.0},
     "dragon": {"right": 0.25},
+    "ledits": {"concepts": "cat=6@0.5, -fox"},
 }
 BASE = Request(
     prompt="a red cat",

@@ -252,7 +252,7 @@ def test_every_initialization_begins_where_the_cpu_begins(key, place, fitted):
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-PLACED = {key: {"right": 0.25} for key in ("move", "dragon")}
+PLACED = {key: {"right": 0.25} for key in ("move", "dragon")} | {"ledits": {"concepts": "cat=6@0.5, -fox"}}
 EDITED = {
     key: {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}, **PLACED}.get(key, {})
     for key in EDITS

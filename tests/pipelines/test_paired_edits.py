@@ -148,3 +148,25 @@ def test_what_cannot_be_is_said(families, picture):
         request_of(picture, "infedit", prompt="a [fox:cat:0.5]").check(Limits(), traits)
     with pytest.raises(MethodFitError, match="Classifier-free"):
         request_of(picture, "infedit", guidance=Choice("apg")).check(Limits(), traits)
+
+
+@pytest.mark.parametrize("inversion", ["direct", "ddpm", "cycle", "ledits"])
+@pytest.mark.parametrize("key", ["infedit", "flow_edit"])
+def test_a_source_that_nobody_looks_at_is_not_evaluated_and_the_edit_is_the_same(
+    families, picture, inversion, key, monkeypatch
+):
+    """On a UNet and on a flow transformer; the network counts its rows."""
+    family, rows = families[key], []
+    predict = family.predict_raw
+    monkeypatch.setattr(family, "predict_raw", lambda x, *rest: rows.append(len(x)) or predict(x, *rest))
+    editing, _, lean = edited(family, request_of(picture, "reprompt", inversion=inversion))
+    spent = sum(rows)
+    monkeypatch.setattr(type(editing.edit), "looks_at_source", True)
+    rows.clear()
+    full = edited(family, request_of(picture, "reprompt", inversion=inversion))[2]
+    steps = len(lean)
+    assert sum(rows) - spent == 2 * steps and lean[-1].evaluations == full[-1].evaluations == 2 * steps
+    assert torch.equal(lean[-1].latents[SOURCE], full[-1].latents[SOURCE])
+    # Float32 in batches of another size.
+    scale = full[-1].latents.abs().max().item()
+    torch.testing.assert_close(lean[-1].latents[TARGET], full[-1].latents[TARGET], rtol=0, atol=1e-4 * scale)

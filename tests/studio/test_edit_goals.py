@@ -48,6 +48,16 @@ def test_a_goal_shows_its_methods_and_why_and_another_choice_takes_it_back(tab):
     assert form.apply_example(next(iter(form.examples.values())))[form.goal] is None
 
 
+def test_moving_is_suggested_with_the_shares_of_the_page():
+    (goal,) = (one for one in GOALS if one.label == "Move or resize an object")
+    for traits in (UNET, FLOW):
+        suggestion = goal.suggest(traits)
+        assert suggestion.edit["key"] == "move"
+        row = next(line for line in PAGE.read_text().splitlines() if line.startswith("| Move or resize | 20 |"))
+        moved, resized = (round(20 * float(part)) for part in row.split("|")[3:5])
+        assert f"right in {moved} of 20 moves and {resized} of 20 resizes" in suggestion.reason
+
+
 KINDS = {
     "Replace an object": "replace",
     "Change the background": "background",

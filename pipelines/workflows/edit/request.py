@@ -171,6 +171,10 @@ class EditRequest:
             raise PromptError(
                 f"{EDITS[self.edit.key].label} compares two prompts. Write what the source picture shows."
             )
+        if edit.keeps_prompt and not edit.texts:
+            raise PromptError(
+                f"{EDITS[self.edit.key].label} has no concepts. Write what to add, or with a minus take away."
+            )
         self._check_mask(edit)
 
     def check_model(self, limits: Limits, family: Family) -> LatentModel:

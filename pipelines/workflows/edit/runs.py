@@ -22,6 +22,7 @@ from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
 from pipelines.inversions import INVERSIONS
+from pipelines.inversions.unasked import Unasked
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.text_to_image import ResolvedRun, encode_request
@@ -165,10 +166,14 @@ class Editing:
             latents = self.edit.start(self.image_latents, self.noise, self.levels[0])
         else:
             sampler = self.inversion.denoising(trajectory, self.guidance.guidance_scale)
+            if self.inversion.holds_source and not self.edit.looks_at_source:
+                sampler = Unasked(sampler, trajectory)
             prompts = [self.request.source_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
         scale = self.guidance.guidance_scale
-        if self.edit.paired:
+        if self.edit.keeps_prompt:
+            denoiser = self._build_concept_denoiser()
+        elif self.edit.paired:
             denoiser = self._build_paired_denoiser()
         elif trajectory is None:
             # Only the steps of this run count for a prompt that switches, as in A1111.
@@ -206,6 +211,21 @@ class Editing:
         source = GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale})
         prompts, scales = [self.request.source_prompt, base.prompt], [scale, self.guidance.guidance_scale]
         return self._build_denoiser(RowGuidance(source, self.guidance), prompts, scales)
+
+    def _build_concept_denoiser(self) -> Denoiser:
+        """Of two rows with the source's prompt and guidance, and the branches of the edit's own texts."""
+        guidance, scale = self._inversion_guidance
+        denoiser = self._build_denoiser(guidance, 2 * [self.request.source_prompt], [scale, scale])
+        base, size = self.request.base, (self.request.base.width, self.request.base.height)
+        how = (2, size, base.prompt_weighting, prompt_rules(base))
+        concepts = {
+            name: self.family.encode_prompts(text, base.negative_prompt, *how)["positive"]
+            for name, text in self.edit.texts.items()
+        }
+        if len({one.signature for one in [denoiser.conditionings["positive"], *concepts.values()]}) > 1:
+            raise PromptError("A concept fills more rows of the text encoder than the source prompt. Shorten it.")
+        denoiser.conditionings = {**denoiser.conditionings, **concepts}
+        return denoiser
 
     def _build_denoiser(
         self, guidance: Guidance, prompts: Sequence[str], scales: Sequence[float], negative: str | None = None

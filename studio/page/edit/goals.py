@@ -108,6 +108,16 @@ GOALS = (
             _FLOW,
         ),
     ),
+    Goal(
+        "Move or resize an object",
+        (
+            _suggest(
+                "Move or resize: right in 20 of 20 moves and 19 of 20 resizes. Draw over the whole object, and say how "
+                "far it goes or which size it gets.",
+                "move",
+            ),
+        ),
+    ),
     Goal("Redraw a part", (_suggest("Draw over the part: only what is under the mask is drawn anew.", "inpaint"),)),
     Goal("Extend the picture", (_suggest("Say how many pixels each side gets; what is there stays.", "outpaint"),)),
 )
