@@ -29,6 +29,8 @@ FLOORS = {
             "families",
             "emoji",
             "metrics",
+            "rewards",
+            "search",
             "upscaling",
             "second_passes",
             "autoencoders",

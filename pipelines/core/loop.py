@@ -39,6 +39,8 @@ class Run:
         noise: for stochastic samplers, one generator a sample.
         noise_schedule: the family's own.
         begin: how the first latents come to be; None begins with `latents` and walks all levels.
+        first: steps of the whole schedule that were walked before `levels`, by which prompts switch.
+        between: told of each finished step, it returns the state that the next one begins with; None leaves it alone.
     """
 
     denoiser: Denoiser
@@ -48,6 +50,8 @@ class Run:
     noise: NoiseSource
     noise_schedule: NoiseSchedule
     begin: Begin | None = None
+    first: int = 0
+    between: Callable[[State, Step], State] | None = None
 
 
 class RunInProgress:
@@ -94,13 +98,16 @@ class RunInProgress:
         if run.begin is not None:
             latents, levels = yield from run.begin(latents, levels)
         state, num_steps = State(latents), len(levels) - 1
-        run.denoiser.num_steps = len(run.levels) - 1
+        run.denoiser.num_steps = whole = run.first + len(run.levels) - 1
         for index, (level, next_level) in enumerate(pairwise(levels)):
-            run.denoiser.step = len(run.levels) - 1 - num_steps + index  # of the whole schedule: a start may spare some
+            run.denoiser.step = whole - num_steps + index  # of the whole schedule: a start may spare some
             context = StepContext(index, num_steps, run.noise, run.noise_schedule)
             state = yield from self._shift(state, level)
             state = yield from run.sampler.step(state, level, next_level, context)
-            yield self._finish_step(context, level, next_level, state)
+            step = self._finish_step(context, level, next_level, state)
+            yield step
+            if run.between is not None:
+                state = run.between(state, step)
 
     def _shift(self, state: State, level: Level) -> Generator[Query, Prediction, State]:
         """What the guidance makes of the latents that a step begins with."""

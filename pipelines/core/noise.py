@@ -49,6 +49,20 @@ class NoiseSource:
             copy.set_state(generator.get_state())
         return twin
 
+    @staticmethod
+    def cat(sources: Sequence[NoiseSource]) -> NoiseSource:
+        """Join sources to an independent one of all their samples, in order, each at its present state."""
+        joined = NoiseSource([])
+        joined._generators = [one for source in sources for one in source.clone()._generators]
+        return joined
+
+    def select(self, rows: Sequence[int]) -> NoiseSource:
+        """Make an independent source whose sample i will draw what sample rows[i] of this one would."""
+        chosen = NoiseSource([0] * len(rows))
+        for row, generator in zip(rows, chosen._generators, strict=True):
+            generator.set_state(self._generators[row].get_state())
+        return chosen
+
 
 def slerp(start: torch.Tensor, end: torch.Tensor, strength: float) -> torch.Tensor:
     """Interpolate each sample on the sphere, which keeps the norm that a denoiser expects.

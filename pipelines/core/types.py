@@ -43,6 +43,8 @@ METHODS = (
     "vae",
     "control",
     "image_prompt",
+    "search",
+    "reward",
 )
 """The fields of a request that hold a method."""
 
@@ -122,6 +124,8 @@ class Request:
         cache: what leaves parts of the network's evaluations out, with its settings.
         control, image_prompt: pictures that steer the run, with the ControlNet or IP-Adapter that reads them.
         vae: what encodes and decodes pictures: the model's own, or one of the models folder by name.
+        search: how a picture is searched for, with its settings; a single run by default.
+        reward: what a search makes large, with its settings; not read without a search.
         num_inference_steps: steps of the sampler.
         width, height: pixels; 0 takes the model's own.
         seed: of the first picture; picture i of a batch has seed + i.
@@ -145,6 +149,8 @@ class Request:
     vae: Choice = Choice("own")
     control: Choice = Choice("none")
     image_prompt: Choice = Choice("none")
+    search: Choice = Choice("none")
+    reward: Choice = Choice("adherence")
     num_inference_steps: int = 25
     width: int = 0
     height: int = 0

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from pipelines.core.errors import SettingsError
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
@@ -162,6 +162,14 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode into images (B, 3, H, W) in [0, 1], float32 on the CPU, of scaled latents."""
+
+    def decode_with_gradients(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode as `decode` does, without rounding into [0, 1], and with a gradient with respect to the latents.
+
+        Raises:
+            MethodFitError: this family's decoder has none.
+        """
+        raise MethodFitError(f"No gradient goes through the decoder of models of the {self.key} family.")
 
     @abc.abstractmethod
     def paint(self, latents: torch.Tensor) -> torch.Tensor:

@@ -129,6 +129,13 @@ class LatentFamily(Family):
             raise ModelError("The VAE returns NaN in place of colors. Its file may be broken: download it again.")
         return (images / 2 + 0.5).clamp(0, 1)
 
+    def decode_with_gradients(self, latents: torch.Tensor) -> torch.Tensor:
+        with self._upcast_vae() as dtype:
+            mean, std = self._read_latent_statistics(latents)
+            rows = (latents.float() * std + mean).to(get_module_execution_device(self.vae), dtype)
+            images = self.vae.decode(rows, return_dict=False)[0].float().cpu()
+        return images / 2 + 0.5
+
     def _decode_rows(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, 3, H, W) on the CPU, row by row, each in tiles where memory does not hold it whole."""
         device = get_module_execution_device(self.vae)

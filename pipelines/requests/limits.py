@@ -16,9 +16,11 @@ from pipelines.core.types import MAX_PROMPT, METHODS, Request, Traits
 from pipelines.core.validation import require_range
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
+from pipelines.rewards import REWARDS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import Learned, LearnedSchedules
+from pipelines.search import SEARCHES
 from pipelines.second_passes import SECOND_PASSES
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "require_own_parts",
     "require_uncached",
     "require_unsteered",
+    "require_unsearched",
 ]
 
 TABLES: Mapping[str, Table[object]] = {
@@ -46,6 +49,8 @@ TABLES: Mapping[str, Table[object]] = {
     "vae": VAES,
     "control": CONTROLS,
     "image_prompt": IMAGE_PROMPTS,
+    "search": SEARCHES,
+    "reward": REWARDS,
 }
 """The table of each of a request's methods, by its field."""
 
@@ -70,6 +75,7 @@ class Limits:
         max_fps: frames a second of a clip.
         max_keys: prompts and seeds that a walk passes through.
         max_prompts: prompts that a schedule is fitted to.
+        max_search_evaluations: of one search.
         max_queue: jobs waiting, of everybody together.
         max_jobs_per_owner: jobs waiting or running, of one person.
         max_seconds: that one job may hold the device; infinite for as long as it takes.
@@ -93,6 +99,7 @@ class Limits:
     max_fps: int = 60
     max_keys: int = 12
     max_prompts: int = 2048
+    max_search_evaluations: int = 20_000
     max_queue: int = 64
     max_jobs_per_owner: int = 8
     max_seconds: float = math.inf
@@ -138,6 +145,9 @@ def check_request(
         table.require(getattr(request, name))
     check_second_pass(request, limits)
     check_steering(request)
+    search = SEARCHES.build(request.search)
+    if search is not None:
+        require_range("budget of the search", search.settings.budget, 1, limits.max_search_evaluations)
     if learned is not None:
         _check_learned(request, learned)
     check_orders(request)
@@ -177,6 +187,16 @@ def require_one_pass(request: Request, what: str) -> None:
         raise SettingsError(
             f"{what} has no second pass. Set it to None ('none'), or enlarge the finished picture with Upscale."
         )
+
+
+def require_unsearched(request: Request, what: str) -> None:
+    """Refuse a search where none is made.
+
+    Raises:
+        SettingsError: there is one; `what` begins the sentence, e.g. "An edit".
+    """
+    if request.search.key != Request.search.key:
+        raise SettingsError(f"{what} does not search. Set Search to No search ('none'), or use Text to image.")
 
 
 def require_uncached(request: Request, what: str) -> None:

@@ -31,7 +31,7 @@ from pipelines.guidance.linear import FittedGuidance
 from pipelines.guidance.word_maps import WordedGuidance, choose_words
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
-from pipelines.requests.limits import check_fit, require_made_here, require_one_pass
+from pipelines.requests.limits import check_fit, require_made_here, require_one_pass, require_unsearched
 from pipelines.requests.prompts import RunPrompts, read_request_prompts, require_one_text
 from pipelines.requests.steering import build_additions
 from pipelines.samplers import SAMPLERS
@@ -111,11 +111,12 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
 
     Raises:
         SettingsError: a size the model cannot make, a schedule that cannot serve it or that was learned for other
-            weights, a start that skips steps which a learned solver needs, or a second pass, which is a run of its
-            own (`pipelines.requests.passes`).
+            weights, a start that skips steps which a learned solver needs, or a second pass or a search, which are
+            runs of their own (`pipelines.requests.passes`, `pipelines.requests.search`).
         MethodFitError: a method that does not fit it.
     """
     require_one_pass(request, "This run")
+    require_unsearched(request, "This run")
     request = resolve_size(request, family)
     check_fit(request, family.traits)
     schedule = settle_schedule(request, family.learned, lambda: network_identity(family))

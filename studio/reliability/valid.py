@@ -32,6 +32,8 @@ BASE: Mapping[str, Any] = {
     "made_like": "here",
     "second_pass": "none",
     "cache": "none",
+    "search": "none",
+    "reward": "sharpness",
     "vae": "own",
     "control": "none",
     "image_prompt": "none",

@@ -163,6 +163,8 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "made_like": {"key": "here"},
         "second_pass": {"key": "none"},
         "cache": {"key": "none"},
+        "search": {"key": "none"},
+        "reward": {"key": "adherence"},
         "vae": {"key": "own"},
         "control": {"key": "none"},
         "image_prompt": {"key": "none"},

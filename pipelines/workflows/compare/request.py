@@ -7,23 +7,16 @@ seed and size begin from the same noise bit for bit, since the noise is a functi
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError, UnknownMethodError
-from pipelines.core.prediction import AskingGuidance, ShiftingGuidance
-from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
 from pipelines.core.validation import read_flag, read_object, read_whole, require_fields, require_one_picture
-from pipelines.guidance import GUIDANCE
-from pipelines.initializations import INITIALIZATIONS
 from pipelines.models.extras import Extras
+from pipelines.requests.costs import count_nfe, evaluations
 from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import Limits
-from pipelines.requests.prompts import branch_count
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import ends_clean, skipped_branches
 from pipelines.schedules.learned import LearnedSchedules
 from pipelines.workflows.compare.axes import Axis, apply_changes, grid
 from pipelines.workflows.compare.labels import labels
@@ -34,8 +27,6 @@ FEW = 8
 """Cells of a comparison without axes."""
 
 REFERENCE_STEPS = 100
-_LEVELS = tuple(Level(1 / math.sqrt(1 + 4.0**k), 2.0**k / math.sqrt(1 + 4.0**k), 500.0) for k in range(-8, 9))
-"""From nearly clean to nearly noise, a factor of two apart: a guidance may evaluate other branches at each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,36 +171,6 @@ def _parse_cell(
         raise kind(f"Cell {index + 1} ({values or 'no change'}): {error}") from error
 
 
-def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedules = LearnedSchedules()) -> int:
-    """Count the network evaluations of one picture: the start's and the sampler's calls times the branches of the
-    guidance, less those that a fitted solver leaves out.
-
-    An upper bound where a sampler saves some at a level without signal. A guidance whose branches depend on
-    the level counts with its most.
-
-    Args:
-        request: checked.
-        traits: of the model, where they are known.
-        learned: the fitted schedules that there are; by default the shipped ones.
-    """
-    nfe, branches = _count_nfe(request, traits)
-    guidance = GUIDANCE.build(request.guidance)
-    shifts = guidance.shift_evaluations(request.num_inference_steps) if isinstance(guidance, ShiftingGuidance) else 0
-    return branches * nfe + shifts - skipped_branches(request, learned)
-
-
-def _count_nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
-    """Of the denoiser in a run, and the branches that each evaluates."""
-    guidance = GUIDANCE.build(request.guidance)
-    plans = [("positive",)] if traits and traits.guidance != "cfg" else [guidance.plan(level) for level in _LEVELS]
-    branches = branch_count(request, max(plans, key=len))
-    if isinstance(guidance, AskingGuidance):
-        branches += max(guidance.further_evaluations(level) for level in _LEVELS)
-    sampler = SAMPLERS.build(request.sampler)
-    start = INITIALIZATIONS.build(request.start)
-    return start.nfe(request.num_inference_steps, sampler, ends_clean(request.schedule)), branches
-
-
 def equal_steps(
     request: Request,
     traits: Traits | None,
@@ -221,7 +182,7 @@ def equal_steps(
     runs = (request.replace(num_inference_steps=steps) for steps in range(most, 0, -1))
     # Even a solver that leaves branches out evaluates one a call; what was fitted is not looked for beyond that.
     return next(
-        (one for one in runs if _count_nfe(one, traits)[0] <= budget and evaluations(one, traits, learned) <= budget),
+        (one for one in runs if count_nfe(one, traits)[0] <= budget and evaluations(one, traits, learned) <= budget),
         request.replace(num_inference_steps=1),
     )
 
