@@ -34,7 +34,17 @@ def describe_progress(view: "View", job: "Job") -> dict[str, Any]:
         "seed": get_seed(job.request),
         "images": [],
         "cells": [],
+        **_describe_search(view),
     }
+
+
+def _describe_search(view: "View") -> dict[str, Any]:
+    """How far a search is; nothing for a run without one."""
+    if (population := view.population) is None:
+        return {}
+    best = {"name": population.best.name, "reward": population.best.reward}
+    spent = {"evaluations": population.spent, "budget": population.budget}
+    return {"search": {**spent, "judged": population.judged, "best": best}}
 
 
 def describe_results(view: "View", job: "Job", studio: "Studio") -> dict[str, Any]:

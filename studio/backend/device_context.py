@@ -38,7 +38,7 @@ class DeviceContext:
         self.lora_key, self.lora_path, self.load_loras = studio.lora_key, studio.lora_path, studio.load_loras
         self.require_keeping, self.require_live = studio.require_keeping, studio.require_live
         self.has_waiting = studio.has_waiting
-        self.release_pictures = studio.release_pictures
+        self.find_result, self.release_pictures = studio.find_result, studio.release_pictures
         self.save_picture, self.encode_clip, self.save_clip = studio.save_picture, studio.encode_clip, studio.save_clip
 
     @property

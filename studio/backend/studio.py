@@ -313,6 +313,10 @@ class Studio(StudioModels):
         owner = None if person.is_admin else person.owner
         return VisibleResults(self.store, owner, person.sees_results, changed)
 
+    def find_result(self, id: str, owner: str) -> Record:
+        """Find a result that this owner of a job may see; see `TaskContext`."""
+        return self.results(self.people.owner(owner)).get(id)
+
     def read_picture(self, path: str) -> infotext.Restored | None:
         """Read the settings that an uploaded picture carries.
 

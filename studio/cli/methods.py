@@ -16,8 +16,10 @@ def build_method_tables() -> str:
     from pipelines.initializations import INITIALIZATIONS
     from pipelines.inversions import INVERSIONS
     from pipelines.quantizers import QUANTIZERS
+    from pipelines.rewards import REWARDS
     from pipelines.samplers import SAMPLERS
     from pipelines.schedules import SCHEDULES
+    from pipelines.search import SEARCHES
     from pipelines.second_passes import SECOND_PASSES
     from pipelines.workflows.video import VIDEOS
 
@@ -29,6 +31,8 @@ def build_method_tables() -> str:
         COMPATIBILITIES,
         GUIDANCE,
         CACHES,
+        SEARCHES,
+        REWARDS,
         SECOND_PASSES,
         VAES,
         CONTROLS,

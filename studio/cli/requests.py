@@ -44,6 +44,8 @@ _EXAMPLES = {
     "vae": "e.g. file,name=sd-vae-ft-mse",
     "control": "e.g. controlnet,model=canny,picture=FILE,map=edges,strength=0.8,end=0.6",
     "image_prompt": "e.g. ip_adapter,model=ip-adapter-sd15,picture=FILE,strength=0.6",
+    "search": "e.g. random,budget=400 or zero_order,budget=800,neighbors=4",
+    "reward": "what a search makes large, e.g. sharpness or color,color=d03030",
 }
 
 
@@ -97,6 +99,11 @@ def follow(job: Job, progress: TextIO) -> View:
             steps_done = sum(len(cell.rows) for cell in view.cells)
             total = sum(cell.num_steps for cell in view.cells)
             words = f"{view.message or view.status.value}: step {steps_done} of {total}"
+            if (population := view.population) is not None:
+                words = (
+                    f"{view.status.value}: {population.spent:g} of {population.budget} evaluations, "
+                    f"best reward {population.best.reward:.4g}"
+                )
             if is_terminal:
                 print(f"\r{words} ", end="", file=progress, flush=True)
             elif time.monotonic() >= due:

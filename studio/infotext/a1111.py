@@ -11,6 +11,7 @@ from studio.infotext.fields import MAX_TEXT, Collector, Restored
 from studio.infotext.lora_tags import strip_lora_tags
 from studio.infotext.names import UNSAID, split_sampler
 from studio.infotext.parameters_syntax import Parts, split_parameters
+from studio.infotext.search_text import take_search
 from studio.infotext.second_pass import take_second_pass
 from studio.infotext.vae_text import take_vae
 from studio.infotext.web_ui_rules import automatic_schedule, is_web_ui, take_schedule_ends, take_web_ui_rules
@@ -117,6 +118,7 @@ def _take(pairs: dict[str, str], collector: Collector) -> None:
     if collector.written:
         take_second_pass(pairs, collector)
         take_cache(pairs, collector)
+        take_search(pairs, collector)
     collector.take_model(pairs.pop("Model", ""))
     take_vae(pairs.pop("VAE", ""), collector)
     take_resources(pairs.pop("Civitai resources", ""), collector)

@@ -12,6 +12,7 @@ from typing import Any
 from studio.infotext.cache_text import write_cache
 from studio.infotext.names import get_sampler_name, schedule_name
 from studio.infotext.parameters_syntax import NEGATIVE, quote
+from studio.infotext.search_text import write_search
 from studio.infotext.second_pass import write_second_pass
 from studio.infotext.vae_text import write_vae
 
@@ -68,6 +69,7 @@ def _build_pairs(request: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
         **write_second_pass(request.get("second_pass", {})),
         **write_cache(request.get("cache", {})),
         **write_vae(request.get("vae", {})),
+        **write_search(request),
         "Seed": request.get("seed", 0),
         "Size": f"{width}x{height}" if width and height else None,
         "Model hash": labels.model_hash,

@@ -18,9 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from studio.jobs.view import Cell, Frame, JobStatus, StepRow, View, count_picture_bytes
+from studio.jobs.view import Cell, Frame, JobStatus, Population, SearchedPicture, StepRow, View, count_picture_bytes
 
-__all__ = ["Cell", "Frame", "Job", "JobStatus", "StepRow", "SteppedAside", "View"]
+__all__ = [
+    "Cell",
+    "Frame",
+    "Job",
+    "JobStatus",
+    "Population",
+    "SearchedPicture",
+    "StepRow",
+    "SteppedAside",
+    "View",
+]
 
 
 class SteppedAside(Exception):
@@ -146,7 +156,9 @@ class Job:
         Numbers and results stay, so it can still be read. A failed job's finished pictures are nowhere else: they stay.
         """
         before = self.picture_bytes
-        cleared: dict[str, Any] = {"frames": []} if self._status is JobStatus.FAILED else {"frames": [], "images": None}
+        cleared: dict[str, Any] = {"frames": [], "population": None}
+        if self._status is not JobStatus.FAILED:
+            cleared["images"] = None
         with self._condition:
             self._cells = [dataclasses.replace(cell, **cleared) for cell in self._cells]
         self._touch()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Cell", "Frame", "JobStatus", "StepRow", "View", "count_picture_bytes"]
+__all__ = ["Cell", "Frame", "JobStatus", "Population", "SearchedPicture", "StepRow", "View", "count_picture_bytes"]
 
 
 class JobStatus(str, Enum):
@@ -62,6 +62,43 @@ class Frame:
     latents: np.ndarray | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class SearchedPicture:
+    """Holds a picture that a search has judged.
+
+    Attributes:
+        name: what tells it from the others.
+        image: (H, W, 3), uint8, as it may be shown.
+        reward: the larger the better.
+        finished: whether it is a finished picture, and not an estimate part of the way.
+    """
+
+    name: str
+    image: np.ndarray
+    reward: float
+    finished: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Says how far a search is.
+
+    Attributes:
+        best: of all so far.
+        latest: judged last, in order, a few.
+        judged: pictures so far.
+        spent, budget: evaluations.
+        curve: (evaluations, best reward) each time that there was a better one.
+    """
+
+    best: SearchedPicture
+    latest: tuple[SearchedPicture, ...]
+    judged: int
+    spent: float
+    budget: int
+    curve: tuple[tuple[float, float], ...]
+
+
 @dataclasses.dataclass
 class Cell:
     """Describes one trajectory of a job: text to image has one cell, a comparison several.
@@ -76,6 +113,7 @@ class Cell:
         figures: name to number or None, e.g. {"psnr": 31.2, "ssim": 0.97}.
         note: one sentence for the person about this cell.
         clip: the file of a finished clip for as long as the store does not have it.
+        population: of a search; None of a run without one.
     """
 
     label: str = ""
@@ -87,6 +125,7 @@ class Cell:
     figures: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     note: str = ""
     clip: bytes = b""
+    population: Population | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +155,23 @@ class View:
     outcome: Mapping[str, Any]
 
     @property
+    def population(self) -> Population | None:
+        """Return how far the search of a single cell is; None where nothing is searched for."""
+        return self.cells[0].population if len(self.cells) == 1 else None
+
+    @property
     def seconds_left(self) -> float | None:
         """Estimate from the steps done so far and the time that they ran; None before the first."""
-        steps_done = sum(len(cell.rows) for cell in self.cells)
+        steps_done: float = sum(len(cell.rows) for cell in self.cells)
         total = sum(cell.num_steps for cell in self.cells)
+        if self.population is not None:
+            steps_done, total = self.population.spent, self.population.budget
         return self.running_seconds / steps_done * (total - steps_done) if steps_done and total else None
 
 
 def count_picture_bytes(cell: Cell) -> int:
     """Return the bytes of a cell's pictures, those of its steps and the finished ones, and of its clip."""
     arrays = [cell.images, *(value for frame in list(cell.frames) for value in vars(frame).values())]
+    if cell.population is not None:
+        arrays += [picture.image for picture in (cell.population.best, *cell.population.latest)]
     return len(cell.clip) + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))

@@ -58,7 +58,10 @@ class People:
             scope: of the request; None where none is known, who is then nobody with any rights.
             claimed: what the page or the program calls itself: see `derive_owner`.
         """
-        owner = derive_owner(scope, claimed) if scope is not None else ""
+        return self.owner(derive_owner(scope, claimed) if scope is not None else "")
+
+    def owner(self, owner: str) -> Person:
+        """Return the person behind an owner's id, as jobs are entered under it."""
         if not self.are_separate:
             return Person(owner, is_admin=True)
         login = owner.removeprefix("login ") if owner.startswith("login ") else ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipelines.workflows.video.request import VideoRequest
     from studio.jobs.job import Job
     from studio.results.given import GivenPictures
+    from studio.results.records import Record
     from studio.results.store import Store
 
 __all__ = ["TaskCaches", "TaskContext"]
@@ -80,6 +81,13 @@ class TaskContext(Protocol):
     @property
     def device(self) -> str:
         """Name where models are loaded: "cpu", "cuda" or "mps"."""
+
+    def find_result(self, id: str, owner: str) -> Record:
+        """Find a stored result that this owner of a job may see.
+
+        Raises:
+            StoreError: there is none.
+        """
 
     def traits(self, model: str) -> Traits | None:
         """Tell what methods ask of this model; None while it cannot be said without loading it."""

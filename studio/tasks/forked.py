@@ -101,6 +101,7 @@ class ForkedContext:
         self.lora_key, self.lora_path, self.load_loras = parent.lora_key, parent.lora_path, parent.load_loras
         self.require_live, self.has_waiting = parent.require_live, parent.has_waiting
         self.require_keeping, self.keep_quantized = parent.require_keeping, parent.keep_quantized  # both refuse here
+        self.find_result = parent.find_result
         self.release_pictures = parent.release_pictures
         self.save_picture, self.encode_clip, self.save_clip = parent.save_picture, parent.encode_clip, parent.save_clip
 

@@ -55,7 +55,11 @@ class TextToImage:
         return parse_request(values, context, second_pass=True, steered=True)
 
     def work(self, request: Request) -> tuple[float, float]:
+        from pipelines.search import SEARCHES  # late: see `Task`
         from pipelines.second_passes import SECOND_PASSES  # late: see `Task`
+
+        if (search := SEARCHES.build(request.search)) is not None:
+            return search.settings.budget / 2, 0  # a guided step is two evaluations
 
         second = SECOND_PASSES.build(request.second_pass)
         passes = (

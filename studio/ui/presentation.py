@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipelines.core.types import Request
 from pipelines.models.entry import CatalogEntry
-from studio.jobs.job import JobStatus, StepRow, View
+from studio.jobs.job import JobStatus, Population, StepRow, View
 
 __all__ = [
     "EVALUATIONS",
@@ -127,6 +127,8 @@ def list_progress_parts(view: View) -> list[str]:
         return [view.message or "Loading the model", format_duration(view.seconds)]
     if view.status is JobStatus.FAILED:
         return ["Failed", f"after {format_duration(view.seconds)}"]
+    if view.population is not None:
+        return _list_search_parts(view, view.population)
     done, total = len(rows), sum(cell.num_steps for cell in view.cells)
     evaluations = (
         [_format_evaluation_count(sum(cell.rows[-1].evaluations for cell in view.cells if cell.rows))] if rows else []
@@ -149,6 +151,18 @@ def list_progress_parts(view: View) -> list[str]:
     ]
 
 
+def _list_search_parts(view: View, population: Population) -> list[str]:
+    """How far a search is, in short parts."""
+    evaluations = f"{format_evaluations(population.spent)} of {population.budget} evaluations"
+    parts = [evaluations, f"best {format_number(population.best.reward)} of {population.judged}"]
+    if view.status is JobStatus.DONE:
+        return [f"Done in {format_duration(view.seconds)}", *parts]
+    if view.status is JobStatus.CANCELLED:
+        return ["Stopped, the best is kept", *parts, format_duration(view.seconds)]
+    left = view.seconds_left
+    return ["Searching", *parts, *([f"at most {format_duration(left)} left"] if left is not None else [])]
+
+
 def list_figures(view: View, request: Request, label: str) -> list[tuple[str, str]]:
     """Name and value of what made a finished picture."""
     cell = view.cells[0]
@@ -157,6 +171,16 @@ def list_figures(view: View, request: Request, label: str) -> list[tuple[str, st
         str(request.seed) if request.batch_size == 1 else f"{request.seed} to {request.seed + request.batch_size - 1}"
     )
     last = cell.rows[-1] if cell.rows else None
+    if cell.population is not None:
+        return [
+            ("Reward", format_number(cell.population.best.reward)),
+            ("Judged", str(cell.population.judged)),
+            (EVALUATIONS, f"{format_evaluations(cell.population.spent)} of {cell.population.budget}"),
+            ("Searching", format_duration(view.seconds)),
+            *([("Size", f"{width} × {height}")] if width and height else []),
+            ("Seed", seeds),
+            ("Model", label),
+        ]
     return [
         ("Steps", str(len(cell.rows) or request.num_inference_steps)),
         (EVALUATIONS, format_evaluations(last.evaluations) if last else "–"),

@@ -16,6 +16,7 @@ from studio.jobs.job import Job, View
 from studio.media.live_image import build_contact_sheet, encode_jpeg, encode_png_url
 from studio.ui import markup, presentation
 from studio.ui.live_routes import Parts
+from studio.ui.population import build_parts
 from studio.ui.results_route import find_address
 
 if TYPE_CHECKING:
@@ -95,6 +96,10 @@ class ViewerRenderer:
         if done:
             frame = view.cells[0].frames[-1]
             parts |= self._build_pictures(frame.noisy, frame.denoised) | self._build_position(view, done)
+        population = view.population
+        if population is not None:
+            stored = next((picture for picture in self._list_finished_pictures(view)), {})
+            parts |= build_parts(view, population, self._prefix, stored)
         if view.status.final and view.cells and (view.cells[0].results or view.cells[0].images is not None):
             parts |= self._build_finished(view)
         elif view.status.final and done:  # stopped or failed: what was reached can be taken away
@@ -136,6 +141,8 @@ class ViewerRenderer:
     def _build_texts(self, view: View) -> Parts:
         total = sum(cell.num_steps for cell in view.cells)
         done = sum(len(cell.rows) for cell in view.cells)
+        if view.population is not None:
+            done, total = round(view.population.spent), view.population.budget
         progress = markup.progress(view.status, presentation.list_progress_parts(view), done, total)
         return {
             "progress": {"html": progress},
@@ -174,7 +181,7 @@ class ViewerRenderer:
         }
         if pictures:
             parts |= {"hero": pictures[0], "download": _to_keep(pictures[0]), "tools": {"hidden": None}}
-        if len(pictures) > 1:
+        if len(pictures) > 1 and view.population is None:
             parts["batch"] = {"html": self._build_strip(pictures), "hidden": None}
         return parts
 

@@ -18,6 +18,7 @@ _WORDS = {
     "guidance": "guidance {}",
     "second_pass": "second pass {}",
     "cache": "cache {}",
+    "search": "search {}",
     "num_inference_steps": "{} steps",
     "seed": "seed {}",
 }
@@ -59,5 +60,5 @@ def _read_settings(record: Record) -> dict[str, str]:
 def _format_value(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         value = value.get("guidance_scale", value.get("key", "")) if name == "guidance" else value.get("key", "")
-    is_default = value is None or (name in ("second_pass", "cache") and value == "none")
+    is_default = value is None or (name in ("second_pass", "cache", "search") and value == "none")
     return "" if is_default else str(value)[:24]

@@ -15,8 +15,10 @@ from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.quantizers import QUANTIZERS
+from pipelines.rewards import REWARDS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
+from pipelines.search import SEARCHES
 from pipelines.second_passes import SECOND_PASSES
 from studio.page.gallery.differences import describe_differences
 from studio.results.options import KINDS
@@ -47,6 +49,8 @@ TABLES = {
     "vae": VAES,
     "control": CONTROLS,
     "image_prompt": IMAGE_PROMPTS,
+    "search": SEARCHES,
+    "reward": REWARDS,
     "quantization": QUANTIZERS,
 }
 _PLAIN_START = Request().start.to_json()
@@ -55,6 +59,7 @@ _ONE_PASS = Request().second_pass.to_json()
 _UNCACHED = Request().cache.to_json()
 _UNSTEERED = Request().control.to_json()
 _OWN_VAE = Request().vae.to_json()
+_UNSEARCHED = Request().search.to_json()
 CLIPS = frozenset({".mp4", ".webm", ".mov", ".mkv"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
@@ -233,6 +238,8 @@ def _list_figures(record: Record, label: str) -> list[tuple[str, str]]:
     for name, words in (("control", "ControlNet"), ("image_prompt", "Picture as prompt")):
         if request.get(name, _UNSTEERED) != _UNSTEERED:
             names[name] = words
+    if request.get("search", _UNSEARCHED) != _UNSEARCHED:
+        names |= {"search": "Search", "reward": "Reward"}
     pairs += [
         (words, _format_setting(name, request[name])) for name, words in names.items() if request.get(name) is not None
     ]

@@ -98,6 +98,9 @@ class TextToImageTab(RunningTab):
             form.method("made_like")
         with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
             form.method("cache")
+        with gr.Accordion("Search", open=False, elem_classes="sw-expert"):
+            form.method("search")
+            form.method("reward")
         with gr.Accordion("Variation", open=False, elem_classes="sw-expert"):
             form.variation()
         with gr.Accordion("ControlNet", open=False):

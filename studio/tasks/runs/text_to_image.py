@@ -20,9 +20,11 @@ from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import check_fit, check_request, check_second_pass, require_one_pass, require_unsteered
+from pipelines.requests.limits import check_fit, check_request, check_second_pass, require_one_pass, require_unsearched
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
 from pipelines.requests.run_identity import identify_model, identify_run, identify_texts
+from pipelines.requests.search import is_searched
 from pipelines.requests.step_pictures import with_pictures
 from pipelines.requests.text_to_image import decode, encode_prompts, one_of_batch
 from pipelines.samplers import SAMPLERS
@@ -33,6 +35,7 @@ from studio.tasks.extras import give_pictures, keep_pictures, require_extras
 from studio.tasks.finished_runs import FROM_CACHE, FinishedRun, FinishedRuns
 from studio.tasks.method_names import read_method_names
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record
+from studio.tasks.runs import search
 from studio.tasks.seeds import draw_seeds
 from studio.tasks.stock import run_stock
 from studio.tasks.upscaler_files import find_upscaler, load_named_upscaler
@@ -70,6 +73,7 @@ def parse_request(
         require_one_pass(request, "What this task makes")
     if not steered:
         require_unsteered(request, "This task")
+        require_unsearched(request, "What this task makes")
     request = _add_prompt_loras(_draw_wildcards(request, context), context)
     check_request(request, context.limits, prompt_needed, context.learned)
     traits = context.traits(request.model)
@@ -83,6 +87,7 @@ def parse_request(
         context.lora_path(lora.name)
     require_extras(request, context)
     check_prompts(request, traits)
+    search.check(request, traits, context)
     return request
 
 
@@ -126,6 +131,9 @@ def run(request: Request, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
     job.set_cells([Cell(num_steps=request.num_inference_steps)])
     with context.model(request.model, job, find_extras(request)) as family:
+        if is_searched(request):
+            search.run(request, family, job, context)
+            return
         if not isinstance(family, Family):
             run_stock(request, family, job, context)
             return
