@@ -132,7 +132,7 @@ def open_link(
     if receiver is None or receiver.request:
         values, request_notes = _read_request(parameters, studio, (receiver and receiver.model) or model)
         notes = [*request_notes, *notes]
-    elif any(name in parameters for name in FIELDS):
+    elif any(name in parameters for name in FIELDS if name not in settings):
         notes.append("A link to this tab cannot set the fields of a picture.")
     return OpenedLink(tab, {**values, **({receiver.name: tab_values} if tab_values else {})}, (*unknown, *notes))
 
