@@ -23,6 +23,7 @@ BENCHMARKS = {
     "prompt_weights": "pipelines.benchmarks.prompt_weights",
     "speed": "pipelines.benchmarks.speed",
     "guidance": "pipelines.benchmarks.guidance",
+    "search": "pipelines.benchmarks.search",
     "live": "pipelines.benchmarks.live",
 }
 """Name to the module that measures."""
