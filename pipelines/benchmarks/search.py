@@ -105,7 +105,7 @@ def _draw_prompts(count: int, classifier: Classifier, detector: Detector) -> lis
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark search", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=6, help="of two objects")
+    parser.add_argument("--prompts", type=int, default=4, help="of two objects")
     parser.add_argument("--steps", type=int, default=6, help="of a run without the four-step LoRA")
     parser.add_argument("--only", nargs="*", help="keys of searches; all by default")
     parser.add_argument(
@@ -124,15 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base = Request.parse({**entries[cell.model].defaults, "model": cell.model})
         with loader.model(cell.model) as family, family.loras([(_LORA, 1.0)] if cell.few else []):
             rows.append(_measure(cell, base, family, prompts, classifier))
-            print(draw_table(rows[-1:]).splitlines()[-1], flush=True)
-    figures = {"prompts": prompts, "steps": options.steps, "rows": rows}
+        print(draw_table(rows[-1:]).splitlines()[-1], flush=True)
+        if options.write:
+            _write({"prompts": prompts, "steps": options.steps, "rows": rows})
     print()
     print(draw_table(rows))
-    if options.write:
-        FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-        PLOT.write_text(plot(rows), "utf-8")
-        write_section(figures)
     return 0
+
+
+def _write(figures: dict[str, Any]) -> None:
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    PLOT.write_text(plot(figures["rows"]), "utf-8")
+    write_section(figures)
 
 
 def _measure(

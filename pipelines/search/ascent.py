@@ -14,7 +14,7 @@ from pipelines.rewards import REWARDS
 from pipelines.rewards.base import DIFFERENTIABLE
 from pipelines.search.base import Candidate, Judged, Problem, SearchSettings
 from pipelines.search.particles import require_uncached_rows
-from pipelines.search.paths import require_plain_start
+from pipelines.search.paths import require_plain_start, require_unshifted
 
 __all__ = ["AscentSettings", "Gradient", "ascend", "log_norm_density", "require_ascent"]
 
@@ -62,6 +62,7 @@ def require_ascent(request: Request, label: str) -> None:
         reward = REWARDS[request.reward.key].label
         raise MethodFitError(f"{label} follows the reward's gradient, and {reward} has none. Choose another reward.")
     require_plain_start(request, label)
+    require_unshifted(request, label)
     require_uncached_rows(request, label)
 
 

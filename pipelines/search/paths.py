@@ -8,15 +8,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pipelines.core.errors import SettingsError
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.loop import Run, denoise
+from pipelines.core.prediction import ShiftingGuidance
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Step
+from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.search.base import Candidate, Problem, SearchSettings
 
-__all__ = ["Paths", "PathsSettings", "find_level", "noise_again", "require_plain_start"]
+__all__ = ["Paths", "PathsSettings", "find_level", "noise_again", "require_plain_start", "require_unshifted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,20 @@ def require_plain_start(request: Request, label: str) -> None:
     if request.start.key != Request.start.key:
         start = INITIALIZATIONS[request.start.key].label
         raise SettingsError(f"{label} walks the schedule itself and cannot begin with {start}. Choose Plain noise.")
+
+
+def require_unshifted(request: Request, label: str) -> None:
+    """Refuse a guidance that moves the latents, which only the loop does.
+
+    Raises:
+        MethodFitError: it is one.
+    """
+    guidance = GUIDANCE.build(request.guidance)
+    if isinstance(guidance, ShiftingGuidance) and guidance.shift_evaluations(request.num_inference_steps):
+        moved = GUIDANCE[request.guidance.key].label
+        raise MethodFitError(
+            f"{label} walks the schedule itself, where {moved} moves nothing. Choose another guidance."
+        )
 
 
 class Paths:

@@ -16,7 +16,7 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Request
 from pipelines.search.base import Candidate, Judged, Problem, SearchSettings
 from pipelines.search.particles import require_uncached_rows
-from pipelines.search.paths import require_plain_start
+from pipelines.search.paths import require_plain_start, require_unshifted
 
 __all__ = ["Rollover", "RolloverSettings", "fresh_share", "sde_step"]
 
@@ -80,6 +80,7 @@ class Rollover:
 
     def check(self, request: Request) -> None:
         require_plain_start(request, "Rollover budget forcing")
+        require_unshifted(request, "Rollover budget forcing")
         require_uncached_rows(request, "Rollover budget forcing")
         if request.sampler.key not in ("flow_euler", "ddim", "dpmpp_1"):
             raise SettingsError(

@@ -228,6 +228,7 @@ def test_what_contradicts_a_search_is_refused_in_a_sentence(families, sources):
         (request_of("reno", reward="jpeg_size"), "JPEG size has none"),
         (request_of("adjoint").replace(sampler=Choice("dpmpp_2m")), "first-order steps"),
         (request_of("rollover").replace(sampler=Choice("dpmpp_2m")), "Flow Euler"),
+        (request_of("adjoint").replace(guidance=Choice("attend_and_excite")), "moves nothing"),
         (request_of("find").replace(variation_strength=0.5), "variation"),
         (request_of("random", reward="adherence"), "cannot judge by this prompt"),
     ]
