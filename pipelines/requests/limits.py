@@ -34,8 +34,8 @@ __all__ = [
     "require_one_pass",
     "require_own_parts",
     "require_uncached",
-    "require_unsteered",
     "require_unsearched",
+    "require_unsteered",
 ]
 
 TABLES: Mapping[str, Table[object]] = {

@@ -16,7 +16,7 @@ from pipelines.core.types import Request, Traits
 from pipelines.core.validation import require_one_picture
 from pipelines.families.base import Family
 from pipelines.requests.costs import count_nfe, evaluations
-from pipelines.requests.limits import require_made_here, require_one_pass
+from pipelines.requests.limits import require_made_here, require_one_pass, require_unsteered
 from pipelines.requests.text_to_image import ResolvedRun, assemble_run, encode_request, resolve, starting_noise
 from pipelines.rewards import REWARDS
 from pipelines.rewards.base import RewardSources, Score
@@ -56,6 +56,7 @@ def check_search(request: Request, traits: Traits | None, sources: RewardSources
     require_one_picture(request.batch_size, "A search makes the best of many pictures")
     require_one_pass(request, "A search")
     require_made_here(request, "A search")
+    require_unsteered(request, "A search")
     if request.variation_strength and request.search.key == "find":
         raise SettingsError("FIND moves the mean of the noise, which a variation ties to a second one. Set it to 0.")
     search.check(request)

@@ -19,8 +19,14 @@ from pipelines.core.types import LoraChoice, Request, Step
 from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.extras import find_extras
-from pipelines.requests.limits import check_fit, check_request, check_second_pass, require_one_pass, require_unsteered
-from pipelines.requests.limits import check_fit, check_request, check_second_pass, require_one_pass, require_unsearched
+from pipelines.requests.limits import (
+    check_fit,
+    check_request,
+    check_second_pass,
+    require_one_pass,
+    require_unsearched,
+    require_unsteered,
+)
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
 from pipelines.requests.run_identity import identify_model, identify_run, identify_texts
@@ -71,9 +77,9 @@ def parse_request(
         find_upscaler(SECOND_PASSES.build(request.second_pass).upscaler, context)
     else:
         require_one_pass(request, "What this task makes")
+        require_unsearched(request, "What this task makes")
     if not steered:
         require_unsteered(request, "This task")
-        require_unsearched(request, "What this task makes")
     request = _add_prompt_loras(_draw_wildcards(request, context), context)
     check_request(request, context.limits, prompt_needed, context.learned)
     traits = context.traits(request.model)
