@@ -97,7 +97,7 @@ class EditTab(RunningTab):
         edit_form.picture.select(
             self._point,
             inputs={edit_form.picture, edit_form.mask, edit_form.edit.method, *edit_form.pointed},
-            outputs={*edit_form.pointed, self.notice},
+            outputs=[*edit_form.pointed, self.notice],
             **PLUMBING,
         )
         self._wire_methods()
@@ -160,7 +160,7 @@ class EditTab(RunningTab):
         except StepwiseError as error:
             return {mask: None, self.notice: markup.notice(str(error))}
         prompt = suggest_source_prompt(picture, data[self.form.fields["model"]]) if picture else ""
-        suggested = {form.source_prompt: prompt} if prompt else {}
+        suggested: Data = {form.source_prompt: prompt} if prompt else {}
         return {mask: build_board(picture), self.notice: "", **suggested}
 
     def _point(self, data: Data, event: gr.SelectData) -> Data:
