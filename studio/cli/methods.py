@@ -14,6 +14,7 @@ def build_method_tables() -> str:
     from pipelines.edits import EDITS
     from pipelines.guidance import GUIDANCE
     from pipelines.initializations import INITIALIZATIONS
+    from pipelines.inspection import INSPECTIONS
     from pipelines.inversions import INVERSIONS
     from pipelines.quantizers import QUANTIZERS
     from pipelines.rewards import REWARDS
@@ -41,6 +42,7 @@ def build_method_tables() -> str:
         EDITS,
         VIDEOS,
         QUANTIZERS,
+        INSPECTIONS,
     ):
         parts += [f"| {table.kind} | key | what it is for | source |", "| --- | --- | --- | --- |"]
         parts += [f"| {one.label} | `{one.key}` | {one.help} | {one.paper} |" for one in table.values()]

@@ -9,6 +9,7 @@ from studio.tasks.base import Task
 from studio.tasks.compare import Compare
 from studio.tasks.convergence import Convergence
 from studio.tasks.edit import Edit
+from studio.tasks.inspect import Inspect
 from studio.tasks.keep import Keep
 from studio.tasks.learn import Learn
 from studio.tasks.live import Live
@@ -29,6 +30,7 @@ TASKS: Mapping[str, Task] = {
         Quantize(),
         Convergence(),
         Learn(),
+        Inspect(),
         Live(),
         Keep(),
     )

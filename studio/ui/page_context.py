@@ -19,7 +19,7 @@ from studio.ui.tab_settings import Setting
 
 __all__ = ["BESIDE", "Lists", "PageContext", "Receiver"]
 
-BESIDE = ("upscale", "convergence", "learn")
+BESIDE = ("upscale", "inspect", "convergence", "learn")
 """Keys of the runs that a tab has beside its own."""
 
 

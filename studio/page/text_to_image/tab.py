@@ -9,6 +9,7 @@ import gradio as gr
 from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
 from studio.page.text_to_image.examples import EXAMPLES
+from studio.page.text_to_image.inspect import InspectPanel
 from studio.page.text_to_image.upscale import UpscalePanel
 from studio.ui import markup, presentation
 from studio.ui.component_data import Data
@@ -58,6 +59,7 @@ class TextToImageTab(RunningTab):
                 build_viewer(KEY, self.root, finished_example("t2i", EXAMPLES[0], alt, _TITLE, _TEXT))
                 self.acts = ResultActions(studio, context, self.root)
                 self.upscale = UpscalePanel(studio, context, self.root)
+                self.inspect = InspectPanel(studio, context, self.root)
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self._build_settings()
         self._wire()
@@ -143,6 +145,7 @@ class TextToImageTab(RunningTab):
             button.click(lambda values=example.values: self.form.updates(values), outputs=self.form.outputs, **PLUMBING)
         self.context.receive[KEY] = Receiver(self.form.outputs, self.form.updates, model=self.form.first.key)
         self.upscale.wire()
+        self.inspect.wire()
         self.context.run_later(self._wire_send)
         self.context.run_later(lambda: self.acts.wire(self.session, self._find_job, self.notice, self.upscale.fold))
 

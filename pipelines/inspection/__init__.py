@@ -1,0 +1,67 @@
+"""The table of inspections: what a picture, a prompt and a model have to do with each other."""
+
+from __future__ import annotations
+
+from pipelines.core.registry import Method, Table, own_loop_only
+from pipelines.inspection.autoencoder_trace import AutoencoderTrace
+from pipelines.inspection.base import Inspection, needs_word_by_word
+from pipelines.inspection.classifier import DiffusionClassifier, DiffusionClassifierSettings
+from pipelines.inspection.seed_shift import SeedShift, SeedShiftSettings
+from pipelines.inspection.smoothness import Smoothness, SmoothnessSettings
+from pipelines.inspection.word_attention import WordAttention, WordAttentionSettings
+from pipelines.inspection.word_information import WordInformation, WordInformationSettings
+
+__all__ = ["INSPECTIONS"]
+
+INSPECTIONS: Table[Inspection] = Table(
+    "inspection",
+    [
+        Method(
+            "word_attention",
+            "Attention of each word (DAAM)",
+            WordAttention,
+            WordAttentionSettings,
+            needs_word_by_word,
+            paper="Tang et al., What the DAAM, arXiv:2210.04885",
+            help="Where the network looks while it reads each word of the prompt.",
+        ),
+        Method(
+            "word_information",
+            "Information of two words (DiffusionPID)",
+            WordInformation,
+            WordInformationSettings,
+            paper="Zawar et al., DiffusionPID, arXiv:2406.05191; Kong et al., arXiv:2310.07972",
+            help="What two words tell about each place: both the same, one alone, or only both together.",
+        ),
+        Method(
+            "classifier",
+            "Diffusion classifier",
+            DiffusionClassifier,
+            DiffusionClassifierSettings,
+            paper="Li et al., arXiv:2303.16203",
+            help="Which of several prompts explains the picture best, by the model's own errors.",
+        ),
+        Method(
+            "autoencoder_trace",
+            "Trace of the autoencoder",
+            AutoencoderTrace,
+            help="Whether this model's decoder made the picture, by what two reconstructions lose.",
+        ),
+        Method(
+            "seed_shift",
+            "Seed shift",
+            SeedShift,
+            SeedShiftSettings,
+            help="How the picture changes while its initial noise slides sideways.",
+        ),
+        Method(
+            "smoothness",
+            "Latent smoothness (ISTD)",
+            Smoothness,
+            SmoothnessSettings,
+            paper="Guo et al., Smooth Diffusion, arXiv:2312.04410",
+            help="How evenly pictures change on the way from one seed to another.",
+        ),
+    ],
+    fit=own_loop_only,
+)

@@ -1,0 +1,72 @@
+"""An inspection in the worker: a cell whose pictures are the inspected one or those of a probe, and an outcome."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.core.errors import MethodFitError
+from pipelines.families.base import Family
+from pipelines.inspection import INSPECTIONS
+from pipelines.inspection.base import Finding
+from pipelines.requests.text_to_image import resolve
+from pipelines.workflows.inspect import InspectRequest, run_inspection
+from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.pictures import read_picture
+from studio.tasks.runs.text_to_image import parse_request
+
+if TYPE_CHECKING:
+    from studio.tasks.context import TaskContext
+
+__all__ = ["parse", "run"]
+
+_DIGITS = 6
+
+
+def parse(values: Mapping[str, Any], context: TaskContext) -> InspectRequest:
+    """Read untrusted values: see `Task.parse`."""
+    request = InspectRequest.parse(values, lambda plain: parse_request(plain, context), read_picture)
+    request.check(context.traits(request.base.model))
+    return request
+
+
+def run(request: InspectRequest, job: Job, context: TaskContext) -> None:
+    """Do the work and report to the job: see `Task.run`."""
+    label = INSPECTIONS[request.inspection.key].label
+    with context.model(request.base.model, job) as family:
+        if not isinstance(family, Family):
+            raise MethodFitError(
+                "This model runs through its own pipeline only and cannot be inspected. Choose another."
+            )
+        resolved = resolve(request.base, family)
+        with family.loras(context.load_loras(request.base.loras)):
+            job.set_cells([Cell(label=label)])
+            job.set_status(JobStatus.RUNNING)
+            start, pieces, total = time.monotonic(), [0], request.build().count_pieces()
+
+            def advance() -> None:
+                pieces[0] += 1
+                job.update_cell(0, figures={"pieces": float(min(pieces[0], total)), "of": float(total)})
+
+            found, looked = run_inspection(request, resolved, family, job.cancelled, advance)
+    pictures = found.pictures if found.pictures is not None else np.asarray(looked.picture)[None]
+    released = context.release_pictures(pictures, request.base.model, job)
+    figures = {"evaluations": looked.evaluations, "seconds": time.monotonic() - start}
+    job.update_cell(0, images=released, figures=figures, note=found.sentence)
+    job.set_outcome(_describe(found, request))
+
+
+def _describe(found: Finding, request: InspectRequest) -> dict[str, Any]:
+    """The finding as plain values."""
+    return {
+        "inspection": request.inspection.to_json(),
+        "sentence": found.sentence,
+        "figures": {name: value if math.isfinite(value) else None for name, value in found.figures.items()},
+        "maps": {name: np.round(values.astype(np.float64), _DIGITS).tolist() for name, values in found.maps.items()},
+        "curve": [[float(x), float(y)] for x, y in found.curve],
+        "axes": list(found.axes),
+    }
