@@ -190,6 +190,7 @@ def test_without_a_picture_the_requests_own_is_drawn_and_counted(family):
         ({"inspection": {"key": "classifier", "draws": 0}}, "draws is 0"),
         ({"base": {"batch_size": 2}}, "one picture"),
         ({"base": {"cache": "deepcache"}}, "inspection"),
+        ({"base": {"vae": {"key": "file", "name": "other"}}}, "own VAE"),
         ({"base": 1}, "base of an inspection"),
         ({"words": "fox"}, "an inspection"),
     ],

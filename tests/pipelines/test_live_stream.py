@@ -214,6 +214,7 @@ def test_a_picture_is_scaled_and_cut_to_the_models_size():
         ({"base": {"batch_size": 2}}, "one picture at a time"),
         ({"base": {"start": "gaussian"}}, "choose noise"),
         ({"base": {"second_pass": "latent"}}, "Live mode"),
+        ({"base": {"vae": {"key": "file", "name": "other"}}}, "own VAE"),
         ({"base": {"made_like": "comfyui"}}, "Live mode"),
     ],
 )

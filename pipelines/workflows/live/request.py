@@ -10,7 +10,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.registry import parse_settings, setting
 from pipelines.core.types import Request
 from pipelines.core.validation import read_object, require_fields
-from pipelines.requests.limits import require_made_here, require_one_pass
+from pipelines.requests.limits import require_made_here, require_one_pass, require_own_parts
 
 __all__ = ["LiveRequest", "LiveSettings"]
 
@@ -77,6 +77,7 @@ class LiveRequest:
             raise SettingsError(f"The batch size is {self.base.batch_size}. Live mode makes one picture at a time: 1.")
         require_made_here(self.base, "Live mode")
         require_one_pass(self.base, "Live mode")
+        require_own_parts(self.base, "Live mode")
         if self.base.start != Request.start:
             raise SettingsError(
                 f"The initialization is {self.base.start.key!r}. Live mode starts from its picture: choose noise."

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "InspectPanel", "encode_map_url"]
 
 KEY = "inspect"
+_UNUSED = ("cache", "second_pass", "made_like", "vae", "control", "image_prompt")
+"""Fields of a picture's request that no inspection takes."""
+
 _HEAT = (240, 96, 24)
 _LARGEST_MAP = 256
 
@@ -91,7 +94,8 @@ class InspectPanel(RunningTab):
             raise SettingsError("There is no finished picture to look at, or it was deleted. Generate one.") from None
         made = extract_settings(record) or {}
         base = {name: value for name, value in made.items() if name in Request.__dataclass_fields__}
-        plain = {name: value for name, value in base.items() if name not in ("cache", "second_pass", "made_like")}
+        # How the picture was made otherwise says nothing of what the model sees in it.
+        plain = {name: value for name, value in base.items() if name not in _UNUSED}
         return typed, {**typed, "base": {**plain, "batch_size": 1}, "picture": record.path.read_bytes()}
 
     def _typed(self, data: Mapping[Any, Any]) -> dict[str, Any]:
