@@ -15,7 +15,17 @@ from studio.jobs.job import JobStatus
 from studio.page.text_to_image.inspect import _render as render
 from studio.page.text_to_image.inspect import draw_curve, encode_map_url
 from studio.tasks import TASKS
+from tests.studio.task_examples import FOX as FOX_RUN
+from tests.studio.task_examples import Example
 from tests.studio.waiting import ended
+
+EXAMPLE = Example(
+    {"base": FOX_RUN, "inspection": {"key": "seed_shift", "points": 3}},
+    {"inspection": {"key": "seed_shift", "points": 20}},
+    has_results=False,
+)
+"""For the tests of all tasks."""
+
 
 FOX = {"model": "emoji", "prompt": "a fox on a blue background", "num_inference_steps": 4, "seed": 3}
 

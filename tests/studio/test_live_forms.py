@@ -19,8 +19,10 @@ from tests.studio.task_examples import OFFERED
 ODD = [None, [], {}, "x", -3, 10**400, [[]], True]
 """Each field is filled with every other one of these, and fields of one kind come at odd and at even places."""
 
-RUNS = tuple(key for key in OFFERED if "picture" not in [one.name for one in TASKS[key].endpoint.arguments])
-"""Tasks that begin without a picture, so that their untouched forms are taken."""
+RUNS = tuple(
+    key for key in OFFERED if key != "inspect" and "picture" not in [one.name for one in TASKS[key].endpoint.arguments]
+)
+"""Tasks that begin without a picture, so that their untouched forms are taken. The page inspects the one that it shows."""
 
 
 class Unworked(Studio):
