@@ -22,7 +22,7 @@ ODD = [None, [], {}, "x", -3, 10**400, [[]], True]
 RUNS = tuple(
     key for key in OFFERED if key != "inspect" and "picture" not in [one.name for one in TASKS[key].endpoint.arguments]
 )
-"""Tasks that begin without a picture, so that their untouched forms are taken. The page inspects the one that it shows."""
+"""Tasks that begin without a picture, so that their untouched forms are taken; the page inspects what it shows."""
 
 
 class Unworked(Studio):
