@@ -90,6 +90,7 @@ class CatalogEntry:
         unverified: the names of the fields above that nobody confirmed.
         confirmed: the names of fields that were confirmed elsewhere than at the repository itself, and where.
         problem: why it cannot be used, as a sentence; "" if it can.
+        is_addition: whether it is no model and is chosen beside one (a VAE, a ControlNet); `problem` says where.
         path: the folder or checkpoint file on this machine; None for published models.
         file: of single files of weights; None for folders.
         quantized: of models whose network was quantized here; all other parts are those of the model it was made of.
@@ -115,6 +116,7 @@ class CatalogEntry:
     unverified: tuple[str, ...] = ()
     confirmed: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     problem: str = ""
+    is_addition: bool = False
     path: Path | None = None
     file: CheckpointFile | None = None
     quantized: Quantized | None = None

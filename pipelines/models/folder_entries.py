@@ -88,7 +88,7 @@ def build_entries(file: FolderFile, kinds: Kinds) -> list[CatalogEntry]:
     if _SHARD.match(path.name):
         return [_build_unusable_entry(path, _explain_shard(path))]
     if (path.parent / "config.json").is_file() and path.name.startswith(("diffusion_pytorch_model", "model")):
-        return [] if is_safety_checker(path.parent) else [_build_unusable_entry(path, _explain_part(path))]
+        return [] if is_safety_checker(path.parent) else [_build_part_entry(path)]
     problem = explain_suffix(path)
     return [_build_unusable_entry(path, problem)] if problem else _build_file_entries(path, kinds)
 
@@ -96,6 +96,17 @@ def build_entries(file: FolderFile, kinds: Kinds) -> list[CatalogEntry]:
 def _build_unusable_entry(path: Path, problem: str) -> CatalogEntry:
     label = make_printable(path.name if path.is_dir() else path.stem)
     return CatalogEntry("", label, "stock", path=path, size_bytes=measure_size(path), problem=problem)
+
+
+def _build_part_entry(path: Path) -> CatalogEntry:
+    """Of a part by itself, which may be one that is chosen beside a model."""
+    entry = _build_unusable_entry(path, _explain_part(path))
+    if not any(word in _read_class_name(path.parent) for word in ("ControlNet", "Autoencoder", _VISION)):
+        return entry
+    return dataclasses.replace(entry, label=make_printable(path.parent.name), is_addition=True)
+
+
+_VISION = "CLIPVisionModelWithProjection"
 
 
 def _explain_shard(path: Path) -> str:
@@ -108,7 +119,7 @@ def _explain_shard(path: Path) -> str:
 def _explain_part(path: Path) -> str:
     if "ControlNet" in _read_class_name(path.parent):
         return f"{path.parent.name} is {_CHOSEN_BESIDE['controlnet']}, with a model that it fits."
-    if "CLIPVisionModelWithProjection" in _read_class_name(path.parent):
+    if _VISION in _read_class_name(path.parent):
         return f"{path.parent.name} is an image encoder, which IP-Adapters read pictures with."
     if _read_class_name(path.parent).startswith("Autoencoder"):
         return f"{path.parent.name} is a VAE by itself: choose it under VAE, with a model that it fits."
@@ -142,6 +153,7 @@ def _build_file_entries(path: Path, kinds: Kinds) -> list[CatalogEntry]:
         path=path,
         size_bytes=measure_size(path),
         problem=_explain_file(path, kind, gguf),
+        is_addition=kind.what == "vae" or (kind.what in _CHOSEN_BESIDE and not kind.note),
         defaults=_choose_defaults(kind.family, SIZES.get(kind.base, 1024)),
         file=CheckpointFile(kind.base, kind.lacks, kind.prediction, kind.zero_snr, kind.edm, gguf)
         if kind.what in {"checkpoint", "network"}

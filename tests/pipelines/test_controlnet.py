@@ -272,7 +272,9 @@ def test_they_are_listed_and_refused_for_other_models(folder):
     wrong = loader.model("xl", extras=Extras(controlnet="edges"))
     with pytest.raises(SettingsError, match="made for another kind of model"), wrong:
         pass
-    problems = [entry.problem for entry in loader.catalog.values() if "ControlNet" in entry.problem]
+    entries = [entry for entry in loader.catalog.values() if "ControlNet" in entry.problem]
+    assert all(entry.is_addition for entry in entries) and {entry.label for entry in entries} == {"Edges", "lines"}
+    problems = [entry.problem for entry in entries]
     assert len(problems) == 2 and all("choose it under ControlNet" in problem for problem in problems)
 
 

@@ -78,7 +78,8 @@ def build_card(
     mark = '<span class="sw-recommended">recommended here</span>' if is_recommended else ""
     fitting = f'<p class="sw-model-fit" data-fit="{fit[0]}">{escape(fit[1])}</p>' if fit[1] else ""
     note = f'<p class="sw-model-note">{prose(entry.notes)}</p>' if entry.notes and not entry.problem else ""
-    problem = f'<p class="sw-model-problem">{prose(entry.problem)}</p>' if entry.problem else ""
+    problem_class = "sw-model-note" if entry.is_addition else "sw-model-problem"
+    problem = f'<p class="{problem_class}">{prose(entry.problem)}</p>' if entry.problem else ""
     return (
         f'<li class="sw-model" data-key="{escape(entry.key)}" data-state="{state}"><h3>{escape(entry.label)}</h3>'
         f'<p class="sw-where"><i aria-hidden="true"></i><span>{place}</span>{mark}{gate}</p>'
@@ -89,6 +90,8 @@ def build_card(
 
 
 def _describe_place(entry: CatalogEntry, is_here: bool, is_loaded: bool) -> tuple[str, str]:
+    if entry.is_addition:
+        return "Used with a model", "here"
     if entry.problem:
         return "Cannot be used", "problem"
     if is_loaded:
