@@ -16,7 +16,6 @@ from pipelines.core.types import Choice
 from pipelines.models.assembly import assemble_model
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
-from pipelines.models.cpu_convolutions import use_channels_last
 from pipelines.models.device_choice import Acceleration, choose_device
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
@@ -287,6 +286,8 @@ class Loader:
         if name in QUANTIZED_PARTS:
             self._acceleration.apply(module)
         elif name == "vae" and device == "cpu":
+            from pipelines.models.cpu_convolutions import use_channels_last  # late: listing models imports no PyTorch
+
             use_channels_last(module)
 
     def _reserve_room(self, room: int, stack: contextlib.ExitStack) -> Wanted:
