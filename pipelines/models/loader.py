@@ -30,7 +30,7 @@ from pipelines.models.placement import HOST, place_parts
 from pipelines.models.places import ModelPlaces
 from pipelines.models.plan import QUANTIZED_PARTS, Plan, Plans
 from pipelines.models.quantization_folder import quantized_entry
-from pipelines.models.quantization_loading import load_quantized
+from pipelines.models.quantization_loading import Calibrate, load_quantized
 from pipelines.models.steering_choice import find_extra_steering
 from pipelines.models.vaes import find_vae
 from pipelines.weights.offload import Slot, offloaded, streamed
@@ -122,6 +122,7 @@ class Loader:
         quantization: Choice | None = None,
         source: torch.nn.Module | None = None,
         extras: Extras = Extras(),
+        calibrate: Calibrate | None = None,
     ) -> Iterator[Any]:
         """Provide a model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
 
@@ -133,6 +134,7 @@ class Loader:
             quantization: makes it the quantized model, as if that stood in the catalog.
             source: the model's network in full precision, where the caller holds it: it is copied and not read again.
             extras: parts of the models folder that are taken besides, or in the place of the model's own.
+            calibrate: records calls of that network, where a method of quantization is calibrated.
 
         Raises:
             UnknownMethodError: no model, or no part, has this key.
@@ -148,7 +150,7 @@ class Loader:
         placement = place_parts(plan, self.cache.limit, self.host is not None)
         resident, offloaded_parts = dict(placement.resident), dict(placement.moved)
         self._remember(entry.key if entry.key in self.catalog else key, resident | offloaded_parts)
-        load_progress = _LoadProgress(progress, sum(plan.estimates.values()), cancelled, source)
+        load_progress = _LoadProgress(progress, sum(plan.estimates.values()), cancelled, source, calibrate)
         with contextlib.ExitStack() as stack:
             objects: dict[PartKey, Any] = {}
             requests = [self._build_request(plan, name, part, load_progress) for name, part in resident.items()]
@@ -252,7 +254,7 @@ class Loader:
         files, estimate = plan.parts.get(name), plan.estimates[plan.keys[name]]
 
         def load(abandoned: Callable[[], bool]) -> Any:
-            value = self._load_part(plan, files, part, load_progress.source, lambda: load_progress.ends(abandoned))
+            value = self._load_part(plan, files, part, load_progress, lambda: load_progress.ends(abandoned))
             load_progress.add(estimate)
             return value
 
@@ -263,11 +265,12 @@ class Loader:
         plan: Plan,
         files: PartFiles | None,
         part: PartKey,
-        source: torch.nn.Module | None,
+        load_progress: _LoadProgress,
         abandoned: Callable[[], bool],
     ) -> Any:
         if part.quantization:
-            return load_quantized(plan, files, part, source, abandoned)
+            source, calibrate = load_progress.source, load_progress.calibrate
+            return load_quantized(plan, files, part, source, abandoned, calibrate, load_progress.progress)
         if files is None:
             modules = load_checkpoint(
                 plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file, abandoned
@@ -301,10 +304,15 @@ class _LoadProgress:
     """Bytes of the parts that were loaded, told as they are done; and what a load of a quantized part needs."""
 
     def __init__(
-        self, progress: Progress | None, total: int, cancelled: Callable[[], bool], source: torch.nn.Module | None
+        self,
+        progress: Progress | None,
+        total: int,
+        cancelled: Callable[[], bool],
+        source: torch.nn.Module | None,
+        calibrate: Calibrate | None,
     ):
         self.progress, self.total, self.done = progress, total, 0
-        self.cancelled, self.source = cancelled, source
+        self.cancelled, self.source, self.calibrate = cancelled, source, calibrate
 
     def ends(self, abandoned: Callable[[], bool]) -> bool:
         """Whether a load is to end: nobody wants the part, or whoever holds the network that is copied lets it go."""

@@ -18,12 +18,23 @@ if TYPE_CHECKING:
     from pipelines.models.files import PartFiles
     from pipelines.models.plan import Plan
     from pipelines.quantizers.base import Quantizer
+    from pipelines.quantizers.calibrated import Progress
+    from pipelines.quantizers.calibration import Calibration
 
-__all__ = ["load_quantized"]
+__all__ = ["Calibrate", "load_quantized"]
+
+Calibrate = Callable[[], "Calibration"]
+"""Records calls of the network in full precision."""
 
 
 def load_quantized(
-    plan: Plan, files: PartFiles | None, part: PartKey, source: torch.nn.Module | None, cancelled: Callable[[], bool]
+    plan: Plan,
+    files: PartFiles | None,
+    part: PartKey,
+    source: torch.nn.Module | None,
+    cancelled: Callable[[], bool],
+    calibrate: Calibrate | None = None,
+    progress: Progress | None = None,
 ) -> Any:
     """Load the quantized network, or all parts of a checkpoint file with the network among them quantized.
 
@@ -33,13 +44,15 @@ def load_quantized(
         part: its key, with dtype and device.
         source: the network in full precision, which is copied; None to load it.
         cancelled: polled between tensors and between layers.
+        calibrate: records calls of `source`, for methods that are calibrated.
+        progress: told what such a method does.
 
     Raises:
-        MethodFitError: the method cannot run here, or touches no layer.
+        MethodFitError: the method cannot run here, touches no layer, or is calibrated and has nothing to learn from.
         ModelFileError: a file is broken.
         Cancelled: the person stopped it.
     """
-    from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
+    from pipelines.quantizers import QUANTIZERS, CalibratedQuantizer, build_quantizer, this_machine
     from pipelines.quantizers.base import quantize_network
 
     quantized_as = plan.entry.quantized
@@ -49,7 +62,11 @@ def load_quantized(
     label = QUANTIZERS[quantized_as.choice.key].label
 
     def quantize(network: torch.nn.Module, in_place: bool) -> torch.nn.Module:
-        return quantize_network(network, quantizer, label, cancelled, in_place)
+        calibration = None
+        if calibrate is not None and isinstance(quantizer, CalibratedQuantizer):
+            calibration = calibrate()
+        tell = progress or (lambda stage, done, total: None)
+        return quantize_network(network, quantizer, label, cancelled, in_place, calibration, tell)
 
     if files is None:
         parts = load_checkpoint(

@@ -10,6 +10,7 @@ from pipelines.core.registry import Method, Table
 from pipelines.core.types import Choice
 from pipelines.quantizers.base import Quantizer, StorableQuantizer
 from pipelines.quantizers.bitsandbytes import BitsAndBytes, fits_bitsandbytes
+from pipelines.quantizers.calibrated import Calibrated, CalibratedQuantizer, CalibratedSettings
 from pipelines.quantizers.dynamic import Dynamic, fits_dynamic
 from pipelines.quantizers.fp8 import Fp8
 from pipelines.quantizers.gguf import Gguf, fits_gguf
@@ -22,7 +23,16 @@ from pipelines.quantizers.quanto import Quanto, fits_quanto
 from pipelines.quantizers.sdnq import Sdnq, fits_sdnq
 from pipelines.quantizers.torchao import TorchAo, fits_torchao, fits_torchao_fp8, fits_torchao_int4
 
-__all__ = ["QUANTIZERS", "Machine", "Quantizer", "StorableQuantizer", "build_quantizer", "require_runs", "this_machine"]
+__all__ = [
+    "QUANTIZERS",
+    "CalibratedQuantizer",
+    "Machine",
+    "Quantizer",
+    "StorableQuantizer",
+    "build_quantizer",
+    "require_runs",
+    "this_machine",
+]
 
 _AO, _QUANTO, _SDNQ = "github.com/pytorch/ao", "github.com/huggingface/optimum-quanto", "github.com/Disty0/sdnq"
 _BNB = "github.com/bitsandbytes-foundation/bitsandbytes"
@@ -64,6 +74,15 @@ QUANTIZERS = Table(
             Nf4Settings,
             paper="Dettmers et al., QLoRA, arXiv:2305.14314",
             help="Four bits on sixteen levels made for normally distributed weights, a scale a block.",
+        ),
+        Method(
+            "calibrated",
+            "Calibrated",
+            Calibrated,
+            CalibratedSettings,
+            paper="Frantar et al., GPTQ, arXiv:2210.17323; Dong et al., HAWQ-V2, arXiv:1911.03852",
+            help="Two to eight bits, more where the error shows, rounded by what the layers see in runs of the "
+            "model: the best picture for its bytes; takes minutes.",
         ),
         Method(
             "dynamic",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -11,6 +11,8 @@ from pipelines.core.denoiser import Cancelled
 from pipelines.core.devices import is_out_of_memory
 from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
 from pipelines.core.interruption import drop_copied_hooks
+from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
+from pipelines.quantizers.calibration import Calibration, require_calibration
 from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, Quantizer, StorableQuantizer, WeightedLayer
 from pipelines.quantizers.layer_plan import SKIPPED, LayerPlan, Skipped, get_layer, plan_layers
 from pipelines.quantizers.report import LayerReport, Report, build_report, sqnr
@@ -40,6 +42,8 @@ def quantize_network(
     label: str = "The quantizer",
     cancelled: Callable[[], bool] = lambda: False,
     in_place: bool = False,
+    calibration: Calibration | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> torch.nn.Module:
     """Make a quantized copy; the given network is only read.
 
@@ -51,9 +55,11 @@ def quantize_network(
         label: its name, for messages.
         cancelled: polled before every layer.
         in_place: change the network itself, which nobody else may hold, so that both are never whole in memory.
+        calibration: recorded calls of the network, for methods that are calibrated.
+        progress: told what a calibrated method does.
 
     Raises:
-        MethodFitError: no layer would be changed.
+        MethodFitError: no layer would be changed, or a method that is calibrated has no calibration.
         ModelError: a library could not change a layer.
         Cancelled: the person stopped it.
     """
@@ -63,6 +69,10 @@ def quantize_network(
             ", ".join(sorted({one.reason for one in plan.skipped})) or "it has no linear and no convolution layers"
         )
         raise MethodFitError(f"{label} touches no layer of this model ({reasons}). Choose another method or model.")
+    built: Mapping[str, torch.nn.Module] = {}
+    if isinstance(quantizer, CalibratedQuantizer):
+        calls = require_calibration(calibration, label)
+        built = quantizer.quantize_layers(network, plan.quantized_layers, calls, cancelled, progress)
     # The copy shares these layers only until each is replaced; everything else in it is its own.
     layers = [network.get_submodule(name) for name in plan.quantized_layers]
     copied = network if in_place else copy.deepcopy(network, {id(layer): layer for layer in layers})
@@ -73,9 +83,8 @@ def quantize_network(
         if cancelled():
             raise Cancelled
         parent, _, attribute = name.rpartition(".")
-        setattr(
-            copied.get_submodule(parent), attribute, _quantize_layer(quantizer, get_layer(copied, name), name, label)
-        )
+        layer = built[name] if built else _quantize_layer(quantizer, get_layer(copied, name), name, label)
+        setattr(copied.get_submodule(parent), attribute, layer)
     return copied.eval().requires_grad_(False)
 
 

@@ -25,6 +25,9 @@ class Fp8Codec:
 
     has_row_scales = True
 
+    def count_row_bytes(self, columns: int) -> int:
+        return columns + 4
+
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(_TINY)
         return {"codes": (rows / scales).clamp(-_LARGEST, _LARGEST).to(_FORMAT), "scales": scales}

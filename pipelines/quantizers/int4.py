@@ -9,8 +9,9 @@ import torch
 
 from pipelines.core.registry import setting
 from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above, unpack_nibbles
+from pipelines.quantizers.ranges import fit_group_size, search_ranges, split_groups
 
-__all__ = ["Int4", "Int4Codec", "Int4Settings", "grouped"]
+__all__ = ["Int4", "Int4Codec", "Int4Settings"]
 
 _LEVELS = 15
 
@@ -20,14 +21,7 @@ class Int4Settings:
     group_size: int = setting(
         64, "Weights that share a scale: fewer are more exact and take more bytes.", choices=(16, 32, 64, 128)
     )
-
-
-def grouped(rows: torch.Tensor, size: int) -> torch.Tensor:
-    """Return (R, C) as (R, G, size), the last group of a row filled up with its last weight."""
-    missing = -rows.shape[1] % size
-    if missing:
-        rows = torch.cat([rows, rows[:, -1:].expand(-1, missing)], dim=1)
-    return rows.unflatten(1, (-1, size))
+    search: bool = setting(True, "Search each group's range for the least error; without, it is the extremes'.")
 
 
 class Int4Codec:
@@ -36,32 +30,49 @@ class Int4Codec:
 
     Both are kept in float16, rounded outwards, so that the bound holds for what is stored. The range always holds zero.
 
+    With `search`, ranges are those of `search_ranges`, and the bound no longer holds for each weight: the squared error
+    of every group is at most that of the whole range.
+
     Source: asymmetric round to nearest by group, as in Frantar et al., GPTQ, arXiv:2210.17323, section 4.
-    Differs: no error feedback between the columns, hence no calibration data.
+    Differs: no error feedback between the columns, hence no calibration data; groups divide the layer's width.
     """
 
     has_row_scales = False
 
-    def __init__(self, group_size: int = 64):
-        self.group_size = group_size
+    def __init__(self, group_size: int = 64, search: bool = False):
+        self.group_size, self.search = group_size, search
+
+    def count_row_bytes(self, columns: int) -> int:
+        count = -(-columns // self.group_size)
+        return -(-count * fit_group_size(columns, self.group_size) // 2) + 4 * count
 
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        groups = grouped(rows, self.group_size)
+        groups = split_groups(rows, fit_group_size(rows.shape[1], self.group_size))
+        if self.search:
+            ranges = search_ranges(groups, _LEVELS + 1)
+            codes = pack_nibbles(ranges.encode(groups, _LEVELS + 1).flatten(1))
+            return {
+                "codes": codes,
+                "scales": ranges.scales.squeeze(2).half(),
+                "lowest": ranges.lowest.squeeze(2).half(),
+            }
         lowest = scale_above(groups.amin(2, keepdim=True).clamp_max(0))
         highest = groups.amax(2, keepdim=True).clamp_min(0)
         scales = scale_above((highest - lowest.float()) / _LEVELS)
         step = scales.float().clamp_min(torch.finfo(torch.float32).tiny)
         codes = ((groups - lowest.float()) / step).round().clamp(0, _LEVELS)
-        return {"codes": pack_nibbles(codes).flatten(1), "scales": scales.squeeze(2), "lowest": lowest.squeeze(2)}
+        return {"codes": pack_nibbles(codes.flatten(1)), "scales": scales.squeeze(2), "lowest": lowest.squeeze(2)}
 
     def unpack(
         self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        codes = unpack_nibbles(parts["codes"]).unflatten(1, (-1, self.group_size))
+        count = parts["scales"].shape[1]
+        codes = unpack_nibbles(parts["codes"])
+        codes = codes[:, : codes.shape[1] // count * count].unflatten(1, (count, -1))
         groups = torch.addcmul(parts["lowest"].float()[..., None], codes.float(), parts["scales"].float()[..., None])
         return groups.flatten(1)[:, :columns].to(dtype)
 
 
 def Int4(settings: Int4Settings = Int4Settings()) -> WeightOnly:
     """Build the method."""
-    return WeightOnly(Int4Codec(settings.group_size))
+    return WeightOnly(Int4Codec(settings.group_size, settings.search))

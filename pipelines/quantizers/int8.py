@@ -24,6 +24,9 @@ class Int8Codec:
 
     has_row_scales = True
 
+    def count_row_bytes(self, columns: int) -> int:
+        return columns + 4
+
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(_TINY)
         codes = (rows / scales).round_().clamp_(-_LARGEST, _LARGEST)

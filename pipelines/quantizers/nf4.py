@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.int4 import grouped
 from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above
+from pipelines.quantizers.ranges import fit_group_size, split_groups
 
 __all__ = ["LEVELS", "Nf4", "Nf4Codec", "Nf4Settings"]
 
@@ -64,13 +64,17 @@ class Nf4Codec:
                 self._pairs[device, dtype] = pairs.to(device, dtype)
         return self._pairs[device, dtype]
 
+    def count_row_bytes(self, columns: int) -> int:
+        count = -(-columns // self.block_size)
+        return -(-count * fit_group_size(columns, self.block_size) // 2) + 2 * count
+
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        blocks = grouped(rows, self.block_size)
+        blocks = split_groups(rows, fit_group_size(rows.shape[1], self.block_size))
         scales = scale_above(blocks.abs().amax(2, keepdim=True))
         levels = torch.tensor(LEVELS, device=rows.device)
         between = (levels[1:] + levels[:-1]) / 2
         codes = torch.bucketize(blocks / scales.float().clamp_min(torch.finfo(torch.float32).tiny), between)
-        return {"codes": pack_nibbles(codes).flatten(1), "scales": scales.squeeze(2)}
+        return {"codes": pack_nibbles(codes.flatten(1)), "scales": scales.squeeze(2)}
 
     def unpack(
         self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
@@ -79,7 +83,9 @@ class Nf4Codec:
         # Two weights at a time: a byte is looked up whole, and two numbers are copied as one of twice the bytes.
         pairs = self._pairs_on(codes.device, dtype)
         whole = pairs.view(torch.int64 if dtype.itemsize == 4 else torch.int32).flatten()
-        blocks = torch.index_select(whole, 0, codes.flatten().int()).view(dtype).view(len(codes), -1, self.block_size)
+        count = parts["scales"].shape[1]
+        weights = torch.index_select(whole, 0, codes.flatten().int()).view(dtype).view(len(codes), -1)
+        blocks = weights[:, : weights.shape[1] // count * count].unflatten(1, (count, -1))
         return blocks.mul_(parts["scales"].to(dtype)[..., None]).flatten(1)[:, :columns]
 
 

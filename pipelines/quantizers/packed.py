@@ -9,9 +9,18 @@ from typing import Protocol, cast
 import torch
 from torch.nn import functional
 
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
 
-__all__ = ["Codec", "PackedConv2d", "PackedLinear", "WeightOnly", "pack_nibbles", "scale_above", "unpack_nibbles"]
+__all__ = [
+    "BIAS",
+    "Codec",
+    "PackedConv2d",
+    "PackedLinear",
+    "WeightOnly",
+    "pack_nibbles",
+    "scale_above",
+    "unpack_nibbles",
+]
 
 BIAS = "bias"
 
@@ -27,6 +36,9 @@ class Codec(Protocol):
     def has_row_scales(self) -> bool:
         """Whether a weight is a code, exact in bfloat16, times the scale of its row."""
 
+    def count_row_bytes(self, columns: int) -> int:
+        """Count the bytes that a row of so many weights takes."""
+
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute codes and scales of weights (R, C), float32; R is the layer's outputs."""
 
@@ -37,7 +49,8 @@ class Codec(Protocol):
 
 
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
-    """Pack (..., 2n) codes of 0 to 15 as (..., n) bytes, the first of each pair in the low half."""
+    """Pack (..., c) codes of 0 to 15 as (..., ceil(c / 2)) bytes, the first of each pair in the low half."""
+    codes = functional.pad(codes, (0, codes.shape[-1] % 2))
     pairs = codes.to(torch.uint8).unflatten(-1, (-1, 2))
     return pairs[..., 0] | (pairs[..., 1] << 4)
 
@@ -179,7 +192,7 @@ class WeightOnly(StorableQuantizer):
         packed = [self.codec.pack(some.float()) for some in rows.split(_count_rows_at_once(rows.device, *rows.shape))]
         parts = {name: torch.cat([one[name] for one in packed]) for name in packed[0]} if len(packed) > 1 else packed[0]
         bias = None if layer.bias is None else layer.bias.detach().clone()
-        return self._build_layer(layer, parts, bias)
+        return self.build_layer(layer, parts, bias)
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
         return layer.weight
@@ -194,11 +207,19 @@ class WeightOnly(StorableQuantizer):
 
     def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         parts = {name: tensor for name, tensor in tensors.items() if name != BIAS}
-        return self._build_layer(layer, parts, tensors.get(BIAS))
+        return self.build_layer(layer, parts, tensors.get(BIAS))
 
-    def _build_layer(
+    def refuses(self, layer: WeightedLayer) -> str | None:
+        columns = layer.weight[0].numel()
+        after, before = self.codec.count_row_bytes(columns), columns * layer.weight.element_size()
+        if after < before:
+            return None
+        return f"its rows of {columns} weights would not become smaller"
+
+    def build_layer(
         self, layer: WeightedLayer, parts: Mapping[str, torch.Tensor], bias: torch.Tensor | None
     ) -> torch.nn.Module:
+        """Build the layer of packed weights in a linear layer's or a convolution's place."""
         if isinstance(layer, torch.nn.Conv2d):
             return PackedConv2d(self.codec, parts, layer, bias)
         return PackedLinear(self.codec, parts, layer.weight.shape, bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipelines.models.extras import Extras
 from pipelines.models.loader import Loader
 from pipelines.models.steering import SteeringEntry, explain_misfit
 from pipelines.models.vaes import VaeEntry, explain_vae_misfit, read_vae_facts
+from pipelines.requests.calibration import record_calibration
 from pipelines.requests.wildcard_files import read_lists
 from pipelines.requests.wildcards import expand_wildcards
 from pipelines.schedules.learned import LearnedSchedules
@@ -130,8 +132,22 @@ class StudioModels:
             ModelError: it cannot be quantized.
             Cancelled: the job was stopped.
         """
+
+        def report_progress(stage: str, done: int, total: int) -> None:
+            if stage != "Loading":
+                job.set_status(JobStatus.LOADING, f"{stage}, layer {done + 1} of {total}" if total > 1 else stage)
+
+        calibrate = functools.partial(record_calibration, full, job.cancelled, report_progress)
+        lease = self.get_loader(job.device).model(
+            key,
+            job.cancelled,
+            report_progress,
+            quantization=choice,
+            source=full.network,
+            calibrate=calibrate,
+        )
         with (
-            self.get_loader(job.device).model(key, job.cancelled, quantization=choice, source=full.network) as family,
+            lease as family,
             interruptible([family.network], job.cancelled),
         ):
             yield family

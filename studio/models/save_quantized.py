@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +10,7 @@ from pipelines.core.errors import MethodFitError
 from pipelines.families.base import Family
 from pipelines.models.quantization_folder import keep_network, quantized_key
 from pipelines.quantizers import build_quantizer, this_machine
+from pipelines.requests.calibration import record_calibration
 
 if TYPE_CHECKING:
     from pipelines.core.types import Choice
@@ -58,7 +60,9 @@ def keep(studio: ModelStock, model: str, choice: Choice, cancelled: Callable[[],
             raise MethodFitError(
                 "This model runs through its own pipeline only and cannot be quantized here. Choose another."
             )
-        with studio.loader.model(model, cancelled, quantization=choice, source=full.network) as family:
+        calibrate = functools.partial(record_calibration, full, cancelled)
+        lease = studio.loader.model(model, cancelled, quantization=choice, source=full.network, calibrate=calibrate)
+        with lease as family:
             key = keep_network(
                 studio.catalog.folder, studio.catalog[model], choice, full.network, family.network, quantizer
             )

@@ -130,11 +130,15 @@ class ForkedContext:
     def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:
         """Make a quantized copy of a model, in this process alone."""
         from pipelines.families import family_of
-        from pipelines.quantizers import QUANTIZERS, build_quantizer, this_machine
+        from pipelines.quantizers import QUANTIZERS, CalibratedQuantizer, build_quantizer, this_machine
         from pipelines.quantizers.base import quantize_network
+        from pipelines.requests.calibration import record_calibration
 
         quantizer = build_quantizer(choice, this_machine(self.device))
-        network = quantize_network(full.network, quantizer, QUANTIZERS[choice.key].label, job.cancelled)
+        calibrated = isinstance(quantizer, CalibratedQuantizer)
+        calibration = record_calibration(full, job.cancelled) if calibrated else None
+        label = QUANTIZERS[choice.key].label
+        network = quantize_network(full.network, quantizer, label, job.cancelled, calibration=calibration)
         yield family_of({**full.components, full.network_name: network})
 
     def disk_bytes(self, key: str, family: Family) -> int | None:
