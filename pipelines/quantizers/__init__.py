@@ -19,6 +19,7 @@ from pipelines.quantizers.int8 import Int8
 from pipelines.quantizers.layerwise import Layerwise
 from pipelines.quantizers.machine import Machine, this_machine
 from pipelines.quantizers.nf4 import Nf4, Nf4Settings
+from pipelines.quantizers.onednn import OneDnn, fits_onednn
 from pipelines.quantizers.quanto import Quanto, fits_quanto
 from pipelines.quantizers.sdnq import Sdnq, fits_sdnq
 from pipelines.quantizers.torchao import TorchAo, fits_torchao, fits_torchao_fp8, fits_torchao_int4
@@ -90,7 +91,16 @@ QUANTIZERS = Table(
             Dynamic,
             fit=fits_dynamic,
             paper="PyTorch, torch.ao.quantization",
-            help="Weights and inputs of linear layers in eight bits: the one that makes transformers faster on a CPU.",
+            help="Weights and inputs of linear layers in eight bits: makes transformers faster on a CPU.",
+        ),
+        Method(
+            "onednn_w8a8",
+            "W8A8",
+            OneDnn,
+            fit=fits_onednn,
+            paper="oneDNN, through torch.ops.onednn; Jacob et al., arXiv:1712.05877",
+            help="Weights and inputs of linear layers and convolutions in eight bits, multiplied as such: the "
+            "fastest on a CPU with VNNI. In memory twice, as codes and as oneDNN arranges them.",
         ),
         Method(
             "layerwise",

@@ -23,7 +23,7 @@ from pipelines.quantizers.ranges import AffineGroups, fit_group_size, search_ran
 __all__ = ["Calibrated", "CalibratedQuantizer", "CalibratedSettings", "Progress"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on ("Measuring inputs", "Rounding"), what is done and what there is."""
+"""Called with what is going on ("Rounding layer"), what is done and what there is."""
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 PROBED_BITS = 4
@@ -149,12 +149,12 @@ class Calibrated(CalibratedQuantizer):
     ) -> Iterator[tuple[str, tuple[AffineGroups, torch.Tensor]]]:
         done = 0
         for names in _split_by_memory(layers):
-            progress("Measuring inputs", done, len(layers))
+            progress("Measuring inputs from layer", done, len(layers))
             moments = collect_moments(network, names, calibration, cancelled) if self.settings.feedback else {}
             for name in names:
                 if cancelled():
                     raise Cancelled
-                progress("Rounding", done, len(layers))
+                progress("Rounding layer", done, len(layers))
                 yield name, self._round(layers[name], moments.get(name), bits[name])
                 done += 1
 

@@ -66,7 +66,7 @@ def record_calibration(
     sampler = Choice("flow_euler" if family.traits.flow else "dpmpp_2m")
     with recorded_calls(family.network) as calls:
         for index, prompt in enumerate(prompts):
-            progress("Calibrating", index, len(prompts))
+            progress("Calibrating: run", index, len(prompts))
             request = Request(prompt=prompt, num_inference_steps=steps, seed=FIRST_SEED + index, sampler=sampler)
             for _ in denoise(build_run(resolve(request, family), family, cancelled)):
                 pass

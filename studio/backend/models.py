@@ -135,7 +135,7 @@ class StudioModels:
 
         def report_progress(stage: str, done: int, total: int) -> None:
             if stage != "Loading":
-                job.set_status(JobStatus.LOADING, f"{stage}, layer {done + 1} of {total}" if total > 1 else stage)
+                job.set_status(JobStatus.LOADING, f"{stage} {done + 1} of {total}" if total > 1 else stage)
 
         calibrate = functools.partial(record_calibration, full, job.cancelled, report_progress)
         lease = self.get_loader(job.device).model(

@@ -26,7 +26,7 @@ from tests.pipelines.network_state import assert_unchanged, state_of
 CPU = Machine("cpu")
 
 
-OWN = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "layerwise")
+OWN = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "layerwise")
 CALIBRATED = ("calibrated",)
 LINEAR_ONLY = ("dynamic", "torchao_int8", "gguf_q8_0", "gguf_q4_0", "bnb_int8", "bnb_nf4")
 pytestmark = [
