@@ -41,6 +41,8 @@ _MEMORY = 4 * 2**30
 _KINDS = ("left of", "above")
 _FURTHER: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "slg": ({"first_block": 2, "last_block": 3},),
+    "autoguidance": ({}, {"bits": 4}),
+    "linear": ({}, {"share": 1.0}),
     "nag": ({"guidance_scale": 4.0},),
     "nasa": ({"guidance_scale": 4.0},),
 }

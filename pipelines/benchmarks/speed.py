@@ -47,6 +47,7 @@ _UNET = (
     ("encoder_propagation", {}),
     ("encoder_propagation", {"spacing": "uniform", "interval": 2}),
     ("feature_inheritance", {}),
+    ("token_merging", {}),
     ("pab", {}),
 )
 _TRANSFORMER = (
@@ -54,6 +55,7 @@ _TRANSFORMER = (
     ("taylorseer", {"interval": 4, "order": 1}),
     *(("first_block", {"threshold": threshold}) for threshold in (0.1, 0.2)),
     *(("teacache", {"threshold": threshold}) for threshold in (0.1, 0.3)),
+    *(("magcache", {"threshold": threshold}) for threshold in (0.06, 0.12)),
     ("temporal_delta", {}),
     ("pab", {}),
 )
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=len(PROMPTS), help="of each cache, for its PSNR")
     parser.add_argument("--captions", type=int, default=100, help="that the classifier judges, for what is combined")
     parser.add_argument("--full-size", action="store_true", help="a UNet of Stable Diffusion 1.5's size, too: minutes")
+    parser.add_argument("--full-steps", type=int, default=6, help="of the full-size runs")
+    parser.add_argument("--full-side", type=int, default=SHAPES["sd15"].side, help="pixels of their side")
+    parser.add_argument("--only", nargs="*", help="of the caches or of what is combined, what has one of these words")
     parser.add_argument("--parts", nargs="*", default=_PARTS, choices=_PARTS, help="what is measured; all by default")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -78,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with loader.model(entry.key) as family:
             for steps in options.steps:
                 request = Request.parse({**entry.defaults, "model": entry.key, "num_inference_steps": steps, "seed": 7})
-                _print(_compare_caches(family, request, candidates, options.rounds, PROMPTS[: options.pictures]))
+                chosen = [one for one in candidates if _is_wanted(str(one), options.only)]
+                _print(_compare_caches(family, request, chosen, options.rounds, PROMPTS[: options.pictures]))
     if "few steps" in options.parts:
         with loader.model("emoji-128") as family:
             _print(
@@ -86,10 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     if "combined" in options.parts:
         with loader.model("emoji") as family:
-            _print(_combine(family, Request.parse(entries[0].defaults), options.rounds, options.captions))
+            request = Request.parse(entries[0].defaults)
+            _print(_combine(family, request, options.rounds, options.captions, options.only))
     if options.full_size:
-        _print(_time_full_size())
+        _print(_time_full_size(options.full_steps, options.full_side))
     return 0
+
+
+def _is_wanted(name: str, words: Sequence[str] | None) -> bool:
+    return not words or any(word in name for word in words)
 
 
 def _print(lines: Iterator[str]) -> None:
@@ -156,7 +167,9 @@ def _time_few_steps(family: Family, request: Request, rounds: int) -> Iterator[s
         yield f"| {name} | {timed.seconds / plain.seconds:.3f} | {timed.evaluations:.1f} |"
 
 
-def _combine(family: Family, request: Request, rounds: int, captions: int) -> Iterator[str]:
+def _combine(
+    family: Family, request: Request, rounds: int, captions: int, only: Sequence[str] | None = None
+) -> Iterator[str]:
     """Adaptive guidance, a cache and a learned schedule, alone and together, judged by the classifier."""
     adaptive, cache = Choice("adaptive", {"guidance_scale": 4.0}), Choice("deepcache", {"interval": 2})
     learned = request.replace(num_inference_steps=10, schedule=Choice("learned", {"method": "bespoke"}))
@@ -178,6 +191,8 @@ def _combine(family: Family, request: Request, rounds: int, captions: int) -> It
     yield "| run | time ÷ 25 plain steps | evaluations | adherence |"
     yield "| --- | ---: | ---: | ---: |"
     for name, other in rows.items():
+        if other is not request and not _is_wanted(name, only):
+            continue
         timed = [_count(family, one.replace(prompt=PROMPTS[0])) for one in (request, other)]
         plain, own = time_in_turns(timed, rounds)
         adherence = _judge(family, other, captions)
@@ -196,18 +211,18 @@ def _judge(family: Family, request: Request, captions: int) -> float:
     return sum(scores) / len(scores)
 
 
-def _time_full_size() -> Iterator[str]:
-    """A UNet of Stable Diffusion 1.5's size with random weights: time only, six steps without guidance."""
+def _time_full_size(steps: int, side: int) -> Iterator[str]:
+    """A UNet of Stable Diffusion 1.5's size with random weights: time only, few steps without guidance."""
     shape = SHAPES["sd15"]
     family = make_family(shape, "cpu", torch.float32, False)
 
     def run(cache: Choice) -> float:
-        made: Run = make_run(shape, family, shape.side, 6, False)
+        made: Run = make_run(shape, family, side, steps, False)
         made.denoiser.cache = CACHES.build(cache)
         *_, step = denoise(made)
         return step.evaluations
 
-    yield "UNet of Stable Diffusion 1.5's size, random weights, 6 steps without guidance, time only:"
+    yield f"UNet of Stable Diffusion 1.5's size, random weights, {side} px, {steps} steps without guidance, time only:"
     yield ""
     yield "| cache | settings | time ÷ uncached | evaluations ÷ uncached |"
     yield "| --- | --- | ---: | ---: |"

@@ -121,7 +121,7 @@ GUIDANCE: Table[Guidance] = Table(
             LinearSettings,
             needs_two_branches,
             paper="Castillo et al., arXiv:2312.12487",
-            help="Sums earlier predictions in the place of the negative prompt's: 25 evaluations for 20 steps.",
+            help="Sums earlier predictions in the place of the negative prompt's; loses much on the shipped model.",
         ),
         Method(
             "pag",

@@ -102,7 +102,8 @@ class Linear(FittedGuidance):
 
     Source: Castillo et al., Adaptive guidance: Training-free acceleration of conditional diffusion models,
         arXiv:2312.12487, section 5 (LinearAG) and its policy of alternation.
-    Differs: a small ridge, since consecutive predictions are almost collinear.
+    Differs: a small ridge, since consecutive predictions are almost collinear. On the shipped model it loses much: see
+        docs/benchmarks.md.
     """
 
     def __init__(self, settings: LinearSettings = LinearSettings()):

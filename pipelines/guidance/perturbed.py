@@ -92,7 +92,7 @@ class AutoguidanceSettings:
         high=20,
         step=0.1,
     )
-    bits: int = setting(4, "Bits of the worse network's weights.", low=2, high=8, step=1)
+    bits: int = setting(6, "Bits of the worse network's weights.", low=2, high=8, step=1)
 
 
 class _PerturbedGuidance(TwoBranchGuidance):

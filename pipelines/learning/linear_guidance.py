@@ -47,7 +47,7 @@ def record(family: Family, requests: Sequence[Request]) -> tuple[list[torch.Tens
         kept: list[Prediction] = []
         said.append(kept)
         guidance = run.denoiser.guidance
-        guidance.combine = _keep(guidance.combine, kept)  # type: ignore[method-assign]
+        guidance.__dict__["combine"] = _keep(guidance.combine, kept)
     for _ in denoise_together(runs):
         pass
     outputs = []
