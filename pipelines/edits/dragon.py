@@ -37,13 +37,13 @@ _PATCH = 0.06
 class DragonSettings:
     """The settings of DragonDiffusion."""
 
-    right: float = setting(0.0, RIGHT.split(" Or ")[0], low=-1, high=1, step=0.01)
+    right: float = setting(0.0, RIGHT, low=-1, high=1, step=0.01)
     down: float = setting(0.0, DOWN, low=-1, high=1, step=0.01)
     scale: float = setting(1.0, SCALE, low=0.1, high=5, step=0.05)
     points: str = setting(
         "",
-        "Instead of moving: from where to where points are dragged, in shares of the picture, e.g. 0.3,0.5 > 0.5,0.5; "
-        "or click the source picture, from and to. The mask says what may change.",
+        "Instead of moving: from where to where points are dragged, in shares of the picture, e.g. 0.3,0.5 > 0.5,0.5. "
+        "Several are set apart by semicolons. The mask says what may change.",
         label="Points to drag",
     )
     energy: float = setting(2000.0, "How strongly the features lead.", low=0, high=10000, step=10)

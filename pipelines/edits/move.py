@@ -14,7 +14,7 @@ from pipelines.edits.placing import Placing
 
 __all__ = ["DOWN", "RIGHT", "SCALE", "Move", "MoveSettings"]
 
-RIGHT = "How far it goes to the right, as a share of the width; less than 0 to the left. Or click the source picture."
+RIGHT = "How far it goes to the right, as a share of the width; less than 0 to the left."
 DOWN = "How far it goes down, as a share of the picture's height; less than 0 up."
 SCALE = "Factor on its size."
 

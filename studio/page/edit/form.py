@@ -205,12 +205,6 @@ class EditForm:
         return {self.crop: shown}
 
     @property
-    def pointed(self) -> set[Any]:
-        """What a click on the source picture sets."""
-        settings = self.edit.settings
-        return {settings["move"]["right"], settings["move"]["down"], settings["dragon"]["points"]}
-
-    @property
     def crop_inputs(self) -> set[Any]:
         """What the part that is drawn depends on."""
         sides = {self.base.fields[name] for name in ("width", "height")}

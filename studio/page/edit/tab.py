@@ -12,8 +12,7 @@ from studio.jobs.job import Job
 from studio.media.pictures import open_picture
 from studio.page.edit.examples import EXAMPLES
 from studio.page.edit.form import EditForm
-from studio.page.edit.mask_editor import build_board, mask_on
-from studio.page.edit.pointing import add_point, find_shift
+from studio.page.edit.mask_editor import build_board
 from studio.page.edit.several import SeveralPictures
 from studio.page.edit.source_prompt import suggest_source_prompt
 from studio.page.edit.viewer import EditRenderer, build_edit_viewer
@@ -94,12 +93,6 @@ class EditTab(RunningTab):
             outputs={edit_form.mask, edit_form.source_prompt, self.notice},
             **PLUMBING,
         )
-        edit_form.picture.select(
-            self._point,
-            inputs={edit_form.picture, edit_form.mask, edit_form.edit.method, *edit_form.pointed},
-            outputs=[*edit_form.pointed, self.notice],
-            **PLUMBING,
-        )
         self._wire_methods()
         self.several.wire(edit_form, self.notice, self.root)
         crop = {"fn": edit_form.show_crop, "inputs": edit_form.crop_inputs, "outputs": {edit_form.crop}}
@@ -162,21 +155,6 @@ class EditTab(RunningTab):
         prompt = suggest_source_prompt(picture, data[self.form.fields["model"]]) if picture else ""
         suggested: Data = {form.source_prompt: prompt} if prompt else {}
         return {mask: build_board(picture), self.notice: "", **suggested}
-
-    def _point(self, data: Data, event: gr.SelectData) -> Data:
-        """A click on the source says where the masked object goes, or what is dragged where."""
-        form, method = self.edit_form, data[self.edit_form.edit.method]
-        if method not in ("move", "dragon") or not data[form.picture]:
-            return {self.notice: gr.skip()}
-        size, point = open_picture(data[form.picture]).size, (int(event.index[0]), int(event.index[1]))
-        settings = form.edit.settings[method]
-        if method == "dragon":
-            return {settings["points"]: add_point(data[settings["points"]], point, size), self.notice: ""}
-        mask = mask_on(data[form.mask], size)
-        if mask is None:
-            return {self.notice: markup.notice("Draw over the object first, then click where it should go.", "news")}
-        right, down = find_shift(mask, point)
-        return {settings["right"]: right, settings["down"]: down, self.notice: ""}
 
     def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.edit_form.read(data)
