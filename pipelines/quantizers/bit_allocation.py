@@ -67,7 +67,7 @@ def allocate_bits(noise: Sequence[Sequence[float]], costs: Sequence[Sequence[int
 
     Every layer begins with its cheapest option; the step that saves most noise a byte comes first, and steps go on as
     long as one fits. The steps are those of the lower convex hull, so that what is chosen is the optimum for the budget
-    that it uses; `pipelines.quantizers.integer_programme` finds the optimum for any budget.
+    that it uses; for another budget an integer program could find a better one.
 
     Args:
         noise: of each layer and option, the cheapest option first.
