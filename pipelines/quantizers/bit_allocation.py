@@ -46,7 +46,7 @@ def measure_output_noise(
     noise = dict.fromkeys(differences, 0.0)
     with torch.inference_mode(False), torch.enable_grad():
         weights = {
-            f"{name}.weight": network.get_submodule(name).weight.detach().requires_grad_() for name in differences
+            f"{name}.weight": network.get_parameter(f"{name}.weight").detach().requires_grad_() for name in differences
         }
         for call in calibration.calls:
             if cancelled():

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 
@@ -93,7 +94,7 @@ class Calibrated(CalibratedQuantizer):
         cancelled: Callable[[], bool],
         progress: Progress,
     ) -> Mapping[str, torch.nn.Module]:
-        layers = {name: network.get_submodule(name) for name in names}
+        layers = {name: cast(WeightedLayer, network.get_submodule(name)) for name in names}
         bits = dict.fromkeys(names, self._choose_uniform_bits(layers))
         built: dict[str, torch.nn.Module] = {}
         if self.settings.mixed:
@@ -111,16 +112,16 @@ class Calibrated(CalibratedQuantizer):
             built[name] = self._build(layers[name], bits[name], ranges, codes)
         return built
 
-    def _codec(self, layer: torch.nn.Module, bits: int) -> GroupedCodec:
+    def _codec(self, layer: WeightedLayer, bits: int) -> GroupedCodec:
         return GroupedCodec(bits, fit_group_size(layer.weight[0].numel(), self.settings.group_size))
 
-    def _count(self, layer: torch.nn.Module, bits: int) -> int:
+    def _count(self, layer: WeightedLayer, bits: int) -> int:
         return self._codec(layer, bits).count_bytes(len(layer.weight), layer.weight[0].numel())
 
-    def _budget(self, layers: Mapping[str, torch.nn.Module]) -> int:
+    def _budget(self, layers: Mapping[str, WeightedLayer]) -> int:
         return int(self.settings.bits * sum(layer.weight.numel() for layer in layers.values()) / 8)
 
-    def _choose_uniform_bits(self, layers: Mapping[str, torch.nn.Module]) -> int:
+    def _choose_uniform_bits(self, layers: Mapping[str, WeightedLayer]) -> int:
         if self.settings.mixed:
             return PROBED_BITS
         fitting = [
@@ -131,7 +132,7 @@ class Calibrated(CalibratedQuantizer):
         return max(fitting, default=BITS[0])
 
     def _choose_bits(
-        self, layers: Mapping[str, torch.nn.Module], noise: Mapping[str, float], probed: Mapping[str, int]
+        self, layers: Mapping[str, WeightedLayer], noise: Mapping[str, float], probed: Mapping[str, int]
     ) -> dict[str, int]:
         predicted = [[noise[name] * ((2 ** probed[name] - 1) / (2**bits - 1)) ** 2 for bits in BITS] for name in layers]
         costs = [[self._count(layer, bits) for bits in BITS] for layer in layers.values()]
@@ -141,7 +142,7 @@ class Calibrated(CalibratedQuantizer):
     def _round_all(
         self,
         network: torch.nn.Module,
-        layers: Mapping[str, torch.nn.Module],
+        layers: Mapping[str, WeightedLayer],
         bits: Mapping[str, int],
         calibration: Calibration,
         cancelled: Callable[[], bool],
@@ -159,7 +160,7 @@ class Calibrated(CalibratedQuantizer):
                 done += 1
 
     def _round(
-        self, layer: torch.nn.Module, moments: torch.Tensor | None, bits: int
+        self, layer: WeightedLayer, moments: torch.Tensor | None, bits: int
     ) -> tuple[AffineGroups, torch.Tensor]:
         rows, size = layer.weight.detach().flatten(1).float(), self._codec(layer, bits).size
         # A convolution in groups has other inputs for each group of outputs: it is rounded to nearest.
@@ -169,7 +170,7 @@ class Calibrated(CalibratedQuantizer):
         ranges = search_ranges(groups, 2**bits)
         return ranges, ranges.encode(groups, 2**bits)
 
-    def _build(self, layer: torch.nn.Module, bits: int, ranges: AffineGroups, codes: torch.Tensor) -> torch.nn.Module:
+    def _build(self, layer: WeightedLayer, bits: int, ranges: AffineGroups, codes: torch.Tensor) -> torch.nn.Module:
         codec = self._codec(layer, bits)
         bias = None if layer.bias is None else layer.bias.detach().clone()
         return WeightOnly(codec).build_layer(layer, codec.pack_codes(ranges, codes), bias)
@@ -181,7 +182,7 @@ class Calibrated(CalibratedQuantizer):
         return layer.weight
 
     def weight_rows(self, layer: WeightedLayer) -> Iterator[torch.Tensor]:
-        return WeightOnly(layer.codec).weight_rows(layer)
+        return WeightOnly(cast(GroupedCodec, layer.codec)).weight_rows(layer)
 
     def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
         return layer.state_dict()
@@ -192,7 +193,7 @@ class Calibrated(CalibratedQuantizer):
         return WeightOnly(codec).build_layer(layer, parts, tensors.get(BIAS))
 
 
-def _split_by_memory(layers: Mapping[str, torch.nn.Module]) -> Iterator[list[str]]:
+def _split_by_memory(layers: Mapping[str, WeightedLayer]) -> Iterator[list[str]]:
     names: list[str] = []
     total = 0
     for name, layer in layers.items():
