@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
+from typing import Any
 
 import torch
 
@@ -15,6 +16,21 @@ __all__ = ["Quanto", "fits_quanto"]
 
 NAME = "quanto"
 fits_quanto = functools.partial(needs_package, "optimum.quanto", NAME)
+
+
+@functools.cache
+def _outside_inference_mode(layer_type: type[torch.nn.Module]) -> type[Any]:
+    """Make a layer that leaves PyTorch's inference mode while it computes: 0.2.7's four-bit weights fail in it."""
+
+    class Outside(layer_type):  # type: ignore[valid-type, misc]
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            if not torch.is_inference_mode_enabled():
+                return super().forward(input)
+            with torch.inference_mode(False), torch.no_grad():
+                return super().forward(input)
+
+    Outside.__name__ = Outside.__qualname__ = layer_type.__name__
+    return Outside
 
 
 class Quanto(Quantizer):
@@ -34,7 +50,7 @@ class Quanto(Quantizer):
             warnings.simplefilter("ignore")
             library = load_package("optimum.quanto", NAME)
             layer_type = library.QConv2d if isinstance(layer, torch.nn.Conv2d) else library.QLinear
-            quantized = layer_type.from_module(copy.deepcopy(layer), weights=getattr(library, self.form))
+            quantized = _outside_inference_mode(layer_type).from_module(copy.deepcopy(layer), weights=getattr(library, self.form))
             quantized.freeze()
         return quantized.requires_grad_(False)
 

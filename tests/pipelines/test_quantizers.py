@@ -137,6 +137,18 @@ def test_every_method_quantizes_a_copy_and_reports_it(key, wide, quantized):
     assert {one.name for one in report.skipped} >= {"conv_in", "conv_out", "time_embedding.linear_1"}
 
 
+@pytest.mark.parametrize("key", QUANTIZERS)
+def test_every_method_runs_as_the_loop_runs_it(key, quantized):
+    """The loop evaluates in inference mode, in which quanto's own layers of four bits fail."""
+    made = quantized(able(key))
+    expected = called(made)
+    generator = torch.Generator().manual_seed(3)
+    with torch.inference_mode():
+        latents, text = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 5, 64, generator=generator)
+        found = made(latents, torch.tensor([500, 20]), encoder_hidden_states=text, return_dict=False)[0]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_one_skip_list_for_all_methods(wide):
     plans = {key: plan_layers(wide, method.build()) for key, method in QUANTIZERS.items()}
     for plan in plans.values():
