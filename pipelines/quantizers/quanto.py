@@ -50,7 +50,9 @@ class Quanto(Quantizer):
             warnings.simplefilter("ignore")
             library = load_package("optimum.quanto", NAME)
             layer_type = library.QConv2d if isinstance(layer, torch.nn.Conv2d) else library.QLinear
-            quantized = _outside_inference_mode(layer_type).from_module(copy.deepcopy(layer), weights=getattr(library, self.form))
+            quantized = _outside_inference_mode(layer_type).from_module(
+                copy.deepcopy(layer), weights=getattr(library, self.form)
+            )
             quantized.freeze()
         return quantized.requires_grad_(False)
 
