@@ -21,7 +21,7 @@ from pipelines.edits.masactrl import MutualAttention, order_self_attention
 from pipelines.edits.move import DOWN, RIGHT, SCALE
 from pipelines.edits.placing import Placing
 from pipelines.edits.prompt_to_prompt import Counting
-from pipelines.inversions.base import SOURCE, TARGET
+from pipelines.inversions.base import SOURCE, TARGET, require_gradient
 
 __all__ = ["Correspondence", "Dragon", "DragonSettings", "FeatureGuided", "read_points", "recorded_features"]
 
@@ -205,7 +205,9 @@ class FeatureGuided:
                 compute_energy(features[TARGET - 2], features[SOURCE - 2].detach(), self.match)
                 for features in self.recorded.features.values()
             ]
-            (gradient,) = torch.autograd.grad(torch.stack(energies).sum(), rows)
+            energy = torch.stack(energies).sum()
+            require_gradient(energy, "DragonDiffusion")
+            (gradient,) = torch.autograd.grad(energy, rows)
         self.recorded.features.clear()
         return gradient[TARGET]
 
@@ -241,13 +243,20 @@ class Dragon(UnpatchedEdit):
 
     def _build_match(self, context: EditContext) -> Correspondence:
         mask, device = context.drawn_mask, context.image_latents.device
-        if context.moved is None:
+        if self.placing is None or context.moved is None:
             sources, targets = (_build_patches(points) for points in zip(*self.points, strict=True))
             return Correspondence(sources.to(device), targets.to(device), ~mask, torch.zeros_like(mask))
         before, after = context.moved
-        targets = _list_places(after)
-        middle_before, middle_after = _list_places(before).mean(dim=0), targets.mean(dim=0)
-        sources = (targets - middle_after) / self.settings.scale + middle_before
+        if not before.any() or not after.any():
+            raise SettingsError(
+                "The object, where it is or where it goes, is too small for DragonDiffusion on this model. Choose Move "
+                "or resize."
+            )
+        targets, places = _list_places(after), _list_places(before)
+        # Not by the middle of `after`: of an object that partly leaves the picture it is another.
+        middle = (places.amin(dim=0) + places.amax(dim=0)) / 2
+        shift = torch.tensor([self.placing.right, self.placing.down], device=device)
+        sources = (targets - shift - middle) / self.placing.scale + middle
         return Correspondence(sources, targets, ~mask, before & ~after)
 
 

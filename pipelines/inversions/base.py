@@ -10,10 +10,11 @@ from typing import Protocol
 
 import torch
 
+from pipelines.core.errors import MethodFitError
 from pipelines.core.sampler import Sampler
 from pipelines.core.types import Trajectory
 
-__all__ = ["SOURCE", "TARGET", "Inversion", "pivots"]
+__all__ = ["SOURCE", "TARGET", "Inversion", "pivots", "require_gradient"]
 
 SOURCE, TARGET = 0, 1
 """Rows of an edit's latents."""
@@ -58,3 +59,16 @@ class Inversion(Protocol):
 def pivots(trajectory: Trajectory) -> list[torch.Tensor]:
     """List latents by ascending level: of the picture itself, then after each step of the inversion."""
     return [trajectory.initial, *(step.latents for step in trajectory.steps)]
+
+
+def require_gradient(value: torch.Tensor, label: str) -> None:
+    """Refuse a network through which no gradient reaches what a method descends on.
+
+    Raises:
+        MethodFitError: it is one.
+    """
+    if not value.requires_grad:
+        raise MethodFitError(
+            f"{label} follows a gradient through the network, and none passes this one, as with W8A8. Choose another "
+            "method, or the model in full precision."
+        )

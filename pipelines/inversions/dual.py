@@ -10,6 +10,7 @@ from pipelines.core.prediction import Prediction, Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
+from pipelines.inversions.base import require_gradient
 from pipelines.inversions.ddim import DdimInversion, ReverseDdim
 
 __all__ = ["DualConditional", "DualConditionalSettings", "RefinedStep"]
@@ -68,6 +69,7 @@ class RefinedStep:
         optimizer = torch.optim.AdamW([latents], lr=self.rate)
         for _ in range(self.iterations):
             prediction = yield Query(latents, next_level, is_differentiable=True)
+            require_gradient(prediction.noise, "Dual-Conditional Inversion")
             with torch.enable_grad():
                 noise = draw_toward(prediction.noise, picture, self.pull)
                 loss = torch.nn.functional.mse_loss(latents, self._go_up(state.latents, noise, level, next_level))

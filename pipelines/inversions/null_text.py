@@ -12,7 +12,7 @@ from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping, interpolate
 from pipelines.core.schedule import Level
 from pipelines.core.types import Trajectory
-from pipelines.inversions.base import SOURCE, pivots
+from pipelines.inversions.base import SOURCE, pivots, require_gradient
 from pipelines.inversions.ddim import DdimInversion
 
 __all__ = ["NullText", "NullTextSettings", "OptimizedNull"]
@@ -96,6 +96,7 @@ class OptimizedNull:
                 best, least = embedding.detach().clone(), value
             if value < _ENOUGH + _MORE * context.index or iteration == self.iterations:
                 break
+            require_gradient(loss, "Null-text inversion")
             (embedding.grad,) = torch.autograd.grad(loss, embedding)
             optimizer.step()
         return best

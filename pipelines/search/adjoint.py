@@ -9,10 +9,11 @@ from itertools import pairwise
 import torch
 
 from pipelines.core.denoiser import Denoiser
-from pipelines.core.errors import SettingsError
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.sampler import interpolate
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request
+from pipelines.guidance import GUIDANCE
 from pipelines.samplers import SAMPLERS
 from pipelines.search.ascent import AscentSettings, ascend, require_ascent
 from pipelines.search.base import BACKWARD, Candidate, Judged, Problem
@@ -65,6 +66,22 @@ def adjoint_of_run(
     return adjoint
 
 
+def _require_forgetful(request: Request) -> None:
+    """Refuse a guidance whose step depends on earlier ones: the steps are walked again, last first, each alone.
+
+    Raises:
+        MethodFitError: it is one.
+    """
+    key, guidance = request.guidance.key, GUIDANCE.build(request.guidance)
+    remembers = key in ("adaptive", "residual", "linear") or (key == "apg" and getattr(guidance, "momentum", 0))
+    if remembers and guidance.guidance_scale > 1:
+        label = GUIDANCE[key].label
+        raise MethodFitError(
+            f"AdjointDPM takes each step's gradient alone, and {label} remembers earlier steps. Choose another guidance"
+            f"{', or a momentum of 0' if key == 'apg' else ''}."
+        )
+
+
 class Adjoint:
     """Gradient ascent from noise to noise, the gradient through the whole run by its adjoint.
 
@@ -78,6 +95,7 @@ class Adjoint:
 
     def check(self, request: Request) -> None:
         require_ascent(request, "AdjointDPM")
+        _require_forgetful(request)
         first_order = {method.key for method in SAMPLERS.group("first order")}
         if request.sampler.key not in first_order or request.sampler.settings.get("eta"):
             raise SettingsError(

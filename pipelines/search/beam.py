@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -74,10 +75,11 @@ class _Beams:
             return self.problem.judge(step.denoised)
         rest, denoiser = self.run.levels[index:], self.run.denoiser
         places = [round(i * (len(rest) - 1) / min(ahead, len(rest) - 1)) for i in range(min(ahead, len(rest) - 1) + 1)]
-        latents, at = step.latents, denoiser.step
+        latents, at, guidance = step.latents, denoiser.step, denoiser.guidance
+        denoiser.guidance = copy.copy(guidance)  # what is only looked at, the run does not remember
         for place, following in pairwise(places):
             latents = interpolate(denoiser.predict(latents, rest[place]), rest[following])
-        denoiser.step = at
+        denoiser.step, denoiser.guidance = at, guidance
         return self.problem.judge(latents)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -110,16 +111,18 @@ class Rollover:
             run.denoiser.step = index
             quota += share
             chosen: tuple[float, Prediction] | None = None
+            guidance = run.denoiser.guidance
             for reward, answer, judged in self._try_steps(problem, run, prediction, index, quota):
                 quota -= problem.branches
                 if chosen is None or reward > chosen[0]:
-                    chosen = reward, answer
+                    chosen, guidance = (reward, answer), run.denoiser.guidance
                 yield judged.name([f"run of seed {problem.request.seed + first}, step {index}"], finished=False)
                 if reward > best:
                     break
             if chosen is None:
                 raise SettingsError("The budget does not pay for one candidate a step.")
             best, prediction = chosen
+            run.denoiser.guidance = guidance
         clean = sde_step(prediction, problem.levels[-1], 0.0, torch.zeros_like(noise).to(run.latents.device))
         yield problem.judge(clean).name([f"run of seed {problem.request.seed + first}"])
 
@@ -128,9 +131,11 @@ class Rollover:
     ) -> Iterator[tuple[float, Prediction, Judged]]:
         """Candidates of a step within its quota; without noise they are all alike, and one is enough."""
         level, next_level = problem.levels[index - 1 : index + 1]
+        guidance = run.denoiser.guidance
         spread = fresh_share(level, next_level, self.settings.diffusion, self.settings.path)
         for _ in range(int((quota + 1e-6) / problem.branches) if spread else 1):
             candidate = sde_step(prediction, next_level, spread, run.noise(run.latents))
+            run.denoiser.guidance = copy.copy(guidance)  # a candidate remembers nothing of the others
             answer = run.denoiser.predict(candidate, next_level)
             judged = problem.judge(answer.denoised)
             yield float(judged.rewards[0]), answer, judged

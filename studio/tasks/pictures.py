@@ -69,4 +69,7 @@ def read_mask(value: object) -> Picture:
     if isinstance(value, np.ndarray) and value.dtype == bool and value.ndim == 2:
         return Picture(value)
     picture = _open_untrusted(value, "mask")
-    return Picture(np.asarray(picture.getchannel("A") if picture.mode == "RGBA" else picture.convert("L")) > 127)
+    alpha = np.asarray(picture.getchannel("A")) if picture.mode == "RGBA" else None
+    if alpha is None or alpha.min() == 255:  # programs save an alpha channel of which nothing is transparent
+        return Picture(np.asarray(picture.convert("L")) > 127)
+    return Picture(alpha > 127)

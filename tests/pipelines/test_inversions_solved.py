@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from pipelines.core.denoiser import Denoiser
+from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Trajectory
 from pipelines.guidance.cfg import Unguided
 from pipelines.inversions import INVERSIONS
+from pipelines.inversions.base import require_gradient
 from pipelines.inversions.dual import draw_toward
 from pipelines.inversions.null_text import OptimizedNull
 from tests.pipelines.gaussian import SCHEDULES_OF, GaussianNetwork, exact, grid
@@ -131,3 +133,9 @@ def test_the_noise_is_drawn_by_the_pull_in_the_pictures_direction():
     assert torch.linalg.vector_norm(drawn - noise).item() == pytest.approx(2, abs=1e-14)
     cosine = torch.nn.functional.cosine_similarity((drawn - noise).flatten(), (reference - noise).flatten(), dim=0)
     assert cosine.item() == pytest.approx(1, abs=1e-14) and torch.equal(draw_toward(noise, reference, 0.0), noise)
+
+
+def test_a_network_without_gradients_is_refused():
+    with pytest.raises(MethodFitError, match="follows a gradient"):
+        require_gradient(torch.zeros(1), "Null-text inversion")
+    require_gradient(torch.zeros(1, requires_grad=True), "Null-text inversion")

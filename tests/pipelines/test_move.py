@@ -9,6 +9,7 @@ import torch
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.types import Choice, Traits
 from pipelines.edits import EDITS
+from pipelines.edits.base import EditContext
 from pipelines.edits.dragon import Correspondence, compute_energy, read_points
 from pipelines.edits.placing import Placing, fill_hole, place_object
 from pipelines.families import family_of
@@ -140,3 +141,32 @@ def test_what_cannot_be_moved_is_said_before_it_runs(family, picture, mask):
     assert read_points(" 0,0 > 1,0.5 ; ") == [((0.0, 0.0), (1.0, 0.5))]
     with pytest.raises(MethodFitError, match="UNet"):
         EDITS["dragon"].require_fit(Traits("sd3", "flow", "transformer"))
+
+
+def _build_dragon_match(mask, **settings):
+    dragon = EDITS.build(Choice("dragon", settings))
+    placement = place_object(np.zeros((*mask.shape, 3), np.uint8), mask, dragon.placing)
+
+    def shrink(places):
+        return torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(places).float()[None, None], 16) >= 0.5
+
+    before, after = shrink(placement.before), shrink(placement.after)
+    weights = (before | after).float()
+    context = EditContext(None, None, torch.zeros(1), None, weights > 0, None, None, True, weights, (before, after))
+    return dragon._build_match(context)
+
+
+@pytest.mark.parametrize("right", [0.25, 0.625])
+def test_an_object_that_partly_leaves_the_picture_keeps_its_visible_part(right):
+    mask = np.zeros((64, 64), bool)
+    mask[16:36, 20:40] = True
+    match = _build_dragon_match(mask, right=right)
+    assert torch.allclose(match.targets - match.sources, torch.tensor([right, 0.0]), atol=1e-6)
+
+
+def test_an_object_smaller_than_a_latent_place_is_refused():
+    mask = np.zeros((64, 64), bool)
+    mask[30, 30] = True
+    for settings in ({"right": 0.2}, {"scale": 5.0}):
+        with pytest.raises(SettingsError, match="too small for DragonDiffusion"):
+            _build_dragon_match(mask, **settings)

@@ -229,6 +229,9 @@ def test_what_contradicts_a_search_is_refused_in_a_sentence(families, sources):
         (request_of("adjoint").replace(sampler=Choice("dpmpp_2m")), "first-order steps"),
         (request_of("rollover").replace(sampler=Choice("dpmpp_2m")), "Flow Euler"),
         (request_of("adjoint").replace(guidance=Choice("attend_and_excite")), "moves nothing"),
+        (request_of("adjoint").replace(guidance=Choice("apg")), "or a momentum of 0"),
+        (request_of("adjoint").replace(guidance=Choice("residual")), "remembers earlier steps"),
+        (request_of("adjoint").replace(guidance=Choice("adaptive")), "remembers earlier steps"),
         (request_of("find").replace(variation_strength=0.5), "variation"),
         (request_of("random", reward="adherence"), "cannot judge by this prompt"),
     ]
@@ -251,3 +254,34 @@ def test_models_of_their_own_pipeline_and_compiled_ones_are_refused():
     compiled = dataclasses.replace(traits, backbone="unet", compiled=True)
     assert {key for key in KEYS if SEARCHES[key].fit(compiled)} == {*ASCENTS, "rollover"}
     assert REWARDS and all(parse_settings(SEARCHES[key].settings, {}, key).budget for key in KEYS)
+
+
+@pytest.mark.parametrize("guidance", [Choice("apg"), Choice("residual", {"refresh": 2})])
+def test_a_beam_that_looks_ahead_goes_on_as_if_it_had_not(families, sources, guidance):
+    request = request_of("beam", budget=60, beams=1, branches=2, every=1).replace(guidance=guidance)
+    search, problem = resolve_search(request, families["sd"], sources)
+    problem.builder._score = lambda images: torch.zeros(len(images))  # the first way is kept: the picture of the seed
+    ways = next(one.candidates for one in run_search(search, problem) if one.candidates[0].finished)
+    alone = problem.judge(problem.finish(problem.run(problem.builder.draw(0, 1)))).name(["alone"])
+    assert abs(ways[0].image.astype(int) - alone[0].image.astype(int)).max() <= 1
+
+
+def test_a_rejected_candidate_of_rollover_leaves_no_trace_in_the_guidance(families, sources):
+    """With the path's noise drawn again for the same candidate, the run is the one in which it alone was tried."""
+    request = request_of("rollover", budget=64).replace(guidance=Choice("apg"))
+    images = []
+    for tries in (1, 4):
+        search, problem = resolve_search(request, families["sd3"], sources)
+        steps = search._try_steps
+
+        def first_of(problem, run, prediction, index, quota, steps=steps, tries=tries):
+            noise = run.noise
+            drawn = noise(run.latents)
+            run = dataclasses.replace(run, noise=lambda latents: drawn)
+            for place, (_, answer, judged) in enumerate(steps(problem, run, prediction, index, 2.0 * tries)):
+                yield -float(place), answer, judged  # all alike, the first is chosen
+
+        search._try_steps = first_of
+        found = [one for one in run_search(search, problem) if one.candidates[0].finished]
+        images.append(found[0].candidates[0].image)
+    assert (images[0] == images[1]).all()

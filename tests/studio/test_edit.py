@@ -142,9 +142,18 @@ def test_outpainting_keeps_the_middle(studio):
 def test_strength_zero_is_the_picture_and_one_runs_every_step(studio, edit):
     none = finished(studio, edit={"key": edit, "strength": 0}, mask=MASK)
     assert none.status is JobStatus.DONE and np.array_equal(none.cells[0].images[0], np.asarray(noise()))
-    assert none.cells[0].figures["evaluations"] == 0 and "strength 0" in none.cells[0].note
+    assert none.cells[0].figures["evaluations"] == 0 and "this strength" in none.cells[0].note
     whole = finished(studio, edit={"key": edit, "strength": 1}, mask=MASK)
     assert len(whole.cells[0].rows) == 4
+
+
+def test_an_object_is_moved_where_no_step_is_run(studio):
+    view = finished(studio, edit={"key": "move", "right": 0.25, "strength": 0}, mask=MASK)
+    source, mask = np.asarray(noise()), read_mask(MASK).pixels
+    moved = np.roll(mask, 8, axis=1)
+    moved[:, :8] = False
+    assert np.array_equal(view.cells[0].images[0][moved], np.roll(source, 8, axis=1)[moved])
+    assert view.cells[0].figures["background_exact"] == 1 and "the object is moved" in view.cells[0].note
 
 
 def test_a_cancelled_edit_stops_and_leaves_no_result(studio):

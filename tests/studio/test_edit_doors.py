@@ -142,6 +142,14 @@ def test_a_mask_may_be_transparent_or_gray():
         read_mask(b"x")
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_mask_whose_alpha_channel_is_opaque_goes_by_its_white(mode):
+    drawn = Image.new("L", (4, 4))
+    drawn.putpixel((1, 2), 255)
+    mask = read_mask(png(drawn.convert(mode))).pixels
+    assert mask.sum() == 1 and mask[2, 1]
+
+
 # The doors.
 
 
@@ -233,7 +241,8 @@ def test_the_command_line_edits_the_same_picture(studio, folder, tmp_path):
 
 
 def test_every_edit_of_the_table_runs_through_the_studio(studio):
-    settings = {"reweight": {"words": "cat=2"}}
+    placed = {"right": 0.25}
+    settings = {"reweight": {"words": "cat=2"}, "move": placed, "dragon": placed, "ledits": {"concepts": "cat"}}
     for key in EDITS:
         view = finished(
             studio,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.core.errors import PromptError
@@ -126,6 +128,24 @@ def test_a_model_or_a_lora_that_was_replaced_under_its_name_is_inverted_anew(fol
         assert "Reused" in finished(studio, **edit).cells[0].note
     finally:
         studio.close()
+
+
+def test_a_word_that_was_replaced_under_its_name_is_inverted_anew(tmp_path):
+    from safetensors.torch import save_file
+
+    models = tmp_path / "models"
+    (models / "embeddings").mkdir(parents=True)
+    tiny_sd(models / "tiny")
+    width = tiny_sd().components["text_encoder"].config.hidden_size
+    settings = StudioSettings(outputs=tmp_path / "outputs", models=models, device="cpu", memory_budget=2**30)
+    with contextlib.closing(Studio(settings)) as studio:
+        for size, kept in ((1, False), (1, True), (2, False)):
+            if not kept:
+                save_file({"emb_params": torch.ones(size, width)}, models / "embeddings" / "mine.safetensors")
+                studio.catalog.rescan()
+            view = finished(studio, edit="reprompt", source_prompt="a embedding:mine fox")
+            assert view.status is JobStatus.DONE, view.message
+            assert ("Reused" in view.cells[0].note) is kept
 
 
 def test_wildcards_fall_alike_in_what_the_source_shows_and_in_what_the_edit_shows(studio):

@@ -25,6 +25,7 @@ from pipelines.inversions import INVERSIONS
 from pipelines.inversions.unasked import Unasked
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
+from pipelines.requests.run_identity import identify_model
 from pipelines.requests.text_to_image import ResolvedRun, encode_request
 from pipelines.workflows.edit.canvas import Canvas
 from pipelines.workflows.edit.request import EditRequest
@@ -104,7 +105,7 @@ class Editing:
             request.fit,
             base.model,
             base.loras,
-            self.family.identity,
+            identify_model(self.family) or self.family.identity,
             request.source_prompt,
             base.prompt_weighting,
             prompt_rules(base),

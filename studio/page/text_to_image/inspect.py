@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "InspectPanel", "encode_map_url"]
 
 KEY = "inspect"
-_UNUSED = ("cache", "second_pass", "made_like", "vae", "control", "image_prompt")
+_UNUSED = ("cache", "second_pass", "made_like", "vae", "control", "image_prompt", "search", "reward")
 """Fields of a picture's request that no inspection takes."""
 
 _HEAT = (240, 96, 24)

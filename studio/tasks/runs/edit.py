@@ -86,7 +86,8 @@ class _EditRun:
         if self.editing.edit.inverts:
             self._invert_and_edit(cache)
         elif len(self.editing.levels) < 2:
-            note = f"{' '.join(self.canvas.notes)} At strength 0 no step is run: this is the picture itself.".strip()
+            what = "the object is moved and nothing drawn" if self.canvas.placed else "this is the picture itself"
+            note = f"{' '.join(self.canvas.notes)} At this strength no step is run: {what}.".strip()
             self.job.update_cell(self.last, note=note)
             self._finish(self.canvas.pixels, self.canvas.pixels, None)
         else:
@@ -151,7 +152,8 @@ class _EditRun:
                 "background_psnr": _compute_psnr_outside(picture, drawn, mask),
                 "background_autoencoder_psnr": _compute_psnr_outside(autoencoded, drawn, mask),
             }
-            picture = canvas.paste(picture) if step else source
+            unchanged = canvas.pixels if canvas.placed else source  # an object that is moved is at its new place
+            picture = canvas.paste(picture) if step else unchanged
             outside = ~canvas.source_mask
             figures["background_exact"] = float(np.array_equal(picture[outside], source[outside]))
         figures |= {f"source_{name}": value for name, value in self._compare_pictures(picture, source).items()}
