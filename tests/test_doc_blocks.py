@@ -104,6 +104,8 @@ def check_script(words: list[str]) -> None:
 
 
 _WITH_HELP = (
+    "pipelines.learning.cache_curves",
+    "pipelines.learning.linear_guidance",
     "pipelines.training.adapters",
     "pipelines.training.data_statistics",
     "pipelines.training.denoising_gain",

@@ -52,8 +52,9 @@ class UnknownMethodError(SettingsError):
     """No method, model or setting has this name."""
 
     def __init__(self, kind: str, key: object, keys: Iterable[str]):
-        choices = ", ".join(keys) or "none"
-        super().__init__(f"Unknown {kind} {str(key)[:80]!r}. Choose one of: {choices}.")
+        choices = ", ".join(keys)
+        remedy = f"Choose one of: {choices}." if choices else f"There is no {kind} here."
+        super().__init__(f"Unknown {kind} {str(key)[:80]!r}. {remedy}")
         self.kind, self.key = kind, key
 
 

@@ -47,6 +47,7 @@ class SteeringEntry:
         path: the file, or the folder of diffusers or transformers.
         family: "sd", "sdxl", "sd3", "flux", or "" of an encoder.
         width: of what reads a UNet's text, that of the text; of a transformer's, its own; 0 where nothing tells.
+        factor: pixels of its picture to one latent, along a side, of a UNet's ControlNet in a folder; else 0.
         class_name: in diffusers or transformers; "" of an IP-Adapter.
         size_bytes: of the weights.
         problem: why it cannot be used, as a sentence; "" if it can.
@@ -58,6 +59,7 @@ class SteeringEntry:
     path: Path
     family: str = ""
     width: int = 0
+    factor: int = 0
     class_name: str = ""
     size_bytes: int = 0
     problem: str = ""
@@ -102,6 +104,7 @@ def _find_entries(folders: ModelFolders) -> Iterator[SteeringEntry]:
                 path,
                 kind.family,
                 int(kind.base) if kind.base.isdigit() else width,
+                0,
                 "ControlNetModel" if kind.what == CONTROLNET else "",
                 measure_size(path),
                 f"{path.name} cannot be used here. {kind.note}" if kind.note else "",
@@ -124,7 +127,16 @@ def _read_folder(path: Path) -> Iterator[SteeringEntry]:
     if config.get("num_mode"):
         problem = f"{label} is a ControlNet of several modes (union), which is not read here."
     yield SteeringEntry(
-        CONTROLNET, make_key(folder.name), label, folder, family, width, class_name, measure_size(path), problem
+        CONTROLNET,
+        make_key(folder.name),
+        label,
+        folder,
+        family,
+        width,
+        _shrink_of(config.get("conditioning_embedding_out_channels")) if class_name == "ControlNetModel" else 0,
+        class_name,
+        measure_size(path),
+        problem,
     )
 
 
@@ -161,10 +173,31 @@ def explain_misfit(steering: SteeringEntry, entry: CatalogEntry) -> str:
         return steering.problem
     width = _read_model_width(entry)
     if steering.family == entry.family and (not width or not steering.width or width == steering.width):
-        return ""
+        return _explain_factor(steering, entry)
     return (
         f"The {_NOUNS[steering.what]} {steering.label} is made for another kind of model than {entry.label}. "
         "Choose one for this model."
+    )
+
+
+def _shrink_of(channels: Any) -> int:
+    """How many times a network of so many levels shrinks each side; 0 where the levels are no list."""
+    return 2 ** (len(channels) - 1) if isinstance(channels, list | tuple) and channels else 0
+
+
+def _explain_factor(steering: SteeringEntry, entry: CatalogEntry) -> str:
+    if not steering.factor or entry.path is None or not entry.path.is_dir():
+        return ""
+    try:
+        config = json.loads((entry.path / "vae" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    factor = _shrink_of(config.get("block_out_channels"))
+    if not factor or factor == steering.factor:
+        return ""
+    return (
+        f"The {_NOUNS[steering.what]} {steering.label} shrinks its picture by {steering.factor}, and the VAE of "
+        f"{entry.label} by {factor}. Choose one for this model."
     )
 
 

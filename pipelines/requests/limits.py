@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 
-from pipelines.autoencoders import VAES
+from pipelines.autoencoders import VAES, get_vae_name
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.controls import CONTROLS, IMAGE_PROMPTS
@@ -213,12 +213,14 @@ def require_uncached(request: Request, what: str) -> None:
 
 
 def check_steering(request: Request) -> None:
-    """Check a ControlNet's and an IP-Adapter's own settings against each other and against the other methods.
+    """Check a VAE's, a ControlNet's and an IP-Adapter's own settings against each other and the other methods.
 
     Raises:
         SettingsError: no model or no picture is named, or its part of the run is empty.
         MethodFitError: a cache leaves out the layers that a ControlNet adds to.
     """
+    if request.vae.key != Request.vae.key and not get_vae_name(request):
+        raise SettingsError("No VAE is chosen. Put one into the models folder and choose it, or take the model's own.")
     control, image_prompt = CONTROLS.build(request.control), IMAGE_PROMPTS.build(request.image_prompt)
     for built, label in ((control, "ControlNet"), (image_prompt, "IP-Adapter")):
         if built is None:

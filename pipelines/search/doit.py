@@ -14,7 +14,7 @@ from pipelines.core.sampler import State
 from pipelines.core.types import Request, Step
 from pipelines.samplers.ddim import fresh_noise
 from pipelines.search.base import Candidate, Problem, SearchSettings
-from pipelines.search.particles import require_stochastic, require_uncached_rows, steer
+from pipelines.search.particles import require_order, require_stochastic, require_uncached_rows, steer
 from pipelines.search.paths import require_plain_start
 
 __all__ = ["Doit", "DoitSettings", "drift"]
@@ -95,6 +95,7 @@ class Doit:
         self.settings = settings
 
     def check(self, request: Request) -> None:
+        require_order(self.settings.first, self.settings.last, "DOIT")
         require_stochastic(request, "DOIT")
         require_uncached_rows(request, "DOIT")
         require_plain_start(request, "DOIT")

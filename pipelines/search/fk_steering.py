@@ -12,7 +12,7 @@ from pipelines.core.registry import setting
 from pipelines.core.sampler import State
 from pipelines.core.types import Request, Step
 from pipelines.search.base import Candidate, Problem, SearchSettings
-from pipelines.search.particles import require_stochastic, require_uncached_rows, select_rows, steer
+from pipelines.search.particles import require_order, require_stochastic, require_uncached_rows, select_rows, steer
 
 __all__ = ["FkSettings", "FkSteering", "log_potentials", "resample"]
 
@@ -120,6 +120,7 @@ class FkSteering:
         self.settings = settings
 
     def check(self, request: Request) -> None:
+        require_order(self.settings.first, self.settings.last, "FK steering")
         require_stochastic(request, "FK steering")
         require_uncached_rows(request, "FK steering")
 

@@ -20,6 +20,7 @@ __all__ = [
     "Steering",
     "is_stochastic",
     "repeat_start",
+    "require_order",
     "require_stochastic",
     "require_uncached_rows",
     "select_rows",
@@ -52,6 +53,16 @@ def require_stochastic(request: Request, label: str) -> None:
             f"{label} needs fresh noise in each step, and {sampler} draws none. Choose Euler a, or DDIM with an eta "
             "above 0."
         )
+
+
+def require_order(first: float, last: float, label: str) -> None:
+    """Refuse a span of the run that ends before it begins.
+
+    Raises:
+        SettingsError: it does.
+    """
+    if first > last:
+        raise SettingsError(f"{label} begins at {first:g} of the steps and ends at {last:g}. End it later.")
 
 
 def require_uncached_rows(request: Request, label: str) -> None:

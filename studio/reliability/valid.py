@@ -52,6 +52,8 @@ _COMPARED = {"equal": "steps", "reference": True, "reference_steps": 2}
 _FITTED = {"fitted": 2, "held_out": 2, "teacher_steps": 10, "seed": 0}
 _PAGE: Mapping[str, Mapping[str, Any]] = {
     "text_to_image": {"steps": 2},
+    "live": {"steps": 1},
+    "inspect": {"inspection_word_attention_draws": 1},
     "compare": {"steps": 2, "reference_steps": 2},
     "convergence": {"samplers": "ddim", "evaluations": "2, 4", "reference": 20},
     "learn": {"cmp_steps": 2, "fitted": 2, "held_out": 2, "teacher_steps": 10},

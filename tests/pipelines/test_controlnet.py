@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -33,7 +35,7 @@ from pipelines.families.flux import pack
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.models.extras import Extras
-from pipelines.models.steering import CONTROLNET
+from pipelines.models.steering import CONTROLNET, explain_misfit
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
@@ -295,3 +297,12 @@ def test_a_cache_beside_a_controlnet_is_refused():
     control = Choice("controlnet", {"model": "m", "picture": "p"})
     with pytest.raises(MethodFitError, match="Set Cache to No cache"):
         check_request(REQUEST.replace(control=control, cache=Choice("deepcache")), Limits())
+
+
+def test_one_whose_hint_is_larger_than_the_latents_is_refused(folder):
+    """diffusers' `from_unet` makes a network that shrinks by eight, whatever the model's VAE does."""
+    loader = loader_of(folder)
+    entry = next(iter(loader.catalog.steering(CONTROLNET)))
+    model = loader.catalog["one"]
+    assert entry.factor == 4 and not explain_misfit(entry, model)
+    assert "shrinks its picture by 8, and the VAE of" in explain_misfit(dataclasses.replace(entry, factor=8), model)
