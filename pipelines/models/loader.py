@@ -288,7 +288,7 @@ class Loader:
     def _arrange(self, name: str, module: Any, device: str) -> None:
         if name in QUANTIZED_PARTS:
             self._acceleration.apply(module)
-        elif name == "vae" and device == "cpu":
+        elif name == "vae" and device == "cpu" and module is not None:
             from pipelines.models.cpu_convolutions import use_channels_last  # late: listing models imports no PyTorch
 
             use_channels_last(module)
