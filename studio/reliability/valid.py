@@ -11,6 +11,7 @@ from pipelines.learning.request import LearnRequest
 from pipelines.workflows.compare.request import ComparisonRequest
 from pipelines.workflows.convergence import ConvergenceRequest
 from pipelines.workflows.edit.request import EditRequest
+from pipelines.workflows.inspect import InspectRequest
 from pipelines.workflows.quantize import QuantizationRequest
 from pipelines.workflows.upscale import UpscaleRequest
 from pipelines.workflows.video.request import VideoRequest
@@ -76,6 +77,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     "convergence": _OF_A_REQUEST | _list_fields(ConvergenceRequest),
     "edit": _OF_A_REQUEST | _list_fields(EditRequest),
     "upscale": _OF_A_REQUEST | _list_fields(UpscaleRequest) - {"described"},
+    "inspect": _OF_A_REQUEST | _list_fields(InspectRequest),
     "animate": _OF_A_REQUEST | _list_fields(VideoRequest),
     "quantize": _OF_A_REQUEST | _list_fields(QuantizationRequest),
     "learn": _list_fields(
@@ -114,6 +116,17 @@ def build_endpoint_requests() -> Mapping[str, Sequence[Mapping[str, Any]]]:
         "upscale": [
             {"prompt": FOX, "picture": picture, "settings": {"base": BASE, "factor": 2, "strength": 0.5}},
             {"prompt": "", "picture": picture, "settings": {"upscaler": "lanczos", "factor": 1.5}},
+        ],
+        "inspect": [
+            {
+                "prompt": FOX,
+                "settings": {
+                    "base": BASE,
+                    "inspection": {"key": "word_attention", "draws": 1},
+                    "picture": picture,
+                },
+            },
+            {"prompt": FOX, "settings": {"base": BASE, "inspection": {"key": "seed_shift", "points": 3}}},
         ],
         "animate": [{"prompt": FOX, "settings": {**clip, "keys": [{"prompt": "a cat", "seed": 8}]}}],
         "quantize": [

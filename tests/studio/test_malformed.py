@@ -16,7 +16,7 @@ from studio.reliability.valid import FIELDS, build_endpoint_requests, shrink_for
 
 COUNT = 500
 TASKS_OF = {"generate": "text_to_image"}
-RUNS = sorted({"generate", "compare", "convergence", "edit", "animate", "quantize", "learn"})
+RUNS = sorted({"generate", "compare", "convergence", "edit", "animate", "quantize", "learn", "inspect"})
 BUTTONS = (
     *("text_to_image", "live", "inspect", "compare", "convergence", "learn", "edit", "animate", "quantize", "upscale"),
 )
