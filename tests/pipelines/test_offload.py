@@ -29,7 +29,8 @@ def test_moved_parts_come_to_the_device_for_their_call_only(models):
     with loader.model("one") as model:
         embeds = model.encode_prompts("a red fox", "", 1, (32, 32))["positive"].tensors["prompt_embeds"]
         assert torch.equal(embeds, wanted)
-        assert torch.equal(model.decode(latents), picture)
+        # An autoencoder that stays on the CPU computes in channels last, and so rounds otherwise.
+        torch.testing.assert_close(model.decode(latents), picture, rtol=0, atol=1e-5)
         devices = {row.label: row.device for row in loader.memory()}
         assert devices["unet"] == "cpu"
         assert devices["vae"] == devices["text_encoder"] == "host"
