@@ -118,7 +118,7 @@ def test_a_word_that_the_model_never_learned_is_said_and_chips_write_the_prompt(
 
 def test_try_it_runs_the_shown_example_and_its_result_leads_on(visit):
     page = visit((390, 844))
-    expect(page.locator("#tabs [role=tab]")).to_have_count(7)  # all in reach: the bar scrolls
+    expect(page.locator("#tabs [role=tab]")).to_have_count(8)  # all in reach: the bar scrolls
     page.click("#tab-models-button")
     page.wait_for_function("() => document.querySelector('#tabs > .tab-wrapper').scrollLeft > 0")
     page.click("#tab-text-to-image-button")
