@@ -91,7 +91,7 @@ def build_curve(population: Population) -> str:
     bottom = _HEIGHT - 2
     label = f"Best reward {format_number(before)} after {format_evaluations(population.spent)} evaluations"
     return (
-        f'<svg class="sw-curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+        f'<svg class="sw-curve sw-of-a-search" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
         f'<line x1="{_MARGIN}" y1="{bottom}" x2="{_WIDTH - _MARGIN}" y2="{bottom}"/>'
         f'<polyline points="{line}"/><circle class="sw-here" cx="{x:.1f}" cy="{y:.1f}" r="4"/></svg>'
     )
