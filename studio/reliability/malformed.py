@@ -21,7 +21,7 @@ from studio.reliability import unknown
 from studio.reliability.page import PageForm, list_files, press, read_forms, stream_events
 from studio.reliability.results import measure_extent
 from studio.reliability.server import Answer, Server
-from studio.reliability.valid import FIELDS, build_endpoint_requests, shrink_form
+from studio.reliability.valid import OVERRULED, build_endpoint_requests, list_fields, shrink_form
 from studio.reliability.wrong import BODIES, TYPES, Wrong, build_wrong, exceed_a_cap, walk_paths
 from studio.results.store import Store
 
@@ -55,12 +55,6 @@ _UNREAD = (
 _LONGEST = 1.0
 """Seconds after which a job that was right after all is stopped."""
 
-_OVERRULED: Mapping[str, frozenset[str]] = {
-    "learn": frozenset({"prompt", "batch_size", "loras", "variation_seed", "variation_strength"}),
-    "convergence": frozenset({"batch_size"}),
-}
-"""What a task sets itself, whatever is asked for."""
-
 _ON_THE_PAGE = frozenset({"seed", "guidance", "loras", "x", "cells", "keys", "variation_seed"})
 """Fields that a form has in another shape than a request."""
 
@@ -88,13 +82,14 @@ def draw_endpoint_malformed(endpoint: str, count: int, seed: int = 0) -> Iterato
         KeyError: there is no right request for this endpoint yet.
     """
     draw, right, turns = random.Random(f"{endpoint} {seed}"), build_endpoint_requests()[endpoint], itertools.count()
+    fields = list_fields(endpoint)
     for index in range(count):
         if index % 5 == 0:
             yield Malformed(endpoint, body=draw.choice(BODIES), kind=draw.choice(TYPES))
             continue
         request = draw.choice(right)
-        beyond = exceed_a_cap(draw, request, _OVERRULED.get(endpoint, frozenset())) if index % 10 == 1 else None
-        yield Malformed(endpoint, beyond or build_wrong(draw, request, FIELDS[endpoint], next(turns)))
+        beyond = exceed_a_cap(draw, request, OVERRULED.get(endpoint, frozenset())) if index % 10 == 1 else None
+        yield Malformed(endpoint, beyond or build_wrong(draw, request, fields, next(turns)))
 
 
 def draw_form_malformed(form: PageForm, count: int, seed: int = 0) -> Iterator[Malformed]:
@@ -102,7 +97,7 @@ def draw_form_malformed(form: PageForm, count: int, seed: int = 0) -> Iterator[M
     draw, small, turns = random.Random(f"page {form.tab} {seed}"), shrink_form(form), itertools.count()
     right = dict(zip(small.names, small.values, strict=True))
     as_fields = {_get_field(name): name for name in reversed(small.names)}
-    ignored = _ON_THE_PAGE | _OVERRULED.get(form.tab, frozenset())
+    ignored = _ON_THE_PAGE | OVERRULED.get(form.tab, frozenset())
     ignored |= frozenset({"batch_size"}) if form.tab != "text_to_image" else frozenset()
     for index in range(count):
         if index % 5 == 0:

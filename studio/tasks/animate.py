@@ -93,6 +93,16 @@ class Animate:
         '"keys": [{"prompt": ..., "seed": ...}, ...] that a walk goes on to, "first_frame": a picture\'s file as '
         'base64 or as a data URL, "method": "walk", "animatediff", "svd" or "pipeline" with its settings}.',
         (build_prompt_argument("what the clip should show, or a walk's first prompt."),),
+        examples=(
+            {
+                "frames": 3,
+                "fps": 12,
+                "format": "webp",
+                "method": {"key": "walk"},
+                "keys": [{"prompt": "a cat", "seed": 8}],
+            },
+        ),
+        unfit=frozenset({"first_frame"}),
     )
 
     def parse(self, values: Mapping[str, object], context: TaskContext) -> VideoRequest:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Compare"]
 
+_EXAMPLE = {"equal": "steps", "reference": True, "reference_steps": 2}
+
 
 class CompareCommand(Command):
     """Defines `python -m studio compare`."""
@@ -78,6 +80,14 @@ class Compare:
         '{"base": fields of a request, "cells": [fields that differ, ...], "equal": "steps" or "nfe", '
         '"reference_steps": 100}, or "x" and "y" axes {"field": ..., "values": [...]} instead of cells.',
         (build_prompt_argument("for every cell that does not set its own."),),
+        examples=(
+            {**_EXAMPLE, "cells": [{"sampler": "heun"}, {"guidance.guidance_scale": 2}]},
+            {
+                **_EXAMPLE,
+                "x": {"field": "num_inference_steps", "values": "1, 2"},
+                "y": {"field": "sampler", "values": ["ddim", "heun"]},
+            },
+        ),
     )
 
     def parse(self, values: Mapping[str, object], context: TaskContext) -> ComparisonRequest:

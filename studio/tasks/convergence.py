@@ -66,6 +66,8 @@ class Convergence:
         '{"samplers": ["ddim", "unipc"] or "all first order", "evaluations": [8, 16, 32] or "8, 10-50:10", '
         '"reference_steps": 20 to 999, "base": other fields of a request}.',
         (build_prompt_argument("of all runs."),),
+        examples=({"samplers": ["ddim"], "evaluations": [2, 4], "reference_steps": 20},),
+        overrules=frozenset({"batch_size"}),
     )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> ConvergenceRequest:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.choice_text import parse_choice
 from studio.exports.pictures import PICTURES, write_result
-from studio.tasks.entry import Argument, Command, Endpoint, build_prompt_argument
+from studio.tasks.entry import MASK, Argument, Command, Endpoint, build_prompt_argument
 
 if TYPE_CHECKING:
     from pipelines.workflows.edit.request import EditRequest
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
 __all__ = ["Edit"]
+
+_EXAMPLE = {"source_prompt": "a fox on a blue background", "inversion": "direct", "fit": "crop"}
 
 
 class EditCommand(Command):
@@ -68,6 +70,11 @@ class Edit:
         (
             build_prompt_argument("what the edited picture should show."),
             Argument("picture", "the source's file as base64 or as a data URL.", ("picture",)),
+        ),
+        examples=(
+            {**_EXAMPLE, "edit": {"key": "inpaint"}, "mask": MASK},
+            {**_EXAMPLE, "edit": {"key": "replace"}},
+            {**_EXAMPLE, "edit": {"key": "outpaint", "left": 8}},
         ),
     )
 

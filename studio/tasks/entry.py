@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from studio.jobs.job import Job
     from studio.tasks.context import TaskContext
 
-__all__ = ["Argument", "Command", "Endpoint", "build_prompt_argument"]
+__all__ = ["MASK", "PICTURE", "Argument", "Command", "Endpoint", "build_prompt_argument"]
+
+PICTURE, MASK = "a picture's file", "a mask's file"
+"""In an example, what stands for a picture's file as base64, and for a mask's of its size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +48,20 @@ class Endpoint:
         help: what it does, as a sentence.
         settings: what the settings hold, for the endpoint's description.
         arguments: the texts, in order.
+        examples: small settings that are right, without fields of a `Request`: together they have every setting that
+            the task knows, but for `unfit`. `PICTURE` and `MASK` stand for a picture's file. The measurements of
+            reliability begin with these.
+        unfit: settings that no example has, because the shipped model refuses them.
+        overrules: fields of a `Request` that the task sets itself, whatever is asked for.
     """
 
     name: str
     help: str
     settings: str
     arguments: Sequence[Argument] = ()
+    examples: Sequence[Mapping[str, Any]] = ({},)
+    unfit: frozenset[str] = frozenset()
+    overrules: frozenset[str] = frozenset()
 
     @property
     def description(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.choice_text import parse_choice
-from studio.tasks.entry import Command, Endpoint, build_prompt_argument
+from studio.tasks.entry import PICTURE, Command, Endpoint, build_prompt_argument
 
 if TYPE_CHECKING:
     from pipelines.workflows.inspect import InspectRequest
@@ -74,6 +74,10 @@ class Inspect:
         '"autoencoder_trace", "seed_shift" or "smoothness" with its settings, "picture": the file of the picture as '
         "base64 or as a data URL; without one the request's own is drawn}.",
         (build_prompt_argument("what the picture shows."),),
+        examples=(
+            {"inspection": {"key": "word_attention", "draws": 1}, "picture": PICTURE},
+            {"inspection": {"key": "seed_shift", "points": 3}},
+        ),
     )
 
     def parse(self, values: Mapping[str, object], context: TaskContext) -> InspectRequest:

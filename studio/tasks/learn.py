@@ -88,6 +88,14 @@ class Learn:
         'Fit a schedule; streams progress, then returns its name, its times and its loss curve in "outcome".',
         '{"base": {"model", "sampler", "guidance", "num_inference_steps", ...}, "learner": "ld3" or '
         '{"key": "auto_diffusion", ...}, "pictures": {"fitted": 16, ...}, "prompts": ["...", ...]}.',
+        examples=(
+            {
+                "learner": {"key": "bespoke", "tries": 0},
+                "pictures": {"fitted": 2, "held_out": 2, "teacher_steps": 10, "seed": 0},
+                "prompts": ["a fox on a blue background"],
+            },
+        ),
+        overrules=frozenset({"prompt", "batch_size", "loras", "variation_seed", "variation_strength"}),
     )
 
     def parse(self, values: Mapping[str, object], context: TaskContext) -> LearnRequest:

@@ -87,6 +87,7 @@ class Quantize:
         'by layer and step and the time of a step, "peak": the peak of memory, each in a process of its own, "keep": '
         "true writes the quantized models into the models folder}.",
         (build_prompt_argument("for all of them."),),
+        examples=({"variants": ["int8"], "measure": False, "peak": False, "keep": False},),
     )
 
     def parse(self, values: Mapping[str, Any], context: TaskContext) -> QuantizationRequest:

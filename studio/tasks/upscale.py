@@ -60,6 +60,7 @@ class Upscale:
             build_prompt_argument("what the picture shows; only a second pass needs it."),
             Argument("picture", "the picture's file as base64 or as a data URL.", ("picture",)),
         ),
+        examples=({"factor": 2, "strength": 0.5}, {"upscaler": "lanczos", "factor": 1.5}),
     )
 
     def parse(self, values: Mapping[str, object], context: TaskContext) -> UpscaleRequest:

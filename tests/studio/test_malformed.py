@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from pipelines.core.errors import SettingsError, StepwiseError
+from pipelines.core.types import Request
 from studio.backend import Studio, StudioSettings
 from studio.page.page import build_page
 from studio.reliability import malformed
 from studio.reliability.page import read_forms
 from studio.reliability.server import Answer, run_server
-from studio.reliability.valid import FIELDS, build_endpoint_requests, shrink_form
+from studio.reliability.valid import build_endpoint_requests, list_fields, shrink_form
+from studio.tasks import TASKS
 
 COUNT = 500
-TASKS_OF = {"generate": "text_to_image"}
-RUNS = sorted({"generate", "compare", "convergence", "edit", "animate", "quantize", "learn", "inspect"})
-BUTTONS = (
-    *("text_to_image", "live", "inspect", "compare", "convergence", "learn", "edit", "animate", "quantize", "upscale"),
-)
+RUNS = {task.endpoint.name: task for task in TASKS.values() if task.endpoint}
+_SET_BY_THE_TASK = {"notes", "described"}
+BUTTONS = [key for key in TASKS if key != "keep"]  # it keeps what a finished run measured
 
 
 class Unworked(Studio):
@@ -45,24 +46,17 @@ def pages(studio):
 
 def submit(studio, endpoint, values):
     """As the endpoint does it."""
-    settings = dict(values["settings"])
-    if endpoint == "generate":
-        settings["prompt"] = values["prompt"]
-    elif endpoint != "learn":
-        settings["base"] = {**settings["base"], "prompt": values["prompt"]}
-    if endpoint == "edit":
-        settings["picture"] = values["picture"]
-    return studio.submit(TASKS_OF.get(endpoint, endpoint), settings)
+    task = RUNS[endpoint]
+    texts = [values[one.name] for one in task.endpoint.arguments]
+    return studio.submit(task.key, task.endpoint.values(texts, values["settings"]))
 
 
 @pytest.mark.parametrize("endpoint", RUNS)
 def test_they_begin_as_right_requests_that_leave_nothing_out(studio, endpoint):
-    for values in build_endpoint_requests()[endpoint]:
-        assert submit(studio, endpoint, values).id
-    inside = {
-        key for values in build_endpoint_requests()[endpoint] for place in malformed.walk_paths(values) for key in place
-    }
-    assert FIELDS[endpoint] - inside <= {"first_frame"}  # the shipped model takes none
+    jobs = [submit(studio, endpoint, values) for values in build_endpoint_requests()[endpoint]]
+    kinds = {Request, *(type(job.request) for job in jobs)}
+    fields = {field.name for kind in kinds for field in dataclasses.fields(kind)} - _SET_BY_THE_TASK
+    assert fields - RUNS[endpoint].endpoint.overrules <= list_fields(endpoint)
 
 
 @pytest.mark.parametrize("endpoint", RUNS)
@@ -75,11 +69,11 @@ def test_what_asks_for_more_than_a_cap_is_refused_before_it_is_queued(studio, en
             pytest.fail(str(wrong.fields))
 
 
-@pytest.mark.parametrize("endpoint", sorted(FIELDS))
+@pytest.mark.parametrize("endpoint", sorted(build_endpoint_requests()))
 def test_every_field_of_an_endpoint_is_made_wrong(endpoint):
     requests = [*malformed.draw_endpoint_malformed(endpoint, COUNT)]
     reached = {field for one in requests if one.wrong for field in one.wrong.fields}
-    assert FIELDS[endpoint] <= reached
+    assert list_fields(endpoint) <= reached
     assert len(requests) == COUNT and sum(one.wrong is None for one in requests) == COUNT / 5
     assert repr(requests) == repr([*malformed.draw_endpoint_malformed(endpoint, COUNT)])
 
@@ -100,8 +94,6 @@ def test_every_field_of_a_run_button_is_made_wrong(pages, tab):
 
 
 def test_a_form_without_the_field_that_makes_it_small_is_told(pages):
-    import dataclasses
-
     with pytest.raises(StepwiseError, match="no field"):
         shrink_form(dataclasses.replace(pages["animate"], names=("prompt",), values=("a fox",)))
 
