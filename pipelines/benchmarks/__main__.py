@@ -5,8 +5,13 @@ The studio's figures are measured from outside the core, in a process of their o
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 
 __all__ = ["BENCHMARKS", "main"]
 
@@ -35,7 +40,33 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] not in BENCHMARKS:
         print(f"usage: python -m pipelines.benchmark {{{','.join(BENCHMARKS)}}} [--help]", file=sys.stderr)
         return 2
-    return subprocess.run([sys.executable, "-m", BENCHMARKS[arguments[0]], *arguments[1:]], check=False).returncode
+    measuring = subprocess.Popen(
+        [sys.executable, "-m", BENCHMARKS[arguments[0]], *arguments[1:]], start_new_session=os.name == "posix"
+    )
+    with _passed_on(measuring):
+        return measuring.wait()
+
+
+@contextlib.contextmanager
+def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the measuring process, and what it has started, where this one is told to end."""
+
+    def end(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if os.name == "posix":
+                os.killpg(process.pid, number)
+            else:
+                process.terminate()
+
+    if threading.current_thread() is not threading.main_thread():  # which alone is told
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

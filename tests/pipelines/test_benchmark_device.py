@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from pipelines.benchmarks.device import measure_parity, measure_quantizers, measure_step
 from pipelines.benchmarks.device_models import SHAPES
 from tests.pipelines.accelerator import Accelerator
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_script_runs_on_the_stand_in_and_every_family_agrees_with_the_cpu(monkeypatch):
@@ -39,6 +46,19 @@ def test_a_quantizers_row_has_its_time_and_its_ratios():
     (row,) = measure_quantizers("sd15", "cpu", torch.float32, 128, 1, ["int8"], True)[2:]
     assert row.startswith("| int8 |")
     assert all(cell == "–" or float(cell.split()[0]) >= 0 for cell in row.strip("| ").split(" | ")[1:])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no SIGTERM")
+def test_a_benchmark_that_is_told_to_end_ends_what_it_started(tmp_path):
+    (tmp_path / "slow.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    program = "from pipelines.benchmarks.__main__ import *; BENCHMARKS['x'] = 'slow'; raise SystemExit(main(['x']))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) as process:
+        child = int(process.stdout.readline())
+        process.terminate()
+        assert process.wait(20) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 @pytest.mark.parametrize("name", ["device", "sizes"])
