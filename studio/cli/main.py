@@ -44,7 +44,8 @@ def _build_parser() -> argparse.ArgumentParser:
     for task in _TASKS.values():
         _add_task(commands, task)
     add_listings(commands)
-    commands.add_parser("methods", help="print the tables of methods")
+    methods = commands.add_parser("methods", help="print the tables of methods, or the keys and settings of one kind")
+    methods.add_argument("kind", nargs="?", help="e.g. sampler, cache, guidance, search or edit: its keys and settings")
     return parser
 
 
@@ -84,10 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     let_threads_sleep()
     flags = _build_parser().parse_args(arguments)
     if flags.command == "methods":
-        from studio.cli.methods import build_method_tables  # late: all methods are imported for it
-
-        print(build_method_tables())
-        return 0
+        return _print_methods(flags.kind)
     from studio.backend import Studio, StudioSettings  # late: its threads read the environment at the import
 
     try:
@@ -106,6 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             studio.close()
     except (StepwiseError, OSError) as error:
+        print(f"studio: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print_methods(kind: str | None) -> int:
+    from studio.cli.methods import build_method_tables, list_keys  # late: all methods are imported for it
+
+    try:
+        print("\n".join(list_keys(kind)) if kind else build_method_tables())
+    except StepwiseError as error:
         print(f"studio: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,12 +1,21 @@
-"""`python -m studio methods`: the tables of methods as Markdown."""
+"""`python -m studio methods`: the tables of methods as Markdown, or one kind's keys and settings."""
 
 from __future__ import annotations
 
-__all__ = ["build_method_tables"]
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.core.errors import UnknownMethodError
+from pipelines.core.registry import Table
+
+__all__ = ["build_method_tables", "list_keys"]
+
+_FLAGS = {"made_like": "program"}
+"""Flags of the command line whose tables are called otherwise."""
 
 
-def build_method_tables() -> str:
-    """Build the tables of methods as Markdown, for docs/methods.md."""
+def _collect_tables() -> tuple[Table[Any], ...]:
     from pipelines.autoencoders import VAES
     from pipelines.caches import CACHES
     from pipelines.compatibility import COMPATIBILITIES
@@ -24,8 +33,7 @@ def build_method_tables() -> str:
     from pipelines.second_passes import SECOND_PASSES
     from pipelines.workflows.video import VIDEOS
 
-    parts = []
-    for table in (
+    return (
         SAMPLERS,
         SCHEDULES,
         INITIALIZATIONS,
@@ -43,7 +51,48 @@ def build_method_tables() -> str:
         VIDEOS,
         QUANTIZERS,
         INSPECTIONS,
-    ):
+    )
+
+
+def list_keys(kind: str) -> list[str]:
+    """List the keys of one kind of method, each with what it is for and its settings.
+
+    Args:
+        kind: as its flag is called, e.g. "cache" or "second-pass".
+
+    Raises:
+        UnknownMethodError: there is no such kind.
+    """
+    tables = {table.kind.replace(" ", "_").lower(): table for table in _collect_tables()}
+    names = {name for name in tables if name not in _FLAGS.values()} | set(_FLAGS)
+    name = kind.lstrip("-").replace("-", "_").replace(" ", "_").lower()
+    if _FLAGS.get(name, name) not in tables:
+        raise UnknownMethodError("kind of method", kind, sorted(names))
+    lines = []
+    for method in tables[_FLAGS.get(name, name)].values():
+        lines.append(f"{method.key}: {method.label}. {method.help}")
+        lines += [
+            f"    {field.name}={field.default} {_describe(field.metadata)}"
+            for field in dataclasses.fields(method.settings)
+        ]
+    return lines
+
+
+def _describe(metadata: Mapping[str, Any]) -> str:
+    """A setting's range or choices, and its help."""
+    span = (
+        f"({metadata['low']:g} to {metadata['high']:g}) " if metadata["low"] is not None is not metadata["high"] else ""
+    )
+    span = f"({', '.join(map(str, metadata['choices']))}) " if metadata["choices"] else span
+    return f"{span}{metadata['help']}"
+
+
+def build_method_tables() -> str:
+    """Build the tables of methods as Markdown, for docs/methods.md."""
+    from pipelines.samplers import SAMPLERS
+
+    parts = []
+    for table in _collect_tables():
         parts += [f"| {table.kind} | key | what it is for | source |", "| --- | --- | --- | --- |"]
         parts += [f"| {one.label} | `{one.key}` | {one.help} | {one.paper} |" for one in table.values()]
         parts += ["", *build_order_rows(), ""] if table is SAMPLERS else [""]

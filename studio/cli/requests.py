@@ -55,6 +55,9 @@ def add_request(parser: argparse.ArgumentParser, needs_prompt: bool = True) -> N
     parser.add_argument("--negative-prompt")
     parser.add_argument("--prompt-weighting", metavar="KEY", help="what (word:1.2) does, e.g. interpolate or mean")
     parser.add_argument("--model", help="key of the catalog (default: the shipped model)")
+    parser.epilog = (
+        "Keys and settings of a method's flag: `python -m studio methods sampler`, `... methods cache`, and so on."
+    )
     for name in METHODS:
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="KEY[,SETTING=VALUE...]", help=_EXAMPLES.get(name))
     for name, text in _NUMBERS.items():
