@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
-from pipelines.core.errors import ModelError, describe_overflow
+from pipelines.core.errors import ModelError, ModelFileError, describe_overflow
 from pipelines.core.prediction import Conditioning
 from pipelines.families.base import Autoencoder, Family, PretrainedModule
 from pipelines.families.noise_schedules import discrete_schedule, has_edm_times, shifted_schedule
@@ -217,6 +217,7 @@ class LatentFamily(Family):
 
         Raises:
             PromptError: an embedding is not there, or belongs to another model.
+            ModelFileError: its file is broken.
         """
         keys = list(dict.fromkeys(key for text in texts for key in self._find_named(text)))
         if not keys:
@@ -236,12 +237,16 @@ class LatentFamily(Family):
         fitting = [
             key
             for key, source in self.embeddings.items()
-            if getattr(source, "family", "") in {"", self.key} and fits_width(getattr(source, "base", ""), width)
+            if not getattr(source, "problem", "")
+            and getattr(source, "family", "") in {"", self.key}
+            and fits_width(getattr(source, "base", ""), width)
         ]
         return named_embeddings(text, self.embeddings, fitting)
 
     def _read_vectors(self, key: str) -> Mapping[str, torch.Tensor]:
         source = self.embeddings[key]
+        if problem := getattr(source, "problem", ""):
+            raise ModelFileError(f"The embedding {key!r} cannot be used: {problem}")
         return source if isinstance(source, Mapping) else read_embedding(getattr(source, "path", source))
 
 

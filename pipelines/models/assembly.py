@@ -52,7 +52,7 @@ def assemble_model(
     factors = None if plan.checkpoint else read_factors(plan.folder)
     if plan.entry.family in FAMILIES:
         fitted = {"fitted_starts": fitted_folder(plan.entry.key, catalog.folder)}
-        embeddings = {"embeddings": {one.key: one for one in catalog.embeddings() if not one.problem}}
+        embeddings = {"embeddings": {one.key: one for one in catalog.embeddings()}}
         family = family_of(components | fitted | embeddings | ({"preview": factors} if factors else {}))
         family.identity = tuple(sorted(plan.keys.items()))
         network = plan.keys[CHECKPOINT if plan.checkpoint else family.network_name]

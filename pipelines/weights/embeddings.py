@@ -135,6 +135,8 @@ def _sort_by_part(tensors: Mapping[str, torch.Tensor], file: str) -> dict[str, t
                 f"{file} holds output embeddings ({name}), which are not applied here. Save it with input embeddings."
             )
         vectors = tensor.float()
+        if not bool(vectors.isfinite().all()):
+            raise ModelFileError(f"The embedding {file} holds NaN or infinity. Its file is broken: get it again.")
         parts[part] = vectors[None] if vectors.ndim == 1 else vectors
     return parts
 
@@ -155,7 +157,8 @@ def named_embeddings(text: str, embeddings: Mapping[str, object], bare: Collecti
     for match in _NAMED.finditer(text):
         key = _find_key(match["name"], embeddings)
         if key is None:
-            choices = ", ".join(list(embeddings)[:8]) or "none"
+            whole = [name for name, source in embeddings.items() if not getattr(source, "problem", "")]
+            choices = ", ".join(whole[:8]) or "none"
             raise PromptError(
                 f"The prompt names the embedding {match['name'][:60]!r}, which is not in the models folder. "
                 f"Choose one of: {choices}."

@@ -8,7 +8,7 @@ from lora_files import MAKERS, family
 from safetensors.torch import save_file
 from test_lora import assert_unchanged, state_of
 
-from pipelines.core.errors import PromptError
+from pipelines.core.errors import ModelFileError, PromptError
 from pipelines.models.catalog_folder import scan_embeddings
 from pipelines.weights.embeddings import named_embeddings, read_embedding
 
@@ -101,6 +101,21 @@ def test_an_embedding_of_another_model_or_of_none_is_named(key):
     one.embeddings = {"half": {"t5": vectors(2, 40)}}
     with pytest.raises(PromptError, match="has no vectors for this model's clip_l"):
         one.encode_prompts("embedding:half", "", 1, (32, 32))
+
+
+def test_a_broken_embedding_is_named_and_not_said_to_be_missing(tmp_path):
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    save_file({"clip_l": torch.full((2, 16), float("nan"))}, folder / "nan.safetensors")
+    (folder / "torn.safetensors").write_bytes(b"torn")
+    one = family("sd")
+    one.embeddings = {"nan": folder / "nan.safetensors", **{entry.key: entry for entry in scan_embeddings(tmp_path)}}
+    one.embeddings["nan"] = folder / "nan.safetensors"
+    with pytest.raises(ModelFileError, match=r"nan\.safetensors holds NaN"):
+        one.encode_prompts("a embedding:nan", "", 1, (32, 32))
+    with pytest.raises(ModelFileError, match="'torn' cannot be used"):
+        one.encode_prompts("a embedding:torn", "", 1, (32, 32))
+    one.encode_prompts("a torn fox", "", 1, (32, 32))
 
 
 def test_onetrainers_bundled_embeddings_last_as_long_as_their_lora(tmp_path):
