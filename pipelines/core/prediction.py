@@ -17,6 +17,7 @@ __all__ = [
     "Addition",
     "AskingGuidance",
     "Conditioning",
+    "CountedGuidance",
     "Guidance",
     "Network",
     "Perturbation",
@@ -238,6 +239,14 @@ class AskingGuidance(Guidance, Protocol):
 
     def further_evaluations(self, level: Level) -> int:
         """Count what it evaluates at this level beside the planned branches."""
+
+
+@runtime_checkable
+class CountedGuidance(Guidance, Protocol):
+    """A guidance that knows before a run how often it plans which branches, whatever the network says."""
+
+    def plans(self, answers: int) -> Sequence[tuple[str, ...]]:
+        """Name the branches that it plans for each of so many answers to the sampler, at most."""
 
 
 @runtime_checkable

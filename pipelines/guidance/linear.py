@@ -146,6 +146,14 @@ class Linear(FittedGuidance):
             return planned
         return ("positive",)
 
+    def plans(self, answers: int) -> list[tuple[str, ...]]:
+        """Name the branches of each answer of a run that it was fitted to."""
+        if self.guidance_scale <= 1:
+            return [("positive",)] * answers
+        is_fitted = not self.is_neutral and answers == len(self.fit.timesteps)
+        asked = [not is_fitted or index == 0 or self._asks(index) for index in range(answers)]
+        return [("negative", "positive") if is_due else ("positive",) for is_due in asked]
+
     def _asks(self, index: int) -> bool:
         return index < self.share * len(self.fit.timesteps) - 1e-9 and index % self.every == 0
 

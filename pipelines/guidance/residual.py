@@ -76,6 +76,13 @@ class Residual(TwoBranchGuidance):
         is_due = self._origin is None or bool(self.refresh and self._evaluations % self.refresh == 0)
         return super().plan(level) if is_due else ("positive",)
 
+    def plans(self, answers: int) -> list[tuple[str, ...]]:
+        """Name the branches of each answer: both at the first one, and where the negative prompt is asked again."""
+        if self.guidance_scale <= 1:
+            return [("positive",)] * answers
+        asked = [index == 0 or bool(self.refresh and index % self.refresh == 0) for index in range(answers)]
+        return [("negative", "positive") if is_due else ("positive",) for is_due in asked]
+
     def combine(self, branches: Mapping[str, Prediction]) -> Prediction:
         positive = branches["positive"]
         if self.guidance_scale <= 1:

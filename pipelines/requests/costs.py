@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipelines.core.prediction import AskingGuidance, ShiftingGuidance
+from pipelines.core.prediction import AskingGuidance, CountedGuidance, ShiftingGuidance
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
 from pipelines.guidance import GUIDANCE
@@ -34,6 +34,8 @@ def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedul
     """
     nfe, branches = count_nfe(request, traits)
     guidance = GUIDANCE.build(request.guidance)
+    if isinstance(guidance, CountedGuidance) and not (traits and traits.guidance != "cfg"):
+        return sum(branch_count(request, plan) for plan in guidance.plans(nfe))
     shifts = guidance.shift_evaluations(request.num_inference_steps) if isinstance(guidance, ShiftingGuidance) else 0
     return branches * nfe + shifts - skipped_branches(request, learned)
 

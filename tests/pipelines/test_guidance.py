@@ -295,6 +295,14 @@ def test_adaptive_guidance_counts_what_it_evaluates(family):
     assert 6 < step.evaluations < 12 <= evaluations(request, family.traits) + 1
 
 
+@pytest.mark.parametrize(("refresh", "count"), [(0, 7), (1, 12), (3, 8)])
+def test_residual_guidance_is_priced_at_what_it_evaluates(family, refresh, count):
+    settings = {"guidance_scale": 3.0, "refresh": refresh}
+    step = draw(family, "residual", steps=6, **settings)[0]
+    request = Request(num_inference_steps=6, guidance=Choice("residual", settings))
+    assert step.evaluations == count == evaluations(request, family.traits)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_residual_guidance_is_classifier_free_guidance_where_the_negative_estimate_of_x0_stays(kind):
     settings = {"guidance_scale": 3.0}
