@@ -16,14 +16,17 @@
     await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
   }
 
+  /* A search may find a picture that no seed alone makes. */
+  const copySeed = (image) => image.dataset.seed ? navigator.clipboard.writeText(image.dataset.seed) : "No seed alone";
+
   const save = (button) => button.closest(".sw-live").querySelector(".sw-tools a[download]").click();
 
   /* Whether the button was one that only copies or saves; then it has. */
   function copied(button) {
-    const image = hero(button), copies = { "copy-seed": () => navigator.clipboard.writeText(image.dataset.seed), "copy-image": () => copyImage(image), download: () => save(button) };
+    const image = hero(button), copies = { "copy-seed": () => copySeed(image), "copy-image": () => copyImage(image), download: () => save(button) };
     const copy = copies[button.dataset.act];
     if (!copy) { wanted = { variations: "#cmp-run", upscale: "#t2i-upscale-run" }[button.dataset.act] ?? ""; return false; }
-    if (image) Promise.resolve().then(copy).then(() => say(button, button.dataset.act === "download" ? "Saved" : "Copied"), () => say(button, "Not allowed here"));
+    if (image) Promise.resolve().then(copy).then((words) => say(button, words ?? (button.dataset.act === "download" ? "Saved" : "Copied")), () => say(button, "Not allowed here"));
     return true;
   }
 

@@ -57,12 +57,14 @@ class Candidate:
         image: (H, W, 3), uint8.
         reward: the larger the better.
         finished: whether its run has ended; else it is the estimate of x0 part of the way.
+        seed: that makes it without the search; None where no seed alone does.
     """
 
     name: str
     image: np.ndarray
     reward: float
     finished: bool = True
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +80,21 @@ class Judged:
     rewards: torch.Tensor
 
     def name(self, names: Sequence[str], finished: bool = True) -> list[Candidate]:
-        """Make candidates of them."""
+        """Make candidates of them, which no seed alone makes."""
         pixels = (self.images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         rows = zip(names, pixels, self.rewards.tolist(), strict=True)
         return [Candidate(name, image, reward, finished) for name, image, reward in rows]
+
+    def name_by_seed(self, request: Request, first: int) -> list[Candidate]:
+        """Make candidates of finished pictures `first` and on of the request.
+
+        A variation's second noise has a seed of its own, so that the first one's does not make the picture alone.
+        """
+        seeds = [request.seed + first + i for i in range(len(self.rewards))]
+        candidates = self.name([f"seed {seed}" for seed in seeds])
+        if request.variation_strength:
+            return candidates
+        return [dataclasses.replace(one, seed=seed) for one, seed in zip(candidates, seeds, strict=True)]
 
 
 Start = tuple[torch.Tensor, NoiseSource]

@@ -41,6 +41,5 @@ class RandomSearch:
         first = 0
         while count := min(self.settings.together, problem.affordable()):
             latents = problem.finish(problem.run(problem.builder.draw(first, count)))
-            names = [f"seed {problem.request.seed + first + i}" for i in range(count)]
-            yield problem.judge(latents).name(names)
+            yield problem.judge(latents).name_by_seed(problem.request, first)
             first += count

@@ -52,7 +52,7 @@ class ZeroOrder:
         later = source.clone()  # what a stochastic sampler draws is the same for all, so that x_T alone differs
         judged = problem.judge(problem.finish(problem.run((pivot, source))))
         best = float(judged.rewards[0])
-        yield judged.name([f"seed {problem.request.seed}"])
+        yield judged.name_by_seed(problem.request, 0)
         turn = 0
         while count := min(self.settings.neighbors, problem.affordable()):
             turn += 1

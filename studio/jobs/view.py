@@ -71,12 +71,14 @@ class SearchedPicture:
         image: (H, W, 3), uint8, as it may be shown.
         reward: the larger the better.
         finished: whether it is a finished picture, and not an estimate part of the way.
+        seed: that makes it without the search; None where no seed alone does.
     """
 
     name: str
     image: np.ndarray
     reward: float
     finished: bool
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

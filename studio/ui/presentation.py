@@ -178,7 +178,7 @@ def list_figures(view: View, request: Request, label: str) -> list[tuple[str, st
             (EVALUATIONS, f"{format_evaluations(cell.population.spent)} of {cell.population.budget}"),
             ("Searching", format_duration(view.seconds)),
             *([("Size", f"{width} × {height}")] if width and height else []),
-            ("Seed", seeds),
+            _name_searched_seed(cell.population, seeds),
             ("Model", label),
         ]
     return [
@@ -190,6 +190,11 @@ def list_figures(view: View, request: Request, label: str) -> list[tuple[str, st
         ("Seed", seeds),
         ("Model", label),
     ]
+
+
+def _name_searched_seed(population: Population, seeds: str) -> tuple[str, str]:
+    """The seed that makes the best picture alone, or else the one that the search began with."""
+    return ("Search began with seed", seeds) if population.best.seed is None else ("Seed", str(population.best.seed))
 
 
 def step_figures(view: View, step: int) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pipelines.core.errors import StepwiseError
+from pipelines.core.types import is_whole
 from studio.jobs.job import Job
 from studio.results.search import COMPARISON, extract_settings
 from studio.ui import markup
@@ -87,12 +88,19 @@ class ResultActions:
             if action not in _TABS or running is None or result not in _results(running):
                 return {notice: markup.notice("This picture is no longer in memory. The gallery has it.")}
             try:
-                values = extract_settings(list_visible_results(self._studio).get(result)) or {}
+                record = list_visible_results(self._studio).get(result)
+                values, words = as_one_picture(extract_settings(record) or {}, record.metadata.get("figures"))
+                if words and action == "variations":
+                    return {notice: markup.notice(words)}
                 values = variations(values) if action == "variations" else values
                 updates = receivers[_TABS[action]].updates(values)
             except StepwiseError as error:
                 return {notice: markup.notice(str(error))}
-            return {notice: "", **updates, self._context.tabs: gr.Tabs(selected=_TABS[action])}
+            return {
+                notice: markup.notice(words, "news"),
+                **updates,
+                self._context.tabs: gr.Tabs(selected=_TABS[action]),
+            }
 
         outputs = set().union(*(receiver.outputs for receiver in receivers.values()))
         filled_event = self.row.click(act, [session], {notice, upscale, self._context.tabs, *outputs}, **PLUMBING)
@@ -101,6 +109,30 @@ class ResultActions:
 
 def _results(job: Job) -> set[str]:
     return {result for cell in job.view().cells for result in cell.results}
+
+
+def as_one_picture(values: Mapping[str, Any], figures: object) -> tuple[dict[str, Any], str]:
+    """Return the settings of a picture without the search that found it, for tabs that make it anew.
+
+    Args:
+        values: fields of a Request.
+        figures: of the stored result.
+
+    Returns:
+        The settings, with the seed that makes the picture alone where there is one; and what to tell the person where
+        there is none.
+    """
+    if values.get("search", {}).get("key", "none") == "none":
+        return dict(values), ""
+    alone = {**values, "search": {"key": "none"}}
+    search = figures.get("search") if isinstance(figures, Mapping) else None
+    seed = search.get("seed") if isinstance(search, Mapping) else None
+    if is_whole(seed):
+        return {**alone, "seed": int(seed)}, ""
+    return (
+        alone,
+        "A search found this picture, and no seed alone makes it: the seed is the one that the search began with.",
+    )
 
 
 def variations(values: Mapping[str, object]) -> dict[str, Any]:

@@ -201,14 +201,21 @@ class ViewerRenderer:
     def _list_finished_pictures(self, view: View) -> list[dict[str, Any]]:
         """Each finished picture: its stored file or, where it could not be stored, the picture itself; and its seed."""
         results, images = view.cells[0].results, view.cells[0].images
-        seed = self._job.request.seed
         pictures: list[dict[str, Any]] = []
         for place, result in enumerate(results):
             if stored := find_address(self._studio.store, result):
-                pictures.append({"file": stored, "data-result": result, "data-seed": str(seed + place)})
+                pictures.append({"file": stored, "data-result": result, "data-seed": self._find_seed(view, place)})
         for place, image in enumerate(() if images is None else images[len(results) :], len(results)):
-            pictures.append({"src": encode_png_url(image), "data-result": None, "data-seed": str(seed + place)})
+            seed = self._find_seed(view, place)
+            pictures.append({"src": encode_png_url(image), "data-result": None, "data-seed": seed})
         return pictures
+
+    def _find_seed(self, view: View, place: int) -> str | None:
+        """The seed that makes a picture of the batch; None of a search's that no seed alone makes."""
+        if view.population is None:
+            return str(self._job.request.seed + place)
+        seed = view.population.best.seed
+        return None if seed is None else str(seed)
 
 
 _NO_RESULT: Mapping[str, None] = {"data-result": None, "data-seed": None}

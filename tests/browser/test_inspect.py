@@ -24,14 +24,3 @@ def test_pointing_at_a_word_lays_its_map_over_the_picture(visit):
     assert words.last.get_attribute("aria-pressed") == "true"
     assert words.first.get_attribute("aria-pressed") == "false"
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def test_a_searched_picture_can_be_looked_into(visit, app_url):
-    page = visit()
-    page.goto(f"{app_url}/?num_inference_steps=2&search=random,budget=8&reward=sharpness")
-    page.wait_for_function("document.querySelector('#t2i-steps input[type=number]')?.value === '2'")
-    page.click("#t2i-run")
-    page.wait_for_selector('#t2i-progress [data-status="done"]')
-    page.click("#t2i-inspect-fold button.label-wrap")
-    page.click("#t2i-inspect-run")
-    page.locator("#t2i-inspect .sw-words button").first.wait_for()

@@ -17,6 +17,7 @@ from studio.safety.people import People
 from studio.tasks.runs.search import sources_of
 from studio.ui.population import build_curve
 from studio.ui.presentation import list_progress_parts
+from studio.ui.result_actions import as_one_picture
 from studio.ui.viewer import ViewerRenderer
 from tests.pipelines.tiny_models import tiny_sd
 from tests.studio.waiting import ended
@@ -119,8 +120,21 @@ def test_the_viewer_shows_the_population_with_rewards_and_the_budget(studio):
     assert 'data-file="' in finished["t2i-batch"]["html"].split("</button>")[0]
     assert finished["t2i-batch"]["html"].count('aria-pressed="true"') == 1
     assert "<polyline" in build_curve(view.population)
+    alone = view.population.best.name.removeprefix("seed ")
+    assert finished["t2i-hero"]["data-seed"] == alone and f"<dd>{alone}</dd>" in finished["t2i-figures"]["html"]
+    values, words = as_one_picture(BASE | {"search": {"key": "random"}}, view.cells[0].figures)
+    assert (values["search"], str(values["seed"]), words) == ({"key": "none"}, alone, "")
     job.let_pictures_go()
     assert "t2i-hero" in render(job.view())
+
+
+def test_a_picture_that_no_seed_alone_makes_says_so_and_has_none_to_copy(studio):
+    job = studio.submit("text_to_image", {**BASE, "search": {"key": "zero_order", "budget": 48, "neighbors": 2}})
+    view = ended(job)
+    assert view.population.best.name.startswith("round") and view.population.best.seed is None
+    finished = ViewerRenderer(studio, "t2i", job)(view)
+    assert finished["t2i-hero"]["data-seed"] is None and "No seed alone makes it" in finished["t2i-figures"]["html"]
+    assert "no seed alone" in as_one_picture(BASE, view.cells[0].figures)[1]
 
 
 def test_a_search_travels_in_the_parameters_text(studio):

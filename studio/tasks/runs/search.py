@@ -112,7 +112,7 @@ class _Report:
     def _release(self, candidate: Candidate) -> SearchedPicture:
         """The picture as it may be shown."""
         (image,) = self.context.release_pictures(candidate.image[None], self.request.model, self.job)
-        return SearchedPicture(candidate.name, image, candidate.reward, candidate.finished)
+        return SearchedPicture(candidate.name, image, candidate.reward, candidate.finished, candidate.seed)
 
     def store(self, stopped: bool) -> None:
         """Show the best picture, and save it; nothing where none was found."""
@@ -135,6 +135,7 @@ class _Report:
             "judged": found.judged,
             "picture": found.best.name,
             "finished": found.best.finished,
+            "seed": found.best.seed,
             "stopped": stopped,
         }
         return {"evaluations": round(found.spent, 3), "seconds": time.monotonic() - self._start, "search": search}
@@ -143,4 +144,5 @@ class _Report:
 def _note(best: Candidate, found: Found, stopped: bool) -> str:
     kept = "Stopped: the best so far is kept." if stopped else ""
     unfinished = "" if best.finished else "It is an estimate part of the way, since no picture was finished."
-    return " ".join(filter(None, [f"Best of {found.judged}: {best.name}.", kept, unfinished]))
+    alone = "" if best.seed is not None else "No seed alone makes it: the search with its settings does."
+    return " ".join(filter(None, [f"Best of {found.judged}: {best.name}.", kept, unfinished, alone]))
