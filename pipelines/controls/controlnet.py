@@ -6,6 +6,7 @@ What there is of it for the families is in `pipelines.families.controlnet`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from pipelines.controls.edges import find_edges
 from pipelines.controls.pictures import FITS, fit_picture, to_tensor
 from pipelines.controls.window import StepWindow, WindowedTensors
 from pipelines.core.registry import setting
-from pipelines.families.base import Family
+from pipelines.families.base import Family, LatentModel
 from pipelines.families.controlnet import CONTROL, CONTROL_SCALE, ControlledFamily
 
 __all__ = ["MAPS", "ControlNet", "ControlNetSettings"]
@@ -59,20 +60,22 @@ class ControlNet:
         fitted = fit_picture(pixels, size, self.settings.fit)
         return find_edges(fitted, self.settings.low, self.settings.high) if self.settings.map == "edges" else fitted
 
-    def build(self, family: Family, pixels: np.ndarray, size: tuple[int, int], rows: int) -> WindowedTensors | None:
+    def build(
+        self, family: Family | LatentModel, pixels: np.ndarray, size: tuple[int, int], shares: Sequence[float]
+    ) -> WindowedTensors | None:
         """Prepare what the evaluations of a run are given; None for a neutral one.
 
         Args:
             family: with the component "controlnet".
             pixels: the picture, (H, W, 3), uint8.
             size: (width, height) of the run.
-            rows: samples of the run.
+            shares: of the strength, for each sample of the run.
         """
         if self.settings.strength == 0 or not isinstance(family, ControlledFamily):
             return None
         control = family.prepare_control(to_tensor(self.make_map(pixels, size)))
-        control = control.to(family.device).repeat(rows, *(1,) * (control.ndim - 1))
-        scale = torch.full((rows,), self.settings.strength, device=family.device)
+        control = control.to(family.device).repeat(len(shares), *(1,) * (control.ndim - 1))
+        scale = self.settings.strength * torch.tensor(shares, device=family.device)
         tensors = {CONTROL: control, CONTROL_SCALE: scale}
         window = StepWindow(self.settings.begin, self.settings.end)
         return WindowedTensors({"positive": tensors, "negative": tensors}, window)

@@ -6,6 +6,7 @@ What the network is given is in `pipelines.families.image_prompt`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 
 from pipelines.controls.window import StepWindow, WindowedTensors
 from pipelines.core.registry import setting
-from pipelines.families.base import Family
+from pipelines.families.base import Family, LatentModel
 from pipelines.families.image_prompt import IMAGE_SCALE, IMAGE_TOKENS, require_attentions
 
 __all__ = ["ImagePrompt", "IpAdapterSettings"]
@@ -44,22 +45,24 @@ class ImagePrompt:
     def __init__(self, settings: IpAdapterSettings = IpAdapterSettings()):
         self.settings = settings
 
-    def build(self, family: Family, pixels: np.ndarray, rows: int) -> WindowedTensors | None:
+    def build(
+        self, family: Family | LatentModel, pixels: np.ndarray, shares: Sequence[float]
+    ) -> WindowedTensors | None:
         """Prepare what the evaluations of a run are given; None for a neutral one.
 
         Args:
             family: with the components "ip_adapter" and "image_encoder".
             pixels: the picture, (H, W, 3), uint8.
-            rows: samples of the run.
+            shares: of the strength, for each sample of the run.
         """
         if self.settings.strength == 0:
             return None
         encoder, adapter = family.components["image_encoder"], family.components["ip_adapter"]
         require_attentions(adapter, family.network)
         tokens, nothing = adapter.encode(encoder, normalize_picture(pixels, encoder.config.image_size))
-        scale = torch.full((rows,), self.settings.strength, device=family.device)
+        scale = self.settings.strength * torch.tensor(shares, device=family.device)
         branches = {
-            branch: {IMAGE_TOKENS: one.to(family.device).repeat(rows, 1, 1), IMAGE_SCALE: scale}
+            branch: {IMAGE_TOKENS: one.to(family.device).repeat(len(shares), 1, 1), IMAGE_SCALE: scale}
             for branch, one in (("positive", tokens), ("negative", nothing))
         }
         return WindowedTensors(branches, StepWindow(self.settings.begin, self.settings.end))

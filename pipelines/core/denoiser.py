@@ -95,7 +95,10 @@ class Denoiser:
         added = [addition.at(branch, self.step, self.num_steps) for addition in self.additions]
         if not any(added):
             return plain
-        return Conditioning({**plain.tensors, **{key: tensor for one in added for key, tensor in one.items()}})
+        further = Conditioning({key: tensor for one in added for key, tensor in one.items()})
+        if query.rows is not None:
+            further = further.rows(*query.rows)
+        return Conditioning({**plain.tensors, **further.tensors})
 
     def _find_conditioning(self, name: str, branch: str, query: Query) -> Conditioning:
         if query.conditioning is None:

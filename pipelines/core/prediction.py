@@ -199,6 +199,7 @@ class Query:
         role: what the query is for, where a guidance asks several at a level: caches remember each role by itself.
         is_differentiable: whether the prediction carries gradients to the latents and to the conditioning. Caches rest
             there.
+        rows: which of the run's samples the latents are, from the first to before the second; None for all of them.
     """
 
     latents: torch.Tensor
@@ -209,6 +210,7 @@ class Query:
     patch: Perturbation | None = None
     role: str = ""
     is_differentiable: bool = False
+    rows: tuple[int, int] | None = None
 
     @property
     def timesteps(self) -> torch.Tensor:

@@ -222,13 +222,18 @@ class LatentModel(Network, Protocol):
 
     Attributes:
         network: the denoising network, which an edit may patch while its context lasts.
-        traits, identity, components: as in `Family`.
+        traits, identity, components, pictures: as in `Family`.
     """
 
     network: PretrainedModule
     traits: Traits
     identity: tuple[tuple[str, Hashable], ...] | None
     components: dict[str, Any]
+    pictures: Mapping[str, np.ndarray]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
 
     def encode_prompts(
         self,

@@ -78,7 +78,8 @@ class OptimizedNull:
         """Fit the embedding; a generator of queries that returns it."""
         level, next_level = levels
         first = _First()
-        query = Query(latents, level, branches=("positive",), conditioning=first, is_differentiable=True)
+        rows = (SOURCE, SOURCE + 1)
+        query = Query(latents, level, branches=("positive",), conditioning=first, is_differentiable=True, rows=rows)
         positive = (yield query).raw.detach()
         embedding = (first.negative if null is None else null).detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([embedding], lr=_RATE * max(0.0, 1 - context.index / _DECAY))
@@ -86,7 +87,7 @@ class OptimizedNull:
         for iteration in range(self.iterations + 1):
             replaced = _Replaced(embedding)
             negative = yield Query(
-                latents, level, branches=("negative",), conditioning=replaced, is_differentiable=True
+                latents, level, branches=("negative",), conditioning=replaced, is_differentiable=True, rows=rows
             )
             with torch.enable_grad():
                 guided = negative.with_raw(negative.raw + self.scale * (positive - negative.raw))

@@ -36,7 +36,8 @@ class Unasked:
         try:
             query = next(inner)
             while True:
-                asked = dataclasses.replace(query, latents=query.latents[TARGET:], conditioning=_take_edit)
+                rows = (TARGET, TARGET + 1)
+                asked = dataclasses.replace(query, latents=query.latents[TARGET:], conditioning=_take_edit, rows=rows)
                 answer = yield asked
                 query = inner.send(_join(answer, query, estimate))
         except StopIteration as finished:

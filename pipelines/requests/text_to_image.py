@@ -283,7 +283,7 @@ def assemble_run(
     """
     guidance, conditionings = _embed_guidance_scale(resolved.guidance, conditionings, family)
     initial, source = noise
-    additions = build_additions(resolved.request, family)
+    additions = build_additions(resolved.request, family, [1.0] * len(initial))
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
     return Run(
         denoiser=Denoiser(family, guidance, conditionings, cancelled, plan, resolved.cache, additions),

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from pipelines.families.base import Family
     from studio.tasks.context import TaskContext
 
-__all__ = ["give_pictures", "keep_pictures", "require_extras"]
+__all__ = ["STEERED", "give_pictures", "keep_pictures", "require_extras"]
 
-_STEERED = ("control", "image_prompt")
+STEERED = ("control", "image_prompt")
+"""Fields of a request that bring a picture."""
 
 
 def keep_pictures(values: Mapping[str, Any], context: TaskContext) -> Mapping[str, Any]:
@@ -27,7 +28,7 @@ def keep_pictures(values: Mapping[str, Any], context: TaskContext) -> Mapping[st
         PictureError: one is no picture.
     """
     changed = dict(values)
-    for field in _STEERED:
+    for field in STEERED:
         choice = values.get(field)
         picture = choice.get("picture") if isinstance(choice, Mapping) else None
         if isinstance(choice, Mapping) and picture and not (isinstance(picture, str) and context.given.has(picture)):
@@ -69,5 +70,5 @@ def give_pictures(family: Family, requests: Iterable[Request], context: TaskCont
 
 
 def _list_names(request: Request) -> list[str]:
-    settings = [getattr(request, field).settings for field in _STEERED]
+    settings = [getattr(request, field).settings for field in STEERED]
     return [str(one["picture"]) for one in settings if one.get("picture")]

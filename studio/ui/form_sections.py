@@ -188,14 +188,15 @@ class FormSections:
             elem_id=self._id("vae"),
         )
 
-    def steering(self, field: str) -> None:
+    def steering(self, field: str, without: str = "") -> None:
         """Lay out a picture that steers the run.
 
         Args:
             field: "control" or "image_prompt".
+            without: a sentence on what is taken where no picture is chosen; "" where one must be.
         """
         offered = self.list_steering_choices(field, self.first.key)
-        self.steered[field] = build_steering_controls(self.studio, field, self.prefix, offered)
+        self.steered[field] = build_steering_controls(self.studio, field, self.prefix, offered, without)
 
     def list_steering_choices(self, field: str, model: str) -> list[tuple[str, str]]:
         """List label and key of each ControlNet or IP-Adapter that is made for a model."""

@@ -129,7 +129,7 @@ class SteeringControls:
 
 
 def build_steering_controls(
-    studio: Studio, field: str, prefix: str, offered: Sequence[tuple[str, str]]
+    studio: Studio, field: str, prefix: str, offered: Sequence[tuple[str, str]], without: str = ""
 ) -> SteeringControls:
     """Build the components in the present layout context, showing that none is chosen.
 
@@ -138,6 +138,7 @@ def build_steering_controls(
         field: of a request: "control" or "image_prompt".
         prefix: begins each component's id.
         offered: label and key of each that fits the model chosen at first.
+        without: a sentence on what is taken where no picture is chosen; "" where one must be.
     """
     label, picture_label, info = _WORDS[field]
     identity = build_elem_id(prefix, field)
@@ -163,7 +164,7 @@ def build_steering_controls(
             elem_classes="sw-source",
         )
         name = gr.Textbox("", visible=False, label="Name", elem_id=f"{identity}-name")
-        gr.HTML(f"<p class='sw-hint'>{info}</p>")
+        gr.HTML(f"<p class='sw-hint'>{info} {without}</p>")
         choices = [(_MAP_LABELS[key], key) for key in MAPS]
         map_choice = (
             gr.Radio(choices, value=MAPS[0], label="Map", elem_id=f"{identity}-map") if field == "control" else None

@@ -160,7 +160,7 @@ def make_ours(pipe, case, strength=None, **window):
     if options:
         family.max_sequence_length = TOKENS
     settings = {"model": "x", "picture": "x", "strength": given if strength is None else strength, **window}
-    addition = CONTROLS.build(Choice("controlnet", settings)).build(family, PICTURE, (SIZE, SIZE), len(SEEDS))
+    addition = CONTROLS.build(Choice("controlnet", settings)).build(family, PICTURE, (SIZE, SIZE), [1.0] * len(SEEDS))
     schedule = family.noise_schedule_for(SIZE, SIZE)
     levels = stock_levels(pipe.scheduler, schedule, case.startswith(("sd3", "flux")))
     noise = NoiseSource(SEEDS)

@@ -107,7 +107,7 @@ def ours(pipe, state, strength, tmp_path, **window):
     adapter = load_steering_file(part, torch.float32, lambda: False)
     family = family_of({**pipe.components, "ip_adapter": adapter, "image_encoder": image_encoder()})
     settings = {"model": "x", "picture": "x", "strength": strength, **window}
-    addition = IMAGE_PROMPTS.build(Choice("ip_adapter", settings)).build(family, PICTURE, len(SEEDS))
+    addition = IMAGE_PROMPTS.build(Choice("ip_adapter", settings)).build(family, PICTURE, [1.0] * len(SEEDS))
     schedule = family.noise_schedule_for(SIZE, SIZE)
     levels = stock_levels(pipe.scheduler, schedule, False)
     noise = NoiseSource(SEEDS)

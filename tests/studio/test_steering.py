@@ -97,9 +97,35 @@ def test_what_is_missing_or_wrong_is_refused_before_the_queue(studio, settings, 
         studio.submit("text_to_image", {**REQUEST, **control(**settings)})
 
 
-@pytest.mark.parametrize("task", ["edit", "animate", "quantize", "convergence"])
+def test_an_edit_is_steered_by_its_own_source_where_no_other_picture_is_given(studio):
+    values = {"picture": encode(), "edit": {"key": "image_to_image", "strength": 0.9}, "base": REQUEST}
+
+    def edit(**settings):
+        view = ended(studio.submit("edit", {**values, "base": {**REQUEST, **control(**settings)}}))
+        assert view.status.value == "done", view.message
+        return view.cells[0]
+
+    own, given = edit(picture=""), edit(picture=encode())
+    np.testing.assert_array_equal(own.images, given.images)
+    assert not np.array_equal(own.images, edit(strength=0.0).images)
+    restored = read_settings(studio, str(studio.store.get(own.results[0]).path), "emoji").values
+    np.testing.assert_array_equal(studio.given.read(restored["control"]["picture"]), PICTURE)
+
+
+def test_a_walk_is_steered(studio):
+    def walk(**changes):
+        values = {"base": {**REQUEST, **changes}, "frames": 2, "keys": [{"seed": 3}], "format": "gif"}
+        view = ended(studio.submit("animate", values))
+        assert view.status.value == "done", view.message
+        return view.cells[0].images
+
+    assert not np.array_equal(walk(), walk(**control()))
+    np.testing.assert_array_equal(walk(), walk(**control(strength=0.0)))
+
+
+@pytest.mark.parametrize("task", ["quantize", "convergence"])
 def test_tasks_that_run_none_say_so(studio, task):
-    extra = {"edit": {"picture": encode()}, "quantize": {"variants": ["int8"]}}.get(task, {})
+    extra = {"quantize": {"variants": ["int8"]}}.get(task, {})
     with pytest.raises(StepwiseError, match="ControlNet"):
         studio.submit(task, {"base": {**REQUEST, **control()}, **extra})
 

@@ -12,7 +12,11 @@ from pipelines.edits.masks import Box, blend, blur_mask, find_crop, grow_mask, p
 from pipelines.edits.placing import Placement, Placing, place_object
 from pipelines.workflows.edit.request import EditRequest
 
-__all__ = ["Canvas", "Cropped", "canvas_of", "crop_of"]
+__all__ = ["Canvas", "Cropped", "canvas_of", "crop_of", "lay_over"]
+
+
+_SAME_PROPORTIONS = 0.01
+"""Relative: uploads are scaled to whole pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +132,28 @@ def canvas_of(request: EditRequest, size: tuple[int, int]) -> Canvas:
         pixels = np.pad(pixels, (*sides, (0, 0)), mode="edge")
         weights = np.pad(np.zeros(size[::-1], np.float32) if weights is None else weights, sides, constant_values=1)
     return Canvas(pixels, weights, tuple(notes))
+
+
+def lay_over(request: EditRequest, canvas: Canvas, pixels: np.ndarray, fit: str) -> np.ndarray:
+    """Bring another picture to where the source stands on a canvas, its margins filled with the edge's colors.
+
+    Args:
+        request: of the canvas.
+        canvas: as `canvas_of` returned it.
+        pixels: (H, W, 3) uint8; of the source's proportions it is fitted as the source was.
+        fit: "crop" or "resize", for one of other proportions.
+    """
+    source = request.picture.pixels.shape
+    if abs(pixels.shape[1] * source[0] / (pixels.shape[0] * source[1]) - 1) < _SAME_PROPORTIONS:
+        fit = request.fit
+    if canvas.whole:
+        left, top, right, bottom = canvas.whole.box
+        over = fit_pixels(pixels, (source[1], source[0]), fit)[0][top:bottom, left:right]
+        return fit_pixels(over, canvas.size, "resize")[0]
+    left, top, right, bottom = request.build_edit().margins
+    width, height = canvas.size
+    fitted, _ = fit_pixels(pixels, (width - left - right, height - top - bottom), fit)
+    return np.pad(fitted, ((top, bottom), (left, right), (0, 0)), mode="edge")
 
 
 def _place(placing: Placing, pastes: bool, pixels: np.ndarray, mask: np.ndarray, notes: tuple[str, ...]) -> Canvas:

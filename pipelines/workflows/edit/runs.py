@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import PromptError
 from pipelines.core.loop import Run
 from pipelines.core.noise import NoiseSource
-from pipelines.core.prediction import Conditioning, Guidance
+from pipelines.core.prediction import Addition, Conditioning, Guidance
 from pipelines.core.types import Trajectory
 from pipelines.edits.base import EditContext
 from pipelines.edits.paired import RowGuidance
@@ -26,8 +27,9 @@ from pipelines.inversions.unasked import Unasked
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.run_identity import identify_model
+from pipelines.requests.steering import build_additions
 from pipelines.requests.text_to_image import ResolvedRun, encode_request
-from pipelines.workflows.edit.canvas import Canvas
+from pipelines.workflows.edit.canvas import Canvas, lay_over
 from pipelines.workflows.edit.request import EditRequest
 
 __all__ = ["Editing"]
@@ -183,6 +185,7 @@ class Editing:
         else:
             negative = self.request.source_prompt if self.inversion.replaces_negative else None
             denoiser = self._build_denoiser(self.guidance, prompts, [scale, scale], negative)
+        denoiser.additions = self._build_additions(len(latents))
         context = EditContext(
             self.family.network,
             sampler,
@@ -197,6 +200,12 @@ class Editing:
         )
         with self.edit.applied(context) as sampler:
             yield Run(denoiser, sampler, self.levels, latents, self.source, self.noise_schedule)
+
+    def _build_additions(self, rows: int) -> list[Addition]:
+        """What the pictures of the request add to the edit; the source beside it is drawn as without them."""
+        shares = [1.0] if rows == 1 else [0.0, 1.0]
+        lay = functools.partial(lay_over, self.request, self.canvas)
+        return build_additions(self.request.base, self.family, shares, lay)
 
     def _read_words(self, prompt: str) -> Words:
         tokenizer = self.family.components.get("tokenizer")

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.types import Request
+from pipelines.requests.limits import require_unsteered
 
 __all__ = ["ONE_NOISE", "OUR_LOOP", "ClipFrames", "ClipStep", "Video", "VideoJob", "refuse_keyframes", "refuse_unread"]
 
@@ -120,7 +121,8 @@ def refuse_keyframes(job: VideoJob, model: str) -> None:
 
 
 def refuse_unread(request: Request) -> None:
-    """Raise MethodFitError for what only a walk reads, instead of leaving it out unsaid."""
+    """Raise SettingsError for what only a walk reads, instead of leaving it out unsaid."""
+    require_unsteered(request, "A model of clips")
     if request.loras:
         raise MethodFitError("LoRAs cannot be applied to a model of clips. Remove them.")
     if request.variation_strength:

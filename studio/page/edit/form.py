@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EditForm"]
 
+_WITHOUT_PICTURE = "Without one, the source picture."
 _FIT_LABELS = {"crop": "Crop", "resize": "Stretch"}
 
 
@@ -118,6 +119,9 @@ class EditForm:
             gr.HTML("<p class='sw-hint'>Used by edits without inversion; an inversion has a sampler of its own.</p>")
             base.method("sampler")
             base.method("schedule")
+        with gr.Accordion("ControlNet and IP-Adapter", open=False, elem_classes="sw-expert"):
+            base.steering("control", _WITHOUT_PICTURE)
+            base.steering("image_prompt", _WITHOUT_PICTURE)
         with gr.Accordion("LoRA and VAE", open=False):
             base.loras()
             base.vae()

@@ -106,6 +106,10 @@ class VideoTab(RunningTab):
             form.method("sampler")
             form.method("schedule")
             form.method("start")
+        with gr.Accordion("ControlNet and IP-Adapter", open=False, elem_classes="sw-expert"):
+            gr.HTML("<p class='sw-hint'>They steer every frame of a walk alike.</p>")
+            form.steering("control")
+            form.steering("image_prompt")
         with gr.Accordion("LoRA and VAE", open=False):
             form.loras()
             form.vae()

@@ -22,6 +22,7 @@ from pipelines.workflows.video.base import ClipFrames, ClipStep
 from pipelines.workflows.video.request import VideoRequest
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 from studio.media.clips import NO_MP4, check_format, get_default_format
+from studio.tasks.extras import give_pictures
 from studio.tasks.pictures import read_picture
 from studio.tasks.runs.text_to_image import parse_request
 
@@ -169,7 +170,7 @@ def parse(values: Mapping[str, object], context: TaskContext) -> VideoRequest:
     defaults = {name: value for name, value in video.defaults.items() if name not in entry.defaults}
 
     def read(base: Mapping[str, object]) -> Request:
-        return parse_request({**defaults, **base}, context, video.prompt)
+        return parse_request({**defaults, **base}, context, video.prompt, steered=True)
 
     default_format = get_default_format()
     request = VideoRequest.parse({"format": default_format, **values}, entry, read, read_picture, context.limits)
@@ -188,6 +189,7 @@ def run(request: VideoRequest, job: Job, context: TaskContext) -> None:
         job.set_status(JobStatus.RUNNING)
         if isinstance(model, Family):
             request = _resolve_size(request, model)
+            give_pictures(model, [request.base], context)
             with model.loras(context.load_loras(request.base.loras)):
                 clip.follow(method.run(request.job(), model, job.cancelled))
         else:

@@ -27,6 +27,7 @@ from pipelines.workflows.edit.canvas import Canvas, canvas_of
 from pipelines.workflows.edit.request import EditRequest
 from pipelines.workflows.edit.runs import Editing
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.extras import STEERED, give_pictures
 from studio.tasks.pictures import read_mask, read_picture
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record
 from studio.tasks.runs.text_to_image import parse_request
@@ -237,7 +238,10 @@ def _compute_psnr_outside(picture: np.ndarray, source: np.ndarray, mask: np.ndar
 
 def parse(values: Mapping[str, Any], context: TaskContext) -> EditRequest:
     """Read untrusted values: see `Task.parse`."""
-    request = EditRequest.parse(values, lambda plain: parse_request(plain, context), read_picture, read_mask)
+    values = _steer_by_source(values)
+    request = EditRequest.parse(
+        values, lambda plain: parse_request(plain, context, steered=True), read_picture, read_mask
+    )
     if take_loras(request.source_prompt)[1]:
         raise PromptError("The source prompt names a LoRA. Put it into the prompt: it acts on the whole edit.")
     # With the target's own seed: where both share a pattern, the same choices are drawn for both.
@@ -252,6 +256,19 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> EditRequest:
     return request
 
 
+def _steer_by_source(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the source as the picture of a ControlNet or an IP-Adapter that has none of its own."""
+    base, picture = values.get("base"), values.get("picture")
+    if not isinstance(base, Mapping) or picture is None:
+        return values
+    steered = {
+        field: {**choice, "picture": picture}
+        for field in STEERED
+        if isinstance(choice := base.get(field), Mapping) and choice.get("model") and not choice.get("picture")
+    }
+    return {**values, "base": {**base, **steered}} if steered else values
+
+
 def run(request: EditRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
     with context.model(request.base.model, job, find_extras(request.base)) as family:
@@ -262,6 +279,7 @@ def run(request: EditRequest, job: Job, context: TaskContext) -> None:
         request = request.within(request.count_pixels_kept(size.width, size.height))
         job.request = job.request.replace(picture=request.picture, mask=request.mask)
         request, canvas, resolved = _resolve_request(request, family, context)
+        give_pictures(family, [request.base], context)
         with family.loras(context.load_loras(request.base.loras)):
             edit_run = _EditRun(
                 request, job, context, family, canvas, Editing(request, resolved, model, canvas, job.cancelled)
