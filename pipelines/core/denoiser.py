@@ -9,26 +9,23 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import nullcontext
 
 import torch
 
+from pipelines.core.batch import Branch, Remembered, evaluate_branches
 from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan, Terms, conditioning_name
-from pipelines.core.caching import BranchMemory, Cache, CachedRow
+from pipelines.core.caching import BranchMemory, Cache
 from pipelines.core.cancelling import Cancelled
-from pipelines.core.devices import Timer, is_out_of_memory, mark_time, release_unused_memory
+from pipelines.core.devices import Timer, mark_time
 from pipelines.core.prediction import (
     Addition,
     AskingGuidance,
     Conditioning,
     Guidance,
     Network,
-    Perturbation,
     Prediction,
     Query,
-    RowMemory,
 )
-from pipelines.core.rows import halve_rows, rows_at_once
 from pipelines.core.schedule import Level
 
 __all__ = ["Cancelled", "Denoiser", "combine_branches", "predict_together"]
@@ -106,7 +103,7 @@ class Denoiser:
         conditionings = {other: self.conditionings[self.terms(other)[0][0]] for other in self.conditionings}
         return query.conditioning(branch, {**conditionings, branch: self.conditionings[name]})
 
-    def remember(self, name: str, query: Query) -> _Remembered | None:
+    def remember(self, name: str, query: Query) -> Remembered | None:
         """What the cache remembers of a term, and will do in its next evaluation; None without a cache."""
         if self.cache is None or torch.is_grad_enabled() or query.is_differentiable:
             return None
@@ -115,7 +112,7 @@ class Denoiser:
         if memory is None or len(memory.rows) != len(query.latents):
             memory = self._memories[name] = BranchMemory(len(query.latents))
         memory.begin(self.step, self.num_steps, query.level)
-        return _Remembered(self.cache, self.cache.plan(memory.rows), memory.rows)
+        return Remembered(self.cache, self.cache.plan(memory.rows), memory.rows)
 
     def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
         """Predict for (B, C, h, w) latents at one level, guided.
@@ -132,37 +129,6 @@ class Denoiser:
             Cancelled: the run was stopped.
         """
         return predict_together([(self, query)])[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Remembered:
-    """A cache, what it is about to do, and what it remembers of each row."""
-
-    cache: Cache
-    plan: Hashable
-    rows: Sequence[CachedRow]
-
-    @property
-    def ran(self) -> float:
-        """The share of the network that was run, of the rows' mean."""
-        return sum(row.ran for row in self.rows) / len(self.rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Branch:
-    owner: int
-    name: str
-    query: Query
-    conditioning: Conditioning
-    network: Network
-    perturbation: Perturbation | None
-    remembered: _Remembered | None
-
-    @property
-    def group(self) -> Hashable:
-        latents, place = self.query.latents, (id(self.network), self.query.is_differentiable)
-        cached = self.remembered and (self.remembered.cache, self.remembered.plan)
-        return (place, tuple(latents.shape[1:]), latents.dtype, self.conditioning.signature, self.perturbation, cached)
 
 
 def predict_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Prediction]:
@@ -221,18 +187,18 @@ def _answer_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Predicti
     def is_cancelled() -> bool:
         return any(denoiser.cancelled() for denoiser, _ in queries)
 
-    groups: dict[Hashable, list[_Branch]] = {}
+    groups: dict[Hashable, list[Branch]] = {}
     branch_names = [tuple(query.branches) or denoiser.guidance.plan(query.level) for denoiser, query in queries]
     for owner, (denoiser, query) in enumerate(queries):
         for name, conditioning in _collect_conditionings(denoiser, query, branch_names[owner]).items():
             perturbation = denoiser.guidance.perturbation if name != conditioning_name(name) else query.patch
             remembered = denoiser.remember(name, query)
-            branch = _Branch(owner, name, query, conditioning, denoiser.network, perturbation, remembered)
+            branch = Branch(owner, name, query, conditioning, denoiser.network, perturbation, remembered)
             groups.setdefault(branch.group, []).append(branch)
     answers: list[dict[str, Prediction]] = [{} for _ in queries]
     for branches in groups.values():
         start = mark_time(branches[0].query.latents.device)
-        raws = _evaluate(branches, is_cancelled)
+        raws = evaluate_branches(branches, is_cancelled)
         end, rows = mark_time(raws[0].device), sum(len(raw) for raw in raws)
         for branch, raw in zip(branches, raws, strict=True):
             denoiser = queries[branch.owner][0]
@@ -300,55 +266,3 @@ def combine_branches(
         return dataclasses.replace(branches[branch_names[-1]], branches=branches)
     prediction = guidance.combine(branches)
     return dataclasses.replace(prediction, branches=branches) if len(branches) > 1 else prediction
-
-
-def _evaluate(branches: Sequence[_Branch], is_cancelled: Callable[[], bool]) -> list[torch.Tensor]:
-    """The raw outputs of branches that share a batch, evaluated at most `max_rows` rows at a time.
-
-    Where the device's memory does not hold so many, they are halved, and the network remembers how many it held.
-
-    Raises:
-        Cancelled: `is_cancelled`, which is asked before every evaluation.
-        RuntimeError: not even the fewest rows fit; `is_out_of_memory` says so of it.
-    """
-    network, perturbation, remembered = branches[0].network, branches[0].perturbation, branches[0].remembered
-    with_gradients = torch.is_grad_enabled() or branches[0].query.is_differentiable
-    memories = [row for branch in branches if branch.remembered for row in branch.remembered.rows]
-    with torch.set_grad_enabled(with_gradients):
-        latents = torch.cat([branch.query.latents for branch in branches])
-        conditioning = Conditioning.cat([branch.conditioning for branch in branches])
-    counts = [len(branch.query.latents) for branch in branches]
-    timesteps = torch.cat([branch.query.timesteps for branch in branches])
-    rows = rows_at_once(network, latents)
-    # Saves a few per cent on a small network; the copy of the outputs is an ordinary tensor again.
-    perturbed = perturbation.applied(network) if perturbation is not None else nullcontext()
-    with torch.enable_grad() if with_gradients else torch.inference_mode(), perturbed:
-        parts, start = [], 0
-        while start < len(latents):
-            if is_cancelled():
-                raise Cancelled
-            part = slice(start, start + rows)
-            try:
-                cached = remembered.cache.applied(network, remembered.plan, memories[part]) if remembered else None
-                with cached or nullcontext():
-                    parts.append(
-                        network.predict_raw(latents[part], timesteps[part], conditioning.rows(start, start + rows))
-                    )
-                for row in memories[part]:
-                    row.finish()
-                start += rows
-                continue
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or not (smaller := halve_rows(network, min(rows, len(latents) - start))):
-                    raise
-            # Outside the handler, whose traceback keeps the tensors of the failed evaluation.
-            rows = smaller
-            for row in memories[part]:
-                row.begin(row.place)
-            if isinstance(network, RowMemory):
-                network.remember_rows(latents[0], smaller)
-            else:
-                network.max_rows = smaller
-            release_unused_memory(latents.device)
-    with torch.set_grad_enabled(with_gradients):
-        return list(torch.split(torch.cat(parts), counts))
