@@ -28,8 +28,8 @@ from pipelines.guidance.cfg import Unguided
 from pipelines.models.device_choice import choose_device, describe_device
 from pipelines.quantizers import QUANTIZERS, Machine
 from pipelines.quantizers.base import build_report, quantize_network
+from pipelines.requests.encoding import decode
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import decode
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 

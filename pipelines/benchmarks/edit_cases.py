@@ -23,7 +23,8 @@ from pipelines.metrics.detector import Detector
 from pipelines.metrics.lpips import Lpips
 from pipelines.metrics.pictures import psnr, ssim
 from pipelines.metrics.structure import structure_distance_between
-from pipelines.requests.text_to_image import decode, resolve
+from pipelines.requests.encoding import decode
+from pipelines.requests.text_to_image import resolve
 from pipelines.training.edits import EditPair, EditPictures
 from pipelines.workflows.edit.canvas import canvas_of
 from pipelines.workflows.edit.request import EditRequest, Picture

@@ -32,7 +32,7 @@ from pipelines.metrics.pictures import psnr
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped_128, shipped_flow
 from pipelines.models.loader import Loader
-from pipelines.requests.text_to_image import as_uint8
+from pipelines.requests.encoding import as_uint8
 from pipelines.training.composition_measures import named_compositions
 
 __all__ = ["Score", "main", "saturation", "sharpness", "summarize"]

@@ -21,8 +21,9 @@ from pipelines.emoji.captions import plain_caption
 from pipelines.emoji.objects import shipped_catalog
 from pipelines.emoji.scenes import Scene, sample_scene
 from pipelines.families.base import Family
+from pipelines.families.prompt_tokens import clip_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
-from pipelines.families.prompts import clip_chunks, encode_clip
+from pipelines.families.prompts import encode_clip
 from pipelines.learning.cases import Cases
 from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.models.cache import ModelCache

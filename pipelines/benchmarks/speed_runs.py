@@ -17,7 +17,8 @@ from pipelines.core.prediction import Query
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.metrics.pictures import psnr
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.encoding import decode
+from pipelines.requests.text_to_image import build_run, resolve
 
 __all__ = ["Closeness", "Timing", "draw", "measure_bookkeeping", "measure_closeness", "time_in_turns"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipelines.core.errors import PromptError
-from pipelines.families.prompts import clip_tokens
+from pipelines.families.prompt_tokens import clip_tokens
 from pipelines.prompts.weights import parse_weights
 
 if TYPE_CHECKING:

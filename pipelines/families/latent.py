@@ -18,14 +18,8 @@ from pipelines.families.base import Autoencoder, Family, PretrainedModule
 from pipelines.families.noise_schedules import discrete_schedule, has_edm_times, shifted_schedule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.families.vae_memory import call_within_memory
-from pipelines.weights.embeddings import (
-    applied_embeddings,
-    bundled_embeddings,
-    fits_width,
-    named_embeddings,
-    read_bundled,
-    read_embedding,
-)
+from pipelines.weights.embedding_files import bundled_embeddings, fits_width, read_bundled, read_embedding
+from pipelines.weights.embeddings import applied_embeddings, named_embeddings
 from pipelines.weights.lora import applied_loras
 from pipelines.weights.part_identity import file_stamp
 from pipelines.weights.patching import in_dtype

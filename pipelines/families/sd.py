@@ -15,8 +15,9 @@ from pipelines.core.types import Traits
 from pipelines.families.controlnet import unet_control_inputs
 from pipelines.families.image_prompt import applied_image_prompt
 from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
+from pipelines.families.prompt_tokens import most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
-from pipelines.families.prompts import encode_clip, most_chunks
+from pipelines.families.prompts import encode_clip
 from pipelines.prompts.rules import HERE, PromptRules
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]

@@ -13,8 +13,9 @@ from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import sd3_control_inputs
 from pipelines.families.latent import LatentFamily, shifted_schedule, with_embeddings
+from pipelines.families.prompt_tokens import most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
-from pipelines.families.prompts import encode_clip, encode_t5, most_chunks
+from pipelines.families.prompts import encode_clip, encode_t5
 from pipelines.prompts.rules import HERE, PromptRules
 
 __all__ = ["StableDiffusion3"]

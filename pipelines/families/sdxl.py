@@ -9,8 +9,9 @@ import torch
 
 from pipelines.core.prediction import Conditioning
 from pipelines.families.latent import with_embeddings
+from pipelines.families.prompt_tokens import most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
-from pipelines.families.prompts import encode_clip, most_chunks
+from pipelines.families.prompts import encode_clip
 from pipelines.families.sd import StableDiffusion
 from pipelines.prompts.rules import HERE, PromptRules
 

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.core.registry import NoSettings
 from pipelines.inspection.base import Finding, InspectContext
-from pipelines.requests.text_to_image import decode
+from pipelines.requests.encoding import decode
 
 __all__ = ["AutoencoderTrace"]
 

@@ -19,7 +19,8 @@ from pipelines.core.types import Traits
 from pipelines.edits.words import Words, read_words
 from pipelines.families.base import Family
 from pipelines.guidance.cfg import Unguided
-from pipelines.requests.text_to_image import ResolvedRun, assemble_run, decode, encode_request
+from pipelines.requests.encoding import decode, encode_request
+from pipelines.requests.text_to_image import ResolvedRun, assemble_run
 
 __all__ = ["Finding", "InspectContext", "Inspection", "needs_word_by_word"]
 

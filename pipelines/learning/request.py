@@ -12,8 +12,8 @@ from pipelines.core.types import Choice, Request
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings
 from pipelines.learning.bespoke_settings import BespokeSettings
 from pipelines.learning.ld3 import Ld3Settings
-from pipelines.requests.limits import require_made_here, require_uncached
 from pipelines.requests.prompts import prompt_rules
+from pipelines.requests.refusals import require_made_here, require_uncached
 from pipelines.schedules.learned_file import LearnedSchedule
 
 __all__ = ["LEARNERS", "PROMPTS", "LearnRequest", "PictureSettings", "Progress", "require_learnable"]

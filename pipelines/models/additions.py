@@ -16,7 +16,7 @@ from pipelines.models.catalog_folder import (
 from pipelines.models.donors import DONORS
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.folder_walk import ModelFolders
-from pipelines.weights.kinds import CONTEXT_WIDTHS
+from pipelines.weights.network_kinds import CONTEXT_WIDTHS
 
 __all__ = ["find_base", "fits_model", "list_embeddings", "list_loras", "list_upscalers"]
 

@@ -10,15 +10,8 @@ from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.folder_entries import (
-    PLACES,
-    build_entries,
-    explain_suffix,
-    find_shard_set,
-    make_key,
-    make_printable,
-    measure_size,
-)
+from pipelines.models.folder_entries import build_entries, find_shard_set, make_key, make_printable, measure_size
+from pipelines.models.folder_problems import PLACES, explain_suffix
 from pipelines.models.folder_walk import EMBEDDINGS, LORAS, UPSCALERS, FolderFile, Kinds, ModelFolders
 
 __all__ = [

@@ -15,7 +15,8 @@ from pipelines.weights.checkpoint_names import Move, encoder_moves, network_move
 from pipelines.weights.files import Header
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.gguf_reading import GgufReader
-from pipelines.weights.kinds import ENCODERS, VAE_PREFIXES, bare_names, file_kind
+from pipelines.weights.kinds import ENCODERS, VAE_PREFIXES, file_kind
+from pipelines.weights.network_kinds import bare_names
 from pipelines.weights.reading import TensorReader, plain_names
 
 if TYPE_CHECKING:

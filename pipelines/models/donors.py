@@ -17,7 +17,8 @@ from pipelines.models.files import part_files, read_index
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
 from pipelines.weights.gguf_files import has_gguf
-from pipelines.weights.kinds import CONTEXT_WIDTHS, FileKind
+from pipelines.weights.kinds import FileKind
+from pipelines.weights.network_kinds import CONTEXT_WIDTHS
 
 __all__ = ["DONORS", "OPTIONAL", "Donor", "Donors", "complete_entries"]
 

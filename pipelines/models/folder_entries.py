@@ -10,24 +10,22 @@ from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
 from pipelines.models.entry import CatalogEntry, CheckpointFile
-from pipelines.models.files import list_parts
 from pipelines.models.folder_classes import text_to_image_class
-from pipelines.models.folder_walk import EMBEDDINGS, LORAS, UPSCALERS, FolderFile, Kinds
+from pipelines.models.folder_problems import (
+    CHOSEN_BESIDE,
+    SHARD,
+    VISION_ENCODER,
+    explain_file,
+    explain_incomplete,
+    explain_part,
+    explain_shard,
+    explain_suffix,
+    read_class_name,
+)
+from pipelines.models.folder_walk import FolderFile, Kinds
 from pipelines.models.safety_checker import is_safety_checker
-from pipelines.weights.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES
-from pipelines.weights.gguf_files import GGUF_INSTALL, has_gguf
-from pipelines.weights.kinds import FileKind
 
-__all__ = [
-    "FAMILIES",
-    "PLACES",
-    "build_entries",
-    "explain_suffix",
-    "find_shard_set",
-    "make_key",
-    "make_printable",
-    "measure_size",
-]
+__all__ = ["FAMILIES", "build_entries", "find_shard_set", "make_key", "make_printable", "measure_size"]
 
 FAMILIES = {
     "StableDiffusionPipeline": "sd",
@@ -40,42 +38,12 @@ FAMILIES = {
 PIPELINES = {family: pipeline for pipeline, family in FAMILIES.items()}
 VIDEO_WORDS = ("Video", "Wan", "LTX", "AnimateDiff", "SkyReels", "AnyFlow", "Mochi", "Latte", "Allegro")
 SIZES = {"sd1": 512, "sd2": 768}
-PLACES = {
-    "lora": ("a LoRA", LORAS),
-    "embedding": ("a textual-inversion embedding", EMBEDDINGS),
-    "upscaler": ("an upscaler", UPSCALERS),
-    "checkpoint": ("a checkpoint", "checkpoints"),
-    "network": ("a model's denoising network", "diffusion_models"),
-    "vae": ("a VAE", "vae"),
-    "text_encoder": ("a text encoder", "text_encoders"),
-}
-"""What a file is called, and the folder where it belongs."""
-
-_CHOSEN_BESIDE = {
-    "controlnet": "a ControlNet: choose it under ControlNet",
-    "ip_adapter": "an IP-Adapter: choose it under Picture as prompt",
-}
-"""What is no model and is chosen beside one."""
-
-_SHARD = re.compile(r"^(.*?)-\d{5}-of-\d{5}(.*)$")
 
 
 def find_shard_set(path: Path) -> Path | None:
     """Say what the parts of one model in several files have in common; None for any other file."""
-    match = _SHARD.match(path.name)
+    match = SHARD.match(path.name)
     return path.with_name(f"{match[1]}*{match[2]}") if match else None
-
-
-def explain_suffix(path: Path) -> str:
-    """Say why a file is not even opened, by its suffix; "" for those that are."""
-    suffix = path.suffix.lower()
-    if suffix in SAFETENSORS_SUFFIXES or suffix in PICKLE_SUFFIXES or suffix == ".gguf":
-        return ""
-    if suffix in {".part", ".partial", ".crdownload", ".tmp", ".aria2", ".incomplete", ".download"}:
-        return f"{path.name} is a download that has not ended. Let it finish, or download it again."
-    if suffix in {".zip", ".7z", ".rar", ".tar", ".gz", ".xz"}:
-        return f"{path.name} is an archive. Unpack it in the models folder."
-    return f"{path.name} is not a safetensors or GGUF file, the only kinds of weights that are read."
 
 
 def build_entries(file: FolderFile, kinds: Kinds) -> list[CatalogEntry]:
@@ -85,8 +53,8 @@ def build_entries(file: FolderFile, kinds: Kinds) -> list[CatalogEntry]:
         if file.problem:
             return [_build_unusable_entry(path, file.problem)]
         return [_build_folder_entry(path, kinds)]
-    if _SHARD.match(path.name):
-        return [_build_unusable_entry(path, _explain_shard(path))]
+    if SHARD.match(path.name):
+        return [_build_unusable_entry(path, explain_shard(path))]
     if (path.parent / "config.json").is_file() and path.name.startswith(("diffusion_pytorch_model", "model")):
         return [] if is_safety_checker(path.parent) else [_build_part_entry(path)]
     problem = explain_suffix(path)
@@ -100,42 +68,10 @@ def _build_unusable_entry(path: Path, problem: str) -> CatalogEntry:
 
 def _build_part_entry(path: Path) -> CatalogEntry:
     """Of a part by itself, which may be one that is chosen beside a model."""
-    entry = _build_unusable_entry(path, _explain_part(path))
-    if not any(word in _read_class_name(path.parent) for word in ("ControlNet", "Autoencoder", _VISION)):
+    entry = _build_unusable_entry(path, explain_part(path))
+    if not any(word in read_class_name(path.parent) for word in ("ControlNet", "Autoencoder", VISION_ENCODER)):
         return entry
     return dataclasses.replace(entry, label=make_printable(path.parent.name), is_addition=True)
-
-
-_VISION = "CLIPVisionModelWithProjection"
-
-
-def _explain_shard(path: Path) -> str:
-    return (
-        f"{path.name} is one of several files of a network by itself. Put it with its list (*.index.json) and its "
-        "config.json into the model's diffusers folder."
-    )
-
-
-def _explain_part(path: Path) -> str:
-    if "ControlNet" in _read_class_name(path.parent):
-        return f"{path.parent.name} is {_CHOSEN_BESIDE['controlnet']}, with a model that it fits."
-    if _VISION in _read_class_name(path.parent):
-        return f"{path.parent.name} is an image encoder, which IP-Adapters read pictures with."
-    if _read_class_name(path.parent).startswith("Autoencoder"):
-        return f"{path.parent.name} is a VAE by itself: choose it under VAE, with a model that it fits."
-    return (
-        f"{path.parent.name}/{path.name} is one part of a diffusers model. Put its whole folder, with "
-        "model_index.json, into the models folder."
-    )
-
-
-def _read_class_name(folder: Path) -> str:
-    """The class in diffusers or transformers that a part's configuration names; "" where it names none."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(config.get("_class_name") or config.get("architectures") or "")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
 
 
 def _build_file_entries(path: Path, kinds: Kinds) -> list[CatalogEntry]:
@@ -152,8 +88,8 @@ def _build_file_entries(path: Path, kinds: Kinds) -> list[CatalogEntry]:
         pipeline=PIPELINES.get(kind.family, ""),
         path=path,
         size_bytes=measure_size(path),
-        problem=_explain_file(path, kind, gguf),
-        is_addition=kind.what == "vae" or (kind.what in _CHOSEN_BESIDE and not kind.note),
+        problem=explain_file(path, kind, gguf),
+        is_addition=kind.what == "vae" or (kind.what in CHOSEN_BESIDE and not kind.note),
         defaults=_choose_defaults(kind.family, SIZES.get(kind.base, 1024)),
         file=CheckpointFile(kind.base, kind.lacks, kind.prediction, kind.zero_snr, kind.edm, gguf)
         if kind.what in {"checkpoint", "network"}
@@ -206,36 +142,6 @@ def _read_sidecar_prediction(path: Path) -> str:
     return "v_prediction" if match[1].lower().startswith("v") else "epsilon"
 
 
-def _explain_file(path: Path, kind: FileKind, gguf: bool) -> str:
-    if kind.note:
-        return f"{path.name} cannot be used by itself. {kind.note}"
-    if kind.what in _CHOSEN_BESIDE:
-        return f"{path.name} is {_CHOSEN_BESIDE[kind.what]}, with a model that it fits."
-    if kind.what in {"lora", "embedding", "upscaler"}:
-        what, place = PLACES[kind.what]
-        return f"{path.name} is {what}. Move it into the folder '{place}'."
-    if gguf and not has_gguf() and (kind.family or kind.what in {"vae", "text_encoder"}):
-        return f"{path.name} is a GGUF file, which needs the package gguf. Install it with: {GGUF_INSTALL}"
-    if kind.what == "vae":
-        return f"{path.name} is a VAE by itself: choose it under VAE. Models that lack one are completed with it."
-    if kind.what == "text_encoder":
-        return f"{path.name} is {PLACES[kind.what][0]} by itself. Models that lack one are completed with it."
-    if not kind.family:
-        return f"{path.name} is none of the checkpoints known here: Stable Diffusion 1 to 3.5, SDXL, FLUX.1."
-    return ""
-
-
-def _explain_incomplete(folder: Path, kinds: Kinds) -> str:
-    """Explain why a folder's files do not make its parts, as a sentence; "" where they do. Only headers are read."""
-    try:
-        parts = list_parts(folder, {}, ("", "fp16"))
-        for weights in (path for part in parts.values() if part for path in part.weights):
-            kinds.kind(weights)
-    except ModelFileError as error:
-        return str(error)
-    return ""
-
-
 def _build_folder_entry(path: Path, kinds: Kinds) -> CatalogEntry:
     label = make_printable(path.name)
     try:
@@ -263,7 +169,7 @@ def _build_folder_entry(path: Path, kinds: Kinds) -> CatalogEntry:
         path=path,
         defaults=_choose_defaults(family),
         size_bytes=sum(measure_size(file) for file in path.glob("*/*.safetensors")),
-        problem=f"{label} {problem}" if problem else _explain_incomplete(path, kinds),
+        problem=f"{label} {problem}" if problem else explain_incomplete(path, kinds),
     )
 
 

@@ -20,6 +20,7 @@ from pipelines.models.device_choice import Acceleration, choose_device
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.files import PartFiles
+from pipelines.models.load_progress import LoadProgress, Progress, report_stage
 from pipelines.models.part_loading import (
     free_part,
     load_checkpoint,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Loader", "MemoryRow"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is going on ("Downloading", "Loading"), bytes done and bytes in all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +142,13 @@ class Loader:
             Cancelled: the person stopped it.
         """
         entry = self._entry(key) if quantization is None else quantized_entry(self._entry(key), quantization)
-        plan = self._plans.plan(entry, cancelled, _report_stage(progress, "Downloading"))
+        plan = self._plans.plan(entry, cancelled, report_stage(progress, "Downloading"))
         if extras:
             plan = self._extend(plan, extras)
         placement = place_parts(plan, self.cache.limit, self.host is not None)
         resident, offloaded_parts = dict(placement.resident), dict(placement.moved)
         self._remember(entry.key if entry.key in self.catalog else key, resident | offloaded_parts)
-        load_progress = _LoadProgress(progress, sum(plan.estimates.values()), cancelled, source, calibrate)
+        load_progress = LoadProgress(progress, sum(plan.estimates.values()), cancelled, source, calibrate)
         with contextlib.ExitStack() as stack:
             objects: dict[PartKey, Any] = {}
             requests = [self._build_request(plan, name, part, load_progress) for name, part in resident.items()]
@@ -200,7 +198,7 @@ class Loader:
         entry = self.catalog[key]
         if entry.lora is None:
             return []
-        return [(self.places.source(entry, entry.lora, cancelled, _report_stage(progress, "Downloading")), 1.0)]
+        return [(self.places.source(entry, entry.lora, cancelled, report_stage(progress, "Downloading")), 1.0)]
 
     def disk_bytes(self, key: str, name: str) -> int | None:
         """Count the size of the weight files of one part of a model that was used before; None if it has none of its
@@ -250,7 +248,7 @@ class Loader:
         plan = self._plans.find(key)
         return place_parts(plan, self.cache.limit, self.host is not None).sentence if plan else ""
 
-    def _build_request(self, plan: Plan, name: str, part: PartKey, load_progress: _LoadProgress) -> Wanted:
+    def _build_request(self, plan: Plan, name: str, part: PartKey, load_progress: LoadProgress) -> Wanted:
         files, estimate = plan.parts.get(name), plan.estimates[plan.keys[name]]
 
         def load(abandoned: Callable[[], bool]) -> Any:
@@ -265,7 +263,7 @@ class Loader:
         plan: Plan,
         files: PartFiles | None,
         part: PartKey,
-        load_progress: _LoadProgress,
+        load_progress: LoadProgress,
         abandoned: Callable[[], bool],
     ) -> Any:
         if part.quantization:
@@ -298,31 +296,3 @@ class Loader:
         key = PartKey(f"room {next(self._numbers)}", part="room for moved parts", device=self.device)
         stack.callback(self.cache.release, key)
         return Wanted(key, room, lambda abandoned: None)
-
-
-class _LoadProgress:
-    """Bytes of the parts that were loaded, told as they are done; and what a load of a quantized part needs."""
-
-    def __init__(
-        self,
-        progress: Progress | None,
-        total: int,
-        cancelled: Callable[[], bool],
-        source: torch.nn.Module | None,
-        calibrate: Calibrate | None,
-    ):
-        self.progress, self.total, self.done = progress, total, 0
-        self.cancelled, self.source, self.calibrate = cancelled, source, calibrate
-
-    def ends(self, abandoned: Callable[[], bool]) -> bool:
-        """Whether a load is to end: nobody wants the part, or whoever holds the network that is copied lets it go."""
-        return abandoned() or (self.source is not None and self.cancelled())
-
-    def add(self, count: int) -> None:
-        self.done += count
-        if self.progress:
-            self.progress("Loading", self.done, self.total)
-
-
-def _report_stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
-    return progress and (lambda done, total: progress(stage, done, total))

@@ -24,7 +24,7 @@ from pipelines.models.files import PartFiles, list_parts, part_files, read_index
 from pipelines.models.shipped_configurations import find_shipped_configuration
 from pipelines.weights.files import bytes_as
 from pipelines.weights.gguf_files import is_packed_matrix, read_weights_header, stored_bytes
-from pipelines.weights.kinds import bare_names
+from pipelines.weights.network_kinds import bare_names
 
 __all__ = ["ModelPlaces"]
 

@@ -15,7 +15,7 @@ from pipelines.models.files import PartFiles, part_files, read_json
 from pipelines.models.folder_entries import make_key, make_printable, measure_size
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
-from pipelines.weights.kinds import CONTEXT_WIDTHS
+from pipelines.weights.network_kinds import CONTEXT_WIDTHS
 
 __all__ = [
     "ADAPTER",

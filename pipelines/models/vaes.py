@@ -14,7 +14,8 @@ from pipelines.core.errors import ModelFileError, SettingsError, UnknownMethodEr
 from pipelines.models.donors import VAE_CHANNELS
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, part_files, read_json
-from pipelines.models.folder_entries import explain_suffix, make_key, make_printable, measure_size
+from pipelines.models.folder_entries import make_key, make_printable, measure_size
+from pipelines.models.folder_problems import explain_suffix
 from pipelines.models.folder_walk import FolderFile, ModelFolders
 from pipelines.models.shipped_configurations import find_shipped_configuration
 from pipelines.weights.files import SAFETENSORS_SUFFIXES

@@ -14,7 +14,8 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Step
 from pipelines.families.base import Family
-from pipelines.requests.text_to_image import Encode, ResolvedRun, assemble_run, build_run, encode_request, resolve
+from pipelines.requests.encoding import Encode, encode_request
+from pipelines.requests.text_to_image import ResolvedRun, assemble_run, build_run, resolve
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.second_passes import SECOND_PASSES
 from pipelines.second_passes.base import EnlargeContext, SecondPass, round_size

@@ -16,8 +16,9 @@ from pipelines.core.types import Request, Traits
 from pipelines.core.validation import require_one_picture
 from pipelines.families.base import Family
 from pipelines.requests.costs import count_nfe, evaluations
-from pipelines.requests.limits import require_made_here, require_one_pass, require_unsteered
-from pipelines.requests.text_to_image import ResolvedRun, assemble_run, encode_request, resolve, starting_noise
+from pipelines.requests.encoding import encode_request
+from pipelines.requests.refusals import require_made_here, require_one_pass, require_unsteered
+from pipelines.requests.text_to_image import ResolvedRun, assemble_run, resolve, starting_noise
 from pipelines.rewards import REWARDS
 from pipelines.rewards.base import RewardSources, Score
 from pipelines.search import SEARCHES

@@ -14,7 +14,7 @@ from pipelines.core.devices import Readback
 from pipelines.core.errors import ModelError, describe_overflow
 from pipelines.core.types import Step
 from pipelines.families.base import Family
-from pipelines.requests.text_to_image import as_uint8
+from pipelines.requests.encoding import as_uint8
 
 __all__ = ["StepPictures", "one_step_late", "with_pictures"]
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-import numpy as np
 import torch
 
 from pipelines.caches import CACHES
@@ -31,8 +29,10 @@ from pipelines.guidance.linear import FittedGuidance
 from pipelines.guidance.word_maps import WordedGuidance, choose_words
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
-from pipelines.requests.limits import check_fit, require_made_here, require_one_pass, require_unsearched
-from pipelines.requests.prompts import RunPrompts, read_request_prompts, require_one_text
+from pipelines.requests.encoding import Encode, encode_request
+from pipelines.requests.limits import check_fit
+from pipelines.requests.prompts import require_one_text
+from pipelines.requests.refusals import require_made_here, require_one_pass, require_unsearched
 from pipelines.requests.steering import build_additions
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
@@ -40,29 +40,7 @@ from pipelines.schedules import settle_schedule
 from pipelines.schedules.learned import FittedSchedule
 from pipelines.weights.network_identity import network_identity
 
-__all__ = [
-    "Encode",
-    "ResolvedRun",
-    "as_uint8",
-    "assemble_run",
-    "build_run",
-    "decode",
-    "encode_prompts",
-    "encode_request",
-    "one_of_batch",
-    "resolve",
-    "resolve_size",
-    "starting_noise",
-    "to_uint8",
-]
-
-
-class Encode(Protocol):
-    """Describes `encode_request`, or what stands for it."""
-
-    def __call__(
-        self, request: Request, family: Family, rows: int, num_steps: int | None = None
-    ) -> tuple[dict[str, Conditioning], BranchPlan]: ...
+__all__ = ["ResolvedRun", "assemble_run", "build_run", "one_of_batch", "resolve", "resolve_size", "starting_noise"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,31 +216,6 @@ def build_run(
     return assemble_run(resolved, family, noise, conditionings, cancelled, plan)
 
 
-def encode_request(
-    request: Request, family: Family, rows: int, num_steps: int | None = None
-) -> tuple[dict[str, Conditioning], BranchPlan]:
-    """Make the conditionings of a request's prompts, each distinct text encoded once, and what the branches make of
-    them.
-
-    Args:
-        request: as `resolve` returned it.
-        family: the loaded model, its LoRAs already applied.
-        rows: of each conditioning.
-        num_steps: of the run's whole schedule, by which prompts switch; None for the request's own.
-
-    Raises:
-        PromptError: a part of the prompts cannot be read.
-    """
-    prompts = read_request_prompts(request, num_steps)
-    return encode_prompts(prompts, request, family, rows), prompts.plan
-
-
-def encode_prompts(prompts: RunPrompts, request: Request, family: Family, rows: int) -> dict[str, Conditioning]:
-    """Make the conditionings of prompts that `read_request_prompts` read; the others are as of `encode_request`."""
-    size = (request.width, request.height)
-    return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting, prompts.rules)
-
-
 def assemble_run(
     resolved: ResolvedRun,
     family: Family,
@@ -310,19 +263,3 @@ def _embed_guidance_scale(guidance: Guidance, conditionings: dict, family: Famil
         return guidance, conditionings
     scale = guidance.guidance_scale
     return without_branches(guidance), family.embed_guidance(conditionings, scale)
-
-
-@torch.no_grad()
-def decode(family: Family, latents: torch.Tensor) -> np.ndarray:
-    """Decode into pictures (B, H, W, 3), uint8, of scaled latents (B, C, h, w)."""
-    return to_uint8(family.decode(latents))
-
-
-def to_uint8(images: torch.Tensor) -> np.ndarray:
-    """Return (B, H, W, 3) uint8, rounded, of images (B, 3, H, W) in [0, 1], as diffusers' numpy_to_pil does."""
-    return as_uint8(images).cpu().numpy()
-
-
-def as_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Convert as `to_uint8` does, to a tensor where the images are."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -18,7 +18,8 @@ from pipelines.requests.reference import reference_of
 from pipelines.requests.text_to_image import ResolvedRun, build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned import LearnedSchedules
-from pipelines.workflows.compare.axes import Axis, parse_numbers
+from pipelines.workflows.compare.axes import Axis
+from pipelines.workflows.compare.axis_values import parse_numbers
 from pipelines.workflows.compare.request import equal_steps, evaluations
 
 __all__ = [

@@ -15,7 +15,7 @@ from pipelines.core.validation import read_object, require_fields, require_one_p
 from pipelines.families.base import Family
 from pipelines.inspection import INSPECTIONS
 from pipelines.inspection.base import Finding, InspectContext, Inspection
-from pipelines.requests.limits import require_made_here, require_one_pass, require_own_parts, require_uncached
+from pipelines.requests.refusals import require_made_here, require_one_pass, require_own_parts, require_uncached
 from pipelines.requests.text_to_image import ResolvedRun, starting_noise
 from pipelines.workflows.edit.request import Picture
 

@@ -25,7 +25,8 @@ from pipelines.core.validation import read_flag, read_object, require_fields, re
 from pipelines.models.quantization_folder import plain_choice
 from pipelines.quantizers import Machine, require_runs
 from pipelines.quantizers.base import sqnr
-from pipelines.requests.limits import Limits, require_own_parts
+from pipelines.requests.limits import Limits
+from pipelines.requests.refusals import require_own_parts
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle

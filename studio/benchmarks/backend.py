@@ -23,8 +23,9 @@ from pipelines.core.loop import denoise, denoise_together
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.models.catalog import SHIPPED
+from pipelines.requests.encoding import decode
 from pipelines.requests.limits import Limits
-from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
+from pipelines.requests.text_to_image import ResolvedRun, build_run, resolve
 from studio.backend import Studio, StudioSettings
 from studio.benchmarks.figures import Figure, format_markdown, time_alternately
 from studio.jobs.heap import give_back

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import StepwiseError
 from pipelines.core.loop import denoise
+from pipelines.requests.encoding import decode
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import build_run, resolve
 from studio.benchmarks.backend import PROMPT, Figure, build_request, time_alternately, time_loop, time_step
 from studio.tasks.recording import KEPT_BYTES
 

@@ -8,128 +8,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 from pipelines.core.errors import SettingsError, StoreError
-from pipelines.models.device_choice import DTYPES, require_devices
+from pipelines.models.device_choice import require_devices
 from pipelines.models.folder_lists import more_model_folders
 from studio.results.retention import Housekeeping
 from studio.safety.credentials import Credentials, read_pairs
+from studio.safety.flag_parser import EVERYWHERE, INSECURE, build_parser
 from studio.safety.launch_settings import LaunchSettings
 from studio.safety.origin import parse_site
 from studio.safety.temp import claim_folder
 
 __all__ = ["parse_flags", "read_flags"]
-
-_TWICE = "--insecure-no-auth-i-know"
-_EVERYWHERE = "0.0.0.0"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(message[:1].upper() + message[1:])
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="app.py", description="Stepwise: diffusion, step by step.")
-    parser.allow_abbrev = False
-    add = parser.add_argument
-    add("--host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)")
-    add("--listen", action="store_true", help=f"listen on every address ({_EVERYWHERE})")
-    add("--port", type=int, help="TCP port (default: the first free one from 7860)")
-    add("--share", action="store_true", help="open a public link through gradio's server")
-    add(
-        "--auth",
-        action="append",
-        default=[],
-        metavar="USER:PASSWORD",
-        help="who may sign in; repeat for more. Other people on this machine can see it",
-    )
-    add("--auth-file", type=Path, metavar="FILE", help="the same, one a line in a file")
-    add(
-        "--admin",
-        action="append",
-        default=[],
-        metavar="USER",
-        help="a login that sees, stops and deletes what everybody made; repeat for more",
-    )
-    add("--share-results", action="store_true", help="let everybody who signs in see everybody's results")
-    add(_TWICE, action="store_true", help="let everybody in who can reach the server")
-    add("--root-path", default="", metavar="PATH", help="path or address behind a proxy")
-    add(
-        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; repeat for more"
-    )
-    add(
-        "--trust-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="another site whose pages may call this server, like https://example.org",
-    )
-    add(
-        "--trust-proxy",
-        action="append",
-        default=[],
-        metavar="ADDRESS",
-        help="a proxy, or a network like 10.0.0.0/8, that says who asks (X-Forwarded-For); repeat for "
-        "more (default: this machine with --root-path, else none)",
-    )
-    add("--models-folder", type=Path, metavar="FOLDER", help="where models are kept")
-    add(
-        "--more-models",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="PLACE",
-        help="a further folder of models, or a yaml or JSON list of such; repeat for more",
-    )
-    add("--follow-links", action="store_true", help="follow links that lead out of the models folders")
-    add("--outputs-folder", type=Path, metavar="FOLDER", help="where results are kept")
-    add("--temp-folder", type=Path, metavar="FOLDER", help="where temporary files are kept")
-    add("--memory-budget", type=float, metavar="GB", help="memory that loaded models may take")
-    add(
-        "--device",
-        metavar="NAMES",
-        help="cpu, cuda, cuda:1, mps or xpu (default: the best there is); several with commas, or all: a worker each",
-    )
-    add("--dtype", choices=tuple(DTYPES), default="auto", help="of the weights (default: auto, by model and device)")
-    add("--attention", default="", metavar="NAME", help="a back end of diffusers' attention, e.g. native, flash, sage")
-    add("--compile", action="store_true", help="let PyTorch compile networks; the first run of each size is slow")
-    add("--channels-last", action="store_true", help="keep the weights of convolutions in channels last")
-    add("--max-queue", type=int, default=64, help="jobs that may wait (default: 64)")
-    add(
-        "--run-cache",
-        type=float,
-        default=64.0,
-        metavar="MB",
-        help="finished runs kept for equal requests (default: 64)",
-    )
-    add(
-        "--longest-run",
-        type=float,
-        metavar="MINUTES",
-        help="minutes that one run may take (default: 30 where others can reach the server, else 720)",
-    )
-    add("--results-quota", type=float, metavar="GB", help="results and trash together take no more than this")
-    add("--keep-days", type=float, metavar="DAYS", help="trash all but favorites after so many days (default: never)")
-    add("--trash-days", type=float, default=30.0, metavar="DAYS", help="the trash is kept so long (default: 30)")
-    add("--trash-size", type=float, metavar="GB", help="the trash takes no more than this (default: no limit)")
-    add("--audit-log", type=Path, metavar="FILE", help="write down sign-ins, refusals, deletions and cancels")
-    add(
-        "--safety-checker",
-        action=argparse.BooleanOptionalAction,
-        help="withhold pictures that a safety checker of the models folder flags (default: where others can reach the "
-        "server)",
-    )
-    add(
-        "--watermark",
-        action=argparse.BooleanOptionalAction,
-        help="mark pictures invisibly (default: where others can reach the server)",
-    )
-    add("--mcp", action="store_true", help="offer the public functions to agents (MCP)")
-    add("--browser", action=argparse.BooleanOptionalAction, default=False, help="open the page in a browser")
-    return parser
 
 
 def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> LaunchSettings:
@@ -146,7 +37,7 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
         SettingsError: one sentence on what is wrong. It shows no password.
         SystemExit: after `--help`.
     """
-    flags, unknown = _build_parser().parse_known_args(list(arguments))
+    flags, unknown = build_parser().parse_known_args(list(arguments))
     if unknown:
         raise SettingsError(_describe_unknown(unknown))
     environ = os.environ if environ is None else environ
@@ -218,7 +109,7 @@ def _choose_host(flags: argparse.Namespace, in_space: bool) -> str:
     if flags.host and flags.listen:
         raise SettingsError("--listen and --host name two addresses. Give one of them.")
     if flags.listen or (in_space and not flags.host):
-        return _EVERYWHERE
+        return EVERYWHERE
     return flags.host or "127.0.0.1"
 
 
@@ -293,7 +184,7 @@ def _check(settings: LaunchSettings, insecure_allowed: bool) -> None:
         exposure = "--share" if settings.share else f"Listening on {settings.host}"
         raise SettingsError(
             f"{exposure} lets everybody in who can reach this machine. Add --auth USER:PASSWORD or "
-            f"--auth-file FILE, or {_TWICE} if that is what you want."
+            f"--auth-file FILE, or {INSECURE} if that is what you want."
         )
 
 

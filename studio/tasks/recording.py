@@ -7,8 +7,8 @@ import torch
 
 from pipelines.core.types import Step
 from pipelines.families.base import Family
+from pipelines.requests.encoding import decode
 from pipelines.requests.step_pictures import StepPictures
-from pipelines.requests.text_to_image import decode
 from studio.jobs.job import Frame, Job, StepRow
 
 __all__ = ["KEPT_BYTES", "decode_sharp", "note_decoding", "record"]

@@ -14,7 +14,8 @@ from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request
 from pipelines.guidance.cfg import CfgSettings
 from pipelines.prompts.brackets import unescape
-from pipelines.requests.text_to_image import one_of_batch, to_uint8
+from pipelines.requests.encoding import to_uint8
+from pipelines.requests.text_to_image import one_of_batch
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
 
 if TYPE_CHECKING:

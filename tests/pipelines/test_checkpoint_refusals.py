@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from pipelines.models.catalog import Catalog
 from pipelines.models.catalog_folder import scan
-from pipelines.weights import kinds
+from pipelines.weights import kinds, network_kinds
 from pipelines.weights.files import Tensor
 
 NETWORK = "model.diffusion_model."
@@ -77,7 +77,7 @@ def test_files_that_cannot_be_used_say_what_they_are(tmp_path, what):
 def test_scales_that_are_no_plain_numbers_are_refused_in_the_list(scale, says):
     layer = "double_blocks.0.img_attn.qkv"
     tensors = {
-        kinds.FLUX_KEY: Tensor("F16", (128,)),
+        network_kinds.FLUX_KEY: Tensor("F16", (128,)),
         f"{layer}.weight": Tensor("F8_E4M3", (96, 64)),
         f"{layer}.weight_scale": Tensor(scale, (96, 2)),
     }

@@ -9,7 +9,8 @@ import pytest
 from pipelines.core.errors import SettingsError
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
-from pipelines.workflows.compare.axes import Axis, apply_changes, axis_names, grid, parse_numbers
+from pipelines.workflows.compare.axes import Axis, apply_changes, axis_names, grid
+from pipelines.workflows.compare.axis_values import parse_numbers
 from tests.pipelines.comparison_requests import FLOW, SD
 
 

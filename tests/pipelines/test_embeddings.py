@@ -10,7 +10,8 @@ from test_lora import assert_unchanged, state_of
 
 from pipelines.core.errors import ModelFileError, PromptError
 from pipelines.models.catalog_folder import scan_embeddings
-from pipelines.weights.embeddings import named_embeddings, read_embedding
+from pipelines.weights.embedding_files import read_embedding
+from pipelines.weights.embeddings import named_embeddings
 
 
 def vectors(rows, width, seed=0):

@@ -19,7 +19,8 @@ from tiny_models import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 from pipelines.core.loop import denoise
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
-from pipelines.requests.text_to_image import build_run, decode, resolve, to_uint8
+from pipelines.requests.encoding import decode, to_uint8
+from pipelines.requests.text_to_image import build_run, resolve
 
 STEPS, SEED, SCALE, TOKENS = 8, 3, 5.0, 16
 TOLERANCE = 2.5e-6

@@ -45,7 +45,8 @@ from pipelines.quantizers import QUANTIZERS, CalibratedQuantizer, Machine, Stora
 from pipelines.quantizers.base import build_report, quantize_network
 from pipelines.quantizers.files import file_bytes
 from pipelines.requests.calibration import record_calibration
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.encoding import decode
+from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 from pipelines.workflows.edit.canvas import canvas_of

@@ -12,12 +12,12 @@ from pipelines.compatibility import COMPATIBILITIES
 from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
-from pipelines.families.prompts import chunk_tokens, clip_chunks
+from pipelines.families.prompt_tokens import chunk_tokens, clip_chunks
 from pipelines.learning.request import require_learnable
 from pipelines.models.shipped_configurations import CONFIGURATIONS, load_light_part
 from pipelines.prompts.rules import PromptRules, parse_comfyui
+from pipelines.requests.encoding import encode_request
 from pipelines.requests.prompts import check_prompts, read_prompts
-from pipelines.requests.text_to_image import encode_request
 from pipelines.workflows.video import walk
 
 SIZE = (32, 32)

@@ -13,8 +13,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pipelines.core.errors import PromptError, UnknownMethodError
 from pipelines.core.types import MAX_PROMPT
 from pipelines.families import family_of
+from pipelines.families.prompt_tokens import clip_chunks, clip_tokens
 from pipelines.families.prompt_weighting import WEIGHTINGS
-from pipelines.families.prompts import clip_chunks, clip_tokens, encode_clip, encode_t5
+from pipelines.families.prompts import encode_clip, encode_t5
 from pipelines.prompts.weights import MAX_WEIGHT, parse_weights
 
 LONG = "a red fox blue sky photo of the cat with dark moon green sea " * 2

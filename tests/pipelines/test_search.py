@@ -15,8 +15,9 @@ from pipelines.core.loop import denoise
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
+from pipelines.requests.encoding import decode
 from pipelines.requests.search import check_search, resolve_search, run_search
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.rewards import REWARDS
 from pipelines.rewards.base import RewardSources
 from pipelines.search import SEARCHES

@@ -10,9 +10,10 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
+from pipelines.requests.encoding import decode
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.passes import partial, resolve_passes
-from pipelines.requests.text_to_image import build_run, decode, one_of_batch, resolve
+from pipelines.requests.text_to_image import build_run, one_of_batch, resolve
 from pipelines.second_passes.base import round_size
 from pipelines.upscaling.enlarge import resample
 from tests.pipelines.tiny_models import tiny_sd, tiny_sd3

@@ -19,7 +19,8 @@ from pipelines.families.sd import StableDiffusion
 from pipelines.families.stock import StockPipeline
 from pipelines.families.stock_video import evenly
 from pipelines.guidance.cfg import Cfg, CfgSettings
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.encoding import decode
+from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.workflows.video import VIDEOS
 from pipelines.workflows.video.base import VideoJob
 from pipelines.workflows.video.walk import WalkNoise, between, places

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request
-from pipelines.workflows.compare.axes import parse_numbers
+from pipelines.workflows.compare.axis_values import parse_numbers
 from studio.api.listings import find_results
 from studio.safety.people import PROGRAM
 

@@ -12,7 +12,8 @@ from pipelines.core.types import Request
 from pipelines.prompts.brackets import unescape
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.wildcards import escape_wildcards, expand_wildcards
-from pipelines.workflows.compare.axes import Axis, parse_numbers
+from pipelines.workflows.compare.axes import Axis
+from pipelines.workflows.compare.axis_values import parse_numbers
 from studio import infotext
 from studio.infotext import Restored
 from studio.jobs.job import JobStatus

@@ -9,38 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.autoencoders import VAES
-from pipelines.caches import CACHES
-from pipelines.compatibility import COMPATIBILITIES
-from pipelines.controls import CONTROLS, IMAGE_PROMPTS
 from pipelines.core.errors import SettingsError, UnknownMethodError
-from pipelines.core.registry import Table, setting_type
 from pipelines.core.types import Traits
-from pipelines.guidance import GUIDANCE
-from pipelines.initializations import INITIALIZATIONS
-from pipelines.requests.prompts import split_prompts
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import SCHEDULES
+from pipelines.workflows.compare.axis_values import (
+    TABLES,
+    TEXTS,
+    give_example,
+    parse_size,
+    parse_values,
+    split_words,
+)
 from pipelines.workflows.compare.replacements import FIELD, parse_replacements, replace_in_prompts
 
-__all__ = ["TABLES", "Axis", "apply_changes", "axis_names", "cost", "grid", "parse_numbers"]
-
-TABLES: Mapping[str, Table] = {
-    "sampler": SAMPLERS,
-    "schedule": SCHEDULES,
-    "guidance": GUIDANCE,
-    "start": INITIALIZATIONS,
-    "made_like": COMPATIBILITIES,
-    "cache": CACHES,
-    "vae": VAES,
-    "control": CONTROLS,
-    "image_prompt": IMAGE_PROMPTS,
-}
-"""The fields of a request that hold a method, and their tables."""
+__all__ = ["Axis", "apply_changes", "axis_names", "cost", "grid"]
 
 _PLAIN = {
     "model": "Model",
@@ -66,16 +50,12 @@ _PLAIN = {
     "variation_strength": "Variation strength",
 }
 _SHORT = {"steps": "num_inference_steps", "guidance_scale": "guidance.guidance_scale"}
-_WHOLE = {"num_inference_steps", "seed", "width", "height", "variation_seed"}
-_TEXTS = {"prompt", "negative_prompt", "prompt_weighting"}
 _COSTS = {
     **{"model": 0, "vae": 0, "lora": 1},
     **dict.fromkeys(("size", "width", "height"), 2),
     **dict.fromkeys(("prompt", "negative_prompt", FIELD), 3),
 }
 _CHEAP = 4
-_RANGE = re.compile(r"(-?[\d.]+)\s*-\s*(-?[\d.]+)(?:\s*:\s*([\d.]+))?")
-_SIZE = re.compile(r"(\d+)\s*[x×]\s*(\d+)")
 
 
 def cost(name: str) -> int:
@@ -141,12 +121,12 @@ class Axis:
             raise SettingsError(f"An axis is given as {str(plain)[:80]!r}. Give an object with 'field' and 'values'.")
         name, values = _require_field(plain["field"]), plain.get("values", "")
         if name == FIELD:
-            values = parse_replacements(_split_words(values) if isinstance(values, str) else values)
+            values = parse_replacements(split_words(values) if isinstance(values, str) else values)
         elif isinstance(values, str):
-            values = _parse_values(name, values, most, traits)
+            values = parse_values(name, values, most, traits)
         elif isinstance(values, (list, tuple)):
             parts = [
-                _parse_values(name, one, most, traits) if isinstance(one, str) and name not in _TEXTS else [one]
+                parse_values(name, one, most, traits) if isinstance(one, str) and name not in TEXTS else [one]
                 for one in values
             ]
             values = [one for part in parts for one in part]
@@ -154,7 +134,7 @@ class Axis:
             values = [values]
         axis = cls(name, tuple(value for i, value in enumerate(values) if value not in values[:i]))
         if not axis.values:
-            raise SettingsError(f"The axis {axis.label} has no values. Write some, for example {_give_example(name)}.")
+            raise SettingsError(f"The axis {axis.label} has no values. Write some, for example {give_example(name)}.")
         if len(axis.values) > most:
             raise SettingsError(
                 f"The axis {axis.label} has {len(axis.values)} values. At most {most} are allowed here."
@@ -172,48 +152,6 @@ def grid(axes: Sequence[Axis]) -> list[dict[str, Any]]:
     return [{axes[0].field: value, **row} for row, value in itertools.product(rows, axes[0].values)]
 
 
-def parse_numbers(text: str, whole: bool, most: int) -> list[float | int]:
-    """Return the numbers of "1, 4, 10-30:10": a list of numbers and of ranges with both ends, a step of 1 where none is
-    said.
-
-    Raises:
-        SettingsError: a part that is no number or range, or more than `most` numbers.
-    """
-    numbers: list[float | int] = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
-        match = _RANGE.fullmatch(part)
-        try:
-            start, end, step = (
-                (_parse_number(one) for one in (match[1], match[2], match[3] or "1"))
-                if match
-                else (_parse_number(part), _parse_number(part), 1)
-            )
-        except ValueError:
-            raise SettingsError(
-                f"{part[:80]!r} is not a number. Write numbers or ranges, for example 4, 8, 10-30:5."
-            ) from None
-        if not all(abs(one) < 2**63 for one in (start, end, step)) or step <= 0:
-            raise SettingsError(
-                f"{part[:80]!r} is not a range. Write start-end:step with a step above 0, for example 10-30:5."
-            )
-        exact = all(isinstance(one, int) for one in (start, end, step))
-        count = (abs(end - start) // step if exact else int(abs(end - start) / step + 1e-9)) + 1
-        if len(numbers) + count > most:
-            raise SettingsError(
-                f"{part[:80]!r} makes {len(numbers) + count} values. At most {most} are allowed here: step wider."
-            )
-        direction = step if end >= start else -step
-        numbers += [start + i * direction if exact else round(start + i * direction, 9) for i in range(count)]
-    if whole and (odd := next((one for one in numbers if one != int(one)), None)) is not None:
-        raise SettingsError(f"{odd:g} is not a whole number. Write whole numbers only here.")
-    return [int(one) for one in numbers] if whole else numbers
-
-
-def _parse_number(text: str) -> float | int:
-    """A whole number stays exact: a seed has more digits than a float holds."""
-    return int(text) if re.fullmatch(r"-?\d{1,24}", text) else float(text)
-
-
 def apply_changes(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plain values of a request with a cell's changes made, for `Request.parse` to check.
 
@@ -229,7 +167,7 @@ def apply_changes(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         if name == FIELD:
             plain = replace_in_prompts(plain, value)
         elif name == "size":
-            plain["width"], plain["height"] = _parse_size(value)
+            plain["width"], plain["height"] = parse_size(value)
         elif field == "lora":
             others = [lora for lora in plain.get("loras", ()) if lora["name"] != inner]
             plain["loras"] = [*others, {"name": inner, "weight": value}]
@@ -252,68 +190,3 @@ def _require_field(name: str) -> str:
     if full not in names and full != "loras" and not (full.startswith("lora.") and len(full) > len("lora.")):
         raise UnknownMethodError("field of a comparison", name, [*names, "lora.<name>"])
     return full
-
-
-def _parse_values(name: str, text: str, most: int, traits: Traits | None) -> Sequence[object]:
-    field, _, inner = name.partition(".")
-    if name in _TEXTS:
-        return [part for part in split_prompts(text) if part or name == "negative_prompt"]
-    if name in TABLES:
-        table = TABLES[name]
-        if text.strip().lower() == "all":
-            return [method.key for method in (table.fitting(traits) if traits else table.values())]
-        return [key for word in _split_words(text) for key in _find_keys(table, word, traits)]
-    if name in {"model", "size"}:
-        return _split_words(text)
-    if inner and field in TABLES:
-        kinds = {
-            setting_type(method.settings, inner)
-            for method in TABLES[field].values()
-            if inner in {one.name for one in dataclasses.fields(method.settings)}
-        }
-        if kinds == {bool}:
-            return [_parse_truth(word) for word in _split_words(text)]
-        return _split_words(text) if kinds == {str} else parse_numbers(text, kinds == {int}, most)
-    return parse_numbers(text, name in _WHOLE, most)
-
-
-def _split_words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _find_key(table: Table, word: str) -> str:
-    """A method by its key or its label."""
-    return next((method.key for method in table.values() if word.lower() in (method.key, method.label.lower())), word)
-
-
-def _find_keys(table: Table, word: str, traits: Traits | None) -> list[str]:
-    """One method, or with "all" before it a whole family of those that fit, as "all first order"."""
-    if not word.lower().startswith("all "):
-        return [_find_key(table, word)]
-    return [method.key for method in table.group(word[4:].strip()) if not (traits and method.fit(traits))]
-
-
-def _parse_truth(word: str) -> bool:
-    truths = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
-    if word.lower() not in truths:
-        raise SettingsError(f"{word[:80]!r} is neither yes nor no. Write yes, no or both with a comma.")
-    return truths[word.lower()]
-
-
-def _parse_size(value: object) -> tuple[int, int]:
-    match = _SIZE.fullmatch(str(value).strip()) or re.fullmatch(r"(\d+)()", str(value).strip())
-    if not match or len(str(value)) > 20:
-        raise SettingsError(f"The size is {str(value)[:80]!r}. Write width x height in pixels, for example 64x64.")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _give_example(name: str) -> str:
-    examples = {
-        "model": "emoji",
-        "size": "64x64, 64x128",
-        "prompt": "a red apple | a green apple",
-        FIELD: "fox, cat, owl",
-        "sampler": "all",
-        "schedule": "all",
-    }
-    return examples.get(name, "4, 8, 10-30:10")

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, Request
 from pipelines.families.prompt_weighting import WEIGHTINGS
-from pipelines.workflows.compare.axes import TABLES
+from pipelines.workflows.compare.axis_values import TABLES
 from pipelines.workflows.compare.replacements import FIELD, show_replacement
 
 __all__ = ["axis_value", "clipped", "labels"]

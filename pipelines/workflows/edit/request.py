@@ -18,8 +18,9 @@ from pipelines.edits import EDITS
 from pipelines.edits.base import Edit
 from pipelines.families.base import Family, LatentModel
 from pipelines.inversions import INVERSIONS
-from pipelines.requests.limits import Limits, require_made_here, require_uncached
+from pipelines.requests.limits import Limits
 from pipelines.requests.prompts import require_one_text
+from pipelines.requests.refusals import require_made_here, require_uncached
 
 __all__ = ["FITS", "EditRequest", "Picture", "pixels_kept"]
 

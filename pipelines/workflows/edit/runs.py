@@ -24,11 +24,12 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.unasked import Unasked
+from pipelines.requests.encoding import encode_request
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.run_identity import identify_model
 from pipelines.requests.steering import build_additions
-from pipelines.requests.text_to_image import ResolvedRun, encode_request
+from pipelines.requests.text_to_image import ResolvedRun
 from pipelines.workflows.edit.canvas import Canvas, lay_over
 from pipelines.workflows.edit.request import EditRequest
 

@@ -10,7 +10,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.registry import parse_settings, setting
 from pipelines.core.types import Request
 from pipelines.core.validation import read_object, require_fields
-from pipelines.requests.limits import require_made_here, require_one_pass, require_own_parts
+from pipelines.requests.refusals import require_made_here, require_one_pass, require_own_parts
 
 __all__ = ["LiveRequest", "LiveSettings"]
 

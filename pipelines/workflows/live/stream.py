@@ -19,13 +19,8 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.residual import Residual
-from pipelines.requests.text_to_image import (
-    ResolvedRun,
-    assemble_run,
-    decode,
-    encode_request,
-    starting_noise,
-)
+from pipelines.requests.encoding import decode, encode_request
+from pipelines.requests.text_to_image import ResolvedRun, assemble_run, starting_noise
 from pipelines.workflows.live.request import LiveRequest
 
 __all__ = ["LiveStream", "fit_picture", "levels_from"]

@@ -11,8 +11,9 @@ import torch
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.registry import setting
+from pipelines.requests.encoding import decode, encode_request
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import assemble_run, decode, encode_request, resolve
+from pipelines.requests.text_to_image import assemble_run, resolve
 from pipelines.workflows.video.base import ONE_NOISE, ClipFrames, ClipStep, VideoJob, refuse_keyframes, refuse_unread
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
 from pipelines.models.video_models import VIDEO_MODELS, VideoModel
 from pipelines.prompts.brackets import unescape
-from pipelines.requests.text_to_image import to_uint8
+from pipelines.requests.encoding import to_uint8
 from pipelines.workflows.video.base import (
     ONE_NOISE,
     OUR_LOOP,

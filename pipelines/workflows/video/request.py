@@ -11,7 +11,8 @@ from pipelines.core.types import Choice, Request
 from pipelines.core.validation import read_object, read_whole, require_fields, require_one_picture
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.video_models import plan_clip, video_model
-from pipelines.requests.limits import Limits, require_made_here
+from pipelines.requests.limits import Limits
+from pipelines.requests.refusals import require_made_here
 from pipelines.workflows.edit.request import Picture
 from pipelines.workflows.video import VIDEOS, fitting_videos
 from pipelines.workflows.video.base import VideoJob

@@ -16,9 +16,10 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.requests.encoding import decode
 from pipelines.requests.prompts import prompt_rules, require_one_text
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import assemble_run, decode, resolve, resolve_size, starting_noise
+from pipelines.requests.text_to_image import assemble_run, resolve, resolve_size, starting_noise
 from pipelines.workflows.video.base import ClipFrames, ClipStep, VideoJob
 
 __all__ = ["Place", "Walk", "WalkNoise", "WalkSettings", "between", "places"]

@@ -10,7 +10,8 @@ import gradio as gr
 from gradio.components import Component
 
 from pipelines.core.registry import setting_type
-from pipelines.workflows.compare.axes import TABLES, axis_names
+from pipelines.workflows.compare.axes import axis_names
+from pipelines.workflows.compare.axis_values import TABLES
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING, build_elem_id
 

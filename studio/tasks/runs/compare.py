@@ -16,10 +16,11 @@ from pipelines.core.loop import denoise_together
 from pipelines.core.types import Request
 from pipelines.families.base import Family
 from pipelines.models.extras import Extras
+from pipelines.requests.encoding import decode
 from pipelines.requests.limits import check_orders
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import ResolvedRun, build_run, decode, resolve
+from pipelines.requests.text_to_image import ResolvedRun, build_run, resolve
 from pipelines.workflows.compare.labels import axis_value, labels
 from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
 from studio.jobs.job import Cell, Job, JobStatus

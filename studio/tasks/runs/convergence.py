@@ -14,11 +14,12 @@ import torch
 from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import denoise
 from pipelines.families.base import Family
+from pipelines.requests.encoding import decode
 from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import check_fit
 from pipelines.requests.reference import reference_of
 from pipelines.requests.step_pictures import one_step_late
-from pipelines.requests.text_to_image import decode, resolve_size
+from pipelines.requests.text_to_image import resolve_size
 from pipelines.workflows.convergence import (
     ConvergenceRequest,
     Finished,

@@ -20,9 +20,10 @@ from pipelines.metrics.classifier import Classifier, load_classifier
 from pipelines.metrics.lpips import LEAST_SIDE, Lpips, load_lpips
 from pipelines.metrics.pictures import WINDOW, psnr, ssim
 from pipelines.prompts.loras import take_loras
+from pipelines.requests.encoding import decode
 from pipelines.requests.extras import find_extras
 from pipelines.requests.step_pictures import StepPictures, with_pictures
-from pipelines.requests.text_to_image import ResolvedRun, decode, resolve, resolve_size
+from pipelines.requests.text_to_image import ResolvedRun, resolve, resolve_size
 from pipelines.workflows.edit.canvas import Canvas, canvas_of
 from pipelines.workflows.edit.request import EditRequest
 from pipelines.workflows.edit.runs import Editing

@@ -13,8 +13,8 @@ from pipelines.core.types import Choice, is_text
 from pipelines.families.base import Family
 from pipelines.learning.fitting import learn
 from pipelines.learning.request import LEARNERS, PROMPTS, LearnRequest, PictureSettings, Progress, require_learnable
-from pipelines.requests.limits import require_own_parts
 from pipelines.requests.prompts import require_one_text
+from pipelines.requests.refusals import require_own_parts
 from pipelines.requests.text_to_image import resolve
 from pipelines.schedules.learned_file import write_learned
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow

@@ -23,9 +23,10 @@ from pipelines.quantizers import StorableQuantizer, build_quantizer, this_machin
 from pipelines.quantizers.base import build_report
 from pipelines.quantizers.files import file_bytes
 from pipelines.quantizers.stored import stored_bytes
+from pipelines.requests.encoding import decode
 from pipelines.requests.reference import likeness
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.workflows.quantize import QuantizationRequest, in_order_of_use, seconds_per_step, step_errors
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record

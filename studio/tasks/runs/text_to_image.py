@@ -18,21 +18,16 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.types import LoraChoice, Request, Step
 from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
+from pipelines.requests.encoding import decode, encode_prompts
 from pipelines.requests.extras import find_extras
-from pipelines.requests.limits import (
-    check_fit,
-    check_request,
-    check_second_pass,
-    require_one_pass,
-    require_unsearched,
-    require_unsteered,
-)
+from pipelines.requests.limits import check_fit, check_request, check_second_pass
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
+from pipelines.requests.refusals import require_one_pass, require_unsearched, require_unsteered
 from pipelines.requests.run_identity import identify_model, identify_run, identify_texts
 from pipelines.requests.search import is_searched
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import decode, encode_prompts, one_of_batch
+from pipelines.requests.text_to_image import one_of_batch
 from pipelines.samplers import SAMPLERS
 from pipelines.second_passes import SECOND_PASSES
 from pipelines.weights.part_identity import file_stamp

@@ -13,9 +13,10 @@ from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.requests.encoding import decode
 from pipelines.requests.extras import find_extras
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import decode, resolve
+from pipelines.requests.text_to_image import resolve
 from pipelines.upscaling.enlarge import enlarge
 from pipelines.workflows.edit.canvas import canvas_of
 from pipelines.workflows.edit.request import Picture

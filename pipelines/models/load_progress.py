@@ -1,0 +1,55 @@
+"""How far a load is, and when it is to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipelines.models.quantization_loading import Calibrate
+
+if TYPE_CHECKING:
+    import torch
+
+
+__all__ = ["LoadProgress", "Progress", "report_stage"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on ("Downloading", "Loading"), bytes done and bytes in all."""
+
+
+class LoadProgress:
+    """Counts the bytes of the parts that were loaded, and holds what a load of a quantized part needs.
+
+    Args:
+        progress: told as parts are done; None for nobody.
+        total: bytes of all parts.
+        cancelled: whether whoever asked has stopped.
+        source: a network in full precision that a quantized one is copied from.
+        calibrate: records calls of that network.
+    """
+
+    def __init__(
+        self,
+        progress: Progress | None,
+        total: int,
+        cancelled: Callable[[], bool],
+        source: torch.nn.Module | None,
+        calibrate: Calibrate | None,
+    ):
+        self.progress, self.total, self.done = progress, total, 0
+        self.cancelled, self.source, self.calibrate = cancelled, source, calibrate
+
+    def ends(self, abandoned: Callable[[], bool]) -> bool:
+        """Say whether a load is to end: nobody wants the part, or the network that is copied is let go."""
+        return abandoned() or (self.source is not None and self.cancelled())
+
+    def add(self, count: int) -> None:
+        """Count the bytes of a part that is loaded."""
+        self.done += count
+        if self.progress:
+            self.progress("Loading", self.done, self.total)
+
+
+def report_stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    """Return what is told of one stage's bytes, done and in all; None where nobody is told."""
+    return progress and (lambda done, total: progress(stage, done, total))
