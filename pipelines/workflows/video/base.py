@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.types import Request
-from pipelines.requests.limits import require_unsteered
+from pipelines.requests.refusals import require_unsteered
 
 __all__ = ["ONE_NOISE", "OUR_LOOP", "ClipFrames", "ClipStep", "Video", "VideoJob", "refuse_keyframes", "refuse_unread"]
 
