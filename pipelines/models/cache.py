@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import threading
 import time
@@ -217,9 +216,7 @@ class ModelCache:
             del load  # or the error holds itself through this frame, and what was half loaded stays in memory
             return
         with self._condition:
-            entry.object, entry.bytes, entry.state = value, size, READY
-            # What loads it holds the job that asked, and the network that a quantized one was copied from.
-            entry.want = dataclasses.replace(want, load=_is_loaded)
+            entry.fill(value, size)
             self.peak_bytes = max(self.peak_bytes, self._count_used_bytes())
             self._condition.notify_all()
         try:
@@ -295,7 +292,3 @@ class ModelCache:
             with self._condition:
                 del self._entries[entry.want.key]
                 self._condition.notify_all()
-
-
-def _is_loaded(abandoned: Callable[[], bool]) -> object:
-    raise ModelError("This part of a model is loaded already.")

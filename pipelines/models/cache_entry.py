@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+from pipelines.core.errors import ModelError
 from pipelines.core.leases import Wanted
 
 __all__ = ["FREEING", "LOADING", "READY", "RESERVED", "Entry", "Load"]
@@ -33,6 +35,16 @@ class Entry:
     pins: int = 0
     drop_when_unpinned: bool = False
     object: Any = None
+
+    def fill(self, value: Any, size: int) -> None:
+        """Take the loaded part, of so many bytes."""
+        self.object, self.bytes, self.state = value, size, READY
+        # What loads it holds the job that asked, and the network that a quantized one was copied from.
+        self.want = dataclasses.replace(self.want, load=_is_loaded)
+
+
+def _is_loaded(abandoned: Callable[[], bool]) -> Any:
+    raise ModelError("This part of a model is loaded already.")
 
 
 @dataclasses.dataclass(eq=False)

@@ -12,7 +12,6 @@ import numpy as np
 from pipelines.core.devices import applied_device
 from pipelines.core.errors import BusyError, SettingsError, StepwiseError, UnknownMethodError
 from pipelines.core.types import Choice
-from pipelines.workflows.upscale import UpscaleRequest
 from studio import infotext
 from studio.backend.decoding import FrameDecoder
 from studio.backend.device_context import DeviceContext
@@ -20,6 +19,7 @@ from studio.backend.models import StudioModels
 from studio.backend.release import PictureRelease
 from studio.backend.saving import ResultSaver
 from studio.backend.settings import StudioSettings
+from studio.backend.work import build_zero_engine, estimate_work
 from studio.jobs.history import JobHistory
 from studio.jobs.job import Job
 from studio.jobs.local_engine import LocalEngine
@@ -38,7 +38,6 @@ from studio.tasks import TASKS
 from studio.tasks.base import Task
 from studio.tasks.context import TaskCaches
 from studio.tasks.finished_runs import FROM_CACHE
-from studio.tasks.forked import build_forked_run, estimate_gpu_seconds, list_preloaded_models
 from studio.tasks.seeds import draw_omitted_seeds
 
 __all__ = ["QUEUE", "Studio"]
@@ -86,7 +85,7 @@ class Studio(StudioModels):
         saver = ResultSaver(self.catalog, self.store, self.traits, self.release.release_frames)
         self.save_picture, self.encode_clip, self.save_clip = saver.save_picture, saver.encode_clip, saver.save_clip
         self._contexts = {loader.device: DeviceContext(self, loader) for loader in self.loaders}
-        self.engine = self._build_zero_engine(settings.gpu) if settings.gpu else self._build_engine()
+        self.engine = self._build_engine(settings.gpu)
         self._jobs = JobHistory()
         self._decoder = FrameDecoder(self.catalog, self.loaders, self.engine, self.release.release_frames)
         self._resume()
@@ -189,22 +188,16 @@ class Studio(StudioModels):
         """Return the job that was submitted last, if any is remembered."""
         return self._jobs.get_latest()
 
-    def _build_engine(self) -> LocalEngine:
+    def _build_engine(self, gpu: Callable[..., Any] | None) -> LocalEngine:
+        """The engine of this process, or of a Space that lends its GPU through `gpu`."""
+        if gpu is not None:
+            return build_zero_engine(self, gpu, self._leave_queue)
+
         def suits(job: Job, device: str) -> float:
             model = getattr(getattr(job.request, "base", job.request), "model", "")
             return self._contexts[device].suits(str(model))
 
         return LocalEngine(self._run, self.limits, self._leave_queue, list(self._contexts), suits)
-
-    def _build_zero_engine(self, gpu: Callable[..., Any]) -> LocalEngine:
-        from studio.jobs.zero_engine import ZeroEngine
-
-        run, release = build_forked_run(self, list_preloaded_models(), self.tasks)
-
-        def estimate_seconds(task: str, request: object, identity: str, owner: str = "") -> int:
-            return estimate_gpu_seconds(self.tasks[task], request)
-
-        return ZeroEngine(run, self.limits, gpu, estimate_seconds, release, self._leave_queue)
 
     def _run(self, job: Job) -> None:
         context = self._contexts.get(job.device, self._contexts[self.device])
@@ -215,16 +208,7 @@ class Studio(StudioModels):
             self.speeds.learn(*self._estimate_work(job.task, job.request), view.running_seconds)
 
     def _estimate_work(self, task: str, request: object) -> tuple[tuple[str, str], float]:
-        """A request's kind of work, and its units: steps of one picture of 2^20 pixels."""
-        base = getattr(request, "base", request)
-        model = str(getattr(base, "model", ""))
-        if isinstance(request, UpscaleRequest):  # whose second pass runs at the size of the enlarged picture
-            kind, (width, height) = (task, f"{model} {request.upscaler} {request.strength > 0}"), request.size
-        else:
-            kind, width, height = (task, model), *(getattr(base, name, 0) or 512 for name in ("width", "height"))
-            if not getattr(base, "width", 0) and (default_size := self.get_default_size(model)):
-                width, height = default_size
-        return kind, self.tasks[task].work(request)[0] * width * height / 2**20
+        return estimate_work(task, self.tasks[task], request, self.get_default_size)
 
     def stop(self, timeout: float) -> bool:
         """Cancel what runs, tell whoever waits, and take no more jobs.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,12 +18,13 @@ from pipelines.requests.encoding import decode
 from pipelines.requests.limits import check_orders
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.step_pictures import with_pictures
-from pipelines.requests.text_to_image import ResolvedRun, build_run, resolve
-from pipelines.workflows.compare.labels import axis_value, labels
+from pipelines.requests.text_to_image import build_run, resolve
+from pipelines.workflows.compare.labels import labels
 from pipelines.workflows.compare.request import ComparisonRequest, by_model, equal_steps, evaluations, waves
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.extras import give_pictures
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record
+from studio.tasks.runs.compare_outcome import Slot, build_outcome
 from studio.tasks.runs.text_to_image import parse_request
 
 if TYPE_CHECKING:
@@ -36,31 +35,12 @@ __all__ = ["parse", "run"]
 _LOG = logging.getLogger("stepwise.compare")
 
 
-@dataclasses.dataclass
-class _Slot:
-    """One trajectory to run: a cell or a reference.
-
-    Attributes:
-        request: with the model's own size and the final number of steps as soon as these are known.
-        measured: of a reference, the cells that it measures; empty for a cell.
-        picture: (H, W, 3), uint8, when it is finished.
-        problem: why it cannot run.
-        resolved: the request settled on its model, as soon as that is loaded.
-    """
-
-    request: Request
-    measured: tuple[int, ...] = ()
-    picture: np.ndarray | None = None
-    problem: StepwiseError | None = None
-    resolved: ResolvedRun | None = None
-
-
 class _Comparing:
     """One comparison in the worker thread: the job's cells, and behind them the references."""
 
     def __init__(self, request: ComparisonRequest, job: Job, context: TaskContext, cache: ReferenceCache):
         self.request, self.job, self.context, self.cache = request, job, context, cache
-        self.slots = [_Slot(cell.request) for cell in request.cells]
+        self.slots = [Slot(cell.request) for cell in request.cells]
         self.count = len(self.slots)
         if request.reference:
             self.slots += _list_references(request, context)
@@ -238,59 +218,15 @@ class _Comparing:
             self.slots[index].problem = error
             self.job.update_cell(index, num_steps=len(self.job.view().cells[index].rows), note=str(error))
 
-    def build_outcome(self) -> dict[str, Any]:
-        """The comparison as plain values: settings, one row a cell, and the axes of a grid."""
-        request, cells = self.request, self.job.view().cells
-        axes = [
-            {
-                "field": axis.field,
-                "label": axis.label,
-                "values": [self._format_value(axis.field, value) for value in axis.values],
-            }
-            for axis in (request.x, request.y)
-            if axis
-        ]
-        models = {cell.request.model for cell in request.cells}
-        return {
-            "prompt": request.base.prompt,
-            "seed": request.base.seed,
-            "equal": request.equal,
-            "axes": axes,
-            "models": [self.context.catalog[model].label for model in sorted(models)],
-            "reference_steps": request.reference_steps if request.reference else None,
-            "rows": [self._build_row(index, cells[index]) for index in range(self.count)],
-        }
 
-    def _format_value(self, field: str, value: Any) -> str:
-        return self.context.catalog[value].label if field == "model" else axis_value(field, value)
-
-    def _build_row(self, index: int, cell: Cell) -> dict[str, Any]:
-        slot, last = self.slots[index], cell.rows[-1] if cell.rows else None
-        decibels, uncached = cell.figures.get("psnr"), cell.figures.get("uncached_psnr")
-        return {
-            "cell": index + 1,
-            "label": cell.label,
-            "settings": slot.request.to_json(),
-            "steps": len(cell.rows),
-            "evaluations": last.evaluations if last else 0,
-            "seconds": last.seconds if last else 0.0,
-            "psnr": decibels if decibels is not None and math.isfinite(decibels) else None,
-            "ssim": cell.figures.get("ssim"),
-            "uncached_psnr": uncached if uncached is not None and math.isfinite(uncached) else None,
-            "identical": decibels == math.inf,
-            "result": cell.results[0] if cell.results else None,
-            "problem": str(slot.problem) if slot.problem else "",
-        }
-
-
-def _list_references(request: ComparisonRequest, context: TaskContext) -> list[_Slot]:
+def _list_references(request: ComparisonRequest, context: TaskContext) -> list[Slot]:
     """One slot for each distinct long run that the cells are measured against."""
     cells_by_reference: dict[Request, list[int]] = {}
     for index, cell in enumerate(request.cells):
         traits = context.traits(cell.request.model)
         flow = traits is not None and traits.flow
         cells_by_reference.setdefault(reference_of(cell.request, flow, request.reference_steps), []).append(index)
-    return [_Slot(reference, tuple(measured)) for reference, measured in cells_by_reference.items()]
+    return [Slot(reference, tuple(measured)) for reference, measured in cells_by_reference.items()]
 
 
 def _label_references(references: Sequence[Request]) -> list[str]:
@@ -311,4 +247,4 @@ def run(request: ComparisonRequest, job: Job, context: TaskContext) -> None:
     try:
         comparing.run()
     finally:
-        job.set_outcome(comparing.build_outcome())
+        job.set_outcome(build_outcome(request, comparing.slots[: comparing.count], job, context))
