@@ -7,10 +7,13 @@ from pipelines.core.registry import Method, Table
 from pipelines.guidance.a_star import AStar, AStarSettings
 from pipelines.guidance.adaptive import Adaptive, AdaptiveSettings
 from pipelines.guidance.attend_and_excite import AttendAndExcite, AttendAndExciteSettings
+from pipelines.guidance.blended import Blended, BlendedSettings
 from pipelines.guidance.cfg import Cfg, CfgSettings
 from pipelines.guidance.frequency import FrequencyDecoupled, FrequencySettings
 from pipelines.guidance.interval import Interval, IntervalSettings
+from pipelines.guidance.judged import Judged, JudgedSettings
 from pipelines.guidance.linear import Linear, LinearSettings
+from pipelines.guidance.minority import Minority, MinoritySettings
 from pipelines.guidance.negative_attention import (
     NegativeAway,
     NegativeAwaySettings,
@@ -203,6 +206,33 @@ GUIDANCE: Table[Guidance] = Table(
             needs_word_maps,
             paper="Agarwal et al., arXiv:2306.14544",
             help="Moves the latents so that words do not share their places and keep those that they had.",
+        ),
+        Method(
+            "minority",
+            "Minority guidance",
+            Minority,
+            MinoritySettings,
+            needs_two_branches,
+            paper="Um & Ye, arXiv:2407.11555",
+            help="Moves the latents towards what the model rarely draws: unusual pictures of the same prompt.",
+        ),
+        Method(
+            "blended",
+            "Two prompts blended",
+            Blended,
+            BlendedSettings,
+            needs_two_branches,
+            paper="Kothandaraman et al., arXiv:2405.13685",
+            help="Follows two prompts: interpolated, alternating, in turn, or by the price of an option on each.",
+        ),
+        Method(
+            "judged",
+            "Correction by the judge",
+            Judged,
+            JudgedSettings,
+            needs_two_branches,
+            paper="after Lv et al., PPAD, arXiv:2505.20053",
+            help="The shipped detector looks on the way, and what is missing is added: for prompts of Emoji 128.",
         ),
     ],
 )

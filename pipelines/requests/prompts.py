@@ -16,6 +16,7 @@ from pipelines.prompts.brackets import find_pairs, is_outside
 from pipelines.prompts.composition import split_composition
 from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules
 from pipelines.prompts.switches import has_switches, texts_by_step
+from pipelines.requests.judging import further_texts
 from pipelines.requests.wildcards import choice_spans
 
 __all__ = [
@@ -40,7 +41,8 @@ class RunPrompts:
     """Says what a run encodes and how its branches use it.
 
     Attributes:
-        texts: name to text, each distinct text once: "positive" and "negative" are those of the first step.
+        texts: name to text, each distinct text once: "positive" and "negative" are those of the first step. Further
+            ones are the guidance's own.
         plan: empty where the prompts neither switch nor compose.
         rules: by which they were read, and by which the texts are weighted.
     """
@@ -90,9 +92,11 @@ def read_request_prompts(request: Request, num_steps: int | None = None) -> RunP
 
     Raises:
         PromptError: a part cannot be read.
+        SettingsError: the guidance's judge cannot read the prompt.
     """
     steps = num_steps or request.num_inference_steps
-    return read_prompts(request.prompt, request.negative_prompt, steps, prompt_rules(request))
+    prompts = read_prompts(request.prompt, request.negative_prompt, steps, prompt_rules(request))
+    return dataclasses.replace(prompts, texts={**prompts.texts, **further_texts(request)})
 
 
 class _Names:

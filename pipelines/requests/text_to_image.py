@@ -30,6 +30,7 @@ from pipelines.guidance.word_maps import WordedGuidance, choose_words
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.initializations.base import Start, StartContext
 from pipelines.requests.encoding import Encode, encode_request
+from pipelines.requests.judging import bind_guidance
 from pipelines.requests.limits import check_fit
 from pipelines.requests.prompts import require_one_text
 from pipelines.requests.refusals import require_made_here, require_one_pass, require_unsearched
@@ -112,7 +113,7 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         noise_schedule = program.noise_schedule(noise_schedule, family.scheduler_config)
         sampler = program.sampler(request, sampler, noise_schedule)
     levels, guidance = tuple(program.levels(request, schedule, noise_schedule)), GUIDANCE.build(request.guidance)
-    guidance = _bind_words(guidance, request, family)
+    guidance = bind_guidance(_bind_words(guidance, request, family), request, levels, family)
     if isinstance(guidance, FittedGuidance):
         guidance.require_levels(request.model, levels)
     _try_patches(guidance, levels, family)

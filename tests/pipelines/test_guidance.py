@@ -47,8 +47,12 @@ NEUTRAL = {
     "attend_and_excite": {"step_size": 0.0},
     "a_star": {"step_size": 0.0},
     "linear": {"every": 1, "share": 1.0},
+    "minority": {"strength": 0.0},
+    "blended": {"second": ""},
+    "judged": {"strength": 0.0},
 }
 TINY = {"slg": {"first_block": 0, "last_block": 0, "sigma_low": 0.5}, "residual": {"guidance_scale": 1.2}}
+TINY |= {"blended": {"second": "a cat face"}}
 """Settings for networks of one or two blocks, whose first estimate of x0 is a hundred times too large."""
 EMBEDDED = {"pag": "no UNet", "seg": "no UNet", "sag": "no UNet", "slg": "Stable Diffusion 3"}
 EMBEDDED |= dict.fromkeys(("attend_and_excite", "a_star"), "no UNet")
@@ -95,7 +99,7 @@ def family(request):
 
 def draw(family, key: str, batch_size: int = 1, seed: int = 3, steps: int = 4, **settings):
     request = Request(
-        prompt="a red fox",
+        prompt="a fox",
         num_inference_steps=steps,
         width=32,
         height=32,
