@@ -24,6 +24,7 @@ from studio.media.clips import (
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING, build_elem_id
 from studio.ui.markup import prose
+from studio.ui.outputs import in_order
 from studio.ui.results_route import build_archive_address
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class ClipExport:
             saved = button.click(
                 lambda data, format=format: self._save(format, data, record),
                 inputs=set(inputs),
-                outputs={self.file},
+                outputs=in_order([self.file]),
                 **{**PLUMBING, "queue": True, "concurrency_limit": 2},
             )
             saved.success(None, inputs=[self.file], js="(address) => stepwise.download(address)", **PLUMBING)

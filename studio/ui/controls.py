@@ -22,6 +22,7 @@ from gradio.components import Component
 from pipelines.core.registry import Method, NoSettings, Table, setting_type
 from pipelines.core.types import Choice, Traits
 from studio.ui.component_data import Block, Data
+from studio.ui.outputs import in_order
 
 __all__ = [
     "PLUMBING",
@@ -191,7 +192,7 @@ class MethodControls:
             key = data[self.method]
             return {self.method: gr.update(info=_format_info(self.table[key])), **self.panel_updates(key)}
 
-        self.method.input(show, inputs={self.method}, outputs=outputs, **PLUMBING)
+        self.method.input(show, inputs={self.method}, outputs=in_order(outputs), **PLUMBING)
 
 
 def build_method_controls(

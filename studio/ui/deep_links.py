@@ -23,6 +23,7 @@ from studio.ui import markup
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING, build_elem_id
 from studio.ui.form import FIXED, RANDOM, RequestForm
+from studio.ui.outputs import in_order
 from studio.ui.tab_settings import accept_settings as accepted_own
 from studio.ui.tab_settings import format_choice, read_choice, write_settings
 from studio.ui.untrusted_settings import accept_restored
@@ -197,7 +198,7 @@ def wire(studio: Studio, context: PageContext, notice: gr.HTML) -> None:
         return {**updates, **(_show_settings(opened_link, idle) if opened_link.values else {})}
 
     context.linked = linked
-    context.demo.load(show, outputs=outputs, **PLUMBING)
+    context.demo.load(show, outputs=in_order(outputs), **PLUMBING)
 
 
 def _show_settings(opened_link: OpenedLink, receivers: Mapping[str, Receiver]) -> Data:
@@ -262,7 +263,7 @@ def copy_link(
 
     def connect() -> None:
         inputs = {*(form.inputs if form else ()), *(tab_settings.inputs() if tab_settings else ())}
-        click = button.click(write, inputs=inputs, outputs={link_text}, **PLUMBING)
+        click = button.click(write, inputs=inputs, outputs=in_order([link_text]), **PLUMBING)
         click.then(None, inputs=[link_text], outputs=[link_text], js=_COPY, **PLUMBING)
 
     context.run_later(connect)

@@ -11,6 +11,7 @@ from gradio.components import Component
 
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING, build_elem_id
+from studio.ui.outputs import in_order
 
 __all__ = ["LoraControls", "build_lora_controls"]
 
@@ -68,7 +69,7 @@ class LoraControls:
         names.input(
             lambda data: self._build_weight_updates(data[names] or []),
             inputs={names},
-            outputs=set(self.weights),
+            outputs=in_order(self.weights),
             **PLUMBING,
         )
 

@@ -16,6 +16,7 @@ from studio.ui import markup
 from studio.ui.asking import list_visible_results
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
+from studio.ui.outputs import in_order
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -103,7 +104,9 @@ class ResultActions:
             }
 
         outputs = set().union(*(receiver.outputs for receiver in receivers.values()))
-        filled_event = self.row.click(act, [session], {notice, upscale, self._context.tabs, *outputs}, **PLUMBING)
+        filled_event = self.row.click(
+            act, [session], in_order([notice, upscale, self._context.tabs, *outputs]), **PLUMBING
+        )
         filled_event.then(None, js="() => window.stepwise.runWanted()", **PLUMBING)
 
 

@@ -24,6 +24,7 @@ from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
 from studio.ui.form import RANDOM, RequestForm
 from studio.ui.live_routes import LiveTab
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class RunningTab:
             read_event = self.run.click(
                 self._build_reader(form, ready, word),
                 inputs={*form.inputs},
-                outputs={word, self.notice},
+                outputs=in_order([word, self.notice]),
                 js=f"(...values) => stepwise.reading({tab}, values)",
                 **PLUMBING,
             )
@@ -266,7 +267,7 @@ class RunningTab:
             self.session,
         }
         recall = f"(session, _) => [session, stepwise.recall({self.key!r}, {form.signature!r})]"
-        loaded = self.context.demo.load(refill, [self.session, typed], outputs, js=recall, **PLUMBING)
+        loaded = self.context.demo.load(refill, [self.session, typed], in_order(outputs), js=recall, **PLUMBING)
         loaded.then(**follow_event)
         self._wire_seed(loaded)
 

@@ -17,6 +17,7 @@ from studio.page.compare.settings import AxisValues, Cells, build_rows
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING
 from studio.ui.form import FIXED, RequestForm
+from studio.ui.outputs import in_order
 from studio.ui.tab_settings import Flag, OneOf, Setting, Whole
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class ComparisonSetup:
         on(self.form.fields["model"].input, list)
         panels = {self.cells_panel, self.grid_panel}
         self.mode.input(
-            lambda data: self._switch_panels(data[self.mode]), inputs={self.mode}, outputs=panels, **PLUMBING
+            lambda data: self._switch_panels(data[self.mode]), inputs={self.mode}, outputs=in_order(panels), **PLUMBING
         )
         family_event = {**edit, "inputs": {*edit["inputs"], self.family}, "outputs": {*editor, self.family}}
         self.family.input(self._fill_family, **family_event)

@@ -22,6 +22,7 @@ from studio.ui.deep_links import TabSettings, copy_link
 from studio.ui.example_chips import finished_grid
 from studio.ui.form import FIXED
 from studio.ui.live_routes import LiveTab, Parts
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.results_route import build_address, find_address
 from studio.ui.running_tab import Form, RunningTab
@@ -99,7 +100,7 @@ class CompareTab(RunningTab):
         form = Form(self.setup.inputs, self._read, self.setup.outputs, self.setup.updates, draft=self.setup.draft)
         self.context.lists[KEY] = self.form.lists
         self._wire_run(form, LiveTab(KEY, form.read, self._build_renderer))
-        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
+        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=in_order(self.form.outputs), **PLUMBING)
         self.setup.wire()
         for panel in self.panels:
             panel.wire()
@@ -107,7 +108,7 @@ class CompareTab(RunningTab):
             exported = button.click(
                 lambda data, kind=kind: self._export(kind, data),
                 inputs={self.session},
-                outputs={self.exported, self.notice},
+                outputs=in_order([self.exported, self.notice]),
                 **PLUMBING,
             )
             exported.success(None, inputs=[self.exported], js="(address) => stepwise.download(address)", **PLUMBING)

@@ -22,6 +22,7 @@ from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import TabSettings, copy_link
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.running_tab import Form, ReadyForms, RunningTab
 
@@ -86,11 +87,11 @@ class EditTab(RunningTab):
         ready = ReadyForms()
         self.context.lists[KEY] = self.form.lists
         self._wire_run(form, LiveTab(KEY, ready.take, self._build_renderer), ready)
-        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
+        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=in_order(self.form.outputs), **PLUMBING)
         edit_form.picture.input(
             self._show_board,
             inputs={edit_form.picture, self.form.fields["model"]},
-            outputs={edit_form.mask, edit_form.source_prompt, self.notice},
+            outputs=in_order([edit_form.mask, edit_form.source_prompt, self.notice]),
             **PLUMBING,
         )
         self._wire_methods()
@@ -99,7 +100,9 @@ class EditTab(RunningTab):
         changes = [one.change for one in edit_form.crop_inputs - {edit_form.picture}]
         gr.on(changes, trigger_mode="always_last", **crop, **PLUMBING)
         for button, example in edit_form.examples.items():
-            button.click(lambda example=example: edit_form.apply_example(example), outputs=outputs, **PLUMBING)
+            button.click(
+                lambda example=example: edit_form.apply_example(example), outputs=in_order(outputs), **PLUMBING
+            )
         self.context.receive[KEY] = Receiver({*outputs, self.notice}, self._receive, KEY, edit_form.settings)
 
     def _wire_methods(self) -> None:
@@ -110,13 +113,13 @@ class EditTab(RunningTab):
         edit.method.input(
             lambda data: {**edit_form.switch_panels(data[edit.method]), **edit_form.no_goal},
             inputs={edit.method},
-            outputs={*panels, *goal},
+            outputs=in_order([*panels, *goal]),
             **PLUMBING,
         )
         edit_form.goal.input(
             lambda data: edit_form.suggest_methods(data[edit_form.goal], data[model]),
             inputs={edit_form.goal, model},
-            outputs={*panels, *goal, *edit.outputs, *inversion.outputs},
+            outputs=in_order([*panels, *goal, *edit.outputs, *inversion.outputs]),
             **PLUMBING,
         )
         model.input(

@@ -19,6 +19,7 @@ from studio.results.store import Record
 from studio.ui import markup
 from studio.ui.asking import list_visible_results
 from studio.ui.controls import PLUMBING
+from studio.ui.outputs import in_order
 from studio.ui.presentation import format_count
 from studio.ui.tab_settings import Flag, OneOf, Setting, Text
 
@@ -141,7 +142,7 @@ class ResultList:
                 [self.search, self.kind, *self.filters],
                 **first,
             )
-        self.more.click(self.list_next, self.inputs, outputs=self.outputs, **PLUMBING)
+        self.more.click(self.list_next, self.inputs, outputs=in_order(self.outputs), **PLUMBING)
 
     def read_search(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         """Return what is searched for, for a link."""

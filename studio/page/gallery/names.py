@@ -10,6 +10,7 @@ import gradio as gr
 from pipelines.core.errors import StepwiseError
 from studio.results.file_names import LONGEST_PATTERN, TOKENS, check_pattern
 from studio.ui.controls import PLUMBING
+from studio.ui.outputs import in_order
 
 __all__ = ["NamePattern"]
 
@@ -49,5 +50,5 @@ class NamePattern:
                 return say(str(error), "problem")
             return dict.fromkeys(told, gr.skip())
 
-        self.text.blur(check, [self.text], told, **PLUMBING)
+        self.text.blur(check, [self.text], in_order(told), **PLUMBING)
         demo.load(None, outputs=[self.text], js="() => stepwise.nameFiles()", **PLUMBING)

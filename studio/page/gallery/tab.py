@@ -23,6 +23,7 @@ from studio.ui.asking import list_visible_results
 from studio.ui.clip_export import ClipExport
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import TabSettings, copy_link
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.presentation import format_count
 from studio.ui.tab_settings import accept_settings
@@ -131,11 +132,11 @@ class GalleryTab:
         searches = [result_list.search, result_list.kind, *result_list.filters]
         for searched in [component.input for component in searches]:  # what was said is about another list
             searched(lambda: self._say(""), None, {*self._news}, **PLUMBING)
-        self.result_list.grid.click(self._open, None, {*self._panel, *self._news}, **PLUMBING)
+        self.result_list.grid.click(self._open, None, in_order([*self._panel, *self._news]), **PLUMBING)
         starred = {*self.result_list.outputs, *self._news}
         for stars in (self.result_list.grid, self.whole):
-            stars.like(self._star, self.result_list.inputs, starred, **PLUMBING)
-        self.close.click(self._close, None, {self.detail, self.whole, self.opened_id}, **PLUMBING)
+            stars.like(self._star, self.result_list.inputs, in_order(starred), **PLUMBING)
+        self.close.click(self._close, None, in_order([self.detail, self.whole, self.opened_id]), **PLUMBING)
         self.names.wire(self.context.demo, self._say, {*self._news})
         self.clips.wire([self.opened_id], lambda data: self._results.get(data[self.opened_id]))
         self._wire_selection()
@@ -144,32 +145,34 @@ class GalleryTab:
             button.click(
                 lambda opened, key=key, receiver=receiver: self._send(opened, key, receiver),
                 [self.opened_id],
-                {*receiver.outputs, self.context.tabs, *self._news},
+                in_order([*receiver.outputs, self.context.tabs, *self._news]),
                 **PLUMBING,
             )
 
     def _wire_selection(self) -> None:
         outputs = {*self.result_list.outputs, *self._panel, *self._news}
         over = {"js": _CHOSEN, **PLUMBING}
-        self.compare.click(self._compare, [self.chosen], {*self._panel, *self._news}, **over)
+        self.compare.click(self._compare, [self.chosen], in_order([*self._panel, *self._news]), **over)
         exports = {**over, "queue": True, "concurrency_limit": 2}
-        self.export.click(self._export, [self.chosen, self.names.text], {*self._news}, **exports)
-        self.remove.click(self._remove, [self.chosen, *self.result_list.inputs], outputs, **over)
+        self.export.click(self._export, [self.chosen, self.names.text], in_order(self._news), **exports)
+        self.remove.click(self._remove, [self.chosen, *self.result_list.inputs], in_order(outputs), **over)
         self.remove_one.click(
             lambda opened, *rest: self._remove([opened], *rest),
             [self.opened_id, *self.result_list.inputs],
-            outputs,
+            in_order(outputs),
             **PLUMBING,
         )
         self.restore_one.click(
             lambda opened, *rest: self._restore([opened], *rest),
             [self.opened_id, *self.result_list.inputs],
-            outputs,
+            in_order(outputs),
             **PLUMBING,
         )
-        self.undo.click(self._restore, [self.undone, *self.result_list.inputs], outputs, **PLUMBING)
+        self.undo.click(self._restore, [self.undone, *self.result_list.inputs], in_order(outputs), **PLUMBING)
         trash = self.result_list.trash
-        trash.button.click(self._empty_trash, [trash.was_asked, *self.result_list.inputs], outputs, **PLUMBING)
+        trash.button.click(
+            self._empty_trash, [trash.was_asked, *self.result_list.inputs], in_order(outputs), **PLUMBING
+        )
         self.all.click(None, js="() => window.stepwiseGallery.choose(true)", **PLUMBING)
         self.none.click(None, js="() => window.stepwiseGallery.choose(false)", **PLUMBING)
 

@@ -17,6 +17,7 @@ from studio.page.models.machine_fit import describe_fit, read_free_disk, read_ma
 from studio.ui import markup
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.presentation import format_file_size
 from studio.ui.tab_settings import OneOf, Setting
@@ -91,9 +92,9 @@ class ModelsTab:
         outputs = {self.cards, self.memory, self.loras, self.folder, self.timer}
         self.tab.select(self._open, filters, outputs, **PLUMBING)
         for control in filters:
-            control.input(self._show, filters, outputs, **PLUMBING)
-        self.timer.tick(self._tick, filters, {self.cards, self.memory, self.timer}, **PLUMBING)
-        scanned = self.rescan.click(self._rescan, filters, {*outputs, self.notice}, **PLUMBING)
+            control.input(self._show, filters, in_order(outputs), **PLUMBING)
+        self.timer.tick(self._tick, filters, in_order([self.cards, self.memory, self.timer]), **PLUMBING)
+        scanned = self.rescan.click(self._rescan, filters, in_order([*outputs, self.notice]), **PLUMBING)
         lists = self.context
         self.context.run_later(
             lambda: scanned.then(lists.update_lists, inputs=lists.list_inputs, outputs=lists.list_outputs, **PLUMBING)
@@ -103,7 +104,7 @@ class ModelsTab:
         )
         receiver = self.context.receive.get(USED_IN)
         used_outputs = {*receiver.outputs, self.context.tabs} if receiver else set()
-        self.cards.click(self._act, filters, {*outputs, self.notice, *used_outputs}, **PLUMBING)
+        self.cards.click(self._act, filters, in_order([*outputs, self.notice, *used_outputs]), **PLUMBING)
 
     def _list_settings(self) -> dict[str, Setting]:
         families = dict.fromkeys(entry.family for entry in self.studio.models())

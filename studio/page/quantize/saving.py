@@ -13,6 +13,7 @@ from studio.jobs.job import Job, JobStatus, View
 from studio.ui import markup, presentation
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ class SavingRow:
         receiver, lists = self.context.receive[USED_IN], self.context.list_outputs
         inputs = {self.session, self.variant, *self.context.list_inputs}
         events = {"inputs": inputs, **PLUMBING, "queue": True, "concurrency_limit": None}
-        self.save_button.click(self.save, outputs={self.notice, *lists}, **events)
+        self.save_button.click(self.save, outputs=in_order([self.notice, *lists]), **events)
         self.use_button.click(
-            self.save_and_use, outputs={self.notice, self.context.tabs, *lists, *receiver.outputs}, **events
+            self.save_and_use, outputs=in_order([self.notice, self.context.tabs, *lists, *receiver.outputs]), **events
         )
 
     def _offer_variants(self, data: Data) -> Any:

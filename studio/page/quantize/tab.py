@@ -23,6 +23,7 @@ from studio.ui.deep_links import TabSettings, copy_link
 from studio.ui.example_chips import finished_grid
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab, Parts
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.results_route import find_address
 from studio.ui.running_tab import Form, RunningTab
@@ -142,7 +143,7 @@ class QuantizeTab(RunningTab):
         self.context.lists[KEY] = self.form.lists
         finished = self._wire_run(form, LiveTab(KEY, form.read, self._build_renderer))
         self.saving.wire(self.session, finished)
-        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
+        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=in_order(self.form.outputs), **PLUMBING)
         settings: dict[str, Setting] = {
             "variants": ChosenSeveral(Chosen(QUANTIZERS, lambda model: self.machine), self.studio.limits.max_variants),
             "measure": Flag(),

@@ -18,6 +18,7 @@ from studio.ui.deep_links import copy_link
 from studio.ui.example_chips import build_chip, finished_example
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.live_routes import LiveTab
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.restore import build_restore, read_settings
 from studio.ui.result_actions import ResultActions
@@ -138,11 +139,13 @@ class TextToImageTab(RunningTab):
         self.restore.picture.upload(
             self._restore,
             inputs={self.restore.picture, self.form.fields["model"]},
-            outputs={*self.form.outputs, self.notice, self.restore.picture},
+            outputs=in_order([*self.form.outputs, self.notice, self.restore.picture]),
             **PLUMBING,
         )
         for button, example in self.examples.items():
-            button.click(lambda values=example.values: self.form.updates(values), outputs=self.form.outputs, **PLUMBING)
+            button.click(
+                lambda values=example.values: self.form.updates(values), outputs=in_order(self.form.outputs), **PLUMBING
+            )
         self.context.receive[KEY] = Receiver(self.form.outputs, self.form.updates, model=self.form.first.key)
         self.upscale.wire()
         self.inspect.wire()
@@ -159,7 +162,9 @@ class TextToImageTab(RunningTab):
             values = self.form.request(self.form.draft(data))
             return {**receiver.updates(values), self.context.tabs: gr.Tabs(selected="compare")}
 
-        self.send.click(send, inputs=self.form.inputs, outputs={*receiver.outputs, self.context.tabs}, **PLUMBING)
+        self.send.click(
+            send, inputs=self.form.inputs, outputs=in_order([*receiver.outputs, self.context.tabs]), **PLUMBING
+        )
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 

@@ -12,6 +12,7 @@ from gradio.components import Component
 from pipelines.core.errors import SettingsError
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING, build_elem_id
+from studio.ui.outputs import in_order
 
 __all__ = ["MOST", "KeyRows", "build_key_rows"]
 
@@ -84,7 +85,7 @@ class KeyRows:
             button.click(
                 lambda data, step=step: self._show_count(min(max(self._count(data) + step, 2), MOST)),
                 inputs={self.count},
-                outputs=outputs,
+                outputs=in_order(outputs),
                 **PLUMBING,
             )
 

@@ -32,6 +32,7 @@ from studio.ui.deep_links import TabSettings, copy_link
 from studio.ui.example_chips import build_chip
 from studio.ui.form import FIXED
 from studio.ui.live_routes import LiveTab
+from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.running_tab import Form, RunningTab
 from studio.ui.tab_settings import Chosen, Keys, OneOf, Setting, Whole
@@ -143,7 +144,7 @@ class VideoTab(RunningTab):
         finished.then(self._update_formats, **formats)
         self.context.demo.load(self._update_formats, **formats)
         self.export.wire([self.session], self._find_clip)
-        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=self.form.outputs, **PLUMBING)
+        self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=in_order(self.form.outputs), **PLUMBING)
         model = self.form.fields["model"]
         planned = {model, self.clip.frames, self.clip.fps, self.form.fields["width"], self.form.fields["height"]}
         gr.on(
@@ -155,7 +156,7 @@ class VideoTab(RunningTab):
             **PLUMBING,
         )
         for button, example in self.examples.items():
-            button.click(lambda draft=example.draft: self.updates(draft), outputs=self._outputs, **PLUMBING)
+            button.click(lambda draft=example.draft: self.updates(draft), outputs=in_order(self._outputs), **PLUMBING)
         limits = self.studio.limits
         settings: dict[str, Setting] = {
             "method": Chosen(VIDEOS, self.form.get_entry),
