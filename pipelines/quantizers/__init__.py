@@ -21,6 +21,7 @@ from pipelines.quantizers.machine import Machine, this_machine
 from pipelines.quantizers.nf4 import Nf4, Nf4Settings
 from pipelines.quantizers.onednn import OneDnn, fits_onednn
 from pipelines.quantizers.quanto import Quanto, fits_quanto
+from pipelines.quantizers.recipes import RECIPES
 from pipelines.quantizers.sdnq import Sdnq, fits_sdnq
 from pipelines.quantizers.torchao import TorchAo, fits_torchao, fits_torchao_fp8, fits_torchao_int4
 
@@ -205,6 +206,7 @@ QUANTIZERS = Table(
             paper=f"arXiv:2305.14314; {_BNB}",
             help="Linear layers in NF4.",
         ),
+        *RECIPES,
     ],
 )
 

@@ -85,6 +85,7 @@ def quantize_network(
         parent, _, attribute = name.rpartition(".")
         layer = built[name] if built else _quantize_layer(quantizer, get_layer(copied, name), name, label)
         setattr(copied.get_submodule(parent), attribute, layer)
+    quantizer.finish(copied)
     return copied.eval().requires_grad_(False)
 
 

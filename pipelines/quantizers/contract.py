@@ -30,9 +30,11 @@ class Quantizer(abc.ABC):
 
     Attributes:
         layers: the classes that it can change, exactly these.
+        is_simulated: whether its layers round and then compute in floating point, and so save neither time nor memory.
     """
 
     layers: tuple[type[torch.nn.Module], ...] = LINEAR
+    is_simulated = False
 
     @abc.abstractmethod
     def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
@@ -49,6 +51,13 @@ class Quantizer(abc.ABC):
     def refuses(self, layer: WeightedLayer) -> str | None:
         """Say why a layer of the right class cannot be changed; None if it can."""
         return None
+
+    def count_nominal_bits(self, layer: WeightedLayer) -> float:
+        """Count the bits that a simulated layer would take if it were stored as it is simulated, its bias included."""
+        return 0.0
+
+    def finish(self, network: torch.nn.Module) -> None:  # noqa: B027 - most methods have nothing to add
+        """Add to a network of quantized layers what does not belong to one of them."""
 
 
 class StorableQuantizer(Quantizer):

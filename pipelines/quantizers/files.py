@@ -92,6 +92,8 @@ def _collect_tensors(
         for inner_name, tensor in quantizer.tensors(get_layer(quantized, name)).items():
             tensors[f"{name}.{inner_name}"] = tensor
     record = {"format": FORMAT, "method": json.dumps(choice.to_json(), sort_keys=True), "layers": json.dumps(layers)}
+    if quantizer.is_simulated:
+        record["simulated"] = "no claim of speed or memory"
     # One entry, since the order of several in a header is not defined.
     return tensors, {"quantisation": json.dumps(record)}
 
@@ -145,6 +147,7 @@ def load_network(
     lacking = [name for name in missing if not name.startswith(inside)]
     if lacking or unexpected:
         raise _explain_unfit(path, f"tensor {[*lacking, *unexpected][0][:80]}")
+    quantizer.finish(network)
     return network.to(device).eval().requires_grad_(False)
 
 

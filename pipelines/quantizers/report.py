@@ -71,6 +71,7 @@ class Report:
         touched, skipped: layers in the network's order.
         full_bytes, bytes: of the whole network before and after.
         weights: of the whole network; `share` of them are quantized.
+        nominal_bytes: that the whole network would take if what is simulated were stored so; None for a real method.
     """
 
     quantized_layers: tuple[LayerReport, ...]
@@ -78,6 +79,7 @@ class Report:
     full_bytes: int
     bytes: int
     weights: int
+    nominal_bytes: int | None = None
 
     @property
     def share(self) -> float:
@@ -96,6 +98,7 @@ class Report:
             "full_bytes": self.full_bytes,
             "bytes": self.bytes,
             "share": self.share,
+            "nominal_bytes": self.nominal_bytes,
         }
 
 
@@ -121,6 +124,11 @@ def build_report(network: torch.nn.Module, quantized_network: torch.nn.Module, q
         error = _weight_sqnr(quantizer, before, after)
         reports.append(LayerReport(name, kind, before.weight.numel(), stored_bytes(after), error))
     weights = sum(parameter.numel() for parameter in network.parameters())
-    report = Report(tuple(reports), plan.skipped, stored_bytes(network), stored_bytes(quantized_network), weights)
+    bits = [quantizer.count_nominal_bits(get_layer(quantized_network, name)) for name in plan.quantized_layers]
+    full_bytes, nominal = stored_bytes(network), None
+    if quantizer.is_simulated:
+        replaced = sum(stored_bytes(get_layer(network, name)) for name in plan.quantized_layers)
+        nominal = full_bytes - replaced + math.ceil(sum(bits) / 8)
+    report = Report(tuple(reports), plan.skipped, full_bytes, stored_bytes(quantized_network), weights, nominal)
     _REPORTS[quantized_network] = report
     return report

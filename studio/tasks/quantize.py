@@ -66,7 +66,8 @@ def _format_line(row: Mapping[str, Any]) -> str:
     """What the command prints of a cell."""
     if row["problem"]:
         return f"{row['label']}: {row['problem']}"
-    parts = [f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else ""]
+    parts = [f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] and not row["simulated"] else ""]
+    parts += [f"would take {row['nominal_bytes'] / 1e6:.1f} MB" if row["simulated"] else ""]
     parts += [f"PSNR {row['psnr']:.1f} dB" if row["psnr"] is not None else "equal" if row["identical"] else ""]
     parts += [f"SSIM {row['ssim']:.3f}" if row["ssim"] is not None else ""]
     parts += [f"{row['step_ratio']:.2f} × the time" if row["step_ratio"] else ""]

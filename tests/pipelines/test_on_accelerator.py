@@ -335,7 +335,8 @@ def test_every_quantizers_network_and_report_are_the_cpus(key, place):
     if reason := QUANTIZERS[key].fit(Machine(place.kind)):
         pytest.skip(reason)
     # The stand-in device has no gradients, which weigh the layers.
-    quantizer = QUANTIZERS[key].build({"mixed": False} if key == "calibrated" else {})
+    settings = {"calibrated": {"mixed": False}, "q_diffusion": {"reconstruct": False}}
+    quantizer = QUANTIZERS[key].build(settings.get(key, {}))
 
     device = accelerator(place.kind)
 

@@ -29,6 +29,11 @@ WORDS = (
     "the time of a step and the source of the error are measured.",
 )
 
+SIMULATED = (
+    "Simulated: weights and inputs are rounded and then computed in full precision. The picture is what the method "
+    "would give; the size in parentheses is what its weights would take; time and memory are not measured."
+)
+
 
 def build_missing_list(machine: Machine) -> str:
     """List the methods that this machine cannot run, grayed, each with its reason."""
@@ -73,8 +78,11 @@ def _build_figures(outcome: Mapping[str, Any]) -> str:
     rows = outcome.get("rows", ())
     if not any(row["bytes"] for row in rows):
         return ""
-    scatter, errors, maps = draw_scatter_plot(rows), draw_error_plot(outcome["errors"]), draw_heat_maps(outcome)
+    sized = [{**row, "bytes": row.get("nominal_bytes") or row["bytes"]} for row in rows]
+    scatter, errors, maps = draw_scatter_plot(sized), draw_error_plot(outcome["errors"]), draw_heat_maps(outcome)
     parts = [_build_table(rows)]
+    if any(row.get("simulated") for row in rows):
+        parts.append(f'<p class="sw-hint">{SIMULATED}</p>')
     if scatter or errors:
         parts.append(build_legend([row["label"] for row in rows if row["method"]]))
         parts.append('<div class="qz-plots">')
@@ -129,9 +137,9 @@ def _build_row(row: Mapping[str, Any], peak: bool) -> str:
 
     psnr = "equal" if row["identical"] else format_number(row["psnr"], ".1f")
     values = [
-        _format_size(row["bytes"]),
-        _format_size(row["disk"]),
-        *([_format_size(row["peak"])] if peak else []),
+        f"({_format_size(row['nominal_bytes'])})" if row.get("simulated") else _format_size(row["bytes"]),
+        "–" if row.get("simulated") else _format_size(row["disk"]),
+        *(["–" if row.get("simulated") else _format_size(row["peak"])] if peak else []),
         f"{row['step_ratio']:.2f} ×" if row["step_ratio"] else "–",
         psnr,
         format_number(row["ssim"], ".3f"),

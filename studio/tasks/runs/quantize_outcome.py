@@ -99,16 +99,22 @@ def _compute_free_errors(full: Variant, variant: Variant) -> list[float]:
 def _build_row(index: int, variant: Variant, cell: Cell) -> dict[str, Any]:
     decibels = variant.figures.get("psnr")
     worst = min((layer.sqnr for layer in variant.report.quantized_layers), default=None) if variant.report else None
-    names = ("bytes", "share", "disk", "peak", "step_seconds", "step_ratio", "ssim")
+    names = ("bytes", "share", "disk", "peak", "ssim")
+    is_simulated = variant.report is not None and variant.report.nominal_bytes is not None
+    # A simulation's time says nothing of the method's.
+    timings = {} if is_simulated else {name: variant.figures.get(name) for name in ("step_seconds", "step_ratio")}
     return {
         "cell": index + 1,
         "label": variant.label,
         "key": variant.key,
         "method": variant.choice.to_json() if variant.choice else None,
         **{name: variant.figures.get(name) for name in names},
+        **{name: timings.get(name) for name in ("step_seconds", "step_ratio")},
         "psnr": decibels if decibels is not None and math.isfinite(decibels) else None,
         "identical": decibels == math.inf,
         "kept": bool(variant.figures.get("kept")),
+        "simulated": is_simulated,
+        "nominal_bytes": variant.report.nominal_bytes if variant.report else None,
         "layers": len(variant.report.quantized_layers) if variant.report else 0,
         "worst_layer": worst,
         "result": cell.results[0] if cell.results else None,

@@ -1,0 +1,239 @@
+"""Rounding learned block by block: each block's outputs are brought back to those of the full-precision network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch.func import functional_call
+
+from pipelines.core.denoiser import Cancelled
+from pipelines.quantizers.calibrated import Progress
+from pipelines.quantizers.calibration import Calibration
+from pipelines.quantizers.contract import WeightedLayer
+from pipelines.quantizers.simulated.fitting import Basis, fit_rows, transform_weight
+from pipelines.quantizers.simulated.layers import SimulatedLayer
+from pipelines.quantizers.simulated.neighbors import Neighbors
+from pipelines.quantizers.simulated.rounding import Annealing, choose_sides, initial_logits, soft_choice, undecided
+
+__all__ = ["find_blocks", "reconstruct"]
+
+MOST_CALLS = 16
+"""Of the calibration, evenly spaced, for each block."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _BlockCall:
+    """What a block was given in one call of the quantized network, and what it gave in that of the other."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[torch.Tensor, ...]
+
+
+def find_blocks(network: torch.nn.Module, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Group layers into blocks: residual and transformer blocks, and each other layer alone.
+
+    A block is an innermost element of a list of modules that holds several of the layers.
+
+    Returns:
+        Name of a block to those of its layers, in the network's order.
+    """
+    inside = {
+        f"{name}.{place}": tuple(one for one in names if one.startswith(f"{name}.{place}."))
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
+        for place in range(len(module))
+    }
+    several = {name: layers for name, layers in inside.items() if len(layers) > 1}
+    innermost = {
+        name: layers for name, layers in several.items() if not any(other.startswith(f"{name}.") for other in several)
+    }
+    home = {layer: block for block, layers in innermost.items() for layer in layers}
+    blocks: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        block = home.get(name, name)
+        blocks[block] = (*blocks.get(block, ()), name)
+    return blocks
+
+
+def reconstruct(
+    network: torch.nn.Module,
+    quantized: torch.nn.Module,
+    layers: Mapping[str, SimulatedLayer],
+    calibration: Calibration,
+    annealing: Annealing,
+    only: frozenset[str] | None,
+    cancelled: Callable[[], bool],
+    progress: Progress,
+) -> None:
+    """Learn the rounding of all layers' weights, block after block; a block that gets no better stays as it was.
+
+    Args:
+        network: in full precision.
+        quantized: of simulated layers, which are changed.
+        layers: these, by name.
+        calibration: the calls; at most 16 of them are used.
+        annealing: of the optimization.
+        only: layers whose rounding is learned; None for all.
+        cancelled: polled before each iteration.
+        progress: told of each block.
+
+    Source: Li et al., BRECQ, arXiv:2102.05426, with the rounding of Nagel et al., arXiv:2004.10568, as Q-Diffusion,
+    arXiv:2302.04304, uses both: a block's inputs are the quantized network's, its targets the full-precision one's.
+    Differs: the squared error is not weighted with Fisher information; hundreds of iterations, not twenty thousand;
+    ranges of activations stay as they were calibrated.
+
+    Raises:
+        Cancelled: the person stopped it.
+    """
+    names = [name for name in layers if only is None or name in only]
+    blocks = _in_order_of_use(network, find_blocks(network, names), calibration)
+    for index, (block, members) in enumerate(blocks):
+        progress("Reconstructing block", index, len(blocks))
+        calls = _record_block(network, quantized, block, calibration.thin(MOST_CALLS), cancelled)
+        if calls:
+            chosen = {name.removeprefix(block).removeprefix("."): layers[name] for name in members}
+            originals = {name.removeprefix(block).removeprefix("."): network.get_submodule(name) for name in members}
+            _reconstruct_block(quantized.get_submodule(block), chosen, originals, calls, annealing, cancelled)
+
+
+@torch.no_grad()
+def _in_order_of_use(
+    network: torch.nn.Module, blocks: Mapping[str, tuple[str, ...]], calibration: Calibration
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Those that an evaluation calls, as it calls them."""
+    order: list[str] = []
+    listeners = [
+        network.get_submodule(block).register_forward_pre_hook(lambda module, args, name=block: order.append(name))
+        for block in blocks
+    ]
+    try:
+        calibration.calls[0].run(network)
+    finally:
+        for listener in listeners:
+            listener.remove()
+    return [(block, blocks[block]) for block in dict.fromkeys(order)]
+
+
+@torch.no_grad()
+def _record_block(
+    network: torch.nn.Module,
+    quantized: torch.nn.Module,
+    block: str,
+    calibration: Calibration,
+    cancelled: Callable[[], bool],
+) -> list[_BlockCall]:
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    wanted: list[tuple[torch.Tensor, ...]] = []
+    listeners = [
+        quantized.get_submodule(block).register_forward_pre_hook(
+            lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True
+        ),
+        network.get_submodule(block).register_forward_hook(
+            lambda module, args, output: wanted.append(tuple(_list_tensors(output)))
+        ),
+    ]
+    try:
+        for call in calibration.calls:
+            if cancelled():
+                raise Cancelled
+            call.run(network)
+            call.run(quantized)
+    finally:
+        for listener in listeners:
+            listener.remove()
+    return [_BlockCall(args, kwargs, outputs) for (args, kwargs), outputs in zip(given, wanted, strict=True)]
+
+
+def _list_tensors(output: Any) -> Iterator[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, (tuple, list)):
+        for one in output:
+            yield from _list_tensors(one)
+
+
+def _neighbors_of(layer: SimulatedLayer, original: torch.nn.Module) -> tuple[torch.Tensor, Neighbors | None]:
+    """The weights before rounding, in the layer's own basis and without its branch, and their neighbors."""
+    weight = cast(WeightedLayer, original).weight.detach().float()
+    rows = transform_weight(weight, Basis(layer.factors, layer.rotation)).flatten(1)
+    if layer.down is not None and layer.up is not None:
+        rows = rows - layer.up.float() @ layer.down.float().flatten(1)
+    return rows, fit_rows(rows, layer.spec)[1]
+
+
+def _reconstruct_block(
+    block: torch.nn.Module,
+    layers: Mapping[str, SimulatedLayer],
+    originals: Mapping[str, torch.nn.Module],
+    calls: Sequence[_BlockCall],
+    annealing: Annealing,
+    cancelled: Callable[[], bool],
+) -> None:
+    rows, neighbors = {}, {}
+    for name, layer in layers.items():
+        weights, found = _neighbors_of(layer, originals[name])
+        if found is not None:
+            rows[name], neighbors[name] = weights, found
+    if not rows:
+        return
+    before = {name: layers[name].weight.detach().clone() for name in rows}
+    base = _block_error(block, calls)
+    if base == 0:
+        return
+    generator = torch.Generator().manual_seed(0)
+    count = sum(one.numel() for one in rows.values())
+    with torch.inference_mode(False), torch.enable_grad():
+        logits = {name: _start(rows[name], neighbors[name], before[name]) for name in rows}
+        optimizer = torch.optim.Adam(list(logits.values()), lr=annealing.rate)
+        for iteration in range(annealing.iterations):
+            if cancelled():
+                _put(layers, before)
+                raise Cancelled
+            call = calls[int(torch.randint(len(calls), (), generator=generator))]
+            choices = {name: soft_choice(one) for name, one in logits.items()}
+            soft = {}
+            for name, choice in choices.items():
+                near = neighbors[name]
+                value = near.down + (near.up - near.down) * choice
+                soft[f"{name}.weight" if name else "weight"] = value.reshape(before[name].shape).to(before[name].dtype)
+            loss = _call_error(block, call, soft) * (len(calls) / base)
+            exponent = annealing.exponent(iteration)
+            if exponent is not None:
+                loss = loss + annealing.weight * sum(undecided(one, exponent) for one in choices.values()) / count
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    chosen = {
+        name: choose_sides(one.detach(), neighbors[name]).reshape(before[name].shape).to(before[name].dtype)
+        for name, one in logits.items()
+    }
+    _put(layers, chosen)
+    if _block_error(block, calls) >= base:
+        _put(layers, before)
+
+
+def _start(rows: torch.Tensor, neighbors: Neighbors, present: torch.Tensor) -> torch.Tensor:
+    """Logits of where the weights were; on the side of the present rounding if that is no longer the nearest."""
+    logits = initial_logits(rows.clone(), neighbors)
+    is_up = present.flatten(1).float() > (neighbors.down + neighbors.up) / 2
+    return torch.where(is_up == (logits >= 0), logits, 0.0).clone().requires_grad_()
+
+
+def _put(layers: Mapping[str, SimulatedLayer], weights: Mapping[str, torch.Tensor]) -> None:
+    for name, weight in weights.items():
+        layers[name].weight.data = weight
+
+
+def _call_error(block: torch.nn.Module, call: _BlockCall, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    outputs = functional_call(block, dict(weights), call.args, dict(call.kwargs))
+    pairs = zip(_list_tensors(outputs), call.outputs, strict=True)
+    return torch.stack([(output - wanted).float().square().sum() for output, wanted in pairs]).sum()
+
+
+@torch.no_grad()
+def _block_error(block: torch.nn.Module, calls: Sequence[_BlockCall]) -> float:
+    return sum(float(_call_error(block, call, {})) for call in calls)
