@@ -1,0 +1,223 @@
+"""Train motion modules for the 128 px model: `python -m pipelines.training.motion`.
+
+The UNet stays as it is; what is learned are the modules of a stock MotionAdapter, which let the frames of a clip see
+each other, and the rows of the text encoder that belong to the words of motion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AnimateDiffPipeline, AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from pipelines.emoji.clips import FRAMES, Clip, describe_clip, describe_clip_plainly, sample_clip
+from pipelines.emoji.objects import Catalog
+from pipelines.training.denoiser_networks import noise_schedule
+from pipelines.training.fit import PARTS, require_fit
+from pipelines.training.latents import encode, pictures_of
+from pipelines.training.motion_networks import WordRows, at_places, build_adapter, join, write_rows
+from pipelines.training.muon import Muon
+from pipelines.training.objectives import learning_rate, soft_snr_v_loss
+from pipelines.training.recipes import Recipe, catalog_for, find_recipe
+from pipelines.training.trainer import (
+    add_arguments,
+    generator_for,
+    pick_device,
+    picture_sheet,
+    settings_from,
+    train,
+    use_threads,
+)
+
+__all__ = ["ClipPool", "MotionTask", "draw_clips"]
+
+STEPS, RATE, DECAY = 2_400, 2e-3, 0.4
+CLIPS = {8: 8, FRAMES: 4}
+"""How many clips a step has, by how many of their frames it sees."""
+FIRST, FRESH = 320, 0.5
+"""Clips in memory before the first step, and how many join at each."""
+EMPTY, SNR_FLOOR, HIGH_NOISE = 0.1, 0.005, 0.6
+SHEET = ("moving left", "moving up", "growing", "bouncing")
+
+
+class ClipPool:
+    """Keeps latents of training clips in memory, in float16; each also serves backward.
+
+    Args:
+        vae: encodes.
+        catalog: the objects.
+        size: pixels.
+        seed: of everything drawn.
+        file: keeps the latents for a run that goes on; None keeps none.
+    """
+
+    def __init__(self, vae: AutoencoderKL, catalog: Catalog, size: int, seed: int, file: Path | None = None):
+        self.vae, self.catalog, self.size, self.file = vae, catalog, size, file
+        self._base = seed * 1_000_000_000
+        self._latents: list[torch.Tensor] = []
+
+    def batch(self, step: int, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[Clip]]:
+        """Draw `count` clips: latents (B, F, C, h, w), float32 and scaled, and what they show."""
+        stop = FIRST + int(step // 16 * 16 * FRESH)
+        self._extend_to(stop)
+        latents, clips = [], []
+        for number in rng.choice(stop, size=count, replace=False).tolist():
+            clip, frames = sample_clip(self.catalog, self._base + number), self._latents[number].float()
+            if rng.random() < 0.5:
+                clip, frames = clip.backward(), frames.flip(0)
+            clips.append(clip)
+            latents.append(frames.expand(len(clip.path), *frames.shape[1:]))
+        return torch.stack(latents), clips
+
+    def _extend_to(self, stop: int) -> None:
+        if not self._latents and self.file is not None and self.file.is_file():
+            tensors = load_file(self.file)
+            self._latents = [tensors[str(number)] for number in range(len(tensors))]
+        before = len(self._latents)
+        for number in range(before, stop):
+            self._latents.append(self._encode_clip(sample_clip(self.catalog, self._base + number)))
+        if self.file is not None and stop // 256 > before // 256:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({str(number): frames for number, frames in enumerate(self._latents)}, self.file)
+
+    @torch.no_grad()
+    def _encode_clip(self, clip: Clip) -> torch.Tensor:
+        """(F, C, h, w), float16; one frame of what stands still."""
+        scenes = list(clip.scenes) if clip.motion else [clip.scenes[0]]
+        return encode(self.vae, pictures_of(scenes, self.catalog, self.size)).half().cpu()
+
+
+class MotionTask:
+    """The error of the velocity of a clip's frames, each with noise of its own, as a stock pipeline begins.
+
+    Most steps see 8 of the 16 frames, at their own places in time; every third step sees all.
+
+    Args:
+        pipeline: the model; its networks are left as they are.
+        pool: the clips.
+        seed: of everything drawn.
+        steps: length of the run.
+        rate: the highest learning rate.
+    Source: Guo et al., AnimateDiff, arXiv 2307.04725, section 4.2.
+    Differs: rows of the text encoder are learned with the modules; frames are left out of most steps; the noise levels
+        are drawn more often where there is more noise, since there it is decided what stands where.
+    """
+
+    batch = CLIPS[8]
+
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, pool: ClipPool, seed: int = 0, steps: int = STEPS, rate: float = RATE
+    ):
+        self.pipeline, self.pool, self.seed, self.steps, self.rate = pipeline, pool, seed, steps, rate
+        self.device = pipeline.unet.device
+        pipeline.unet.eval().requires_grad_(False)
+        self.adapter = build_adapter(pipeline.unet, FRAMES).to(self.device)
+        self.words = WordRows(pipeline.text_encoder, pipeline.tokenizer).to(self.device)
+        self.unet = join(pipeline.unet, self.adapter)
+        self.networks = torch.nn.ModuleDict({"adapter": self.adapter, "words": self.words})
+        asking = [weight for weight in self.adapter.parameters() if weight.requires_grad]
+        groups = [{"params": asking}, {"params": list(self.words.parameters()), "orthogonal": False}]
+        self.optimizer = Muon(groups, lr=rate)
+        self.alphas_cumprod = noise_schedule("v_prediction").alphas_cumprod
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of this step."""
+        return learning_rate(step, self.steps, self.rate, 50, DECAY)
+
+    def loss(self, step: int) -> torch.Tensor:
+        """Compute the weighted error on this step's clips."""
+        rng, generator = np.random.default_rng([self.seed, step]), generator_for(self.seed, step)
+        frames = FRAMES if step % 3 == 2 else 8
+        count = CLIPS[frames]
+        with torch.autocast(self.device.type, enabled=False):
+            latents, clips = self.pool.batch(step, count, rng)
+        places = torch.randperm(FRAMES, generator=generator)[:frames].sort().values
+        latents = latents[:, places].to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        positions = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        timesteps = (positions**HIGH_NOISE * 1_000).long().clamp(max=999)
+        alphas = self.alphas_cumprod[timesteps].to(self.device)
+        alpha, sigma = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
+        noisy, velocity = alpha * latents + sigma * noise, alpha * noise - sigma * latents
+        captions = [describe_clip(clip, self.pool.catalog, rng, EMPTY) for clip in clips]
+        with at_places(self.adapter, places):
+            embeds = self.words(captions).repeat_interleave(frames, dim=0)
+            clip_first = noisy.transpose(1, 2)
+            predicted = self.unet(clip_first, timesteps.to(self.device), embeds, return_dict=False)[0].transpose(1, 2)
+        return soft_snr_v_loss(
+            predicted.flatten(0, 1), velocity.flatten(0, 1), alphas.repeat_interleave(frames), SNR_FLOOR
+        )
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter and the text encoder with the words, in half precision."""
+        copy.deepcopy(self.adapter).half().save_pretrained(folder / "motion_adapter")
+        write_rows(self.words, copy.deepcopy(self.pipeline.text_encoder).half(), folder / "text_encoder")
+
+    def sheet(self, path: Path) -> None:
+        """Draw one clip a row, for a few motions."""
+        parts = dict(self.pipeline.components) | {"unet": self.unet, "motion_adapter": self.adapter}
+        parts["text_encoder"] = copy.deepcopy(self.pipeline.text_encoder)
+        write = parts["text_encoder"].get_parameter("embeddings.token_embedding.weight").data
+        write[self.words.numbers] = self.words.rows.detach()
+        for name in ("safety_checker", "image_encoder", "feature_extractor"):
+            parts.pop(name, None)
+        pipeline = AnimateDiffPipeline(**parts)
+        clips = [sample_clip(self.pool.catalog, 10**9 + seed, motion=motion) for seed, motion in enumerate(SHEET)]
+        with torch.autocast(self.device.type, torch.bfloat16):
+            drawn = draw_clips(pipeline, [describe_clip_plainly(clip) for clip in clips], steps=15)
+        picture_sheet(drawn.flatten(0, 1), FRAMES).save(path)
+
+
+def draw_clips(
+    pipeline: AnimateDiffPipeline, captions: list[str], steps: int = 25, guidance: float = 4.0, first: int = 0
+) -> torch.Tensor:
+    """Draw one clip for each caption, its noise fixed by its number.
+
+    Args:
+        first: the first caption's number.
+    Returns: (B, F, 3, H, W) in [0, 1].
+    """
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = [
+        pipeline(
+            caption,
+            num_frames=FRAMES,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(first + number),
+            output_type="pt",
+        ).frames.float()
+        for number, caption in enumerate(captions)
+    ]
+    return torch.cat(drawn)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, or go on training, in --run-dir."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.set_defaults(recipe="emoji-128", sheet_every=250)
+    parser.add_argument("--start", type=Path, required=True, help="the stock folder whose pictures shall move")
+    parser.add_argument("--learning-rate", type=float, default=RATE, help="the highest")
+    chosen = parser.parse_args(arguments)
+    use_threads(chosen.threads)
+    torch.manual_seed(chosen.seed)
+    recipe: Recipe = find_recipe(chosen.recipe)
+    require_fit(chosen.start, recipe, PARTS)
+    settings = settings_from(chosen, STEPS, 0.995)
+    pipeline = StableDiffusionPipeline.from_pretrained(chosen.start, dtype=torch.float32).to(pick_device())
+    pipeline.text_encoder.set_attn_implementation("eager")
+    folder = chosen.run_dir / "motion"
+    file = folder / "latents.safetensors"
+    pool = ClipPool(pipeline.vae, catalog_for(recipe), recipe.size, chosen.seed, file)
+    train(MotionTask(pipeline, pool, chosen.seed, settings.steps, chosen.learning_rate), folder, settings)
+
+
+if __name__ == "__main__":
+    main()
