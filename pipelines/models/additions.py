@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from pipelines.core.errors import ModelFileError
 from pipelines.models.catalog_folder import (
     EmbeddingEntry,
     LoraEntry,
@@ -15,6 +15,7 @@ from pipelines.models.catalog_folder import (
 )
 from pipelines.models.donors import DONORS
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.files import part_folder, read_json
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.weights.network_kinds import CONTEXT_WIDTHS
 
@@ -74,8 +75,8 @@ def find_base(entry: CatalogEntry) -> str:
         return entry.file.base
     if entry.path is not None:
         try:
-            plain = json.loads((entry.path / "unet" / "config.json").read_text(encoding="utf-8"))
+            plain = read_json(part_folder(entry.path, "unet") / "config.json")
             return CONTEXT_WIDTHS.get(plain.get("cross_attention_dim"), ("", ""))[1]
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        except (ModelFileError, TypeError):
             return ""
     return next((base for base, keys in DONORS.items() if key in keys), "")

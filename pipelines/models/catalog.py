@@ -14,6 +14,7 @@ from pipelines.models.additions import list_embeddings, list_loras, list_upscale
 from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, UpscalerEntry, scan
 from pipelines.models.donors import complete_entries
 from pipelines.models.entry import CatalogEntry, Source, shorten_path
+from pipelines.models.files import weight_files
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.quantization_folder import read_quantized_entries
 from pipelines.models.steering import SteeringEntry, list_steering
@@ -81,7 +82,7 @@ def _build_shipped_entry(key: str, label: str, folder: Path, side: int, notes: s
         pipeline="StableDiffusionPipeline",
         path=folder,
         licence="mit",
-        size_bytes=sum(path.stat().st_size for path in folder.glob("*/*.safetensors")),
+        size_bytes=sum(path.stat().st_size for path in weight_files(folder)),
         defaults=defaults,
         notes=notes,
     )

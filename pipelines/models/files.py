@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -19,8 +20,10 @@ __all__ = [
     "list_parts",
     "needed_files",
     "part_files",
+    "part_folder",
     "read_index",
     "read_json",
+    "weight_files",
     "weights_variant",
 ]
 
@@ -36,6 +39,11 @@ _WEIGHTS = re.compile(
     r"\.safetensors$"
 )
 """diffusers names the parts of a variant `model.fp16-00001-of-00002`, and before 0.28 `model-00001-of-00002.fp16`."""
+
+SHARED = "shared_parts.json"
+"""Beside a model_index.json: parts that stand in another model's folder, by name, e.g. {"vae": "emoji-128"}."""
+
+_SIBLING = re.compile(r"\w[\w.-]*")
 
 CONFIGS = (".json", ".txt", ".model", ".jinja")
 VOCABULARIES = frozenset(
@@ -142,6 +150,36 @@ def read_index(folder: Path) -> tuple[dict[str, tuple[str, str] | None], dict[st
     return parts, settings
 
 
+def part_folder(folder: Path, name: str) -> Path:
+    """Find where a part of a model stands: in its folder, or in the one beside it that its shared_parts.json names.
+
+    Args:
+        folder: of the model.
+        name: of the part, e.g. "vae".
+
+    Raises:
+        ModelFileError: shared_parts.json cannot be read, or names something that is no folder's plain name.
+    """
+    if (folder / name).is_dir() or not (folder / SHARED).is_file():
+        return folder / name
+    sibling = read_json(folder / SHARED).get(name)
+    if sibling is None:
+        return folder / name
+    if not isinstance(sibling, str) or not _SIBLING.fullmatch(sibling):
+        raise ModelFileError(
+            f"{folder.name}/{SHARED} has {str(sibling)[:80]!r} for '{name}'. Write the name of a folder beside it."
+        )
+    return folder.parent / sibling / name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a model's folder, and those of the parts that it takes from others."""
+    places = [path for path in folder.iterdir() if path.is_dir()]
+    with contextlib.suppress(ModelFileError):  # most share nothing; what is broken is told where it is loaded
+        places += [part_folder(folder, name) for name in read_json(folder / SHARED) if not (folder / name).is_dir()]
+    return sorted(file for place in places for file in place.glob("*.safetensors"))
+
+
 def list_parts(folder: Path, replaced: Mapping[str, PartFiles], variants: Sequence[str]) -> dict[str, PartFiles | None]:
     """List all parts of a diffusers folder, each checked to be complete.
 
@@ -161,7 +199,7 @@ def list_parts(folder: Path, replaced: Mapping[str, PartFiles], variants: Sequen
         elif classes is None:
             files[name] = None
         else:
-            files[name] = part_files(name, *classes, folder / name, variants)
+            files[name] = part_files(name, *classes, part_folder(folder, name), variants)
     return files | {name: part for name, part in replaced.items() if name not in parts}
 
 

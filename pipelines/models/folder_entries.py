@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipelines.core.errors import ModelFileError
 from pipelines.models.entry import CatalogEntry, CheckpointFile
+from pipelines.models.files import weight_files
 from pipelines.models.folder_classes import text_to_image_class
 from pipelines.models.folder_problems import (
     CHOSEN_BESIDE,
@@ -168,7 +169,7 @@ def _build_folder_entry(path: Path, kinds: Kinds) -> CatalogEntry:
         kind=kind,
         path=path,
         defaults=_choose_defaults(family),
-        size_bytes=sum(measure_size(file) for file in path.glob("*/*.safetensors")),
+        size_bytes=sum(measure_size(file) for file in weight_files(path)),
         problem=f"{label} {problem}" if problem else explain_incomplete(path, kinds),
     )
 

@@ -14,7 +14,7 @@ from pipelines.core.leases import PartKey
 from pipelines.models.device_choice import computes_bfloat16
 from pipelines.models.downloads import Progress
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.files import PartFiles, read_index, read_json
+from pipelines.models.files import PartFiles, part_folder, read_index, read_json
 from pipelines.models.places import ModelPlaces
 from pipelines.models.steering import SteeringEntry, build_steering_part
 from pipelines.models.vaes import VaeEntry, build_vae_part
@@ -138,8 +138,9 @@ class Plans:
         """
         added: dict[str, PartFiles | None] = {}
         if vae is not None:
-            added["vae"] = build_vae_part(vae, plan.folder / "vae", self._list_variants(plan.entry))
-        network = next((plan.folder / name for name in QUANTIZED_PARTS if (plan.folder / name).is_dir()), plan.folder)
+            added["vae"] = build_vae_part(vae, part_folder(plan.folder, "vae"), self._list_variants(plan.entry))
+        networks = (part_folder(plan.folder, name) for name in QUANTIZED_PARTS)
+        network = next((place for place in networks if place.is_dir()), plan.folder)
         for one in steering:
             added[one.what] = build_steering_part(one, network, self._list_variants(plan.entry))
         keys, estimates = self._build_keys(plan.entry, added)

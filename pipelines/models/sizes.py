@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.errors import ModelFileError
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.files import part_folder, read_json
 
 __all__ = ["size_multiple"]
 
@@ -26,8 +27,8 @@ def size_multiple(entry: CatalogEntry) -> int:
     usual = _BY_FAMILY.get(entry.family, _OTHERWISE)
     if entry.path is None or entry.family not in _BY_FAMILY or not entry.path.is_dir():
         return usual
-    autoencoder = _config(entry.path / "vae")
-    network = _config(entry.path / ("unet" if entry.family in ("sd", "sdxl") else "transformer"))
+    autoencoder = _config(entry.path, "vae")
+    network = _config(entry.path, "unet" if entry.family in ("sd", "sdxl") else "transformer")
     try:
         factor = 2 ** (len(autoencoder["block_out_channels"]) - 1)
         if entry.family in ("sd", "sdxl"):
@@ -37,9 +38,8 @@ def size_multiple(entry: CatalogEntry) -> int:
         return usual
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path, part: str) -> dict[str, Any]:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(part_folder(folder, part) / "config.json")
+    except ModelFileError:
         return {}
-    return content if isinstance(content, dict) else {}

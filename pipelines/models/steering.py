@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.core.errors import ModelFileError, SettingsError, UnknownMethodError
 from pipelines.models.additions import find_base
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.files import PartFiles, part_files, read_json
+from pipelines.models.files import PartFiles, part_files, part_folder, read_json
 from pipelines.models.folder_entries import make_key, make_printable, measure_size
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
@@ -189,8 +189,8 @@ def _explain_factor(steering: SteeringEntry, entry: CatalogEntry) -> str:
     if not steering.factor or entry.path is None or not entry.path.is_dir():
         return ""
     try:
-        config = json.loads((entry.path / "vae" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = read_json(part_folder(entry.path, "vae") / "config.json")
+    except ModelFileError:
         return ""
     factor = _shrink_of(config.get("block_out_channels"))
     if not factor or factor == steering.factor:

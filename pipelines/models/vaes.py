@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from pipelines.core.errors import ModelFileError, SettingsError, UnknownMethodError
 from pipelines.models.donors import VAE_CHANNELS
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.files import PartFiles, part_files, read_json
+from pipelines.models.files import PartFiles, part_files, part_folder, read_json
 from pipelines.models.folder_entries import make_key, make_printable, measure_size
 from pipelines.models.folder_problems import explain_suffix
 from pipelines.models.folder_walk import FolderFile, ModelFolders
@@ -147,8 +146,8 @@ def read_vae_facts(entry: CatalogEntry) -> VaeFacts:
         folder = find_shipped_configuration(entry.file.base)
     try:
         if folder is not None:
-            return _facts_of_config(json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError):
+            return _facts_of_config(read_json(part_folder(folder, "vae") / "config.json"))
+    except (ModelFileError, ValueError, TypeError, AttributeError):
         pass
     channels = VAE_CHANNELS.get(entry.family, 0)
     return VaeFacts(channels, _USUAL_FACTOR if channels else 0)

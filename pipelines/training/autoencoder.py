@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import sample_scene
+from pipelines.models.files import part_folder
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import pictures_of
 from pipelines.training.objectives import gradient_l1, learning_rate, psnr
@@ -150,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     vae = build_autoencoder(recipe.autoencoder, recipe.size)
     if options.start:
         require_fit(options.start, recipe, ("vae",))
-        vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(part_folder(options.start, "vae"), dtype=torch.float32)
     settings = settings_from(options, recipe.autoencoder.steps, recipe.autoencoder.ema)
     task = AutoencoderTask(recipe, vae.to(device), catalog_for(recipe), options.seed, settings.steps)
     train(task, options.run_dir / "autoencoder", settings)

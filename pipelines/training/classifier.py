@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, Scene, sample_scene
 from pipelines.metrics.classifier import Classifier, ClassifierNetwork, Scores, save_classifier
+from pipelines.models.files import part_folder
 from pipelines.training.fit import MODEL, choose_folder, require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
@@ -153,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     start = choose_folder(options.start, recipe, "--start", MODEL)
     require_fit(start, recipe, ("vae",))
     catalog = catalog_for(recipe)
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(part_folder(start, "vae"), dtype=torch.float32)
     network = ClassifierNetwork(len(catalog.objects), len(BACKGROUNDS), recipe.classifier.widths)
     settings = settings_from(options, recipe.classifier.steps, recipe.classifier.ema)
     task = ClassifierTask(recipe, network.to(device), vae.to(device).eval(), catalog, options.seed, settings.steps)

@@ -16,6 +16,7 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
+from pipelines.models.files import part_folder
 from pipelines.training.autoencoder import build_autoencoder, measured_scaling
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import pictures_of
@@ -202,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe, device = find_recipe(options.recipe), pick_device()
     if options.start:
         require_fit(options.start, recipe, ("vae",))
-        vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(part_folder(options.start, "vae"), dtype=torch.float32)
     else:
         vae = prepare_autoencoder(build_autoencoder(recipe.autoencoder, recipe.size))
     settings = settings_from(options, recipe.autoencoder.steps, recipe.autoencoder.ema)

@@ -18,6 +18,7 @@ from pipelines.emoji.composition_captions import describe, pluralize
 from pipelines.emoji.compositions import KINDS, ORDINARY_SIZES, SHARES, SIZES, Composition, sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
+from pipelines.models.files import part_folder
 from pipelines.training.caption_reader import CaptionReader
 from pipelines.training.denoiser import DenoiserTask
 from pipelines.training.denoiser_networks import build_text_encoder, build_unet, load_networks, noise_schedule
@@ -208,7 +209,7 @@ class CompositionDenoiserTask(DenoiserTask):
 def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):
     """Build random networks and a new tokenizer for the autoencoder in `start`; `folder` receives the tokenizer."""
     require_fit(start, recipe, ("vae",))
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(part_folder(start, "vae"), dtype=torch.float32)
     shape = recipe.denoiser
     if (folder / "tokenizer.json").is_file():
         tokenizer = CLIPTokenizer.from_pretrained(folder)

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipelines.emoji.objects import Catalog
+from pipelines.models.files import part_folder
 from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.recipes import DenoiserRecipe, Recipe
 from pipelines.training.tokenizer import caption_corpus, train_tokenizer
@@ -71,7 +72,7 @@ def load_networks(recipe: Recipe, start: Path) -> tuple[AutoencoderKL, CLIPToken
     Raises: TrainingError when a part is missing or does not fit the recipe.
     """
     require_fit(start, recipe, PARTS)
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(part_folder(start, "vae"), dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
     unet = UNet2DConditionModel.from_pretrained(start / "unet", dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
@@ -93,7 +94,7 @@ def fresh_networks(
         there is of another.
     """
     require_fit(start, recipe, ("vae",))
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(part_folder(start, "vae"), dtype=torch.float32)
     if (folder / "tokenizer.json").is_file():
         require_fit(folder.parent, recipe, (folder.name,))
         tokenizer = CLIPTokenizer.from_pretrained(folder)

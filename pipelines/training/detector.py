@@ -13,6 +13,7 @@ from pipelines.emoji.compositions import Composition, sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.detector import Detector, DetectorNetwork, Scores, save_detector
+from pipelines.models.files import part_folder
 from pipelines.training.classifier import blurred
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
@@ -175,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     catalog = catalog_for(recipe)
     vae = None
     if options.start:
-        vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32).to(device).eval()
+        vae = AutoencoderKL.from_pretrained(part_folder(options.start, "vae"), dtype=torch.float32).to(device).eval()
     network = DetectorNetwork(len(catalog.objects), len(BACKGROUNDS)).to(device)
     settings = settings_from(options, STEPS, 0.99)
     task = DetectorTask(network, vae, catalog, recipe.size, options.seed, settings.steps)

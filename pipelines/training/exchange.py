@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.core.errors import TrainingError
+from pipelines.models.files import part_folder
 
 __all__ = ["FILES", "FLOW_FILES", "HISTORY", "build_successor", "fingerprint", "recover", "swap"]
 
@@ -65,19 +66,19 @@ def recover(folder: Path) -> None:
 
 
 def fingerprint(folder: Path, names: Iterable[str]) -> str:
-    """Compute the SHA-256 over files and folders of `folder`: their paths and bytes.
+    """Compute the SHA-256 over files and folders of `folder`, its shared parts among them: their paths and bytes.
 
     Raises: TrainingError when one is missing.
     """
     digest = hashlib.sha256()
     for name in sorted(names):
-        path = folder / name
+        path = part_folder(folder, name)
         if not path.exists():
             raise TrainingError(f"{str(folder)!r} lacks {name}.")
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         for file in files:
             content = file.read_bytes()
-            digest.update(f"{file.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+            digest.update(f"{file.relative_to(path.parent).as_posix()}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 

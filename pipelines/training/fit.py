@@ -10,6 +10,7 @@ from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.classifier import SHIPPED as JUDGE
 from pipelines.metrics.classifier import Classifier
+from pipelines.models.files import part_folder
 from pipelines.training.recipes import SHIPPED_RECIPE, Recipe
 
 __all__ = ["JUDGE", "MODEL", "PARTS", "choose_folder", "require_fit", "require_judge"]
@@ -45,9 +46,10 @@ def require_fit(folder: Path, recipe: Recipe, parts: tuple[str, ...]) -> None:
     """
     differences = []
     for part in parts:
-        if not (folder / part).is_dir():
+        place = part_folder(folder, part)
+        if not place.is_dir():
             raise TrainingError(f"{str(folder)!r} has no {part!r}: it is needed to begin from.")
-        path = folder / part / CONFIGS.get(part, "config.json")
+        path = place / CONFIGS.get(part, "config.json")
         try:
             facts = _read_facts(part, json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:

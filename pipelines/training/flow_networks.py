@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pipelines.core.errors import TrainingError
+from pipelines.models.files import part_folder
 from pipelines.training.fit import require_fit
 from pipelines.training.recipes import RECIPES, Recipe, TransformerRecipe
 
@@ -94,7 +95,7 @@ def build_flow_networks(recipe: Recipe, start: Path) -> tuple[AutoencoderKL, CLI
     Raises: TrainingError when a part is missing or does not fit the recipe.
     """
     require_fit(start, recipe, ("vae", "tokenizer", "text_encoder"))
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(part_folder(start, "vae"), dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
     first, second = build_text_encoders(transformer_recipe(recipe), text_encoder)
@@ -110,7 +111,7 @@ def load_flow_networks(recipe: Recipe, start: Path) -> tuple[AutoencoderKL, CLIP
     Raises: TrainingError when a part is missing or does not fit the recipe.
     """
     require_fit(start, recipe, ("vae", "tokenizer", "text_encoder"))
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(part_folder(start, "vae"), dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
     classes = (SD3Transformer2DModel, CLIPTextModelWithProjection, CLIPTextModelWithProjection)
     loaded = {

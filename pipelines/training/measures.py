@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusion3Pipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, DPMSolverMultistepScheduler, StableDiffusion3Pipeline
 
 from pipelines.emoji.captions import caption, parse
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import Scene, sample_scene
 from pipelines.metrics.classifier import Classifier
+from pipelines.models.files import part_folder
 from pipelines.training.latents import pictures_of
 
 __all__ = [
@@ -35,8 +36,10 @@ FRESH = 900_000_000  # seeds of scenes that no training run draws
 
 def load_pipeline(folder: Path, device: str = "cpu") -> DiffusionPipeline:
     """Load the stock pipeline in float32: a flow with its Euler, any other with DPM-Solver++(2M)."""
-    absent = {"text_encoder_3": None, "tokenizer_3": None} if (folder / "transformer").is_dir() else {}
-    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **absent)
+    given = {"text_encoder_3": None, "tokenizer_3": None} if (folder / "transformer").is_dir() else {}
+    if (vae := part_folder(folder, "vae")).parent != folder:
+        given["vae"] = AutoencoderKL.from_pretrained(vae, dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **given)
     if not isinstance(pipeline, StableDiffusion3Pipeline):
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)

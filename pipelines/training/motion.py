@@ -36,12 +36,13 @@ from pipelines.training.trainer import (
 
 __all__ = ["ClipPool", "MotionTask", "draw_clips"]
 
-STEPS, RATE, DECAY = 2_400, 2e-3, 0.4
-CLIPS = {8: 8, FRAMES: 4}
+STEPS, RATE, DECAY = 3_000, 3e-3, 0.4
+SOME = 6
+CLIPS = {SOME: 6, FRAMES: 2}
 """How many clips a step has, by how many of their frames it sees."""
-FIRST, FRESH = 320, 0.5
+FIRST, FRESH = 320, 0.25
 """Clips in memory before the first step, and how many join at each."""
-EMPTY, SNR_FLOOR, HIGH_NOISE = 0.1, 0.005, 0.6
+EMPTY, SNR_FLOOR, HIGH_NOISE = 0.1, 0.005, 0.5
 SHEET = ("moving left", "moving up", "growing", "bouncing")
 
 
@@ -95,7 +96,7 @@ class ClipPool:
 class MotionTask:
     """The error of the velocity of a clip's frames, each with noise of its own, as a stock pipeline begins.
 
-    Most steps see 8 of the 16 frames, at their own places in time; every third step sees all.
+    Most steps see 6 of the 16 frames, at their own places in time; every fourth step sees all.
 
     Args:
         pipeline: the model; its networks are left as they are.
@@ -108,7 +109,7 @@ class MotionTask:
         are drawn more often where there is more noise, since there it is decided what stands where.
     """
 
-    batch = CLIPS[8]
+    batch = CLIPS[SOME]
 
     def __init__(
         self, pipeline: StableDiffusionPipeline, pool: ClipPool, seed: int = 0, steps: int = STEPS, rate: float = RATE
@@ -132,7 +133,7 @@ class MotionTask:
     def loss(self, step: int) -> torch.Tensor:
         """Compute the weighted error on this step's clips."""
         rng, generator = np.random.default_rng([self.seed, step]), generator_for(self.seed, step)
-        frames = FRAMES if step % 3 == 2 else 8
+        frames = FRAMES if step % 4 == 3 else SOME
         count = CLIPS[frames]
         with torch.autocast(self.device.type, enabled=False):
             latents, clips = self.pool.batch(step, count, rng)
@@ -210,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(chosen.seed)
     recipe: Recipe = find_recipe(chosen.recipe)
     require_fit(chosen.start, recipe, PARTS)
-    settings = settings_from(chosen, STEPS, 0.995)
+    settings = settings_from(chosen, STEPS, 0.99)
     pipeline = StableDiffusionPipeline.from_pretrained(chosen.start, dtype=torch.float32).to(pick_device())
     pipeline.text_encoder.set_attn_implementation("eager")
     folder = chosen.run_dir / "motion"

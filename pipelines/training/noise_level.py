@@ -17,6 +17,7 @@ from pipelines.initializations.noise_classifier import (
     load_noise_classifier,
     save_noise_classifier,
 )
+from pipelines.models.files import part_folder
 from pipelines.training.data_statistics import latents_of_folder, open_model
 from pipelines.training.fit import MODEL, choose_folder, require_fit
 from pipelines.training.latents import LatentPool
@@ -145,7 +146,7 @@ def _train_on_recipe(options: argparse.Namespace) -> None:
     recipe, device = find_recipe(options.recipe), pick_device()
     start = choose_folder(options.start, recipe, "--start", MODEL)
     require_fit(start, recipe, ("vae",))
-    vae = AutoencoderKL.from_pretrained(start / "vae", dtype=torch.float32).to(device).eval()
+    vae = AutoencoderKL.from_pretrained(part_folder(start, "vae"), dtype=torch.float32).to(device).eval()
     pool = LatentPool(vae, catalog_for(recipe), recipe.size, options.pool, 0.3, options.seed + 50)
     path = _train(options, pool, options.run_dir / "noise_level")
     if path.is_file():

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
+from pipelines.models.files import part_folder
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.muon import Muon
@@ -168,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     recipe, device = find_recipe(options.recipe), pick_device()
     require_fit(options.start, recipe, ("vae",))
-    vae = AutoencoderKL.from_pretrained(options.start / "vae", dtype=torch.float32).to(device)
+    vae = AutoencoderKL.from_pretrained(part_folder(options.start, "vae"), dtype=torch.float32).to(device)
     tiny = build_tiny_decoder(vae.config.latent_channels, recipe.autoencoder.factor).to(device)
     catalog, settings = catalog_for(recipe), settings_from(options, STEPS, 0.99)
     task = TinyDecoderTask(tiny, vae, catalog, recipe.size, options.seed, settings.steps)

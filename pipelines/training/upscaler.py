@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
+from pipelines.models.files import part_folder
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.measures import FRESH
 from pipelines.training.muon import Muon
@@ -164,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe, device = find_recipe(chosen.recipe), pick_device()
     vae = None
     if chosen.start:
-        vae = AutoencoderKL.from_pretrained(chosen.start / "vae", dtype=torch.float32).to(device)
+        vae = AutoencoderKL.from_pretrained(part_folder(chosen.start, "vae"), dtype=torch.float32).to(device)
     catalog, settings = catalog_for(recipe), settings_from(chosen, 3_000, 0.995)
     network = CompactUpscaler(scale=chosen.scale).to(device)
     task = UpscalerTask(network, vae, catalog, chosen.seed, settings.steps, chosen.pool)

@@ -22,6 +22,7 @@ from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry, Source
 from pipelines.models.loader import Loader
 from pipelines.models.part_loading import loaded_bytes
+from pipelines.models.vaes import read_vae_facts
 
 
 @pytest.mark.parametrize(("key", "family"), [("one", "sd"), ("xl", "sdxl"), ("three", "sd3")])
@@ -159,6 +160,18 @@ def test_a_model_larger_than_the_budget_is_refused_at_once(models):
     with pytest.raises(ModelError, match="Choose a smaller model"), loader.model("one", timeout=60):
         pass
     assert loader.memory() == []
+
+
+def test_a_part_of_a_sibling_folder_is_held_once(models):
+    shutil.copytree(models / "one", models / "copy")
+    whole = Catalog(models)["copy"].size_bytes
+    shutil.rmtree(models / "copy" / "vae")
+    (models / "copy" / "shared_parts.json").write_text('{"vae": "one"}')
+    loader = loader_of(models)
+    assert loader.catalog["copy"].size_bytes == whole
+    assert read_vae_facts(loader.catalog["copy"]) == read_vae_facts(loader.catalog["one"])
+    with loader.model("copy") as copy, loader.model("one") as one:
+        assert copy.components["vae"] is one.components["vae"]
 
 
 def test_release_frees_what_no_other_model_uses(models):

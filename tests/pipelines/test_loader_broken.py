@@ -34,6 +34,16 @@ def without_vae(folder):
     shutil.rmtree(folder / "vae")
 
 
+def with_a_shared_vae_that_is_not_there(folder):
+    shutil.rmtree(folder / "vae")
+    (folder / "shared_parts.json").write_text('{"vae": "nonesuch"}')
+
+
+def with_a_shared_vae_by_a_path(folder):
+    shutil.rmtree(folder / "vae")
+    (folder / "shared_parts.json").write_text('{"vae": "../models/two"}')
+
+
 def only_pickles(folder):
     (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
@@ -88,6 +98,8 @@ def without_tokenizer_files(folder):
         (cut_short, "is cut short"),
         (pickled, "pickle"),
         (without_vae, "no folder 'vae'"),
+        (with_a_shared_vae_that_is_not_there, "nonesuch has no folder 'vae'"),
+        (with_a_shared_vae_by_a_path, "the name of a folder beside it"),
         (only_pickles, "pickles only"),
         (without_weights, "has no weights"),
         (without_config, "no config.json"),
