@@ -6,6 +6,13 @@ from pipelines.core.registry import Method, NoSettings, Table
 from pipelines.core.types import Traits
 from pipelines.edits.base import Edit
 from pipelines.edits.dragon import Dragon, DragonSettings
+from pipelines.edits.flow_chef import (
+    FlowChef,
+    FlowChefRestore,
+    FlowChefRestoreSettings,
+    FlowChefSettings,
+    fits_flow_chef,
+)
 from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
 from pipelines.edits.inpaint import Inpaint, InpaintSettings, Outpaint, OutpaintSettings
 from pipelines.edits.masactrl import MasaCtrl, MasaCtrlSettings
@@ -18,6 +25,7 @@ from pipelines.edits.paired import (
     fits_flow_edit,
     fits_paired,
 )
+from pipelines.edits.plug_and_play import PlugAndPlay, PlugAndPlaySettings
 from pipelines.edits.prompt_to_prompt import (
     Refine,
     RefineSettings,
@@ -28,10 +36,12 @@ from pipelines.edits.prompt_to_prompt import (
     fits_prompt_to_prompt,
 )
 from pipelines.edits.reprompt import Reprompt
+from pipelines.edits.resample import ReSample, ReSampleSettings, fits_resample
 from pipelines.edits.semantic import Semantic, SemanticSettings, fits_semantic
 
 __all__ = ["EDITS"]
 
+_FLOW_CHEF = "Patel et al., FlowChef, arXiv:2412.00100"
 _P2P = "Hertz et al., Prompt-to-prompt, arXiv:2208.01626"
 
 
@@ -142,6 +152,15 @@ EDITS: Table[Edit] = Table(
             help="The edit takes its looks from the source, place by place: for another pose of the same thing.",
         ),
         Method(
+            "plug_and_play",
+            "Plug-and-Play",
+            PlugAndPlay,
+            PlugAndPlaySettings,
+            fit=fits_prompt_to_prompt,
+            paper="Tumanyan et al., Plug-and-Play, arXiv:2211.12572",
+            help="The edit has the source's features inside the network: layout stays, looks follow the prompt.",
+        ),
+        Method(
             "infedit",
             "InfEdit",
             InfEdit,
@@ -158,6 +177,33 @@ EDITS: Table[Edit] = Table(
             fit=fits_flow_edit,
             paper="Kulikov et al., FlowEdit, arXiv:2412.08629",
             help="Moves the picture by the difference of two velocities, source and edit: for flow models.",
+        ),
+        Method(
+            "flow_chef",
+            "FlowChef",
+            FlowChef,
+            FlowChefSettings,
+            fit=fits_flow_chef,
+            paper=_FLOW_CHEF,
+            help="Draws your prompt while each step is steered to the picture: no inversion, for flow models.",
+        ),
+        Method(
+            "flow_chef_restore",
+            "FlowChef: restore",
+            FlowChefRestore,
+            FlowChefRestoreSettings,
+            fit=fits_flow_chef,
+            paper=_FLOW_CHEF,
+            help="Enlarges, sharpens or fills in a picture: what comes out is the source when it is spoiled again.",
+        ),
+        Method(
+            "resample",
+            "ReSample: restore",
+            ReSample,
+            ReSampleSettings,
+            fit=fits_resample,
+            paper="Song et al., ReSample, arXiv:2307.08123",
+            help="Enlarges, sharpens or fills in a picture by a diffusion model, fitted to what is left of it.",
         ),
     ],
 )

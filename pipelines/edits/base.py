@@ -15,7 +15,24 @@ from pipelines.core.schedule import Level
 from pipelines.edits.placing import Placing
 from pipelines.edits.words import Words
 
-__all__ = ["Edit", "EditContext", "UnpatchedEdit"]
+__all__ = ["Edit", "EditContext", "EditPictures", "UnpatchedEdit"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EditPictures:
+    """Holds what an edit needs that compares pixels while it draws latents.
+
+    Attributes:
+        pixels: (1, 3, H, W), 0 to 1, of the canvas.
+        mask: (1, 1, H, W), 1 where the picture may change; None without a mask.
+        decode: latents (1, C, h, w) to such pixels, with gradients.
+        encode: the way back, without.
+    """
+
+    pixels: torch.Tensor
+    mask: torch.Tensor | None
+    decode: Callable[[torch.Tensor], torch.Tensor]
+    encode: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +45,7 @@ class EditContext:
         image_latents: (1, C, h, w), of the picture.
         noise: (1, C, h, w), the run's initial noise.
         mask: (1, 1, h, w) bool, true where the picture may change; None without a mask.
+        pictures: the canvas as pixels, and the way between pixels and latents.
         weights: (1, 1, h, w), how much it may change there, 0 to 1; None without a mask.
         source, target: the prompts' words; called only by edits that need them.
         guided: whether each row is evaluated with the negative prompt too.
@@ -42,6 +60,7 @@ class EditContext:
     source: Callable[[], Words]
     target: Callable[[], Words]
     guided: bool
+    pictures: EditPictures
     weights: torch.Tensor | None = None
     moved: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -84,7 +103,7 @@ class Edit(Protocol):
 
     inverts: ClassVar[bool]
     paired: ClassVar[bool]
-    masked: ClassVar[bool]
+    masked: bool
     strength: float
     source_guidance: float
     margins: tuple[int, int, int, int]
@@ -126,7 +145,7 @@ class UnpatchedEdit:
 
     inverts: ClassVar[bool] = False
     paired: ClassVar[bool] = False
-    masked: ClassVar[bool] = False
+    masked: bool = False
     strength: float = 1.0
     source_guidance: float = 1.0
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)

@@ -251,3 +251,6 @@ class LatentModel(Network, Protocol):
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Encode images as in `Family`."""
+
+    def decode_with_gradients(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode with gradients as in `Family`."""

@@ -124,11 +124,12 @@ class LatentFamily(Family):
         return (images / 2 + 0.5).clamp(0, 1)
 
     def decode_with_gradients(self, latents: torch.Tensor) -> torch.Tensor:
-        with self._upcast_vae() as dtype:
-            mean, std = self._read_latent_statistics(latents)
-            rows = (latents.float() * std + mean).to(get_module_execution_device(self.vae), dtype)
-            images = self.vae.decode(rows, return_dict=False)[0].float().cpu()
-        return images / 2 + 0.5
+        mean, std = self._read_latent_statistics(latents)
+        dtype = self._decoding_dtype
+        rows = (latents.float() * std + mean).to(get_module_execution_device(self.vae), dtype)
+        # The VAE itself keeps its dtype: what comes back through it is computed later, when it has its own again.
+        images = _decode_in(self.vae, rows) if dtype != self.vae.dtype else self.vae.decode(rows, return_dict=False)[0]
+        return images.float().cpu() / 2 + 0.5
 
     def _decode_rows(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, 3, H, W) on the CPU, row by row, each in tiles where memory does not hold it whole."""
@@ -151,12 +152,16 @@ class LatentFamily(Family):
 
     @contextlib.contextmanager
     def _upcast_vae(self) -> Iterator[torch.dtype]:
-        """The VAE in a dtype in which it does not overflow: float16 ones that say so run in float32."""
-        dtype = self.vae.dtype
-        if dtype == torch.float16 and self.vae.config.get("force_upcast", True):
-            dtype = torch.float32
+        """The VAE in a dtype in which it does not overflow."""
+        dtype = self._decoding_dtype
         with in_dtype(self.vae, dtype):
             yield dtype
+
+    @property
+    def _decoding_dtype(self) -> torch.dtype:
+        """That of the VAE's weights; float16 ones that say so run in float32."""
+        upcast = self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", True)
+        return torch.float32 if upcast else self.vae.dtype
 
     def _read_latent_statistics(self, like: torch.Tensor) -> tuple[Any, Any]:
         """(mean, std) with vae_latents = latents * std + mean."""
@@ -242,6 +247,29 @@ class LatentFamily(Family):
         if problem := getattr(source, "problem", ""):
             raise ModelFileError(f"The embedding {key!r} cannot be used: {problem}")
         return source if isinstance(source, Mapping) else read_embedding(getattr(source, "path", source))
+
+
+class _Decoder(torch.nn.Module):
+    """A VAE's decoding as a module's forward, which other weights can stand in for."""
+
+    def __init__(self, vae: Autoencoder):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return images
+
+
+def _decode_in(vae: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
+    """Decode by a copy of the weights in the latents' dtype."""
+    decoder = _Decoder(vae)
+    weights = {
+        name: tensor.detach().to(latents.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in decoder.state_dict().items()
+    }
+    images: torch.Tensor = torch.func.functional_call(decoder, weights, (latents,))
+    return images
 
 
 def with_embeddings(encode: Callable[..., T]) -> Callable[..., T]:

@@ -112,7 +112,7 @@ def test_open_attention_with_no_change_is_the_networks_own(family):
     torch.testing.assert_close(opened, plain, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("edit", ["replace", "refine"])
+@pytest.mark.parametrize("edit", ["replace", "refine", "plug_and_play"])
 @pytest.mark.parametrize("inversion", [key for key in INVERSIONS if key != "rf"])
 def test_equal_prompts_give_equal_rows(family, picture, edit, inversion):
     editing, _, steps = edited(family, request_of(picture, Choice(edit), source=BASE.prompt, inversion=inversion))
@@ -138,13 +138,20 @@ def test_shared_maps_are_the_equations():
         double.change(maps[:2], cross=True)
 
 
-def test_until_zero_is_plain_re_prompting(family, picture):
-    none = {"cross_until": 0.0, "self_until": 0.0}
-    ours = edited(family, request_of(picture, Choice("replace", none)))[2][-1].latents
+@pytest.mark.parametrize(
+    ("edit", "none"),
+    [
+        ("replace", {"cross_until": 0.0, "self_until": 0.0}),
+        ("plug_and_play", {"features_until": 0.0, "attention_until": 0.0}),
+    ],
+)
+def test_until_zero_is_plain_re_prompting(family, picture, edit, none):
+    ours = edited(family, request_of(picture, Choice(edit, none)))[2][-1].latents
     plain = edited(family, request_of(picture, "reprompt"))[2][-1].latents
     torch.testing.assert_close(ours, plain, rtol=0, atol=5e-5 * plain.abs().max().item())
-    shared = edited(family, request_of(picture, "replace"))[2][-1].latents
+    shared = edited(family, request_of(picture, edit))[2][-1].latents
     assert (shared[TARGET] - plain[TARGET]).abs().max() > 1e-3
+    assert torch.equal(shared[SOURCE], plain[SOURCE])
 
 
 def test_replacement_loses_no_attention(family):

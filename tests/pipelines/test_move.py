@@ -152,7 +152,9 @@ def _build_dragon_match(mask, **settings):
 
     before, after = shrink(placement.before), shrink(placement.after)
     weights = (before | after).float()
-    context = EditContext(None, None, torch.zeros(1), None, weights > 0, None, None, True, weights, (before, after))
+    context = EditContext(
+        None, None, torch.zeros(1), None, weights > 0, None, None, True, None, weights, (before, after)
+    )
     return dragon._build_match(context)
 
 

@@ -114,15 +114,17 @@ def on_both(key: str, place: Place, make: Callable[[Any], torch.Tensor | np.ndar
     assert_alike(there, torch.as_tensor(here).float())
 
 
-def on_both_with_gradients(place: Place, make: Callable[[Any], torch.Tensor], tolerance: float = 2e-2) -> None:
+def on_both_with_gradients(
+    place: Place, make: Callable[[Any], torch.Tensor], tolerance: float = 2e-2, key: str = "sd"
+) -> None:
     """The same of what differentiates, for which the stand-in has a mode of its own.
 
     Gradients of half precision are summed in another order there.
     """
     device = Accelerator(place.kind, gradients=True)
     with device.on():
-        there = make(family_of(placed(MAKERS["sd"]().components, device.device, place.dtype))).cpu().float()
-    here = make(model("sd", None, place.dtype)).float()
+        there = make(family_of(placed(MAKERS[key]().components, device.device, place.dtype))).cpu().float()
+    here = make(model(key, None, place.dtype)).float()
     assert_alike(torch.as_tensor(there), here, tolerance)
 
 
@@ -273,15 +275,22 @@ EDITED = {
 }
 
 
-DIFFERENTIATED = {"dragon", "null_text", "dual"}
+RESTORING = {"flow_chef_restore", "resample"}
+DIFFERENTIATED = {"dragon", "null_text", "dual", *RESTORING}
 DIFFERENTIATED_PAIRS = [("dragon", "direct"), ("reprompt", "null_text"), ("reprompt", "dual")]
+DIFFERENTIATED_PAIRS += [(key, "direct") for key in sorted(RESTORING)]
 INVERTED = {key: Choice(key, {"iterations": 2}) for key in ("null_text", "dual")}
+
+
+WITH_EVERY_INVERSION = ("reprompt", "replace")
+"""Edits that look at the source's row and that don't; of the others one inversion, and one of twice the rows."""
 
 
 def edits() -> Iterator[tuple[str, str]]:
     for edit in EDITS:
         inverts = EDITS[edit].build(EDITED[edit]).inverts
-        for inversion in [key for key in INVERSIONS if key != "rf"] if inverts else ["direct"]:
+        several = [key for key in INVERSIONS if key != "rf"] if edit in WITH_EVERY_INVERSION else ["direct", "edict"]
+        for inversion in several if inverts else ["direct"]:
             if not {edit, inversion} & DIFFERENTIATED or (edit, inversion) in DIFFERENTIATED_PAIRS:
                 yield edit, inversion
     yield "reprompt", "rf"
@@ -319,7 +328,8 @@ def test_every_edit_with_every_inversion_is_the_cpus(edit, inversion, place):
     fits = EDITS[edit].fit(traits) is None and INVERSIONS[inversion].fit(traits) is None
     if {edit, inversion} & DIFFERENTIATED:
         # A descent carries the rounding of bfloat16 on from step to step.
-        on_both_with_gradients(place, latents, 0.15 if place.dtype == torch.bfloat16 else 2e-2)
+        tolerance = 0.15 if place.dtype == torch.bfloat16 else 2e-2
+        on_both_with_gradients(place, latents, tolerance, "sd" if fits else "sd3")
     else:
         on_both("sd" if fits else "sd3", place, latents)
 
@@ -407,6 +417,6 @@ def test_every_learner_fits_on_the_device(key, place):
     request = LearnRequest(base, Choice(key, settings), PictureSettings(2, 2, 10), ("a red fox", "a blue cat"))
     device = Accelerator(place.kind, gradients=True)
     with device.on():
-        family = family_of(placed(MAKERS["sd"]().components, device.device, place.dtype))
+        family = family_of(placed(MAKERS[key]().components, device.device, place.dtype))
         *_, last = learn(request, family)
     assert np.isfinite(last.learned.held_out["fitted"])

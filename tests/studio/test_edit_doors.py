@@ -248,6 +248,9 @@ def test_every_edit_of_the_table_runs_through_the_studio(studio):
             studio,
             edit={"key": key, **settings.get(key, {})},
             mask=None if key == "outpaint" else MASK,
-            base={"num_inference_steps": 2, **({"model": "emoji-128-flow"} if key == "flow_edit" else {})},
+            base={
+                "num_inference_steps": 2,
+                **({"model": "emoji-128-flow"} if EDITS[key].fit(studio.traits("emoji")) else {}),
+            },
         )
         assert view.status is JobStatus.DONE, (key, view.message)

@@ -16,7 +16,7 @@ from pipelines.core.loop import Run
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Addition, Conditioning, Guidance
 from pipelines.core.types import Trajectory
-from pipelines.edits.base import EditContext
+from pipelines.edits.base import EditContext, EditPictures
 from pipelines.edits.paired import RowGuidance
 from pipelines.edits.words import Words, read_words
 from pipelines.families.base import LatentModel
@@ -63,8 +63,8 @@ class Editing:
         if self.edit.inverts and len(self.levels) < 2:
             self.levels = list(levels[-2:])
         self.guidance = resolved.guidance
-        pixels = torch.from_numpy(canvas.pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        self.image_latents = family.encode_images(pixels)
+        self.pixels = torch.from_numpy(canvas.pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        self.image_latents = family.encode_images(self.pixels)
         self.source = NoiseSource([request.base.seed])
         self.noise = self.source(self.image_latents.cpu()).to(self.image_latents)
 
@@ -90,6 +90,12 @@ class Editing:
         placement = self.canvas.placed[1]
         before, after = (self._shrink(places) >= 0.5 for places in (placement.before, placement.after))
         return before, after
+
+    @property
+    def _pictures(self) -> EditPictures:
+        weights = self.canvas.weights
+        mask = None if weights is None else torch.from_numpy((weights > 0).astype(np.float32))[None, None]
+        return EditPictures(self.pixels, mask, self.family.decode_with_gradients, self.family.encode_images)
 
     def _shrink(self, places: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(places.astype(np.float32))[None, None]
@@ -196,6 +202,7 @@ class Editing:
             lambda: self._read_words(self.request.source_prompt),
             lambda: self._read_words(base.prompt),
             "negative" in denoiser.guidance.plan(self.levels[0]),
+            self._pictures,
             self.weights,
             self._moved,
         )
