@@ -32,7 +32,7 @@ from pipelines.workflows.edit.runs import Editing
 
 __all__ = ["INVERTING", "Combination", "Judges", "Outcome", "can_try", "combinations", "measure"]
 
-SHARING = ("replace", "refine", "masactrl")
+SHARING = ("replace", "refine", "masactrl", "plug_and_play")
 """Edits that look at the source's row; which inversion holds it matters less to them than to plain re-prompting."""
 INVERTING = ("reprompt", *SHARING)
 FLOW = ("rf",)
@@ -43,8 +43,11 @@ MASKED = ("inpaint",)
 """Edits that get the true mask."""
 PLACING = ("move", "dragon")
 """Edits that get the object's own mask, and where it goes."""
+STYLING = ("style_tracking", "style_aligned")
+"""Edits that get a picture that has the style."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(PLACING, ("move", "resize")),
+    **dict.fromkeys(STYLING, ("style",)),
     "ledits": ("replace", "background", "add", "remove", "one of two"),
 }
 """Edits that are for some kinds only."""
@@ -110,7 +113,7 @@ def combinations(scales: Sequence[float]) -> Iterator[Combination]:
     """List what fits the shipped model, at each scale: plain re-prompting with every inversion, edits that share
     attention with three, the others once."""
     for scale in scales:
-        for edit in ("image_to_image", "inpaint", "infedit", "move", "dragon"):
+        for edit in ("image_to_image", "inpaint", "infedit", *PLACING, *STYLING):
             yield Combination(edit, "direct", scale)
         yield Combination("ledits", "ledits", scale)
         for edit in INVERTING:
@@ -150,7 +153,8 @@ def measure(
     has_source = editing.edit.inverts or editing.edit.paired
     picture = canvas.paste(decoded[TARGET] if has_source else decoded[0])
     seconds, peak = time.process_time() - start, max(0, highest_memory() - before)
-    reconstruction = decoded[0] if editing.edit.inverts else None
+    inverts_source = editing.edit.inverts and not editing.edit.takes_reference
+    reconstruction = decoded[0] if inverts_source else None
     return _judge(judges, picture, reconstruction, pair, pictures, (nfe, seconds, peak))
 
 
@@ -197,6 +201,7 @@ def build_request(pair: EditPair, pictures: EditPictures, one: Combination, step
         pair.source_caption,
         Choice(one.inversion),
         Choice(one.edit, _build_settings(one.edit, pair)),
+        reference=Picture(np.asarray(pictures.style)) if one.edit in STYLING else None,
     )
 
 
@@ -212,6 +217,8 @@ def _build_settings(edit: str, pair: EditPair) -> dict[str, object]:
         )
         if pair.kind == "background":
             gone, come = ([f"{scene.background} background"] for scene in (pair.source, pair.target))
+        if pair.kind == "remove":
+            come = [pair.target_caption]  # what stays has to be named: see docs/edits.md
         return {"concepts": ", ".join([f"-{label}" for label in gone] + come)}
     return {}
 

@@ -38,6 +38,8 @@ from pipelines.edits.prompt_to_prompt import (
 from pipelines.edits.reprompt import Reprompt
 from pipelines.edits.resample import ReSample, ReSampleSettings, fits_resample
 from pipelines.edits.semantic import Semantic, SemanticSettings, fits_semantic
+from pipelines.edits.style_aligned import StyleAligned, StyleAlignedSettings
+from pipelines.edits.style_tracking import StyleTracking, StyleTrackingSettings
 
 __all__ = ["EDITS"]
 
@@ -159,6 +161,24 @@ EDITS: Table[Edit] = Table(
             fit=fits_prompt_to_prompt,
             paper="Tumanyan et al., Plug-and-Play, arXiv:2211.12572",
             help="The edit has the source's features inside the network: layout stays, looks follow the prompt.",
+        ),
+        Method(
+            "style_tracking",
+            "STRDP style transfer",
+            StyleTracking,
+            StyleTrackingSettings,
+            fit=fits_prompt_to_prompt,
+            paper="Masui et al., STRDP, arXiv:2410.01366",
+            help="Draws the picture with the colors and textures of a reference picture, feature by feature.",
+        ),
+        Method(
+            "style_aligned",
+            "StyleAligned",
+            StyleAligned,
+            StyleAlignedSettings,
+            fit=fits_prompt_to_prompt,
+            paper="Hertz et al., StyleAligned, arXiv:2312.02133",
+            help="Draws the picture anew while it looks at a reference picture, whose style it takes over.",
         ),
         Method(
             "infedit",

@@ -98,6 +98,9 @@ class Edit(Protocol):
         keeps_prompt: whether it is drawn with the source's prompt and guidance, what changes being said by `texts`.
         looks_at_source: whether it needs the network's evaluations of the source's row.
         texts: further prompts by the name of their branch, which the edit asks for itself.
+        takes_reference: whether it needs a reference picture, whose inversion is then the edit's, in the place of the
+            source's; the edit's row starts from the noised source.
+        reference_prompt: what the reference shows.
         pastes: whether the object's pixels are put there before the model draws what it leaves.
     """
 
@@ -114,6 +117,8 @@ class Edit(Protocol):
     pastes: ClassVar[bool]
     keeps_prompt: ClassVar[bool]
     looks_at_source: ClassVar[bool]
+    takes_reference: ClassVar[bool]
+    reference_prompt: str
 
     @property
     def texts(self) -> Mapping[str, str]: ...
@@ -156,6 +161,8 @@ class UnpatchedEdit:
     pastes: ClassVar[bool] = False
     keeps_prompt: ClassVar[bool] = False
     looks_at_source: ClassVar[bool] = True
+    takes_reference: ClassVar[bool] = False
+    reference_prompt: str = ""
 
     @property
     def texts(self) -> Mapping[str, str]:

@@ -32,6 +32,9 @@ class EditCommand(Command):
         parser.add_argument(
             "--mask", type=Path, metavar="FILE", help="a picture of the source's size, white where it may change"
         )
+        parser.add_argument(
+            "--reference", type=Path, metavar="FILE", help="a picture whose style an edit takes over that takes one"
+        )
         parser.add_argument("--source-prompt", default="", help="what the source shows")
         parser.add_argument(
             "--edit",
@@ -45,7 +48,8 @@ class EditCommand(Command):
         )
 
     def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
-        files = {name: path.read_bytes() for name in ("picture", "mask") if (path := getattr(flags, name)) is not None}
+        names = ("picture", "mask", "reference")
+        files = {name: path.read_bytes() for name in names if (path := getattr(flags, name)) is not None}
         methods = {name: parse_choice(getattr(flags, name)) for name in ("edit", "inversion")}
         return {"base": dict(base), **files, **methods, "source_prompt": flags.source_prompt, "fit": flags.fit}
 
@@ -64,9 +68,10 @@ class Edit:
     endpoint = Endpoint(
         "edit",
         "Change a picture; streams progress, then returns the edited picture and its figures.",
-        '{"base": fields of a request, "edit": "image_to_image", "inpaint", "outpaint", "reprompt", "replace", '
-        '"refine" or "reweight" with its settings, "inversion": "direct", "edict" or "ddim", "source_prompt": what '
-        'the source shows, "mask": a picture like the source, white where it may change, "fit": "crop" or "resize"}.',
+        '{"base": fields of a request, "edit": the key of an edit with its settings, e.g. {"key": "inpaint", '
+        '"strength": 0.8}, "inversion": the key of an inversion with its settings, "source_prompt": what '
+        'the source shows, "mask": a picture like the source, white where it may change, "reference": a picture whose '
+        'style is taken over, by edits that take one, "fit": "crop" or "resize"}.',
         (
             build_prompt_argument("what the edited picture should show."),
             Argument("picture", "the source's file as base64 or as a data URL.", ("picture",)),

@@ -13,7 +13,7 @@ from pipelines.families import family_of
 from pipelines.requests.limits import Limits
 from pipelines.workflows.edit.canvas import canvas_of
 from pipelines.workflows.edit.request import EditRequest, Picture
-from tests.pipelines.edit_requests import BASE, edited, request_of
+from tests.pipelines.edit_requests import BASE, REFERENCE, edited, request_of
 from tests.pipelines.tiny_models import tiny_sd
 
 
@@ -51,6 +51,8 @@ TRAITS = Traits("sd", "epsilon", "unet")
         ({"mask": Picture(np.ones((32, 32), bool))}, "covers the whole"),
         ({"mask": Picture(np.ones((8, 8), bool))}, "of the picture's size"),
         ({"base": BASE.replace(batch_size=2)}, "choose 1"),
+        ({"edit": Choice("style_tracking")}, "reference picture. Give one"),
+        ({"reference": REFERENCE}, "takes no reference picture. Leave it out, or choose STRDP"),
         ({"source_prompt": "x" * 5000}, "5000 characters"),
     ],
 )
@@ -107,11 +109,14 @@ def test_a_request_is_read_from_plain_values(picture):
         "inversion": {"key": "edict", "p": 0.95},
         "edit": "refine",
         "fit": "resize",
+        "reference": picture,
     }
     request = EditRequest.parse(values, read, lambda one: one, lambda one: one)
     plain = request.to_json()
     assert plain["inversion"] == {"key": "edict", "p": 0.95} and plain["picture"] == picture.digest
-    assert EditRequest.parse({**plain, "picture": picture}, read, lambda one: one, lambda one: one) == request
+    assert plain["reference"] == picture.digest
+    pictures = {"picture": picture, "reference": picture}
+    assert EditRequest.parse({**plain, **pictures}, read, lambda one: one, lambda one: one) == request
     for wrong, kind, said in (
         ({"nonsense": 1}, SettingsError, "Unknown setting of an edit"),
         ({"picture": None}, PictureError, "no picture"),

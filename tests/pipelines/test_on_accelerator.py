@@ -309,6 +309,7 @@ def test_every_edit_with_every_inversion_is_the_cpus(edit, inversion, place):
         "a red fox",
         INVERTED.get(inversion, Choice(inversion)),
         Choice(edit, EDITED[edit]),
+        reference=Picture(PIXELS[::-1] // 2) if EDITS[edit].build(EDITED[edit]).takes_reference else None,
     )
 
     def latents(family: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""FlowChef and ReSample: what steering reaches exactly, the operators, and a restored picture that fits the given one."""
+"""FlowChef and ReSample: what steering reaches exactly, the operators, and that restored pictures fit the given one."""
 
 from __future__ import annotations
 

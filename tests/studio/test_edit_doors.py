@@ -248,6 +248,7 @@ def test_every_edit_of_the_table_runs_through_the_studio(studio):
             studio,
             edit={"key": key, **settings.get(key, {})},
             mask=None if key == "outpaint" else MASK,
+            **({"reference": png(noise((24, 40)))} if EDITS[key].build().takes_reference else {}),
             base={
                 "num_inference_steps": 2,
                 **({"model": "emoji-128-flow"} if EDITS[key].fit(studio.traits("emoji")) else {}),

@@ -44,6 +44,7 @@ class Canvas:
         notes: what was done to the picture to get here, as sentences.
         whole: the picture of which these pixels are a part; None where they are all of it.
         placed: of an edit that moves an object, the picture as it was, and where the object was and will be.
+        reference: (H, W, 3) uint8 of the same size, of an edit that takes a reference picture; else None.
     """
 
     pixels: np.ndarray
@@ -51,6 +52,7 @@ class Canvas:
     notes: tuple[str, ...]
     whole: Cropped | None = None
     placed: tuple[np.ndarray, Placement] | None = None
+    reference: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -131,7 +133,10 @@ def canvas_of(request: EditRequest, size: tuple[int, int]) -> Canvas:
         sides = ((top, bottom), (left, right))
         pixels = np.pad(pixels, (*sides, (0, 0)), mode="edge")
         weights = np.pad(np.zeros(size[::-1], np.float32) if weights is None else weights, sides, constant_values=1)
-    return Canvas(pixels, weights, tuple(notes))
+    reference = None
+    if request.reference is not None:
+        reference, _ = fit_pixels(request.reference.pixels, (pixels.shape[1], pixels.shape[0]), "crop")
+    return Canvas(pixels, weights, tuple(notes), reference=reference)
 
 
 def lay_over(request: EditRequest, canvas: Canvas, pixels: np.ndarray, fit: str) -> np.ndarray:

@@ -94,6 +94,7 @@ class EditRequest:
         inversion: a method of the inversion table; counts for edits that invert.
         edit: a method of the edit table.
         fit: "crop" or "resize".
+        reference: a picture whose style is taken over; only of edits that take one.
     """
 
     base: Request
@@ -103,6 +104,7 @@ class EditRequest:
     inversion: Choice = Choice("direct")
     edit: Choice = Choice("image_to_image")
     fit: str = "crop"
+    reference: Picture | None = None
 
     @classmethod
     def parse(
@@ -139,6 +141,7 @@ class EditRequest:
             Choice.parse(values.get("inversion", "direct")),
             Choice.parse(values.get("edit", "image_to_image")),
             fit,
+            None if values.get("reference") is None else read_picture(values["reference"]),
         )
 
     def check(self, limits: Limits, traits: Traits | None) -> None:
@@ -176,6 +179,7 @@ class EditRequest:
             raise PromptError(
                 f"{EDITS[self.edit.key].label} has no concepts. Write what to add, or with a minus take away."
             )
+        self._check_reference(edit)
         self._check_mask(edit)
 
     def check_model(self, limits: Limits, family: Family) -> LatentModel:
@@ -192,6 +196,16 @@ class EditRequest:
                 "another."
             )
         return family
+
+    def _check_reference(self, edit: Edit) -> None:
+        label = EDITS[self.edit.key].label
+        if edit.takes_reference and self.reference is None:
+            raise PictureError(f"{label} takes over the style of a reference picture. Give one.")
+        if self.reference is not None and not edit.takes_reference:
+            takers = " or ".join(EDITS[key].label for key in EDITS if EDITS[key].build().takes_reference)
+            raise SettingsError(f"{label} takes no reference picture. Leave it out, or choose {takers}.")
+        if edit.takes_reference:
+            require_one_text(edit.reference_prompt, "", "Edits that compare the picture with its prompt")
 
     def _check_mask(self, edit: Edit) -> None:
         label = EDITS[self.edit.key].label
@@ -220,7 +234,7 @@ class EditRequest:
         return EDITS.build(self.edit)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; picture and mask by their digest alone."""
+        """Return plain values; the pictures by their digest alone."""
         return {
             "base": self.base.to_json(),
             "picture": self.picture.digest,
@@ -229,12 +243,14 @@ class EditRequest:
             "inversion": self.inversion.to_json(),
             "edit": self.edit.to_json(),
             "fit": self.fit,
+            **({} if self.reference is None else {"reference": self.reference.digest}),
         }
 
     def within(self, most: int) -> EditRequest:
-        """Return the same with a picture, and a mask of its size, of at most so many pixels."""
+        """Return the same with a picture, a mask of its size and a reference of at most so many pixels."""
         mask = self.mask and self.mask.within(most)
-        return self.replace(picture=self.picture.within(most), mask=mask)
+        reference = self.reference and self.reference.within(most)
+        return self.replace(picture=self.picture.within(most), mask=mask, reference=reference)
 
     def count_pixels_kept(self, width: int, height: int) -> int:
         """Say how many pixels of the source are kept for a drawn size: of one that is only drawn in part, more."""

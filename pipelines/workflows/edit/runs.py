@@ -23,6 +23,7 @@ from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
 from pipelines.inversions import INVERSIONS
+from pipelines.inversions.base import TARGET
 from pipelines.inversions.unasked import Unasked
 from pipelines.requests.encoding import encode_request
 from pipelines.requests.passes import partial
@@ -59,14 +60,27 @@ class Editing:
         self.edit = request.build_edit()
         self.inversion = INVERSIONS.build(request.inversion)
         self.resolved, self.noise_schedule, levels = resolved, resolved.noise_schedule, resolved.levels
-        self.levels = partial(levels, self.inversion.strength if self.edit.inverts else self.edit.strength)
+        self.levels = partial(levels, self._strength)
         if self.edit.inverts and len(self.levels) < 2:
             self.levels = list(levels[-2:])
         self.guidance = resolved.guidance
-        self.pixels = torch.from_numpy(canvas.pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        self.pixels = _to_tensor(canvas.pixels)
         self.image_latents = family.encode_images(self.pixels)
+        reference = canvas.reference
+        self.inverted_latents = self.image_latents if reference is None else family.encode_images(_to_tensor(reference))
         self.source = NoiseSource([request.base.seed])
         self.noise = self.source(self.image_latents.cpu()).to(self.image_latents)
+
+    @property
+    def _strength(self) -> float:
+        if self.edit.takes_reference:
+            return min(self.inversion.strength, self.edit.strength)
+        return self.inversion.strength if self.edit.inverts else self.edit.strength
+
+    @property
+    def _inverted_prompt(self) -> str:
+        """What the picture shows that is inverted."""
+        return self.edit.reference_prompt if self.edit.takes_reference else self.request.source_prompt
 
     @property
     def weights(self) -> torch.Tensor | None:
@@ -110,12 +124,12 @@ class Editing:
         """
         base, request = self.request.base, self.request
         return (
-            request.picture.digest,
+            self._inverted_digest,
             request.fit,
             base.model,
             base.loras,
             identify_model(self.family) or self.family.identity,
-            request.source_prompt,
+            self._inverted_prompt,
             base.prompt_weighting,
             prompt_rules(base),
             request.inversion,
@@ -125,6 +139,11 @@ class Editing:
             base.height,
             self._guidance_key,
         )
+
+    @property
+    def _inverted_digest(self) -> str:
+        request = self.request
+        return request.reference.digest if request.reference is not None else request.picture.digest
 
     @property
     def _guidance_key(self) -> Hashable:
@@ -149,13 +168,13 @@ class Editing:
     def inversion_run(self) -> Run:
         """Build the run up: from the picture's latents to noise, guided by the source prompt."""
         guidance, scale = self._inversion_guidance
-        prompt = "" if self.inversion.is_wordless else self.request.source_prompt
+        prompt = "" if self.inversion.is_wordless else self._inverted_prompt
         denoiser = self._build_denoiser(guidance, [prompt], [scale])
         return Run(
             denoiser,
             self.inversion.noising(),
             self.levels[::-1],
-            self.inversion.start(self.image_latents),
+            self.inversion.start(self.inverted_latents),
             self.source,
             self.noise_schedule,
         )
@@ -178,8 +197,10 @@ class Editing:
             sampler = self.inversion.denoising(trajectory, self.guidance.guidance_scale)
             if self.inversion.holds_source and not self.edit.looks_at_source:
                 sampler = Unasked(sampler, trajectory)
-            prompts = [self.request.source_prompt, base.prompt]
+            prompts = [self._inverted_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
+            if self.edit.takes_reference:
+                latents = self._start_from_source(latents)
         scale = self.guidance.guidance_scale
         if self.edit.keeps_prompt:
             denoiser = self._build_concept_denoiser()
@@ -190,7 +211,7 @@ class Editing:
             conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
             denoiser = self._assemble_denoiser(self.guidance, self._embed_scale(conditionings, scale), plan)
         else:
-            negative = self.request.source_prompt if self.inversion.replaces_negative else None
+            negative = self._inverted_prompt if self.inversion.replaces_negative else None
             denoiser = self._build_denoiser(self.guidance, prompts, [scale, scale], negative)
         denoiser.additions = self._build_additions(len(latents))
         context = EditContext(
@@ -214,6 +235,13 @@ class Editing:
         shares = [1.0] if rows == 1 else [0.0, 1.0]
         lay = functools.partial(lay_over, self.request, self.canvas)
         return build_additions(self.request.base, self.family, shares, lay)
+
+    def _start_from_source(self, latents: torch.Tensor) -> torch.Tensor:
+        """The rows of reference and edit, the edit's being the noised source."""
+        level = self.levels[0]
+        pairs = latents.unflatten(0, (-1, 2)).clone()
+        pairs[:, TARGET] = level.alpha * self.image_latents + level.sigma * self.noise
+        return pairs.flatten(0, 1)
 
     def _read_words(self, prompt: str) -> Words:
         tokenizer = self.family.components.get("tokenizer")
@@ -272,6 +300,11 @@ class Editing:
         if self.family.traits.guidance != "cfg":
             guidance = without_branches(guidance)
         return Denoiser(self.family, guidance, conditionings, self.cancelled, plan, self.resolved.cache)
+
+
+def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(1, 3, H, W), 0 to 1, of (H, W, 3) uint8."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def _stack_conditionings(encodings: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:

@@ -78,6 +78,19 @@ class EditForm:
         prompt = self.base.prompt(EXAMPLES[0].form["prompt"])
         prompt.info, prompt.placeholder, prompt.lines = "What the edited picture should show.", None, 1
 
+        with gr.Column(visible=False, min_width=0) as self.reference_panel:
+            self.reference = gr.Image(
+                type="filepath",
+                image_mode=None,
+                format="png",
+                sources=["upload", "clipboard"],
+                label="Reference picture: its style is taken over",
+                buttons=[],
+                height=170,
+                placeholder="Drop or choose a picture that has the style",
+                elem_id="edit-reference",
+            )
+
     def lay_out_mask(self) -> None:
         """Lay out the board on which the mask is drawn, and what the model will see of the picture."""
         self.mask_section = gr.Accordion(
@@ -143,13 +156,13 @@ class EditForm:
     @property
     def inputs(self) -> set[Component]:
         """Return everything that holds a value."""
-        return {*self.base.inputs, *self.linked_inputs, self.picture, self.mask}
+        return {*self.base.inputs, *self.linked_inputs, self.picture, self.mask, self.reference}
 
     @property
     def outputs(self) -> set[Block]:
         """Return everything that an update may change."""
         components = {self.source_prompt, self.fit, self.picture, self.mask, self.inversion_panel, self.mask_section}
-        components |= {self.crop, self.goal, self.reason}
+        components |= {self.crop, self.goal, self.reason, self.reference, self.reference_panel}
         return {*self.base.outputs, *self.edit.outputs, *self.inversion.outputs, *components}
 
     @property
@@ -190,8 +203,11 @@ class EditForm:
         draft = self.draft(data)
         picture = open_picture(data[self.picture]) if data[self.picture] else None
         mask = mask_on(data[self.mask], picture.size) if picture else None
+        takes = data[self.reference] and EDITS[data[self.edit.method]].build().takes_reference
+        reference = open_picture(data[self.reference]) if takes else None
         base = {**self.base.request(draft["form"]), "batch_size": 1}
-        return draft, {**self.read_linked(data), "picture": picture, "mask": mask, "base": base}
+        pictures = {"picture": picture, "mask": mask, "reference": reference}
+        return draft, {**self.read_linked(data), **pictures, "base": base}
 
     # From values to the updates that show them.
 
@@ -215,10 +231,14 @@ class EditForm:
         return {self.picture, self.mask, self.edit.method, *self.edit.settings["inpaint"].values(), *sides}
 
     def switch_panels(self, edit: str) -> Data:
-        """Show the inversion's panel where this edit inverts, and open the mask where it takes one."""
+        """Show the panels of inversion and reference where this edit has them, and open the mask where it takes one."""
         method = EDITS[edit].build()
         mask_update = gr.update(open=method.masked)
-        return {self.inversion_panel: gr.update(visible=method.inverts), self.mask_section: mask_update}
+        return {
+            self.inversion_panel: gr.update(visible=method.inverts),
+            self.mask_section: mask_update,
+            self.reference_panel: gr.update(visible=method.takes_reference),
+        }
 
     def suggest_methods(self, goal: str | None, model: str) -> Data:
         """Show the methods that are best for what a person wants to do, and why; a goal that is taken back changes
@@ -285,6 +305,8 @@ class EditForm:
             picture = Image.fromarray(job.request.picture.pixels)
             mask = None if job.request.mask is None else job.request.mask.pixels
             pictures = {self.picture: picture, self.mask: build_board(picture, mask)}
+            if job.request.reference is not None:
+                pictures[self.reference] = Image.fromarray(job.request.reference.pixels)
         try:
             return {
                 **self.base.updates({**draft["form"], "batch_size": 1}),

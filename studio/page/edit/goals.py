@@ -118,6 +118,16 @@ GOALS = (
             ),
         ),
     ),
+    Goal(
+        "Change the style",
+        (
+            _suggest(
+                "STRDP gives every feature the mean and spread that it has in a picture of that style: give one.",
+                "style_tracking",
+            ),
+            _FLOW,
+        ),
+    ),
     Goal("Redraw a part", (_suggest("Draw over the part: only what is under the mask is drawn anew.", "inpaint"),)),
     Goal("Extend the picture", (_suggest("Say how many pixels each side gets; what is there stays.", "outpaint"),)),
 )

@@ -108,7 +108,7 @@ class EditTab(RunningTab):
     def _wire_methods(self) -> None:
         edit_form, model = self.edit_form, self.form.fields["model"]
         edit, inversion = edit_form.edit, edit_form.inversion
-        panels = {edit_form.inversion_panel, edit_form.mask_section}
+        panels = {edit_form.inversion_panel, edit_form.mask_section, edit_form.reference_panel}
         goal = {edit_form.goal, edit_form.reason}
         edit.method.input(
             lambda data: {**edit_form.switch_panels(data[edit.method]), **edit_form.no_goal},

@@ -123,9 +123,11 @@ class _EditRun:
         decoded = decode(self.family, self.editing.inversion.visible(step.latents))
         note_decoding(self.job, self.last, self.family)
         source, autoencoded = self.canvas.pixels, self._autoencode()
+        inverted = source if self.canvas.reference is None else self.canvas.reference
+        best: np.ndarray = decode(self.family, self.editing.inverted_latents)[0]
         figures = {
-            **self._compare_pictures(decoded[SOURCE], source),
-            "autoencoder_psnr": _drop_infinite(psnr(autoencoded, source)),
+            **self._compare_pictures(decoded[SOURCE], inverted),
+            "autoencoder_psnr": _drop_infinite(psnr(best, inverted)),
         }
         self.job.update_cell(1, images=self._release(decoded[SOURCE], 1), figures=figures)
         self._finish(decoded[TARGET], autoencoded, step)
@@ -278,7 +280,7 @@ def run(request: EditRequest, job: Job, context: TaskContext) -> None:
         model = request.check_model(context.limits, family)
         size = resolve_size(request.base, family)
         request = request.within(request.count_pixels_kept(size.width, size.height))
-        job.request = job.request.replace(picture=request.picture, mask=request.mask)
+        job.request = job.request.replace(picture=request.picture, mask=request.mask, reference=request.reference)
         request, canvas, resolved = _resolve_request(request, family, context)
         give_pictures(family, [request.base], context)
         with family.loras(context.load_loras(request.base.loras)):
