@@ -14,7 +14,7 @@ import torch
 from pipelines.core.caching import Cache, CachedRow
 from pipelines.core.cancelling import raise_if
 from pipelines.core.devices import is_out_of_memory, release_unused_memory
-from pipelines.core.prediction import Conditioning, Network, Perturbation, Query, RowMemory
+from pipelines.core.prediction import Conditioning, Network, NetworkInParts, Perturbation, Query, RowMemory
 from pipelines.core.rows import halve_rows, rows_at_once
 
 __all__ = ["Branch", "Remembered", "evaluate_branches"]
@@ -55,6 +55,15 @@ class Branch:
     network: Network
     perturbation: Perturbation | None
     remembered: Remembered | None
+
+    @property
+    def evaluations(self) -> float:
+        """How many evaluations of the network this one counts as."""
+        if self.remembered is not None:
+            return self.remembered.ran
+        if isinstance(self.network, NetworkInParts):
+            return self.network.parts(self.query.latents, self.query.timesteps)
+        return 1
 
     @property
     def group(self) -> Hashable:

@@ -203,7 +203,7 @@ def _answer_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Predicti
         for branch, raw in zip(branches, raws, strict=True):
             denoiser = queries[branch.owner][0]
             denoiser.calls += 1
-            denoiser.evaluations += branch.remembered.ran if branch.remembered else 1
+            denoiser.evaluations += branch.evaluations
             denoiser.timer.add(start, end, len(raw) / rows)
             answers[branch.owner][branch.name] = _build_prediction(raw, branch.query, branch.network.prediction_type)
     return [

@@ -20,6 +20,7 @@ __all__ = [
     "CountedGuidance",
     "Guidance",
     "Network",
+    "NetworkInParts",
     "Perturbation",
     "Prediction",
     "Query",
@@ -81,6 +82,14 @@ class Network(Protocol):
         Returns:
             (R, C, h, w), what `prediction_type` says, in the latents' dtype.
         """
+
+
+@runtime_checkable
+class NetworkInParts(Protocol):
+    """A network that sees a picture in parts, each of which is an evaluation."""
+
+    def parts(self, latents: torch.Tensor, timesteps: torch.Tensor) -> int:
+        """Count the evaluations of parts that one evaluation of these rows, (R, C, h, w) and (R,), takes."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from pipelines.requests.encoding import Encode, encode_request
 from pipelines.requests.text_to_image import ResolvedRun, assemble_run, build_run, resolve
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.second_passes import SECOND_PASSES
-from pipelines.second_passes.base import EnlargeContext, SecondPass, round_size
+from pipelines.second_passes.base import EnlargeContext, PassStart, SecondPass, SteeringPass, round_size
 from pipelines.upscaling.upscalers import Upscaler
 
 __all__ = ["FirstPass", "Passes", "partial", "resolve_passes"]
@@ -108,7 +108,14 @@ class Passes:
         size = self.second.request.width, self.second.request.height
         enlarged = self.method.enlarge(first.latents, EnlargeContext(family, size, find_upscaler, cancelled))
         # A clone: who keeps the first pass may begin another second one where it stopped drawing.
-        second = _build_second(self.second, self.levels, enlarged, family, first.noise.clone(), cancelled, encode)
+        noise = first.noise.clone()
+        fresh = noise(enlarged)
+        second = _build_second(self.second, self.levels, (enlarged, fresh, noise), family, cancelled, encode)
+        if isinstance(self.method, SteeringPass):
+            whole = len(self.second.levels) - 1
+            skipped = whole - len(self.levels) + 1
+            start = PassStart(family, first.latents, enlarged, fresh, skipped, whole)
+            second = self.method.steer(second, start)
         yield from (_count_on(first, later) for later in denoise(second))
 
 
@@ -138,9 +145,8 @@ def resolve_passes(request: Request, family: Family) -> Passes:
 def _build_second(
     resolved: ResolvedRun,
     levels: Sequence[Level],
-    enlarged: torch.Tensor,
+    start: tuple[torch.Tensor, torch.Tensor, NoiseSource],
     family: Family,
-    noise: NoiseSource,
     cancelled: Callable[[], bool],
     encode: Encode,
 ) -> Run:
@@ -149,15 +155,16 @@ def _build_second(
     Args:
         resolved: the second pass.
         levels: of it that are left.
-        enlarged: clean latents (B, C, h, w) at its size.
+        start: clean latents (B, C, h, w) at its size, unit normal noise as they are, and the source, which goes on
+            where the first pass stopped drawing, so that a seed gives one picture.
         family: the loaded model.
-        noise: goes on where the first pass stopped drawing, so that a seed gives one picture.
         cancelled: polled before every evaluation.
         encode: makes the conditionings.
 
     Source: Meng et al., SDEdit, arXiv:2108.01073, algorithm 1.
     """
-    fresh, request = noise(enlarged), resolved.request
+    enlarged, fresh, noise = start
+    request = resolved.request
     # Only the steps of this run count for a prompt that switches, as in an edit.
     conditionings, plan = encode(request, family, request.batch_size, len(levels) - 1)
     run = assemble_run(resolved, family, (fresh, noise), conditionings, cancelled, plan)

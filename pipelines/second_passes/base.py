@@ -5,14 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 
+from pipelines.core.loop import Run
 from pipelines.families.base import Family
 from pipelines.upscaling.upscalers import Upscaler
 
-__all__ = ["MOST_FACTOR", "EnlargeContext", "NoSecondPass", "SecondPass", "round_size"]
+__all__ = [
+    "MOST_FACTOR",
+    "EnlargeContext",
+    "NoSecondPass",
+    "PassStart",
+    "SecondPass",
+    "SteeringPass",
+    "enlarge_latents",
+    "round_size",
+]
 
 MOST_FACTOR = 4.0
 
@@ -49,6 +60,49 @@ class SecondPass(Protocol):
 
     def enlarge(self, latents: torch.Tensor, context: EnlargeContext) -> torch.Tensor:
         """Bring clean latents (B, C, h, w) to those of the context's size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PassStart:
+    """Says what a second pass begins with.
+
+    Attributes:
+        family: the loaded model.
+        small: the first pass's clean latents, (B, C, h, w).
+        enlarged: those at the new size.
+        noise: unit normal, as `enlarged`, by which they were noised.
+        skipped: steps of the whole schedule that are not run.
+        num_steps: of the whole schedule.
+    """
+
+    family: Family
+    small: torch.Tensor
+    enlarged: torch.Tensor
+    noise: torch.Tensor
+    skipped: int
+    num_steps: int
+
+    def progress(self, index: int) -> float:
+        """Compute how far the schedule is at level `index` of this run, 0 to 1."""
+        return (self.skipped + index) / self.num_steps
+
+
+@runtime_checkable
+class SteeringPass(SecondPass, Protocol):
+    """A second pass that acts on its run, too."""
+
+    def steer(self, run: Run, start: PassStart) -> Run:
+        """Return the run as the method wants it.
+
+        Raises:
+            MethodFitError: another choice of the request stands against it.
+        """
+
+
+def enlarge_latents(latents: torch.Tensor, context: EnlargeContext) -> torch.Tensor:
+    """Interpolate clean latents (B, C, h, w) to the context's size, bicubic; those of that size stay as they are."""
+    shape = context.family.latent_shape(*context.size)[1:]
+    return latents if latents.shape[-2:] == shape else F.interpolate(latents, shape, mode="bicubic")
 
 
 class NoSecondPass:

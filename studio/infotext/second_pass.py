@@ -6,10 +6,13 @@ a picture made with hires. fix).
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipelines.core.choice_text import parse_choice
+from pipelines.core.errors import SettingsError
 from studio.infotext.fields import Collector
 
 __all__ = ["take_second_pass", "write_second_pass"]
@@ -17,12 +20,18 @@ __all__ = ["take_second_pass", "write_second_pass"]
 _LATENT = {"bilinear": "Latent", "bicubic": "Latent (bicubic)", "nearest": "Latent (nearest-exact)"}
 _NUMBERS = {"Hires upscale": "factor", "Denoising strength": "strength"}
 _NAME = "Hires upscaler"
+_OWN = "Second pass"
+"""Of methods that no other program has."""
 
 
 def write_second_pass(choice: Mapping[str, Any]) -> dict[str, Any]:
     """Write the pairs of a second pass whose settings are all there; none for no second pass."""
-    if choice.get("key") not in ("latent", "pixel"):
+    if choice.get("key", "none") == "none":
         return {}
+    if choice["key"] not in ("latent", "pixel"):
+        return {
+            _OWN: ",".join([choice["key"], *(f"{name}={value}" for name, value in choice.items() if name != "key")])
+        }
     name = _LATENT[choice["interpolation"]] if choice["key"] == "latent" else choice["upscaler"]
     return {**{words: choice[setting] for words, setting in _NUMBERS.items()}, _NAME: name}
 
@@ -32,6 +41,11 @@ def take_second_pass(pairs: dict[str, str], collector: Collector) -> None:
 
     Other programs count the steps of their second pass otherwise, so theirs is not taken for ours.
     """
+    if _OWN in pairs:
+        with contextlib.suppress(SettingsError):
+            collector.take_choice("second_pass", parse_choice(pairs[_OWN]))
+            del pairs[_OWN]
+        return
     if not all(re.fullmatch(r"\d{1,2}(\.\d{1,6})?", pairs.get(name, "")) for name in _NUMBERS) or _NAME not in pairs:
         return
     numbers = {setting: float(pairs.pop(words)) for words, setting in _NUMBERS.items()}

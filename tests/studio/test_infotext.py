@@ -275,9 +275,10 @@ def test_reading_decodes_no_pixel(monkeypatch):
     [
         {"key": "latent", "factor": 1.5, "strength": 0.55, "interpolation": "nearest"},
         {"key": "pixel", "factor": 2.0, "strength": 0.4, "upscaler": "emoji-2x"},
+        {"key": "frequency", "factor": 2.0, "strength": 0.8, "cutoff": 0.5},
     ],
 )
 def test_a_second_pass_goes_through_the_parameters_text(choice):
     text = write({**Request(prompt="a fox").to_json(), "second_pass": choice}, Labels(version="Stepwise 1"))
-    assert "Hires upscale: " in text
+    assert ("Hires upscale: " in text) == (choice["key"] in ("latent", "pixel"))
     assert read_texts({"parameters": text}).values["second_pass"] == choice
