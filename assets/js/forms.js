@@ -33,6 +33,40 @@
     if (!event.target.closest?.("button.sw-unseen")) look();
   }, true);
 
+  /* A run that is about to begin: Stop stands there from now on, and takes it back. */
+  const coming = new Map();  // id of the run's place on the page -> {wanted, takeBack}
+  const placeOf = (button) => button.closest(".sw-measuring, .sw-live");
+  function intend(button, takeBack) {
+    const place = placeOf(button);
+    coming.set(place.id, { wanted: true, takeBack });
+    place.toggleAttribute("data-running", true);
+  }
+  function press(button) {
+    const { id } = placeOf(button), one = coming.get(id);
+    button.click();
+    setTimeout(() => { if (one && coming.get(id) === one) takeBack(id); }, 10000);  // nothing came of it
+  }
+  function takeBack(id) {
+    coming.get(id).takeBack();
+    coming.delete(id);
+    document.getElementById(id).toggleAttribute("data-running", false);
+  }
+  window.addEventListener("click", (event) => {
+    const stop = event.target.closest?.("button.sw-stop"), id = stop && placeOf(stop)?.id, one = coming.get(id);
+    if (!one) return;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    takeBack(id);
+    coming.set(id, { ...one, wanted: false });  // it may have been pressed already
+    setTimeout(() => { if (coming.get(id)?.wanted === false) coming.delete(id); }, 1000);
+  }, true);
+  /* Whether a run that begins now is still wanted. */
+  function begin(id) {
+    const wanted = coming.get(id)?.wanted ?? true;
+    coming.delete(id);
+    return wanted;
+  }
+
   /* A run that is asked for while the form moves begins when it stands still. */
   window.addEventListener("click", (event) => {
     const button = event.target.closest?.(RUNS);
@@ -44,8 +78,9 @@
       if (moving()) return;
       clearInterval(held);
       held = null;
-      button.click();
+      press(button);
     }, 20);
+    intend(button, () => { clearInterval(held); held = null; });
   }, true);
 
   /* Whoever types or pastes a seed wants it: the script's own changes of the box send no such event. */
@@ -78,5 +113,5 @@
     } catch { return ""; }
   }
 
-  window.stepwise = { ...window.stepwise, remember, recall };
+  window.stepwise = { ...window.stepwise, remember, recall, intend, press, begin };
 })();

@@ -87,6 +87,10 @@
     const one = state(tab), before = values.pop();
     one.root = root;
     if (one.running && !one.read) return [before, ""];
+    if (!window.stepwise.begin(root)) {  // taken back before it began
+      one.refused = true;
+      return [before, ""];
+    }
     document.getElementById("link-notice")?.toggleAttribute("hidden", true);  // its settings have been seen
     one.refused = false;
     if (!one.read) one.unwanted = false;
@@ -120,7 +124,7 @@
     const one = state(tab);
     one.root = root;
     one.read = one.asking = true;
-    one.unwanted = false;
+    one.unwanted = !window.stepwise.begin(root);
     running(tab, true);
     return values;
   }
@@ -178,6 +182,8 @@
     return one && (window.stepwise.shownSeed(one.root) ?? one.seed);
   }
 
+  const runSeedOf = (tab) => { const seed = tabs[tab]?.seed; return seed === undefined || seed === null ? undefined : String(seed); };
+
   async function stop(tab, session) {
     const one = state(tab), job = one.job ?? session?.job;
     if (one.asking) { one.unwanted = true; return; }  // the new job has no id yet, and the one before is over
@@ -207,11 +213,13 @@
 
   /* The steps played from the shown one, or from the first; and a click on the curve of noise levels. */
   const move = (slider, step, kind) => { slider.value = step; slider.dispatchEvent(new Event(kind, { bubbles: true })); };
-  let playing = 0;
+  const STEP_TIME = 140, SLOW_STEP = 500;  // milliseconds
+  let playing = null;
   document.addEventListener("click", (event) => {
     const play = event.target.closest?.("button[data-play]"), curve = event.target.closest?.("svg.sw-curve");
     if (!play && !curve) return;
-    clearInterval(playing);
+    const was = playing;
+    playing = null;
     const slider = play ? document.getElementById(play.dataset.play) : curve.closest(".sw-trajectory")?.querySelector("input[data-scrub]");
     if (!slider || slider.disabled) return;
     if (curve) {
@@ -220,13 +228,23 @@
       move(slider, Math.round(1 + share * (Number(curve.dataset.total) - 1)), "change");
       return;
     }
-    if (slider.value === slider.max) move(slider, 1, "input");
-    playing = setInterval(() => {
-      const last = Number(slider.value) + 1 >= Number(slider.max);
-      if (slider.disabled || last) clearInterval(playing);
-      if (!slider.disabled) move(slider, Number(slider.value) + 1, last ? "change" : "input");
-    }, 140);
+    if (was !== slider) playSteps(slider);
   });
+
+  /* Each step as sharp as the scrubber at rest shows it, unless that is slow; a second press ends it. */
+  async function playSteps(slider) {
+    if (slider.value === slider.max) slider.value = 0;
+    playing = slider;
+    for (let sharp = true; playing === slider && !slider.disabled && slider.value !== slider.max;) {
+      const began = performance.now();
+      slider.value = Number(slider.value) + 1;
+      await at(slider.dataset.scrub, Number(slider.value), sharp || slider.value === slider.max);
+      const took = performance.now() - began;
+      sharp &&= took < SLOW_STEP;
+      await new Promise((go) => setTimeout(go, Math.max(0, STEP_TIME - took)));
+    }
+    if (playing === slider) playing = null;
+  }
 
   document.addEventListener("input", (event) => {
     if (event.target.matches?.("input[data-lens]")) event.target.parentElement.style.setProperty("--cut", `${event.target.value}%`);
@@ -255,5 +273,5 @@
 
   const jobOf = (tab) => (state(tab).asking ? null : state(tab).job);
 
-  window.stepwise = { ...window.stepwise, ask, jobOf, download, run, reading, runReady, follow, stop, mounted, seedOf };
+  window.stepwise = { ...window.stepwise, ask, jobOf, download, run, reading, runReady, follow, stop, mounted, seedOf, runSeedOf };
 })();

@@ -34,12 +34,14 @@
 
   /* "Until stopped": a run that is done begins the next one. One that was stopped or failed is the last. */
   function again(root) {
-    const next = several[root] && document.querySelector(`#${root} #${root}-next`);
+    const more = several[root] && document.querySelector(`#${root} #${root}-next`);
     delete several[root];
-    if (next) { setTimeout(() => next.click(), 100); return; }
+    if (more) { setTimeout(() => more.click(), 100); return; }
     const box = document.querySelector(`#${root} .sw-forever input`);
-    if (!box?.checked) return;
-    setTimeout(() => { if (box.checked) document.querySelector(`#${root} button.sw-run`)?.click(); }, 300);
+    const run = box?.checked && document.querySelector(`#${root} button.sw-run`);
+    if (!run) return;
+    const next = setTimeout(() => window.stepwise.press(run), 300);
+    window.stepwise.intend(run, () => clearTimeout(next));
   }
 
   /* Several pictures, one after the other: this one runs, and its end asks for the next; 0 where there is none. */

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipelines.workflows.quantize import DEFAULTS
 from studio.backend import Studio, StudioSettings
@@ -17,10 +19,14 @@ from studio.jobs.job import Job, JobStatus
 from studio.media.clips import decode_clip
 from studio.media.live_image import build_contact_sheet
 from studio.page.compare import grid
-from studio.page.compare.cells import build_preset_cells
-from studio.page.compare.setup import DEFAULT_STEPS
+from studio.page.compare.axes import AxesForm, build_first_axes
+from studio.page.compare.cells import CellsEditor, build_preset_cells
+from studio.page.compare.setup import DEFAULT_STEPS, GRID, NFE, PRESETS, Preset
 from studio.page.edit import examples as edit_tab
 from studio.page.edit.examples import EditExample
+from studio.page.live.board import EXAMPLES as LIVE_EXAMPLES
+from studio.page.live.board import LiveExample
+from studio.page.live.tab import FIRST
 from studio.page.quantize import markup as quantize_markup
 from studio.page.quantize.tab import STEPS
 from studio.page.text_to_image import examples as text_to_image
@@ -28,10 +34,19 @@ from studio.page.text_to_image.examples import Example
 from studio.page.video import examples as video
 from studio.page.video.examples import VideoExample
 
-__all__ = ["animate", "compare", "draw", "edit", "main", "quantize", "run_example"]
+__all__ = ["animate", "compare", "compare_preset", "draw", "edit", "live", "main", "quantize", "run_example"]
+
+_BESIDE = {"model": "emoji", "prompt": text_to_image.EXAMPLES[0].values["prompt"], "seed": 0}
+"""With what the tabs Compare and Quantize begin."""
+
+_FRAMES = 12
+"""Equal frames, after which live mode's picture rests."""
 
 SIDE = 192
 """Pixels of the longer side that a stored example has at most."""
+
+CHIP = 88
+"""The same of one that only its button shows."""
 
 
 def draw(studio: Studio, example: Example) -> np.ndarray:
@@ -70,17 +85,59 @@ def animate(studio: Studio, example: VideoExample) -> np.ndarray:
 
 def compare(studio: Studio) -> np.ndarray:
     """Draw the cells with which the tab Compare begins: (2 H, 3 W, 3) uint8."""
-    cells = [{"sampler": row["sampler"]} for row in build_preset_cells("default", studio.traits("emoji"))]
-    base = _request(studio, {**text_to_image.EXAMPLES[0].values, "num_inference_steps": DEFAULT_STEPS})
-    view = _finished(
-        studio.submit("compare", {"base": base, "cells": cells, "equal": "nfe", "reference": False})
-    ).view()
-    return build_contact_sheet(np.concatenate([cell.images for cell in view.cells[: len(cells)]]))
+    return compare_preset(studio, Preset("default", "", NFE))
+
+
+def compare_preset(studio: Studio, preset: Preset) -> np.ndarray:
+    """Draw the cells of a ready comparison, in as square a sheet as there is."""
+    if preset.rows == GRID:
+        differences = AxesForm.values(build_first_axes())
+    else:
+        rows = build_preset_cells(preset.rows, studio.traits(_BESIDE["model"]))
+        differences = {"cells": CellsEditor.list_changes(rows, preset.equal == NFE)}
+    base = _request(studio, {**_BESIDE, "num_inference_steps": DEFAULT_STEPS})
+    values = {"base": base, **differences, "equal": preset.equal, "reference": False}
+    view = _finished(studio.submit("compare", values)).view()
+    return build_contact_sheet(np.concatenate([cell.images for cell in view.cells]))
+
+
+def live(studio: Studio, example: LiveExample) -> np.ndarray:
+    """Draw what live mode makes of an example's shapes when the drawing rests."""
+    job = studio.submit("live", {**FIRST, "base": {**FIRST["base"], "prompt": example.prompt}})
+    frame = io.BytesIO()
+    _paint(example.shapes).save(frame, "PNG")
+    for _ in range(_FRAMES):
+        number = job.request.inbox.put_frame(frame.getvalue())
+        while job.request.inbox.holds(number) and not job.view().status.final:
+            time.sleep(0.02)
+    picture: np.ndarray = job.view().cells[0].images[0]
+    job.cancel()
+    return picture
+
+
+def _paint(shapes: str, side: int = 512) -> Image.Image:
+    """Paint shapes as assets/js/board.js does."""
+    picture = Image.new("RGB", (side, side))
+    ink = ImageDraw.Draw(picture)
+    for words in shapes.split(";"):
+        kind, *numbers, color = words.split()
+        at = [float(number) * side for number in numbers]
+        if kind == "ground":
+            ink.rectangle((0, 0, side, side), color)
+        elif kind == "disc":
+            ink.circle((at[0], at[1]), at[2], color)
+        elif kind == "line":
+            ink.line(at[:4], color, round(at[4]))
+            for end in (at[:2], at[2:4]):  # a line's ends are round
+                ink.circle(end, at[4] / 2, color)
+        else:
+            ink.polygon(at, color)
+    return picture
 
 
 def quantize(studio: Studio) -> np.ndarray:
     """Draw the model and its copies as the tab Quantize begins: (H, (1 + copies) W, 3) uint8, at most in two rows."""
-    base = _request(studio, {**text_to_image.EXAMPLES[0].values, "num_inference_steps": STEPS})
+    base = _request(studio, {**_BESIDE, "num_inference_steps": STEPS})
     values = {"base": base, "variants": list(DEFAULTS), "measure": False}
     view = _finished(studio.submit("quantize", values)).view()
     return build_contact_sheet(np.concatenate([cell.images for cell in view.cells]))
@@ -110,9 +167,9 @@ def _finished(job: Job) -> Job:
     return job
 
 
-def _write(pixels: np.ndarray, path: Path) -> None:
+def _write(pixels: np.ndarray, path: Path, side: int = SIDE) -> None:
     picture = Image.fromarray(pixels)
-    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, "WEBP", quality=86, method=6)
     print(path.name, f"{path.stat().st_size} bytes")
@@ -123,11 +180,17 @@ def main(keys: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(StudioSettings(outputs=Path(folder), models=Path(folder) / "models", device="cpu"))
         try:
-            tabs = ((draw, text_to_image.EXAMPLES), (edit, edit_tab.EXAMPLES), (animate, video.EXAMPLES))
+            tabs = (
+                (draw, text_to_image.EXAMPLES),
+                (edit, edit_tab.EXAMPLES),
+                (animate, video.EXAMPLES),
+                (compare_preset, PRESETS),
+                (live, LIVE_EXAMPLES),
+            )
             wanted = [(make, example) for make, examples in tabs for example in examples]
             for make, example in wanted:
-                if not keys or example.key in keys:
-                    _write(make(studio, example), example.result)
+                if not keys or example.result.stem in keys:
+                    _write(make(studio, example), example.result, CHIP if make is compare_preset else SIDE)
             for make_grid, result in ((compare, grid.EXAMPLE), (quantize, quantize_markup.EXAMPLE)):
                 if not keys or result.stem in keys:
                     _write(make_grid(studio), result)

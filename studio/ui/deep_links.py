@@ -55,10 +55,14 @@ LONGEST = 8000
 
 _COPY = """(query) => {
     if (!query.startsWith("?")) return query;  // a sentence on what is wrong
-    const asked = new URLSearchParams(query), seed = stepwise.seedOf(asked.get("tab"));
-    // Where each run takes a new one, it is the seed of the picture that is shown.
-    if (seed && !asked.has("seed")) query += `&seed=${seed}`;
-    const url = location.origin + location.pathname + query;
+    const asked = new URLSearchParams(query.slice(1)), tab = asked.get("tab");
+    const seed = stepwise.seedOf(tab), first = stepwise.runSeedOf(tab);
+    // The seed of the picture that is shown: where each run takes a new one, and of a batch where one was chosen.
+    if (seed && (!asked.has("seed") || asked.get("seed") === first)) {
+        asked.set("seed", seed);
+        if (seed !== first) asked.delete("batch_size");
+    }
+    const url = `${location.origin}${location.pathname}?${asked}`;
     navigator.clipboard?.writeText(url).catch(() => {});
     return url;
 }"""

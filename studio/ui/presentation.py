@@ -203,7 +203,7 @@ def step_figures(view: View, step: int) -> list[tuple[str, str]]:
     return [
         ("Step", f"{step} of {total}"),
         ("Noise level σ", format_number(row.sigma)),
-        ("Timestep", format_number(row.timestep)),
+        ("Timestep", f"{row.timestep:.0f}" if float(row.timestep).is_integer() else format_number(row.timestep)),
         (EVALUATIONS, format_evaluations(row.evaluations)),
         *_list_skipped([row], view.cells[0].rows),
         ("Time", format_duration(row.seconds)),

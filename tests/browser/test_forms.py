@@ -9,6 +9,7 @@ expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.browser
 
 PROMPT, SEED = "#t2i-prompt textarea", "#t2i-seed input, #t2i-seed textarea"
+RUNNING = "document.getElementById('t2i').hasAttribute('data-running')"
 DONE = '#t2i-progress [data-status="done"]'
 SLOW = """async (milliseconds) => {
     const fetched = window.fetch;
@@ -33,6 +34,7 @@ def test_what_stands_on_the_page_runs_and_survives_a_reload(visit, app_url):
     page.evaluate(SLOW, 400)  # a busy server
     page.get_by_role("button", name="Six steps, UniPC").click()
     page.click("#t2i-run")  # before the chip's settings have come back
+    assert page.evaluate(RUNNING)  # the button answers at once
     finish(page)
     assert "rocket" in page.input_value(PROMPT) and figure(page, "Steps") == "6"
     drawn = page.input_value(SEED)
@@ -83,6 +85,35 @@ def test_an_examples_late_answer_leaves_what_was_chosen_meanwhile(visit, hold):
     page.wait_for_function("() => document.querySelector('#t2i-prompt textarea').value.includes('strawberries')")
     answer()
     assert "strawberries" in page.input_value(PROMPT)
+
+    answer = hold(page, page.get_by_role("button", name="Fox on blue").click)
+    page.click("#t2i-run")
+    page.click("#t2i-stop")  # before the run began
+    answer()
+    assert page.inner_text("#t2i-progress") == "" and not page.evaluate(RUNNING)
+
+
+ESCAPE_BETWEEN = """() => new Promise((stopped) => {
+    const shown = new Set();
+    const look = setInterval(() => {
+        const result = document.querySelector('#t2i-hero').dataset.result;
+        if (result) shown.add(result);
+        if (shown.size < 2 || !document.querySelector('#t2i-progress [data-status="done"]')) return;
+        clearInterval(look);
+        document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }));
+        setTimeout(() => stopped(document.querySelector('#t2i-hero').dataset.result === result), 1500);
+    }, 5);
+})"""
+
+
+def test_until_stopped_ends_between_two_pictures_too(visit):
+    page = visit()
+    page.get_by_label("Until stopped").check()
+    page.fill("#t2i-steps input[type=number]", "2")
+    page.keyboard.press("Tab")
+    page.click("#t2i-run")
+    assert page.evaluate(ESCAPE_BETWEEN)
+    assert not page.evaluate(RUNNING)
 
 
 def test_escape_in_a_composition_stops_nothing(visit):

@@ -139,7 +139,8 @@ def test_the_scrubber_moves_through_the_run(visit):
     page.wait_for_function("before => document.querySelector('#t2i-picture img').src !== before", arg=final)
     assert page.get_attribute("#t2i-denoised img", "src") != shown["denoised"]
     assert page.inner_text("#t2i-caption") != caption
-    slider.press("End")
+    page.get_by_role("button", name="Play the steps").click()
+    page.wait_for_function("() => document.querySelector('#t2i-scrubber-range').value === '8'")
     page.wait_for_function("before => document.querySelector('#t2i-picture img').src === before", arg=final)
 
 
@@ -155,6 +156,10 @@ def test_a_batch_offers_each_picture(visit):
     first = page.get_attribute(PICTURE, "src")
     thumbnails.nth(2).click()
     page.wait_for_function("before => document.querySelector('#t2i-picture img').src !== before", arg=first)
+    page.click("#t2i-link")
+    link = page.locator("#t2i-link-text textarea, #t2i-link-text input").first
+    page.wait_for_function("link => link.value.includes('seed=5')", arg=link.element_handle())  # the chosen picture's
+    assert "batch_size" not in link.input_value()
 
 
 def test_the_settings_go_to_the_comparison(visit):

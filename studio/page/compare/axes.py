@@ -15,7 +15,7 @@ from pipelines.workflows.compare.axis_values import TABLES
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING, build_elem_id
 
-__all__ = ["AxesForm", "suggest_values"]
+__all__ = ["AxesForm", "build_first_axes", "suggest_values"]
 
 NONE = ""
 _FIRST = {"x": "num_inference_steps", "y": "guidance.guidance_scale"}
@@ -63,6 +63,11 @@ def _format_range(kind: type, meta: Mapping[str, Any]) -> str:
     return f"{low}, {round(low + (high - low) / 2) if kind is int else low + (high - low) / 2:g}, {high}"
 
 
+def build_first_axes() -> dict[str, list[str]]:
+    """Build the draft of the axes that is shown at first: steps against guidance."""
+    return {name: [field, suggest_values(field)] for name, field in _FIRST.items()}
+
+
 class AxesForm:
     """Lays out columns x, and rows y that may be none.
 
@@ -78,7 +83,7 @@ class AxesForm:
         fields = [(label, name) for name, label in axis_names().items()]
         self.parts: dict[str, tuple[gr.Dropdown, gr.Textbox]] = {}
         hint = f"Lists and ranges: 4, 8, 10-30:10. Prompts apart by |. All values: all. At most {max_cells} cells."
-        self.first = {name: [field, suggest_values(field)] for name, field in _FIRST.items()}
+        self.first = build_first_axes()
         for name, label in (("x", "Columns"), ("y", "Rows")):
             field, text = self.first[name]
             choices = fields if name == "x" else [("None", NONE), *fields]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -16,6 +18,7 @@ from studio.page.compare.families import NONE, build_family_axis, build_family_p
 from studio.page.compare.settings import AxisValues, Cells, build_rows
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING
+from studio.ui.example_chips import RESULTS, build_chip
 from studio.ui.form import FIXED, RequestForm
 from studio.ui.outputs import in_order
 from studio.ui.tab_settings import Flag, OneOf, Setting, Whole
@@ -23,20 +26,45 @@ from studio.ui.tab_settings import Flag, OneOf, Setting, Whole
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["ComparisonSetup"]
+__all__ = ["DEFAULT_STEPS", "GRID", "PRESETS", "ComparisonSetup", "Preset"]
 
 CELLS, GRID = "cells", "grid"
 STEPS, NFE = "steps", "nfe"
 DEFAULT_STEPS, REFERENCE_STEPS = 10, 100
 
-PRESETS = {
-    "Samplers at equal NFE": ("samplers", NFE),
-    "Steps 4 to 32": ("steps", STEPS),
-    "Schedules": ("schedules", STEPS),
-    "Guidance 1 to 8": ("guidance", STEPS),
-    "Steps × guidance": (GRID, STEPS),
-}
-"""Button to the preset's rows, or the grid, and to what is equal among the cells."""
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Describes a ready comparison to click.
+
+    Attributes:
+        rows: of the cells, as `build_preset_cells` takes it, or the grid.
+        label: on the button.
+        equal: what is equal among the cells.
+    """
+
+    rows: str
+    label: str
+    equal: str
+
+    @property
+    def key(self) -> str:
+        """Return the key of its button and of the file of its result."""
+        return f"compare-{self.rows}"
+
+    @property
+    def result(self) -> Path:
+        """Return a small picture of its cells, written by `python -m studio.benchmarks.examples`."""
+        return RESULTS / f"{self.key}.webp"
+
+
+PRESETS = (
+    Preset("samplers", "Samplers at equal NFE", NFE),
+    Preset("steps", "Steps 4 to 32", STEPS),
+    Preset("schedules", "Schedules", STEPS),
+    Preset("guidance", "Guidance 1 to 8", STEPS),
+    Preset(GRID, "Steps × guidance", STEPS),
+)
 
 
 class ComparisonSetup:
@@ -55,7 +83,7 @@ class ComparisonSetup:
 
     def presets(self) -> None:
         """Lay out ready comparisons to click."""
-        self.buttons = {gr.Button(label, size="sm", min_width=0): preset for label, preset in PRESETS.items()}
+        self.buttons = {build_chip(self.prefix, preset): preset for preset in PRESETS}
 
     def differences(self) -> None:
         """Hold equal, and the cells or the axes."""
@@ -82,6 +110,7 @@ class ComparisonSetup:
         form = self.form
         form.model()
         form.seed()
+        form.fields["seed_mode"].value = FIXED
         with gr.Accordion("Style and negative prompt", open=False):
             form.words()
         with gr.Accordion("Shared sampler and guidance", open=False):
@@ -137,7 +166,7 @@ class ComparisonSetup:
             self._update_families, inputs={self.form.fields["model"]}, outputs={self.family}, **PLUMBING
         )
         for button, preset in self.buttons.items():
-            button.click(lambda data, preset=preset: self._apply_preset(data, *preset), **edit)
+            button.click(lambda data, preset=preset: self._apply_preset(data, preset.rows, preset.equal), **edit)
 
     # From components to values and back.
 

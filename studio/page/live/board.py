@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 
 from studio.jobs.job import Job, JobStatus, View
+from studio.ui.example_chips import RESULTS, finished_example
 from studio.ui.live_routes import Parts
 from studio.ui.viewer import BLANK, encode_preview
 
@@ -43,6 +45,11 @@ class LiveExample:
     label: str
     prompt: str
     shapes: str
+
+    @property
+    def result(self) -> Path:
+        """Return a small picture of what becomes of it, written by `python -m studio.benchmarks.examples`."""
+        return RESULTS / f"live-{self.key}.webp"
 
 
 EXAMPLES = (
@@ -95,6 +102,13 @@ def build_board(tab: str, prefix: str) -> None:
             ("camera", "Camera", "Take the camera's pictures in place of the drawing"),
         )
     )
+    empty = finished_example(
+        prefix,
+        EXAMPLES[0],
+        f"{EXAMPLES[0].prompt}, drawn from the shapes beside it",
+        "Draw, and the picture follows",
+        "",
+    )
     gr.HTML(
         f"""<div class="sw-boards">
 <figure class="sw-board"><canvas id="{prefix}-canvas" width="512" height="512" tabindex="0"
@@ -102,7 +116,7 @@ def build_board(tab: str, prefix: str) -> None:
   playsinline hidden></video></figure>
 <figure class="sw-board sw-drawn"><img id="{prefix}-picture" src="{BLANK}" alt="What becomes of the drawing">
   <figcaption id="{prefix}-rate" class="sw-rate" hidden></figcaption>
-  <p class="sw-drawn-empty" id="{prefix}-empty">Press Start and draw: the picture follows.</p></figure>
+  <div class="sw-empty" id="{prefix}-empty">{empty}</div></figure>
 <div class="sw-board-tools" role="toolbar" aria-label="Drawing">
   <div class="sw-colors">{colors}</div>
   <label class="sw-brush">Brush <input type="range" id="{prefix}-brush" min="2" max="30" value="9"></label>

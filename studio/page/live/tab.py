@@ -16,6 +16,7 @@ from studio.page.live.board import EXAMPLES, LiveRenderer, build_board
 from studio.tasks.context import TaskContext
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
+from studio.ui.example_chips import build_chip
 from studio.ui.live_routes import LiveTab
 from studio.ui.page_context import PageContext
 from studio.ui.presentation import format_model_label
@@ -24,13 +25,28 @@ from studio.ui.running_tab import Form, RunningTab
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["KEY", "LiveModeTab", "build"]
+__all__ = ["FIRST", "KEY", "LiveModeTab", "build"]
 
 KEY = "live"
 FRAMES_A_SECOND = 20.0
 """That a page is sent at most; each is a few kilobytes."""
 
 _MODEL, _LORA, _SAMPLER, _STEPS = "emoji-128", "emoji-128-four-steps", "ddim", 4
+_STRENGTH = 0.6
+
+FIRST: Mapping[str, Any] = {
+    "base": {
+        "model": _MODEL,
+        "seed": 0,
+        "num_inference_steps": _STEPS,
+        "sampler": _SAMPLER,
+        "guidance": {"key": "cfg", "guidance_scale": 1},
+        "loras": [{"name": _LORA, "weight": 1.0}],
+    },
+    "strength": _STRENGTH,
+    "similarity": 1.0,
+}
+"""What the form holds at first, besides the prompt, as the task takes it."""
 
 
 class LiveModeTab(RunningTab):
@@ -72,7 +88,7 @@ class LiveModeTab(RunningTab):
         fields["strength"] = gr.Slider(
             0.05,
             1,
-            0.6,
+            _STRENGTH,
             step=0.01,
             label="Strength",
             info="Little keeps the drawing, 1 all but forgets it.",
@@ -82,9 +98,7 @@ class LiveModeTab(RunningTab):
         self.stop = gr.Button("Stop", variant="stop", elem_id="live-stop", elem_classes="sw-stop")
         self.save = gr.Button("Save picture", size="sm", elem_id="live-save")
         with gr.Row(elem_classes="sw-examples", elem_id="live-examples"):
-            self.examples = {
-                gr.Button(one.label, size="sm", min_width=0, elem_id=f"live-example-{one.key}"): one for one in EXAMPLES
-            }
+            self.examples = {build_chip("live", example): example for example in EXAMPLES}
 
     def _build_settings(self) -> None:
         fields, entry = self.fields, self._find_default_model()

@@ -92,6 +92,7 @@ class QuantizeTab(RunningTab):
         form.steps()
         form.fields["num_inference_steps"].value = STEPS
         form.seed()
+        form.fields["seed_mode"].value = FIXED
         self.measure = gr.Checkbox(
             True,
             label="Measure where the error is",
