@@ -37,12 +37,12 @@ from pipelines.training.trainer import (
 __all__ = ["ClipPool", "MotionTask", "draw_clips"]
 
 STEPS, RATE, DECAY = 3_000, 3e-3, 0.4
-SOME = 6
-CLIPS = {SOME: 6, FRAMES: 2}
+SOME = 4
+CLIPS = {SOME: 9, FRAMES: 2}
 """How many clips a step has, by how many of their frames it sees."""
 FIRST, FRESH = 320, 0.25
 """Clips in memory before the first step, and how many join at each."""
-EMPTY, SNR_FLOOR, HIGH_NOISE = 0.1, 0.005, 0.5
+EMPTY, SNR_FLOOR, HIGH_NOISE = 0.1, 0.002, 0.3
 SHEET = ("moving left", "moving up", "growing", "bouncing")
 
 
@@ -96,7 +96,7 @@ class ClipPool:
 class MotionTask:
     """The error of the velocity of a clip's frames, each with noise of its own, as a stock pipeline begins.
 
-    Most steps see 6 of the 16 frames, at their own places in time; every fourth step sees all.
+    Most steps see 4 of the 16 frames, at their own places in time; every fourth step sees all.
 
     Args:
         pipeline: the model; its networks are left as they are.

@@ -32,6 +32,8 @@ __all__ = ["MOTION_FLOORS", "flicker", "is_kept", "load_motion_pipeline", "measu
 
 LEAST = 0.15
 """The least way, or change of width, in parts of the picture, that counts as a motion."""
+STEADY = 0.8
+"""The least correlation of a way with time: what jumps about goes nowhere."""
 SEEN = 12
 """Frames of sixteen in which the track has to find an object."""
 
@@ -51,7 +53,7 @@ def moves_as_said(views: list[View], motion: str) -> bool:
     """Say whether a clip's largest change is the one that its caption asks for.
 
     The track takes the surest object of each frame, whatever it is. A way is that of a straight line through all
-    frames; one that bounces has to go up and down twice.
+    frames, which has to follow it: a correlation with time of STEADY. One that bounces has to go up and down twice.
 
     Args:
         views: of all frames.
@@ -63,6 +65,7 @@ def moves_as_said(views: list[View], motion: str) -> bool:
         return False
     track = np.array([[item.x, item.y, item.size] for item in surest if item is not None])
     right, down, wider = np.polyfit(found, track, 1)[0] * (len(views) - 1)
+    steady = [abs(np.corrcoef(found, row)[0, 1]) >= STEADY if np.ptp(row) > 1e-6 else False for row in track.T]
     if motion == "bouncing":
         return _count_turns(track[:, 1]) >= 3 and max(abs(right), abs(wider)) < LEAST
     changes = {
@@ -75,7 +78,8 @@ def moves_as_said(views: list[View], motion: str) -> bool:
     }
     if motion == "":
         return max(changes.values()) < LEAST and _count_turns(track[:, 1]) == 0
-    return changes[motion] >= LEAST and changes[motion] == max(changes.values())
+    followed = steady[list(changes).index(motion) // 2]
+    return bool(followed and changes[motion] >= LEAST and changes[motion] == max(changes.values()))
 
 
 def _count_turns(heights: np.ndarray) -> int:
