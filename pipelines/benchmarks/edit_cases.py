@@ -30,7 +30,17 @@ from pipelines.workflows.edit.canvas import canvas_of
 from pipelines.workflows.edit.request import EditRequest, Picture
 from pipelines.workflows.edit.runs import Editing
 
-__all__ = ["INVERTING", "Combination", "Judges", "Outcome", "can_try", "combinations", "measure"]
+__all__ = [
+    "INVERTING",
+    "Combination",
+    "Edited",
+    "Judges",
+    "Outcome",
+    "can_try",
+    "combinations",
+    "measure",
+    "run_edit",
+]
 
 SHARING = ("replace", "refine", "masactrl", "plug_and_play")
 """Edits that look at the source's row; which inversion holds it matters less to them than to plain re-prompting."""
@@ -143,19 +153,36 @@ def measure(
     request = build_request(pair, pictures, one, steps)
     reset_highest_memory()
     before, start = present_memory(), time.process_time()
-    canvas = canvas_of(request, (request.base.width, request.base.height))
-    editing = Editing(request, resolve(request.base, family), family, canvas)
     try:
-        latents, nfe = _run(editing)
+        edited = run_edit(family, request)
     except (PromptError, MethodFitError):
         return None
-    decoded = decode(family, latents)
-    has_source = editing.edit.inverts or editing.edit.paired
-    picture = canvas.paste(decoded[TARGET] if has_source else decoded[0])
     seconds, peak = time.process_time() - start, max(0, highest_memory() - before)
-    inverts_source = editing.edit.inverts and not editing.edit.takes_reference
-    reconstruction = decoded[0] if inverts_source else None
-    return _judge(judges, picture, reconstruction, pair, pictures, (nfe, seconds, peak))
+    return _judge(judges, edited.picture, edited.reconstruction, pair, pictures, (edited.nfe, seconds, peak))
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    """Holds the edited picture, the source's reconstruction where the source was inverted, and the evaluations."""
+
+    picture: np.ndarray
+    reconstruction: np.ndarray | None
+    nfe: float
+
+
+def run_edit(family: LatentFamily, request: EditRequest) -> Edited:
+    """Run one edit from its request to pixels.
+
+    Raises:
+        PromptError, MethodFitError: the edit refuses the prompts or the model.
+    """
+    canvas = canvas_of(request, (request.base.width, request.base.height))
+    editing = Editing(request, resolve(request.base, family), family, canvas)
+    latents, nfe = _run(editing)
+    decoded = decode(family, latents)
+    edit = editing.edit
+    picture = canvas.paste(decoded[TARGET] if edit.inverts or edit.paired else decoded[0])
+    return Edited(picture, decoded[0] if edit.inverts and not edit.takes_reference else None, nfe)
 
 
 def _judge(

@@ -142,6 +142,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="KEY", help="edits and inversions of these keys only")
     parser.add_argument("--models", type=Path, default=Path("models"), help="where the weights of LPIPS are, if any")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--pie-bench", type=Path, metavar="FOLDER", help="your copy of PIE-Bench instead of the pairs")
+    parser.add_argument("--model", default="emoji", help="of PIE-Bench, a model of the models folder")
+    parser.add_argument(
+        "--side", type=int, help="of PIE-Bench, pixels that the model draws (default: its own, up to 512)"
+    )
+    parser.add_argument("--device", default="cpu", help="of PIE-Bench")
     parser.add_argument("--write", action="store_true", help="put the table into docs/edits.md")
     return parser
 
@@ -151,6 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.pie_bench is not None:
+        from pipelines.benchmarks import pie_bench_run  # late: it imports what only PIE-Bench needs
+
+        print(pie_bench_run.main(options))
+        return 0
     kept = OutcomeFile(options.keep)
     kinds = [EDIT_KINDS[case % len(EDIT_KINDS)] for case in range(options.pairs)]
     for text in _measure_all(options, kept, kinds):
