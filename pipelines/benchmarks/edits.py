@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -26,6 +27,7 @@ from pipelines.benchmarks.edit_cases import (
     combinations,
     measure,
 )
+from pipelines.benchmarks.edit_summary import count_pairs, summarize, write_best, write_summary
 from pipelines.core.errors import MethodFitError, ModelMissingError, SettingsError
 from pipelines.emoji.objects import shipped_catalog
 from pipelines.families.latent import LatentFamily
@@ -141,6 +143,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scales", type=float, nargs="+", default=[4.0], help="guidance scales of the edit")
     parser.add_argument("--only", nargs="+", metavar="KEY", help="edits and inversions of these keys only")
     parser.add_argument("--models", type=Path, default=Path("models"), help="where the weights of LPIPS are, if any")
+    parser.add_argument(
+        "--minutes", type=float, help="stop after so many, at the end of a pair; 0 measures nothing and only writes"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--pie-bench", type=Path, metavar="FOLDER", help="your copy of PIE-Bench instead of the pairs")
     parser.add_argument("--model", default="emoji", help="of PIE-Bench, a model of the models folder")
@@ -148,7 +153,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--side", type=int, help="of PIE-Bench, pixels that the model draws (default: its own, up to 512)"
     )
     parser.add_argument("--device", default="cpu", help="of PIE-Bench")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/edits.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/edits.md, and what the page's goals follow"
+    )
     return parser
 
 
@@ -169,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = write_table(kept.outcomes, kinds)
     print(table)
     if options.write:
-        _write_section(table, options)
+        summary = summarize(kept.outcomes, kinds, options.steps)
+        write_summary(summary)
+        _write_section(table, write_best(summary), count_pairs(kept.outcomes), options.steps)
     return 0
 
 
@@ -183,7 +192,10 @@ def _measure_all(options: argparse.Namespace, kept: OutcomeFile, kinds: Sequence
     with loader.model("emoji") as family:
         if not isinstance(family, LatentFamily):
             raise MethodFitError("The shipped model has no single network.")
+        start = time.monotonic()
         for case in _read_cases(options.cases, options.pairs):
+            if options.minutes is not None and time.monotonic() - start >= 60 * options.minutes:
+                return
             if kinds[case] not in options.kinds:
                 continue
             pictures = render_edit(pairs[case], objects)
@@ -220,13 +232,13 @@ def _is_chosen(one: Combination, keys: Sequence[str]) -> bool:
     return one.edit in keys and (one.edit not in INVERTING or one.inversion in keys)
 
 
-def _write_section(table: str, options: argparse.Namespace) -> None:
-    """Put the table between its marks."""
+def _write_section(table: str, best: str, pairs: int, steps: int) -> None:
+    """Put the table, and which methods were right most often, between their marks."""
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split("<!-- edits -->")
     after = rest.split("<!-- end of edits -->")[1]
-    note = f"{options.pairs} pairs, {options.steps} steps, medians but for the shares."
-    section = f"<!-- edits -->\n{note}\n\n{table}\n<!-- end of edits -->"
+    note = f"{pairs} pairs, {steps} steps, medians but for the shares. Right most often:"
+    section = f"<!-- edits -->\n{note}\n\n{best}\n\n{table}\n<!-- end of edits -->"
     PAGE.write_text(before + section + after, encoding="utf-8")
 
 

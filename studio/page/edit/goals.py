@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipelines.core.types import Traits
 from pipelines.edits import EDITS
 from pipelines.inversions import INVERSIONS
+from studio.page.edit.measured import Line, read_lines
 
 __all__ = ["GOALS", "Goal", "Suggestion"]
+
+_NOTES = {
+    "replace": "Both prompts need as many words, in the new order.",
+    "infedit": "What stays may move or grow; draw a mask to hold the rest.",
+    "ledits": "Write what goes with a minus as a concept, and then what stays: -cat, a fox.",
+    "move": "Draw over the whole object, and say how far it goes or which size it gets.",
+    "dragon": "Draw over the whole object, and say how far it goes or which size it gets.",
+    "style_tracking": "Give a picture of that style as the reference.",
+    "style_aligned": "Give a picture of that style as the reference.",
+}
+"""What a person has to know of a method, in a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +31,7 @@ class Suggestion:
 
     Attributes:
         edit, inversion: choices, as a form takes them.
-        reason: one sentence.
+        reason: one or two sentences.
     """
 
     edit: Mapping[str, Any]
@@ -36,14 +48,53 @@ class Suggestion:
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """Describes a line of the list: what is to be done, and the suggestions for it, the best first."""
+    """Describes a line of the list: what is to be done, and the suggestions for it, the best first.
+
+    Attributes:
+        label: of the list.
+        suggestions: for where nothing was measured, and for models that what measured best doesn't fit.
+        kinds: of measured pairs, whose best methods come first.
+        takes_mask: whether methods that need a drawn mask are suggested too.
+    """
 
     label: str
     suggestions: Sequence[Suggestion]
+    kinds: tuple[str, ...] = ()
+    takes_mask: bool = False
 
     def suggest(self, traits: Traits | None) -> Suggestion:
         """Choose the best suggestion that fits the model; where none does, the first, whose refusal says why."""
-        return next((one for one in self.suggestions if one.fits(traits)), self.suggestions[0])
+        # The measured model is no flow model.
+        choices = [*(() if traits is not None and traits.flow else self._rank()), *self.suggestions]
+        return next((one for one in choices if one.fits(traits)), choices[0])
+
+    def _rank(self) -> Iterator[Suggestion]:
+        """What was measured, the best first: of equals what needs no more words, then what keeps most of the rest."""
+        measured = [{(line.edit, line.inversion): line for line in read_lines(kind)} for kind in self.kinds]
+        if not measured:
+            return
+        both = [[lines[key] for lines in measured] for key in measured[0] if all(key in lines for lines in measured)]
+        usable = [lines for lines in both if self.takes_mask or not EDITS[lines[0].edit].build().masked]
+        for lines in sorted(usable, key=_rate, reverse=True):
+            if sum(line.right for line in lines):
+                yield _describe(lines)
+
+
+def _rate(lines: Sequence[Line]) -> tuple[float, bool, float]:
+    share = sum(line.share for line in lines) / len(lines)
+    background = [line.background for line in lines if line.background is not None]
+    return share, lines[0].edit != "ledits", min(background, default=0.0)
+
+
+def _describe(lines: Sequence[Line]) -> Suggestion:
+    first = lines[0]
+    edit = EDITS[first.edit]
+    right, tried = sum(line.right for line in lines), sum(line.tried for line in lines)
+    inverted = f" on {INVERSIONS[first.inversion].label}" if edit.build().inverts else ""
+    reason = f"{edit.label}{inverted}: right in {right} of {tried} measured pairs."
+    return Suggestion(
+        {"key": first.edit}, {"key": first.inversion}, " ".join([reason, _NOTES.get(first.edit, "")]).strip()
+    )
 
 
 def _suggest(reason: str, edit: str, inversion: str = "direct", **settings: Any) -> Suggestion:
@@ -53,81 +104,32 @@ def _suggest(reason: str, edit: str, inversion: str = "direct", **settings: Any)
 _FLOW = _suggest(
     "FlowEdit moves the picture by the difference of two velocities; it was made for models like this.", "flow_edit"
 )
+_MOVE = _suggest(f"It copies the object's pixels and draws the place that it leaves. {_NOTES['move']}", "move")
+_STYLE = _suggest(
+    "STRDP gives every feature the mean and spread that it has in the reference: give a picture of that style. The "
+    "shipped models know few styles.",
+    "style_tracking",
+)
 
 GOALS = (
-    Goal(
-        "Replace an object",
-        (
-            _suggest(
-                "Refine on the DDPM inversion: right in 10 of 10 measured pairs, and the most of the rest kept.",
-                "refine",
-                "ddpm",
-            ),
-            _FLOW,
-        ),
-    ),
-    Goal(
-        "Change the background",
-        (
-            _suggest(
-                "Refine on the DDPM inversion: right in 10 of 10 measured pairs, the object stays as it is.",
-                "refine",
-                "ddpm",
-            ),
-            _FLOW,
-        ),
-    ),
-    Goal(
-        "Add an object",
-        (
-            _suggest(
-                "Plain re-prompting on the DDPM inversion: right in 8 of 10 measured pairs, as often as any.",
-                "reprompt",
-                "ddpm",
-            ),
-            _FLOW,
-        ),
-    ),
-    Goal(
-        "Remove an object",
-        (
-            _suggest(
-                "InfEdit: right in 10 of 10 measured pairs. What stays may move or grow; draw a mask to hold the rest.",
-                "infedit",
-            ),
-        ),
-    ),
-    Goal(
-        "Let two things change places",
-        (
-            _suggest(
-                "Replace on Direct Inversion: right in 10 of 10 measured pairs. Both prompts need as many words, in "
-                "the new order.",
-                "replace",
-            ),
-            _FLOW,
-        ),
-    ),
-    Goal(
-        "Move or resize an object",
-        (
-            _suggest(
-                "Move or resize: right in 20 of 20 moves and 19 of 20 resizes. Draw over the whole object, and say how "
-                "far it goes or which size it gets.",
-                "move",
-            ),
-        ),
-    ),
-    Goal(
-        "Change the style",
-        (
-            _suggest(
-                "STRDP gives every feature the mean and spread that it has in a picture of that style: give one.",
-                "style_tracking",
-            ),
-            _FLOW,
-        ),
-    ),
+    Goal("Replace an object", (_FLOW,), ("replace",)),
+    Goal("Change the background", (_FLOW,), ("background",)),
+    Goal("Add an object", (_FLOW,), ("add",)),
+    Goal("Remove an object", (_FLOW,), ("remove",)),
+    Goal("Let two things change places", (_FLOW,), ("swap",)),
+    Goal("Move or resize an object", (_MOVE,), ("move", "resize"), takes_mask=True),
+    Goal("Change the style", (_STYLE, _FLOW), ("style",)),
     Goal("Redraw a part", (_suggest("Draw over the part: only what is under the mask is drawn anew.", "inpaint"),)),
+    Goal(
+        "Enlarge, sharpen or fill in",
+        (
+            _suggest(
+                "ReSample fits a picture of the model to what is left of yours. Say what happened to it.", "resample"
+            ),
+            _suggest(
+                "FlowChef steers each step to what is left of yours. Say what happened to it.", "flow_chef_restore"
+            ),
+        ),
+    ),
     Goal("Extend the picture", (_suggest("Say how many pixels each side gets; what is there stays.", "outpaint"),)),
 )
