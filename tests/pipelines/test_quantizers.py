@@ -30,8 +30,12 @@ CPU = Machine("cpu")
 SIMULATED = tuple(method.key for method in QUANTIZERS.group("simulated"))
 OWN = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "layerwise", *SIMULATED)
 CALIBRATED = ("calibrated", *SIMULATED)
-QUICK = {key: {"iterations": 3} for key in ("q_diffusion",)}
-"""Settings under which learned rounding takes no time."""
+QUICK = {
+    **{key: {"iterations": 3} for key in ("q_diffusion", "tfmq", "fp4dit", "eda_dm", "quest")},
+    "lrq_dit": {"search": False},
+    "ptq4dm": {"calls": 4},
+}
+"""Settings under which what is learned or searched takes no time."""
 
 LINEAR_ONLY = ("dynamic", "torchao_int8", "gguf_q8_0", "gguf_q4_0", "bnb_int8", "bnb_nf4")
 pytestmark = [

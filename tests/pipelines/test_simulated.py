@@ -28,11 +28,9 @@ from pipelines.quantizers.simulated.rounding import Annealing, round_adaptively
 from pipelines.quantizers.simulated.splits import list_splits
 from pipelines.quantizers.simulated.statistics import LayerInputs
 from tests.pipelines.network_state import assert_unchanged, state_of
-from tests.pipelines.tiny_models import tiny_sd, tiny_sd3
+from tests.pipelines.simulated_networks import call_network, model, normal
 
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+__all__ = ["model"]
 
 
 @pytest.mark.parametrize("name", [name for name in WEIGHT_FORMATS if name != "full"])
@@ -195,32 +193,6 @@ def test_attention_step_by_step_is_pytorchs_and_log2_keeps_powers_of_two():
     assert rounded[0].tolist() == [0.5, 0.25, 0.125, 0.125]
     assert set(rounded.flatten().tolist()) <= {0.5, 0.25, 0.125, 0.0625}
     assert torch.equal(round_scores(torch.tensor([[0.25, 0.75]]), ScoreSpec("even", 2)), torch.tensor([[1 / 3, 2 / 3]]))
-
-
-def calibrated(family) -> tuple[torch.nn.Module, Calibration]:
-    network = family.network
-    with recorded_calls(network) as calls, torch.no_grad():
-        for time in (900.0, 500.0, 100.0):
-            call_network(network, time)
-    return network, Calibration(tuple(calls))
-
-
-def call_network(network: torch.nn.Module, time: float) -> torch.Tensor:
-    config = network.config
-    latents = normal(2, config.in_channels, 8, 8, seed=int(time))
-    text = normal(2, 6, getattr(config, "cross_attention_dim", None) or config.joint_attention_dim)
-    pooled = {"pooled_projections": normal(2, config.pooled_projection_dim)} if "joint_attention_dim" in config else {}
-    return network(latents, timestep=torch.tensor([time] * 2), encoder_hidden_states=text, return_dict=False, **pooled)[
-        0
-    ]
-
-
-@pytest.fixture(scope="module", params=["unet", "transformer"])
-def model(request):
-    from pipelines.families import family_of
-
-    family = family_of((tiny_sd() if request.param == "unet" else tiny_sd3()).components)
-    return calibrated(family)
 
 
 def test_neutral_settings_change_nothing_bit_for_bit(model):

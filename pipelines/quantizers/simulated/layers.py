@@ -44,6 +44,7 @@ class LayerSpec:
         split: channels of the first half of a concatenated input, whose halves have ranges of their own; 0 for none.
         keep_first: the first token goes through the full-precision weights, unrounded.
         rounding: "nearest", "feedback" (GPTQ) or "adaround".
+        tabled: the layer's outputs are taken as computed beforehand for so many steps, and so are exact; 0 for not.
     """
 
     weights: str = "full"
@@ -57,6 +58,7 @@ class LayerSpec:
     split: int = 0
     keep_first: bool = False
     rounding: str = "nearest"
+    tabled: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""

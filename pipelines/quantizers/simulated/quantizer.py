@@ -39,6 +39,7 @@ class Plan:
         annealing: of adaptive rounding, by layer and by block.
         blocks: reconstruct blocks of layers, one after another.
         only: with `blocks`, the layers whose rounding is learned; None for all.
+        layer_weight: with `blocks`, of the layers' own errors beside the block's.
     """
 
     specs: Mapping[str, LayerSpec]
@@ -46,6 +47,7 @@ class Plan:
     annealing: Annealing = ANNEALING
     blocks: bool = False
     only: frozenset[str] | None = None
+    layer_weight: float = 0.0
 
 
 class SimulatedQuantizer(CalibratedQuantizer):
@@ -99,7 +101,17 @@ class SimulatedQuantizer(CalibratedQuantizer):
         attach_scores(copied, self.scores)
         calibrate_ranges(copied, built, plan.calibration, cancelled, progress)
         if plan.blocks:
-            reconstruct(network, copied, built, plan.calibration, plan.annealing, plan.only, cancelled, progress)
+            reconstruct(
+                network,
+                copied,
+                built,
+                plan.calibration,
+                plan.annealing,
+                plan.only,
+                plan.layer_weight,
+                cancelled,
+                progress,
+            )
         return built
 
     def finish(self, network: torch.nn.Module) -> None:

@@ -26,11 +26,12 @@ MOST_CALLS = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _BlockCall:
-    """What a block was given in one call of the quantized network, and what it gave in that of the other."""
+    """What a block was given in one call of the quantized network, and what it and its layers gave in the other's."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     outputs: tuple[torch.Tensor, ...]
+    inner: Mapping[str, torch.Tensor]
 
 
 def find_blocks(network: torch.nn.Module, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -66,6 +67,7 @@ def reconstruct(
     calibration: Calibration,
     annealing: Annealing,
     only: frozenset[str] | None,
+    layer_weight: float,
     cancelled: Callable[[], bool],
     progress: Progress,
 ) -> None:
@@ -78,6 +80,7 @@ def reconstruct(
         calibration: the calls; at most 16 of them are used.
         annealing: of the optimization.
         only: layers whose rounding is learned; None for all.
+        layer_weight: of the squared error of each of the block's layers, beside that of its outputs.
         cancelled: polled before each iteration.
         progress: told of each block.
 
@@ -93,11 +96,14 @@ def reconstruct(
     blocks = _in_order_of_use(network, find_blocks(network, names), calibration)
     for index, (block, members) in enumerate(blocks):
         progress("Reconstructing block", index, len(blocks))
-        calls = _record_block(network, quantized, block, calibration.thin(MOST_CALLS), cancelled)
+        inside = {name.removeprefix(block).removeprefix("."): name for name in members}
+        watched = inside if layer_weight and len(members) > 1 else {}
+        calls = _record_block(network, quantized, block, watched, calibration.thin(MOST_CALLS), cancelled)
         if calls:
-            chosen = {name.removeprefix(block).removeprefix("."): layers[name] for name in members}
-            originals = {name.removeprefix(block).removeprefix("."): network.get_submodule(name) for name in members}
-            _reconstruct_block(quantized.get_submodule(block), chosen, originals, calls, annealing, cancelled)
+            chosen = {short: layers[name] for short, name in inside.items()}
+            originals = {short: network.get_submodule(name) for short, name in inside.items()}
+            block_error = _BlockError(quantized.get_submodule(block), tuple(watched), layer_weight)
+            _reconstruct_block(block_error, chosen, originals, calls, annealing, cancelled)
 
 
 @torch.no_grad()
@@ -123,12 +129,20 @@ def _record_block(
     network: torch.nn.Module,
     quantized: torch.nn.Module,
     block: str,
+    watched: Mapping[str, str],
     calibration: Calibration,
     cancelled: Callable[[], bool],
 ) -> list[_BlockCall]:
     given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     wanted: list[tuple[torch.Tensor, ...]] = []
+    inner: list[dict[str, torch.Tensor]] = []
     listeners = [
+        network.get_submodule(name).register_forward_hook(
+            lambda module, args, output, short=short: inner[-1].__setitem__(short, output)
+        )
+        for short, name in watched.items()
+    ]
+    listeners += [
         quantized.get_submodule(block).register_forward_pre_hook(
             lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True
         ),
@@ -140,12 +154,13 @@ def _record_block(
         for call in calibration.calls:
             if cancelled():
                 raise Cancelled
+            inner.append({})
             call.run(network)
             call.run(quantized)
     finally:
         for listener in listeners:
             listener.remove()
-    return [_BlockCall(args, kwargs, outputs) for (args, kwargs), outputs in zip(given, wanted, strict=True)]
+    return [_BlockCall(*one, outputs, found) for one, outputs, found in zip(given, wanted, inner, strict=True)]
 
 
 def _list_tensors(output: Any) -> Iterator[torch.Tensor]:
@@ -154,6 +169,39 @@ def _list_tensors(output: Any) -> Iterator[torch.Tensor]:
     elif isinstance(output, (tuple, list)):
         for one in output:
             yield from _list_tensors(one)
+
+
+class _BlockError:
+    """Computes the squared error of a block of the quantized network, and of its layers if asked."""
+
+    def __init__(self, block: torch.nn.Module, watched: tuple[str, ...], layer_weight: float):
+        self._block, self._watched, self._layer_weight = block, watched, layer_weight
+
+    def of_call(self, call: _BlockCall, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Run the block with these weights in place of its own."""
+        found: dict[str, torch.Tensor] = {}
+        listeners = [
+            self._block.get_submodule(name).register_forward_hook(
+                lambda module, args, output, name=name: found.__setitem__(name, output)
+            )
+            for name in self._watched
+        ]
+        try:
+            outputs = functional_call(self._block, dict(weights), call.args, dict(call.kwargs))
+        finally:
+            for listener in listeners:
+                listener.remove()
+        pairs = zip(_list_tensors(outputs), call.outputs, strict=True)
+        errors = [(output - wanted).float().square().sum() for output, wanted in pairs]
+        errors += [
+            self._layer_weight * (output - call.inner[name]).float().square().sum() for name, output in found.items()
+        ]
+        return torch.stack(errors).sum()
+
+    @torch.no_grad()
+    def measure(self, calls: Sequence[_BlockCall]) -> float:
+        """Sum the error over all calls, with the block's own weights."""
+        return sum(float(self.of_call(call, {})) for call in calls)
 
 
 def _neighbors_of(layer: SimulatedLayer, original: torch.nn.Module) -> tuple[torch.Tensor, Neighbors | None]:
@@ -166,7 +214,7 @@ def _neighbors_of(layer: SimulatedLayer, original: torch.nn.Module) -> tuple[tor
 
 
 def _reconstruct_block(
-    block: torch.nn.Module,
+    error: _BlockError,
     layers: Mapping[str, SimulatedLayer],
     originals: Mapping[str, torch.nn.Module],
     calls: Sequence[_BlockCall],
@@ -181,7 +229,7 @@ def _reconstruct_block(
     if not rows:
         return
     before = {name: layers[name].weight.detach().clone() for name in rows}
-    base = _block_error(block, calls)
+    base = error.measure(calls)
     if base == 0:
         return
     generator = torch.Generator().manual_seed(0)
@@ -200,7 +248,7 @@ def _reconstruct_block(
                 near = neighbors[name]
                 value = near.down + (near.up - near.down) * choice
                 soft[f"{name}.weight" if name else "weight"] = value.reshape(before[name].shape).to(before[name].dtype)
-            loss = _call_error(block, call, soft) * (len(calls) / base)
+            loss = error.of_call(call, soft) * (len(calls) / base)
             exponent = annealing.exponent(iteration)
             if exponent is not None:
                 loss = loss + annealing.weight * sum(undecided(one, exponent) for one in choices.values()) / count
@@ -212,7 +260,7 @@ def _reconstruct_block(
         for name, one in logits.items()
     }
     _put(layers, chosen)
-    if _block_error(block, calls) >= base:
+    if error.measure(calls) >= base:
         _put(layers, before)
 
 
@@ -226,14 +274,3 @@ def _start(rows: torch.Tensor, neighbors: Neighbors, present: torch.Tensor) -> t
 def _put(layers: Mapping[str, SimulatedLayer], weights: Mapping[str, torch.Tensor]) -> None:
     for name, weight in weights.items():
         layers[name].weight.data = weight
-
-
-def _call_error(block: torch.nn.Module, call: _BlockCall, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    outputs = functional_call(block, dict(weights), call.args, dict(call.kwargs))
-    pairs = zip(_list_tensors(outputs), call.outputs, strict=True)
-    return torch.stack([(output - wanted).float().square().sum() for output, wanted in pairs]).sum()
-
-
-@torch.no_grad()
-def _block_error(block: torch.nn.Module, calls: Sequence[_BlockCall]) -> float:
-    return sum(float(_call_error(block, call, {})) for call in calls)

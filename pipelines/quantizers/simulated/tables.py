@@ -17,6 +17,9 @@ LOW_QUANTILES = (0.0, 0.02, 0.05, 0.1, 0.2)
 HIGH_QUANTILES = (1.0, 0.999, 0.99, 0.98, 0.95)
 """Ends of the logarithms' range: 25 pairs."""
 
+MOST_JUDGED = 64
+"""Weights of a group, about, by whose error the ends are chosen."""
+
 REFITS = 3
 
 
@@ -103,14 +106,16 @@ def fit_twin_log_levels(
     largest = groups.abs().amax(2, keepdim=True).clamp_min(torch.finfo(groups.dtype).tiny)
     pairs = [(low, high) for low in LOW_QUANTILES for high in HIGH_QUANTILES] if search else [(0.0, 1.0)]
     sides = [_sorted_side(groups, sign) for sign in (-1.0, 1.0)]
+    step = max(1, groups.shape[-1] // MOST_JUDGED)
+    judged, weight = groups[..., ::step], None if importance is None else importance[..., ::step]
     best, best_error = None, None
     for part in OFFSETS if search else OFFSETS[3:4]:
         offset = largest * part
         for low, high in pairs:
             negative, positive = (_list_side(side, offset, low, high, bits) for side in sides)
             levels = torch.cat([-negative.flip(-1), positive], -1)
-            error = (neighbors_in_table(levels, groups).nearest(groups) - groups).square()
-            error = (error if importance is None else error * importance).sum(2, keepdim=True)
+            error = (neighbors_in_table(levels, judged).nearest(judged) - judged).square()
+            error = (error if weight is None else error * weight).sum(2, keepdim=True)
             if best is None or best_error is None:
                 best, best_error = levels, error
                 continue

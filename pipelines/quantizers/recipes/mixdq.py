@@ -1,0 +1,86 @@
+"""MixDQ: the first text token stays exact, and an integer programme spends the bits where they show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+
+from pipelines.core.registry import setting
+from pipelines.quantizers.calibrated import Progress
+from pipelines.quantizers.calibration import Calibration
+from pipelines.quantizers.contract import WeightedLayer
+from pipelines.quantizers.recipes.free import text_layers
+from pipelines.quantizers.simulated.activations import ActivationSpec
+from pipelines.quantizers.simulated.integer_programme import choose_options
+from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise
+
+__all__ = ["MixDq", "MixDqSettings"]
+
+WEIGHT_BITS, INPUT_BITS = (2, 4, 8), (4, 8)
+PROBES = 16
+"""Calls whose backward pass weighs the layers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixDqSettings:
+    weight_bits: float = setting(
+        4.0, "Bits of a weight on average: layers have 2, 4 or 8.", low=2.0, high=8.0, step=0.1
+    )
+    activation_bits: float = setting(
+        8.0, "Bits of a layer's inputs on average; layers have 4 or 8.", low=4.0, high=8.0, step=0.1
+    )
+    first_token: bool = setting(True, "The first text token's keys and values stay in full precision.")
+    feedback: bool = setting(False, "Round with error feedback (GPTQ), which MixDQ does not.")
+
+
+class MixDq(SimulatedQuantizer):
+    """Gives each layer 2, 4 or 8 bits for its weights and 4 or 8 for its inputs, as an integer programme chooses.
+
+    Source: Zhao et al., MixDQ, arXiv:2405.17873, sections 4.1 to 4.3.
+    Differs: one sensitivity for all layers, the squared error of the output to first order, in place of SSIM of the
+    picture for the layers of content and SQNR for the rest; inputs are rounded by token, measured live.
+    """
+
+    def __init__(self, settings: MixDqSettings = MixDqSettings()):
+        self.settings = settings
+
+    def plan(
+        self,
+        network: torch.nn.Module,
+        layers: Mapping[str, WeightedLayer],
+        calibration: Calibration,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+    ) -> Plan:
+        chosen, probes = self.settings, calibration.thin(PROBES)
+        rounding = "feedback" if chosen.feedback else "nearest"
+        weights = [LayerSpec(weights=f"int{bits}", search=True, rounding=rounding) for bits in WEIGHT_BITS]
+        inputs = [ActivationSpec(f"int{bits}", "token") for bits in INPUT_BITS]
+        progress("Weighing the layers' weights", 0, 1)
+        weight_noise = measure_weight_noise(network, layers, weights, probes, cancelled)
+        progress("Weighing the layers' inputs", 0, 1)
+        input_noise = measure_input_noise(network, list(layers), inputs, probes, cancelled=cancelled)
+        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+        of_weights = _choose(weight_noise, sizes, WEIGHT_BITS, chosen.weight_bits)
+        of_inputs = _choose(input_noise, dict.fromkeys(layers, 1), INPUT_BITS, chosen.activation_bits)
+        texts = text_layers(layers) if chosen.first_token else frozenset()
+        specs = {
+            name: dataclasses.replace(
+                weights[of_weights[name]], activations=inputs[of_inputs[name]], keep_first=name in texts
+            )
+            for name in layers
+        }
+        return Plan(specs, calibration)
+
+
+def _choose(
+    noise: Mapping[str, list[float]], sizes: Mapping[str, int], bits: tuple[int, ...], average: float
+) -> dict[str, int]:
+    """The option of each layer, the average of its bits weighted with its size."""
+    costs = [[size * one for one in bits] for size in sizes.values()]
+    options = choose_options([noise[name] for name in sizes], costs, int(average * sum(sizes.values())))
+    return dict(zip(sizes, options, strict=True))
