@@ -66,7 +66,7 @@ class FpSearch(SimulatedQuantizer):
         progress: Progress,
     ) -> Plan:
         chosen = self.settings
-        specs = {}
+        specs: dict[str, LayerSpec] = {}
         for names in split_by_memory(layers):
             progress("Choosing formats of layers", len(specs), len(layers))
             inputs = collect_inputs(network, names, calibration.thin(16), cancelled)
