@@ -50,3 +50,12 @@ def test_a_family_larger_than_the_cells_becomes_the_columns_of_a_grid(setup, mon
     assert setup.axes.values(build_family_axis("DPM-Solver++")) == {
         "x": {"field": "sampler", "values": "all DPM-Solver++"}
     }
+
+
+def test_models_on_an_axis_draw_at_their_own_sizes_unless_one_is_chosen(setup):
+    (field, values), width = setup.axes.parts["x"], setup.form.fields["width"]
+    data = {component: component.value for component in setup.inputs}
+    data |= {setup.mode: GRID, field: "model", values: "emoji, emoji-128"}
+    assert not {"width", "height"} & setup.values(setup.draft(data))["base"].keys()
+    assert setup.values(setup.draft(data | {width: 96}))["base"]["width"] == 96
+    assert setup.values(setup.draft(data | {field: "seed", values: "1-2"}))["base"]["width"] == 64

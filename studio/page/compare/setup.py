@@ -20,6 +20,7 @@ from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING
 from studio.ui.example_chips import RESULTS, build_chip
 from studio.ui.form import FIXED, RequestForm
+from studio.ui.form_sections import SIDES
 from studio.ui.outputs import in_order
 from studio.ui.tab_settings import Flag, OneOf, Setting, Whole
 
@@ -206,7 +207,16 @@ class ComparisonSetup:
         else:
             differences = {"cells": self.cells.list_changes(draft["rows"], draft["equal"] == NFE)}
         setup_values = {name: draft[name] for name in ("equal", "reference", "reference_steps")}
-        return {"base": {**self.form.request(draft["form"]), "batch_size": 1}, **differences, **setup_values}
+        base = self.form.request(draft["form"])
+        if any(axis.get("field") == "model" for axis in differences.values() if isinstance(axis, Mapping)):
+            base = self._leave_own_size(base)
+        return {"base": {**base, "batch_size": 1}, **differences, **setup_values}
+
+    def _leave_own_size(self, base: Mapping[str, Any]) -> dict[str, Any]:
+        """Without the size where it is the chosen model's own: then each model draws at its own."""
+        defaults = self.studio.catalog[base["model"]].defaults if base["model"] in self.studio.catalog else {}
+        is_own = all(base[side] == defaults.get(side) for side in SIDES)
+        return {name: value for name, value in base.items() if not is_own or name not in SIDES}
 
     def updates(self, draft: Any) -> Data:
         """Map each component to the update that shows a remembered draft; nothing for one that cannot be read."""
