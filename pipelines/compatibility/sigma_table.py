@@ -15,6 +15,9 @@ __all__ = ["SigmaTable", "alphas_cumprod_of"]
 _SAME = 1e-4
 """How far recomputed alphas_cumprod may lie from the model's own, which many libraries compute in float32."""
 
+_TERMINAL = 4.8973451890853435e-08
+"""Stands in ComfyUI and A1111 for an alphas_cumprod of zero: a largest sigma of 4518.8, where diffusers has 4096."""
+
 
 class SigmaTable:
     """A sigma table is a diffusion model's schedule with the rounding of another program.
@@ -75,7 +78,8 @@ class SigmaTable:
 def alphas_cumprod_of(noise_schedule: DiscreteSchedule, config: Mapping[str, object]) -> torch.Tensor:
     """Compute alphas_cumprod, (T,), float64, as CompVis' code does, where the model's betas are of a kind known there.
 
-    Diffusers computes them in float32, off by up to 1e-5 of sigma, which a Brownian path notices.
+    Diffusers computes them in float32, off by up to 1e-5 of sigma, which a Brownian path notices. A model whose last
+    level has no signal (`rescale_betas_zero_snr`) gets the peers' value there instead of diffusers' 2^-24.
 
     Args:
         noise_schedule: of the model.
@@ -84,7 +88,8 @@ def alphas_cumprod_of(noise_schedule: DiscreteSchedule, config: Mapping[str, obj
     Returns:
         The recomputed values where they agree with the model's to 1e-4, else the model's own.
 
-    Source: CompVis, latent-diffusion, `make_beta_schedule` ("linear", which diffusers calls scaled_linear).
+    Source: CompVis, latent-diffusion, `make_beta_schedule` ("linear", which diffusers calls scaled_linear); Lin et al.,
+    arXiv:2305.08891, algorithm 1, with the last value of ComfyUI 0.3.64 (`rescale_zero_terminal_snr_sigmas`).
     """
     given = torch.from_numpy(noise_schedule.alphas_cumprod)
     first, last, kind = (config.get(name) for name in ("beta_start", "beta_end", "beta_schedule"))
@@ -93,4 +98,14 @@ def alphas_cumprod_of(noise_schedule: DiscreteSchedule, config: Mapping[str, obj
     power = 0.5 if kind == "scaled_linear" else 1.0
     betas = torch.linspace(first**power, last**power, len(given), dtype=torch.float64) ** (1 / power)
     computed = torch.cumprod(1 - betas, dim=0)
-    return computed if bool(((computed - given).abs() <= _SAME * given).all()) else given
+    if not config.get("rescale_betas_zero_snr"):
+        return computed if bool(((computed - given).abs() <= _SAME * given).all()) else given
+    computed = _without_terminal_signal(computed)
+    return computed if bool(((computed - given).abs() <= _SAME * given)[:-1].all()) else given
+
+
+def _without_terminal_signal(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    roots = alphas_cumprod.sqrt()
+    rescaled: torch.Tensor = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+    rescaled[-1] = _TERMINAL
+    return rescaled

@@ -102,6 +102,8 @@ def _reasons(collector: Collector, key: str, settings: Mapping[str, object]) -> 
         reasons_to_differ.append(
             "the picture does not say whether its steps' noise came from a GPU, as is assumed, or from the CPU"
         )
+    if key == "comfyui" and sampler == "unipc" and values.get("num_inference_steps") == 1:
+        reasons_to_differ.append("its uni_pc, asked for one step, takes none and returns the noise")
     if collector.loras:
         reasons_to_differ.append("LoRAs were not compared")
     texts = [str(values.get(name, "")) for name in ("prompt", "negative_prompt")]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchsde
+from diffusers import DDIMScheduler
 
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.compatibility.brownian import BrownianPath
@@ -23,6 +24,7 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import DiscreteSchedule
 from pipelines.core.types import Choice, Request
+from pipelines.families.noise_schedules import discrete_schedule
 from pipelines.guidance.cfg import Unguided
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
@@ -32,6 +34,7 @@ PLACES = RECORDED["places"]
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 SCHEDULE = DiscreteSchedule(torch.cumprod(1 - BETAS, dim=0))
+ZERO_SNR = DDIMScheduler(**CONFIG, rescale_betas_zero_snr=True)
 
 COMFYUI_SAMPLERS = {
     "euler": Choice("euler"),
@@ -91,9 +94,11 @@ ROUNDING = 3e-4
 class Network:
     """Stands for a model: eps = 0.6 x + 0.4 tanh(x, moved by a pixel, + cos(t / 150))."""
 
-    prediction_type = "epsilon"
     max_rows = 0
     rows_together = 1
+
+    def __init__(self, prediction_type="epsilon"):
+        self.prediction_type = prediction_type
 
     def predict_raw(self, latents, timesteps, conditioning):
         return 0.6 * latents + 0.4 * torch.tanh(
@@ -101,15 +106,15 @@ class Network:
         )
 
 
-def ran(request: Request) -> torch.Tensor:
+def ran(request: Request, schedule=SCHEDULE, config=CONFIG, network=Network()) -> torch.Tensor:
     """The final latents of a request on the small network."""
     program = COMPATIBILITIES.build(request.made_like)
-    noise_schedule = program.noise_schedule(SCHEDULE, CONFIG)
+    noise_schedule = program.noise_schedule(schedule, config)
     levels = program.levels(request, SCHEDULES.build(request.schedule), noise_schedule)
     initial, source = program.noise(request, (4, 8, 8), levels)
     sampler = program.sampler(request, SAMPLERS.build(request.sampler), noise_schedule)
     latents = initial * program.initial_scale(levels, noise_schedule)
-    denoiser = Denoiser(Network(), Unguided(), {"positive": Conditioning()})
+    denoiser = Denoiser(network, Unguided(), {"positive": Conditioning()})
     *_, last = denoise(Run(denoiser, sampler, levels, latents, source, noise_schedule))
     return last.latents
 
@@ -122,17 +127,28 @@ def require_recorded(latents: torch.Tensor, recorded: list[float], rel: float = 
     assert flat.norm().item() == pytest.approx(norm, rel=rel)
 
 
-@pytest.mark.parametrize("name", RECORDED["comfyui"])
-def test_a_picture_of_comfyuis_comes_out_the_same(name):
+def like_comfyui(name: str) -> Request:
+    """The request of a recorded run: a sampler, a scheduler and a number of steps, as ComfyUI names them."""
     sampler, schedule, steps = name.split()
-    request = Request(
+    return Request(
         sampler=COMFYUI_SAMPLERS[sampler],
         schedule=COMFYUI_SCHEDULES[schedule],
         num_inference_steps=int(steps),
         seed=7 + 2**33,
         made_like=Choice("comfyui", {"batch_index": 1, "batch_total": 3, "step_noise": CPU}),
     )
-    require_recorded(ran(request), RECORDED["comfyui"][name])
+
+
+@pytest.mark.parametrize("name", RECORDED["comfyui"])
+def test_a_picture_of_comfyuis_comes_out_the_same(name):
+    require_recorded(ran(like_comfyui(name)), RECORDED["comfyui"][name])
+
+
+@pytest.mark.parametrize("name", RECORDED["comfyui_zero_terminal_snr"])
+def test_a_picture_of_comfyuis_from_a_model_of_zero_terminal_snr_comes_out_the_same(name):
+    """Its largest sigma is 4518.8, so that float32 leaves a thousandth of some runs to rounding."""
+    latents = ran(like_comfyui(name), discrete_schedule(ZERO_SNR), ZERO_SNR.config, Network("v_prediction"))
+    require_recorded(latents, RECORDED["comfyui_zero_terminal_snr"][name], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", RECORDED["a1111_cpu"])

@@ -97,3 +97,10 @@ def test_the_ways_of_custom_samplers_are_followed():
         n33=node("BasicScheduler", model=["4", 0], scheduler="karras", steps=20, denoise=1.0),
     )
     assert read(data).equality.startswith("Same as ComfyUI")
+
+
+@pytest.mark.parametrize(("steps", "same"), [(1, False), (2, True)])
+def test_one_step_of_uni_pc_is_none_there(steps, same):
+    """ComfyUI 0.3.64 returned the noise, divided by alpha at its end, for schedulers simple, beta and ddim_uniform."""
+    equality = read(graph(n3=sampler(sampler_name="uni_pc", steps=steps))).equality
+    assert equality.startswith("Same as ComfyUI") == same and ("takes none" in equality) != same
