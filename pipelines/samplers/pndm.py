@@ -40,13 +40,18 @@ def combined_noise(history: Sequence[PastNoise], next_level: Level) -> torch.Ten
     """Compute the mean over the step of the polynomial in the network's time through the last estimates.
 
     At equal distances the weights are Adams-Bashforth's (3, -1) / 2, (23, -16, 5) / 12, (55, -59, 37, -9) / 24.
+    Of estimates at one time, as ComfyUI's whole times give close levels, the newest counts.
     """
     newest = history[0]
     width = next_level.timestep - newest.level.timestep
-    if len(history) == 1 or width == 0:
+    by_time: dict[float, PastNoise] = {}
+    for past in history:
+        by_time.setdefault(past.level.timestep, past)
+    apart = list(by_time.values())
+    if len(apart) == 1 or width == 0:
         return newest.noise
-    weights = integral_weights([past.level.timestep - newest.level.timestep for past in history], width)
-    terms = (weight / width * past.noise for weight, past in zip(weights, history, strict=True))
+    weights = integral_weights([past.level.timestep - newest.level.timestep for past in apart], width)
+    terms = (weight / width * past.noise for weight, past in zip(weights, apart, strict=True))
     return sum(terms, torch.zeros_like(newest.noise))
 
 

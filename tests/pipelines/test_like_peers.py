@@ -106,7 +106,7 @@ class Network:
         )
 
 
-def ran(request: Request, schedule=SCHEDULE, config=CONFIG, network=Network()) -> torch.Tensor:
+def ran(request: Request, schedule=SCHEDULE, config=CONFIG, prediction_type="epsilon") -> torch.Tensor:
     """The final latents of a request on the small network."""
     program = COMPATIBILITIES.build(request.made_like)
     noise_schedule = program.noise_schedule(schedule, config)
@@ -114,7 +114,7 @@ def ran(request: Request, schedule=SCHEDULE, config=CONFIG, network=Network()) -
     initial, source = program.noise(request, (4, 8, 8), levels)
     sampler = program.sampler(request, SAMPLERS.build(request.sampler), noise_schedule)
     latents = initial * program.initial_scale(levels, noise_schedule)
-    denoiser = Denoiser(network, Unguided(), {"positive": Conditioning()})
+    denoiser = Denoiser(Network(prediction_type), Unguided(), {"positive": Conditioning()})
     *_, last = denoise(Run(denoiser, sampler, levels, latents, source, noise_schedule))
     return last.latents
 
@@ -147,7 +147,7 @@ def test_a_picture_of_comfyuis_comes_out_the_same(name):
 @pytest.mark.parametrize("name", RECORDED["comfyui_zero_terminal_snr"])
 def test_a_picture_of_comfyuis_from_a_model_of_zero_terminal_snr_comes_out_the_same(name):
     """Its largest sigma is 4518.8, so that float32 leaves a thousandth of some runs to rounding."""
-    latents = ran(like_comfyui(name), discrete_schedule(ZERO_SNR), ZERO_SNR.config, Network("v_prediction"))
+    latents = ran(like_comfyui(name), discrete_schedule(ZERO_SNR), ZERO_SNR.config, "v_prediction")
     require_recorded(latents, RECORDED["comfyui_zero_terminal_snr"][name], rel=1e-3)
 
 
@@ -201,6 +201,17 @@ def test_comfyui_counts_its_schedulers_real_steps():
         program.noise_schedule(SCHEDULE, CONFIG),
     )
     assert [level.timestep for level in levels[:-1]] == list(range(991, 0, -33))
+
+
+@pytest.mark.parametrize("sampler", ["pndm", "ipndm", "deis", "lms"])
+def test_levels_that_share_a_whole_time_run(sampler):
+    """Of 40 levels of linear_quadratic several have one nearest time step, which a polynomial cannot tell apart."""
+    request = Request(sampler=Choice(sampler), schedule=COMFYUI_SCHEDULES["linear_quadratic"], num_inference_steps=40)
+    program = COMPATIBILITIES["comfyui"].build()
+    levels = program.levels(request, SCHEDULES.build(request.schedule), program.noise_schedule(SCHEDULE, CONFIG))
+    assert len({level.timestep for level in levels}) < len(levels)
+    latents = ran(request.replace(made_like=Choice("comfyui")))
+    assert latents.isfinite().all() and 1 < latents.norm() < 1000
 
 
 def test_comfyui_refuses_a_picture_beyond_its_batch():
