@@ -21,6 +21,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark studio", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="alternating pairs of each ratio")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument(
+        "--beside", type=Path, metavar="FOLDER", help="measure starts alone, in turn with this checkout's"
+    )
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -28,7 +31,10 @@ def main() -> int:
             [part for kind in ("models", "outputs", "temp") for part in (f"--{kind}-folder", str(folder / kind))]
         )
         prepare_environment(settings.temp)
-        figures = _measure_figures(folder, settings, flags.rounds)
+        if flags.beside:
+            figures = _measure_starts(folder, flags.beside.resolve(), flags.rounds)
+        else:
+            figures = _measure_figures(folder, settings, flags.rounds)
     from studio.benchmarks.backend import format_markdown
 
     print(format_markdown(figures))
@@ -37,6 +43,13 @@ def main() -> int:
             json.dumps([dataclasses.asdict(figure) for figure in figures], indent=1, ensure_ascii=False)
         )
     return int(any(figure.must is not None and figure.value > figure.must for figure in figures))
+
+
+def _measure_starts(folder: Path, other: Path, rounds: int) -> list:
+    from studio.benchmarks.page import launch_chromium, measure_beside
+
+    with launch_chromium() as browser:
+        return measure_beside(browser, folder, other, rounds)
 
 
 def _measure_figures(folder: Path, settings: LaunchSettings, rounds: int) -> list:

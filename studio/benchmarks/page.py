@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipelines.families.base import Family
     from studio.backend import Studio
 
-__all__ = ["launch_chromium", "measure_page", "measure_start"]
+__all__ = ["launch_chromium", "measure_beside", "measure_page", "measure_start"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FLAGS = (
@@ -49,6 +49,9 @@ _LOOKS = 10.0
 
 _OLD_FIRST_PREVIEW, _SHARE_OF_OLD = 7.8, 0.2
 """Seconds from a click to the first preview before models were loaded in the background, and the share that may be."""
+
+_SHARE_OF_OLD_START = 0.7
+"""Of the time from command to page of that build."""
 
 _UNTIL = """selector => new Promise(resolve => {
     const look = () => { if (document.querySelector(selector)) { seen.disconnect(); resolve(); } };
@@ -235,8 +238,48 @@ def measure_start(browser: Any, folder: Path) -> list[Figure]:
     ]
 
 
+def measure_beside(browser: Any, folder: Path, other: Path, rounds: int) -> list[Figure]:
+    """Measure starts of this checkout beside those of another one, in turn, as ratios.
+
+    Args:
+        browser: a Chromium.
+        folder: for their models, results and temporary files.
+        other: a checkout of another build.
+        rounds: pairs; one more warms up.
+    """
+    seen: dict[tuple[str, Path], list[float]] = {}
+
+    def start(root: Path) -> float:
+        own = folder / ("ours" if root == _ROOT else "theirs")  # an older build cannot read a newer one's index
+        with _run_app(own, root) as (url, began):
+            context = browser.new_context()
+            page = context.new_page()
+            page.set_default_timeout(120_000)
+            page.goto(url)
+            page.wait_for_selector("#t2i-run")
+            shown = time.perf_counter() - began
+            seen.setdefault(("click", root), []).append(_time_click(page, _LOOKS))
+            context.close()
+        return shown
+
+    ratio, ours, theirs = time_alternately(lambda: start(_ROOT), lambda: start(other), rounds)
+    clicks = [seen["click", root][1:] for root in (_ROOT, other)]
+    first = statistics.median(a / b for a, b in zip(*clicks, strict=True))
+    detail = f"{statistics.median(clicks[0]):.2f} s against {statistics.median(clicks[1]):.2f} s, after {_LOOKS:g} s"
+    return [
+        Figure(
+            "command to page ÷ that of the build beside",
+            ratio,
+            "×",
+            _SHARE_OF_OLD_START,
+            f"{ours:.1f} s against {theirs:.1f} s",
+        ),
+        Figure("fresh start, click to first preview ÷ the same", first, "×", _SHARE_OF_OLD, detail),
+    ]
+
+
 @contextlib.contextmanager
-def _run_app(folder: Path) -> Iterator[tuple[str, float]]:
+def _run_app(folder: Path, root: Path = _ROOT) -> Iterator[tuple[str, float]]:
     """`python app.py` on a free port: its address once it answers, and when the command was given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -245,7 +288,7 @@ def _run_app(folder: Path) -> Iterator[tuple[str, float]]:
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port), "--no-browser", *folders],
-        cwd=_ROOT,
+        cwd=root,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
