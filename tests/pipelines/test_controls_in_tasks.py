@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionControlNetImg2ImgPipeline
 from PIL import Image
-from test_controlnet import PICTURE, SIZE, sd
+from test_controlnet import PICTURE, SIZE, TOKENS, sd, sd3
 from test_image_prompt import adapter_state, image_encoder
 
 from pipelines.core.loop import denoise
@@ -70,6 +70,13 @@ def family(pipe):
 
 
 @pytest.fixture(scope="module")
+def flow_family():
+    family = family_of(sd3().components)
+    family.pictures, family.max_sequence_length = {"x": PICTURE}, TOKENS
+    return family
+
+
+@pytest.fixture(scope="module")
 def picture():
     return Picture(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8))
 
@@ -85,14 +92,15 @@ METHODS = [(edit, "direct") for edit in EDITS] + [("reprompt", one) for one in I
 
 
 @pytest.mark.parametrize(("edit", "inversion"), METHODS)
-def test_every_edit_is_steered_and_the_source_beside_it_is_not(family, picture, mask, edit, inversion):
+def test_every_edit_is_steered_and_the_source_beside_it_is_not(family, flow_family, picture, mask, edit, inversion):
+    steering = STEERED
     if EDITS[edit].fit(family.traits) or INVERSIONS[inversion].fit(family.traits):
-        return
+        family, steering = flow_family, {"control": LINES}
     before = state_of(family.network)
     settings = {"iterations": 1} if inversion in ("null_text", "dual") else {}
     request = request_of(picture, edit, mask, inversion={"key": inversion, **settings})
     (_, way, plain), (_, steered_way, steered) = (
-        edited(family, request.replace(base=request.base.replace(**changes))) for changes in ({}, STEERED)
+        edited(family, request.replace(base=request.base.replace(**changes))) for changes in ({}, steering)
     )
     if way is not None:
         assert torch.equal(way.steps[-1].latents, steered_way.steps[-1].latents)
