@@ -22,7 +22,7 @@ from pipelines.learning.request import LEARNERS, PictureSettings
 from pipelines.requests.limits import Limits, check_request
 from studio.cli import main as command_line
 from studio.cli.requests import read_request_values
-from studio.safety import flags as app_flags
+from studio.safety import flag_parser as app_flags
 from studio.server import spaces_check
 from studio.tasks import TASKS
 from tests.doc_pages import ROOT, blocks, command_names, commands
@@ -70,7 +70,7 @@ def check_help(command: list[str], words: list[str]) -> None:
 
 
 def check_app(words: list[str]) -> None:
-    parser = app_flags._build_parser()
+    parser = app_flags.build_parser()
     known = {flag for action in parser._actions for flag in action.option_strings}
     assert {word for word in words if word.startswith("-")} <= known
     _, unknown = parser.parse_known_args([word for word in words if word != "--help"])

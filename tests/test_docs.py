@@ -14,7 +14,7 @@ from pipelines.quantizers import QUANTIZERS
 from studio.api import ENDPOINTS
 from studio.cli.methods import build_method_tables
 from studio.page.tabs import TABS
-from studio.safety import flags as app_flags
+from studio.safety import flag_parser as app_flags
 from tests.doc_pages import PAGES, ROOT, blocks, command_names, prose, section, table_rows
 from tests.test_architecture import FLOORS
 
@@ -120,7 +120,7 @@ def test_every_field_of_a_request_is_documented():
 
 
 def test_every_flag_of_the_server_is_documented():
-    flags = {flag for action in app_flags._build_parser()._actions for flag in action.option_strings} - {"-h", "--help"}
+    flags = {flag for action in app_flags.build_parser()._actions for flag in action.option_strings} - {"-h", "--help"}
     assert flags == {name.split()[0] for name in table_rows(PAGES["docs/serving.md"], "Letting others in")}
 
 
