@@ -19,6 +19,7 @@ from pipelines.quantizers.recipes.ptq4dm import draw_by_time
 from pipelines.quantizers.recipes.quest import Quest, QuestSettings, choose_worst
 from pipelines.quantizers.recipes.sqnr import Sqnr, SqnrSettings, keep_noisiest
 from pipelines.quantizers.recipes.tfmq import Tfmq, TfmqSettings
+from pipelines.quantizers.recipes.vidit_q import ViditQ, ViditQSettings
 from pipelines.quantizers.simulated.activations import ActivationQuantizer, ActivationSpec
 from pipelines.quantizers.simulated.formats import parse_format
 from pipelines.quantizers.simulated.integer_programme import choose_options
@@ -144,6 +145,16 @@ def test_the_noise_of_a_layers_inputs_is_what_rounding_them_does_to_the_output()
     expected = float((network[2](rounded) - network[2](middle)).square().sum())
     assert found["2"][0] == 0 and found["2"][1] == pytest.approx(expected, rel=0.3)
     assert found["0"][1] > 0 and not network[0]._forward_pre_hooks
+
+
+def test_mixed_precision_of_vidit_q_keeps_its_average(model):
+    network, calibration = model
+    settings = ViditQSettings(weight_bits=4, mixed=True)
+    made = layers_of(quantize_network(network, ViditQ(settings), "ViDiT-Q", calibration=calibration))
+    sizes = {name: layer.weight.numel() for name, layer in made.items()}
+    bits = {name: int(layer.spec.weights.removeprefix("int")) for name, layer in made.items()}
+    assert 3.5 < sum(bits[name] * size for name, size in sizes.items()) / sum(sizes.values()) <= 4
+    assert len(set(bits.values())) > 1 and all(layer.rotation is not None for layer in made.values())
 
 
 def test_mixdq_keeps_its_average_and_the_first_token(model):

@@ -18,7 +18,7 @@ from pipelines.quantizers.simulated.layers import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise
 
-__all__ = ["MixDq", "MixDqSettings"]
+__all__ = ["PROBES", "WEIGHT_BITS", "MixDq", "MixDqSettings", "choose_bits"]
 
 WEIGHT_BITS, INPUT_BITS = (2, 4, 8), (4, 8)
 PROBES = 16
@@ -65,8 +65,8 @@ class MixDq(SimulatedQuantizer):
         progress("Weighing the layers' inputs", 0, 1)
         input_noise = measure_input_noise(network, list(layers), inputs, probes, cancelled=cancelled)
         sizes = {name: layer.weight.numel() for name, layer in layers.items()}
-        of_weights = _choose(weight_noise, sizes, WEIGHT_BITS, chosen.weight_bits)
-        of_inputs = _choose(input_noise, dict.fromkeys(layers, 1), INPUT_BITS, chosen.activation_bits)
+        of_weights = choose_bits(weight_noise, sizes, WEIGHT_BITS, chosen.weight_bits)
+        of_inputs = choose_bits(input_noise, dict.fromkeys(layers, 1), INPUT_BITS, chosen.activation_bits)
         texts = text_layers(layers) if chosen.first_token else frozenset()
         specs = {
             name: dataclasses.replace(
@@ -77,10 +77,17 @@ class MixDq(SimulatedQuantizer):
         return Plan(specs, calibration)
 
 
-def _choose(
+def choose_bits(
     noise: Mapping[str, list[float]], sizes: Mapping[str, int], bits: tuple[int, ...], average: float
 ) -> dict[str, int]:
-    """The option of each layer, the average of its bits weighted with its size."""
+    """Choose the place in `bits` for each layer, so that the noise is least where the bits average to no more.
+
+    Args:
+        noise: of each layer, for each number of bits.
+        sizes: weights of the average.
+        bits: that a layer may have.
+        average: of all layers.
+    """
     costs = [[size * one for one in bits] for size in sizes.values()]
     options = choose_options([noise[name] for name in sizes], costs, int(average * sum(sizes.values())))
     return dict(zip(sizes, options, strict=True))

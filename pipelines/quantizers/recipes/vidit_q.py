@@ -11,9 +11,11 @@ from pipelines.core.registry import setting
 from pipelines.quantizers.calibrated import Progress
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer
+from pipelines.quantizers.recipes.mixdq import PROBES, WEIGHT_BITS, choose_bits
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.sensitivity import measure_weight_noise
 
 __all__ = ["ViditQ", "ViditQSettings"]
 
@@ -25,15 +27,19 @@ class ViditQSettings:
     smoothing: float = setting(
         0.3, "Exponent by which outliers of the inputs move into the weights.", low=0.0, high=1.0, step=0.05
     )
+    mixed: bool = setting(
+        False, "Give layers 2, 4 or 8 bits a weight, as many as above on average, by what shows in the output."
+    )
     rotate: bool = setting(True, "Then spread what is left of them over all channels (Hadamard).")
 
 
 class ViditQ(SimulatedQuantizer):
     """Rounds weights by channel and inputs by token, both by their extremes, after static and dynamic balancing.
 
-    Source: Zhao et al., ViDiT-Q, arXiv:2406.02540, sections 4.1 and 4.2.
-    Differs: a pixel of a convolution's input counts as a token; widths that are no power of two are rotated with a
-    cosine transform beside; all timesteps share the factors of the channels.
+    Source: Zhao et al., ViDiT-Q, arXiv:2406.02540, sections 4.1 to 4.3.
+    Differs: mixed precision has one sensitivity, the output's squared error to first order, in place of a metric for
+    each kind of layer; a pixel of a convolution's input counts as a token; widths that are no power of two are rotated
+    with a cosine transform beside; all timesteps share the factors of the channels.
     """
 
     def __init__(self, settings: ViditQSettings = ViditQSettings()):
@@ -54,4 +60,12 @@ class ViditQ(SimulatedQuantizer):
             smoothing=chosen.smoothing,
             rotation="hadamard" if chosen.rotate else "none",
         )
-        return Plan(dict.fromkeys(layers, spec), calibration)
+        if not chosen.mixed:
+            return Plan(dict.fromkeys(layers, spec), calibration)
+        progress("Weighing the layers", 0, 1)
+        weights = [LayerSpec(weights=f"int{bits}") for bits in WEIGHT_BITS]
+        noise = measure_weight_noise(network, layers, weights, calibration.thin(PROBES), cancelled)
+        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+        places = choose_bits(noise, sizes, WEIGHT_BITS, chosen.weight_bits)
+        specs = {name: dataclasses.replace(spec, weights=f"int{WEIGHT_BITS[places[name]]}") for name in layers}
+        return Plan(specs, calibration)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.components import Component
 
 from pipelines.core.errors import StepwiseError
-from pipelines.core.registry import NoSettings
-from pipelines.quantizers import QUANTIZERS, this_machine
+from pipelines.core.registry import Method, NoSettings
+from pipelines.quantizers import QUANTIZERS, Quantizer, this_machine
 from pipelines.workflows.quantize import DEFAULTS
 from studio.jobs.job import Job, JobStatus, View
 from studio.page.quantize.markup import EXAMPLE, WORDS, QuantizationView, build_missing_list
@@ -37,6 +37,8 @@ __all__ = ["KEY", "QuantizeTab", "build"]
 KEY = "quantize"
 PROMPT = "a fox on a blue background"
 STEPS = 10
+SIMULATED = tuple(method.key for method in QUANTIZERS.group("simulated"))
+"""Methods that show a recipe's pictures and save nothing, which stand apart from the others."""
 
 
 class QuantizeTab(RunningTab):
@@ -69,11 +71,20 @@ class QuantizeTab(RunningTab):
         self.form.prompt(PROMPT)
         able = [method for method in QUANTIZERS.values() if not method.fit(self.machine)]
         self.variants = gr.CheckboxGroup(
-            [(method.label, method.key) for method in able],
+            [(method.label, method.key) for method in able if method.key not in SIMULATED],
             value=list(DEFAULTS),
             label="Quantize to",
             elem_id="qz-variants",
         )
+        with gr.Accordion("Simulated recipes", open=False, elem_id="qz-simulated"):
+            self.recipes = gr.CheckboxGroup(
+                [(method.label.removesuffix(" (simulated)"), method.key) for method in able if method.key in SIMULATED],
+                value=[],
+                label="Simulate",
+                info="Weights and inputs are rounded as papers describe, then computed in full precision. This shows "
+                "what a recipe does to the picture; it saves neither time nor memory, and some take minutes.",
+                elem_id="qz-recipes",
+            )
         self.run = gr.Button("Quantize", variant="primary", elem_id="qz-run", elem_classes="sw-run")
         self.stop = gr.Button("Stop", variant="stop", elem_id="qz-stop", elem_classes="sw-stop")
         gr.HTML(build_missing_list(self.machine), elem_id="qz-missing")
@@ -108,11 +119,13 @@ class QuantizeTab(RunningTab):
         self.settings: dict[str, Mapping[str, Any]] = {}
         with gr.Accordion("Settings of the methods", open=False, elem_classes="sw-expert"):
             for method in QUANTIZERS.values():
-                if method.settings is not NoSettings and not method.fit(self.machine):
+                if method.settings is not NoSettings and not method.fit(self.machine) and method.key not in SIMULATED:
                     gr.HTML(f"<p class='sw-hint'>{markup.escape(method.label)}</p>")
-                    self.settings[method.key] = build_settings_controls(
-                        method.settings, build_elem_id("qz", method.key)
-                    )
+                    self._build_method_settings(method)
+        with gr.Accordion("Settings of the simulated recipes", open=False, elem_classes="sw-expert"):
+            for key in SIMULATED:
+                with gr.Accordion(QUANTIZERS[key].label.removesuffix(" (simulated)"), open=False):
+                    self._build_method_settings(QUANTIZERS[key])
         with gr.Accordion("Guidance", open=False, elem_classes="sw-expert"):
             form.method("guidance")
         with gr.Accordion("Sampler and schedule", open=False, elem_classes="sw-expert"):
@@ -131,12 +144,15 @@ class QuantizeTab(RunningTab):
         copy_link(form, self.context, KEY, "qz", link)
         form.wire()
 
+    def _build_method_settings(self, method: Method[Quantizer]) -> None:
+        self.settings[method.key] = build_settings_controls(method.settings, build_elem_id("qz", method.key))
+
     # Events.
 
     @property
     def _tab_components(self) -> set[Component]:
         fields = {one for components in self.settings.values() for one in components.values()}
-        return {self.variants, self.measure, self.peak, *fields}
+        return {self.variants, self.recipes, self.measure, self.peak, *fields}
 
     def _wire(self) -> None:
         inputs, outputs = {*self.form.inputs, *self._tab_components}, {*self.form.outputs, *self._tab_components}
@@ -160,8 +176,15 @@ class QuantizeTab(RunningTab):
             key: read_settings_values(components, data, QUANTIZERS[key].settings)
             for key, components in self.settings.items()
         }
-        variants = [{"key": key, **settings.get(key, {})} for key in data[self.variants]]
+        variants = [{"key": key, **settings.get(key, {})} for key in self._list_chosen(data)]
         return {"variants": variants, "measure": data[self.measure], "peak": data[self.peak]}
+
+    def _list_chosen(self, data: Data) -> list[str]:
+        return [*data[self.variants], *data[self.recipes]]
+
+    def _show_chosen(self, keys: Sequence[str]) -> Data:
+        real = [key for key in keys if key not in SIMULATED]
+        return {self.variants: real, self.recipes: [key for key in keys if key in SIMULATED]}
 
     def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
         draft = self._draft(data)
@@ -172,7 +195,7 @@ class QuantizeTab(RunningTab):
         """What the browser remembers."""
         return {
             "form": self.form.draft(data),
-            "variants": data[self.variants],
+            "variants": self._list_chosen(data),
             "measure": data[self.measure],
             "peak": data[self.peak],
             "settings": {
@@ -188,7 +211,8 @@ class QuantizeTab(RunningTab):
             variants = [key for key in draft["variants"] if key in QUANTIZERS]
             for key, components in self.settings.items():
                 updates |= {components[name]: value for name, value in draft["settings"].get(key, {}).items()}
-            return updates | {self.variants: variants, self.measure: draft["measure"], self.peak: draft["peak"]}
+            updates |= self._show_chosen(variants)
+            return updates | {self.measure: draft["measure"], self.peak: draft["peak"]}
         except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or by hand
             return {}
 
@@ -200,7 +224,7 @@ class QuantizeTab(RunningTab):
         updates |= {getattr(self, name): settings[name] for name in ("measure", "peak") if name in settings}
         if "variants" not in settings:
             return updates
-        updates[self.variants] = [choice["key"] for choice in settings["variants"]]
+        updates |= self._show_chosen([choice["key"] for choice in settings["variants"]])
         for choice in settings["variants"]:
             fields = dataclasses.fields(QUANTIZERS[choice["key"]].settings)
             components = self.settings.get(choice["key"], {})
