@@ -171,6 +171,14 @@ class Family(abc.ABC):
         """
         raise MethodFitError(f"No gradient goes through the decoder of models of the {self.key} family.")
 
+    def encode_with_gradients(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode as `encode_images` does, one picture (1, 3, H, W), with a gradient with respect to it.
+
+        Raises:
+            MethodFitError: this family's encoder has none.
+        """
+        raise MethodFitError(f"No gradient goes through the encoder of models of the {self.key} family.")
+
     @abc.abstractmethod
     def paint(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode scaled latents into small cheap images (B, 3, h, w) in [0, 1], float32, where the device made them."""

@@ -99,6 +99,12 @@ class LatentFamily(Family):
         mean, std = self._read_latent_statistics(rows[0])
         return ((torch.cat(rows) - mean) / std).to(self.device)
 
+    def encode_with_gradients(self, images: torch.Tensor) -> torch.Tensor:
+        with self._upcast_vae() as dtype:
+            latents = self._encode_mean((2 * images - 1).to(get_module_execution_device(self.vae), dtype)).float()
+        mean, std = self._read_latent_statistics(latents)
+        return ((latents - mean) / std).to(self.device)
+
     def _encode_row(self, pixels: torch.Tensor) -> torch.Tensor:
         sides = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
         call = functools.partial(self._encode_mean, pixels)

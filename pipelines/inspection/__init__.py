@@ -6,6 +6,7 @@ from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.inspection.autoencoder_trace import AutoencoderTrace
 from pipelines.inspection.base import Inspection, needs_word_by_word
 from pipelines.inspection.classifier import DiffusionClassifier, DiffusionClassifierSettings
+from pipelines.inspection.protection import Protection, ProtectionSettings
 from pipelines.inspection.seed_shift import SeedShift, SeedShiftSettings
 from pipelines.inspection.smoothness import Smoothness, SmoothnessSettings
 from pipelines.inspection.word_attention import WordAttention, WordAttentionSettings
@@ -61,6 +62,14 @@ INSPECTIONS: Table[Inspection] = Table(
             SmoothnessSettings,
             paper="Guo et al., Smooth Diffusion, arXiv:2312.04410",
             help="How evenly pictures change on the way from one seed to another.",
+        ),
+        Method(
+            "protection",
+            "Image protection",
+            Protection,
+            ProtectionSettings,
+            paper="Salman et al., PhotoGuard, arXiv:2302.06588",
+            help="Changes the picture a little so that edits go wrong, and what JPEG, blur and scaling leave of that.",
         ),
     ],
     fit=own_loop_only,

@@ -59,6 +59,18 @@ class InspectCommand(Command):
             yield outcome["sentence"]
         yield from (f"{name}: {value:.6g}" for name, value in outcome.get("figures", {}).items())
         yield flags.out
+        yield from _write_pictures(job, flags.out) if outcome.get("curve") else ()
+
+
+def _write_pictures(job: Job, out: Path) -> Iterator[Path]:
+    """Write the pictures of a probe beside its figures, as NAME-1.png and so on."""
+    from PIL import Image  # late: see `Task`
+
+    images = job.view().cells[0].images
+    for index, image in enumerate(() if images is None else images, 1):
+        name = out.with_name(f"{out.stem}-{index}.png")
+        Image.fromarray(image).save(name)
+        yield name
 
 
 class Inspect:
@@ -71,8 +83,8 @@ class Inspect:
         "Look at what a picture, a prompt and a model have to do with each other; its outcome has figures, maps as "
         "rows of numbers, and the points of a curve.",
         '{"base": fields of a request, "inspection": "word_attention", "word_information", "classifier", '
-        '"autoencoder_trace", "seed_shift" or "smoothness" with its settings, "picture": the file of the picture as '
-        "base64 or as a data URL; without one the request's own is drawn}.",
+        '"autoencoder_trace", "seed_shift", "smoothness" or "protection" with its settings, "picture": the file of the '
+        "picture as base64 or as a data URL; without one the request's own is drawn}.",
         (build_prompt_argument("what the picture shows."),),
         examples=(
             {"inspection": {"key": "word_attention", "draws": 1}, "picture": PICTURE},

@@ -14,6 +14,7 @@ from pipelines.core.types import Choice, Request, Traits
 from pipelines.families import family_of
 from pipelines.inspection import INSPECTIONS
 from pipelines.inspection.classifier import choose_least
+from pipelines.inspection.protection import protect
 from pipelines.inspection.smoothness import istd
 from pipelines.inspection.word_attention import average_maps
 from pipelines.inspection.word_information import information, split
@@ -29,6 +30,7 @@ QUICK = {
     "autoencoder_trace": {},
     "seed_shift": {"points": 3},
     "smoothness": {"points": 3},
+    "protection": {"steps": 3},
 }
 
 
@@ -58,6 +60,7 @@ def test_an_inspection_repeats_itself_counts_what_it_ran_and_leaves_the_network_
     assert found.figures == again.figures and all(np.isfinite(list(found.figures.values())))
     assert len(pieces) == INSPECTIONS[key].build(QUICK[key]).count_pieces()
     expected = {"word_attention": 2, "word_information": 12, "classifier": 4, "seed_shift": 12, "smoothness": 12}
+    expected["protection"] = 6  # three edits of one guided step each
     assert context.evaluations == expected.get(key, 0)
     for values in found.maps.values():
         assert values.shape == tuple(family.latent_shape(32, 32)[1:])
@@ -75,6 +78,24 @@ def test_a_stop_ends_an_inspection_and_leaves_the_network_as_it_was(family, key)
     with pytest.raises(Cancelled):
         inspect(family, key, cancelled=cancelled)
     assert_unchanged(family.network, before)
+
+
+def test_a_protected_picture_stays_within_its_bound_and_no_bound_changes_nothing(family):
+    found, _ = inspect(family, "protection", most=4, steps=5)
+    before, after = found.pictures[:2].astype(int)
+    assert 0 < abs(after - before).max() == found.figures["largest change of a color"] <= 4
+    assert (before == PICTURE.pixels).all() and found.curve[0][1] < 1e-5 and len(found.curve) == 6
+    none, _ = inspect(family, "protection", most=0)
+    changed = {name for name, value in none.figures.items() if value}
+    assert changed <= {"change of its edit after JPEG"} and none.sentence == "Nothing was changed."
+    assert (none.pictures[0] == none.pictures[1]).all() and (none.pictures[2] == none.pictures[3]).all()
+
+
+def test_the_search_for_a_protection_comes_nearer_to_gray_as_far_as_its_bound():
+    """A linear encoder: the descent of the squared distance has its end at the bound, in the sign of the gradient."""
+    picture = torch.full((1, 3, 4, 4), 200 / 255, dtype=torch.float64)
+    after = protect(lambda images: 3 * images, picture, 10, 5)
+    assert torch.allclose(after, torch.full_like(picture, 190 / 255))
 
 
 def test_equal_prompts_tie_exactly_and_the_least_error_is_chosen(family):
