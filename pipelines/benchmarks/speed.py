@@ -181,6 +181,7 @@ def _combine(
         "DeepCache": request.replace(cache=cache),
         "adaptive guidance, DeepCache": request.replace(guidance=adaptive, cache=cache),
         "10 steps, adaptive guidance, DeepCache": ten.replace(cache=cache),
+        "learned schedule, 6 steps": learned.replace(num_inference_steps=6),
         "learned schedule, 10 steps": learned,
         "learned schedule, 10 steps, DeepCache": learned.replace(cache=cache),
         "learned schedule with prompt extrapolation, 7 steps": extrapolated,

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import tiny_models
 import torch
+from network_state import assert_unchanged, state_of
 
 from pipelines.caches import CACHES
 from pipelines.caches.decisions import relative_change
@@ -24,6 +25,7 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
 from pipelines.guidance.perturbations import self_attentions
+from pipelines.learning.cache_curves import fit_polynomial, measure_changes
 from pipelines.learning.request import require_learnable
 from pipelines.requests.passes import resolve_passes
 from pipelines.requests.text_to_image import build_run, resolve
@@ -279,3 +281,14 @@ def test_a_change_passes_through_the_written_polynomial(joint):
     assert cache.count(0.3, 0.1) == pytest.approx(0.1 + 2 * 0.09 - 0.3 + 0.5)
     with pytest.raises(SettingsError, match="numbers with commas"):
         CACHES.build(Choice("teacache", {"polynomial": "2, many"}))
+
+
+def test_teacaches_polynomial_is_fitted_to_what_input_and_output_change(joint):
+    request = Request(prompt="a red fox", num_inference_steps=4, width=32, height=32, seed=3)
+    before = state_of(joint.network)
+    first, second = measure_changes(joint, [request])
+    assert len(first) == len(second) == 2 * 3 and min(first + second) > 0  # two branches, from step to step
+    assert_unchanged(joint.network, before)
+    wanted = (2.0, -1.0, 0.5)
+    values = [wanted[0] * one**2 + wanted[1] * one + wanted[2] for one in first]
+    assert fit_polynomial(first, values, 2) == pytest.approx(wanted, rel=1e-4)
