@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pipelines.core.branches import BranchPlan
 from pipelines.core.errors import MethodFitError, SettingsError
@@ -20,9 +21,11 @@ from pipelines.requests.encoding import encode_request
 from pipelines.requests.refusals import require_made_here, require_one_pass, require_unsteered
 from pipelines.requests.text_to_image import ResolvedRun, assemble_run, resolve, starting_noise
 from pipelines.rewards import REWARDS
-from pipelines.rewards.base import RewardSources, Score
+from pipelines.rewards.base import RewardSources, Score, refuse_pictures
 from pipelines.search import SEARCHES
 from pipelines.search.base import Candidate, Problem, Search, Start
+from pipelines.search.boundary import BoundaryNoise
+from pipelines.search.vendi import Vendi
 
 __all__ = ["Found", "RequestRuns", "check_search", "is_searched", "resolve_search", "run_search"]
 
@@ -61,7 +64,11 @@ def check_search(request: Request, traits: Traits | None, sources: RewardSources
     if request.variation_strength and request.search.key == "find":
         raise SettingsError("FIND moves the mean of the noise, which a variation ties to a second one. Set it to 0.")
     search.check(request)
-    REWARDS.build(request.reward).check(request.prompt, sources)
+    reward = REWARDS.build(request.reward)
+    for prompt in (request.prompt, *(search.prompts if isinstance(search, BoundaryNoise) else ())):
+        reward.check(prompt, sources)
+    if isinstance(search, Vendi) and search.settings.context.strip():
+        sources.find_picture(search.settings.context.strip())
     cost = evaluations(request, traits)
     least = search.least(cost, request.num_inference_steps)
     if search.settings.budget < least:
@@ -94,12 +101,22 @@ class RequestRuns:
     Args:
         resolved: the request without its search, as `resolve` returned it.
         family: the loaded model, its LoRAs already applied.
-        score: the reward.
+        load_score: the reward of pictures of a prompt.
         cancelled: polled before every evaluation.
+        find_picture: from a result's id to its pixels.
     """
 
-    def __init__(self, resolved: ResolvedRun, family: Family, score: Score, cancelled: Callable[[], bool]):
-        self.resolved, self.family, self._score, self._cancelled = resolved, family, score, cancelled
+    def __init__(
+        self,
+        resolved: ResolvedRun,
+        family: Family,
+        load_score: Callable[[str], Score],
+        cancelled: Callable[[], bool],
+        find_picture: Callable[[str], np.ndarray] = refuse_pictures,
+    ):
+        self.resolved, self.family, self._load_score, self._cancelled = resolved, family, load_score, cancelled
+        self._score = load_score(resolved.request.prompt)
+        self._find_picture = find_picture
         self._encoded: dict[int, tuple[dict[str, Conditioning], BranchPlan]] = {}
 
     def draw(self, first: int, count: int) -> Start:
@@ -114,6 +131,18 @@ class RequestRuns:
             self._encoded[rows] = encode_request(self.resolved.request, self.family, rows)
         conditionings, plan = self._encoded[rows]
         return assemble_run(self.resolved, self.family, start, dict(conditionings), self._cancelled, plan)
+
+    def for_prompt(self, prompt: str) -> RequestRuns:
+        resolved = resolve(self.resolved.request.replace(prompt=prompt), self.family)
+        return RequestRuns(resolved, self.family, self._load_score, self._cancelled, self._find_picture)
+
+    def encode_result(self, name: str) -> torch.Tensor:
+        request = self.resolved.request
+        picture = Image.fromarray(self._find_picture(name)).resize(
+            (request.width, request.height), Image.Resampling.LANCZOS
+        )
+        images = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+        return self.family.encode_images(images)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self.family.decode(latents)
@@ -145,9 +174,8 @@ def resolve_search(
     resolved = resolve(request.replace(search=Request.search), family)
     _, branches = count_nfe(request, family.traits)
     cost = float(evaluations(request, family.traits, family.learned))
-    score = REWARDS.build(request.reward).load(request.prompt, sources)
-    search = _build(request)
-    runs = RequestRuns(resolved, family, score, cancelled)
+    search, reward = _build(request), REWARDS.build(request.reward)
+    runs = RequestRuns(resolved, family, lambda prompt: reward.load(prompt, sources), cancelled, sources.find_picture)
     problem = Problem(runs, resolved.request, resolved.levels, search.settings.budget, cost, branches)
     return search, problem
 

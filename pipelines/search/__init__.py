@@ -8,12 +8,14 @@ from pipelines.search.adjoint import Adjoint, AdjointSettings
 from pipelines.search.base import Search
 from pipelines.search.beam import BeamSearch, BeamSettings
 from pipelines.search.best_of_n import RandomSearch, RandomSettings
+from pipelines.search.boundary import BoundaryNoise, BoundarySettings
 from pipelines.search.doit import Doit, DoitSettings
 from pipelines.search.find import Find, FindSettings
 from pipelines.search.fk_steering import FkSettings, FkSteering
 from pipelines.search.paths import Paths, PathsSettings
 from pipelines.search.reno import Reno, RenoSettings
 from pipelines.search.rollover import Rollover, RolloverSettings
+from pipelines.search.vendi import Vendi, VendiSettings
 from pipelines.search.zero_order import ZeroOrder, ZeroOrderSettings
 
 __all__ = ["SEARCHES"]
@@ -130,6 +132,24 @@ SEARCHES: Table[Search | None] = Table(
             _fits_single_pictures,
             paper="Oshima et al., arXiv:2501.19252",
             help="Goes on from the latents whose future looks best, each in several ways.",
+        ),
+        Method(
+            "boundary",
+            "Optimal boundary noise",
+            BoundaryNoise,
+            BoundarySettings,
+            _fits_single_pictures,
+            paper="after Ma et al., arXiv:2305.15357",
+            help="Chooses one seed that is good for several prompts, to be kept for others like them.",
+        ),
+        Method(
+            "vendi",
+            "Vendi score guidance (c-VSG)",
+            Vendi,
+            VendiSettings,
+            _fits_single_pictures,
+            paper="Hemmat et al., arXiv:2406.04551",
+            help="Makes different pictures: each is led away from those before it.",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -110,6 +111,16 @@ class RunBuilder(Protocol):
     def build(self, start: Start) -> Run:
         """Build the run from this noise."""
 
+    def for_prompt(self, prompt: str) -> RunBuilder:
+        """Return a builder of the same request with another prompt, whose pictures are scored by that one."""
+
+    def encode_result(self, name: str) -> torch.Tensor:
+        """Encode a result of the gallery into clean latents (1, C, h, w) of the request's size.
+
+        Raises:
+            SettingsError: there is none of this name.
+        """
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode clean latents into pictures (B, 3, H, W) in [0, 1] on the CPU."""
 
@@ -179,6 +190,12 @@ class Problem:
         rows = len(run.latents)
         self._spent.append(lambda: run.denoiser.evaluations * rows)
         return run
+
+    def for_prompt(self, prompt: str) -> Problem:
+        """Return the same problem with another prompt; what it spends is of the same budget."""
+        other = copy.copy(self)  # with the list of what was spent in common
+        other.builder = self.builder.for_prompt(prompt)
+        return other
 
     def resume(self, latents: torch.Tensor, index: int, source: NoiseSource) -> Run:
         """Build the rest of a run from latents (B, C, h, w) at level `index`; its evaluations are counted."""

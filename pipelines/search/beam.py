@@ -10,12 +10,11 @@ from itertools import pairwise
 import torch
 
 from pipelines.core.loop import Run
-from pipelines.core.noise import NoiseSource
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State, interpolate
 from pipelines.core.types import Request, Step
 from pipelines.search.base import Candidate, Judged, Problem, SearchSettings
-from pipelines.search.particles import repeat_start, require_stochastic, require_uncached_rows, select_rows, steer
+from pipelines.search.particles import require_stochastic, require_uncached_rows, select_rows, steer
 
 __all__ = ["BeamSearch", "BeamSettings", "keep_beams"]
 
@@ -87,7 +86,8 @@ class BeamSearch:
     """Diffusion latent beam search, of pictures: the best way of each run, and runs of further seeds.
 
     Source: Oshima et al., Inference-time text-to-video alignment with diffusion latent beam search, arXiv:2501.19252.
-    Differs: pictures in place of clips; the choice is made every few steps rather than at each.
+    Differs: pictures in place of clips; the choice is made every few steps rather than at each; each run begins with
+    a noise for every way, so that the first choice is among seeds.
     """
 
     def __init__(self, settings: BeamSettings):
@@ -107,19 +107,10 @@ class BeamSearch:
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         settings, first = self.settings, 0
         while problem.affordable(self.least(problem.cost, problem.num_steps)):
-            noise, source = problem.builder.draw(first, settings.beams)
-            # The first way on of each beam is the picture of its seed; the others have noise of their own.
-            sources = _branch_sources(problem, source, settings)
-            run = problem.run((repeat_start(noise, settings.branches), sources))
+            count = settings.beams * settings.branches
+            run = problem.run(problem.builder.draw(first, count))
             beams = _Beams(problem, settings, run)
             latents = yield from steer(run, beams)
             names = [f"run of seed {problem.request.seed + first}, way {i + 1}" for i in range(len(latents))]
             yield problem.judge(latents).name(names)
-            first += settings.beams
-
-
-def _branch_sources(problem: Problem, source: NoiseSource, settings: BeamSettings) -> NoiseSource:
-    parts = []
-    for beam in range(settings.beams):
-        parts += [source.select([beam]), *([problem.fresh(settings.branches - 1)] if settings.branches > 1 else [])]
-    return NoiseSource.cat(parts)
+            first += count

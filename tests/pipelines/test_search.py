@@ -144,7 +144,7 @@ def test_a_search_for_one_picture_is_the_plain_run_bit_for_bit(families, sources
     request = request_of("random", budget=8)
     *_, step = denoise(build_run(resolve(request.replace(search=Choice("none")), family), family))
     plain = decode(family, step.latents)[0]
-    for key in ("random", "zero_order", "find"):
+    for key in ("random", "zero_order", "find", "boundary", "vendi"):
         found, _ = find(request_of(key, budget=8), family, sources)
         assert (found[-1].best.image == plain).all()
 
@@ -158,6 +158,44 @@ def test_a_picture_of_the_random_search_is_its_seed_s_own(families, sources):
     ))  # fmt: skip
     alone, _ = find(request_of("random", budget=8, seed=seed), family, sources)
     assert abs(alone[-1].best.image.astype(int) - found[-1].best.image).max() <= 1  # a batch of another size
+
+
+def test_searches_without_their_own_part_are_best_of_n(families, sources):
+    family = families["sd"]
+    plain, _ = find(request_of("random", together=1), family, sources)
+    for key, settings in (("boundary", {}), ("vendi", {"scale": 0.0})):
+        found, _ = find(request_of(key, **settings), family, sources)
+        assert [one.best.seed for one in found] == [one.best.seed for one in plain]
+        assert (found[-1].best.image == plain[-1].best.image).all()
+
+
+def test_a_boundary_noise_has_the_best_mean_of_all_prompts_and_each_is_paid_for(families, sources):
+    family, prompts = families["sd"], ("a blue cat", "a house")
+    found, problem = find(request_of("boundary", budget=100, prompts="; ".join(prompts)), family, sources)
+    assert problem.spent == 96 and found[-1].judged == 4
+    means = {}
+    for seed in range(3, 7):
+        rewards = []
+        for prompt in ("a red fox", *prompts):
+            (alone, *_), _ = find(request_of("random", budget=8, seed=seed).replace(prompt=prompt), family, sources)
+            rewards.append(alone.best.reward)
+        means[seed] = sum(rewards) / 3
+    assert found[-1].best.seed == max(means, key=means.get)
+    assert found[-1].best.reward == pytest.approx(max(means.values()), rel=1e-4)
+    with pytest.raises(SettingsError, match="at least 24"):
+        check_search(request_of("boundary", budget=20, prompts="; ".join(prompts)), None, sources)
+
+
+def test_the_first_of_pictures_that_are_led_apart_is_the_seeds_own_and_the_others_are_not(families, sources):
+    drawn = []
+    for scale in (1.0, 0.0):
+        found, _ = find(request_of("vendi", budget=24, every=1, scale=scale), families["sd"], sources)
+        drawn.append([candidate for one in found for candidate in one.candidates])
+    apart, plain = drawn
+    assert (apart[0].image == plain[0].image).all() and apart[0].seed == 3
+    assert (apart[1].image != plain[1].image).any() and apart[1].seed is None
+    with pytest.raises(SettingsError, match="give the id of a result"):
+        check_search(request_of("vendi", context="none such"), None, sources)
 
 
 @pytest.mark.parametrize("key", ["fk_steering", "doit"])

@@ -30,6 +30,7 @@ from pipelines.search.particles import is_stochastic, select_rows
 from pipelines.search.paths import find_level, noise_again
 from pipelines.search.reno import finish_with_gradients
 from pipelines.search.rollover import fresh_share, sde_step
+from pipelines.search.vendi import vendi_gradient, vendi_score
 from pipelines.search.zero_order import neighbor
 
 FLOW = FlowSchedule()
@@ -217,6 +218,19 @@ def test_the_drift_is_the_tilted_mean_of_a_gaussian_and_nothing_for_equal_reward
     )
     for count in (3, 4, 7):
         assert not drift(noise[:count], torch.full((count,), 0.3), 10.0).any()
+
+
+def test_the_vendi_score_counts_what_is_different_and_its_gradient_leads_apart():
+    assert float(vendi_score(torch.eye(5, dtype=torch.float64)[:, :5])) == pytest.approx(5)
+    assert float(vendi_score(torch.ones(4, 7, dtype=torch.float64))) == pytest.approx(1, abs=1e-9)
+    half = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]], dtype=torch.float64)
+    assert float(vendi_score(half)) == pytest.approx(2)
+    memory, picture = torch.randn(3, 2, 3, 3, dtype=torch.float64), torch.randn(2, 3, 3, dtype=torch.float64)
+    gradient = vendi_gradient(picture, memory, None)
+    around = [vendi_score(torch.cat([memory, (picture + sign * 1e-5 * gradient)[None]]).flatten(1)) for sign in (1, -1)]
+    assert float(around[0] - around[1]) / 2e-5 == pytest.approx(float(gradient.square().sum()), rel=1e-4)
+    context = vendi_gradient(picture, memory[:0], memory)
+    assert torch.allclose(context, -2 * gradient, atol=1e-9)
 
 
 def test_beams_keep_the_best_and_part_them_evenly():
