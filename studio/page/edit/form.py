@@ -132,6 +132,8 @@ class EditForm:
             gr.HTML("<p class='sw-hint'>Used by edits without inversion; an inversion has a sampler of its own.</p>")
             base.method("sampler")
             base.method("schedule")
+        with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
+            base.method("cache")
         with gr.Accordion("ControlNet and IP-Adapter", open=False, elem_classes="sw-expert"):
             base.steering("control", _WITHOUT_PICTURE)
             base.steering("image_prompt", _WITHOUT_PICTURE)

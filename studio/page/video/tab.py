@@ -107,6 +107,8 @@ class VideoTab(RunningTab):
             form.method("sampler")
             form.method("schedule")
             form.method("start")
+        with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
+            form.method("cache")
         with gr.Accordion("ControlNet and IP-Adapter", open=False, elem_classes="sw-expert"):
             gr.HTML("<p class='sw-hint'>They steer every frame of a walk alike.</p>")
             form.steering("control")
