@@ -24,11 +24,11 @@ __all__ = ["Doit", "DoitSettings", "drift"]
 class DoitSettings(SearchSettings):
     """Settings of the search."""
 
-    continuations: int = setting(4, "Continuations that are tried at each step.", low=1, high=16, step=1)
+    continuations: int = setting(2, "Continuations that are tried at each step.", low=1, high=16, step=1)
     strength: float = setting(10.0, "How much a better reward counts.", low=0, high=1000, step=0.5)
     scale: float = setting(1.0, "Of the drift: 0 leaves the run alone.", low=0, high=10, step=0.1)
     first: float = setting(0.2, "Share of the steps before the first drift.", low=0, high=1, step=0.01)
-    last: float = setting(0.8, "Share of the steps after which there is none.", low=0, high=1, step=0.01)
+    last: float = setting(0.5, "Share of the steps after which there is none.", low=0, high=1, step=0.01)
 
 
 def drift(noise: torch.Tensor, rewards: torch.Tensor, strength: float) -> torch.Tensor:
