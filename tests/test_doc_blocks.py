@@ -105,6 +105,7 @@ def check_script(words: list[str]) -> None:
 
 _WITH_HELP = (
     "pipelines.learning.cache_curves",
+    "pipelines.learning.cache_schedule",
     "pipelines.learning.linear_guidance",
     "pipelines.training.adapters",
     "pipelines.training.data_statistics",

@@ -21,6 +21,7 @@ from pipelines.benchmarks.device import make_family, make_run
 from pipelines.benchmarks.device_models import SHAPES
 from pipelines.benchmarks.speed_runs import draw, measure_bookkeeping, measure_closeness, time_in_turns
 from pipelines.caches import CACHES
+from pipelines.caches.cache_quant import read_fit
 from pipelines.core.loop import Run, denoise
 from pipelines.core.types import Choice, Request
 from pipelines.emoji.captions import plain_caption
@@ -43,6 +44,8 @@ _SINGLE = "emoji-dpmpp-2m-7-bespoke-single-emphasis"
 
 _UNET = (
     *(("deepcache", {"interval": interval}) for interval in (2, 3, 5)),
+    *(("cachequant", {"fit": fit}) for fit in ("emoji-128-25-13", "emoji-128-25-9")),
+    *(("cachequant", {"fit": "emoji-128-25-9", "correction": kind}) for kind in ("variance", "none")),
     *(("taylorseer", {"interval": interval}) for interval in (3, 4, 5)),
     ("encoder_propagation", {}),
     ("encoder_propagation", {"spacing": "uniform", "interval": 2}),
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with loader.model(entry.key) as family:
             for steps in options.steps:
                 request = Request.parse({**entry.defaults, "model": entry.key, "num_inference_steps": steps, "seed": 7})
-                chosen = [one for one in candidates if _is_wanted(str(one), options.only)]
+                chosen = [one for one in candidates if _is_wanted(str(one), options.only) and _serves(one[1], steps)]
                 _print(_compare_caches(family, request, chosen, options.rounds, PROMPTS[: options.pictures]))
     if "few steps" in options.parts:
         with loader.model("emoji-128") as family:
@@ -101,6 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _is_wanted(name: str, words: Sequence[str] | None) -> bool:
     return not words or any(word in name for word in words)
+
+
+def _serves(settings: dict[str, Any], steps: int) -> bool:
+    """Whether a cache is one for any number of steps, or was fitted to this one."""
+    return "fit" not in settings or read_fit(settings["fit"]).serves(steps)
 
 
 def _print(lines: Iterator[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.caches.attention_broadcast import AttentionBroadcast, AttentionBroadcastSettings
+from pipelines.caches.cache_quant import CacheQuant, CacheQuantSettings
 from pipelines.caches.deep_cache import DeepCache, DeepCacheSettings
 from pipelines.caches.encoder_propagation import EncoderPropagation, EncoderPropagationSettings
 from pipelines.caches.feature_inheritance import FeatureInheritance, FeatureInheritanceSettings
@@ -30,6 +31,15 @@ CACHES: Table[Cache | None] = Table(
             needs_unet,
             paper="Ma et al., arXiv:2312.00858",
             help="Runs the UNet's deep layers at every n-th evaluation only.",
+        ),
+        Method(
+            "cachequant",
+            "CacheQuant schedule",
+            CacheQuant.build,
+            CacheQuantSettings,
+            needs_unet,
+            paper="Liu et al., arXiv:2503.01323; variance: Q&C, arXiv:2503.02508",
+            help="Runs the UNet's deep layers at steps chosen for a model, and corrects what is reused by channel.",
         ),
         Method(
             "taylorseer",

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pipelines.core.prediction import Network
 from pipelines.core.schedule import Level
 
-__all__ = ["BranchMemory", "Cache", "CachedRow", "Place"]
+__all__ = ["BranchMemory", "Cache", "CachedRow", "FittedCache", "Place"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,3 +111,15 @@ class Cache(Protocol):
         it was afterwards."""
 
     def __hash__(self) -> int: ...
+
+
+@runtime_checkable
+class FittedCache(Cache, Protocol):
+    """A cache that was fitted to one model and its levels."""
+
+    def require_run(self, model: str, levels: Sequence[Level]) -> None:
+        """Refuse another model, by its key, and other levels.
+
+        Raises:
+            MethodFitError: it was fitted to others, and to which.
+        """

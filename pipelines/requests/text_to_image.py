@@ -12,7 +12,7 @@ from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.compatibility.base import Compatibility
 from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan
-from pipelines.core.caching import Cache
+from pipelines.core.caching import Cache, FittedCache
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.loop import Begin, Run
@@ -120,6 +120,8 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
     cache = CACHES.build(request.cache)
     if cache is not None:
         cache.require_fit(family)
+    if isinstance(cache, FittedCache):
+        cache.require_run(request.model, levels)
     return ResolvedRun(
         request,
         noise_schedule,

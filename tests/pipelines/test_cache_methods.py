@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from itertools import pairwise
 
 import pytest
@@ -9,7 +11,9 @@ import tiny_models
 import torch
 from network_state import assert_unchanged, state_of
 
-from pipelines.caches import CACHES
+from pipelines.caches import CACHES, cache_quant
+from pipelines.caches.cache_quant import CacheFit, CacheQuant, choose_starts, fit_channels
+from pipelines.caches.cuts import find_cut
 from pipelines.caches.decisions import relative_change
 from pipelines.caches.encoder_propagation import key_steps
 from pipelines.caches.mag_cache import magnitude_at
@@ -292,3 +296,46 @@ def test_teacaches_polynomial_is_fitted_to_what_input_and_output_change(joint):
     wanted = (2.0, -1.0, 0.5)
     values = [wanted[0] * one**2 + wanted[1] * one + wanted[2] for one in first]
     assert fit_polynomial(first, values, 2) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(("total", "count"), [(6, 3), (7, 2), (9, 4), (5, 5)])
+def test_cachequants_programme_is_as_good_as_every_other_schedule(total, count):
+    values = torch.rand(total, total, generator=torch.Generator().manual_seed(total)).tolist()
+    low, high = max(1, math.ceil(total / count / 2)), 2 * total // count
+
+    def cost(starts):
+        ends = [*starts[1:], total]
+        return sum(sum(values[start][start + 1 : end]) for start, end in zip(starts, ends, strict=True))
+
+    allowed = [
+        (0, *rest)
+        for rest in itertools.combinations(range(1, total), count - 1)
+        if all(low <= end - start <= high for start, end in pairwise((0, *rest, total)))
+    ]
+    chosen = choose_starts(values, count)
+    assert chosen in allowed and cost(chosen) == pytest.approx(min(map(cost, allowed)))
+
+
+def test_a_channels_correction_is_recovered_and_an_even_channel_is_moved():
+    before = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    before[:, 2] = 0.5
+    factor, offset = torch.tensor([2.0, -0.5, 1.0]).double(), torch.tensor([0.3, 1.0, 0.25]).double()
+    found = fit_channels(before, factor.view(-1, 1, 1) * before + offset.view(-1, 1, 1))
+    assert torch.allclose(found[0], factor) and torch.allclose(found[1], offset)
+
+
+@pytest.mark.parametrize("correction", ["affine", "variance"])
+def test_a_correction_by_one_is_none_and_another_models_fit_is_refused(unet, monkeypatch, correction):
+    plain = run(unet, "cachequant", {"fit": "typed", "starts": "0, 3, 5"})
+    channels = find_cut(unet.network, 0)._channels
+    fit = CacheFit("tiny", (), (0, 3, 5), torch.ones(8, channels), torch.zeros(8, channels), torch.ones(8))
+    monkeypatch.setattr(cache_quant, "read_fit", lambda name: fit)
+    request = Request(prompt="a red fox", num_inference_steps=8, width=32, height=32, seed=3)
+    made = build_run(resolve(request, unet), unet)
+    made.denoiser.cache = CacheQuant(fit.starts, "one", correction)
+    assert torch.equal(list(denoise(made))[-1].latents, plain[-1].latents)
+    assert whole_steps(plain) == [0, 3, 5]
+    with pytest.raises(MethodFitError, match="is of tiny, 0 steps"):
+        run(unet, "cachequant", {"correction": correction})
+    with pytest.raises(SettingsError, match="with commas"):
+        CACHES["cachequant"].build({"starts": "0, x"})

@@ -21,6 +21,7 @@ from pipelines.samplers import SAMPLERS
 NEUTRAL = {
     "none": {},
     "deepcache": {"interval": 1},
+    "cachequant": {"fit": "typed", "starts": ""},
     "taylorseer": {"interval": 1},
     "encoder_propagation": {"spacing": "uniform", "interval": 1},
     "feature_inheritance": {"interval": 1},
@@ -35,6 +36,7 @@ NEUTRAL = {
 FAST = {
     "none": {},
     "deepcache": {"interval": 3},
+    "cachequant": {"fit": "typed", "starts": "0, 3"},
     "taylorseer": {"interval": 3, "warmup": 2},
     "encoder_propagation": {"spacing": "uniform", "interval": 3},
     "feature_inheritance": {"interval": 3},
