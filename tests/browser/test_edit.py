@@ -199,3 +199,32 @@ def test_several_pictures_are_edited_one_after_the_other(visit, pick, tmp_path):
     assert shown.getpixel((5, 5)) == (0, 128, 0)
     page.get_by_role("tab", name="Gallery").click()
     page.wait_for_function("() => document.querySelectorAll('#gal-grid .sw-piece').length >= 2")
+
+
+@pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)])
+def test_an_arrow_says_where_the_object_goes_and_a_box_is_the_mask(tab, size, dark):
+    page = tab(size, dark)
+    page.click("#edit-goal input")
+    page.get_by_role("option", name="Move or resize an object").click()
+    canvas = page.locator(".sw-pointing-canvas")
+    page.wait_for_selector(".sw-pointing-canvas img[src]")
+    canvas.scroll_into_view_if_needed()
+
+    def draw(start, end):
+        box = canvas.bounding_box()
+        at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+        page.mouse.move(*at[0])
+        page.mouse.down()
+        page.mouse.move(*at[1], steps=4)
+        page.mouse.up()
+
+    draw((0.2, 0.5), (0.45, 0.4))
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#edit input[type=number]')].some(one => Number(one.value) === 0.25)"
+    )
+    page.click(".sw-pointing-tools [data-tool=box]")
+    draw((0.1, 0.2), (0.5, 0.8))
+    # Only a masked object is moved.
+    edit(page)
+    assert "identical, pasted back" in page.inner_text("#edit-figures")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

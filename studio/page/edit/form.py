@@ -19,6 +19,7 @@ from studio.page.edit.crop_preview import build_crop_preview
 from studio.page.edit.examples import EXAMPLES, EditExample
 from studio.page.edit.goals import GOALS
 from studio.page.edit.mask_editor import build_board, mask_editor, mask_on
+from studio.page.edit.pointing import Pointing
 from studio.ui import markup
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import build_method_controls
@@ -99,6 +100,7 @@ class EditForm:
         with self.mask_section:
             self.mask = mask_editor("edit-mask")
             self.crop = gr.HTML(elem_id="edit-crop")
+            self.pointing = Pointing("edit")
 
     def lay_out_settings(self) -> None:
         """Lay out the methods, the mask and the request's fields."""

@@ -96,6 +96,7 @@ class EditTab(RunningTab):
         )
         self._wire_methods()
         self.several.wire(edit_form, self.notice, self.root)
+        edit_form.pointing.wire(edit_form, self.notice)
         crop = {"fn": edit_form.show_crop, "inputs": edit_form.crop_inputs, "outputs": {edit_form.crop}}
         changes = [one.change for one in edit_form.crop_inputs - {edit_form.picture}]
         gr.on(changes, trigger_mode="always_last", **crop, **PLUMBING)

@@ -1,0 +1,139 @@
+"""Arrows and boxes that are drawn on the source: where an object goes, what is dragged where, and what is masked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from pipelines.core.errors import StepwiseError
+from studio.media.pictures import open_picture
+from studio.page.edit.mask_editor import build_board, mask_on
+from studio.ui import markup
+from studio.ui.component_data import Data
+from studio.ui.controls import PLUMBING
+from studio.ui.outputs import in_order
+
+__all__ = ["Gesture", "Pointing", "add_box", "add_points", "read_gesture"]
+
+_TOOLS = ("arrow", "box", "clear")
+_MOST_TEXT = 500
+"""Characters of the points: some twenty arrows."""
+
+_HTML = """<div class="sw-pointing" id="{0}-pointing">
+<div class="sw-pointing-tools" role="group" aria-label="What is drawn">
+<button type="button" data-tool="arrow" aria-pressed="true">Arrow</button>
+<button type="button" data-tool="box" aria-pressed="false">Box</button>
+<button type="button" data-tool="clear">Clear arrows</button></div>
+<p class="sw-hint">An arrow says where the masked object goes (Move or resize) or what is dragged where
+(DragonDiffusion). A box adds to the mask.</p>
+<div class="sw-pointing-canvas" data-tab="{0}"><img alt="The source, to draw arrows and boxes on" draggable="false">
+<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true"></svg></div></div>"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gesture:
+    """Describes what was drawn: from (x, y) to (to_x, to_y), in shares of the picture."""
+
+    tool: str
+    x: float = 0.0
+    y: float = 0.0
+    to_x: float = 0.0
+    to_y: float = 0.0
+
+
+def read_gesture(text: str) -> Gesture | None:
+    """Read "arrow 0.3 0.5 0.6 0.5 7", the last being a counter of the page; None of anything else."""
+    tool, *rest = str(text).split()[:6] or [""]
+    if tool == "clear":
+        return Gesture(tool)
+    try:
+        x, y, to_x, to_y = (float(part) for part in rest[:4])
+    except ValueError:
+        return None
+    values = (x, y, to_x, to_y)
+    if tool not in _TOOLS or not all(math.isfinite(value) for value in values):
+        return None
+    return Gesture(tool, *(min(1.0, max(0.0, value)) for value in values))
+
+
+def add_points(text: str, gesture: Gesture) -> str:
+    """Add an arrow to the text of points to drag, as `pipelines.edits.dragon.read_points` reads it."""
+    written = f"{gesture.x:.2f},{gesture.y:.2f} > {gesture.to_x:.2f},{gesture.to_y:.2f}"
+    text = text.strip().rstrip(";").strip()
+    return f"{text}; {written}" if text else written
+
+
+def add_box(mask: np.ndarray | None, gesture: Gesture, size: tuple[int, int]) -> np.ndarray:
+    """Add a box, of at least a pixel, to a mask.
+
+    Args:
+        mask: (H, W) bool; None without one.
+        gesture: two opposite corners.
+        size: (width, height) of the picture.
+    Returns: (H, W) bool.
+    """
+    boxed = np.zeros(size[::-1], bool) if mask is None else mask.copy()
+    (left, right), (top, bottom) = (
+        (math.floor(min(ends) * side), max(math.floor(min(ends) * side) + 1, math.ceil(max(ends) * side)))
+        for ends, side in zip(((gesture.x, gesture.to_x), (gesture.y, gesture.to_y)), size, strict=True)
+    )
+    boxed[top:bottom, left:right] = True
+    return boxed
+
+
+class Pointing:
+    """Lays out the canvas in the present layout context; assets/js/pointing.js draws on it and tells what was drawn.
+
+    Args:
+        tab: begins every id.
+    """
+
+    def __init__(self, tab: str):
+        gr.HTML(_HTML.format(tab), js_on_load=f"window.stepwise.pointing({tab!r})")
+        self.drawn = gr.Textbox(elem_id=f"{tab}-gesture", elem_classes="sw-unseen", label="Drawn", max_lines=1)
+        # Pressed by the page's script: a textbox tells of what a person types only.
+        self.done = gr.Button("Drawn", elem_id=f"{tab}-gesture-done", elem_classes="sw-unseen")
+
+    def wire(self, form: Any, notice: gr.HTML) -> None:
+        """Connect what was drawn to the form's settings and its mask."""
+        self.form, self.notice = form, notice
+        settings = form.edit.settings
+        self.right, self.down = settings["move"]["right"], settings["move"]["down"]
+        self.points = settings["dragon"]["points"]
+        outputs = in_order([self.right, self.down, self.points, form.mask, notice])
+        inputs = {self.drawn, form.picture, form.mask, form.edit.method, self.points}
+        self.done.click(self.take, inputs, outputs, **PLUMBING)
+
+    def take(self, data: Data) -> Data:
+        """Give the updates that a gesture makes."""
+        gesture = read_gesture(data[self.drawn] or "")
+        if gesture is None or not data[self.form.picture]:
+            return {self.notice: gr.skip()}
+        if gesture.tool == "clear":
+            return {self.right: 0.0, self.down: 0.0, self.points: "", self.notice: ""}
+        return self._add_box(data, gesture) if gesture.tool == "box" else self._add_arrow(data, gesture)
+
+    def _add_arrow(self, data: Data, gesture: Gesture) -> Data:
+        method = data[self.form.edit.method]
+        if method == "move":
+            right, down = gesture.to_x - gesture.x, gesture.to_y - gesture.y
+            return {self.right: round(right, 2), self.down: round(down, 2), self.notice: ""}
+        if method != "dragon":
+            text = "Arrows are for Move or resize and for DragonDiffusion. Choose one of them as the edit method."
+            return {self.notice: markup.notice(text, "news")}
+        text = add_points(data[self.points] or "", gesture)
+        if len(text) > _MOST_TEXT:
+            return {self.notice: markup.notice("These are too many arrows. Clear them first.")}
+        return {self.points: text, self.notice: ""}
+
+    def _add_box(self, data: Data, gesture: Gesture) -> Data:
+        try:
+            picture = open_picture(data[self.form.picture])
+        except StepwiseError as error:
+            return {self.notice: markup.notice(str(error))}
+        mask = add_box(mask_on(data[self.form.mask], picture.size), gesture, picture.size)
+        return {self.form.mask: build_board(picture, mask), self.notice: ""}
