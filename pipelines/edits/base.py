@@ -14,6 +14,7 @@ from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level
 from pipelines.edits.placing import Placing
 from pipelines.edits.words import Words
+from pipelines.inversions.unasked import AskedRows
 
 __all__ = ["Edit", "EditContext", "EditPictures", "UnpatchedEdit"]
 
@@ -48,7 +49,8 @@ class EditContext:
         pictures: the canvas as pixels, and the way between pixels and latents.
         weights: (1, 1, h, w), how much it may change there, 0 to 1; None without a mask.
         source, target: the prompts' words; called only by edits that need them.
-        guided: whether each row is evaluated with the negative prompt too.
+        guided: whether each row is evaluated with the negative prompt too, in the same batch.
+        asked: of an edit that looks at the prompt alone, what is being evaluated; None where all rows always are.
         moved: (1, 1, h, w) bool each, where the masked object was and will be, of an edit that places it; else None.
     """
 
@@ -63,6 +65,7 @@ class EditContext:
     pictures: EditPictures
     weights: torch.Tensor | None = None
     moved: tuple[torch.Tensor, torch.Tensor] | None = None
+    asked: AskedRows | None = None
 
     @property
     def drawn_weights(self) -> torch.Tensor:
@@ -97,6 +100,7 @@ class Edit(Protocol):
         placing: where the masked object goes; None of an edit that moves none.
         keeps_prompt: whether it is drawn with the source's prompt and guidance, what changes being said by `texts`.
         looks_at_source: whether it needs the network's evaluations of the source's row.
+        looks_at_prompt_alone: whether of these it needs that with the source's prompt only.
         texts: further prompts by the name of their branch, which the edit asks for itself.
         takes_reference: whether it needs a reference picture, whose inversion is then the edit's, in the place of the
             source's; the edit's row starts from the noised source.
@@ -117,6 +121,7 @@ class Edit(Protocol):
     pastes: ClassVar[bool]
     keeps_prompt: ClassVar[bool]
     looks_at_source: ClassVar[bool]
+    looks_at_prompt_alone: ClassVar[bool]
     takes_reference: ClassVar[bool]
     reference_prompt: str
 
@@ -161,6 +166,7 @@ class UnpatchedEdit:
     pastes: ClassVar[bool] = False
     keeps_prompt: ClassVar[bool] = False
     looks_at_source: ClassVar[bool] = True
+    looks_at_prompt_alone: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
     reference_prompt: str = ""
 

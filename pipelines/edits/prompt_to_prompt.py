@@ -19,6 +19,7 @@ from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend, WordMaps
 from pipelines.edits.words import Words, align, equalizer, phrases, replacement
 from pipelines.inversions.base import SOURCE, TARGET
+from pipelines.inversions.unasked import AskedRows
 
 __all__ = [
     "Counting",
@@ -84,20 +85,27 @@ class SharedMaps:
         cross_until, self_until: shares of the steps.
         rows: that an evaluation has.
         words: collects where words look; None without a local blend.
+        asked: what is being evaluated; of the edit's row alone nothing is changed. None where all rows always are.
     """
 
     def __init__(
-        self, change_cross: ChangeCross, cross_until: float, self_until: float, rows: int, words: WordMaps | None = None
+        self,
+        change_cross: ChangeCross,
+        cross_until: float,
+        self_until: float,
+        rows: int,
+        words: WordMaps | None = None,
+        asked: AskedRows | None = None,
     ):
         self.change_cross, self.cross_until, self.self_until = change_cross, cross_until, self_until
-        self.rows, self.words = rows, words
+        self.rows, self.words, self.asked = rows, words, asked
         self.share_done = 0.0
 
     def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states
 
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
-        if is_optimized_alone(maps):
+        if is_optimized_alone(maps) or (self.asked is not None and self.asked.rows == 1):
             return maps
         if len(maps) != self.rows:
             raise SettingsError(
@@ -144,6 +152,7 @@ class PromptToPrompt(UnpatchedEdit):
     """
 
     inverts = True
+    looks_at_prompt_alone = True
 
     def __init__(self, settings: ReplaceSettings | RefineSettings | ReweightSettings):
         self.settings = settings
@@ -166,6 +175,7 @@ class PromptToPrompt(UnpatchedEdit):
             settings.self_until,
             4 if context.guided else 2,
             words,
+            context.asked,
         )
         sampler: Sampler = Counting(context.sampler, controller)
         if words is not None or context.mask is not None:

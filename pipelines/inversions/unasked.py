@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 
 import torch
 
-from pipelines.core.prediction import Conditioning, Prediction, Query
+from pipelines.core.prediction import Conditioning, Guidance, Prediction, Query
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
 from pipelines.core.types import Trajectory
 from pipelines.inversions.base import SOURCE, TARGET
 
-__all__ = ["Unasked"]
+__all__ = ["AskedRows", "PromptedSource", "Unasked"]
 
 
 class Unasked:
@@ -43,6 +43,54 @@ class Unasked:
         except StopIteration as finished:
             result: State = finished.value
         return result
+
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return self.inner.nfe(num_steps, ends_clean)
+
+
+@dataclasses.dataclass
+class AskedRows:
+    """Says how many rows the network is being asked for: 1 for the edit alone, 2 for source and edit."""
+
+    rows: int = 2
+
+
+class PromptedSource:
+    """A sampler of (source, edit) that asks for the source's row with its prompt alone, and for the edit's with both.
+
+    That is right where the inner sampler overwrites the source's row by its path, and the edit looks at nothing but the
+    source's evaluation with its prompt: three rows a step in the place of four.
+
+    Args:
+        inner: the sampler of both rows.
+        guidance: of both.
+        asked: told of each evaluation before it happens.
+    """
+
+    def __init__(self, inner: Sampler, guidance: Guidance, asked: AskedRows):
+        self.inner, self.guidance, self.asked = inner, guidance, asked
+
+    def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
+        inner = self.inner.step(state, level, next_level, context)
+        try:
+            query = next(inner)
+            while True:
+                # What an inversion asks of the source's row alone is its own.
+                answer = (yield query) if query.branches or len(query.latents) == 1 else (yield from self._ask(query))
+                query = inner.send(answer)
+        except StopIteration as finished:
+            result: State = finished.value
+        return result
+
+    def _ask(self, query: Query) -> Generator[Query, Prediction, Prediction]:
+        edit = (TARGET, TARGET + 1)
+        self.asked.rows = 1
+        alone = dataclasses.replace(query, latents=query.latents[TARGET:], rows=edit, conditioning=_take_edit)
+        negative = yield dataclasses.replace(alone, branches=("negative",))
+        self.asked.rows = 2
+        positive = yield dataclasses.replace(query, branches=("positive",))
+        both = torch.cat([positive.raw[SOURCE : SOURCE + 1], negative.raw])
+        return self.guidance.combine({"negative": positive.with_raw(both), "positive": positive})
 
     def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return self.inner.nfe(num_steps, ends_clean)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.core.denoiser import Denoiser
-from pipelines.core.errors import MethodFitError, PromptError
+from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning, Prediction
@@ -22,7 +22,7 @@ from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided
 from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.requests.limits import Limits
 from pipelines.workflows.edit.request import Picture
-from tests.pipelines.edit_requests import BASE, edited, request_of
+from tests.pipelines.edit_requests import BASE, WORDS, edited, request_of
 from tests.pipelines.gaussian import CosineSchedule
 from tests.pipelines.tiny_models import tiny_sd, tiny_sd3
 
@@ -170,3 +170,29 @@ def test_a_source_that_nobody_looks_at_is_not_evaluated_and_the_edit_is_the_same
     # Float32 in batches of another size.
     scale = full[-1].latents.abs().max().item()
     torch.testing.assert_close(lean[-1].latents[TARGET], full[-1].latents[TARGET], rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("inversion", ["direct", "ddpm"])
+@pytest.mark.parametrize("edit", ["replace", "reweight"])
+def test_a_source_row_that_is_held_has_no_negative_prompt_in_prompt_to_prompt(
+    families, picture, inversion, edit, monkeypatch
+):
+    """Three rows a step in the place of four, and the same edit; the network counts its rows."""
+    family, rows = families["infedit"], []
+    predict = family.predict_raw
+    monkeypatch.setattr(family, "predict_raw", lambda x, *rest: rows.append(len(x)) or predict(x, *rest))
+    request = request_of(picture, Choice(edit, {**WORDS[edit], "blend": "cat"}), inversion=inversion)
+    editing, _, lean = edited(family, request)
+    spent = sum(rows)
+    monkeypatch.setattr(type(editing.edit), "looks_at_prompt_alone", False)
+    rows.clear()
+    full = edited(family, request)[2]
+    assert sum(rows) - spent == len(lean) and lean[-1].evaluations == full[-1].evaluations
+    assert torch.equal(lean[-1].latents[SOURCE], full[-1].latents[SOURCE])
+    # Float32 in batches of another size.
+    scale = full[-1].latents.abs().max().item()
+    torch.testing.assert_close(lean[-1].latents[TARGET], full[-1].latents[TARGET], rtol=0, atol=1e-4 * scale)
+    monkeypatch.setattr(family, "max_rows", 1)
+    monkeypatch.setattr(type(editing.edit), "looks_at_prompt_alone", True)
+    with pytest.raises(SettingsError, match="all 2 rows"):
+        edited(family, request)

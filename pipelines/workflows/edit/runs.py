@@ -24,7 +24,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import TARGET
-from pipelines.inversions.unasked import Unasked
+from pipelines.inversions.unasked import AskedRows, PromptedSource, Unasked
 from pipelines.requests.encoding import encode_request
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
@@ -214,6 +214,11 @@ class Editing:
             negative = self._inverted_prompt if self.inversion.replaces_negative else None
             denoiser = self._build_denoiser(self.guidance, prompts, [scale, scale], negative)
         denoiser.additions = self._build_additions(len(latents))
+        guided = "negative" in denoiser.guidance.plan(self.levels[0])
+        asked = None
+        if guided and trajectory is not None and self.inversion.holds_source and self.edit.looks_at_prompt_alone:
+            asked = AskedRows()
+            sampler = PromptedSource(sampler, denoiser.guidance, asked)
         context = EditContext(
             self.family.network,
             sampler,
@@ -222,10 +227,11 @@ class Editing:
             self.mask,
             lambda: self._read_words(self.request.source_prompt),
             lambda: self._read_words(base.prompt),
-            "negative" in denoiser.guidance.plan(self.levels[0]),
+            guided and asked is None,
             self._pictures,
             self.weights,
             self._moved,
+            asked,
         )
         with self.edit.applied(context) as sampler:
             yield Run(denoiser, sampler, self.levels, latents, self.source, self.noise_schedule)
