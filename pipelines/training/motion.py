@@ -15,7 +15,7 @@ import torch
 from diffusers import AnimateDiffPipeline, AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from pipelines.emoji.clips import FRAMES, Clip, describe_clip, describe_clip_plainly, sample_clip
+from pipelines.emoji.clips import FRAMES, REVERSED, Clip, describe_clip, describe_clip_plainly, sample_clip
 from pipelines.emoji.objects import Catalog
 from pipelines.training.denoiser_networks import noise_schedule
 from pipelines.training.fit import PARTS, require_fit
@@ -38,7 +38,7 @@ __all__ = ["ClipPool", "MotionTask", "draw_clips"]
 
 STEPS, RATE, DECAY = 3_000, 3e-3, 0.4
 SOME = 4
-CLIPS = {SOME: 9, FRAMES: 2}
+CLIPS = {SOME: 10, FRAMES: 2}
 """How many clips a step has, by how many of their frames it sees."""
 FIRST, FRESH = 320, 0.25
 """Clips in memory before the first step, and how many join at each."""
@@ -47,7 +47,7 @@ SHEET = ("moving left", "moving up", "growing", "bouncing")
 
 
 class ClipPool:
-    """Keeps latents of training clips in memory, in float16; each also serves backward.
+    """Keeps latents of training clips in memory, in float16.
 
     Args:
         vae: encodes.
@@ -62,18 +62,28 @@ class ClipPool:
         self._base = seed * 1_000_000_000
         self._latents: list[torch.Tensor] = []
 
-    def batch(self, step: int, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[Clip]]:
-        """Draw `count` clips: latents (B, F, C, h, w), float32 and scaled, and what they show."""
+    def batch(self, step: int, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[Clip], list[int]]:
+        """Draw clips, most of them also backward beside themselves, so that only the direction tells the two apart.
+
+        Args:
+            step: of the run.
+            count: how many, the backward ones counted.
+            rng: the source of the choice.
+        Returns: latents (B, F, C, h, w), float32 and scaled; what they show; the number of the draw of each, which a
+            clip and itself played backward share.
+        """
         stop = FIRST + int(step // 16 * 16 * FRESH)
         self._extend_to(stop)
-        latents, clips = [], []
-        for number in rng.choice(stop, size=count, replace=False).tolist():
+        latents, clips, draws = [], [], []
+        for draw, number in enumerate(rng.choice(stop, size=count, replace=False).tolist()):
             clip, frames = sample_clip(self.catalog, self._base + number), self._latents[number].float()
-            if rng.random() < 0.5:
-                clip, frames = clip.backward(), frames.flip(0)
-            clips.append(clip)
-            latents.append(frames.expand(len(clip.path), *frames.shape[1:]))
-        return torch.stack(latents), clips
+            pair = [(clip, frames), (clip.backward(), frames.flip(0))]
+            order = rng.permutation(2)[: 1 if clip.motion == REVERSED[clip.motion] else 2]
+            for shown, images in [pair[place] for place in order][: count - len(clips)]:
+                clips.append(shown)
+                latents.append(images.expand(len(clip.path), *images.shape[1:]))
+                draws.append(draw)
+        return torch.stack(latents), clips, draws
 
     def _extend_to(self, stop: int) -> None:
         if not self._latents and self.file is not None and self.file.is_file():
@@ -106,7 +116,8 @@ class MotionTask:
         rate: the highest learning rate.
     Source: Guo et al., AnimateDiff, arXiv 2307.04725, section 4.2.
     Differs: rows of the text encoder are learned with the modules; frames are left out of most steps; the noise levels
-        are drawn more often where there is more noise, since there it is decided what stands where.
+        are drawn more often where there is more noise, since there it is decided what stands where; a clip and itself
+        played backward share noise and level, so that what they have in common cancels out of what tells them apart.
     """
 
     batch = CLIPS[SOME]
@@ -136,12 +147,13 @@ class MotionTask:
         frames = FRAMES if step % 4 == 3 else SOME
         count = CLIPS[frames]
         with torch.autocast(self.device.type, enabled=False):
-            latents, clips = self.pool.batch(step, count, rng)
+            latents, clips, draws = self.pool.batch(step, count, rng)
         places = torch.randperm(FRAMES, generator=generator)[:frames].sort().values
         latents = latents[:, places].to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        positions = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        timesteps = (positions**HIGH_NOISE * 1_000).long().clamp(max=999)
+        different = draws[-1] + 1
+        noise = torch.randn((different, *latents.shape[1:]), generator=generator)[draws].to(self.device)
+        positions = (torch.arange(different) + torch.rand(different, generator=generator)) / different
+        timesteps = (positions**HIGH_NOISE * 1_000).long().clamp(max=999)[draws]
         alphas = self.alphas_cumprod[timesteps].to(self.device)
         alpha, sigma = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
         noisy, velocity = alpha * latents + sigma * noise, alpha * noise - sigma * latents

@@ -129,8 +129,8 @@ def load_motion_pipeline(folder: Path, base: Path = SHIPPED_128) -> AnimateDiffP
     given = {}
     if (folder / "text_encoder").is_dir():
         given["text_encoder"] = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
-    adapter = MotionAdapter.from_pretrained(folder / "motion_adapter", torch_dtype=torch.float32)
-    pipeline = AnimateDiffPipeline.from_pretrained(base, motion_adapter=adapter, torch_dtype=torch.float32, **given)
+    adapter = MotionAdapter.from_pretrained(folder / "motion_adapter", dtype=torch.float32)
+    pipeline = AnimateDiffPipeline.from_pretrained(base, motion_adapter=adapter, dtype=torch.float32, **given)
     return pipeline.to(pick_device())
 
 

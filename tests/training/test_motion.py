@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipelines.core.errors import TrainingError
@@ -18,6 +18,7 @@ from pipelines.emoji.objects import shipped_catalog
 from pipelines.emoji.scenes import is_held_out
 from pipelines.metrics.detector import Detection, View
 from pipelines.models.catalog import SHIPPED_128
+from pipelines.training import motion
 from pipelines.training.motion_measures import flicker, is_kept, moves_as_said
 from pipelines.training.motion_networks import WORDS, WordRows, at_places, build_adapter, join, write_rows
 
@@ -139,3 +140,18 @@ def test_learned_words_leave_every_caption_of_a_picture_as_it_was(tmp_path):
     table, original = written[changed.pop()], load_file(SHIPPED_128 / "text_encoder" / "model.safetensors")
     rows = (table != original["embeddings.token_embedding.weight"]).any(dim=1).nonzero()[:, 0].tolist()
     assert rows == words.numbers
+
+
+def test_a_clip_and_itself_backward_share_a_draw(tmp_path, monkeypatch):
+    monkeypatch.setattr(motion, "FIRST", 12)
+    clips = [sample_clip(CATALOG, number) for number in range(12)]
+    frames = {str(n): torch.randn(FRAMES if clip.motion else 1, 2, 3, 3).half() for n, clip in enumerate(clips)}
+    save_file(frames, tmp_path / "latents.safetensors")
+    pool = motion.ClipPool(None, CATALOG, 128, 0, tmp_path / "latents.safetensors")
+    latents, shown, draws = pool.batch(0, 10, np.random.default_rng(1))
+    assert latents.shape == (10, FRAMES, 2, 3, 3) and draws == sorted(draws) and draws[0] == 0
+    for first, second in zip(range(9), range(1, 10), strict=True):
+        pair = draws[first] == draws[second]
+        assert pair == (shown[first].backward() == shown[second] and shown[first].motion != shown[second].motion)
+        assert not pair or torch.equal(latents[first], latents[second].flip(0))
+    assert len(set(draws)) < 8
