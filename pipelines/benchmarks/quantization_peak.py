@@ -49,9 +49,6 @@ def peak_bytes(
         Cancelled: the person stopped it.
         ModelError: the process failed, with its own last line.
     """
-    from pipelines.core.denoiser import Cancelled
-    from pipelines.core.errors import ModelError
-
     task = {
         "model": model,
         "folder": str(models_folder),
@@ -69,27 +66,34 @@ def peak_bytes(
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
-    try:
-        process.stdin.write(json.dumps(task))
-        process.stdin.close()
-        end = time.monotonic() + TIMEOUT
-        while process.poll() is None:
-            if cancelled():
-                raise Cancelled
-            if time.monotonic() > end:
-                raise ModelError("Measuring the peak of memory took too long. Leave it out.")
-            time.sleep(0.05)
-        output_lines = process.stdout.read().strip().splitlines()
-        if process.returncode or not output_lines:
-            errors = process.stderr.read().strip().splitlines() or ["it said nothing"]
-            raise ModelError(f"Measuring the peak of memory failed ({errors[-1][:200]}). Leave it out.")
-        return int(json.loads(output_lines[-1])["peak"])
-    finally:
-        if process.poll() is None:
+    with process:
+        try:
+            return _read_peak(process, json.dumps(task), cancelled)
+        finally:
             process.kill()
-        process.wait()
-        for stream in (process.stdout, process.stderr):
-            stream.close()
+
+
+def _read_peak(process: subprocess.Popen[str], task: str, cancelled: Callable[[], bool]) -> int:
+    """Give the process its task and wait for its answer."""
+    from pipelines.core.cancelling import raise_if
+    from pipelines.core.errors import ModelError
+
+    end = time.monotonic() + TIMEOUT
+    given: str | None = task
+    while True:
+        raise_if(cancelled)
+        if time.monotonic() > end:
+            raise ModelError("Measuring the peak of memory took too long. Leave it out.")
+        try:
+            output, errors = process.communicate(given, timeout=0.05)
+            break
+        except subprocess.TimeoutExpired:
+            given = None
+    lines = output.strip().splitlines()
+    if process.returncode or not lines:
+        reason = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        raise ModelError(f"Measuring the peak of memory failed ({reason[:200]}). Leave it out.")
+    return int(json.loads(lines[-1])["peak"])
 
 
 def device_peak_bytes(family: Family, step: Callable[[], object]) -> int:

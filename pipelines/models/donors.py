@@ -102,9 +102,11 @@ class Donors:
                     yield Donor(entry.label, place)
         for entry in self._entries.values():
             # One that lacks its weights still gives its configurations and tokenizers.
-            local = entry.path is not None and entry.path.is_dir() and entry.family == family
-            if local and not entry.quantized and _has_base(entry.path, base):
-                yield Donor(entry.label, entry.path)
+            path = entry.path
+            if path is None or not path.is_dir() or entry.family != family or entry.quantized:
+                continue
+            if _has_base(path, base):
+                yield Donor(entry.label, path)
 
     def _list_places(self, entry: CatalogEntry) -> Iterator[Path]:
         for folder in self._folders.all:
@@ -163,7 +165,8 @@ def _has_base(folder: Path, base: str) -> bool:
     """Whether a folder of the family is of this version too, by the width of the text that its network reads."""
     if base not in {"sd1", "sd2", "sdxl"}:
         return (base in DONORS and not base.startswith("flux")) or _read_flux_base(folder) == base
-    return CONTEXT_WIDTHS.get(_read_config(folder / "unet").get("cross_attention_dim"), ("", ""))[1] == base
+    width = _read_config(folder / "unet").get("cross_attention_dim")
+    return isinstance(width, int) and CONTEXT_WIDTHS.get(width, ("", ""))[1] == base
 
 
 def _read_flux_base(folder: Path) -> str:
@@ -209,11 +212,12 @@ def _complete_entry(
 ) -> CatalogEntry:
     parts_by_donor: dict[str, list[str]] = {}
     missing = []
-    for name in entry.file.lacks:
-        donor = donors.part(entry.family, entry.file.base, name)
+    file = entry.require_file()
+    for name in file.lacks:
+        donor = donors.part(entry.family, file.base, name)
         if donor is not None:
             parts_by_donor.setdefault(donor.label, []).append(WORDS[name])
-        elif name not in OPTIONAL.get(entry.file.base, ()):
+        elif name not in OPTIONAL.get(file.base, ()):
             missing.append(name)
     if missing:
         return dataclasses.replace(entry, problem=_explain_missing(entry, missing, published, folders))
@@ -228,15 +232,15 @@ def _explain_missing(
     entry: CatalogEntry, missing: Sequence[str], published: Mapping[str, CatalogEntry], folders: ModelFolders
 ) -> str:
     words = " and no ".join(WORDS[name] for name in missing)
-    kinds = [ENCODER_FILES.get((entry.file.base, name)) or ENCODER_FILES.get((entry.family, name)) for name in missing]
+    base = entry.require_file().base
+    kinds = [ENCODER_FILES.get((base, name)) or ENCODER_FILES.get((entry.family, name)) for name in missing]
     files = " and ".join(kind or "vae" for kind in kinds)
-    donor = next((published[key] for key in DONORS.get(entry.file.base, ()) if key in published), None)
+    donor = next((published[key] for key in DONORS.get(base, ()) if key in published), None)
     target = shorten_path(folders.first / donor.repository.split("/")[-1]) if donor else ""
     remedy = (
         f"Download {donor.label} under Models, or put its folder into {target}: it gives what is missing"
         if donor
         else "Add them"
     )
-    return (
-        f"{entry.path.name} has no {words} in it. {remedy}; or put files of its own ({files}) into the models folder."
-    )
+    name = entry.require_path().name
+    return f"{name} has no {words} in it. {remedy}; or put files of its own ({files}) into the models folder."

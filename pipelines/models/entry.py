@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.errors import ModelFileError
 from pipelines.core.types import Choice
 
 __all__ = ["CatalogEntry", "CheckpointFile", "Quantized", "Source", "shorten_path"]
@@ -125,6 +126,26 @@ class CatalogEntry:
     def local(self) -> bool:
         """Whether it stands on this machine by itself, shipped or in the models folder."""
         return self.path is not None
+
+    def require_path(self) -> Path:
+        """Return where it stands on this machine.
+
+        Raises:
+            ModelFileError: it is a published model, which stands elsewhere.
+        """
+        if self.path is None:
+            raise ModelFileError(f"{self.label} is no file or folder of this machine. Download it first.")
+        return self.path
+
+    def require_file(self) -> CheckpointFile:
+        """Return what is known of a single file of weights.
+
+        Raises:
+            ModelFileError: it is a folder.
+        """
+        if self.file is None:
+            raise ModelFileError(f"{self.label} is not a single file of weights.")
+        return self.file
 
 
 def shorten_path(path: Path) -> str:

@@ -133,10 +133,10 @@ class ModelPlaces:
         family, base = entry.family, entry.file.base if entry.file else ""
         donors = [self.catalog.get(key) for key in DONORS.get(base, ())]
         if not donors or donors[0] is None:
-            raise ModelFileError(
-                f"{entry.path.name} is not a checkpoint of a kind known here. Use the model's diffusers folder."
-            )
-        config = next((one.folder for one in self._donors.folders_for(family, base) if _has_configs(one.folder)), None)
+            name = entry.require_path().name
+            raise ModelFileError(f"{name} is not a checkpoint of a kind known here. Use the model's diffusers folder.")
+        folders = (one.folder for one in self._donors.folders_for(family, base))
+        config = next((folder for folder in folders if folder and _has_configs(folder)), None)
         cached = [self.hub.folder(donor.repository, donor.revision) for donor in donors if donor] if not config else []
         config = config or next((folder for folder in cached if folder and _has_configs(folder)), None)
         config = config or find_shipped_configuration(base)
@@ -170,19 +170,21 @@ class ModelPlaces:
             ModelFileError: nobody has a part.
         """
         classes, _ = read_index(config)
+        file = entry.require_file()
         parts: dict[str, PartFiles | None] = {}
-        for name in entry.file.lacks if entry.file else ():
-            if classes.get(name) is None:
+        for name in file.lacks:
+            if (made := classes.get(name)) is None:
                 continue
-            donor = self._donors.part(entry.family, entry.file.base, name)
-            if donor is None and name in OPTIONAL.get(entry.file.base, ()):
+            donor = self._donors.part(entry.family, file.base, name)
+            if donor is None and name in OPTIONAL.get(file.base, ()):
                 parts[name] = None
-            elif donor is None:
-                raise ModelFileError(f"{entry.path.name} has no {name} in it, and no donor of it is here any more.")
-            elif donor.file:
-                parts[name] = PartFiles(name, *classes[name], config / name, (donor.file,), single=True)
+            elif donor is not None and donor.file:
+                parts[name] = PartFiles(name, *made, config / name, (donor.file,), single=True)
+            elif donor is not None and donor.folder and (theirs := read_index(donor.folder)[0][name]):
+                parts[name] = part_files(name, *theirs, donor.folder / name, variants)
             else:
-                parts[name] = part_files(name, *read_index(donor.folder)[0][name], donor.folder / name, variants)
+                path = entry.require_path()
+                raise ModelFileError(f"{path.name} has no {name} in it, and no donor of it is here any more.")
         return parts
 
     def tiny_places(self, entry: CatalogEntry, folder: Path) -> list[Path]:
@@ -220,7 +222,7 @@ class ModelPlaces:
 
         A GGUF file's packed matrices of the denoising network stay packed.
         """
-        tensors = read_weights_header(entry.path).tensors
+        tensors = read_weights_header(entry.require_path()).tensors
         _, network = bare_names(tensors) if entry.file and entry.file.gguf else ("", {})
         packed = [tensor for tensor in network.values() if is_packed_matrix(tensor)]
         unpacked = bytes_as(tensors.values(), dtype) - bytes_as(packed, dtype)

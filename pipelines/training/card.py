@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ FLOORS: dict[str, Floor] = {
 }
 GENERATED = ("trained_object", "trained_background", "held_out_both", "two_objects")
 
-Figures = dict[str, float | str]
+Figures = Mapping[str, float]
 PSNR_LOSS = 0.1  # decibels that better pictures may cost: not to be seen
 
 
