@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,12 @@ from transformers import CLIPTokenizer
 
 from pipelines.core.errors import TrainingError
 from pipelines.emoji.composition_captions import describe, pluralize
-from pipelines.emoji.compositions import KINDS, ORDINARY_SIZES, SHARES, SIZES, Composition, sample_composition
+from pipelines.emoji.compositions import KINDS, ORDINARY_SIZES, SHARES, Composition, sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.models.files import part_folder
 from pipelines.training.caption_reader import CaptionReader
+from pipelines.training.command_options import build_parser, read_options
 from pipelines.training.denoiser import DenoiserTask
 from pipelines.training.denoiser_networks import build_text_encoder, build_unet, load_networks, noise_schedule
 from pipelines.training.fit import PARTS, require_fit
@@ -29,7 +29,7 @@ from pipelines.training.muon import Muon
 from pipelines.training.objectives import assign_noise, soft_snr_v_loss
 from pipelines.training.recipes import Recipe, catalog_for, find_recipe
 from pipelines.training.tokenizer import train_tokenizer
-from pipelines.training.trainer import add_arguments, generator_for, pick_device, settings_from, train, use_threads
+from pipelines.training.trainer import generator_for, pick_device, settings_from, train
 
 __all__ = ["CompositionDenoiserTask", "CompositionPool", "composition_corpus"]
 
@@ -220,42 +220,10 @@ def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):
     return vae, tokenizer, torch.nn.ModuleDict(networks)
 
 
-def add_share_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how many single objects are drawn, and of which sizes."""
-    parser.add_argument("--singles", type=float, help="share of single objects (default: the compositions' own)")
-    parser.add_argument(
-        "--sizes",
-        type=read_sizes,
-        default=ORDINARY_SIZES,
-        metavar="SIZE,SIZE,...",
-        help="sizes of the single objects that --singles adds, each with the same chance: none, small, large",
-    )
-
-
-def read_sizes(text: str) -> tuple[str | None, ...]:
-    """Read sizes such as "none,small,large,large" for `sample_composition`.
-
-    Raises: argparse.ArgumentTypeError when a word is no size.
-    """
-    words = [word.strip() for word in text.split(",")]
-    known = {"none" if size is None else size: size for size in SIZES}
-    for word in words:
-        if word not in known:
-            raise argparse.ArgumentTypeError(f"unknown size {word!r}; choose from {', '.join(known)}")
-    return tuple(known[word] for word in words)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    parser.add_argument("--start", type=Path, required=True, help="stock folder; with --fresh only its autoencoder")
-    parser.add_argument("--fresh", action="store_true", help="begin with random weights")
-    parser.add_argument("--learning-rate", type=float, help="the highest (default: the recipe's)")
-    add_share_arguments(parser)
-    options = parser.parse_args(arguments)
-    use_threads(options.threads)
-    torch.manual_seed(options.seed)
+    parser = build_parser(__doc__, start="stock folder; with --fresh only its autoencoder", fresh="weights")
+    options = read_options(parser, arguments)
     recipe = find_recipe(options.recipe)
     rate = options.learning_rate or recipe.denoiser.learning_rate
     shape = dataclasses.replace(recipe.denoiser, learning_rate=rate, singles=options.singles, sizes=options.sizes)

@@ -24,7 +24,8 @@ from transformers import CLIPTokenizer
 
 from pipelines.emoji.objects import Catalog
 from pipelines.training.caption_reader import CaptionReader
-from pipelines.training.composition_denoiser import SHEET_CAPTIONS, CompositionPool, add_share_arguments
+from pipelines.training.command_options import build_parser, read_options
+from pipelines.training.composition_denoiser import SHEET_CAPTIONS, CompositionPool
 from pipelines.training.denoiser import load_in_float32
 from pipelines.training.flow_networks import (
     FLOW_PARTS,
@@ -37,16 +38,14 @@ from pipelines.training.history import UNKNOWN, History, begin_run, continued, h
 from pipelines.training.latents import fit_preview, save_preview
 from pipelines.training.muon import Muon
 from pipelines.training.objectives import assign_noise, learning_rate, stratified_logit_normal
-from pipelines.training.recipes import Recipe, catalog_for, find_recipe
+from pipelines.training.recipes import Recipe, TransformerRecipe, catalog_for, find_recipe
 from pipelines.training.tokenizer import encode_captions, write_slow_tokenizer
 from pipelines.training.trainer import (
-    add_arguments,
     generator_for,
     pick_device,
     picture_sheet,
     settings_from,
     train,
-    use_threads,
 )
 
 __all__ = ["FlowTransformerTask"]
@@ -179,18 +178,8 @@ class FlowTransformerTask:
         )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train, or go on training, in --run-dir."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_arguments(parser)
-    parser.add_argument("--start", type=Path, required=True, help="stock folder; with --fresh of Stable Diffusion")
-    parser.add_argument("--fresh", action="store_true", help="begin with a random transformer")
-    parser.add_argument("--learning-rate", type=float, help="the highest (default: the recipe's)")
-    parser.add_argument("--padded", type=float, help="share of batches with the stock pipeline's empty tokens")
-    add_share_arguments(parser)
-    options = parser.parse_args(arguments)
-    use_threads(options.threads)
-    torch.manual_seed(options.seed)
+def _adapt_recipe(options: argparse.Namespace) -> tuple[Recipe, TransformerRecipe]:
+    """The recipe of this name with what the command line changes, and what it says of the transformer."""
     recipe = find_recipe(options.recipe)
     shape = transformer_recipe(recipe)
     shape = dataclasses.replace(
@@ -199,7 +188,15 @@ def main(arguments: list[str] | None = None) -> None:
         padded=shape.padded if options.padded is None else options.padded,
     )
     denoiser = dataclasses.replace(recipe.denoiser, singles=options.singles, sizes=options.sizes)
-    recipe = dataclasses.replace(recipe, transformer=shape, denoiser=denoiser)
+    return dataclasses.replace(recipe, transformer=shape, denoiser=denoiser), shape
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, or go on training, in --run-dir."""
+    parser = build_parser(__doc__, start="stock folder; with --fresh of Stable Diffusion", fresh="transformer weights")
+    parser.add_argument("--padded", type=float, help="share of batches with the stock pipeline's empty tokens")
+    options = read_options(parser, arguments)
+    recipe, shape = _adapt_recipe(options)
     settings = settings_from(options, shape.steps, shape.ema)
     folder = options.run_dir / "flow_transformer"
     history = begin_run(folder, continued(history_of(options.start)))

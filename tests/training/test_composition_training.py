@@ -21,6 +21,7 @@ from pipelines.metrics.detector import (
     View,
 )
 from pipelines.training.autoencoder import build_autoencoder
+from pipelines.training.command_options import read_sizes
 from pipelines.training.composition_autoencoder import (
     CompositionAutoencoderTask,
     normalize_latents,
@@ -30,7 +31,6 @@ from pipelines.training.composition_denoiser import (
     CompositionDenoiserTask,
     CompositionPool,
     composition_corpus,
-    read_sizes,
 )
 from pipelines.training.denoiser_networks import build_text_encoder, build_unet
 from pipelines.training.muon import Muon, orthogonalize
