@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.pipelines.accelerator_modes import DeviceDispatch, DeviceNames, replaced_functions
 from tests.pipelines.device_tensors import (
@@ -31,6 +30,8 @@ from tests.pipelines.device_tensors import (
     find_our_line,
     is_device_tensor,
     list_argument_names,
+    list_leaves,
+    map_leaves,
     unwrap,
 )
 
@@ -132,7 +133,7 @@ class Accelerator:
             return False
         if name == "to":
             return self._to(func, args, kwargs)
-        leaves = tree_leaves((args, kwargs))
+        leaves = list(list_leaves((args, kwargs)))
         mine = [one for one in leaves if isinstance(one, DeviceTensor)]
         wanted = self._device_of(kwargs.get("device"))
         place = wanted if wanted is not None else (self.device if mine else None)
@@ -155,7 +156,7 @@ class Accelerator:
         if wanted is not None and on_device:
             kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
             kwargs = {key: value for key, value in kwargs.items() if key in list_argument_names(func)}
-        result = compute_on_cpu(func, tree_map(unwrap, args), tree_map(unwrap, kwargs))
+        result = compute_on_cpu(func, map_leaves(unwrap, args), map_leaves(unwrap, kwargs))
         return self._wrapped(result, mine, func) if on_device else result
 
     def _device_of(self, device: Any) -> torch.device | None:
@@ -261,4 +262,4 @@ class Accelerator:
             self._require_dtype(value.dtype, func)
             return DeviceTensor(value, self)
 
-        return tree_map(wrap, result)
+        return map_leaves(wrap, result)

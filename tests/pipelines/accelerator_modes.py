@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from tests.pipelines.device_tensors import (
     KINDS,
     DeviceTensor,
     has_device_tensor,
+    map_leaves,
     unwrap,
 )
 
@@ -32,7 +32,7 @@ def compute_attention(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Ten
     owner = next(one.owner for one in tensors if isinstance(one, DeviceTensor))
     owner.require_one_device(func, "attention", tensors)
     with owner.aside():
-        return DeviceTensor(func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs)), owner)
+        return DeviceTensor(func(*map_leaves(unwrap, args), **map_leaves(unwrap, kwargs)), owner)
 
 
 class DeviceDispatch(TorchDispatchMode):

@@ -2,7 +2,8 @@
 float64; what it makes is what the CPU makes of the same weights.
 
 The device is a stand-in (`tests/pipelines/accelerator.py`). By default each line runs once as `cuda` in bfloat16 and
-once as `mps` in float16; all four and all families are slow tests.
+once as `mps` in float16; the other dtypes and devices, and all families, are slow tests. Where two tables meet (edits
+and inversions, samplers and families) each pair runs in one place, in turn, so that each line sees every place.
 """
 
 from __future__ import annotations
@@ -196,10 +197,11 @@ def test_a_lora_acts_as_on_the_cpu_and_takes_no_memory_of_the_device(key, place)
 
 
 def samplers() -> Iterator[Any]:
-    for key in SAMPLERS:
-        for place in (*DEFAULT, *OTHERS):
-            for number, family in enumerate(fitting_families(SAMPLERS, key)):
-                marks = pytest.mark.slow if place in OTHERS or number else ()
+    for index, key in enumerate(SAMPLERS):
+        for number, family in enumerate(fitting_families(SAMPLERS, key)):
+            other = OTHERS[(index + number) % len(OTHERS)]
+            for place in (*DEFAULT, other) if number == 0 else (other,):
+                marks = pytest.mark.slow if place == other else ()
                 yield pytest.param(key, family, place, marks=marks, id=f"{key}-{family}-{place}")
 
 
@@ -286,18 +288,28 @@ WITH_EVERY_INVERSION = ("reprompt", "replace")
 """Edits that look at the source's row and that don't; of the others one inversion, and one of twice the rows."""
 
 
-def edits() -> Iterator[tuple[str, str]]:
-    for edit in EDITS:
-        inverts = EDITS[edit].build(EDITED[edit]).inverts
-        several = [key for key in INVERSIONS if key != "rf"] if edit in WITH_EVERY_INVERSION else ["direct", "edict"]
-        for inversion in several if inverts else ["direct"]:
-            if not {edit, inversion} & DIFFERENTIATED or (edit, inversion) in DIFFERENTIATED_PAIRS:
-                yield edit, inversion
-    yield "reprompt", "rf"
+def list_inversions(edit: str) -> list[str]:
+    """The inversions that an edit is run with."""
+    inverts = EDITS[edit].build(EDITED[edit]).inverts
+    several = [key for key in INVERSIONS if key != "rf"] if edit in WITH_EVERY_INVERSION else ["direct", "edict"]
+    wanted = several if inverts else ["direct"]
+    fitting = [one for one in wanted if not {edit, one} & DIFFERENTIATED or (edit, one) in DIFFERENTIATED_PAIRS]
+    return [*fitting, "rf"] if edit == "reprompt" else fitting
 
 
-@on_places
-@pytest.mark.parametrize(("edit", "inversion"), list(edits()))
+def edits() -> Iterator[Any]:
+    inversions = list(INVERSIONS)
+    for number, edit in enumerate(sorted(EDITS, key=lambda one: len(list_inversions(one)))):
+        for inversion in list_inversions(edit):
+            turn = number + inversions.index(inversion)
+            is_only_one = len(list_inversions(edit)) == 1 or inversion in {"rf", *DIFFERENTIATED}
+            shown = DEFAULT if is_only_one else [DEFAULT[turn % len(DEFAULT)]]
+            for place in (*shown, OTHERS[turn % len(OTHERS)]):
+                marks = pytest.mark.slow if place in OTHERS else ()
+                yield pytest.param(edit, inversion, place, marks=marks, id=f"{edit}-{inversion}-{place}")
+
+
+@pytest.mark.parametrize(("edit", "inversion", "place"), list(edits()))
 def test_every_edit_with_every_inversion_is_the_cpus(edit, inversion, place):
     drawn = np.zeros((32, 32), bool)
     drawn[6:19, 9:21] = True
