@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError
-from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
 from studio.media.clips import encode_clip
@@ -18,82 +16,10 @@ from studio.page.gallery.markup import build_opened, build_tiles
 from studio.results.archives import make_thumbnail
 from studio.results.search import extract_settings
 from studio.tasks.animate import parse_key
-from tests.pipelines.tiny_models import tiny_sd
-from tests.pipelines.tiny_videos import TINY_VIDEOS
-from tests.studio.waiting import ended
+from tests.studio import clip_runs
+from tests.studio.clip_runs import KEYS, MODELS, OWN_PIPELINE, finished, frames_of, picture, values
 
-BASE = {
-    "model": "tiny-sd",
-    "prompt": "a red fox",
-    "seed": 5,
-    "num_inference_steps": 2,
-    "width": 32,
-    "height": 32,
-    "sampler": "ddim",
-    "guidance": {"key": "cfg", "guidance_scale": 4.0},
-}
-KEYS = [{"prompt": "a blue cat", "seed": 9}]
-MODELS = {
-    "tiny-sd": (5, 32),
-    "tiny-animatediff": (4, 32),
-    "tiny-svd": (3, 64),
-    "tiny-wan": (5, 32),
-    "tiny-ltx": (9, 64),
-}
-
-
-OWN_PIPELINE = ("tiny-svd", "tiny-wan", "tiny-ltx")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    models = tmp_path_factory.mktemp("models")
-    tiny_sd(models / "tiny-sd")
-    for name, make in TINY_VIDEOS.items():
-        make(models / f"tiny-{name}")
-    return models
-
-
-@pytest.fixture(scope="module")
-def studio(folder, tmp_path_factory):
-    studio = Studio(
-        StudioSettings(outputs=tmp_path_factory.mktemp("outputs"), models=folder, device="cpu", memory_budget=2**30)
-    )
-    yield studio
-    studio.close()
-
-
-def picture(size=(64, 64), format="PNG", **options) -> bytes:
-    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def values(model="tiny-sd", **changes):
-    frames, side = MODELS[model]
-    base = {**BASE, "model": model, "width": side, "height": side}
-    if model in OWN_PIPELINE:
-        del base["sampler"]
-    base |= changes.pop("base", {})
-    plain = {"base": base, "frames": frames, "fps": 8, "format": "webp"}
-    plain |= {"keys": KEYS} if model == "tiny-sd" else {}
-    plain |= {"first_frame": picture()} if model == "tiny-svd" else {}
-    return {name: value for name, value in {**plain, **changes}.items() if value is not None}
-
-
-def finished(studio, **more):
-    job = studio.submit("animate", values(**more))
-    return ended(job)
-
-
-def frames_of(path) -> np.ndarray:
-    with Image.open(path) as clip:
-        found = []
-        for number in range(getattr(clip, "n_frames", 1)):
-            clip.seek(number)
-            found.append(np.asarray(clip.convert("RGB")))
-        return np.stack(found)
+make_models = clip_runs.make_models
 
 
 # The gallery.

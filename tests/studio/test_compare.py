@@ -15,12 +15,12 @@ from pipelines.models.device_choice import Acceleration
 from pipelines.models.loader import Loader
 from studio.backend import Studio, StudioSettings
 from studio.exports.comparison import draw_comparison, write_csv
-from studio.jobs.job import Job, JobStatus
+from studio.jobs.job import JobStatus
 from studio.page.compare.grid import _format_likeness
-from tests.pipelines.tiny_models import tiny_sd
+from tests.studio import compare_runs
+from tests.studio.compare_runs import BASE, compare, finished
 from tests.studio.task_examples import FOX as FOX_RUN
 from tests.studio.task_examples import Example
-from tests.studio.waiting import ended
 
 EXAMPLE = Example(
     {"base": FOX_RUN, "cells": [{"sampler": "ddim"}, {"sampler": "heun"}], "reference_steps": 4},
@@ -28,46 +28,7 @@ EXAMPLE = Example(
 )
 """For the tests of all tasks."""
 
-
-BASE = {
-    "model": "tiny",
-    "prompt": "a red fox",
-    "seed": 5,
-    "num_inference_steps": 4,
-    "width": 32,
-    "height": 32,
-    "sampler": "dpmpp_2m",
-    "schedule": "uniform",
-    "guidance": {"key": "cfg", "guidance_scale": 4.0},
-}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    models = tmp_path_factory.mktemp("models")
-    for name, seed in (("tiny", 0), ("other", 1)):
-        tiny_sd(models / name, seed=seed)
-    return models
-
-
-@pytest.fixture(scope="module")
-def studio(folder, tmp_path_factory):
-    studio = Studio(
-        StudioSettings(outputs=tmp_path_factory.mktemp("outputs"), models=folder, device="cpu", memory_budget=2**30)
-    )
-    yield studio
-    studio.close()
-
-
-def finished(studio, values, task="compare") -> Job:
-    job = studio.submit(task, values)
-    ended(job)
-    return job
-
-
-def compare(studio, *cells, **values) -> Job:
-    what = {"cells": list(cells)} if cells else {}
-    return finished(studio, {"base": BASE, **what, "reference_steps": 6, **values})
+make_models = compare_runs.make_models
 
 
 def rows(job):

@@ -14,52 +14,13 @@ import pytest
 from PIL import Image
 
 from pipelines.core.errors import SettingsError
-from studio.backend import Studio, StudioSettings
 from studio.exports.comparison import draw_comparison, store_picture, store_table, write_csv
 from studio.jobs.job import Cell, Job
 from studio.page.compare.grid import ComparisonGrid, build_table
-from tests.pipelines.tiny_models import tiny_sd
-from tests.studio.waiting import ended
+from tests.studio import compare_runs
+from tests.studio.compare_runs import BASE, compare, finished
 
-BASE = {
-    "model": "tiny",
-    "prompt": "a red fox",
-    "seed": 5,
-    "num_inference_steps": 4,
-    "width": 32,
-    "height": 32,
-    "sampler": "dpmpp_2m",
-    "schedule": "uniform",
-    "guidance": {"key": "cfg", "guidance_scale": 4.0},
-}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    models = tmp_path_factory.mktemp("models")
-    for name, seed in (("tiny", 0), ("other", 1)):
-        tiny_sd(models / name, seed=seed)
-    return models
-
-
-@pytest.fixture(scope="module")
-def studio(folder, tmp_path_factory):
-    studio = Studio(
-        StudioSettings(outputs=tmp_path_factory.mktemp("outputs"), models=folder, device="cpu", memory_budget=2**30)
-    )
-    yield studio
-    studio.close()
-
-
-def finished(studio, values, task="compare") -> Job:
-    job = studio.submit(task, values)
-    ended(job)
-    return job
-
-
-def compare(studio, *cells, **values) -> Job:
-    what = {"cells": list(cells)} if cells else {}
-    return finished(studio, {"base": BASE, **what, "reference_steps": 6, **values})
+make_models = compare_runs.make_models
 
 
 # What is taken away.

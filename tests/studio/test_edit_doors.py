@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 
 import numpy as np
 import pytest
@@ -11,59 +10,13 @@ from PIL import Image
 
 from pipelines.core.errors import PictureError, SettingsError
 from pipelines.edits import EDITS
-from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
 from studio.tasks.pictures import read_mask, read_picture
-from tests.pipelines.tiny_models import tiny_sd
-from tests.studio.waiting import ended
+from tests.studio import edit_runs
+from tests.studio.edit_runs import BASE, MASK, PICTURE, finished, noise, png
 
-BASE = {
-    "model": "tiny",
-    "prompt": "a red cat",
-    "seed": 5,
-    "num_inference_steps": 4,
-    "sampler": "ddim",
-    "schedule": "uniform",
-    "guidance": {"key": "cfg", "guidance_scale": 4.0},
-}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    models = tmp_path_factory.mktemp("models")
-    tiny_sd(models / "tiny")
-    return models
-
-
-@pytest.fixture(scope="module")
-def studio(folder, tmp_path_factory):
-    studio = Studio(
-        StudioSettings(outputs=tmp_path_factory.mktemp("outputs"), models=folder, device="cpu", memory_budget=2**30)
-    )
-    yield studio
-    studio.close()
-
-
-def png(picture: Image.Image, format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def noise(size=(32, 32), mode="RGB"):
-    pixels = np.random.default_rng(1).integers(0, 256, (*size[::-1], len(mode)), np.uint8)
-    return Image.fromarray(pixels, mode)
-
-
-PICTURE = png(noise())
-MASK = png(Image.fromarray(np.pad(np.full((14, 10), 255, np.uint8), ((6, 12), (9, 13)))))
-
-
-def finished(studio, **values):
-    base = {**BASE, "width": 32, "height": 32, **values.pop("base", {})}
-    job = studio.submit("edit", {"base": base, "picture": PICTURE, "source_prompt": "a red fox", **values})
-    return ended(job)
+make_models = edit_runs.make_models
 
 
 # Odd pictures.
