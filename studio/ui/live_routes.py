@@ -60,6 +60,9 @@ _LOG = logging.getLogger("stepwise.page")
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
+_Answer = Callable[[Request, "LiveTab"], Awaitable[Response]]
+
+
 @dataclasses.dataclass(frozen=True)
 class LiveTab:
     """Says what a tab does behind these routes.
@@ -90,30 +93,47 @@ def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route
         studio: the backend.
         tabs: by key.
     """
+    live = _LiveRoutes(studio)
+    answers = (
+        ("jobs/{job}/frame", live.frame, "POST"),
+        ("jobs/{job}/say", live.say, "POST"),
+        ("run", live.run, "POST"),
+        ("jobs/{job}/events", live.events, "GET"),
+        ("jobs/{job}/steps/{step:int}", live.step, "GET"),
+        ("jobs/{job}/stop", live.stop, "POST"),
+    )
+    return [
+        Route(f"/stepwise/{{tab}}/{path}", _find_tab_first(answer, tabs), methods=[method])
+        for path, answer, method in answers
+    ]
 
-    def route(path: str, answer: Callable[[Request, LiveTab], Awaitable[Response]], method: str) -> Route:
-        async def answer_guarded(request: Request) -> Response:
-            tab = tabs.get(request.path_params["tab"])
-            if tab is None:
-                return _build_refusal("There is no such tab.", 404)
-            try:
-                return await answer(request, tab)
-            except StepwiseError as error:
-                return _build_refusal(str(error), 422)
 
-        return Route(f"/stepwise/{{tab}}/{path}", answer_guarded, methods=[method])
+def _find_tab_first(answer: _Answer, tabs: Mapping[str, LiveTab]) -> Callable[[Request], Awaitable[Response]]:
+    """The answer to a request of a tab that there is; what it refuses is told as a sentence."""
 
-    def find_job(request: Request, tab: LiveTab) -> Job:
-        job = studio.job(request.path_params["job"], studio.people.person(request.scope))
-        if job.task != tab.key:
-            raise SettingsError("This job belongs to another tab.")
-        return job
+    async def answer_guarded(request: Request) -> Response:
+        tab = tabs.get(request.path_params["tab"])
+        if tab is None:
+            return _build_refusal("There is no such tab.", 404)
+        try:
+            return await answer(request, tab)
+        except StepwiseError as error:
+            return _build_refusal(str(error), 422)
 
-    async def run(request: Request, tab: LiveTab) -> Response:
+    return answer_guarded
+
+
+class _LiveRoutes:
+    """The answers, each to a request of one tab."""
+
+    def __init__(self, studio: Studio):
+        self.studio = studio
+
+    async def run(self, request: Request, tab: LiveTab) -> Response:
         content = await _read_content(request)
         LocalContext.request.set(gr.Request(request))  # as in Gradio's own events: ZeroGPU charges whoever asks
         owner = derive_owner(request.scope, str(content.get("owner") or ""))
-        job, draft, values = await to_thread.run_sync(_submit, studio, tab, content["values"], owner)
+        job, draft, values = await to_thread.run_sync(_submit, self.studio, tab, content["values"], owner)
         seed = values.get("base", values).get("seed")
         session = {
             "job": job.id,
@@ -122,31 +142,26 @@ def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route
         }
         return JSONResponse({"session": session}, headers=_HEADERS)
 
-    async def events(request: Request, tab: LiveTab) -> Response:
-        stream = _stream_events(find_job(request, tab), tab)
+    async def events(self, request: Request, tab: LiveTab) -> Response:
+        stream = _stream_events(self._find_job(request, tab), tab)
         return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
 
-    async def step(request: Request, tab: LiveTab) -> Response:
-        job = find_job(request, tab)
+    async def step(self, request: Request, tab: LiveTab) -> Response:
+        job = self._find_job(request, tab)
         if tab.at_step is None:
             raise SettingsError("This tab has no trajectory to move through.")
         sharp = request.query_params.get("sharp") == "1"
         parts = await to_thread.run_sync(tab.at_step, job, request.path_params["step"], sharp)
         return JSONResponse({"parts": parts}, headers=_HEADERS)
 
-    async def stop(request: Request, tab: LiveTab) -> Response:
-        job = find_job(request, tab)
-        studio.cancel(job.id, studio.people.person(request.scope))
+    async def stop(self, request: Request, tab: LiveTab) -> Response:
+        job = self._find_job(request, tab)
+        self.studio.cancel(job.id, self.studio.people.person(request.scope))
         return JSONResponse({}, headers=_HEADERS)
 
-    def find_inbox(job: Job, tab: LiveTab) -> Inbox:
-        if tab.hear is None:
-            raise SettingsError("This tab's runs take nothing while they run.")
-        return tab.hear(job)
-
-    async def frame(request: Request, tab: LiveTab) -> Response:
-        job = find_job(request, tab)
-        inbox, content = find_inbox(job, tab), await request.body()
+    async def frame(self, request: Request, tab: LiveTab) -> Response:
+        job = self._find_job(request, tab)
+        inbox, content = _find_inbox(job, tab), await request.body()
         if not 0 < len(content) <= FRAME_BYTES:
             raise SettingsError(f"A frame's file has {len(content)} bytes. Send one of at most {FRAME_BYTES}.")
         number = inbox.put_frame(content)
@@ -156,9 +171,9 @@ def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route
             await asyncio.sleep(0.01)
         return JSONResponse({"final": job.status.final}, headers=_HEADERS)
 
-    async def say(request: Request, tab: LiveTab) -> Response:
-        job = find_job(request, tab)
-        inbox = find_inbox(job, tab)
+    async def say(self, request: Request, tab: LiveTab) -> Response:
+        job = self._find_job(request, tab)
+        inbox = _find_inbox(job, tab)
         content = await _read_object(request)
         values = content.get("values", {})
         if not isinstance(values, dict) or tab.understand is None:
@@ -166,14 +181,17 @@ def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route
         inbox.say(await to_thread.run_sync(tab.understand, job, values))
         return JSONResponse({"final": job.status.final}, headers=_HEADERS)
 
-    return [
-        route("jobs/{job}/frame", frame, "POST"),
-        route("jobs/{job}/say", say, "POST"),
-        route("run", run, "POST"),
-        route("jobs/{job}/events", events, "GET"),
-        route("jobs/{job}/steps/{step:int}", step, "GET"),
-        route("jobs/{job}/stop", stop, "POST"),
-    ]
+    def _find_job(self, request: Request, tab: LiveTab) -> Job:
+        job = self.studio.job(request.path_params["job"], self.studio.people.person(request.scope))
+        if job.task != tab.key:
+            raise SettingsError("This job belongs to another tab.")
+        return job
+
+
+def _find_inbox(job: Job, tab: LiveTab) -> Inbox:
+    if tab.hear is None:
+        raise SettingsError("This tab's runs take nothing while they run.")
+    return tab.hear(job)
 
 
 def _write_large_numbers_as_text(value: object) -> Any:
