@@ -165,7 +165,7 @@ def test_mixdq_keeps_its_average_and_the_first_token(model):
     assert 3.5 < sum(bits[name] * size for name, size in sizes.items()) / sum(sizes.values()) <= 4
     assert len(set(bits.values())) > 1
     kept = [layer for layer in made.values() if layer.first is not None]
-    assert kept
+    assert bool(kept) == hasattr(network, "up_blocks")
     for layer in kept:
         inputs = normal(2, 5, layer.weight.shape[1])
         full = torch.nn.functional.linear(inputs, layer.first, layer.bias)

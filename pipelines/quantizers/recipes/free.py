@@ -51,7 +51,9 @@ class SimulatedSettings:
     )
     rank: int = setting(0, "Rank of a branch in full precision beside the rounded weights.", low=0, high=128)
     split: bool = setting(False, "Of a joined skip connection each half has its own range (U-Nets).")
-    first_token: bool = setting(False, "The first text token's keys and values stay in full precision.")
+    first_token: bool = setting(
+        False, "The first text token's keys and values stay in full precision (cross-attention)."
+    )
     scores: str = setting("full", "Rounding of attention's scores.", choices=("full", "even", "log2"))
     score_bits: int = setting(8, "Bits of a score.", low=2, high=8)
     rounding: str = setting(
@@ -106,6 +108,8 @@ class Simulated(SimulatedQuantizer):
 
 
 def text_layers(layers: Mapping[str, WeightedLayer]) -> frozenset[str]:
-    """Find the layers that make keys and values of the text: those of cross-attention, and joint attention's own."""
-    ends = ("attn2.to_k", "attn2.to_v", "attn.add_k_proj", "attn.add_v_proj")
-    return frozenset(name for name in layers if name.endswith(ends))
+    """Find the layers of cross-attention that make keys and values of the text; joint attention has none.
+
+    Their input is the same in every step, so what they make of one token can be computed beforehand.
+    """
+    return frozenset(name for name in layers if name.endswith(("attn2.to_k", "attn2.to_v")))

@@ -33,7 +33,9 @@ class MixDqSettings:
     activation_bits: float = setting(
         8.0, "Bits of a layer's inputs on average; layers have 4 or 8.", low=4.0, high=8.0, step=0.1
     )
-    first_token: bool = setting(True, "The first text token's keys and values stay in full precision.")
+    first_token: bool = setting(
+        True, "The first text token's keys and values stay in full precision (cross-attention)."
+    )
     feedback: bool = setting(False, "Round with error feedback (GPTQ), which MixDQ does not.")
 
 

@@ -176,7 +176,8 @@ def _count_bits(rows: torch.Tensor, spec: LayerSpec, form: NumberFormat | None, 
     ranges = 1 if spec.scope == "tensor" else count * groups
     bits = rows.numel() * form.bits + ranges * form.scale_bits + 16 * spec.rank * (count + columns)
     bits += 16 * (0 if basis.factors is None else len(basis.factors)) + basis.rotation_bits
-    return float(bits + (full_bits * rows.numel() if spec.keep_first else 0))
+    # What the full-precision weights make of the first token is the same in every step, and kept in their place.
+    return float(bits + (16 * count if spec.keep_first else 0))
 
 
 def fit_layer(
