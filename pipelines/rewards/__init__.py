@@ -7,6 +7,7 @@ from pipelines.rewards.adherence import Adherence, AdherenceSettings
 from pipelines.rewards.base import DIFFERENTIABLE, Reward
 from pipelines.rewards.clip_form import clip_form
 from pipelines.rewards.color import Color, ColorSettings
+from pipelines.rewards.image_reward import ImageReward
 from pipelines.rewards.jpeg_size import JpegSize, JpegSizeSettings
 from pipelines.rewards.sharpness import Sharpness
 from pipelines.rewards.similarity import Similarity, SimilaritySettings
@@ -78,6 +79,14 @@ REWARDS: Table[Reward] = Table(
             clip_form("hpsv2", "HPS v2", "HPS v2, converted to transformers' CLIPModel", 1.0),
             paper="Wu et al., HPS v2, arXiv:2306.09341",
             help="What people preferred. Needs rewards/hpsv2 in the models folder, as a CLIPModel.",
+            groups=(DIFFERENTIABLE,),
+        ),
+        Method(
+            "imagereward",
+            "ImageReward",
+            ImageReward,
+            paper="Xu et al., ImageReward, arXiv:2304.05977",
+            help="What people preferred. Needs rewards/imagereward in the models folder, converted to safetensors.",
             groups=(DIFFERENTIABLE,),
         ),
     ],

@@ -10,7 +10,16 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+from safetensors.torch import save_file
+from transformers import (
+    BlipTextConfig,
+    BlipTextModel,
+    BlipVisionConfig,
+    BlipVisionModel,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+)
 
 from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
 from pipelines.core.types import Choice
@@ -19,6 +28,7 @@ from pipelines.metrics.detector import load_detector
 from pipelines.rewards import REWARDS
 from pipelines.rewards.base import DIFFERENTIABLE, RewardSources
 from pipelines.rewards.color import lab
+from pipelines.rewards.image_reward import _PICTURE_MEAN, _PICTURE_STD
 
 PROMPT = "a cat face left of a rose"
 PUBLISHED = ("clip", "pickscore", "hpsv2")
@@ -44,7 +54,50 @@ def weights(tmp_path_factory):
         torch.manual_seed(seed)
         CLIPModel(config).save_pretrained(folder / "rewards" / key)
         tokenizer.save_pretrained(folder / "rewards" / key)
+    save_image_reward(folder / "rewards" / "imagereward", tokenizer)
     return folder
+
+
+IMAGE_REWARD = {
+    "vision": {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 1},
+    "text": {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 1},
+}
+
+
+def blip(tokenizer):
+    """A random BLIP of two layers, and a head of two."""
+    torch.manual_seed(5)
+    vision = BlipVisionModel(
+        BlipVisionConfig(**IMAGE_REWARD["vision"], image_size=32, patch_size=8, layer_norm_eps=1e-6)
+    )
+    text = BlipTextConfig(**IMAGE_REWARD["text"], vocab_size=len(tokenizer), encoder_hidden_size=64)
+    head = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+    return vision.eval(), BlipTextModel(text, add_pooling_layer=False).eval(), head.eval()
+
+
+def save_image_reward(folder, tokenizer):
+    """Under the names of the authors' file: timm's of the vision transformer."""
+    names = (
+        ("embeddings.patch_embedding.", "patch_embed.proj."),
+        ("embeddings.class_embedding", "cls_token"),
+        ("embeddings.position_embedding", "pos_embed"),
+        ("post_layernorm.", "norm."),
+        ("encoder.layers.", "blocks."),
+        (".layer_norm", ".norm"),
+        (".self_attn.qkv.", ".attn.qkv."),
+        (".self_attn.projection.", ".attn.proj."),
+    )
+    vision, text, head = blip(tokenizer)
+    state = {}
+    for name, tensor in vision.state_dict().items():
+        for new, old in names:
+            name = name.replace(new, old)
+        state[f"blip.visual_encoder.{name}"] = tensor.contiguous()
+    state |= {f"blip.text_encoder.{name}": tensor.contiguous() for name, tensor in text.state_dict().items()}
+    state |= {f"mlp.layers.{name}": tensor.contiguous() for name, tensor in head.state_dict().items()}
+    folder.mkdir(parents=True)
+    save_file(state, folder / "ImageReward.safetensors")
+    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +125,29 @@ def test_a_reward_scores_each_picture_alone_and_has_a_gradient_where_its_group_s
         rewards.sum().backward()
         assert images.grad.isfinite().all()
         assert images.grad.abs().sum() > 0
+
+
+def test_imagereward_is_the_head_of_the_first_token_that_looks_at_the_picture(sources):
+    tokenizer = tiny_models.clip_tokenizer()
+    vision, text, head = blip(tokenizer)
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (_PICTURE_MEAN, _PICTURE_STD))
+    words = tokenizer(PROMPT, padding="max_length", truncation=True, max_length=35, return_tensors="pt")
+    with torch.no_grad():
+        seen = vision(pixel_values=(pixels - mean) / std).last_hidden_state
+        read = text(
+            input_ids=words.input_ids.expand(2, -1),
+            attention_mask=words.attention_mask.expand(2, -1),
+            encoder_hidden_states=seen,
+            is_decoder=False,
+        ).last_hidden_state
+        wanted = (head(read[:, 0])[:, 0] - 0.16717363) / 1.03333950
+        found = load("imagereward", sources)(pixels)
+    assert torch.allclose(found, wanted, atol=1e-5) and float((found[0] - found[1]).abs()) > 0
+    other = load("imagereward", sources, prompt="a house")(pixels)
+    assert not torch.allclose(other, found, atol=1e-4)
+    with pytest.raises(ModelMissingError, match=r"ImageReward\.pt.*a pickle is not read"):
+        load("imagereward", RewardSources(sources.models / "none"))
 
 
 def test_adherence_is_what_the_detector_says_and_its_logarithm_has_the_same_order(sources):
