@@ -10,6 +10,7 @@ import torch
 from pipelines.core import devices
 from pipelines.core.denoiser import Cancelled, Denoiser, predict_together
 from pipelines.core.prediction import Conditioning, Prediction, Query
+from pipelines.core.rows import halve_rows
 from pipelines.core.schedule import Level
 from pipelines.guidance.cfg import Cfg, CfgSettings, Unguided, rescale
 
@@ -239,6 +240,13 @@ def test_the_frames_of_a_clip_are_never_parted():
         one = Denoiser(small := Small(holds=4, rows_together=5), Unguided(), {"positive": word(2, 10)})
         one.predict(torch.zeros(10, 1, 2, 2), LEVEL)
     assert small.batches == [10, 5]
+
+
+@pytest.mark.parametrize(
+    ("together", "rows", "fewer"), [(1, 5, 2), (1, 1, 0), (2, 7, 2), (5, 10, 5), (5, 8, 5), (5, 5, 0)]
+)
+def test_half_of_the_rows_is_whole_groups_and_one_group_at_least(together, rows, fewer):
+    assert halve_rows(SimpleNamespace(rows_together=together), rows) == fewer
 
 
 def test_a_cancel_takes_effect_before_the_next_evaluation():
