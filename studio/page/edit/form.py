@@ -135,6 +135,7 @@ class EditForm:
             base.method("sampler")
             base.method("schedule")
         with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
+            gr.HTML("<p class='sw-hint'>For edits without inversion; with one, no cache can be chosen.</p>")
             base.method("cache")
         with gr.Accordion("ControlNet and IP-Adapter", open=False, elem_classes="sw-expert"):
             base.steering("control", _WITHOUT_PICTURE)
