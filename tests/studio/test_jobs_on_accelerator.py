@@ -11,7 +11,7 @@ from studio.jobs.job import JobStatus
 from tests.pipelines.accelerator import Accelerator
 from tests.pipelines.tiny_models import tiny_sd
 from tests.pipelines.tiny_videos import TINY_VIDEOS
-from tests.studio.test_animate import BASE, picture, values
+from tests.studio.clip_runs import BASE, picture, values
 from tests.studio.waiting import ended
 
 JOBS = {
