@@ -43,6 +43,9 @@ CLIPS = {SOME: 10, FRAMES: 2}
 FIRST, FRESH = 320, 0.25
 """Clips in memory before the first step, and how many join at each."""
 EMPTY, SNR_FLOOR, HIGH_NOISE = 0.1, 0.002, 0.3
+WEAK, LATE = 0.4, 900
+"""The share of draws that have less signal than their late time step says: else the sixteen frames together would
+betray even at the last one which way the object goes, and the words for it would never be needed."""
 SHEET = ("moving left", "moving up", "growing", "bouncing")
 
 
@@ -117,7 +120,8 @@ class MotionTask:
     Source: Guo et al., AnimateDiff, arXiv 2307.04725, section 4.2.
     Differs: rows of the text encoder are learned with the modules; frames are left out of most steps; the noise levels
         are drawn more often where there is more noise, since there it is decided what stands where; a clip and itself
-        played backward share noise and level, so that what they have in common cancels out of what tells them apart.
+        played backward share noise and level, so that what they have in common cancels out of what tells them apart;
+        some inputs have less signal than their level, down to none (see WEAK).
     """
 
     batch = CLIPS[SOME]
@@ -153,10 +157,17 @@ class MotionTask:
         different = draws[-1] + 1
         noise = torch.randn((different, *latents.shape[1:]), generator=generator)[draws].to(self.device)
         positions = (torch.arange(different) + torch.rand(different, generator=generator)) / different
-        timesteps = (positions**HIGH_NOISE * 1_000).long().clamp(max=999)[draws]
+        timesteps = (positions**HIGH_NOISE * 1_000).long().clamp(max=999)
+        weak, kept = torch.rand((2, different), generator=generator)
+        late = (LATE + (1_000 - LATE) * torch.rand(different, generator=generator)).long()
+        # of these draws every second has no signal at all, which is what a sampler begins with
+        timesteps = torch.where(weak < WEAK, late, timesteps)[draws]
+        shares = torch.where(weak < WEAK, (2 * kept - 1).clamp(min=0), torch.ones(()))[draws]
         alphas = self.alphas_cumprod[timesteps].to(self.device)
         alpha, sigma = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
-        noisy, velocity = alpha * latents + sigma * noise, alpha * noise - sigma * latents
+        signal = alpha * shares.to(self.device).view(-1, 1, 1, 1, 1)
+        noisy = signal * latents + (1 - signal.square()).sqrt() * noise
+        velocity = (alpha * noisy - latents) / sigma
         captions = [describe_clip(clip, self.pool.catalog, rng, EMPTY) for clip in clips]
         with at_places(self.adapter, places):
             embeds = self.words(captions).repeat_interleave(frames, dim=0)
