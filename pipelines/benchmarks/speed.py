@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ _LORA = Path(__file__).resolve().parents[2] / "assets" / "loras" / "emoji-128-fo
 _FIRST_SEED = 920_000_000
 _SINGLE = "emoji-dpmpp-2m-7-bespoke-single-emphasis"
 
-_UNET = (
+_UNET: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("deepcache", {"interval": interval}) for interval in (2, 3, 5)),
     *(("cachequant", {"fit": fit}) for fit in ("emoji-128-25-13", "emoji-128-25-9")),
     *(("cachequant", {"fit": "emoji-128-25-9", "correction": kind}) for kind in ("variance", "none")),
@@ -53,7 +53,7 @@ _UNET = (
     ("token_merging", {}),
     ("pab", {}),
 )
-_TRANSFORMER = (
+_TRANSFORMER: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("taylorseer", {"interval": interval, "order": order}) for interval in (2, 3) for order in (0, 1)),
     ("taylorseer", {"interval": 4, "order": 1}),
     *(("first_block", {"threshold": threshold}) for threshold in (0.1, 0.2)),
@@ -106,7 +106,7 @@ def _is_wanted(name: str, words: Sequence[str] | None) -> bool:
     return not words or any(word in name for word in words)
 
 
-def _serves(settings: dict[str, Any], steps: int) -> bool:
+def _serves(settings: Mapping[str, Any], steps: int) -> bool:
     """Whether a cache is one for any number of steps, or was fitted to this one."""
     return "fit" not in settings or read_fit(settings["fit"]).serves(steps)
 

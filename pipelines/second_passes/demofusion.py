@@ -82,7 +82,7 @@ class DemoFusion:
 
         run.denoiser.network = ViewedNetwork(
             start.family,
-            start.small.shape[-2:],
+            (start.small.shape[-2], start.small.shape[-1]),
             int(self.factor),
             lambda time: self.dilated * cosine_factor(progress(time)),
             lambda time: self.sigma * (0.99 * cosine_factor(progress(time)) + 0.01),
