@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.utils import get_upload_folder
 from starlette.routing import Route
 
@@ -77,6 +79,7 @@ def build_page(studio: Studio) -> Page:
     Args:
         studio: the backend behind every tab.
     """
+    _remember_signatures()
     with Page(title=NAME, analytics_enabled=False, fill_width=True) as demo:
         # At the top: in a tab that was not opened yet the browser's memory would not be restored.
         keys = [*(tab.key for tab in TABS), *BESIDE]
@@ -99,6 +102,26 @@ def build_page(studio: Studio) -> Page:
     _leave_unmarked(demo)
     demo.routes = [*build_result_routes(studio, Path(get_upload_folder())), *build_live_routes(studio, context.live)]
     return demo
+
+
+def _remember_signatures() -> None:
+    """Have Python keep the arguments of each kind of component, of which there are some sixty.
+
+    Gradio asks for them at each of the page's thousands of components, whenever it builds or describes one: when the
+    studio starts, and again for each person.
+    """
+    for kind in _list_kinds(Block):
+        function = vars(kind).get("__init__")
+        while function is not None:
+            if "__signature__" not in vars(function):
+                function.__signature__ = inspect.signature(function)
+            function = getattr(function, "__wrapped__", None)
+
+
+def _list_kinds(kind: type) -> Iterator[type]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _list_kinds(one)
 
 
 def _leave_unmarked(demo: gr.Blocks) -> None:
