@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import io
 import re
 import subprocess
@@ -84,6 +85,11 @@ def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
     assert marking <= public(build_page(studio).get_config_file()), (
         "only the endpoints, which have no outputs on the page"
     )
+
+
+def test_the_arguments_of_each_kind_of_component_are_read_once(studio):
+    kinds = {type(block) for block in build_page(studio).blocks.values()}
+    assert all(inspect.signature(kind.__init__) is inspect.signature(kind.__init__) for kind in kinds)
 
 
 def test_nothing_on_the_page_moves_by_itself_while_a_model_runs():
