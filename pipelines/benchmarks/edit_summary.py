@@ -69,7 +69,7 @@ def write_best(summary: Mapping[str, Any]) -> str:
 
 
 def _label(line: Mapping[str, Any]) -> str:
-    masked = ", with the true mask" if EDITS[line["edit"]].build().masked else ""
+    masked = ", with a mask" if EDITS[line["edit"]].build().masked else ""
     return f"{Combination(line['edit'], line['inversion'], line['guidance']).label}{masked}"
 
 

@@ -54,12 +54,12 @@ def decode_mask(runs: Sequence[int]) -> np.ndarray:
     """
     if len(runs) % 2:
         raise SettingsError(f"A mask of PIE-Bench has {len(runs)} numbers. They come in pairs of start and length.")
-    mask = np.zeros(SIDE * SIDE, bool)
+    flat = np.zeros(SIDE * SIDE, bool)
     for start, length in zip(runs[::2], runs[1::2], strict=True):
-        if start < 0 or length < 0 or start + length > len(mask):
+        if start < 0 or length < 0 or start + length > len(flat):
             raise SettingsError(f"A mask of PIE-Bench has a run of {length} from {start}, which leaves the picture.")
-        mask[start : start + length] = True
-    mask = mask.reshape(SIDE, SIDE)
+        flat[start : start + length] = True
+    mask: np.ndarray = flat.reshape(SIDE, SIDE)
     mask[[0, -1]] = True
     mask[:, [0, -1]] = True
     return mask

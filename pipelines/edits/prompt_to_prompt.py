@@ -193,8 +193,10 @@ def _build_word_maps(blend: str, source: Words, target: Words, latents: torch.Te
             raise PromptError(
                 f"Neither prompt has {phrase[:60]!r}, which the local blend names. Choose words of the prompts."
             )
-    places = [tuple(place for phrase in blend_phrases for place in words.find(phrase)) for words in (source, target)]
-    return WordMaps(*places, tuple(latents.shape[-2:]))
+    first, second = (
+        tuple(place for phrase in blend_phrases for place in words.find(phrase)) for words in (source, target)
+    )
+    return WordMaps(first, second, (latents.shape[-2], latents.shape[-1]))
 
 
 class Replace(PromptToPrompt):

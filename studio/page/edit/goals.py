@@ -104,6 +104,7 @@ def _suggest(reason: str, edit: str, inversion: str = "direct", **settings: Any)
 _FLOW = _suggest(
     "FlowEdit moves the picture by the difference of two velocities; it was made for models like this.", "flow_edit"
 )
+_REFINE = _suggest("Refine changes what the prompts don't have in common, and keeps the layout.", "refine")
 _MOVE = _suggest(f"It copies the object's pixels and draws the place that it leaves. {_NOTES['move']}", "move")
 _STYLE = _suggest(
     "STRDP gives every feature the mean and spread that it has in the reference: give a picture of that style. The "
@@ -112,11 +113,11 @@ _STYLE = _suggest(
 )
 
 GOALS = (
-    Goal("Replace an object", (_FLOW,), ("replace",)),
-    Goal("Change the background", (_FLOW,), ("background",)),
-    Goal("Add an object", (_FLOW,), ("add",)),
-    Goal("Remove an object", (_FLOW,), ("remove",)),
-    Goal("Let two things change places", (_FLOW,), ("swap",)),
+    Goal("Replace an object", (_REFINE, _FLOW), ("replace",)),
+    Goal("Change the background", (_REFINE, _FLOW), ("background",)),
+    Goal("Add an object", (_REFINE, _FLOW), ("add",)),
+    Goal("Remove an object", (_REFINE, _FLOW), ("remove",)),
+    Goal("Let two things change places", (_REFINE, _FLOW), ("swap",)),
     Goal("Move or resize an object", (_MOVE,), ("move", "resize"), takes_mask=True),
     Goal("Change the style", (_STYLE, _FLOW), ("style",)),
     Goal("Redraw a part", (_suggest("Draw over the part: only what is under the mask is drawn anew.", "inpaint"),)),
