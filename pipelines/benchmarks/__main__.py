@@ -20,7 +20,7 @@ BENCHMARKS = {
     "reliability": "studio.benchmarks.reliability",
     "samplers": "pipelines.benchmarks.samplers",
     "edits": "pipelines.benchmarks.edits",
-    "quantization": "studio.benchmarks.quantization",
+    "quantization": "pipelines.benchmarks.quantization",
     "files": "pipelines.benchmarks.files",
     "device": "pipelines.benchmarks.device",
     "peers": "studio.benchmarks.peers",

@@ -13,7 +13,7 @@ from pipelines.quantizers.bitsandbytes import BitsAndBytes, fits_bitsandbytes
 from pipelines.quantizers.calibrated import Calibrated, CalibratedQuantizer, CalibratedSettings
 from pipelines.quantizers.dynamic import Dynamic, fits_dynamic
 from pipelines.quantizers.fp8 import Fp8
-from pipelines.quantizers.gguf import Gguf, fits_gguf
+from pipelines.quantizers.gguf import Gguf, GgufSettings, fits_gguf
 from pipelines.quantizers.int4 import Int4, Int4Settings
 from pipelines.quantizers.int8 import Int8
 from pipelines.quantizers.layerwise import Layerwise
@@ -178,17 +178,19 @@ QUANTIZERS = Table(
             "gguf_q8_0",
             "GGUF Q8_0",
             _bind_form(Gguf, "Q8_0"),
+            GgufSettings,
             fit=fits_gguf,
             paper="llama.cpp; diffusers",
-            help="Linear layers in blocks of 32 weights, eight bits each.",
+            help="Weights in blocks of 32, eight bits each.",
         ),
         Method(
             "gguf_q4_0",
             "GGUF Q4_0",
             _bind_form(Gguf, "Q4_0"),
+            GgufSettings,
             fit=fits_gguf,
             paper="llama.cpp; diffusers",
-            help="Linear layers in blocks of 32 weights, four bits each.",
+            help="Weights in blocks of 32, four bits each.",
         ),
         Method(
             "bnb_int8",

@@ -13,7 +13,6 @@ from PIL import Image
 
 from pipelines.core.types import Request
 from pipelines.quantizers import QUANTIZERS, Machine
-from studio.benchmarks.quantization import format_markdown
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.page.quantize.markup import build_missing_list
 from studio.page.quantize.plots import COLORS, NONE, build_legend, draw_error_plot, draw_heat_maps, draw_scatter_plot
@@ -79,14 +78,6 @@ def test_what_cannot_run_is_listed_with_its_reason():
     assert html.count("<li") == len([one for one in QUANTIZERS.values() if one.fit(Machine("cpu"))]) >= 2
     assert html.count("it needs an NVIDIA GPU") == 2
     assert build_legend(["<i>"]).count("<i ") == 1 and "&lt;i&gt;" in build_legend(["<i>"])
-
-
-def test_the_benchmark_s_table():
-    figures = {"bytes": 9_300_000, "disk": None, "peak": 88_000_000, "step_ratio": 1.234, "layers": 129}
-    full = {**figures, "label": "Full precision", "psnr": None, "ssim": None, "layers": 0}
-    lines = format_markdown([full, {**figures, "label": "int8", "psnr": 43.21, "ssim": 0.9987}]).splitlines()
-    assert lines[3] == "| int8 | 9.3 MB | – | 88.0 MB | 1.23 × | 43.2 dB | 0.999 | 129 |"
-    assert len({line.count("|") for line in lines}) == 1 and lines[2].endswith("| – | – | – |")
 
 
 def test_the_tab_draws_a_run_while_it_waits_and_after_it_ended():
