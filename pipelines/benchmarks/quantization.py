@@ -102,7 +102,7 @@ class _Bench:
         row = self.known["rows"].setdefault(cell.label, {"key": cell.choice.key, "prompts": {}, "forced": {}})
         row.update(library=cell.library, bits=cell.bits, simulated=cell.simulated)
         if "cost" not in row:
-            row["cost"] = measure_quantizing(self.entry.key, choice.to_json(), file)
+            row["cost"] = measure_quantizing(self.full, choice, file)
         quantized = quantized_entry(self.entry, choice, file if file.is_file() else None)
         catalog = Catalog(entries=[self.entry, quantized])
         loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), catalog, device="cpu")

@@ -1,35 +1,40 @@
-"""What quantizing itself costs, in a process of its own: seconds of the processor, peak of memory, and the report.
+"""What quantizing itself costs, in a forked process of its own: seconds of the processor, peak of memory, the report.
 
-`python -m pipelines.benchmarks.quantization_cost` is that process; `measure_quantizing` starts it. Packages are
-imported and kernels are built before the clock starts.
+The fork shares the loaded model and the imported packages with the process that it came from, so neither is counted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-if TYPE_CHECKING:
-    from pipelines.quantizers.contract import WeightedLayer
+import torch
+
+from pipelines.benchmarks.quantization_peak import highest_memory, present_memory, reset_highest_memory
+from pipelines.core.errors import ModelError, StepwiseError
+from pipelines.core.types import Choice
+from pipelines.families.base import Family
+from pipelines.quantizers import CalibratedQuantizer, StorableQuantizer, build_quantizer, this_machine
+from pipelines.quantizers.base import build_report, quantize_network
+from pipelines.quantizers.contract import WeightedLayer
+from pipelines.quantizers.files import save_network
+from pipelines.quantizers.stored import stored_bytes
+from pipelines.requests.calibration import record_calibration
 
 __all__ = ["measure_quantizing"]
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def measure_quantizing(model: str, method: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Quantize a shipped model and say what that took.
+def measure_quantizing(family: Family, choice: Choice, file: Path) -> dict[str, Any]:
+    """Quantize a loaded model's network in a process of its own and say what that took.
 
     Args:
-        model: key of a shipped model.
-        method: the quantizer, as `Choice.to_json` gives it.
+        family: the model on the CPU.
+        choice: the quantizer.
         file: where the network is written, if its layers are plain tensors.
 
     Returns:
@@ -38,81 +43,60 @@ def measure_quantizing(model: str, method: Mapping[str, Any], file: Path) -> dic
         bytes beyond the loaded model}.
 
     Raises:
-        ModelError: the process failed, with its own last line.
+        ModelError: the process failed, with its own words.
     """
-    from pipelines.core.errors import ModelError
-
-    task = json.dumps({"model": model, "method": dict(method), "file": str(file)})
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", __name__],
-        input=task,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-    )
-    lines = ended.stdout.strip().splitlines()
-    if ended.returncode or not lines:
-        errors = ended.stderr.strip().splitlines() or ["it said nothing"]
-        raise ModelError(f"Quantizing in a process of its own failed ({errors[-1][:200]}). Leave the method out.")
-    return dict(json.loads(lines[-1]))
-
-
-def _measure(task: Mapping[str, Any]) -> dict[str, Any]:
-    import torch
-
-    from pipelines.benchmarks.quantization_peak import highest_memory, present_memory, reset_highest_memory
-    from pipelines.core.types import Choice
-    from pipelines.models.cache import ModelCache
-    from pipelines.models.catalog import Catalog, shipped, shipped_128, shipped_flow
-    from pipelines.models.loader import Loader
-    from pipelines.quantizers import CalibratedQuantizer, StorableQuantizer, build_quantizer, this_machine
-    from pipelines.quantizers.base import build_report, quantize_network
-    from pipelines.quantizers.files import save_network
-    from pipelines.quantizers.stored import stored_bytes
-    from pipelines.requests.calibration import record_calibration
-
-    torch.set_num_threads(1)
-    choice = Choice.parse(task["method"])
+    # Packages are imported and kernels are built here, once, and not in what is measured.
     quantizer = build_quantizer(choice, this_machine("cpu"))
-    loader = Loader(ModelCache(2**33), Catalog(entries=[shipped(), shipped_128(), shipped_flow()]), device="cpu")
-    with loader.model(task["model"]) as family:
-        network, calibration = family.network, None
-        if not isinstance(quantizer, CalibratedQuantizer):
-            quantizer.weight(
-                cast("WeightedLayer", quantizer.quantize(cast("WeightedLayer", torch.nn.Linear(128, 128))))
-            )
-        reset_highest_memory()
-        before, start = present_memory(), time.process_time()
-        if isinstance(quantizer, CalibratedQuantizer):
-            calibration = record_calibration(family)
-        quantized = quantize_network(network, quantizer, choice.key, calibration=calibration)
-        seconds, peak, start = time.process_time() - start, highest_memory() - before, time.process_time()
-        report = build_report(network, quantized, quantizer)
-        report_seconds = time.process_time() - start
-        if isinstance(quantizer, StorableQuantizer):
-            save_network(network, quantized, quantizer, choice, Path(task["file"]))
-        layers = report.quantized_layers
-        return {
-            "bytes": report.bytes,
-            "full_bytes": report.full_bytes,
-            "layers": len(layers),
-            "larger": sum(one.bytes > stored_bytes(network.get_submodule(one.name)) for one in layers),
-            "seconds": seconds,
-            "report_seconds": report_seconds,
-            "peak": max(0, peak),
-        }
+    if not isinstance(quantizer, CalibratedQuantizer):
+        layer = cast(WeightedLayer, quantizer.quantize(cast(WeightedLayer, torch.nn.Linear(128, 128))))
+        quantizer.weight(layer)
+    return _run_forked(lambda: _measure(family, choice, file))
 
 
-def main() -> int:
-    """Read the task, measure, print JSON."""
-    with contextlib.redirect_stdout(sys.stderr):  # packages greet
-        measured = _measure(json.load(sys.stdin))
-    print(json.dumps(measured))
-    return 0
+def _run_forked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(work, sender))
+    process.start()
+    sender.close()
+    try:
+        said = json.loads(receiver.recv_bytes())
+    except EOFError:
+        said = {"problem": "it ended without a word"}
+    finally:
+        process.join()
+    if "problem" in said:
+        raise ModelError(f"Quantizing in a process of its own failed ({said['problem']}). Leave the method out.")
+    return dict(said)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _answer(work: Callable[[], dict[str, Any]], sender: Connection) -> None:
+    try:
+        said = work()
+    except (StepwiseError, RuntimeError, MemoryError) as error:
+        said = {"problem": (str(error).splitlines() or [type(error).__name__])[0][:200]}
+    sender.send_bytes(json.dumps(said).encode())
+
+
+def _measure(family: Family, choice: Choice, file: Path) -> dict[str, Any]:
+    quantizer, network, calibration = build_quantizer(choice, this_machine("cpu")), family.network, None
+    reset_highest_memory()
+    before, start = present_memory(), time.process_time()
+    if isinstance(quantizer, CalibratedQuantizer):
+        calibration = record_calibration(family)
+    quantized = quantize_network(network, quantizer, choice.key, calibration=calibration)
+    seconds, peak, start = time.process_time() - start, highest_memory() - before, time.process_time()
+    report = build_report(network, quantized, quantizer)
+    report_seconds = time.process_time() - start
+    if isinstance(quantizer, StorableQuantizer):
+        save_network(network, quantized, quantizer, choice, file)
+    layers = report.quantized_layers
+    return {
+        "bytes": report.bytes,
+        "full_bytes": report.full_bytes,
+        "layers": len(layers),
+        "larger": sum(one.bytes > stored_bytes(network.get_submodule(one.name)) for one in layers),
+        "seconds": seconds,
+        "report_seconds": report_seconds,
+        "peak": max(0, peak),
+    }

@@ -25,7 +25,8 @@ from pipelines.metrics.detector import Detector
 from pipelines.metrics.pictures import psnr, ssim
 from pipelines.quantizers.base import sqnr
 from pipelines.quantizers.calibration import NetworkCall, recorded_calls
-from pipelines.requests.text_to_image import build_run, decode, resolve
+from pipelines.requests.encoding import decode
+from pipelines.requests.text_to_image import build_run, resolve
 
 __all__ = ["MOST_DECIBELS", "Picture", "draw_prompts", "forced_errors", "make_picture", "measure_picture", "time_ratio"]
 

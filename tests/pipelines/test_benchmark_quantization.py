@@ -11,12 +11,17 @@ import torch
 
 from pipelines.benchmarks.quantization import Kept
 from pipelines.benchmarks.quantization_cells import FOUR_BITS, OURS, list_cells, list_missing
+from pipelines.benchmarks.quantization_cost import measure_quantizing
 from pipelines.benchmarks.quantization_plot import plot_front, plot_steps
 from pipelines.benchmarks.quantization_report import BEGIN, END, FIGURES, PAGE, format_section, format_table, summarize
 from pipelines.benchmarks.quantization_runs import MOST_DECIBELS, Picture, draw_prompts, forced_errors, measure_picture
 from pipelines.benchmarks.quantization_targets import four_bit_gain, on_front
-from pipelines.core.errors import StepwiseError
+from pipelines.core.errors import ModelError, StepwiseError
+from pipelines.core.types import Choice
 from pipelines.metrics.detector import load_detector
+from pipelines.models.cache import ModelCache
+from pipelines.models.catalog import Catalog, shipped
+from pipelines.models.loader import Loader
 from pipelines.quantizers import QUANTIZERS, Machine
 from pipelines.quantizers.calibration import NetworkCall
 
@@ -140,3 +145,14 @@ def test_the_page_shows_the_figures_of_the_last_run():
     for model in figures["models"].values():
         assert {"int8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8"} <= {one["key"] for one in model["rows"]}
         assert not any(one["larger"] for one in model["rows"])
+
+
+def test_quantizing_is_measured_in_a_process_of_its_own(tmp_path):
+    file = tmp_path / "network.safetensors"
+    with Loader(ModelCache(2**31), Catalog(entries=[shipped()]), device="cpu").model("emoji") as family:
+        cost = measure_quantizing(family, Choice("int8"), file)
+        assert cost["layers"] == 129 and cost["larger"] == 0 and cost["seconds"] > 0 and cost["report_seconds"] > 0
+        assert cost["bytes"] < 0.27 * cost["full_bytes"] and file.stat().st_size > 0.9 * cost["bytes"]
+        assert cost["bytes"] / 2 < cost["peak"] < 4 * cost["full_bytes"]
+        with pytest.raises(ModelError, match="process of its own failed"):
+            measure_quantizing(family, Choice("nf4"), tmp_path / "gone" / "network.safetensors")
