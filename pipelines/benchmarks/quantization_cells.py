@@ -9,7 +9,7 @@ from pipelines.quantizers import QUANTIZERS, Machine
 
 __all__ = ["Cell", "list_cells", "list_missing"]
 
-OURS = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "layerwise")
+OURS = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "compiled_w8a8", "layerwise")
 """Keys that need no package beside PyTorch and diffusers."""
 
 FOUR_BITS = ("torchao_int4", "quanto_int4", "sdnq_uint4", "gguf_q4_0", "bnb_nf4")

@@ -11,6 +11,7 @@ from pipelines.core.types import Choice
 from pipelines.quantizers.base import Quantizer, StorableQuantizer
 from pipelines.quantizers.bitsandbytes import BitsAndBytes, fits_bitsandbytes
 from pipelines.quantizers.calibrated import Calibrated, CalibratedQuantizer, CalibratedSettings
+from pipelines.quantizers.compiled import CompiledSettings, CompiledW8A8, fits_compiled
 from pipelines.quantizers.dynamic import Dynamic, fits_dynamic
 from pipelines.quantizers.fp8 import Fp8
 from pipelines.quantizers.gguf import Gguf, GgufSettings, fits_gguf
@@ -102,6 +103,16 @@ QUANTIZERS = Table(
             paper="oneDNN, through torch.ops.onednn; Jacob et al., arXiv:1712.05877",
             help="Weights and inputs of linear layers and convolutions in eight bits, multiplied as such: the "
             "fastest on a CPU with VNNI. In memory twice, as codes and as oneDNN arranges them.",
+        ),
+        Method(
+            "compiled_w8a8",
+            "W8A8, compiled",
+            CompiledW8A8,
+            CompiledSettings,
+            fit=fits_compiled,
+            paper="PyTorch, X86 inductor quantizer; Jacob et al., arXiv:1712.05877",
+            help="W8A8 with inputs' ranges from runs of the model, in a network that PyTorch compiles: faster than "
+            "either alone. Each new size is compiled first, half a minute or more; needs a C++ compiler.",
         ),
         Method(
             "layerwise",

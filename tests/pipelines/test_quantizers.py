@@ -28,10 +28,11 @@ CPU = Machine("cpu")
 
 
 SIMULATED = tuple(method.key for method in QUANTIZERS.group("simulated"))
-OWN = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "layerwise", *SIMULATED)
-CALIBRATED = ("calibrated", *SIMULATED)
+OWN = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "compiled_w8a8", "layerwise", *SIMULATED)
+CALIBRATED = ("calibrated", "compiled_w8a8", *SIMULATED)
 QUICK = {
     **{key: {"iterations": 3} for key in ("q_diffusion", "tfmq", "fp4dit", "eda_dm", "quest")},
+    "compiled_w8a8": {"compile": False},
     "lrq_dit": {"search": False},
     "ptq4dm": {"calls": 4},
 }
