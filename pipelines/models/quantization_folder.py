@@ -1,7 +1,8 @@
 """Quantized models that were kept: a folder in the models folder, found again on every rescan.
 
 A folder holds `quantization.json`, which names the model it was made of and the method, and the network's weights where
-the method's layers are plain tensors. Without weights the model is quantized again whenever it is loaded. VAE, text
+the method's layers are plain tensors. A method with a file format of its own is written in that too, for other
+programs. Without weights the model is quantized again whenever it is loaded. VAE, text
 encoders and tokenizers stay those of the first model, also in memory.
 """
 
@@ -176,6 +177,7 @@ def keep_network(
         scratch.mkdir(parents=True)
         if is_stored:
             save_network(network, quantized, quantizer, choice, scratch / WEIGHTS)
+        quantizer.export(quantized, scratch)
         (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         _replace(scratch, folder / key)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 
@@ -47,6 +48,9 @@ class Quantizer(abc.ABC):
     def weight_rows(self, layer: WeightedLayer) -> Iterator[torch.Tensor]:
         """Make the same weights some outputs at a time, (r, ...), where that needs less memory than all at once."""
         yield self.weight(layer)
+
+    def export(self, network: torch.nn.Module, folder: Path) -> None:  # noqa: B027 - most have no format of their own
+        """Write a quantized network into a folder as other programs read it, where the method has such a format."""
 
     def refuses(self, layer: WeightedLayer) -> str | None:
         """Say why a layer of the right class cannot be changed; None if it can."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipelines.core.registry import setting
 from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.gguf_export import write_gguf
 from pipelines.quantizers.machine import load_package, needs_package
 from pipelines.quantizers.packed import PackedConv2d
 
-__all__ = ["BLOCK", "Gguf", "GgufSettings", "fits_gguf"]
+__all__ = ["BLOCK", "EXPORTED", "Gguf", "GgufSettings", "fits_gguf"]
 
 NAME = "gguf"
 BLOCK = 32
+EXPORTED = "network.gguf"
 fits_gguf = functools.partial(needs_package, NAME, NAME)
 
 
@@ -79,6 +82,9 @@ class Gguf(StorableQuantizer):
     def refuses(self, layer: WeightedLayer) -> str | None:
         width = layer.weight[0].numel()
         return f"its rows of {width} weights do not divide into blocks of {BLOCK}" if width % BLOCK else None
+
+    def export(self, network: torch.nn.Module, folder: Path) -> None:
+        write_gguf(network, self.form, folder / EXPORTED)
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
         if isinstance(layer, PackedConv2d):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 
 import torch
 
@@ -11,9 +12,10 @@ from pipelines.core.errors import ModelError
 from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer, WeightedLayer
 from pipelines.quantizers.machine import load_package, needs_package
 
-__all__ = ["Sdnq", "fits_sdnq"]
+__all__ = ["EXPORTED", "Sdnq", "fits_sdnq"]
 
 NAME = "sdnq"
+EXPORTED = "sdnq"
 fits_sdnq = functools.partial(needs_package, NAME, NAME)
 
 
@@ -38,6 +40,21 @@ class Sdnq(Quantizer):
                 f"SDNQ left a layer of {tuple(layer.weight.shape)} weights as it was. Choose another method."
             )
         return quantized
+
+    def export(self, network: torch.nn.Module, folder: Path) -> None:
+        """Write the network as `sdnq.load_sdnq_model` reads it: weights, config.json and quantization_config.json."""
+        kept = [
+            name
+            for name, module in network.named_modules()
+            if isinstance(module, LINEAR + CONVOLUTIONS) and not hasattr(module, "sdnq_dequantizer")
+        ]
+        config = load_package(NAME, NAME).SDNQConfig(
+            weights_dtype=self.form,
+            quant_conv=True,
+            modules_to_not_convert=[f"{name}.weight" for name in kept],
+            add_skip_keys=False,
+        )
+        load_package("sdnq.loader", NAME).save_sdnq_model(network, str(folder / EXPORTED), sdnq_config=config)
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
         parts = load_package("sdnq.utils", NAME).get_sdnq_params(layer)
