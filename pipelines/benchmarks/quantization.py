@@ -42,6 +42,7 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.models.quantization_folder import plain_choice, quantized_entry
 from pipelines.quantizers import this_machine
+from pipelines.quantizers.base import SKIPPED
 
 __all__ = ["Kept", "main"]
 
@@ -89,6 +90,10 @@ class _Bench:
         loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[entry]), device="cpu")
         self.full: Family = stack.enter_context(loader.model(entry.key))
         self.copies: dict[str, Family] = {}
+        self.has_convolutions = any(
+            isinstance(module, torch.nn.Conv2d) and name.partition(".")[0] not in SKIPPED
+            for name, module in self.full.network.named_modules()
+        )
         steps = kept.figures["steps"]
         self.base = Request.parse({**entry.defaults, "model": entry.key, "num_inference_steps": steps})
 
@@ -100,7 +105,7 @@ class _Bench:
         """
         file, choice = self.kept.network_file(self.entry.key, cell), plain_choice(cell.choice)
         row = self.known["rows"].setdefault(cell.label, {"key": cell.choice.key, "prompts": {}, "forced": {}})
-        row.update(library=cell.library, bits=cell.bits, simulated=cell.simulated)
+        row.update(library=cell.library, bits=cell.bits, simulated=cell.simulated, settings=dict(cell.choice.settings))
         if "cost" not in row:
             row["cost"] = measure_quantizing(self.full, choice, file)
         quantized = quantized_entry(self.entry, choice, file if file.is_file() else None)
@@ -140,6 +145,8 @@ def _measure_model(entry: CatalogEntry, kept: Kept, detector: Detector, options:
         bench = _Bench(entry, kept, detector, stack)
         for cell in list_cells(this_machine("cpu")):
             if options.only and not any(word in f"{cell.choice.key} {cell.label}" for word in options.only):
+                continue
+            if cell.choice.settings.get("convolutions") and not bench.has_convolutions:
                 continue
             try:
                 bench.open(cell)

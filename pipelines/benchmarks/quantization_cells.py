@@ -51,15 +51,16 @@ def _name_settings(settings: dict[str, object]) -> str:
 
 def list_cells(machine: Machine) -> list[Cell]:
     """List what this machine can run, in the order of the table of quantizers."""
-    cells = []
+    cells, simulated = [], {method.key for method in QUANTIZERS.group("simulated")}
     for method in QUANTIZERS.values():
         if method.fit(machine):
             continue
         known = {field.name for field in dataclasses.fields(method.settings)}
         for settings in _SETTINGS.get(method.key, ({},)):
             if settings.keys() <= known:
-                label, is_library = f"{method.label}{_name_settings(settings)}", method.key not in OURS
-                cells.append(Cell(label, Choice(method.key, settings), is_library, 4 * (method.key in FOUR_BITS)))
+                label, is_library = f"{method.label}{_name_settings(settings)}", method.key not in {*OURS, *simulated}
+                bits = 4 * (method.key in FOUR_BITS)
+                cells.append(Cell(label, Choice(method.key, settings), is_library, bits, method.key in simulated))
     return cells
 
 

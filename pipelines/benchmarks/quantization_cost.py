@@ -38,7 +38,8 @@ def measure_quantizing(family: Family, choice: Choice, file: Path) -> dict[str, 
         file: where the network is written, if its layers are plain tensors.
 
     Returns:
-        {"bytes" of the network after, "full_bytes" before, "layers" that were quantized, "larger": how many of them
+        {"bytes" of the network after, "nominal_bytes" of a simulated one, "full_bytes" before, "layers" that were
+        quantized, "larger": how many of them
         hold more bytes than before, "seconds" of processor time with the calibration, "report_seconds", "peak" in
         bytes beyond the loaded model}.
 
@@ -95,7 +96,10 @@ def _measure(family: Family, choice: Choice, file: Path) -> dict[str, Any]:
         "bytes": report.bytes,
         "full_bytes": report.full_bytes,
         "layers": len(layers),
-        "larger": sum(one.bytes > stored_bytes(network.get_submodule(one.name)) for one in layers),
+        "nominal_bytes": report.nominal_bytes,
+        "larger": 0
+        if quantizer.is_simulated
+        else sum(one.bytes > stored_bytes(network.get_submodule(one.name)) for one in layers),
         "seconds": seconds,
         "report_seconds": report_seconds,
         "peak": max(0, peak),

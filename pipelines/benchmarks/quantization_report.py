@@ -47,7 +47,7 @@ def _summarize_row(label: str, row: Mapping[str, Any], full: Mapping[str, float]
     ratio = None if not whole or means["adherence"] is None else means["adherence"] / whole
     return {
         "label": label,
-        **{name: row[name] for name in ("key", "library", "bits", "simulated")},
+        **{name: row[name] for name in ("key", "settings", "library", "bits", "simulated")},
         **row["cost"],
         "time": row.get("time"),
         "sqnr": _mean(forced),
@@ -91,14 +91,14 @@ def format_table(model: Mapping[str, Any]) -> str:
     for row in model["rows"]:
         name = f"**{row['label']}**" if row["label"] in front else row["label"]
         cells = [
-            "simulated" if row["simulated"] else _format(row["bytes"] / 1e6, ".2f", " MB"),
+            f"({row['nominal_bytes'] / 1e6:.2f} MB)" if row["simulated"] else f"{row['bytes'] / 1e6:.2f} MB",
             str(row["layers"]),
             str(row["larger"]),
             _format(row["sqnr"], ".1f", " dB"),
             _format(row["psnr"], ".1f", " dB"),
             _format(row["ssim"], ".3f"),
             _format(row["adherence"], ".3f"),
-            "simulated" if row["simulated"] else _format(row["time"], ".2f", " ×"),
+            "–" if row["simulated"] else _format(row["time"], ".2f", " ×"),
             _format(row["seconds"], ".1f", " s"),
             _format(row["peak"] / 1e6, ".0f", " MB"),
             str(row["pictures"]),

@@ -72,6 +72,7 @@ def test_means_are_over_prompts_and_calls_of_a_step_are_averaged():
     picture = {"psnr": 30.0, "ssim": 0.9, "adherence": 0.4, "free": [30.0, 28.0, 20.0, 18.0]}
     measured = {
         "key": "int8",
+        "settings": {},
         **{"library": False, "bits": 0, "simulated": False, "time": 1.0},
         "cost": {
             "bytes": 5,
@@ -105,7 +106,7 @@ def test_the_table_and_the_plots():
     assert len([one for one in front if one.tag.endswith("circle")]) == 5
     assert len([one for one in front if one.tag.endswith("rect")]) == 3, "the ground, and the libraries' marks"
     ElementTree.fromstring(plot_steps(models))
-    assert "simulated | 3 | 0" in format_table({"rows": [row("drawn", 1e6, 30.0, simulated=True)]})
+    assert "(2.00 MB) | 3 | 0" in format_table({"rows": [row("drawn", 1e6, 30.0, simulated=True, nominal_bytes=2e6)]})
 
 
 def test_prompts_name_what_the_detector_knows():

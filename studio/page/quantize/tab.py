@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pipelines.quantizers import QUANTIZERS, Quantizer, this_machine
 from pipelines.workflows.quantize import DEFAULTS
 from studio.jobs.job import Job, JobStatus, View
 from studio.page.quantize.markup import EXAMPLE, WORDS, QuantizationView, build_missing_list
+from studio.page.quantize.presets import PRESETS, choose_preset, read_measured
 from studio.page.quantize.saving import SavingRow
 from studio.ui import markup, presentation
 from studio.ui.component_data import Data
@@ -70,6 +72,11 @@ class QuantizeTab(RunningTab):
     def _compose(self) -> None:
         self.form.prompt(PROMPT)
         able = [method for method in QUANTIZERS.values() if not method.fit(self.machine)]
+        with gr.Row(elem_classes="qz-presets", visible=bool(read_measured())):
+            self.presets = {
+                key: gr.Button(label, size="sm", min_width=0, elem_id=f"qz-preset-{key}")
+                for key, label in PRESETS.items()
+            }
         self.variants = gr.CheckboxGroup(
             [(method.label, method.key) for method in able if method.key not in SIMULATED],
             value=list(DEFAULTS),
@@ -160,6 +167,10 @@ class QuantizeTab(RunningTab):
         self.context.lists[KEY] = self.form.lists
         finished = self._wire_run(form, LiveTab(KEY, form.read, self._build_renderer))
         self.saving.wire(self.session, finished)
+        for key, button in self.presets.items():
+            choose = functools.partial(self._apply_preset, key)
+            preset = {"inputs": {self.form.fields["model"]}, "outputs": {self.notice, *self._tab_components}}
+            button.click(choose, **preset, **PLUMBING)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=in_order(self.form.outputs), **PLUMBING)
         settings: dict[str, Setting] = {
             "variants": ChosenSeveral(Chosen(QUANTIZERS, lambda model: self.machine), self.studio.limits.max_variants),
@@ -230,6 +241,17 @@ class QuantizeTab(RunningTab):
             components = self.settings.get(choice["key"], {})
             updates |= {components[one.name]: choice.get(one.name, one.default) for one in fields}
         return updates
+
+    def _apply_preset(self, key: str, data: Data) -> Data:
+        """Choose the measured quantizer for the chosen model, and say what was measured."""
+        entry = next((one for one in self.form.models if one.key == data[self.form.fields["model"]]), None)
+        preset = choose_preset(key, entry.family if entry else "", self.machine, read_measured())
+        if preset is None:
+            return {self.notice: markup.notice("Nothing that was measured for this kind of model can run here.")}
+        fields = dataclasses.fields(QUANTIZERS[preset.choice.key].settings)
+        components = self.settings.get(preset.choice.key, {})
+        updates: Data = {components[one.name]: preset.choice.settings.get(one.name, one.default) for one in fields}
+        return {**updates, self.variants: [preset.choice.key], self.notice: markup.notice(preset.sentence, "news")}
 
     def _find_base_model(self, key: Any) -> str | None:
         entry = next((one for one in self.form.models if one.key == key), None)
