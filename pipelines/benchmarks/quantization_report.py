@@ -113,7 +113,7 @@ def format_section(figures: Mapping[str, Any]) -> str:
     counts = sorted({row["pictures"] for model in figures["models"].values() for row in model["rows"]})
     pictures = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]) if counts else "0"
     parts = [
-        f"{pictures} prompts, {figures['steps']} steps, one thread; {versions}.",
+        f"Prompts: {pictures}; steps: {figures['steps']}; one thread; {versions}.",
         format_targets(figures["models"]),
     ]
     for key, model in figures["models"].items():

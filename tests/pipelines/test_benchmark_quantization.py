@@ -142,7 +142,7 @@ def test_a_stopped_run_goes_on(tmp_path):
 def test_the_page_shows_the_figures_of_the_last_run():
     text, figures = PAGE.read_text("utf-8"), json.loads(FIGURES.read_text("utf-8"))
     assert text.split(BEGIN)[1].split(END)[0].strip() == format_section(figures)
-    assert set(figures["models"]) == {"emoji-128", "emoji-128-flow"}
+    assert "emoji-128-flow" in figures["models"]
     for model in figures["models"].values():
         assert {"int8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8"} <= {one["key"] for one in model["rows"]}
         assert not any(one["larger"] for one in model["rows"])

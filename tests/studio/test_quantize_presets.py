@@ -36,8 +36,8 @@ def test_each_preset_takes_what_its_words_say():
 
 
 @pytest.mark.parametrize("key", PRESETS)
-def test_a_kind_of_network_that_was_not_measured_has_no_preset(key):
-    assert choose_preset(key, "flux", Machine("cpu"), MEASURED) is None
+def test_a_kind_of_network_that_was_not_measured_takes_the_other_s_figures_and_says_so(key):
+    assert "Measured on emoji-128," in choose_preset(key, "flux", Machine("cpu"), MEASURED).sentence
     assert choose_preset(key, "sd", Machine("cpu"), {}) is None
 
 
