@@ -75,7 +75,9 @@ def _say_eight_bits(rows: Sequence[Row]) -> str:
 
 
 def _say_time(rows: Sequence[Row]) -> str:
-    times = [(row["time"], row["label"]) for key in ("onednn_w8a8", "compiled_w8a8", "dynamic") if (row := _find(rows, key))]
+    times = [
+        (row["time"], row["label"]) for key in ("onednn_w8a8", "compiled_w8a8", "dynamic") if (row := _find(rows, key))
+    ]
     known = [f"{label} {value:.2f} ×" for value, label in times if value is not None and math.isfinite(value)]
     return ", ".join(known) or "not measured"
 

@@ -7,6 +7,7 @@ import pytest
 from pipelines.core.types import Choice
 from pipelines.quantizers import Machine
 from studio.page.quantize.presets import PRESETS, choose_preset, read_measured
+from tests.studio.page_forms import built
 
 
 def row(key, size, psnr, ssim, time, **settings):
@@ -45,3 +46,11 @@ def test_a_kind_of_network_that_was_not_measured_takes_the_other_s_figures_and_s
 @pytest.mark.parametrize("key", PRESETS)
 def test_the_shipped_figures_serve_every_family(key, family):
     assert choose_preset(key, family, Machine("cpu"), read_measured()) is not None
+
+
+def test_a_click_chooses_the_quantizer_with_its_settings_and_says_what_was_measured(studio):
+    tab = built(studio).tabs["quantize"]
+    updates = tab._apply_preset("four", {tab.form.fields["model"]: "emoji"})
+    assert updates[tab.variants] == ["calibrated"] and "Measured on" in updates[tab.notice]
+    assert updates[tab.settings["calibrated"]["bits"]] == 4.0
+    assert updates.keys() <= {tab.notice, *tab._tab_components}
