@@ -25,6 +25,7 @@ from pipelines.quantizers.simulated.formats import parse_format
 from pipelines.quantizers.simulated.integer_programme import choose_options
 from pipelines.quantizers.simulated.layers import SimulatedLayer
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise
+from tests.pipelines.network_state import assert_unchanged, state_of
 from tests.pipelines.simulated_networks import call_network, model, normal
 
 __all__ = ["model"]
@@ -38,6 +39,33 @@ def layers_of(network: torch.nn.Module) -> dict[str, SimulatedLayer]:
 def test_every_recipe_says_that_it_is_simulated(recipe):
     assert "(simulated)" in recipe.label and "saves neither time nor memory" in recipe.help
     assert recipe.build().is_simulated
+
+
+QUICK: dict[str, dict[str, object]] = {
+    **{key: {"iterations": 2} for key in ("q_diffusion", "tfmq", "fp4dit", "eda_dm", "quest")},
+    "lrq_dit": {"search": False},
+    "ptq4dm": {"calls": 3},
+}
+"""Settings under which what is learned or searched takes no time."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda one: one.key)
+def test_every_recipe_keeps_the_picture_leaves_the_network_and_comes_back_from_its_tensors(recipe, model):
+    network, calibration = model
+    quantizer, state = recipe.build(QUICK.get(recipe.key, {})), state_of(network)
+    if recipe.key == "tfmq" and not hasattr(network, "up_blocks"):
+        pytest.skip("it is refused: see the test of its layers")
+    made = quantize_network(network, quantizer, recipe.label, calibration=calibration)
+    assert_unchanged(network, state)
+    with torch.no_grad():
+        full, found = call_network(network, 300.0), call_network(made, 300.0)
+        assert 0 < (found - full).square().sum() < 0.9 * full.square().sum()
+        for name, layer in layers_of(made).items():
+            again = quantizer.restore(network.get_submodule(name), quantizer.tensors(layer))
+            parent, _, attribute = name.rpartition(".")
+            setattr(made.get_submodule(parent), attribute, again)
+        quantizer.finish(made)
+        assert torch.equal(call_network(made, 300.0), found)
 
 
 def test_times_are_drawn_about_normally_and_clamped():
