@@ -90,7 +90,7 @@ class StaticConv2d(_StaticLayer):
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], like: torch.nn.Conv2d):
         super().__init__(tensors)
-        self.geometry = (like.stride, like.padding, like.dilation, like.groups)
+        self.geometry: Any = (like.stride, like.padding, like.dilation, like.groups)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return functional.conv2d(self._round_inputs(inputs), self.weight, self.bias, *self.geometry)

@@ -38,7 +38,7 @@ def write_gguf(network: torch.nn.Module, form: str, path: Path) -> None:
     kind, packed = getattr(package.GGMLQuantizationType, form), dict[str, torch.Tensor]()
     for name, module in network.named_modules():
         if isinstance(module, PackedConv2d):
-            packed[f"{name}.codes"] = module.codes
+            packed[f"{name}.codes"] = module.get_buffer("codes")
             writer.add_array(f"{SHAPE_FIELD}{name}.weight", list(module.shape))
         elif isinstance(module, library.GGUFLinear):
             packed[f"{name}.weight"] = module.weight.detach().as_subclass(torch.Tensor)
