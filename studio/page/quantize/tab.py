@@ -251,7 +251,8 @@ class QuantizeTab(RunningTab):
         fields = dataclasses.fields(QUANTIZERS[preset.choice.key].settings)
         components = self.settings.get(preset.choice.key, {})
         updates: Data = {components[one.name]: preset.choice.settings.get(one.name, one.default) for one in fields}
-        return {**updates, self.variants: [preset.choice.key], self.notice: markup.notice(preset.sentence, "news")}
+        updates |= self._show_chosen([preset.choice.key])
+        return {**updates, self.notice: markup.notice(preset.sentence, "news")}
 
     def _find_base_model(self, key: Any) -> str | None:
         entry = next((one for one in self.form.models if one.key == key), None)
