@@ -6,7 +6,7 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,10 @@ def live(studio: Studio, example: LiveExample) -> np.ndarray:
         number = job.request.inbox.put_frame(frame.getvalue())
         while job.request.inbox.holds(number) and not job.view().status.final:
             time.sleep(0.02)
-    picture: np.ndarray = job.view().cells[0].images[0]
+    images = job.view().cells[0].images
+    assert images is not None
     job.cancel()
-    return picture
+    return images[0]
 
 
 def _paint(shapes: str, side: int = 512) -> Image.Image:
@@ -155,7 +156,9 @@ def _request(studio: Studio, form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(studio: Studio, task: str, values: Mapping[str, object]) -> np.ndarray:
-    return _finished(studio.submit(task, values)).view().cells[-1].images
+    images = _finished(studio.submit(task, values)).view().cells[-1].images
+    assert images is not None, task
+    return images
 
 
 def _finished(job: Job) -> Job:
@@ -180,7 +183,7 @@ def main(keys: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(StudioSettings(outputs=Path(folder), models=Path(folder) / "models", device="cpu"))
         try:
-            tabs = (
+            tabs: tuple[tuple[Callable[[Studio, Any], np.ndarray], Sequence[Any]], ...] = (
                 (draw, text_to_image.EXAMPLES),
                 (edit, edit_tab.EXAMPLES),
                 (animate, video.EXAMPLES),

@@ -169,8 +169,8 @@ class QuantizeTab(RunningTab):
         self.saving.wire(self.session, finished)
         for key, button in self.presets.items():
             choose = functools.partial(self._apply_preset, key)
-            preset = {"inputs": {self.form.fields["model"]}, "outputs": {self.notice, *self._tab_components}}
-            button.click(choose, **preset, **PLUMBING)
+            changed = in_order({self.notice, *self._tab_components})
+            button.click(choose, inputs={self.form.fields["model"]}, outputs=changed, **PLUMBING)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=in_order(self.form.outputs), **PLUMBING)
         settings: dict[str, Setting] = {
             "variants": ChosenSeveral(Chosen(QUANTIZERS, lambda model: self.machine), self.studio.limits.max_variants),
