@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import gradio as gr
 
@@ -24,6 +24,7 @@ from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING, build_elem_id
 from studio.ui.form import FIXED, RANDOM, RequestForm
 from studio.ui.outputs import in_order
+from studio.ui.restore import adopt_own_names
 from studio.ui.tab_settings import accept_settings as accepted_own
 from studio.ui.tab_settings import format_choice, read_choice, write_settings
 from studio.ui.untrusted_settings import accept_restored
@@ -46,9 +47,11 @@ FIELDS = (
     "variation_strength",
     "batch_size",
     *METHODS,
+    "loras",
     "model",
 )
-"""Parameters of a link besides `tab`: fields of a Request that are text, a number, or a method with its settings."""
+"""Parameters of a link besides `tab`: fields of a Request that are text, a number, a method with its settings, or LoRAs
+by name, as `name:weight,name:weight`."""
 
 LONGEST = 8000
 """Characters of a link's parameters that are read; browsers and proxies cut longer ones off anyway."""
@@ -99,6 +102,8 @@ def link(
         name: values[name] for name in FIELDS if name in values and (name in required or values[name] != defaults[name])
     }
     texts = {name: format_choice(value) if name in METHODS else str(value) for name, value in differing.items()}
+    if "loras" in differing:
+        texts["loras"] = ",".join(f"{quote(one['name'], safe='')}:{one['weight']:g}" for one in differing["loras"])
     return "?" + urlencode({"tab": tab, **texts, **tab_settings})
 
 
@@ -154,6 +159,8 @@ def _read_request(parameters: Mapping[str, str], studio: Studio, model: str) -> 
         except StepwiseError as error:
             notes.append(f"The {name} was not loaded. {error}")
             del fields[name]
+    if "loras" in fields:
+        fields["loras"] = [_read_lora(one) for one in fields["loras"].split(",") if one]
     restored = infotext.read_texts({OUR_CHUNK: json.dumps({"metadata": {"request": fields}})})
     if restored is None:
         return {}, notes
@@ -161,7 +168,15 @@ def _read_request(parameters: Mapping[str, str], studio: Studio, model: str) -> 
         restored = accept_restored(restored, studio, model)
     except StepwiseError as error:
         return {}, [*notes, str(error)]
+    if "loras" in fields:
+        restored = adopt_own_names(restored, studio, model)
     return restored.values, [*notes, *restored.notes]
+
+
+def _read_lora(text: str) -> dict[str, str]:
+    """Read `name:weight`, untrusted; a weight that is no number is refused where settings of pictures are read."""
+    name, _, weight = text.rpartition(":")
+    return {"name": unquote(name), "weight": weight} if name else {"name": unquote(weight), "weight": "1"}
 
 
 def build_notice() -> gr.HTML:

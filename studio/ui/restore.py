@@ -16,7 +16,7 @@ from studio.ui.untrusted_settings import accept_restored
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["Restore", "build_restore", "read_settings"]
+__all__ = ["Restore", "adopt_own_names", "build_restore", "read_settings"]
 
 PROMPTS = ("prompt", "negative_prompt")
 
@@ -73,7 +73,7 @@ def read_settings(studio: Studio, path: str, model: str) -> Restored | None:
     restored = studio.read_picture(path)
     if restored is None:
         return None
-    adopt_names = _adopt_own_names if restored.source == "stepwise" else _adopt_foreign_names
+    adopt_names = adopt_own_names if restored.source == "stepwise" else _adopt_foreign_names
     return adopt_names(accept_restored(restored, studio, model), studio, model)
 
 
@@ -104,7 +104,7 @@ def _strip_name(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2].removesuffix(".safetensors").casefold()
 
 
-def _adopt_own_names(restored: Restored, studio: Studio, model: str) -> Restored:
+def adopt_own_names(restored: Restored, studio: Studio, model: str) -> Restored:
     """With the LoRAs that a picture of ours names and the list offers, and a word on what else it names."""
     lora_names, max_loras, notes = studio.loras(model), studio.limits.max_loras, list(restored.notes)
     if restored.model not in ("", model):

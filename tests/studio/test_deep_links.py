@@ -85,7 +85,7 @@ def test_a_link_is_not_believed(studio, query, values, words):
 
 
 def test_what_no_link_carries_is_ignored(studio):
-    found = followed(studio, "?tab=edit&prompt=a+fox&loras=x&picture=/etc/passwd&mask=x&nonsense=1&__theme=dark")
+    found = followed(studio, "?tab=edit&prompt=a+fox&picture=/etc/passwd&mask=x&nonsense=1&__theme=dark")
     assert found.values == {"prompt": "a fox"} and found.notes == ()
     assert "model" not in followed(studio, "?tab=edit&prompt=a&model=sd15").values
 
@@ -195,6 +195,24 @@ def test_a_link_names_a_model_that_the_tab_does_not_open_on(page, real):
     assert dict(parse_qsl(query[1:]))["model"] == "emoji"
     (note,) = opened_here(page, real, query).notes
     assert "'emoji'" in note and "choose it yourself" in note
+
+
+def test_a_link_brings_the_loras_back_that_are_here_and_names_the_others(page, real):
+    receiver = page.context.receive["text_to_image"]
+    (name,) = real.loras("emoji-128")
+    loras = [{"name": name, "weight": -0.5}]
+    query = copied(page, "text_to_image", standing(page, receiver.updates({"prompt": "a fox", "loras": loras})))
+    parameters = dict(parse_qsl(query[1:]))
+    found = open_link(parameters, real, page.context.tab_keys, "emoji-128", page.context.receive)
+    assert (found.values["loras"], found.notes) == (loras, ())
+    assert read(page, "text_to_image", standing(page, receiver.updates(found.values)))["loras"] == loras
+    for text, words in (
+        ("../x,y:2", "'../x' and 'y' are not in the models folder"),
+        (f"{name}:9", "a weight from -4 to 4"),
+        (f"{name}:nan", "a weight from -4 to 4"),
+    ):
+        found = open_link(parameters | {"loras": text}, real, page.context.tab_keys, "emoji-128")
+        assert found.values["loras"] == [] and words in " ".join(found.notes)
 
 
 @pytest.mark.parametrize("key", PREFIXES)
