@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from pipelines.emoji.captions import with_article
+from pipelines.emoji.clips import MOTIONS
 from pipelines.emoji.composition_captions import CONVERSES, NUMBERS, SIZE_WORDS, pluralize
 from pipelines.emoji.compositions import RELATIONS
 from pipelines.emoji.objects import SHIPPED_OBJECTS, shipped_catalog
@@ -40,7 +41,7 @@ def shipped_vocabulary(model: str) -> Vocabulary | None:
     Args:
         model: its key in the catalog.
     """
-    if model not in ("emoji", "emoji-128", "emoji-128-flow"):
+    if model not in ("emoji", "emoji-128", "emoji-128-flow", "emoji-128-motion"):
         return None
     composes = model != "emoji"
     catalog = shipped_catalog(None if composes else SHIPPED_OBJECTS)
@@ -50,6 +51,8 @@ def shipped_vocabulary(model: str) -> Vocabulary | None:
         phrases += [pluralize(name) for name in item.names] if composes else []
     if composes:
         phrases += [*RELATIONS, *CONVERSES.values(), *NUMBERS.values(), *SIZE_WORDS]
+    if model == "emoji-128-motion":
+        phrases += MOTIONS
     words = frozenset(word for phrase in phrases for word in re.findall(r"[\w'-]+", phrase.lower()))
     subjects = {label: with_article(label, True) for label in catalog.labels}
     return Vocabulary(subjects, tuple(BACKGROUNDS), words)

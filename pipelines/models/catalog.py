@@ -28,6 +28,7 @@ __all__ = [
     "shipped",
     "shipped_128",
     "shipped_flow",
+    "shipped_motion",
     "shorten_path",
 ]
 
@@ -35,7 +36,8 @@ PUBLISHED = Path(__file__).with_name("catalog_published.json")
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
 SHIPPED_128 = SHIPPED.with_name("emoji-128")
 SHIPPED_FLOW = SHIPPED.with_name("emoji-128-flow")
-SHIPPED_KEYS = ("emoji", "emoji-128", "emoji-128-flow")
+SHIPPED_MOTION = SHIPPED.with_name("emoji-128-motion")
+SHIPPED_KEYS = ("emoji", "emoji-128", "emoji-128-flow", "emoji-128-motion")
 
 
 def models_folder() -> Path:
@@ -65,6 +67,13 @@ def shipped_flow() -> CatalogEntry:
     entry = _build_shipped_entry("emoji-128-flow", "Emoji 128 flow", SHIPPED_FLOW, 128, notes)
     defaults = {**entry.defaults, "sampler": "flow_euler"}
     return dataclasses.replace(entry, family="sd3", pipeline="StableDiffusion3Pipeline", defaults=defaults)
+
+
+def shipped_motion() -> CatalogEntry:
+    """Describe the clips that come with the program: a motion adapter on the 128 px model."""
+    notes = "Clips of 16 frames: what Emoji 128 draws moves left, right, up or down, grows, shrinks or bounces."
+    entry = _build_shipped_entry("emoji-128-motion", "Emoji 128 motion", SHIPPED_MOTION, 128, notes)
+    return dataclasses.replace(entry, family="stock", kind="video", pipeline="AnimateDiffPipeline", num_frames=16)
 
 
 def _build_shipped_entry(key: str, label: str, folder: Path, side: int, notes: str) -> CatalogEntry:
@@ -139,7 +148,7 @@ class Catalog(Mapping[str, CatalogEntry]):
         """Look into the models folder again."""
         entries = self._fixed_entries
         if entries is None:
-            bundled, others = [shipped(), shipped_128(), shipped_flow()], published()
+            bundled, others = [shipped(), shipped_128(), shipped_flow(), shipped_motion()], published()
             local = scan(self.folders, used_keys=[entry.key for entry in (*bundled, *others)])
             # The shipped models complete no file of a person's: their text encoders know the emoji alone.
             entries = [*bundled, *complete_entries(local, others, self.folders), *others]

@@ -21,6 +21,9 @@ def tab(visit):
         page = visit(size, dark)
         page.click("#tab-animate-button")
         page.wait_for_selector("#vid-run")
+        page.wait_for_selector("#vid-plan :text('16 frames of 128 × 128')")
+        page.wait_for_selector("#vid-key-2", state="hidden")
+        page.locator("#vid-examples").get_by_role("button", name="Fox to cat").click()
         page.wait_for_selector("#vid-plan :text('24 frames of 64 × 64')")
         return page
 

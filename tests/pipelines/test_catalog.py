@@ -23,6 +23,7 @@ from pipelines.models.catalog import (
     shipped,
     shipped_128,
     shipped_flow,
+    shipped_motion,
     shorten_path,
 )
 from pipelines.models.catalog_folder import scan, scan_loras
@@ -117,7 +118,11 @@ def test_every_promised_model_is_there(words):
     assert any(words in entry.label for entry in published()), words
 
 
-@pytest.mark.parametrize("entry", [shipped(), shipped_128(), shipped_flow(), *published()], ids=lambda entry: entry.key)
+@pytest.mark.parametrize(
+    "entry",
+    [shipped(), shipped_128(), shipped_flow(), shipped_motion(), *published()],
+    ids=lambda entry: entry.key,
+)
 def test_entries_are_whole(entry):
     assert KEY.match(entry.key)
     assert entry.kind in {"image", "video"}
@@ -160,7 +165,7 @@ def test_local_models_stand_after_the_shipped_ones(tmp_path):
     make_folder(tmp_path, "My Model")
     make_sdxl_file(tmp_path / "painter_v2.safetensors")
     catalog = Catalog(tmp_path)
-    assert list(catalog)[:5] == [*SHIPPED_KEYS, "my-model", "painter_v2"]
+    assert list(catalog)[: len(SHIPPED_KEYS) + 2] == [*SHIPPED_KEYS, "my-model", "painter_v2"]
     assert catalog["my-model"].family == "sd"
     assert catalog["painter_v2"].family == "sdxl"
     assert catalog["painter_v2"].pipeline == "StableDiffusionXLPipeline"

@@ -208,6 +208,18 @@ def test_its_clip_is_the_stock_pipelines():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(("predicts", "betas"), [("epsilon", "linear"), ("v_prediction", "model")])
+def test_the_noise_schedule_is_chosen_by_what_the_model_predicts(predicts, betas):
+    made = []
+    for choice in ("auto", betas):
+        pipe = tiny_animatediff()
+        pipe.scheduler.register_to_config(prediction_type=predicts)
+        job = VideoJob((BASE.replace(num_inference_steps=1),), 2, 8)
+        *_, last = VIDEOS["animatediff"].build({"betas": choice}).run(job, StockPipeline(pipe), lambda: False)
+        made.append(last.pictures)
+    assert np.array_equal(*made)
+
+
 def test_the_published_motion_modules_have_linear_betas():
     family = AnimateDiff(tiny_animatediff().components, frames=2)
     from pipelines.families.animatediff import linear_schedule

@@ -12,12 +12,15 @@ from pipelines.emoji.scenes import sample_scene
 from pipelines.emoji.vocabulary import shipped_vocabulary
 
 
-@pytest.mark.parametrize(("model", "things"), [("emoji", 71), ("emoji-128", 152), ("emoji-128-flow", 152)])
+@pytest.mark.parametrize(
+    ("model", "things"), [("emoji", 71), ("emoji-128", 152), ("emoji-128-flow", 152), ("emoji-128-motion", 152)]
+)
 def test_a_vocabulary_names_what_the_model_draws_and_no_stranger(model, things):
     known = shipped_vocabulary(model)
     assert len(known.subjects) == things and known.subjects["fox"] == "a fox"
     assert {"fox", "blue", "background", "left"} <= known.words and "napoleon" not in known.words
     assert ("foxes" in known.words, "above" in known.words) == (model != "emoji",) * 2
+    assert ("bouncing" in known.words) == (model == "emoji-128-motion")
 
 
 def test_every_word_of_a_training_caption_is_known():

@@ -20,12 +20,14 @@ def tab(tmp_path_factory):
     studio.close()
 
 
-@pytest.mark.parametrize("model", ["wan21-1.3b", "ltx-video", "ltx-2", "hunyuan-video", "emoji", "animatediff"])
+@pytest.mark.parametrize(
+    "model", ["wan21-1.3b", "ltx-video", "ltx-2", "hunyuan-video", "emoji", "animatediff", "emoji-128-motion"]
+)
 def test_guidance_is_offered_as_the_pipeline_reads_it(tab, model):
     entry = tab.form.get_entry(model)
     assert entry.key == model
     known = VIDEO_MODELS.get(entry.pipeline)
-    our_loop = model in ("emoji", "animatediff")
+    our_loop = model in ("emoji", "animatediff", "emoji-128-motion")
     rescale = tab.form.methods["guidance"].settings["cfg"]["guidance_rescale"]
     true = tab.method.settings["pipeline"]["true_guidance_scale"]
     updates = tab.updates({"form": {"model": model}, "method": {"key": tab.method.table.fitting(entry)[0].key}})

@@ -25,9 +25,10 @@ __all__ = ["AnimateDiffClip", "AnimateDiffSettings"]
 @dataclasses.dataclass(frozen=True)
 class AnimateDiffSettings:
     betas: str = setting(
-        "linear",
-        "Linear, as the published motion modules were trained, or those of the model's own scheduler.",
-        choices=("linear", "model"),
+        "auto",
+        "Those of the model's own scheduler, or linear, as the published motion modules were trained. Auto takes "
+        "linear where the model predicts the noise, as theirs does, and its own where it predicts the velocity.",
+        choices=("auto", "linear", "model"),
         label="Noise schedule",
     )
 
@@ -56,7 +57,10 @@ class AnimateDiffClip:
         from pipelines.families.animatediff import AnimateDiff, ClipNoise, linear_schedule
 
         components = model.pipe.components
-        schedule = linear_schedule(components["scheduler"]) if self.settings.betas == "linear" else None
+        scheduler = components["scheduler"]
+        predicts_noise = scheduler.config.get("prediction_type", "epsilon") == "epsilon"
+        linear = self.settings.betas == "linear" or (self.settings.betas == "auto" and predicts_noise)
+        schedule = linear_schedule(scheduler) if linear else None
         family = AnimateDiff(components, job.frames, schedule)
         if job.frames > family.longest:
             raise SettingsError(

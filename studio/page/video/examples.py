@@ -1,4 +1,4 @@
-"""Ready-to-click walks for the shipped model."""
+"""Ready-to-click clips for the shipped models: one that moves, and walks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.emoji.clips import FRAMES
 from studio.ui.example_chips import RESULTS
 from studio.ui.form import FIXED
 from studio.ui.styles import NO_STYLE
@@ -50,7 +51,21 @@ def _build_example(
     )
 
 
+def _build_moving_example(label: str, prompt: str, seed: int) -> VideoExample:
+    form = {
+        "model": "emoji-128-motion",
+        "prompt": prompt,
+        "negative_prompt": "",
+        "style": NO_STYLE,
+        "seed_mode": FIXED,
+        "seed": seed,
+        "num_inference_steps": 20,
+    }
+    return VideoExample(label, {"form": form, "keys": [], "frames": FRAMES, "fps": 8, "method": {"key": "animatediff"}})
+
+
 EXAMPLES = (
+    _build_moving_example("Rocket moving up", "a rocket moving up on a purple background", 1),
     _build_example(
         "Fox to cat", "a fox on a blue background", 1, [{"prompt": "a cat on a blue background", "seed": 2}]
     ),

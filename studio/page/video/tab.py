@@ -62,7 +62,7 @@ class VideoTab(RunningTab):
     def __init__(self, studio: Studio, context: PageContext):
         self.studio, self.context = studio, context
         self.session = context.sessions[KEY]
-        self.form = ClipForm(studio, "vid")
+        self.form = ClipForm(studio, "vid", first=EXAMPLES[0].draft["form"]["model"])
         with gr.Column(elem_classes="sw-studio sw-video sw-live", elem_id="vid"):
             with gr.Column(elem_classes="sw-compose", min_width=0):
                 self._compose()
@@ -81,6 +81,7 @@ class VideoTab(RunningTab):
         prompt = self.form.prompt(example["form"]["prompt"])
         prompt.label, prompt.lines, prompt.placeholder = "Prompt", 1, "What should the clip show first?"
         self.keys = build_key_rows("vid", example["keys"], self.studio.limits.max_prompt)
+        self.keys.section.visible = example["method"]["key"] == WALK
         self.plan = gr.HTML(elem_id="vid-plan")
         self.run = gr.Button("Animate", variant="primary", elem_id="vid-run", elem_classes="sw-run")
         self.stop = gr.Button("Stop", variant="stop", elem_id="vid-stop", elem_classes="sw-stop")
