@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -46,6 +47,8 @@ RECORD, WEIGHTS = "quantization.json", "network.safetensors"
 FORMAT = 1
 MOST = 500
 """Folders that are looked into."""
+MOST_KEY = 120
+"""Characters of a key that names a folder."""
 
 
 def plain_choice(choice: Choice) -> Choice:
@@ -64,9 +67,13 @@ def plain_choice(choice: Choice) -> Choice:
 
 
 def quantized_key(base: str, choice: Choice) -> str:
-    """Return the key of a quantized model: emoji+int8, emoji+int4-group_size32."""
+    """Return the key of a quantized model: emoji+int8, emoji+int4-group_size32; the end of a long one is a digest."""
     settings = "".join(f"-{name}{value}" for name, value in sorted(choice.settings.items()))
-    return f"{base}+{choice.key}{settings}"
+    start, key = f"{base}+{choice.key}", f"{base}+{choice.key}{settings}"
+    room = MOST_KEY - len(start) - 9
+    if len(key) <= MOST_KEY or room < 0:
+        return key
+    return f"{start}{settings[:room]}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def require_plain(base: CatalogEntry) -> None:
@@ -169,7 +176,7 @@ def keep_network(
 
     require_plain(base)
     key, is_stored = quantized_key(base.key, choice), isinstance(quantizer, StorableQuantizer)
-    if not re.fullmatch(r"[A-Za-z0-9._+-]{1,120}", key):
+    if not re.fullmatch(rf"[A-Za-z0-9._+-]{{1,{MOST_KEY}}}", key):
         raise MethodFitError(f"{base.label} cannot be saved quantized: its key {base.key[:80]!r} cannot name a folder.")
     record: dict[str, object] = {"format": FORMAT, "base": base.key, "method": choice.to_json(), "stored": is_stored}
     scratch = folder / f".{key}-{secrets.token_hex(4)}"

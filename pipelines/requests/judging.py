@@ -18,6 +18,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.binding import JudgedGuidance, LevelledGuidance, TextedGuidance
 from pipelines.metrics.composition_adherence import adherence
 from pipelines.metrics.detector import load_detector
+from pipelines.prompts.loras import take_loras
 
 __all__ = ["bind_guidance", "check_judged", "further_texts"]
 
@@ -53,12 +54,18 @@ def _read(prompt: str) -> tuple[str, ...]:
 
 
 def check_judged(request: Request) -> None:
-    """Check whether the judge can read the prompts of a guidance that asks it, before anything is loaded.
+    """Check the texts of a guidance that reads more than the prompts, before anything is loaded.
 
     Raises:
-        SettingsError: it cannot.
+        SettingsError: a second prompt asks for a LoRA, or the judge cannot read what it is asked for.
     """
     guidance = GUIDANCE.build(request.guidance)
+    for text in guidance.further_texts(()).values() if isinstance(guidance, TextedGuidance) else ():
+        if loras := take_loras(text)[1]:
+            raise SettingsError(
+                f"The second prompt asks for the LoRA {loras[0].name[:80]!r}. A LoRA acts on the whole run: write it "
+                "into the first prompt, or choose it in the list."
+            )
     for prompt in guidance.judged_prompts(request.prompt) if isinstance(guidance, JudgedGuidance) else ():
         try:
             _read(prompt)

@@ -15,7 +15,13 @@ from pipelines.core.types import Step
 from pipelines.second_passes.base import MOST_FACTOR, EnlargeContext, PassStart, enlarge_latents
 from pipelines.second_passes.views import ViewedNetwork, cosine_factor
 
-__all__ = ["DemoFusion", "DemoFusionSettings"]
+__all__ = ["WHOLE_PICTURES", "DemoFusion", "DemoFusionSettings"]
+
+WHOLE_PICTURES = (
+    "DemoFusion evaluates a picture in parts, which caches and pictures that steer a run do not know. Leave them out, "
+    "or choose another second pass."
+)
+"""Why it stands alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +77,7 @@ class DemoFusion:
             MethodFitError: a cache or a picture that steers knows whole pictures alone.
         """
         if run.denoiser.cache is not None or run.denoiser.additions:
-            raise MethodFitError(
-                "DemoFusion evaluates a picture in parts, which caches and pictures that steer a run do not know. "
-                "Leave them out, or choose another second pass."
-            )
+            raise MethodFitError(WHOLE_PICTURES)
         times = [(float(level.timestep), start.progress(index)) for index, level in enumerate(run.levels)]
 
         def progress(time: float) -> float:

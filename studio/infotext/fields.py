@@ -246,7 +246,7 @@ class Collector:
         if self.loras and self.source != "stepwise":
             names = ", ".join(f"{lora['name']!r} at {lora['weight']:g}" for lora in self.loras)
             self.note(f"{NAMED_LORAS} ({names}): choose them yourself if you have them.")
-        if not self.values and not self.notes:
+        if not self.values and not self.notes and not self.loras:
             return None
         return Restored(self.values, self.notes, self.source, self.model, tuple(self.loras), self.equality)
 

@@ -125,6 +125,9 @@ def test_a_prompt_that_the_judge_cannot_read_is_refused_before_anything_is_loade
     for key, settings in (("judged", {}), ("blended", {"second": "hope", "rule": "black-scholes"})):
         with pytest.raises(SettingsError, match="led by the shipped detector"):
             check_prompts(Request(prompt="hope and despair", guidance=Choice(key, settings)), None)
+    second = Choice("blended", {"second": "an owl <lora:ink:1>"})
+    with pytest.raises(SettingsError, match="second prompt asks for the LoRA 'ink'"):
+        check_prompts(Request(prompt="a fox", guidance=second), None)
 
 
 def test_a_rare_pictures_direction_is_the_gradient_of_its_distance_from_what_noise_makes_of_it():

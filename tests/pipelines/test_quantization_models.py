@@ -173,6 +173,10 @@ def test_a_cancel_while_quantizing_leaves_the_cache_clean(loader, monkeypatch):
 def test_plain_choices():
     assert plain_choice(Choice("int4", {"group_size": 64})) == Choice("int4")
     assert quantized_key("emoji", plain_choice(Choice("int4", {"group_size": 32}))) == "emoji+int4-group_size32"
+    many = {"first_token": True, "group_size": 32, "intervals": 5, "rank": 8, "rotation": "hadamard", "score_bits": 7}
+    many |= {"scores": "log2", "search": True, "smoothing": 0.5, "split": True, "weight_ranges": "group"}
+    keys = {quantized_key("emoji", plain_choice(Choice("simulated", {**many, "iterations": n}))) for n in (1, 2)}
+    assert len(keys) == 2 and {len(key) for key in keys} == {120}
     with pytest.raises(SettingsError):
         plain_choice(Choice("int8", {"bits": 8}))
 

@@ -15,7 +15,7 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
 from pipelines.requests.encoding import decode
-from pipelines.requests.limits import Limits, check_request
+from pipelines.requests.limits import Limits, check_request, check_second_pass
 from pipelines.requests.passes import partial, resolve_passes
 from pipelines.requests.text_to_image import build_run, one_of_batch, resolve
 from pipelines.second_passes.base import round_size
@@ -121,6 +121,9 @@ def test_every_part_of_a_picture_counts_as_an_evaluation_and_the_network_stays_t
     assert steps[4].evaluations - steps[3].evaluations == 2 * parts
     with pytest.raises(MethodFitError, match="in parts"):
         passes_of(family, second_pass=DEMOFUSION, cache=Choice("taylorseer"))
+    for other in ({"cache": Choice("deepcache")}, {"control": Choice("controlnet", {"model": "edges"})}):
+        with pytest.raises(MethodFitError, match="in parts"):
+            check_second_pass(Request(prompt="a fox", width=64, height=64, second_pass=DEMOFUSION, **other), Limits())
     with pytest.raises(SettingsError, match="whole number"):
         passes_of(family, second_pass=Choice("demofusion", {"factor": 1.5}))
 

@@ -154,6 +154,12 @@ def test_a_layer_computes_with_its_rounded_weights_on_its_rounded_inputs(layer):
     assert torch.equal(again(inputs), made(inputs)) and again.spec == spec
 
 
+def test_a_branch_counts_with_the_rank_that_it_has():
+    for layer, rank in ((torch.nn.Linear(32, 16), 16), (torch.nn.Conv2d(32, 32, 3, groups=32), 0)):
+        bits = [fit_layer(layer, LayerSpec("int4", rank=asked), None).nominal_bits for asked in (0, 128)]
+        assert bits[1] - bits[0] == 16 * rank * (len(layer.weight) + layer.weight[0].numel())
+
+
 def test_adaptive_rounding_is_never_worse_than_nearest_and_better_on_correlated_inputs():
     rows, inputs = normal(16, 48), normal(300, 6, seed=1) @ normal(6, 48, seed=2) + 0.1 * normal(300, 48, seed=3)
     for form, iterations in (("int3", 1), ("int3", 200), ("fp4_e2m1", 200), ("twin_log4", 100), ("nf4", 100)):
@@ -198,7 +204,14 @@ def test_attention_step_by_step_is_pytorchs_and_log2_keeps_powers_of_two():
 def test_neutral_settings_change_nothing_bit_for_bit(model):
     network, calibration = model
     settings = SimulatedSettings(
-        weights="full", activations="full", smoothing=2.0, rotation="auto", rank=8, split=True, rounding="blocks"
+        weights="full",
+        activations="full",
+        smoothing=2.0,
+        rotation="auto",
+        rank=8,
+        split=True,
+        first_token=True,
+        rounding="blocks",
     )
     made = quantize_network(network, Simulated(settings), "Free", calibration=calibration)
     with torch.no_grad():

@@ -211,7 +211,7 @@ def test_a_link_brings_the_loras_back_that_are_here_and_names_the_others(page, r
         (f"{name}:9", "a weight from -4 to 4"),
         (f"{name}:nan", "a weight from -4 to 4"),
     ):
-        found = open_link(parameters | {"loras": text}, real, page.context.tab_keys, "emoji-128")
+        found = open_link({"tab": "edit", "loras": text}, real, page.context.tab_keys, "emoji-128")
         assert found.values["loras"] == [] and words in " ".join(found.notes)
 
 

@@ -99,7 +99,7 @@ class Simulated(SimulatedQuantizer):
             rounding="nearest" if chosen.rounding == "blocks" else chosen.rounding,
         )
         if chosen.weights == chosen.activations == "full":
-            spec = LayerSpec()
+            spec, splits, texts = LayerSpec(), {}, frozenset()
         specs = {
             name: dataclasses.replace(spec, split=splits.get(name, 0), keep_first=name in texts) for name in layers
         }

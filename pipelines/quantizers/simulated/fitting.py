@@ -166,7 +166,9 @@ def fit_rows(rows: torch.Tensor, spec: LayerSpec) -> tuple[torch.Tensor, Neighbo
     return plain(found.nearest(groups)), Neighbors(plain(found.down), plain(found.up))
 
 
-def _count_bits(rows: torch.Tensor, spec: LayerSpec, form: NumberFormat | None, basis: Basis, full_bits: int) -> float:
+def _count_bits(
+    rows: torch.Tensor, spec: LayerSpec, form: NumberFormat | None, basis: Basis, rank: int, full_bits: int
+) -> float:
     count, columns = rows.shape
     if spec.tabled:
         return 16.0 * spec.tabled * count
@@ -174,7 +176,7 @@ def _count_bits(rows: torch.Tensor, spec: LayerSpec, form: NumberFormat | None, 
         return float(full_bits * rows.numel())
     groups = _group_rows(rows[:1], spec).shape[1]
     ranges = 1 if spec.scope == "tensor" else count * groups
-    bits = rows.numel() * form.bits + ranges * form.scale_bits + 16 * spec.rank * (count + columns)
+    bits = rows.numel() * form.bits + ranges * form.scale_bits + 16 * rank * (count + columns)
     bits += 16 * (0 if basis.factors is None else len(basis.factors)) + basis.rotation_bits
     # What the full-precision weights make of the first token is the same in every step, and kept in their place.
     return float(bits + (16 * count if spec.keep_first else 0))
@@ -222,7 +224,7 @@ def fit_layer(
         None if down is None else down.reshape(-1, *shape[1:]).to(dtype),
         None if up is None else up.to(dtype),
         layer.weight.detach().clone() if spec.keep_first else None,
-        _count_bits(rows, spec, form, basis, 8 * layer.weight.element_size()),
+        _count_bits(rows, spec, form, basis, 0 if down is None else len(down), 8 * layer.weight.element_size()),
     )
 
 
