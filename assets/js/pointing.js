@@ -1,7 +1,7 @@
 /* The Edit tab: arrows and boxes drawn on the source, with mouse, pen or touch. */
 (() => {
   "use strict";
-  const LEAST = .01, SPACE = "http://www.w3.org/2000/svg";
+  const LEAST = .01;
   let count = 0;
 
   /* The canvas shows what the source shows. */
@@ -31,7 +31,7 @@
   const isDragging = (tab) => document.querySelector(`#${tab} input[aria-label="Edit method"]`)?.value === "DragonDiffusion";
 
   function add(svg, name, values) {
-    const shape = document.createElementNS(SPACE, name);
+    const shape = document.createElementNS(svg.namespaceURI, name);
     for (const [key, value] of Object.entries(values)) shape.setAttribute(key, value);
     svg.append(shape);
     return shape;

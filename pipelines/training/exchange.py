@@ -78,7 +78,8 @@ def fingerprint(folder: Path, names: Iterable[str]) -> str:
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         for file in files:
             content = file.read_bytes()
-            digest.update(f"{file.relative_to(path.parent).as_posix()}\0{len(content)}\0".encode() + content)
+            within = name if file == path else f"{name}/{file.relative_to(path).as_posix()}"
+            digest.update(f"{within}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.choice_text import parse_choice
 from studio.exports.pictures import PICTURES, write_result
-from studio.tasks.entry import MASK, Argument, Command, Endpoint, build_prompt_argument
+from studio.tasks.entry import MASK, PICTURE, Argument, Command, Endpoint, build_prompt_argument
 
 if TYPE_CHECKING:
     from pipelines.workflows.edit.request import EditRequest
@@ -80,6 +80,7 @@ class Edit:
             {**_EXAMPLE, "edit": {"key": "inpaint"}, "mask": MASK},
             {**_EXAMPLE, "edit": {"key": "replace"}},
             {**_EXAMPLE, "edit": {"key": "outpaint", "left": 8}},
+            {**_EXAMPLE, "edit": {"key": "style_aligned"}, "reference": PICTURE},
         ),
     )
 

@@ -13,7 +13,7 @@ from model_folders import loader_of
 from safetensors.torch import save_file
 
 from pipelines.core.errors import ModelFileError
-from pipelines.models import folder_entries
+from pipelines.models import folder_problems
 from pipelines.models.catalog_folder import scan
 from pipelines.weights import kinds
 from pipelines.weights.gguf_files import read_gguf_header
@@ -63,11 +63,11 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path, cut):
 
 def test_without_the_package_the_list_says_what_to_install(tmp_path, monkeypatch):
     write_gguf(tmp_path / "flux1-dev-Q4_0.gguf", FLUX)
-    monkeypatch.setattr(folder_entries, "has_gguf", lambda: False)
+    monkeypatch.setattr(folder_problems, "has_gguf", lambda: False)
     (entry,) = scan(tmp_path)
     assert (entry.family, entry.file.base, entry.file.gguf) == ("flux", "flux1-dev", True)
     assert "pip install -r requirements-gguf.txt" in entry.problem
-    monkeypatch.setattr(folder_entries, "has_gguf", lambda: True)
+    monkeypatch.setattr(folder_problems, "has_gguf", lambda: True)
     assert not scan(tmp_path)[0].problem
     write_gguf(tmp_path / "llama.gguf", {"blk.0.attn_q.weight": (4, 4)})
     assert "none of the checkpoints known here" in scan(tmp_path)[1].problem

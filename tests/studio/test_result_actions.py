@@ -35,7 +35,7 @@ def test_only_a_result_of_the_shown_run_is_opened(page, tmp_path):
     job = tab.studio.submit("text_to_image", {"prompt": "a fox", "num_inference_steps": 2})
     while not job.view().status.final:
         job.wait(job.view().version, 5)
-    event = next(one for one in page.context.demo.fns.values() if one.fn and one.fn.__name__ == "act")
+    event = next(one for one in page.context.demo.fns.values() if getattr(one.fn, "__name__", "") == "act")
     asked = SimpleNamespace(_data={"action": "edit", "result": "20200101-000000-someone-elses"})
     updates = event.fn({"job": job.id}, asked)
     assert set(updates) == {tab.notice} and "no longer in memory" in updates[tab.notice]
