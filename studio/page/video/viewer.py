@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ClipRenderer", "build_video_viewer"]
 
 _BLANK = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="  # one transparent pixel
-_TITLE = "From one picture to the next"
+_TITLE = "Pictures that move"
 _TEXT = "Animate: frames appear as they are denoised, the strip shows the whole clip, and then it plays here."
 
 
