@@ -53,7 +53,7 @@ def test_a_walk_streams_plays_and_is_found_in_the_gallery(tab):
     page.evaluate("""() => { window.strips = new Set();
         new MutationObserver(() => window.strips.add(document.querySelector('#vid-strip').src))
             .observe(document.querySelector('#vid-strip'), {attributes: true}); }""")
-    short(page, frames=24, steps=5)
+    short(page, frames=24, steps=20)
     page.fill("#vid-prompt textarea", "a violin on a yellow background")
     animate(page)
     assert page.evaluate("window.strips.size") >= 3
