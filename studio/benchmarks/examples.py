@@ -110,8 +110,7 @@ def live(studio: Studio, example: LiveExample) -> np.ndarray:
         number = job.request.inbox.put_frame(frame.getvalue())
         while job.request.inbox.holds(number) and not job.view().status.final:
             time.sleep(0.02)
-    images = job.view().cells[0].images
-    assert images is not None
+    images = _drawn(job)
     job.cancel()
     return images[0]
 
@@ -156,8 +155,14 @@ def _request(studio: Studio, form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(studio: Studio, task: str, values: Mapping[str, object]) -> np.ndarray:
-    images = _finished(studio.submit(task, values)).view().cells[-1].images
-    assert images is not None, task
+    return _drawn(_finished(studio.submit(task, values)))
+
+
+def _drawn(job: Job) -> np.ndarray:
+    """The pictures of a job's last cell, (B, H, W, 3) uint8."""
+    images = job.view().cells[-1].images
+    if images is None:
+        raise SystemExit(f"{job.task}: it drew nothing.")
     return images
 
 
