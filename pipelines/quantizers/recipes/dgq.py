@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.recipes.free import text_layers
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.attention import ScoreSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 
 __all__ = ["Dgq", "DgqSettings"]
 
@@ -41,16 +35,11 @@ class Dgq(SimulatedQuantizer):
         self.settings = settings
         self.scores = ScoreSpec("log2", settings.score_bits, settings.first_token)
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         inputs = ActivationSpec(f"int{chosen.activation_bits}", "static", channel_groups=chosen.groups)
         spec = LayerSpec(weights=f"int{chosen.weight_bits}", search=True, activations=inputs)
-        texts = text_layers(layers) if chosen.first_token else frozenset()
-        return Plan({name: dataclasses.replace(spec, keep_first=name in texts) for name in layers}, calibration)
+        texts = text_layers(given.layers) if chosen.first_token else frozenset()
+        return Plan(
+            {name: dataclasses.replace(spec, keep_first=name in texts) for name in given.layers}, given.calibration
+        )

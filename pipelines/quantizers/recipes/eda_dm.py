@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
@@ -11,12 +11,10 @@ from torch.nn import functional
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
 from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 
 __all__ = ["EdaDm", "EdaDmSettings", "choose_typical", "collect_features"]
@@ -105,22 +103,17 @@ class EdaDm(SimulatedQuantizer):
     def __init__(self, settings: EdaDmSettings = EdaDmSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
-        progress("Choosing calls", 0, 1)
-        places = choose_typical(collect_features(network, calibration, cancelled), chosen.calls, chosen.diversity)
-        picked = Calibration(tuple(calibration.calls[place] for place in places))
+        given.progress("Choosing calls", 0, 1)
+        places = choose_typical(
+            collect_features(given.network, given.calibration, given.cancelled), chosen.calls, chosen.diversity
+        )
+        picked = Calibration(tuple(given.calibration.calls[place] for place in places))
         spec = LayerSpec(
             weights=f"int{chosen.weight_bits}",
             search=True,
             activations=ActivationSpec(f"int{chosen.activation_bits}", "static", search=True),
         )
         annealing = Annealing(iterations=chosen.iterations)
-        return Plan(dict.fromkeys(layers, spec), picked, annealing, blocks=True, layer_weight=chosen.layer_weight)
+        return Plan(dict.fromkeys(given.layers, spec), picked, annealing, blocks=True, layer_weight=chosen.layer_weight)

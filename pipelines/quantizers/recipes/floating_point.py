@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
 import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec, round_to_range
 from pipelines.quantizers.simulated.fitting import fit_rows
 from pipelines.quantizers.simulated.formats import parse_format
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 from pipelines.quantizers.simulated.statistics import LayerInputs, collect_inputs, split_by_memory
 
@@ -57,22 +54,15 @@ class FpSearch(SimulatedQuantizer):
     def __init__(self, settings: FpSearchSettings = FpSearchSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         specs: dict[str, LayerSpec] = {}
-        for names in split_by_memory(layers):
-            progress("Choosing formats of layers", len(specs), len(layers))
-            inputs = collect_inputs(network, names, calibration.thin(16), cancelled)
+        for names in split_by_memory(given.layers):
+            given.progress("Choosing formats of layers", len(specs), len(given.layers))
+            inputs = collect_inputs(given.network, names, given.calibration.thin(16), given.cancelled)
             for name in names:
-                specs[name] = self._choose(layers[name], inputs.get(name))
-        return Plan(specs, calibration, Annealing(iterations=chosen.iterations))
+                specs[name] = self._choose(given.layers[name], inputs.get(name))
+        return Plan(specs, given.calibration, Annealing(iterations=chosen.iterations))
 
     def _choose(self, layer: WeightedLayer, inputs: LayerInputs | None) -> LayerSpec:
         chosen, rows = self.settings, layer.weight.detach().flatten(1).float()
@@ -110,14 +100,7 @@ class Fp4Dit(SimulatedQuantizer):
     def __init__(self, settings: Fp4DitSettings = Fp4DitSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         spec = LayerSpec(
             weights=chosen.weights,
@@ -126,4 +109,4 @@ class Fp4Dit(SimulatedQuantizer):
             activations=ActivationSpec(chosen.activations, "token"),
             rounding="adaround",
         )
-        return Plan(dict.fromkeys(layers, spec), calibration, Annealing(iterations=chosen.iterations))
+        return Plan(dict.fromkeys(given.layers, spec), given.calibration, Annealing(iterations=chosen.iterations))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
+from collections.abc import Mapping
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ACTIVATION_FORMATS, SCOPES, ActivationSpec
 from pipelines.quantizers.simulated.attention import ScoreSpec
 from pipelines.quantizers.simulated.formats import WEIGHT_FORMATS
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 from pipelines.quantizers.simulated.splits import list_splits
 
@@ -74,17 +70,10 @@ class Simulated(SimulatedQuantizer):
         self.settings = settings
         self.scores = ScoreSpec(settings.scores, settings.score_bits, settings.first_token)
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
-        splits = list_splits(network) if chosen.split else {}
-        texts = text_layers(layers) if chosen.first_token else frozenset()
+        splits = list_splits(given.network) if chosen.split else {}
+        texts = text_layers(given.layers) if chosen.first_token else frozenset()
         spec = LayerSpec(
             weights=chosen.weights,
             scope=chosen.weight_ranges,
@@ -101,10 +90,11 @@ class Simulated(SimulatedQuantizer):
         if chosen.weights == chosen.activations == "full":
             spec, splits, texts = LayerSpec(), {}, frozenset()
         specs = {
-            name: dataclasses.replace(spec, split=splits.get(name, 0), keep_first=name in texts) for name in layers
+            name: dataclasses.replace(spec, split=splits.get(name, 0), keep_first=name in texts)
+            for name in given.layers
         }
         annealing = Annealing(iterations=chosen.iterations)
-        return Plan(specs, calibration, annealing, blocks=chosen.rounding == "blocks")
+        return Plan(specs, given.calibration, annealing, blocks=chosen.rounding == "blocks")
 
 
 def text_layers(layers: Mapping[str, WeightedLayer]) -> frozenset[str]:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 
 __all__ = ["LrqDit", "LrqDitSettings"]
 
@@ -39,14 +33,7 @@ class LrqDit(SimulatedQuantizer):
     def __init__(self, settings: LrqDitSettings = LrqDitSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         spec = LayerSpec(
             weights=f"twin_log{chosen.weight_bits}",
@@ -54,4 +41,4 @@ class LrqDit(SimulatedQuantizer):
             activations=ActivationSpec(f"int{chosen.activation_bits}", "token"),
             rotation=chosen.rotation,
         )
-        return Plan(dict.fromkeys(layers, spec), calibration)
+        return Plan(dict.fromkeys(given.layers, spec), given.calibration)

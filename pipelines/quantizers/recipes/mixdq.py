@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
+from collections.abc import Mapping
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.recipes.free import text_layers
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.integer_programme import choose_options
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise
 
 __all__ = ["PROBES", "WEIGHT_BITS", "MixDq", "MixDqSettings", "choose_bits"]
@@ -50,33 +45,26 @@ class MixDq(SimulatedQuantizer):
     def __init__(self, settings: MixDqSettings = MixDqSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
-        chosen, probes = self.settings, calibration.thin(PROBES)
+    def plan(self, given: Given) -> Plan:
+        chosen, probes = self.settings, given.calibration.thin(PROBES)
         rounding = "feedback" if chosen.feedback else "nearest"
         weights = [LayerSpec(weights=f"int{bits}", search=True, rounding=rounding) for bits in WEIGHT_BITS]
         inputs = [ActivationSpec(f"int{bits}", "token") for bits in INPUT_BITS]
-        progress("Weighing the layers' weights", 0, 1)
-        weight_noise = measure_weight_noise(network, layers, weights, probes, cancelled)
-        progress("Weighing the layers' inputs", 0, 1)
-        input_noise = measure_input_noise(network, list(layers), inputs, probes, cancelled=cancelled)
-        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+        given.progress("Weighing the layers' weights", 0, 1)
+        weight_noise = measure_weight_noise(given.network, given.layers, weights, probes, given.cancelled)
+        given.progress("Weighing the layers' inputs", 0, 1)
+        input_noise = measure_input_noise(given.network, list(given.layers), inputs, probes, cancelled=given.cancelled)
+        sizes = {name: layer.weight.numel() for name, layer in given.layers.items()}
         of_weights = choose_bits(weight_noise, sizes, WEIGHT_BITS, chosen.weight_bits)
-        of_inputs = choose_bits(input_noise, dict.fromkeys(layers, 1), INPUT_BITS, chosen.activation_bits)
-        texts = text_layers(layers) if chosen.first_token else frozenset()
+        of_inputs = choose_bits(input_noise, dict.fromkeys(given.layers, 1), INPUT_BITS, chosen.activation_bits)
+        texts = text_layers(given.layers) if chosen.first_token else frozenset()
         specs = {
             name: dataclasses.replace(
                 weights[of_weights[name]], activations=inputs[of_inputs[name]], keep_first=name in texts
             )
-            for name in layers
+            for name in given.layers
         }
-        return Plan(specs, calibration)
+        return Plan(specs, given.calibration)
 
 
 def choose_bits(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 
 import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
 from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 
 __all__ = ["Ptq4dm", "Ptq4dmSettings", "draw_by_time"]
 
@@ -58,18 +55,13 @@ class Ptq4dm(SimulatedQuantizer):
     def __init__(self, settings: Ptq4dmSettings = Ptq4dmSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         spec = LayerSpec(
             weights=f"int{chosen.weight_bits}",
             activations=ActivationSpec(f"int{chosen.activation_bits}", "static", search=True),
         )
-        drawn = draw_by_time(calibration, chosen.calls, chosen.mean, chosen.spread, torch.Generator().manual_seed(0))
-        return Plan(dict.fromkeys(layers, spec), drawn)
+        drawn = draw_by_time(
+            given.calibration, chosen.calls, chosen.mean, chosen.spread, torch.Generator().manual_seed(0)
+        )
+        return Plan(dict.fromkeys(given.layers, spec), drawn)

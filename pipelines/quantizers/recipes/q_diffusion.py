@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.attention import ScoreSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 from pipelines.quantizers.simulated.splits import list_splits
 
@@ -45,20 +39,13 @@ class QDiffusion(SimulatedQuantizer):
     def __init__(self, settings: QDiffusionSettings = QDiffusionSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         spec = LayerSpec(
             weights=f"int{chosen.weight_bits}",
             search=True,
             activations=ActivationSpec(f"int{chosen.activation_bits}", "static", search=True),
         )
-        splits = list_splits(network) if chosen.split else {}
-        specs = {name: dataclasses.replace(spec, split=splits.get(name, 0)) for name in layers}
-        return Plan(specs, calibration, Annealing(iterations=chosen.iterations), blocks=chosen.reconstruct)
+        splits = list_splits(given.network) if chosen.split else {}
+        specs = {name: dataclasses.replace(spec, split=splits.get(name, 0)) for name in given.layers}
+        return Plan(specs, given.calibration, Annealing(iterations=chosen.iterations), blocks=chosen.reconstruct)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
+from collections.abc import Mapping
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise
 
@@ -49,26 +44,19 @@ class Quest(SimulatedQuantizer):
     def __init__(self, settings: QuestSettings = QuestSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
-        chosen, probes = self.settings, calibration.thin(PROBES)
+    def plan(self, given: Given) -> Plan:
+        chosen, probes = self.settings, given.calibration.thin(PROBES)
         form = f"int{chosen.activation_bits}"
         spec = LayerSpec(
             weights=f"int{chosen.weight_bits}",
             search=True,
             activations=ActivationSpec(form, "interval", chosen.intervals, search=True),
         )
-        progress("Weighing the layers", 0, 1)
-        of_weights = measure_weight_noise(network, layers, [spec], probes, cancelled)
+        given.progress("Weighing the layers", 0, 1)
+        of_weights = measure_weight_noise(given.network, given.layers, [spec], probes, given.cancelled)
         live = [ActivationSpec(form, "dynamic")]
-        of_inputs = measure_input_noise(network, list(layers), live, probes, cancelled=cancelled)
-        worst = choose_worst({name: of_weights[name][0] + of_inputs[name][0] for name in layers}, chosen.share)
-        of_time = frozenset(name for name in layers if name.endswith("time_emb_proj") or ".norm" in name)
+        of_inputs = measure_input_noise(given.network, list(given.layers), live, probes, cancelled=given.cancelled)
+        worst = choose_worst({name: of_weights[name][0] + of_inputs[name][0] for name in given.layers}, chosen.share)
+        of_time = frozenset(name for name in given.layers if name.endswith("time_emb_proj") or ".norm" in name)
         annealing = Annealing(iterations=chosen.iterations)
-        return Plan(dict.fromkeys(layers, spec), calibration, annealing, blocks=True, only=worst | of_time)
+        return Plan(dict.fromkeys(given.layers, spec), given.calibration, annealing, blocks=True, only=worst | of_time)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
 from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.recipes.quest import PROBES, choose_worst
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.reconstruction import find_blocks
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise
 
@@ -48,30 +43,23 @@ class Sqnr(SimulatedQuantizer):
     def __init__(self, settings: SqnrSettings = SqnrSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
-        chosen, probes = self.settings, calibration.thin(PROBES)
+    def plan(self, given: Given) -> Plan:
+        chosen, probes = self.settings, given.calibration.thin(PROBES)
         form = f"int{chosen.activation_bits}"
         spec = LayerSpec(weights=f"int{chosen.weight_bits}", search=True, activations=ActivationSpec(form, "static"))
         high = f"int{chosen.high_bits}"
-        progress("Weighing the layers", 0, 1)
-        of_weights = measure_weight_noise(network, layers, [spec], probes, cancelled)
+        given.progress("Weighing the layers", 0, 1)
+        of_weights = measure_weight_noise(given.network, given.layers, [spec], probes, given.cancelled)
         live = [ActivationSpec(form, "dynamic")]
-        of_inputs = measure_input_noise(network, list(layers), live, probes, cancelled=cancelled)
-        blocks = find_blocks(network, list(layers))
+        of_inputs = measure_input_noise(given.network, list(given.layers), live, probes, cancelled=given.cancelled)
+        blocks = find_blocks(given.network, list(given.layers))
         noise = {
             block: sum(of_weights[name][0] + of_inputs[name][0] for name in members)
             for block, members in blocks.items()
         }
         worst = {name for block in choose_worst(noise, chosen.blocks) for name in blocks[block]}
         smoothed = choose_worst({name: found[0] for name, found in of_inputs.items()}, chosen.smoothed)
-        specs = {name: dataclasses.replace(spec, smoothing=0.5) if name in smoothed else spec for name in layers}
+        specs = {name: dataclasses.replace(spec, smoothing=0.5) if name in smoothed else spec for name in given.layers}
         for name in worst:
             specs[name] = dataclasses.replace(specs[name], weights=high, activations=ActivationSpec(high, "static"))
-        return Plan(specs, keep_noisiest(calibration) if chosen.one_step else calibration)
+        return Plan(specs, keep_noisiest(given.calibration) if chosen.one_step else given.calibration)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 
 __all__ = ["SvdQuant", "SvdQuantSettings"]
 
@@ -39,14 +34,7 @@ class SvdQuant(SimulatedQuantizer):
     def __init__(self, settings: SvdQuantSettings = SvdQuantSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         names = {"int4": "int4", "int8": "int8", "fp4": "fp4_e2m1"}
         spec = LayerSpec(
@@ -61,8 +49,10 @@ class SvdQuant(SimulatedQuantizer):
             rank=chosen.rank,
             rounding="feedback" if chosen.feedback and chosen.format == "int4" else "nearest",
         )
-        specs = {name: dataclasses.replace(spec, rank=_fit_rank(layer, chosen.rank)) for name, layer in layers.items()}
-        return Plan(specs, calibration)
+        specs = {
+            name: dataclasses.replace(spec, rank=_fit_rank(layer, chosen.rank)) for name, layer in given.layers.items()
+        }
+        return Plan(specs, given.calibration)
 
 
 def _fit_rank(layer: WeightedLayer, rank: int) -> int:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 
 __all__ = ["Tfmq", "TfmqSettings", "list_time_layers"]
@@ -62,14 +60,7 @@ class Tfmq(SimulatedQuantizer):
     def __init__(self, settings: TfmqSettings = TfmqSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         form = f"int{chosen.activation_bits}"
         spec = LayerSpec(
@@ -77,11 +68,11 @@ class Tfmq(SimulatedQuantizer):
             search=True,
             activations=ActivationSpec(form, "interval", chosen.intervals, search=True),
         )
-        specs = dict.fromkeys(layers, spec)
-        of_time = list_time_layers(network, layers)
+        specs = dict.fromkeys(given.layers, spec)
+        of_time = list_time_layers(given.network, given.layers)
         alone = LayerSpec(tabled=chosen.steps)
         if chosen.time_layers == "reconstruct":
             alone = dataclasses.replace(spec, rounding="adaround")
         specs |= dict.fromkeys(of_time, alone)
-        others = frozenset(layers) - frozenset(of_time)
-        return Plan(specs, calibration, Annealing(iterations=chosen.iterations), chosen.blocks, only=others)
+        others = frozenset(given.layers) - frozenset(of_time)
+        return Plan(specs, given.calibration, Annealing(iterations=chosen.iterations), chosen.blocks, only=others)

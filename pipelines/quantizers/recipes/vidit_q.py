@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-
-import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.calibrated import Progress
-from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.recipes.mixdq import PROBES, WEIGHT_BITS, choose_bits
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
-from pipelines.quantizers.simulated.quantizer import Plan, SimulatedQuantizer
+from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.sensitivity import measure_weight_noise
 
 __all__ = ["ViditQ", "ViditQSettings"]
@@ -45,14 +39,7 @@ class ViditQ(SimulatedQuantizer):
     def __init__(self, settings: ViditQSettings = ViditQSettings()):
         self.settings = settings
 
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         chosen = self.settings
         spec = LayerSpec(
             weights=f"int{chosen.weight_bits}",
@@ -61,11 +48,13 @@ class ViditQ(SimulatedQuantizer):
             rotation="hadamard" if chosen.rotate else "none",
         )
         if not chosen.mixed:
-            return Plan(dict.fromkeys(layers, spec), calibration)
-        progress("Weighing the layers", 0, 1)
+            return Plan(dict.fromkeys(given.layers, spec), given.calibration)
+        given.progress("Weighing the layers", 0, 1)
         weights = [LayerSpec(weights=f"int{bits}") for bits in WEIGHT_BITS]
-        noise = measure_weight_noise(network, layers, weights, calibration.thin(PROBES), cancelled)
-        sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+        noise = measure_weight_noise(
+            given.network, given.layers, weights, given.calibration.thin(PROBES), given.cancelled
+        )
+        sizes = {name: layer.weight.numel() for name, layer in given.layers.items()}
         places = choose_bits(noise, sizes, WEIGHT_BITS, chosen.weight_bits)
-        specs = {name: dataclasses.replace(spec, weights=f"int{WEIGHT_BITS[places[name]]}") for name in layers}
-        return Plan(specs, calibration)
+        specs = {name: dataclasses.replace(spec, weights=f"int{WEIGHT_BITS[places[name]]}") for name in given.layers}
+        return Plan(specs, given.calibration)

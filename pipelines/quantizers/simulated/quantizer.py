@@ -26,7 +26,7 @@ from pipelines.quantizers.simulated.reconstruction import reconstruct
 from pipelines.quantizers.simulated.rounding import ANNEALING, Annealing
 from pipelines.quantizers.simulated.statistics import LayerInputs, collect_inputs, split_by_memory
 
-__all__ = ["Plan", "SimulatedQuantizer", "calibrate_ranges", "copy_with_layers"]
+__all__ = ["Given", "Plan", "SimulatedQuantizer", "calibrate_ranges", "copy_with_layers"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +50,25 @@ class Plan:
     layer_weight: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """Holds what a simulated method plans from.
+
+    Attributes:
+        network: in full precision.
+        layers: name to each layer that may be rounded.
+        calibration: recorded calls of the network.
+        cancelled: says whether the person stopped it.
+        progress: takes a sentence, what is done and what there is.
+    """
+
+    network: torch.nn.Module
+    layers: Mapping[str, WeightedLayer]
+    calibration: Calibration
+    cancelled: Callable[[], bool]
+    progress: Progress
+
+
 class SimulatedQuantizer(CalibratedQuantizer):
     """Simulates a quantization: what is rounded is rounded, and computed in floating point.
 
@@ -64,14 +83,7 @@ class SimulatedQuantizer(CalibratedQuantizer):
     scores = ScoreSpec()
 
     @abc.abstractmethod
-    def plan(
-        self,
-        network: torch.nn.Module,
-        layers: Mapping[str, WeightedLayer],
-        calibration: Calibration,
-        cancelled: Callable[[], bool],
-        progress: Progress,
-    ) -> Plan:
+    def plan(self, given: Given) -> Plan:
         """Say what becomes of each layer.
 
         Raises:
@@ -88,7 +100,7 @@ class SimulatedQuantizer(CalibratedQuantizer):
         progress: Progress,
     ) -> Mapping[str, torch.nn.Module]:
         layers = {name: cast(WeightedLayer, network.get_submodule(name)) for name in names}
-        plan = self.plan(network, layers, calibration, cancelled, progress)
+        plan = self.plan(Given(network, layers, calibration, cancelled, progress))
         built: dict[str, SimulatedLayer] = {}
         for name, inputs in _inputs_in_turns(network, layers, plan, cancelled, progress):
             if cancelled():
