@@ -34,7 +34,7 @@ from pipelines.training.trainer import (
     use_threads,
 )
 
-__all__ = ["ClipPool", "MotionTask", "draw_clips"]
+__all__ = ["ClipPool", "MotionTask", "draw_clips", "mix"]
 
 STEPS, RATE, DECAY = 3_000, 3e-3, 0.4
 SOME = 4
@@ -47,6 +47,24 @@ WEAK, LATE = 0.4, 900
 """The share of draws that have less signal than their late time step says: else the sixteen frames together would
 betray even at the last one which way the object goes, and the words for it would never be needed."""
 SHEET = ("moving left", "moving up", "growing", "bouncing")
+
+
+def mix(
+    latents: torch.Tensor, noise: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor, share: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix latents with noise, with a share of the signal that the level says, and find the velocity that leads back.
+
+    Args:
+        latents, noise: of one shape.
+        alpha, sigma: of the level, alpha^2 + sigma^2 = 1, sigma > 0.
+        share: 0 to 1; 1 for the level's own signal.
+
+    Returns:
+        The mixture, of unit deviation where latents and noise are, and v with alpha x - sigma v = latents.
+    """
+    signal = alpha * share
+    noisy = signal * latents + (1 - signal.square()).sqrt() * noise
+    return noisy, (alpha * noisy - latents) / sigma
 
 
 class ClipPool:
@@ -165,9 +183,7 @@ class MotionTask:
         shares = torch.where(weak < WEAK, (2 * kept - 1).clamp(min=0), torch.ones(()))[draws]
         alphas = self.alphas_cumprod[timesteps].to(self.device)
         alpha, sigma = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
-        signal = alpha * shares.to(self.device).view(-1, 1, 1, 1, 1)
-        noisy = signal * latents + (1 - signal.square()).sqrt() * noise
-        velocity = (alpha * noisy - latents) / sigma
+        noisy, velocity = mix(latents, noise, alpha, sigma, shares.to(self.device).view(-1, 1, 1, 1, 1))
         captions = [describe_clip(clip, self.pool.catalog, rng, EMPTY) for clip in clips]
         with at_places(self.adapter, places):
             embeds = self.words(captions).repeat_interleave(frames, dim=0)

@@ -155,3 +155,17 @@ def test_a_clip_and_itself_backward_share_a_draw(tmp_path, monkeypatch):
         assert pair == (shown[first].backward() == shown[second] and shown[first].motion != shown[second].motion)
         assert not pair or torch.equal(latents[first], latents[second].flip(0))
     assert len(set(draws)) < 8
+
+
+def test_less_signal_keeps_the_deviation_and_the_way_back():
+    latents, noise = torch.randn((2, 400_000), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alpha = torch.tensor(0.3, dtype=torch.float64)
+    sigma = (1 - alpha**2).sqrt()
+    for share in (1.0, 0.4, 0.0):
+        noisy, velocity = motion.mix(latents, noise, alpha, sigma, torch.tensor(share, dtype=torch.float64))
+        assert torch.allclose(alpha * noisy - sigma * velocity, latents, atol=1e-12)
+        assert noisy.std() == pytest.approx(1, abs=0.02)
+        assert (noisy * latents).mean() == pytest.approx(0.3 * share, abs=0.02)
+    assert torch.equal(noisy, noise)
+    _, velocity = motion.mix(latents, noise, alpha, sigma, torch.ones((), dtype=torch.float64))
+    assert torch.allclose(velocity, alpha * noise - sigma * latents, atol=1e-12)
