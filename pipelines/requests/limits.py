@@ -23,7 +23,7 @@ from pipelines.schedules import SCHEDULES
 from pipelines.schedules.learned import Learned, LearnedSchedules
 from pipelines.search import SEARCHES
 from pipelines.second_passes import SECOND_PASSES
-from pipelines.second_passes.demofusion import WHOLE_PICTURES, DemoFusion
+from pipelines.second_passes.base import SteeringPass
 
 __all__ = ["TABLES", "Limits", "check_fit", "check_orders", "check_request", "check_second_pass"]
 
@@ -158,10 +158,9 @@ def check_second_pass(request: Request, limits: Limits) -> None:
     second = SECOND_PASSES.build(request.second_pass)
     if second.factor == 1:
         return
-    if isinstance(second, DemoFusion) and any(
-        getattr(request, name) != getattr(Request, name) for name in ("cache", "control", "image_prompt")
-    ):
-        raise MethodFitError(WHOLE_PICTURES)
+    company = (request.cache, request.control, request.image_prompt)
+    if isinstance(second, SteeringPass) and second.alone and any(one.key != "none" for one in company):
+        raise MethodFitError(second.alone)
     require_made_here(request, "A second pass")
     width, height = round(request.width * second.factor), round(request.height * second.factor)
     if max(width, height) > limits.max_side or width * height * request.batch_size > limits.max_pixels:

@@ -89,7 +89,13 @@ class PassStart:
 
 @runtime_checkable
 class SteeringPass(SecondPass, Protocol):
-    """A second pass that acts on its run, too."""
+    """A second pass that acts on its run, too.
+
+    Attributes:
+        alone: why caches and pictures that steer a run cannot stand beside it; "" where they can.
+    """
+
+    alone: str
 
     def steer(self, run: Run, start: PassStart) -> Run:
         """Return the run as the method wants it.

@@ -15,13 +15,7 @@ from pipelines.core.types import Step
 from pipelines.second_passes.base import MOST_FACTOR, EnlargeContext, PassStart, enlarge_latents
 from pipelines.second_passes.views import ViewedNetwork, cosine_factor
 
-__all__ = ["WHOLE_PICTURES", "DemoFusion", "DemoFusionSettings"]
-
-WHOLE_PICTURES = (
-    "DemoFusion evaluates a picture in parts, which caches and pictures that steer a run do not know. Leave them out, "
-    "or choose another second pass."
-)
-"""Why it stands alone."""
+__all__ = ["DemoFusion", "DemoFusionSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +56,10 @@ class DemoFusion:
     """
 
     upscaler = ""
+    alone = (
+        "DemoFusion evaluates a picture in parts, which caches and pictures that steer a run do not know. Leave them "
+        "out, or choose another second pass."
+    )
 
     def __init__(self, settings: DemoFusionSettings = DemoFusionSettings()):
         self.factor, self.strength = settings.factor, settings.strength
@@ -77,7 +75,7 @@ class DemoFusion:
             MethodFitError: a cache or a picture that steers knows whole pictures alone.
         """
         if run.denoiser.cache is not None or run.denoiser.additions:
-            raise MethodFitError(WHOLE_PICTURES)
+            raise MethodFitError(self.alone)
         times = [(float(level.timestep), start.progress(index)) for index, level in enumerate(run.levels)]
 
         def progress(time: float) -> float:

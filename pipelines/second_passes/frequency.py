@@ -57,6 +57,7 @@ class FrequencyModulation:
     """
 
     upscaler = ""
+    alone = ""
 
     def __init__(self, settings: FrequencySettings = FrequencySettings()):
         self.factor, self.strength, self.cutoff = settings.factor, settings.strength, settings.cutoff
