@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# AutoencoderKL's shift_factor is None by default: no shift. Stable Diffusion 1's and SDXL's pipelines take such an
-# autoencoder. Stable Diffusion 3's runs all steps with it and then fails where the picture is decoded.
+# AutoencoderKL's shift_factor is None by default: no shift. The pipeline of Stable Diffusion 3 runs all its steps with
+# such an autoencoder, and then fails where the picture is decoded.
 set -euo pipefail
 
 packages=(diffusers==0.42.1 transformers==5.24.0 torch==2.13.0 accelerate==1.15.0)
