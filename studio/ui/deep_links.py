@@ -133,14 +133,14 @@ def open_link(
         unknown = (f"The link names the tab {tab[:80]!r}, which this page does not have.",) if tab else ()
         tab = tabs[0]
     receiver = receivers.get(tab)
-    settings = receiver.settings if receiver else {}
+    settings, model = receiver.settings if receiver else {}, (receiver and receiver.model) or model
     if sum(len(parameters.get(name, "")) for name in (*FIELDS, *settings)) > LONGEST:
         long = f"The link has more than {LONGEST} characters of settings. None were loaded."
         return OpenedLink(tab, {}, (*unknown, long))
     tab_values, notes = accepted_own(settings, parameters, model, texts=True)
     values: Mapping[str, Any] = {}
     if receiver is None or receiver.request:
-        values, request_notes = _read_request(parameters, studio, (receiver and receiver.model) or model)
+        values, request_notes = _read_request(parameters, studio, model)
         notes = [*request_notes, *notes]
     elif any(name in parameters for name in FIELDS if name not in settings):
         notes.append("A link to this tab cannot set the fields of a picture.")

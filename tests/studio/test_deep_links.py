@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlencode
 
@@ -107,6 +108,8 @@ PICTURE = {
     "schedule": {"key": "hand_typed", "steps": "900, 500, 100"},
     "guidance": {"key": "cfg", "guidance_scale": 7.5},
 }
+WALKS = "emoji-128"
+"""The model on which Video stands here: it opens on one of clips, and only a model of pictures walks."""
 OWN = {
     "text_to_image": {},
     "edit": {
@@ -185,7 +188,8 @@ def copied(page, key, data):
 
 def opened_here(page, real, query):
     parameters = dict(parse_qsl(query.lstrip("?"), keep_blank_values=True))
-    return open_link(parameters, real, page.context.tab_keys, "emoji", page.context.receive)
+    receivers = {**page.context.receive, "animate": dataclasses.replace(page.context.receive["animate"], model=WALKS)}
+    return open_link(parameters, real, page.context.tab_keys, "emoji", receivers)
 
 
 def test_a_link_names_a_model_that_the_tab_does_not_open_on(page, real):
@@ -215,20 +219,32 @@ def test_a_link_brings_the_loras_back_that_are_here_and_names_the_others(page, r
         assert found.values["loras"] == [] and words in " ".join(found.notes)
 
 
+def test_a_tabs_own_settings_are_read_for_the_model_that_the_tab_opens_on(page, real):
+    query = copied(page, "animate", standing(page, {}))
+    assert "method=animatediff" in query
+    parameters = dict(parse_qsl(query[1:], keep_blank_values=True))
+    found = open_link(parameters, real, page.context.tab_keys, WALKS, page.context.receive)
+    assert found.notes == () and found.values["animate"]["method"]["key"] == "animatediff"
+
+
 @pytest.mark.parametrize("key", PREFIXES)
 def test_the_copied_link_of_each_tab_brings_all_of_it_back(page, real, key):
     receiver = page.context.receive[key]
     picture = {**PICTURE, "seed_mode": "fixed"} if receiver.request else {}
-    before = standing(page, receiver.updates({**picture, **({receiver.name: OWN[key]} if receiver.name else {})}))
+    chosen = {"model": WALKS} if key == "animate" else {}
+    before = standing(
+        page, receiver.updates({**chosen, **picture, **({receiver.name: OWN[key]} if receiver.name else {})})
+    )
     query = copied(page, key, before)
     assert query.startswith(f"?tab={key}")
     found = opened_here(page, real, query)
     assert found.notes == ()
     seeded = {"seed_mode": "fixed"} if receiver.request else {}
-    after = standing(page, receiver.updates({**found.values, **seeded}))
+    after = standing(page, receiver.updates({**chosen, **found.values, **seeded}))
     assert read(page, key, after) == read(page, key, before)
     assert {name: read(page, key, after)[name] for name in OWN[key]} == OWN[key]
-    assert not {"model", "picture", "mask", "first_frame", "loras", "keep"} & dict(parse_qsl(query[1:])).keys()
+    never = {"model", "picture", "mask", "first_frame", "loras", "keep"} - chosen.keys()
+    assert not never & dict(parse_qsl(query[1:])).keys()
 
 
 def test_a_grids_axes_come_back_and_no_link_compares_models(page, real):

@@ -157,7 +157,7 @@ ROWS = {
         "animate",
         lambda *_: {
             **{"prompt": FOX, **FORM, **METHODS, "frames": 4, "fps": 10, "format": "webp", "video": "walk"},
-            **{"key_2": CAT, "key_2_seed": "8"},
+            **{"key_2": CAT, "key_2_seed": "8", "model": "emoji", "width": 64, "height": 64},
         },
         lambda _: ("animate", [FOX, {"base": PLAIN, **CLIP}]),
         lambda _: ["animate", FOX, *FLAGS, "--frames", "4", "--fps", "10", "--key", f"{CAT}@8"],

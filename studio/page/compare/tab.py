@@ -112,7 +112,9 @@ class CompareTab(RunningTab):
                 **PLUMBING,
             )
             exported.success(None, inputs=[self.exported], js="(address) => stepwise.download(address)", **PLUMBING)
-        self.context.receive[KEY] = Receiver(self.setup.outputs, self._receive, COMPARISON, self.setup.settings)
+        self.context.receive[KEY] = Receiver(
+            self.setup.outputs, self._receive, COMPARISON, self.setup.settings, model=self.form.first.key
+        )
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 

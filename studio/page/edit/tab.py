@@ -104,7 +104,9 @@ class EditTab(RunningTab):
             button.click(
                 lambda example=example: edit_form.apply_example(example), outputs=in_order(outputs), **PLUMBING
             )
-        self.context.receive[KEY] = Receiver({*outputs, self.notice}, self._receive, KEY, edit_form.settings)
+        self.context.receive[KEY] = Receiver(
+            {*outputs, self.notice}, self._receive, KEY, edit_form.settings, model=self.form.first.key
+        )
 
     def _wire_methods(self) -> None:
         edit_form, model = self.edit_form, self.form.fields["model"]

@@ -177,7 +177,7 @@ class QuantizeTab(RunningTab):
             "measure": Flag(),
             "peak": Flag(),
         }
-        self.context.receive[KEY] = Receiver(outputs, self._receive, KEY, settings)
+        self.context.receive[KEY] = Receiver(outputs, self._receive, KEY, settings, model=self.form.first.key)
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
