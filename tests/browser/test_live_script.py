@@ -1,4 +1,4 @@
-"""assets/js/live.js alone: the server's answers are the test's own, and come when the test wants."""
+"""assets/js/live.js with forms.js alone: the server's answers are the test's own, and come when the test wants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-SCRIPT = (Path(__file__).resolve().parents[2] / "assets" / "js" / "live.js").read_text()
+SCRIPTS = Path(__file__).resolve().parents[2] / "assets" / "js"
+# live.js asks forms.js whether a run that was begun by a click is still wanted.
+SCRIPT = "\n".join((SCRIPTS / name).read_text() for name in ("forms.js", "live.js"))
 SITE = "http://studio.test"
 RUN = "() => { window.ran = stepwise.run('t', 'root', ['fox', {job: 'before'}]); }"
 STOP = "() => stepwise.stop('t', {job: 'before'})"
@@ -38,8 +40,11 @@ class Server:
         return route.fulfill(json={})
 
     def wait_for_run(self):
-        while self.waiting is None:
+        for _ in range(1_000):
+            if self.waiting is not None:
+                return
             self.page.wait_for_timeout(10)
+        raise AssertionError(f"No run was asked for in 10 s, only {self.asked}.")
 
     def answer(self, status, content):
         waiting, self.waiting = self.waiting, None
