@@ -17,7 +17,8 @@ from pipelines.models.entry import CatalogEntry, Source, shorten_path
 from pipelines.models.files import weight_files
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.quantization_folder import read_quantized_entries
-from pipelines.models.steering import SteeringEntry, list_steering
+from pipelines.models.steering import list_steering
+from pipelines.models.steering_entry import SteeringEntry
 from pipelines.models.vaes import VaeEntry, list_vaes
 
 __all__ = [

@@ -13,7 +13,7 @@ from pipelines.core.errors import BusyError, ModelError, ModelFileError
 from pipelines.models.checkpoint_scheduler import adapt_scheduler
 from pipelines.models.files import LIGHT, PartFiles, read_index
 from pipelines.models.shipped_configurations import load_light_part
-from pipelines.models.steering import ADAPTER, CONTROLNET
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,8 @@ from pipelines.models.downloads import Progress
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, part_folder, read_index, read_json
 from pipelines.models.places import ModelPlaces
-from pipelines.models.steering import SteeringEntry, build_steering_part
+from pipelines.models.steering import build_steering_part
+from pipelines.models.steering_entry import SteeringEntry
 from pipelines.models.vaes import VaeEntry, build_vae_part
 from pipelines.weights.part_identity import PartIdentities
 

@@ -14,55 +14,15 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, part_files, part_folder, read_json
 from pipelines.models.folder_entries import make_key, make_printable, measure_size
 from pipelines.models.folder_walk import ModelFolders
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, SteeringEntry
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
 from pipelines.weights.network_kinds import CONTEXT_WIDTHS
 
-__all__ = [
-    "ADAPTER",
-    "CONTROLNET",
-    "ENCODER",
-    "SteeringEntry",
-    "build_steering_part",
-    "explain_misfit",
-    "find_steering",
-    "list_steering",
-]
-
-CONTROLNET, ADAPTER, ENCODER = "controlnet", "ip_adapter", "image_encoder"
-"""What a part is, which is its name among a model's components too."""
+__all__ = ["build_steering_part", "explain_misfit", "find_steering", "list_steering"]
 
 _FAMILIES = {"SD3ControlNetModel": "sd3", "FluxControlNetModel": "flux", "ControlNetModel": "sd"}
 _NOUNS = {CONTROLNET: "ControlNet", ADAPTER: "IP-Adapter", ENCODER: "image encoder"}
 _VISION = "CLIPVisionModelWithProjection"
-
-
-@dataclasses.dataclass(frozen=True)
-class SteeringEntry:
-    """Describes one of them.
-
-    Attributes:
-        what: CONTROLNET, ADAPTER or ENCODER.
-        key: its name in requests.
-        label: its file's or folder's name.
-        path: the file, or the folder of diffusers or transformers.
-        family: "sd", "sdxl", "sd3", "flux", or "" of an encoder.
-        width: of what reads a UNet's text, that of the text; of a transformer's, its own; 0 where nothing tells.
-        factor: pixels of its picture to one latent, along a side, of a UNet's ControlNet in a folder; else 0.
-        class_name: in diffusers or transformers; "" of an IP-Adapter.
-        size_bytes: of the weights.
-        problem: why it cannot be used, as a sentence; "" if it can.
-    """
-
-    what: str
-    key: str
-    label: str
-    path: Path
-    family: str = ""
-    width: int = 0
-    factor: int = 0
-    class_name: str = ""
-    size_bytes: int = 0
-    problem: str = ""
 
 
 def list_steering(folders: ModelFolders, what: str) -> list[SteeringEntry]:

@@ -7,7 +7,8 @@ from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.files import read_json
-from pipelines.models.steering import ADAPTER, CONTROLNET, ENCODER, SteeringEntry, find_steering
+from pipelines.models.steering import find_steering
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, SteeringEntry
 from pipelines.weights.gguf_files import read_weights_header
 
 __all__ = ["find_extra_steering"]

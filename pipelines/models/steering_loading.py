@@ -12,7 +12,7 @@ from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import ModelFileError
 from pipelines.families.image_prompt import IpAdapter
 from pipelines.models.files import PartFiles, read_json
-from pipelines.models.steering import ADAPTER
+from pipelines.models.steering_entry import ADAPTER
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.reading import TensorReader
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pipelines.core.types import Choice
 from pipelines.models.device_choice import read_memory
 from pipelines.models.loader import Loader
 from studio.models import save_quantized
 from studio.tasks.context import TaskCaches, TaskContext
-
-if TYPE_CHECKING:
-    from studio.backend.studio import Studio
 
 __all__ = ["DeviceContext"]
 
@@ -21,14 +17,14 @@ class DeviceContext:
     """Serves tasks as the `TaskContext` of one device; what belongs to no device is the studio's.
 
     Args:
-        studio: whose.
+        studio: the context of no particular device.
         loader: of the device's models.
 
     Attributes:
         caches: what tasks keep between jobs: latents of one device are of no use on another.
     """
 
-    def __init__(self, studio: Studio, loader: Loader):
+    def __init__(self, studio: TaskContext, loader: Loader):
         self.loader, self.caches = loader, TaskCaches()
         self.limits, self.catalog = studio.limits, studio.catalog
         self.store, self.learned, self.given = studio.store, studio.learned, studio.given

@@ -18,7 +18,8 @@ from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.loader import Loader
-from pipelines.models.steering import SteeringEntry, explain_misfit
+from pipelines.models.steering import explain_misfit
+from pipelines.models.steering_entry import SteeringEntry
 from pipelines.models.vaes import VaeEntry, explain_vae_misfit, read_vae_facts
 from pipelines.requests.calibration import record_calibration
 from pipelines.requests.wildcard_files import read_lists

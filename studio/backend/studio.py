@@ -191,7 +191,7 @@ class Studio(StudioModels):
     def _build_engine(self, gpu: Callable[..., Any] | None) -> LocalEngine:
         """The engine of this process, or of a Space that lends its GPU through `gpu`."""
         if gpu is not None:
-            return build_zero_engine(self, gpu, self._leave_queue)
+            return build_zero_engine(self, self.tasks, gpu, self._leave_queue)
 
         def suits(job: Job, device: str) -> float:
             model = getattr(getattr(job.request, "base", job.request), "model", "")

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pipelines.workflows.upscale import UpscaleRequest
 from studio.jobs.job import Job
 from studio.jobs.local_engine import LocalEngine
 from studio.tasks.base import Task
+from studio.tasks.context import TaskContext
 from studio.tasks.forked import build_forked_run, estimate_gpu_seconds, list_preloaded_models
-
-if TYPE_CHECKING:
-    from studio.backend.studio import Studio
 
 __all__ = ["build_zero_engine", "estimate_work"]
 
 
-def build_zero_engine(studio: Studio, gpu: Callable[..., Any], leave_queue: Callable[[Job], None]) -> LocalEngine:
+def build_zero_engine(
+    context: TaskContext, tasks: Mapping[str, Task], gpu: Callable[..., Any], leave_queue: Callable[[Job], None]
+) -> LocalEngine:
     """Build the engine that runs each job in a process with a lent GPU.
 
     Args:
-        studio: whose tasks and models the processes have.
+        context: whose models the processes have.
+        tasks: the task table.
         gpu: the decorator of Spaces that lends a GPU.
         leave_queue: told of each job that begins.
     """
     from studio.jobs.zero_engine import ZeroEngine
 
-    run, release = build_forked_run(studio, list_preloaded_models(), studio.tasks)
+    run, release = build_forked_run(context, list_preloaded_models(), tasks)
 
     def estimate_seconds(task: str, request: object, identity: str, owner: str = "") -> int:
-        return estimate_gpu_seconds(studio.tasks[task], request)
+        return estimate_gpu_seconds(tasks[task], request)
 
-    return ZeroEngine(run, studio.limits, gpu, estimate_seconds, release, leave_queue)
+    return ZeroEngine(run, context.limits, gpu, estimate_seconds, release, leave_queue)
 
 
 def estimate_work(

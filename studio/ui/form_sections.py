@@ -12,7 +12,7 @@ from gradio.components import Component
 from pipelines.emoji.vocabulary import shipped_vocabulary
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 from pipelines.models.sizes import size_multiple
-from pipelines.models.steering import ADAPTER, CONTROLNET
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET
 from pipelines.requests.limits import TABLES
 from pipelines.requests.prompts import prompt_notes
 from studio.results.search import FIXED_SEED

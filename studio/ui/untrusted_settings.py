@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.errors import StepwiseError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import Choice, Request, Traits
-from pipelines.models.steering import ADAPTER, CONTROLNET
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET
 from studio.infotext import Restored
 from studio.ui.form import TABLES
 

@@ -16,7 +16,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request, Traits
 from pipelines.models.catalog import Catalog, shipped
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.steering import SteeringEntry
+from pipelines.models.steering_entry import SteeringEntry
 from pipelines.models.vaes import VaeEntry
 from pipelines.requests.limits import Limits, check_request
 from studio import infotext

@@ -35,7 +35,8 @@ from pipelines.families.flux import pack
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.models.extras import Extras
-from pipelines.models.steering import CONTROLNET, explain_misfit
+from pipelines.models.steering import explain_misfit
+from pipelines.models.steering_entry import CONTROLNET
 from pipelines.requests.limits import Limits, check_request
 from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS

@@ -27,7 +27,7 @@ from pipelines.families.image_prompt import list_text_attentions
 from pipelines.guidance import GUIDANCE
 from pipelines.models.extras import Extras
 from pipelines.models.files import PartFiles
-from pipelines.models.steering import ADAPTER
+from pipelines.models.steering_entry import ADAPTER
 from pipelines.models.steering_loading import load_steering_file
 from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
