@@ -1,8 +1,8 @@
 """Links that open a tab with settings: `/?tab=compare&prompt=a+fox&num_inference_steps=20&sampler=ddim,eta%3D0.5`.
 
 Whoever follows a link did not write it: its settings pass the whitelist that those of a dropped picture pass, and those
-of the tab's own their tab's (studio.ui.tab_settings); numbers are moved within the caps, a model is only named, and
-nothing runs before the person presses a button.
+of the tab's own their tab's (studio.ui.tab_settings); numbers are moved within the caps, a model is chosen only
+where all of it is on this machine, and nothing runs before the person presses a button.
 """
 
 from __future__ import annotations
@@ -55,20 +55,6 @@ by name, as `name:weight,name:weight`."""
 
 LONGEST = 8000
 """Characters of a link's parameters that are read; browsers and proxies cut longer ones off anyway."""
-
-_COPY = """(query) => {
-    if (!query.startsWith("?")) return query;  // a sentence on what is wrong
-    const asked = new URLSearchParams(query.slice(1)), tab = asked.get("tab");
-    const seed = stepwise.seedOf(tab), first = stepwise.runSeedOf(tab);
-    // The seed of the picture that is shown: where each run takes a new one, and of a batch where one was chosen.
-    if (seed && (!asked.has("seed") || asked.get("seed") === first)) {
-        asked.set("seed", seed);
-        if (seed !== first) asked.delete("batch_size");
-    }
-    const url = `${location.origin}${location.pathname}?${asked}`;
-    navigator.clipboard?.writeText(url).catch(() => {});
-    return url;
-}"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,25 +120,41 @@ def open_link(
         tab = tabs[0]
     receiver = receivers.get(tab)
     settings, model = receiver.settings if receiver else {}, (receiver and receiver.model) or model
+    chosen, model_notes = _choose_model(parameters.get("model", ""), studio, model, receiver)
     if sum(len(parameters.get(name, "")) for name in (*FIELDS, *settings)) > LONGEST:
         long = f"The link has more than {LONGEST} characters of settings. None were loaded."
         return OpenedLink(tab, {}, (*unknown, long))
-    tab_values, notes = accepted_own(settings, parameters, model, texts=True)
+    tab_values, notes = accepted_own(settings, parameters, chosen or model, texts=True)
     values: Mapping[str, Any] = {}
     if receiver is None or receiver.request:
-        values, request_notes = _read_request(parameters, studio, model)
-        notes = [*request_notes, *notes]
+        values, request_notes = _read_request(parameters, studio, chosen or model)
+        values = {**({"model": chosen} if chosen else {}), **values}
+        notes = [*model_notes, *request_notes, *notes]
     elif any(name in parameters for name in FIELDS if name not in settings):
         notes.append("A link to this tab cannot set the fields of a picture.")
     return OpenedLink(tab, {**values, **({receiver.name: tab_values} if tab_values else {})}, (*unknown, *notes))
 
 
+def _choose_model(name: str, studio: Studio, model: str, receiver: Receiver | None) -> tuple[str, list[str]]:
+    """Find the model that a link was made with, and say why it is not chosen; ("", []) where it is the tab's own.
+
+    One that would have to be downloaded is named only: no link fills a disk.
+    """
+    if not name or name == model:
+        return "", []
+    entry = next((entry for entry in (receiver.models() if receiver else ()) if entry.key == name), None)
+    if entry is None:
+        return "", [f"The link was made with the model {name[:80]!r}, which is not here or not for this tab."]
+    if studio.model_list.is_here(entry):
+        return entry.key, []
+    why = entry.problem or "It is not on this machine yet: choose it yourself to download it."
+    return "", [f"The link was made with {entry.label}. {why}"]
+
+
 def _read_request(parameters: Mapping[str, str], studio: Studio, model: str) -> tuple[Mapping[str, Any], list[str]]:
     """The fields of a Request that a link brings, checked, and a sentence for each thing that was not taken over."""
-    fields: dict[str, Any] = {name: parameters[name] for name in FIELDS if name in parameters}
+    fields: dict[str, Any] = {name: parameters[name] for name in FIELDS if name in parameters and name != "model"}
     notes: list[str] = []
-    if (model_name := fields.pop("model", model)) != model:
-        notes.append(f"The link names the model {model_name[:80]!r}: choose it yourself if you want it.")
     for name in [name for name in METHODS if name in fields]:
         try:
             fields[name] = read_choice(fields[name])
@@ -188,32 +190,34 @@ def build_notice() -> gr.HTML:
 def wire(studio: Studio, context: PageContext, notice: gr.HTML) -> None:
     """Open what the page's address asks for, whenever it is loaded; called inside the Blocks, when all tabs stand.
 
-    A tab that runs shows the settings itself, in the event that would bring back what a reload has left: see
-    `RunningTab`. The others, which remember nothing, are filled here.
+    A tab that runs shows the settings itself, with the notice, in the event that would bring back what a reload has
+    left: see `RunningTab`. The others, which remember nothing, are filled here.
     """
     idle = {tab: receiver for tab, receiver in context.receive.items() if tab not in context.live}
     outputs = {notice, context.tabs, *(output for receiver in idle.values() for output in receiver.outputs)}
+    context.link_outputs = {notice}
     first = next(iter(studio.models())).key
 
     def opened_by(request: gr.Request) -> OpenedLink | None:
         return open_link(dict(request.query_params), studio, context.tab_keys, first, context.receive)
 
+    def shows_itself(opened_link: OpenedLink) -> bool:
+        return bool(opened_link.values) and opened_link.tab in context.live and opened_link.tab in context.receive
+
     def linked(tab: str, request: gr.Request) -> Data | None:
         opened_link = opened_by(request)
-        return (
-            _show_settings(opened_link, context.receive)
-            if opened_link and opened_link.tab == tab and opened_link.values
-            else None
-        )
+        if opened_link is None or opened_link.tab != tab or not shows_itself(opened_link):
+            return None
+        shown = _show_settings(opened_link, context.receive)
+        return {**shown, notice: _describe_notice(opened_link, context.receive)}
 
     def show(request: gr.Request) -> Any:
         opened_link = opened_by(request)
         if opened_link is None:
             return gr.skip()
-        updates = {
-            notice: _describe_notice(opened_link, context.receive),
-            context.tabs: gr.Tabs(selected=opened_link.tab),
-        }
+        updates: Data = {context.tabs: gr.Tabs(selected=opened_link.tab)}
+        if not shows_itself(opened_link):
+            updates[notice] = _describe_notice(opened_link, context.receive)
         return {**updates, **(_show_settings(opened_link, idle) if opened_link.values else {})}
 
     context.linked = linked
@@ -283,7 +287,8 @@ def copy_link(
     def connect() -> None:
         inputs = {*(form.inputs if form else ()), *(tab_settings.inputs() if tab_settings else ())}
         click = button.click(write, inputs=inputs, outputs=in_order([link_text]), **PLUMBING)
-        click.then(None, inputs=[link_text], outputs=[link_text], js=_COPY, **PLUMBING)
+        copied = f"(query) => stepwise.copyLink(query, {link_text.elem_id!r})"
+        click.then(None, inputs=[link_text], outputs=[link_text], js=copied, **PLUMBING)
 
     context.run_later(connect)
 
@@ -303,12 +308,17 @@ def _write_link(form: RequestForm | None, tab: str, tab_settings: TabSettings | 
         if values["model"] == form.first.key:
             del values["model"]  # the tab opens on it
     texts = write_settings(tab_settings.receiver().settings, tab_settings.values(data)) if tab_settings else {}
-    return link(tab, values, texts, _list_initial_fields(form) if form else ())
+    return link(tab, values, texts, _list_initial_fields(form, values.get("model", "")) if form else ())
 
 
-def _list_initial_fields(form: RequestForm) -> set[str]:
-    """The fields with which a form begins otherwise than a Request does."""
-    initial = form.request(form.draft({component: component.value for component in form.inputs}))
+def _list_initial_fields(form: RequestForm, model: str) -> set[str]:
+    """The fields with which a form begins otherwise than a Request does, once a model is chosen; "" for its first."""
+    data = {component: component.value for component in form.inputs}
+    for component, update in (form.updates({"model": model}) if model else {}).items():
+        if component in data:
+            is_update = isinstance(update, dict) and update.get("__type__") == "update"
+            data[component] = update.get("value", data[component]) if is_update else update
+    initial = form.request(form.draft(data))
     defaults = Request().to_json()
     # A fixed seed is always told: without one the link's reader would get a new one each time.
-    return {name for name in FIELDS if name in initial and initial[name] != defaults[name]} | {"seed"}
+    return {name for name in FIELDS if name in initial and initial[name] != defaults[name]} | {"seed", "model"}

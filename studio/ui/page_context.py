@@ -7,8 +7,8 @@ script presses the visible one on Ctrl+Enter and Escape.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.components import Component
@@ -16,6 +16,9 @@ from gradio.components import Component
 from studio.ui.component_data import Block, Data
 from studio.ui.live_routes import LiveTab
 from studio.ui.tab_settings import Setting
+
+if TYPE_CHECKING:
+    from pipelines.models.entry import CatalogEntry
 
 __all__ = ["BESIDE", "Lists", "PageContext", "Receiver"]
 
@@ -35,6 +38,7 @@ class Receiver:
         settings: those that a link or a stored result may bring.
         request: whether it takes fields of a Request.
         model: key of the model that its form opens on; "" for the first that there is.
+        models: those that its form offers; a link chooses one of them where it is on this machine.
     """
 
     outputs: set[Block]
@@ -43,6 +47,7 @@ class Receiver:
     settings: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
     request: bool = True
     model: str = ""
+    models: Callable[[], Sequence[CatalogEntry]] = tuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,7 @@ class PageContext:
         lists: tab key to what it offers of the models folder; a tab that runs enters its own.
         linked: from a tab's key and the page's request to the updates that show the settings of the link that opened
             the page; None where no link names the tab.
+        link_outputs: what they may change beside the tab's own components.
     """
 
     demo: gr.Blocks
@@ -84,6 +90,7 @@ class PageContext:
     live: dict[str, LiveTab] = dataclasses.field(default_factory=dict)
     lists: dict[str, Lists] = dataclasses.field(default_factory=dict)
     linked: Callable[[str, gr.Request], Data | None] = lambda tab, request: None
+    link_outputs: set[Block] = dataclasses.field(default_factory=set)
     _later: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
     @property

@@ -264,6 +264,7 @@ class RunningTab:
             *form.outputs,
             *(receiver.outputs if receiver else ()),
             *(lists.outputs if lists else ()),
+            *self.context.link_outputs,
             self.session,
         }
         recall = f"(session, _) => [session, stepwise.recall({self.key!r}, {form.signature!r})]"

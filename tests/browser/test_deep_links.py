@@ -59,3 +59,7 @@ def test_the_copied_link_brings_the_settings_back(visit):
     other.wait_for_function("() => document.querySelector('#t2i-prompt textarea')?.value.includes('a guitar')")
     assert other.input_value("#t2i-steps input[type=number]") == "9"
     assert re.search(r"loaded from the link", other.inner_text("#link-notice"))
+    page.fill("#t2i-prompt textarea", "a guitar on a pink background")
+    expect(page.locator("#t2i-link-text")).to_be_hidden()  # it is no longer the link to what stands here
+    page.click("#t2i-link")
+    expect(page.locator("#t2i-link-text")).to_be_visible()

@@ -74,8 +74,8 @@ def test_a_link_without_a_tab_goes_to_the_first_and_an_unknown_tab_is_said(studi
         ("sampler=ddim,eta=99", {}, "sampler was not loaded"),
         ("sampler=flow_euler", {}, "does not fit"),
         ('sampler=ddim,eta={"a":1}', {}, "not plain values"),
-        ("model=http://127.0.0.1/x.safetensors", {}, "choose it yourself"),
-        ("model=../../etc/passwd", {}, "choose it yourself"),
+        ("model=http://127.0.0.1/x.safetensors", {}, "is not here or not for this tab"),
+        ("model=../../etc/passwd", {}, "is not here or not for this tab"),
         (f"prompt={'x' * (LONGEST + 1)}", {}, "None were loaded"),
     ],
 )
@@ -192,13 +192,25 @@ def opened_here(page, real, query):
     return open_link(parameters, real, page.context.tab_keys, "emoji", receivers)
 
 
-def test_a_link_names_a_model_that_the_tab_does_not_open_on(page, real):
-    receiver = page.context.receive["text_to_image"]
-    before = standing(page, receiver.updates({"model": "emoji", "prompt": "a fox", "seed_mode": "fixed"}))
-    query = copied(page, "text_to_image", before)
-    assert dict(parse_qsl(query[1:]))["model"] == "emoji"
-    (note,) = opened_here(page, real, query).notes
-    assert "'emoji'" in note and "choose it yourself" in note
+@pytest.mark.parametrize(
+    ("key", "model"), [("text_to_image", "emoji"), ("animate", "emoji-128"), ("edit", "emoji-128")]
+)
+def test_a_link_chooses_the_model_that_it_was_made_with(page, real, key, model):
+    receiver = page.context.receive[key]
+    before = standing(page, receiver.updates({"model": model, "prompt": "a fox", "seed_mode": "fixed"}))
+    query = copied(page, key, before)
+    found = open_link(dict(parse_qsl(query[1:])), real, page.context.tab_keys, "emoji", page.context.receive)
+    assert found.notes == () and found.values["model"] == model
+    after = standing(page, receiver.updates({**found.values, "seed_mode": "fixed"}))
+    assert read(page, key, after) == read(page, key, before)
+
+
+def test_a_model_that_would_have_to_be_downloaded_is_named_only(page, real):
+    (away,) = [one for one in page.context.receive["text_to_image"].models() if one.key == "sd15"]
+    assert not real.model_list.is_here(away)
+    query = {"tab": "text_to_image", "prompt": "a fox", "model": "sd15"}
+    found = open_link(query, real, page.context.tab_keys, "emoji", page.context.receive)
+    assert found.values == {"prompt": "a fox"} and away.label in found.notes[0] and "to download it" in found.notes[0]
 
 
 def test_a_link_brings_the_loras_back_that_are_here_and_names_the_others(page, real):
@@ -247,13 +259,15 @@ def test_the_copied_link_of_each_tab_brings_all_of_it_back(page, real, key):
     assert not never & dict(parse_qsl(query[1:])).keys()
 
 
-def test_a_grids_axes_come_back_and_no_link_compares_models(page, real):
+def test_a_grids_axes_come_back_and_a_link_compares_only_models_that_are_here(page, real):
     receiver, axes = page.context.receive["compare"], {"x": {"field": "prompt", "values": "a fox | a cat, red"}}
     before = standing(page, receiver.updates({"prompt": "a fox", "comparison": axes}))
     found = opened_here(page, real, copied(page, "compare", before))
     assert found.values["comparison"]["x"] == axes["x"] and "y" not in found.values["comparison"]
     found = opened_here(page, real, "?tab=compare&x=model=emoji,sd15&y=sampler=heun")
-    assert "x" not in found.values["comparison"] and "chooses no model" in " ".join(found.notes)
+    assert "x" not in found.values["comparison"] and "not on this machine: sd15" in " ".join(found.notes)
+    found = opened_here(page, real, "?tab=compare&x=model=emoji,emoji-128")
+    assert found.values["comparison"]["x"]["values"] == "emoji,emoji-128" and found.notes == ()
 
 
 def test_the_models_filter_comes_from_a_link(page, real):

@@ -87,15 +87,20 @@ class AxisValues:
     Attributes:
         most: values allowed.
         traits: from a model's key to what its methods must fit.
+        is_here: whether all of a model, by its key, is on this machine: a link compares no others.
     """
 
     most: int
     traits: Callable[[str], Traits | None]
+    is_here: Callable[[str], bool]
 
     def read(self, text: str) -> Any:
         field, _, values = text.partition("=")
-        if field == "model":
-            raise SettingsError("A link chooses no model.")
+        missing = (
+            [name for name in map(str.strip, values.split(",")) if not self.is_here(name)] if field == "model" else []
+        )
+        if missing:
+            raise SettingsError(f"A model is not on this machine: {', '.join(missing)[:80]}.")
         return {"field": field, "values": values}
 
     def write(self, value: Any) -> str:

@@ -240,7 +240,10 @@ class ComparisonSetup:
         def traits(model: str) -> Traits | None:
             return self.studio.traits(model or self.form.first.key)
 
-        axis = AxisValues(limits.max_cells, traits)
+        def is_here(model: str) -> bool:
+            return any(entry.key == model and self.studio.model_list.is_here(entry) for entry in self.form.models)
+
+        axis = AxisValues(limits.max_cells, traits, is_here)
         return {
             "cells": Cells(limits.max_steps, traits),
             "x": axis,

@@ -113,7 +113,12 @@ class CompareTab(RunningTab):
             )
             exported.success(None, inputs=[self.exported], js="(address) => stepwise.download(address)", **PLUMBING)
         self.context.receive[KEY] = Receiver(
-            self.setup.outputs, self._receive, COMPARISON, self.setup.settings, model=self.form.first.key
+            self.setup.outputs,
+            self._receive,
+            COMPARISON,
+            self.setup.settings,
+            model=self.form.first.key,
+            models=lambda: self.form.models,
         )
 
     # Handlers: each takes the data of its inputs and gives updates by component.

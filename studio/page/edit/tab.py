@@ -105,7 +105,12 @@ class EditTab(RunningTab):
                 lambda example=example: edit_form.apply_example(example), outputs=in_order(outputs), **PLUMBING
             )
         self.context.receive[KEY] = Receiver(
-            {*outputs, self.notice}, self._receive, KEY, edit_form.settings, model=self.form.first.key
+            {*outputs, self.notice},
+            self._receive,
+            KEY,
+            edit_form.settings,
+            model=self.form.first.key,
+            models=lambda: self.form.models,
         )
 
     def _wire_methods(self) -> None:

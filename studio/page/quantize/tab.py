@@ -177,7 +177,9 @@ class QuantizeTab(RunningTab):
             "measure": Flag(),
             "peak": Flag(),
         }
-        self.context.receive[KEY] = Receiver(outputs, self._receive, KEY, settings, model=self.form.first.key)
+        self.context.receive[KEY] = Receiver(
+            outputs, self._receive, KEY, settings, model=self.form.first.key, models=lambda: self.form.models
+        )
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 

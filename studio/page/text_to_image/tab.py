@@ -146,7 +146,9 @@ class TextToImageTab(RunningTab):
             button.click(
                 lambda values=example.values: self.form.updates(values), outputs=in_order(self.form.outputs), **PLUMBING
             )
-        self.context.receive[KEY] = Receiver(self.form.outputs, self.form.updates, model=self.form.first.key)
+        self.context.receive[KEY] = Receiver(
+            self.form.outputs, self.form.updates, model=self.form.first.key, models=lambda: self.form.models
+        )
         self.upscale.wire()
         self.inspect.wire()
         self.context.run_later(self._wire_send)

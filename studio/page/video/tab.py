@@ -168,7 +168,9 @@ class VideoTab(RunningTab):
             "format": OneOf("format of a clip", lambda: CLIP_FORMATS),
             "keys": Keys(limits.max_prompt, MOST - 1),
         }
-        self.context.receive[KEY] = Receiver(self._outputs, self._receive, KEY, settings, model=self.form.first.key)
+        self.context.receive[KEY] = Receiver(
+            self._outputs, self._receive, KEY, settings, model=self.form.first.key, models=lambda: self.form.models
+        )
 
     # Handlers: each takes the data of its inputs and gives updates by component.
 
