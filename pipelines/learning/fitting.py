@@ -20,6 +20,7 @@ from pipelines.learning.bespoke_settings import BespokeSettings
 from pipelines.learning.cases import Cases, make_cases
 from pipelines.learning.ld3 import Round, fit_ld3
 from pipelines.learning.problem import Problem, build_teacher_trajectory
+from pipelines.learning.q_sched import Correction, QSchedSettings, fit_q_sched, judge_prompts
 from pipelines.learning.request import LEARNERS, PROMPTS, LearnRequest, Progress, require_learnable
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules.learned import LearnedSettings, learned_levels
@@ -28,7 +29,9 @@ from pipelines.weights.network_identity import network_identity
 
 __all__ = ["learn"]
 
-_FITS = {"ld3": fit_ld3, "auto_diffusion": evolve, "bespoke": fit_bespoke}
+Result = Round | Generation | Trial | Correction
+
+_FITS = {"ld3": fit_ld3, "auto_diffusion": evolve, "bespoke": fit_bespoke, "q_sched": fit_q_sched}
 
 
 def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
@@ -48,11 +51,13 @@ def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] =
     settings = LEARNERS.build(request.learner)
     require_learnable(base)
     goes_on = isinstance(settings, BespokeSettings) and settings.start == "kept"
-    previous = {"previous": _find_previous(base, family, settings.kept)} if goes_on else {}
+    more: dict[str, Any] = {"previous": _find_previous(base, family, settings.kept)} if goes_on else {}
+    if isinstance(settings, QSchedSettings) and settings.score == "adherence":
+        more["judge"] = judge_prompts(_list_prompts(request)[: request.pictures.fitted], family.decode)
     yield Progress("Making the pictures of the long run", 0, 1)
     problem = _build_problem(request, family, cancelled)
     curve: list[Mapping[str, Any]] = []
-    for result in _FITS[request.learner.key](problem, settings, request.pictures.seed, **previous):
+    for result in _FITS[request.learner.key](problem, settings, request.pictures.seed, **more):
         curve.append(_build_row(result))
         yield Progress("Fitting", result.index, result.total, tuple(curve))
     times, model_times, held_out = _read_result(result, problem)
@@ -91,15 +96,21 @@ def _find_previous(base: Request, family: Family, name: str) -> FittedSolver:
     )
 
 
+def _list_prompts(request: LearnRequest) -> list[str]:
+    """One for each picture, first those that are fitted to."""
+    prompts, count = request.prompts or PROMPTS, request.pictures.fitted + request.pictures.held_out
+    return [prompts[i % len(prompts)] for i in range(count)]
+
+
 def _build_problem(request: LearnRequest, family: Family, cancelled: Callable[[], bool]) -> Problem:
     base, pictures = request.base, request.pictures
     width, height = (
         requested or default for requested, default in zip((base.width, base.height), family.default_size, strict=True)
     )
-    prompts, count = request.prompts or PROMPTS, pictures.fitted + pictures.held_out
+    count = pictures.fitted + pictures.held_out
     cases = make_cases(
         family,
-        [prompts[i % len(prompts)] for i in range(count)],
+        _list_prompts(request),
         range(pictures.seed, pictures.seed + count),
         base.negative_prompt,
         (width, height),
@@ -133,7 +144,9 @@ def _build_guidance(choice: Choice, cases: Cases, family: Family) -> tuple[Guida
     return Unguided(), dataclasses.replace(cases, conditionings=family.embed_guidance(dict(cases.conditionings), scale))
 
 
-def _build_factors(result: Round | Generation | Trial) -> dict[str, Any]:
+def _build_factors(result: Result) -> dict[str, Any]:
+    if isinstance(result, Correction):
+        return {"coefficients": result.best}
     if not isinstance(result, Trial):
         return {}
     return {
@@ -144,12 +157,15 @@ def _build_factors(result: Round | Generation | Trial) -> dict[str, Any]:
     }
 
 
-def _count_evaluations(result: Round | Generation | Trial, problem: Problem) -> int:
+def _count_evaluations(result: Result, problem: Problem) -> int:
     nfe = problem.sampler.nfe(problem.num_steps)
     return result.best.terms.evaluations(nfe) if isinstance(result, Trial) else nfe
 
 
-def _build_row(result: Round | Generation | Trial) -> dict[str, Any]:
+def _build_row(result: Result) -> dict[str, Any]:
+    if isinstance(result, Correction):
+        row = {"round": result.index, "loss": round(result.best_loss, 5), "held_out": round(result.held_out, 5)}
+        return {**row, "coefficients": [round(one, 4) for one in result.best]}
     if isinstance(result, Trial):
         return {"round": result.index, "loss": round(result.loss, 5), "held_out": round(result.best.held_out, 5)}
     if isinstance(result, Round):
@@ -162,7 +178,9 @@ def _build_row(result: Round | Generation | Trial) -> dict[str, Any]:
     }
 
 
-def _read_result(result: Round | Generation | Trial, problem: Problem) -> tuple[tuple, tuple, dict[str, float]]:
+def _read_result(result: Result, problem: Problem) -> tuple[tuple, tuple, dict[str, float]]:
+    if isinstance(result, Correction):
+        return result.times, result.times, {"uniform": result.uniform, "fitted": result.held_out}
     if isinstance(result, Trial):
         return result.best.times, result.best.times, {"uniform": result.uniform, "fitted": result.best.held_out}
     if isinstance(result, Round):

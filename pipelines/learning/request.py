@@ -12,11 +12,12 @@ from pipelines.core.types import Choice, Request
 from pipelines.learning.auto_diffusion import AutoDiffusionSettings
 from pipelines.learning.bespoke_settings import BespokeSettings
 from pipelines.learning.ld3 import Ld3Settings
+from pipelines.learning.q_sched import QSchedSettings, require_corrected
 from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.refusals import require_made_here, require_uncached
 from pipelines.schedules.learned_file import LearnedSchedule
 
-__all__ = ["LEARNERS", "PROMPTS", "LearnRequest", "PictureSettings", "Progress", "require_learnable"]
+__all__ = ["LEARNERS", "PROMPTS", "LearnRequest", "PictureSettings", "Progress", "require_fit", "require_learnable"]
 
 PROMPTS = tuple(
     f"a {thing} on a {color} background"
@@ -90,6 +91,14 @@ LEARNERS = Table(
             help="Fits the factors of every step, by least squares and then by gradients through the whole run. "
             "For one evaluation a step.",
         ),
+        Method(
+            "q_sched",
+            "Q-Sched",
+            lambda settings: settings,
+            QSchedSettings,
+            paper="Frumkin & Marculescu, Q-Sched, arXiv:2509.01624",
+            help="For a quantized model in few steps: two coefficients of the sampler that make up for the rounding.",
+        ),
     ],
 )
 """The ways to fit a schedule; each makes the settings of its fit."""
@@ -157,3 +166,15 @@ def require_learnable(base: Request) -> None:
         )
     if base.num_inference_steps < 2:
         raise SettingsError("A schedule of 1 step has nothing to learn. Choose 2 steps or more.")
+
+
+def require_fit(request: LearnRequest) -> None:
+    """Check whether a request's learner suits its run and its prompts, before any model is loaded.
+
+    Raises:
+        MethodFitError: the learner is for other runs.
+        SettingsError: the learner cannot take a prompt.
+    """
+    settings = LEARNERS.build(request.learner)
+    if isinstance(settings, QSchedSettings):
+        require_corrected(settings, request.base.num_inference_steps, request.prompts or PROMPTS)

@@ -13,6 +13,7 @@ from pipelines.core.schedule import CLEAN, Level, NoiseSchedule
 from pipelines.core.types import Choice, Request
 from pipelines.guidance import GUIDANCE
 from pipelines.samplers import SAMPLERS
+from pipelines.samplers.scaled_steps import ScaledSteps
 from pipelines.schedules.learned_file import METHODS, SHIPPED, LearnedSchedule, fill_settings, find_all, find_broken
 from pipelines.schedules.uniform import require_descending
 
@@ -105,7 +106,9 @@ class FittedSchedule:
         return require_descending(learned_levels(record.times, record.model_times, noise_schedule))
 
     def solver(self, sampler: Sampler) -> Sampler:
-        """Return the sampler, or the fitted factors that take its place."""
+        """Return the sampler, the fitted factors that take its place, or fitted coefficients around it."""
+        if self.record.coefficients:
+            return ScaledSteps(sampler, *self.record.coefficients)
         return self.record.factors() if self.record.rows else sampler
 
 

@@ -22,7 +22,7 @@ from pipelines.samplers.fitted_factors import FittedFactors, Terms
 __all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "fill_settings", "find_all", "find_broken", "write_learned"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "schedules"
-METHODS = {"ld3": "LD3", "auto_diffusion": "AutoDiffusion", "bespoke": "Bespoke"}
+METHODS = {"ld3": "LD3", "auto_diffusion": "AutoDiffusion", "bespoke": "Bespoke", "q_sched": "Q-Sched"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _LARGEST = 1 << 20
 # Fields whose names in the files are older than those here.
@@ -47,6 +47,7 @@ class LearnedSchedule:
             stays.
         branches, single: what the factors belong to, as in `Terms`.
         prompt_extrapolation: as in `FittedFactors`; "emphasis" in the file.
+        coefficients: c_x and c_eps of `ScaledSteps`, put around the sampler; empty for none.
     """
 
     method: str
@@ -65,6 +66,7 @@ class LearnedSchedule:
     branches: tuple[str, ...] = ()
     single: tuple[int, ...] = ()
     prompt_extrapolation: tuple[tuple[float, ...], ...] = ()
+    coefficients: tuple[float, ...] = ()
 
     @property
     def terms(self) -> Terms:
@@ -119,6 +121,7 @@ class LearnedSchedule:
             fields["rows"] = tuple(tuple(float(factor) for factor in row) for row in fields.get("rows", ()))
             fields["branches"] = tuple(str(name) for name in fields.get("branches", ()))
             fields["single"] = tuple(int(index) for index in fields.get("single", ()))
+            fields["coefficients"] = tuple(float(one) for one in fields.get("coefficients", ()))
             if unknown := set(_NAMES_IN_FILE) & set(fields):
                 raise KeyError(*unknown)
             fields["fit_details"] = fields.pop("told")
@@ -155,6 +158,12 @@ class LearnedSchedule:
         ):
             raise SettingsError(
                 f"The learned schedule for {str(self.model)[:80]!r} has factors that do not belong to it. Fit it again."
+            )
+        wanted = 2 if self.method == "q_sched" else 0
+        if len(self.coefficients) != wanted or not all(math.isfinite(one) for one in self.coefficients):
+            raise SettingsError(
+                f"The learned schedule for {str(self.model)[:80]!r} has coefficients that do not belong to it. "
+                "Fit it again."
             )
         counts = [len(self.terms.evaluated_branches(m)) for m in range(len(times))]
         if self.prompt_extrapolation and (

@@ -42,7 +42,7 @@ class LearnCommand(Command):
             "--learner",
             default="ld3",
             metavar="KEY[,SETTING=VALUE...]",
-            help="ld3 (default), bespoke or auto_diffusion, e.g. ld3,rounds=100,batch=4",
+            help="ld3 (default), bespoke, auto_diffusion or q_sched, e.g. ld3,rounds=100,batch=4",
         )
         parser.add_argument(
             "--pictures",

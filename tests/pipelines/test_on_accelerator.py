@@ -426,6 +426,7 @@ def test_every_learner_fits_on_the_device(key, place):
         "ld3": {"rounds": 2, "start": "uniform", "batch": 2, "noise_shift": 0.1},
         "auto_diffusion": {"population": 2, "mutations": 1, "crossovers": 1, "generations": 1, "parents": 2},
         "bespoke": {"rounds": 2, "tries": 0, "start": "uniform", "batch": 2},
+        "q_sched": {"rounds": 1, "points": 3},
     }[key]
     base = REQUEST.replace(prompt="", negative_prompt="", guidance=Choice("cfg", {"guidance_scale": 2.0}))
     request = LearnRequest(base, Choice(key, settings), PictureSettings(2, 2, 10), ("a red fox", "a blue cat"))

@@ -38,6 +38,7 @@ PRESETS: Mapping[str, tuple[dict[str, Any], dict[str, int]]] = {
     "LD3": ({"key": "ld3"}, {}),
     "Bespoke solver": ({"key": "bespoke"}, {}),
     "Any sampler": ({"key": "auto_diffusion"}, {}),
+    "Quantized model": ({"key": "q_sched"}, {}),
 }
 """Button to a learner with its settings, and the pictures' settings; all others are as they are by default."""
 

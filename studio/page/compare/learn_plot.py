@@ -24,6 +24,8 @@ EMPTY = (
     "a reference run of many steps ends. The curve appears round by round.</p></div>"
 )
 
+_SCORED = "The line is the chosen score, the dots the final latents' distance from the reference run's."
+
 
 def learn_view(outcome: Mapping[str, Any]) -> str:
     """Draw the curve, its legend and the result of a fit's outcome; the empty state before the first round.
@@ -36,14 +38,16 @@ def learn_view(outcome: Mapping[str, Any]) -> str:
     if not curve:
         return EMPTY
     evolving = any("population" in row for row in curve)
+    is_corrected = outcome.get("learner") == "q_sched"
+    hint = _SCORED if is_corrected else "Of the final latents, relative to the reference run’s."
     keys = [
-        ("best so far" if evolving else "pictures of the round", LOSS),
+        ("best so far" if evolving or is_corrected else "pictures of the round", LOSS),
         ("population" if evolving else "held-out pictures", HELD),
     ]
     legend = "".join(f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in keys)
     return (
-        '<div class="sw-convergence"><h3>Error by round</h3><p class="sw-hint">Of the final latents, relative to the '
-        f'reference run’s.</p>{_plot(curve)}<ul class="sw-legend sw-parts">{legend}</ul>{_format_result(outcome)}</div>'
+        '<div class="sw-convergence"><h3>Error by round</h3><p class="sw-hint">'
+        f"{hint}</p>{_plot(curve)}<ul class='sw-legend sw-parts'>{legend}</ul>{_format_result(outcome)}</div>"
     )
 
 
@@ -102,6 +106,8 @@ def _format_result(outcome: Mapping[str, Any]) -> str:
         return ""
     fitted, uniform = schedule["held_out"]["fitted"], schedule["held_out"]["uniform"]
     times = ", ".join(f"{time:.0f}" for time in schedule["times"])
+    pair = schedule.get("coefficients")
+    words = f" Coefficients of the first step: latents {pair[0]:.3f}, output {pair[1]:.3f}." if pair else ""
     buttons = "".join(
         f'<button type="button" class="sw-act" data-use="{key}" title="{title}">{label}</button>'
         for key, (label, title) in USES.items()
@@ -111,5 +117,5 @@ def _format_result(outcome: Mapping[str, Any]) -> str:
         f"uniform {uniform:.4f}. Saved as the schedule <b>Learned</b> of this model, sampler and "
         f"{schedule['num_inference_steps']} steps.</p>"
         f'<div class="sw-result-acts" role="group" aria-label="What to do with this schedule">{buttons}</div>'
-        f'<p class="sw-hint">Timesteps: {times}</p>'
+        f'<p class="sw-hint">Timesteps: {times}.{words}</p>'
     )

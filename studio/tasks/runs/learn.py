@@ -12,7 +12,15 @@ from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, is_text
 from pipelines.families.base import Family
 from pipelines.learning.fitting import learn
-from pipelines.learning.request import LEARNERS, PROMPTS, LearnRequest, PictureSettings, Progress, require_learnable
+from pipelines.learning.request import (
+    LEARNERS,
+    PROMPTS,
+    LearnRequest,
+    PictureSettings,
+    Progress,
+    require_fit,
+    require_learnable,
+)
 from pipelines.requests.prompts import require_one_text
 from pipelines.requests.refusals import require_own_parts
 from pipelines.requests.text_to_image import resolve
@@ -66,7 +74,9 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> LearnRequest:
     require_learnable(request)
     require_own_parts(request, "A fit")
     pictures = parse_settings(PictureSettings, _require_object(values.get("pictures", {}), "pictures"), "Pictures")
-    return LearnRequest(request, learner, pictures, prompts)
+    fit = LearnRequest(request, learner, pictures, prompts)
+    require_fit(fit)
+    return fit
 
 
 def run(request: LearnRequest, job: Job, context: TaskContext) -> None:
