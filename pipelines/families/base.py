@@ -183,6 +183,15 @@ class Family(abc.ABC):
     def paint(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode scaled latents into small cheap images (B, 3, h, w) in [0, 1], float32, where the device made them."""
 
+    @property
+    def paints_twice(self) -> bool:
+        """Whether `sketch` is another way than `paint`, and a cheaper one."""
+        return False
+
+    def sketch(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map scaled latents to colors as cheaply as it can be done: else as `paint`."""
+        return self.paint(latents)
+
     def preview(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode scaled latents into small cheap images (B, 3, h, w) in [0, 1], float32 on the CPU; waits for them."""
         return self.paint(latents).cpu()

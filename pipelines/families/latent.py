@@ -15,8 +15,10 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from pipelines.core.errors import ModelError, ModelFileError, describe_overflow
 from pipelines.core.prediction import Conditioning
 from pipelines.families.base import Autoencoder, Family, PretrainedModule
+from pipelines.families.control_lora import ControlLora
 from pipelines.families.noise_schedules import discrete_schedule, has_edm_times, shifted_schedule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
+from pipelines.families.tiny_decoders import decode_tiny
 from pipelines.families.vae_memory import call_within_memory
 from pipelines.weights.embedding_files import bundled_embeddings, fits_width, read_bundled, read_embedding
 from pipelines.weights.embeddings import applied_embeddings, named_embeddings
@@ -55,6 +57,8 @@ class LatentFamily(Family):
                 f"The model has no {missing[0]}. Put the complete diffusers folder into the models folder."
             )
         self.network: PretrainedModule = self.components[self.network_name]
+        if isinstance(control := self.components.get("controlnet"), ControlLora):
+            control.complete(self.network)
         # Asking diffusers for it walks all modules, a few per cent of a small network's evaluation.
         self.network_dtype: torch.dtype = self.network.dtype
         self.vae: Autoencoder = self.components["vae"]
@@ -181,14 +185,17 @@ class LatentFamily(Family):
 
     @torch.no_grad()
     def paint(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode through the component "tiny_vae" where there is one, else through linear factors.
-
-        The factors are those of the component "preview", or are fitted once, at first use.
-        """
+        """Decode through the component "tiny_vae" where there is one, else through linear factors."""
         tiny = self.components.get("tiny_vae")
-        if tiny is not None:
-            images = tiny.decode(latents.to(tiny.device, tiny.dtype), return_dict=False)[0]
-            return (images.float() / 2 + 0.5).clamp(0, 1)
+        return self.sketch(latents) if tiny is None else (decode_tiny(tiny, latents).float() / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def paints_twice(self) -> bool:
+        return {"tiny_vae", "preview"} <= self.components.keys()
+
+    @torch.no_grad()
+    def sketch(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map latents to colors by linear factors: those of the component "preview", or fitted once, at first use."""
         if self._factors is None:
             plain = self.components.get("preview")
             self._factors = (

@@ -20,7 +20,7 @@ from pipelines.models.downloads import (
     missing_sentence,
 )
 from pipelines.models.entry import CatalogEntry, Source
-from pipelines.models.files import PartFiles, list_parts, part_files, read_index
+from pipelines.models.files import PartFiles, list_parts, part_files, part_folder, read_index
 from pipelines.models.shipped_configurations import find_shipped_configuration
 from pipelines.weights.files import bytes_as
 from pipelines.weights.gguf_files import is_packed_matrix, read_weights_header, stored_bytes
@@ -199,7 +199,7 @@ class ModelPlaces:
         if entry.family == "stock":
             return []
         single = entry.path is not None and not entry.path.is_dir()
-        beside_parts = [] if single else [folder / TINY_VAE]
+        beside_parts = [] if single else [part_folder(folder, TINY_VAE)]
         return (
             [*beside_parts, self.catalog.folder / TINY_VAE / entry.family]
             if single or not entry.local

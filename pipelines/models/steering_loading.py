@@ -10,6 +10,7 @@ import torch
 
 from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import ModelFileError
+from pipelines.families.control_lora import ControlLora
 from pipelines.families.image_prompt import IpAdapter
 from pipelines.models.files import PartFiles, read_json
 from pipelines.models.steering_entry import ADAPTER
@@ -65,9 +66,44 @@ def _build_controlnet(state: Mapping[str, torch.Tensor], network_config: Path) -
     if hints is not None:
         config["conditioning_embedding_out_channels"] = _count_hint_channels(state, int(hints.shape[0]))
     controlnet = ControlNetModel(**config)
-    converted = convert_controlnet_checkpoint(dict(state), {**config, "layers_per_block": plain["layers_per_block"]})
-    _load_all(controlnet, {name: tensor for name, tensor in converted.items() if tensor is not None}, "ControlNet")
-    return controlnet
+    changes = _find_changes(state)
+    whole = {name: tensor for name, tensor in state.items() if not name.endswith((".up", ".down")) and tensor.numel()}
+    # Stand-ins for the changed weights, by which the conversion of names tells theirs.
+    stand_ins = {name: torch.empty(0) for name in changes}
+    if changes and _FIRST_HINT[0] in whole:
+        stand_ins.setdefault("time_embed.0.weight", torch.empty(0))  # by which it knows its authors' names
+    converted = convert_controlnet_checkpoint({**stand_ins, **whole}, config)
+    loaded = {name: tensor for name, tensor in converted.items() if tensor is not None and tensor.numel()}
+    if not changes:
+        _load_all(controlnet, loaded, "ControlNet")
+        return controlnet
+    places = {id(tensor): name for name, tensor in converted.items() if tensor is not None}
+    low_rank = {places.get(id(stand_ins[name]), name): pair for name, pair in changes.items()}
+    shapes = {name: parameter.shape for name, parameter in controlnet.named_parameters()}
+    misfits = [name for name, pair in low_rank.items() if name not in shapes or not _makes(shapes[name], *pair)]
+    missing, extra = controlnet.load_state_dict(loaded, strict=False)
+    misfits += [*extra, *(name for name in missing if name.startswith("controlnet_"))]
+    if misfits:
+        raise ModelFileError(
+            f"The Control-LoRA's file does not fit this model ({misfits[0][:80]} is missing, too many or of another "
+            "shape). Choose another."
+        )
+    return ControlLora(controlnet, frozenset(loaded), low_rank)
+
+
+def _makes(shape: torch.Size, up: torch.Tensor, down: torch.Tensor) -> bool:
+    """Whether the product of two matrices is a weight of this shape."""
+    is_product = up.ndim >= 2 and down.ndim >= 2 and up.flatten(1).shape[1] == down.shape[0]
+    return is_product and len(up) == shape[0] and len(up) * down[0].numel() == shape.numel()
+
+
+def _find_changes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Of a Control-LoRA: name of a weight to the two matrices whose product is added to it."""
+    return {
+        f"{name.removesuffix('.up')}.weight": (up, state[f"{name.removesuffix('.up')}.down"])
+        for name, up in state.items()
+        if name.endswith(".up") and f"{name.removesuffix('.up')}.down" in state
+    }
 
 
 _FIRST_HINT = ("input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight")

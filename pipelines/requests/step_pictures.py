@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -18,6 +19,9 @@ from pipelines.requests.encoding import as_uint8
 
 __all__ = ["StepPictures", "one_step_late", "with_pictures"]
 
+PREVIEW_SHARE = 0.03
+"""Of a run's time, at most, for the tiny decoder."""
+
 T = TypeVar("T")
 
 
@@ -28,26 +32,67 @@ class StepPictures:
     Attributes:
         noisy, denoised: (B, h, w, 3) uint8, small pictures of the noisy latents and of the estimate of x0.
         latents: (2, B, C, h, w), float16, both; None where they are not kept.
+        sharp: whether the estimate went through the tiny decoder, where other steps' may not.
     """
 
     noisy: np.ndarray
     denoised: np.ndarray
     latents: np.ndarray | None = None
+    sharp: bool = False
 
     def rows(self, start: int, stop: int) -> StepPictures:
         """The pictures of rows start to stop."""
         latents = None if self.latents is None else self.latents[:, start:stop]
-        return StepPictures(self.noisy[start:stop], self.denoised[start:stop], latents)
+        return StepPictures(self.noisy[start:stop], self.denoised[start:stop], latents, self.sharp)
+
+
+class _Painter:
+    """Paints a run's estimates by the tiny decoder as often as that takes at most `PREVIEW_SHARE` of the run's time.
+
+    The others, and the noisy latents, are mapped to colors linearly. A model with one of the two ways uses it always.
+    """
+
+    def __init__(self, family: Family):
+        self._family = family
+        self._start: float | None = None
+        self._spent = self._last = 0.0
+
+    def paint(self, noisy: torch.Tensor, denoised: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        """Return pictures (B, 3, h, w) of both, and whether the estimate's are sharp."""
+        if not self._family.paints_twice:
+            painted = self._family.paint(torch.cat([noisy, denoised]))
+            return painted[: len(noisy)], painted[len(noisy) :], False
+        now = time.perf_counter()
+        if self._start is None:  # the first preview of all comes at once
+            self._start = now
+            is_sharp = False
+        else:
+            is_sharp = self._spent + self._last <= PREVIEW_SHARE * (now - self._start)
+        if not is_sharp:
+            painted = self._family.sketch(torch.cat([noisy, denoised]))
+            return painted[: len(noisy)], painted[len(noisy) :], False
+        picture = self._family.paint(denoised)
+        self._last = time.perf_counter() - now
+        self._spent += self._last
+        return self._family.sketch(noisy), picture, True
 
 
 class _Arriving:
     """One step's pictures, painted where the latents are and read back in one copy that does not block."""
 
-    def __init__(self, step: Step, family: Family, keep_bytes: int, visible: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(
+        self,
+        step: Step,
+        painter: _Painter,
+        dtype: torch.dtype,
+        keep_bytes: int,
+        visible: Callable[[torch.Tensor], torch.Tensor],
+    ):
         both = torch.stack([visible(step.latents), visible(step.denoised)])
-        self._dtype = family.network_dtype
+        self._dtype = dtype
+        noisy, denoised, self._is_sharp = painter.paint(*both)
         # Whether all is finite comes with the pictures: asking for it alone would stop the device.
-        sent = [both.isfinite().all()[None].to(torch.uint8), as_uint8(family.paint(both.flatten(0, 1)))]
+        sent = [both.isfinite().all()[None].to(torch.uint8), as_uint8(noisy), as_uint8(denoised)]
         if 2 * both.numel() * step.num_steps <= keep_bytes:
             sent.append(both.half())
         self._readback = Readback(sent)
@@ -61,8 +106,8 @@ class _Arriving:
         finite, *arrived = (tensor.numpy() for tensor in self._readback.tensors())
         if not finite.all():
             raise ModelError(describe_overflow(self._dtype))
-        half = len(arrived[0]) // 2
-        return StepPictures(arrived[0][:half], arrived[0][half:], arrived[1] if len(arrived) > 1 else None)
+        noisy, denoised, *latents = arrived
+        return StepPictures(noisy, denoised, latents[0] if latents else None, self._is_sharp)
 
 
 @torch.no_grad()
@@ -83,7 +128,11 @@ def with_pictures(
     Raises:
         ModelError: a step's latents hold NaN or infinity.
     """
-    sent = ((index, step, _Arriving(step, families[index], keep_bytes, visible)) for index, step in steps)
+    painters = [_Painter(family) for family in families]
+    sent = (
+        (index, step, _Arriving(step, painters[index], families[index].network_dtype, keep_bytes, visible))
+        for index, step in steps
+    )
     for index, step, arriving in one_step_late(sent, families):
         yield index, step, arriving.pictures()
 

@@ -1,7 +1,10 @@
 """Train a tiny decoder for previews: `python -m pipelines.training.tiny_decoder`.
 
-An AutoencoderTiny learns to decode as the model's own decoder does, in a small part of its time. Its encoder is as
-small as the class allows and is not trained: nothing uses it. Put beside the model's parts as `tiny_vae`.
+An AutoencoderTiny learns to decode as the model's own decoder does, in a small part of its time. All its layers work at
+the latents' own size, and its last one makes the pixels of each latent as channels, which `torch.pixel_shuffle` lays
+out (Shi et al., Real-time single image and video super-resolution using an efficient sub-pixel convolutional neural
+network, arXiv:1609.05158): at the size of the picture even sixteen channels take a tenth of the decoder's time. Its
+encoder is as small as the class allows and is not trained: nothing uses it. Put beside the model's parts as `tiny_vae`.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
+from pipelines.families.tiny_decoders import decode_tiny
 from pipelines.models.files import part_folder
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.muon import Muon
-from pipelines.training.objectives import gradient_l1, learning_rate, psnr
+from pipelines.training.objectives import learning_rate, psnr
 from pipelines.training.recipes import catalog_for, find_recipe
 from pipelines.training.trainer import (
     add_arguments,
@@ -34,30 +38,30 @@ from pipelines.training.trainer import (
 
 __all__ = ["TinyDecoderTask", "build_tiny_decoder", "measure_tiny_decoder"]
 
-WIDTH = 16
-STEPS, BATCH, RATE = 1_500, 24, 4e-3
-CROP = 8  # latents along each side
-POOL = 768
+WIDTH, BLOCKS = 64, 3
+STEPS, BATCH, RATE = 4_000, 16, 4e-3
+POOL = 2_048
 
 
 def build_tiny_decoder(channels: int, factor: int) -> AutoencoderTiny:
     """Build a fresh one for latents of so many channels that are enlarged `factor` times, a power of two.
 
-    Its time goes where the pixels are, so that almost all of its blocks are at the latents' own size.
+    Its output has 3 x factor x factor channels at the latents' size.
     """
     levels = factor.bit_length()
     return AutoencoderTiny(
+        out_channels=3 * factor * factor,
         latent_channels=channels,
-        encoder_block_out_channels=(8,) * levels,
+        encoder_block_out_channels=(4,) * levels,
         num_encoder_blocks=(1,) * levels,
-        decoder_block_out_channels=(WIDTH,) * levels,
-        num_decoder_blocks=(*(4, 2, *(0,) * levels)[: levels - 1], 0),
+        decoder_block_out_channels=(WIDTH,),
+        num_decoder_blocks=(BLOCKS,),
         scaling_factor=1.0,
     )
 
 
 class TinyDecoderTask:
-    """Computes the tiny decoder's distance to the decoder on crops of latents, some of them disturbed.
+    """Computes the tiny decoder's distance to the decoder.
 
     Args:
         tiny: what is trained.
@@ -66,7 +70,7 @@ class TinyDecoderTask:
         size: pixels.
         seed: of everything drawn.
         steps: length of the run.
-        pool: latents in memory.
+        pool: latents in memory, a quarter of them mixtures of two.
     """
 
     batch = BATCH
@@ -92,23 +96,13 @@ class TinyDecoderTask:
         return learning_rate(step, self.steps, RATE, 50, 0.7)
 
     def loss(self, step: int) -> torch.Tensor:
-        """Compute L1, squared error and L1 of the gradients on this step's crops."""
+        """Compute L1 and squared error of this step's pictures."""
         if not len(self._latents):
             self._draw_pool()
-        generator = generator_for(self.seed, step)
-        indices = torch.randint(len(self._latents), (self.batch,), generator=generator)
-        factor = self._decoded.shape[-1] // self._latents.shape[-1]
-        corners = torch.randint(self._latents.shape[-1] - CROP + 1, (self.batch, 2), generator=generator).tolist()
-        latents, targets = [], []
-        for index, (y, x) in zip(indices.tolist(), corners, strict=True):
-            latents.append(self._latents[index, :, y : y + CROP, x : x + CROP])
-            rows, columns = (slice(start * factor, (start + CROP) * factor) for start in (y, x))
-            targets.append(self._decoded[index, :, rows, columns])
-        decoded = self.networks.decode(torch.stack(latents).float()).sample.float()
-        # the outer latents see zeros where the whole picture goes on
-        inner = slice(factor, -factor)
-        error = (decoded - torch.stack(targets).float())[..., inner, inner]
-        return 0.3 * error.abs().mean() + 8 * error.square().mean() + 0.2 * gradient_l1(error, torch.zeros_like(error))
+        indices = torch.randint(len(self._latents), (self.batch,), generator=generator_for(self.seed, step))
+        decoded = decode_tiny(self.networks, self._latents[indices].float()).float()
+        error = decoded - self._decoded[indices].float()
+        return 0.3 * error.abs().mean() + 8 * error.square().mean()
 
     def export(self, folder: Path) -> None:
         """Write it in half precision."""
@@ -116,7 +110,7 @@ class TinyDecoderTask:
 
     def sheet(self, path: Path) -> None:
         """Draw what the decoder makes of some latents, and below it what the tiny one does."""
-        decoded = self.networks.decode(self._latents[:12].float()).sample
+        decoded = decode_tiny(self.networks, self._latents[:12].float())
         picture_sheet(torch.cat([self._decoded[:12].float(), decoded]) / 2 + 0.5).save(path)
 
     @torch.no_grad()
@@ -126,6 +120,9 @@ class TinyDecoderTask:
             for start in range(0, self.pool, 32):
                 seeds = range(start, min(start + 32, self.pool))
                 batch = _encode_compositions(self.vae, self.catalog, seeds, self.size, "train")
+                if start // 32 % 4 == 3:  # an early estimate of x0 is a mean of many pictures
+                    shares = torch.rand(len(batch), 1, 1, 1, generator=generator_for(self.seed, start))
+                    batch = torch.lerp(batch, batch.roll(1, 0), shares.to(batch.device))
                 latents.append(batch.half())
                 decoded.append(self.vae.decode(batch / self.vae.config.scaling_factor).sample.clamp(-1, 1).half())
         self._latents, self._decoded = torch.cat(latents), torch.cat(decoded)
@@ -136,17 +133,19 @@ def _encode_compositions(vae: AutoencoderKL, catalog: Catalog, seeds: range, siz
 
 
 @torch.no_grad()
-def measure_tiny_decoder(tiny: AutoencoderTiny, vae: AutoencoderKL, catalog: Catalog, size: int) -> dict[str, float]:
-    """Measure it against the decoder on held-out compositions.
+def measure_tiny_decoder(
+    tiny: AutoencoderTiny, vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 64
+) -> dict[str, float]:
+    """Measure it against the decoder on so many held-out compositions.
 
     Returns: "psnr" to the decoder's pictures in dB, and "time", its time for one picture over the decoder's, the
         least of ten each.
     """
-    latents = _encode_compositions(vae, catalog, range(64), size, "held-out")
+    latents = _encode_compositions(vae, catalog, range(count), size, "held-out")
     whole = vae.decode(latents / vae.config.scaling_factor).sample
-    decoded = tiny.decode(latents).sample
+    decoded = decode_tiny(tiny, latents)
     near = psnr((decoded / 2 + 0.5).clamp(0, 1), (whole / 2 + 0.5).clamp(0, 1)).mean()
-    seconds = [_measure_least_time(vae.decode, latents[:1]), _measure_least_time(tiny.decode, latents[:1])]
+    seconds = [_measure_least_time(decode, latents[:1]) for decode in (vae.decode, lambda one: decode_tiny(tiny, one))]
     return {"psnr": float(near), "time": seconds[1] / seconds[0]}
 
 

@@ -146,7 +146,8 @@ def _classify_network(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def _classify_controlnet(tensors: Mapping[str, Tensor]) -> FileKind:
     """A ControlNet by itself: of a UNet, by the width of the text that it reads, which stands for a base too."""
     for name, tensor in tensors.items():
-        if UNET_CONTEXT.search(name) and len(tensor.shape) >= 2:
+        # Of a Control-LoRA the second of the two matrices has the width.
+        if (UNET_CONTEXT.search(name) or name.endswith("attn2.to_k.down")) and len(tensor.shape) >= 2:
             width = tensor.shape[1]
             is_xl = any("label_emb" in other or "add_embedding" in other for other in tensors)
             return FileKind("controlnet", "sdxl" if is_xl else "sd", str(width))

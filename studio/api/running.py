@@ -79,7 +79,7 @@ def describe_previews(view: "View") -> list[dict[str, Any]]:
             "cell": index,
             "step": len(cell.frames),
             "noisy": [encode_picture_url(picture) for picture in cell.frames[-1].noisy],
-            "denoised": [encode_picture_url(picture) for picture in cell.frames[-1].denoised],
+            "denoised": [encode_picture_url(picture) for picture in cell.preview],
         }
         for index, cell in enumerate(view.cells)
         if cell.frames

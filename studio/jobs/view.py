@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Cell", "Frame", "JobStatus", "Population", "SearchedPicture", "StepRow", "View", "count_picture_bytes"]
+__all__ = [
+    "SHARP_STEPS",
+    "Cell",
+    "Frame",
+    "JobStatus",
+    "Population",
+    "SearchedPicture",
+    "StepRow",
+    "View",
+    "count_picture_bytes",
+]
 
 
 class JobStatus(str, Enum):
@@ -55,11 +65,13 @@ class Frame:
     Attributes:
         noisy, denoised: the pictures.
         latents: (2, B, C, h, w), float16, what they were painted from; None where that would be too much to keep.
+        sharp: whether the estimate's went through a tiny decoder, where other steps' may not.
     """
 
     noisy: np.ndarray
     denoised: np.ndarray
     latents: np.ndarray | None = None
+    sharp: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +113,10 @@ class Population:
     curve: tuple[tuple[float, float], ...]
 
 
+SHARP_STEPS = 9
+"""Steps for which a sharp preview stands, unless a newer one comes."""
+
+
 @dataclasses.dataclass
 class Cell:
     """Describes one trajectory of a job: text to image has one cell, a comparison several.
@@ -128,6 +144,13 @@ class Cell:
     note: str = ""
     clip: bytes = b""
     population: Population | None = None
+
+    @property
+    def preview(self) -> np.ndarray:
+        """The picture (B, h, w, 3) that stands for the run now, of its frames: the last sharp estimate, unless it is
+        more than eight steps old, and else the last one."""
+        recent = self.frames[-SHARP_STEPS:]
+        return next((frame for frame in reversed(recent) if frame.sharp), recent[-1]).denoised
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ def record(job: Job, cell: int, step: Step, pictures: StepPictures) -> None:
     """Add a step to the job's cell; a note of the sampler on the whole run joins the cell's note."""
     sigma, time = step.next_level.sigma_ve, step.level.timestep
     row = StepRow(step.index, sigma, time, step.evaluations, step.seconds, step.skipped)
-    job.add_step(cell, row, Frame(pictures.noisy, pictures.denoised, pictures.latents))
+    job.add_step(cell, row, Frame(pictures.noisy, pictures.denoised, pictures.latents, pictures.sharp))
     if step.note and step.index + 1 == step.num_steps:
         note = job.view().cells[cell].note
         job.update_cell(cell, note=f"{note} {step.note}".strip())

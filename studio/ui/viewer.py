@@ -95,7 +95,7 @@ class ViewerRenderer:
         done, parts = len(view.cells[0].frames) if view.cells else 0, self._build_texts(view)
         if done:
             frame = view.cells[0].frames[-1]
-            parts |= self._build_pictures(frame.noisy, frame.denoised) | self._build_position(view, done)
+            parts |= self._build_pictures(frame.noisy, view.cells[0].preview) | self._build_position(view, done)
         population = view.population
         if population is not None:
             stored = next((picture for picture in self._list_finished_pictures(view)), {})

@@ -10,6 +10,7 @@ import safetensors.torch
 import tiny_models
 import torch
 from diffusers import (
+    AutoencoderKL,
     ControlNetModel,
     FluxControlNetModel,
     FluxControlNetPipeline,
@@ -26,11 +27,12 @@ from pipelines.controls import CONTROLS
 from pipelines.controls.edges import find_edges
 from pipelines.controls.window import StepWindow
 from pipelines.core.denoiser import Denoiser
-from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.errors import MethodFitError, ModelError, ModelFileError, SettingsError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
+from pipelines.families.control_lora import ControlLora
 from pipelines.families.flux import pack
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
@@ -307,3 +309,94 @@ def test_one_whose_hint_is_larger_than_the_latents_is_refused(folder):
     model = loader.catalog["one"]
     assert entry.factor == 4 and not explain_misfit(entry, model)
     assert "shrinks its picture by 8, and the VAE of" in explain_misfit(dataclasses.replace(entry, factor=8), model)
+
+
+# Control-LoRAs.
+
+
+def authors_name(name, layers):
+    """A ControlNet's tensor in its authors' names, of a UNet with so many layers a block."""
+    fixed = {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+        "controlnet_cond_embedding.conv_out": "input_hint_block.14",
+        "controlnet_mid_block": "middle_block_out.0",
+    }
+    head, _, kind = name.rpartition(".")
+    if head in fixed:
+        return f"{fixed[head]}.{kind}"
+    parts = name.split(".")
+    if parts[0] == "controlnet_down_blocks":
+        return f"zero_convs.{parts[1]}.0.{kind}"
+    if parts[0] == "controlnet_cond_embedding":
+        return f"input_hint_block.{2 * int(parts[2]) + 2}.{kind}"
+    if parts[0] == "mid_block":
+        start = f"middle_block.{2 * int(parts[2]) if parts[1] == 'resnets' else 2 * int(parts[2]) + 1}"
+        rest = parts[3:]
+    else:
+        block = 1 + int(parts[1]) * (layers + 1)
+        if parts[2] == "downsamplers":
+            return f"input_blocks.{block + layers}.0.op.{kind}"
+        start = f"input_blocks.{block + int(parts[3])}.{0 if parts[2] == 'resnets' else 1}"
+        rest = parts[4:]
+    renamed = {
+        **{"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"},
+        **{"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"},
+    }
+    attends = "attentions" in parts
+    return ".".join([start, *(part if attends else renamed.get(part, part) for part in rest)])
+
+
+def shrinking_eightfold():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        return AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4, **kinds).eval()
+
+
+def control_lora_of(unet, rank=2):
+    """A ControlNet that differs from its UNet by products of this rank, and its Control-LoRA in its authors' names."""
+    generator = torch.Generator().manual_seed(4)
+    control = ControlNetModel.from_unet(unet).eval().requires_grad_(False)
+    layers, stored = unet.config.layers_per_block, {"lora_controlnet": torch.zeros(0)}
+    for name, parameter in control.named_parameters():
+        named = authors_name(name, layers)
+        if name.startswith("controlnet_"):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            stored[named] = parameter.clone()
+        elif name.endswith("time_embedding.linear_1.bias"):
+            parameter += 0.1
+            stored[named] = parameter.clone()  # a file may hold any tensor whole
+        elif parameter.ndim >= 2:
+            up = 0.2 * torch.randn(len(parameter), rank, *[1] * (parameter.ndim - 2), generator=generator)
+            down = 0.2 * torch.randn(rank, *parameter.shape[1:], generator=generator)
+            parameter += (up.flatten(1) @ down.flatten(1)).reshape(parameter.shape)
+            stored |= {f"{named.removesuffix('weight')}up": up, f"{named.removesuffix('weight')}down": down}
+    return control, stored
+
+
+def test_a_control_lora_is_the_unets_own_weights_changed(tmp_path):
+    pipe = tiny_models.tiny_sd(seed=1)
+    pipe.vae = shrinking_eightfold()  # as what reads their maps does
+    pipe.save_pretrained(tmp_path / "one")
+    control, stored = control_lora_of(pipe.unet)
+    control.save_pretrained(tmp_path / "controlnet" / "whole")
+    safetensors.torch.save_file(stored, tmp_path / "controlnet" / "changes.safetensors")
+    loader = loader_of(tmp_path)
+    steered = run(loader, "changes")
+    assert not torch.allclose(steered, run(loader), atol=1e-2)
+    assert torch.allclose(steered, run(loader, "whole"), atol=1e-5)
+    extra = {f"input_blocks.1.0.in_layers.7.{name}": torch.zeros(2, 2) for name in ("up", "down")}
+    safetensors.torch.save_file({**stored, **extra}, tmp_path / "controlnet" / "extra.safetensors")
+    with pytest.raises(ModelFileError, match=r"in_layers\.7.* is missing, too many"):
+        run(loader, "extra")
+
+
+def test_a_control_lora_of_a_packed_unet_is_refused():
+    pipe = tiny_models.tiny_sd(seed=1)
+    control = control_lora_of(pipe.unet)[0]
+    pipe.unet.conv_in.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ModelError, match="in full precision"):
+        ControlLora(control, frozenset(), {}).complete(pipe.unet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 
 import pytest
@@ -10,12 +11,14 @@ from diffusers import AutoencoderTiny
 from model_folders import UNET, loader_of
 
 from pipelines.core.errors import ModelError, ModelFileError
+from pipelines.families.tiny_decoders import decode_tiny
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
 from pipelines.models.catalog_folder import scan
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.loader import Loader
 from pipelines.models.part_loading import loaded_bytes
+from pipelines.requests import step_pictures
 
 
 def tiny_decoder(folder, channels: int = 4, **saving) -> AutoencoderTiny:
@@ -91,3 +94,49 @@ def test_the_folder_of_tiny_decoders_is_no_model(models):
     tiny_decoder(models / "tiny_vae" / "sd")
     shutil.copy(models / "one" / UNET, models / "tiny_vae" / "stray.safetensors")
     assert {entry.label for entry in scan(models)} == {"one", "two", "three", "xl"}
+
+
+def test_a_decoder_that_makes_pixels_as_channels_lays_them_out():
+    made = AutoencoderTiny(
+        out_channels=12,
+        latent_channels=4,
+        encoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1),
+        decoder_block_out_channels=(8,),
+        num_decoder_blocks=(1,),
+    ).eval()
+    with torch.no_grad():
+        channels, pixels = made.decode(LATENTS).sample, decode_tiny(made, LATENTS)
+    assert pixels.shape == (1, 3, 16, 16)
+    for color, row, column in itertools.product(range(3), range(2), range(2)):
+        assert torch.equal(pixels[0, color, row::2, column::2], channels[0, 4 * color + 2 * row + column])
+
+
+class TwoWays:
+    """A model that paints slowly and sketches at once, by a clock of its own."""
+
+    paints_twice = True
+
+    def __init__(self):
+        self.now, self.painted = 0.0, 0
+
+    def paint(self, latents):
+        self.now, self.painted = self.now + 0.004, self.painted + 1
+        return latents
+
+    def sketch(self, latents):
+        return -latents
+
+
+@pytest.mark.parametrize(("step_seconds", "least", "most"), [(0.03, 9, 13), (1.0, 49, 49)])
+def test_sharp_previews_take_three_hundredths_of_a_run_and_the_rest_is_sketched(step_seconds, least, most, monkeypatch):
+    model = TwoWays()
+    monkeypatch.setattr(step_pictures.time, "perf_counter", lambda: model.now)
+    painter = step_pictures._Painter(model)
+    for step in range(50):
+        model.now += step_seconds
+        noisy, denoised, is_sharp = painter.paint(LATENTS, LATENTS + 1)
+        assert torch.equal(noisy, -LATENTS)
+        assert torch.equal(denoised, LATENTS + 1 if is_sharp else -LATENTS - 1) and not (step == 0 and is_sharp)
+    assert least <= model.painted <= most
+    assert 0.004 * model.painted <= step_pictures.PREVIEW_SHARE * model.now + 0.004

@@ -321,3 +321,13 @@ def test_a_finished_job_gives_one_view():
     job = Job("text_to_image", SimpleNamespace())
     job.set_status(JobStatus.FAILED, "No.")
     assert [view.message for view in follow(job)] == ["No."]
+
+
+def test_a_running_cell_shows_its_last_sharp_estimate_while_it_is_young():
+    def frame(value, sharp):
+        return Frame(*(np.full((1, 2, 2, 3), value, np.uint8) for _ in range(2)), sharp=sharp)
+
+    cell = Cell(frames=[frame(0, False), frame(1, True), frame(2, False)])
+    assert cell.preview[0, 0, 0, 0] == 1
+    cell.frames += [frame(3, False)] * 8
+    assert cell.preview[0, 0, 0, 0] == 3

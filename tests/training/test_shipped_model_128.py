@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors import safe_open
 
 from pipelines.core.loop import denoise
@@ -26,6 +26,7 @@ from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.history import History, history_of
 from pipelines.training.latents import pictures_of
 from pipelines.training.recipes import find_recipe
+from pipelines.training.tiny_decoder import measure_tiny_decoder
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 MODEL, JUDGE = ASSETS / "models" / "emoji-128", ASSETS / "models" / "emoji-128-detector"
@@ -106,3 +107,8 @@ def test_every_tab_may_offer_it():
     entry = Catalog(entries=None, folder=ASSETS / "nowhere")["emoji-128"]
     assert entry.defaults["width"] == entry.defaults["height"] == 128
     assert entry.size_bytes < 48e6 and entry.licence == "mit"
+
+
+def test_the_tiny_decoder_paints_as_the_decoder_does(pipeline):
+    tiny = AutoencoderTiny.from_pretrained(MODEL / "tiny_vae", dtype=torch.float32).eval()
+    assert measure_tiny_decoder(tiny, pipeline.vae, shipped_catalog(), 128, count=8)["psnr"] > 30

@@ -110,7 +110,7 @@ class ComparisonGrid:
         if stamp == "final" and view.status.final and not cell.results and index < len(self._job.request.cells):
             stamp = "whole"  # the disk was full: this is the only place to take it from
         if index not in self._encoded or self._encoded[index][0] != stamp:
-            pixels = cell.images[0] if cell.images is not None else cell.frames[-1].denoised[0]
+            pixels = cell.images[0] if cell.images is not None else cell.preview[0]
             self._encoded[index] = (stamp, encode_png_url(pixels) if stamp == "whole" else encode_picture_url(pixels))
         return self._encoded[index][1]
 
@@ -118,7 +118,7 @@ class ComparisonGrid:
         if cell.images is not None:
             height, width = cell.images.shape[1:3]
         elif cell.frames:
-            height, width = cell.frames[-1].denoised.shape[1:3]
+            height, width = cell.preview.shape[1:3]
         else:
             cells = self._job.request.cells
             request = cells[index].request if index < len(cells) else cells[0].request

@@ -115,7 +115,7 @@ def _build_tiles(cells: tuple[Cell, ...]) -> Parts:
             parts[f"tile-{name}-image"] = {"src": encode_preview(cell.images[0])}
         elif cell.frames:
             frame = cell.frames[-1]
-            pixels = (frame.denoised if name == "reconstruction" else frame.noisy)[0]
+            pixels = (cell.preview if name == "reconstruction" else frame.noisy)[0]
             parts[f"tile-{name}-image"] = {"src": encode_preview(pixels)}
         else:
             parts[f"tile-{name}-image"] = {"src": BLANK}
@@ -124,7 +124,7 @@ def _build_tiles(cells: tuple[Cell, ...]) -> Parts:
 
 def _reached(cells: tuple[Cell, ...]) -> np.ndarray:
     """The last picture (h, w, 3): on the way up the latents dissolving, on the way down the estimate of the edit."""
-    return (cells[-1].frames[-1].denoised if cells[-1].frames else cells[0].frames[-1].noisy)[0]
+    return (cells[-1].preview if cells[-1].frames else cells[0].frames[-1].noisy)[0]
 
 
 def _find_pair(view: View, job: Job) -> tuple[np.ndarray, np.ndarray]:

@@ -137,7 +137,7 @@ def _render(view: View, job: Job, studio: Studio) -> Parts:
         return parts
     (cell,) = view.cells
     if cell.frames:
-        parts |= show_only("picture") | {"hero": {"src": encode_preview(cell.frames[-1].denoised[0])}}
+        parts |= show_only("picture") | {"hero": {"src": encode_preview(cell.preview[0])}}
     if view.status.final and cell.images is not None:
         address = find_address(studio.store, cell.results[0]) if cell.results else None
         after = {"file": address} if address else {"src": encode_png_url(cell.images[0])}

@@ -21,6 +21,7 @@ from pipelines.workflows.video import VIDEOS
 from pipelines.workflows.video.base import ClipFrames, ClipStep
 from pipelines.workflows.video.request import VideoRequest
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from studio.jobs.view import SHARP_STEPS
 from studio.media.clips import NO_MP4, check_format, get_default_format
 from studio.tasks.extras import give_pictures
 from studio.tasks.pictures import read_picture
@@ -79,6 +80,7 @@ class _Clip:
         self.finished = 0
         self.tiles: dict[int, np.ndarray] = {}
         self.last: ClipStep | None = None
+        self._shown, self._shown_at = np.zeros((1, 1, 1, 3), np.uint8), 0
 
     def follow(self, events: Any) -> None:
         """Follow a method's run to its end."""
@@ -100,14 +102,19 @@ class _Clip:
         small = step.denoised if step.denoised is not None else step.noisy
         if step.first != getattr(self.last, "first", 0):
             self.job.update_cell(0, frames=[])  # of the frames before, only the finished ones are kept
+            self._shown_at = -SHARP_STEPS
         self.last = step
         if small is None:
             small = np.full((1, 8, 8, 3), PENDING, np.uint8)
+        noisy = small if step.noisy is None else step.noisy
+        # Larger ones went through the tiny decoder: one that is not old stands until the next.
+        if small.shape[1] >= self._shown.shape[1] or step.index - self._shown_at >= SHARP_STEPS:
+            self._shown, self._shown_at = small, step.index
+        small = self._shown
         for place, frame in self._list_strip_places(step.first, step.num_frames):
             self.tiles[place] = small[frame * len(small) // step.num_frames]
-        noisy = small if step.noisy is None else step.noisy
         row = StepRow(step.index, step.sigma, step.timestep, step.evaluations, step.seconds)
-        self.job.add_step(0, row, ClipFrame(noisy, small, None, self._build_strip(), self.finished))
+        self.job.add_step(0, row, ClipFrame(noisy, small, strip=self._build_strip(), finished=self.finished))
 
     def _list_strip_places(self, first: int, count: int) -> list[tuple[int, int]]:
         """Places in the strip, and which of `count` frames from `first` on stands there."""
