@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from pipelines.quantizers.packed import WeightOnly
+from pipelines.quantizers.widening import widen
 
 __all__ = ["Fp8", "Fp8Codec"]
 
@@ -35,7 +36,7 @@ class Fp8Codec:
     def unpack(
         self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        return (parts["codes"].float() * parts["scales"]).to(dtype)
+        return widen(parts["codes"], torch.float32).mul_(parts["scales"]).to(dtype)
 
 
 def Fp8(settings: object) -> WeightOnly:

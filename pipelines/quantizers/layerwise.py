@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.widening import widen
 
 __all__ = ["Layerwise"]
 
@@ -29,7 +30,7 @@ class Layerwise(StorableQuantizer):
         return self._add_hook(copy.deepcopy(layer), layer.weight.dtype)
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
-        return layer.weight.float()
+        return widen(layer.weight.detach(), torch.float32)
 
     def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
         return layer.state_dict()

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.widening import widen
 
 __all__ = [
     "BIAS",
@@ -129,7 +130,7 @@ class _Packed(torch.nn.Module):
         for start in range(0, count, step):
             rows = {name: tensor[start : start + step] for name, tensor in parts.items()}
             offset = None if bias is None else bias[start : start + step]
-            codes = rows["codes"].to(dtype) if is_scaled_after else self.codec.unpack(rows, columns, dtype)
+            codes = widen(rows["codes"], dtype) if is_scaled_after else self.codec.unpack(rows, columns, dtype)
             output = operation(codes.reshape(-1, *self.shape[1:]), None if is_scaled_after else offset)
             if is_scaled_after:
                 shape = [-1] + [1] * (-1 - channels)

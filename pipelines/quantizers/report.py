@@ -34,6 +34,15 @@ def _sum_squares(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return torch.stack([(other - reference).square().sum(dtype=exact), reference.square().sum(dtype=exact)])
 
 
+def _sum_squares_by_row(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Sum as `_sum_squares` does, but each output's few thousand weights in their own precision, which is faster."""
+    dtype = torch.promote_types(reference.dtype, torch.float32)
+    exact = torch.float64 if has_float64(reference.device) else torch.float32
+    reference, other = reference.to(dtype).flatten(1), other.to(dtype).flatten(1)
+    norms = [torch.linalg.vector_norm(values, dim=1) for values in (other - reference, reference)]
+    return torch.stack([values.to(exact).square().sum() for values in norms])
+
+
 def _to_decibels(sums: Sequence[torch.Tensor]) -> float:
     noise, signal = torch.stack(list(sums)).sum(0).tolist()
     if noise == 0:
@@ -46,7 +55,7 @@ def _weight_sqnr(quantizer: Quantizer, before: WeightedLayer, after: WeightedLay
     sums, start = [], 0
     for part in quantizer.weight_rows(after):
         rows = before.weight[start : start + len(part)]
-        sums.append(_sum_squares(rows.reshape(part.shape), part))
+        sums.append(_sum_squares_by_row(rows.reshape(part.shape), part))
         start += len(part)
     return _to_decibels(sums)
 

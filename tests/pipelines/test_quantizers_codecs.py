@@ -17,6 +17,7 @@ from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
 from pipelines.quantizers.packed import pack_nibbles, scale_above, unpack_nibbles
 from pipelines.quantizers.ranges import fit_group_size
 from pipelines.quantizers.stored import stored_bytes
+from pipelines.quantizers.widening import widen
 
 CPU = Machine("cpu")
 
@@ -126,3 +127,11 @@ def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_a
             found = packed(inputs.to(dtype))
             assert found.dtype == dtype and found.shape == expected.shape
             assert (found.float() - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_all_numbers_of_eight_bit_floating_point_are_made_wide_exactly(dtype):
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    numbers = codes[~codes.float().isnan()]
+    assert len(numbers) == 254 and torch.equal(widen(numbers, dtype), numbers.to(dtype))
+    assert torch.equal(widen(numbers.reshape(2, -1).T, dtype), numbers.to(dtype).reshape(2, -1).T)
