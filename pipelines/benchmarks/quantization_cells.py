@@ -7,7 +7,7 @@ import dataclasses
 from pipelines.core.types import Choice
 from pipelines.quantizers import QUANTIZERS, Machine
 
-__all__ = ["Cell", "list_cells", "list_missing"]
+__all__ = ["TIME_AWARE", "Cell", "list_cells", "list_missing"]
 
 OURS = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "compiled_w8a8", "layerwise")
 """Keys that need no package beside PyTorch and diffusers."""
@@ -15,12 +15,16 @@ OURS = ("int8", "fp8", "int4", "nf4", "calibrated", "dynamic", "onednn_w8a8", "c
 FOUR_BITS = ("torchao_int4", "quanto_int4", "sdnq_uint4", "gguf_q4_0", "bnb_nf4")
 """Keys of the libraries' four-bit methods."""
 
+TIME_AWARE: dict[str, object] = {"activation_ranges": "interval", "intervals": 8}
+"""Of the free choice: calibrated ranges of the inputs for each interval of steps, where by default one serves all."""
+
 _SETTINGS: dict[str, tuple[dict[str, object], ...]] = {
     "int4": ({}, {"search": False}),
     "nf4": ({}, {"block_size": 32}),
     "calibrated": ({"bits": 4.0}, {}),
     "gguf_q4_0": ({}, {"convolutions": True}),
     "gguf_q8_0": ({}, {"convolutions": True}),
+    "simulated": tuple({**bits, **ranges} for bits in ({}, {"activations": "int6"}) for ranges in ({}, TIME_AWARE)),
 }
 """Settings beside which a method is measured; by default its own alone."""
 

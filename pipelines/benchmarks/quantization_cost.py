@@ -39,9 +39,9 @@ def measure_quantizing(family: Family, choice: Choice, file: Path) -> dict[str, 
 
     Returns:
         {"bytes" of the network after, "nominal_bytes" of a simulated one, "full_bytes" before, "layers" that were
-        quantized, "larger": how many of them
-        hold more bytes than before, "seconds" of processor time with the calibration, "report_seconds", "peak" in
-        bytes beyond the loaded model}.
+        quantized, "larger": how many of them hold more bytes than before, "seconds" of processor time with the
+        calibration, "calibration_seconds" of them for the model's runs (None for a method without), "report_seconds",
+        "peak" in bytes beyond the loaded model}.
 
     Raises:
         ModelError: the process failed, with its own words.
@@ -83,8 +83,10 @@ def _measure(family: Family, choice: Choice, file: Path) -> dict[str, Any]:
     quantizer, network, calibration = build_quantizer(choice, this_machine("cpu")), family.network, None
     reset_highest_memory()
     before, start = present_memory(), time.process_time()
+    calibration_seconds = None
     if isinstance(quantizer, CalibratedQuantizer):
         calibration = record_calibration(family)
+        calibration_seconds = time.process_time() - start
     quantized = quantize_network(network, quantizer, choice.key, calibration=calibration)
     seconds, peak, start = time.process_time() - start, highest_memory() - before, time.process_time()
     report = build_report(network, quantized, quantizer)
@@ -101,6 +103,7 @@ def _measure(family: Family, choice: Choice, file: Path) -> dict[str, Any]:
         if quantizer.is_simulated
         else sum(one.bytes > stored_bytes(network.get_submodule(one.name)) for one in layers),
         "seconds": seconds,
+        "calibration_seconds": calibration_seconds,
         "report_seconds": report_seconds,
         "peak": max(0, peak),
     }

@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 from pipelines.benchmarks.quantization_targets import on_front
+from pipelines.benchmarks.quantization_time_aware import find_pairs
 
-__all__ = ["plot_front", "plot_steps"]
+__all__ = ["plot_front", "plot_steps", "plot_time_aware"]
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 400, 62, 260, 40, 48
 _OURS, _LIBRARY, _LINE = "#1f77b4", "#d62728", "#8a8a8a"
@@ -115,6 +116,22 @@ def plot_steps(models: Mapping[str, Any]) -> str:
         if chosen:
             parts += _draw_steps(key, list(chosen.values()), place * _HEIGHT)
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def plot_time_aware(models: Mapping[str, Any]) -> str:
+    """Draw a panel a model: SQNR by step of each pair of time-blind and time-aware calibration."""
+    parts = _begin(len(models))
+    for place, (key, model) in enumerate(models.items()):
+        chosen = [row for pair in find_pairs(model["rows"]) for row in pair if row["forced"]]
+        if chosen:
+            parts += _draw_steps(key, [{**row, "label": _name_pair(row)} for row in chosen], place * _HEIGHT)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _name_pair(row: Row) -> str:
+    settings = row["settings"]
+    ranges = "time-aware" if settings.get("activation_ranges") == "interval" else "time-blind"
+    return f"inputs {settings.get('activations', 'int8')}, {ranges}"
 
 
 def _draw_steps(key: str, rows: Sequence[Row], top: float) -> list[str]:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.benchmarks.quantization_plot import plot_front, plot_steps
+from pipelines.benchmarks.quantization_plot import plot_front, plot_steps, plot_time_aware
 from pipelines.benchmarks.quantization_targets import format_targets, on_front
+from pipelines.benchmarks.quantization_time_aware import format_time_aware
 from pipelines.benchmarks.sampler_report import put_between
 
 __all__ = ["BEGIN", "END", "FIGURES", "PAGE", "format_section", "format_table", "summarize", "write_report"]
@@ -19,10 +20,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 _FOLDER = _ROOT / "assets" / "benchmarks"
 FIGURES, PAGE = _FOLDER / "quantization.json", _ROOT / "docs" / "quantization.md"
 FRONT, STEPS = _FOLDER / "quantization.svg", _FOLDER / "quantization-steps.svg"
+TIME = _FOLDER / "quantization-time.svg"
 BEGIN, END = "<!-- quantization -->", "<!-- end of quantization -->"
 _HEADS = (
     *("weights", "stored", "layers", "larger", "SQNR", "PSNR", "SSIM", "adherence"),
-    *("time", "quantizing", "peak", "pictures"),
+    *("time", "calibrating", "quantizing", "peak", "pictures"),
 )
 
 
@@ -99,6 +101,7 @@ def format_table(model: Mapping[str, Any]) -> str:
             _format(row["ssim"], ".3f"),
             _format(row["adherence"], ".3f"),
             "–" if row["simulated"] else _format(row["time"], ".2f", " ×"),
+            _format(row.get("calibration_seconds"), ".1f", " s"),
             _format(row["seconds"], ".1f", " s"),
             _format(row["peak"] / 1e6, ".0f", " MB"),
             str(row["pictures"]),
@@ -128,6 +131,15 @@ def format_section(figures: Mapping[str, Any]) -> str:
         "![Stored bytes against PSNR](../assets/benchmarks/quantization.svg)",
         "![SQNR by step](../assets/benchmarks/quantization-steps.svg)",
     ]
+    if table := format_time_aware(figures["models"]):
+        parts += [
+            "### Time-aware beside time-blind calibration",
+            "The same simulated layers, but for the ranges of their inputs: one for all steps, or one for each of "
+            "eight intervals of steps. Both learn from the same runs. *Step* is the SQNR on the full "
+            "run's latents at the first and the last step.",
+            table,
+            "![SQNR by step, time-aware and time-blind](../assets/benchmarks/quantization-time.svg)",
+        ]
     if missing := figures["missing"]:
         parts.append("Not measured: " + "; ".join(f"{label} ({reason})" for label, reason in missing.items()) + ".")
     left_out = {said for model in figures["models"].values() for said in model["left_out"].values()}
@@ -141,4 +153,6 @@ def write_report(figures: Mapping[str, Any]) -> None:
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     FRONT.write_text(plot_front(figures["models"]), "utf-8")
     STEPS.write_text(plot_steps(figures["models"]), "utf-8")
+    if format_time_aware(figures["models"]):
+        TIME.write_text(plot_time_aware(figures["models"]), "utf-8")
     PAGE.write_text(put_between(PAGE.read_text("utf-8"), BEGIN, END, "\n" + format_section(figures) + "\n"), "utf-8")

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from pipelines.benchmarks.quantization import Kept
-from pipelines.benchmarks.quantization_cells import FOUR_BITS, OURS, list_cells, list_missing
+from pipelines.benchmarks.quantization_cells import FOUR_BITS, OURS, TIME_AWARE, list_cells, list_missing
 from pipelines.benchmarks.quantization_cost import measure_quantizing
-from pipelines.benchmarks.quantization_plot import plot_front, plot_steps
+from pipelines.benchmarks.quantization_plot import plot_front, plot_steps, plot_time_aware
 from pipelines.benchmarks.quantization_report import BEGIN, END, FIGURES, PAGE, format_section, format_table, summarize
 from pipelines.benchmarks.quantization_runs import MOST_DECIBELS, Picture, draw_prompts, forced_errors, measure_picture
 from pipelines.benchmarks.quantization_targets import four_bit_gain, on_front
+from pipelines.benchmarks.quantization_time_aware import find_pairs, format_time_aware
 from pipelines.core.errors import ModelError, StepwiseError
 from pipelines.core.types import Choice
 from pipelines.metrics.detector import load_detector
@@ -109,6 +110,20 @@ def test_the_table_and_the_plots():
     assert "(2.00 MB) | 3 | 0" in format_table({"rows": [row("drawn", 1e6, 30.0, simulated=True, nominal_bytes=2e6)]})
 
 
+def test_time_aware_rows_stand_beside_those_that_differ_in_that_alone():
+    settings = [cell.choice.settings for cell in list_cells(CPU) if cell.choice.key == "simulated"]
+    rows = [row(str(one), 4e6, 30.0 + len(one), key="simulated", simulated=True, settings=one) for one in settings]
+    pairs = find_pairs([*ROWS, *rows])
+    assert [(dict(blind["settings"]), {**blind["settings"], **TIME_AWARE}) for blind, _ in pairs] == [
+        (dict(blind["settings"]), dict(aware["settings"])) for blind, aware in pairs
+    ]
+    assert [blind["settings"].get("activations") for blind, _ in pairs] == [None, "int6"]
+    text = format_time_aware({"a": {"rows": rows}})
+    assert "| a | int6 | time-aware | 28.00 dB | 30.0, 20.0 dB | 33.00 dB | 2.0 s |" in text
+    assert len(ElementTree.fromstring(plot_time_aware({"a": {"rows": rows}})).findall(".//{*}polyline")) == 8
+    assert not find_pairs(ROWS) and format_time_aware({"a": {"rows": ROWS}}) == ""
+
+
 def test_prompts_name_what_the_detector_knows():
     prompts = draw_prompts(12, load_detector())
     assert len(set(prompts)) == 12 and draw_prompts(5, load_detector()) == prompts[:5]
@@ -154,6 +169,6 @@ def test_quantizing_is_measured_in_a_process_of_its_own(tmp_path):
         cost = measure_quantizing(family, Choice("int8"), file)
         assert cost["layers"] == 129 and cost["larger"] == 0 and cost["seconds"] > 0 and cost["report_seconds"] > 0
         assert cost["bytes"] < 0.27 * cost["full_bytes"] and file.stat().st_size > 0.9 * cost["bytes"]
-        assert cost["bytes"] / 2 < cost["peak"] < 4 * cost["full_bytes"]
+        assert cost["bytes"] / 2 < cost["peak"] < 4 * cost["full_bytes"] and cost["calibration_seconds"] is None
         with pytest.raises(ModelError, match="process of its own failed"):
             measure_quantizing(family, Choice("nf4"), tmp_path / "gone" / "network.safetensors")
