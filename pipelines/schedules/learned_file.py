@@ -23,7 +23,8 @@ __all__ = ["METHODS", "SHIPPED", "LearnedSchedule", "fill_settings", "find_all",
 
 SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "schedules"
 METHODS = {"ld3": "LD3", "auto_diffusion": "AutoDiffusion", "bespoke": "Bespoke", "q_sched": "Q-Sched"}
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,99}")
+_UNSAFE = re.compile(r"[^a-z0-9._+-]+-*")
 _LARGEST = 1 << 20
 # Fields whose names in the files are older than those here.
 _NAMES_IN_FILE = {"fit_details": "told", "prompt_extrapolation": "emphasis"}
@@ -85,9 +86,8 @@ class LearnedSchedule:
         Without the mark, fits of one sampler at other orders or guidances would take each other's file.
         """
         ends = "-single" * bool(self.single) + "-emphasis" * bool(self.prompt_extrapolation)
-        plain = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}{ends}".lower().replace(
-            "_", "-"
-        )
+        words = f"{self.model}-{self.sampler.key}-{self.num_inference_steps}-{self.method}{ends}".lower()
+        plain = _UNSAFE.sub("-", words.replace("_", "-")).lstrip("-._+")
         guided = [] if self.guidance.key == Request.guidance.key else [self.guidance.key]
         non_defaults = [
             _find_non_defaults(self.sampler, SAMPLERS),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 
 import pytest
@@ -20,7 +19,7 @@ from pipelines.learning.request import PROMPTS
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.scaled_steps import ScaledSteps, fade
 from pipelines.schedules import SCHEDULES
-from pipelines.schedules.learned_file import LearnedSchedule
+from pipelines.schedules.learned_file import LearnedSchedule, write_learned
 from tests.pipelines.gaussian import CosineSchedule, grid, last_of, run_of
 from tests.pipelines.learned_records import REQUEST, fitted, settle
 
@@ -106,10 +105,12 @@ def test_coefficients_of_one_leave_any_solver_alone_and_others_do_not(key):
 
 
 def test_a_kept_fit_comes_back_and_runs_around_the_sampler(tmp_path):
-    record = fitted(method="q_sched", coefficients=(0.95, 1.05))
+    record = fitted(method="q_sched", coefficients=(0.95, 1.05), model="emoji+int4-searchFalse")
     assert LearnedSchedule.parse(record.to_json()) == record
-    (tmp_path / "one.json").write_text(json.dumps(record.to_json()))
-    solver = settle(REQUEST, tmp_path).solver(SAMPLERS["unipc"].build())
+    assert write_learned(record, tmp_path).name == "emoji+int4-searchfalse-unipc-4-q-sched.json"
+    odd = dataclasses.replace(record, model="_My Model (v2)")
+    assert write_learned(odd, tmp_path).name == "my-model-v2-unipc-4-q-sched.json"
+    solver = settle(REQUEST.replace(model=record.model), tmp_path).solver(SAMPLERS["unipc"].build())
     assert isinstance(solver, ScaledSteps) and (solver.sample, solver.output) == (0.95, 1.05)
     for wrong in ((), (1.0,), (1.0, math.nan)):
         with pytest.raises(SettingsError, match="coefficients that do not belong"):
