@@ -50,6 +50,7 @@ class _Painter:
     """Paints a run's estimates by the tiny decoder as often as that takes at most `PREVIEW_SHARE` of the run's time.
 
     The others, and the noisy latents, are mapped to colors linearly. A model with one of the two ways uses it always.
+    Time is that of the loop's thread: beside other programs the clock on the wall would count theirs.
     """
 
     def __init__(self, family: Family):
@@ -62,7 +63,7 @@ class _Painter:
         if not self._family.paints_twice:
             painted = self._family.paint(torch.cat([noisy, denoised]))
             return painted[: len(noisy)], painted[len(noisy) :], False
-        now = time.perf_counter()
+        now = time.thread_time()
         if self._start is None:  # the first preview of all comes at once
             self._start = now
             is_sharp = False
@@ -72,7 +73,7 @@ class _Painter:
             painted = self._family.sketch(torch.cat([noisy, denoised]))
             return painted[: len(noisy)], painted[len(noisy) :], False
         picture = self._family.paint(denoised)
-        self._last = time.perf_counter() - now
+        self._last = time.thread_time() - now
         self._spent += self._last
         return self._family.sketch(noisy), picture, True
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.families.tiny_decoders import decode_tiny
-from pipelines.models.files import part_folder
+from pipelines.models.files import part_folder, read_json
 from pipelines.training.fit import require_fit
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.muon import Muon
@@ -107,6 +108,10 @@ class TinyDecoderTask:
     def export(self, folder: Path) -> None:
         """Write it in half precision."""
         copy.deepcopy(self.networks).half().save_pretrained(folder / "tiny_vae")
+        config = folder / "tiny_vae" / "config.json"
+        # The class sets it itself, and warns of the one that it has written.
+        plain = {name: value for name, value in read_json(config).items() if name != "block_out_channels"}
+        config.write_text(json.dumps(plain, indent=2) + "\n")
 
     def sheet(self, path: Path) -> None:
         """Draw what the decoder makes of some latents, and below it what the tiny one does."""

@@ -131,7 +131,7 @@ class TwoWays:
 @pytest.mark.parametrize(("step_seconds", "least", "most"), [(0.03, 9, 13), (1.0, 49, 49)])
 def test_sharp_previews_take_three_hundredths_of_a_run_and_the_rest_is_sketched(step_seconds, least, most, monkeypatch):
     model = TwoWays()
-    monkeypatch.setattr(step_pictures.time, "perf_counter", lambda: model.now)
+    monkeypatch.setattr(step_pictures.time, "thread_time", lambda: model.now)
     painter = step_pictures._Painter(model)
     for step in range(50):
         model.now += step_seconds
