@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import json
 import os
 import sys
@@ -169,8 +170,10 @@ def run_comfyui(request: PeerRequest, folder: Path) -> dict[str, list[float]]:
 
     comfy.utils.set_progress_bar_global_hook(note)
     server = SimpleNamespace(client_id=None, last_node_id=None, last_prompt_id="", send_sync=lambda *_: None)
-    caches = {"ram": 16.0, "lru": 0}  # read after each prompt, whatever the type of its cache
-    executor = execution.PromptExecutor(server, cache_type=execution.CacheType.CLASSIC, cache_args=caches)
+    options: dict[str, Any] = {"cache_type": execution.CacheType.CLASSIC}
+    if "cache_args" in inspect.signature(execution.PromptExecutor).parameters:  # newer ones
+        options["cache_args"] = {"ram": 16.0, "lru": 0}  # read after each prompt, whatever the type of its cache
+    executor = execution.PromptExecutor(server, **options)
 
     def make(seed: int) -> None:
         executor.execute(_build_graph(request, seed), f"peer-{seed}", {}, ["save"])
