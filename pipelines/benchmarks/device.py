@@ -177,7 +177,7 @@ def measure_step(name: str, device: str, dtype: torch.dtype, side: int, steps: i
         for _ in with_pictures(numbered, [family]):
             pass
 
-    works = [denoise_stock, denoise_ours, show_ours]
+    works: list[Callable[[], object]] = [denoise_stock, denoise_ours, show_ours]
     works += [lambda: stock.decode(latents["stock"]), lambda: decode(family, latents["ours"])]
     seconds, peaks = _taking_turns(family.device, works, rounds)
     of_stock, of_ours, shown, decode_stock, decode_ours = seconds

@@ -67,8 +67,13 @@ def _sd3(tiny: bool) -> torch.nn.Module:
 def _flux(tiny: bool) -> torch.nn.Module:
     from diffusers import FluxTransformer2DModel
 
-    small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
-    small |= {"joint_attention_dim": 32, "pooled_projection_dim": 32, "axes_dims_rope": (4, 6, 6)}
+    small: dict[str, Any] = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2}
+    small |= {
+        "attention_head_dim": 16,
+        "joint_attention_dim": 32,
+        "pooled_projection_dim": 32,
+        "axes_dims_rope": (4, 6, 6),
+    }
     return FluxTransformer2DModel(guidance_embeds=True, **(small if tiny else {}))
 
 

@@ -12,6 +12,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -139,7 +140,8 @@ def write_folder(folder: Path, seed: int = 0) -> Path:
     for name, module in empty_parts().items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         state = {key: _random(tensor, key, generator) for key, tensor in module.state_dict().items()}
-        config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
+        config: Any = module.config
+        config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         plain = {"_class_name": type(module).__name__, **config}
         (folder / name / "config.json").write_text(json.dumps(plain, default=list))
         file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"

@@ -13,8 +13,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Load", "measure_load"]
 
@@ -138,7 +139,12 @@ def main() -> int:
     _ = (transformers.CLIPTextModel, transformers.CLIPTokenizer, diffusers.DDIMScheduler, text_to_image)
     diffusers.utils.logging.disable_progress_bar()
     ours_by_itself = functools.partial(_load_ours, dtype="auto")
-    load = {"ours": _load_ours, "auto": ours_by_itself, "diffusers": _load_diffusers}[who]
+    loads: Mapping[str, Callable[..., tuple[Any, int]]] = {
+        "ours": _load_ours,
+        "auto": ours_by_itself,
+        "diffusers": _load_diffusers,
+    }
+    load = loads[who]
     # The shipped model first: it imports what is only imported by a load and a step.
     load(*((folder, "emoji") if who != "diffusers" else (SHIPPED.parent, SHIPPED.name)))
     _read_through(folder, key)

@@ -31,7 +31,7 @@ def choose_lines(rows: Mapping[str, Any]) -> dict[str, Points]:
     ]
     lines = {}
     for name in names[: len(COLORS)]:
-        points = [(int(count), cell["error"]) for count, cell in rows[name]["cells"].items() if cell["error"]]
+        points = [(float(count), float(cell["error"])) for count, cell in rows[name]["cells"].items() if cell["error"]]
         if points:
             lines[name] = sorted(points)
     return lines

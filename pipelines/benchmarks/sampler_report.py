@@ -79,7 +79,7 @@ def _find_best(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         }
         own_errors = {label: error for label, error in errors.items() if not label.startswith(STOCK)}
         if DEFAULT in errors and own_errors:
-            label = min(own_errors, key=own_errors.get)
+            label = min(own_errors, key=lambda name: own_errors[name])
             ratios = {
                 name.removeprefix(STOCK): round(own_errors[label] / errors[name], 4)
                 for name in errors
@@ -148,7 +148,7 @@ def _write_verdicts(figures: Mapping[str, Any]) -> list[str]:
 
 def _write_overhead(overhead: Mapping[str, Any]) -> str:
     shares = {key: row["share"] for key, row in overhead["samplers"].items()}
-    worst = max(shares, key=shares.get)
+    worst = max(shares, key=lambda key: shares[key])
     over = [f"`{key}` {share:.1%}" for key, share in shares.items() if share > LIMIT]
     end = f"; over {LIMIT:.0%}: {', '.join(over)}" if over else ""
     return (

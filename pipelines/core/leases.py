@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 __all__ = ["CacheRow", "Lease", "PartKey", "Wanted", "megabytes"]
@@ -43,7 +43,7 @@ class Wanted:
         measure: the true bytes of the loaded object, which correct the estimate.
     """
 
-    key: Hashable
+    key: PartKey
     estimate_bytes: int
     load: Callable[[Callable[[], bool]], object]
     free: Callable[[Any], None] | None = None
@@ -54,25 +54,25 @@ class CacheRow(NamedTuple):
     """Describes one part for a memory bar: `last_used` is the cache's clock, `state` reserved, loading, ready or
     freeing."""
 
-    key: Hashable
+    key: PartKey
     bytes: int
     pins: int
     last_used: float
     state: str
 
 
-class Lease(Mapping[Hashable, Any]):
+class Lease(Mapping[PartKey, Any]):
     """Holds a job's parts, key to object. Nothing in it is evicted until it is closed."""
 
-    def __init__(self, objects: Mapping[Hashable, Any], release: Callable[[], None]):
+    def __init__(self, objects: Mapping[PartKey, Any], release: Callable[[], None]):
         self._objects = dict(objects)
         self._release = release
         self._closing = threading.Lock()
 
-    def __getitem__(self, key: Hashable) -> Any:
+    def __getitem__(self, key: PartKey) -> Any:
         return self._objects[key]
 
-    def __iter__(self) -> Iterator[Hashable]:
+    def __iter__(self) -> Iterator[PartKey]:
         return iter(self._objects)
 
     def __len__(self) -> int:

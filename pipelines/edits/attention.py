@@ -95,9 +95,12 @@ class _OpenProcessor:
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         cross = encoder_hidden_states is not None
-        keys_from = encoder_hidden_states if cross else self.controller.change_source(self.name, hidden_states)
-        if cross and attn.norm_cross:
-            keys_from = attn.norm_encoder_hidden_states(keys_from)
+        if encoder_hidden_states is None:
+            keys_from = self.controller.change_source(self.name, hidden_states)
+        else:
+            keys_from = encoder_hidden_states
+            if attn.norm_cross:
+                keys_from = attn.norm_encoder_hidden_states(keys_from)
         mask = attn.prepare_attention_mask(attention_mask, keys_from.shape[1], len(hidden_states))
         query, key, value = (
             attn.head_to_batch_dim(part)

@@ -79,11 +79,8 @@ class Blended:
         outside = self.image_latents
         if context.index + 1 < context.num_steps:
             outside = next_level.alpha * self.image_latents + next_level.sigma * self.noise
-        return dataclasses.replace(
-            next_state,
-            latents=self._mix(next_state.latents, outside),
-            denoised=self._mix(next_state.denoised, self.image_latents),
-        )
+        denoised = None if next_state.denoised is None else self._mix(next_state.denoised, self.image_latents)
+        return dataclasses.replace(next_state, latents=self._mix(next_state.latents, outside), denoised=denoised)
 
     def _mix(self, inside: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
         return self.mask * inside + (1 - self.mask) * outside

@@ -88,9 +88,8 @@ class LocalBlend:
             mask = map_mask if mask is None else mask if map_mask is None else mask & map_mask
         if mask is None:
             return next_state
-        return dataclasses.replace(
-            next_state, latents=blend_rows(next_state.latents, mask), denoised=blend_rows(next_state.denoised, mask)
-        )
+        denoised = None if next_state.denoised is None else blend_rows(next_state.denoised, mask)
+        return dataclasses.replace(next_state, latents=blend_rows(next_state.latents, mask), denoised=denoised)
 
     def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return self.inner.nfe(num_steps, ends_clean)

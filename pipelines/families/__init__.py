@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import ModelError
 from pipelines.families.base import Family
+
+if TYPE_CHECKING:
+    from pipelines.families.latent import LatentFamily
 
 __all__ = ["FAMILIES", "family_of"]
 
 _CLASSES = {"sd": "StableDiffusion", "sdxl": "StableDiffusionXL", "sd3": "StableDiffusion3", "flux": "Flux"}
 """The table: a family's key, which is also its file's name, and its class."""
 
-FAMILIES: dict[str, type[Family]]
+FAMILIES: dict[str, type[LatentFamily]]
 """Family by key; imported when it is first asked for, since diffusers takes seconds to import."""
 
 
-def _load_families() -> dict[str, type[Family]]:
+def _load_families() -> dict[str, type[LatentFamily]]:
     return {key: getattr(importlib.import_module(f"{__name__}.{key}"), cls) for key, cls in _CLASSES.items()}
 
 

@@ -263,6 +263,16 @@ class LatentModel(Network, Protocol):
     ) -> dict[str, Conditioning]:
         """Make conditionings as in `Family`."""
 
+    def encode_texts(
+        self,
+        texts: Mapping[str, str],
+        batch_size: int,
+        size: tuple[int, int],
+        weighting: str = DEFAULT_WEIGHTING,
+        rules: PromptRules = HERE,
+    ) -> dict[str, Conditioning]:
+        """Make conditionings as in `Family`."""
+
     def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
         """Add the guidance scale as in `Family`."""
 

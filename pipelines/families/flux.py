@@ -106,7 +106,7 @@ class Flux(LatentFamily):
             "pooled_projections": tensors["pooled_prompt_embeds"].to(dtype),
             "encoder_hidden_states": embeds,
             "txt_ids": embeds.new_zeros(embeds.shape[1], 3),
-            "img_ids": image_ids(*size, embeds.device).to(embeds.dtype),
+            "img_ids": image_ids(size[0], size[1], embeds.device).to(embeds.dtype),
             "return_dict": False,
         }
         packed = self.network(hidden_states=tokens, **inputs, **self._run_controlnet(tokens, tensors, inputs))[0]

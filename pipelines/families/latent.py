@@ -67,6 +67,11 @@ class LatentFamily(Family):
         self.embeddings: dict[str, Any] = dict(self.components.pop("embeddings", None) or {})
         self._require_channels()
 
+    @classmethod
+    def fits(cls, components: Mapping[str, Any]) -> bool:
+        """Say whether the family is made of such components, by their classes."""
+        raise NotImplementedError
+
     def _require_channels(self) -> None:
         takes, makes = self.network_channels, self.vae.config.latent_channels
         tiny = self.components.get("tiny_vae")
@@ -211,8 +216,8 @@ class LatentFamily(Family):
 
     @contextlib.contextmanager
     def loras(self, choices: Sequence[tuple[Any, float]]) -> Iterator[None]:
-        networks = {name: self.components.get(name) for name in (self.network_name, *self.encoder_names)}
-        networks = {name: network for name, network in networks.items() if network is not None}
+        parts = {name: self.components.get(name) for name in (self.network_name, *self.encoder_names)}
+        networks = {name: network for name, network in parts.items() if network is not None}
         before, embeddings = self.identity, self.embeddings
         with applied_loras(networks, choices, self.key):
             if before is not None and choices:

@@ -30,14 +30,14 @@ def discrete_schedule(scheduler: SchedulerMixin) -> DiscreteSchedule:
         # Log-linear, so that the index of a level and the network's time, ln(sigma) / 4, are linear in each other.
         config = scheduler.config
         sigmas = np.geomspace(config.sigma_min, config.sigma_max, config.num_train_timesteps)
-        return DiscreteSchedule(1 / (1 + sigmas**2))
+        return DiscreteSchedule((1 / (1 + sigmas**2)).tolist())
     alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
     if alphas_cumprod is None:
         raise ModelError(
             f"The scheduler {type(scheduler).__name__} has no alphas_cumprod. Use a model with a DDIM scheduler."
         )
     values = np.maximum(np.asarray(alphas_cumprod, dtype=np.float64), _SMALLEST_ALPHA)
-    return DiscreteSchedule(values, scheduler.config.get("steps_offset", 0))
+    return DiscreteSchedule(values.tolist(), scheduler.config.get("steps_offset", 0))
 
 
 def has_edm_times(scheduler: SchedulerMixin) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,16 +23,19 @@ __all__ = ["encode_clip", "encode_t5"]
 
 _log = logging.getLogger(__name__)
 
+Pooled = TypeVar("Pooled", torch.Tensor, None)
+"""The pooled embedding, where a reader of outputs takes it."""
+
 
 def encode_clip(
     tokenizer: Tokenizer,
     text_encoder: torch.nn.Module,
     prompt: str,
     chunks: int,
-    read_output: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]],
+    read_output: Callable[[Any], tuple[torch.Tensor, Pooled]],
     weighting: str = DEFAULT_WEIGHTING,
     rules: PromptRules = HERE,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, Pooled]:
     """Compute a prompt's CLIP embeddings, one chunk after another, and its pooled embedding.
 
     Args:
@@ -58,7 +61,7 @@ def encode_clip(
 
     def encode(
         rows: Sequence[Tokens], lengths: Sequence[int], mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, Pooled]:
         if getattr(text_encoder.config, "use_attention_mask", False):
             read_by_row = torch.tensor([[length + 2] for length in lengths])
             mask = (torch.arange(len(rows[0])) < read_by_row).long().to(weights.device)

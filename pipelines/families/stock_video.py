@@ -39,17 +39,16 @@ class StockVideo(StockPipeline):
     """Runs a video pipeline through its own call; its steps show at most eight latent frames, (n, C, h, w)."""
 
     def _unpack(self, latents: torch.Tensor, keywords: Mapping[str, object]) -> torch.Tensor | None:
-        if latents.ndim == 3:
-            latents = self._unpack_clip(latents, keywords)
-        if latents is None or latents.ndim != 5:
+        clips = self._unpack_clip(latents, keywords) if latents.ndim == 3 else latents
+        if clips is None or clips.ndim != 5:
             return None
         channels = self._count_channels()
         # By the class and not by the shape: a clip may have as many frames as there are channels.
         if type(self.pipe).__name__.startswith(_FRAMES_FIRST):
-            latents = latents.transpose(1, 2)
-        if latents.shape[1] < channels:  # channels last, as Kandinsky has them, or what else there may be
+            clips = clips.transpose(1, 2)
+        if clips.shape[1] < channels:  # channels last, as Kandinsky has them, or what else there may be
             return None
-        clip = latents[0, :channels].detach().transpose(0, 1)
+        clip = clips[0, :channels].detach().transpose(0, 1)
         return clip[evenly(len(clip))].clone()
 
     def _unpack_clip(self, latents: torch.Tensor, keywords: Mapping[str, Any]) -> torch.Tensor | None:

@@ -135,7 +135,7 @@ def search(
 
 
 def _pick_parent(parents: Sequence[Candidate], rng: np.random.Generator) -> Candidate:
-    return parents[rng.integers(len(parents))]
+    return parents[int(rng.integers(len(parents)))]
 
 
 def evolve(

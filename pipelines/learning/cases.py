@@ -10,7 +10,7 @@ import torch
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource, initial_noise
-from pipelines.core.prediction import Conditioning, Guidance
+from pipelines.core.prediction import Conditioning, Guidance, Network
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.families.base import Family
@@ -77,7 +77,7 @@ def make_cases(
 
 def finals(
     cases: Cases,
-    family: Family,
+    family: Network,
     guidance: Guidance,
     sampler: Sampler,
     levels: Sequence[Level],

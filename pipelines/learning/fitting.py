@@ -31,7 +31,12 @@ __all__ = ["learn"]
 
 Result = Round | Generation | Trial | Correction
 
-_FITS = {"ld3": fit_ld3, "auto_diffusion": evolve, "bespoke": fit_bespoke, "q_sched": fit_q_sched}
+_FITS: Mapping[str, Callable[..., Iterator[Any]]] = {
+    "ld3": fit_ld3,
+    "auto_diffusion": evolve,
+    "bespoke": fit_bespoke,
+    "q_sched": fit_q_sched,
+}
 
 
 def learn(request: LearnRequest, family: Family, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
@@ -118,19 +123,20 @@ def _build_problem(request: LearnRequest, family: Family, cancelled: Callable[[]
     guidance, cases = _build_guidance(base.guidance, cases, family)
     schedule, flow = family.noise_schedule_for(width, height), family.traits.flow
     rows = max(1, min(16, 16 * 256 // (cases.noise[0, 0].numel() or 1)))
-    ends = [
+    fitted, held_out = (
         build_teacher_trajectory(
             part, family, guidance, schedule, flow=flow, steps=pictures.teacher_steps, rows=rows, cancelled=cancelled
         )
         for part in (cases.part(0, pictures.fitted), cases.part(pictures.fitted, count))
-    ]
+    )
     return Problem(
         family,
         schedule,
         guidance,
         SAMPLERS.build(base.sampler),
         base.num_inference_steps,
-        *ends,
+        fitted,
+        held_out,
         rows=rows,
         cancelled=cancelled,
     )

@@ -8,7 +8,7 @@ be repeated with gradients without a line changed in any sampler.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -117,6 +117,11 @@ class _Curved:
         return torch.tanh(latents.roll(1, -1) + 0.001 * timesteps[:, None, None, None])
 
 
+def _combine(factors: Iterable[float], tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum of the tensors times their factors; factors without a tensor count for nothing."""
+    return torch.stack([float(factor) * tensor for factor, tensor in zip(factors, tensors, strict=False)]).sum(0)
+
+
 def require_linear(
     sampler: Sampler, levels: Sequence[Level], noise_schedule: NoiseSchedule, prediction_type: str
 ) -> Formula:
@@ -132,9 +137,9 @@ def require_linear(
     *_, last = denoise(Run(denoiser, sampler, levels, start, _NoNoise(), noise_schedule))
     tensors = [start]
     for factors, level in zip(formula.query_factors, formula.levels, strict=True):
-        latents = sum(float(factor) * one for factor, one in zip(factors, tensors, strict=False))
+        latents = _combine(factors, tensors)
         tensors.append(network.predict_raw(latents, torch.tensor([level.timestep]), Conditioning()))
-    end = sum(float(factor) * one for factor, one in zip(formula.end, tensors, strict=True))
+    end = _combine(formula.end, tensors)
     if not torch.allclose(end, last.latents, rtol=1e-6, atol=1e-8):
         raise MethodFitError(
             "A schedule can be learned for samplers whose factors depend on the noise levels only; this "

@@ -127,7 +127,7 @@ class _Student:
         # The start is no variable, and a difference must not leave the model's times.
         times = np.minimum(times, self.last_time)
         problem = self.problem
-        levels = learned_levels(times, model_times, problem.noise_schedule)
+        levels = learned_levels(times.tolist(), model_times.tolist(), problem.noise_schedule)
         return linear_form(problem.sampler, levels, problem.noise_schedule, problem.network.prediction_type)
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
@@ -161,7 +161,7 @@ class _Student:
     def read_schedule(self) -> LearnedTimes:
         """The present schedule, measured."""
         times, model_times = np.split(self.values().detach().numpy(), 2)
-        levels = learned_levels(times, model_times, self.problem.noise_schedule)
+        levels = learned_levels(times.tolist(), model_times.tolist(), self.problem.noise_schedule)
         fitted, held_out = (
             self.problem.error(levels, pictures) for pictures in (self.problem.fitted, self.problem.held_out)
         )

@@ -202,7 +202,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = classifier.network.state_dict()
     save_file({k: v.half().cpu().contiguous() for k, v in state.items()}, folder / "model.safetensors")
-    widths = [block.conv1.out_channels for block in classifier.network.blocks]
+    widths = [state[f"blocks.{number}.conv1.weight"].shape[0] for number in range(len(classifier.network.blocks))]
     config = {
         "size": classifier.size,
         "widths": widths,

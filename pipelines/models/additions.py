@@ -76,7 +76,7 @@ def find_base(entry: CatalogEntry) -> str:
     if entry.path is not None:
         try:
             plain = read_json(part_folder(entry.path, "unet") / "config.json")
-            return CONTEXT_WIDTHS.get(plain.get("cross_attention_dim"), ("", ""))[1]
+            return CONTEXT_WIDTHS.get(plain.get("cross_attention_dim") or 0, ("", ""))[1]
         except (ModelFileError, TypeError):
             return ""
     return next((base for base, keys in DONORS.items() if key in keys), "")

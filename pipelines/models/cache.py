@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import BusyError, ModelError
@@ -41,7 +41,7 @@ class ModelCache:
         self.budget_bytes, self.headroom_bytes, self.peak_bytes = budget_bytes, headroom_bytes, 0
         self._clock = clock
         self._condition = threading.Condition()
-        self._entries: dict[Hashable, Entry] = {}
+        self._entries: dict[PartKey, Entry] = {}
         self._queue: deque[object] = deque()
 
     def acquire(
@@ -75,7 +75,7 @@ class ModelCache:
         with self._condition:
             self._require_possible(list({want.key: want for want in requests}.values()))
 
-    def release(self, key: Hashable) -> bool:
+    def release(self, key: PartKey) -> bool:
         """Free a part on demand: True if it is gone, False if it is in use and goes when its last lease closes."""
         with self._condition:
             entry = self._entries.get(key)
@@ -88,7 +88,7 @@ class ModelCache:
         self._free(entry)
         return True
 
-    def holds(self, key: Hashable) -> bool:
+    def holds(self, key: PartKey) -> bool:
         """Say whether the part is loaded now."""
         with self._condition:
             entry = self._entries.get(key)

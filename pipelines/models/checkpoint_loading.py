@@ -129,7 +129,7 @@ def _load_encoder(source: _Source, module_class: type, config: Path, prefix: str
     return _load_state(source, module, moves, config.name)
 
 
-def empty_module(module_class: type, config: Path, plain: Mapping[str, object] | None = None) -> torch.nn.Module:
+def empty_module(module_class: type[Any], config: Path, plain: Mapping[str, object] | None = None) -> torch.nn.Module:
     """Return a module whose weights take no memory yet.
 
     Args:
@@ -203,8 +203,8 @@ def _load_state(source: _Source, module: torch.nn.Module, moves: Iterable[Move],
     if missing:
         raise ModelFileError(_explain_missing(path, type(module), missing, len(shapes), part))
     module.load_state_dict(state, assign=True)
-    if hasattr(module, "tie_weights"):
-        module.tie_weights()
+    if tie_weights := getattr(module, "tie_weights", None):
+        tie_weights()
     return module.eval().requires_grad_(False)
 
 
@@ -226,7 +226,7 @@ def _fit_pieces(tensor: torch.Tensor, move: Move, shapes: list[torch.Size]) -> l
     return list(tensor.split(rows))
 
 
-def _load_gguf_network(source: _Source, module_class: type, config: Path) -> torch.nn.Module:
+def _load_gguf_network(source: _Source, module_class: type[Any], config: Path) -> torch.nn.Module:
     """A GGUF file's network through diffusers, which unpacks a linear layer's weights whenever it is called.
 
     What is no linear layer's, or has rows that are not whole blocks, is unpacked here.

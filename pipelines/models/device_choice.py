@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipelines.core.errors import SettingsError
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import ModelMixin
 
 __all__ = [
     "DTYPES",
@@ -63,13 +64,13 @@ class Acceleration:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.attention and hasattr(network, "set_attention_backend"):
             try:
-                network.set_attention_backend(self.attention)
+                cast("ModelMixin", network).set_attention_backend(self.attention)
             except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
                 raise SettingsError(f"--attention {self.attention} cannot be used here: {error}") from error
         if self.compile:
             repeated = getattr(network, "_repeated_blocks", None)
             if repeated:
-                network.compile_repeated_blocks()
+                cast("ModelMixin", network).compile_repeated_blocks()
             else:
                 network.compile()
 

@@ -72,7 +72,8 @@ class HuggingFace:
         if self.offline:
             raise OfflineModeIsEnabled("started without a network")
         info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=10)
-        return info.sha, [RemoteFile(file.rfilename, file.size or 0) for file in info.siblings]
+        # The hub always gives both; the library's type also serves answers without them.
+        return info.sha or "", [RemoteFile(file.rfilename, file.size or 0) for file in info.siblings or ()]
 
     def fetch(self, repository: str, commit: str, name: str, advance: Callable[[int], None]) -> Path:
         from huggingface_hub import constants, hf_hub_download

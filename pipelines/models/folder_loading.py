@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -50,8 +50,8 @@ def load_by_name(
     if moves is None or (dtype != torch.float32 and _has_computed_floats(module)):
         return None
     module.load_state_dict(dict(_read(headers, moves, dtype, cancelled)), assign=True)
-    if hasattr(module, "tie_weights"):
-        module.tie_weights()
+    if tie_weights := getattr(module, "tie_weights", None):
+        tie_weights()
     return module
 
 
@@ -61,12 +61,13 @@ def _has_computed_floats(module: torch.nn.Module) -> bool:
     return any(buffer.is_floating_point() for name, buffer in module.named_buffers() if name not in stored)
 
 
-def _only_copies(part: PartFiles, part_type: type, dtype: torch.dtype) -> bool:
+def _only_copies(part: PartFiles, part_type: type[Any], dtype: torch.dtype) -> bool:
     """Whether `from_pretrained` of this class is the common one, and neither quantizes nor mixes dtypes."""
     from diffusers import ModelMixin
     from transformers import PreTrainedModel
 
-    base = next((one for one in (ModelMixin, PreTrainedModel) if issubclass(part_type, one)), None)
+    bases: tuple[Any, ...] = (ModelMixin, PreTrainedModel)
+    base = next((one for one in bases if issubclass(part_type, one)), None)
     if base is None or part_type.from_pretrained.__func__ is not base.from_pretrained.__func__:
         return False
     if base is PreTrainedModel and part_type.can_generate():

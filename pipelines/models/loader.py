@@ -152,7 +152,7 @@ class Loader:
         with contextlib.ExitStack() as stack:
             objects: dict[PartKey, Any] = {}
             requests = [self._build_request(plan, name, part, load_progress) for name, part in resident.items()]
-            if offloaded_parts:
+            if offloaded_parts and self.host is not None:
                 requests.append(self._reserve_room(placement.room, stack))
                 self.cache.require_possible(requests)
                 # Always the computer's memory first, then the device's, so that two jobs cannot wait for each other.
@@ -224,7 +224,7 @@ class Loader:
         placement = place_parts(plan, self.cache.limit, self.host is not None)
         resident, offloaded_parts = placement.resident, placement.moved
         return all(self.cache.holds(part) for part in resident.values()) and all(
-            self.host.holds(part) for part in offloaded_parts.values()
+            self.host is not None and self.host.holds(part) for part in offloaded_parts.values()
         )
 
     def memory(self) -> list[MemoryRow]:

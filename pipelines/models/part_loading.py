@@ -33,7 +33,7 @@ ONE_AT_A_TIME = threading.Lock()
 """diffusers and transformers change torch's default dtype and torch.nn while they load: for the whole process."""
 
 
-def part_class(library: str, class_name: str) -> type:
+def part_class(library: str, class_name: str) -> type[Any]:
     """Return a class that a model_index.json names, out of diffusers and transformers only.
 
     Raises:
@@ -117,7 +117,7 @@ def _explain_failure(name: str, model: str, class_name: str, error: Exception) -
 
 
 def _load_from_folder(
-    part: PartFiles, part_type: type, dtype: torch.dtype, cancelled: Callable[[], bool]
+    part: PartFiles, part_type: type[Any], dtype: torch.dtype, cancelled: Callable[[], bool]
 ) -> torch.nn.Module:
     from transformers.utils import logging as transformers_logging
 

@@ -58,7 +58,7 @@ def place_parts(plan: Plan, limit: int, has_host: bool) -> Placement:
         return whole
     # A quantized network's packed tensors cannot be moved, with every library that packs them.
     movable = [
-        name for name, key in plan.keys.items() if not (plan.parts[name].light or key.quantization or name == TINY_VAE)
+        name for name, key in plan.keys.items() if not (_is_light(plan, name) or key.quantization or name == TINY_VAE)
     ]
     if not movable:
         return whole
@@ -95,7 +95,14 @@ def _fits(placement: Placement, sizes: Mapping[str, int], limit: int) -> bool:
     return sum(sizes[name] for name in placement.resident) + placement.room <= limit
 
 
-def _streaming_room(part: PartFiles, key: PartKey) -> int:
+def _is_light(plan: Plan, name: str) -> bool:
+    part = plan.parts[name]
+    return part is not None and part.light
+
+
+def _streaming_room(part: PartFiles | None, key: PartKey) -> int:
     """Bytes of the largest layers that are on the device at once."""
-    tensors = [tensor for path in part.weights for tensor in read_weights_header(path).tensors.values()]
+    tensors = [
+        tensor for path in (part.weights if part else ()) for tensor in read_weights_header(path).tensors.values()
+    ]
     return _LAYERS_AT_ONCE * max(bytes_as([tensor], key.dtype) for tensor in tensors)

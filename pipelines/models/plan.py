@@ -62,7 +62,7 @@ class Plan:
 
     def stamp(self) -> tuple | None:
         """Return places, sizes and times of all files and which tiny decoders there are; None where a file is gone."""
-        paths = [self.entry.path] if self.checkpoint else [self.folder / "model_index.json"]
+        paths = [self.checkpoint or self.folder / "model_index.json"]
         try:
             paths += [path for part in self.parts.values() if part for path in part.files()]
             if self.entry.quantized and self.entry.quantized.file:
@@ -119,8 +119,10 @@ class Plans:
         with self._lock:
             stamp, plan = self._plans.get(entry.key, (None, None))
         if plan is None or plan.entry != entry or stamp is None or stamp != plan.stamp():
-            single = entry.path is not None and not entry.path.is_dir()
-            plan = (self._plan_file if single else self._plan_folder)(entry, cancelled, progress)
+            if entry.path is not None and not entry.path.is_dir():
+                plan = self._plan_file(entry.path, entry, cancelled, progress)
+            else:
+                plan = self._plan_folder(entry, cancelled, progress)
             with self._lock:
                 self._plans[entry.key] = (plan.stamp(), plan)
         return plan
@@ -151,21 +153,21 @@ class Plans:
             plan, parts={**plan.parts, **added}, keys=keys, estimates={key: known[key] for key in keys.values()}
         )
 
-    def _plan_file(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
+    def _plan_file(
+        self, path: Path, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None
+    ) -> Plan:
         config = self.places.config_folder(entry, cancelled, progress)
         dtype = self._choose_base_dtype(entry)
         key = PartKey(
-            self._identities.name([entry.path]),
+            self._identities.name([path]),
             "",
             f"{CHECKPOINT} {entry.file.prediction}".strip() if entry.file else CHECKPOINT,
             dtype,
             _describe_quantization(entry),
             self.device,
         )
-        parts = {
-            **self.places.completing_parts(entry, config, self._list_variants(entry)),
-            **self._find_tiny(entry, config),
-        }
+        completing = self.places.completing_parts(entry, config, self._list_variants(entry))
+        parts = {**completing, **self._find_tiny(entry, config)}
         keys, estimates = self._build_keys(entry, parts)
         estimates[key] = self.places.checkpoint_bytes(entry, dtype)
         settings = read_index(config)[1]

@@ -175,15 +175,21 @@ def keep_network(
     from pipelines.quantizers.files import save_network
 
     require_plain(base)
-    key, is_stored = quantized_key(base.key, choice), isinstance(quantizer, StorableQuantizer)
+    key = quantized_key(base.key, choice)
+    storable = quantizer if isinstance(quantizer, StorableQuantizer) else None
     if not re.fullmatch(rf"[A-Za-z0-9._+-]{{1,{MOST_KEY}}}", key):
         raise MethodFitError(f"{base.label} cannot be saved quantized: its key {base.key[:80]!r} cannot name a folder.")
-    record: dict[str, object] = {"format": FORMAT, "base": base.key, "method": choice.to_json(), "stored": is_stored}
+    record: dict[str, object] = {
+        "format": FORMAT,
+        "base": base.key,
+        "method": choice.to_json(),
+        "stored": storable is not None,
+    }
     scratch = folder / f".{key}-{secrets.token_hex(4)}"
     try:
         scratch.mkdir(parents=True)
-        if is_stored:
-            save_network(network, quantized, quantizer, choice, scratch / WEIGHTS)
+        if storable is not None:
+            save_network(network, quantized, storable, choice, scratch / WEIGHTS)
         quantizer.export(quantized, scratch)
         (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
         _replace(scratch, folder / key)

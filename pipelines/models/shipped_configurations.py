@@ -37,7 +37,7 @@ def load_light_part(part_type: Any, folder: Path) -> Any:
     return part_type.from_pretrained(str(folder), local_files_only=True)
 
 
-def _build_clip_tokenizer(part_type: type[CLIPTokenizer], folder: Path) -> CLIPTokenizer:
+def _build_clip_tokenizer(part_type: type[Any], folder: Path) -> CLIPTokenizer:
     settings = read_json(folder / "tokenizer_config.json")
     del settings["tokenizer_class"]
     vocabulary, merges = read_clip_vocabulary()

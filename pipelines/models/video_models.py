@@ -214,7 +214,7 @@ def plan_clip(entry: CatalogEntry, frames: int, width: int = 0, height: int = 0)
     )
     size = wished
     if entry.kind == "video":
-        size = tuple(_round_side(side, model.size_step) for side in wished)
+        size = (_round_side(wished[0], model.size_step), _round_side(wished[1], model.size_step))
     if size != wished:
         notes.append(
             f"{model.label} makes sides that are multiples of {model.size_step}: {wished[0]} × {wished[1]} "

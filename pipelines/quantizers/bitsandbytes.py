@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import Any, cast
 
 import torch
 
@@ -52,7 +53,7 @@ class BitsAndBytes(Quantizer):
         return None
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
-        library, weight = load_package(f"{NAME}.functional", NAME), layer.weight
+        library, weight = load_package(f"{NAME}.functional", NAME), cast(Any, layer.weight)
         if self.form == "nf4":
             return library.dequantize_4bit(weight.data, weight.quant_state).float()
         return library.int8_vectorwise_dequant(weight.data, _read_scales(layer)).float()
@@ -60,4 +61,5 @@ class BitsAndBytes(Quantizer):
 
 def _read_scales(layer: WeightedLayer) -> torch.Tensor:
     """Row scales, which move from the weight to the layer's state in its first call."""
-    return layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+    weight, state = cast(Any, layer.weight), cast(Any, layer.state)
+    return weight.SCB if weight.SCB is not None else state.SCB

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from pipelines.quantizers.base import StorableQuantizer, WeightedLayer
 from pipelines.quantizers.machine import Machine
+
+if TYPE_CHECKING:
+    from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 
 __all__ = ["Dynamic", "fits_dynamic"]
 
@@ -41,10 +45,10 @@ class Dynamic(StorableQuantizer):
             return quantize_dynamic(alone, {"0": per_channel_dynamic_qconfig}, dtype=torch.qint8)[0]
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
-        return layer._weight_bias()[0].dequantize()
+        return cast("DynamicLinear", layer)._weight_bias()[0].dequantize()
 
     def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
-        weight, bias = layer._weight_bias()
+        weight, bias = cast("DynamicLinear", layer)._weight_bias()
         parts = {
             "codes": weight.int_repr(),
             "scales": weight.q_per_channel_scales(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -100,7 +101,7 @@ def _collect_tensors(
 
 def load_network(
     path: Path,
-    network_class: type,
+    network_class: type[Any],
     config: Mapping[str, object],
     quantizer: StorableQuantizer,
     choice: Choice,

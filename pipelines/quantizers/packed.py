@@ -166,7 +166,7 @@ class PackedConv2d(_Packed):
         self.padding_mode, self.around = like.padding_mode, like._reversed_padding_repeated_twice
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        padding = self.padding
+        padding: str | tuple[int, ...] | int = self.padding
         if self.padding_mode != "zeros":
             inputs, padding = functional.pad(inputs, self.around, mode=self.padding_mode), 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -58,4 +59,4 @@ class Sdnq(Quantizer):
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
         parts = load_package("sdnq.utils", NAME).get_sdnq_params(layer)
-        return layer.sdnq_dequantizer(**parts).float()
+        return cast(Any, layer.sdnq_dequantizer)(**parts).float()

@@ -32,8 +32,8 @@ def stored_tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
             if tensor is not None:
                 yield from _list_plain(tensor)
         packed = getattr(part, "_packed_params", None)
-        if isinstance(packed, torch._C.ScriptObject):
-            yield from (one for one in packed.unpack() if one is not None for one in _list_plain(one))
+        if isinstance(packed, torch._C.ScriptObject) and (unpack := getattr(packed, "unpack", None)):
+            yield from (one for one in unpack() if one is not None for one in _list_plain(one))
 
 
 def _list_plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from pipelines.core.branches import BranchPlan
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Request
-from pipelines.families.base import Family
+from pipelines.families.base import Family, LatentModel
 from pipelines.requests.prompts import RunPrompts, read_request_prompts
 
 __all__ = ["Encode", "as_uint8", "decode", "encode_prompts", "encode_request", "to_uint8"]
@@ -25,7 +25,7 @@ class Encode(Protocol):
 
 
 def encode_request(
-    request: Request, family: Family, rows: int, num_steps: int | None = None
+    request: Request, family: LatentModel, rows: int, num_steps: int | None = None
 ) -> tuple[dict[str, Conditioning], BranchPlan]:
     """Make the conditionings of a request's prompts, each distinct text encoded once, and what the branches make of
     them.
@@ -43,7 +43,7 @@ def encode_request(
     return encode_prompts(prompts, request, family, rows), prompts.plan
 
 
-def encode_prompts(prompts: RunPrompts, request: Request, family: Family, rows: int) -> dict[str, Conditioning]:
+def encode_prompts(prompts: RunPrompts, request: Request, family: LatentModel, rows: int) -> dict[str, Conditioning]:
     """Make the conditionings of prompts that `read_request_prompts` read; the others are as of `encode_request`."""
     size = (request.width, request.height)
     return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting, prompts.rules)

@@ -14,6 +14,7 @@ from pipelines.core.sampler import interpolate
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
+from pipelines.guidance.projected import Projected
 from pipelines.samplers import SAMPLERS
 from pipelines.search.ascent import AscentSettings, ascend, require_ascent
 from pipelines.search.base import BACKWARD, Candidate, Judged, Problem
@@ -73,7 +74,7 @@ def _require_forgetful(request: Request) -> None:
         MethodFitError: it is one.
     """
     key, guidance = request.guidance.key, GUIDANCE.build(request.guidance)
-    remembers = key in ("adaptive", "residual", "linear") or (key == "apg" and getattr(guidance, "momentum", 0))
+    remembers = key in ("adaptive", "residual", "linear") or (isinstance(guidance, Projected) and guidance.momentum)
     if remembers and guidance.guidance_scale > 1:
         label = GUIDANCE[key].label
         raise MethodFitError(

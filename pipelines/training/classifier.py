@@ -44,7 +44,7 @@ def targets_of(scenes: list[Scene], labels: tuple[str, ...]) -> torch.Tensor:
 def classifier_loss(scores: Scores, targets: torch.Tensor) -> torch.Tensor:
     """Sum of the cross-entropies of the four answers; targets as `targets_of` gives them."""
     heads = (scores.alone, scores.left, scores.right, scores.background)
-    return sum(F.nll_loss(head.float(), targets[:, i]) for i, head in enumerate(heads))
+    return torch.stack([F.nll_loss(head.float(), targets[:, i]) for i, head in enumerate(heads)]).sum()
 
 
 def blurred(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ class CompositionPool:
         if (start, stop) == (self._start, self._stop):
             return
         if not len(self._latents) and self.file is not None and self.file.is_file():
-            self._read_file()
+            self._read_file(self.file)
         if not self._start <= start <= self._stop <= stop:
             self._latents, self._start, self._stop = torch.empty(0), start, start
         parts = [self._latents[start - self._start :]] if len(self._latents) else []
@@ -139,8 +140,8 @@ class CompositionPool:
             save_file({"latents": self._latents.contiguous(), "numbers": numbers}, self.file)
         self._stop = stop
 
-    def _read_file(self) -> None:
-        tensors = load_file(self.file)
+    def _read_file(self, file: Path) -> None:
+        tensors = load_file(file)
         self._latents = tensors["latents"]
         self._start, self._stop = tensors["numbers"].tolist()
 
@@ -179,16 +180,19 @@ class CompositionDenoiserTask(DenoiserTask):
         tables += [reader.object.weight, reader.place.weight]
         numbers = {id(table) for table in tables}
         others = [weight for weight in networks.parameters() if id(weight) not in numbers]
-        groups = [{"params": others}, {"params": tables, "orthogonal": False}]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": tables, "orthogonal": False}]
         self.optimizer = Muon(groups, lr=shape.learning_rate)
         self.scheduler = noise_schedule("v_prediction")
         counts = (shape.pool, shape.first, shape.fresh)
-        self.pool = CompositionPool(vae, catalog, recipe.size, *counts, seed, latents_file, shape.singles, shape.sizes)
+        self.compositions = CompositionPool(
+            vae, catalog, recipe.size, *counts, seed, latents_file, shape.singles, shape.sizes
+        )
+        self._reader = reader
 
     def loss(self, step: int) -> torch.Tensor:
         """Compute the weighted error of the velocity on this batch, and the loss of reading the captions."""
         rng = np.random.default_rng([self.seed, step])
-        latents, captions, compositions = self.pool.batch(step, self.batch, rng, self.shape.empty_captions)
+        latents, captions, compositions = self.compositions.batch(step, self.batch, rng, self.shape.empty_captions)
         generator = generator_for(self.seed, step)
         noise = assign_noise(latents, torch.randn(latents.shape, generator=generator))
         # one timestep in each of B equal parts: less variance than independent ones
@@ -201,7 +205,7 @@ class CompositionDenoiserTask(DenoiserTask):
         velocity = scale.sqrt() * noise - (1 - scale).sqrt() * latents
         embeds = self.networks["text_encoder"](self._tokenize(captions))[0]
         predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
-        reader = self.networks["caption_reader"]
+        reader = self._reader
         misread = reader.loss(embeds, reader.targets(compositions, captions).to(self.device))
         return soft_snr_v_loss(predicted, velocity, alphas, self.shape.snr_floor) + self.shape.reading * misread
 

@@ -93,13 +93,12 @@ def main(arguments: list[str] | None = None) -> None:
     rng = np.random.default_rng(options.seed)
     captions = [caption(scene, catalog, rng) for scene in scenes]
     picture_sheet(pictures_of(scenes, catalog, recipe.size)).save(folder / "scenes.png")
-    facts = {"captions": captions, "held_out": held_out_pairs(catalog)}
+    held_out = held_out_pairs(catalog)
+    facts = {"captions": captions, "held_out": held_out}
     (folder / "scenes.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     if options.examples:
         write_examples(catalog, options.examples, recipe.size, seed=options.seed)
-    print(
-        f"{len(catalog.objects)} objects, {len(facts['held_out'])} pairs held out; {options.count} scenes in {folder}"
-    )
+    print(f"{len(catalog.objects)} objects, {len(held_out)} pairs held out; {options.count} scenes in {folder}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from diffusers import (
     AutoencoderKL,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
+    UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTokenizer
@@ -87,7 +89,7 @@ class DenoiserTask:
         self.vae = vae.eval().requires_grad_(False)
         self.seed, self.steps = seed, steps or recipe.denoiser.steps
         self.batch = recipe.denoiser.batch
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
             networks.parameters(),
             lr=self.shape.learning_rate,
             betas=(0.9, 0.99),
@@ -98,10 +100,10 @@ class DenoiserTask:
         self.device = next(networks.parameters()).device
         if self.device.type == "cpu":
             # PyTorch's fused attention has a slow backward there: this trains a quarter faster
-            networks["unet"].set_attn_processor(AttnProcessor())
+            cast("UNet2DConditionModel", networks["unet"]).set_attn_processor(AttnProcessor())
         self.scheduler = noise_schedule()
         self.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
-        self._preview = None
+        self._preview: dict[str, torch.Tensor] | None = None
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of this step."""

@@ -153,15 +153,16 @@ class DetectorTask:
             scenes = [item.scene for item in compositions[start : start + 64]]
             images = pictures_of(scenes, self.catalog, self.size)
             if self.vae is not None:
-                images[::2] = self._pass_autoencoder(images[::2], generator)
+                images[::2] = _pass_autoencoder(self.vae, images[::2], generator)
             parts.append((images.clamp(0, 1) * 255).round().byte())
         return torch.cat(parts)
 
-    def _pass_autoencoder(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        latents = encode(self.vae, images).float()
-        level = 0.35 * torch.rand(len(latents), 1, 1, 1, generator=generator)
-        latents = latents + (torch.randn(latents.shape, generator=generator) * level).to(latents)
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.cpu() / 2 + 0.5
+
+def _pass_autoencoder(vae: AutoencoderKL, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    latents = encode(vae, images).float()
+    level = 0.35 * torch.rand(len(latents), 1, 1, 1, generator=generator)
+    latents = latents + (torch.randn(latents.shape, generator=generator) * level).to(latents)
+    return vae.decode(latents / vae.config.scaling_factor).sample.cpu() / 2 + 0.5
 
 
 def main(arguments: list[str] | None = None) -> None:

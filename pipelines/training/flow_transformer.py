@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, PreTrainedModel
 
 from pipelines.emoji.objects import Catalog
 from pipelines.training.caption_reader import CaptionReader
@@ -94,7 +94,7 @@ class FlowTransformerTask:
         ends += [reader.object.weight, reader.place.weight]
         numbers = {id(weight) for weight in ends}
         others = [weight for weight in networks.parameters() if id(weight) not in numbers]
-        groups = [{"params": others}, {"params": ends, "orthogonal": False}]
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": ends, "orthogonal": False}]
         self.optimizer = Muon(groups, lr=self.shape.learning_rate)
         denoiser = recipe.denoiser
         counts = (denoiser.pool, denoiser.first, denoiser.fresh)
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     vae, tokenizer, networks = build(recipe, options.start)
     for part in FLOW_PARTS[1:]:
         # transformers' fused attention has a slow backward on the CPU
-        networks[part].set_attn_implementation("eager")
+        cast("PreTrainedModel", networks[part]).set_attn_implementation("eager")
     task = FlowTransformerTask(
         recipe,
         networks.to(device),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,9 @@ class ClipPool:
         """
         stop = FIRST + int(step // 16 * 16 * FRESH)
         self._extend_to(stop)
-        latents, clips, draws = [], [], []
+        latents: list[torch.Tensor] = []
+        clips: list[Clip] = []
+        draws: list[int] = []
         for draw, number in enumerate(rng.choice(stop, size=count, replace=False).tolist()):
             clip, frames = sample_clip(self.catalog, self._base + number), self._latents[number].float()
             pair = [(clip, frames), (clip.backward(), frames.flip(0))]
@@ -155,7 +158,10 @@ class MotionTask:
         self.unet = join(pipeline.unet, self.adapter)
         self.networks = torch.nn.ModuleDict({"adapter": self.adapter, "words": self.words})
         asking = [weight for weight in self.adapter.parameters() if weight.requires_grad]
-        groups = [{"params": asking}, {"params": list(self.words.parameters()), "orthogonal": False}]
+        groups: list[dict[str, Any]] = [
+            {"params": asking},
+            {"params": list(self.words.parameters()), "orthogonal": False},
+        ]
         self.optimizer = Muon(groups, lr=rate)
         self.alphas_cumprod = noise_schedule("v_prediction").alphas_cumprod
 

@@ -97,7 +97,7 @@ def _count_turns(heights: np.ndarray) -> int:
 
 def is_kept(views: list[View], label: str) -> bool:
     """Say whether the object, and nothing else, is in seven of eight frames."""
-    return np.mean([[item.label for item in view.objects] == [label] for view in views]) >= 7 / 8
+    return bool(np.mean([[item.label for item in view.objects] == [label] for view in views]) >= 7 / 8)
 
 
 def flicker(clip: torch.Tensor, views: list[View]) -> float:
@@ -173,19 +173,20 @@ def measure_clips(
         views = detector.read(pictures)
         rendered.append((moves_as_said(views, clip.motion), flicker(pictures, views)))
     figures = dict(zip(("rendered", "rendered_flicker"), np.mean(rendered, axis=0), strict=True))
-    rows, shown = [], {}
+    rows: list[tuple[str, bool, bool, bool, float]] = []
+    shown: dict[str, list[torch.Tensor]] = {}
     for number, (clip, caption) in enumerate(_list_clips(catalog, count, MOTIONS)):
         pictures = draw_clips(pipeline, [caption], steps, first=number)[0].cpu()
         views = detector.read(pictures)
         right, kept = moves_as_said(views, clip.motion), is_kept(views, clip.label)
-        color = np.mean([view.background == clip.background for view in views]) >= 7 / 8
+        color = bool(np.mean([view.background == clip.background for view in views]) >= 7 / 8)
         rows.append((clip.motion, right, kept, color, flicker(pictures, views)))
         shown.setdefault(clip.motion, []).append(pictures)
         print(f"{number} {caption}: direction {right}, kept {kept}, background {color}", flush=True)
     for motion in MOTIONS:
         print(f"{motion}: {np.mean([row[1] for row in rows if row[0] == motion]):.2f}", flush=True)
     names = ("direction", "kept", "background", "flicker")
-    figures |= dict(zip(names, np.mean([row[1:] for row in rows], axis=0), strict=True))
+    figures |= dict(zip(names, np.mean(np.array([row[1:] for row in rows], dtype=float), axis=0), strict=True))
     still = []
     for number, (_, caption) in enumerate(_list_clips(catalog, max(1, count // 10), ("",))):
         pictures = draw_clips(pipeline, [caption], steps, first=count + number)[0].cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
@@ -88,7 +89,7 @@ def at_places(adapter: torch.nn.Module, places: torch.Tensor) -> Iterator[None]:
 def motion_rows(tokenizer: CLIPTokenizer) -> list[int]:
     """Return the token numbers of the motion words' own pieces."""
     pieces = {piece for word in WORDS for piece in tokenizer.tokenize(word)} - _COMMON
-    return sorted(tokenizer.convert_tokens_to_ids(sorted(pieces)))
+    return sorted(cast("list[int]", tokenizer.convert_tokens_to_ids(sorted(pieces))))
 
 
 class WordRows(torch.nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -49,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[torch.nn.Parameter] | Iterable[dict],
+        params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
         lr: float = 1e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -59,35 +60,35 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> None:
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> None:  # type: ignore[override]
         """Take one step from the gradients that are there."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
                 if group["orthogonal"] and weight.ndim >= 2:
-                    self._step_matrix(weight, group)
+                    self._step_matrix(weight, weight.grad, group)
                 else:
-                    self._step_elements(weight, group)
+                    self._step_elements(weight, weight.grad, group)
 
-    def _step_matrix(self, weight: torch.Tensor, group: dict) -> None:
+    def _step_matrix(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-        ahead = weight.grad.lerp(average, group["momentum"]).flatten(1)
+        average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(average, group["momentum"]).flatten(1)
         step = orthogonalize(ahead).reshape(weight.shape)
         if group["weight_decay"]:
             weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(step, alpha=-group["lr"] * 0.2 * max(ahead.shape) ** 0.5)
 
-    def _step_elements(self, weight: torch.Tensor, group: dict) -> None:
+    def _step_elements(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state, (first, second) = self.state[weight], group["betas"]
         if not state:
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
             state["step"] = torch.zeros(())
         state["step"] += 1
         count = float(state["step"])
-        mean = state["exp_avg"].lerp_(weight.grad, 1 - first) / (1 - first**count)
-        square = state["exp_avg_sq"].lerp_(weight.grad.square(), 1 - second) / (1 - second**count)
+        mean = state["exp_avg"].lerp_(gradient, 1 - first) / (1 - first**count)
+        square = state["exp_avg_sq"].lerp_(gradient.square(), 1 - second) / (1 - second**count)
         weight.addcdiv_(mean, square.sqrt().add_(1e-8), value=-group["lr"])

@@ -83,7 +83,8 @@ class NoiseLevelTask:
         """There is nothing to see: the figures are printed by `--measure`."""
 
     def _build_classifier(self) -> NoiseClassifier:
-        return NoiseClassifier(self.networks, LOWEST, HIGHEST, tuple(self.pool.latents(0).shape[1:]))
+        channels, height, width = self.pool.latents(0).shape[1:]
+        return NoiseClassifier(self.networks, LOWEST, HIGHEST, (channels, height, width))
 
 
 def measure(classifier: NoiseClassifier, latents: torch.Tensor, seed: int = 0) -> dict[str, float]:

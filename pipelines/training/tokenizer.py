@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -60,12 +61,12 @@ def train_tokenizer(corpus: Iterable[str], vocabulary: int, tokens: int, folder:
             vocab_size=10 * vocabulary, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
         ),
     )
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    merges = merges[:merges_wanted]
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]][:merges_wanted]
     names = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(p) for p in merges)]
     entries = list(dict.fromkeys([*names, START, END]))
     vocab = {entry: number for number, entry in enumerate(entries)}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=tokens)
+    # The library takes pairs, and declares lines.
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=cast("list[str]", merges), model_max_length=tokens)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     write_slow_tokenizer(tokenizer, folder)

@@ -137,7 +137,8 @@ class LayerIndex:
     def _last_block(self) -> int | None:
         """Number of SD3's last joint block; FLUX.1's blocks are all alike."""
         network = self._networks[self._main]
-        return network.config.num_layers - 1 if type(network).__name__.startswith("SD3") else None
+        config: Any = getattr(network, "config", None)
+        return int(config.num_layers) - 1 if type(network).__name__.startswith("SD3") else None
 
 
 def _share_of_fused(flat: str) -> str | None:

@@ -81,7 +81,7 @@ class TensorReader:
         return dtype
 
     def _fill(self, raw: torch.Tensor) -> None:
-        if raw.numel() and self._file.readinto(raw.numpy()) != raw.numel():
+        if raw.numel() and self._file.readinto(raw.numpy().data) != raw.numel():
             raise ModelFileError(f"{self._path.name} is cut short. Copy or download it again.")
 
     def read_as(self, name: str, dtype: torch.dtype) -> torch.Tensor:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -30,6 +30,8 @@ from pipelines.requests.refusals import require_own_parts
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
+
+    from pipelines.families.base import Family
 
 __all__ = [
     "DEFAULTS",
@@ -154,11 +156,11 @@ def step_errors(
     Raises:
         Cancelled: one of the runs was stopped.
     """
-    with _record_outputs(full.network.network, layers) as reference_outputs:
+    with _record_outputs(_get_module(full), layers) as reference_outputs:
         reference = full.predict(latents, level).denoised
     errors_by_network = []
     for denoiser in others:
-        with _record_outputs(denoiser.network.network, layers) as outputs:
+        with _record_outputs(_get_module(denoiser), layers) as outputs:
             denoised = denoiser.predict(latents, level).denoised
         errors = tuple(
             sqnr(reference_outputs[name], outputs[name]) if name in reference_outputs and name in outputs else math.nan
@@ -175,9 +177,14 @@ def in_order_of_use(denoiser: Denoiser, latents: torch.Tensor, level: Level, lay
     Raises:
         Cancelled: the run was stopped.
     """
-    with _record_outputs(denoiser.network.network, layers) as outputs:
+    with _record_outputs(_get_module(denoiser), layers) as outputs:
         denoiser.predict(latents, level)
     return tuple(outputs)
+
+
+def _get_module(denoiser: Denoiser) -> torch.nn.Module:
+    """The network itself, whose layers are listened to; a quantized model is always a family."""
+    return cast("Family", denoiser.network).network
 
 
 @contextlib.contextmanager

@@ -213,7 +213,7 @@ def test_reading_the_captions_is_a_part_of_the_loss(tokenizer):
         task.shape = dataclasses.replace(task.shape, reading=weight)
         losses[weight] = task.loss(3)
     reader = task.networks["caption_reader"]
-    _, captions, compositions = task.pool.batch(
+    _, captions, compositions = task.compositions.batch(
         3, task.batch, np.random.default_rng([0, 3]), RECIPE.denoiser.empty_captions
     )
     embeds = task.networks["text_encoder"](task._tokenize(captions))[0]

@@ -58,7 +58,7 @@ def parse_numbers(text: str, whole: bool, most: int) -> list[float | int]:
                 f"{part[:80]!r} makes {len(numbers) + count} values. At most {most} are allowed here: step wider."
             )
         direction = step if end >= start else -step
-        numbers += [start + i * direction if exact else round(start + i * direction, 9) for i in range(count)]
+        numbers += [start + i * direction if exact else round(start + i * direction, 9) for i in range(int(count))]
     if whole and (odd := next((one for one in numbers if one != int(one)), None)) is not None:
         raise SettingsError(f"{odd:g} is not a whole number. Write whole numbers only here.")
     return [int(one) for one in numbers] if whole else numbers

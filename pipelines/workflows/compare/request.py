@@ -103,10 +103,10 @@ class ComparisonRequest:
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `parse` reads back to an equal comparison."""
         axes = {name: axis.to_json() for name, axis in (("x", self.x), ("y", self.y)) if axis}
-        what: dict[str, Any] = axes or {"cells": [dict(cell.changes) for cell in self.cells]}
+        cells = {"cells": [dict(cell.changes) for cell in self.cells]}
         return {
             "base": self.base.to_json(),
-            **what,
+            **(axes or cells),
             "equal": self.equal,
             "reference": self.reference,
             "reference_steps": self.reference_steps,
