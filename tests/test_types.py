@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Of mypy's default settings, but of the strict ones of pyproject.toml where none are allowed. Lower a number when the
 # count falls; never raise one.
-CEILINGS = {"pipelines": 112, "studio": 61}
+CEILINGS = {"pipelines": 0, "studio": 0}
 NONE_AT_ALL = ("pipelines/core/", "pipelines/samplers/", "studio/tasks/")
 
 

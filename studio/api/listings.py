@@ -106,6 +106,9 @@ def list_models(studio: Studio) -> dict[str, Any]:
     }
 
 
+ACTIONS = ("delete", "restore", "remove", "empty", "star", "unstar")
+
+
 def change_results(visible: VisibleResults, action: Any, ids: Any) -> dict[str, Any]:
     """Delete results, which `restore` takes back as long as they lie in the trash, or mark favorites, as the page does.
 
@@ -126,13 +129,11 @@ def change_results(visible: VisibleResults, action: Any, ids: Any) -> dict[str, 
     changes = {
         "delete": visible.delete,
         "restore": visible.restore,
-        "remove": visible.remove,
-        "empty": None,
         "star": visible.star,
         "unstar": visible.unstar,
     }
-    if not isinstance(action, str) or action not in changes:
-        raise UnknownMethodError("action", action, changes)
+    if not isinstance(action, str) or action not in ACTIONS:
+        raise UnknownMethodError("action", action, ACTIONS)
     if action == "empty":
         if ids:
             raise SettingsError("The action empty takes no ids: it empties the whole trash. Use remove for some of it.")

@@ -3,9 +3,10 @@
 # No `from __future__ import annotations` here: Gradio reads the functions' annotations as they stand.
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
+from starlette.requests import HTTPConnection
 
 from pipelines.core.errors import StepwiseError, StoreError
 from studio.jobs.stream import follow
@@ -98,7 +99,8 @@ def run_task(
     Raises: gr.Error with the sentence for the person, when the request is refused or the job fails.
     """
     try:
-        job = studio.submit(task, values, derive_owner(request.request.scope, request.session_hash or ""))
+        scope = cast(HTTPConnection, request.request).scope  # Gradio declares that there may be none
+        job = studio.submit(task, values, derive_owner(scope, request.session_hash or ""))
         for view in follow(job):
             if not view.status.final:
                 pictures = {"previews": describe_previews(view)} if previews else {}

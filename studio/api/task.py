@@ -4,7 +4,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 
@@ -46,7 +46,7 @@ def build_task_endpoint(studio: "Studio", task: str, endpoint: "Endpoint") -> Ca
     ]
     run.__name__ = run.__qualname__ = endpoint.name
     run.__doc__ = endpoint.description
-    run.__signature__ = inspect.Signature(parameters, return_annotation=dict)
+    cast(Any, run).__signature__ = inspect.Signature(parameters, return_annotation=dict)
     run.__annotations__ = {**{one.name: one.annotation for one in parameters}, "return": dict}
     return run
 

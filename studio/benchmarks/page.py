@@ -6,6 +6,7 @@ Needs `playwright` (tests/requirements.txt) and a Chromium on the path.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -155,7 +156,8 @@ def _measure_streaming(studio: Studio, family: Family, visit: _Visit, rounds: in
 
     def time_page() -> float:
         visit.generate()
-        return studio.get_latest().view().seconds
+        job = studio.get_latest()
+        return job.view().seconds if job else math.nan
 
     ratio, page, loop = time_alternately(time_page, lambda: time_loop(family, resolved), rounds)
     return Figure(

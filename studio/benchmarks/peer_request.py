@@ -97,8 +97,9 @@ def run_ours(request: PeerRequest, folder: Path) -> dict[str, list[float]]:
     from studio.tasks.runs import text_to_image
 
     measured: dict[str, Any] = {}
-    text_to_image.decode = _timed(text_to_image.decode, measured, "decode")
-    generation = text_to_image._Generation
+    module: Any = text_to_image
+    module.decode = _timed(module.decode, measured, "decode")
+    generation: Any = text_to_image._Generation
     generation._sample = _timed(generation._sample, measured, "sampling")
     (folder / "models").mkdir()
     (folder / "models" / "peer.safetensors").symlink_to(request.checkpoint)

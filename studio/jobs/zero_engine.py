@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import torch
@@ -159,7 +159,7 @@ class ZeroEngine(LocalEngine):
                     raise RuntimeError(f"a worker said {name!r}")
                 getattr(job, name)(*args, **changes)
 
-    def _request_gpu(self, job: Job) -> Iterator[Event]:
+    def _request_gpu(self, job: Job) -> Generator[Event, None, None]:
         """The worker's events; what `spaces` refuses (no quota, no GPU, time is up) as a sentence."""
         from gradio.exceptions import Error
 

@@ -119,9 +119,10 @@ def _remember_signatures() -> None:
 
 
 def _list_kinds(kind: type) -> Iterator[type]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from _list_kinds(one)
+    subclasses: list[type] = kind.__subclasses__()
+    for subclass in subclasses:
+        yield subclass
+        yield from _list_kinds(subclass)
 
 
 def _leave_unmarked(demo: gr.Blocks) -> None:

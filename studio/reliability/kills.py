@@ -94,15 +94,13 @@ def _run_and_kill(folder: Path, draw: random.Random) -> set[str]:
         time.sleep(draw.uniform(0.0, _LONGEST))
     finally:
         process.send_signal(signal.SIGKILL)
-        lines = process.stdout.read().splitlines()
-        process.wait()
-        process.stdout.close()
+        lines = process.communicate()[0].splitlines()
     return {*reported, *lines}
 
 
 def _wait_until_ready(process: subprocess.Popen) -> set[str]:
     reported: set[str] = set()
-    for line in process.stdout:
+    for line in process.stdout or ():
         if line == "ready\n":
             return reported
         reported.add(line.strip())

@@ -228,7 +228,7 @@ def _describe_answer(request: Malformed, answer: Answer) -> str:
     values = (
         "" if request.wrong is None else str({k: v for k, v in request.wrong.values.items() if k != "picture"})[:200]
     )
-    return f"{request.where} {subject} {values}: {answer.status} {answer.event} {str(answer.value)[:200]}"
+    return f"{request.where} {subject!r} {values}: {answer.status} {answer.event} {str(answer.value)[:200]}"
 
 
 def judge_answer(answer: Answer, beyond: bool = False) -> str:

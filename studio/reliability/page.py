@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from pipelines.core.errors import StepwiseError
@@ -111,7 +111,7 @@ def press(web: Any, form: PageForm, values: list[Any], owner: str = "page") -> A
     return _post_json(web, f"/stepwise/{form.tab}/run", {"values": values, "owner": owner})
 
 
-def stream_events(web: Any, tab: str, job: str) -> Iterator[Mapping[str, Any]]:
+def stream_events(web: Any, tab: str, job: str) -> Generator[Mapping[str, Any], None, None]:
     """Yield what the page is told of a job, until it is over or the caller goes away."""
     with web.stream("GET", f"/stepwise/{tab}/jobs/{job}/events") as stream:
         for line in stream.iter_lines():

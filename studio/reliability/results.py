@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from studio.results.records import get_description_path
 
@@ -80,7 +80,8 @@ def _is_whole_clip(path: Path) -> bool:
     if path.suffix == ".mp4":
         return _measure_clip(path).frames == num_frames
     with Image.open(path) as clip:
-        for frame in range(clip.n_frames):
-            clip.seek(frame)
-            clip.load()
-        return clip.n_frames <= num_frames  # equal frames one after another are stored as one that stays longer
+        count = 0
+        for frame in ImageSequence.Iterator(clip):
+            frame.load()
+            count += 1
+        return count <= num_frames  # equal frames one after another are stored as one that stays longer

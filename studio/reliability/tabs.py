@@ -5,6 +5,7 @@ Two kinds of connection are cut: a program's call of an endpoint, and the page's
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -65,14 +66,11 @@ def _cut_page(server: Server, form: Any, prompt: str) -> int:
     answer = press(server.web, form, form.filled(prompt=prompt, **_PAGE[form.tab]))
     if "session" not in answer.json():
         raise StepwiseError(f"The page's {form.tab} was refused: {answer.text[:300]}")
-    stream = stream_events(server.web, form.tab, answer.json()["session"]["job"])
-    try:
+    with contextlib.closing(stream_events(server.web, form.tab, answer.json()["session"]["job"])) as stream:
         for event in stream:
             steps = _DONE.findall(json.dumps(event["parts"]).replace("\\", ""))
             if any(int(step) > 0 for step in steps):
                 return max(map(int, steps))
-    finally:
-        stream.close()
     return 0
 
 

@@ -153,7 +153,8 @@ def read_facts(path: Path, name: str) -> dict[str, Any] | None:
     try:
         beside = get_description_path(path)
         document = json.loads(beside.read_bytes()) if beside.exists() else _read_embedded(path)
-        if not isinstance(document, dict) or document.get("id") != NAME.match(path.name)[1]:
+        match = NAME.match(path.name)
+        if not isinstance(document, dict) or match is None or document.get("id") != match[1]:
             return None
         size = path.stat().st_size
         if document.get("size", size) != size:

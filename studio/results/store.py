@@ -188,7 +188,8 @@ class Store(ResultIndex):
             older_than: seconds.
             owner: only what this pseudonym's owner made; None for everybody's.
         """
-        query, values = "SELECT * FROM result WHERE trashed <= ?", [time.time() - older_than]
+        query = "SELECT * FROM result WHERE trashed <= ?"
+        values: list[float | str] = [time.time() - older_than]
         if owner is not None:
             query, values = f"{query} AND owner = ?", [*values, owner]
         with self._open(write=True) as connection:

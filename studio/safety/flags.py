@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
+from typing import TypedDict, cast
 from urllib.parse import urlsplit
 
 from pipelines.core.errors import SettingsError, StoreError
@@ -147,7 +148,13 @@ def _read_housekeeping(flags: argparse.Namespace) -> Housekeeping:
     )
 
 
-def _parse_folders(flags: argparse.Namespace) -> dict[str, Path]:
+class _Folders(TypedDict, total=False):
+    models: Path
+    outputs: Path
+    temp: Path
+
+
+def _parse_folders(flags: argparse.Namespace) -> _Folders:
     flag_values = {
         "models": flags.models_folder,
         "outputs": flags.outputs_folder,
@@ -157,7 +164,7 @@ def _parse_folders(flags: argparse.Namespace) -> dict[str, Path]:
     for name, path in paths.items():
         if path.exists() and not path.is_dir():
             raise SettingsError(f"--{name}-folder {path} is a file. Name a folder.")
-    return paths
+    return cast(_Folders, paths)
 
 
 def _check(settings: LaunchSettings, insecure_allowed: bool) -> None:

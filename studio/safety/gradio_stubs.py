@@ -33,7 +33,7 @@ class _WithoutStubs(importlib.abc.MetaPathFinder):
             if hasattr(module, _WRITER):
                 setattr(module, _WRITER, lambda *_: None)
 
-        spec.loader.exec_module = execute_without_writer
+        spec.loader.exec_module = execute_without_writer  # type: ignore[method-assign]
         return spec
 
 

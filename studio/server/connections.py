@@ -103,7 +103,7 @@ def limited_connections(limits: ClientLimits, grace_seconds: int) -> Iterator[No
         timeout_graceful_shutdown=grace_seconds,
         timeout_keep_alive=_IDLE_SECONDS,
     )
-    http_server.uvicorn = SimpleNamespace(Config=config, Server=uvicorn.Server)
+    http_server.uvicorn = SimpleNamespace(Config=config, Server=uvicorn.Server)  # type: ignore[assignment]
     try:
         yield
     finally:

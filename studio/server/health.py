@@ -108,8 +108,8 @@ class _Collector:
         yield CounterMetricFamily("stepwise_evaluations", "Evaluations of networks.", evaluations)
         yield CounterMetricFamily("stepwise_device_seconds", "Seconds that jobs held the device.", seconds)
         refused = CounterMetricFamily("stepwise_refusals", "Refused requests, by HTTP status.", labels=["status"])
-        for status, count in refusals.items():
-            refused.add_metric([str(status)], count)
+        for code, count in refusals.items():
+            refused.add_metric([str(code)], count)
         yield refused
         held = sum(loader.cache.used_bytes for loader in self._studio.loaders)
         yield GaugeMetricFamily("stepwise_models_bytes", "Memory that loaded models take.", held)

@@ -70,5 +70,6 @@ def sign_agents_in() -> None:
             clients.popitem(last=False)
         return client
 
-    GradioMCPServer._get_or_create_client = get_client
-    GradioMCPServer._signs_in = True
+    patched: Any = GradioMCPServer
+    patched._get_or_create_client = get_client
+    patched._signs_in = True

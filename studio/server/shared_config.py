@@ -53,6 +53,7 @@ def share_session_config() -> None:
             self.config_values[key] = {**entry, "props": dict(entry["props"])}
         update(self, key, value)
 
-    SessionState.__init__ = begin
-    SessionState._update_value_in_config = update_own
-    SessionState._is_shared = True
+    patched: Any = SessionState
+    patched.__init__ = begin
+    patched._update_value_in_config = update_own
+    patched._is_shared = True

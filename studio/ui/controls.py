@@ -21,6 +21,7 @@ from gradio.components import Component
 
 from pipelines.core.registry import Method, NoSettings, Table, setting_type
 from pipelines.core.types import Choice, Traits
+from pipelines.models.entry import CatalogEntry
 from studio.ui.component_data import Block, Data
 from studio.ui.outputs import in_order
 
@@ -150,12 +151,13 @@ class MethodControls:
             else {"key": key}
         )
 
-    def updates(self, choice: Any = None, traits: Traits | None = None) -> Data:
+    def updates(self, choice: Any = None, traits: Traits | CatalogEntry | None = None) -> Data:
         """Map each component to the update that shows a choice and offers only what fits a model.
 
         Args:
             choice: what `Choice.parse` reads; None, or a method that does not fit, takes the first that fits.
-            traits: of the model; None offers every method. Where none fits, the whole choice is hidden.
+            traits: of the model, or its entry for video methods; None offers every method. Where none fits, the
+                whole choice is hidden.
 
         Raises:
             SettingsError: the choice names no method of the table.
@@ -201,7 +203,7 @@ def build_method_controls(
     *,
     label: str = "",
     choice: Any = None,
-    traits: Traits | None = None,
+    traits: Traits | CatalogEntry | None = None,
     offered: Mapping[str, Choices] | None = None,
 ) -> MethodControls:
     """Build a dropdown of a table's methods and a settings panel that follows it, in the present layout context.

@@ -112,7 +112,8 @@ def open_link(
     Returns:
         The tab and its values; None where the address asks for nothing. Settings without a tab are the first tab's.
     """
-    tab, unknown = parameters.get("tab", ""), ()
+    tab = parameters.get("tab", "")
+    unknown: tuple[str, ...] = ()
     if not tab and not any(name in parameters for name in FIELDS):
         return None
     if tab not in tabs:
@@ -132,7 +133,8 @@ def open_link(
         notes = [*model_notes, *request_notes, *notes]
     elif any(name in parameters for name in FIELDS if name not in settings):
         notes.append("A link to this tab cannot set the fields of a picture.")
-    return OpenedLink(tab, {**values, **({receiver.name: tab_values} if tab_values else {})}, (*unknown, *notes))
+    own = {receiver.name: tab_values} if receiver and tab_values else {}
+    return OpenedLink(tab, {**values, **own}, (*unknown, *notes))
 
 
 def _choose_model(name: str, studio: Studio, model: str, receiver: Receiver | None) -> tuple[str, list[str]]:

@@ -16,6 +16,7 @@ from pipelines.requests.limits import TABLES
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING, MethodControls
 from studio.ui.form_sections import FIXED, RANDOM, SIDES, FormSections, list_style_choices
+from studio.ui.outputs import in_order
 from studio.ui.page_context import Lists
 from studio.ui.presentation import format_model_note
 from studio.ui.steering_controls import SteeringControls
@@ -39,8 +40,13 @@ class RequestForm(FormSections):
 
     def wire(self) -> None:
         """Connect what belongs together, once all sections stand."""
-        model, mode, seed = (self.fields[name] for name in ("model", "seed_mode", "seed"))
-        model.input(lambda data: self.updates({"model": data[model]}), inputs={model}, outputs=self.outputs, **PLUMBING)
+        model, mode, seed = self.model_field, self.fields["seed_mode"], self.fields["seed"]
+        model.input(
+            lambda data: self.updates({"model": data[model]}),
+            inputs={model},
+            outputs=in_order(self.outputs),
+            **PLUMBING,
+        )
         # Files that came into the models folder since are offered when a list is opened.
         model.focus(self._renew_models, outputs=model, **PLUMBING)
         names = self.lora.names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 from gradio.components import Component
@@ -214,10 +214,16 @@ class FormSections:
         )
 
     def _add_text(self, name: str, label: str, value: str = "", **options: Any) -> gr.Textbox:
-        self.fields[name] = gr.Textbox(
+        field = gr.Textbox(
             value=value, label=label, max_length=self.studio.limits.max_prompt, elem_id=self._id(name), **options
         )
-        return self.fields[name]
+        self.fields[name] = field
+        return field
+
+    @property
+    def model_field(self) -> gr.Dropdown:
+        """Return the list of models."""
+        return cast(gr.Dropdown, self.fields["model"])
 
     def list_model_choices(self) -> list[tuple[str, str]]:
         """List label and key of each model that is offered, as the models folder was last scanned."""

@@ -59,7 +59,7 @@ class LoraControls:
             if place >= len(names):
                 updates[slider] = gr.update(visible=False, value=1)
             else:
-                value = {"value": weights[place]} if weights else {}
+                value: dict[str, Any] = {"value": weights[place]} if weights else {}
                 updates[slider] = gr.update(visible=True, label=f"Weight of {names[place]}", **value)
         return updates
 

@@ -108,7 +108,7 @@ def grid_html(parts):
 
 
 def test_the_grid_escapes_every_text(studio, strange):
-    grid = ComparisonGrid(strange, lambda result: f"/results/{result}.png")
+    grid = ComparisonGrid(strange.request, lambda result: f"/results/{result}.png")
     page = grid_html(grid.build_parts(strange.view(), "t")) + build_table(strange, strange.view())
     assert "<b>&" not in page.replace("<b>PSNR", "").replace("<b>SSIM", "") and "&lt;b&gt;&amp;" in page
     assert page.count("<img ") == len(strange.view().cells) == page.count('alt="')
@@ -116,7 +116,7 @@ def test_the_grid_escapes_every_text(studio, strange):
 
 
 def test_only_changed_pictures_are_encoded_anew(studio, strange, monkeypatch):
-    grid = ComparisonGrid(strange, lambda result: None)
+    grid = ComparisonGrid(strange.request, lambda result: None)
     first = grid.build_parts(strange.view(), "t")
     monkeypatch.setattr("studio.page.compare.grid.encode_picture_url", lambda pixels: pytest.fail("encoded again"))
     assert grid.build_parts(strange.view(), "t") == first
@@ -132,7 +132,7 @@ def test_a_cell_that_could_not_be_stored_says_why_and_shows_its_whole_picture(st
         job = compare(studio, {"sampler": "ddim"}, {"sampler": "heun"}, base=large, reference=False)
     for place, cell in enumerate(job.view().cells):
         assert cell.results == () and "full" in cell.note
-        tile = ComparisonGrid(job, lambda result: None).build_parts(job.view(), "t")[f"t-tile-{place}"]["html"]
+        tile = ComparisonGrid(job.request, lambda result: None).build_parts(job.view(), "t")[f"t-tile-{place}"]["html"]
         shown = re.search(r'<img src="data:image/png;base64,([^"]+)"', tile)[1]
         with Image.open(io.BytesIO(base64.b64decode(shown))) as picture:
             np.testing.assert_array_equal(np.asarray(picture), cell.images[0])
@@ -141,7 +141,7 @@ def test_a_cell_that_could_not_be_stored_says_why_and_shows_its_whole_picture(st
 def test_an_old_comparisons_pictures_come_from_the_store(studio):
     job = compare(studio, {"sampler": "ddim"}, {"sampler": "heun"}, reference=False)
     job.let_pictures_go()
-    parts = ComparisonGrid(job, lambda result: f"kept {result}").build_parts(job.view(), "t")
+    parts = ComparisonGrid(job.request, lambda result: f"kept {result}").build_parts(job.view(), "t")
     for place, cell in enumerate(job.view().cells):
         assert parts[f"t-tile-{place}"]["data-state"] == "done"
         assert f'<img data-file="kept {cell.results[0]}"' in parts[f"t-tile-{place}"]["html"]
@@ -150,5 +150,5 @@ def test_an_old_comparisons_pictures_come_from_the_store(studio):
 def test_the_grid_stands_before_the_first_step(strange):
     job = Job("compare", strange.request)
     job.set_cells([Cell(label=cell.label, num_steps=4) for cell in strange.request.cells])
-    page = grid_html(ComparisonGrid(job, lambda result: None).build_parts(job.view(), "t"))
+    page = grid_html(ComparisonGrid(job.request, lambda result: None).build_parts(job.view(), "t"))
     assert page.count('class="sw-tile"') == 3 and "<img" not in page and "aspect-ratio:1/1" in page

@@ -142,11 +142,12 @@ def _draw_series(index: int, points: Sequence[Point], label: str, across: _Scale
 
 def _mark(index: int, x: float, y: float, title: str = "") -> str:
     shape = MARKS[index // len(COLORS) % len(MARKS)] if index >= len(COLORS) else MARKS[index % len(MARKS)]
-    corners = {
+    shapes: Mapping[str, Sequence[tuple[float, float]]] = {
         "square": [(-4, -4), (4, -4), (4, 4), (-4, 4)],
         "diamond": [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
         "triangle": [(0, -5.5), (5, 4), (-5, 4)],
-    }.get(shape)
+    }
+    corners = shapes.get(shape)
     title_html = f"<title>{escape(title)}</title>" if title else ""
     if corners is None:
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.4">{title_html}</circle>'

@@ -31,15 +31,15 @@ EMPTY = f'<div class="sw-cells-empty"><p class="sw-empty-title">{WORDS[1]}</p><p
 
 
 class ComparisonGrid:
-    """Draws one job; keeps each cell's encoded picture, so that only what changed is encoded anew.
+    """Draws one job with cells; keeps each cell's encoded picture, so that only what changed is encoded anew.
 
     Args:
-        job: of the task "compare".
+        request: says how many cells there are, their sizes and how they lie.
         address: result id to where its file is fetched, or None where it is gone.
     """
 
-    def __init__(self, job: Job, address: Callable[[str], str | None]):
-        self._job, self._address = job, address
+    def __init__(self, request: ComparisonRequest, address: Callable[[str], str | None]):
+        self._request, self._address = request, address
         self._encoded: dict[int, tuple[Any, str]] = {}
 
     def build_parts(self, view: View, prefix: str) -> Parts:
@@ -51,13 +51,13 @@ class ComparisonGrid:
         """
         if not view.cells:
             return {f"{prefix}-grid": {"html": EMPTY}}
-        best = _find_best(view.cells[: len(self._job.request.cells)])
+        best = _find_best(view.cells[: len(self._request.cells)])
         places = range(len(view.cells))
         tiles = {f"{prefix}-tile-{index}": self._build_tile(index, view, best) for index in places}
         return {f"{prefix}-grid": {"html": self._build_layout(prefix, len(view.cells))}, **tiles}
 
     def _build_layout(self, prefix: str, total: int) -> str:
-        request: ComparisonRequest = self._job.request
+        request = self._request
         count = len(request.cells)
         tiles = [
             f'<figure class="sw-cell" id="{prefix}-tile-{index}"{" data-reference" if index >= count else ""}></figure>'
@@ -67,7 +67,7 @@ class ComparisonGrid:
             return f'<div class="sw-cells" data-count="{count}">{"".join(tiles)}</div>'
         cells = "".join(tiles[:count])
         main = (
-            _build_axes(request, tiles[:count])
+            _build_axes(request.x, request.y, tiles[:count])
             if request.x
             else f'<div class="sw-cells" data-count="{count}">{cells}</div>'
         )
@@ -75,9 +75,9 @@ class ComparisonGrid:
         return main + (f'<div class="sw-cells sw-references" data-count="1">{references}</div>' if references else "")
 
     def _build_tile(self, index: int, view: View, best: dict[str, float]) -> dict[str, str]:
-        cell, reference = view.cells[index], index >= len(self._job.request.cells)
+        cell, reference = view.cells[index], index >= len(self._request.cells)
         state = _get_state(cell, view.status)
-        label = f'<p class="sw-cell-label">{escape(cell.label)}</p>' if self._job.request.x is None or reference else ""
+        label = f'<p class="sw-cell-label">{escape(cell.label)}</p>' if self._request.x is None or reference else ""
         share = 100 * len(cell.rows) / cell.num_steps if cell.num_steps else 100 if cell.images is not None else 0
         likeness = "" if reference else _format_likeness(cell, best)
         html = (
@@ -107,7 +107,7 @@ class ComparisonGrid:
         stamp = "final" if cell.images is not None else len(cell.frames)
         if stamp == 0:
             return ""
-        if stamp == "final" and view.status.final and not cell.results and index < len(self._job.request.cells):
+        if stamp == "final" and view.status.final and not cell.results and index < len(self._request.cells):
             stamp = "whole"  # the disk was full: this is the only place to take it from
         if index not in self._encoded or self._encoded[index][0] != stamp:
             pixels = cell.images[0] if cell.images is not None else cell.preview[0]
@@ -120,7 +120,7 @@ class ComparisonGrid:
         elif cell.frames:
             height, width = cell.preview.shape[1:3]
         else:
-            cells = self._job.request.cells
+            cells = self._request.cells
             request = cells[index].request if index < len(cells) else cells[0].request
             height, width = request.height or 1, request.width or 1
         divisor = math.gcd(height, width)
@@ -149,18 +149,14 @@ def _build_table_row(row: dict[str, Any]) -> str:
     return f'<tr><th scope="row">{escape(row["label"])}</th>{"".join(f"<td>{number}</td>" for number in numbers)}</tr>'
 
 
-def _build_axes(request: ComparisonRequest, tiles: Sequence[str]) -> str:
+def _build_axes(x: Axis, y: Axis | None, tiles: Sequence[str]) -> str:
     """Columns along x, rows down y, with their headers; wide grids scroll sideways in their own frame."""
-    columns = len(request.x.values)
-    heads = "".join(f'<div class="sw-axis">{_format_axis(request.x, value)}</div>' for value in request.x.values)
-    sides = (
-        [f'<div class="sw-axis sw-side">{_format_axis(request.y, value)}</div>' for value in request.y.values]
-        if request.y
-        else [""]
-    )
+    columns = len(x.values)
+    heads = "".join(f'<div class="sw-axis">{_format_axis(x, value)}</div>' for value in x.values)
+    sides = [f'<div class="sw-axis sw-side">{_format_axis(y, value)}</div>' for value in y.values] if y else [""]
     rows = "".join(side + "".join(tiles[i * columns : (i + 1) * columns]) for i, side in enumerate(sides))
-    corner = '<div class="sw-axis"></div>' if request.y else ""
-    lead = "minmax(64px, max-content) " if request.y else ""
+    corner = '<div class="sw-axis"></div>' if y else ""
+    lead = "minmax(64px, max-content) " if y else ""
     return (
         f'<div class="sw-scroll" tabindex="0" role="region" aria-label="Grid of {len(tiles)} cells">'
         f'<div class="sw-cells sw-grid" style="grid-template-columns:{lead}repeat({columns}, minmax(116px, 1fr))">'
@@ -199,11 +195,12 @@ def _format_numbers(cell: Cell, state: str) -> str:
 
 def _format_likeness(cell: Cell, best: dict[str, float]) -> str:
     uncached = _format_cost_of_cache(cell)
-    if cell.figures.get("psnr") is None:
+    psnr = cell.figures.get("psnr")
+    if psnr is None:
         return uncached
-    if math.isinf(cell.figures["psnr"]):
+    if math.isinf(psnr):
         return f'<p class="sw-likeness"><b>equal to the reference</b></p>{uncached}'
-    texts = {"psnr": f"PSNR {cell.figures['psnr']:.1f} dB"}
+    texts = {"psnr": f"PSNR {psnr:.1f} dB"}
     if cell.figures.get("ssim") is not None:
         texts["ssim"] = f"SSIM {cell.figures['ssim']:.3f}"
     tags = {name: "b" if cell.figures[name] == best.get(name) else "span" for name in texts}
@@ -234,9 +231,9 @@ def _note(cell: Cell) -> str:
 
 def _find_best(cells: Sequence[Cell]) -> dict[str, float]:
     """The largest of each figure, where at least two cells have it."""
-    best = {}
+    best: dict[str, float] = {}
     for name in ("psnr", "ssim"):
-        values = [cell.figures[name] for cell in cells if cell.figures.get(name) is not None]
+        values = [value for cell in cells if (value := cell.figures.get(name)) is not None]
         if len(values) > 1:
             best[name] = max(values)
     return best

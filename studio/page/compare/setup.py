@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,14 @@ PRESETS = (
     Preset("guidance", "Guidance 1 to 8", STEPS),
     Preset(GRID, "Steps × guidance", STEPS),
 )
+
+
+def _copy_row(place: int, rows: Rows) -> Rows:
+    return [*rows[: place + 1], *rows[place:]]
+
+
+def _remove_row(place: int, rows: Rows) -> Rows:
+    return [*rows[:place], *rows[place + 1 :]]
 
 
 class ComparisonSetup:
@@ -152,20 +161,19 @@ class ComparisonSetup:
             listen(lambda data: self._edit(data, change), **edit)
 
         for place in range(len(self.cells.groups)):
-            on(self.cells.copies[place].click, lambda rows, i=place: [*rows[: i + 1], *rows[i:]])
-            on(self.cells.removals[place].click, lambda rows, i=place: [*rows[:i], *rows[i + 1 :]])
+            on(self.cells.copies[place].click, functools.partial(_copy_row, place))
+            on(self.cells.removals[place].click, functools.partial(_remove_row, place))
         on(self.add.click, lambda rows: [*rows, rows[-1]])
         on(self.equal.input, list)
-        on(self.form.fields["model"].input, list)
+        on(self.form.model_field.input, list)
         panels = {self.cells_panel, self.grid_panel}
         self.mode.input(
             lambda data: self._switch_panels(data[self.mode]), inputs={self.mode}, outputs=in_order(panels), **PLUMBING
         )
         family_event = {**edit, "inputs": {*edit["inputs"], self.family}, "outputs": {*editor, self.family}}
         self.family.input(self._fill_family, **family_event)
-        self.form.fields["model"].input(
-            self._update_families, inputs={self.form.fields["model"]}, outputs={self.family}, **PLUMBING
-        )
+        model = self.form.model_field
+        model.input(self._update_families, inputs={model}, outputs=self.family, **PLUMBING)
         for button, preset in self.buttons.items():
             button.click(lambda data, preset=preset: self._apply_preset(data, preset.rows, preset.equal), **edit)
 

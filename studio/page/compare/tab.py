@@ -132,7 +132,7 @@ class CompareTab(RunningTab):
         return draft, self.setup.values(draft)
 
     def _build_renderer(self, job: Job) -> Callable[[View], Parts]:
-        grid = ComparisonGrid(job, self._find_address)
+        grid = ComparisonGrid(job.request, self._find_address)
 
         def render(view: View) -> Parts:
             finished = view.status.final and any(cell.images is not None for cell in view.cells)

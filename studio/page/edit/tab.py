@@ -114,7 +114,7 @@ class EditTab(RunningTab):
         )
 
     def _wire_methods(self) -> None:
-        edit_form, model = self.edit_form, self.form.fields["model"]
+        edit_form, model = self.edit_form, self.form.model_field
         edit, inversion = edit_form.edit, edit_form.inversion
         panels = {edit_form.inversion_panel, edit_form.mask_section, edit_form.reference_panel}
         goal = {edit_form.goal, edit_form.reason}
@@ -133,7 +133,7 @@ class EditTab(RunningTab):
         model.input(
             lambda data: edit_form.update_methods(data[model], edit.choice(data), inversion.choice(data)),
             inputs={model, *edit_form.method_inputs},
-            outputs={*edit.outputs, *inversion.outputs},
+            outputs=in_order([*edit.outputs, *inversion.outputs]),
             **PLUMBING,
         )
 

@@ -5,9 +5,12 @@ HTML of our own that live.py's stream changes in place, as in stage.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 import numpy as np
 
+from pipelines.core.errors import ModelError
 from pipelines.workflows.edit.canvas import canvas_of
 from studio.jobs.job import Cell, Job, View
 from studio.media.live_image import encode_picture_url, encode_png_url
@@ -80,8 +83,9 @@ class EditRenderer:
             parts |= show_only("slider") | self._build_finished(view)
         elif view.status.final and view.cells and view.cells[-1].results:  # an old job's pictures are in the store only
             download = self._download(view)
-            hero = {name: download[name] for name in ("file", "src") if name in download}
-            parts |= show_only("picture") | {"hero": hero, "download": download, "tools": {"hidden": None}}
+            hero: dict[str, Any] = {name: download[name] for name in ("file", "src") if name in download}
+            parts |= show_only("picture")
+            parts |= {"hero": hero, "download": download, "tools": {"hidden": None}}
             parts["figures"] = {"html": edit_figures(view)}
         elif view.status.final and any(cell.frames for cell in view.cells):  # stopped: what was reached
             reached = {"src": encode_png_url(_reached(view.cells)), "download": f"{self._job.id}-stopped.png"}
@@ -129,7 +133,10 @@ def _reached(cells: tuple[Cell, ...]) -> np.ndarray:
 
 def _find_pair(view: View, job: Job) -> tuple[np.ndarray, np.ndarray]:
     """The source as the model took it, and the edit."""
-    after = view.cells[-1].images[0]
+    images = view.cells[-1].images
+    if images is None:
+        raise ModelError("The edit has no finished picture to compare.")
+    after = images[0]
     left, top, right, bottom = job.request.build_edit().margins
     size = (after.shape[1] - left - right, after.shape[0] - top - bottom)
     before = canvas_of(job.request, size).source
@@ -162,8 +169,8 @@ def edit_figures(view: View) -> str:
             "–" if (evaluations := edit.get("evaluations")) is None else presentation.format_evaluations(evaluations),
         ),
     ]
-    if "prompt_probability" in edit:
-        pairs.append(("Shows the prompt", f"{100 * edit['prompt_probability']:.0f} %"))
+    if (probability := edit.get("prompt_probability")) is not None:
+        pairs.append(("Shows the prompt", f"{100 * probability:.0f} %"))
     if view.outcome.get("sees"):
         pairs.append(("Classifier sees", view.outcome["sees"]))
     notes = " ".join(dict.fromkeys(cell.note for cell in view.cells if cell.note))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 from gradio.context import Context
@@ -90,7 +91,7 @@ class ModelsTab:
     def _wire(self) -> None:
         filters = [self.family, self.kind, self.where]
         outputs = {self.cards, self.memory, self.loras, self.folder, self.timer}
-        self.tab.select(self._open, filters, outputs, **PLUMBING)
+        cast(gr.Tab, self.tab).select(self._open, filters, in_order(outputs), **PLUMBING)
         for control in filters:
             control.input(self._show, filters, in_order(outputs), **PLUMBING)
         self.timer.tick(self._tick, filters, in_order([self.cards, self.memory, self.timer]), **PLUMBING)
@@ -109,7 +110,7 @@ class ModelsTab:
     def _list_settings(self) -> dict[str, Setting]:
         families = dict.fromkeys(entry.family for entry in self.studio.models())
         choices = {"family": ["", *families], "kind": ["", *look.KINDS], "where": [key for _, key in WHERE]}
-        return {name: OneOf(name, lambda words=words: words) for name, words in choices.items()}
+        return {name: OneOf(name, functools.partial(list, words)) for name, words in choices.items()}
 
     # Handlers: each gives updates by component.
 

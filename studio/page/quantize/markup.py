@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from pipelines.quantizers import QUANTIZERS, Machine
+from pipelines.workflows.compare.request import ComparisonCell, ComparisonRequest
 from studio.jobs.job import Job, View
 from studio.media.live_image import encode_picture_url
 from studio.page.compare.grid import ComparisonGrid
@@ -60,9 +60,8 @@ class QuantizationView:
     """
 
     def __init__(self, job: Job, address: Callable[[str], str | None]):
-        cells = [SimpleNamespace(request=job.request.base)] * (1 + len(job.request.variants))
-        # The grid of a comparison draws any job with cells.
-        self._grid = ComparisonGrid(SimpleNamespace(request=SimpleNamespace(cells=cells, x=None, y=None)), address)
+        cells = (ComparisonCell({}, job.request.base, ""),) * (1 + len(job.request.variants))
+        self._grid = ComparisonGrid(ComparisonRequest(job.request.base, cells), address)
 
     def build_parts(self, view: View, prefix: str) -> Parts:
         """Build what the page shows now: "{prefix}-grid" with its tiles, "{prefix}-figures" and "{prefix}-game"."""

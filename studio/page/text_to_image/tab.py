@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from pipelines.core.errors import StepwiseError
 from studio.jobs.job import Job
@@ -165,7 +166,10 @@ class TextToImageTab(RunningTab):
             return {**receiver.updates(values), self.context.tabs: gr.Tabs(selected="compare")}
 
         self.send.click(
-            send, inputs=self.form.inputs, outputs=in_order([*receiver.outputs, self.context.tabs]), **PLUMBING
+            send,
+            inputs=set[Block](self.form.inputs),
+            outputs=in_order([*receiver.outputs, self.context.tabs]),
+            **PLUMBING,
         )
 
     # Handlers: each takes the data of its inputs and gives updates by component.

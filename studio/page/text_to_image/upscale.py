@@ -153,9 +153,11 @@ def _render(view: View, job: Job, studio: Studio) -> Parts:
 
 def _build_figures(view: View, job: Job) -> str:
     (cell,) = view.cells
+    if cell.images is None:
+        return ""
     sizes = [f"{width} × {height}" for width, height in (job.request.picture.size, cell.images.shape[2:0:-1])]
     pairs = [("Size", " → ".join(sizes)), ("Upscaler", job.request.upscaler)]
     if evaluations := cell.figures.get("evaluations"):
         pairs.append((presentation.EVALUATIONS, f"{evaluations:g}"))
-    pairs.append(("Time", presentation.format_duration(cell.figures["seconds"])))
+    pairs.append(("Time", presentation.format_duration(cell.figures["seconds"] or 0)))
     return markup.figures(pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 from gradio.components import Component
@@ -151,7 +151,7 @@ class VideoTab(RunningTab):
         model = self.form.fields["model"]
         planned = {model, self.clip.frames, self.clip.fps, self.form.fields["width"], self.form.fields["height"]}
         gr.on(
-            [component.change for component in planned] + [self.context.demo.load],
+            [cast(Any, component).change for component in planned] + [self.context.demo.load],
             self._plan,
             inputs=planned,
             outputs={self.plan},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 
@@ -17,6 +17,7 @@ from studio.ui.results_route import find_address
 
 if TYPE_CHECKING:
     from studio.backend import Studio
+    from studio.tasks.runs.animate import ClipFrame
 
 __all__ = ["ClipRenderer", "build_video_viewer"]
 
@@ -93,14 +94,14 @@ class ClipRenderer:
         if words[0] == "Decoding the picture":
             words[0] = "Decoding the frames"
         frames = self._job.request.frames
-        finished = view.cells[0].frames[-1].finished if view.cells and view.cells[0].frames else 0
+        finished = _get_clip_frame(view.cells[0]).finished if view.cells and view.cells[0].frames else 0
         if finished and not view.status.final:
             words.insert(1, f"{finished} of {frames} frames finished")
         return markup.progress(view.status, words, steps_done, total)
 
     @staticmethod
     def _build_working(cell: Cell) -> Parts:
-        frame = cell.frames[-1]
+        frame = _get_clip_frame(cell)
         picture = frame.denoised[len(frame.denoised) // 2]
         return {
             "hero": {"src": _encode_url(encode_jpeg(picture), "image/jpeg"), "hidden": None},
@@ -156,3 +157,8 @@ class ClipRenderer:
 
 def _encode_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _get_clip_frame(cell: Cell) -> ClipFrame:
+    """The latest step of a clip; the task "animate" adds no other frames."""
+    return cast("ClipFrame", cell.frames[-1])
