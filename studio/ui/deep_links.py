@@ -315,7 +315,7 @@ def _write_link(form: RequestForm | None, tab: str, tab_settings: TabSettings | 
 
 def _list_initial_fields(form: RequestForm, model: str) -> set[str]:
     """The fields with which a form begins otherwise than a Request does, once a model is chosen; "" for its first."""
-    data = {component: component.value for component in form.inputs}
+    data: Data = {component: component.value for component in form.inputs}
     for component, update in (form.updates({"model": model}) if model else {}).items():
         if component in data:
             is_update = isinstance(update, dict) and update.get("__type__") == "update"
