@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -16,14 +15,15 @@ from pipelines.core.errors import ModelError, ModelFileError, describe_overflow
 from pipelines.core.prediction import Conditioning
 from pipelines.families.base import Autoencoder, Family, PretrainedModule
 from pipelines.families.control_lora import ControlLora
+from pipelines.families.lora_sources import identify_lora, read_bundled_embeddings
 from pipelines.families.noise_schedules import discrete_schedule, has_edm_times, shifted_schedule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.families.tiny_decoders import decode_tiny
+from pipelines.families.vae_gradients import decode_in_dtype_of
 from pipelines.families.vae_memory import call_within_memory
-from pipelines.weights.embedding_files import bundled_embeddings, fits_width, read_bundled, read_embedding
+from pipelines.weights.embedding_files import fits_width, read_embedding
 from pipelines.weights.embeddings import applied_embeddings, named_embeddings
 from pipelines.weights.lora import applied_loras
-from pipelines.weights.part_identity import file_stamp
 from pipelines.weights.patching import in_dtype
 
 __all__ = ["LatentFamily", "discrete_schedule", "embed_scale", "has_edm_times", "shifted_schedule", "with_embeddings"]
@@ -143,7 +143,11 @@ class LatentFamily(Family):
         dtype = self._decoding_dtype
         rows = (latents.float() * std + mean).to(get_module_execution_device(self.vae), dtype)
         # The VAE itself keeps its dtype: what comes back through it is computed later, when it has its own again.
-        images = _decode_in(self.vae, rows) if dtype != self.vae.dtype else self.vae.decode(rows, return_dict=False)[0]
+        images = (
+            decode_in_dtype_of(self.vae, rows)
+            if dtype != self.vae.dtype
+            else self.vae.decode(rows, return_dict=False)[0]
+        )
         return images.float().cpu() / 2 + 0.5
 
     def _decode_rows(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -221,8 +225,8 @@ class LatentFamily(Family):
         before, embeddings = self.identity, self.embeddings
         with applied_loras(networks, choices, self.key):
             if before is not None and choices:
-                self.identity = (*before, ("loras", tuple(_identify_lora(*choice) for choice in choices)))
-            self.embeddings = embeddings | _read_bundled_embeddings(choices)
+                self.identity = (*before, ("loras", tuple(identify_lora(*choice) for choice in choices)))
+            self.embeddings = embeddings | read_bundled_embeddings(choices)
             try:
                 yield
             finally:
@@ -267,29 +271,6 @@ class LatentFamily(Family):
         return source if isinstance(source, Mapping) else read_embedding(getattr(source, "path", source))
 
 
-class _Decoder(torch.nn.Module):
-    """A VAE's decoding as a module's forward, which other weights can stand in for."""
-
-    def __init__(self, vae: Autoencoder):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        images: torch.Tensor = self.vae.decode(latents, return_dict=False)[0]
-        return images
-
-
-def _decode_in(vae: Autoencoder, latents: torch.Tensor) -> torch.Tensor:
-    """Decode by a copy of the weights in the latents' dtype."""
-    decoder = _Decoder(vae)
-    weights = {
-        name: tensor.detach().to(latents.dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in decoder.state_dict().items()
-    }
-    images: torch.Tensor = torch.func.functional_call(decoder, weights, (latents,))
-    return images
-
-
 def with_embeddings(encode: Callable[..., T]) -> Callable[..., T]:
     """Return an encoder of prompts that knows the embeddings which they name.
 
@@ -304,21 +285,6 @@ def with_embeddings(encode: Callable[..., T]) -> Callable[..., T]:
             return encode(self, first, *rest, **options)
 
     return encoded
-
-
-def _read_bundled_embeddings(choices: Sequence[tuple[Any, float]]) -> dict[str, Any]:
-    """The embeddings that LoRAs' files bring along."""
-    embeddings: dict[str, Any] = {}
-    for source, _ in choices:
-        embeddings |= (
-            bundled_embeddings(source, "The LoRA") if isinstance(source, Mapping) else read_bundled(Path(source))
-        )
-    return embeddings
-
-
-def _identify_lora(source: Any, weight: float) -> Hashable:
-    """Of a LoRA at its weight; tensors that came from no file are equal to nothing else."""
-    return (object() if isinstance(source, Mapping) else file_stamp(Path(source))), weight
 
 
 def _read_block_channels(config: Any) -> Sequence[int]:

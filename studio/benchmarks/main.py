@@ -46,7 +46,8 @@ def main() -> int:
 
 
 def _measure_starts(folder: Path, other: Path, rounds: int) -> list:
-    from studio.benchmarks.page import launch_chromium, measure_beside
+    from studio.benchmarks.page import launch_chromium
+    from studio.benchmarks.start import measure_beside
 
     with launch_chromium() as browser:
         return measure_beside(browser, folder, other, rounds)
@@ -57,7 +58,8 @@ def _measure_figures(folder: Path, settings: LaunchSettings, rounds: int) -> lis
     from pipelines.requests.limits import Limits
     from studio.backend import Studio, StudioSettings
     from studio.benchmarks.backend import measure_backend, measure_switching
-    from studio.benchmarks.page import launch_chromium, measure_page, measure_start
+    from studio.benchmarks.page import launch_chromium, measure_page
+    from studio.benchmarks.start import measure_start
     from studio.jobs.job import Job
     from studio.page.page import build_page, launch_options
     from studio.server.serve import run_server

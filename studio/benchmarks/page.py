@@ -9,12 +9,8 @@ import contextlib
 import math
 import os
 import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +27,8 @@ if TYPE_CHECKING:
     from pipelines.families.base import Family
     from studio.backend import Studio
 
-__all__ = ["launch_chromium", "measure_beside", "measure_page", "measure_start"]
+__all__ = ["UNTIL", "WATCH", "launch_chromium", "measure_page"]
 
-_ROOT = Path(__file__).resolve().parents[2]
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -45,16 +40,7 @@ _FLAGS = (
     "--disable-sync",
 )
 _LONG = 50
-_LOOKS = 10.0
-"""Seconds for which somebody looks at a page before the first click."""
-
-_OLD_FIRST_PREVIEW, _SHARE_OF_OLD = 7.8, 0.2
-"""Seconds from a click to the first preview before models were loaded in the background, and the share that may be."""
-
-_SHARE_OF_OLD_START = 0.7
-"""Of the time from command to page of that build."""
-
-_UNTIL = """selector => new Promise(resolve => {
+UNTIL = """selector => new Promise(resolve => {
     const look = () => { if (document.querySelector(selector)) { seen.disconnect(); resolve(); } };
     const seen = new MutationObserver(look);
     seen.observe(document, { subtree: true, childList: true, attributes: true });
@@ -62,7 +48,7 @@ _UNTIL = """selector => new Promise(resolve => {
 })"""
 """Waits without polling: Playwright's own waiting makes the browser draw 60 frames a second on the model's cores."""
 
-_WATCH = """() => { window.seen = []; window.clicked = 0;
+WATCH = """() => { window.seen = []; window.clicked = 0;
     document.addEventListener('click', event => {  // on the document, since the button is made anew for each run
         if (event.target.closest('#t2i-run')) { window.clicked = performance.now(); window.seen = []; } }, true);
     new MutationObserver(() => {
@@ -102,7 +88,7 @@ class _Visit:
         self.page.goto(url)
         self.page.wait_for_selector("#t2i-run")
         self.page.fill("#t2i-prompt textarea", PROMPT)
-        self.page.evaluate(_WATCH)
+        self.page.evaluate(WATCH)
 
     def steps(self, count: int) -> None:
         """Choose the number of steps."""
@@ -114,7 +100,7 @@ class _Visit:
     def generate(self) -> None:
         """Click, and wait until the picture is there."""
         self.start()
-        self.page.evaluate(_UNTIL, '#t2i-progress [data-status="done"]')
+        self.page.evaluate(UNTIL, '#t2i-progress [data-status="done"]')
         self.page.wait_for_selector("#t2i-run")
 
     def start(self) -> None:
@@ -213,126 +199,3 @@ def _measure_disk_writes(studio: Studio, visit: _Visit, temp: Path) -> Figure:
 
 def _count_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and ".sqlite" not in path.name)
-
-
-def measure_start(browser: Any, folder: Path) -> list[Figure]:
-    """Measure `python app.py` in processes of its own: from the command to the page, what the page loads, and from a
-    click to the first preview, of somebody who clicks at once and of somebody who looks at the page first."""
-    with _run_app(folder / "start") as (url, began):
-        page = browser.new_context().new_page()
-        loaded_bytes, hosts, shown_at = _measure_loads(page, url)
-        waits = {"looked at the page for a while": _time_click(page, _LOOKS), "its second click": _time_click(page, 1)}
-    with _run_app(folder / "start") as (url, _):
-        page = browser.new_context().new_page()
-        page.goto(url)
-        page.wait_for_selector("#t2i-run")
-        waits = {"clicked at once": _time_click(page, 0), **waits}
-    name = "fresh start, click to first preview"
-    bounds = {"looked at the page for a while": _SHARE_OF_OLD * _OLD_FIRST_PREVIEW}
-    return [
-        Figure("command to page", shown_at - began, "s", 10, "from `python app.py` to the Generate button in Chromium"),
-        Figure("page weight", float(loaded_bytes), "bytes", 1_000_000, "transferred by the first load"),
-        Figure("outside hosts", float(len(hosts - {"127.0.0.1"})), "hosts", 0, ", ".join(sorted(hosts))),
-        *(
-            Figure(f"{name}: {who}", seconds, "s", bounds.get(who), "the model that the page opens on")
-            for who, seconds in waits.items()
-        ),
-    ]
-
-
-def measure_beside(browser: Any, folder: Path, other: Path, rounds: int) -> list[Figure]:
-    """Measure starts of this checkout beside those of another one, in turn, as ratios.
-
-    Args:
-        browser: a Chromium.
-        folder: for their models, results and temporary files.
-        other: a checkout of another build.
-        rounds: pairs; one more warms up.
-    """
-    seen: dict[tuple[str, Path], list[float]] = {}
-
-    def start(root: Path) -> float:
-        own = folder / ("ours" if root == _ROOT else "theirs")  # an older build cannot read a newer one's index
-        with _run_app(own, root) as (url, began):
-            context = browser.new_context()
-            page = context.new_page()
-            page.set_default_timeout(120_000)
-            page.goto(url)
-            page.wait_for_selector("#t2i-run")
-            shown = time.perf_counter() - began
-            seen.setdefault(("click", root), []).append(_time_click(page, _LOOKS))
-            context.close()
-        return shown
-
-    ratio, ours, theirs = time_alternately(lambda: start(_ROOT), lambda: start(other), rounds)
-    clicks = [seen["click", root][1:] for root in (_ROOT, other)]
-    first = statistics.median(a / b for a, b in zip(*clicks, strict=True))
-    detail = f"{statistics.median(clicks[0]):.2f} s against {statistics.median(clicks[1]):.2f} s, after {_LOOKS:g} s"
-    return [
-        Figure(
-            "command to page ÷ that of the build beside",
-            ratio,
-            "×",
-            _SHARE_OF_OLD_START,
-            f"{ours:.1f} s against {theirs:.1f} s",
-        ),
-        Figure("fresh start, click to first preview ÷ the same", first, "×", _SHARE_OF_OLD, detail),
-    ]
-
-
-@contextlib.contextmanager
-def _run_app(folder: Path, root: Path = _ROOT) -> Iterator[tuple[str, float]]:
-    """`python app.py` on a free port: its address once it answers, and when the command was given."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folders = [part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(folder / name))]
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port), "--no-browser", *folders],
-        cwd=root,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_for(url, process)
-        yield url, began
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _time_click(page: Any, seconds: float) -> float:
-    """Seconds from a click on Generate to the first preview, so many seconds after the page stands; run to its end."""
-    page.wait_for_timeout(1000 * seconds)
-    page.evaluate(_WATCH)
-    page.click("#t2i-run")
-    page.wait_for_function("() => window.seen.length > 0")
-    page.evaluate(_UNTIL, '#t2i-progress [data-status="done"]')
-    return float(page.evaluate("() => (window.seen[0].at - window.clicked) / 1000"))
-
-
-def _wait_for(url: str, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        time.sleep(0.05)
-    raise StepwiseError("The app did not start. Run `python app.py` to see why.")
-
-
-def _measure_loads(page: Any, url: str) -> tuple[int, set[str], float]:
-    """Bytes and hosts of the first load and the first seconds after the page is ready; when it was."""
-    from urllib.parse import urlsplit
-
-    sizes, hosts = [0], set()
-    session = page.context.new_cdp_session(page)
-    session.send("Network.enable")
-    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
-    page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    page.goto(url)
-    page.wait_for_selector("#t2i-run")
-    shown_at = time.perf_counter()
-    page.wait_for_timeout(1500)
-    return int(sum(sizes)), {host for host in hosts if host}, shown_at
