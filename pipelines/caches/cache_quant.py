@@ -178,6 +178,19 @@ class CacheQuant(CutCache):
                 "Choose those, type steps of your own, or choose DeepCache."
             )
 
+    def require_steps(self, num_steps: int) -> None:
+        """Refuse typed steps that the run does not have.
+
+        Raises:
+            SettingsError: the first of them.
+        """
+        beyond = [step for step in self.starts if self.fit == TYPED and step >= num_steps]
+        if beyond:
+            raise SettingsError(
+                f"CacheQuant: starts has the step {beyond[0]}, and this run's {num_steps} steps are 0 to "
+                f"{num_steps - 1}. Leave it out, or take more steps."
+            )
+
     def is_whole(self, place: Place) -> bool:
         return not self.starts or place.step in self.starts
 

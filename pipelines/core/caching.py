@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from pipelines.core.prediction import Network
 from pipelines.core.schedule import Level
 
-__all__ = ["BranchMemory", "Cache", "CachedRow", "FittedCache", "Place"]
+__all__ = ["BranchMemory", "Cache", "CachedRow", "FittedCache", "Place", "SteppedCache"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,18 @@ class Cache(Protocol):
         it was afterwards."""
 
     def __hash__(self) -> int: ...
+
+
+@runtime_checkable
+class SteppedCache(Cache, Protocol):
+    """A cache that names steps of the run by their number."""
+
+    def require_steps(self, num_steps: int) -> None:
+        """Refuse a run of so many steps where a named one is not among them.
+
+        Raises:
+            SettingsError: which it is.
+        """
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import Method, Table
-from pipelines.core.types import Choice
+from pipelines.core.types import Choice, Traits
 from pipelines.quantizers.base import Quantizer, StorableQuantizer
 from pipelines.quantizers.bitsandbytes import BitsAndBytes, fits_bitsandbytes
 from pipelines.quantizers.calibrated import Calibrated, CalibratedQuantizer, CalibratedSettings
@@ -33,6 +33,7 @@ __all__ = [
     "Quantizer",
     "StorableQuantizer",
     "build_quantizer",
+    "require_fit",
     "require_runs",
     "this_machine",
 ]
@@ -235,6 +236,22 @@ def require_runs(choice: Choice, machine: Machine) -> Method:
     if reason := method.fit(machine):
         raise MethodFitError(f"{method.label} cannot run here: {reason}.")
     return method
+
+
+def require_fit(choice: Choice, traits: Traits | None) -> None:
+    """Refuse a method that is for other networks than a model's, as far as its traits tell.
+
+    Args:
+        choice: of the table.
+        traits: of the model; None where they are unknown, which is left to the quantizing.
+
+    Raises:
+        MethodFitError: it does not fit, and why.
+    """
+    method = QUANTIZERS[choice.key]
+    known = traits is not None and isinstance(method.make, type) and issubclass(method.make, Quantizer)
+    if traits is not None and known and (reason := method.make.refuses_model(traits)):
+        raise MethodFitError(f"{method.label} does not fit this model: {reason}.")
 
 
 def build_quantizer(choice: Choice, machine: Machine) -> Quantizer:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from pipelines.core.types import Traits
+
 __all__ = ["CONVOLUTIONS", "LINEAR", "Quantizer", "StorableQuantizer", "WeightedLayer"]
 
 LINEAR = (torch.nn.Linear,)
@@ -51,6 +53,11 @@ class Quantizer(abc.ABC):
 
     def export(self, network: torch.nn.Module, folder: Path) -> None:  # noqa: B027 - most have no format of their own
         """Write a quantized network into a folder as other programs read it, where the method has such a format."""
+
+    @staticmethod
+    def refuses_model(traits: Traits) -> str | None:
+        """Say why the method is not for a model's kind of network, before one is loaded; None if it is."""
+        return None
 
     def refuses(self, layer: WeightedLayer) -> str | None:
         """Say why a layer of the right class cannot be changed; None if it can."""

@@ -10,6 +10,7 @@ from pipelines.autoencoders import VAES, get_vae_name
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.controls import CONTROLS, IMAGE_PROMPTS
+from pipelines.core.caching import SteppedCache
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import MAX_PROMPT, METHODS, Request, Traits
@@ -134,6 +135,9 @@ def check_request(
         table.require(getattr(request, name))
     check_second_pass(request, limits)
     check_steering(request)
+    cache = CACHES.build(request.cache)
+    if isinstance(cache, SteppedCache):
+        cache.require_steps(request.num_inference_steps)
     search = SEARCHES.build(request.search)
     if search is not None:
         require_range("budget of the search", search.settings.budget, 1, limits.max_search_evaluations)

@@ -187,6 +187,9 @@ def test_a_cancel_stops_at_once_and_leaves_the_model_as_it_was(studio, when):
     assert len([cell for cell in view.cells if cell.results]) == (3 if when == "Measuring" else 0)
 
 
+FREE = {"key": "simulated"}
+
+
 @pytest.mark.parametrize(
     ("values", "error", "said"),
     [
@@ -202,6 +205,24 @@ def test_a_cancel_stops_at_once_and_leaves_the_model_as_it_was(studio, when):
         ({"bits": 8}, UnknownMethodError, "Unknown setting of a quantization 'bits'"),
         ({"base": 3}, SettingsError, "Give an object of settings"),
         ({"base": {**BASE, "batch_size": 2}}, SettingsError, "one picture a cell"),
+        (
+            {"variants": [FREE | {"weights": "fp4_e2m1", "rounding": "feedback"}]},
+            SettingsError,
+            "not fp4_e2m1 by channel",
+        ),
+        ({"variants": [FREE | {"weight_ranges": "tensor", "rounding": "feedback"}]}, SettingsError, "int8 by tensor"),
+        ({"variants": [FREE | {"smoothing": 1.5}]}, SettingsError, "smoothing is 1.5. Choose an exponent from 0 to 1"),
+        ({"variants": [FREE | {"smoothing": -0.5}]}, SettingsError, "smoothing is -0.5"),
+        (
+            {"base": {**BASE, "model": "emoji-128-flow"}, "variants": ["tfmq"]},
+            MethodFitError,
+            "TFMQ-DM .simulated. does not fit this model: it has no U-Net. Choose a U-Net like",
+        ),
+        (
+            {"base": {**BASE, "cache": {"key": "cachequant", "fit": "typed", "starts": "0, 2, 99"}}},
+            SettingsError,
+            "starts has the step 99, and this run's",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence_at_once(studio, values, error, said):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ACTIVATION_FORMATS, SCOPES, ActivationSpec
@@ -58,6 +59,28 @@ class SimulatedSettings:
         choices=("nearest", "feedback", "adaround", "blocks"),
     )
     iterations: int = setting(200, "Of learned rounding, for each layer or block.", low=1, high=20_000)
+
+    def __post_init__(self) -> None:
+        _require_possible(self)
+
+
+def _require_possible(chosen: SimulatedSettings) -> None:
+    """Refuse settings that contradict each other, where the form is checked.
+
+    Raises:
+        SettingsError: the first such.
+    """
+    smoothing = chosen.smoothing
+    if not 0 <= smoothing <= 1 and smoothing not in (-1, 2):
+        raise SettingsError(
+            f"Free choice: smoothing is {smoothing:g}. Choose an exponent from 0 to 1, -1 for none or 2 to search it."
+        )
+    is_integer = chosen.weights == "full" or chosen.weights.startswith("int")
+    if chosen.rounding == "feedback" and (not is_integer or chosen.weight_ranges == "tensor"):
+        raise SettingsError(
+            f"Free choice: error feedback rounds integers by channel or group, not {chosen.weights} by "
+            f"{chosen.weight_ranges}. Choose another rounding, number format or ranges."
+        )
 
 
 class Simulated(SimulatedQuantizer):

@@ -9,6 +9,7 @@ import torch
 
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import setting
+from pipelines.core.types import Traits
 from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.layers import LayerSpec
@@ -59,6 +60,13 @@ class Tfmq(SimulatedQuantizer):
 
     def __init__(self, settings: TfmqSettings = TfmqSettings()):
         self.settings = settings
+
+    @staticmethod
+    def refuses_model(traits: Traits) -> str | None:
+        if traits.backbone == "unet" and traits.family != "sdxl":
+            return None
+        why = "its embedding holds more than the time" if traits.backbone == "unet" else "it has no U-Net"
+        return f"{why}. Choose a U-Net like Stable Diffusion 1.5"
 
     def plan(self, given: Given) -> Plan:
         chosen = self.settings

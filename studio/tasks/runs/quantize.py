@@ -19,7 +19,7 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Step
 from pipelines.families.base import Family
 from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, quantized_entry, require_plain
-from pipelines.quantizers import StorableQuantizer, build_quantizer, this_machine
+from pipelines.quantizers import StorableQuantizer, build_quantizer, require_fit, this_machine
 from pipelines.quantizers.base import build_report
 from pipelines.quantizers.files import file_bytes
 from pipelines.quantizers.stored import stored_bytes
@@ -251,6 +251,9 @@ def parse(values: Mapping[str, object], context: TaskContext) -> QuantizationReq
     machine = this_machine(context.device)
     request = QuantizationRequest.parse(values, lambda plain: parse_request(plain, context), machine, context.limits)
     require_plain(context.catalog[request.base.model])
+    traits = context.traits(request.base.model)
+    for choice in request.variants:
+        require_fit(choice, traits)
     if request.keep:
         context.require_keeping()
     return request
