@@ -29,6 +29,7 @@ from studio.server.connections import limited_connections
 from studio.server.known import list_known
 from studio.server.mcp import PATH as MCP_PATH
 from studio.server.mcp import check_mcp, sign_agents_in
+from studio.server.page_document import shorten_page_document
 from studio.server.picture_cache import write_pictures_whole
 from studio.server.shared_config import share_session_config
 from studio.server.stopping import Stopping, let_streams_end
@@ -119,6 +120,7 @@ def run_server(
 
         app.router.routes.extend(health_routes(studio))
     share_session_config()
+    shorten_page_document()
     write_pictures_whole()
     demo.queue(max_size=settings.max_queue, api_open=False)
     _send_in_place(settings.outputs)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import gradio as gr
 import pytest
 
 from studio.safety.owner import LOGIN
 from studio.safety.page_cache import PageCache
+from studio.server.page_document import SERVER_ONLY, describe_for_browser
 from studio.server.shared_config import share_session_config
 
 
@@ -43,6 +45,39 @@ def test_a_shared_session_is_as_gradios_own_and_its_changes_are_its_own(state_cl
     with gr.Blocks() as other:
         gr.Textbox("b")
     assert len(state_class(other).config_values) != len(first.config_values)
+
+
+def test_the_browsers_configuration_is_gradios_own_but_for_what_the_server_alone_reads():
+    with gr.Blocks() as demo:
+        with gr.Row():
+            text, number = gr.Textbox("a", elem_id="one"), gr.Number(3)
+        gr.Textbox("a", elem_id="two")
+        text.change(lambda word: 4, text, number)
+    whole = json.loads(json.dumps(demo.get_config_file()))
+    shorter, fill = describe_for_browser(whole)
+    assert "layout: page.layout" in fill and "structuredClone(kinds[kind])" in fill
+    assert len(shorter["kinds"]) < len(shorter["components"])
+    # What the page's script makes of it.
+    components = [
+        {**shorter["kinds"][kind], "id": identity, "props": {**shorter["kinds"][kind]["props"], **own}}
+        for identity, kind, own in shorter["components"]
+    ]
+    page = shorter["page"][""]
+    parts = {"components": components, "dependencies": shorter["dependencies"]}
+    ids = {name: [one["id"] for one in part] for name, part in parts.items()}
+    filled = {**shorter, "components": components, "layout": page["layout"], "page": {"": page | ids}}
+    del filled["kinds"]
+    left_out = [{name: one[name] for name in one if name not in SERVER_ONLY} for one in whole["components"]]
+    assert filled == {**whole, "components": left_out} and any("api_info" in one for one in whole["components"])
+
+
+def test_a_configuration_of_several_pages_stays_as_it_is():
+    with gr.Blocks() as demo:
+        gr.Textbox("a")
+    with demo.route("Second"):
+        gr.Textbox("b")
+    whole = json.loads(json.dumps(demo.get_config_file()))
+    assert describe_for_browser(whole) == (whole, "")
 
 
 class App:
