@@ -24,6 +24,11 @@ def test_a_link_opens_its_tab_with_its_settings_and_runs_nothing(visit, app_url)
     notice.get_by_text("loaded from the link").wait_for()
     assert "elsewhere" in notice.inner_text() and "hune" in notice.inner_text()
     assert page.input_value("#cmp-steps input[type=number]") == "7"
+    # Where scrollbars take room, a fold that is wider inside than outside would show one.
+    folds = (
+        "() => [...document.querySelectorAll('.gr-accordion')].filter(one => one.scrollWidth > one.clientWidth).length"
+    )
+    assert page.evaluate(folds) == 0
     page.wait_for_timeout(1000)
     expect(page.locator("#tab-compare .sw-stop:visible")).to_have_count(0)  # nothing runs
 

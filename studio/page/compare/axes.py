@@ -15,7 +15,7 @@ from pipelines.workflows.compare.axis_values import TABLES
 from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING, build_elem_id
 
-__all__ = ["AxesForm", "build_first_axes", "suggest_values"]
+__all__ = ["AxesForm", "build_first_axes", "describe_values", "suggest_values"]
 
 NONE = ""
 _FIRST = {"x": "num_inference_steps", "y": "guidance.guidance_scale"}
@@ -38,6 +38,30 @@ _SUGGESTIONS = {
     "variation_strength": "0-0.6:0.2",
     "guidance.guidance_scale": "2, 4, 8",
 }
+
+_HINTS = {
+    "prompt_sr": "The first is looked for in the prompt; then each of the others takes its place.",
+    "prompt": "Prompts apart by |.",
+    "negative_prompt": "Prompts apart by |.",
+    "prompt_weighting": "Rules apart by |.",
+    "model": "Keys of models with commas, as the tab Models shows them.",
+    "sampler": "Keys or names with commas; all, or a family, such as all first order.",
+    "size": "Width x height with commas.",
+}
+_LIST_HINT, _NUMBERS_HINT = "With commas, or all.", "Lists and ranges: 4, 8, 10-30:10."
+
+
+def describe_values(field: str, most: int) -> str:
+    """Say how the values of an axis are written.
+
+    Args:
+        field: a name of `axis_names`; "" for no axis.
+        most: cells of a grid.
+    """
+    if field == NONE:
+        return " "
+    hint = _HINTS.get(field) or (_LIST_HINT if field in TABLES else _NUMBERS_HINT)
+    return f"{hint} At most {most} cells."
 
 
 def suggest_values(field: str) -> str:
@@ -82,7 +106,7 @@ class AxesForm:
     def __init__(self, prefix: str, max_cells: int):
         fields = [(label, name) for name, label in axis_names().items()]
         self.parts: dict[str, tuple[gr.Dropdown, gr.Textbox]] = {}
-        hint = f"Lists and ranges: 4, 8, 10-30:10. Prompts apart by |. All values: all. At most {max_cells} cells."
+        self.max_cells = max_cells
         self.first = build_first_axes()
         for name, label in (("x", "Columns"), ("y", "Rows")):
             field, text = self.first[name]
@@ -91,12 +115,17 @@ class AxesForm:
             values = gr.Textbox(
                 text,
                 label=f"Values of the {label.lower()}",
-                info=hint if name == "x" else None,
+                info=describe_values(field, max_cells),
                 max_lines=4,
                 max_length=8000,
                 elem_id=build_elem_id(prefix, name, "values"),
             )
-            dropdown.input(lambda field: suggest_values(field), inputs=dropdown, outputs=values, **PLUMBING)
+            dropdown.input(
+                lambda field: gr.update(value=suggest_values(field), info=describe_values(field, max_cells)),
+                inputs=dropdown,
+                outputs=values,
+                **PLUMBING,
+            )
             self.parts[name] = (dropdown, values)
 
     @property
@@ -117,8 +146,8 @@ class AxesForm:
 
     def updates(self, draft: Mapping[str, list[str]]) -> Data:
         """Map each component to the value that shows a draft."""
-        return {
-            component: value
-            for name, parts in self.parts.items()
-            for component, value in zip(parts, draft[name], strict=True)
-        }
+        updates: Data = {}
+        for name, (dropdown, values) in self.parts.items():
+            field, text = draft[name]
+            updates |= {dropdown: field, values: gr.update(value=text, info=describe_values(field, self.max_cells))}
+        return updates
