@@ -17,19 +17,24 @@ _SMALLEST_TILE = 32
 
 _TILE_SETTINGS = ("use_tiling", "tile_latent_min_size", "tile_sample_min_size", "tile_overlap_factor")
 
+_TINY_FACTOR = "spatial_scale_factor"
+"""Of an AutoencoderTiny: by how much its tiles grow, which diffusers has as 2 to the number of the picture's channels."""
+
 
 @contextlib.contextmanager
 def applied_tiling(vae: Any, side: int, scale: int) -> Iterator[None]:
     """Let a VAE of diffusers work in overlapping tiles while the context lasts.
 
     Args:
-        vae: an AutoencoderKL, whose tiles are squares.
+        vae: an AutoencoderKL or an AutoencoderTiny, whose tiles are squares.
         side: of a tile in latent pixels.
         scale: pixels to a latent pixel.
     """
-    before = {name: getattr(vae, name) for name in _TILE_SETTINGS}
+    before = {name: getattr(vae, name) for name in (*_TILE_SETTINGS, _TINY_FACTOR) if hasattr(vae, name)}
     try:
         vae.use_tiling, vae.tile_latent_min_size, vae.tile_sample_min_size = True, side, side * scale
+        if _TINY_FACTOR in before:
+            setattr(vae, _TINY_FACTOR, scale)
         yield
     finally:
         for name, value in before.items():

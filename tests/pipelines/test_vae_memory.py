@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 
 from pipelines.core.errors import ModelError
 from pipelines.core.loop import denoise
@@ -18,6 +19,17 @@ from tests.pipelines.tiny_models import tiny_sd
 @pytest.fixture
 def family():
     return family_of(tiny_sd().components)
+
+
+@pytest.fixture
+def tiny_family():
+    """With an AutoencoderTiny of three levels in the place of its VAE."""
+    pipe = tiny_sd()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        levels = {"encoder_block_out_channels": (8,) * 3, "decoder_block_out_channels": (8,) * 3}
+        vae = AutoencoderTiny(num_encoder_blocks=(1,) * 3, num_decoder_blocks=(1,) * 3, **levels).eval()
+    return family_of({**pipe.components, "vae": vae.requires_grad_(False)})
 
 
 def latents(side: int) -> torch.Tensor:
@@ -47,6 +59,15 @@ def test_a_decoding_that_runs_out_of_memory_decodes_in_tiles_and_says_so(family)
     # In the middle of a tile, away from blended edges, only the statistics of group norm differ.
     assert (tiled - whole).abs().mean() < 0.05
     assert not family.vae.use_tiling
+
+
+def test_a_tiny_autoencoder_decodes_in_tiles_whatever_its_factor(tiny_family):
+    whole = tiny_family.decode(latents(64))
+    asked = limit(tiny_family.vae, "decoder", 32 * 32)
+    tiled = tiny_family.decode(latents(64))
+    assert max(asked[1:]) <= 32 * 32 and tiled.shape == whole.shape == (1, 3, 256, 256)
+    assert (tiled - whole).abs().mean() < 0.01  # no group norm: they differ at the blended edges alone
+    assert tiny_family.vae.spatial_scale_factor == 8  # as diffusers has it
 
 
 def test_an_encoding_that_runs_out_of_memory_encodes_in_tiles(family):
