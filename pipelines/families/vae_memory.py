@@ -18,7 +18,7 @@ _SMALLEST_TILE = 32
 _TILE_SETTINGS = ("use_tiling", "tile_latent_min_size", "tile_sample_min_size", "tile_overlap_factor")
 
 _TINY_FACTOR = "spatial_scale_factor"
-"""Of an AutoencoderTiny: by how much its tiles grow, which diffusers has as 2 to the number of the picture's channels."""
+"""Of an AutoencoderTiny: by how much its tiles grow, which diffusers takes from the number of colors."""
 
 
 @contextlib.contextmanager
