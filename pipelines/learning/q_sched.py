@@ -114,7 +114,7 @@ def fit_q_sched(
             if problem.cancelled():
                 raise Cancelled
             index += 1
-            loss = tried[pair] = tried.get(pair, measure(pair))
+            loss = tried[pair] = tried[pair] if pair in tried else measure(pair)
             if loss < best_loss:
                 best, best_loss = pair, loss
                 held_out = problem.error(levels, problem.held_out, ScaledSteps(problem.sampler, *best))
