@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -14,13 +15,22 @@ from pipelines.quantizers.calibration import Calibration, NetworkCall
 from pipelines.quantizers.recipes import RECIPES
 from pipelines.quantizers.recipes.eda_dm import choose_typical, collect_features
 from pipelines.quantizers.recipes.floating_point import choose_format, list_formats
+from pipelines.quantizers.recipes.free import Simulated, SimulatedSettings
 from pipelines.quantizers.recipes.mixdq import MixDq
 from pipelines.quantizers.recipes.ptq4dm import draw_by_time
 from pipelines.quantizers.recipes.quest import Quest, QuestSettings, choose_worst
+from pipelines.quantizers.recipes.six_bit import (
+    SixBit,
+    SixBitSettings,
+    choose_volatile,
+    find_blocks,
+    measure_differences,
+)
 from pipelines.quantizers.recipes.sqnr import Sqnr, SqnrSettings, keep_noisiest
 from pipelines.quantizers.recipes.tfmq import Tfmq, TfmqSettings
 from pipelines.quantizers.recipes.vidit_q import ViditQ, ViditQSettings
 from pipelines.quantizers.simulated.activations import ActivationQuantizer, ActivationSpec
+from pipelines.quantizers.simulated.clock import Clock
 from pipelines.quantizers.simulated.formats import parse_format
 from pipelines.quantizers.simulated.integer_programme import choose_options
 from pipelines.quantizers.simulated.layers import SimulatedLayer
@@ -117,6 +127,45 @@ def test_ranges_by_interval_follow_what_the_layers_saw(model):
     for row, inputs in enumerate(seen):
         assert torch.allclose(half.low[row], inputs.min()) and torch.allclose(half.high[row], inputs.max())
     assert half.edges.tolist() == [300.0, 700.0]
+
+
+def test_blocks_that_change_much_keep_eight_bits(model):
+    network, calibration = model
+    blocks, times = find_blocks(network), [call.time for call in calibration.calls]
+    state, differences = state_of(network), measure_differences(network, blocks, calibration)
+    assert_unchanged(network, state)
+    assert differences.shape == (len(blocks), 3) and (differences > 0).all()
+    edges = torch.tensor([300.0, 700.0])
+    chosen = choose_volatile(differences, times, edges, 0.5)
+    # Calls are at 900, 500 and 100, intervals ascend.
+    kept, others = differences.flip(1)[chosen], differences.flip(1)[~chosen]
+    assert chosen.sum() == round(chosen.numel() / 2) and kept.min() >= others.max()
+    sixes = quantize_network(network, SixBit(SixBitSettings(weights="full")), "6Bit", calibration=calibration)
+    name = next(one for one in layers_of(sixes) if one.startswith(f"{blocks[0]}."))
+    spec = layers_of(sixes)[name].spec.activations
+    values = normal(3, 5, 32)
+    half = ActivationQuantizer(dataclasses.replace(spec, edges=(300.0,), forms=("fp4_e2m1", "int8")), -1)
+    half.clock = Clock()
+    half.clock.times = torch.tensor([100.0, 500.0, 100.0])
+    fours, eights = (
+        ActivationQuantizer(ActivationSpec(form, scope, group_size=16), -1)(values)
+        for form, scope in (("fp4_e2m1", "group"), ("int8", "token"))
+    )
+    assert torch.equal(half(values), torch.stack([fours[0], eights[1], fours[2]]))
+
+
+@pytest.mark.parametrize(("share", "blocks"), [(1.0, ("int8", "token")), (0.0, ("fp4_e2m1", "group"))])
+def test_all_eight_or_all_four_bits_are_what_the_free_choice_has(model, share, blocks):
+    network, calibration = model
+    chosen = quantize_network(network, SixBit(SixBitSettings(share, "full")), "6Bit", calibration=calibration)
+    settings = SimulatedSettings(weights="full", activations=blocks[0], activation_ranges=blocks[1], group_size=16)
+    free = quantize_network(network, Simulated(settings), "Free", calibration=calibration)
+    names = find_blocks(network)
+    for name, layer in layers_of(free).items():
+        if not any(name.startswith(f"{one}.") for one in names):
+            layer.halves[0] = ActivationQuantizer(ActivationSpec("int8", "token"), layer.channels)
+    with torch.no_grad():
+        assert torch.equal(call_network(chosen, 500.0), call_network(free, 500.0))
 
 
 def test_the_searched_format_is_the_one_of_the_least_error():

@@ -13,6 +13,7 @@ from pipelines.quantizers.recipes.mixdq import MixDq, MixDqSettings
 from pipelines.quantizers.recipes.ptq4dm import Ptq4dm, Ptq4dmSettings
 from pipelines.quantizers.recipes.q_diffusion import QDiffusion, QDiffusionSettings
 from pipelines.quantizers.recipes.quest import Quest, QuestSettings
+from pipelines.quantizers.recipes.six_bit import SixBit, SixBitSettings
 from pipelines.quantizers.recipes.sqnr import Sqnr, SqnrSettings
 from pipelines.quantizers.recipes.svdquant import SvdQuant, SvdQuantSettings
 from pipelines.quantizers.recipes.tfmq import Tfmq, TfmqSettings
@@ -152,6 +153,15 @@ RECIPES: list[Method[CalibratedQuantizer]] = [
         Fp4DitSettings,
         paper="Chen et al., FP4DiT, arXiv:2503.15465",
         help=f"W4A6 in floating point, with learned rounding; takes minutes. {_CLAIM}",
+        groups=("simulated",),
+    ),
+    Method(
+        "six_bit",
+        "6Bit-Diffusion (simulated)",
+        SixBit,
+        SixBitSettings,
+        paper="Su et al., 6Bit-Diffusion, arXiv:2603.18742",
+        help="Inputs in four bits of floating point, or in eight where a transformer block changes much. " + _CLAIM,
         groups=("simulated",),
     ),
 ]

@@ -31,6 +31,8 @@ class ActivationSpec:
         search: calibrate to the least error, and not to the extremes.
         channel_groups: with "static" or "interval", groups of channels that have a range each, channels of like
             extremes together.
+        edges, forms: with scope "switched", times between intervals, ascending, and the format in each of them, one
+            more: floating point by group, integers by token, both measured live.
     """
 
     form: str = "full"
@@ -39,6 +41,8 @@ class ActivationSpec:
     group_size: int = 64
     search: bool = False
     channel_groups: int = 1
+    edges: tuple[float, ...] = ()
+    forms: tuple[str, ...] = ()
 
     @property
     def is_calibrated(self) -> bool:
@@ -102,7 +106,7 @@ class ActivationQuantizer(torch.nn.Module):
     @property
     def needs_clock(self) -> bool:
         """Say whether the ranges depend on the time."""
-        return self.spec.is_calibrated and self.spec.scope == "interval"
+        return self.spec.scope == "switched" or (self.spec.is_calibrated and self.spec.scope == "interval")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.form is None:
@@ -111,7 +115,9 @@ class ActivationQuantizer(torch.nn.Module):
             self.observations.add(inputs, self._times(), self.channels)
             return inputs
         values = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
-        if self.spec.scope == "group":
+        if self.spec.scope == "switched":
+            rounded = self._round_switched(values)
+        elif self.spec.scope == "group":
             rounded = self._round_groups(values)
         else:
             rounded = round_to_range(values, self.form, *self._range(values))
@@ -133,12 +139,30 @@ class ActivationQuantizer(torch.nn.Module):
             raise ModelError("A layer's ranges were never calibrated. Quantize the model again.")
         rows = torch.zeros(1, dtype=torch.long, device=values.device)
         if self.needs_clock:
-            times = self._times().to(values.device)
-            rows = torch.bucketize(times, self.edges.to(values.device))
-            if len(rows) > 1 and len(values) % len(rows):
-                raise ModelError(f"A layer got {len(values)} rows in a call at {len(rows)} times. Run it alone.")
-            rows = rows if len(rows) == 1 else rows.repeat_interleave(len(values) // len(rows))
+            rows = self._find_intervals(values, self.edges)
         return self._spread(self.low[rows], values), self._spread(self.high[rows], values)
+
+    def _find_intervals(self, values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        """Find the interval of each row, (len(values),), or (1,) where all share one."""
+        rows = torch.bucketize(self._times().to(values.device), edges.to(values.device))
+        if len(rows) > 1 and len(values) % len(rows):
+            raise ModelError(f"A layer got {len(values)} rows in a call at {len(rows)} times. Run it alone.")
+        return rows if len(rows) == 1 else rows.repeat_interleave(len(values) // len(rows))
+
+    def _round_switched(self, values: torch.Tensor) -> torch.Tensor:
+        intervals = self._find_intervals(values, torch.tensor(self.spec.edges)).tolist()
+        forms = [self.spec.forms[one] for one in intervals]
+        parts = [self._round_live(values[start:stop], forms[start]) for start, stop in _list_runs(forms, len(values))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _round_live(self, values: torch.Tensor, name: str) -> torch.Tensor:
+        form = parse_format(name)
+        if form is None:
+            return values
+        if form.kind == "fp":
+            return self._round_groups(values, form)
+        ends = values.amin(self.channels, keepdim=True), values.amax(self.channels, keepdim=True)
+        return round_to_range(values, form, *ends)
 
     def _spread(self, ends: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Ends (rows, channel groups) so that they broadcast to the values."""
@@ -148,9 +172,9 @@ class ActivationQuantizer(torch.nn.Module):
         shape[self.channels] = ends.shape[1]
         return ends.reshape(shape)
 
-    def _round_groups(self, values: torch.Tensor) -> torch.Tensor:
+    def _round_groups(self, values: torch.Tensor, form: NumberFormat | None = None) -> torch.Tensor:
         """Each token's channels in groups of neighbors, the last one shorter where they do not divide."""
-        form = cast(NumberFormat, self.form)
+        form = form or cast(NumberFormat, self.form)
         parts = values.split(self.spec.group_size, self.channels)
         return torch.cat(
             [
@@ -159,3 +183,11 @@ class ActivationQuantizer(torch.nn.Module):
             ],
             self.channels,
         )
+
+
+def _list_runs(forms: list[str], count: int) -> list[tuple[int, int]]:
+    """Rows of one format that follow each other, as start and stop; all of them where there is one form for all."""
+    if len(forms) == 1:
+        return [(0, count)]
+    edges = [place for place in range(1, count) if forms[place] != forms[place - 1]]
+    return list(zip([0, *edges], [*edges, count], strict=True))

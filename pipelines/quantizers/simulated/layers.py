@@ -67,7 +67,9 @@ class LayerSpec:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LayerSpec:
         """Read what `to_json` returned."""
-        return cls(**{**values, "activations": ActivationSpec(**values["activations"])})
+        plain = values["activations"]
+        lists = {name: tuple(plain.get(name, ())) for name in ("edges", "forms")}
+        return cls(**{**values, "activations": ActivationSpec(**{**plain, **lists})})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
