@@ -17,7 +17,21 @@
     };
     new MutationObserver(show).observe(source, { subtree: true, childList: true, attributeFilter: ["src"] });
     show();
+    fit(root);
   }
+
+  /* Arrows are offered where the chosen edit takes them; else a drag draws a box. */
+  const readEdit = (tab) => document.querySelector(`#${tab} input[aria-label="Edit method"]`)?.value;
+  function fit(root) {
+    const takesArrows = ["Move or resize", "DragonDiffusion"].includes(readEdit(root.querySelector("[data-tab]").dataset.tab));
+    if (root.hasAttribute("data-arrows") === takesArrows) return;
+    root.toggleAttribute("data-arrows", takesArrows);
+    press(root, takesArrows ? "arrow" : "box");
+  }
+  function press(root, tool) {
+    for (const one of root.querySelectorAll("[aria-pressed]")) one.setAttribute("aria-pressed", String(one.dataset.tool === tool));
+  }
+  document.addEventListener("stepwise-form", () => { for (const root of document.querySelectorAll(".sw-pointing")) fit(root); });
 
   function tell(tab, words) {
     const box = document.querySelector(`#${tab}-gesture textarea, #${tab}-gesture input`);
@@ -28,7 +42,7 @@
   }
 
   const readTool = (root) => root.querySelector("[aria-pressed=true]")?.dataset.tool;
-  const isDragging = (tab) => document.querySelector(`#${tab} input[aria-label="Edit method"]`)?.value === "DragonDiffusion";
+  const isDragging = (tab) => readEdit(tab) === "DragonDiffusion";
 
   function add(svg, name, values) {
     const shape = document.createElementNS(svg.namespaceURI, name);
@@ -57,13 +71,14 @@
       tell(root.querySelector("[data-tab]").dataset.tab, "clear");
       return;
     }
-    for (const one of root.querySelectorAll("[aria-pressed]")) one.setAttribute("aria-pressed", String(one === button));
+    press(root, button.dataset.tool);
   });
 
   document.addEventListener("pointerdown", (event) => {
     const canvas = event.target.closest?.(".sw-pointing-canvas");
     if (!canvas || event.button || !canvas.querySelector("img[src]")) return;
     event.preventDefault();
+    fit(canvas.closest(".sw-pointing"));
     canvas.setPointerCapture(event.pointerId);
     const place = (at) => {
       const box = canvas.getBoundingClientRect(), within = (share) => Math.min(1, Math.max(0, share));

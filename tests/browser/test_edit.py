@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+expect = pytest.importorskip("playwright.sync_api").expect
+
 pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (1440, 900), (390, 844)
@@ -204,8 +206,12 @@ def test_several_pictures_are_edited_one_after_the_other(visit, pick, tmp_path):
 @pytest.mark.parametrize(("size", "dark"), [(DESKTOP, False), (PHONE, True)])
 def test_an_arrow_says_where_the_object_goes(tab, size, dark):
     page = tab(size, dark)
+    page.get_by_role("button", name="Mask: draw over").click()
+    pressed = page.locator(".sw-pointing [aria-pressed=true]")
+    expect(pressed).to_have_text("Box")  # the edit that stands here takes no arrow
     page.click("#edit-goal input")
     page.get_by_role("option", name="Move or resize an object").click()
+    expect(pressed).to_have_text("Arrow")
     canvas = page.locator(".sw-pointing-canvas")
     page.wait_for_selector(".sw-pointing-canvas img[src]")
     canvas.scroll_into_view_if_needed()

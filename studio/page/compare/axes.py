@@ -44,7 +44,7 @@ _HINTS = {
     "prompt": "Prompts apart by |.",
     "negative_prompt": "Prompts apart by |.",
     "prompt_weighting": "Rules apart by |.",
-    "model": "Keys of models with commas, as the tab Models shows them.",
+    "model": "Keys of models with commas, such as emoji-128.",
     "sampler": "Keys or names with commas; all, or a family, such as all first order.",
     "size": "Width x height with commas.",
 }

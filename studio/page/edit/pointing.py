@@ -25,11 +25,11 @@ _MOST_TEXT = 500
 
 _HTML = """<div class="sw-pointing" id="{0}-pointing">
 <div class="sw-pointing-tools" role="group" aria-label="What is drawn">
-<button type="button" data-tool="arrow" aria-pressed="true">Arrow</button>
-<button type="button" data-tool="box" aria-pressed="false">Box</button>
-<button type="button" data-tool="clear">Clear arrows</button></div>
-<p class="sw-hint">An arrow says where the masked object goes (Move or resize) or what is dragged where
-(DragonDiffusion). A box adds to the mask.</p>
+<button type="button" class="sw-arrows" data-tool="arrow" aria-pressed="false">Arrow</button>
+<button type="button" data-tool="box" aria-pressed="true">Box</button>
+<button type="button" class="sw-arrows" data-tool="clear">Clear arrows</button></div>
+<p class="sw-hint"><span class="sw-arrows">An arrow says where the masked object goes (Move or resize) or what is
+dragged where (DragonDiffusion). </span>A box adds to the mask.</p>
 <div class="sw-pointing-canvas" data-tab="{0}"><img alt="The source, to draw arrows and boxes on" draggable="false">
 <svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true"></svg></div></div>"""
 
