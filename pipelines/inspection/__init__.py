@@ -6,6 +6,7 @@ from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.inspection.autoencoder_trace import AutoencoderTrace
 from pipelines.inspection.base import Inspection, needs_word_by_word
 from pipelines.inspection.classifier import DiffusionClassifier, DiffusionClassifierSettings
+from pipelines.inspection.personalization import Personalization, PersonalizationSettings, fits_one_clip
 from pipelines.inspection.protection import Protection, ProtectionSettings
 from pipelines.inspection.seed_shift import SeedShift, SeedShiftSettings
 from pipelines.inspection.smoothness import Smoothness, SmoothnessSettings
@@ -62,6 +63,15 @@ INSPECTIONS: Table[Inspection] = Table(
             SmoothnessSettings,
             paper="Guo et al., Smooth Diffusion, arXiv:2312.04410",
             help="How evenly pictures change on the way from one seed to another.",
+        ),
+        Method(
+            "personalization",
+            "A new word, learned without gradients",
+            Personalization,
+            PersonalizationSettings,
+            fits_one_clip,
+            paper="Seo et al., ZOODiP, arXiv:2503.14868",
+            help="Learns a word for what the picture shows, by forward passes alone: also on quantized models.",
         ),
         Method(
             "protection",

@@ -36,6 +36,7 @@ class Finding:
         axes: of the curve.
         sentence: what it comes to, for the person.
         pictures: that the probe drew, (N, H, W, 3), uint8; None without.
+        words: new words to save, each with its vectors (n, width).
     """
 
     figures: Mapping[str, float]
@@ -44,6 +45,7 @@ class Finding:
     axes: tuple[str, str] = ("", "")
     sentence: str = ""
     pictures: np.ndarray | None = None
+    words: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["bundled_embeddings", "embedding_kind", "fits_width", "read_bundled", "read_embedding"]
+__all__ = ["bundled_embeddings", "embedding_kind", "fits_width", "read_bundled", "read_embedding", "write_embedding"]
 
 _WIDTHS = {768: ("sd", "sd1"), 1024: ("sd", "sd2"), 1280: ("sdxl", "sdxl")}
 _SHIPPED_WIDTHS = {192: ("sd", "emoji"), 256: ("sd", "emoji-128")}
@@ -68,6 +68,23 @@ def read_embedding(path: Path) -> dict[str, torch.Tensor]:
         raise ModelFileError(f"{path.name} is not an embedding. Choose a textual-inversion file in safetensors form.")
     with TensorReader(path, header) as reader:
         return _sort_by_part({name: reader.read(name) for name in header.tensors}, path.name)
+
+
+def write_embedding(vectors: torch.Tensor, path: Path) -> None:
+    """Write vectors (n, width) of a CLIP as AUTOMATIC1111 and kohya name them, whole or not at all.
+
+    Raises:
+        ModelFileError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"emb_params": vectors.detach().float().cpu().contiguous()}, part)
+        part.replace(path)
+    except OSError as error:
+        raise ModelFileError(f"{path.name} cannot be written ({error.strerror}). Make room, and try again.") from error
 
 
 def read_bundled(path: Path) -> dict[str, dict[str, torch.Tensor]]:

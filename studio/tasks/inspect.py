@@ -74,7 +74,7 @@ def _write_pictures(job: Job, out: Path) -> Iterator[Path]:
 
 
 class Inspect:
-    """Look at what a picture, a prompt and a model have to do with each other; nothing is stored."""
+    """Look at what a picture, a prompt and a model have to do with each other; a learned word alone is stored."""
 
     key = "inspect"
     command = InspectCommand()
@@ -83,8 +83,8 @@ class Inspect:
         "Look at what a picture, a prompt and a model have to do with each other; its outcome has figures, maps as "
         "rows of numbers, and the points of a curve.",
         '{"base": fields of a request, "inspection": "word_attention", "word_information", "classifier", '
-        '"autoencoder_trace", "seed_shift", "smoothness" or "protection" with its settings, "picture": the file of the '
-        "picture as base64 or as a data URL; without one the request's own is drawn}.",
+        '"autoencoder_trace", "seed_shift", "smoothness", "personalization" or "protection" with its settings, '
+        '"picture": the file of the picture as base64 or as a data URL; without one the request\'s own is drawn}.',
         (build_prompt_argument("what the picture shows."),),
         examples=(
             {"inspection": {"key": "word_attention", "draws": 1}, "picture": PICTURE},

@@ -14,11 +14,19 @@ from pipelines.core.types import Choice, Request, Traits
 from pipelines.families import family_of
 from pipelines.inspection import INSPECTIONS
 from pipelines.inspection.classifier import choose_least
+from pipelines.inspection.personalization import _read_word, find_start, replace_word
 from pipelines.inspection.protection import protect
 from pipelines.inspection.smoothness import istd
 from pipelines.inspection.word_attention import average_maps
 from pipelines.inspection.word_information import information, split
+from pipelines.inspection.zeroth_order import (
+    DescentSettings,
+    ZerothOrderAdam,
+    estimate_gradient,
+    list_noise_directions,
+)
 from pipelines.requests.text_to_image import resolve
+from pipelines.weights.embedding_files import read_embedding, write_embedding
 from pipelines.workflows.edit.request import Picture
 from pipelines.workflows.inspect import InspectRequest, run_inspection
 
@@ -31,6 +39,7 @@ QUICK = {
     "seed_shift": {"points": 3},
     "smoothness": {"points": 3},
     "protection": {"steps": 3},
+    "personalization": {"word": "my-fox", "start": "fox", "steps": 2, "directions": 1, "memory": 2},
 }
 
 
@@ -61,6 +70,7 @@ def test_an_inspection_repeats_itself_counts_what_it_ran_and_leaves_the_network_
     assert len(pieces) == INSPECTIONS[key].build(QUICK[key]).count_pieces()
     expected = {"word_attention": 2, "word_information": 12, "classifier": 4, "seed_shift": 12, "smoothness": 12}
     expected["protection"] = 6  # three edits of one guided step each
+    expected["personalization"] = 36  # 2 steps of 2, 3 checks of 8, 2 pictures of 4
     assert context.evaluations == expected.get(key, 0)
     for values in found.maps.values():
         assert values.shape == tuple(family.latent_shape(32, 32)[1:])
@@ -230,3 +240,57 @@ def test_a_prompt_or_model_that_does_not_fit_is_refused_with_the_reason(family):
         INSPECTIONS["word_attention"].require_fit(Traits("flux", "flow", "transformer", "embedded"))
     with pytest.raises(MethodFitError, match="its own pipeline"):
         INSPECTIONS["smoothness"].require_fit(Traits("stock", "epsilon", "pipeline"))
+
+
+def test_a_word_that_was_not_learned_is_the_one_it_began_as(family):
+    embeddings = family.embeddings
+    found, _ = inspect(family, "personalization", steps=0)
+    assert np.array_equal(*found.pictures) and "No step explained" in found.sentence and family.embeddings is embeddings
+    before, after = (found.figures[f"error with the {name}"] for name in ("word it began as", "new word"))
+    assert before == after and torch.equal(found.words["my-fox"], _read_word(family, "fox"))
+
+
+def test_a_learned_word_is_read_by_the_studio_and_by_diffusers(family, tmp_path):
+    found, _ = inspect(family, "personalization", steps=24, directions=4, learning_rate=0.3)
+    figures = found.figures
+    assert figures["error with the new word"] < figures["error with the word it began as"]
+    vectors, path = found.words["my-fox"], tmp_path / "my-fox.safetensors"
+    write_embedding(vectors, path)
+    assert torch.equal(read_embedding(path)["clip_l"], vectors) and list(tmp_path.iterdir()) == [path]
+    stock = tiny_models.tiny_sd()
+    stock.load_textual_inversion(path, token="my-fox")
+    table = stock.text_encoder.get_input_embeddings().weight
+    assert torch.equal(table[-len(vectors) :], vectors)
+    assert not inspect(family, "personalization", save=False)[0].words
+
+
+def test_a_word_is_put_into_its_place_or_refused():
+    assert find_start("A red fox", "") == "red" and find_start("a fox", " fox ") == "fox"
+    assert replace_word("a Fox on a foxglove, fox", "fox", "my-fox") == "a my-fox on a foxglove, fox"
+    with pytest.raises(PromptError, match="The prompt has no word 'cat'"):
+        replace_word("a fox", "cat", "my-cat")
+    for wrong in ({"word": "My fox"}, {"low": 0.9, "high": 0.5}):
+        with pytest.raises(SettingsError):
+            INSPECTIONS["personalization"].build(wrong)
+    with pytest.raises(MethodFitError, match="more than one text encoder"):
+        INSPECTIONS["personalization"].require_fit(Traits("sdxl", "epsilon", "unet"))
+
+
+def test_slopes_along_an_orthogonal_basis_give_the_gradient_and_noise_is_what_varied_least():
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(6, dtype=torch.float64, generator=generator)
+    directions = 6**0.5 * torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator)).Q
+    torch.testing.assert_close(estimate_gradient(directions, directions @ gradient), gradient, rtol=0, atol=1e-12)
+    basis = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator)).Q
+    scales = torch.tensor([3.0, 1.0, 0.01], dtype=torch.float64)
+    history = 5 + torch.linalg.qr(torch.randn(20, 3, dtype=torch.float64, generator=generator)).Q * scales @ basis[:3]
+    noise = list_noise_directions(history, 1e-3)
+    assert noise.shape == (4, 6) and torch.allclose(noise @ noise.T, torch.eye(4, dtype=torch.float64))
+    # The columns are centered, which moves them a little: what is kept is the plane in which they vary.
+    assert (noise @ basis[:2].T).abs().max() < 0.02 and len(list_noise_directions(history, 0.0)) == 3
+    for memory, share in ((0, 0.2), (10, 0.5)):
+        adam = ZerothOrderAdam(torch.ones(6, dtype=torch.float64), DescentSettings(0.05, memory))
+        for _ in range(200):
+            drawn = torch.randn(4, 6, dtype=torch.float64, generator=generator)
+            adam.step(drawn, [float(2 * one @ adam.vector) for one in drawn])
+        assert adam.vector.norm() < share * 6**0.5

@@ -61,6 +61,20 @@ def test_a_probe_shows_its_pictures_and_its_curve(studio):
     assert "Shift of the noise" in html
 
 
+def test_a_learned_word_is_saved_and_a_prompt_of_the_loaded_model_reads_it(studio):
+    inspection = {"key": "personalization", "word": "my-fox", "start": "fox", "steps": 1}
+    base, file = {**FOX, "num_inference_steps": 1}, studio.catalog.folder / "embeddings" / "my-fox.safetensors"
+    try:
+        view = ended(studio.submit("inspect", {"base": base, "inspection": inspection}))
+        assert view.status is JobStatus.DONE, view.message
+        assert file.is_file() and view.cells[0].images.shape == (2, 64, 64, 3) and len(view.outcome["curve"]) == 2
+        prompt = "a my-fox on a blue background"
+        drawn = ended(studio.submit("text_to_image", {**base, "prompt": prompt}))
+        assert np.array_equal(drawn.cells[0].images[0], view.cells[0].images[1])
+    finally:
+        file.unlink(missing_ok=True)
+
+
 def test_the_command_writes_what_was_found(studio, tmp_path):
     import argparse
 
@@ -89,6 +103,11 @@ def test_the_command_writes_what_was_found(studio, tmp_path):
         ({"base": {**FOX, "prompt": ""}}, "prompt"),
         ({"base": {**FOX, "batch_size": 2}}, "one picture"),
         ({"base": FOX, "words": "fox"}, "inspection"),
+        ({"base": FOX, "inspection": {"key": "personalization", "start": "cat"}}, "The prompt has no word 'cat'"),
+        (
+            {"base": FOX, "inspection": {"key": "personalization", "word": "emoji-mint"}},
+            "There is an embedding 'emoji-mint' already",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence_before_it_queues(studio, values, sentence):

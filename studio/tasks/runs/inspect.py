@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.core.errors import MethodFitError
+from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.families.base import Family
 from pipelines.inspection import INSPECTIONS
 from pipelines.inspection.base import Finding
+from pipelines.inspection.personalization import Personalization, find_start, replace_word
 from pipelines.requests.text_to_image import resolve
+from pipelines.weights.embedding_files import write_embedding
 from pipelines.workflows.inspect import InspectRequest, run_inspection
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.tasks.pictures import read_picture
@@ -31,7 +33,21 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> InspectRequest:
     """Read untrusted values: see `Task.parse`."""
     request = InspectRequest.parse(values, lambda plain: parse_request(plain, context), read_picture)
     request.check(context.traits(request.base.model))
+    inspection = request.build()
+    if isinstance(inspection, Personalization):
+        _require_savable(inspection, request.base.prompt, context)
     return request
+
+
+def _require_savable(inspection: Personalization, prompt: str, context: TaskContext) -> None:
+    """Refuse a word that the prompt has no place for, or that is there already."""
+    chosen = inspection.settings
+    replace_word(prompt, find_start(prompt, chosen.start), chosen.word)
+    if not chosen.save:
+        return
+    context.require_keeping()
+    if any(one.key.lower() == chosen.word for one in context.catalog.embeddings()):
+        raise SettingsError(f"There is an embedding {chosen.word!r} already. Give the new word another name.")
 
 
 def run(request: InspectRequest, job: Job, context: TaskContext) -> None:
@@ -53,6 +69,8 @@ def run(request: InspectRequest, job: Job, context: TaskContext) -> None:
                 job.update_cell(0, figures={"pieces": float(min(pieces[0], total)), "of": float(total)})
 
             found, looked = run_inspection(request, resolved, family, job.cancelled, advance)
+    for word, vectors in found.words.items():
+        write_embedding(vectors, context.catalog.folder / "embeddings" / f"{word}.safetensors")
     pictures = found.pictures if found.pictures is not None else np.asarray(looked.picture)[None]
     released = context.release_pictures(pictures, request.base.model, job)
     figures = {"evaluations": looked.evaluations, "seconds": time.monotonic() - start}
