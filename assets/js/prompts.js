@@ -55,5 +55,12 @@
     if (stop) for (const root of Object.keys(several)) if (stop.closest(`#${root}`)) delete several[root];
   }, true);
 
-  window.stepwise = { ...window.stepwise, again, runSeveral };
+  /* A button in a section that has just been opened: pressed once it is on the page, which its section then shows. */
+  function press(id, root, tries = 40) {
+    const button = document.getElementById(id);
+    if (button) { button.click(); document.getElementById(root)?.scrollIntoView({ behavior: "smooth", block: "nearest" }); }
+    else if (tries) setTimeout(() => press(id, root, tries - 1), 50);
+  }
+
+  window.stepwise = { ...window.stepwise, again, runSeveral, press };
 })();

@@ -85,6 +85,7 @@ KINDS: Mapping[str, str] = {
     "compare": "Compare",
     "comparison": "Comparison sheet",
     "edit": "Edit",
+    "compare_edits": "Compared edits",
     "video": "Video",
     "animate": "Video",
     "upscale": "Upscaled",

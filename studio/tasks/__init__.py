@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from studio.tasks.animate import Animate
 from studio.tasks.base import Task
 from studio.tasks.compare import Compare
+from studio.tasks.compare_edits import CompareEdits
 from studio.tasks.convergence import Convergence
 from studio.tasks.edit import Edit
 from studio.tasks.inspect import Inspect
@@ -25,6 +26,7 @@ TASKS: Mapping[str, Task] = {
         TextToImage(),
         Compare(),
         Edit(),
+        CompareEdits(),
         Upscale(),
         Animate(),
         Quantize(),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from studio.jobs.job import Job
     from studio.tasks.context import TaskContext
 
-__all__ = ["Edit"]
+__all__ = ["Edit", "EditCommand"]
 
 _EXAMPLE = {"source_prompt": "a fox on a blue background", "inversion": "direct", "fit": "crop"}
 
@@ -36,6 +36,13 @@ class EditCommand(Command):
             "--reference", type=Path, metavar="FILE", help="a picture whose style an edit takes over that takes one"
         )
         parser.add_argument("--source-prompt", default="", help="what the source shows")
+        self.add_methods(parser)
+        parser.add_argument(
+            "--fit", choices=("crop", "resize"), default="crop", help="for a picture of other proportions"
+        )
+
+    def add_methods(self, parser: argparse.ArgumentParser) -> None:
+        """Add the flags of the methods."""
         parser.add_argument(
             "--edit",
             default="image_to_image",
@@ -43,14 +50,15 @@ class EditCommand(Command):
             help="e.g. inpaint, or replace,cross_until=0.4",
         )
         parser.add_argument("--inversion", default="direct", metavar="KEY[,SETTING=VALUE...]", help="e.g. edict,p=0.93")
-        parser.add_argument(
-            "--fit", choices=("crop", "resize"), default="crop", help="for a picture of other proportions"
-        )
+
+    def read_methods(self, flags: argparse.Namespace) -> dict[str, Any]:
+        """Return the methods' part of the task's values."""
+        return {name: parse_choice(getattr(flags, name)) for name in ("edit", "inversion")}
 
     def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
         names = ("picture", "mask", "reference")
         files = {name: path.read_bytes() for name in names if (path := getattr(flags, name)) is not None}
-        methods = {name: parse_choice(getattr(flags, name)) for name in ("edit", "inversion")}
+        methods = self.read_methods(flags)
         return {"base": dict(base), **files, **methods, "source_prompt": flags.source_prompt, "fit": flags.fit}
 
     def write(self, job: Job, flags: argparse.Namespace, context: TaskContext) -> Iterator[Path]:

@@ -36,10 +36,16 @@ class ComparisonGrid:
     Args:
         request: says how many cells there are, their sizes and how they lie.
         address: result id to where its file is fetched, or None where it is gone.
+        describe: what else is said of a finished cell, as HTML.
     """
 
-    def __init__(self, request: ComparisonRequest, address: Callable[[str], str | None]):
-        self._request, self._address = request, address
+    def __init__(
+        self,
+        request: ComparisonRequest,
+        address: Callable[[str], str | None],
+        describe: Callable[[Cell], str] = lambda cell: "",
+    ):
+        self._request, self._address, self._describe = request, address, describe
         self._encoded: dict[int, tuple[Any, str]] = {}
 
     def build_parts(self, view: View, prefix: str) -> Parts:
@@ -79,7 +85,7 @@ class ComparisonGrid:
         state = _get_state(cell, view.status)
         label = f'<p class="sw-cell-label">{escape(cell.label)}</p>' if self._request.x is None or reference else ""
         share = 100 * len(cell.rows) / cell.num_steps if cell.num_steps else 100 if cell.images is not None else 0
-        likeness = "" if reference else _format_likeness(cell, best)
+        likeness = "" if reference else _format_likeness(cell, best) + self._describe(cell)
         html = (
             f"{self._build_picture(index, view, state)}{'' if reference else _format_badge(cell, best)}"
             f'<div class="sw-bar" aria-hidden="true"><i style="width:{share:.0f}%"></i></div>'

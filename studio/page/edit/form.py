@@ -199,8 +199,12 @@ class EditForm:
         """Return what the browser remembers: all but the pictures."""
         return {"form": self.base.draft(data), **self.read_linked(data)}
 
-    def read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
+    def read(self, data: Data, gives_reference: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the draft, and the values as the task takes them, with picture and mask.
+
+        Args:
+            data: of the inputs.
+            gives_reference: whether the reference goes along though the chosen edit takes none.
 
         Raises:
             StepwiseError: a field or a picture cannot be read.
@@ -208,8 +212,8 @@ class EditForm:
         draft = self.draft(data)
         picture = open_picture(data[self.picture]) if data[self.picture] else None
         mask = mask_on(data[self.mask], picture.size) if picture else None
-        takes = data[self.reference] and EDITS[data[self.edit.method]].build().takes_reference
-        reference = open_picture(data[self.reference]) if takes else None
+        takes = gives_reference or EDITS[data[self.edit.method]].build().takes_reference
+        reference = open_picture(data[self.reference]) if takes and data[self.reference] else None
         base = {**self.base.request(draft["form"]), "batch_size": 1}
         pictures = {"picture": picture, "mask": mask, "reference": reference}
         return draft, {**self.read_linked(data), **pictures, "base": base}

@@ -10,6 +10,7 @@ import gradio as gr
 from pipelines.core.errors import SettingsError, StepwiseError
 from studio.jobs.job import Job
 from studio.media.pictures import open_picture
+from studio.page.edit.every_way import EveryWayPanel
 from studio.page.edit.examples import EXAMPLES
 from studio.page.edit.form import EditForm
 from studio.page.edit.mask_editor import build_board
@@ -58,10 +59,12 @@ class EditTab(RunningTab):
                 self.edit_form.lay_out_source()
                 self.run = gr.Button("Edit", variant="primary", elem_id="edit-run", elem_classes="sw-run")
                 self.stop = gr.Button("Stop", variant="stop", elem_id="edit-stop", elem_classes="sw-stop")
+                self.every_way = gr.Button("Compare methods", size="sm", min_width=0, elem_id="edit-every-way")
             with gr.Column(elem_classes="sw-edited", min_width=0):
                 self.notice = gr.HTML(elem_id="edit-notice", elem_classes="sw-notices")
                 self.edit_form.lay_out_mask()
                 build_edit_viewer(KEY, self.root, EXAMPLES[0])
+                self.ways = EveryWayPanel(studio, context, self.edit_form)
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self.edit_form.lay_out_settings()
                 self.several = SeveralPictures()
@@ -95,6 +98,7 @@ class EditTab(RunningTab):
             **PLUMBING,
         )
         self._wire_methods()
+        self.ways.wire(self.every_way)
         self.several.wire(edit_form, self.notice, self.root)
         edit_form.pointing.wire(edit_form, self.notice)
         crop = {"fn": edit_form.show_crop, "inputs": edit_form.crop_inputs, "outputs": {edit_form.crop}}
