@@ -6,6 +6,7 @@ from pipelines.core.registry import Method, NoSettings, Table
 from pipelines.core.types import Traits
 from pipelines.edits.base import Edit
 from pipelines.edits.dragon import Dragon, DragonSettings
+from pipelines.edits.dream_sampler import DreamSampler, DreamSamplerSettings
 from pipelines.edits.flow_chef import (
     FlowChef,
     FlowChefRestore,
@@ -40,6 +41,7 @@ from pipelines.edits.resample import ReSample, ReSampleSettings, fits_resample
 from pipelines.edits.semantic import Semantic, SemanticSettings, fits_semantic
 from pipelines.edits.style_aligned import StyleAligned, StyleAlignedSettings
 from pipelines.edits.style_tracking import StyleTracking, StyleTrackingSettings
+from pipelines.edits.time_concept import TimeConcept, TimeConceptSettings, fits_time
 
 __all__ = ["EDITS"]
 
@@ -161,6 +163,24 @@ EDITS: Table[Edit] = Table(
             fit=fits_prompt_to_prompt,
             paper="Tumanyan et al., Plug-and-Play, arXiv:2211.12572",
             help="The edit has the source's features inside the network: layout stays, looks follow the prompt.",
+        ),
+        Method(
+            "dream_sampler",
+            "DreamSampler",
+            DreamSampler,
+            DreamSamplerSettings,
+            fit=fits_semantic,
+            paper="Kim et al., DreamSampler, arXiv:2403.11415",
+            help="Follows the picture's own path down, drawn toward your prompt a little at each step: a gentle edit.",
+        ),
+        Method(
+            "time",
+            "TIME: another assumption",
+            TimeConcept,
+            TimeConceptSettings,
+            fit=fits_time,
+            paper="Orgad et al., TIME, arXiv:2303.08084",
+            help="Draws your prompt as if the model assumed something else, roses to be blue; for this picture only.",
         ),
         Method(
             "style_tracking",

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.prediction import Conditioning
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level
 from pipelines.edits.placing import Placing
@@ -47,6 +48,8 @@ class EditContext:
         noise: (1, C, h, w), the run's initial noise.
         mask: (1, 1, h, w) bool, true where the picture may change; None without a mask.
         pictures: the canvas as pixels, and the way between pixels and latents.
+        read_words: a text to its words; raises PromptError where the model has no tokenizer for it.
+        encode: a text to what the network takes of it, one row.
         weights: (1, 1, h, w), how much it may change there, 0 to 1; None without a mask.
         source, target: the prompts' words; called only by edits that need them.
         guided: whether each row is evaluated with the negative prompt too, in the same batch.
@@ -63,6 +66,8 @@ class EditContext:
     target: Callable[[], Words]
     guided: bool
     pictures: EditPictures
+    read_words: Callable[[str], Words]
+    encode: Callable[[str], Conditioning]
     weights: torch.Tensor | None = None
     moved: tuple[torch.Tensor, torch.Tensor] | None = None
     asked: AskedRows | None = None
@@ -105,6 +110,8 @@ class Edit(Protocol):
         takes_reference: whether it needs a reference picture, whose inversion is then the edit's, in the place of the
             source's; the edit's row starts from the noised source.
         reference_prompt: what the reference shows.
+        inverts_wordless: whether the picture is inverted with an empty prompt, whatever its source prompt.
+        inversions: keys of the inversions that it goes with; empty where it goes with all.
         pastes: whether the object's pixels are put there before the model draws what it leaves.
     """
 
@@ -124,9 +131,25 @@ class Edit(Protocol):
     looks_at_prompt_alone: ClassVar[bool]
     takes_reference: ClassVar[bool]
     reference_prompt: str
+    inverts_wordless: ClassVar[bool]
+    inversions: ClassVar[tuple[str, ...]]
 
     @property
     def texts(self) -> Mapping[str, str]: ...
+
+    def require_settings(self) -> None:
+        """Refuse settings with which there is nothing to do.
+
+        Raises:
+            PromptError: what is missing, and what to write.
+        """
+
+    def require_prompts(self, source: str, target: str) -> None:
+        """Refuse prompts that can be told not to fit the method by their words alone, without a model.
+
+        Raises:
+            PromptError: what does not fit, and what to do.
+        """
 
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
         """Return the latents that a run without an inversion starts from.
@@ -169,6 +192,8 @@ class UnpatchedEdit:
     looks_at_prompt_alone: ClassVar[bool] = False
     takes_reference: ClassVar[bool] = False
     reference_prompt: str = ""
+    inverts_wordless: ClassVar[bool] = False
+    inversions: ClassVar[tuple[str, ...]] = ()
 
     @property
     def texts(self) -> Mapping[str, str]:
@@ -177,6 +202,12 @@ class UnpatchedEdit:
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
         noised = level.alpha * image_latents + level.sigma * noise
         return noised.repeat(2, 1, 1, 1) if self.paired else noised
+
+    def require_settings(self) -> None:
+        pass
+
+    def require_prompts(self, source: str, target: str) -> None:
+        pass
 
     def needs_source(self) -> bool:
         return False

@@ -17,7 +17,15 @@ from pipelines.core.types import Traits
 from pipelines.edits.attention import is_optimized_alone, opened_attention
 from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend, WordMaps
-from pipelines.edits.words import Words, align, equalizer, phrases, replacement
+from pipelines.edits.words import (
+    Words,
+    align,
+    equalizer,
+    phrases,
+    replacement,
+    require_equal_counts,
+    split_words,
+)
 from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.inversions.unasked import AskedRows
 
@@ -160,6 +168,21 @@ class PromptToPrompt(UnpatchedEdit):
     def needs_source(self) -> bool:
         return True
 
+    def require_prompts(self, source: str, target: str) -> None:
+        self.require_words(split_words(source), split_words(target))
+
+    def require_words(self, source: Words, target: Words) -> None:
+        """Refuse words that do not fit the method.
+
+        Raises:
+            PromptError: what does not fit, and what to do.
+        """
+        for phrase in phrases(self.settings.blend):
+            if not source.find(phrase) and not target.find(phrase):
+                raise PromptError(
+                    f"Neither prompt has {phrase[:60]!r}, which the local blend names. Choose words of the prompts."
+                )
+
     def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
         """Build the method's own change of the cross maps, its tensors on the device and in the dtype of `like`."""
         raise NotImplementedError
@@ -167,6 +190,7 @@ class PromptToPrompt(UnpatchedEdit):
     @contextlib.contextmanager
     def applied(self, context: EditContext) -> Iterator[Sampler]:
         source, target, settings = context.source(), context.target(), self.settings
+        self.require_words(source, target)
         parameter = next(context.network.parameters())
         words = _build_word_maps(settings.blend, source, target, context.image_latents)
         controller = SharedMaps(
@@ -188,11 +212,6 @@ def _build_word_maps(blend: str, source: Words, target: Words, latents: torch.Te
     blend_phrases = phrases(blend)
     if not blend_phrases:
         return None
-    for phrase in blend_phrases:
-        if not source.find(phrase) and not target.find(phrase):
-            raise PromptError(
-                f"Neither prompt has {phrase[:60]!r}, which the local blend names. Choose words of the prompts."
-            )
     first, second = (
         tuple(place for phrase in blend_phrases for place in words.find(phrase)) for words in (source, target)
     )
@@ -204,6 +223,10 @@ class Replace(PromptToPrompt):
 
     def __init__(self, settings: ReplaceSettings = ReplaceSettings()):
         super().__init__(settings)
+
+    def require_words(self, source: Words, target: Words) -> None:
+        super().require_words(source, target)
+        require_equal_counts(source, target)
 
     def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
         matrix = replacement(source, target).to(like)
@@ -229,9 +252,15 @@ class Reweight(Refine):
         PromptToPrompt.__init__(self, settings)
         self.weighted_words = settings.words
 
-    def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
+    def require_settings(self) -> None:
         if not self.weighted_words.strip():
             raise PromptError("Reweight has no words to weigh. Write e.g. red=2, background=0.5.")
+
+    def require_words(self, source: Words, target: Words) -> None:
+        super().require_words(source, target)
+        equalizer(target, self.weighted_words)
+
+    def build_cross_change(self, source: Words, target: Words, like: torch.Tensor) -> ChangeCross:
         refined, factors = (
             super().build_cross_change(source, target, like),
             equalizer(target, self.weighted_words).to(like),

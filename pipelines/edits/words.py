@@ -15,7 +15,7 @@ from pipelines.prompts.weights import parse_weights
 if TYPE_CHECKING:
     from pipelines.weights.tokenizer import Tokenizer
 
-__all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement"]
+__all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement", "require_equal_counts", "split_words"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_words(tokenizer: Tokenizer, prompt: str) -> Words:
             f"The prompt {prompt[:60]!r} has {len(ids)} tokens in {chunks} chunks. Word by word at most {room} in one "
             "chunk can be edited: shorten it, and leave BREAK out."
         )
-    words = "".join(text for text, _ in parse_weights(prompt)).split()
+    words = split_words(prompt).words
     places: list[tuple[int, ...]] = []
     spelled: list[int] = []
     for word in words:
@@ -73,7 +73,27 @@ def read_words(tokenizer: Tokenizer, prompt: str) -> Words:
         raise PromptError(
             f"The words of {prompt[:60]!r} cannot be told apart. Put weights around whole words: (word:1.2)."
         )
-    return Words(tuple(words), tuple(places), ids, tokenizer.model_max_length)
+    return Words(words, tuple(places), ids, tokenizer.model_max_length)
+
+
+def split_words(prompt: str) -> Words:
+    """Split a prompt without a tokenizer: its words are right, and each stands as if it had one token."""
+    words = tuple("".join(text for text, _ in parse_weights(prompt)).split())
+    places = tuple((place,) for place in range(1, len(words) + 1))
+    return Words(words, places, tuple(range(len(words))), len(words) + 2)
+
+
+def require_equal_counts(source: Words, target: Words) -> None:
+    """Refuse prompts whose words do not correspond one to one.
+
+    Raises:
+        PromptError: they differ in number.
+    """
+    if len(source.words) != len(target.words):
+        raise PromptError(
+            f"The source prompt has {len(source.words)} words and the edit's {len(target.words)}: they cannot be "
+            "swapped one for one. Use as many words, or choose Refine."
+        )
 
 
 def replacement(source: Words, target: Words) -> torch.Tensor:
@@ -87,11 +107,7 @@ def replacement(source: Words, target: Words) -> torch.Tensor:
 
     Source: Hertz et al., Prompt-to-prompt, arXiv:2208.01626, section 3.2, word swap.
     """
-    if len(source.words) != len(target.words):
-        raise PromptError(
-            f"The source prompt has {len(source.words)} words and the edit's {len(target.words)}: they cannot be "
-            "swapped one for one. Use as many words, or choose Refine."
-        )
+    require_equal_counts(source, target)
     matrix = torch.zeros(source.length, target.length)
     for source_places, target_places in zip(source.places, target.places, strict=True):
         even = len(source_places) == len(target_places)

@@ -19,6 +19,8 @@ WORDS = {
     "move": {"right": 0.25, "strength": 1.0},
     "dragon": {"right": 0.25},
     "ledits": {"concepts": "cat=6@0.5, -fox"},
+    "dream_sampler": {"scale": 1.0},
+    "time": {"concept": "cat", "destination": "green cat"},
     "style_tracking": {"strength": 1.0},
     "style_aligned": {"strength": 1.0},
 }

@@ -70,7 +70,7 @@ def test_prompts_that_cannot_be_aligned_are_said(family, picture):
         with pytest.raises(PromptError, match=said):
             edited(family, request_of(picture, Choice(edit), source=source))
     with pytest.raises(PromptError, match="no words to weigh"):
-        edited(family, request_of(picture, Choice("reweight")))
+        request_of(picture, Choice("reweight")).check(Limits(), TRAITS)
     with pytest.raises(PromptError, match="Neither prompt"):
         edited(family, request_of(picture, Choice("refine", {"blend": "moon"})))
 

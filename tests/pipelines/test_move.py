@@ -153,7 +153,7 @@ def _build_dragon_match(mask, **settings):
     before, after = shrink(placement.before), shrink(placement.after)
     weights = (before | after).float()
     context = EditContext(
-        None, None, torch.zeros(1), None, weights > 0, None, None, True, None, weights, (before, after)
+        None, None, torch.zeros(1), None, weights > 0, None, None, True, None, None, None, weights, (before, after)
     )
     return dragon._build_match(context)
 

@@ -271,6 +271,7 @@ def test_every_initialization_begins_where_the_cpu_begins(key, place, fitted):
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 PLACED = {key: {"right": 0.25} for key in ("move", "dragon")} | {"ledits": {"concepts": "cat=6@0.5, -fox"}}
+PLACED |= {"time": {"concept": "cat", "destination": "green cat"}}
 EDITED = {
     key: {"replace": {}, "refine": {"blend": "fox, cat"}, "reweight": {"words": "cat=2"}, **PLACED}.get(key, {})
     for key in EDITS
@@ -292,7 +293,8 @@ def list_inversions(edit: str) -> list[str]:
     """The inversions that an edit is run with."""
     inverts = EDITS[edit].build(EDITED[edit]).inverts
     several = [key for key in INVERSIONS if key != "rf"] if edit in WITH_EVERY_INVERSION else ["direct", "edict"]
-    wanted = several if inverts else ["direct"]
+    goes_with = EDITS[edit].build(EDITED[edit]).inversions or several
+    wanted = [one for one in several if one in goes_with] if inverts else ["direct"]
     fitting = [one for one in wanted if not {edit, one} & DIFFERENTIATED or (edit, one) in DIFFERENTIATED_PAIRS]
     return [*fitting, "rf"] if edit == "reprompt" else fitting
 

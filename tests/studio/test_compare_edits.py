@@ -74,12 +74,12 @@ def test_every_edit_is_run_on_each_inversion_and_one_without_any_once(studio):
 def test_what_cannot_run_stands_last_with_its_reason_and_stops_nothing(studio):
     view = compared(studio, edits=["inpaint", "flow_edit", "replace", "image_to_image"], source_prompt="a very red fox")
     assert view.status is JobStatus.DONE, view.message
-    replace, plain, inpaint, flow = view.cells
+    plain, inpaint, flow, replace = view.cells
     assert plain.images is not None and replace.images is None and inpaint.images is None
     assert "as many words" in replace.note and "needs a mask" in inpaint.note and "does not fit" in flow.note
-    assert [bool(row["problem"]) for row in view.outcome["rows"]] == [True, False, True, True]
-    refused = list_refused(view.cells[2:])
-    assert "2 methods" in refused and "needs a mask" in refused and list_refused([]) == ""
+    assert [bool(row["problem"]) for row in view.outcome["rows"]] == [False, True, True, True]
+    refused = list_refused(view.cells[1:])
+    assert "3 methods" in refused and "needs a mask" in refused and list_refused([]) == ""
     assert "to the source" in describe_edit(plain) and describe_edit(replace) == ""
 
 

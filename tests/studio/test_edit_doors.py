@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pipelines.core.errors import PictureError, SettingsError
 from pipelines.edits import EDITS
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
+from studio.tasks import TASKS
 from studio.tasks.pictures import read_mask, read_picture
 from tests.studio import edit_runs
 from tests.studio.edit_runs import BASE, MASK, PICTURE, finished, noise, png
@@ -196,6 +198,7 @@ def test_the_command_line_edits_the_same_picture(studio, folder, tmp_path):
 def test_every_edit_of_the_table_runs_through_the_studio(studio):
     placed = {"right": 0.25}
     settings = {"reweight": {"words": "cat=2"}, "move": placed, "dragon": placed, "ledits": {"concepts": "cat"}}
+    settings["time"] = {"concept": "cat", "destination": "green cat"}
     for key in EDITS:
         view = finished(
             studio,
@@ -208,3 +211,92 @@ def test_every_edit_of_the_table_runs_through_the_studio(studio):
             },
         )
         assert view.status is JobStatus.DONE, (key, view.message)
+
+
+def gif():
+    frames = [noise((32, 32)), noise((32, 32)).transpose(Image.Transpose.ROTATE_90)]
+    return png(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return png(noise((40, 20)), "JPEG", exif=exif)
+
+
+LARGE = noise((640, 640))
+"""Of which one pixel is less than a latent place, and less than a quarter of a drawn one."""
+
+SENSIBLE = {
+    "alpha": {"picture": png(noise(mode="RGBA"))},
+    "CMYK": {"picture": png(noise().convert("CMYK"), "JPEG")},
+    "EXIF rotation": {"picture": turned()},
+    "animated": {"picture": gif()},
+    "another size": {"picture": png(noise((61, 17)))},
+    "16 bits": {"picture": png(Image.new("I;16", (20, 20), 40000))},
+    "no source prompt": {"source_prompt": "  "},
+    "other words": {"source_prompt": "three very old dogs", "base": {"prompt": "a bus"}},
+    "little strength": {"strength": 0.0},
+    "all strength": {"strength": 1.0},
+}
+REFUSED = {
+    "empty mask": ({"mask": np.zeros((32, 32), bool)}, "mask is empty"),
+    "full mask": ({"mask": np.ones((32, 32), bool)}, "whole picture"),
+    "another mask": ({"mask": np.ones((9, 9), bool)}, "picture's size"),
+    "speck": ({"picture": png(LARGE), "mask": np.arange(640 * 640).reshape(640, 640) == 99}, "nothing|small"),
+    "no prompt": ({"base": {"prompt": " "}}, "prompt is empty"),
+    "cut picture": ({"picture": PICTURE[: len(PICTURE) // 2]}, "picture"),
+    "huge strength": ({"strength": 1.5}, "strength|no setting"),
+}
+NEEDS_SOURCE = {key for key in EDITS if EDITS[key].build().needs_source()}
+GIVEN = {"reweight": {"words": "cat=2"}, "ledits": {"concepts": "cat"}, "outpaint": {"left": 8}}
+GIVEN |= {key: {"right": 0.25} for key in ("move", "dragon")} | {"time": {"concept": "cat", "destination": "old cat"}}
+
+
+def parsed(studio, edit, picture=PICTURE, strength=None, base=None, **values):
+    """The request that would be queued; nothing is run."""
+    built = EDITS[edit].build()
+    settings = GIVEN.get(edit, {}) | (
+        {} if strength is None or "strength" not in fields_of(edit) else {"strength": strength}
+    )
+    if built.masked and "mask" not in values:
+        size = read_picture(picture).size
+        values["mask"] = np.add.outer(np.arange(size[1]), np.arange(size[0])) < sum(size) // 2
+    if built.takes_reference:
+        values.setdefault("reference", PICTURE)
+    plain = {**BASE, "width": 32, "height": 32, **(base or {})}
+    values = {"source_prompt": "a red fox", **values}
+    return TASKS["edit"].parse({"base": plain, "picture": picture, "edit": {"key": edit, **settings}, **values}, studio)
+
+
+def fields_of(edit):
+    return {field.name for field in dataclasses.fields(EDITS[edit].settings)}
+
+
+@pytest.mark.parametrize("edit", list(EDITS))
+def test_odd_input_is_taken_sensibly_or_refused_with_a_sentence_before_it_queues(studio, edit):
+    flow = EDITS[edit].fit(studio.traits("tiny")) is not None
+    model = {"model": "emoji-128-flow"} if flow else {}
+    for kind, values in SENSIBLE.items():
+        base = {**model, **values.get("base", {})}
+        try:
+            request = parsed(studio, edit, **{**values, "base": base})
+        except SettingsError as error:
+            lacks = kind == "no source prompt" and edit in NEEDS_SOURCE
+            apart = kind == "other words" and edit in ("replace", "reweight")
+            ranged = kind == "little strength" and "strength" in fields_of(edit)
+            assert (lacks or apart or ranged) and str(error).endswith((".", "?")), (kind, str(error))
+        else:
+            assert kind != "no source prompt" or edit not in NEEDS_SOURCE
+            assert request.picture.pixels.shape[2] == 3
+    for kind, (values, said) in REFUSED.items():
+        if kind == "huge strength" and "strength" not in fields_of(edit):
+            continue
+        if kind == "speck" and EDITS[edit].build().is_cropped:  # its part is drawn larger
+            continue
+        values = {**values, "base": {**model, **values.get("base", {})}}
+        if kind == "no prompt" and EDITS[edit].build().keeps_prompt:  # it has the source's
+            assert parsed(studio, edit, **values).base.prompt == "a red fox"
+            continue
+        with pytest.raises(SettingsError, match=said):
+            parsed(studio, edit, **values)

@@ -161,7 +161,7 @@ class EditRequest:
             raise PromptError(
                 f"The source prompt has {len(self.source_prompt)} characters. At most {limits.max_prompt} are read."
             )
-        edit = self.build_edit()
+        edit, label = self.build_edit(), EDITS[self.edit.key].label
         EDITS.require(self.edit, traits)
         INVERSIONS.require(self.inversion, traits if edit.inverts else None)
         if edit.inverts or edit.paired:
@@ -171,14 +171,17 @@ class EditRequest:
             require_one_text(self.source_prompt, "", what)
             if self.base.guidance.key != "cfg":
                 raise MethodFitError(f"{what} need the same guidance at every level: choose Classifier-free guidance.")
+        if edit.inverts and edit.inversions and self.inversion.key not in edit.inversions:
+            takes = ", ".join(INVERSIONS[key].label for key in edit.inversions)
+            raise MethodFitError(
+                f"{label} does not go with {INVERSIONS[self.inversion.key].label}. Choose one of: {takes}."
+            )
         if edit.needs_source() and not self.source_prompt.strip():
-            raise PromptError(
-                f"{EDITS[self.edit.key].label} compares two prompts. Write what the source picture shows."
-            )
+            raise PromptError(f"{label} compares two prompts. Write what the source picture shows.")
         if edit.keeps_prompt and not edit.texts:
-            raise PromptError(
-                f"{EDITS[self.edit.key].label} has no concepts. Write what to add, or with a minus take away."
-            )
+            raise PromptError(f"{label} has no concepts. Write what to add, or with a minus take away.")
+        edit.require_settings()
+        edit.require_prompts(self.source_prompt, self.base.prompt)
         self._check_reference(edit)
         self._check_mask(edit)
 

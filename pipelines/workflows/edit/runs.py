@@ -80,6 +80,8 @@ class Editing:
     @property
     def _inverted_prompt(self) -> str:
         """What the picture shows that is inverted."""
+        if self.edit.inverts_wordless:
+            return ""
         return self.edit.reference_prompt if self.edit.takes_reference else self.request.source_prompt
 
     @property
@@ -229,6 +231,8 @@ class Editing:
             lambda: self._read_words(base.prompt),
             guided and asked is None,
             self._pictures,
+            self._read_words,
+            self._encode_text,
             self.weights,
             self._moved,
             asked,
@@ -256,6 +260,11 @@ class Editing:
                 "This model has no CLIP tokenizer, so its words cannot be edited one by one. Choose Plain re-prompting."
             )
         return read_words(tokenizer, prompt)
+
+    def _encode_text(self, text: str) -> Conditioning:
+        base = self.request.base
+        how = (1, (base.width, base.height), base.prompt_weighting, prompt_rules(base))
+        return self.family.encode_prompts(text, base.negative_prompt, *how)["positive"]
 
     def _build_paired_denoiser(self) -> Denoiser:
         """Of source and edit without an inversion, each with its own guidance scale."""

@@ -148,6 +148,4 @@ def list_refused(cells: Sequence[Cell]) -> str:
         f"<li><b>{markup.escape(cell.label)}</b> <small>{markup.prose(cell.note)}</small></li>" for cell in cells
     )
     count = presentation.format_count(len(cells), "method")
-    return (
-        f'<details class="qz-missing"><summary>{count} cannot edit this picture so</summary><ul>{items}</ul></details>'
-    )
+    return f'<details class="qz-missing"><summary>{count} left out, and why</summary><ul>{items}</ul></details>'

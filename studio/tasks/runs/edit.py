@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
+from pipelines.core.types import Choice
+from pipelines.edits import EDITS
 from pipelines.families.base import Family
 from pipelines.inversions.trajectories import TrajectoryCache
 from pipelines.prompts.loras import take_loras
@@ -49,6 +51,8 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> EditRequest:
     request = read_request(values, context)
     request.check(context.limits, context.traits(request.base.model))
     max_side, base = context.limits.max_side, request.base
+    if request.mask is not None and base.width and base.height:
+        canvas_of(request, (base.width, base.height))  # refuses a mask of which nothing is left at this size
     # Jobs are kept, uploads are large.
     request = request.within(request.count_pixels_kept(base.width or max_side, base.height or max_side))
     return leave_size_open(request, values)
@@ -60,7 +64,7 @@ def read_request(values: Mapping[str, Any], context: TaskContext) -> EditRequest
     Raises:
         SettingsError: the first thing that is wrong.
     """
-    values = _steer_by_source(values)
+    values = _fill_prompt(_steer_by_source(values))
     request = EditRequest.parse(
         values, lambda plain: parse_request(plain, context, steered=True), read_picture, read_mask
     )
@@ -76,6 +80,15 @@ def leave_size_open(request: EditRequest, values: Mapping[str, Any]) -> EditRequ
     if "width" in base_values or "height" in base_values:
         return request
     return request.replace(base=request.base.replace(width=0, height=0))
+
+
+def _fill_prompt(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the source prompt in the empty prompt's place, of an edit that doesn't use the prompt."""
+    base, source, key = values.get("base"), values.get("source_prompt"), Choice.parse(values.get("edit", "inpaint")).key
+    if not isinstance(base, Mapping) or not isinstance(source, str) or str(base.get("prompt", "")).strip():
+        return values
+    keeps = key in EDITS and EDITS[key].build().keeps_prompt
+    return {**values, "base": {**base, "prompt": source}} if keeps else values
 
 
 def _steer_by_source(values: Mapping[str, Any]) -> Mapping[str, Any]:
