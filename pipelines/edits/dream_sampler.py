@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 from pipelines.core.prediction import Prediction
 from pipelines.core.registry import setting
@@ -85,7 +86,7 @@ class DreamSampler(UnpatchedEdit):
     inverts = True
     inverts_wordless = True
     looks_at_source = False
-    inversions = ("direct", "ddim", "fixed_point")
+    inversions: ClassVar[tuple[str, ...]] = ("direct", "ddim", "fixed_point")
 
     def __init__(self, settings: DreamSamplerSettings = DreamSamplerSettings()):
         self.scale = settings.scale

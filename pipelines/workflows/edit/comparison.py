@@ -82,15 +82,17 @@ class EditComparison(EditRequest):
 
     def share_pictures(self, base: EditRequest) -> EditComparison:
         """Return the same with the pictures of another request, in each cell too, and its size."""
-        changes = {"picture": base.picture, "mask": base.mask, "base": base.base}
+        picture, mask, request, reference = base.picture, base.mask, base.base, base.reference
         cells = tuple(
             dataclasses.replace(
                 cell,
-                request=cell.request.replace(**changes, reference=cell.request.reference and base.reference),
+                request=cell.request.replace(
+                    picture=picture, mask=mask, base=request, reference=cell.request.reference and reference
+                ),
             )
             for cell in self.cells
         )
-        return dataclasses.replace(self, **changes, reference=base.reference, cells=cells)
+        return dataclasses.replace(self, picture=picture, mask=mask, base=request, reference=reference, cells=cells)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; the pictures by their digest alone."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -12,6 +11,7 @@ import gradio as gr
 from pipelines.core.registry import Table
 from pipelines.edits import EDITS
 from pipelines.inversions import INVERSIONS
+from pipelines.workflows.compare.request import ComparisonCell, ComparisonRequest
 from pipelines.workflows.edit.comparison import ALL, EditComparison
 from studio.jobs.job import Cell, Job, View
 from studio.page.compare.grid import ComparisonGrid
@@ -102,9 +102,9 @@ class EveryWayPanel(RunningTab):
     def _build_renderer(self, job: Job) -> Callable[[View], Parts]:
         request: EditComparison = job.request
         count = sum(not cell.problem for cell in request.cells)
-        shown = [SimpleNamespace(request=cell.request.base) for cell in request.cells[:count]]
+        shown = tuple(ComparisonCell({}, cell.request.base, cell.label) for cell in request.cells[:count])
         # The grid of a comparison draws any job with cells.
-        plan: Any = SimpleNamespace(cells=shown, x=None, y=None)
+        plan = ComparisonRequest(request.base, shown)
         grid = ComparisonGrid(plan, lambda result: find_address(self.studio.store, result), describe_edit)
 
         def render(view: View) -> Parts:
@@ -128,8 +128,8 @@ def _build_list(table: Table[Any], label: str, info: str, identity: str) -> gr.D
 def describe_edit(cell: Cell) -> str:
     """Write what is known of a finished edit as HTML: whether it shows the prompt, and what it left alone."""
     figures, texts = cell.figures, []
-    if figures.get("prompt_probability") is not None:
-        texts.append(f"shows the prompt: {100 * figures['prompt_probability']:.0f} %")
+    if (share := figures.get("prompt_probability")) is not None:
+        texts.append(f"shows the prompt: {100 * share:.0f} %")
     if "background_psnr" in figures:
         decibels = figures["background_psnr"]
         pasted = figures.get("background_exact") or decibels is None

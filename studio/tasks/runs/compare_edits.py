@@ -95,6 +95,7 @@ class _Comparing:
             request,
             self.job,
             self.context,
+            family,
             canvas,
             editing,
             Places(index, counts_inversion=True),

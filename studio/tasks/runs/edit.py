@@ -111,7 +111,7 @@ def run(request: EditRequest, job: Job, context: TaskContext) -> None:
         request, canvas, editing = settle(request, job, context, family)
         job.request = job.request.replace(picture=request.picture, mask=request.mask, reference=request.reference)
         with family.loras(context.load_loras(request.base.loras)):
-            edit_run = EditRun(request, job, context, canvas, editing())
+            edit_run = EditRun(request, job, context, family, canvas, editing())
             job.set_status(JobStatus.RUNNING)
             edit_run.run(context.caches.get("edit", TrajectoryCache))
 

@@ -61,6 +61,7 @@ class EditRun:
         request: settled on its model.
         job: told of what happens.
         context: the studio.
+        family: the model.
         canvas: the picture and mask as the model takes them.
         editing: the edit on its model.
         places: cells of the job; None for those of an edit alone, which are then set.
@@ -72,13 +73,14 @@ class EditRun:
         request: EditRequest,
         job: Job,
         context: TaskContext,
+        family: Family,
         canvas: Canvas,
         editing: Editing,
         places: Places | None = None,
         report: Callable[[dict[str, Any]], None] | None = None,
     ):
         self.request, self.job, self.context, self.canvas, self.editing = request, job, context, canvas, editing
-        self.family: Family = editing.family
+        self.family = family
         self.lpips = _load_lpips(context)
         self.report = report or job.set_outcome
         self.shares_job = places is not None
