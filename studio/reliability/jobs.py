@@ -88,7 +88,7 @@ def draw_mixed_calls(count: int, seed: int = 0) -> Iterator[tuple[str, list[Any]
             cells = [{"sampler": key} for key in draw.sample(_SAMPLERS, draw.choice((2, 3)))]
             yield "compare", [prompt, {"base": base, "cells": cells, "reference_steps": draw.choice((4, 6))}]
         elif kind == "edit":
-            settings = _draw_edit(draw, next(edits), base, mask)
+            settings = _draw_edit(draw, next(edits), base, mask, prompt)
             side = 64 if "mask" in settings else next(sizes)
             yield "edit", [prompt, encode_source_picture(side), settings]
         elif kind == "animate":
@@ -114,7 +114,7 @@ def _deal(draw: random.Random, deck: Sequence[_Card]) -> Iterator[_Card]:
         yield from draw.sample(deck, len(deck))
 
 
-def _draw_edit(draw: random.Random, method: str, base: dict[str, Any], mask: str) -> dict[str, Any]:
+def _draw_edit(draw: random.Random, method: str, base: dict[str, Any], mask: str, prompt: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "base": {"num_inference_steps": base["num_inference_steps"], "seed": base["seed"]},
         "edit": method,
@@ -122,7 +122,9 @@ def _draw_edit(draw: random.Random, method: str, base: dict[str, Any], mask: str
     if method == "inpaint":
         values["mask"] = mask
     if method in ("replace", "reprompt"):
-        values |= {"source_prompt": "a fox on a blue background", "inversion": draw.choice(("direct", "edict", "ddim"))}
+        article, _, *rest = prompt.split()
+        source = " ".join([article, "bus", *rest])  # of as many words
+        values |= {"source_prompt": source, "inversion": draw.choice(("direct", "edict", "ddim"))}
     return values
 
 

@@ -114,7 +114,12 @@ def test_an_object_is_moved_where_no_step_is_run(studio):
 def test_a_cancelled_edit_stops_and_leaves_no_result(studio):
     job = studio.submit(
         "edit",
-        {"base": {**BASE, "num_inference_steps": 200}, "picture": PICTURE, "source_prompt": "a fox", "edit": "replace"},
+        {
+            "base": {**BASE, "num_inference_steps": 200},
+            "picture": PICTURE,
+            "source_prompt": "a red fox",
+            "edit": "replace",
+        },
     )
     view = job.view()
     while not (view.cells and view.cells[0].rows):

@@ -57,6 +57,10 @@ def test_what_the_model_cannot_make_is_brought_to_its_size_and_said(studio):
         ({"picture": None}, "no picture"),
         ({"edit": "inpaint"}, "needs a mask"),
         ({"edit": "replace", "source_prompt": ""}, "what the source"),
+        ({"edit": "replace", "source_prompt": "a fox"}, "as many words"),
+        ({"edit": {"key": "refine", "blend": "moon"}}, "Neither prompt"),
+        ({"edit": {"key": "reweight", "words": "moon=2"}}, "has no 'moon'"),
+        ({"edit": "reweight"}, "no words to weigh"),
         ({"edit": "inpaint", "mask": np.zeros((32, 32), bool)}, "mask is empty"),
         ({"edit": "inpaint", "mask": np.ones((32, 32), bool)}, "whole"),
         ({"edit": "inpaint", "mask": np.ones((9, 9), bool)}, "picture's size"),
@@ -76,10 +80,8 @@ def test_bad_input_gets_one_sentence_at_once(studio, values, said):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"edit": "replace", "source_prompt": "a fox"}, "as many words"),
         ({"edit": {"key": "outpaint", "right": 5}}, "multiples of"),
         ({"base": {"width": 33}}, "multiples of"),
-        ({"edit": {"key": "refine", "blend": "moon"}}, "Neither prompt"),
         ({"edit": {"key": "outpaint", "right": 1024, "left": 1024}}, "smaller margins"),
     ],
 )
