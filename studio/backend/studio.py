@@ -240,12 +240,15 @@ class Studio(StudioModels):
 
     # Models.
 
-    def load_default(self) -> None:
-        """Load the model that the page begins with, in the background and once: whoever releases it keeps it released.
+    def load_default(self, key: str) -> None:
+        """Load the model that the page opens on, in the background and once: whoever releases it keeps it released.
 
         Where jobs run in processes of their own a model in this one is no use.
+
+        Args:
+            key: of the model.
         """
-        first = next((entry for entry in self.models() if entry.kind == "image"), None)
+        first = next((entry for entry in self.models() if entry.key == key), None)
         if first is None or not self.model_list.is_here(first) or self.engine.forks or self.is_loaded(first.key):
             return
         if self.model_list.get_transfer(first.key) is None:

@@ -97,7 +97,8 @@ def build_page(studio: Studio) -> Page:
         deep_links.wire(studio, context, notice)
         context.finish()
         # The first run finds its model loaded. Not while the page is still being built: both want the processor.
-        demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(studio.load_default, **PLUMBING)
+        opens_on = context.receive[TABS[0].key].model
+        demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(lambda: studio.load_default(opens_on), **PLUMBING)
         api.attach(studio)
     _leave_unmarked(demo)
     demo.routes = [*build_result_routes(studio, Path(get_upload_folder())), *build_live_routes(studio, context.live)]

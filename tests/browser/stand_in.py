@@ -59,7 +59,7 @@ class StandIn:
     def models(self) -> list[CatalogEntry]:
         return [shipped(), FLOW]
 
-    def load_default(self) -> None:
+    def load_default(self, key: str) -> None:
         """There is no model to load."""
 
     def traits(self, model: str) -> Traits | None:

@@ -156,11 +156,11 @@ def test_the_shipped_model_is_loaded_released_and_listed_and_a_rescan_finds_a_lo
 def test_the_pages_first_model_is_loaded_once_and_stays_released(tmp_path):
     studio = Studio(StudioSettings(outputs=tmp_path / "out", models=tmp_path / "models", device="cpu"))
     try:
-        studio.load_default()
-        assert ended(studio.model_list.get_transfer("emoji")) == "done" and studio.loader.loaded("emoji")
-        assert studio.model_list.release("emoji")
-        studio.load_default()
-        assert not studio.model_list.busy and not studio.loader.loaded("emoji")
+        studio.load_default("emoji-128")
+        assert ended(studio.model_list.get_transfer("emoji-128")) == "done" and studio.loader.loaded("emoji-128")
+        assert studio.model_list.release("emoji-128")
+        studio.load_default("emoji-128")
+        assert not studio.model_list.busy and not studio.loader.loaded("emoji-128")
     finally:
         studio.close()
 

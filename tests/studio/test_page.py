@@ -24,6 +24,7 @@ from studio.jobs.stream import follow, watch
 from studio.media import live_image
 from studio.media.live_image import build_contact_sheet, encode_jpeg
 from studio.page.page import build_page, launch_options
+from studio.page.text_to_image.examples import EXAMPLES
 from studio.ui import markup, presentation
 from studio.ui.viewer import ViewerRenderer
 from tests.browser.stand_in import StandIn
@@ -75,6 +76,19 @@ def test_the_page_builds_without_two_equal_ids_and_without_public_plumbing(studi
     ]
     unlabeled = [props for props in held if "label" in props and not props["label"]]
     assert unlabeled == []
+
+
+def test_the_model_that_the_page_opens_on_is_loaded_in_the_background(studio, monkeypatch):
+    (first, *others), asked = studio.models(), []
+    entries = [first, dataclasses.replace(first, key=EXAMPLES[0].values["model"]), *others]
+    monkeypatch.setattr(studio, "models", lambda: entries)
+    monkeypatch.setattr(studio, "load_default", asked.append)
+    demo = build_page(studio)
+    names = [(event, getattr(event.fn, "__code__", None)) for event in demo.fns.values()]
+    (load,) = [event for event, code in names if code and "load_default" in code.co_names]
+    load.fn()
+    (model,) = [part for part in demo.blocks.values() if getattr(part, "elem_id", "") == "t2i-model"]
+    assert asked == [model.value] and model.value != first.key
 
 
 def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):

@@ -92,6 +92,7 @@ class LiveModeTab(RunningTab):
             step=0.01,
             label="Strength",
             info="Little keeps the drawing, 1 all but forgets it.",
+            buttons=[],
             elem_id="live-strength",
         )
         self.run = gr.Button("Start", variant="primary", elem_id="live-run", elem_classes="sw-run")
@@ -112,6 +113,7 @@ class LiveModeTab(RunningTab):
             step=0.05,
             label="Residual guidance",
             info="Leads away from the drawing, at no cost; 1 is none.",
+            buttons=[],
             elem_id="live-guidance",
         )
         fields["similarity"] = gr.Slider(
@@ -121,6 +123,7 @@ class LiveModeTab(RunningTab):
             step=0.001,
             label="Similarity threshold",
             info="Frames closer than this to the last may be skipped: for a camera. 1 skips none.",
+            buttons=[],
             elem_id="live-similarity",
         )
         with gr.Accordion("Model", open=False):
@@ -144,7 +147,7 @@ class LiveModeTab(RunningTab):
                 label="Sampler",
                 elem_id="live-sampler",
             )
-            fields["steps"] = gr.Slider(1, 12, _STEPS, step=1, label="Steps", elem_id="live-steps")
+            fields["steps"] = gr.Slider(1, 12, _STEPS, step=1, label="Steps", buttons=[], elem_id="live-steps")
 
     def _list_models(self) -> list[Any]:
         return [one for one in self.studio.models() if one.kind == "image" and one.family != "stock"]
