@@ -98,7 +98,8 @@ def search(
     Differs: subsets of time steps only, no skipped layers; a step moves between its neighbors' neighbors rather than
     anywhere, which keeps what a good parent has learned.
     """
-    rng, last, errors_by_candidate = np.random.default_rng(seed), uniform[0], {}
+    rng, last = np.random.default_rng(seed), uniform[0]
+    errors_by_candidate: dict[Candidate, float] = {}
 
     def measure(batch: Sequence[Candidate]) -> list[float]:
         fresh = [candidate for candidate in dict.fromkeys(batch) if candidate not in errors_by_candidate]
@@ -107,13 +108,7 @@ def search(
             errors_by_candidate[candidate] = value if math.isfinite(value) else math.inf
         return sorted(errors_by_candidate[candidate] for candidate in fresh)
 
-    def draw() -> Candidate:
-        inner = rng.choice(np.arange(lowest, last), len(uniform) - 1, replace=False)
-        return (last, *sorted(inner.tolist(), reverse=True))
-
-    candidates = [uniform, *first_candidates]
-    while len(candidates) < settings.population:
-        candidates.append(mutate(uniform, last, 0.5, rng, lowest) if len(candidates) % 2 else draw())
+    candidates = _begin(uniform, first_candidates, settings.population, rng, lowest)
     for index in range(settings.generations + 1):
         errors = measure(candidates)
         ranked = sorted(errors_by_candidate, key=lambda candidate: (errors_by_candidate[candidate], candidate))
@@ -132,6 +127,20 @@ def search(
         candidates += [
             cross(_pick_parent(parents, rng), _pick_parent(parents, rng), rng) for _ in range(settings.crossovers)
         ]
+
+
+def _begin(
+    uniform: Candidate, first_candidates: Sequence[Candidate], count: int, rng: np.random.Generator, lowest: int
+) -> list[Candidate]:
+    """The first generation: what is given, then drawn candidates and mutants of the uniform one in turns."""
+    last, candidates = uniform[0], [uniform, *first_candidates]
+    while len(candidates) < count:
+        if len(candidates) % 2:
+            candidates.append(mutate(uniform, last, 0.5, rng, lowest))
+        else:
+            inner = rng.choice(np.arange(lowest, last), len(uniform) - 1, replace=False)
+            candidates.append((last, *sorted(inner.tolist(), reverse=True)))
+    return candidates
 
 
 def _pick_parent(parents: Sequence[Candidate], rng: np.random.Generator) -> Candidate:

@@ -151,21 +151,13 @@ class Loader:
         load_progress = LoadProgress(progress, sum(plan.estimates.values()), cancelled, source, calibrate)
         with contextlib.ExitStack() as stack:
             objects: dict[PartKey, Any] = {}
-            requests = [self._build_request(plan, name, part, load_progress) for name, part in resident.items()]
+            requests = self._build_requests(plan, resident, load_progress)
             if offloaded_parts and self.host is not None:
                 requests.append(self._reserve_room(placement.room, stack))
                 self.cache.require_possible(requests)
                 # Always the computer's memory first, then the device's, so that two jobs cannot wait for each other.
-                objects |= stack.enter_context(
-                    self.host.acquire(
-                        [
-                            self._build_request(plan, name, part, load_progress)
-                            for name, part in offloaded_parts.items()
-                        ],
-                        timeout,
-                        cancelled,
-                    )
-                )
+                waiting = self._build_requests(plan, offloaded_parts, load_progress)
+                objects |= stack.enter_context(self.host.acquire(waiting, timeout, cancelled))
             objects |= stack.enter_context(self.cache.acquire(requests, timeout, cancelled))
             if offloaded_parts:
                 stack.callback(self._slot.clear)
@@ -247,6 +239,9 @@ class Loader:
         """Say in one sentence where the parts of a model that was used before stay; empty for others."""
         plan = self._plans.find(key)
         return place_parts(plan, self.cache.limit, self.host is not None).sentence if plan else ""
+
+    def _build_requests(self, plan: Plan, parts: Mapping[str, PartKey], load_progress: LoadProgress) -> list[Wanted]:
+        return [self._build_request(plan, name, part, load_progress) for name, part in parts.items()]
 
     def _build_request(self, plan: Plan, name: str, part: PartKey, load_progress: LoadProgress) -> Wanted:
         files, estimate = plan.parts.get(name), plan.estimates[plan.keys[name]]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipelines.core.types import Choice
     from pipelines.models.files import PartFiles
     from pipelines.models.plan import Plan
-    from pipelines.quantizers.base import StorableQuantizer
+    from pipelines.quantizers.base import Quantizer
     from pipelines.quantizers.calibrated import Progress
     from pipelines.quantizers.calibration import Calibration
 
@@ -52,13 +52,7 @@ def load_quantized(
         ModelFileError: a file is broken.
         Cancelled: the person stopped it.
     """
-    from pipelines.quantizers import (
-        QUANTIZERS,
-        CalibratedQuantizer,
-        StorableQuantizer,
-        build_quantizer,
-        this_machine,
-    )
+    from pipelines.quantizers import QUANTIZERS, CalibratedQuantizer, build_quantizer, this_machine
     from pipelines.quantizers.base import quantize_network
 
     quantized_as = plan.entry.quantized
@@ -81,8 +75,6 @@ def load_quantized(
         name = _find_network(parts)
         return {**parts, name: quantize(parts[name], in_place=True)}
     if quantized_as.file is not None:
-        if not isinstance(quantizer, StorableQuantizer):
-            raise ModelFileError(f"{label} has no files, but {quantized_as.file.parent.name} names it. Quantize anew.")
         return _load_stored(files, part, quantized_as.file, quantizer, quantized_as.choice)
     if source is not None:
         return quantize(source, in_place=False)
@@ -98,14 +90,15 @@ def _find_network(parts: Mapping[str, object]) -> str:
     return names[0]
 
 
-def _load_stored(
-    files: PartFiles, part: PartKey, file: Path, quantizer: StorableQuantizer, choice: Choice
-) -> torch.nn.Module:
+def _load_stored(files: PartFiles, part: PartKey, file: Path, quantizer: Quantizer, choice: Choice) -> torch.nn.Module:
     import torch
 
     from pipelines.models.files import read_json
+    from pipelines.quantizers.base import StorableQuantizer
     from pipelines.quantizers.files import load_network
 
+    if not isinstance(quantizer, StorableQuantizer):
+        raise ModelFileError(f"{file.parent.name} was made by a method that has no files. Quantize the model again.")
     part_type = part_class(files.library, files.class_name)
     config = read_json(files.folder / "config.json")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pipelines.core.devices import applied_device
 from pipelines.core.errors import BusyError, SettingsError, StepwiseError, UnknownMethodError
 from pipelines.core.types import Choice
 from studio import infotext
+from studio.backend.acts import see_results, write_act
 from studio.backend.decoding import FrameDecoder
 from studio.backend.device_context import DeviceContext
 from studio.backend.models import StudioModels
@@ -136,13 +137,8 @@ class Studio(StudioModels):
         job = self.job(job_id, person)
         if not job.status.final:
             job.cancel()
-            self._note("cancel", person, [job.owner], job=job.id)
+            write_act(self.audit, self.people, "cancel", person, [job.owner], job=job.id)
         return job
-
-    def _note(self, event: str, person: Person, owners: Sequence[str], **facts: Any) -> None:
-        """Write into the audit log; what an admin does to what is not theirs is marked as such."""
-        is_admin_act = self.people.are_separate and any(owner != person.owner for owner in owners)
-        self.audit.write(event, person.owner, **facts, **({"admin": True} if is_admin_act else {}))
 
     def _leave_queue(self, job: Job) -> None:
         if self._waiting is not None:
@@ -291,14 +287,7 @@ class Studio(StudioModels):
 
     def results(self, person: Person) -> VisibleResults:
         """Return the results as a person sees them."""
-
-        def changed(event: str, records: Sequence[Record]) -> None:
-            own = self.store.owners.tag(person.owner)
-            owners = [person.owner if record.owner == own else record.owner for record in records]
-            self._note(event, person, owners, results=[record.id for record in records][:100])
-
-        owner = None if person.is_admin else person.owner
-        return VisibleResults(self.store, owner, person.sees_results, changed)
+        return see_results(self.store, person, self.people, self.audit)
 
     def find_result(self, id: str, owner: str) -> Record:
         """Find a result that this owner of a job may see; see `TaskContext`."""

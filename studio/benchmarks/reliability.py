@@ -119,29 +119,7 @@ def list_figures(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str,
             )
         )
     if one := parts.get("requests"):
-        clients_told = (
-            f"{one['server_errors']} of 5xx, {one['tracebacks_shown']} tracebacks, {one['past_a_cap']} past a cap "
-            f"({one['read']:,} read as far as a value of theirs, {one['jobs']:,} made into jobs)"
-        )
-        rows.append(
-            (
-                f"{one['requests']:,} malformed requests to {one['endpoints']} endpoints and {one['buttons']} run "
-                "buttons",
-                "none of each",
-                clients_told,
-                not one["server_errors"] + one["tracebacks_shown"] + one["past_a_cap"]
-                and one["read"] >= one["requests"] / 2,  # requests that end at the first door prove nothing
-            )
-        )
-        rows.append(
-            (
-                f"{one['unknown']:,} requests to unknown endpoints, functions, components, events, sessions, jobs and "
-                "results",
-                "all 404 or 422, 0 tracebacks in the log",
-                f"{one['unknown_refused']:,}, {one['tracebacks_logged']} tracebacks",
-                one["unknown_refused"] == one["unknown"] > 0 and not one["tracebacks_logged"],
-            )
-        )
+        rows += _list_requests(one)
     if one := parts.get("probes"):
         for kind, (refused, tried) in one["kinds"].items():
             rows.append((f"{kind} probes refused", f"all {tried}", f"{refused}", refused == tried and one["alive"]))
@@ -155,6 +133,27 @@ def list_figures(parts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str,
             )
         )
     return [*rows, *measured_server(parts)]
+
+
+def _list_requests(one: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    clients_told = (
+        f"{one['server_errors']} of 5xx, {one['tracebacks_shown']} tracebacks, {one['past_a_cap']} past a cap "
+        f"({one['read']:,} read as far as a value of theirs, {one['jobs']:,} made into jobs)"
+    )
+    malformed = (
+        f"{one['requests']:,} malformed requests to {one['endpoints']} endpoints and {one['buttons']} run buttons",
+        "none of each",
+        clients_told,
+        not one["server_errors"] + one["tracebacks_shown"] + one["past_a_cap"]
+        and one["read"] >= one["requests"] / 2,  # requests that are refused as a whole prove nothing
+    )
+    unknown = (
+        f"{one['unknown']:,} requests to unknown endpoints, functions, components, events, sessions, jobs and results",
+        "all 404 or 422, 0 tracebacks in the log",
+        f"{one['unknown_refused']:,}, {one['tracebacks_logged']} tracebacks",
+        one["unknown_refused"] == one["unknown"] > 0 and not one["tracebacks_logged"],
+    )
+    return [malformed, unknown]
 
 
 def format_markdown(rows: list[tuple[str, str, str, bool]]) -> str:
