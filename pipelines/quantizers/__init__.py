@@ -249,8 +249,9 @@ def require_fit(choice: Choice, traits: Traits | None) -> None:
         MethodFitError: it does not fit, and why.
     """
     method = QUANTIZERS[choice.key]
-    known = traits is not None and isinstance(method.make, type) and issubclass(method.make, Quantizer)
-    if traits is not None and known and (reason := method.make.refuses_model(traits)):
+    if traits is None or not isinstance(method.make, type) or not issubclass(method.make, Quantizer):
+        return
+    if reason := method.make.refuses_model(traits):
         raise MethodFitError(f"{method.label} does not fit this model: {reason}.")
 
 

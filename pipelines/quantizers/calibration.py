@@ -11,11 +11,20 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import MethodFitError
 
-__all__ = ["Calibration", "NetworkCall", "collect_moments", "layer_rows", "recorded_calls", "require_calibration"]
+__all__ = [
+    "Calibration",
+    "NetworkCall",
+    "collect_moments",
+    "layer_rows",
+    "recorded_calls",
+    "replay",
+    "require_calibration",
+]
 
 LEAST_COLUMNS = 4096
 """Of a layer's inputs, at least so many vectors make its second moments, and four times as many as they are wide."""
@@ -117,6 +126,44 @@ def layer_rows(layer: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return patches.transpose(1, 2).flatten(0, 1)
 
 
+def replay(
+    network: torch.nn.Module,
+    names: Sequence[str],
+    calibration: Calibration,
+    note: Callable[[str, torch.nn.Module, torch.Tensor], None],
+    cancelled: Callable[[], bool],
+) -> None:
+    """Evaluate a network on every recorded call, and hand over what its layers are given.
+
+    Args:
+        network: its hooks go when this returns.
+        names: of the layers.
+        calibration: the calls.
+        note: is given a layer's name, the layer and its input, detached, each time that it is called.
+        cancelled: polled before each call.
+
+    Raises:
+        Cancelled: the person stopped it.
+    """
+
+    def listen(name: str) -> RemovableHandle:
+        def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            note(name, module, args[0].detach())
+
+        return network.get_submodule(name).register_forward_pre_hook(hook)
+
+    handles: list[RemovableHandle] = []
+    try:
+        handles += [listen(name) for name in names]
+        for call in calibration.calls:
+            if cancelled():
+                raise Cancelled
+            call.run(network)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @torch.no_grad()
 def collect_moments(
     network: torch.nn.Module,
@@ -138,26 +185,14 @@ def collect_moments(
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 
-    def listen(name: str) -> Any:
-        def add(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            rows = layer_rows(module, args[0].detach())
-            columns = rows.shape[1]
-            share = math.ceil(max(LEAST_COLUMNS, 4 * columns) / len(calibration.calls))
-            rows = rows[:: max(1, len(rows) // share)].float()
-            product = rows.T @ rows
-            sums[name] = sums[name].add_(product) if name in sums else product
-            counts[name] = counts.get(name, 0) + len(rows)
+    def add(name: str, module: torch.nn.Module, given: torch.Tensor) -> None:
+        rows = layer_rows(module, given)
+        columns = rows.shape[1]
+        share = math.ceil(max(LEAST_COLUMNS, 4 * columns) / len(calibration.calls))
+        rows = rows[:: max(1, len(rows) // share)].float()
+        product = rows.T @ rows
+        sums[name] = sums[name].add_(product) if name in sums else product
+        counts[name] = counts.get(name, 0) + len(rows)
 
-        return network.get_submodule(name).register_forward_pre_hook(add)
-
-    handles = []
-    try:
-        handles += [listen(name) for name in names]
-        for call in calibration.calls:
-            if cancelled():
-                raise Cancelled
-            call.run(network)
-    finally:
-        for handle in handles:
-            handle.remove()
+    replay(network, names, calibration, add, cancelled)
     return {name: total / counts[name] for name, total in sums.items()}

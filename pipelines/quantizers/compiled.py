@@ -14,7 +14,7 @@ from torch.nn import functional
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
-from pipelines.quantizers.calibration import Calibration
+from pipelines.quantizers.calibration import Calibration, replay
 from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, WeightedLayer
 from pipelines.quantizers.int8 import Int8Codec
 from pipelines.quantizers.machine import Machine
@@ -187,22 +187,10 @@ def _measure_ranges(
     """Least and largest input of each layer over the calls; one that is never called has no entry."""
     ranges: dict[str, tuple[float, float]] = {}
 
-    def listen(name: str) -> Any:
-        def widen(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            low, high = (float(one) for one in torch.aminmax(args[0].detach()))
-            known = ranges.get(name, (low, high))
-            ranges[name] = (min(low, known[0]), max(high, known[1]))
+    def widen(name: str, module: torch.nn.Module, given: torch.Tensor) -> None:
+        low, high = (float(one) for one in torch.aminmax(given))
+        known = ranges.get(name, (low, high))
+        ranges[name] = (min(low, known[0]), max(high, known[1]))
 
-        return network.get_submodule(name).register_forward_pre_hook(widen)
-
-    handles = []
-    try:
-        handles += [listen(name) for name in names]
-        for call in calibration.calls:
-            if cancelled():
-                raise Cancelled
-            call.run(network)
-    finally:
-        for handle in handles:
-            handle.remove()
+    replay(network, names, calibration, widen, cancelled)
     return ranges

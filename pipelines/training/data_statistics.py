@@ -26,7 +26,7 @@ from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
 from pipelines.models.loader import Loader
 
-__all__ = ["fit", "latents_of_folder", "latents_of_scenes", "main", "open_model"]
+__all__ = ["add_data_options", "fit", "latents_of_folder", "latents_of_scenes", "main", "open_model", "require_data"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SCENES, POINTS, RANK = 12_000, 256, 320
@@ -117,9 +117,8 @@ def open_model(model: str, models_folder: Path | None = None) -> Iterator[tuple[
         yield family, fitted_folder(model, catalog.folder)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Fit for a model of the catalog; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.training.data_statistics", description=__doc__)
+def add_data_options(parser: argparse.ArgumentParser, count: int) -> None:
+    """Add the options that say which model is measured, and on which pictures; `count` of them by default."""
     parser.add_argument("--model", default="emoji", help="key of the catalog (default: the shipped model)")
     parser.add_argument("--models-folder", type=Path, help="where models are kept")
     parser.add_argument(
@@ -127,14 +126,29 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         help="a folder of the model's data, or of pictures that it made (default, for the shipped model: its own data)",
     )
-    parser.add_argument("--count", type=int, default=SCENES, help="pictures at most")
+    parser.add_argument("--count", type=int, default=count, help="pictures at most")
     parser.add_argument("--out", type=Path, help="where to write (default: where the studio looks)")
+
+
+def require_data(options: argparse.Namespace) -> None:
+    """Refuse a model whose data is not here.
+
+    Raises:
+        SettingsError: no pictures are named, and the model is not the one whose data is drawn here.
+    """
+    if options.pictures is None and options.model != "emoji":
+        raise SettingsError(
+            f"What the model {options.model!r} learned from is not here. Name a folder with --pictures."
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fit for a model of the catalog; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.training.data_statistics", description=__doc__)
+    add_data_options(parser, SCENES)
     options = parser.parse_args(arguments)
     try:
-        if options.pictures is None and options.model != "emoji":
-            raise SettingsError(
-                f"What the model {options.model!r} learned from is not here. Name a folder with --pictures."
-            )
+        require_data(options)
         with open_model(options.model, options.models_folder) as (family, fitted_here):
             if options.pictures:
                 latents = latents_of_folder(options.pictures, family, options.count)

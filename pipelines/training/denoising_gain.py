@@ -6,7 +6,6 @@ The start "Short diffusion time" needs it beside the data's statistics, which `d
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -25,7 +24,13 @@ from pipelines.initializations.fitted import (
     save_denoising_gain,
 )
 from pipelines.initializations.short_time import estimate_by_gaussian
-from pipelines.training.data_statistics import latents_of_folder, latents_of_scenes, open_model
+from pipelines.training.data_statistics import (
+    add_data_options,
+    latents_of_folder,
+    latents_of_scenes,
+    open_model,
+    require_data,
+)
 
 __all__ = ["main", "measure_denoising_gain"]
 
@@ -95,21 +100,10 @@ def _compare(
 def main(arguments: list[str] | None = None) -> int:
     """Measure for a model of the catalog; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.training.denoising_gain", description=__doc__)
-    parser.add_argument("--model", default="emoji", help="key of the catalog (default: the shipped model)")
-    parser.add_argument("--models-folder", type=Path, help="where models are kept")
-    parser.add_argument(
-        "--pictures",
-        type=Path,
-        help="a folder of the model's data, or of pictures that it made (default, for the shipped model: its own data)",
-    )
-    parser.add_argument("--count", type=int, default=PICTURES, help="pictures at most")
-    parser.add_argument("--out", type=Path, help="where to write (default: where the studio looks)")
+    add_data_options(parser, PICTURES)
     options = parser.parse_args(arguments)
     try:
-        if options.pictures is None and options.model != "emoji":
-            raise SettingsError(
-                f"What the model {options.model!r} learned from is not here. Name a folder with --pictures."
-            )
+        require_data(options)
         with open_model(options.model, options.models_folder) as (family, fitted_here):
             if not (fitted_here / STATISTICS).is_file():
                 raise SettingsError("Run python -m pipelines.training.data_statistics first: it makes the Gaussian.")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
-from pipelines.quantizers.calibration import Calibration, layer_rows
+from pipelines.quantizers.calibration import Calibration, layer_rows, replay
 from pipelines.quantizers.contract import WeightedLayer
 
 __all__ = ["LayerInputs", "collect_inputs", "split_by_memory"]
@@ -52,29 +50,17 @@ def collect_inputs(
     peaks: dict[str, torch.Tensor] = {}
     share = math.ceil(vectors / len(calibration.calls))
 
-    def listen(name: str) -> Any:
-        def keep(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            inputs = args[0].detach().float()
-            channels = 1 if isinstance(module, torch.nn.Conv2d) else -1
-            peak = inputs.abs().movedim(channels, -1).flatten(0, -2).amax(0)
-            peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
-            found = layer_rows(module, inputs)
-            # A stride that shares no factor with the picture's width would otherwise always meet the same column.
-            places = torch.linspace(0, len(found) - 1, min(share, len(found)), device=found.device).long()
-            rows.setdefault(name, []).append(found[places].clone())
+    def keep(name: str, module: torch.nn.Module, given: torch.Tensor) -> None:
+        inputs = given.float()
+        channels = 1 if isinstance(module, torch.nn.Conv2d) else -1
+        peak = inputs.abs().movedim(channels, -1).flatten(0, -2).amax(0)
+        peaks[name] = torch.maximum(peaks[name], peak) if name in peaks else peak
+        found = layer_rows(module, inputs)
+        # A stride that shares no factor with the picture's width would otherwise always meet the same column.
+        places = torch.linspace(0, len(found) - 1, min(share, len(found)), device=found.device).long()
+        rows.setdefault(name, []).append(found[places].clone())
 
-        return network.get_submodule(name).register_forward_pre_hook(keep)
-
-    handles = []
-    try:
-        handles += [listen(name) for name in names]
-        for call in calibration.calls:
-            if cancelled():
-                raise Cancelled
-            call.run(network)
-    finally:
-        for handle in handles:
-            handle.remove()
+    replay(network, names, calibration, keep, cancelled)
     return {name: LayerInputs(torch.cat(found), peaks[name]) for name, found in rows.items()}
 
 

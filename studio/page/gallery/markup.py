@@ -7,19 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.autoencoders import VAES
-from pipelines.caches import CACHES
-from pipelines.compatibility import COMPATIBILITIES
-from pipelines.controls import CONTROLS, IMAGE_PROMPTS
 from pipelines.core.types import Request
-from pipelines.guidance import GUIDANCE
-from pipelines.initializations import INITIALIZATIONS
 from pipelines.quantizers import QUANTIZERS
-from pipelines.rewards import REWARDS
-from pipelines.samplers import SAMPLERS
-from pipelines.schedules import SCHEDULES
-from pipelines.search import SEARCHES
-from pipelines.second_passes import SECOND_PASSES
+from pipelines.requests.limits import TABLES as REQUEST_TABLES
 from studio.page.gallery.differences import describe_differences
 from studio.results.options import KINDS
 from studio.results.store import Record
@@ -38,21 +28,7 @@ __all__ = [
     "get_kind_label",
 ]
 
-TABLES = {
-    "sampler": SAMPLERS,
-    "schedule": SCHEDULES,
-    "guidance": GUIDANCE,
-    "start": INITIALIZATIONS,
-    "made_like": COMPATIBILITIES,
-    "second_pass": SECOND_PASSES,
-    "cache": CACHES,
-    "vae": VAES,
-    "control": CONTROLS,
-    "image_prompt": IMAGE_PROMPTS,
-    "search": SEARCHES,
-    "reward": REWARDS,
-    "quantization": QUANTIZERS,
-}
+TABLES = {**REQUEST_TABLES, "quantization": QUANTIZERS}
 _PLAIN_START = Request().start.to_json()
 _MADE_HERE = Request().made_like.to_json()
 _ONE_PASS = Request().second_pass.to_json()
