@@ -166,6 +166,10 @@ class Studio(StudioModels):
         """
         return self._jobs.get(job_id, person.owns)
 
+    def list_finished_jobs(self, job: Job) -> list[Job]:
+        """List finished jobs like this one, of its owner and its task, the oldest first."""
+        return self._jobs.list_finished(job.task, job.owner)
+
     def decode_frame(self, job_id: str, cell: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a step of a finished run as (noisy latents, estimate of x0), each (B, H, W, 3), uint8.
 

@@ -52,6 +52,11 @@ class JobHistory:
             raise SettingsError("This job is no longer in memory. Its finished pictures are in the output folder.")
         return job
 
+    def list_finished(self, task: str, owner: str) -> list[Job]:
+        """List an owner's finished jobs of a task that are still known, the oldest first."""
+        with self._lock:
+            return [job for job in self._jobs.values() if job.task == task and job.owner == owner and job.status.final]
+
     def get_latest(self) -> Job | None:
         """Return the job that was added last, if any is remembered."""
         with self._lock:

@@ -15,7 +15,15 @@ from pipelines.core.types import Request
 from pipelines.quantizers import QUANTIZERS, Machine
 from studio.jobs.job import Cell, Job, JobStatus
 from studio.page.quantize.markup import build_missing_list
-from studio.page.quantize.plots import COLORS, NONE, build_legend, draw_error_plot, draw_heat_maps, draw_scatter_plot
+from studio.page.quantize.plots import (
+    COLORS,
+    NONE,
+    build_legend,
+    draw_error_plot,
+    draw_heat_maps,
+    draw_scatter_plot,
+    find_front,
+)
 from studio.page.quantize.tab import QuantizeTab
 
 ERRORS = [
@@ -58,6 +66,17 @@ def test_a_smaller_size_is_to_the_left_and_a_better_picture_above():
     assert "int4: 5.0 MB, 25.0 dB, 2.00 ×" in svg and draw_scatter_plot(rows[:1]) == ""
 
 
+def test_earlier_runs_are_rings_that_say_what_they_are_and_the_front_is_of_all():
+    rows = [row("Full", 40e6, method=False), row("int8", 10e6, 40.0), row("int4", 5e6, 25.0)]
+    earlier = [row("Full", 40e6, method=False), row("<nf4>", 5e6, 30.0), row("fp8", 11e6, 31.0)]
+    svg = draw_scatter_plot(rows, earlier)
+    ElementTree.fromstring(svg)
+    assert svg.count('class="qz-ring"') == 2 and svg.count("<title>") == 5
+    assert "<title>earlier: &lt;nf4&gt;: 5.0 MB, 30.0 dB, 1.00 × the time</title>" in svg
+    assert [one["label"] for one in find_front([*rows[1:], *earlier[1:]])] == ["<nf4>", "int8"]
+    assert "qz-front" in svg and "qz-ring" not in draw_scatter_plot(rows)
+
+
 def test_a_heat_map_has_a_pixel_for_each_layer_and_step():
     outcome = {
         "layers": ["down_blocks.0.a", "mid_block.b", "up_blocks.1.c"],
@@ -82,7 +101,7 @@ def test_what_cannot_run_is_listed_with_its_reason():
 
 def test_the_tab_draws_a_run_while_it_waits_and_after_it_ended():
     tab = object.__new__(QuantizeTab)  # of the tab, what draws a job: no page is built
-    tab.root, tab.studio = "qz", SimpleNamespace(store=None)
+    tab.root, tab.studio = "qz", SimpleNamespace(store=None, list_finished_jobs=lambda job: [])
     job = Job("quantize", SimpleNamespace(base=Request("a fox"), variants=(None,)))
     job.set_cells([Cell("Full precision", num_steps=2), Cell("<int8>", num_steps=2)])
     render = tab._build_renderer(job)

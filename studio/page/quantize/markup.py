@@ -17,7 +17,7 @@ from studio.ui.live_routes import Parts
 from studio.ui.markup import escape, prose
 from studio.ui.presentation import format_count
 
-__all__ = ["EXAMPLE", "WORDS", "QuantizationView", "build_missing_list"]
+__all__ = ["EXAMPLE", "WORDS", "QuantizationView", "build_missing_list", "take_nominal_sizes"]
 
 EXAMPLE = RESULTS / "quantize.webp"
 """The model beside its copies as they come out: written by `python -m studio.benchmarks.examples`."""
@@ -57,9 +57,16 @@ class QuantizationView:
     Args:
         job: the job.
         address: result id to where its file is fetched, or None where it is gone.
+        list_earlier: lists rows of earlier runs of the same model, which the plot of sizes shows beside.
     """
 
-    def __init__(self, job: Job, address: Callable[[str], str | None]):
+    def __init__(
+        self,
+        job: Job,
+        address: Callable[[str], str | None],
+        list_earlier: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+    ):
+        self._list_earlier = list_earlier
         cells = (ComparisonCell({}, job.request.base, ""),) * (1 + len(job.request.variants))
         self._grid = ComparisonGrid(ComparisonRequest(job.request.base, cells), address)
 
@@ -68,17 +75,22 @@ class QuantizationView:
         outcome = view.outcome if view.status.final else {}
         return {
             **self._grid.build_parts(view, prefix),
-            f"{prefix}-figures": {"html": _build_figures(outcome)},
+            f"{prefix}-figures": {"html": _build_figures(outcome, self._list_earlier() if outcome else ())},
             f"{prefix}-game": {"html": _build_game(view) if outcome else ""},
         }
 
 
-def _build_figures(outcome: Mapping[str, Any]) -> str:
+def take_nominal_sizes(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return rows of which simulated ones have the bytes that they would take."""
+    return [{**row, "bytes": row.get("nominal_bytes") or row["bytes"]} for row in rows]
+
+
+def _build_figures(outcome: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> str:
     rows = outcome.get("rows", ())
     if not any(row["bytes"] for row in rows):
         return ""
-    sized = [{**row, "bytes": row.get("nominal_bytes") or row["bytes"]} for row in rows]
-    scatter, errors, maps = draw_scatter_plot(sized), draw_error_plot(outcome["errors"]), draw_heat_maps(outcome)
+    scatter = draw_scatter_plot(take_nominal_sizes(rows), earlier)
+    errors, maps = draw_error_plot(outcome["errors"]), draw_heat_maps(outcome)
     parts = [_build_table(rows)]
     if any(row.get("simulated") for row in rows):
         parts.append(f'<p class="sw-hint">{SIMULATED}</p>')
@@ -86,11 +98,10 @@ def _build_figures(outcome: Mapping[str, Any]) -> str:
         parts.append(build_legend([row["label"] for row in rows if row["method"]]))
         parts.append('<div class="qz-plots">')
         if scatter:
-            parts.append(
-                _build_panel(
-                    "Quality, size and speed", scatter, "Up and left is better; a larger mark is a slower step."
-                )
-            )
+            note = "Up and left is better; a larger mark is a slower step. Dashed: what nothing beats in both."
+            if earlier:
+                note += " Rings are your earlier runs of this model, of this picture or another: point at one."
+            parts.append(_build_panel("Quality, size and speed", scatter, note))
         if errors:
             note = (
                 "Solid: every network sees the full-precision run’s latents (teacher-forced): each step’s own "

@@ -13,7 +13,7 @@ from PIL import Image
 
 from studio.ui.markup import escape
 
-__all__ = ["build_legend", "draw_error_plot", "draw_heat_maps", "draw_scatter_plot"]
+__all__ = ["build_legend", "draw_error_plot", "draw_heat_maps", "draw_scatter_plot", "find_front"]
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 36
@@ -70,17 +70,37 @@ def _format_span(values: Sequence[float | None]) -> str:
     return f"from {finite[0]:.0f} to {finite[-1]:.0f} dB" if finite else "equal"
 
 
-def draw_scatter_plot(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the PSNR against stored bytes; the larger a mark, the longer a step. Full precision lies at the top edge."""
+def draw_scatter_plot(rows: Sequence[Mapping[str, Any]], earlier: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Draw the PSNR against stored bytes; the larger a mark, the longer a step. Full precision lies at the top edge.
+
+    Args:
+        rows: of this run, whose marks are labeled.
+        earlier: of earlier runs, whose marks are rings that say what they are when pointed at. A line joins what none
+            of all beats in both.
+    """
     measured = [
         row for row in rows if row["bytes"] and (row["psnr"] is not None or row["identical"] or row["method"] is None)
     ]
     decibels = [row["psnr"] for row in measured if row["psnr"] is not None]
     if not decibels:
         return ""
+    rings = [row for row in earlier if row["method"] and row["bytes"] and row["psnr"] is not None]
+    decibels += [row["psnr"] for row in rings]
     low, high = _round_range(min(decibels) - 3, max(decibels) + 3)
-    largest = max(row["bytes"] for row in measured) * 1.08
+    largest = max(row["bytes"] for row in (*measured, *rings)) * 1.08
+
+    def place(row: Mapping[str, Any]) -> tuple[float, float]:
+        return _place_x(row["bytes"] / largest), _place_y((row["psnr"] - low) / (high - low))
+
     marks, descriptions, variants = [], [], [row["label"] for row in rows if row["method"]]
+    front = find_front([row for row in (*measured, *rings) if row["psnr"] is not None])
+    if len(front) > 1:
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, front))
+        marks.append(f'<polyline class="qz-front" points="{points}"/>')
+    for row in rings:
+        x, y = place(row)
+        title = _build_title(row, "earlier: ")
+        marks.append(f'<circle class="qz-ring" cx="{x:.1f}" cy="{y:.1f}" r="5">{title}</circle>')
     free = 0.0  # where the next label may stand, from the top, so that none lies on another
     for row in sorted(measured, key=lambda one: math.inf if one["psnr"] is None else one["psnr"], reverse=True):
         x, exact = _place_x(row["bytes"] / largest), row["psnr"] is None
@@ -93,7 +113,7 @@ def draw_scatter_plot(rows: Sequence[Mapping[str, Any]]) -> str:
         line = max(y + 4, TOP + 8, free)
         free = line + LINE
         marks.append(
-            f'<circle class="qz-mark {color}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
+            f'<circle class="qz-mark {color}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">{_build_title(row)}</circle>'
             f'<text x="{x + shift:.1f}" y="{line:.1f}"{end}>{escape(row["label"])}{ratio}</text>'
         )
         descriptions.append(
@@ -107,6 +127,22 @@ def draw_scatter_plot(rows: Sequence[Mapping[str, Any]]) -> str:
         f"Stored weights, {name}",
         "PSNR, dB",
     )
+
+
+def find_front(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Find the rows that no other beats in both bytes and PSNR, the smallest first."""
+    front: list[Mapping[str, Any]] = []
+    for row in sorted(rows, key=lambda one: (one["bytes"], -one["psnr"])):
+        if not front or row["psnr"] > front[-1]["psnr"]:
+            front.append(row)
+    return front
+
+
+def _build_title(row: Mapping[str, Any], before: str = "") -> str:
+    """What a mark says when it is pointed at."""
+    quality = "full precision" if row["psnr"] is None else _format_decibels(row["psnr"])
+    ratio = f", {row['step_ratio']:.2f} × the time" if row["step_ratio"] else ""
+    return f"<title>{escape(before + row['label'])}: {row['bytes'] / 1e6:.1f} MB, {quality}{ratio}</title>"
 
 
 def _format_decibels(value: float) -> str:

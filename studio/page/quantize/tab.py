@@ -15,7 +15,7 @@ from pipelines.core.registry import Method, NoSettings
 from pipelines.quantizers import QUANTIZERS, Quantizer, this_machine
 from pipelines.workflows.quantize import DEFAULTS
 from studio.jobs.job import Job, JobStatus, View
-from studio.page.quantize.markup import EXAMPLE, WORDS, QuantizationView, build_missing_list
+from studio.page.quantize.markup import EXAMPLE, WORDS, QuantizationView, build_missing_list, take_nominal_sizes
 from studio.page.quantize.presets import PRESETS, choose_preset, read_measured
 from studio.page.quantize.saving import SavingRow
 from studio.ui import markup, presentation
@@ -261,7 +261,7 @@ class QuantizeTab(RunningTab):
         return entry.quantized.base if entry and entry.quantized else None
 
     def _build_renderer(self, job: Job) -> Callable[[View], Parts]:
-        renderer = QuantizationView(job, self._find_address)
+        renderer = QuantizationView(job, self._find_address, functools.partial(self._list_earlier, job))
 
         def render(view: View) -> Parts:
             finished = view.status.final and any(cell.images is not None for cell in view.cells[1:])
@@ -272,6 +272,13 @@ class QuantizeTab(RunningTab):
             }
 
         return render
+
+    def _list_earlier(self, job: Job) -> list[Mapping[str, Any]]:
+        """Rows of this visitor's earlier runs of the same model."""
+        outcomes = [other.view().outcome for other in self.studio.list_finished_jobs(job) if other is not job]
+        model = job.view().outcome.get("model")
+        same = [outcome["rows"] for outcome in outcomes if outcome and outcome.get("model") == model]
+        return [row for rows in same for row in take_nominal_sizes(rows)]
 
     @staticmethod
     def _build_progress(view: View) -> str:
