@@ -33,12 +33,13 @@ from pipelines.requests.step_pictures import with_pictures
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 
-__all__ = ["main", "make_family", "make_run"]
+__all__ = ["DTYPES", "main", "make_family", "make_run"]
 
 _GUIDANCE = 3.5
 """Of networks that take the scale as an input."""
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Dtypes by their names in the commands."""
 
 
 def make_family(shape: Shape, device: str, dtype: torch.dtype, tiny: bool) -> Any:
@@ -135,12 +136,12 @@ def _taking_turns(
 
 def measure_parity(device: str) -> list[str]:
     """Rows of the relative difference of the final latents on the device to those of the CPU in float32."""
-    rows = ["| family | " + " | ".join(_DTYPES) + " |", "| --- |" + " --- |" * len(_DTYPES)]
+    rows = ["| family | " + " | ".join(DTYPES) + " |", "| --- |" + " --- |" * len(DTYPES)]
     for name, shape in SHAPES.items():
         side = 128
         reference = _final(make_run(shape, make_family(shape, "cpu", torch.float32, True), side, 4, True))
         cells = []
-        for dtype in _DTYPES.values():
+        for dtype in DTYPES.values():
             found = _final(make_run(shape, make_family(shape, device, dtype, True), side, 4, True)).cpu()
             cells.append(f"{float((found - reference).norm() / reference.norm()):.1e}")
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -244,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark device", description=__doc__)
     parser.add_argument("--device", default=None, help="default: the best there is")
     parser.add_argument("--shapes", nargs="*", default=["sd15", "sdxl", "flux"], choices=list(SHAPES))
-    parser.add_argument("--dtypes", nargs="*", default=["bf16", "fp16"], choices=list(_DTYPES))
+    parser.add_argument("--dtypes", nargs="*", default=["bf16", "fp16"], choices=list(DTYPES))
     parser.add_argument("--side", type=int, default=0, help="pixels of a side (default: the model's own)")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -263,13 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in flags.shapes:
         for dtype in flags.dtypes:
             side = flags.side or SHAPES[name].side
-            row = measure_step(name, device, _DTYPES[dtype], side, flags.steps, flags.rounds, flags.tiny)
+            row = measure_step(name, device, DTYPES[dtype], side, flags.steps, flags.rounds, flags.tiny)
             print(row, flush=True)
     if flags.quantizers:
         name = flags.shapes[0]
         side = flags.side or SHAPES[name].side
         print()
-        for dtype in map(_DTYPES.__getitem__, flags.dtypes):
+        for dtype in map(DTYPES.__getitem__, flags.dtypes):
             rows = measure_quantizers(name, device, dtype, side, flags.rounds, flags.quantizers, flags.tiny)
             print("\n".join(rows), flush=True)
     return 0

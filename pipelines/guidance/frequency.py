@@ -7,6 +7,7 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 
+from pipelines.core.devices import upload
 from pipelines.core.prediction import Prediction
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
@@ -39,7 +40,7 @@ def low_pass(latents: torch.Tensor) -> torch.Tensor:
 
 def _blur(latents: torch.Tensor) -> torch.Tensor:
     channels = latents.shape[1]
-    kernel = latents.new_tensor(_BINOMIAL)
+    kernel = upload(torch.tensor(_BINOMIAL), latents.device, latents.dtype)
     pads = [
         (min(2, side - 1), 2 - min(2, side - 1)) for side in latents.shape[-2:]
     ]  # mirrored, repeated where too small

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pipelines.core.devices import upload
 from pipelines.core.errors import MethodFitError
 from pipelines.core.prediction import Network
 
@@ -148,7 +149,9 @@ class BlurredQueries:
     def _blur_output(self, grids: dict[int, tuple[int, int]], layer: torch.nn.Module) -> Any:
         def blur(_: torch.nn.Module, arguments: Any, queries: torch.Tensor) -> torch.Tensor:
             height, width = grids[id(layer)]
-            rows, columns = (blur_matrix(side, self.sigma).to(queries) for side in (height, width))
+            rows, columns = (
+                upload(blur_matrix(side, self.sigma), queries.device, queries.dtype) for side in (height, width)
+            )
             grid = queries.unflatten(1, (height, width))
             return torch.einsum("hi,wj,bijd->bhwd", rows, columns, grid).flatten(1, 2)
 

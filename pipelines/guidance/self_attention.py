@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from pipelines.core.devices import upload
 from pipelines.core.prediction import Perturbation, Prediction, Query
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
@@ -50,7 +51,8 @@ def blur_where_seen(denoised: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     Source: Hong et al., arXiv:2210.00939, section 4.2; the Gaussian of 9 pixels and sigma 1 is their code's.
     """
     height, width = denoised.shape[-2:]
-    rows, columns = (blur_matrix(side, _SIGMA, reach=_REACH).to(denoised) for side in (height, width))
+    matrices = (blur_matrix(side, _SIGMA, reach=_REACH) for side in (height, width))
+    rows, columns = (upload(one, denoised.device, denoised.dtype) for one in matrices)
     blurred = torch.einsum("hi,wj,bcij->bchw", rows, columns, denoised)
     mask = F.interpolate((seen > _THRESHOLD).to(denoised.dtype), (height, width))
     return blurred * mask + denoised * (1 - mask)

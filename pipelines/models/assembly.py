@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.errors import ModelError
 from pipelines.core.leases import PartKey
 from pipelines.models.catalog import Catalog
+from pipelines.models.checkpoint_scheduler import adapt_scheduler
 from pipelines.models.files import read_json
 from pipelines.models.part_loading import new_scheduler, pipeline_class
-from pipelines.models.plan import CHECKPOINT, Plan
+from pipelines.models.plan import Plan
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -28,7 +29,7 @@ def assemble_model(
 
     Args:
         plan: of the model.
-        objects: the loaded parts by name; of a checkpoint file all of them as one.
+        objects: the loaded parts by name.
         catalog: names the embeddings and the folder of fitted files.
         rows_by_network: what the device's memory held of each network's rows, found out once and not by every job.
 
@@ -43,20 +44,19 @@ def assemble_model(
 
     empty = dict.fromkeys(name for name, files in plan.parts.items() if files is None)
     components = {**plan.settings, **empty, **objects}
-    if plan.checkpoint:
-        components = {**plan.settings, **objects[CHECKPOINT], **{name: objects.get(name) for name in plan.parts}}
-        components["scheduler"] = type(components["scheduler"]).from_config(components["scheduler"].config)
     for name, files in plan.parts.items():
         if files is not None and "Scheduler" in files.class_name:
-            components[name] = new_scheduler(files, read_json(files.folder / "scheduler_config.json"))
+            scheduler = new_scheduler(files, read_json(files.folder / "scheduler_config.json"))
+            if plan.checkpoint and plan.entry.file:
+                scheduler = adapt_scheduler(scheduler, plan.checkpoint, plan.entry.file)
+            components[name] = scheduler
     factors = None if plan.checkpoint else read_factors(plan.folder)
     if plan.entry.family in FAMILIES:
         fitted = {"fitted_starts": fitted_folder(plan.entry.key, catalog.folder)}
         embeddings = {"embeddings": {one.key: one for one in catalog.embeddings()}}
         family = family_of(components | fitted | embeddings | ({"preview": factors} if factors else {}))
         family.identity = tuple(sorted(plan.keys.items()))
-        network = plan.keys[CHECKPOINT if plan.checkpoint else family.network_name]
-        family.rows_by_size = rows_by_network.setdefault(network, {})
+        family.rows_by_size = rows_by_network.setdefault(plan.keys[family.network_name], {})
         family.learned = LearnedSchedules.beside_models(catalog.folder)
         return family
     return StockPipeline(_build_pipeline(plan, components), factors)

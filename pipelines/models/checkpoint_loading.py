@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,30 +11,31 @@ import torch
 from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import ModelFileError
 from pipelines.models.files import read_json
+from pipelines.models.stored_dtypes import StoredAs, keep_all
 from pipelines.weights.checkpoint_names import Move, encoder_moves, network_moves, vae_moves
 from pipelines.weights.files import Header
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.gguf_reading import GgufReader
-from pipelines.weights.kinds import ENCODERS, VAE_PREFIXES, file_kind
+from pipelines.weights.kinds import ENCODERS, NETWORKS, VAE_PREFIXES, file_kind
 from pipelines.weights.network_kinds import bare_names
 from pipelines.weights.reading import TensorReader, plain_names
 
 if TYPE_CHECKING:
     from pipelines.weights.files import Tensor
 
-__all__ = ["NETWORKS", "checkpoint_modules", "empty_module", "lone_module"]
+__all__ = ["checkpoint_modules", "empty_module", "infer_config", "lone_module"]
 
-NETWORKS = ("unet", "transformer")
 _SD3_NORMS = "joint_blocks.0.x_block.attn.ln_q.weight"
 
 
 class _Source(NamedTuple):
-    """A file that is read, the dtype of what is made of it, and what says whether to go on."""
+    """A file that is read, the dtype of what is made of it, what says whether to go on and what has another dtype."""
 
     path: Path
     header: Header
     dtype: torch.dtype
     cancelled: Callable[[], bool]
+    stored_as: StoredAs
 
 
 def checkpoint_modules(
@@ -42,8 +43,8 @@ def checkpoint_modules(
     config: Path,
     dtype: torch.dtype,
     classes: Mapping[str, type],
-    skipped: Collection[str],
     cancelled: Callable[[], bool] = lambda: False,
+    stored_as: StoredAs = keep_all,
 ) -> dict[str, torch.nn.Module]:
     """Load the networks that a single file holds, by part.
 
@@ -51,9 +52,9 @@ def checkpoint_modules(
         path: a safetensors or GGUF file of a whole model, or of its denoising network only.
         config: diffusers folder with the parts' configurations.
         dtype: of the weights.
-        classes: of the parts by name, for those that have weights.
-        skipped: parts that come from elsewhere.
+        classes: of the wanted parts by name, which have weights and are in the file.
         cancelled: polled between tensors.
+        stored_as: names the tensors that are kept in another dtype.
 
     Raises:
         ModelFileError: tensors are missing or of other shapes than the configuration says.
@@ -61,13 +62,11 @@ def checkpoint_modules(
     """
     gguf = path.suffix.lower() == ".gguf"
     header = read_weights_header(path)
-    source = _Source(path, header, dtype, cancelled)
+    source = _Source(path, header, dtype, cancelled, stored_as)
     kind = file_kind(header.tensors, header.metadata)
     encoders = ENCODERS.get(kind.base) or ENCODERS.get(kind.family, {})
     modules: dict[str, torch.nn.Module] = {}
     for name, module_class in classes.items():
-        if name in skipped:
-            continue
         if name in NETWORKS:
             modules[name] = (_load_gguf_network if gguf else _load_network)(source, module_class, config / name)
         elif name == "vae":
@@ -85,6 +84,7 @@ def lone_module(
     dtype: torch.dtype,
     name: str,
     cancelled: Callable[[], bool] = lambda: False,
+    stored_as: StoredAs = keep_all,
 ) -> torch.nn.Module:
     """Return one part out of a file that holds only this part, in its authors' or in diffusers' names.
 
@@ -95,13 +95,14 @@ def lone_module(
         dtype: of the weights.
         name: of the part: "vae", "text_encoder", "unet", ...
         cancelled: polled between tensors.
+        stored_as: names the tensors that are kept in another dtype.
 
     Raises:
         ModelFileError: tensors are missing or of other shapes than the configuration says.
         Cancelled: the load was stopped.
     """
     header = read_weights_header(path)
-    source = _Source(path, header, dtype, cancelled)
+    source = _Source(path, header, dtype, cancelled, stored_as)
     if name in NETWORKS:
         return _load_network(source, module_class, config)
     if name == "vae":
@@ -112,7 +113,7 @@ def lone_module(
 
 def _load_network(source: _Source, module_class: type, config: Path) -> torch.nn.Module:
     prefix, bare = bare_names(source.header.tensors)
-    plain = {**read_json(config / "config.json"), **_infer_config(bare)}
+    plain = {**read_json(config / "config.json"), **infer_config(bare)}
     module = empty_module(module_class, config, plain)
     return _load_state(source, module, network_moves(plain_names(source.header), prefix, plain), config.name)
 
@@ -145,8 +146,12 @@ def empty_module(module_class: type[Any], config: Path, plain: Mapping[str, obje
         return module_class(module_class.config_class.from_pretrained(str(config), local_files_only=True))
 
 
-def _infer_config(bare: Mapping[str, Tensor]) -> dict[str, object]:
-    """What the shapes of an original FLUX.1 or SD3 network say of its configuration, whichever donor's that is."""
+def infer_config(bare: Mapping[str, Tensor]) -> dict[str, object]:
+    """Infer what the shapes of a FLUX.1 or SD3 network say of its configuration, whichever donor's that is.
+
+    Args:
+        bare: its tensors, in its authors' names without a prefix; of another network nothing is inferred.
+    """
     blocks = {kind: _count_blocks(bare, kind) for kind in ("double_blocks", "single_blocks", "joint_blocks")}
     if blocks["double_blocks"]:
         return {
@@ -185,6 +190,7 @@ def _load_state(source: _Source, module: torch.nn.Module, moves: Iterable[Move],
     path, dtype = source.path, source.dtype
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     state: dict[str, torch.Tensor] = {}
+    kept = source.stored_as(module)
     with _open_reader(path, source.header) as reader:
         for move in moves:
             raise_if(source.cancelled)
@@ -194,7 +200,8 @@ def _load_state(source: _Source, module: torch.nn.Module, moves: Iterable[Move],
             pieces = _fit_pieces(tensor, move, [shapes[target] for target in move.targets])
             if pieces is None:
                 raise ModelFileError(_explain_shape(path, type(module), move.source, tensor.shape, part))
-            state.update(zip(move.targets, pieces, strict=True))
+            for target, piece in zip(move.targets, pieces, strict=True):
+                state[target] = piece.to(kept.get(target, piece.dtype))
     projection = shapes.get("text_projection.weight")
     if projection and "text_projection.weight" not in state and projection[0] == projection[1]:
         # SD3's files leave CLIP-L's projection out: it changes nothing.
@@ -235,7 +242,7 @@ def _load_gguf_network(source: _Source, module_class: type[Any], config: Path) -
 
     path, header, dtype = source.path, source.header, source.dtype
     prefix, bare = bare_names(header.tensors)
-    plain = {**read_json(config / "config.json"), **_infer_config(bare)}
+    plain = {**read_json(config / "config.json"), **infer_config(bare)}
     empty = empty_module(module_class, config, plain)
     shapes = {name: tensor.shape for name, tensor in empty.state_dict().items()}
     linear = {f"{name}.weight" for name, module in empty.named_modules() if isinstance(module, torch.nn.Linear)}

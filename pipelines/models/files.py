@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import ModelFileError
-from pipelines.weights.files import PICKLE_SUFFIXES, bytes_as, check_index
-from pipelines.weights.gguf_files import read_weights_header
+from pipelines.weights.files import PICKLE_SUFFIXES, Tensor, bytes_as, check_index
+from pipelines.weights.gguf_files import is_packed_matrix, read_weights_header, stored_bytes
+from pipelines.weights.kinds import NETWORKS, list_part_tensors
 
 __all__ = [
     "LIGHT",
@@ -65,6 +66,7 @@ class PartFiles:
         weights: its safetensors files; empty for parts without weights.
         variant: of the weights, e.g. "fp16".
         single: whether `weights` is one bare state dict and not a folder in diffusers' form.
+        within: whether `weights` is the file of a whole model, which holds other parts too.
     """
 
     name: str
@@ -74,6 +76,7 @@ class PartFiles:
     weights: tuple[Path, ...] = ()
     variant: str = ""
     single: bool = False
+    within: bool = False
 
     @property
     def light(self) -> bool:
@@ -94,9 +97,25 @@ class PartFiles:
         """
         if self.light:
             return min(LIGHT_BYTES, 4 * sum(path.stat().st_size for path in self.files()))
-        return (
-            int(1.02 * sum(bytes_as(read_weights_header(path).tensors.values(), dtype) for path in self.weights)) + 4096
-        )
+        return int(1.02 * sum(self._count_bytes(tensor, dtype) for tensor in self.tensors())) + 4096
+
+    def tensors(self) -> list[Tensor]:
+        """List its tensors as the files' headers describe them.
+
+        Raises:
+            ModelFileError: a file is broken.
+        """
+        found = [read_weights_header(path).tensors for path in self.weights]
+        return [
+            tensor
+            for tensors in found
+            for tensor in (list_part_tensors(tensors, self.name) if self.within else tensors).values()
+        ]
+
+    def _count_bytes(self, tensor: Tensor, dtype: str) -> int:
+        # The packed matrices of a GGUF file's denoising network stay packed.
+        packed = self.name in NETWORKS and self.within and is_packed_matrix(tensor)
+        return stored_bytes(tensor) if packed else bytes_as([tensor], dtype)
 
 
 def weights_variant(name: str) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from pipelines.core.cancelling import raise_if
 from pipelines.models.checkpoint_loading import empty_module
 from pipelines.models.files import PartFiles, read_json
+from pipelines.models.stored_dtypes import StoredAs, keep_all
 from pipelines.weights.checkpoint_names import Move, encoder_moves
 from pipelines.weights.files import read_full_header
 from pipelines.weights.reading import TensorReader, plain_names
@@ -26,7 +27,11 @@ __all__ = ["load_by_name"]
 
 
 def load_by_name(
-    part: PartFiles, part_type: type, dtype: torch.dtype, cancelled: Callable[[], bool] = lambda: False
+    part: PartFiles,
+    part_type: type,
+    dtype: torch.dtype,
+    cancelled: Callable[[], bool] = lambda: False,
+    stored_as: StoredAs = keep_all,
 ) -> torch.nn.Module | None:
     """Return the part with its files' tensors, or None where `from_pretrained` does more than copy them by name.
 
@@ -37,6 +42,7 @@ def load_by_name(
         part_type: its class.
         dtype: of the floating-point weights.
         cancelled: polled between tensors.
+        stored_as: names the tensors that are kept in another dtype.
 
     Raises:
         ModelFileError: a file is broken.
@@ -49,7 +55,9 @@ def load_by_name(
     moves = _find_moves(headers, module)
     if moves is None or (dtype != torch.float32 and _has_computed_floats(module)):
         return None
-    module.load_state_dict(dict(_read(headers, moves, dtype, cancelled)), assign=True)
+    kept = stored_as(module)
+    read = _read(headers, moves, dtype, cancelled)
+    module.load_state_dict({name: tensor.to(kept.get(name, tensor.dtype)) for name, tensor in read}, assign=True)
     if tie_weights := getattr(module, "tie_weights", None):
         tie_weights()
     return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import threading
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.leases import PartKey, Wanted
 from pipelines.core.types import Choice
+from pipelines.models.activations import Work
 from pipelines.models.assembly import assemble_model
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
@@ -21,17 +21,14 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.files import PartFiles
 from pipelines.models.load_progress import LoadProgress, Progress, report_stage
-from pipelines.models.part_loading import (
-    free_part,
-    load_checkpoint,
-    load_part,
-    loaded_bytes,
-)
-from pipelines.models.placement import HOST, place_parts
+from pipelines.models.memory_row import MemoryRow
+from pipelines.models.part_loading import free_part, load_part, loaded_bytes
+from pipelines.models.placement import EIGHT_BITS, HOST
 from pipelines.models.places import ModelPlaces
+from pipelines.models.placing import Placing
 from pipelines.models.plan import QUANTIZED_PARTS, Plan, Plans
 from pipelines.models.quantization_folder import quantized_entry
-from pipelines.models.quantization_loading import Calibrate, load_quantized
+from pipelines.models.quantization_loading import Calibrate, load_eight_bits, load_outline, load_quantized
 from pipelines.models.steering_choice import find_extra_steering
 from pipelines.models.vaes import find_vae
 from pipelines.weights.offload import Slot, offloaded, streamed
@@ -40,28 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 
-__all__ = ["Loader", "MemoryRow"]
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryRow:
-    """Describes one part for a memory bar.
-
-    Attributes:
-        label: the part's name, e.g. "unet".
-        models: keys of the models that use it.
-        bytes: that it takes.
-        device: where it is; "host" for parts that come to the device only for a call.
-        in_use: how many jobs hold it.
-        state: "reserved", "loading", "ready" or "freeing".
-    """
-
-    label: str
-    models: tuple[str, ...]
-    bytes: int
-    device: str
-    in_use: int
-    state: str
+__all__ = ["Loader"]
 
 
 class Loader:
@@ -107,6 +83,10 @@ class Loader:
         return Plans(self.places, self.device, self._dtype)
 
     @functools.cached_property
+    def _placing(self) -> Placing:
+        return Placing(self.cache, self.host, self.device)
+
+    @functools.cached_property
     def _slot(self) -> Slot:
         return Slot(self.device)
 
@@ -121,6 +101,7 @@ class Loader:
         source: torch.nn.Module | None = None,
         extras: Extras = Extras(),
         calibrate: Calibrate | None = None,
+        work: Work | None = None,
     ) -> Iterator[Any]:
         """Provide a model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
 
@@ -133,6 +114,7 @@ class Loader:
             source: the model's network in full precision, where the caller holds it: it is copied and not read again.
             extras: parts of the models folder that are taken besides, or in the place of the model's own.
             calibrate: records calls of that network, where a method of quantization is calibrated.
+            work: what the network is to be given, for which the device keeps room.
 
         Raises:
             UnknownMethodError: no model, or no part, has this key.
@@ -145,24 +127,30 @@ class Loader:
         plan = self._plans.plan(entry, cancelled, report_stage(progress, "Downloading"))
         if extras:
             plan = self._extend(plan, extras)
-        placement = place_parts(plan, self.cache.limit, self.host is not None)
+        placement, activations = self._placing.place(plan, work)
         resident, offloaded_parts = dict(placement.resident), dict(placement.moved)
         self._remember(entry.key if entry.key in self.catalog else key, resident | offloaded_parts)
         load_progress = LoadProgress(progress, sum(plan.estimates.values()), cancelled, source, calibrate)
         with contextlib.ExitStack() as stack:
             objects: dict[PartKey, Any] = {}
-            requests = self._build_requests(plan, resident, load_progress)
+            build = functools.partial(self._build_request, plan, placement.sizes, load_progress)
+            requests = [build(name, part) for name, part in resident.items()]
+            if activations:
+                requests.append(self._reserve_room(activations, "room for activations", stack))
             if offloaded_parts and self.host is not None:
-                requests.append(self._reserve_room(placement.room, stack))
+                requests.append(self._reserve_room(placement.room, "room for moved parts", stack))
                 self.cache.require_possible(requests)
                 # Always the computer's memory first, then the device's, so that two jobs cannot wait for each other.
-                waiting = self._build_requests(plan, offloaded_parts, load_progress)
-                objects |= stack.enter_context(self.host.acquire(waiting, timeout, cancelled))
+                objects |= stack.enter_context(
+                    self.host.acquire([build(name, part) for name, part in offloaded_parts.items()], timeout, cancelled)
+                )
             objects |= stack.enter_context(self.cache.acquire(requests, timeout, cancelled))
             if offloaded_parts:
                 stack.callback(self._slot.clear)
             parts = {name: objects[part] for name, part in (resident | offloaded_parts).items()}
-            yield assemble_model(plan, parts, self.catalog, self._rows_by_network)
+            model = assemble_model(plan, parts, self.catalog, self._rows_by_network)
+            stack.enter_context(self._placing.measured(plan, parts))
+            yield model
 
     def _extend(self, plan: Plan, extras: Extras) -> Plan:
         vae = find_vae(self.catalog.vaes(), extras.vae, plan.entry) if extras.vae else None
@@ -197,7 +185,7 @@ class Loader:
         own."""
         plan = self._plans.find(key)
         files = plan.parts.get(name) if plan else None
-        return sum(path.stat().st_size for path in files.weights) if files else None
+        return sum(path.stat().st_size for path in files.weights) if files and not files.within else None
 
     def release(self, key: str) -> bool:
         """Free what only this model uses: True if it is gone, False if a job holds some, which goes when that ends."""
@@ -213,7 +201,7 @@ class Loader:
         plan = self._plans.find(key)
         if plan is None:
             return False
-        placement = place_parts(plan, self.cache.limit, self.host is not None)
+        placement = self._placing.find(plan)
         resident, offloaded_parts = placement.resident, placement.moved
         return all(self.cache.holds(part) for part in resident.values()) and all(
             self.host is not None and self.host.holds(part) for part in offloaded_parts.values()
@@ -235,16 +223,39 @@ class Loader:
             for name, part in parts.items():
                 self._names.setdefault(part, (name, set()))[1].add(key)
 
-    def describe_placement(self, key: str) -> str:
-        """Say in one sentence where the parts of a model that was used before stay; empty for others."""
-        plan = self._plans.find(key)
-        return place_parts(plan, self.cache.limit, self.host is not None).sentence if plan else ""
+    def describe_placement(self, key: str, work: Work | None = None) -> str:
+        """Say in one sentence where the parts of a model stay while it is used.
 
-    def _build_requests(self, plan: Plan, parts: Mapping[str, PartKey], load_progress: LoadProgress) -> list[Wanted]:
-        return [self._build_request(plan, name, part, load_progress) for name, part in parts.items()]
+        Args:
+            key: of the catalog.
+            work: what the network is to be given.
 
-    def _build_request(self, plan: Plan, name: str, part: PartKey, load_progress: LoadProgress) -> Wanted:
-        files, estimate = plan.parts.get(name), plan.estimates[plan.keys[name]]
+        Returns:
+            The sentence; empty where there is no such choice, and of a model that is not on this machine.
+        """
+        entry, plan = self.catalog[key], self._plans.find(key)
+        if self.host is None or entry.problem:
+            return ""
+        if plan is None and entry.local:
+            plan = self._plans.plan(entry, lambda: False, None)
+        if plan is None:
+            return ""
+        return self._placing.describe(plan, work)
+
+    def outline(self, key: str) -> torch.nn.Module:
+        """Make the network of a model that was used before, without its weights.
+
+        Raises:
+            ModelFileError: it has no network that could be quantized.
+        """
+        plan = self._plans.find(key) or self._plans.plan(self.catalog[key], lambda: False, None)
+        name = next((name for name in QUANTIZED_PARTS if plan.parts.get(name)), QUANTIZED_PARTS[0])
+        return load_outline(plan.require_part(name))
+
+    def _build_request(
+        self, plan: Plan, sizes: Mapping[str, int], load_progress: LoadProgress, name: str, part: PartKey
+    ) -> Wanted:
+        files, estimate = plan.require_part(name), sizes[name]
 
         def load(abandoned: Callable[[], bool]) -> Any:
             value = self._load_part(plan, files, part, load_progress, lambda: load_progress.ends(abandoned))
@@ -256,23 +267,19 @@ class Loader:
     def _load_part(
         self,
         plan: Plan,
-        files: PartFiles | None,
+        files: PartFiles,
         part: PartKey,
         load_progress: LoadProgress,
         abandoned: Callable[[], bool],
     ) -> Any:
-        if part.quantization:
+        if part.quantization == EIGHT_BITS:
+            module = load_eight_bits(files, part.dtype, abandoned)
+        elif part.quantization:
             source, calibrate = load_progress.source, load_progress.calibrate
             return load_quantized(plan, files, part, source, abandoned, calibrate, load_progress.progress)
-        if files is None:
-            modules = load_checkpoint(
-                plan.checkpoint, plan.entry.pipeline, plan.folder, part.dtype, part.device, plan.entry.file, abandoned
-            )
-            for name, module in modules.items():
-                self._arrange(name, module, part.device)
-            return modules
         waits = part.device.startswith(HOST)
-        module = load_part(files, part.dtype, "cpu" if waits else part.device, abandoned)
+        if not part.quantization:
+            module = load_part(files, part.dtype, "cpu" if waits else part.device, abandoned)
         self._arrange(files.name, module, part.device)
         if not waits:
             return module
@@ -286,8 +293,8 @@ class Loader:
 
             use_channels_last(module)
 
-    def _reserve_room(self, room: int, stack: contextlib.ExitStack) -> Wanted:
-        """Room on the device for the largest of what comes and goes, as long as the lease lasts."""
-        key = PartKey(f"room {next(self._numbers)}", part="room for moved parts", device=self.device)
+    def _reserve_room(self, room: int, what: str, stack: contextlib.ExitStack) -> Wanted:
+        """Room on the device that no model takes as long as the lease lasts."""
+        key = PartKey(f"room {next(self._numbers)}", part=what, device=self.device)
         stack.callback(self.cache.release, key)
         return Wanted(key, room, lambda abandoned: None)

@@ -10,20 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.cancelling import Cancelled, raise_if
 from pipelines.core.errors import BusyError, ModelError, ModelFileError
-from pipelines.models.checkpoint_scheduler import adapt_scheduler
-from pipelines.models.files import LIGHT, PartFiles, read_index
+from pipelines.models.files import PartFiles
 from pipelines.models.shipped_configurations import load_light_part
 from pipelines.models.steering_entry import ADAPTER, CONTROLNET
+from pipelines.models.stored_dtypes import StoredAs, keep_all
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from diffusers import SchedulerMixin
 
-    from pipelines.models.entry import CheckpointFile
-
-__all__ = ["free_part", "load_checkpoint", "load_part", "loaded_bytes", "new_scheduler", "part_class", "pipeline_class"]
+__all__ = ["free_part", "load_part", "loaded_bytes", "new_scheduler", "part_class", "pipeline_class"]
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +71,13 @@ def pipeline_class(class_name: str) -> type:
     return pipeline_type
 
 
-def load_part(part: PartFiles, dtype: str, device: str, cancelled: Callable[[], bool] = lambda: False) -> Any:
+def load_part(
+    part: PartFiles,
+    dtype: str,
+    device: str,
+    cancelled: Callable[[], bool] = lambda: False,
+    stored_as: StoredAs = keep_all,
+) -> Any:
     """Load the part, ready to be used on the device, in evaluation mode and without gradients.
 
     Args:
@@ -83,6 +85,7 @@ def load_part(part: PartFiles, dtype: str, device: str, cancelled: Callable[[], 
         dtype: of its floating-point weights, e.g. "float16".
         device: "cpu", "cuda", ...
         cancelled: polled before and between tensors.
+        stored_as: names the tensors that are kept in another dtype.
 
     Raises:
         ModelFileError: the files do not make this class, or tensors are missing.
@@ -97,15 +100,16 @@ def load_part(part: PartFiles, dtype: str, device: str, cancelled: Callable[[], 
             raise_if(cancelled)
             if part.light:
                 return load_light_part(part_type, part.folder)
-            load = _load_from_state if part.single else _load_from_folder
-            module = load(part, part_type, getattr(torch, dtype), cancelled)
+            load = _load_from_state if part.single or part.within else _load_from_folder
+            module = load(part, part_type, getattr(torch, dtype), cancelled, stored_as)
             return module.to(device).eval().requires_grad_(False)
         except (ModelError, Cancelled):
             raise
         except torch.OutOfMemoryError as error:
             raise BusyError(OUT_OF_MEMORY) from error
         except Exception as error:
-            raise _explain_failure(part.name, part.folder.parent.name, part.class_name, error) from error
+            model = part.weights[0].name if part.within else part.folder.parent.name
+            raise _explain_failure(part.name, model, part.class_name, error) from error
 
 
 def _explain_failure(name: str, model: str, class_name: str, error: Exception) -> ModelFileError:
@@ -117,13 +121,13 @@ def _explain_failure(name: str, model: str, class_name: str, error: Exception) -
 
 
 def _load_from_folder(
-    part: PartFiles, part_type: type[Any], dtype: torch.dtype, cancelled: Callable[[], bool]
+    part: PartFiles, part_type: type[Any], dtype: torch.dtype, cancelled: Callable[[], bool], stored_as: StoredAs
 ) -> torch.nn.Module:
     from transformers.utils import logging as transformers_logging
 
     from pipelines.models.folder_loading import load_by_name
 
-    filled = load_by_name(part, part_type, dtype, cancelled)
+    filled = load_by_name(part, part_type, dtype, cancelled, stored_as)
     if filled is not None:
         return filled
     # Progress is told to the person who asked, not to the terminal.
@@ -143,14 +147,19 @@ def _load_from_folder(
 
 
 def _load_from_state(
-    part: PartFiles, part_type: type, dtype: torch.dtype, cancelled: Callable[[], bool]
+    part: PartFiles, part_type: type, dtype: torch.dtype, cancelled: Callable[[], bool], stored_as: StoredAs
 ) -> torch.nn.Module:
-    from pipelines.models.checkpoint_loading import lone_module
+    from pipelines.models.checkpoint_loading import checkpoint_modules, lone_module
     from pipelines.models.steering_loading import load_steering_file
 
+    if part.within:
+        config = part.folder.parent
+        return checkpoint_modules(part.weights[0], config, dtype, {part.name: part_type}, cancelled, stored_as)[
+            part.name
+        ]
     if part.name in (CONTROLNET, ADAPTER):
         return load_steering_file(part, dtype, cancelled)
-    return lone_module(part.weights[0], part_type, part.folder, dtype, part.name, cancelled)
+    return lone_module(part.weights[0], part_type, part.folder, dtype, part.name, cancelled, stored_as)
 
 
 def _require_all(part: PartFiles, missing: Iterable[object]) -> None:
@@ -161,58 +170,6 @@ def _require_all(part: PartFiles, missing: Iterable[object]) -> None:
             f"{len(names)} tensors are missing or too many, the first is {names[0][:80]}. "
             "Copy or download the model again."
         )
-
-
-def load_checkpoint(
-    path: Any,
-    pipeline: str,
-    config: Path,
-    dtype: str,
-    device: str,
-    file: CheckpointFile | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """Load all parts of a checkpoint file by name, with the tokenizers and the scheduler of its configurations.
-
-    Args:
-        path: the .safetensors or .gguf file, already checked.
-        pipeline: class name of the pipeline it belongs to.
-        config: folder with the configurations and tokenizers of that pipeline.
-        dtype, device: of the parts.
-        file: what it says of itself; parts that it lacks are left out, and come from elsewhere.
-        cancelled: polled before and between tensors.
-
-    Raises:
-        ModelFileError: the file does not make this pipeline.
-        BusyError: the device's memory ran out.
-        Cancelled: the load was stopped.
-    """
-    import torch
-
-    from pipelines.models.checkpoint_loading import checkpoint_modules
-
-    pipeline_class(pipeline)
-    index, _ = read_index(config)
-    lacks = file.lacks if file else ()
-    classes = {name: part_class(*made) for name, made in index.items() if made}
-    weighty = {name: made for name, made in classes.items() if not any(word in made.__name__ for word in LIGHT)}
-    with ONE_AT_A_TIME:
-        try:
-            raise_if(cancelled)
-            modules = checkpoint_modules(path, config, getattr(torch, dtype), weighty, lacks, cancelled)
-            modules = {name: module.to(device) for name, module in modules.items()}
-            light = {
-                name: load_light_part(made, config / name) for name, made in classes.items() if name not in weighty
-            }
-        except (ModelError, Cancelled):
-            raise
-        except torch.OutOfMemoryError as error:
-            raise BusyError(OUT_OF_MEMORY) from error
-        except Exception as error:
-            raise _explain_failure("the checkpoint", path.name, pipeline, error) from error
-    if file and "scheduler" in light:
-        light["scheduler"] = adapt_scheduler(light["scheduler"], path, file)
-    return {**dict.fromkeys(index), **light, **modules}
 
 
 def new_scheduler(part: PartFiles, config: Mapping[str, object]) -> SchedulerMixin:

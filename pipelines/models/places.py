@@ -20,11 +20,8 @@ from pipelines.models.downloads import (
     missing_sentence,
 )
 from pipelines.models.entry import CatalogEntry, Source
-from pipelines.models.files import PartFiles, list_parts, part_files, part_folder, read_index
+from pipelines.models.files import LIGHT, PartFiles, list_parts, part_files, part_folder, read_index
 from pipelines.models.shipped_configurations import find_shipped_configuration
-from pipelines.weights.files import bytes_as
-from pipelines.weights.gguf_files import is_packed_matrix, read_weights_header, stored_bytes
-from pipelines.weights.network_kinds import bare_names
 
 __all__ = ["ModelPlaces"]
 
@@ -156,10 +153,11 @@ class ModelPlaces:
     def _donors(self) -> Donors:
         return Donors(self.catalog.values(), self.catalog.folders)
 
-    def completing_parts(
+    def checkpoint_parts(
         self, entry: CatalogEntry, config: Path, variants: Sequence[str]
     ) -> dict[str, PartFiles | None]:
-        """Return the parts that a single file lacks, from its donors; None for one without which it works.
+        """Return all parts of a single file's model: those that it holds, those that it lacks, from its donors, and
+        what its configurations give; None for a part without which it works.
 
         Args:
             entry: of the single file.
@@ -172,8 +170,14 @@ class ModelPlaces:
         classes, _ = read_index(config)
         file = entry.require_file()
         parts: dict[str, PartFiles | None] = {}
-        for name in file.lacks:
-            if (made := classes.get(name)) is None:
+        for name, made in classes.items():
+            if made is None:
+                parts[name] = None
+                continue
+            if name not in file.lacks:
+                is_light = any(word in made[1] for word in LIGHT)
+                held = () if is_light else (entry.require_path(),)
+                parts[name] = PartFiles(name, *made, part_folder(config, name), held, within=not is_light)
                 continue
             donor = self._donors.part(entry.family, file.base, name)
             if donor is None and name in OPTIONAL.get(file.base, ()):
@@ -216,17 +220,6 @@ class ModelPlaces:
         if tiny_folder is None:
             return None
         return part_files(TINY_VAE, "diffusers", "AutoencoderTiny", tiny_folder, variants)
-
-    def checkpoint_bytes(self, entry: CatalogEntry, dtype: str) -> int:
-        """Estimate the memory of a checkpoint file's tensors as `dtype`, with 2 % for buffers that are in no file.
-
-        A GGUF file's packed matrices of the denoising network stay packed.
-        """
-        tensors = read_weights_header(entry.require_path()).tensors
-        _, network = bare_names(tensors) if entry.file and entry.file.gguf else ("", {})
-        packed = [tensor for tensor in network.values() if is_packed_matrix(tensor)]
-        unpacked = bytes_as(tensors.values(), dtype) - bytes_as(packed, dtype)
-        return int(1.02 * (unpacked + sum(stored_bytes(tensor) for tensor in packed)))
 
 
 def _has_configs(folder: Path) -> bool:

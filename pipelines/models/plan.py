@@ -19,18 +19,19 @@ from pipelines.models.places import ModelPlaces
 from pipelines.models.steering import build_steering_part
 from pipelines.models.steering_entry import SteeringEntry
 from pipelines.models.vaes import VaeEntry, build_vae_part
+from pipelines.weights.files import bytes_as
 from pipelines.weights.part_identity import PartIdentities
 
-__all__ = ["CHECKPOINT", "QUANTIZED_PARTS", "Plan", "Plans"]
+__all__ = ["QUANTIZED_PARTS", "Plan", "Plans"]
 
 _LARGE = 2**30
 """Bytes of a model's files from which halving its memory counts for more than exact repetition of float32."""
 
+_BITS = {"int8": 8.5, "fp8": 8.5, "layerwise": 8.0, "nf4": 5.0, "int4": 5.0}
+"""Bits of a weight with its share of the scales, by quantizer, rounded up."""
+
 QUANTIZED_PARTS = ("unet", "transformer")
 """Parts that are quantized: the denoising network, whatever its name."""
-
-CHECKPOINT = "checkpoint"
-"""The name under which all parts of a checkpoint file stand together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Plan:
     Attributes:
         entry: of the catalog.
         folder: the model's folder, or the one with a checkpoint file's configurations.
-        parts: by name; None for places that stay empty. Of a checkpoint file only those that it lacks.
+        parts: by name; None for places that stay empty.
         settings: the pipeline's other settings.
         keys: name to key of everything that the cache holds; schedulers are made anew for each job.
         estimates: bytes by key.
@@ -58,7 +59,18 @@ class Plan:
     @property
     def checkpoint(self) -> Path | None:
         """The file, where the model is one."""
-        return self.entry.path if CHECKPOINT in self.keys else None
+        return self.entry.path if self.entry.path is not None and not self.entry.path.is_dir() else None
+
+    def require_part(self, name: str) -> PartFiles:
+        """Return the files of a part that the model has.
+
+        Raises:
+            ModelFileError: its place is empty.
+        """
+        part = self.parts.get(name)
+        if part is None:
+            raise ModelFileError(f"{self.entry.label} has no {name}. Choose another model.")
+        return part
 
     def stamp(self) -> tuple | None:
         """Return places, sizes and times of all files and which tiny decoders there are; None where a file is gone."""
@@ -73,16 +85,28 @@ class Plan:
             return None
 
 
-def _describe_quantization(entry: CatalogEntry, name: str = "") -> str:
-    """What of a part's key says how it is quantized: only the denoising network ever is.
-
-    Args:
-        name: of the part; "" for all parts of a checkpoint file together.
-    """
-    if entry.quantized is None or (name and name not in QUANTIZED_PARTS):
+def _describe_quantization(entry: CatalogEntry, name: str) -> str:
+    """What of a part's key says how it is quantized: only the denoising network ever is."""
+    if entry.quantized is None or name not in QUANTIZED_PARTS:
         return ""
     method, file = json.dumps(entry.quantized.choice.to_json(), sort_keys=True), entry.quantized.file
     return f"{method} from {file} of {file.stat().st_mtime_ns}" if file else method
+
+
+def _estimate_bytes(entry: CatalogEntry, part: PartFiles, dtype: str) -> int:
+    """The memory of a part; a quantized network's by its file or its method, or as if it were not quantized."""
+    whole = part.estimate_bytes(dtype)
+    if entry.quantized is None or part.name not in QUANTIZED_PARTS:
+        return whole
+    if entry.quantized.file is not None:
+        return min(whole, int(1.02 * entry.quantized.file.stat().st_size))
+    bits = _BITS.get(entry.quantized.choice.key)
+    if bits is None:
+        return whole
+    matrices = [one for one in part.tensors() if len(one.shape) >= 2]
+    saved = bytes_as(matrices, dtype) - sum(one.count for one in matrices) * bits / 8
+    # Layers that stay as they are: input, output, embeddings.
+    return min(whole, int(1.15 * max(0.0, whole - saved)))
 
 
 class Plans:
@@ -157,23 +181,13 @@ class Plans:
         self, path: Path, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None
     ) -> Plan:
         config = self.places.config_folder(entry, cancelled, progress)
-        dtype = self._choose_base_dtype(entry)
-        key = PartKey(
-            self._identities.name([path]),
-            "",
-            f"{CHECKPOINT} {entry.file.prediction}".strip() if entry.file else CHECKPOINT,
-            dtype,
-            _describe_quantization(entry),
-            self.device,
-        )
-        completing = self.places.completing_parts(entry, config, self._list_variants(entry))
-        parts = {**completing, **self._find_tiny(entry, config)}
+        parts = {
+            **self.places.checkpoint_parts(entry, config, self._list_variants(entry)),
+            **self._find_tiny(entry, config),
+        }
         keys, estimates = self._build_keys(entry, parts)
-        estimates[key] = self.places.checkpoint_bytes(entry, dtype)
         settings = read_index(config)[1]
-        return Plan(
-            entry, config, parts, settings, {CHECKPOINT: key, **keys}, estimates, self._list_tiny_places(entry, config)
-        )
+        return Plan(entry, config, parts, settings, keys, estimates, self._list_tiny_places(entry, config))
 
     def _plan_folder(self, entry: CatalogEntry, cancelled: Callable[[], bool], progress: Progress | None) -> Plan:
         folder, parts, settings = self.places.parts(entry, self._list_variants(entry), cancelled, progress)
@@ -201,12 +215,12 @@ class Plans:
             keys[name] = PartKey(
                 self._identities.name(part.files()),
                 "",
-                f"{part.library}.{part.class_name}",
+                f"{part.library}.{part.class_name}{f' {name}' if part.within else ''}",
                 dtype,
                 _describe_quantization(entry, name),
                 device="cpu" if part.light else self.device,
             )
-            estimates[keys[name]] = part.estimate_bytes(dtype)
+            estimates[keys[name]] = _estimate_bytes(entry, part, dtype)
         return keys, estimates
 
     def _list_variants(self, entry: CatalogEntry) -> Sequence[str]:

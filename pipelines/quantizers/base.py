@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -44,6 +44,7 @@ def quantize_network(
     in_place: bool = False,
     calibration: Calibration | None = None,
     progress: Progress = lambda stage, done, total: None,
+    device: str | None = None,
 ) -> torch.nn.Module:
     """Make a quantized copy; the given network is only read.
 
@@ -57,6 +58,8 @@ def quantize_network(
         in_place: change the network itself, which nobody else may hold, so that both are never whole in memory.
         calibration: recorded calls of the network, for methods that are calibrated.
         progress: told what a calibrated method does.
+        device: where the network is to run, if it is changed in place and is somewhere else: each layer goes there
+            before it is quantized, and what is not quantized at the end, so that the device never holds all of it.
 
     Raises:
         MethodFitError: no layer would be changed, or a method that is calibrated has no calibration.
@@ -83,10 +86,22 @@ def quantize_network(
         if cancelled():
             raise Cancelled
         parent, _, attribute = name.rpartition(".")
-        layer = built[name] if built else _quantize_layer(quantizer, get_layer(copied, name), name, label)
+        given = get_layer(copied, name)
+        given = given if device is None or built else given.to(device)
+        layer = built[name] if built else _quantize_layer(quantizer, given, name, label)
         setattr(copied.get_submodule(parent), attribute, layer)
+    if device is not None:
+        _move_rest(copied, plan.quantized_layers, device)
     quantizer.finish(copied)
     return copied.eval().requires_grad_(False)
+
+
+def _move_rest(network: torch.nn.Module, quantized: Sequence[str], device: str) -> None:
+    """Move what is not quantized; some libraries' packed layers cannot be moved."""
+    inside = tuple(f"{name}." for name in quantized)
+    for name, module in network.named_modules():
+        if not f"{name}.".startswith(inside):
+            module._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
 def _quantize_layer(quantizer: Quantizer, layer: WeightedLayer, name: str, label: str) -> torch.nn.Module:

@@ -27,7 +27,7 @@ class Layerwise(StorableQuantizer):
         pass
 
     def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
-        return self._add_hook(copy.deepcopy(layer), layer.weight.dtype)
+        return self.add_hook(copy.deepcopy(layer), layer.weight.dtype)
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
         return widen(layer.weight.detach(), torch.float32)
@@ -38,10 +38,11 @@ class Layerwise(StorableQuantizer):
     def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         dtype = layer.weight.dtype
         layer.load_state_dict(dict(tensors), assign=True)
-        return self._add_hook(layer, dtype)
+        return self.add_hook(layer, dtype)
 
     @staticmethod
-    def _add_hook(layer: WeightedLayer, compute: torch.dtype) -> torch.nn.Module:
+    def add_hook(layer: WeightedLayer, compute: torch.dtype) -> torch.nn.Module:
+        """Store a layer's weights in e4m3 and cast them to a dtype for each call."""
         from diffusers.hooks.layerwise_casting import apply_layerwise_casting_hook
 
         apply_layerwise_casting_hook(layer, torch.float8_e4m3fn, compute, non_blocking=False)

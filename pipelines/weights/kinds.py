@@ -17,13 +17,16 @@ from pipelines.weights.network_kinds import (
 )
 from pipelines.weights.prediction import Prediction, prediction_of
 
-__all__ = ["FileKind", "file_kind"]
+__all__ = ["FileKind", "file_kind", "list_part_tensors"]
 
 _OUTER = ("state_dict", "module", "ema")
 _NESTED = (
     "Its tensors stand one level too deep, as in a training checkpoint that was converted with all around it. Convert "
     "what is inside, so that names begin with model.diffusion_model."
 )
+
+NETWORKS = ("unet", "transformer")
+"""Parts that are a denoising network."""
 
 VAE_PREFIXES = ("first_stage_model.", "vae.")
 ENCODERS = {
@@ -88,6 +91,24 @@ def file_kind(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
     if any(LORA_MARK.search(name) for name in tensors):
         return FileKind("lora", *lora_kind(tensors, metadata, CONTEXT_WIDTHS))
     return _classify_adapter(tensors) or _classify_network(tensors, metadata) or _classify_part(tensors)
+
+
+def list_part_tensors(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors of one part of a whole model's file, under the file's names.
+
+    Args:
+        tensors: of the file.
+        name: of the part: "unet", "transformer", "vae", "text_encoder", ...
+    """
+    if name in NETWORKS:
+        prefix, bare = bare_names(tensors)
+        return {f"{prefix}{one}": tensor for one, tensor in bare.items()}
+    starts: tuple[str, ...] = VAE_PREFIXES
+    if name != "vae":
+        kind = file_kind(tensors)
+        encoders: Mapping[str, tuple[str, ...]] = ENCODERS.get(kind.base) or ENCODERS.get(kind.family, {})
+        starts = encoders.get(name, ())
+    return {one: tensor for one, tensor in tensors.items() if one.startswith(starts)}
 
 
 def _explain_quantization(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

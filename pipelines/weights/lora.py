@@ -186,7 +186,7 @@ def applied_loras(
         tensors, metadata = (source, {}) if isinstance(source, Mapping) else read_lora(source)
         name = "The LoRA" if isinstance(source, Mapping) else f"The LoRA {Path(source).stem!r}"
         for parameter, adapters in lora_layers(tensors, metadata, networks, family, name).items():
-            if not parameter.is_floating_point():
+            if not parameter.is_floating_point() or parameter.element_size() < 2:
                 raise LoraError(f"{name} cannot be added to quantized weights. Choose the model in full precision.")
             if weight:
                 changes.setdefault(parameter, []).extend((adapter, weight) for adapter in adapters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,14 +61,67 @@ def offloaded(module: torch.nn.Module, slot: Slot) -> torch.nn.Module:
 
 
 def streamed(module: torch.nn.Module, device: str) -> torch.nn.Module:
-    """Return the module, whose layers come to the device one at a time when they are called.
+    """Return the module, whose weights stay in the computer's memory; each layer's come to the device for its call.
 
-    Without diffusers' streams, which keep copies of the weights that a LoRA would not reach.
+    Nothing is copied back: after a call the layer has the tensors again that it had before, so that a LoRA may change
+    them between calls.
+
+    Args:
+        module: whose parameters are on the CPU.
+        device: where calls run.
 
     Source: diffusers, `diffusers.hooks.group_offloading`, "leaf_level".
+    Differs: diffusers copies the weights back after each call, or with streams keeps copies that a LoRA does not reach.
     """
-    import torch
-    from diffusers.hooks import apply_group_offloading
+    from accelerate.hooks import ModelHook, add_hook_to_module
+    from accelerate.utils import send_to_device
+    from torch.nn import MultiheadAttention
 
-    apply_group_offloading(module, torch.device(device), offload_type="leaf_level")
-    return module
+    class ToDevice(ModelHook):
+        # diffusers reads this to know where inputs belong.
+        execution_device = device
+
+        def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: Any) -> tuple:
+            return send_to_device(args, device), send_to_device(kwargs, device)
+
+    inside: set[torch.nn.Module] = set()
+    for one in module.modules():
+        if one in inside:
+            continue
+        if isinstance(one, MultiheadAttention):  # it reads its last layer's weights without calling it
+            inside.update(one.modules())
+            _Visit([*one.modules()], device).attach(one)
+        elif one._parameters or one._buffers:
+            _Visit([one], device).attach(one)
+    return add_hook_to_module(module, ToDevice())
+
+
+class _Visit:
+    """The tensors of a layer on the device while it is called."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module], device: str):
+        self._modules, self._device = modules, device
+        self._waiting: list[tuple[dict, dict]] = []
+
+    def attach(self, caller: torch.nn.Module) -> None:
+        """Bring the tensors for each call of a module."""
+        caller.register_forward_pre_hook(lambda module, args: self._bring(), prepend=True)
+        caller.register_forward_hook(lambda module, args, output: self._leave(), always_call=True)
+
+    def _bring(self) -> None:
+        places: list[dict[str, Any]] = [held for one in self._modules for held in (one._parameters, one._buffers)]
+        self._waiting = [(place, dict(place)) for place in places]
+        for place in places:
+            for name, tensor in place.items():
+                place[name] = tensor if tensor is None else self._copy(tensor)
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        from torch.nn import Parameter
+
+        copied = tensor.detach().to(self._device)
+        return Parameter(copied, requires_grad=False) if type(tensor) is Parameter else copied
+
+    def _leave(self) -> None:
+        for place, tensors in self._waiting:
+            place.update(tensors)
+        self._waiting = []

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.core.errors import LoraError
+from pipelines.core.errors import LoraError, StepwiseError
 from pipelines.core.interruption import interruptible, large_modules
 from pipelines.core.types import Choice, LoraChoice, Traits
 from pipelines.families.base import Family
+from pipelines.models.activations import Work
 from pipelines.models.additions import fits_model
 from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry
@@ -31,6 +32,9 @@ from studio.models.lora_names import find_lora
 from studio.models.model_list import ModelList
 
 __all__ = ["StudioModels"]
+
+_USUAL_SIDES = {"sdxl": 1024, "sd3": 1024, "flux": 1024}
+"""Pixels of a side that the published models of a family draw; 512 of others."""
 
 
 class StudioModels:
@@ -104,13 +108,13 @@ class StudioModels:
             share = f" ({done / 1e9:.1f} of {total / 1e9:.1f} GB)" if total > 1e8 else ""
             job.set_status(JobStatus.LOADING, f"{stage} {self.catalog[key].label}{share}")
 
-        loader = self.get_loader(job.device)
+        loader, work = self.get_loader(job.device), self._find_work(key, job.request)
         with (
-            loader.model(key, job.cancelled, report_progress, extras=extras) as family,
+            loader.model(key, job.cancelled, report_progress, extras=extras, work=work) as family,
             interruptible(large_modules(family.components.values()), job.cancelled),
         ):
             if loader.host is not None:
-                job.set_status(JobStatus.LOADING, loader.describe_placement(key))
+                job.set_status(JobStatus.LOADING, loader.describe_placement(key, work))
             if isinstance(family, Family):
                 self._traits[key], self._sizes[key] = family.traits, family.default_size
                 model_loras = loader.lora_files(key, job.cancelled, report_progress)
@@ -118,6 +122,20 @@ class StudioModels:
                     yield family
             else:
                 yield family
+
+    def describe_placement(self, key: str) -> str:
+        """Say in one sentence where a model's parts stay for a picture of its usual size; "" without a GPU."""
+        with contextlib.suppress(StepwiseError):  # a broken file is told where the model is loaded
+            return self.loader.describe_placement(key, self._find_work(key, None))
+        return ""
+
+    def _find_work(self, key: str, request: object) -> Work:
+        """What a request gives the network of a model at once, as far as it says."""
+        base = getattr(request, "base", request)
+        usual = self.get_default_size(key) or (_USUAL_SIDES.get(self.catalog[key].family, 512),) * 2
+        width, height = (getattr(base, name, 0) or side for name, side in zip(("width", "height"), usual, strict=True))
+        # One row with and one without the prompt, for each picture.
+        return Work(2 * (getattr(base, "batch_size", 1) or 1), width, height)
 
     @contextlib.contextmanager
     def quantized(self, key: str, choice: Choice, full: Family, job: Job) -> Iterator[Family]:

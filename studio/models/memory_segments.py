@@ -11,7 +11,8 @@ from pipelines.models.loader import HOST
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipelines.models.loader import Loader, MemoryRow
+    from pipelines.models.loader import Loader
+    from pipelines.models.memory_row import MemoryRow
 
 __all__ = ["DeviceRow", "Segment", "list_devices", "list_memory_segments"]
 

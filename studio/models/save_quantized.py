@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipelines.core.errors import MethodFitError
 from pipelines.families.base import Family
 from pipelines.models.quantization_folder import keep_network, quantized_key
-from pipelines.quantizers import build_quantizer, this_machine
+from pipelines.quantizers import CalibratedQuantizer, build_quantizer, this_machine
 from pipelines.requests.calibration import record_calibration
 
 if TYPE_CHECKING:
@@ -55,16 +56,23 @@ def keep(studio: ModelStock, model: str, choice: Choice, cancelled: Callable[[],
     """
     studio.require_keeping()
     quantizer = build_quantizer(choice, this_machine(studio.loader.device))
-    with studio.loader.model(model, cancelled) as full:
-        if not isinstance(full, Family):
-            raise MethodFitError(
-                "This model runs through its own pipeline only and cannot be quantized here. Choose another."
-            )
-        calibrate = functools.partial(record_calibration, full, cancelled)
-        lease = studio.loader.model(model, cancelled, quantization=choice, source=full.network, calibrate=calibrate)
-        with lease as family:
-            key = keep_network(
-                studio.catalog.folder, studio.catalog[model], choice, full.network, family.network, quantizer
-            )
+    outline = studio.loader.outline(model)
+    with contextlib.ExitStack() as stack:
+        source = calibrate = None
+        if isinstance(quantizer, CalibratedQuantizer):
+            full = _require_family(stack.enter_context(studio.loader.model(model, cancelled)))
+            source, calibrate = full.network, functools.partial(record_calibration, full, cancelled)
+        # Of a method that needs no runs of the model, the device never holds the network in full precision.
+        lease = studio.loader.model(model, cancelled, quantization=choice, source=source, calibrate=calibrate)
+        family = _require_family(stack.enter_context(lease))
+        key = keep_network(studio.catalog.folder, studio.catalog[model], choice, outline, family.network, quantizer)
     studio.catalog.rescan()
     return key
+
+
+def _require_family(model: object) -> Family:
+    if not isinstance(model, Family):
+        raise MethodFitError(
+            "This model runs through its own pipeline only and cannot be quantized here. Choose another."
+        )
+    return model

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.pipelines.device_tensors import (
     WAITED_FOR,
     Crossing,
     DeviceTensor,
+    Meter,
     Refused,
     compute_on_cpu,
     find_our_line,
@@ -43,22 +45,40 @@ class Accelerator:
 
     Args:
         kind: "cuda", "mps" or "xpu".
+        count: how many cards of the kind there are; they hold no tensor in common.
         gradients: whether autograd runs on it. That asks the device underneath for a guard, which a build for the CPU
             has for "meta" but for no accelerator; then nothing can be moved to the real "meta".
 
     Attributes:
         beneath: the device that PyTorch's own code sees.
         log: everything that crossed, in order.
+        meter: counts the bytes of tensors that are made, where a test asks for it.
         behind: seconds of work that the device is told to have before it; its events tell their time behind that.
     """
 
-    def __init__(self, kind: str, gradients: bool = False):
+    def __init__(self, kind: str, gradients: bool = False, count: int = 1):
         self.device = torch.device(kind, 0)
         self.beneath = torch.device("meta") if gradients else self.device
+        self.count, self._threads = count, threading.local()
         self.log: list[Crossing] = []
         self.behind = 0.0
+        self.meter: Meter | None = None
         self._arriving: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self._launched = self._passed = 0
+
+    @property
+    def current(self) -> int:
+        """The number of the card that this thread means where it names none."""
+        return getattr(self._threads, "current", 0)
+
+    @contextlib.contextmanager
+    def applied(self, device: torch.device) -> Iterator[None]:
+        """Make a card the current one of this thread."""
+        before, self._threads.current = self.current, device.index or 0
+        try:
+            yield
+        finally:
+            self._threads.current = before
 
     @contextlib.contextmanager
     def on(self) -> Iterator[Accelerator]:
@@ -71,7 +91,7 @@ class Accelerator:
             torch._C._set_only_lift_cpu_tensors(True)
             torch.__future__.set_overwrite_module_params_on_conversion(True)
             stack.enter_context(replaced_functions(self))
-            stack.enter_context(DeviceNames())
+            stack.enter_context(DeviceNames(self))
             stack.enter_context(DeviceDispatch(self))
             yield self
 
@@ -80,6 +100,16 @@ class Accelerator:
         """What runs in the context is the CPU's own work."""
         with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
             yield
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[Meter]:
+        """Count the bytes of what is made on the device while the context lasts, beside what is there already."""
+        gc.collect()
+        self.meter = Meter(self.allocated())
+        try:
+            yield self.meter
+        finally:
+            self.meter = None
 
     @staticmethod
     def allocated() -> int:
@@ -136,7 +166,7 @@ class Accelerator:
         leaves = list(list_leaves((args, kwargs)))
         mine = [one for one in leaves if isinstance(one, DeviceTensor)]
         wanted = self._device_of(kwargs.get("device"))
-        place = wanted if wanted is not None else (self.device if mine else None)
+        place = wanted if wanted is not None else (mine[0].device if mine else None)
         if name == "_to_copy":
             return self._copied(func, args, kwargs)
         if name == "copy_":
@@ -157,7 +187,7 @@ class Accelerator:
             kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
             kwargs = {key: value for key, value in kwargs.items() if key in list_argument_names(func)}
         result = compute_on_cpu(func, map_leaves(unwrap, args), map_leaves(unwrap, kwargs))
-        return self._wrapped(result, mine, func) if on_device else result
+        return self._wrapped(result, mine, func, place) if on_device else result
 
     def _device_of(self, device: Any) -> torch.device | None:
         """A device as it is asked for; what is beneath the stand-in means the stand-in."""
@@ -180,7 +210,7 @@ class Accelerator:
         flags = rest[2:] if kind == "device" else rest[1:]
         if flags and isinstance(flags[0], bool):
             blocking = {"non_blocking": flags[0]}
-        if (given["device"].type, given["dtype"]) == (source.device.type, source.dtype) and not kwargs.get("copy"):
+        if (given["device"], given["dtype"]) == (source.device, source.dtype) and not kwargs.get("copy"):
             return source
         return self._copied(torch.ops.aten._to_copy.default, (source,), {**given, **blocking})
 
@@ -205,7 +235,7 @@ class Accelerator:
             self.crosses("download", result, not free)
             if free:
                 result = self._late(result)
-        return DeviceTensor(result, self) if target.type in KINDS else result
+        return DeviceTensor(result, self, target) if target.type in KINDS else result
 
     def _late(self, result: torch.Tensor) -> torch.Tensor:
         """What a non-blocking download gives before the host has waited: anything."""
@@ -233,6 +263,9 @@ class Accelerator:
     def require_one_device(self, func: Any, name: str, leaves: list[Any]) -> None:
         """Raise Refused where an operation mixes tensors of the device and of the CPU."""
         tensors = [one for one in leaves if isinstance(one, torch.Tensor)]
+        cards = {one.device for one in tensors if isinstance(one, DeviceTensor)}
+        if len(cards) > 1 and name not in {"copy_", "_to_copy"}:
+            raise Refused(f"tensors of {sorted(map(str, cards))} are mixed in {func} at {find_our_line()}")
         hosts = [one for one in tensors if not isinstance(one, DeviceTensor) and one.device.type == "cpu"]
         if name in {"index", "index_put", "index_put_", "_index_put_impl_"}:
             if not isinstance(tensors[0], DeviceTensor):
@@ -251,7 +284,7 @@ class Accelerator:
         if dtype == torch.float64 and self.device.type == "mps":
             raise Refused(f"MPS has no float64, asked for by {func} at {find_our_line()}")
 
-    def _wrapped(self, result: Any, mine: list[DeviceTensor], func: Any) -> Any:
+    def _wrapped(self, result: Any, mine: list[DeviceTensor], func: Any, card: torch.device) -> Any:
         same = {id(one.held): one for one in mine}
 
         def wrap(value: Any) -> Any:
@@ -260,6 +293,6 @@ class Accelerator:
             if id(value) in same:
                 return same[id(value)]
             self._require_dtype(value.dtype, func)
-            return DeviceTensor(value, self)
+            return DeviceTensor(value, self, card)
 
         return map_leaves(wrap, result)

@@ -32,7 +32,8 @@ def compute_attention(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Ten
     owner = next(one.owner for one in tensors if isinstance(one, DeviceTensor))
     owner.require_one_device(func, "attention", tensors)
     with owner.aside():
-        return DeviceTensor(func(*map_leaves(unwrap, args), **map_leaves(unwrap, kwargs)), owner)
+        card = next(one.card for one in tensors if isinstance(one, DeviceTensor))
+        return DeviceTensor(func(*map_leaves(unwrap, args), **map_leaves(unwrap, kwargs)), owner, card)
 
 
 class DeviceDispatch(TorchDispatchMode):
@@ -52,6 +53,10 @@ class DeviceDispatch(TorchDispatchMode):
 class DeviceNames(TorchFunctionMode):
     """Gives a device without an index its own, which PyTorch would ask a driver for; pins memory without one."""
 
+    def __init__(self, owner: Accelerator):
+        super().__init__()
+        self._owner = owner
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.pin_memory:
             pinned = args[0].clone()
@@ -64,12 +69,11 @@ class DeviceNames(TorchFunctionMode):
             return compute_attention(func, args, kwargs)
         return func(*(self._indexed(value) for value in args), **kwargs)
 
-    @staticmethod
-    def _indexed(value: Any) -> Any:
+    def _indexed(self, value: Any) -> Any:
         if isinstance(value, str) and value in KINDS:
-            return torch.device(value, 0)
+            return torch.device(value, self._owner.current)
         if isinstance(value, torch.device) and value.type in KINDS and value.index is None:
-            return torch.device(value.type, 0)
+            return torch.device(value.type, self._owner.current)
         return value
 
 
@@ -92,7 +96,7 @@ def replaced_functions(owner: Accelerator) -> Any:
     def run_on_device(thread: threading.Thread) -> None:
         # Of each thread its own, as in `Accelerator.on`; the thread ends with it.
         torch._C._set_only_lift_cpu_tensors(True)
-        with DeviceNames(), DeviceDispatch(owner):
+        with DeviceNames(owner), DeviceDispatch(owner):
             run(thread)
 
     stack, run = contextlib.ExitStack(), threading.Thread.run
@@ -103,6 +107,7 @@ def replaced_functions(owner: Accelerator) -> Any:
     replaced += [(torch.mps.event, "Event", Event)] if name == "mps" else [(module, "Event", Event)]
     if name == "cuda":
         replaced += [(module, "get_device_capability", lambda *_: (8, 9))]
+        replaced += [(module, "device", owner.applied), (module, "device_count", lambda: owner.count)]
     for place, attribute, stand_in in replaced:
         stack.callback(setattr, place, attribute, getattr(place, attribute))
         setattr(place, attribute, stand_in)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -82,25 +84,58 @@ def find_our_line() -> str:
     return "elsewhere"
 
 
+class Meter:
+    """Counts the bytes of a device's tensors while they are made and let go, each storage once.
+
+    Attributes:
+        bytes: that there are now.
+        peak: that there were at most.
+    """
+
+    def __init__(self, bytes_before: int) -> None:
+        self.bytes = self.peak = bytes_before
+        self._counts: collections.Counter[int] = collections.Counter()
+
+    def add(self, tensor: DeviceTensor) -> None:
+        """Count a tensor for as long as it is there."""
+        storage = tensor.held.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        if not self._counts[place]:
+            self.bytes += size
+            self.peak = max(self.peak, self.bytes)
+        self._counts[place] += 1
+        weakref.finalize(tensor, self._drop, place, size)
+
+    def _drop(self, place: int, size: int) -> None:
+        self._counts[place] -= 1
+        if not self._counts[place]:
+            self.bytes -= size
+
+
 class DeviceTensor(torch.Tensor):
     """A tensor of the stand-in device; its numbers are those of `held`, which lies on the CPU."""
 
     held: torch.Tensor
     owner: Accelerator
+    card: torch.device
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor, owner: Accelerator) -> DeviceTensor:
+    def __new__(cls, held: torch.Tensor, owner: Accelerator, card: torch.device | None = None) -> DeviceTensor:
+        card = card or owner.device
+        beneath = owner.beneath if card == owner.device else card
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=owner.beneath
+            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=beneath
         )
-        made.held, made.owner = held, owner
+        made.held, made.owner, made.card = held, owner, card
+        if owner.meter is not None:
+            owner.meter.add(made)
         return made
 
     @property
     def device(self) -> torch.device:
-        return self.owner.device
+        return self.card
 
     @property
     def is_cuda(self) -> bool:
@@ -162,7 +197,7 @@ class DeviceTensor(torch.Tensor):
         if self.requires_grad and torch.is_grad_enabled():
             return super().__getitem__(index)
         with self.owner.aside():
-            return DeviceTensor(self.held[map_leaves(self._as_index, index)], self.owner)
+            return DeviceTensor(self.held[map_leaves(self._as_index, index)], self.owner, self.card)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(value, torch.Tensor) and not isinstance(value, DeviceTensor) and value.ndim:
@@ -178,7 +213,7 @@ class DeviceTensor(torch.Tensor):
         return unwrap(index)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        made: Any = DeviceTensor(self.held.clone(), self.owner)
+        made: Any = DeviceTensor(self.held.clone(), self.owner, self.card)
         if getattr(self, "_is_param", False):
             made = torch.nn.Parameter(made, requires_grad=self.requires_grad)
         memo[id(self)] = made
@@ -192,14 +227,14 @@ class DeviceTensor(torch.Tensor):
 
     @property
     def data(self) -> DeviceTensor:
-        return DeviceTensor(self.held.detach(), self.owner)
+        return DeviceTensor(self.held.detach(), self.owner, self.card)
 
     @data.setter
     def data(self, value: torch.Tensor) -> None:
         if not isinstance(value, DeviceTensor):
             raise Refused(f"a parameter on {self.device} is given data of the CPU at {find_our_line()}")
         torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
-        self.held = value.held
+        self.held, self.card = value.held, value.card
 
 
 def is_device_tensor(value: Any) -> bool:

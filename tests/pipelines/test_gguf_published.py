@@ -16,7 +16,8 @@ from transformers import T5Config, T5EncoderModel
 from pipelines.core.errors import ModelFileError
 from pipelines.models.checkpoint_loading import lone_module
 from pipelines.models.donors import Donors
-from pipelines.models.part_loading import load_checkpoint
+from pipelines.models.files import PartFiles
+from pipelines.models.part_loading import load_part
 from pipelines.weights import gguf_files, kinds
 from pipelines.weights.files import Tensor
 from pipelines.weights.gguf_files import is_packed_matrix, read_gguf_header, stored_bytes
@@ -102,8 +103,13 @@ def test_a_whole_checkpoint_has_its_vae_and_text_encoder_unpacked(tmp_path, monk
     states = []
     for name in ("painter.gguf", "unpacked.safetensors"):
         config = tmp_path / "stable-diffusion-v1-5"
-        parts = load_checkpoint(tmp_path / name, "StableDiffusionPipeline", config, "float32", "cpu")
-        states.append({**parts["vae"].state_dict(), **parts["text_encoder"].state_dict()})
+        states.append({})
+        for part, made in (
+            ("vae", ("diffusers", "AutoencoderKL")),
+            ("text_encoder", ("transformers", "CLIPTextModel")),
+        ):
+            files = PartFiles(part, *made, config / part, (tmp_path / name,), within=True)
+            states[-1] |= load_part(files, "float32", "cpu").state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], weight) for name, weight in states[1].items())
     packed, unpacked = predictions(tmp_path, "painter", "unpacked")

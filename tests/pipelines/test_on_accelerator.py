@@ -231,17 +231,21 @@ def test_a_guidance_that_differentiates_is_the_cpus(key, place):
     on_both_with_gradients(place, lambda family: final(family, request))
 
 
+GUIDANCE_SETTINGS: dict[str, dict[str, Any]] = {
+    "cfg": {"guidance_scale": 4.0, "guidance_rescale": 0.7},
+    "slg": {"first_block": 0, "last_block": 0},
+    "linear": {"every": 1, "share": 1.0},  # its coefficients are one model's
+    "blended": {"second": "a cat face", "rule": "alternating"},
+    "judged": {"strength": 0.0},  # the detector is the CPU's
+}
+
+
 @on_places
 @pytest.mark.parametrize("key", [key for key in GUIDANCE if key not in MOVING])
 def test_every_guidance_is_the_cpus(key, place):
     family = next(fitting_families(GUIDANCE, key))
-    further = {"cfg": {"guidance_scale": 4.0, "guidance_rescale": 0.7}, "slg": {"first_block": 0, "last_block": 0}}
-    further["linear"] = {"every": 1, "share": 1.0}  # its coefficients are one model's
-    further["blended"] = {"second": "a cat face", "rule": "alternating"}
-    further["judged"] = {"strength": 0.0}  # the detector is the CPU's
-    on_both(
-        family, place, lambda one: final(one, request_for(family).replace(guidance=Choice(key, further.get(key, {}))))
-    )
+    guidance = Choice(key, GUIDANCE_SETTINGS.get(key, {}))
+    on_both(family, place, lambda one: final(one, request_for(family).replace(guidance=guidance)))
 
 
 @pytest.fixture(scope="session")

@@ -18,12 +18,15 @@ from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import denoise, denoise_together
 from pipelines.core.types import Choice
 from pipelines.families import family_of
+from pipelines.guidance import GUIDANCE
 from pipelines.requests.step_pictures import with_pictures
 from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
 from tests.pipelines.accelerator import Accelerator
 from tests.pipelines.test_on_accelerator import (
+    GUIDANCE_SETTINGS,
     MAKERS,
+    MOVING,
     Place,
     accelerator,
     final,
@@ -66,6 +69,22 @@ def test_a_step_waits_at_most_once_and_reads_back_once(key):
             assert len(copies) <= further, copies
             assert len(waits) <= 1, waits
             assert sum(one.kind == "download" for one in step) <= 1 + further
+
+
+GUIDED = [key for key in GUIDANCE if key not in MOVING]
+
+
+@pytest.mark.parametrize("key", GUIDED)
+def test_a_step_with_any_guidance_waits_at_most_once_and_reads_back_once(key):
+    name = next(fitting_families(GUIDANCE, key))
+    device, family = accelerator(PLACE.kind), model(name, PLACE, PLACE.dtype)
+    with device.on():
+        guidance = Choice(key, GUIDANCE_SETTINGS.get(key, {}))
+        request = request_for(name).replace(guidance=guidance, num_inference_steps=6)
+        for step in crossings(family, [request], device):
+            waits = [one.place for one in step if one.blocks]
+            assert len(waits) <= 1, waits
+            assert sum(one.kind == "download" for one in step) <= 1
 
 
 @pytest.mark.parametrize("name", MAKERS)

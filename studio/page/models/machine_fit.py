@@ -55,13 +55,14 @@ def read_free_disk(folder: Path) -> int:
     return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
 
 
-def describe_fit(entry: CatalogEntry, is_here: bool, machine: Machine) -> tuple[str, str]:
+def describe_fit(entry: CatalogEntry, is_here: bool, machine: Machine, placement: str = "") -> tuple[str, str]:
     """Return `GOOD`, `SLOW` or `NO`, and a sentence for the person; both empty where the size is not known.
 
     Args:
         entry: of the catalog; its size is that of the download, and the memory that it takes is about as large.
         is_here: whether it is on this machine already.
         machine: of `read_machine`.
+        placement: what is planned for its parts on a GPU, as a sentence; "" where nothing is.
     """
     size = entry.size_bytes
     if not size or entry.problem:
@@ -70,11 +71,12 @@ def describe_fit(entry: CatalogEntry, is_here: bool, machine: Machine) -> tuple[
         return NO, f"No room on the disk: {format_file_size(machine.free_disk)} free."
     if size > machine.memory:
         memory = f"Larger than the {format_file_size(machine.memory)} that models may hold"
-        return (SLOW, f"{memory}: runs part by part, slower.") if machine.has_gpu else (NO, f"{memory}.")
+        parts = placement or f"{memory}: runs part by part, slower."
+        return (SLOW, parts) if machine.has_gpu else (NO, f"{memory}.")
     if not machine.has_gpu and size > _QUICK_WITHOUT_GPU:
         return SLOW, "Fits in memory; slow without a GPU."
     if size > _ROOM * machine.memory:
-        return SLOW, "Fits in memory with little room for large pictures."
+        return SLOW, placement or "Fits in memory with little room for large pictures."
     return GOOD, "Fits this machine."
 
 

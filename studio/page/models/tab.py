@@ -153,7 +153,7 @@ class ModelsTab:
         entries = [(entry, self.model_list.is_here(entry)) for entry in self.studio.models()]
         return look.build_cards(
             self._list_cards(family, kind, where),
-            lambda entry, is_here: describe_fit(entry, is_here, machine),
+            lambda entry, is_here: describe_fit(entry, is_here, machine, self.studio.describe_placement(entry.key)),
             recommend(entries, machine),
         )
 

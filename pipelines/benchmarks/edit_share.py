@@ -1,0 +1,55 @@
+"""What of an edit's time is spent outside its steps: the autoencoder's, since prompts are given as embeddings."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import torch
+
+from pipelines.benchmarks.device import make_family, make_run
+from pipelines.benchmarks.device_models import SHAPES
+from pipelines.requests.encoding import decode
+
+__all__ = ["EDIT_ROWS", "measure_edit"]
+
+EDIT_ROWS = (
+    "| edit by DDIM inversion | encode | steps | decode | outside the steps ÷ whole |",
+    "| --- | --- | --- | --- | --- |",
+)
+"""Above the rows of `measure_edit`, in seconds of the processor."""
+
+
+def measure_edit(name: str, dtype: torch.dtype, side: int, steps: int, tiny: bool = False) -> str:
+    """Measure an edit's parts on the CPU: the picture encoded, inverted in so many evaluations of one row, denoised in
+    as many of two rows (the source's and the target's prompt), and decoded.
+
+    Args:
+        name: of a shape.
+        dtype: of the parts.
+        side: of the picture, in pixels.
+        steps: of the inversion, and of the edit.
+        tiny: whether to take a tiny network, to try the script.
+    """
+    shape = SHAPES[name]
+    family = make_family(shape, "cpu", dtype, tiny)
+    pixels = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0))
+    run = make_run(shape, family, side, max(2, steps), tiny)
+    tensors = run.denoiser.conditionings["positive"].tensors
+    marks = [time.process_time()]
+    family.encode_images(pixels)
+    marks.append(time.process_time())
+    for rows in (1, 2):
+        given = {key: one.repeat(rows, *[1] * (one.ndim - 1)) for key, one in tensors.items()}
+        conditioning = type(run.denoiser.conditionings["positive"])(given)
+        latents = run.latents.repeat(rows, 1, 1, 1)
+        for level in run.levels[:steps]:
+            with torch.no_grad():
+                family.predict_raw(latents, torch.full((rows,), float(level.timestep)), conditioning)
+    marks.append(time.process_time())
+    decode(family, run.latents)
+    marks.append(time.process_time())
+    encoded, inside, decoded = (later - earlier for earlier, later in itertools.pairwise(marks))
+    share = (encoded + decoded) / (encoded + inside + decoded)
+    title = f"{name} {side}² {str(dtype).removeprefix('torch.')}, {steps} + {steps} steps"
+    return f"| {title} | {encoded:.1f} s | {inside:.1f} s | {decoded:.1f} s | {share:.2f} |"
