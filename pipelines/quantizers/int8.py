@@ -35,7 +35,7 @@ class Int8Codec:
     def unpack(
         self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        return (parts["codes"].float() * parts["scales"]).to(dtype)
+        return parts["codes"].float().mul_(parts["scales"]).to(dtype)
 
 
 def Int8(settings: object) -> WeightOnly:
