@@ -64,11 +64,11 @@ def pair(tmp_path_factory):
     tiny_sd(folder / "models" / "tiny-sd")
     for name in ("animatediff", "ltx", "svd"):
         TINY_VIDEOS[name](folder / "models" / f"tiny-{name}")
-    set_timesteps = EulerDiscreteScheduler.set_timesteps
+    set_timesteps, stand_in = EulerDiscreteScheduler.set_timesteps, device
 
     def set_on_host(self, steps, device=None, **further):
         # A list of tensors of the CPU becomes a tensor, which PyTorch does not do while the stand-in is there.
-        with device.aside():
+        with stand_in.aside():
             set_timesteps(self, steps, device="cpu", **further)
         self.timesteps = self.timesteps.to(device)
 
