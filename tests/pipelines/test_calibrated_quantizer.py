@@ -120,6 +120,16 @@ def test_a_searched_range_is_never_worse_than_the_extremes_and_exact_on_its_own_
     assert torch.allclose(again.decode(again.encode(grid, levels)), grid, atol=1e-3)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_searched_range_gives_up_one_end_alone_where_a_single_weight_needs_it(sign):
+    grid = (torch.arange(255) % 16).float() * 0.125 - 1.25
+    group = sign * torch.cat([grid, torch.tensor([1.25])])[None, None]
+    found = search_ranges(group, 16)
+    # All but the single weight lie on 16 levels: cutting it off costs its own distance to them, and nothing else.
+    alone = (1.25 - float(grid.max())) ** 2
+    assert float((found.decode(found.encode(group, 16)) - group).square().sum()) <= alone * 1.01
+
+
 def test_rows_of_a_layer_times_its_weights_are_its_outputs():
     inputs = correlated(2, 4, 9, 7)
     for layer in (

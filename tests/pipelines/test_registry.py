@@ -44,6 +44,8 @@ def test_every_setting_says_its_range_and_refuses_what_is_outside(method, field)
         with pytest.raises(SettingsError):
             parse_settings(method.settings, {field.name: bad})
     if kind in (int, float):
+        for edge in (field.metadata["low"], field.metadata["high"]):
+            assert getattr(parse_settings(method.settings, {field.name: edge}), field.name) == edge
         for bad in (field.metadata["low"] - 1, field.metadata["high"] + 1):
             with pytest.raises(SettingsError, match=f"from {field.metadata['low']}"):
                 parse_settings(method.settings, {field.name: bad})
