@@ -32,7 +32,7 @@ def figure(page, name):
 def test_what_stands_on_the_page_runs_and_survives_a_reload(visit, app_url):
     page = visit()
     page.evaluate(SLOW, 400)  # a busy server
-    page.get_by_role("button", name="Six steps, UniPC").click()
+    page.get_by_role("button", name="Six learned steps").click()
     page.click("#t2i-run")  # before the chip's settings have come back
     assert page.evaluate(RUNNING)  # the button answers at once
     finish(page)
@@ -71,7 +71,7 @@ def test_what_stands_on_the_page_runs_and_survives_a_reload(visit, app_url):
 def test_an_examples_late_answer_leaves_what_was_chosen_meanwhile(visit, hold):
     page = visit()
     page.wait_for_timeout(1000)  # the page's own first requests
-    answer = hold(page, page.get_by_role("button", name="Six steps, UniPC").click)
+    answer = hold(page, page.get_by_role("button", name="Six learned steps").click)
     page.fill("#t2i-steps input[type=number]", "7")
     page.keyboard.press("Tab")
     page.click("#t2i-seed-roll")

@@ -75,6 +75,12 @@ EXAMPLES = (
         model="emoji-128-flow",
     ),
     _build_example(
-        "rocket", "Six steps, UniPC", "a rocket on a purple background", 0, num_inference_steps=6, sampler="unipc"
+        "rocket",
+        "Six learned steps",
+        "a rocket on a purple background",
+        0,
+        num_inference_steps=6,
+        sampler="dpmpp_2m",
+        schedule={"key": "learned", "name": "emoji-128-dpmpp-2m-6-bespoke"},
     ),
 )
