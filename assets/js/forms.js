@@ -3,7 +3,8 @@
   "use strict";
   const QUIET = 60;  // milliseconds without a touch or an answer, after which the form stands still
   const RUNS = "button.sw-run, button.sw-measure";
-  let open = 0, touched = 0, held = null;
+  const COMES = 3000;  // milliseconds within which an example's chip asks the server
+  let open = 0, touched = 0, held = null, expected = 0;
 
   /* An example's chip, a chosen model, a dropped picture change the form by way of the server. */
   const fetched = window.fetch;
@@ -11,12 +12,17 @@
     const answer = fetched.call(this, input, init), address = String(input?.url ?? input);
     if (!/\/gradio_api\/(run|upload)\b/.test(address)) return answer;
     open += 1;
+    expected = 0;
     const done = () => { open -= 1; touched = performance.now(); look(); };
     answer.then((response) => response.clone().arrayBuffer()).then(done, done);
     return answer;
   };
 
-  const moving = () => open > 0 || performance.now() - touched < QUIET;
+  const moving = () => open > 0 || performance.now() < expected || performance.now() - touched < QUIET;
+  /* From the click on a chip to its request Gradio takes a third of a second where the machine is busy. */
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("button[id*='-example-']")) expected = performance.now() + COMES;
+  }, true);
   for (const kind of ["input", "change", "click"]) document.addEventListener(kind, (event) => {
     if (event.target.closest?.(".sw-live") && !event.target.closest("button.sw-stop, button.sw-unseen")) touched = performance.now();
   }, true);
