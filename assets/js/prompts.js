@@ -56,11 +56,11 @@
   }, true);
 
   /* A button in a section that has just been opened: pressed once it is on the page, which its section then shows. */
-  function press(id, root, tries = 40) {
+  function pressWhenShown(id, root, tries = 40) {
     const button = document.getElementById(id);
     if (button) { button.click(); document.getElementById(root)?.scrollIntoView({ behavior: "smooth", block: "nearest" }); }
-    else if (tries) setTimeout(() => press(id, root, tries - 1), 50);
+    else if (tries) setTimeout(() => pressWhenShown(id, root, tries - 1), 50);
   }
 
-  window.stepwise = { ...window.stepwise, again, runSeveral, press };
+  window.stepwise = { ...window.stepwise, again, runSeveral, pressWhenShown };
 })();

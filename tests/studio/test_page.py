@@ -345,3 +345,14 @@ def test_a_running_cell_shows_its_last_sharp_estimate_while_it_is_young():
     assert cell.preview[0, 0, 0, 0] == 1
     cell.frames += [frame(3, False)] * 8
     assert cell.preview[0, 0, 0, 0] == 3
+
+
+def test_no_two_scripts_give_the_page_a_function_of_one_name():
+    offered = [
+        name.partition(":")[0].strip()
+        for script in sorted((ROOT / "assets" / "js").glob("*.js"))
+        for block in re.findall(r"window\.stepwise = \{ \.\.\.window\.stepwise,([^}]*)\}", script.read_text())
+        for name in block.split(",")
+        if name.strip()
+    ]
+    assert len(offered) > 10 and len(offered) == len(set(offered))

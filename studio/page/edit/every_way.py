@@ -79,7 +79,7 @@ class EveryWayPanel(RunningTab):
         form = Form({*self.edit_form.inputs, *own}, self._read, own, self._refill, draft=self._typed, typed=own)
         self._wire_run(form, LiveTab(KEY, ready.take, self._build_renderer), ready)
         opened = begin.click(lambda: gr.update(open=True), outputs=[self.fold], **PLUMBING)
-        opened.then(None, js=f"() => stepwise.press('edit-ways-run', {self.root!r})", **PLUMBING)
+        opened.then(None, js=f"() => stepwise.pressWhenShown('edit-ways-run', {self.root!r})", **PLUMBING)
 
     def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
         draft, (_, values) = self._typed(data), self.edit_form.read(data, gives_reference=True)
