@@ -112,6 +112,7 @@ _WITH_HELP = (
     "pipelines.training.denoising_gain",
     "studio.benchmarks.emerging",
     "studio.benchmarks.examples",
+    "studio.benchmarks.stays",
 )
 """Other modules that pages name as commands."""
 

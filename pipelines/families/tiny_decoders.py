@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderTiny
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
 
 __all__ = ["decode_tiny"]
 

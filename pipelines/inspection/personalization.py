@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from pipelines.core.prediction import Conditioning, Query
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
-from pipelines.families.latent import LatentFamily
 from pipelines.inspection.base import Finding, InspectContext
 from pipelines.inspection.zeroth_order import DescentSettings, ZerothOrderAdam
+
+if TYPE_CHECKING:
+    from pipelines.families.latent import LatentFamily
 
 __all__ = ["Personalization", "PersonalizationSettings", "find_start", "fits_one_clip", "named_vectors", "replace_word"]
 
@@ -118,6 +121,8 @@ class Personalization:
 
     def inspect(self, context: InspectContext) -> Finding:
         family, chosen, request = context.family, self.settings, context.resolved.request
+        from pipelines.families.latent import LatentFamily  # late: it imports diffusers
+
         if not isinstance(family, LatentFamily):
             raise PromptError("This model reads prompts in a way of its own, which knows no new words. Choose another.")
         start = find_start(request.prompt, chosen.start)
@@ -195,6 +200,8 @@ def _read_word(family: LatentFamily, word: str) -> torch.Tensor:
 
 def _encode(context: InspectContext, prompt: str, word: str, vectors: torch.Tensor) -> Conditioning:
     family = context.family
+    from pipelines.families.latent import LatentFamily  # late: it imports diffusers
+
     if not isinstance(family, LatentFamily):
         raise TypeError("only families of latents know embeddings")
     with named_vectors(family, word, vectors):

@@ -62,6 +62,7 @@ _SMALL: Mapping[str, Any] = {
     "format": "webp",
     "measure": False,
     "variants": ["int8"],
+    "edits": ["image_to_image"],
     "factor": 1.5,
     "inspection_word_attention_draws": 1,
 }

@@ -90,6 +90,7 @@ class CompareEdits:
             {**_EXAMPLE, "inversions": ["direct", {"key": "ddim", "strength": 0.8}]},
             {**_EXAMPLE, "edits": ["style_aligned"], "reference": PICTURE, "edit": "refine", "inversion": "direct"},
         ),
+        overrules=frozenset({"cells"}),
     )
 
     def parse(self, values: Mapping[str, object], context: TaskContext) -> EditComparison:

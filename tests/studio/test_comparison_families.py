@@ -46,7 +46,7 @@ def test_a_family_larger_than_the_cells_becomes_the_columns_of_a_grid(setup, mon
     updates = setup._fill_family(data)
     assert updates[setup.mode] == GRID
     field, values = setup.axes.parts["x"]
-    assert (updates[field], updates[values]) == ("sampler", "all DPM-Solver++")
+    assert (updates[field], updates[values]["value"]) == ("sampler", "all DPM-Solver++")
     assert setup.axes.values(build_family_axis("DPM-Solver++")) == {
         "x": {"field": "sampler", "values": "all DPM-Solver++"}
     }

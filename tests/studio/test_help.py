@@ -41,4 +41,4 @@ def test_one_kinds_keys_are_listed_with_their_settings():
 def test_the_help_of_every_command_imports_no_library_of_tensors_or_pictures():
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["9"], "the commands' number, and no library"
+    assert done.stdout.split() == ["10"], "the commands' number, and no library"

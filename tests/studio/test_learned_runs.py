@@ -11,7 +11,9 @@ from tests.studio.page_forms import built, read_after
 from tests.studio.waiting import ended
 
 NAME = next(
-    name for name, one in find_all(SHIPPED).items() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m"
+    name
+    for name, one in find_all(SHIPPED).items()
+    if one.model == "emoji" and one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m"
 )
 SINGLE = next(name for name, one in find_all(SHIPPED).items() if one.single)
 PROMPT = "a fox on a blue background"

@@ -25,7 +25,9 @@ def values(schedule, steps=10, **more):
 
 
 LEARNED = next(
-    one for one in find_all(SHIPPED).values() if one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m"
+    one
+    for one in find_all(SHIPPED).values()
+    if one.model == "emoji" and one.num_inference_steps == 6 and one.sampler.key == "dpmpp_2m"
 )
 
 
