@@ -89,7 +89,7 @@ def test_every_field_of_a_run_button_is_made_wrong(pages, tab):
         if one.wrong
     )
     assert {*pages} == {*BUTTONS} and shrink_form(form).values != form.values
-    # An inspection takes its run from the picture, and a comparison of edits the fields of the tab Edit under that tab's
+    # An inspection takes its run from the picture, and a comparison of edits the fields of Edit under that tab's
     # names: their own forms have nothing whose size is capped.
     assert tab in {"inspect", "compare_edits"} or any(one.wrong and one.wrong.beyond for one in requests)
 
