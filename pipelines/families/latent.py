@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import functools
 import weakref
@@ -68,9 +69,9 @@ class LatentFamily(Family):
         self._require_channels()
 
     @classmethod
+    @abc.abstractmethod
     def fits(cls, components: Mapping[str, Any]) -> bool:
         """Say whether the family is made of such components, by their classes."""
-        raise NotImplementedError
 
     def _require_channels(self) -> None:
         takes, makes = self.network_channels, self.vae.config.latent_channels

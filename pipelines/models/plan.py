@@ -16,8 +16,8 @@ from pipelines.models.downloads import Progress
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, part_folder, read_index, read_json
 from pipelines.models.places import ModelPlaces
-from pipelines.models.steering import build_steering_part
-from pipelines.models.steering_entry import SteeringEntry
+from pipelines.models.steering import build_steering_part, is_control_lora
+from pipelines.models.steering_entry import CONTROLNET, SteeringEntry
 from pipelines.models.vaes import VaeEntry, build_vae_part
 from pipelines.weights.files import bytes_as
 from pipelines.weights.part_identity import PartIdentities
@@ -171,6 +171,10 @@ class Plans:
         for one in steering:
             added[one.what] = build_steering_part(one, network, self._list_variants(plan.entry))
         keys, estimates = self._build_keys(plan.entry, added)
+        if any(is_control_lora(one) for one in steering):
+            # It becomes a copy of the network's encoder and middle, which are less than half of it.
+            whole = max((plan.estimates[plan.keys[name]] for name in QUANTIZED_PARTS if name in plan.keys), default=0)
+            estimates[keys[CONTROLNET]] += whole // 2
         keys = {**plan.keys, **keys}
         known = {**plan.estimates, **estimates}
         return dataclasses.replace(

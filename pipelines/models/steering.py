@@ -16,9 +16,10 @@ from pipelines.models.folder_entries import make_key, make_printable, measure_si
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, SteeringEntry
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
+from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.network_kinds import CONTEXT_WIDTHS
 
-__all__ = ["build_steering_part", "explain_misfit", "find_steering", "list_steering"]
+__all__ = ["build_steering_part", "explain_misfit", "find_steering", "is_control_lora", "list_steering"]
 
 _FAMILIES = {"SD3ControlNetModel": "sd3", "FluxControlNetModel": "flux", "ControlNetModel": "sd"}
 _NOUNS = {CONTROLNET: "ControlNet", ADAPTER: "IP-Adapter", ENCODER: "image encoder"}
@@ -180,6 +181,16 @@ def find_steering(entries: Sequence[SteeringEntry], what: str, key: str, entry: 
     if reason := explain_misfit(found, entry):
         raise SettingsError(reason)
     return found
+
+
+def is_control_lora(steering: SteeringEntry) -> bool:
+    """Say whether one of them is a file of low-rank changes, from which a ControlNet is made beside the network.
+
+    Raises:
+        ModelFileError: the file is broken.
+    """
+    is_file = steering.what == CONTROLNET and not steering.path.is_dir()
+    return is_file and any(name.endswith(".up") for name in read_weights_header(steering.path).tensors)
 
 
 def build_steering_part(steering: SteeringEntry, network_config: Path, variants: Sequence[str]) -> PartFiles:

@@ -60,22 +60,24 @@ class _Painter:
 
     def paint(self, noisy: torch.Tensor, denoised: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Return pictures (B, 3, h, w) of both, and whether the estimate's are sharp."""
-        if not self._family.paints_twice:
-            painted = self._family.paint(torch.cat([noisy, denoised]))
+        family = self._family
+        if not (family.paints_twice and self._is_due()):
+            paint = family.sketch if family.paints_twice else family.paint
+            painted = paint(torch.cat([noisy, denoised]))
             return painted[: len(noisy)], painted[len(noisy) :], False
-        now = time.thread_time()
-        if self._start is None:  # the first preview of all comes at once
-            self._start = now
-            is_sharp = False
-        else:
-            is_sharp = self._spent + self._last <= PREVIEW_SHARE * (now - self._start)
-        if not is_sharp:
-            painted = self._family.sketch(torch.cat([noisy, denoised]))
-            return painted[: len(noisy)], painted[len(noisy) :], False
-        picture = self._family.paint(denoised)
-        self._last = time.thread_time() - now
+        begin = time.thread_time()
+        picture = family.paint(denoised)
+        self._last = time.thread_time() - begin
         self._spent += self._last
-        return self._family.sketch(noisy), picture, True
+        return family.sketch(noisy), picture, True
+
+    def _is_due(self) -> bool:
+        """Whether the tiny decoder may paint: never the first preview of all, which comes at once."""
+        now = time.thread_time()
+        if self._start is None:
+            self._start = now
+            return False
+        return self._spent + self._last <= PREVIEW_SHARE * (now - self._start)
 
 
 class _Arriving:

@@ -68,6 +68,15 @@ def test_what_stands_on_the_page_runs_and_survives_a_reload(visit, app_url):
     assert notice["y"] < tabs["y"]
 
 
+def test_a_chosen_model_is_the_one_that_runs_however_late_its_settings_come(visit, pick):
+    page = visit()
+    page.evaluate(SLOW, 400)
+    pick(page, "#t2i-model", "Emoji 64")
+    page.click("#t2i-run")
+    finish(page)
+    assert figure(page, "Model") == "Emoji 64" and figure(page, "Size") == "64 × 64"
+
+
 def test_an_examples_late_answer_leaves_what_was_chosen_meanwhile(visit, hold):
     page = visit()
     page.wait_for_timeout(1000)  # the page's own first requests

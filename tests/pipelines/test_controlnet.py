@@ -388,6 +388,9 @@ def test_a_control_lora_is_the_unets_own_weights_changed(tmp_path):
     steered = run(loader, "changes")
     assert not torch.allclose(steered, run(loader), atol=1e-2)
     assert torch.allclose(steered, run(loader, "whole"), atol=1e-5)
+    # What it is counted with before it is there holds what is made of it.
+    plan = loader._extend(loader._plans.find("one"), Extras(controlnet="changes"))
+    assert plan.estimates[plan.keys["controlnet"]] > 0.9 * sum(4 * one.numel() for one in control.parameters())
     extra = {f"input_blocks.1.0.in_layers.7.{name}": torch.zeros(2, 2) for name in ("up", "down")}
     safetensors.torch.save_file({**stored, **extra}, tmp_path / "controlnet" / "extra.safetensors")
     with pytest.raises(ModelFileError, match=r"in_layers\.7.* is missing, too many"):

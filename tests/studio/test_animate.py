@@ -7,15 +7,19 @@ import errno
 import io
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.core.errors import SettingsError
-from studio.jobs.job import JobStatus
+from pipelines.workflows.video.base import ClipStep
+from studio.jobs.job import Cell, Job, JobStatus
+from studio.jobs.view import SHARP_STEPS
 from studio.media.clips import SUFFIXES, encode_clip, strip
 from studio.page.video.viewer import ClipRenderer
+from studio.tasks.runs import animate
 from tests.studio import clip_runs
 from tests.studio.clip_runs import MODELS, finished, frames_of, values
 from tests.studio.task_examples import FOX as FOX_RUN
@@ -134,3 +138,20 @@ def test_a_strip_is_one_small_picture():
     frames = np.random.default_rng(0).integers(0, 256, (8, 30, 52, 3), np.uint8)
     with Image.open(io.BytesIO(strip(frames))) as sheet:
         assert sheet.height == 96 and sheet.width == 8 * 166 + 7 * 4
+
+
+def test_a_clips_sharp_preview_stands_until_the_next_or_until_it_is_old():
+    job = Job("animate", SimpleNamespace())
+    job.set_cells([Cell()])
+    clip = animate._Clip(SimpleNamespace(frames=4), job, SimpleNamespace())
+
+    def show(index, size, first=0):
+        small = np.full((4, size, size, 3), index, np.uint8)
+        clip._record(ClipStep(first, index, 30, small, small, 1.0, 1.0, 1.0, 1.0, 4))
+        frame = job.view().cells[0].frames[-1]
+        return int(frame.denoised[0, 0, 0, 0]), int(frame.strip[0, 0, 0, 0]) if first == 0 else None
+
+    assert [show(0, 2), show(1, 16), show(2, 2), show(9, 2)] == [(0, 0), (1, 1), (1, 1), (1, 1)]
+    assert show(1 + SHARP_STEPS, 2)[0] == 1 + SHARP_STEPS  # too old: the sketch of now says more
+    assert show(11, 16)[0] == 11
+    assert show(12, 2, first=4)[0] == 12  # other frames of the clip
