@@ -20,7 +20,7 @@ from pipelines.requests.encoding import as_uint8
 __all__ = ["StepPictures", "one_step_late", "with_pictures"]
 
 PREVIEW_SHARE = 0.03
-"""Of a run's time, at most, for the tiny decoder."""
+"""Of a run's time, for the tiny decoder, apart from the last step's picture."""
 
 T = TypeVar("T")
 
@@ -47,28 +47,30 @@ class StepPictures:
 
 
 class _Painter:
-    """Paints a run's estimates by the tiny decoder as often as that takes at most `PREVIEW_SHARE` of the run's time.
+    """Paints a run's estimates by the tiny decoder while that has taken no more than `PREVIEW_SHARE` of the run's time.
 
-    The others, and the noisy latents, are mapped to colors linearly. A model with one of the two ways uses it always.
-    Time is that of the loop's thread: beside other programs the clock on the wall would count theirs.
+    The last one it paints always. The others, and the noisy latents, are mapped to colors linearly. A model with one of
+    the two ways uses it always. Time is that of the loop's thread: beside other programs the clock on the wall would
+    count theirs.
     """
 
     def __init__(self, family: Family):
         self._family = family
         self._start: float | None = None
-        self._spent = self._last = 0.0
+        self._spent = 0.0
 
-    def paint(self, noisy: torch.Tensor, denoised: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    def paint(
+        self, noisy: torch.Tensor, denoised: torch.Tensor, is_last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, bool]:
         """Return pictures (B, 3, h, w) of both, and whether the estimate's are sharp."""
         family = self._family
-        if not (family.paints_twice and self._is_due()):
+        if not (family.paints_twice and (self._is_due() or is_last)):
             paint = family.sketch if family.paints_twice else family.paint
             painted = paint(torch.cat([noisy, denoised]))
             return painted[: len(noisy)], painted[len(noisy) :], False
         begin = time.thread_time()
         picture = family.paint(denoised)
-        self._last = time.thread_time() - begin
-        self._spent += self._last
+        self._spent += time.thread_time() - begin
         return family.sketch(noisy), picture, True
 
     def _is_due(self) -> bool:
@@ -77,7 +79,7 @@ class _Painter:
         if self._start is None:
             self._start = now
             return False
-        return self._spent + self._last <= PREVIEW_SHARE * (now - self._start)
+        return self._spent <= PREVIEW_SHARE * (now - self._start)
 
 
 class _Arriving:
@@ -93,7 +95,7 @@ class _Arriving:
     ):
         both = torch.stack([visible(step.latents), visible(step.denoised)])
         self._dtype = dtype
-        noisy, denoised, self._is_sharp = painter.paint(*both)
+        noisy, denoised, self._is_sharp = painter.paint(*both, step.index + 1 == step.num_steps)
         # Whether all is finite comes with the pictures: asking for it alone would stop the device.
         sent = [both.isfinite().all()[None].to(torch.uint8), as_uint8(noisy), as_uint8(denoised)]
         if 2 * both.numel() * step.num_steps <= keep_bytes:

@@ -113,7 +113,7 @@ class Population:
     curve: tuple[tuple[float, float], ...]
 
 
-SHARP_STEPS = 9
+SHARP_STEPS = 5
 """Steps for which a sharp preview stands, unless a newer one comes."""
 
 
@@ -148,7 +148,7 @@ class Cell:
     @property
     def preview(self) -> np.ndarray:
         """The picture (B, h, w, 3) that stands for the run now, of its frames: the last sharp estimate, unless it is
-        more than eight steps old, and else the last one."""
+        older than that of four steps before, and else the last one."""
         recent = self.frames[-SHARP_STEPS:]
         return next((frame for frame in reversed(recent) if frame.sharp), recent[-1]).denoised
 

@@ -135,8 +135,10 @@ def test_sharp_previews_take_three_hundredths_of_a_run_and_the_rest_is_sketched(
     painter = step_pictures._Painter(model)
     for step in range(50):
         model.now += step_seconds
-        noisy, denoised, is_sharp = painter.paint(LATENTS, LATENTS + 1)
+        noisy, denoised, is_sharp = painter.paint(LATENTS, LATENTS + 1, False)
         assert torch.equal(noisy, -LATENTS)
         assert torch.equal(denoised, LATENTS + 1 if is_sharp else -LATENTS - 1) and not (step == 0 and is_sharp)
     assert least <= model.painted <= most
-    assert 0.004 * model.painted <= step_pictures.PREVIEW_SHARE * model.now + 0.004
+    *_, is_sharp = painter.paint(LATENTS, LATENTS, True)
+    assert is_sharp  # whatever it has taken so far
+    assert 0.004 * (model.painted - 1) <= step_pictures.PREVIEW_SHARE * model.now + 0.004

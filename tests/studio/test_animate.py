@@ -151,7 +151,7 @@ def test_a_clips_sharp_preview_stands_until_the_next_or_until_it_is_old():
         frame = job.view().cells[0].frames[-1]
         return int(frame.denoised[0, 0, 0, 0]), int(frame.strip[0, 0, 0, 0]) if first == 0 else None
 
-    assert [show(0, 2), show(1, 16), show(2, 2), show(9, 2)] == [(0, 0), (1, 1), (1, 1), (1, 1)]
+    assert [show(0, 2), show(1, 16), show(2, 2), show(4, 2)] == [(0, 0), (1, 1), (1, 1), (1, 1)]
     assert show(1 + SHARP_STEPS, 2)[0] == 1 + SHARP_STEPS  # too old: the sketch of now says more
     assert show(11, 16)[0] == 11
     assert show(12, 2, first=4)[0] == 12  # other frames of the clip

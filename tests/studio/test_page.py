@@ -343,7 +343,7 @@ def test_a_running_cell_shows_its_last_sharp_estimate_while_it_is_young():
 
     cell = Cell(frames=[frame(0, False), frame(1, True), frame(2, False)])
     assert cell.preview[0, 0, 0, 0] == 1
-    cell.frames += [frame(3, False)] * 8
+    cell.frames += [frame(3, False)] * 4
     assert cell.preview[0, 0, 0, 0] == 3
 
 
