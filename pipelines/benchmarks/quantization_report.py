@@ -149,7 +149,9 @@ def format_section(figures: Mapping[str, Any]) -> str:
 
 
 def write_report(figures: Mapping[str, Any]) -> None:
-    """Write the JSON, the plots and the section of the docs page."""
+    """Write the JSON, the plots and the section of the docs page; a model that was not measured keeps its figures."""
+    kept = json.loads(FIGURES.read_text("utf-8"))["models"] if FIGURES.is_file() else {}
+    figures = {**figures, "models": {**kept, **figures["models"]}}
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     FRONT.write_text(plot_front(figures["models"]), "utf-8")
     STEPS.write_text(plot_steps(figures["models"]), "utf-8")

@@ -36,7 +36,11 @@ def four_bit_gain(rows: Sequence[Row], name: str) -> tuple[Row, Row, float] | No
     Returns:
         None where no library was measured, or nothing of ours is as small.
     """
-    libraries = [row for row in rows if row["library"] and row["bits"] == 4 and row[name] is not None]
+    # What is no smaller than int8 leaves most of the network as it is, and would be beside eight bits.
+    largest = next((row["bytes"] for row in rows if row["key"] == "int8"), float("inf"))
+    libraries = [
+        row for row in rows if row["library"] and row["bits"] == 4 and row["bytes"] < largest and row[name] is not None
+    ]
     if not libraries:
         return None
     best = max(libraries, key=lambda row: row[name])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.benchmarks import quantization_report
 from pipelines.benchmarks.quantization import Kept
 from pipelines.benchmarks.quantization_cells import FOUR_BITS, OURS, TIME_AWARE, list_cells, list_missing
 from pipelines.benchmarks.quantization_cost import measure_quantizing
@@ -67,6 +69,24 @@ def test_ours_are_compared_with_the_best_library_at_no_more_bytes():
     ours, best, gain = four_bit_gain(ROWS, "psnr")
     assert (ours["label"], best["label"], gain) == ("ours", "theirs", 5.0)
     assert four_bit_gain(ROWS[:3], "psnr") is None and four_bit_gain([ROWS[0], ROWS[3]], "psnr") is None
+
+
+def test_a_library_that_leaves_most_in_full_is_not_compared_with_ours_of_eight_bits():
+    eight, most = {**ROWS[0], "key": "int8", "bytes": 7e6}, row("most in full", 29e6, 39.0, library=True)
+    ours, best, gain = four_bit_gain([*ROWS, eight, most], "psnr")
+    assert (ours["label"], best["label"], gain) == ("ours", "theirs", 5.0)
+
+
+def test_a_report_of_one_model_keeps_the_figures_of_the_other(tmp_path, monkeypatch):
+    figures = json.loads(FIGURES.read_text("utf-8"))
+    for name in ("FIGURES", "FRONT", "STEPS", "TIME", "PAGE"):
+        there = tmp_path / Path(getattr(quantization_report, name)).name
+        there.write_bytes(Path(getattr(quantization_report, name)).read_bytes())
+        monkeypatch.setattr(quantization_report, name, there)
+    one = figures["models"]["emoji-128-flow"]
+    quantization_report.write_report({**figures, "models": {"emoji-128-flow": {**one, "rows": one["rows"][:3]}}})
+    kept = json.loads((tmp_path / FIGURES.name).read_text("utf-8"))["models"]
+    assert kept["emoji-128"] == figures["models"]["emoji-128"] and len(kept["emoji-128-flow"]["rows"]) == 3
 
 
 def test_means_are_over_prompts_and_calls_of_a_step_are_averaged():
