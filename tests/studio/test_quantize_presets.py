@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pipelines.core.types import Choice
-from pipelines.quantizers import Machine
+from pipelines.quantizers import QUANTIZERS, Machine
 from studio.page.quantize.presets import PRESETS, choose_preset, read_measured
 from tests.studio.page_forms import built
 
@@ -51,6 +53,8 @@ def test_the_shipped_figures_serve_every_family(key, family):
 def test_a_click_chooses_the_quantizer_with_its_settings_and_says_what_was_measured(studio):
     tab = built(studio).tabs["quantize"]
     updates = tab._apply_preset("four", {tab.form.fields["model"]: "emoji"})
-    assert updates[tab.variants] == ["calibrated"] and "Measured on" in updates[tab.notice]
-    assert updates[tab.settings["calibrated"]["bits"]] == 4.0
+    best = choose_preset("four", "sd", Machine("cpu"), read_measured()).choice
+    assert updates[tab.variants] == [best.key] == ["calibrated"] and "Measured on emoji-128," in updates[tab.notice]
+    settings = QUANTIZERS.build(best).settings
+    assert {name: updates[field] for name, field in tab.settings[best.key].items()} == dataclasses.asdict(settings)
     assert updates.keys() <= {tab.notice, *tab._tab_components}
