@@ -60,7 +60,13 @@ def piece(page, made, prompt):
 
 def search(page, text, count):
     page.fill("#gal-search input, #gal-search textarea", text)
-    page.wait_for_function("n => document.querySelectorAll('#gal-grid .sw-piece').length === n", arg=count)
+    # By their words too: the search before may have found as many.
+    found = """([words, count]) => {
+        const pieces = [...document.querySelectorAll('#gal-grid .sw-piece')];
+        const says = (piece) => piece.querySelector('.sw-open img').alt.toLowerCase();
+        return pieces.length === count && pieces.every((piece) => words.every((word) => says(piece).includes(word)));
+    }"""
+    page.wait_for_function(found, arg=[text.lower().split(), count])
 
 
 def test_a_picture_is_found_opened_and_its_settings_used_again(gallery, made):
