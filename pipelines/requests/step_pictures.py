@@ -95,7 +95,7 @@ class _Arriving:
     ):
         both = torch.stack([visible(step.latents), visible(step.denoised)])
         self._dtype = dtype
-        noisy, denoised, self._is_sharp = painter.paint(*both, step.index + 1 == step.num_steps)
+        noisy, denoised, self._is_sharp = painter.paint(both[0], both[1], step.index + 1 == step.num_steps)
         # Whether all is finite comes with the pictures: asking for it alone would stop the device.
         sent = [both.isfinite().all()[None].to(torch.uint8), as_uint8(noisy), as_uint8(denoised)]
         if 2 * both.numel() * step.num_steps <= keep_bytes:
