@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from studio.safety.environment import prepare_environment
@@ -11,6 +12,7 @@ from studio.safety.flags import read_flags
 def main() -> None:
     """Serve the page until it is stopped."""
     settings = read_flags()
+    gc.disable()  # until the page stands (`set_start_aside`): hardly anything that a start makes can be collected
     prepare_environment(settings.temp)
 
     # After the environment is prepared: gradio reads it when it is imported. And on a Space before CUDA is started.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -33,11 +36,9 @@ def fits_compiled(machine: Machine) -> str | None:
     """Say why it cannot run."""
     if reason := fits_onednn(machine):
         return reason
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception:
+    # As torch._inductor looks for one; importing that to ask takes longer than building the page's tab.
+    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    if not shutil.which(os.environ.get("CXX", usual)):
         return "PyTorch compiles it, and finds no C++ compiler here: install g++"
     return None
 

@@ -50,6 +50,27 @@ class Page(gr.Blocks):
     """
 
     routes: Sequence[Route] = ()
+    _is_built, _is_described = False, False
+
+    def __exit__(self, *raised: Any) -> None:
+        """End the page, as Gradio does."""
+        self._is_built = True
+        super().__exit__(*raised)
+
+    def get_config_file(self) -> Any:
+        """Describe the page as Gradio does, its components and events only once.
+
+        Gradio asks first when they all are built, and describes them anew each time: five times until the page stands.
+        """
+        if self._is_built and not self._is_described:
+            self._is_described = True
+            _leave_unmarked(self)
+            describe = self.default_config.get_config
+            parts = describe()
+            self.default_config.get_config = (  # type: ignore[method-assign]
+                lambda renderable=None: describe(renderable) if renderable else dict(parts)
+            )
+        return super().get_config_file()
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **more: Any) -> Any:
         """Read an event's values as Gradio does, which takes those that the page never sends for faults of the program.
@@ -100,7 +121,6 @@ def build_page(studio: Studio) -> Page:
         opens_on = context.receive[TABS[0].key].model
         demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(lambda: studio.load_default(opens_on), **PLUMBING)
         api.attach(studio)
-    _leave_unmarked(demo)
     demo.routes = [*build_result_routes(studio, Path(get_upload_folder())), *build_live_routes(studio, context.live)]
     return demo
 

@@ -202,13 +202,22 @@ def list_blocked_around(folder: Path, keep: Iterable[Path]) -> list[Path]:
     """
     if folder.is_symlink():
         return []  # gradio follows links before it compares
-    folder, kept_paths = folder.resolve(), [path.resolve() for path in keep]
-    if any(folder.is_relative_to(path) for path in kept_paths):
+    return _list_around(folder.resolve(), [path.resolve() for path in keep])
+
+
+def _list_around(folder: Path, keep: list[Path]) -> list[Path]:
+    """As `list_blocked_around`, of resolved paths. A temporary folder may have thousands of entries: nothing is asked
+    about an entry that holds nothing to keep but whether it is a link."""
+    if any(folder.is_relative_to(path) for path in keep):
         return []
-    inside = [path for path in kept_paths if path.is_relative_to(folder)]
-    if not inside:
+    if not (inside := [path for path in keep if path.is_relative_to(folder)]):
         return [folder]
-    return [part for entry in sorted(folder.iterdir()) for part in list_blocked_around(entry, inside)]
+    ways = {path.parts[len(folder.parts)] for path in inside}
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.is_symlink())
+    return [
+        part for name in names for part in (_list_around(folder / name, inside) if name in ways else [folder / name])
+    ]
 
 
 def list_blocked_paths(folders: ServedFolders, source: Path) -> list[str]:

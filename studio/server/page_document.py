@@ -24,9 +24,14 @@ _FILL = """(config => {
     });
     page.components = rest.components.map(one => one.id);
     page.dependencies = rest.dependencies.map(one => one.id);
+    rest.dependencies = (class extends Array {}).from(rest.dependencies);
     return {...rest, layout: page.layout};
 })"""
-"""Puts back what `describe_for_browser` left out."""
+"""Puts back what `describe_for_browser` left out.
+
+The events stand in an array of a kind of its own: Svelte wraps plain arrays, and what is in them, in proxies that tell
+it of changes, and Gradio's script reads each event once for each component.
+"""
 
 
 def describe_for_browser(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:

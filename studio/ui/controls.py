@@ -237,6 +237,7 @@ def build_method_controls(
         with gr.Column(
             visible=bool(methods) and candidate.key == initial_method.key, elem_classes="sw-panel", min_width=0
         ) as panel:
+            panel.allow_expected_parents = False  # a Form more in each would be a seventh of the page's components
             settings[candidate.key] = build_settings_controls(
                 candidate.settings, build_elem_id(prefix, table.kind, candidate.key), offered
             )

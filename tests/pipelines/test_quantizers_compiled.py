@@ -14,6 +14,18 @@ from pipelines.quantizers.machine import Machine
 pytestmark = pytest.mark.skipif(bool(fits_compiled(Machine("cpu"))), reason=str(fits_compiled(Machine("cpu"))))
 
 
+def test_a_compiler_is_found_where_pytorch_finds_one(monkeypatch, tmp_path):
+    from torch._inductor.cpp_builder import cpp_compiler_search, get_cpp_compiler
+
+    assert get_cpp_compiler()
+    cpp_compiler_search.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Exception, match="working C"):
+        get_cpp_compiler()
+    cpp_compiler_search.cache_clear()
+    assert "no C++ compiler" in str(fits_compiled(Machine("cpu")))
+
+
 class Small(torch.nn.Module):
     """A convolution and two linear layers."""
 

@@ -41,6 +41,15 @@ def public(config):
     return {event["api_name"] for event in config["dependencies"] if event["api_visibility"] == "public"}
 
 
+def test_the_components_are_described_once_and_an_event_marks_nothing(studio):
+    page = build_page(studio)
+    first, second = page.get_config_file(), page.get_config_file()
+    assert first is not second and first["components"] is second["components"]
+    assert len(first["components"]) == len(page.blocks) > 1000 and len(first["dependencies"]) == len(page.fns)
+    hidden = [event for event in first["dependencies"] if event["show_progress"] == "hidden"]
+    assert hidden and not any(event["show_progress_on"] for event in hidden)
+
+
 def view_of(status, cells=(), **changes):
     values = {
         "version": 1,

@@ -55,7 +55,11 @@ def test_the_browsers_configuration_is_gradios_own_but_for_what_the_server_alone
         text.change(lambda word: 4, text, number)
     whole = json.loads(json.dumps(demo.get_config_file()))
     shorter, fill = describe_for_browser(whole)
-    assert "layout: page.layout" in fill and "structuredClone(kinds[kind])" in fill
+    assert (
+        "layout: page.layout" in fill
+        and "dependencies = (class extends Array {}).from" in fill
+        and "structuredClone(kinds[kind])" in fill
+    )
     assert len(shorter["kinds"]) < len(shorter["components"])
     # What the page's script makes of it.
     components = [
