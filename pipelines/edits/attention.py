@@ -1,4 +1,4 @@
-"""Attention with its maps in the open, put into a UNet and taken out again.
+"""Attention with its maps in the open, put into a network and taken out again.
 
 diffusers' usual attention never holds the map of probabilities. Here every attention layer writes it down, lets
 a controller change it, and goes on; when the context ends the network has its own processors back.
@@ -7,32 +7,17 @@ a controller change it, and goes on; when the context ends the network has its o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-__all__ = ["MapController", "attention_layers", "is_optimized_alone", "opened_attention"]
+from pipelines.edits.joint_attention import OpenJointProcessor
+from pipelines.edits.map_controller import MapController
+from pipelines.guidance.joint_attention import TextLength, find_joint_layers, note_text_length
 
-
-class MapController(Protocol):
-    """Sees and may change every attention map of a network."""
-
-    def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return what keys and values are made of in a layer of self-attention.
-
-        Args:
-            layer: the name of the layer.
-            hidden_states: (R, places, channels), R the rows of the evaluation.
-        """
-
-    def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
-        """Return the maps to use.
-
-        Args:
-            maps: (R, heads, queries, keys) probabilities, R the rows of the evaluation.
-            cross: whether the keys are the prompt's tokens.
-        """
+__all__ = ["attention_layers", "is_optimized_alone", "opened_attention", "order_self_attention"]
 
 
 def attention_layers(network: torch.nn.Module) -> dict[str, Any]:
@@ -55,28 +40,45 @@ def opened_attention(network: torch.nn.Module, controller: MapController) -> Ite
     """Provide the network with its attention maps under a controller while the context lasts.
 
     Args:
-        network: a UNet of diffusers; it gets the very processors back that it had, whatever happens.
+        network: a UNet or a transformer of joint attention, of diffusers; it gets the very processors back that it had,
+            whatever happens.
         controller: changes the maps.
     """
     processors = {}
-    try:
-        for name, layer in attention_layers(network).items():
-            processors[layer] = layer.processor
-            layer.set_processor(_OpenProcessor(name, controller))
-        yield
-    finally:
-        for layer, processor in processors.items():
-            layer.set_processor(processor)
+    is_joint = bool(find_joint_layers(network))
+    with note_text_length(network) if is_joint else contextlib.nullcontext(TextLength()) as text:
+        try:
+            for name, layer in attention_layers(network).items():
+                own = processors[layer] = layer.processor
+                opened = OpenJointProcessor(name, own, controller, text) if is_joint else None
+                layer.set_processor(opened or _OpenProcessor(name, own, controller))
+            yield
+        finally:
+            for layer, processor in processors.items():
+                layer.set_processor(processor)
+
+
+def order_self_attention(network: torch.nn.Module) -> list[str]:
+    """List the layers by name in which a picture's places see each other, in the order in which they are evaluated: of
+    a UNet down, middle, up; of a transformer the joint blocks, then the single ones."""
+    layers = attention_layers(network)
+    if joint := find_joint_layers(network):
+        return [name for part in joint for name, layer in layers.items() if layer is part]
+    places = ("down_blocks", "mid_block", "up_blocks")
+    names = [name for name, layer in layers.items() if not layer.is_cross_attention]
+    return sorted(names, key=lambda name: places.index(name.split(".")[0]))
 
 
 class _OpenProcessor:
     """softmax(scale * q k^T) v written out, with the controller between softmax and v.
 
+    Where the controller has nothing to do, the layer's own processor runs.
+
     Source: Vaswani et al., Attention is all you need, arXiv:1706.03762, equation 1.
     """
 
-    def __init__(self, name: str, controller: MapController):
-        self.name, self.controller = name, controller
+    def __init__(self, name: str, processor: Callable[..., Any], controller: MapController):
+        self.name, self.processor, self.controller = name, processor, controller
 
     def __call__(
         self,
@@ -88,13 +90,15 @@ class _OpenProcessor:
         **kwargs: Any,
     ) -> torch.Tensor:
         residual, shape = hidden_states, hidden_states.shape
+        cross = encoder_hidden_states is not None
+        if not self.controller.is_needed(self.name, cross, shape[1] if len(shape) == 3 else shape[2] * shape[3]):
+            return self.processor(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
         if attn.spatial_norm is not None:
             hidden_states = attn.spatial_norm(hidden_states, temb)
         if hidden_states.ndim == 4:
             hidden_states = hidden_states.flatten(2).transpose(1, 2)
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        cross = encoder_hidden_states is not None
         if encoder_hidden_states is None:
             keys_from = self.controller.change_source(self.name, hidden_states)
         else:
@@ -102,13 +106,16 @@ class _OpenProcessor:
             if attn.norm_cross:
                 keys_from = attn.norm_encoder_hidden_states(keys_from)
         mask = attn.prepare_attention_mask(attention_mask, keys_from.shape[1], len(hidden_states))
-        query, key, value = (
-            attn.head_to_batch_dim(part)
-            for part in (attn.to_q(hidden_states), attn.to_k(keys_from), attn.to_v(keys_from))
-        )
-        maps = attn.get_attention_scores(query, key, mask).unflatten(0, (len(hidden_states), -1))
-        maps = self.controller.change(maps, cross).flatten(0, 1)
-        hidden_states = attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(torch.bmm(maps, value))))
+        projected = attn.to_q(hidden_states), attn.to_k(keys_from)
+        if not cross:
+            projected = self.controller.change_projections(*projected)
+        query, key, value = (attn.head_to_batch_dim(part) for part in (*projected, attn.to_v(keys_from)))
+        if self.controller.changes_maps:
+            maps = attn.get_attention_scores(query, key, mask).unflatten(0, (len(hidden_states), -1))
+            attended = torch.bmm(self.controller.change(maps, cross).flatten(0, 1), value)
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attn.scale)
+        hidden_states = attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(attended)))
         if len(shape) == 4:
             hidden_states = hidden_states.transpose(1, 2).reshape(shape)
         if attn.residual_connection:

@@ -14,10 +14,10 @@ from pipelines.core.prediction import Prediction, Query
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler, State, StepContext, Stepping
 from pipelines.core.schedule import Level
-from pipelines.edits.attention import opened_attention
+from pipelines.edits.attention import opened_attention, order_self_attention
 from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend
-from pipelines.edits.masactrl import MutualAttention, order_self_attention
+from pipelines.edits.masactrl import MutualAttention
 from pipelines.edits.move import DOWN, RIGHT, SCALE
 from pipelines.edits.placing import Placing
 from pipelines.edits.prompt_to_prompt import Counting

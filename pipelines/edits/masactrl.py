@@ -11,13 +11,14 @@ import torch
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
-from pipelines.edits.attention import attention_layers, is_optimized_alone, opened_attention
+from pipelines.edits.attention import is_optimized_alone, opened_attention, order_self_attention
 from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend
+from pipelines.edits.map_controller import MapController
 from pipelines.edits.prompt_to_prompt import Counting
 from pipelines.inversions.base import SOURCE
 
-__all__ = ["MasaCtrl", "MasaCtrlSettings", "MutualAttention", "order_self_attention"]
+__all__ = ["MasaCtrl", "MasaCtrlSettings", "MutualAttention"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +41,7 @@ class MasaCtrlSettings:
     )
 
 
-def order_self_attention(network: torch.nn.Module) -> list[str]:
-    """List the self-attention layers of a UNet by name, in the order in which they are evaluated: down, middle, up."""
-    places = ("down_blocks", "mid_block", "up_blocks")
-    names = [name for name, layer in attention_layers(network).items() if not layer.is_cross_attention]
-    return sorted(names, key=lambda name: places.index(name.split(".")[0]))
-
-
-class MutualAttention:
+class MutualAttention(MapController):
     """A controller that has the edit's rows take keys and values of the source's in chosen layers of self-attention.
 
     The rows of an evaluation are (source, edit), with guidance (source, edit, source, edit).
@@ -60,12 +54,17 @@ class MutualAttention:
     Source: Cao et al., MasaCtrl, arXiv:2304.08465, section 3.2 and equation 3.
     """
 
+    changes_maps = False
+
     def __init__(self, layers: Sequence[str], start: float, rows: int):
         self.layers, self.start, self.rows = frozenset(layers), start, rows
         self.share_done = 0.0
 
+    def is_needed(self, layer: str, cross: bool, queries: int) -> bool:
+        return not cross and layer in self.layers and self.share_done >= self.start
+
     def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        if layer not in self.layers or self.share_done < self.start:
+        if not self.is_needed(layer, False, hidden_states.shape[1]):
             return hidden_states
         if is_optimized_alone(hidden_states):
             return hidden_states
@@ -76,9 +75,6 @@ class MutualAttention:
             )
         pairs = hidden_states.unflatten(0, (-1, 2))
         return torch.stack([pairs[:, SOURCE], pairs[:, SOURCE]], dim=1).flatten(0, 1)
-
-    def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
-        return maps
 
 
 class MasaCtrl(UnpatchedEdit):

@@ -11,10 +11,10 @@ import torch
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
-from pipelines.edits.attention import is_optimized_alone, opened_attention
+from pipelines.edits.attention import is_optimized_alone, opened_attention, order_self_attention
 from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend
-from pipelines.edits.masactrl import order_self_attention
+from pipelines.edits.map_controller import MapController
 from pipelines.edits.prompt_to_prompt import Counting
 from pipelines.inversions.base import SOURCE
 
@@ -51,7 +51,7 @@ def find_injected_block(network: torch.nn.Module) -> torch.nn.Module:
     return found
 
 
-class InjectedSource:
+class InjectedSource(MapController):
     """A controller that gives the edit's rows what the source's row of the same branch has.
 
     The rows of an evaluation are (source, edit), with guidance (source, edit, source, edit).
@@ -66,15 +66,11 @@ class InjectedSource:
         self.layers, self.rows = frozenset(layers), rows
         self.features_until, self.attention_until = features_until, attention_until
         self.share_done = 0.0
-        self._layer = ""
 
-    def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        self._layer = layer  # of the maps that are asked about next
-        return hidden_states
+    def is_needed(self, layer: str, cross: bool, queries: int) -> bool:
+        return not cross and layer in self.layers and self.share_done < self.attention_until
 
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
-        if cross or self._layer not in self.layers or self.share_done >= self.attention_until:
-            return maps
         return self.inject(maps)
 
     def change_features(self, features: torch.Tensor) -> torch.Tensor:

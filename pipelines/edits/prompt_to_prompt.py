@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from pipelines.core.types import Traits
 from pipelines.edits.attention import is_optimized_alone, opened_attention
 from pipelines.edits.base import EditContext, UnpatchedEdit
 from pipelines.edits.local_blend import LocalBlend, WordMaps
+from pipelines.edits.map_controller import MapController
 from pipelines.edits.words import (
     Words,
     align,
@@ -26,6 +28,7 @@ from pipelines.edits.words import (
     require_equal_counts,
     split_words,
 )
+from pipelines.guidance.joint_attention import find_joint_layers
 from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.inversions.unasked import AskedRows
 
@@ -39,10 +42,13 @@ __all__ = [
     "Reweight",
     "ReweightSettings",
     "SharedMaps",
-    "fits_prompt_to_prompt",
+    "fits_attention_maps",
+    "fits_unet",
 ]
 
 _LARGEST_SELF = 32**2
+_JOINT = ("sd3", "flux")
+"""Families whose transformer has one attention for text and picture."""
 _CROSS = "Share of the steps, from the first, in which the edit's words look where the source's looked."
 _SELF = "Share of the steps in which the picture's parts relate to each other as in the source: keeps its layout."
 _BLEND = (
@@ -76,14 +82,19 @@ class ReweightSettings:
     blend: str = setting("", _BLEND, label="Local blend")
 
 
-def fits_prompt_to_prompt(traits: Traits) -> str | None:
-    """Say why not, or return None: a transformer mixes words and picture in one attention."""
-    return (
-        None if traits.backbone == "unet" else "it changes the attention maps of a UNet, which this model has none of"
-    )
+def fits_unet(traits: Traits) -> str | None:
+    """Say why not, or return None: a method that changes features of a UNet's own blocks."""
+    return None if traits.backbone == "unet" else "it changes the features of a UNet, which this model has none of"
 
 
-class SharedMaps:
+def fits_attention_maps(traits: Traits) -> str | None:
+    """Say why not, or return None: of a transformer the joint attention of text and picture has both kinds of maps."""
+    if traits.backbone == "unet" or traits.family in _JOINT:
+        return None
+    return "it changes attention maps of the prompt's words, which are known of UNets, SD3 and FLUX only"
+
+
+class SharedMaps(MapController):
     """A controller that gives the edit's conditional row maps of the source's.
 
     The rows of an evaluation are (source, edit), with guidance (source, edit, source, edit), conditional last.
@@ -94,7 +105,10 @@ class SharedMaps:
         rows: that an evaluation has.
         words: collects where words look; None without a local blend.
         asked: what is being evaluated; of the edit's row alone nothing is changed. None where all rows always are.
+        largest_self: places from which on self-attention is left alone.
     """
+
+    changed_rows = slice(-1, None)
 
     def __init__(
         self,
@@ -104,13 +118,19 @@ class SharedMaps:
         rows: int,
         words: WordMaps | None = None,
         asked: AskedRows | None = None,
+        largest_self: float = _LARGEST_SELF,
     ):
         self.change_cross, self.cross_until, self.self_until = change_cross, cross_until, self_until
         self.rows, self.words, self.asked = rows, words, asked
+        self.largest_self = largest_self
         self.share_done = 0.0
 
-    def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states
+    def is_needed(self, layer: str, cross: bool, queries: int) -> bool:
+        if self.asked is not None and self.asked.rows == 1:
+            return False
+        if cross:
+            return self.words is not None or self.share_done < self.cross_until
+        return self.share_done < self.self_until and queries <= self.largest_self
 
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
         if is_optimized_alone(maps) or (self.asked is not None and self.asked.rows == 1):
@@ -125,7 +145,7 @@ class SharedMaps:
             self.words.add(maps[-2:])
         if cross and self.share_done < self.cross_until:
             edit = self.change_cross(source, edit)
-        elif not cross and self.share_done < self.self_until and maps.shape[2] <= _LARGEST_SELF:
+        elif not cross and self.share_done < self.self_until and maps.shape[2] <= self.largest_self:
             edit = source
         else:
             return maps
@@ -156,7 +176,9 @@ class PromptToPrompt(UnpatchedEdit):
     """Says what replace, refine and reweight share.
 
     Source: Hertz et al., Prompt-to-prompt image editing with cross-attention control, arXiv:2208.01626, algorithm 1.
-    Differs: self-attention of up to 32 x 32 places is taken over (their code: 16 x 16).
+    Differs: self-attention of up to 32 x 32 places is taken over (their code: 16 x 16). In a transformer's joint
+    attention, image to text is the cross map and image to image the self map, of any size, since all layers have the
+    same; a changed row is brought back to a sum of one, and the text's own rows are left alone.
     """
 
     inverts = True
@@ -200,6 +222,7 @@ class PromptToPrompt(UnpatchedEdit):
             4 if context.guided else 2,
             words,
             context.asked,
+            math.inf if find_joint_layers(context.network) else _LARGEST_SELF,
         )
         sampler: Sampler = Counting(context.sampler, controller)
         if words is not None or context.mask is not None:

@@ -11,9 +11,9 @@ import torch
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
-from pipelines.edits.attention import attention_layers, is_optimized_alone, opened_attention
+from pipelines.edits.attention import is_optimized_alone, opened_attention
 from pipelines.edits.base import EditContext
-from pipelines.edits.masactrl import order_self_attention
+from pipelines.edits.map_controller import MapController
 from pipelines.edits.reference import (
     REFERENCE_PROMPT,
     ReferenceEdit,
@@ -23,7 +23,7 @@ from pipelines.edits.reference import (
 )
 from pipelines.inversions.base import SOURCE, TARGET
 
-__all__ = ["SharedAttention", "StyleAligned", "StyleAlignedSettings", "adapted_projections"]
+__all__ = ["SharedAttention", "StyleAligned", "StyleAlignedSettings"]
 
 _TOKENS = (1,)
 
@@ -44,23 +44,28 @@ class StyleAlignedSettings:
     adapt: bool = setting(True, "Whether queries and keys take over the reference's mean and spread.")
 
 
-class SharedAttention:
+class SharedAttention(MapController):
     """A controller whose self-attention has the keys and values of the reference beside each row's own.
 
     The rows of an evaluation are (reference, edit), with guidance (reference, edit, reference, edit). A reference's row
-    has its own keys twice, which changes nothing.
+    has its own keys twice, which changes nothing; in a joint attention, where the text would have a smaller share, it
+    does not see the second ones.
 
     Args:
         factor: on the edit's attention to the reference, before the maps are normalized again: exp of the shift of the
             scores.
         rows: that an evaluation has.
+        adapts: whether the edit's queries and own keys get the reference's mean and spread.
 
-    Source: Hertz et al., Style aligned image generation via shared attention, arXiv:2312.02133, equation 5; the factor
-    2 is the shift log 2 of its section 5.
+    Source: Hertz et al., Style aligned image generation via shared attention, arXiv:2312.02133, equation 5, and 4 for
+    what is adapted; the factor 2 is the shift log 2 of its section 5.
     """
 
-    def __init__(self, factor: float, rows: int):
-        self.factor, self.rows = factor, rows
+    def __init__(self, factor: float, rows: int, adapts: bool = False):
+        self.factor, self.rows, self.adapts = factor, rows, adapts
+
+    def is_needed(self, layer: str, cross: bool, queries: int) -> bool:
+        return not cross
 
     def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
         if is_optimized_alone(hidden_states):
@@ -74,43 +79,28 @@ class SharedAttention:
         references = torch.stack([pairs[:, SOURCE], pairs[:, SOURCE]], dim=1).flatten(0, 1)
         return torch.cat([hidden_states, references], dim=1)
 
+    def change_projections(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.adapts or is_optimized_alone(query):
+            return query, key
+        own, shared = key.chunk(2, dim=1)
+        return adapt_to_reference(query, _TOKENS), torch.cat([adapt_to_reference(own, _TOKENS), shared], dim=1)
+
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
         if cross or is_optimized_alone(maps) or self.factor == 1:
             return maps
-        places = maps.shape[-1] // 2
-        weights = torch.ones(2, 1, 1, maps.shape[-1], dtype=maps.dtype, device=maps.device)
-        weights[TARGET, ..., places:] = self.factor
-        weighted = maps * weights.repeat(len(maps) // 2, 1, 1, 1)
+        weighted = self._weigh(maps, 1.0)
         return weighted / weighted.sum(dim=-1, keepdim=True)
 
+    def change_part(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
+        return maps if cross or is_optimized_alone(maps) else self._weigh(maps, 0.0)
 
-@contextlib.contextmanager
-def adapted_projections(network: torch.nn.Module) -> Iterator[None]:
-    """Provide a network whose self-attention takes the edit's queries and own keys to the reference's statistics.
-
-    Source: as `SharedAttention`, equation 4.
-    """
-
-    def adapt(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        if is_optimized_alone(output):
-            return output
-        return adapt_to_reference(output, _TOKENS)
-
-    def adapt_own(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        if is_optimized_alone(output):
-            return output
-        own, shared = output.chunk(2, dim=1)
-        return torch.cat([adapt_to_reference(own, _TOKENS), shared], dim=1)
-
-    handles, layers = [], attention_layers(network)
-    try:
-        for name in order_self_attention(network):
-            handles.append(layers[name].to_q.register_forward_hook(adapt))
-            handles.append(layers[name].to_k.register_forward_hook(adapt_own))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def _weigh(self, maps: torch.Tensor, own_again: float) -> torch.Tensor:
+        """The maps with a factor on the reference's keys: the edit's, and that of the reference on its own again."""
+        places = maps.shape[-1] // 2
+        weights = torch.ones(2, 1, 1, maps.shape[-1], dtype=maps.dtype, device=maps.device)
+        weights[SOURCE, ..., places:] = own_again
+        weights[TARGET, ..., places:] = self.factor
+        return maps * weights.repeat(len(maps) // 2, 1, 1, 1)
 
 
 class StyleAligned(ReferenceEdit):
@@ -128,9 +118,6 @@ class StyleAligned(ReferenceEdit):
 
     @contextlib.contextmanager
     def applied(self, context: EditContext) -> Iterator[Sampler]:
-        controller = SharedAttention(self.settings.attention, count_rows(context))
-        with contextlib.ExitStack() as patches:
-            patches.enter_context(opened_attention(context.network, controller))
-            if self.settings.adapt:
-                patches.enter_context(adapted_projections(context.network))
+        controller = SharedAttention(self.settings.attention, count_rows(context), self.settings.adapt)
+        with opened_attention(context.network, controller):
             yield self.keep_outside(context.sampler, context)

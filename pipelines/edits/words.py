@@ -9,39 +9,74 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipelines.core.errors import PromptError
-from pipelines.families.prompt_tokens import clip_tokens
+from pipelines.families.prompt_tokens import TextRow, clip_tokens, tokenize_weighted
 from pipelines.prompts.weights import parse_weights
 
 if TYPE_CHECKING:
     from pipelines.weights.tokenizer import Tokenizer
 
-__all__ = ["Words", "align", "equalizer", "phrases", "read_words", "replacement", "require_equal_counts", "split_words"]
+__all__ = [
+    "Words",
+    "align",
+    "equalizer",
+    "phrases",
+    "read_rows",
+    "read_words",
+    "replacement",
+    "require_equal_counts",
+    "split_words",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """A prompt as a CLIP text encoder reads it: begin, the tokens, end, padding.
+    """A prompt as a text encoder reads it: marks, the tokens, end, padding; behind it, as further encoders read it.
 
     Attributes:
         words: the prompt's words in order, without weights.
-        places: for each word, the positions of its tokens among the encoder's outputs (0 is the mark of begin).
+        places: for each word, the positions of its tokens among the encoder's outputs (0 is a CLIP's mark of begin).
         ids: the tokens' ids, without the marks.
-        length: positions of the whole row.
+        length: positions of the row.
+        marks: positions before the first token.
+        further: the same prompt as the rows behind this one have it, each with positions of its own.
     """
 
     words: tuple[str, ...]
     places: tuple[tuple[int, ...], ...]
     ids: tuple[int, ...]
     length: int
+    marks: int = 1
+    further: tuple[Words, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Words, ...]:
+        """This row and the further ones."""
+        return (self, *self.further)
+
+    @property
+    def total(self) -> int:
+        """Positions of all rows."""
+        return sum(row.length for row in self.rows)
 
     def find(self, phrase: str) -> tuple[int, ...]:
         """Find the positions of the tokens of a word or of several in a row, wherever they stand; () if nowhere."""
         phrase_words = [_strip_punctuation(word) for word in phrase.split()]
         words, positions = [_strip_punctuation(word) for word in self.words], []
+        places = self.list_places()
         for start in range(len(words) - len(phrase_words) + 1):
             if phrase_words and words[start : start + len(phrase_words)] == phrase_words:
-                positions += [place for places in self.places[start : start + len(phrase_words)] for place in places]
+                positions += [place for one in places[start : start + len(phrase_words)] for place in one]
         return tuple(positions)
+
+    def list_places(self) -> list[tuple[int, ...]]:
+        """List for each word the positions of its tokens among those of all rows."""
+        places: list[tuple[int, ...]] = [() for _ in self.words]
+        before = 0
+        for row in self.rows:
+            for index, own in enumerate(row.places):
+                places[index] += tuple(before + place for place in own)
+            before += row.length
+        return places
 
 
 def _strip_punctuation(word: str) -> str:
@@ -49,31 +84,65 @@ def _strip_punctuation(word: str) -> str:
 
 
 def read_words(tokenizer: Tokenizer, prompt: str) -> Words:
-    """Read a prompt's words and their tokens.
+    """Read a prompt's words and their tokens as a CLIP does.
 
     Raises:
         PromptError: it is longer than one row of the text encoder, or a weight cuts through a word.
     """
     tokens, chunks = clip_tokens(tokenizer, prompt)
-    ids = tuple(token for token, _ in tokens)
     if chunks > 1:
         room = tokenizer.model_max_length - 2
         raise PromptError(
-            f"The prompt {prompt[:60]!r} has {len(ids)} tokens in {chunks} chunks. Word by word at most {room} in one "
-            "chunk can be edited: shorten it, and leave BREAK out."
+            f"The prompt {prompt[:60]!r} has {len(tokens)} tokens in {chunks} chunks. Word by word at most {room} in "
+            "one chunk can be edited: shorten it, and leave BREAK out."
         )
+    return _read_row(TextRow(tokenizer, tokenizer.model_max_length), prompt, tuple(token for token, _ in tokens))
+
+
+def read_rows(rows: Sequence[TextRow], prompt: str) -> Words:
+    """Read a prompt's words and their tokens in every part of the rows that a network reads.
+
+    Args:
+        rows: at least one.
+        prompt: with weights.
+
+    Raises:
+        PromptError: as `read_words`.
+    """
+    read = [_read_part(row, prompt) for row in rows]
+    return dataclasses.replace(read[0], further=tuple(read[1:]))
+
+
+def _read_part(row: TextRow, prompt: str) -> Words:
+    words = split_words(prompt).words
+    if row.tokenizer is None:
+        return Words(words, tuple(() for _ in words), (), row.length, 0)
+    if row.marks:
+        return read_words(row.tokenizer, prompt)
+    ids = tuple(token for token, _ in tokenize_weighted(row.tokenizer, parse_weights(prompt)))
+    if len(ids) > row.length - 1:
+        raise PromptError(
+            f"The prompt {prompt[:60]!r} has {len(ids)} tokens of T5. Word by word at most {row.length - 1} can be "
+            "edited: shorten it."
+        )
+    return _read_row(row, prompt, ids)
+
+
+def _read_row(row: TextRow, prompt: str, ids: tuple[int, ...]) -> Words:
+    """The words of a prompt that has these tokens."""
     words = split_words(prompt).words
     places: list[tuple[int, ...]] = []
     spelled: list[int] = []
-    for word in words:
-        token_ids = tokenizer(word, add_special_tokens=False, truncation=False, verbose=False).input_ids
-        places.append(tuple(range(1 + len(spelled), 1 + len(spelled) + len(token_ids))))
-        spelled += token_ids
+    for word in words if row.tokenizer is not None else ():
+        own = row.tokenizer(word, add_special_tokens=False, truncation=False, verbose=False).input_ids
+        start = row.marks + len(spelled)
+        places.append(tuple(range(start, start + len(own))))
+        spelled += own
     if tuple(spelled) != ids:
         raise PromptError(
             f"The words of {prompt[:60]!r} cannot be told apart. Put weights around whole words: (word:1.2)."
         )
-    return Words(words, tuple(places), ids, tokenizer.model_max_length)
+    return Words(words, tuple(places), ids, row.length, row.marks)
 
 
 def split_words(prompt: str) -> Words:
@@ -108,14 +177,18 @@ def replacement(source: Words, target: Words) -> torch.Tensor:
     Source: Hertz et al., Prompt-to-prompt, arXiv:2208.01626, section 3.2, word swap.
     """
     require_equal_counts(source, target)
+    return torch.block_diag(*map(_replace_row, source.rows, target.rows))
+
+
+def _replace_row(source: Words, target: Words) -> torch.Tensor:
     matrix = torch.zeros(source.length, target.length)
     for source_places, target_places in zip(source.places, target.places, strict=True):
         even = len(source_places) == len(target_places)
         for index, place in enumerate(source_places):
             for taking in [target_places[index]] if even else target_places:
                 matrix[place, taking] = 1 if even else 1 / len(target_places)
-    matrix[0, 0] = 1
-    after, other_after = len(source.ids) + 1, len(target.ids) + 1
+    matrix[: source.marks, : target.marks] = torch.eye(source.marks)
+    after, other_after = len(source.ids) + source.marks, len(target.ids) + target.marks
     for offset in range(source.length - after):  # the mark of end and the padding
         matrix[after + offset, min(other_after + offset, target.length - 1)] = 1
     return matrix
@@ -134,16 +207,27 @@ def align(source: Words, target: Words) -> tuple[torch.Tensor, torch.Tensor]:
 
     Source: Hertz et al., arXiv:2208.01626, section 3.2, adding a new phrase, equation 6.
     """
-    pairs = _align_longest_common(source.ids, target.ids)
-    if not pairs:
+    parts, before, has_common = [], 0, False
+    for source_row, target_row in zip(source.rows, target.rows, strict=True):
+        pairs = _align_longest_common(source_row.ids, target_row.ids)
+        places, has_source = _align_row(source_row, target_row, pairs)
+        parts.append((torch.where(has_source > 0, places + before, 0), has_source))
+        before += source_row.length
+        has_common |= bool(pairs)
+    if not has_common:
         raise PromptError(
             "The source prompt and the edit's have no word in common, so nothing is kept. Choose Plain re-prompting."
         )
+    return torch.cat([places for places, _ in parts]), torch.cat([has_source for _, has_source in parts])
+
+
+def _align_row(source: Words, target: Words, pairs: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
     places, has_source = torch.zeros(target.length, dtype=torch.int64), torch.zeros(target.length)
-    has_source[0] = 1
+    has_source[: target.marks] = 1
     for source_index, target_index in pairs:
-        places[target_index + 1], has_source[target_index + 1] = source_index + 1, 1
-    after, other_after = len(source.ids) + 1, len(target.ids) + 1
+        places[target_index + target.marks] = source_index + source.marks
+        has_source[target_index + target.marks] = 1
+    after, other_after = len(source.ids) + source.marks, len(target.ids) + target.marks
     for offset in range(target.length - other_after):
         places[other_after + offset], has_source[other_after + offset] = min(after + offset, source.length - 1), 1
     return places, has_source
@@ -181,7 +265,7 @@ def equalizer(target: Words, text: str) -> torch.Tensor:
 
     Source: Hertz et al., arXiv:2208.01626, section 3.2, attention re-weighting.
     """
-    factors = torch.ones(target.length)
+    factors = torch.ones(target.total)
     for pair in phrases(text):
         phrase, _, number = pair.rpartition("=")
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
+from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.schedules.learned import LearnedSchedules
@@ -272,6 +273,9 @@ class LatentModel(Network, Protocol):
         rules: PromptRules = HERE,
     ) -> dict[str, Conditioning]:
         """Make conditionings as in `Family`."""
+
+    def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
+        """Describe the rows of "prompt_embeds" of prompts that are evaluated together; none where none is known."""
 
     def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
         """Add the guidance scale as in `Family`."""

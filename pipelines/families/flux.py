@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import CONTROL, flux_control_inputs
 from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule, with_embeddings
+from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5
 from pipelines.prompts.rules import HERE, PromptRules
@@ -90,6 +91,9 @@ class Flux(LatentFamily):
                 }
             )
         return self.embed_guidance(encoded, self.default_guidance_scale)
+
+    def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
+        return [TextRow(self.components["tokenizer_2"], self.max_sequence_length, 0)]
 
     def embed_guidance(
         self, conditionings: Mapping[str, Conditioning], guidance_scale: float

@@ -6,7 +6,7 @@ import abc
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -19,9 +19,11 @@ from pipelines.families.control_lora import ControlLora
 from pipelines.families.lora_sources import identify_lora, read_bundled_embeddings
 from pipelines.families.noise_schedules import discrete_schedule, has_edm_times, shifted_schedule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
+from pipelines.families.prompt_tokens import TextRow, clip_text_rows, most_chunks
 from pipelines.families.tiny_decoders import decode_tiny
 from pipelines.families.vae_gradients import decode_in_dtype_of
 from pipelines.families.vae_memory import call_within_memory
+from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.weights.embedding_files import fits_width, read_embedding
 from pipelines.weights.embeddings import applied_embeddings, named_embeddings
 from pipelines.weights.lora import applied_loras
@@ -72,6 +74,19 @@ class LatentFamily(Family):
     @abc.abstractmethod
     def fits(cls, components: Mapping[str, Any]) -> bool:
         """Say whether the family is made of such components, by their classes."""
+
+    def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
+        """Describe the rows of "prompt_embeds" of prompts that are evaluated together.
+
+        Args:
+            texts: the prompts.
+            rules: how they are read.
+
+        Returns:
+            The parts in order: here, of one CLIP; none where there is no tokenizer of one.
+        """
+        tokenizer = self.components.get("tokenizer")
+        return [] if tokenizer is None else clip_text_rows(tokenizer, most_chunks([tokenizer], texts, rules))
 
     def _require_channels(self) -> None:
         takes, makes = self.network_channels, self.vae.config.latent_channels

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules
 from pipelines.weights.tokenizer import Tokenizer
 
-__all__ = ["Tokens", "chunk_tokens", "clip_chunks", "clip_tokens", "most_chunks", "tokenize_weighted"]
+__all__ = [
+    "TextRow",
+    "Tokens",
+    "chunk_tokens",
+    "clip_chunks",
+    "clip_text_rows",
+    "clip_tokens",
+    "most_chunks",
+    "tokenize_weighted",
+]
 
 Tokens = list[tuple[int, float]]
 """Token ids with their weights, without the marks of begin and end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRow:
+    """Describes a part of the rows that a network reads of a prompt.
+
+    Attributes:
+        tokenizer: of its text encoder; None where nothing of the prompt is read.
+        length: rows.
+        marks: rows before the first token: 1 of a CLIP, 0 of a T5.
+    """
+
+    tokenizer: Tokenizer | None
+    length: int
+    marks: int = 1
+
+
+def clip_text_rows(tokenizer: Tokenizer, chunks: int) -> list[TextRow]:
+    """Describe the rows of a CLIP whose prompts fill one chunk, where others fill so many."""
+    length = tokenizer.model_max_length
+    rest = [TextRow(None, (chunks - 1) * length)] if chunks > 1 else []
+    return [TextRow(tokenizer, length), *rest]
 
 
 def tokenize_weighted(tokenizer: Tokenizer, weighted: Sequence[tuple[str, float]]) -> Tokens:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import sd3_control_inputs
 from pipelines.families.latent import LatentFamily, shifted_schedule, with_embeddings
-from pipelines.families.prompt_tokens import most_chunks
+from pipelines.families.prompt_tokens import TextRow, most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5
 from pipelines.prompts.rules import HERE, PromptRules
@@ -82,6 +82,11 @@ class StableDiffusion3(LatentFamily):
                 }
             )
         return encoded
+
+    def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
+        has_t5 = self.components.get("text_encoder_3") is not None
+        t5 = TextRow(self.components["tokenizer_3"] if has_t5 else None, self.max_sequence_length, 0)
+        return [*super().list_text_rows(texts, rules), t5]
 
     def _encode(self, text: str, chunks: int, weighting: str, rules: PromptRules) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [

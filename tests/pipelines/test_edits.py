@@ -14,8 +14,9 @@ from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.types import Choice
 from pipelines.edits import EDITS
-from pipelines.edits.attention import attention_layers, opened_attention
-from pipelines.edits.masactrl import MutualAttention, order_self_attention
+from pipelines.edits.attention import attention_layers, opened_attention, order_self_attention
+from pipelines.edits.map_controller import MapController
+from pipelines.edits.masactrl import MutualAttention
 from pipelines.edits.prompt_to_prompt import SharedMaps
 from pipelines.edits.words import align, equalizer, read_words, replacement
 from pipelines.families import family_of
@@ -92,11 +93,8 @@ def test_a_cancel_and_an_error_leave_the_network_unchanged(family, picture, mask
 
 
 def test_open_attention_with_no_change_is_the_networks_own(family):
-    class Watching:
+    class Watching(MapController):
         seen = 0
-
-        def change_source(self, layer, hidden_states):
-            return hidden_states
 
         def change(self, maps, cross):
             Watching.seen += 1
@@ -300,13 +298,10 @@ def test_mutual_attention_takes_keys_and_values_of_the_source():
 def test_self_attention_is_ordered_as_it_is_evaluated(family):
     seen = []
 
-    class Listing:
+    class Listing(MapController):
         def change_source(self, layer, hidden_states):
             seen.append(layer)
             return hidden_states
-
-        def change(self, maps, cross):
-            return maps
 
     prompt = family.encode_prompts("a red fox", "", 1, (32, 32))["positive"]
     with torch.no_grad(), opened_attention(family.network, Listing()):

@@ -18,7 +18,7 @@ from pipelines.core.prediction import Addition, Conditioning, Guidance
 from pipelines.core.types import Trajectory
 from pipelines.edits.base import EditContext, EditPictures
 from pipelines.edits.paired import RowGuidance
-from pipelines.edits.words import Words, read_words
+from pipelines.edits.words import Words, read_rows
 from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
@@ -254,12 +254,15 @@ class Editing:
         return pairs.flatten(0, 1)
 
     def _read_words(self, prompt: str) -> Words:
-        tokenizer = self.family.components.get("tokenizer")
-        if tokenizer is None:
+        base = self.request.base
+        together = (prompt, base.prompt, base.negative_prompt, self.request.source_prompt)
+        rows = self.family.list_text_rows(together, prompt_rules(base))
+        if not rows:
             raise PromptError(
-                "This model has no CLIP tokenizer, so its words cannot be edited one by one. Choose Plain re-prompting."
+                "This model has no tokenizer that is known here, so its words cannot be edited one by one. Choose "
+                "Plain re-prompting."
             )
-        return read_words(tokenizer, prompt)
+        return read_rows(rows, prompt)
 
     def _encode_text(self, text: str) -> Conditioning:
         base = self.request.base
