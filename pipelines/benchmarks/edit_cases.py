@@ -13,8 +13,9 @@ from pipelines.benchmarks.edit_verdicts import is_right
 from pipelines.benchmarks.quantization_peak import highest_memory, present_memory, reset_highest_memory
 from pipelines.core.errors import MethodFitError, PromptError
 from pipelines.core.loop import denoise
-from pipelines.core.types import Choice, Request, Trajectory
+from pipelines.core.types import Choice, Request, Traits, Trajectory
 from pipelines.edits import EDITS
+from pipelines.emoji.captions import on_background
 from pipelines.families.latent import LatentFamily
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import TARGET
@@ -45,19 +46,20 @@ __all__ = [
 SHARING = ("replace", "refine", "masactrl", "plug_and_play")
 """Edits that look at the source's row; which inversion holds it matters less to them than to plain re-prompting."""
 INVERTING = ("reprompt", *SHARING)
-FLOW = ("rf",)
-"""Inversions for flow models alone, which the measured one isn't."""
 HOLDING = ("direct", "edict", "ddpm")
 """Inversions whose source row is exact."""
 MASKED = ("inpaint",)
 """Edits that get the true mask."""
 PLACING = ("move", "dragon")
 """Edits that get the object's own mask, and where it goes."""
+FLOWING = ("flow_edit", "flow_chef")
+"""Edits for flow models alone."""
 STYLING = ("style_tracking", "style_aligned")
 """Edits that get a picture that has the style."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(PLACING, ("move", "resize")),
     **dict.fromkeys(STYLING, ("style",)),
+    "time": ("background",),
     "ledits": ("replace", "background", "add", "remove", "one of two"),
 }
 """Edits that are for some kinds only."""
@@ -119,17 +121,23 @@ class Outcome:
     peak: int
 
 
-def combinations(scales: Sequence[float]) -> Iterator[Combination]:
-    """List what fits the shipped model, at each scale: plain re-prompting with every inversion, edits that share
-    attention with three, the others once."""
+def combinations(scales: Sequence[float], traits: Traits) -> Iterator[Combination]:
+    """List what fits a model, at each scale: plain re-prompting with every inversion, edits that share attention with
+    three, the others once."""
     for scale in scales:
-        for edit in ("image_to_image", "inpaint", "infedit", *PLACING, *STYLING):
-            yield Combination(edit, "direct", scale)
-        yield Combination("ledits", "ledits", scale)
-        for edit in INVERTING:
-            for inversion in HOLDING if edit in SHARING else INVERSIONS:
-                if inversion not in FLOW:
-                    yield Combination(edit, inversion, scale)
+        for one in _list_all(scale):
+            inverts = EDITS[one.edit].build().inverts
+            if EDITS[one.edit].fit(traits) is None and not (inverts and INVERSIONS[one.inversion].fit(traits)):
+                yield one
+
+
+def _list_all(scale: float) -> Iterator[Combination]:
+    for edit in ("image_to_image", "inpaint", "infedit", "dream_sampler", "time", *FLOWING, *PLACING, *STYLING):
+        yield Combination(edit, "direct", scale)
+    yield Combination("ledits", "ledits", scale)
+    for edit in INVERTING:
+        for inversion in HOLDING if edit in SHARING else INVERSIONS:
+            yield Combination(edit, inversion, scale)
 
 
 def can_try(one: Combination, kind: str) -> bool:
@@ -213,7 +221,7 @@ def build_request(pair: EditPair, pictures: EditPictures, one: Combination, step
     """Build what a person would ask for who knows what the pair's picture shows, and what it should show."""
     source = np.asarray(pictures.source)
     base = Request(
-        prompt=pair.target_caption,
+        prompt=_read_subject(pair) if one.edit == "time" else pair.target_caption,
         num_inference_steps=steps,
         width=source.shape[1],
         height=source.shape[0],
@@ -247,7 +255,14 @@ def _build_settings(edit: str, pair: EditPair) -> dict[str, object]:
         if pair.kind == "remove":
             come = [pair.target_caption]  # what stays has to be named: see docs/edits.md
         return {"concepts": ", ".join([f"-{label}" for label in gone] + come)}
+    if edit == "time":
+        return {"concept": _read_subject(pair), "destination": pair.target_caption}
     return {}
+
+
+def _read_subject(pair: EditPair) -> str:
+    """What the target's caption says without its background, which TIME is told to assume."""
+    return pair.target_caption.removesuffix(on_background(pair.target.background))
 
 
 def _run(editing: Editing) -> tuple[torch.Tensor, float]:

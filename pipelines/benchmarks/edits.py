@@ -35,7 +35,7 @@ from pipelines.metrics.classifier import load_classifier
 from pipelines.metrics.detector import load_detector
 from pipelines.metrics.lpips import Lpips, load_lpips
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, shipped
+from pipelines.models.catalog import Catalog, shipped, shipped_128, shipped_flow
 from pipelines.models.loader import Loader
 from pipelines.training.edits import EDIT_KINDS, edit_pairs, render_edit
 
@@ -44,6 +44,7 @@ __all__ = ["OutcomeFile", "main", "write_table"]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "edits.md"
 FIRST_SEED = 47
 _MEMORY = 2**31
+_SHIPPED = [shipped(), shipped_128(), shipped_flow()]
 Measured = Mapping[Combination, Mapping[int, Outcome | None]]
 """Of each combination and each case's number what came out; None where the edit refused."""
 _COLUMNS: tuple[tuple[str, Callable[[Outcome], float | None], str], ...] = (
@@ -148,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--pie-bench", type=Path, metavar="FOLDER", help="your copy of PIE-Bench instead of the pairs")
-    parser.add_argument("--model", default="emoji", help="of PIE-Bench, a model of the models folder")
+    parser.add_argument("--model", default="emoji", help="a shipped model; of PIE-Bench, one of the models folder")
     parser.add_argument(
         "--side", type=int, help="of PIE-Bench, pixels that the model draws (default: its own, up to 512)"
     )
@@ -169,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(pie_bench_run.main(options))
         return 0
+    if options.write and options.model != "emoji":
+        raise SettingsError("The page's table is that of the model emoji. Leave --write out, or --model.")
     kept = OutcomeFile(options.keep)
     kinds = [EDIT_KINDS[case % len(EDIT_KINDS)] for case in range(options.pairs)]
     for text in _measure_all(options, kept, kinds):
@@ -186,19 +189,20 @@ def _measure_all(options: argparse.Namespace, kept: OutcomeFile, kinds: Sequence
     """Measure what isn't known yet, case by case; yield progress as text."""
     objects = shipped_catalog()
     pairs = edit_pairs(objects, options.pairs, FIRST_SEED)
-    chosen = [one for one in combinations(options.scales) if not options.only or _is_chosen(one, options.only)]
     judges = Judges(load_classifier(), load_detector(), _load_lpips(options.models))
-    loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped()]), device="cpu")
-    with loader.model("emoji") as family:
+    loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=_SHIPPED), device="cpu")
+    with loader.model(options.model) as family:
         if not isinstance(family, LatentFamily):
             raise MethodFitError("The shipped model has no single network.")
+        fitting = combinations(options.scales, family.traits)
+        chosen = [one for one in fitting if not options.only or _is_chosen(one, options.only)]
         start = time.monotonic()
         for case in _read_cases(options.cases, options.pairs):
             if options.minutes is not None and time.monotonic() - start >= 60 * options.minutes:
                 return
             if kinds[case] not in options.kinds:
                 continue
-            pictures = render_edit(pairs[case], objects)
+            pictures = render_edit(pairs[case], objects, family.default_size[0])
             for one in chosen:
                 if can_try(one, kinds[case]) and not kept.has(one, case):
                     kept.add(one, case, measure(family, judges, pairs[case], pictures, one, options.steps))

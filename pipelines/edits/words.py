@@ -96,7 +96,8 @@ def read_words(tokenizer: Tokenizer, prompt: str) -> Words:
             f"The prompt {prompt[:60]!r} has {len(tokens)} tokens in {chunks} chunks. Word by word at most {room} in "
             "one chunk can be edited: shorten it, and leave BREAK out."
         )
-    return _read_row(TextRow(tokenizer, tokenizer.model_max_length), prompt, tuple(token for token, _ in tokens))
+    ids = tuple(token for token, _ in tokens)
+    return _read_row(tokenizer, TextRow(tokenizer, tokenizer.model_max_length), prompt, ids)
 
 
 def read_rows(rows: Sequence[TextRow], prompt: str) -> Words:
@@ -125,16 +126,16 @@ def _read_part(row: TextRow, prompt: str) -> Words:
             f"The prompt {prompt[:60]!r} has {len(ids)} tokens of T5. Word by word at most {row.length - 1} can be "
             "edited: shorten it."
         )
-    return _read_row(row, prompt, ids)
+    return _read_row(row.tokenizer, row, prompt, ids)
 
 
-def _read_row(row: TextRow, prompt: str, ids: tuple[int, ...]) -> Words:
+def _read_row(tokenizer: Tokenizer, row: TextRow, prompt: str, ids: tuple[int, ...]) -> Words:
     """The words of a prompt that has these tokens."""
     words = split_words(prompt).words
     places: list[tuple[int, ...]] = []
     spelled: list[int] = []
-    for word in words if row.tokenizer is not None else ():
-        own = row.tokenizer(word, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    for word in words:
+        own = tokenizer(word, add_special_tokens=False, truncation=False, verbose=False).input_ids
         start = row.marks + len(spelled)
         places.append(tuple(range(start, start + len(own))))
         spelled += own

@@ -110,6 +110,18 @@ class Family(abc.ABC):
         """Make conditionings of the branches "positive" and "negative", as `encode_texts` makes them."""
         return self.encode_texts({"positive": prompt, "negative": negative_prompt}, batch_size, size, weighting, rules)
 
+    def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
+        """Describe the rows of "prompt_embeds" of prompts that are evaluated together.
+
+        Args:
+            texts: the prompts.
+            rules: how they are read.
+
+        Returns:
+            The parts in order; none where they are not known.
+        """
+        return []
+
     @abc.abstractmethod
     def encode_texts(
         self,
@@ -275,7 +287,7 @@ class LatentModel(Network, Protocol):
         """Make conditionings as in `Family`."""
 
     def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
-        """Describe the rows of "prompt_embeds" of prompts that are evaluated together; none where none is known."""
+        """Describe the rows of prompts as in `Family`."""
 
     def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
         """Add the guidance scale as in `Family`."""

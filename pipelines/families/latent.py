@@ -76,15 +76,7 @@ class LatentFamily(Family):
         """Say whether the family is made of such components, by their classes."""
 
     def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
-        """Describe the rows of "prompt_embeds" of prompts that are evaluated together.
-
-        Args:
-            texts: the prompts.
-            rules: how they are read.
-
-        Returns:
-            The parts in order: here, of one CLIP; none where there is no tokenizer of one.
-        """
+        # Of one CLIP; none where there is no tokenizer of one.
         tokenizer = self.components.get("tokenizer")
         return [] if tokenizer is None else clip_text_rows(tokenizer, most_chunks([tokenizer], texts, rules))
 

@@ -92,8 +92,8 @@ def test_an_inversion_refuses_a_cache_and_other_edits_take_one(picture):
 
 def test_a_method_that_does_not_fit_is_refused(picture):
     flow = Traits("sd3", "flow", "transformer")
-    with pytest.raises(MethodFitError, match="attention maps of a UNet"):
-        request_of(picture, "replace").check(Limits(), flow)
+    with pytest.raises(MethodFitError, match="features of a UNet"):
+        request_of(picture, "plug_and_play").check(Limits(), flow)
     with pytest.raises(MethodFitError, match="EDICT does not fit"):
         request_of(picture, "reprompt", inversion="edict").check(Limits(), flow)
 

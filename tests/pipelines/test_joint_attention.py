@@ -22,7 +22,7 @@ from pipelines.families import family_of
 from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.workflows.edit.request import Picture
 from tests.pipelines.edit_requests import BASE, edited, request_of
-from tests.pipelines.network_state import assert_unchanged, state_of
+from tests.pipelines.network_state import assert_unchanged, broken_at, state_of
 from tests.pipelines.tiny_models import tiny_flux, tiny_sd, tiny_sd3
 
 SHARING = {
@@ -130,6 +130,16 @@ def test_for_no_steps_an_edit_is_the_paired_run_bit_for_bit(families, picture, e
     assert torch.equal(neutral, paired)
     shared = edited(families[key], request_of(picture, Choice(edit, SHARING[edit])))[2][-1].latents
     assert torch.equal(shared[SOURCE], paired[SOURCE]) and (shared[TARGET] - paired[TARGET]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("key", ["sd3", "flux"])
+def test_an_error_in_the_network_leaves_its_own_processors(families, picture, key):
+    network = families[key].network
+    before = state_of(network)
+    # The way up has four evaluations; the fifth is with open attention.
+    with broken_at(network.proj_out, 6), pytest.raises(RuntimeError, match="broken"):
+        edited(families[key], request_of(picture, "refine"))
+    assert_unchanged(network, before)
 
 
 @pytest.mark.parametrize("key", ["sd3", "flux"])
