@@ -11,7 +11,7 @@ from pipelines.benchmarks.sampler_overhead import LIMIT
 from pipelines.benchmarks.sampler_plot import plot
 from pipelines.core.errors import StoreError
 
-__all__ = ["FIGURES", "PAGE", "PLOT", "figures_json", "markdown", "put_between", "write_report"]
+__all__ = ["FIGURES", "PAGE", "PLOT", "figures_json", "markdown", "marks", "name_file", "put_between", "write_report"]
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES, PLOT, PAGE = (
@@ -20,6 +20,8 @@ FIGURES, PLOT, PAGE = (
     ROOT / "docs/samplers.md",
 )
 BEGIN, END = "<!-- samplers -->", "<!-- end of samplers -->"
+_FIRST = "emoji"
+"""The model whose files have its name not in theirs."""
 HALVED_AT = ("6", "8", "10")
 STOCK = "diffusers DPM-Solver++(2M), "
 DEFAULT = STOCK + "leading"
@@ -32,6 +34,7 @@ def figures_json(
     note: str = "",
     overhead: Mapping[str, Any] | None = None,
     joins: bool = False,
+    model: str = _FIRST,
 ) -> dict[str, Any]:
     """Return all figures as plain values; what is not given is taken from the file of the last run.
 
@@ -41,15 +44,17 @@ def figures_json(
         note: for readers.
         overhead: of the samplers.
         joins: whether the rows join those of the file, as far as these are of the same weights and pictures.
+        model: whose file it is.
 
     Raises:
         StoreError: the file's rows are of others.
     """
-    figures = json.loads(FIGURES.read_text("utf-8")) if FIGURES.is_file() else {}
+    path = name_file(FIGURES, model)
+    figures = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     if rows is not None and joins and figures.get("rows"):
         if figures.get("identity") != identity:
             raise StoreError(
-                f"{FIGURES.name} was measured with other weights or pictures: its rows and these cannot stand in one "
+                f"{path.name} was measured with other weights or pictures: its rows and these cannot stand in one "
                 "table. Measure all lines, without --only."
             )
         kept = figures["rows"]
@@ -61,6 +66,20 @@ def figures_json(
     if overhead is not None:
         figures["overhead"] = overhead
     return figures
+
+
+def name_file(path: Path, model: str) -> Path:
+    """Return the file of a model beside that of the first one: samplers.json becomes samplers-emoji-128.json."""
+    return path if model == _FIRST else path.with_stem(f"{path.stem}-{model}")
+
+
+def marks(model: str) -> tuple[str, str]:
+    """Return the marks of the page between which a model's section stands."""
+    return (
+        (BEGIN, END)
+        if model == _FIRST
+        else tuple(mark.replace("samplers", f"samplers {model}") for mark in (BEGIN, END))
+    )
 
 
 def _join_cells(kept: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,10 +189,16 @@ def put_between(text: str, begin: str, end: str, inside: str) -> str:
     return f"{before}{begin}\n{inside}\n{end}{rest.split(end, 1)[1]}"
 
 
-def write_report(figures: Mapping[str, Any]) -> None:
-    """Write the JSON, the plot and the section of the docs page."""
-    FIGURES.parent.mkdir(parents=True, exist_ok=True)
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+def write_report(figures: Mapping[str, Any], model: str = _FIRST) -> None:
+    """Write the JSON, the plot and the section of the docs page.
+
+    Args:
+        figures: of `figures_json`.
+        model: that they were measured on.
+    """
+    path = name_file(FIGURES, model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     if figures.get("rows"):
-        PLOT.write_text(plot(figures["rows"]), "utf-8")
-    PAGE.write_text(put_between(PAGE.read_text("utf-8"), BEGIN, END, markdown(figures)), "utf-8")
+        name_file(PLOT, model).write_text(plot(figures["rows"]), "utf-8")
+    PAGE.write_text(put_between(PAGE.read_text("utf-8"), *marks(model), markdown(figures)), "utf-8")

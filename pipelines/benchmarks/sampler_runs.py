@@ -1,11 +1,12 @@
-"""What the samplers benchmark runs on: 64 captions of the shipped model's grammar, and a 999-step reference."""
+"""What the samplers benchmark runs on: 64 captions of a shipped model's grammar, and a 999-step reference."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,31 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.learning.cases import Cases, make_cases
-from pipelines.metrics.classifier import Classifier, load_classifier
+from pipelines.metrics.classifier import load_classifier
+from pipelines.metrics.composition_adherence import adherence
+from pipelines.metrics.detector import load_detector
 from pipelines.models.cache import ModelCache
-from pipelines.models.catalog import Catalog, shipped
+from pipelines.models.catalog import Catalog, shipped, shipped_128
 from pipelines.models.loader import Loader
 from pipelines.requests.text_to_image import assemble_run, resolve
 
-__all__ = ["ALONE", "BASE", "BRANCHES", "GUIDANCE_SCALE", "PICTURES", "REFERENCE_STEPS", "Bench", "open_bench"]
+__all__ = [
+    "ALONE",
+    "BASE",
+    "BRANCHES",
+    "GUIDANCE_SCALE",
+    "MODELS",
+    "PICTURES",
+    "REFERENCE_STEPS",
+    "Bench",
+    "open_bench",
+]
+
+MODELS = ("emoji", "emoji-128")
+"""Shipped models that it can run on."""
 
 PICTURES, FIRST_SEED, GUIDANCE_SCALE, REFERENCE_STEPS = 64, 7_000, 4.0, 999
-_TWO_OBJECTS = 16
+_TWO_OBJECTS, _FIRST_COMPOSITION = 16, 90_000
 _MEMORY = 2**31
 
 ROWS = 16
@@ -68,25 +84,25 @@ class _Remembering:
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """The shipped model with the pictures that every sampler makes.
+    """A shipped model with the pictures that every sampler makes.
 
     Attributes:
-        family: the shipped model.
+        family: a shipped model.
         cases: the pictures.
-        truths: what each should show: labels from left to right, and the background.
-        classifier: the judge.
+        judges: one a picture (1, 3, H, W) in [0, 1]: the probability (1,) that it shows what its caption says.
         network: the family, answering the runs' common first question once.
+        model: its key.
     """
 
     family: Family
     cases: Cases
-    truths: Sequence[tuple[tuple[str, ...], str]]
-    classifier: Classifier
+    judges: Sequence[Callable[[torch.Tensor], torch.Tensor]]
     network: Any
+    model: str = MODELS[0]
 
     def first(self, pictures: int) -> Bench:
         """Return the same with only the first pictures."""
-        return dataclasses.replace(self, cases=self.cases.part(0, pictures), truths=self.truths[:pictures])
+        return dataclasses.replace(self, cases=self.cases.part(0, pictures), judges=self.judges[:pictures])
 
     def run(self, request: Request) -> torch.Tensor:
         """Run as `run_and_count` does, without the count."""
@@ -128,17 +144,16 @@ class Bench:
             path = folder / f"reference-{self.identity}-{start}.safetensors"
             latents = load_file(path)["latents"] if path.is_file() else torch.empty(0)
             if len(latents) < len(part.cases):  # not there, or of a run with fewer pictures
-                latents = part.run(BASE.replace(num_inference_steps=REFERENCE_STEPS))
+                latents = part.run(BASE.replace(model=self.model, num_inference_steps=REFERENCE_STEPS))
                 save_file({"latents": latents.contiguous()}, path)
             ends.append(latents[: len(part.cases)])
         return torch.cat(ends)
 
     @torch.no_grad()
     def adherence(self, latents: torch.Tensor) -> float:
-        """Measure the mean probability, by the shipped classifier, that a picture shows what its caption says."""
+        """Measure the mean probability, by the judge of these captions, that a picture shows what its caption says."""
         images = self.family.decode(latents)
-        rows = [self.classifier.truth_probability(images[i : i + 1], *truth) for i, truth in enumerate(self.truths)]
-        return float(torch.cat(rows).mean())
+        return float(torch.cat([judge(images[i : i + 1]) for i, judge in enumerate(self.judges)]).mean())
 
 
 def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
@@ -153,11 +168,39 @@ def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
     return [(text, (tuple(placed.label for placed in scene.objects), scene.background)) for scene, text in cases]
 
 
+def _caption_judges() -> list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
+    """The captions of the 64 px model, each with the classifier's probability of it."""
+    classifier = load_classifier()
+    return [
+        (text, lambda images, truth=truth: classifier.truth_probability(images, *truth))  # type: ignore[misc]
+        for text, truth in captions()
+    ]
+
+
+def _composition_judges() -> list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
+    """Captions of the 128 px models, of pairs that no training run saw, each with the detector's probability of it."""
+    from pipelines.emoji.composition_captions import describe_plainly
+    from pipelines.emoji.compositions import sample_composition
+    from pipelines.emoji.objects import shipped_catalog
+
+    catalog, detector, texts = shipped_catalog(), load_detector(), dict[str, None]()
+    for seed in itertools.count(_FIRST_COMPOSITION):
+        texts[describe_plainly(sample_composition(catalog, seed, "held-out"))] = None
+        if len(texts) == PICTURES:
+            break
+    return [(text, lambda images, text=text: adherence(detector, images, text)) for text in texts]  # type: ignore[misc]
+
+
 @contextlib.contextmanager
-def open_bench(pictures: int = PICTURES) -> Iterator[Bench]:
-    """Provide the shipped model in float32 on the CPU, with its pictures, while the context lasts."""
-    loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped()]), device="cpu")
-    with loader.model("emoji") as family:
-        selected = captions()[:pictures]
+def open_bench(pictures: int = PICTURES, model: str = MODELS[0]) -> Iterator[Bench]:
+    """Provide a shipped model in float32 on the CPU, with its pictures, while the context lasts.
+
+    Args:
+        pictures: the first so many of them.
+        model: of `MODELS`.
+    """
+    loader = Loader(ModelCache(_MEMORY, _MEMORY // 8), Catalog(entries=[shipped(), shipped_128()]), device="cpu")
+    with loader.model(model) as family:
+        selected = (_caption_judges() if model == MODELS[0] else _composition_judges())[:pictures]
         cases = make_cases(family, [text for text, _ in selected], range(FIRST_SEED, FIRST_SEED + pictures))
-        yield Bench(family, cases, [truth for _, truth in selected], load_classifier(), _Remembering(family))
+        yield Bench(family, cases, [judge for _, judge in selected], _Remembering(family), model)

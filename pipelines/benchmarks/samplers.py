@@ -1,4 +1,4 @@
-"""`python -m pipelines.benchmark samplers`: every sampler against a 999-step reference, on the shipped model."""
+"""`python -m pipelines.benchmark samplers`: every sampler against a 999-step reference, on a shipped model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 
 from pipelines.benchmarks.sampler_baseline import stock_dpm_solver
 from pipelines.benchmarks.sampler_overhead import overheads
-from pipelines.benchmarks.sampler_report import FIGURES, figures_json, markdown, write_report
-from pipelines.benchmarks.sampler_runs import BASE, PICTURES, Bench, open_bench
+from pipelines.benchmarks.sampler_report import figures_json, markdown, write_report
+from pipelines.benchmarks.sampler_runs import BASE, MODELS, PICTURES, Bench, open_bench
 from pipelines.core.errors import StepwiseError
 from pipelines.core.types import Choice, Request, Traits
 from pipelines.learning.problem import relative_error
@@ -87,8 +87,13 @@ def _build_line(
     return Line(label, request, base, **more)
 
 
-def lines(traits: Traits) -> list[Line]:
-    """Return all rows: diffusers' default, the samplers' defaults, chosen settings and schedules, learned ones."""
+def lines(traits: Traits, model: str = MODELS[0]) -> list[Line]:
+    """Return all rows: diffusers' default, the samplers' defaults, chosen settings and schedules, learned ones.
+
+    Args:
+        traits: of the model.
+        model: its key.
+    """
     label = {method.key: method.label for method in SAMPLERS.fitting(traits)}
     changes = {"epsilon_scaling": label["ddim"], "time_shift": label["ddim"], "dualfast": label["dpmpp_2m"]}
     rows = [Line(f"diffusers DPM-Solver++(2M), {spacing}", stock=spacing) for spacing in ("linspace", "leading")]
@@ -122,14 +127,15 @@ def lines(traits: Traits) -> list[Line]:
                 f"2M, {schedule.replace('_', ' ')} schedule", "dpmpp_2m", schedule=schedule, base=label["dpmpp_2m"]
             )
         )
-    return rows + _build_learned_lines(label)
+    rows += _build_learned_lines(label, model)
+    return [dataclasses.replace(row, request=row.request.replace(model=model)) for row in rows]
 
 
-def _build_learned_lines(label: Mapping[str, str]) -> list[Line]:
+def _build_learned_lines(label: Mapping[str, str], model: str) -> list[Line]:
     groups: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     digest = hashlib.sha256()
     for learned in find_all(SHIPPED).values():
-        if learned.model == BASE.model and learned.sampler.key in label:
+        if learned.model == model and learned.sampler.key in label:
             digest.update(
                 repr((learned.times, learned.model_times, learned.rows, learned.prompt_extrapolation)).encode()
             )
@@ -232,7 +238,8 @@ def table(
         only: parts of the labels of the lines that are wanted; empty for all.
     """
     cache, broken = _CellCache(folder, bench.identity), set()
-    selected = [line for line in lines(bench.family.traits) if not only or any(part in line.label for part in only)]
+    offered = lines(bench.family.traits, bench.model)
+    selected = [line for line in offered if not only or any(part in line.label for part in only)]
     for evaluations, count in pictures.items():
         smaller = bench.first(count)
         reference = smaller.reference(folder)
@@ -249,6 +256,7 @@ def table(
 
 def _parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark samplers", description=__doc__)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="default: %(default)s")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="prompts of every line (default: %(default)s)")
     parser.add_argument("--long-pictures", type=int, help=f"prompts from {LONG} evaluations on (default: as many)")
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS, choices=EVALUATIONS)
@@ -261,7 +269,7 @@ def _parse_flags() -> argparse.Namespace:
     parser.add_argument("--overhead", action="store_true", help="measure the samplers' own arithmetic instead")
     parser.add_argument("--note", default="", help="a sentence for readers, below the table")
     parser.add_argument(
-        "--write", action="store_true", help=f"write {FIGURES.name}, the plot and the section of docs/samplers.md"
+        "--write", action="store_true", help="write the figures, the plot and the model's section of docs/samplers.md"
     )
     return parser.parse_args()
 
@@ -273,9 +281,9 @@ def main() -> int:
     many = {
         count: flags.pictures if count < LONG else flags.long_pictures or flags.pictures for count in flags.evaluations
     }
-    with open_bench(max(many.values())) as bench, tempfile.TemporaryDirectory() as passing:
+    with open_bench(max(many.values()), flags.model) as bench, tempfile.TemporaryDirectory() as passing:
         if flags.overhead:
-            figures = figures_json(overhead=overheads(bench))
+            figures = figures_json(overhead=overheads(bench), model=flags.model)
         else:
             cells: dict[str, dict] = {}
             for line, count, cell in table(bench, flags.keep or Path(passing), many, flags.only):
@@ -286,10 +294,10 @@ def main() -> int:
                         f"{line.label:<42}{count:>4}  {cell['error'] or 0:8.4f}  {cell['adherence'] or 0:6.3f}",
                         flush=True,
                     )
-            figures = figures_json(cells, bench.identity, flags.note, joins=bool(flags.only))
+            figures = figures_json(cells, bench.identity, flags.note, joins=bool(flags.only), model=flags.model)
     print(markdown(figures))
     if flags.write:
-        write_report(figures)
+        write_report(figures, flags.model)
     return int(not figures.get("halved", True))
 
 

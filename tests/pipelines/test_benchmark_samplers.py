@@ -23,6 +23,8 @@ from pipelines.benchmarks.sampler_report import (
     PLOT,
     figures_json,
     markdown,
+    marks,
+    name_file,
     put_between,
     write_report,
 )
@@ -85,6 +87,23 @@ def test_a_start_that_spares_steps_gets_more_of_them_and_one_that_asks_gets_fewe
         assert bench.first(1).run_and_count(request.replace(num_inference_steps=steps + 1))[1] > evaluations
     latents, spent = bench.run_and_count(plain.replace(start=Choice("mcmc"), num_inference_steps=3))
     assert len(latents) == 2 and spent >= 14, "its draft and its chain are counted"
+
+
+def test_the_larger_model_has_captions_a_judge_and_learned_lines_of_its_own():
+    with open_bench(2, "emoji-128") as larger:
+        assert larger.model == "emoji-128" and larger.family.default_size == (128, 128)
+        latents = larger.cases.noise * 0  # grey pictures
+        assert 0 <= larger.adherence(latents) < 0.5
+        learned = [line for line in lines(larger.family.traits, "emoji-128") if line.fitted_steps]
+        assert learned and {line.request.model for line in learned} == {"emoji-128"}
+        latents, evaluations = larger.run_and_count(BASE.replace(model="emoji-128", num_inference_steps=1))
+        assert latents.shape == larger.cases.noise.shape and evaluations == 1
+
+
+def test_a_models_figures_stand_in_files_and_marks_of_its_own():
+    assert name_file(FIGURES, "emoji") == FIGURES
+    assert name_file(FIGURES, "emoji-128").name == "samplers-emoji-128.json"
+    assert marks("emoji") == (BEGIN, END) and set(marks("emoji-128")).isdisjoint(marks("emoji"))
 
 
 def test_a_kept_reference_of_more_pictures_serves_fewer(tmp_path, monkeypatch):
