@@ -13,6 +13,7 @@ from pipelines.learning.auto_diffusion import AutoDiffusionSettings
 from pipelines.learning.bespoke_settings import BespokeSettings
 from pipelines.learning.ld3 import Ld3Settings
 from pipelines.learning.q_sched import QSchedSettings, require_corrected
+from pipelines.prompts.articles import choose_article
 from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.refusals import require_made_here, require_uncached
 from pipelines.schedules.learned_file import LearnedSchedule
@@ -20,7 +21,7 @@ from pipelines.schedules.learned_file import LearnedSchedule
 __all__ = ["LEARNERS", "PROMPTS", "LearnRequest", "PictureSettings", "Progress", "require_fit", "require_learnable"]
 
 PROMPTS = tuple(
-    f"a {thing} on a {color} background"
+    f"{choose_article(thing)} {thing} on {choose_article(color)} {color} background"
     for thing, color in zip(
         (
             "fox",

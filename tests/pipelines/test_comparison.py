@@ -166,12 +166,30 @@ def test_search_and_replace_changes_the_words_of_both_prompts():
     axis = Axis.parse({"field": "prompt_sr", "values": "fox, cat, an owl"}, 8)
     base = {"prompt": "a fox, fox", "negative_prompt": "no fox"}
     prompts = [apply_changes(base, cell)["prompt"] for cell in grid([axis])]
-    assert prompts == ["a fox, fox", "a cat, cat", "a an owl, an owl"]
+    assert prompts == ["a fox, fox", "a cat, cat", "an owl, an owl"]
     assert apply_changes(base, {"prompt_sr": axis.values[1]})["negative_prompt"] == "no cat"
     assert Axis.parse(axis.to_json(), 8) == axis  # what was stored is read back
     # A prompt on the other axis is set first, and its words are replaced.
     both = {"prompt_sr": axis.values[1], "prompt": "one fox"}
     assert apply_changes(base, both)["prompt"] == "one cat"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "becomes"),
+    [
+        ("a fox and An fox", ("fox", "owl"), "an owl and An owl"),  # what did not agree before is left alone
+        ("A fox", ("fox", "owl"), "An owl"),
+        ("an owl, the owl, plan owl", ("owl", "cat"), "a cat, the cat, plan cat"),
+        ("a car and an hour", ("hour", "unicorn"), "a car and a unicorn"),
+        ("a fox", ("fox", "(owl:1.2)"), "an (owl:1.2)"),
+        ("a fox", ("fox", ""), "a "),
+        ("a fox", ("a fox", "owl"), "owl"),
+        ("a one-legged x", ("x", "a"), "a one-legged a"),
+    ],
+)
+def test_the_article_agrees_with_what_is_put_in(prompt, words, becomes):
+    axis = Axis.parse({"field": "prompt_sr", "values": list(words)}, 8)
+    assert apply_changes({"prompt": prompt}, {"prompt_sr": axis.values[1]})["prompt"] == becomes
 
 
 def test_search_and_replace_says_what_it_does_not_find():

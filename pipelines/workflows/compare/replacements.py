@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.core.errors import SettingsError
+from pipelines.prompts.articles import match_articles
 
 __all__ = ["FIELD", "parse_replacements", "replace_in_prompts", "show_replacement"]
 
@@ -36,13 +37,15 @@ def parse_replacements(values: Sequence[object]) -> list[str]:
 def replace_in_prompts(plain: Mapping[str, Any], value: object) -> dict[str, Any]:
     """Return a request's plain values with a pair of `parse_replacements` applied to both prompts.
 
+    An "a" or "an" before what is replaced is made to agree with what stands there then: "a fox" becomes "an owl".
+
     Raises:
         SettingsError: neither prompt has what is looked for.
     """
     search, arrow, replacement = str(value).partition(_ARROW)
     if not arrow or not any(search in str(plain.get(name, "")) for name in _PROMPTS):
         raise SettingsError(f"The prompt does not contain {search[:80]!r}, which is to be replaced.")
-    replaced = {name: str(plain[name]).replace(search, replacement) for name in _PROMPTS if plain.get(name)}
+    replaced = {name: match_articles(str(plain[name]), search, replacement) for name in _PROMPTS if plain.get(name)}
     return {**plain, **replaced}
 
 
