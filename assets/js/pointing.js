@@ -1,4 +1,4 @@
-/* The Edit tab: arrows and boxes drawn on the source, with mouse, pen or touch. */
+/* The Edit tab: arrows and boxes drawn on the source, with mouse, pen or touch; masks.js has brush and eraser. */
 (() => {
   "use strict";
   const LEAST = .01;
@@ -20,13 +20,13 @@
     fit(root);
   }
 
-  /* Arrows are offered where the chosen edit takes them; else a drag draws a box. */
+  /* Arrows are offered where the chosen edit takes them; else a drag draws the mask. */
   const readEdit = (tab) => document.querySelector(`#${tab} input[aria-label="Edit method"]`)?.value;
   function fit(root) {
     const takesArrows = ["Move or resize", "DragonDiffusion"].includes(readEdit(root.querySelector("[data-tab]").dataset.tab));
     if (root.hasAttribute("data-arrows") === takesArrows) return;
     root.toggleAttribute("data-arrows", takesArrows);
-    press(root, takesArrows ? "arrow" : "box");
+    press(root, takesArrows ? "arrow" : "brush");
   }
   function press(root, tool) {
     for (const one of root.querySelectorAll("[aria-pressed]")) one.setAttribute("aria-pressed", String(one.dataset.tool === tool));
@@ -64,7 +64,7 @@
   }
 
   document.addEventListener("click", (event) => {
-    const button = event.target.closest?.(".sw-pointing-tools button"), root = button?.closest(".sw-pointing");
+    const button = event.target.closest?.(".sw-pointing-tools [data-tool]"), root = button?.closest(".sw-pointing");
     if (!root) return;
     if (button.dataset.tool === "clear") {
       root.querySelector("svg").replaceChildren();
@@ -77,8 +77,9 @@
   document.addEventListener("pointerdown", (event) => {
     const canvas = event.target.closest?.(".sw-pointing-canvas");
     if (!canvas || event.button || !canvas.querySelector("img[src]")) return;
-    event.preventDefault();
     fit(canvas.closest(".sw-pointing"));
+    if (!["arrow", "box"].includes(readTool(canvas.closest(".sw-pointing")))) return;
+    event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
     const place = (at) => {
       const box = canvas.getBoundingClientRect(), within = (share) => Math.min(1, Math.max(0, share));
@@ -92,9 +93,9 @@
       canvas.removeEventListener("pointerup", end);
       canvas.removeEventListener("pointercancel", end);
       if (at.type === "pointercancel" || Math.max(Math.abs(to[0] - from[0]), Math.abs(to[1] - from[1])) < LEAST) { shape?.remove(); return; }
-      // A box becomes the mask, which the board above shows; of a moved object there is one arrow.
-      if (tool === "box") shape.remove();
-      else if (!isDragging(tab)) for (const other of canvas.querySelectorAll(".sw-drawn-arrow")) if (other !== shape) other.remove();
+      if (tool === "box") { shape.remove(); window.stepwise.maskBox(tab, from, to); return; }
+      // Of a moved object there is one arrow.
+      if (!isDragging(tab)) for (const other of canvas.querySelectorAll(".sw-drawn-arrow")) if (other !== shape) other.remove();
       tell(tab, [tool, ...from, ...to].map((part) => typeof part === "number" ? part.toFixed(4) : part).join(" "));
     };
     canvas.addEventListener("pointermove", move);

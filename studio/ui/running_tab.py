@@ -68,8 +68,7 @@ class Form:
         self.inputs = sorted(inputs, key=lambda component: component._id)
         self.outputs, self.refilled, self.first, self.data_read = set(outputs), refilled, first, read
         self._draft = draft or (lambda data: read(data)[0])
-        pictures = (gr.Image, gr.ImageEditor)
-        remembered = {component for component in self.inputs if not isinstance(component, pictures)}
+        remembered = {component for component in self.inputs if not isinstance(component, gr.Image)}
         self.typed = [one for one in self.inputs if one in (remembered if typed is None else set(typed))]
 
         self._shown = {self.inputs.index(component): script for component, script in (shown or {}).items()}

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from studio.page.edit.mask_text import decode_mask
+
 expect = pytest.importorskip("playwright.sync_api").expect
 
 pytestmark = pytest.mark.browser
@@ -107,25 +109,60 @@ def test_the_first_example_dissolves_comes_back_and_is_found_in_the_gallery(tab,
     assert UNIQUE in page.inner_text("#gal-opened h2")
 
 
+MASK = "#edit-mask :is(textarea, input)"
+
+
+def use_tool(page, name):
+    page.locator("#edit-pointing").get_by_role("button", name=name, exact=True).click()
+
+
+def drag(page, places):
+    """Draw on the source, in shares of it."""
+    canvas = page.locator(".sw-pointing-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    ways = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+    page.mouse.move(*ways[0])
+    page.mouse.down()
+    for way in ways[1:]:
+        page.mouse.move(*way, steps=4)
+    page.mouse.up()
+
+
+def mask_of(page):
+    """What the form holds, at 64 by 64."""
+    return decode_mask(page.input_value(MASK), (64, 64))
+
+
 def test_a_mask_drawn_by_hand_is_all_that_changes(tab, pick):
     page = tab()
     choose(page, "Image to image")
     page.wait_for_function("() => document.querySelector('#edit-source-prompt textarea').value.includes('gem')")
     pick(page, "#edit-edit", "Inpaint")
-    page.wait_for_selector("#edit-mask canvas")
-    page.wait_for_timeout(1500)
+    page.wait_for_selector(".sw-pointing-canvas img[src]")
     page.click("#edit-run")
     page.wait_for_selector("#edit-notice :text('needs a mask')")
-    canvas = page.locator("#edit-mask canvas").first
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(*middle)
-    page.mouse.down()
-    for offset in range(0, 60, 6):
-        page.mouse.move(middle[0] + offset, middle[1] + offset / 2)
-    page.mouse.up()
-    page.wait_for_timeout(800)
+    drag(page, [(0.5, 0.5), (0.55, 0.52), (0.6, 0.55)])
+    once = mask_of(page)
+    assert once[32, 32] and 0.005 < once.mean() < 0.1 and not once[:24].any()
+    use_tool(page, "Box")
+    drag(page, [(0.25, 0.25), (0.75, 0.5)])
+    boxed = mask_of(page)
+    assert boxed[16:32, 16:48].all() and (boxed & once).sum() == once.sum()
+    use_tool(page, "Erase")
+    drag(page, [(0.25, 0.375), (0.75, 0.375)])
+    assert not mask_of(page)[24, 18:46].any()
+    page.keyboard.press("Control+z")
+    page.wait_for_timeout(200)
+    assert np.array_equal(mask_of(page), boxed)
+    use_tool(page, "Invert")
+    inverted = mask_of(page)
+    assert (inverted | boxed).all() and (inverted & boxed).mean() < 0.03  # a pixel on the edge is in both
+    use_tool(page, "Clear mask")
+    assert page.input_value(MASK) == ""
+    use_tool(page, "Undo")
+    use_tool(page, "Undo")
+    page.wait_for_timeout(200)
     edit(page)
     assert "identical, pasted back" in page.inner_text("#edit-figures")
     before, edited = after(page)[:2]

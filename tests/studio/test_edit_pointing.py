@@ -1,14 +1,12 @@
-"""Arrows and boxes that are drawn on the source become settings and a mask."""
+"""Arrows that are drawn on the source become settings."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from pipelines.edits.dragon import read_points
-from studio.page.edit.mask_editor import build_board, mask_on
-from studio.page.edit.pointing import Gesture, add_box, add_points, read_gesture
+from studio.page.edit.pointing import Gesture, add_points, read_gesture
 from tests.studio.page_forms import built
 
 
@@ -17,30 +15,22 @@ def tab(studio):
     return built(studio).tabs["edit"]
 
 
-def as_drawn(board):
-    """What the editor sends back of what it shows."""
-    return {**board, "layers": [np.asarray(layer) for layer in board["layers"]]}
-
-
 def test_a_gesture_is_read_and_anything_else_is_none():
     assert read_gesture("arrow 0.25 0.5 0.75 1.2 3") == Gesture("arrow", 0.25, 0.5, 0.75, 1.0)
     assert read_gesture("clear 4") == Gesture("clear")
-    for text in ("", "arrow", "arrow 1 2 x 4", "melt 0 0 1 1", "box nan 0 1 1", "box 0 0 1"):
+    for text in ("", "arrow", "arrow 1 2 x 4", "melt 0 0 1 1", "arrow nan 0 1 1", "box 0 0 1 1"):
         assert read_gesture(text) is None
 
 
-def test_arrows_make_points_that_are_read_back_and_a_box_adds_to_the_mask():
+def test_arrows_make_points_that_are_read_back():
     text = add_points(add_points("", Gesture("arrow", 0.1, 0.2, 0.3, 0.4)), Gesture("arrow", 0, 1, 1, 0))
     assert read_points(text) == [((0.1, 0.2), (0.3, 0.4)), ((0.0, 1.0), (1.0, 0.0))]
-    box = add_box(None, Gesture("box", 0.75, 0.5, 0.25, 0.0), (80, 40))
-    assert box.shape == (40, 80) and box[:20, 20:60].all() and box.sum() == 20 * 40
-    assert add_box(box, Gesture("box", 0.99, 0.99, 0.99, 0.99), (80, 40)).sum() == box.sum() + 1
 
 
 def test_what_is_drawn_sets_the_method_that_is_chosen(tab, tmp_path):
     form, pointing = tab.edit_form, tab.edit_form.pointing
     Image.new("RGB", (64, 32), "red").save(tmp_path / "source.png")
-    data = {form.picture: str(tmp_path / "source.png"), form.mask: None, form.edit.method: "move", pointing.points: ""}
+    data = {form.picture: str(tmp_path / "source.png"), form.edit.method: "move", pointing.points: ""}
 
     def take(text, **changes):
         return pointing.take({**data, pointing.drawn: text, **changes})
@@ -54,9 +44,4 @@ def test_what_is_drawn_sets_the_method_that_is_chosen(tab, tmp_path):
     assert "too many" in take("arrow 0 0 1 1 3")[tab.notice]
     data[form.edit.method] = "reprompt"
     assert "Move or resize" in take("arrow 0 0 1 1 3")[tab.notice]
-    first = take("box 0 0 0.5 0.5 4")[form.mask]
-    data[form.mask] = as_drawn(first)
-    both = mask_on(as_drawn(take("box 0.75 0 1 0.5 5")[form.mask]), (64, 32))
-    assert both[:16, :32].all() and both[:16, 48:].all() and both.sum() == 16 * 48
-    assert set(take("box x")) == {tab.notice}
-    assert isinstance(build_board(Image.new("RGB", (8, 8))), dict)
+    assert set(take("arrow x")) == {tab.notice}

@@ -18,7 +18,7 @@ from studio.media.pictures import open_picture
 from studio.page.edit.crop_preview import build_crop_preview
 from studio.page.edit.examples import EXAMPLES, EditExample
 from studio.page.edit.goals import GOALS
-from studio.page.edit.mask_editor import build_board, mask_editor, mask_on
+from studio.page.edit.mask_text import decode_mask, encode_mask
 from studio.page.edit.pointing import Pointing
 from studio.ui import markup
 from studio.ui.component_data import Block, Data
@@ -98,9 +98,9 @@ class EditForm:
             "Mask: draw over what should change", open=False, elem_classes="sw-mask-section"
         )
         with self.mask_section:
-            self.mask = mask_editor("edit-mask")
-            self.crop = gr.HTML(elem_id="edit-crop")
             self.pointing = Pointing("edit")
+            self.mask = self.pointing.mask
+            self.crop = gr.HTML(elem_id="edit-crop")
 
     def lay_out_settings(self) -> None:
         """Lay out the methods, the mask and the request's fields."""
@@ -137,7 +137,7 @@ class EditForm:
         with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
             gr.HTML("<p class='sw-hint'>For edits without inversion; with one, no cache can be chosen.</p>")
             base.method("cache")
-        with gr.Accordion("ControlNet and IP-Adapter", open=False, elem_classes="sw-expert"):
+        with gr.Accordion("ControlNet and IP-Adapter", open=False):
             base.steering("control", _WITHOUT_PICTURE)
             base.steering("image_prompt", _WITHOUT_PICTURE)
         with gr.Accordion("LoRA and VAE", open=False):
@@ -162,6 +162,11 @@ class EditForm:
     def inputs(self) -> set[Component]:
         """Return everything that holds a value."""
         return {*self.base.inputs, *self.linked_inputs, self.picture, self.mask, self.reference}
+
+    @property
+    def typed(self) -> set[Component]:
+        """Return what the browser remembers: all but the pictures."""
+        return self.inputs - {self.picture, self.mask, self.reference}
 
     @property
     def outputs(self) -> set[Block]:
@@ -211,7 +216,7 @@ class EditForm:
         """
         draft = self.draft(data)
         picture = open_picture(data[self.picture]) if data[self.picture] else None
-        mask = mask_on(data[self.mask], picture.size) if picture else None
+        mask = decode_mask(data[self.mask], picture.size) if picture else None
         takes = gives_reference or EDITS[data[self.edit.method]].build().takes_reference
         reference = open_picture(data[self.reference]) if takes and data[self.reference] else None
         base = {**self.base.request(draft["form"]), "batch_size": 1}
@@ -227,7 +232,7 @@ class EditForm:
         sides = [data[self.base.fields[name]] for name in ("width", "height")]
         try:
             picture = open_picture(data[self.picture]) if data[self.picture] else None
-            mask = mask_on(data[self.mask], picture.size) if picture else None
+            mask = decode_mask(data[self.mask], picture.size) if picture else None
             shown = build_crop_preview(picture, mask, self.edit.choice(data), (int(sides[0]), int(sides[1])))
         except StepwiseError:  # the run says what is wrong
             shown = ""
@@ -298,7 +303,7 @@ class EditForm:
             **self.no_goal,
             self.source_prompt: example.record["source_caption"],
             self.picture: picture,
-            self.mask: build_board(picture, example.mask),
+            self.mask: encode_mask(example.mask),
             self.fit: FITS[0],
         }
 
@@ -313,7 +318,7 @@ class EditForm:
         if job is not None:
             picture = Image.fromarray(job.request.picture.pixels)
             mask = None if job.request.mask is None else job.request.mask.pixels
-            pictures = {self.picture: picture, self.mask: build_board(picture, mask)}
+            pictures = {self.picture: picture, self.mask: encode_mask(mask)}
             if job.request.reference is not None:
                 pictures[self.reference] = Image.fromarray(job.request.reference.pixels)
         try:

@@ -1,4 +1,4 @@
-"""Arrows and boxes that are drawn on the source: where an object goes, what is dragged where, and what is masked."""
+"""What is drawn on the source: the mask, and arrows that say where an object goes or what is dragged where."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ import math
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
-from pipelines.core.errors import StepwiseError
-from studio.media.pictures import open_picture
-from studio.page.edit.mask_editor import build_board, mask_on
 from studio.ui import markup
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
 from studio.ui.outputs import in_order
 
-__all__ = ["Gesture", "Pointing", "add_box", "add_points", "read_gesture"]
+__all__ = ["Gesture", "Pointing", "add_points", "read_gesture"]
 
-_TOOLS = ("arrow", "box", "clear")
+_TOOLS = ("arrow", "clear")
 _MOST_TEXT = 500
 """Characters of the points: some twenty arrows."""
 
 _HTML = """<div class="sw-pointing" id="{0}-pointing">
-<div class="sw-pointing-tools" role="group" aria-label="What is drawn">
+<div class="sw-pointing-tools" role="toolbar" aria-label="Mask tools">
+<button type="button" data-tool="brush" aria-pressed="true">Brush</button>
+<button type="button" data-tool="erase" aria-pressed="false">Erase</button>
+<button type="button" data-tool="box" aria-pressed="false">Box</button>
 <button type="button" class="sw-arrows" data-tool="arrow" aria-pressed="false">Arrow</button>
-<button type="button" data-tool="box" aria-pressed="true">Box</button>
+<label class="sw-brush">Size <input type="range" min="1" max="50" value="10"></label>
+<button type="button" data-mask="undo" title="Take the last stroke back (Ctrl+Z)">Undo</button>
+<button type="button" data-mask="invert" title="Mask everything else">Invert</button>
+<button type="button" data-mask="clear">Clear mask</button>
 <button type="button" class="sw-arrows" data-tool="clear">Clear arrows</button></div>
-<p class="sw-hint"><span class="sw-arrows">An arrow says where the masked object goes (Move or resize) or what is
-dragged where (DragonDiffusion). </span>A box adds to the mask.</p>
-<div class="sw-pointing-canvas" data-tab="{0}"><img alt="The source, to draw arrows and boxes on" draggable="false">
-<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true"></svg></div></div>"""
+<p class="sw-hint sw-arrows">An arrow says where the masked object goes (Move or resize) or what is dragged where
+(DragonDiffusion).</p>
+<div class="sw-pointing-canvas" data-tab="{0}" tabindex="0" role="group" aria-label="The source: draw the mask here">
+<img alt="The source picture under the mask" draggable="false"><canvas></canvas>
+<svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true"></svg><i class="sw-ring" hidden></i></div>
+<p class="sw-hint sw-without">Choose a source picture to draw on.</p></div>"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,46 +71,34 @@ def add_points(text: str, gesture: Gesture) -> str:
     return f"{text}; {written}" if text else written
 
 
-def add_box(mask: np.ndarray | None, gesture: Gesture, size: tuple[int, int]) -> np.ndarray:
-    """Add a box, of at least a pixel, to a mask.
-
-    Args:
-        mask: (H, W) bool; None without one.
-        gesture: two opposite corners.
-        size: (width, height) of the picture.
-    Returns: (H, W) bool.
-    """
-    boxed = np.zeros(size[::-1], bool) if mask is None else mask.copy()
-    (left, right), (top, bottom) = (
-        (math.floor(min(ends) * side), max(math.floor(min(ends) * side) + 1, math.ceil(max(ends) * side)))
-        for ends, side in zip(((gesture.x, gesture.to_x), (gesture.y, gesture.to_y)), size, strict=True)
-    )
-    boxed[top:bottom, left:right] = True
-    return boxed
-
-
 class Pointing:
-    """Lays out the canvas in the present layout context; assets/js/pointing.js draws on it and tells what was drawn.
+    """Lays out the board in the present layout context; assets/js/masks.js and pointing.js draw on it.
 
     Args:
         tab: begins every id.
+
+    Attributes:
+        mask: holds the drawn mask, as `studio.page.edit.mask_text` writes and reads it.
     """
 
     def __init__(self, tab: str):
-        gr.HTML(_HTML.format(tab), js_on_load=f"window.stepwise.pointing({tab!r})")
+        self._tab = tab
+        gr.HTML(_HTML.format(tab), js_on_load=f"window.stepwise.pointing({tab!r}); window.stepwise.mask({tab!r})")
+        self.mask = gr.Textbox("", elem_id=f"{tab}-mask", elem_classes="sw-unseen", label="Mask", max_lines=1)
         self.drawn = gr.Textbox(elem_id=f"{tab}-gesture", elem_classes="sw-unseen", label="Drawn", max_lines=1)
         # Pressed by the page's script: a textbox tells of what a person types only.
         self.done = gr.Button("Drawn", elem_id=f"{tab}-gesture-done", elem_classes="sw-unseen")
 
     def wire(self, form: Any, notice: gr.HTML) -> None:
-        """Connect what was drawn to the form's settings and its mask."""
+        """Connect what was drawn to the form's settings."""
         self.form, self.notice = form, notice
         settings = form.edit.settings
         self.right, self.down = settings["move"]["right"], settings["move"]["down"]
         self.points = settings["dragon"]["points"]
-        outputs = in_order([self.right, self.down, self.points, form.mask, notice])
-        inputs = {self.drawn, form.picture, form.mask, form.edit.method, self.points}
+        outputs = in_order([self.right, self.down, self.points, notice])
+        inputs = {self.drawn, form.picture, form.edit.method, self.points}
         self.done.click(self.take, inputs, outputs, **PLUMBING)
+        self.mask.change(None, [self.mask], js=f"(text) => window.stepwise.showMask({self._tab!r}, text)", **PLUMBING)
 
     def take(self, data: Data) -> Data:
         """Give the updates that a gesture makes."""
@@ -115,7 +107,7 @@ class Pointing:
             return {self.notice: gr.skip()}
         if gesture.tool == "clear":
             return {self.right: 0.0, self.down: 0.0, self.points: "", self.notice: ""}
-        return self._add_box(data, gesture) if gesture.tool == "box" else self._add_arrow(data, gesture)
+        return self._add_arrow(data, gesture)
 
     def _add_arrow(self, data: Data, gesture: Gesture) -> Data:
         method = data[self.form.edit.method]
@@ -129,11 +121,3 @@ class Pointing:
         if len(text) > _MOST_TEXT:
             return {self.notice: markup.notice("These are too many arrows. Clear them first.")}
         return {self.points: text, self.notice: ""}
-
-    def _add_box(self, data: Data, gesture: Gesture) -> Data:
-        try:
-            picture = open_picture(data[self.form.picture])
-        except StepwiseError as error:
-            return {self.notice: markup.notice(str(error))}
-        mask = add_box(mask_on(data[self.form.mask], picture.size), gesture, picture.size)
-        return {self.form.mask: build_board(picture, mask), self.notice: ""}

@@ -11,7 +11,6 @@ from pipelines.core.errors import PictureError
 from pipelines.edits import EDITS
 from studio.media.pictures import open_picture
 from studio.page.edit.form import EditForm
-from studio.page.edit.mask_editor import build_board
 from studio.ui import markup
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
@@ -88,10 +87,10 @@ class SeveralPictures:
     def _show(self, form: EditForm, path: str, notice: gr.HTML) -> Data:
         """Make a picture the source; one that cannot be read ends the row, and is named."""
         try:
-            board = build_board(open_picture(path))
+            open_picture(path)
         except PictureError as error:
             raise gr.Error(f"{Path(path).name}: {error}", print_exception=False) from None
-        return {form.picture: path, form.mask: board, notice: ""}
+        return {form.picture: path, form.mask: "", notice: ""}
 
     def _count(self, place: int, total: int, path: str) -> dict[Any, Any]:
         text = f"Picture {place + 1} of {total}: {Path(path).name}"

@@ -13,7 +13,6 @@ from studio.media.pictures import open_picture
 from studio.page.edit.every_way import EveryWayPanel
 from studio.page.edit.examples import EXAMPLES
 from studio.page.edit.form import EditForm
-from studio.page.edit.mask_editor import build_board
 from studio.page.edit.several import SeveralPictures
 from studio.page.edit.source_prompt import suggest_source_prompt
 from studio.page.edit.viewer import EditRenderer, build_edit_viewer
@@ -84,8 +83,8 @@ class EditTab(RunningTab):
             self._read,
             outputs,
             lambda draft: edit_form.refill(draft, self._find_job(draft)),
-            lambda: {edit_form.mask: build_board(EXAMPLES[0].picture)},
             draft=edit_form.draft,
+            typed=edit_form.typed,
         )
         ready = ReadyForms()
         self.context.lists[KEY] = self.form.lists
@@ -153,7 +152,7 @@ class EditTab(RunningTab):
         if path := values.get("picture"):
             updates |= {
                 edit_form.picture: str(path),
-                edit_form.mask: build_board(open_picture(path)),
+                edit_form.mask: "",
                 self.notice: markup.notice(_OWN_SOURCE, "news") if KEY in values else "",
             }
             updates.setdefault(edit_form.source_prompt, values.get("prompt", ""))
@@ -166,10 +165,10 @@ class EditTab(RunningTab):
         try:
             picture = open_picture(source) if source else None
         except StepwiseError as error:
-            return {mask: None, self.notice: markup.notice(str(error))}
+            return {mask: "", self.notice: markup.notice(str(error))}
         prompt = suggest_source_prompt(picture, data[self.form.fields["model"]]) if picture else ""
         suggested: Data = {form.source_prompt: prompt} if prompt else {}
-        return {mask: build_board(picture), self.notice: "", **suggested}
+        return {mask: "", self.notice: "", **suggested}
 
     def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.edit_form.read(data)

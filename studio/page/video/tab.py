@@ -110,7 +110,7 @@ class VideoTab(RunningTab):
             form.method("start")
         with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
             form.method("cache")
-        with gr.Accordion("ControlNet and IP-Adapter", open=False, elem_classes="sw-expert"):
+        with gr.Accordion("ControlNet and IP-Adapter", open=False):
             gr.HTML("<p class='sw-hint'>They steer every frame of a walk alike.</p>")
             form.steering("control")
             form.steering("image_prompt")
