@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -67,7 +66,6 @@ def measure_beside(browser: Any, folder: Path, other: Path, rounds: int) -> list
         other: a checkout of another build.
         rounds: pairs; one more warms up.
     """
-    seen: dict[tuple[str, Path], list[float]] = {}
 
     def start(root: Path) -> float:
         own = folder / ("ours" if root == _ROOT else "theirs")  # an older build cannot read a newer one's index
@@ -78,24 +76,12 @@ def measure_beside(browser: Any, folder: Path, other: Path, rounds: int) -> list
             page.goto(url)
             page.wait_for_selector("#t2i-run")
             shown = time.perf_counter() - began
-            seen.setdefault(("click", root), []).append(_time_click(page, _LOOKS))
             context.close()
         return shown
 
     ratio, ours, theirs = time_alternately(lambda: start(_ROOT), lambda: start(other), rounds)
-    clicks = [seen["click", root][1:] for root in (_ROOT, other)]
-    first = statistics.median(a / b for a, b in zip(*clicks, strict=True))
-    detail = f"{statistics.median(clicks[0]):.2f} s against {statistics.median(clicks[1]):.2f} s, after {_LOOKS:g} s"
-    return [
-        Figure(
-            "command to page ÷ that of the build beside",
-            ratio,
-            "×",
-            _SHARE_OF_OLD_START,
-            f"{ours:.1f} s against {theirs:.1f} s",
-        ),
-        Figure("fresh start, click to first preview ÷ the same", first, "×", _SHARE_OF_OLD, detail),
-    ]
+    detail = f"{ours:.1f} s against {theirs:.1f} s"
+    return [Figure("command to page ÷ that of the build beside", ratio, "×", _SHARE_OF_OLD_START, detail)]
 
 
 @contextlib.contextmanager
