@@ -3,7 +3,7 @@
   "use strict";
   let wanted = "";
 
-  const hero = (element) => (element?.closest(".sw-live") ?? document).querySelector(".sw-hero img[data-result]");
+  const hero = (element) => (element?.closest(".sw-live") ?? document).querySelector(".sw-hero img[data-result], .sw-slider img[data-result]");
 
   function say(button, words) {
     const before = button.dataset.words ??= button.textContent;

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from pipelines.core.denoiser import Denoiser, predict_together
-from pipelines.core.errors import MethodFitError
+from pipelines.core.errors import MethodFitError, PromptError
 from pipelines.core.loop import denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning, Prediction, Query
 from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
-from pipelines.edits.words import Words, read_words
+from pipelines.edits.words import Words, read_rows
 from pipelines.families.base import Family
 from pipelines.guidance.cfg import Unguided
 from pipelines.requests.encoding import decode, encode_request
+from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.text_to_image import ResolvedRun, assemble_run
 
 __all__ = ["Finding", "InspectContext", "Inspection", "needs_word_by_word"]
@@ -82,7 +83,12 @@ class InspectContext:
 
     def read_words(self) -> Words:
         """Read the prompt's words and their tokens; raises PromptError where they cannot be told apart."""
-        return read_words(self.family.components["tokenizer"], self.resolved.request.prompt)
+        request = self.resolved.request
+        together = (request.prompt, request.negative_prompt)
+        rows = self.family.list_text_rows(together, prompt_rules(request))
+        if not rows:
+            raise PromptError("This model has no tokenizer that is known here, so its words cannot be looked at.")
+        return read_rows(rows, request.prompt)
 
     def draw_noised(self, clean: torch.Tensor, draws: int) -> list[tuple[Level, torch.Tensor, torch.Tensor]]:
         """Draw noises of the request's seed at levels spread evenly over the network's time.
@@ -151,8 +157,8 @@ class Inspection(Protocol):
 
 def needs_word_by_word(traits: Traits) -> str | None:
     """Say why a model's prompts cannot be looked at word by word."""
-    fits = traits.family in ("sd", "sdxl") and traits.backbone == "unet"
-    return None if fits else "it has no UNet whose attention to single words could be seen"
+    fits = (traits.family in ("sd", "sdxl") and traits.backbone == "unet") or traits.family == "sd3"
+    return None if fits else "its attention to single words is not known: choose a UNet or an SD3"
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:

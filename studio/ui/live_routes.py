@@ -68,7 +68,7 @@ class LiveTab:
     """Says what a tab does behind these routes.
 
     Attributes:
-        key: the tab's, which is also its task's.
+        key: the task's.
         read: the form's values in the order of its inputs, to (what the browser remembers, values of the task).
         renderer: a job to a function from its views to parts.
         at_step: job, step from 1 and whether to decode it sharply, to parts; None where there is no scrubber.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BESIDE", "Lists", "PageContext", "Receiver"]
 
-BESIDE = ("upscale", "inspect", "convergence", "learn", "compare_edits")
+BESIDE = ("upscale", "inspect", "convergence", "learn", "compare_edits", "edit_words")
 """Keys of the runs that a tab has beside its own."""
 
 

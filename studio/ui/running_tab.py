@@ -162,7 +162,8 @@ class RunningTab:
     """Is the base of such a tab: a run button, a stop button, a notice, and a session that remembers the job's id.
 
     Attributes:
-        key: the tab's own, which is also its task's.
+        key: the tab's own.
+        task: key of its task; "" where that is the tab's own.
         draws: whether a run draws a seed that its form shows.
         root: id of the tab's outermost column; its attribute "data-running" says which of the two buttons shows.
         context: the page around the tab.
@@ -170,6 +171,7 @@ class RunningTab:
     """
 
     key: ClassVar[str]
+    task: ClassVar[str] = ""
     draws: ClassVar[bool] = True
     root: ClassVar[str]
     studio: Studio
@@ -188,7 +190,7 @@ class RunningTab:
             job = self.studio.job(str(session["job"]), identify_person(self.studio))
         except StepwiseError:
             return None
-        return job if job.task == self.key else None
+        return job if job.task == (self.task or self.key) else None
 
     def _wire_run(self, form: Form, live: LiveTab, ready: ReadyForms | None = None) -> Any:
         """Connect both buttons and what a reload finds again; returns the event that ends with a run.

@@ -152,6 +152,16 @@ def test_a_words_shares_are_those_of_its_tokens_and_leave_something_to_the_marks
     assert found.figures["share of fox"] == pytest.approx(float(found.maps["fox"].mean()))
 
 
+def test_a_transformers_words_share_what_its_picture_sees_of_the_text():
+    flow = family_of(tiny_models.tiny_sd3().components)
+    before = state_of(flow.network)
+    request = InspectRequest(base(prompt="a fox", width=32, height=32), Choice("word_attention", {"draws": 2}), PICTURE)
+    found, context = run_inspection(request, resolve(request.base, flow), flow)
+    assert set(found.maps) == {"a", "fox"} and found.maps["fox"].shape == (8, 8)
+    assert 0 < sum(found.figures.values()) < 1 and context.evaluations == 2
+    assert_unchanged(flow.network, before)
+
+
 def test_a_word_that_comes_again_has_a_map_of_its_own(family):
     request = InspectRequest(base(prompt="a fox a fox"), Choice("word_attention", {"draws": 1}), PICTURE)
     found, _ = run_inspection(request, resolve(request.base, family), family)

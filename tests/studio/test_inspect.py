@@ -12,8 +12,8 @@ from PIL import Image
 
 from pipelines.core.errors import MethodFitError, SettingsError
 from studio.jobs.job import JobStatus
-from studio.page.text_to_image.inspect import _render as render
 from studio.page.text_to_image.inspect import draw_curve, encode_map_url
+from studio.page.text_to_image.inspect import render_finding as render
 from studio.tasks import TASKS
 from tests.studio.task_examples import FOX as FOX_RUN
 from tests.studio.task_examples import Example
@@ -116,8 +116,9 @@ def test_bad_input_is_refused_with_a_sentence_before_it_queues(studio, values, s
 
 
 def test_a_model_that_has_no_words_to_look_at_is_refused_before_it_queues(studio):
-    with pytest.raises(MethodFitError, match="single words"):
-        studio.submit("inspect", {"base": {"model": "emoji-128-flow", "prompt": "a fox"}})
+    values = {"base": {"model": "emoji-128-flow", "prompt": "a fox"}, "inspection": {"key": "personalization"}}
+    with pytest.raises(MethodFitError, match="more than one text encoder"):
+        studio.submit("inspect", values)
 
 
 def test_a_map_is_the_more_opaque_the_larger_it_is_and_an_even_one_is_clear():

@@ -16,6 +16,7 @@ from studio.page.edit.form import EditForm
 from studio.page.edit.several import SeveralPictures
 from studio.page.edit.source_prompt import suggest_source_prompt
 from studio.page.edit.viewer import EditRenderer, build_edit_viewer
+from studio.page.edit.word_maps import WordMapsPanel
 from studio.ui import markup
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
@@ -63,6 +64,7 @@ class EditTab(RunningTab):
                 self.notice = gr.HTML(elem_id="edit-notice", elem_classes="sw-notices")
                 self.edit_form.lay_out_mask()
                 build_edit_viewer(KEY, self.root, EXAMPLES[0])
+                self.word_maps = WordMapsPanel(studio, context, self.root)
                 self.ways = EveryWayPanel(studio, context, self.edit_form)
             with gr.Column(elem_classes="sw-settings", min_width=0):
                 self.edit_form.lay_out_settings()
@@ -97,6 +99,7 @@ class EditTab(RunningTab):
             **PLUMBING,
         )
         self._wire_methods()
+        self.word_maps.wire()
         self.ways.wire(self.every_way)
         self.several.wire(edit_form, self.notice, self.root)
         edit_form.pointing.wire(edit_form, self.notice)

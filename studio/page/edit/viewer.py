@@ -74,6 +74,7 @@ class EditRenderer:
             "figures": {"html": ""},
             "path": {"hidden": None if len(view.cells) == len(TILES) else ""},
             **_build_tiles(view.cells),
+            "after": {"data-result": None},
         }
         if any(cell.frames for cell in view.cells):
             parts |= show_only("picture") | {"hero": {"src": encode_preview(_reached(view.cells))}}
@@ -96,11 +97,16 @@ class EditRenderer:
         before, after = _find_pair(view, self._job)
         return {
             "before": {"src": encode_picture_url(before)},
-            "after": {"src": encode_picture_url(after)},
+            "after": {"src": encode_picture_url(after), "data-result": self._find_result(view)},
             "figures": {"html": edit_figures(view)},
             "download": self._download(view),
             "tools": {"hidden": None},
         }
+
+    def _find_result(self, view: View) -> str | None:
+        """The key of the stored picture; None where it was not stored."""
+        results = view.cells[-1].results
+        return results[0] if results and find_address(self._store, results[0]) else None
 
     def _download(self, view: View) -> dict[str, str]:
         """The stored file or, where it could not be stored or was deleted, the picture itself."""

@@ -30,7 +30,7 @@ from studio.ui.running_tab import Form, RunningTab
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["KEY", "InspectPanel", "encode_map_url"]
+__all__ = ["KEY", "InspectPanel", "encode_map_url", "read_shown", "render_finding"]
 
 KEY = "inspect"
 _UNUSED = ("cache", "second_pass", "made_like", "vae", "control", "image_prompt", "search", "reward")
@@ -88,15 +88,7 @@ class InspectPanel(RunningTab):
 
     def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         typed = self._typed(data)
-        try:
-            record = list_visible_results(self.studio).get(str(data[self.source] or ""))
-        except StepwiseError:
-            raise SettingsError("There is no finished picture to look at, or it was deleted. Generate one.") from None
-        made = extract_settings(record) or {}
-        base = {name: value for name, value in made.items() if name in Request.__dataclass_fields__}
-        # How the picture was made otherwise says nothing of what the model sees in it.
-        plain = {name: value for name, value in base.items() if name not in _UNUSED}
-        return typed, {**typed, "base": {**plain, "batch_size": 1}, "picture": record.path.read_bytes()}
+        return typed, {**typed, **read_shown(self.studio, data[self.source])}
 
     def _typed(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         return {"inspection": self.inspection.choice(data)}
@@ -108,10 +100,37 @@ class InspectPanel(RunningTab):
             return {}
 
     def _build_renderer(self, job: Job) -> Callable[[View], Parts]:
-        return lambda view: {f"{self.root}-{name}": part for name, part in _render(view, self.root).items()}
+        return lambda view: {f"{self.root}-{name}": part for name, part in render_finding(view, self.root).items()}
 
 
-def _render(view: View, prefix: str) -> Parts:
+def read_shown(studio: Studio, result: object) -> dict[str, Any]:
+    """Read what an inspection is to look at: a stored picture, and the request that made it.
+
+    Args:
+        studio: the backend.
+        result: the picture's key, untrusted.
+
+    Raises:
+        SettingsError: there is no such picture, or it is another person's.
+    """
+    try:
+        record = list_visible_results(studio).get(str(result or ""))
+    except StepwiseError:
+        raise SettingsError("There is no finished picture to look at, or it was deleted. Generate one.") from None
+    made = extract_settings(record) or {}
+    base = {name: value for name, value in made.items() if name in Request.__dataclass_fields__}
+    # How the picture was made otherwise says nothing of what the model sees in it.
+    plain = {name: value for name, value in base.items() if name not in _UNUSED}
+    return {"base": {**plain, "batch_size": 1}, "picture": record.path.read_bytes()}
+
+
+def render_finding(view: View, prefix: str) -> Parts:
+    """Render an inspection: its progress, and at the end what was found.
+
+    Args:
+        view: of the job.
+        prefix: begins the ids within what was found.
+    """
     (cell,) = view.cells or (None,)
     done, total = (int(cell.figures.get(name) or 0) for name in ("pieces", "of")) if cell is not None else (0, 0)
     if view.status.final:
