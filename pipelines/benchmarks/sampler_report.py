@@ -75,11 +75,9 @@ def name_file(path: Path, model: str) -> Path:
 
 def marks(model: str) -> tuple[str, str]:
     """Return the marks of the page between which a model's section stands."""
-    return (
-        (BEGIN, END)
-        if model == _FIRST
-        else tuple(mark.replace("samplers", f"samplers {model}") for mark in (BEGIN, END))
-    )
+    if model == _FIRST:
+        return BEGIN, END
+    return BEGIN.replace("samplers", f"samplers {model}"), END.replace("samplers", f"samplers {model}")
 
 
 def _join_cells(kept: Mapping[str, Any] | None, row: Mapping[str, Any]) -> dict[str, Any]:

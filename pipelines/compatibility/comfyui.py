@@ -62,13 +62,17 @@ class ComfyUiSettings:
         high=12,
         step=1,
     )
+    whole_schedule: bool = setting(
+        False,
+        "Whether dpm_2, dpm_2_ancestral and uni_pc keep the last sigma but one: SamplerCustom does, KSampler not.",
+    )
 
 
 class ComfyUi(Here):
     """ComfyUI draws a whole batch's noise from one generator of the CPU; steps draw anew with the same seed.
 
     SDE samplers follow one Brownian path for the batch. Times are whole, sigmas float32. dpm_2, dpm_2_ancestral and
-    uni_pc make their schedule for one step more and leave out its last sigma but one.
+    uni_pc make their schedule for one step more and leave out its last sigma but one, where KSampler makes it.
 
     Source: ComfyUI 0.3.64, `comfy/sample.py`, `comfy/samplers.py`, `comfy/k_diffusion/sampling.py`. All combinations of
     its schedulers with the samplers of `PROVEN` were compared with that version (tests/pipelines/test_like_comfyui.py).
@@ -85,7 +89,7 @@ class ComfyUi(Here):
         return SigmaTable(sigmas, noise_schedule.steps_offset, nearest=True)
 
     def levels(self, request: Request, schedule: Schedule, noise_schedule: NoiseSchedule) -> list[Level]:
-        drops = request.sampler.key in _DROPS_PENULTIMATE
+        drops = request.sampler.key in _DROPS_PENULTIMATE and not self.settings.whole_schedule
         steps = request.num_inference_steps + drops
         name = comfyui_scheduler(request.schedule)
         if not isinstance(noise_schedule, SigmaTable) or not name:

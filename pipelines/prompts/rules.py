@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 
 from pipelines.core.errors import PromptError
@@ -14,6 +15,8 @@ from pipelines.prompts.weights import MAX_WEIGHT, parse_chunks
 __all__ = ["HERE", "PromptRules", "parse_by_rules", "parse_comfyui"]
 
 _ESCAPES = {r"\)": "\0\1", r"\(": "\0\2"}
+_LITERAL = re.compile(r"\\([{}|_])")
+"""Signs that are escaped from being drawn as wildcards, which is this studio's own escape and no other program's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +65,12 @@ def parse_by_rules(text: str, rules: PromptRules) -> list[list[tuple[str, float]
     Raises:
         PromptError: as `parse_chunks`.
     """
+    if rules.syntax == "here":
+        return parse_chunks(text)
+    text = _LITERAL.sub(r"\1", text)
     if rules.syntax == "plain":
         return [[(text, 1.0)]]
-    if rules.syntax == "invokeai":
-        return parse_plus_and_minus(text)
-    return [parse_comfyui(text)] if rules.syntax == "comfyui" else parse_chunks(text)
+    return parse_plus_and_minus(text) if rules.syntax == "invokeai" else [parse_comfyui(text)]
 
 
 def parse_comfyui(text: str) -> list[tuple[str, float]]:

@@ -125,6 +125,8 @@ def _take(pairs: dict[str, str], collector: Collector) -> None:
     _take_fooocus_loras(pairs, collector)
     if is_web_ui(pairs):
         take_web_ui_rules(pairs, collector, _UNREMARKED)
+    elif "RNG" in pairs:
+        collector.note_ignored(["RNG"])
     collector.note_ignored(pairs.keys() - _UNREMARKED)
 
 

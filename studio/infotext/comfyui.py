@@ -15,6 +15,7 @@ from studio.infotext.comfyui_branch import find_samplers_of_saved_picture, gathe
 from studio.infotext.comfyui_clip import find_clip_layer
 from studio.infotext.comfyui_graph import Graph, Node, from_prompt
 from studio.infotext.comfyui_loras import take_loras
+from studio.infotext.comfyui_nodes import METHOD_NODES, find_picked_index, take_node_settings
 from studio.infotext.comfyui_size import Beginning, find_beginning, take_size
 from studio.infotext.comfyui_text import take_prompts
 from studio.infotext.comfyui_unfollowed import find_partial_settings, find_unfollowed_kinds
@@ -31,19 +32,8 @@ _MODELS = (
 )
 _CHECKPOINTS = ("ckpt_name", "unet_name", "base_ckpt_name", "model_name", "model_path", "checkpoint", "gguf_name")
 _NUMBERS = (("seed", ("seed", "noise_seed")), ("num_inference_steps", ("steps",)))
-_SCHEDULERS = {
-    "KarrasScheduler": "karras",
-    "ExponentialScheduler": "exponential",
-    "BetaSamplingScheduler": "beta",
-}
-_SAMPLERS = {
-    "SamplerEulerAncestral": "euler_ancestral",
-    "SamplerLMS": "lms",
-    "SamplerDPMPP_SDE": "dpmpp_sde",
-    "SamplerDPMPP_2M_SDE": "dpmpp_2m_sde",
-    "SamplerDPMPP_3M_SDE": "dpmpp_3m_sde",
-}
-"""Nodes that are one schedule or one sampler, and its name in ComfyUI."""
+_PENULTIMATE = ("dpm2", "dpm2_a", "unipc")
+"""Samplers for which KSampler makes one sigma more and leaves out the last but one."""
 
 
 def read_comfyui(texts: Mapping[str, str]) -> Restored | None:
@@ -110,7 +100,7 @@ def _take(graph: Graph, samplers: Sequence[Node], collector: Collector) -> None:
     _take_methods(graph, inputs, collector)
     if not {"seed", "num_inference_steps", "sampler"} & collector.values.keys():
         collector.note(f"Steps, seed and sampler were left out: the node {sampler.kind[:80]!r} is not known here.")
-    batch = _take_latents(graph, inputs, collector)
+    batch = _take_latents(graph, inputs, sampler, collector)
     _take_models(graph, inputs, collector)
     take_graph_vae(graph, collector)
     _take_rules(graph, inputs, batch, samplers, collector)
@@ -129,20 +119,22 @@ def _resolve_input(
 
 
 def _take_methods(graph: Graph, inputs: Mapping[str, object], collector: Collector) -> None:
-    for name, input_name, kinds, take in (
-        ("sampler_name", "sampler", _SAMPLERS, collector.take_sampler),
-        ("scheduler", "sigmas", _SCHEDULERS, collector.take_schedule),
+    for name, input_name, table, take in (
+        ("sampler_name", "sampler", "sampler", collector.take_sampler),
+        ("scheduler", "sigmas", "schedule", collector.take_schedule),
     ):
         node = graph.source_node(inputs.get(input_name))
-        if node is not None and node.kind in kinds:
-            value = kinds[node.kind]
-        elif node is not None and name not in inputs:
+        method = METHOD_NODES.get(node.kind) if node is not None else None
+        if node is not None and method is not None and method.table == table:
+            take(method.name)
+            take_node_settings(graph, node, collector)
+            continue
+        if node is not None and name not in inputs:
             collector.note(
                 f"The {name.removesuffix('_name')} was left out: the node {node.kind[:80]!r} is not known here."
             )
             continue
-        else:
-            value = _resolve_input(graph, inputs, (name, input_name), name.removesuffix("_name"), collector)
+        value = _resolve_input(graph, inputs, (name, input_name), name.removesuffix("_name"), collector)
         if value is not None:
             take(value)
 
@@ -169,8 +161,17 @@ def _take_rules(
         reasons.append("it does not start from noise alone")
     elif batch > 1:
         settings["batch_total"] = batch
-        reasons.append(f"it is one of a batch of {batch}: set its batch index")
+        index = find_picked_index(graph, inputs, samplers[0])
+        if index is None:
+            reasons.append(f"it is one of a batch of {batch}: set its batch index")
+        else:
+            settings["batch_index"] = min(index, batch - 1)
+    scheduler = graph.source_node(inputs.get("sigmas"))
+    if scheduler is not None and collector.values.get("sampler", {}).get("key") in _PENULTIMATE:
+        settings["whole_schedule"] = True  # only KSampler leaves a sigma out
     layer = find_clip_layer(graph, inputs)
+    if layer != find_clip_layer(graph, inputs, "negative"):
+        reasons.append("its two prompts are read at different layers of the text encoder")
     if isinstance(layer, int) and -12 <= layer <= -1:
         settings["clip_skip"] = -layer
     elif layer is not None:
@@ -183,19 +184,21 @@ def _take_rules(
     if kinds := find_unfollowed_kinds(graph, samplers[0]):
         reasons.append(f"its graph has nodes that are not followed here ({', '.join(kinds[:4])})")
     name = graph.resolve_value(inputs.get("sampler_name"), ("sampler_name",))
-    if isinstance(name, str) and name.endswith("_gpu"):
+    select = graph.source_node(inputs.get("sampler"))
+    noise_device = graph.resolve_value(select.inputs.get("noise_device")) if select is not None else None
+    if (isinstance(name, str) and name.endswith("_gpu")) or noise_device == "gpu":
         settings["path_noise"] = "CUDA"
     set_program(collector, "comfyui", settings, reasons)
 
 
-def _take_latents(graph: Graph, inputs: Mapping[str, object], collector: Collector) -> int | None:
+def _take_latents(graph: Graph, inputs: Mapping[str, object], sampler: Node, collector: Collector) -> int | None:
     """Take the size; returns how many pictures began together from noise alone, None where they did not."""
     start, node = find_beginning(graph, inputs)
     batch: Any = 1
     if start is Beginning.EMPTY and node is not None:
         take_size(graph, node, collector)
         batch = graph.resolve_value(node.inputs.get("batch_size"))
-        if isinstance(batch, int) and batch > 1:
+        if isinstance(batch, int) and batch > 1 and find_picked_index(graph, inputs, sampler) is None:
             collector.note(f"The picture is one of a batch of {batch}; its seed alone does not say which.")
     elif start is Beginning.PICTURE:
         collector.note("The graph starts from another picture, which is not in this one.")

@@ -13,10 +13,17 @@ __all__ = ["find_clip_layer"]
 _CLIPS = ("clip", "*", "")
 
 
-def find_clip_layer(graph: Graph, inputs: Mapping[str, Any]) -> Any:
-    """Find what the CLIPSetLastLayer node next to a sampler's prompt says, such as -2; None where there is none."""
-    start = inputs.get("positive", inputs.get("conditioning"))
-    for node in graph.walk(start, ("positive", *CONDITIONINGS)):
+def find_clip_layer(graph: Graph, inputs: Mapping[str, Any], side: str = "positive") -> Any:
+    """Find what the CLIPSetLastLayer node next to a sampler's prompt says, such as -2; None where there is none.
+
+    Args:
+        graph: of the picture.
+        inputs: of its sampler.
+        side: "positive" or "negative"; of a sampler without negative prompt, both are the one that it has.
+    """
+    side = side if isinstance(inputs.get(side), Link) else "positive"
+    start = inputs.get(side, inputs.get("conditioning"))
+    for node in graph.walk(start, (side, *CONDITIONINGS)):
         if not isinstance(node.inputs.get("clip"), Link):
             continue
         for loader in graph.walk(node.inputs["clip"], _CLIPS):

@@ -7,6 +7,7 @@ from typing import Any
 
 from studio.infotext.comfyui_branch import find_saving_node
 from studio.infotext.comfyui_graph import Graph, Node
+from studio.infotext.comfyui_nodes import has_usual_settings
 
 __all__ = ["find_partial_settings", "find_unfollowed_kinds"]
 
@@ -53,7 +54,8 @@ def find_unfollowed_kinds(graph: Graph, sampler: Node) -> list[str]:
         if id(node) in visited:
             continue
         visited.add(id(node))
-        if node is not save and node.kind not in _FOLLOWED and "lora" not in node.kind.lower():
+        is_followed = node.kind in _FOLLOWED or "lora" in node.kind.lower() or has_usual_settings(graph, node)
+        if node is not save and not is_followed:
             kinds[node.kind[:_NAMED]] = None
             continue
         links = node.links()

@@ -11,7 +11,7 @@ from studio.infotext.names import split_sampler
 __all__ = ["read_draw_things"]
 
 _NUMBERS = {"steps": "num_inference_steps", "seed": "seed"}
-_UNREMARKED = {"profile", "seed_mode", "v2", "mask_blur", "strength", "lora", "clip_skip"}
+_UNREMARKED = {"profile", "seed_mode", "v2", "mask_blur", "strength", "lora"}
 _NOTHING: tuple[Any, ...] = (None, [], {}, "", 0, False)
 
 
@@ -40,7 +40,9 @@ def read_draw_things(text: str) -> Restored | None:
     if settings.get("strength", 1) != 1:
         collector.note("The picture was made from another one, which is not in it.")
     collector.note_ignored(
-        name for name, value in settings.items() if value not in _NOTHING and name not in _UNREMARKED
+        name
+        for name, value in settings.items()
+        if value not in _NOTHING and name not in _UNREMARKED and (name, value) != ("clip_skip", 1)
     )
     return collector.finish()
 

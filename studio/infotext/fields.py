@@ -78,7 +78,8 @@ class Restored:
             for name, limits in ranges.items()
             if self.values.get(name)
         }
-        return dataclasses.replace(self, values=self.values | clamped, notes=collector.notes)
+        equality = "" if collector.moved else self.equality
+        return dataclasses.replace(self, values=self.values | clamped, notes=collector.notes, equality=equality)
 
     def with_named_models(self) -> dict[str, Any]:
         """Return the values with the model and the LoRAs, for a caller that looks both up among those it has."""
@@ -127,6 +128,8 @@ class Collector:
         self.model = ""
         self.loras: list[dict[str, Any]] = []
         self.equality = ""
+        self.moved: list[str] = []
+        """Names of the numbers that were moved into their ranges, and of the texts that were cut."""
         self.written = False
         """Whether names may be those that we write, which stand for our own methods."""
 
@@ -136,6 +139,7 @@ class Collector:
             return self._refuse(name, value, "it is not text")
         value = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", "", value)
         if len(value) > MAX_PROMPT:
+            self.moved.append(_words(name))
             self.note(f"The {_words(name)} has {len(value)} characters; only the first {MAX_PROMPT} were taken over.")
         self.values[name] = value[:MAX_PROMPT]
 
@@ -233,6 +237,7 @@ class Collector:
         low, high = limits
         clamped = min(max(number, low), high)
         if clamped != number:
+            self.moved.append(_words(name))
             self.note(
                 f"The {_words(name)} {_shorten(str(number), 40)} was moved to {clamped:g}: "
                 f"it lies between {low:g} and {high:g} here."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.prompts.plus_and_minus import UNREAD, has_plus_and_minus
@@ -60,12 +61,21 @@ def read_invokeai(text: str) -> Restored | None:
         "scheduler",
         "model",
         "loras",
+        "clip_skip",
         *_NUMBERS,
     }
     collector.note_ignored(
         name for name, value in settings.items() if value not in _NOTHING and name not in known_names | _UNREMARKED
     )
-    _take_rules(collector)
+    skipped = settings.get("clip_skip")
+    takes_skipped = type(skipped) is int and 0 <= skipped <= 11 and "sampler" in collector.values
+    collector.note_ignored([] if takes_skipped or skipped in _NOTHING else ["clip_skip"])
+    on_gpu = settings.get("rand_device") not in (None, "cpu")
+    _take_rules(
+        collector,
+        {"skipped_layers": skipped} if takes_skipped and skipped else {},
+        ["its first noise was drawn on a GPU, and the CPU's is drawn here"] if on_gpu else [],
+    )
     return collector.finish()
 
 
@@ -114,9 +124,9 @@ def read_dream(text: str) -> Restored | None:
     return collector.finish()
 
 
-def _take_rules(collector: Collector) -> None:
+def _take_rules(collector: Collector, rules: Mapping[str, object] | None = None, reasons: Sequence[str] = ()) -> None:
     """Set InvokeAI's rules, by which its weights are read; without a sampler there are none, and that is said."""
-    set_program(collector, "invokeai")
+    set_program(collector, "invokeai", rules, reasons)
     prompts = [str(collector.values.get(name, "")) for name in ("prompt", "negative_prompt")]
     if "made_like" not in collector.values and any(has_plus_and_minus(text) for text in prompts):
         collector.note(

@@ -73,8 +73,20 @@ def read_settings(studio: Studio, path: str, model: str) -> Restored | None:
     restored = studio.read_picture(path)
     if restored is None:
         return None
-    adopt_names = adopt_own_names if restored.source == "stepwise" else _adopt_foreign_names
-    return adopt_names(accept_restored(restored, studio, model), studio, model)
+    accepted = accept_restored(restored, studio, model)
+    if restored.source == "stepwise":
+        return adopt_own_names(accepted, studio, model)
+    return _adopt_foreign_names(_set_own_rules(accepted), studio, model)
+
+
+def _set_own_rules(restored: Restored) -> Restored:
+    """Choose this studio's rules for a picture of no rules that are known, whatever the last one had."""
+    if "made_like" in restored.values or not {"seed", "sampler", "num_inference_steps"} & restored.values.keys():
+        return restored
+    note = "Made like is this studio: whose rules the picture was made by is not known."
+    return dataclasses.replace(
+        restored, values={**restored.values, "made_like": {"key": "here"}}, notes=[*restored.notes, note]
+    )
 
 
 def _adopt_foreign_names(restored: Restored, studio: Studio, model: str) -> Restored:

@@ -32,14 +32,16 @@ def accept_restored(restored: Restored, studio: Studio, model: str) -> Restored:
     restored = restored.within({**caps, "width": side, "height": side})
     request_values = Request.parse(restored.values).to_json()
     values, notes = {name: request_values[name] for name in restored.values}, list(restored.notes)
+    equality = restored.equality
     traits = studio.traits(model)
     for name in [name for name in TABLES if name in values]:
         if reason := _explain_refusal(TABLES[name], Choice.parse(values[name]), traits):
             del values[name]
             notes.append(f"The {name} was not loaded. {reason}")
+            equality = ""
     _find_vae(restored, values, notes, studio, model)
     _drop_missing_steering(values, notes, studio, model)
-    equality = restored.equality if ("vae" in values) == ("vae" in restored.values) else ""
+    equality = equality if ("vae" in values) == ("vae" in restored.values) else ""
     return dataclasses.replace(restored, values=values, notes=notes, equality=equality)
 
 

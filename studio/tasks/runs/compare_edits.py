@@ -12,7 +12,8 @@ from pipelines.inversions.trajectories import TrajectoryCache
 from pipelines.requests.extras import find_extras
 from pipelines.workflows.edit.comparison import ALL, EditComparison
 from studio.jobs.job import Cell, Job, JobStatus
-from studio.tasks.runs.edit import leave_size_open, read_request, require_own_loop, settle
+from studio.tasks.own_loop import require_own_loop
+from studio.tasks.runs.edit import STOCK, leave_size_open, read_request, settle
 from studio.tasks.runs.edit_run import EditRun, Places
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(request: EditComparison, job: Job, context: TaskContext) -> None:
     comparing = _Comparing(request, job, context)
     try:
         with context.model(request.base.model, job, find_extras(request.base)) as family:
-            family = require_own_loop(family)
+            family = require_own_loop(family, STOCK)
             with family.loras(context.load_loras(request.base.loras)):
                 comparing.run(family)
     finally:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import denoise
 from pipelines.families.base import Family
 from pipelines.requests.encoding import decode
@@ -33,12 +32,15 @@ from pipelines.workflows.convergence import (
     walked,
 )
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.runs.text_to_image import parse_request
 
 if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
 __all__ = ["parse", "run"]
+
+_STOCK = ": its samplers cannot be compared."
 
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
 
@@ -166,14 +168,17 @@ class _Measuring:
 
 def parse(values: Mapping[str, object], context: TaskContext) -> ConvergenceRequest:
     """Read untrusted values: see `Task.parse`."""
-    return ConvergenceRequest.parse(values, lambda plain: parse_request(plain, context), context.traits, context.limits)
+    request = ConvergenceRequest.parse(
+        values, lambda plain: parse_request(plain, context), context.traits, context.limits
+    )
+    refuse_stock(context.catalog[request.base.model], _STOCK)
+    return request
 
 
 def run(request: ConvergenceRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
-    with context.model(request.base.model, job, find_extras(request.base)) as family:
-        if not isinstance(family, Family):
-            raise MethodFitError("This model runs through its own pipeline only: its samplers cannot be compared.")
+    with context.model(request.base.model, job, find_extras(request.base)) as loaded:
+        family = require_own_loop(loaded, _STOCK)
         # The size alone: whether the schedule serves a run is a matter of each point's sampler and steps.
         base = resolve_size(request.base, family)
         resolved = dataclasses.replace(request, base=base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.errors import MethodFitError, PromptError, SettingsError
+from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.types import Choice
 from pipelines.edits import EDITS
 from pipelines.families.base import Family
@@ -18,15 +18,18 @@ from pipelines.workflows.edit.request import EditRequest
 from pipelines.workflows.edit.runs import Editing
 from studio.jobs.job import Job, JobStatus
 from studio.tasks.extras import STEERED, give_pictures
+from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.pictures import read_mask, read_picture
 from studio.tasks.runs.edit_run import EditRun
 from studio.tasks.runs.text_to_image import parse_request
 
 if TYPE_CHECKING:
-    from pipelines.families.stock import StockPipeline
     from studio.tasks.context import TaskContext
 
-__all__ = ["leave_size_open", "parse", "read_request", "require_own_loop", "run", "settle"]
+__all__ = ["STOCK", "leave_size_open", "parse", "read_request", "run", "settle"]
+
+STOCK = " and cannot edit here. Choose another."
+"""Why a model that runs through its own pipeline is refused."""
 
 
 def _resolve_request(
@@ -68,6 +71,7 @@ def read_request(values: Mapping[str, Any], context: TaskContext) -> EditRequest
     request = EditRequest.parse(
         values, lambda plain: parse_request(plain, context, steered=True), read_picture, read_mask
     )
+    refuse_stock(context.catalog[request.base.model], STOCK)
     if take_loras(request.source_prompt)[1]:
         raise PromptError("The source prompt names a LoRA. Put it into the prompt: it acts on the whole edit.")
     # With the target's own seed: where both share a pattern, the same choices are drawn for both.
@@ -107,24 +111,13 @@ def _steer_by_source(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def run(request: EditRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
     with context.model(request.base.model, job, find_extras(request.base)) as family:
-        family = require_own_loop(family)
+        family = require_own_loop(family, STOCK)
         request, canvas, editing = settle(request, job, context, family)
         job.request = job.request.replace(picture=request.picture, mask=request.mask, reference=request.reference)
         with family.loras(context.load_loras(request.base.loras)):
             edit_run = EditRun(request, job, context, family, canvas, editing())
             job.set_status(JobStatus.RUNNING)
             edit_run.run(context.caches.get("edit", TrajectoryCache))
-
-
-def require_own_loop(family: Family | StockPipeline) -> Family:
-    """Return a loaded model whose steps are taken here.
-
-    Raises:
-        MethodFitError: it runs through its own pipeline.
-    """
-    if not isinstance(family, Family):
-        raise MethodFitError("This model runs through its own pipeline only and cannot edit here. Choose another.")
-    return family
 
 
 def settle(

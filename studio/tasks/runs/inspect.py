@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.core.errors import MethodFitError, SettingsError
-from pipelines.families.base import Family
+from pipelines.core.errors import SettingsError
 from pipelines.inspection import INSPECTIONS
 from pipelines.inspection.base import Finding
 from pipelines.inspection.personalization import Personalization, find_start, replace_word
@@ -18,6 +17,7 @@ from pipelines.requests.text_to_image import resolve
 from pipelines.weights.embedding_files import write_embedding
 from pipelines.workflows.inspect import InspectRequest, run_inspection
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.pictures import read_picture
 from studio.tasks.runs.text_to_image import parse_request
 
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["parse", "run"]
 
+_STOCK = " and cannot be inspected. Choose another."
+
 _DIGITS = 6
 
 
 def parse(values: Mapping[str, Any], context: TaskContext) -> InspectRequest:
     """Read untrusted values: see `Task.parse`."""
     request = InspectRequest.parse(values, lambda plain: parse_request(plain, context), read_picture)
+    refuse_stock(context.catalog[request.base.model], _STOCK)
     request.check(context.traits(request.base.model))
     inspection = request.build()
     if isinstance(inspection, Personalization):
@@ -53,11 +56,8 @@ def _require_savable(inspection: Personalization, prompt: str, context: TaskCont
 def run(request: InspectRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
     label = INSPECTIONS[request.inspection.key].label
-    with context.model(request.base.model, job) as family:
-        if not isinstance(family, Family):
-            raise MethodFitError(
-                "This model runs through its own pipeline only and cannot be inspected. Choose another."
-            )
+    with context.model(request.base.model, job) as loaded:
+        family = require_own_loop(loaded, _STOCK)
         resolved = resolve(request.base, family)
         with family.loras(context.load_loras(request.base.loras)):
             job.set_cells([Cell(label=label)])

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.core.errors import MethodFitError, SettingsError, UnknownMethodError
+from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice, is_text
-from pipelines.families.base import Family
 from pipelines.learning.fitting import learn
 from pipelines.learning.request import (
     LEARNERS,
@@ -26,6 +25,7 @@ from pipelines.requests.refusals import require_own_parts
 from pipelines.requests.text_to_image import resolve
 from pipelines.schedules.learned_file import write_learned
 from studio.jobs.job import Cell, Frame, Job, JobStatus, StepRow
+from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.runs.text_to_image import parse_request
 from studio.tasks.schedules_folder import get_schedules_folder
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
 __all__ = ["parse", "run"]
+
+_STOCK = ": no schedule can be fitted to it."
 
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
 
@@ -71,6 +73,7 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> LearnRequest:
         require_one_text(prompt, request.negative_prompt, "Fits")
     learner = Choice.parse(values.get("learner", "ld3"))
     parse_settings(LEARNERS[learner.key].settings, learner.settings, LEARNERS[learner.key].label)
+    refuse_stock(context.catalog[request.model], _STOCK)
     require_learnable(request)
     require_own_parts(request, "A fit")
     pictures = parse_settings(PictureSettings, _require_object(values.get("pictures", {}), "pictures"), "Pictures")
@@ -82,9 +85,8 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> LearnRequest:
 def run(request: LearnRequest, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
     job.set_cells([Cell(label=LEARNERS[request.learner.key].label)])
-    with context.model(request.base.model, job) as family:
-        if not isinstance(family, Family):
-            raise MethodFitError("This model runs through its own pipeline only: no schedule can be fitted to it.")
+    with context.model(request.base.model, job) as loaded:
+        family = require_own_loop(loaded, _STOCK)
         base = resolve(request.base, family).request
         fit = LearnRequest(base, request.learner, request.pictures, request.prompts)
         for progress in learn(fit, family, job.cancelled):

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.core.cancelling import Cancelled
-from pipelines.core.errors import MethodFitError, SettingsError, StepwiseError
+from pipelines.core.errors import SettingsError, StepwiseError
 from pipelines.core.types import Request
-from pipelines.families.base import Family
 from pipelines.requests.text_to_image import resolve
 from pipelines.workflows.live.autoencoder import quick_autoencoder
 from pipelines.workflows.live.request import LiveRequest
@@ -21,6 +20,7 @@ from pipelines.workflows.live.similarity import SimilarityFilter
 from pipelines.workflows.live.stream import LiveStream, fit_picture
 from studio.jobs.inbox import Inbox
 from studio.jobs.job import Cell, Job, JobStatus, SteppedAside
+from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.pictures import read_picture
 from studio.tasks.runs.text_to_image import parse_request
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
 __all__ = ["CHANGEABLE", "LiveSession", "parse", "read_change", "run"]
+
+_STOCK = " and has no live mode. Choose another."
 
 CHANGEABLE = ("prompt", "seed", "strength", "similarity", "guidance")
 """What a running session takes over; everything else needs another one."""
@@ -72,9 +74,7 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> LiveSession:
     """Read untrusted values: see `Task.parse`."""
     context.require_live()
     live = LiveRequest.parse(values, lambda plain: parse_request(plain, context))
-    traits = context.traits(live.base.model)
-    if traits and traits.backbone == "pipeline":
-        raise MethodFitError("This model runs through its own pipeline only and has no live mode. Choose another.")
+    refuse_stock(context.catalog[live.base.model], _STOCK)
     return LiveSession(live)
 
 
@@ -99,9 +99,8 @@ def read_change(session: LiveSession, values: Mapping[str, Any], context: TaskCo
 
 def run(session: LiveSession, job: Job, context: TaskContext) -> None:
     """Do the work and report to the job: see `Task.run`."""
-    with context.model(session.base.model, job) as family:
-        if not isinstance(family, Family):
-            raise MethodFitError("This model runs through its own pipeline only and has no live mode. Choose another.")
+    with context.model(session.base.model, job) as loaded:
+        family = require_own_loop(loaded, _STOCK)
         resolved = resolve(session.base, family)
         with family.loras(context.load_loras(session.base.loras)), quick_autoencoder(family):
             if not job.view().cells:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipelines.benchmarks.quantization_peak import device_peak_bytes, peak_bytes
-from pipelines.core.errors import MethodFitError, StepwiseError, StoreError
+from pipelines.core.errors import StepwiseError, StoreError
 from pipelines.core.loop import Run, denoise, denoise_together
 from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Step
@@ -29,6 +29,7 @@ from pipelines.requests.step_pictures import with_pictures
 from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.workflows.quantize import QuantizationRequest, in_order_of_use, seconds_per_step, step_errors
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.recording import KEPT_BYTES, note_decoding, record
 from studio.tasks.runs.quantize_outcome import Variant, build_outcome
 from studio.tasks.runs.text_to_image import parse_request
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
 __all__ = ["FULL", "parse", "run"]
+
+_STOCK = " and cannot be quantized here. Choose another."
 
 FULL = "Full precision"
 
@@ -65,11 +68,8 @@ class _Quantizing:
             Cancelled: the person stopped it; finished pictures stay.
             StepwiseError: no variant could run.
         """
-        with self.context.model(self.base.model, self.job) as full, ExitStack() as leases:
-            if not isinstance(full, Family):
-                raise MethodFitError(
-                    "This model runs through its own pipeline only and cannot be quantized here. Choose another."
-                )
+        with self.context.model(self.base.model, self.job) as loaded, ExitStack() as leases:
+            full = require_own_loop(loaded, _STOCK)
             self.resolved = resolve(self.base, full)
             self.base = self.resolved.request
             self.variants[0].family, self.variants[0].is_loaded = full, True
@@ -250,8 +250,9 @@ def parse(values: Mapping[str, object], context: TaskContext) -> QuantizationReq
     """Read untrusted values: see `Task.parse`."""
     machine = this_machine(context.device)
     request = QuantizationRequest.parse(values, lambda plain: parse_request(plain, context), machine, context.limits)
-    require_plain(context.catalog[request.base.model])
     traits = context.traits(request.base.model)
+    refuse_stock(context.catalog[request.base.model], _STOCK)
+    require_plain(context.catalog[request.base.model])
     for choice in request.variants:
         require_fit(choice, traits)
     if request.keep:

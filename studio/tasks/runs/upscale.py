@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pipelines.core.errors import MethodFitError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Request
-from pipelines.families.base import Family
 from pipelines.requests.encoding import decode
 from pipelines.requests.extras import find_extras
 from pipelines.requests.step_pictures import with_pictures
@@ -23,6 +21,7 @@ from pipelines.workflows.edit.request import Picture
 from pipelines.workflows.edit.runs import Editing
 from pipelines.workflows.upscale import UpscaleRequest
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.pictures import read_picture
 from studio.tasks.recording import KEPT_BYTES, record
 from studio.tasks.runs.text_to_image import parse_request
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
 __all__ = ["parse", "run"]
+
+_STOCK = " and has no second pass here. Choose another."
 
 
 def _read_base(plain: Mapping[str, Any], context: TaskContext, prompt_needed: bool) -> Request:
@@ -64,6 +65,8 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> UpscaleRequest:
     prompt_needed = bool(values.get("strength"))
     request = UpscaleRequest.parse(values, lambda plain: _read_base(plain, context, prompt_needed), read_picture)
     request.check(context.limits)
+    if request.strength:
+        refuse_stock(context.catalog[request.base.model], _STOCK)
     find_upscaler(request.upscaler, context)
     return request
 
@@ -90,11 +93,8 @@ def _run_second_pass(
     request: UpscaleRequest, enlarged: Picture, job: Job, context: TaskContext
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Denoise part of the way at the enlarged size, brought to what the model takes."""
-    with context.model(request.base.model, job, find_extras(request.base)) as family:
-        if not isinstance(family, Family):
-            raise MethodFitError(
-                "This model runs through its own pipeline only and has no second pass here. Choose another."
-            )
+    with context.model(request.base.model, job, find_extras(request.base)) as loaded:
+        family = require_own_loop(loaded, _STOCK)
         size = _round_size(enlarged.size, family.size_multiple)
         edit = request.second_pass(enlarged, size)
         model = edit.check_model(context.limits, family)
