@@ -148,12 +148,19 @@ def project(layer: Any, tokens: torch.Tensor, norm: str, angles: Angles | None) 
         heads = normalize(heads)
     if angles is None:
         return heads
-    # Late: importing diffusers imports PyTorch's compiler.
-    from diffusers.models.embeddings import apply_rotary_emb
-
     repeats = heads.shape[2] // len(angles[0])
-    turned: torch.Tensor = apply_rotary_emb(heads, tuple(one.repeat(repeats, 1) for one in angles), sequence_dim=2)
-    return turned
+    return turn(heads, angles[0].repeat(repeats, 1), angles[1].repeat(repeats, 1))
+
+
+def turn(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Turn each pair of neighboring channels of (R, heads, S, D) by its angle, (S, D) each, in float32 at least.
+
+    Source: Su et al., RoFormer, arXiv:2104.09864, equation 34.
+    """
+    dtype = torch.promote_types(heads.dtype, torch.float32)
+    first, second = heads.unflatten(-1, (-1, 2)).unbind(-1)
+    crossed = torch.stack([-second, first], dim=-1).flatten(-2)
+    return (heads.to(dtype) * cosines.to(dtype) + crossed.to(dtype) * sines.to(dtype)).to(heads.dtype)
 
 
 def attend(queries: torch.Tensor, *streams: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
