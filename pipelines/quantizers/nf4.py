@@ -54,6 +54,7 @@ class Nf4Codec:
     def __init__(self, block_size: int = 64):
         self.block_size = block_size
         self._pairs: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+        self._quads: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
     def _pairs_on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """(256, 2): the two levels of every byte, made once for a device and dtype and not in every call."""
@@ -63,6 +64,15 @@ class Nf4Codec:
                 pairs = torch.stack([levels.repeat(16), levels.repeat_interleave(16)], dim=1)
                 self._pairs[device, dtype] = pairs.to(device, dtype)
         return self._pairs[device, dtype]
+
+    def _quads_on(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """(65536,): the four levels, of two bytes each, of every two bytes, as one int64."""
+        if (device, dtype) not in self._quads:
+            pairs = self._pairs_on(device, dtype)
+            with torch.inference_mode(False):
+                quads = torch.stack([pairs.repeat(256, 1), pairs.repeat_interleave(256, 0)], dim=1)
+                self._quads[device, dtype] = quads.view(-1, 4).view(torch.int64).flatten()
+        return self._quads[device, dtype]
 
     def count_row_bytes(self, columns: int) -> int:
         count = -(-columns // self.block_size)
@@ -80,13 +90,20 @@ class Nf4Codec:
         self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
         codes = parts["codes"]
-        # Two weights at a time: a byte is looked up whole, and two numbers are copied as one of twice the bytes.
-        pairs = self._pairs_on(codes.device, dtype)
-        whole = pairs.view(torch.int64 if dtype.itemsize == 4 else torch.int32).flatten()
         count = parts["scales"].shape[1]
-        weights = torch.index_select(whole, 0, codes.flatten().int()).view(dtype).view(len(codes), -1)
+        weights = self._look_up(codes.flatten(), dtype).view(len(codes), -1)
         blocks = weights[:, : weights.shape[1] // count * count].unflatten(1, (count, -1))
         return blocks.mul_(parts["scales"].to(dtype)[..., None]).flatten(1)[:, :columns]
+
+    def _look_up(self, codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the levels of bytes, two of a byte; they are copied as one number of eight bytes where that fits."""
+        pairs = self._pairs_on(codes.device, dtype)
+        is_even = len(codes) % 2 == codes.storage_offset() % 2 == 0
+        if codes.device.type == "cpu" and dtype.itemsize == 2 and is_even:
+            indices = codes.view(torch.int16).int().bitwise_and_(0xFFFF)
+            return torch.index_select(self._quads_on(codes.device, dtype), 0, indices).view(dtype)
+        whole = pairs.view(torch.int64 if dtype.itemsize == 4 else torch.int32).flatten()
+        return torch.index_select(whole, 0, codes.int()).view(dtype)
 
 
 def Nf4(settings: Nf4Settings = Nf4Settings()) -> WeightOnly:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, cast
 
@@ -28,6 +29,14 @@ BIAS = "bias"
 _AT_ONCE = 8 * 2**20
 """Bytes of weights that a CPU unpacks at once: more would leave its cache, and the system would have to give and take
 their memory in every call, which costs more than the unpacking."""
+
+
+_PACKED_AT_ONCE = 2 * 2**20
+"""Bytes in float32 of weights that a CPU packs, or compares with the packed ones, at once: all copies stay in cache."""
+
+_FEW_POSITIONS = 256
+"""Bytes of one output channel up to which a CPU convolves faster by a product with all patches: oneDNN arranges a
+convolution's weights anew in each call, which at few pixels costs more than the sums."""
 
 
 class Codec(Protocol):
@@ -70,9 +79,12 @@ def scale_above(values: torch.Tensor) -> torch.Tensor:
     return torch.where(short, (signed.view(torch.int16) + 1).view(torch.float16), half)
 
 
-def _count_rows_at_once(device: torch.device, count: int, columns: int, bytes_each: int = 4) -> int:
+def _count_rows_at_once(
+    device: torch.device, count: int, columns: int, bytes_each: int = 4, most: int | None = None
+) -> int:
     """How many of a matrix's rows are worked on at once: on a CPU few enough for its cache, elsewhere all."""
-    return max(1, min(count, _AT_ONCE // (columns * bytes_each))) if device.type == "cpu" else count
+    most = _AT_ONCE if most is None else most
+    return max(1, min(count, most // (columns * bytes_each))) if device.type == "cpu" else count
 
 
 class _Packed(torch.nn.Module):
@@ -100,7 +112,7 @@ class _Packed(torch.nn.Module):
         """Make the weights in float32 a part of the rows at a time, (r, columns) each."""
         parts = self._get_parts()
         count, columns = self.shape[0], self.shape[1:].numel()
-        step = _count_rows_at_once(parts["codes"].device, count, columns)
+        step = _count_rows_at_once(parts["codes"].device, count, columns, most=_PACKED_AT_ONCE)
         for start in range(0, count, step):
             yield self.codec.unpack({name: one[start : start + step] for name, one in parts.items()}, columns)
 
@@ -132,12 +144,16 @@ class _Packed(torch.nn.Module):
             offset = None if bias is None else bias[start : start + step]
             codes = widen(rows["codes"], dtype) if is_scaled_after else self.codec.unpack(rows, columns, dtype)
             output = operation(codes.reshape(-1, *self.shape[1:]), None if is_scaled_after else offset)
-            if is_scaled_after:
-                shape = [-1] + [1] * (-1 - channels)
-                output = output.mul_(rows["scales"].to(dtype).view(shape))
-                output = output if offset is None else output.add_(offset.view(shape))
-            outputs.append(output)
+            outputs.append(self._scale(output, rows["scales"], offset, channels) if is_scaled_after else output)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, channels)
+
+    def _scale(
+        self, output: torch.Tensor, scales: torch.Tensor, offset: torch.Tensor | None, channels: int
+    ) -> torch.Tensor:
+        """Multiply outputs by their rows' scales and add their bias, in the same memory and rounded once."""
+        shape = [-1] + [1] * (-1 - channels)
+        scales = scales.to(output.dtype).view(shape)
+        return output.mul_(scales) if offset is None else torch.addcmul(offset.view(shape), output, scales, out=output)
 
     @property
     def _can_be_split(self) -> bool:
@@ -169,11 +185,38 @@ class PackedConv2d(_Packed):
         padding: str | tuple[int, ...] | int = self.padding
         if self.padding_mode != "zeros":
             inputs, padding = functional.pad(inputs, self.around, mode=self.padding_mode), 0
+        if inputs.device.type == "cpu" and self.groups == 1 and not isinstance(padding, str):
+            sides = self._count_sides(inputs, padding)
+            if len(inputs) * math.prod(sides) * inputs.element_size() <= _FEW_POSITIONS:
+                return self._multiply_columns(inputs, padding, sides)
 
         def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return functional.conv2d(inputs, weight, bias, self.stride, padding, self.dilation, self.groups)
 
         return self._compute(inputs, convolve, -3)
+
+    def _count_sides(self, inputs: torch.Tensor, padding: tuple[int, ...] | int) -> tuple[int, ...]:
+        around = (padding, padding) if isinstance(padding, int) else padding
+        return tuple(
+            (side + 2 * more - step * (kernel - 1) - 1) // stride + 1
+            for side, more, step, kernel, stride in zip(
+                *(inputs.shape[2:], around, self.dilation, self.shape[2:], self.stride), strict=True
+            )
+        )
+
+    def _multiply_columns(
+        self, inputs: torch.Tensor, padding: tuple[int, ...] | int, sides: tuple[int, ...]
+    ) -> torch.Tensor:
+        """Convolve as one product with the patches of all outputs, (columns, B H W)."""
+        patches = functional.unfold(inputs, self.shape[2:], self.dilation, padding, self.stride)
+        columns = patches.transpose(0, 1).flatten(1)
+
+        def multiply(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            rows = weight.flatten(1)
+            return rows @ columns if bias is None else torch.addmm(bias[:, None], rows, columns)
+
+        output = self._compute(columns, multiply, -2)
+        return output.unflatten(1, (len(inputs), *sides)).transpose(0, 1)
 
     @property
     def _can_be_split(self) -> bool:
@@ -190,7 +233,9 @@ class WeightOnly(StorableQuantizer):
 
     def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
         rows = layer.weight.detach().flatten(1)
-        packed = [self.codec.pack(some.float()) for some in rows.split(_count_rows_at_once(rows.device, *rows.shape))]
+        count, columns = rows.shape
+        step = _count_rows_at_once(rows.device, count, columns, most=_PACKED_AT_ONCE)
+        packed = [self.codec.pack(some.float()) for some in rows.split(step)]
         parts = {name: torch.cat([one[name] for one in packed]) for name in packed[0]} if len(packed) > 1 else packed[0]
         bias = None if layer.bias is None else layer.bias.detach().clone()
         return self.build_layer(layer, parts, bias)

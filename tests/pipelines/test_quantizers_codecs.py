@@ -109,12 +109,18 @@ def test_stored_bytes_are_what_arithmetic_says(key, settings, bits):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("key", ["int8", "fp8", "int4", "nf4"])
 def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_at_a_time(key, dtype, monkeypatch):
-    """Six rows at a time are no divisor of twenty. What is left is the rounding of weights and outputs to the dtype."""
+    """Six rows at a time are no divisor of twenty; convolutions of few pixels are products with patches. What is left
+    is the rounding of weights and outputs to the dtype."""
     generator = torch.Generator().manual_seed(0)
     bound = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
     for make, shape in (
         (lambda: torch.nn.Linear(100, 20), (2, 3, 100)),
         (lambda: torch.nn.Conv2d(10, 20, 3, padding=1, bias=False), (2, 10, 5, 4)),
+        (lambda: torch.nn.Conv2d(10, 20, 3, padding=1), (2, 10, 12, 11)),
+        (lambda: torch.nn.Conv2d(10, 20, (3, 2), (2, 1), (2, 1), (1, 2)), (3, 10, 5, 6)),
+        (lambda: torch.nn.Conv2d(10, 20, 3, padding="same"), (1, 10, 4, 4)),
+        (lambda: torch.nn.Conv2d(10, 20, 3, padding=1, padding_mode="reflect"), (2, 10, 4, 4)),
+        (lambda: torch.nn.Conv2d(70, 20, 1), (2, 70, 4, 4)),
         (lambda: torch.nn.Conv2d(10, 20, 3, padding=1, groups=2, padding_mode="circular"), (2, 10, 5, 4)),
     ):
         layer = make().requires_grad_(False)
@@ -126,7 +132,24 @@ def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_a
             monkeypatch.setattr("pipelines.quantizers.packed._AT_ONCE", most)
             found = packed(inputs.to(dtype))
             assert found.dtype == dtype and found.shape == expected.shape
+            monkeypatch.setattr("pipelines.quantizers.packed._FEW_POSITIONS", 0)
+            convolved = packed(inputs.to(dtype))
+            monkeypatch.undo()
+            assert (found.float() - convolved.float()).norm() <= bound * expected.norm()
             assert (found.float() - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_nf4_weights_are_the_same_whether_looked_up_two_or_four_at_a_time(start):
+    """A part of the rows that begins or ends on an odd byte is looked up byte by byte."""
+    codec, levels = Nf4Codec(), torch.tensor(LEVELS)
+    codes = torch.arange(256, dtype=torch.uint8).repeat(3)[
+        torch.randperm(768, generator=torch.Generator().manual_seed(0))
+    ]
+    parts = {"codes": codes[start:][None], "scales": torch.ones(1, 1, dtype=torch.float16)}
+    expected = levels[unpack_nibbles(parts["codes"]).long()]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert torch.equal(codec.unpack(parts, expected.shape[1], dtype), expected.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
