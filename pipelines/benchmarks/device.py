@@ -25,7 +25,7 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.families import FAMILIES
 from pipelines.guidance.cfg import Unguided
-from pipelines.models.device_choice import choose_device, describe_device
+from pipelines.models.device_choice import Acceleration, choose_device, describe_device
 from pipelines.quantizers import QUANTIZERS, Machine
 from pipelines.quantizers.base import build_report, quantize_network
 from pipelines.requests.encoding import decode
@@ -204,6 +204,8 @@ def measure_quantizers(
     shape = SHAPES[name]
     family = make_family(shape, device, dtype, tiny)
     by_quanto = _time_quanto(family)
+    # As the loader does: the full network that copies are compared with is the one that the studio runs.
+    Acceleration().apply(family.network)
     rows = [
         f"| quantizer, {str(dtype).removeprefix('torch.')} | quantize | report | both ÷ quanto | evaluation ÷ full |",
         "| --- | --- | --- | --- | --- |",

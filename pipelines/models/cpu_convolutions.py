@@ -22,7 +22,12 @@ class SmallGridConv2d(nn.Conv2d):
     Stable Diffusion's size that takes longer than the multiplications: two rows of 1280 channels at 4 x 4 took 2.5
     times as long as this, at 8 x 8 1.35 times, on one core with AVX-512 (`python -m pipelines.benchmark peers`
     measures whole runs). The results differ by rounding.
+
+    Attributes:
+        stands_for: the class whose layer it is, for those who choose layers by their class.
     """
+
+    stands_for = nn.Conv2d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve (B, C, H, W)."""

@@ -94,7 +94,8 @@ def get_layer(network: torch.nn.Module, name: str) -> WeightedLayer:
 def _explain_skip(name: str, layer: WeightedLayer, quantizer: Quantizer) -> str | None:
     if part := SKIPPED.get(name.partition(".")[0]):
         return part
-    if type(layer) not in quantizer.layers:
-        kind = type(layer).__name__.lower()
+    kind_of_layer = getattr(layer, "stands_for", type(layer))
+    if kind_of_layer not in quantizer.layers:
+        kind = kind_of_layer.__name__.lower()
         return f"a {kind} layer, which this method does not change"
     return quantizer.refuses(layer)

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import MethodFitError, ModelError, ModelFileError, SettingsError, UnknownMethodError
 from pipelines.core.types import Choice
+from pipelines.models import cpu_convolutions
+from pipelines.models.cpu_convolutions import use_products_on_small_grids
 from pipelines.quantizers import QUANTIZERS, Machine, StorableQuantizer, build_quantizer, require_runs
 from pipelines.quantizers import machine as machines
 from pipelines.quantizers.base import SKIPPED, build_report, plan_layers, quantize_network, sqnr
@@ -175,6 +177,20 @@ def test_one_skip_list_for_all_methods(wide):
     every = {name for name, layer in wide.named_modules() if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))}
     assert {*plans["int8"].quantized_layers, *(one.name for one in plans["int8"].skipped)} == every
     assert {one.reason for one in plans["dynamic"].skipped} > {"a conv2d layer, which this method does not change"}
+
+
+@pytest.mark.parametrize("key", [key for key in QUANTIZERS if key not in CALIBRATED])
+def test_a_network_whose_convolutions_are_products_on_small_grids_is_quantized_as_any(
+    key, wide, quantized, monkeypatch
+):
+    """A CPU loads Stable Diffusion's largest convolutions so; half of its weights stayed in full precision."""
+    choice = able(key)
+    quantizer, loaded = build_quantizer(choice, CPU), copy.deepcopy(wide)
+    monkeypatch.setattr(cpu_convolutions, "LEAST_WEIGHTS", 1000)
+    assert use_products_on_small_grids(loaded) > 5
+    assert plan_layers(loaded, quantizer) == plan_layers(wide, quantizer)
+    made = quantize_network(loaded, quantizer, key)
+    assert torch.allclose(called(made), called(quantized(choice)), atol=1e-4)
 
 
 @pytest.mark.parametrize("key", [key for key in QUANTIZERS if key not in CALIBRATED])
