@@ -1,13 +1,14 @@
-"""The tables of what a picture steers a run with: ControlNets, and pictures as prompts."""
+"""The tables of what steers a run besides its prompt: ControlNets, pictures as prompts, and further models."""
 
 from __future__ import annotations
 
 from pipelines.controls.controlnet import ControlNet, ControlNetSettings
+from pipelines.controls.ensemble import Ensemble, EnsembleSettings
 from pipelines.controls.image_prompt import ImagePrompt, IpAdapterSettings
-from pipelines.core.registry import Method, Table
+from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.core.types import Traits
 
-__all__ = ["CONTROLS", "IMAGE_PROMPTS"]
+__all__ = ["CONTROLS", "ENSEMBLES", "IMAGE_PROMPTS"]
 
 
 def _needs_controlled_family(traits: Traits) -> str | None:
@@ -50,6 +51,22 @@ IMAGE_PROMPTS: Table[ImagePrompt | None] = Table(
             fit=_needs_unet,
             paper="Ye et al., arXiv:2308.06721",
             help="A picture is a part of the prompt: its subject, its style, its colors.",
+        ),
+    ],
+)
+
+ENSEMBLES: Table[Ensemble | None] = Table(
+    "ensemble",
+    [
+        Method("none", "One model", lambda settings: None, help="The chosen model alone."),
+        Method(
+            "composition",
+            "Several models",
+            Ensemble,
+            EnsembleSettings,
+            fit=own_loop_only,
+            paper="Liu et al., arXiv:2206.01714",
+            help="Models of one latent space draw together: each step takes the mean of what they predict.",
         ),
     ],
 )

@@ -62,7 +62,7 @@ class Branch:
         if self.remembered is not None:
             return self.remembered.ran
         if isinstance(self.network, NetworkInParts):
-            return self.network.parts(self.query.latents, self.query.timesteps)
+            return self.network.parts(self.query.latents, self.query.timesteps, self.conditioning)
         return 1
 
     @property

@@ -86,10 +86,10 @@ class Network(Protocol):
 
 @runtime_checkable
 class NetworkInParts(Protocol):
-    """A network that sees a picture in parts, each of which is an evaluation."""
+    """A network whose evaluations are made of several: of a picture's parts, or of several models."""
 
-    def parts(self, latents: torch.Tensor, timesteps: torch.Tensor) -> int:
-        """Count the evaluations of parts that one evaluation of these rows, (R, C, h, w) and (R,), takes."""
+    def parts(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> int:
+        """Count the evaluations that one evaluation of these rows, (R, C, h, w), (R,) and R rows, is made of."""
 
 
 @runtime_checkable

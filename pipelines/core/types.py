@@ -43,6 +43,7 @@ METHODS = (
     "vae",
     "control",
     "image_prompt",
+    "ensemble",
     "search",
     "reward",
 )
@@ -123,6 +124,7 @@ class Request:
         second_pass: what is done to the finished picture at a larger size, with its settings.
         cache: what leaves parts of the network's evaluations out, with its settings.
         control, image_prompt: pictures that steer the run, with the ControlNet or IP-Adapter that reads them.
+        ensemble: further models whose predictions are averaged with the model's, with their weights.
         vae: what encodes and decodes pictures: the model's own, or one of the models folder by name.
         search: how a picture is searched for, with its settings; a single run by default.
         reward: what a search makes large, with its settings; not read without a search.
@@ -149,6 +151,7 @@ class Request:
     vae: Choice = Choice("own")
     control: Choice = Choice("none")
     image_prompt: Choice = Choice("none")
+    ensemble: Choice = Choice("none")
     search: Choice = Choice("none")
     reward: Choice = Choice("adherence")
     num_inference_steps: int = 25

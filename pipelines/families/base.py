@@ -66,6 +66,8 @@ class Family(abc.ABC):
         identity: of the weights: equal identities mean equal files, LoRAs that are applied included; None where the
             weights came from no file.
         pictures: that steer this job's runs, (H, W, 3), uint8, by the names that a request has for them.
+        companions: further models, whose predictions a request averages with this one's, each by its key.
+        ensemble: this model and its companions as one network; None without any.
         notes: what the last decoding had to do otherwise, a sentence each, for the person.
         learned: the schedules that were fitted to models; the shipped ones, until a loader knows more.
         network: the denoising network.
@@ -92,6 +94,8 @@ class Family(abc.ABC):
         self.rows_by_size: dict[int, int] = {}
         self.notes: list[str] = []
         self.pictures: Mapping[str, np.ndarray] = {}
+        self.companions: Mapping[str, Family] = {}
+        self.ensemble: Network | None = None
 
     @property
     @abc.abstractmethod

@@ -15,11 +15,13 @@ class Extras:
         vae: takes the place of the model's own.
         controlnet: is run beside the network.
         adapter: an IP-Adapter; with it comes the image encoder that it reads pictures with.
+        companions: further models, of the catalog.
     """
 
     vae: str = ""
     controlnet: str = ""
     adapter: str = ""
+    companions: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self != Extras()

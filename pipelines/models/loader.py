@@ -16,6 +16,7 @@ from pipelines.models.activations import Work
 from pipelines.models.assembly import assemble_model
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
+from pipelines.models.companions import add_companions, find_companions, joined
 from pipelines.models.device_choice import Acceleration, choose_device
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
@@ -127,6 +128,9 @@ class Loader:
         plan = self._plans.plan(entry, cancelled, report_stage(progress, "Downloading"))
         if extras:
             plan = self._extend(plan, extras)
+        found = find_companions(self.catalog, extras.companions, plan.entry)
+        companions = [self._plans.plan(one, cancelled, report_stage(progress, "Downloading")) for one in found]
+        plan = add_companions(plan, companions) if companions else plan
         placement, activations = self._placing.place(plan, work)
         resident, offloaded_parts = dict(placement.resident), dict(placement.moved)
         self._remember(entry.key if entry.key in self.catalog else key, resident | offloaded_parts)
@@ -149,6 +153,7 @@ class Loader:
                 stack.callback(self._slot.clear)
             parts = {name: objects[part] for name, part in (resident | offloaded_parts).items()}
             model = assemble_model(plan, parts, self.catalog, self._rows_by_network)
+            stack.enter_context(joined(model, companions, parts, self.catalog, self._rows_by_network))
             stack.enter_context(self._placing.measured(plan, parts))
             yield model
 

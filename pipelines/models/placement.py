@@ -91,13 +91,15 @@ def _list_tries(plan: Plan, sizes: Mapping[str, int], limit: int) -> Iterator[_T
         for name, key in plan.keys.items()
         if not (plan.require_part(name).light or key.quantization or name == TINY_VAE)
     ]
-    encoders = [name for name in movable if name not in NETWORKS]
+    encoders = [name for name in movable if name.partition("@")[0] not in NETWORKS]
     words = "Text encoders and VAE come to the device for their calls only: each picture starts a little later."
     yield _Try(sizes, encoders, sentence=words)
     words = "The parts take turns on the device, one stage after the other: each picture starts a little later."
     yield _Try(sizes, movable, sentence=words)
     yield from _list_streamed(sizes, movable, limit)
-    packed = frozenset(name for name in movable if name in QUANTIZED_PARTS and not _is_gguf(plan, name))
+    packed = frozenset(
+        name for name in movable if name.partition("@")[0] in QUANTIZED_PARTS and not _is_gguf(plan, name)
+    )
     if packed:
         smaller = {**sizes, **{name: _count_eight_bits(plan, name) for name in packed}}
         words = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pipelines.controls import ENSEMBLES
 from pipelines.core.prediction import AskingGuidance, CountedGuidance, ShiftingGuidance
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
@@ -33,11 +34,12 @@ def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedul
         learned: the fitted schedules that there are; by default the shipped ones.
     """
     nfe, branches = count_nfe(request, traits)
-    guidance = GUIDANCE.build(request.guidance)
+    guidance, ensemble = GUIDANCE.build(request.guidance), ENSEMBLES.build(request.ensemble)
+    models = 1 + len(ensemble.weights) if ensemble else 1
     if isinstance(guidance, CountedGuidance) and not (traits and traits.guidance != "cfg"):
-        return sum(branch_count(request, plan) for plan in guidance.plans(nfe))
+        return models * sum(branch_count(request, plan) for plan in guidance.plans(nfe))
     shifts = guidance.shift_evaluations(request.num_inference_steps) if isinstance(guidance, ShiftingGuidance) else 0
-    return branches * nfe + shifts - skipped_branches(request, learned)
+    return models * (branches * nfe + shifts - skipped_branches(request, learned))
 
 
 def count_nfe(request: Request, traits: Traits | None) -> tuple[int, int]:

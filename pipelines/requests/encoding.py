@@ -11,6 +11,7 @@ from pipelines.core.branches import BranchPlan
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Request
 from pipelines.families.base import Family, LatentModel
+from pipelines.families.companions import join_conditionings
 from pipelines.requests.prompts import RunPrompts, read_request_prompts
 
 __all__ = ["Encode", "as_uint8", "decode", "encode_prompts", "encode_request", "to_uint8"]
@@ -45,8 +46,11 @@ def encode_request(
 
 def encode_prompts(prompts: RunPrompts, request: Request, family: LatentModel, rows: int) -> dict[str, Conditioning]:
     """Make the conditionings of prompts that `read_request_prompts` read; the others are as of `encode_request`."""
-    size = (request.width, request.height)
-    return family.encode_texts(prompts.texts, rows, size, request.prompt_weighting, prompts.rules)
+    how = (prompts.texts, rows, (request.width, request.height), request.prompt_weighting, prompts.rules)
+    own = family.encode_texts(*how)
+    if not isinstance(family, Family) or not family.companions:
+        return own
+    return join_conditionings(own, {key: one.encode_texts(*how) for key, one in family.companions.items()})
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pipelines.autoencoders import VAES, get_vae_name
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
-from pipelines.controls import CONTROLS, IMAGE_PROMPTS
+from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS
 from pipelines.core.caching import SteppedCache
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
@@ -39,6 +39,7 @@ TABLES: Mapping[str, Table[object]] = {
     "vae": VAES,
     "control": CONTROLS,
     "image_prompt": IMAGE_PROMPTS,
+    "ensemble": ENSEMBLES,
     "search": SEARCHES,
     "reward": REWARDS,
 }
@@ -135,6 +136,7 @@ def check_request(
         table.require(getattr(request, name))
     check_second_pass(request, limits)
     check_steering(request)
+    _check_ensemble(request)
     cache = CACHES.build(request.cache)
     if isinstance(cache, SteppedCache):
         cache.require_steps(request.num_inference_steps)
@@ -162,7 +164,7 @@ def check_second_pass(request: Request, limits: Limits) -> None:
     second = SECOND_PASSES.build(request.second_pass)
     if second.factor == 1:
         return
-    company = (request.cache, request.control, request.image_prompt)
+    company = (request.cache, request.control, request.image_prompt, request.ensemble)
     if isinstance(second, SteeringPass) and second.alone and any(one.key != "none" for one in company):
         raise MethodFitError(second.alone)
     require_made_here(request, "A second pass")
@@ -196,6 +198,22 @@ def check_steering(request: Request) -> None:
             raise SettingsError(f"The {label} begins at {settings.begin:g} and ends at {settings.end:g}. End it later.")
     if request.control.key != Request.control.key and request.cache.key != Request.cache.key:
         raise MethodFitError("A ControlNet adds to layers that a cache leaves out. Set Cache to No cache ('none').")
+
+
+def _check_ensemble(request: Request) -> None:
+    """Check a composition of models against the other methods.
+
+    Raises:
+        SettingsError: its own settings, or another program's rules, stand against it.
+        MethodFitError: a cache, which knows one network.
+    """
+    ensemble = ENSEMBLES.build(request.ensemble)
+    if ensemble is None:
+        return
+    ensemble.check(request.model)
+    require_made_here(request, "A composition of several models")
+    if request.cache.key != Request.cache.key:
+        raise MethodFitError("A cache knows one network, not several models. Set Cache to No cache ('none').")
 
 
 def check_fit(request: Request, traits: Traits, fields: Collection[str] = METHODS) -> None:

@@ -9,6 +9,7 @@ from pipelines.core.types import Request
 
 __all__ = [
     "require_made_here",
+    "require_one_model",
     "require_one_pass",
     "require_own_parts",
     "require_uncached",
@@ -62,6 +63,16 @@ def require_unsteered(request: Request, what: str) -> None:
         raise SettingsError(f"{what} takes no ControlNet and no picture as prompt. Set both to none.")
 
 
+def require_one_model(request: Request, what: str) -> None:
+    """Refuse a composition of several models where one is run.
+
+    Raises:
+        SettingsError: there is one; `what` begins the sentence, e.g. "An edit".
+    """
+    if request.ensemble.key != Request.ensemble.key:
+        raise SettingsError(f"{what} runs one model. Set Several models to One model ('none').")
+
+
 def require_own_parts(request: Request, what: str) -> None:
     """Refuse parts of the models folder where only the model's own are used.
 
@@ -71,6 +82,7 @@ def require_own_parts(request: Request, what: str) -> None:
     if request.vae.key != Request.vae.key:
         raise SettingsError(f"{what} uses the model's own VAE. Set VAE to the model's own ('own').")
     require_unsteered(request, what)
+    require_one_model(request, what)
 
 
 def require_made_here(request: Request, what: str) -> None:

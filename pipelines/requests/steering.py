@@ -1,4 +1,4 @@
-"""What the pictures of a request add to its run's evaluations."""
+"""What the pictures and further models of a request add to its run's evaluations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipelines.controls import CONTROLS, IMAGE_PROMPTS
+from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS
 from pipelines.core.errors import PictureError
 from pipelines.core.prediction import Addition
 from pipelines.core.types import Request
@@ -39,6 +39,8 @@ def build_additions(
         additions.append(control.build(family, pixels, size, shares))
     if image_prompt := IMAGE_PROMPTS.build(request.image_prompt):
         additions.append(image_prompt.build(family, _find_picture(family, image_prompt.settings.picture), shares))
+    if (ensemble := ENSEMBLES.build(request.ensemble)) and isinstance(family, Family) and family.companions:
+        additions.append(ensemble.build(family, shares))
     return [addition for addition in additions if addition is not None]
 
 

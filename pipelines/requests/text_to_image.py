@@ -242,7 +242,9 @@ def assemble_run(
     additions = build_additions(resolved.request, family, [1.0] * len(initial))
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
     return Run(
-        denoiser=Denoiser(family, guidance, conditionings, cancelled, plan, resolved.cache, additions),
+        denoiser=Denoiser(
+            family.ensemble or family, guidance, conditionings, cancelled, plan, resolved.cache, additions
+        ),
         sampler=resolved.sampler,
         levels=levels,
         latents=(initial * resolved.program.initial_scale(levels, noise_schedule)).to(family.device),

@@ -91,7 +91,7 @@ class ViewedNetwork:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._family, name)
 
-    def parts(self, latents: torch.Tensor, timesteps: torch.Tensor) -> int:
+    def parts(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> int:
         """Count the evaluations of parts that one evaluation of these rows takes."""
         rows, columns = self._starts(latents, 0.0, 0.0)
         windows = len(rows) * len(columns)

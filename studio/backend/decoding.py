@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -52,6 +53,7 @@ class FrameDecoder:
             raise SettingsError(f"This run has no step {step + 1}.")
         frame, model = cells[cell].frames[step], getattr(job.request, "model", "")
         extras = find_extras(job.request) if isinstance(job.request, Request) else Extras()
+        extras = dataclasses.replace(extras, companions=())  # they decode nothing
         pictures = None
         if frame.latents is not None and model in self._catalog:
             for loader in self._loaders:

@@ -16,6 +16,7 @@ from pipelines.families.base import Family
 from pipelines.models.activations import Work
 from pipelines.models.additions import fits_model
 from pipelines.models.catalog import Catalog
+from pipelines.models.companions import explain_companion_misfit
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.loader import Loader
@@ -185,6 +186,15 @@ class StudioModels:
         """List the VAEs of the models folder that read this model's latents, as far as their files tell."""
         own = read_vae_facts(self.catalog[model])
         return [vae for vae in self.catalog.vaes() if not explain_vae_misfit(vae, own)]
+
+    def companions(self, model: str) -> list[CatalogEntry]:
+        """List the models that can draw together with this one, as far as their files tell."""
+        first = self.catalog[model]
+        return [
+            entry
+            for entry in self.catalog.values()
+            if entry.key != model and entry.local and not explain_companion_misfit(entry, first)
+        ]
 
     def steering(self, model: str, what: str) -> list[SteeringEntry]:
         """List the ControlNets or IP-Adapters of the models folder that are made for a model.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.errors import SettingsError
+from pipelines.models.companions import explain_guidance, find_companions
 from pipelines.models.steering_choice import find_extra_steering
 from pipelines.models.vaes import find_vae
 from pipelines.requests.extras import find_extras
@@ -55,6 +57,12 @@ def require_extras(request: Request, context: TaskContext) -> None:
     if extras.vae:
         find_vae(context.catalog.vaes(), extras.vae, entry)
     find_extra_steering(context.catalog, extras, entry)
+    find_companions(context.catalog, extras.companions, entry)
+    own = context.traits(request.model)
+    for key in extras.companions:
+        theirs = context.traits(key)
+        if own and theirs and own.guidance != theirs.guidance:
+            raise SettingsError(explain_guidance(context.catalog[key].label))
     for name in _list_names(request):
         context.given.read(name)
 

@@ -163,6 +163,8 @@ class RequestForm(FormSections):
         traits, fields = self.studio.traits(entry.key), self.fields
         for name in self.methods.keys() & values.keys():
             updates |= self.methods[name].updates(values[name], traits)
+        if new_entry:
+            updates |= self._offer_companions(entry, updates)
         updates |= {fields[name]: gr.update(value=values[name]) for name in PLAIN & values.keys()}
         updates |= {fields[name]: gr.update(value=str(values[name])) for name in SEEDS if name in values}
         updates |= {fields[name]: self._build_size_update(entry, values[name]) for name in SIDES if values.get(name)}
@@ -177,6 +179,18 @@ class RequestForm(FormSections):
         if "vae" in fields and "vae" in values:
             updates[fields["vae"]] = self._build_vae_update(entry.key, values["vae"])
         return updates
+
+    def _offer_companions(self, entry: CatalogEntry, updates: Data) -> Data:
+        """Offer the models that can stand beside a model; one that cannot is not chosen."""
+        if "ensemble" not in self.methods:
+            return {}
+        offered = self.list_companion_choices(entry.key)
+        keys = {key for _, key in offered}
+        fields = [self.methods["ensemble"].settings["composition"][name] for name in ("second", "third")]
+        kept = {field: updates.get(field, {}).get("value", "") for field in fields}
+        return {
+            field: gr.update(choices=offered, value=value if value in keys else "") for field, value in kept.items()
+        }
 
     def _build_vae_update(self, model: str, choice: Any = "own") -> Any:
         """Offer the VAEs that fit a model; one that does not is not chosen."""

@@ -32,7 +32,7 @@ __all__ = ["FIXED", "RANDOM", "SIDES", "FormSections", "list_style_choices"]
 
 RANDOM, FIXED = "random", FIXED_SEED
 SIDES = ("width", "height")
-METHOD_LABELS = {"made_like": "Made like", "start": "Initialization"}
+METHOD_LABELS = {"made_like": "Made like", "start": "Initialization", "ensemble": "Models"}
 
 
 class FormSections:
@@ -147,6 +147,16 @@ class FormSections:
     def second_pass(self) -> None:
         """Lay out what is done to the finished picture at a larger size."""
         self.method("second_pass", {"upscaler": list_upscaler_choices(self.studio)})
+
+    def ensemble(self) -> None:
+        """Lay out further models that draw together with the chosen one."""
+        offered = self.list_companion_choices(self.first.key)
+        self.method("ensemble", {"second": offered, "third": offered})
+
+    def list_companion_choices(self, model: str) -> list[tuple[str, str]]:
+        """List label and key of each model that can stand beside one, behind none."""
+        entries = self.studio.companions(model) if model in self.studio.catalog else []
+        return [("None", ""), *((format_model_label(entry), entry.key) for entry in entries)]
 
     def method(self, name: str, offered: Mapping[str, Choices] | None = None) -> None:
         """Lay out the sampler, the schedule or the guidance, with its settings."""

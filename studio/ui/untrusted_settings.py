@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from pipelines.controls import ENSEMBLES
 from pipelines.core.errors import StepwiseError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import Choice, Request, Traits
@@ -41,6 +42,7 @@ def accept_restored(restored: Restored, studio: Studio, model: str) -> Restored:
             equality = ""
     _find_vae(restored, values, notes, studio, model)
     _drop_missing_steering(values, notes, studio, model)
+    _drop_missing_companions(values, notes, studio, model)
     equality = equality if ("vae" in values) == ("vae" in restored.values) else ""
     return dataclasses.replace(restored, values=values, notes=notes, equality=equality)
 
@@ -79,6 +81,23 @@ def _drop_missing_steering(values: dict[str, Any], notes: list[str], studio: Stu
             continue
         values[field] = {"key": "none"}
         notes.append(f"The {words} was left out: {why}.")
+
+
+def _drop_missing_companions(values: dict[str, Any], notes: list[str], studio: Studio, model: str) -> None:
+    """Take out further models of which one is not here or cannot stand beside the chosen one, with a sentence."""
+    ensemble = ENSEMBLES.build(Choice.parse(values.get("ensemble", "none")))
+    here = {entry.key for entry in studio.companions(model)} if ensemble else set()
+    missing = (
+        [key for key in (ensemble.settings.second, ensemble.settings.third) if key and key not in here]
+        if ensemble
+        else []
+    )
+    if missing:
+        values["ensemble"] = {"key": "none"}
+        notes.append(
+            f"The further models were left out: {missing[0][:80]!r} is not here, or has another latent space than the "
+            "chosen model."
+        )
 
 
 def _strip_file_name(name: str) -> str:

@@ -168,6 +168,7 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "vae": {"key": "own"},
         "control": {"key": "none"},
         "image_prompt": {"key": "none"},
+        "ensemble": {"key": "none"},
     }
     assert restored.loras == () and restored.model == ""
     assert any("__class__, device" in note for note in restored.notes)

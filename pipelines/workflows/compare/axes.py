@@ -37,6 +37,7 @@ _PLAIN = {
     "vae": "VAE",
     "control": "ControlNet",
     "image_prompt": "Picture as prompt",
+    "ensemble": "Several models",
     "num_inference_steps": "Steps",
     "seed": "Seed",
     "size": "Size",
@@ -51,7 +52,7 @@ _PLAIN = {
 }
 _SHORT = {"steps": "num_inference_steps", "guidance_scale": "guidance.guidance_scale"}
 _COSTS = {
-    **{"model": 0, "vae": 0, "lora": 1},
+    **{"model": 0, "ensemble": 0, "vae": 0, "lora": 1},
     **dict.fromkeys(("size", "width", "height"), 2),
     **dict.fromkeys(("prompt", "negative_prompt", FIELD), 3),
 }

@@ -35,6 +35,7 @@ _ONE_PASS = Request().second_pass.to_json()
 _UNCACHED = Request().cache.to_json()
 _UNSTEERED = Request().control.to_json()
 _OWN_VAE = Request().vae.to_json()
+_ONE_MODEL = Request().ensemble.to_json()
 _UNSEARCHED = Request().search.to_json()
 CLIPS = frozenset({".mp4", ".webm", ".mov", ".mkv"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
@@ -214,6 +215,8 @@ def _list_figures(record: Record, label: str) -> list[tuple[str, str]]:
     for name, words in (("control", "ControlNet"), ("image_prompt", "Picture as prompt")):
         if request.get(name, _UNSTEERED) != _UNSTEERED:
             names[name] = words
+    if request.get("ensemble", _ONE_MODEL) != _ONE_MODEL:
+        names["ensemble"] = "Several models"
     if request.get("search", _UNSEARCHED) != _UNSEARCHED:
         names |= {"search": "Search", "reward": "Reward"}
     pairs += [

@@ -107,6 +107,8 @@ class TextToImageTab(RunningTab):
             form.method("reward")
         with gr.Accordion("Variation", open=False, elem_classes="sw-expert"):
             form.variation()
+        with gr.Accordion("Several models", open=False, elem_classes="sw-expert"):
+            form.ensemble()
         with gr.Accordion("ControlNet", open=False):
             form.steering("control")
         with gr.Accordion("Picture as prompt (IP-Adapter)", open=False):

@@ -23,7 +23,7 @@ from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import check_fit, check_request, check_second_pass
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
-from pipelines.requests.refusals import require_one_pass, require_unsearched, require_unsteered
+from pipelines.requests.refusals import require_one_model, require_one_pass, require_unsearched, require_unsteered
 from pipelines.requests.run_identity import identify_model, identify_run, identify_texts
 from pipelines.requests.search import is_searched
 from pipelines.requests.step_pictures import with_pictures
@@ -53,6 +53,7 @@ def parse_request(
     prompt_needed: bool = True,
     second_pass: bool = False,
     steered: bool = False,
+    composed: bool = False,
 ) -> Request:
     """Parse a checked request from untrusted values: random seeds and wildcards drawn, the model's own defaults where
     nothing is said.
@@ -63,6 +64,7 @@ def parse_request(
         prompt_needed: whether an empty prompt is refused.
         second_pass: whether the task runs a second pass where one is asked for; the others refuse it.
         steered: whether the task runs a ControlNet and an IP-Adapter; the others refuse them.
+        composed: whether the task runs several models together; the others refuse that.
     """
     values = keep_pictures(read_method_names(draw_seeds(values)), context)
     untrusted = Request.parse(values)
@@ -75,6 +77,8 @@ def parse_request(
         require_unsearched(request, "What this task makes")
     if not steered:
         require_unsteered(request, "This task")
+    if not composed:
+        require_one_model(request, "This task")
     request = _add_prompt_loras(_draw_wildcards(request, context), context)
     check_request(request, context.limits, prompt_needed, context.learned)
     traits = context.traits(request.model)

@@ -1,0 +1,121 @@
+"""Several models in one run: planned and loaded together, refused before the queue, stored and restored."""
+
+from __future__ import annotations
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from pipelines.core.errors import StepwiseError, UnknownMethodError
+from pipelines.models.extras import Extras
+from studio.backend import Studio, StudioSettings
+from studio.ui.form import RequestForm
+from studio.ui.restore import read_settings
+from tests.studio.waiting import ended
+
+REQUEST = {"model": "emoji-128", "prompt": "a fox on a blue background", "num_inference_steps": 2, "seed": 11}
+
+
+def compose(**settings):
+    return {"ensemble": {"key": "composition", "second": "emoji-128-flow", **settings}}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    home = tmp_path_factory.mktemp("ensembles")
+    studio = Studio(StudioSettings(home / "outputs", home / "models", device="cpu"))
+    yield studio
+    studio.close()
+
+
+def run(studio, task="text_to_image", **changes):
+    view = ended(studio.submit(task, {**REQUEST, **changes}))
+    assert view.status.value == "done", view.message
+    return view.cells[0]
+
+
+def test_two_models_draw_one_picture_and_a_weight_of_zero_is_the_plain_run(studio):
+    plain, both = run(studio), run(studio, **compose())
+    assert not np.array_equal(plain.images, both.images)
+    assert both.figures["evaluations"] == 2 * plain.figures["evaluations"]
+    np.testing.assert_array_equal(run(studio, **compose(second_weight=0.0)).images, plain.images)
+    half = run(studio, **compose(begin=0.5))
+    assert half.figures["evaluations"] == 1.5 * plain.figures["evaluations"]
+    restored = read_settings(studio, str(studio.store.get(both.results[0]).path), "emoji-128")
+    assert restored.values["ensemble"] == compose()["ensemble"]
+    elsewhere = read_settings(studio, str(studio.store.get(both.results[0]).path), "emoji")
+    assert elsewhere.values["ensemble"] == {"key": "none"}
+    assert any("another latent space" in note for note in elsewhere.notes)
+
+
+def test_a_comparison_a_search_and_a_second_pass_compose_too(studio):
+    cells = [{"ensemble.second_weight": 0.0}, {"ensemble.second_weight": 1.0}]
+    values = {"base": {**REQUEST, **compose()}, "cells": cells, "equal": "steps", "reference": False}
+    view = ended(studio.submit("compare", values))
+    assert view.status.value == "done", view.message
+    np.testing.assert_array_equal(view.cells[0].images, run(studio).images)
+    np.testing.assert_array_equal(view.cells[1].images, run(studio, **compose()).images)
+    found = run(studio, **compose(), search={"key": "random", "budget": 16}, reward="sharpness")
+    assert found.figures["evaluations"] == 16
+    second = {"second_pass": {"key": "latent", "factor": 1.5, "strength": 0.6}}
+    assert not np.array_equal(run(studio, **compose(), **second).images, run(studio, **second).images)
+
+
+def test_memory_is_asked_for_once_for_all_models_and_nothing_stays_on_the_first(studio):
+    loader = studio.loader
+    with loader.model("emoji-128", extras=Extras(companions=("emoji-128-flow",))) as family:
+        held = {row.key for row in loader.cache.snapshot() if row.pins}
+        names = sorted(key.part.rpartition(".")[2].split()[0] for key in held)
+        assert "SD3Transformer2DModel" in names and "UNet2DConditionModel" in names
+        assert names.count("AutoencoderKL") == 1
+        assert family.companions["emoji-128-flow"].vae is family.vae and family.ensemble is not None
+    assert family.companions == {} and family.ensemble is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (compose(second="emoji"), "different latent spaces"),
+        (compose(second="emoji-128"), "named twice"),
+        (compose(third="emoji-128-flow"), "named twice"),
+        (compose(second=""), "No second model"),
+        (compose(second="sana"), "own loop"),
+        (compose(second="sdxl"), "different latent spaces"),
+        (compose(begin=0.5, end=0.5), "leave later"),
+        ({**compose(), "cache": "deepcache"}, "A cache knows one network"),
+        ({**compose(), "made_like": "comfyui"}, "Stepwise's own rules"),
+        (
+            {**compose(), "second_pass": {"key": "demofusion", "factor": 2}},
+            "one|alone|parts",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_before_the_queue(studio, changes, words):
+    with pytest.raises(StepwiseError, match=words):
+        studio.submit("text_to_image", {**REQUEST, **changes})
+
+
+def test_an_unknown_model_and_tasks_that_run_one_say_so(studio):
+    with pytest.raises(UnknownMethodError, match="gone"):
+        studio.submit("text_to_image", {**REQUEST, **compose(second="gone")})
+    for task, extra in {"quantize": {"variants": ["int8"]}, "convergence": {}, "animate": {"frames": 2}}.items():
+        with pytest.raises(StepwiseError, match="runs one model"):
+            studio.submit(task, {"base": {**REQUEST, **compose()}, **extra})
+
+
+def test_the_form_offers_what_fits_and_follows_the_model(studio):
+    with gr.Blocks():
+        form = RequestForm(studio, "e", first="emoji-128")
+        form.prompt("a fox"), form.model(), form.words(), form.steps(), form.seed(), form.size(), form.variation()
+        form.loras(), form.ensemble(), form.wire()
+    controls = form.methods["ensemble"]
+    second = controls.settings["composition"]["second"]
+    assert [key for _, key in second.choices] == ["", "emoji-128-flow"]
+    data = {component: component.value for component in form.inputs}
+    assert form.draft(data)["ensemble"] == {"key": "none"}
+    typed = {controls.method: "composition", second: "emoji-128-flow"}
+    assert form.draft({**data, **typed})["ensemble"] == compose()["ensemble"]
+    shown = form.updates({"model": "emoji-128", **compose()})
+    assert shown[second]["value"] == "emoji-128-flow"
+    moved = form.updates({"model": "emoji", **compose()})
+    assert moved[second]["value"] == "" and [key for _, key in moved[second]["choices"]] == [""]
