@@ -1,14 +1,16 @@
-"""The tables of what steers a run besides its prompt: ControlNets, pictures as prompts, and further models."""
+"""The tables of what steers a run besides its prompt: ControlNets, pictures as prompts, further
+models, and sliders."""
 
 from __future__ import annotations
 
 from pipelines.controls.controlnet import ControlNet, ControlNetSettings
 from pipelines.controls.ensemble import Ensemble, EnsembleSettings
 from pipelines.controls.image_prompt import ImagePrompt, IpAdapterSettings
+from pipelines.controls.sliders import Sliders, SlidersSettings
 from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.core.types import Traits
 
-__all__ = ["CONTROLS", "ENSEMBLES", "IMAGE_PROMPTS"]
+__all__ = ["CONTROLS", "ENSEMBLES", "IMAGE_PROMPTS", "SLIDERS"]
 
 
 def _needs_controlled_family(traits: Traits) -> str | None:
@@ -67,6 +69,22 @@ ENSEMBLES: Table[Ensemble | None] = Table(
             fit=own_loop_only,
             paper="Liu et al., arXiv:2206.01714",
             help="Models of one latent space draw together: each step takes the mean of what they predict.",
+        ),
+    ],
+)
+
+SLIDERS: Table[Sliders | None] = Table(
+    "sliders",
+    [
+        Method("none", "No sliders", lambda settings: None, help="The picture as it is."),
+        Method(
+            "directions",
+            "Directions of this model",
+            Sliders,
+            SlidersSettings,
+            fit=own_loop_only,
+            paper="Haas et al., arXiv:2303.11073; Wang et al., arXiv:2502.02225",
+            help="Moves the picture along the directions in which this model's pictures differ most.",
         ),
     ],
 )

@@ -44,6 +44,7 @@ METHODS = (
     "control",
     "image_prompt",
     "ensemble",
+    "sliders",
     "search",
     "reward",
 )
@@ -125,6 +126,7 @@ class Request:
         cache: what leaves parts of the network's evaluations out, with its settings.
         control, image_prompt: pictures that steer the run, with the ControlNet or IP-Adapter that reads them.
         ensemble: further models whose predictions are averaged with the model's, with their weights.
+        sliders: directions of the model's own along which the run is moved, with how far.
         vae: what encodes and decodes pictures: the model's own, or one of the models folder by name.
         search: how a picture is searched for, with its settings; a single run by default.
         reward: what a search makes large, with its settings; not read without a search.
@@ -152,6 +154,7 @@ class Request:
     control: Choice = Choice("none")
     image_prompt: Choice = Choice("none")
     ensemble: Choice = Choice("none")
+    sliders: Choice = Choice("none")
     search: Choice = Choice("none")
     reward: Choice = Choice("adherence")
     num_inference_steps: int = 25

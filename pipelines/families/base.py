@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
+from pipelines.families.directions import Directions
 from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.prompts.rules import HERE, PromptRules
@@ -68,6 +70,8 @@ class Family(abc.ABC):
         pictures: that steer this job's runs, (H, W, 3), uint8, by the names that a request has for them.
         companions: further models, whose predictions a request averages with this one's, each by its key.
         ensemble: this model and its companions as one network; None without any.
+        directions_folder: files of directions for sliders; None where there are none.
+        directions: those of them that this job's runs are moved along, by name.
         notes: what the last decoding had to do otherwise, a sentence each, for the person.
         learned: the schedules that were fitted to models; the shipped ones, until a loader knows more.
         network: the denoising network.
@@ -88,6 +92,7 @@ class Family(abc.ABC):
     rows_together: int = 1
     identity: tuple[tuple[str, Hashable], ...] | None = None
     learned: LearnedSchedules = LearnedSchedules()
+    directions_folder: Path | None = None
 
     def __init__(self, components: Mapping[str, Any]):
         self.components = dict(components)
@@ -96,6 +101,7 @@ class Family(abc.ABC):
         self.pictures: Mapping[str, np.ndarray] = {}
         self.companions: Mapping[str, Family] = {}
         self.ensemble: Network | None = None
+        self.directions: Mapping[str, Directions] = {}
 
     @property
     @abc.abstractmethod

@@ -13,6 +13,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import unet_control_inputs
+from pipelines.families.directions import shifted_middle
 from pipelines.families.image_prompt import applied_image_prompt
 from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
 from pipelines.families.prompt_tokens import most_chunks
@@ -90,7 +91,10 @@ class StableDiffusion(LatentFamily):
         inputs, times = latents.to(dtype), self._convert_times(timesteps)
         added = self._build_added_conditions(tensors, dtype)
         control = unet_control_inputs(self.components.get("controlnet"), inputs, times, tensors, added)
-        with applied_image_prompt(self.network, self.components.get("ip_adapter"), tensors):
+        with (
+            applied_image_prompt(self.network, self.components.get("ip_adapter"), tensors),
+            shifted_middle(self.network, self.directions, tensors, timesteps),
+        ):
             return self.network(
                 inputs,
                 times,

@@ -6,6 +6,7 @@ from pipelines.core.registry import Method, Table, own_loop_only
 from pipelines.inspection.autoencoder_trace import AutoencoderTrace
 from pipelines.inspection.base import Inspection, needs_word_by_word
 from pipelines.inspection.classifier import DiffusionClassifier, DiffusionClassifierSettings
+from pipelines.inspection.directions import DirectionSearch, DirectionSearchSettings
 from pipelines.inspection.personalization import Personalization, PersonalizationSettings, fits_one_clip
 from pipelines.inspection.protection import Protection, ProtectionSettings
 from pipelines.inspection.seed_shift import SeedShift, SeedShiftSettings
@@ -80,6 +81,14 @@ INSPECTIONS: Table[Inspection] = Table(
             ProtectionSettings,
             paper="Salman et al., PhotoGuard, arXiv:2302.06588",
             help="Changes the picture a little so that edits go wrong, and what JPEG, blur and scaling leave of that.",
+        ),
+        Method(
+            "directions",
+            "Directions for sliders (PCA)",
+            DirectionSearch,
+            DirectionSearchSettings,
+            paper="Haas et al., arXiv:2303.11073",
+            help="In what this model's pictures differ most: draws many and keeps the directions for Sliders.",
         ),
     ],
     fit=own_loop_only,

@@ -18,6 +18,7 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Traits
 from pipelines.edits.words import Words, read_rows
 from pipelines.families.base import Family
+from pipelines.families.directions import Directions
 from pipelines.guidance.cfg import Unguided
 from pipelines.requests.encoding import decode, encode_request
 from pipelines.requests.prompts import prompt_rules
@@ -38,6 +39,7 @@ class Finding:
         sentence: what it comes to, for the person.
         pictures: that the probe drew, (N, H, W, 3), uint8; None without.
         words: new words to save, each with its vectors (n, width).
+        directions: for sliders, to be saved under the name that the settings say; None for none.
     """
 
     figures: Mapping[str, float]
@@ -47,6 +49,7 @@ class Finding:
     sentence: str = ""
     pictures: np.ndarray | None = None
     words: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    directions: Directions | None = None
 
 
 @dataclasses.dataclass

@@ -36,6 +36,7 @@ def assemble_model(
     Raises:
         ModelError: diffusers refuses the parts.
     """
+    from pipelines.controls.direction_files import FOLDER
     from pipelines.families import FAMILIES, family_of
     from pipelines.families.preview import read_factors
     from pipelines.families.stock import StockPipeline
@@ -57,6 +58,7 @@ def assemble_model(
         family = family_of(components | fitted | embeddings | ({"preview": factors} if factors else {}))
         family.identity = tuple(sorted(plan.keys.items()))
         family.rows_by_size = rows_by_network.setdefault(plan.keys[family.network_name], {})
+        family.directions_folder = catalog.folder / FOLDER
         family.learned = LearnedSchedules.beside_models(catalog.folder)
         return family
     return StockPipeline(_build_pipeline(plan, components), factors)

@@ -32,7 +32,7 @@ _ROLES = {
 }
 """Folder names of ours and of AUTOMATIC1111, Forge, ComfyUI, SwarmUI, Fooocus and InvokeAI, in small letters."""
 
-_OWN = frozenset({"metrics", "rewards", "tiny_vae", "schedules", "starts", "wildcards"})
+_OWN = frozenset({"metrics", "rewards", "tiny_vae", "schedules", "sliders", "starts", "wildcards"})
 """Folders at the top that other parts of the program read."""
 
 _BESIDE = frozenset(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pipelines.autoencoders import VAES, get_vae_name
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
-from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS
+from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS
 from pipelines.core.caching import SteppedCache
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
@@ -40,6 +40,7 @@ TABLES: Mapping[str, Table[object]] = {
     "control": CONTROLS,
     "image_prompt": IMAGE_PROMPTS,
     "ensemble": ENSEMBLES,
+    "sliders": SLIDERS,
     "search": SEARCHES,
     "reward": REWARDS,
 }
@@ -137,6 +138,7 @@ def check_request(
     check_second_pass(request, limits)
     check_steering(request)
     _check_ensemble(request)
+    _check_sliders(request)
     cache = CACHES.build(request.cache)
     if isinstance(cache, SteppedCache):
         cache.require_steps(request.num_inference_steps)
@@ -164,7 +166,7 @@ def check_second_pass(request: Request, limits: Limits) -> None:
     second = SECOND_PASSES.build(request.second_pass)
     if second.factor == 1:
         return
-    company = (request.cache, request.control, request.image_prompt, request.ensemble)
+    company = (request.cache, request.control, request.image_prompt, request.ensemble, request.sliders)
     if isinstance(second, SteeringPass) and second.alone and any(one.key != "none" for one in company):
         raise MethodFitError(second.alone)
     require_made_here(request, "A second pass")
@@ -214,6 +216,23 @@ def _check_ensemble(request: Request) -> None:
     require_made_here(request, "A composition of several models")
     if request.cache.key != Request.cache.key:
         raise MethodFitError("A cache knows one network, not several models. Set Cache to No cache ('none').")
+
+
+def _check_sliders(request: Request) -> None:
+    """Check sliders against the other methods.
+
+    Raises:
+        SettingsError: their own settings contradict each other, or a second pass has another size.
+        MethodFitError: a cache, which leaves out the layer that they move.
+    """
+    sliders = SLIDERS.build(request.sliders)
+    if sliders is None:
+        return
+    sliders.check()
+    if request.second_pass.key != Request.second_pass.key:
+        raise SettingsError("Sliders are of one size, and a second pass has another. Set one of the two to none.")
+    if request.cache.key != Request.cache.key:
+        raise MethodFitError("Sliders move a layer that a cache leaves out. Set Cache to No cache ('none').")
 
 
 def check_fit(request: Request, traits: Traits, fields: Collection[str] = METHODS) -> None:

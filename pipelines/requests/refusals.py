@@ -64,13 +64,15 @@ def require_unsteered(request: Request, what: str) -> None:
 
 
 def require_one_model(request: Request, what: str) -> None:
-    """Refuse a composition of several models where one is run.
+    """Refuse a composition of several models, and sliders, where one model is run as it is.
 
     Raises:
         SettingsError: there is one; `what` begins the sentence, e.g. "An edit".
     """
     if request.ensemble.key != Request.ensemble.key:
         raise SettingsError(f"{what} runs one model. Set Several models to One model ('none').")
+    if request.sliders.key != Request.sliders.key:
+        raise SettingsError(f"{what} has no sliders. Set Sliders to No sliders ('none').")
 
 
 def require_own_parts(request: Request, what: str) -> None:

@@ -66,6 +66,7 @@ def identify_run(resolved: ResolvedRun, family: Family) -> Hashable | None:
         resolved.levels,
         () if request.start.key == Request.start.key else _stamp_folder(family.components.get("fitted_starts")),
         _stamp_learned(resolved, family),
+        () if request.sliders.key == Request.sliders.key else _stamp_folder(family.directions_folder),
     )
 
 

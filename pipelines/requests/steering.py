@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS
+from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS
 from pipelines.core.errors import PictureError
 from pipelines.core.prediction import Addition
 from pipelines.core.types import Request
@@ -41,6 +41,8 @@ def build_additions(
         additions.append(image_prompt.build(family, _find_picture(family, image_prompt.settings.picture), shares))
     if (ensemble := ENSEMBLES.build(request.ensemble)) and isinstance(family, Family) and family.companions:
         additions.append(ensemble.build(family, shares))
+    if (sliders := SLIDERS.build(request.sliders)) and isinstance(family, Family):
+        additions.append(sliders.build(family, shares))
     return [addition for addition in additions if addition is not None]
 
 

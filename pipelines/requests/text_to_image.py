@@ -11,6 +11,8 @@ import torch
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.compatibility.base import Compatibility
+from pipelines.controls import SLIDERS
+from pipelines.controls.direction_files import read_directions
 from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan
 from pipelines.core.caching import Cache, FittedCache
 from pipelines.core.denoiser import Denoiser
@@ -107,6 +109,7 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         request = request.replace(schedule=Choice(request.schedule.key, settings))
         sampler = schedule.solver(sampler)
         _require_all_steps(request, initialization, sampler)
+    _require_sliders(request, family)
     program = COMPATIBILITIES.build(request.made_like)
     noise_schedule = family.noise_schedule_for(request.width, request.height)
     if not isinstance(schedule, FittedSchedule):
@@ -132,6 +135,14 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         program,
         cache,
     )
+
+
+def _require_sliders(request: Request, family: Family) -> None:
+    """Say now, where the size is known, which sliders do not fit."""
+    sliders = SLIDERS.build(request.sliders)
+    if sliders is not None and family.directions_folder is not None:
+        directions = read_directions(family.directions_folder, sliders.settings.file)
+        sliders.require_fit(directions, request.model, (request.width, request.height))
 
 
 def _bind_words(guidance: Guidance, request: Request, family: Family) -> Guidance:
@@ -241,7 +252,7 @@ def assemble_run(
     initial, source = noise
     additions = build_additions(resolved.request, family, [1.0] * len(initial))
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
-    return Run(
+    run = Run(
         denoiser=Denoiser(
             family.ensemble or family, guidance, conditionings, cancelled, plan, resolved.cache, additions
         ),
@@ -252,6 +263,8 @@ def assemble_run(
         noise_schedule=noise_schedule,
         begin=_bind_begin(resolved, family, source),
     )
+    sliders = SLIDERS.build(resolved.request.sliders)
+    return run if sliders is None else sliders.lead(run, family, [1.0] * len(initial))
 
 
 def _bind_begin(resolved: ResolvedRun, family: Family, noise: NoiseSource) -> Begin | None:

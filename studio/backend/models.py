@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.controls.direction_files import FOLDER, list_fitting
 from pipelines.core.errors import LoraError, StepwiseError
 from pipelines.core.interruption import interruptible, large_modules
 from pipelines.core.types import Choice, LoraChoice, Traits
@@ -195,6 +196,10 @@ class StudioModels:
             for entry in self.catalog.values()
             if entry.key != model and entry.local and not explain_companion_misfit(entry, first)
         ]
+
+    def directions(self, model: str) -> list[str]:
+        """List the names of the files of directions for sliders that are of this model."""
+        return list_fitting(self.catalog.folder / FOLDER, model)
 
     def steering(self, model: str, what: str) -> list[SteeringEntry]:
         """List the ControlNets or IP-Adapters of the models folder that are made for a model.

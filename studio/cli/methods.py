@@ -19,7 +19,7 @@ def _collect_tables() -> tuple[Table[Any], ...]:
     from pipelines.autoencoders import VAES
     from pipelines.caches import CACHES
     from pipelines.compatibility import COMPATIBILITIES
-    from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS
+    from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS
     from pipelines.edits import EDITS
     from pipelines.guidance import GUIDANCE
     from pipelines.initializations import INITIALIZATIONS
@@ -47,6 +47,7 @@ def _collect_tables() -> tuple[Table[Any], ...]:
         CONTROLS,
         IMAGE_PROMPTS,
         ENSEMBLES,
+        SLIDERS,
         INVERSIONS,
         EDITS,
         VIDEOS,

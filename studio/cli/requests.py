@@ -45,6 +45,7 @@ _EXAMPLES = {
     "control": "e.g. controlnet,model=canny,picture=FILE,map=edges,strength=0.8,end=0.6",
     "image_prompt": "e.g. ip_adapter,model=ip-adapter-sd15,picture=FILE,strength=0.6",
     "ensemble": "e.g. composition,second=emoji-128-flow,second_weight=0.5,course=fade_in",
+    "sliders": "e.g. directions,file=foxes,first=1.5,third=-2",
     "search": "e.g. random,budget=400 or zero_order,budget=800,neighbors=4",
     "reward": "what a search makes large, e.g. sharpness or color,color=d03030",
 }

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipelines.controls import SLIDERS
+from pipelines.controls.direction_files import FOLDER, read_directions
 from pipelines.core.errors import SettingsError
+from pipelines.core.types import Request
 from pipelines.models.companions import explain_guidance, find_companions
 from pipelines.models.steering_choice import find_extra_steering
 from pipelines.models.vaes import find_vae
@@ -13,7 +16,6 @@ from pipelines.requests.extras import find_extras
 from studio.tasks.pictures import read_picture
 
 if TYPE_CHECKING:
-    from pipelines.core.types import Request
     from pipelines.families.base import Family
     from studio.tasks.context import TaskContext
 
@@ -65,6 +67,10 @@ def require_extras(request: Request, context: TaskContext) -> None:
             raise SettingsError(explain_guidance(context.catalog[key].label))
     for name in _list_names(request):
         context.given.read(name)
+    if sliders := SLIDERS.build(request.sliders):
+        directions = read_directions(context.catalog.folder / FOLDER, sliders.settings.file)
+        searched = request.search.key != Request.search.key
+        sliders.require_fit(directions, request.model, (request.width, request.height), searched)
 
 
 def give_pictures(family: Family, requests: Iterable[Request], context: TaskContext) -> None:

@@ -83,7 +83,8 @@ class Inspect:
         "Look at what a picture, a prompt and a model have to do with each other; its outcome has figures, maps as "
         "rows of numbers, and the points of a curve.",
         '{"base": fields of a request, "inspection": "word_attention", "word_information", "classifier", '
-        '"autoencoder_trace", "seed_shift", "smoothness", "personalization" or "protection" with its settings, '
+        '"autoencoder_trace", "seed_shift", "smoothness", "personalization", "protection" or "directions" with its '
+        "settings, "
         '"picture": the file of the picture as base64 or as a data URL; without one the request\'s own is drawn}.',
         (build_prompt_argument("what the picture shows."),),
         examples=(
@@ -99,7 +100,7 @@ class Inspect:
 
     def work(self, request: InspectRequest) -> tuple[float, float]:
         pieces = request.build().count_pieces()
-        draws = request.inspection.key in ("seed_shift", "smoothness")
+        draws = request.inspection.key in ("seed_shift", "smoothness", "directions")
         own = 0 if request.picture is not None else request.base.num_inference_steps
         return own + pieces * (request.base.num_inference_steps if draws else 4), 2
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
 from gradio.components import Component
@@ -49,6 +49,11 @@ class RequestForm(FormSections):
         )
         # Files that came into the models folder since are offered when a list is opened.
         model.focus(self._renew_models, outputs=model, **PLUMBING)
+        if "sliders" in self.methods:
+            file = cast(gr.Dropdown, self.methods["sliders"].settings["directions"]["file"])
+            file.focus(
+                lambda key: gr.update(choices=self.list_direction_choices(key)), inputs=model, outputs=file, **PLUMBING
+            )
         names = self.lora.names
         names.focus(
             lambda key: gr.update(choices=self.studio.loras(key) if key in self.studio.catalog else []),
@@ -104,10 +109,12 @@ class RequestForm(FormSections):
             steered: Data = {}
             for name, one in self.steered.items():
                 steered |= one.offer(self.list_steering_choices(name, entry.key))
-            return {**models, **lora_updates, **hint_updates, **upscalers, **vae, **steered}
+            files: Data = {field: gr.update(choices=one) for field, one in self._list_offers(entry.key).items()}
+            return {**models, **lora_updates, **hint_updates, **upscalers, **vae, **steered, **files}
 
         steered = {one.model for one in self.steered.values()}
-        outputs: set[Block] = {model, *loras.components, *hint, *self._upscalers, *self._vae, *steered}
+        files = set(self._list_offers(self.first.key))
+        outputs: set[Block] = {model, *loras.components, *hint, *self._upscalers, *self._vae, *steered, *files}
         return Lists({model, *loras.components}, outputs, updates)
 
     @property
@@ -164,7 +171,7 @@ class RequestForm(FormSections):
         for name in self.methods.keys() & values.keys():
             updates |= self.methods[name].updates(values[name], traits)
         if new_entry:
-            updates |= self._offer_companions(entry, updates)
+            updates |= self._offer_files(entry, updates)
         updates |= {fields[name]: gr.update(value=values[name]) for name in PLAIN & values.keys()}
         updates |= {fields[name]: gr.update(value=str(values[name])) for name in SEEDS if name in values}
         updates |= {fields[name]: self._build_size_update(entry, values[name]) for name in SIDES if values.get(name)}
@@ -180,17 +187,24 @@ class RequestForm(FormSections):
             updates[fields["vae"]] = self._build_vae_update(entry.key, values["vae"])
         return updates
 
-    def _offer_companions(self, entry: CatalogEntry, updates: Data) -> Data:
-        """Offer the models that can stand beside a model; one that cannot is not chosen."""
-        if "ensemble" not in self.methods:
-            return {}
-        offered = self.list_companion_choices(entry.key)
-        keys = {key for _, key in offered}
-        fields = [self.methods["ensemble"].settings["composition"][name] for name in ("second", "third")]
-        kept = {field: updates.get(field, {}).get("value", "") for field in fields}
-        return {
-            field: gr.update(choices=offered, value=value if value in keys else "") for field, value in kept.items()
-        }
+    def _offer_files(self, entry: CatalogEntry, updates: Data) -> Data:
+        """Offer the further models and the directions that fit a model; one that does not is not chosen."""
+        offers: Data = {}
+        for field, choices in self._list_offers(entry.key).items():
+            value = updates.get(field, {}).get("value", "")
+            offers[field] = gr.update(choices=choices, value=value if value in {key for _, key in choices} else "")
+        return offers
+
+    def _list_offers(self, model: str) -> dict[Component, list[tuple[str, str]]]:
+        """What there is of the models folder for settings of methods, by component."""
+        offers: dict[Component, list[tuple[str, str]]] = {}
+        if "ensemble" in self.methods:
+            fields, choices = self.methods["ensemble"].settings["composition"], self.list_companion_choices(model)
+            offers |= {fields["second"]: choices, fields["third"]: choices}
+        if "sliders" in self.methods:
+            fields = self.methods["sliders"].settings["directions"]
+            offers[fields["file"]] = self.list_direction_choices(model)
+        return offers
 
     def _build_vae_update(self, model: str, choice: Any = "own") -> Any:
         """Offer the VAEs that fit a model; one that does not is not chosen."""

@@ -153,6 +153,15 @@ class FormSections:
         offered = self.list_companion_choices(self.first.key)
         self.method("ensemble", {"second": offered, "third": offered})
 
+    def sliders(self) -> None:
+        """Lay out the sliders along directions of the model's own."""
+        self.method("sliders", {"file": self.list_direction_choices(self.first.key)})
+
+    def list_direction_choices(self, model: str) -> list[tuple[str, str]]:
+        """List label and key of each file of directions that is of a model, behind none."""
+        names = self.studio.directions(model) if model in self.studio.catalog else []
+        return [("None", ""), *((name, name) for name in names)]
+
     def list_companion_choices(self, model: str) -> list[tuple[str, str]]:
         """List label and key of each model that can stand beside one, behind none."""
         entries = self.studio.companions(model) if model in self.studio.catalog else []

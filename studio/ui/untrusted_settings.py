@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from pipelines.controls import ENSEMBLES
+from pipelines.controls import ENSEMBLES, SLIDERS
 from pipelines.core.errors import StepwiseError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import Choice, Request, Traits
@@ -43,6 +43,7 @@ def accept_restored(restored: Restored, studio: Studio, model: str) -> Restored:
     _find_vae(restored, values, notes, studio, model)
     _drop_missing_steering(values, notes, studio, model)
     _drop_missing_companions(values, notes, studio, model)
+    _drop_missing_sliders(values, notes, studio, model)
     equality = equality if ("vae" in values) == ("vae" in restored.values) else ""
     return dataclasses.replace(restored, values=values, notes=notes, equality=equality)
 
@@ -97,6 +98,17 @@ def _drop_missing_companions(values: dict[str, Any], notes: list[str], studio: S
         notes.append(
             f"The further models were left out: {missing[0][:80]!r} is not here, or has another latent space than the "
             "chosen model."
+        )
+
+
+def _drop_missing_sliders(values: dict[str, Any], notes: list[str], studio: Studio, model: str) -> None:
+    """Take out sliders whose directions are not here or are of another model, with a sentence."""
+    sliders = SLIDERS.build(Choice.parse(values.get("sliders", "none")))
+    if sliders is not None and sliders.settings.file not in studio.directions(model):
+        values["sliders"] = {"key": "none"}
+        notes.append(
+            f"The sliders were left out: {sliders.settings.file[:80]!r} is not in the models folder, or not for this "
+            "model."
         )
 
 

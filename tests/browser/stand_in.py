@@ -71,6 +71,12 @@ class StandIn:
     def vaes(self, model: str) -> list[VaeEntry]:
         return []
 
+    def companions(self, model: str) -> list[CatalogEntry]:
+        return []
+
+    def directions(self, model: str) -> list[str]:
+        return []
+
     def steering(self, model: str, what: str) -> list[SteeringEntry]:
         return []
 

@@ -119,3 +119,41 @@ def test_the_form_offers_what_fits_and_follows_the_model(studio):
     assert shown[second]["value"] == "emoji-128-flow"
     moved = form.updates({"model": "emoji", **compose()})
     assert moved[second]["value"] == "" and [key for _, key in moved[second]["choices"]] == [""]
+
+
+def test_directions_are_computed_kept_and_moved_along(studio):
+    base = {"model": "emoji", "prompt": "a fox", "num_inference_steps": 2, "seed": 3}
+    look = {"key": "directions", "runs": 4, "directions": 2, "name": "foxes"}
+    view = ended(studio.submit("inspect", {"base": base, "inspection": look}))
+    assert view.status.value == "done", view.message
+    assert view.cells[0].images.shape[0] == 5 and studio.directions("emoji") == ["foxes"]
+    assert studio.directions("emoji-128") == []
+    with pytest.raises(StepwiseError, match="already"):
+        studio.submit("inspect", {"base": base, "inspection": look})
+    with pytest.raises(StepwiseError, match="small letters"):
+        studio.submit("inspect", {"base": base, "inspection": {**look, "name": "Foxes!"}})
+    moved = {"key": "directions", "file": "foxes", "first": 2.0}
+    plain = run(studio, **base)
+    np.testing.assert_array_equal(run(studio, **base, sliders={**moved, "first": 0.0}).images, plain.images)
+    cell = run(studio, **base, sliders=moved)
+    assert not np.array_equal(cell.images, plain.images)
+    path = str(studio.store.get(cell.results[0]).path)
+    assert read_settings(studio, path, "emoji").values["sliders"] == moved
+    gone = read_settings(studio, path, "emoji-128")
+    assert gone.values["sliders"] == {"key": "none"} and any("sliders were left out" in note for note in gone.notes)
+    for changes, words in (
+        ({"model": "emoji-128"}, "of the model 'emoji'"),
+        ({"width": 96}, "64 × 64 pixels"),
+        ({"sliders": {**moved, "third": 1.0}}, "third is moved"),
+        ({"sliders": {**moved, "file": ""}}, "No directions are chosen"),
+        ({"sliders": {**moved, "file": "gone"}}, "gone"),
+        ({"sliders": {**moved, "begin": 0.5, "end": 0.5}}, "End them later"),
+        ({"cache": "deepcache"}, "a cache leaves out"),
+        ({"second_pass": {"key": "latent", "factor": 2}}, "one size"),
+    ):
+        with pytest.raises(StepwiseError, match=words):
+            studio.submit("text_to_image", {**base, "sliders": moved, **changes})
+    with pytest.raises(StepwiseError, match="no sliders"):
+        studio.submit("animate", {"base": {**base, "sliders": moved}, "frames": 2})
+    with pytest.raises(StepwiseError, match="no UNet"):
+        studio.submit("inspect", {"base": {**base, "model": "emoji-128-flow"}, "inspection": {**look, "name": "x"}})

@@ -38,6 +38,7 @@ _PLAIN = {
     "control": "ControlNet",
     "image_prompt": "Picture as prompt",
     "ensemble": "Several models",
+    "sliders": "Sliders",
     "num_inference_steps": "Steps",
     "seed": "Seed",
     "size": "Size",

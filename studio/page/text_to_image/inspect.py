@@ -33,7 +33,18 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "InspectPanel", "encode_map_url", "read_shown", "render_finding"]
 
 KEY = "inspect"
-_UNUSED = ("cache", "second_pass", "made_like", "vae", "control", "image_prompt", "search", "reward")
+_UNUSED = (
+    "cache",
+    "second_pass",
+    "made_like",
+    "vae",
+    "control",
+    "image_prompt",
+    "ensemble",
+    "sliders",
+    "search",
+    "reward",
+)
 """Fields of a picture's request that no inspection takes."""
 
 _HEAT = (240, 96, 24)

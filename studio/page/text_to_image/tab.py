@@ -109,6 +109,8 @@ class TextToImageTab(RunningTab):
             form.variation()
         with gr.Accordion("Several models", open=False, elem_classes="sw-expert"):
             form.ensemble()
+        with gr.Accordion("Sliders", open=False, elem_classes="sw-expert"):
+            form.sliders()
         with gr.Accordion("ControlNet", open=False):
             form.steering("control")
         with gr.Accordion("Picture as prompt (IP-Adapter)", open=False):

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.core.errors import SettingsError
+from pipelines.controls.direction_files import FOLDER, list_directions, write_directions
+from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.families.directions import MIDDLE
 from pipelines.inspection import INSPECTIONS
 from pipelines.inspection.base import Finding
+from pipelines.inspection.directions import DirectionSearch
 from pipelines.inspection.personalization import Personalization, find_start, replace_word
 from pipelines.requests.text_to_image import resolve
 from pipelines.weights.embedding_files import write_embedding
@@ -39,6 +42,8 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> InspectRequest:
     inspection = request.build()
     if isinstance(inspection, Personalization):
         _require_savable(inspection, request.base.prompt, context)
+    if isinstance(inspection, DirectionSearch):
+        _require_savable_directions(inspection, request, context)
     return request
 
 
@@ -51,6 +56,18 @@ def _require_savable(inspection: Personalization, prompt: str, context: TaskCont
     context.require_keeping()
     if any(one.key.lower() == chosen.word for one in context.catalog.embeddings()):
         raise SettingsError(f"There is an embedding {chosen.word!r} already. Give the new word another name.")
+
+
+def _require_savable_directions(inspection: DirectionSearch, request: InspectRequest, context: TaskContext) -> None:
+    """Refuse a name that is taken or none, and a space that the model does not have."""
+    inspection.check()
+    traits = context.traits(request.base.model)
+    if inspection.settings.space == MIDDLE and traits and traits.backbone != "unet":
+        raise MethodFitError("This model has no UNet with a middle block. Choose the space 'latents'.")
+    if inspection.name:
+        context.require_keeping()
+        if inspection.name in list_directions(context.catalog.folder / FOLDER):
+            raise SettingsError(f"There are sliders {inspection.name!r} already. Give the new ones another name.")
 
 
 def run(request: InspectRequest, job: Job, context: TaskContext) -> None:
@@ -71,6 +88,8 @@ def run(request: InspectRequest, job: Job, context: TaskContext) -> None:
             found, looked = run_inspection(request, resolved, family, job.cancelled, advance)
     for word, vectors in found.words.items():
         write_embedding(vectors, context.catalog.folder / "embeddings" / f"{word}.safetensors")
+    if found.directions is not None and (name := request.inspection.settings.get("name")):
+        write_directions(found.directions, context.catalog.folder / FOLDER, str(name))
     pictures = found.pictures if found.pictures is not None else np.asarray(looked.picture)[None]
     released = context.release_pictures(pictures, request.base.model, job)
     figures = {"evaluations": looked.evaluations, "seconds": time.monotonic() - start}
