@@ -126,7 +126,10 @@ def _run_layer(layers: list[Any], hidden: torch.Tensor, temb: Any, keywords: dic
 
 
 def _run_down(block: Any, kept: int) -> Forward:
-    """A way down that makes the block's first skip connections alone, with None in the place of the others."""
+    """A way down that makes the block's first skip connections alone, with empty tensors in the place of the others.
+
+    The network asks for their sizes where it cannot halve its latents evenly, and gives them to blocks left out.
+    """
     total = len(block.resnets) + bool(block.downsamplers)
 
     def run(hidden_states: torch.Tensor, temb: Any = None, **keywords: Any) -> tuple[torch.Tensor, tuple[Any, ...]]:
@@ -134,7 +137,8 @@ def _run_down(block: Any, kept: int) -> Forward:
         for layers in _pair_up(block)[:kept]:
             hidden_states = _run_layer(layers, hidden_states, temb, keywords)
             outputs.append(hidden_states)
-        return hidden_states, (*outputs, *[None] * (total - len(outputs)))
+        empty = hidden_states.new_empty(0, 0, 1, 1)
+        return hidden_states, (*outputs, *[empty] * (total - len(outputs)))
 
     return run
 

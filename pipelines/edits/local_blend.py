@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class WordMaps:
     def add(self, maps: torch.Tensor) -> None:
         """Add maps (2, heads, queries, L) of source and edit."""
         height, width = self.shape
-        shrink = round((height * width / maps.shape[2]) ** 0.5)
+        shrink = 2 ** round(math.log2(height * width / maps.shape[2]) / 2)  # a side that is odd is rounded up
         side = (-(-height // shrink), -(-width // shrink))
         if max(side) > _LARGEST_SIDE or side[0] * side[1] != maps.shape[2]:
             return

@@ -45,7 +45,7 @@ class StableDiffusion(LatentFamily):
         self.traits = Traits(self.key, self.prediction_type, "unet", "embedded" if self.embeds_guidance else "cfg")
         height, width = sample_side(config.sample_size)
         self.default_size = (width * self.vae_scale_factor, height * self.vae_scale_factor)
-        self.size_multiple = self.vae_scale_factor * 2 ** (len(config.block_out_channels) - 1)
+        self.size_multiple = math.lcm(8, self.vae_scale_factor)  # as diffusers; the UNet copes with odd halves
 
     @classmethod
     def fits(cls, components: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from pipelines.models.files import part_folder, read_json
 
 __all__ = ["size_multiple"]
 
-_BY_FAMILY = {"sd": 64, "sdxl": 32, "sd3": 16, "flux": 16}
-"""Of the published models: the autoencoder's factor of eight times what the network halves, or its patches."""
+_BY_FAMILY = {"sd": 8, "sdxl": 8, "sd3": 16, "flux": 16}
+"""Of the published models: the autoencoder's factor of eight, times a transformer's patches. A UNet copes with sides
+that it cannot halve evenly."""
 
 _OTHERWISE = 8
 
@@ -28,11 +30,11 @@ def size_multiple(entry: CatalogEntry) -> int:
     if entry.path is None or entry.family not in _BY_FAMILY or not entry.path.is_dir():
         return usual
     autoencoder = _config(entry.path, "vae")
-    network = _config(entry.path, "unet" if entry.family in ("sd", "sdxl") else "transformer")
+    network = _config(entry.path, "transformer")
     try:
         factor = 2 ** (len(autoencoder["block_out_channels"]) - 1)
         if entry.family in ("sd", "sdxl"):
-            return factor * 2 ** (len(network["block_out_channels"]) - 1)
+            return math.lcm(8, factor)
         return factor * (int(network["patch_size"]) if entry.family == "sd3" else 2)
     except (KeyError, TypeError, ValueError):  # a part lies elsewhere, or names are another library's
         return usual

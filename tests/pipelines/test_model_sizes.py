@@ -22,7 +22,7 @@ def test_a_folders_configurations_say_what_the_loaded_model_says(key, tmp_path):
 
 def test_the_shipped_models_and_the_published_ones(tmp_path):
     catalog = Catalog(tmp_path)
-    shipped = {"emoji": 16, "emoji-128": 32, "emoji-128-flow": 16}
+    shipped = {"emoji": 8, "emoji-128": 8, "emoji-128-flow": 16}
     assert {key: size_multiple(catalog[key]) for key in shipped} == shipped
-    assert size_multiple(CatalogEntry("far", "Far", "sdxl", repository="a/b")) == 32
-    assert size_multiple(CatalogEntry("file", "File", "sd", path=tmp_path / "weights.safetensors")) == 64
+    assert size_multiple(CatalogEntry("far", "Far", "sdxl", repository="a/b")) == 8
+    assert size_multiple(CatalogEntry("file", "File", "sd", path=tmp_path / "weights.safetensors")) == 8
