@@ -75,7 +75,7 @@ class ComfyUi(Here):
     uni_pc make their schedule for one step more and leave out its last sigma but one, where KSampler makes it.
 
     Source: ComfyUI 0.3.64, `comfy/sample.py`, `comfy/samplers.py`, `comfy/k_diffusion/sampling.py`. All combinations of
-    its schedulers with the samplers of `PROVEN` were compared with that version (tests/pipelines/test_like_comfyui.py).
+    its schedulers with the samplers of `PROVEN` were compared with that version (tests/pipelines/test_like_peers.py).
     """
 
     def __init__(self, settings: ComfyUiSettings = ComfyUiSettings()):
