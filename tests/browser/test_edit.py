@@ -245,7 +245,7 @@ def test_an_arrow_says_where_the_object_goes(tab, size, dark):
     page = tab(size, dark)
     page.get_by_role("button", name="Mask: draw over").click()
     pressed = page.locator(".sw-pointing [aria-pressed=true]")
-    expect(pressed).to_have_text("Box")  # the edit that stands here takes no arrow
+    expect(pressed).to_have_text("Brush")  # the edit that stands here takes no arrow
     page.click("#edit-goal input")
     page.get_by_role("option", name="Move or resize an object").click()
     expect(pressed).to_have_text("Arrow")

@@ -68,7 +68,7 @@ def test_equal_evaluations(studio):
     )
     assert [row["steps"] for row in rows(job)] == [4, 2, 2, 8]
     assert [row["evaluations"] for row in rows(job)] == [8, 6, 6, 8]
-    assert [cell.note for cell in job.view().cells] == [f"{own} of 8 evaluations." for own in (8, 6, 6, 8)]
+    assert [cell.note for cell in job.view().cells] == ["", "6 of 8 evaluations.", "6 of 8 evaluations.", ""]
 
 
 def test_equal_evaluations_leave_too_few_steps_for_a_written_order(studio):
@@ -79,7 +79,7 @@ def test_equal_evaluations_leave_too_few_steps_for_a_written_order(studio):
     job = compare(studio, *cells, base=base, equal="nfe", reference=False)
     assert [cell.note[:60] for cell in job.view().cells] == [
         "LMS: order is 4, for a run of 2 steps. Choose an order up to",
-        "4 of 4 evaluations.",
+        "",
     ]
 
 

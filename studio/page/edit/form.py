@@ -106,8 +106,8 @@ class EditForm:
         """Lay out the methods, the mask and the request's fields."""
         base, traits = self.base, self.studio.traits(self.base.first.key)
         self.goal = gr.Dropdown(
-            [goal.label for goal in GOALS],
-            value=None,
+            [("Choose a goal", ""), *((goal.label, goal.label) for goal in GOALS)],
+            value="",
             label="What do you want to do?",
             info="Chooses the edit method that measured best at it. Or choose one yourself below.",
             elem_id="edit-goal",
@@ -270,7 +270,7 @@ class EditForm:
     @property
     def no_goal(self) -> Data:
         """Updates that show no goal: the methods were chosen otherwise."""
-        return {self.goal: None, self.reason: ""}
+        return {self.goal: "", self.reason: ""}
 
     def update_methods(self, model: str, edit: Any, inversion: Any) -> Data:
         """Show these choices, with what of the tables fits the model."""

@@ -71,7 +71,7 @@ class ResultList:
             elem_id="gal-search",
         )
         self.kind = gr.Dropdown(
-            [("All kinds", "")], value="", label="Kind", filterable=False, scale=1, min_width=140, elem_id="gal-kind"
+            [("All kinds", "")], value="", label="Kind", filterable=False, scale=1, min_width=160, elem_id="gal-kind"
         )
         self.model = gr.Dropdown(
             [("All models", "")], value="", label="Model", scale=1, min_width=140, elem_id="gal-model"

@@ -138,11 +138,12 @@ class _Comparing:
         budget = evaluations(base, self.context.traits(base.model) or family.traits, family.learned)
         slot.request = equal_steps(slot.request, family.traits, budget, self.context.limits.max_steps, family.learned)
         nfe, steps = evaluations(slot.request, family.traits, family.learned), slot.request.num_inference_steps
-        note = (
-            f"{nfe} of {budget} evaluations."
-            if nfe <= budget
-            else f"One step takes {nfe} evaluations, more than the {budget} of the shared settings."
-        )
+        if nfe == budget:
+            note = ""
+        elif nfe < budget:
+            note = f"{nfe} of {budget} evaluations."
+        else:
+            note = f"One step takes {nfe} evaluations, more than the {budget} of the shared settings."
         self.job.update_cell(index, num_steps=steps, note=note)
 
     def _run_wave(self, indices: Sequence[int], family: Family) -> None:
