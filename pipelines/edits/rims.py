@@ -14,9 +14,9 @@ _REACH = 1 / 16
 _LEAST_REACH, _MOST_REACH = 8, 32
 """Pixels, of a picture's shorter side and at least and at most, over which the correction fades."""
 _CONTENT = 64.0
-"""Grey levels: a larger difference at the rim is mostly content and not tone, and is not carried inwards."""
+"""Gray levels: a larger difference at the rim is mostly content and not tone, and is not carried inwards."""
 _SEEN = 4.0
-"""Grey levels: a difference at the rim from which on a step would be seen."""
+"""Gray levels: a difference at the rim from which on a step would be seen."""
 
 
 def match_rim(picture: np.ndarray, source: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ WORD = "emoji-mint"
 
 
 def ink(rendering: Rendering) -> Image.Image:
-    """The picture in shades of grey."""
+    """The picture in shades of gray."""
     return rendering.picture.convert("L").convert("RGB")
 
 
@@ -41,9 +41,9 @@ def fade(rendering: Rendering) -> Image.Image:
 
 def sepia(rendering: Rendering) -> Image.Image:
     """The picture in shades of brown."""
-    grey = rendering.picture.convert("L")
+    gray = rendering.picture.convert("L")
     shades = ((60, 255), (35, 225), (10, 170))  # of black and of white, in red, green and blue
-    tones = [grey.point(lambda value, low=low, high=high: low + value * (high - low) // 255) for low, high in shades]
+    tones = [gray.point(lambda value, low=low, high=high: low + value * (high - low) // 255) for low, high in shades]
     return Image.merge("RGB", tones)
 
 

@@ -24,7 +24,7 @@ def to_srgb(picture: Image.Image) -> tuple[Image.Image, str]:
         picture: of 8 bits a channel, any mode.
 
     Returns:
-        The same picture where it has no profile; otherwise a copy without it, in grey, in RGB, or in either with alpha,
+        The same picture where it has no profile; otherwise a copy without it, in gray, in RGB, or in either with alpha,
         whose pixels are sRGB's, or as they were where the profile is sRGB's own or cannot be used. A sentence for the
         person in the last case, else "".
     """
@@ -51,11 +51,11 @@ def _apply_profile(picture: Image.Image, data: bytes) -> Image.Image:
     mode = _SPACES.get(profile.profile.xcolor_space.strip())
     if mode != colors.mode:
         if colors.mode == "L" and mode == "RGB":
-            return picture  # greys are the same in every space of three primaries, up to its tone curve
+            return picture  # grays are the same in every space of three primaries, up to its tone curve
         raise ValueError("for another kind of picture")
     if mode == "RGB" and _is_srgb(data):
         return picture
-    result = colors.point(_compute_grey_curve(data)) if mode == "L" else _transform(data, mode).apply(colors)
+    result = colors.point(_compute_gray_curve(data)) if mode == "L" else _transform(data, mode).apply(colors)
     if alpha is not None:
         result.putalpha(alpha)
     return result
@@ -73,8 +73,8 @@ def _transform(data: bytes, mode: str) -> ImageCms.ImageCmsTransform:
     )
 
 
-def _compute_grey_curve(data: bytes) -> list[int]:
-    """What the profile makes of each of the 256 greys; optimized, lcms would interpolate between 33 of them."""
+def _compute_gray_curve(data: bytes) -> list[int]:
+    """What the profile makes of each of the 256 grays; optimized, lcms would interpolate between 33 of them."""
     ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     return np.asarray(_transform(data, "L").apply(ramp))[0, :, 1].tolist()
 
