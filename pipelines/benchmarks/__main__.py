@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the measuring process, and what it has started, where this one is told to end."""
+    """End the measuring process, and what it has started, where this one is asked to end."""
 
     def end(number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -58,7 +58,7 @@ def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
             else:
                 process.terminate()
 
-    if threading.current_thread() is not threading.main_thread():  # which alone is told
+    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
         yield
         return
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -261,7 +261,7 @@ def _build_settings(edit: str, pair: EditPair) -> dict[str, object]:
 
 
 def _read_subject(pair: EditPair) -> str:
-    """What the target's caption says without its background, which TIME is told to assume."""
+    """What the target's caption says without its background, which TIME takes as the assumption."""
     return pair.target_caption.removesuffix(on_background(pair.target.background))
 
 

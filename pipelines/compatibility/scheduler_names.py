@@ -1,4 +1,4 @@
-"""Which of other programs' lists of sigmas a schedule of ours is, told by its key and settings."""
+"""Which of other programs' lists of sigmas a schedule of ours is, by its key and settings."""
 
 from __future__ import annotations
 

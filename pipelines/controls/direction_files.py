@@ -49,16 +49,16 @@ def list_fitting(folder: Path, model: str) -> list[str]:
     for name, path in list_directions(folder).items():
         try:
             with safe_open(path, "pt") as file:
-                if _read_told(file.metadata()).get("model") == model:
+                if _read_record(file.metadata()).get("model") == model:
                     found.append(name)
         except (OSError, SafetensorError, ValueError, RecursionError):
             continue  # a run that names it says that it is broken
     return found
 
 
-def _read_told(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    told = json.loads((metadata or {}).get("directions", "{}"))
-    return told if isinstance(told, dict) else {}
+def _read_record(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    record = json.loads((metadata or {}).get("directions", "{}"))
+    return record if isinstance(record, dict) else {}
 
 
 def read_directions(folder: Path, name: str) -> Directions:
@@ -81,10 +81,10 @@ def read_directions(folder: Path, name: str) -> Directions:
         if path.stat().st_size > _LARGEST:
             raise ModelFileError(broken)
         with safe_open(path, "pt") as file:
-            told = _read_told(file.metadata())
+            record = _read_record(file.metadata())
             tensors = {tensor: file.get_tensor(tensor) for tensor in _TENSORS}
-        size = (int(told["width"]), int(told["height"]))
-        directions = Directions(str(told["space"]), str(told["model"]), size, **tensors)
+        size = (int(record["width"]), int(record["height"]))
+        directions = Directions(str(record["space"]), str(record["model"]), size, **tensors)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelFileError(broken) from error
     if not _is_whole(directions):
@@ -111,10 +111,10 @@ def write_directions(directions: Directions, folder: Path, name: str) -> Path:
         raise SettingsError(f"There are sliders {name!r} already. Give the new ones another name.")
     folder.mkdir(parents=True, exist_ok=True)
     width, height = directions.size
-    told = {"space": directions.space, "model": directions.model, "width": width, "height": height}
+    record = {"space": directions.space, "model": directions.model, "width": width, "height": height}
     path = folder / f"{name}.safetensors"
     part = path.with_suffix(".part")
     tensors = {tensor: getattr(directions, tensor).contiguous().cpu() for tensor in _TENSORS}
-    save_file(tensors, part, metadata={"directions": json.dumps(told)})
+    save_file(tensors, part, metadata={"directions": json.dumps(record)})
     part.replace(path)
     return path

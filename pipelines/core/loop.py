@@ -40,7 +40,7 @@ class Run:
         noise_schedule: the family's own.
         begin: how the first latents come to be; None begins with `latents` and walks all levels.
         first: steps of the whole schedule that were walked before `levels`, by which prompts switch.
-        between: told of each finished step, it returns the state that the next one begins with; None leaves it alone.
+        between: called with each finished step; returns the state that the next begins with; None leaves it alone.
     """
 
     denoiser: Denoiser

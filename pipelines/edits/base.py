@@ -145,7 +145,7 @@ class Edit(Protocol):
         """
 
     def require_prompts(self, source: str, target: str) -> None:
-        """Refuse prompts that can be told not to fit the method by their words alone, without a model.
+        """Refuse prompts whose words alone show that they do not fit the method, without a model.
 
         Raises:
             PromptError: what does not fit, and what to do.

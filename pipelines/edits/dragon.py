@@ -158,7 +158,7 @@ class FeatureGuided:
 
     Source: Mou et al., DragonDiffusion, arXiv:2307.02421, section 3.2; Mou et al., DiffEditor, arXiv:2402.02583,
     for which steps are guided: the first 60 %, every other from 20 % on.
-    Differs: features are compared at matching places, bilinearly; the gradient isn't told apart by region; DiffEditor's
+    Differs: features are compared at matching places, bilinearly; the gradient is not split by region; DiffEditor's
     regional SDE, repeats and image prompt are left out; the scale is measured on the shipped model, theirs is 500 on
     Stable Diffusion.
     """

@@ -59,7 +59,7 @@ class Concept:
 def fits_semantic(traits: Traits) -> str | None:
     """Say why not, or return None."""
     if traits.guidance != "cfg":
-        return "it evaluates no negative prompt, from which concepts are told apart"
+        return "it evaluates no negative prompt, which concepts are compared with"
     return "it runs through its own pipeline only" if traits.backbone == "pipeline" else None
 
 

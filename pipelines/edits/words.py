@@ -141,7 +141,7 @@ def _read_row(tokenizer: Tokenizer, row: TextRow, prompt: str, ids: tuple[int, .
         spelled += own
     if tuple(spelled) != ids:
         raise PromptError(
-            f"The words of {prompt[:60]!r} cannot be told apart. Put weights around whole words: (word:1.2)."
+            f"The words of {prompt[:60]!r} cannot be distinguished. Put weights around whole words: (word:1.2)."
         )
     return Words(words, tuple(places), ids, row.length, row.marks)
 

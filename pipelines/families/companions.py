@@ -39,8 +39,8 @@ def join_conditionings(
                 **conditioning.tensors,
                 **{
                     f"{key}: {one}": tensor
-                    for key, told in others.items()
-                    for one, tensor in told[name].tensors.items()
+                    for key, conditioning in others.items()
+                    for one, tensor in conditioning[name].tensors.items()
                 },
             }
         )
@@ -95,13 +95,13 @@ class EnsembleNetwork:
             if build_weight_name(key) not in tensors:
                 continue
             share = tensors[build_weight_name(key)].to(latents)[:, None, None, None]
-            told = _pick_conditioning(tensors, key)
+            companion_conditioning = _pick_conditioning(tensors, key)
             if self._alike[key]:
-                said = companion.predict_raw(latents, timesteps, told)
+                output = companion.predict_raw(latents, timesteps, companion_conditioning)
             else:
                 levels = [self._family.noise_schedule.at(time) for time in timesteps.tolist()]
-                said, share = self._translate(companion, latents, levels, told, share, first)
-            raw = raw + share * (said - first)
+                output, share = self._translate(companion, latents, levels, companion_conditioning, share, first)
+            raw = raw + share * (output - first)
         return raw
 
     def _is_companions(self, name: str) -> bool:
@@ -112,7 +112,7 @@ class EnsembleNetwork:
         companion: Family,
         latents: torch.Tensor,
         levels: Sequence[Level],
-        told: Conditioning,
+        conditioning: Conditioning,
         share: torch.Tensor,
         first: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,8 +126,8 @@ class EnsembleNetwork:
         scales = [math.hypot(to.alpha, to.sigma) / math.hypot(level.alpha, level.sigma) for to, level in pairs]
         seen = latents * latents.new_tensor(scales)[:, None, None, None]
         times = latents.new_tensor([one.timestep for one in usable])
-        said = companion.predict_raw(seen, times, told)
-        rows = zip(said.split(1), seen.split(1), latents.split(1), pairs, strict=True)
+        output = companion.predict_raw(seen, times, conditioning)
+        rows = zip(output.split(1), seen.split(1), latents.split(1), pairs, strict=True)
         raws = [
             _build_raw(Prediction(one, at, to, companion.prediction_type).denoised, own, level, self.prediction_type)
             for one, at, own, (to, level) in rows

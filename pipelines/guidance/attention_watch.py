@@ -36,8 +36,8 @@ class AttentionWatch:
 
     Args:
         choose: the layers of a network.
-        see: is told each layer's map (R, heads, queries, keys), with its gradients where there are any, and the height
-            and width of its queries. A batch that is evaluated in parts is seen in parts.
+        see: called with each layer's map (R, heads, queries, keys), with its gradients where there are any, and the
+            height and width of its queries. A batch that is evaluated in parts is seen in parts.
     """
 
     def __init__(

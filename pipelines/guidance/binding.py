@@ -1,4 +1,4 @@
-"""What a guidance may be told of its run before it begins: the levels, further texts, and a judge of estimates."""
+"""What a guidance may be given of its run before it begins: the levels, further texts, and a judge of estimates."""
 
 from __future__ import annotations
 

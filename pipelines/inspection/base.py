@@ -61,7 +61,7 @@ class InspectContext:
         resolved: the request, settled on the model.
         picture: (H, W, 3), uint8, of the model's size: the one that is given, or the request's own.
         cancelled: polled before every evaluation.
-        advance: is told of each piece of work that is done.
+        advance: called after each piece of work.
         evaluations: of the network so far.
     """
 
@@ -85,7 +85,7 @@ class InspectContext:
         return encode_request(request, self.family, 1)[0]["positive"]
 
     def read_words(self) -> Words:
-        """Read the prompt's words and their tokens; raises PromptError where they cannot be told apart."""
+        """Read the prompt's words and their tokens; raises PromptError where they cannot be distinguished."""
         request = self.resolved.request
         together = (request.prompt, request.negative_prompt)
         rows = self.family.list_text_rows(together, prompt_rules(request))
@@ -147,7 +147,7 @@ class Inspection(Protocol):
     needs_picture: bool
 
     def count_pieces(self) -> int:
-        """Count the pieces of work that are told of as they end."""
+        """Count the pieces of work, for each of which `advance` is called."""
 
     def inspect(self, context: InspectContext) -> Finding:
         """Look.

@@ -47,7 +47,7 @@ def protect(
         picture: (1, 3, H, W), whole levels of 255, as floats from 0 to 1.
         most: levels by which a color may be changed.
         steps: of projected gradient descent, each 2.5 / steps of the whole way.
-        advance: told before each step how far the latents have moved, in parts of their length.
+        advance: called before each step with how far the latents have moved, in parts of their length.
 
     Returns:
         (1, 3, H, W), whole levels.

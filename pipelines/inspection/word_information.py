@@ -33,11 +33,11 @@ class Parts:
     synergistic: torch.Tensor
 
 
-def information(without: torch.Tensor, told: torch.Tensor, weight: float) -> torch.Tensor:
+def information(without: torch.Tensor, prompted: torch.Tensor, weight: float) -> torch.Tensor:
     """Compute one level's share of the pointwise information: half the weight times the squared change of the estimate.
 
     Args:
-        without, told: noise estimates (1, C, h, w) without and with the words.
+        without, prompted: noise estimates (1, C, h, w) without and with the words.
         weight: the level's width in the logarithm of its signal-to-noise ratio.
 
     Returns:
@@ -46,7 +46,7 @@ def information(without: torch.Tensor, told: torch.Tensor, weight: float) -> tor
     Source: Kong et al., Interpretable diffusion via information decomposition, arXiv:2310.07972: the orthogonal form
         of the estimator.
     """
-    return 0.5 * weight * (without - told).double().square().sum(1)[0]
+    return 0.5 * weight * (without - prompted).double().square().sum(1)[0]
 
 
 def split(first: torch.Tensor, second: torch.Tensor, both: torch.Tensor) -> Parts:
@@ -79,19 +79,19 @@ class WordInformation:
         first, second = self._choose_words(context)
         texts = ["", first, second, f"{first} {second}"]
         conditionings = [context.encode_prompt(text) for text in texts]
-        told = [torch.zeros(()) for _ in texts[1:]]
+        prompted = [torch.zeros(()) for _ in texts[1:]]
         drawn = context.draw_noised(context.encode_picture(), self.draws)
         ends = [2 * one[0].lam for one in drawn]
         widths = np.abs(np.gradient(ends))
         for width, (level, _, latents) in zip(widths, drawn, strict=True):
             nothing, *estimates = context.ask(conditionings, Query(latents, level))
             for place, estimate in enumerate(estimates):
-                told[place] = told[place] + information(nothing.noise, estimate.noise, float(width)).cpu()
-        parts = split(*told)
+                prompted[place] = prompted[place] + information(nothing.noise, estimate.noise, float(width)).cpu()
+        parts = split(*prompted)
         maps = {
-            first: told[0],
-            second: told[1],
-            "both": told[2],
+            first: prompted[0],
+            second: prompted[1],
+            "both": prompted[2],
             "redundant": parts.redundant,
             f"only {first}": parts.unique_first,
             f"only {second}": parts.unique_second,

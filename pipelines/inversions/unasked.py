@@ -64,7 +64,7 @@ class PromptedSource:
     Args:
         inner: the sampler of both rows.
         guidance: of both.
-        asked: told of each evaluation before it happens.
+        asked: called before each evaluation.
     """
 
     def __init__(self, inner: Sampler, guidance: Guidance, asked: AskedRows):

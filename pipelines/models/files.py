@@ -194,7 +194,7 @@ def part_folder(folder: Path, name: str) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """List the safetensors files of a model's folder, and those of the parts that it takes from others."""
     places = [path for path in folder.iterdir() if path.is_dir()]
-    with contextlib.suppress(ModelFileError):  # most share nothing; what is broken is told where it is loaded
+    with contextlib.suppress(ModelFileError):  # most share nothing; what is broken is reported where it is loaded
         places += [part_folder(folder, name) for name in read_json(folder / SHARED) if not (folder / name).is_dir()]
     return sorted(file for place in places for file in place.glob("*.safetensors"))
 

@@ -21,7 +21,7 @@ class LoadProgress:
     """Counts the bytes of the parts that were loaded, and holds what a load of a quantized part needs.
 
     Args:
-        progress: told as parts are done; None for nobody.
+        progress: called as parts are done; None for no one.
         total: bytes of all parts.
         cancelled: whether whoever asked has stopped.
         source: a network in full precision that a quantized one is copied from.
@@ -51,5 +51,5 @@ class LoadProgress:
 
 
 def report_stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
-    """Return what is told of one stage's bytes, done and in all; None where nobody is told."""
+    """Return the callback for one part's bytes, done and in all; None where there is no listener."""
     return progress and (lambda done, total: progress(stage, done, total))

@@ -130,7 +130,7 @@ def _load_from_folder(
     filled = load_by_name(part, part_type, dtype, cancelled, stored_as)
     if filled is not None:
         return filled
-    # Progress is told to the person who asked, not to the terminal.
+    # Progress goes to the person who asked, not to the terminal.
     transformers_logging.disable_progress_bar()
     name = "torch_dtype" if part.library == "diffusers" else "dtype"
     module, report = part_type.from_pretrained(

@@ -45,7 +45,7 @@ def load_quantized(
         source: the network in full precision, which is copied; None to load it.
         cancelled: polled between tensors and between layers.
         calibrate: records calls of `source`, for methods that are calibrated.
-        progress: told what such a method does.
+        progress: called with a sentence of what such a method does.
 
     Raises:
         MethodFitError: the method cannot run here, touches no layer, or is calibrated and has nothing to learn from.

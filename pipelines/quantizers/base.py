@@ -57,7 +57,7 @@ def quantize_network(
         cancelled: polled before every layer.
         in_place: change the network itself, which nobody else may hold, so that both are never whole in memory.
         calibration: recorded calls of the network, for methods that are calibrated.
-        progress: told what a calibrated method does.
+        progress: called with a sentence of what a calibrated method does.
         device: where the network is to run, if it is changed in place and is somewhere else: each layer goes there
             before it is quantized, and what is not quantized at the end, so that the device never holds all of it.
 

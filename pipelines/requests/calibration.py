@@ -55,7 +55,7 @@ def record_calibration(
     Args:
         family: the model.
         cancelled: polled before every evaluation.
-        progress: told of each prompt.
+        progress: called for each prompt.
         prompts: one run each, one after another; None takes `list_prompts`.
         steps: of each run.
 

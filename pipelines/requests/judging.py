@@ -1,4 +1,4 @@
-"""What a guidance is told of its run: its levels, further texts, and the shipped detector as a judge of estimates."""
+"""What a guidance knows of its run: its levels, further texts, and the shipped detector as a judge of estimates."""
 
 from __future__ import annotations
 

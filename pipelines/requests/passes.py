@@ -92,7 +92,7 @@ class Passes:
             cancelled: polled before every evaluation.
             encode: makes the conditionings.
             first: the first pass where it was finished before; then only the second's steps are yielded.
-            keep_first: told of a first pass as soon as it is finished.
+            keep_first: called with a first pass as soon as it is finished.
         """
         if first is None:
             run, more = build_run(self.first, family, cancelled, encode), len(self.levels) - 1

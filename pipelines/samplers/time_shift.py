@@ -82,7 +82,7 @@ class TimeShift:
 
     From the second step on a step does not end at the schedule's level but at the one within the window whose noise
     variance is nearest to var(x). Over DDIM and PNDM, var(x) is that of the latents before the step, and the network
-    is told the scheduled time next, as if the latents were there: the step leaves more or less noise than they are
+    is given the scheduled time next, as if the latents were there: the step leaves more or less noise than they are
     said to have. Over 2M the network is given the shifted time, and the variance is that of its estimate of eps.
 
     The criterion takes the latents' variance for that of the noise alone. That holds where the data's variance is

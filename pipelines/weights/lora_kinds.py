@@ -1,4 +1,4 @@
-"""Whose a LoRA is, and whether it can be added here, told from its file's header alone.
+"""Whose a LoRA is, and whether it can be added here, read from its file's header alone.
 
 Sources: the names are those of kohya's sd-scripts, LyCORIS (module/*.py), PEFT, diffusers' `lora_conversion_utils`,
 OneTrainer and X-Labs' x-flux.

@@ -1,4 +1,4 @@
-"""The tensors of a LoRA's file by layer and part, told from their names: no tensor is read for that.
+"""The tensors of a LoRA's file by layer and part, read from their names: no tensor is read for that.
 
 Sources: the names are those of kohya's sd-scripts, LyCORIS (module/*.py), PEFT, diffusers and X-Labs' x-flux.
 """

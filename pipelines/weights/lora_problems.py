@@ -1,4 +1,4 @@
-"""Why a LoRA's tensors cannot be added to a model, told from its file's header alone."""
+"""Why a LoRA's tensors cannot be added to a model, read from its file's header alone."""
 
 from __future__ import annotations
 

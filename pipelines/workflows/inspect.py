@@ -99,7 +99,7 @@ def run_inspection(
         resolved: its base on this model.
         family: the model, its LoRAs already applied.
         cancelled: polled before every evaluation.
-        advance: is told of each piece of work that is done.
+        advance: called after each piece of work.
 
     Returns:
         What was found, and the context with the picture that was looked at and the evaluations that it took.

@@ -127,7 +127,7 @@ class StudioModels:
 
     def describe_placement(self, key: str) -> str:
         """Say in one sentence where a model's parts stay for a picture of its usual size; "" without a GPU."""
-        with contextlib.suppress(StepwiseError):  # a broken file is told where the model is loaded
+        with contextlib.suppress(StepwiseError):  # a broken file is reported where the model is loaded
             return self.loader.describe_placement(key, self._find_work(key, None))
         return ""
 

@@ -24,7 +24,7 @@ def build_zero_engine(
         context: whose models the processes have.
         tasks: the task table.
         gpu: the decorator of Spaces that lends a GPU.
-        leave_queue: told of each job that begins.
+        leave_queue: called for each job that begins.
     """
     from studio.jobs.zero_engine import ZeroEngine
 

@@ -1,4 +1,4 @@
-"""`python -m pipelines.benchmark reliability`: does it keep its memory, its results and its doors shut, in one run."""
+"""`python -m pipelines.benchmark reliability`: does it keep its memory, its results, and people apart, in one run."""
 
 from __future__ import annotations
 

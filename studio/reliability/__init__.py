@@ -1,1 +1,1 @@
-"""Does the studio keep its memory, its results and its doors shut? `python -m pipelines.benchmark reliability`."""
+"""Does the studio keep its memory, its results, and people apart? `python -m pipelines.benchmark reliability`."""

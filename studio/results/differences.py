@@ -18,7 +18,7 @@ __all__ = ["Differences", "find_differences"]
 
 @dataclasses.dataclass(frozen=True)
 class Differences:
-    """Describes what the index has to be told.
+    """Describes what has to change in the index.
 
     Attributes:
         missing_rows: numbers of the rows whose file is gone.

@@ -87,8 +87,8 @@ class KnownGuard:
             wrong = [name for name in content if name not in (*parameters, "oauth_token")]
             lacking = [name for name, is_needed in parameters.items() if is_needed and name not in content]
             if wrong or lacking:
-                told = f"does not take {wrong[0][:40]!r}" if wrong else f"needs {lacking[0]!r}"
-                return 422, f"The endpoint /{names[0]} {told}. It takes {', '.join(parameters) or 'nothing'}."
+                problem = f"does not take {wrong[0][:40]!r}" if wrong else f"needs {lacking[0]!r}"
+                return 422, f"The endpoint /{names[0]} {problem}. It takes {', '.join(parameters) or 'nothing'}."
         return None
 
     @staticmethod

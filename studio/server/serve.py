@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["run_server", "serve"]
 
 _JOB_SECONDS, _STREAM_SECONDS, _GRACE_SECONDS = 2.0, 1.0, 1
-"""How long a stop waits: for the running job to end, for clients to be told, and for connections to close."""
+"""How long a stop waits: for the running job to end, for clients to be informed, and for connections to close."""
 
 _SOURCE = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,4 @@
-"""How the server ends: within five seconds, with status 0, after everybody who watches a job was told."""
+"""How the server ends: within five seconds, with status 0, after everybody who watches a job was informed."""
 
 from __future__ import annotations
 

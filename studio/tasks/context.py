@@ -97,7 +97,7 @@ class TaskContext(Protocol):
 
         Args:
             key: of the catalog.
-            job: is told how far the loading is, and its cancel ends it.
+            job: receives the progress of loading, and its cancel ends it.
             extras: parts of the models folder that are taken besides, or in the place of the model's own.
 
         Raises:
@@ -150,7 +150,7 @@ class TaskContext(Protocol):
         """Find the key of the LoRA that a prompt names.
 
         Raises:
-            LoraError: there is none of this name; the nearest names are told.
+            LoraError: there is none of this name; the message has the nearest names.
         """
 
     def load_loras(self, choices: Sequence[LoraChoice]) -> list[tuple[Path, float]]:

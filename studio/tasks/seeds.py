@@ -27,8 +27,8 @@ def draw_seeds(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def draw_omitted_seeds(task: Task, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a task's untrusted values with the seeds of its request drawn where they say -1, null or nothing.
 
-    Cells of a comparison and frames of a walk begin from the same noise, so the seed is drawn before they are told
-    apart. A second noise is drawn where there is to be any of it.
+    Cells of a comparison and frames of a walk begin from the same noise, so the seed is drawn before they are
+    taken apart. A second noise is drawn where there is to be any of it.
 
     Args:
         task: a request's fields stand where its endpoint puts the prompt; a task without one has no seed.

@@ -81,7 +81,7 @@ def link(
         tab: key of the tab that it opens.
         values: fields of a Request; those as they are by default, and those that no link carries, are left out.
         tab_settings: the tab's own settings as texts.
-        required: fields that are told though they are as by default, since the tab begins with others.
+        required: fields that are written even at their defaults, since the tab begins with others.
     """
     defaults, required = Request().to_json(), set(required)
     differing = {
@@ -322,5 +322,5 @@ def _list_initial_fields(form: RequestForm, model: str) -> set[str]:
             data[component] = update.get("value", data[component]) if is_update else update
     initial = form.request(form.draft(data))
     defaults = Request().to_json()
-    # A fixed seed is always told: without one the link's reader would get a new one each time.
+    # A fixed seed is always written: without one the link's reader would get a new one each time.
     return {name for name in FIELDS if name in initial and initial[name] != defaults[name]} | {"seed", "model"}

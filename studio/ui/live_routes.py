@@ -109,7 +109,7 @@ def build_live_routes(studio: Studio, tabs: Mapping[str, LiveTab]) -> list[Route
 
 
 def _find_tab_first(answer: _Answer, tabs: Mapping[str, LiveTab]) -> Callable[[Request], Awaitable[Response]]:
-    """The answer to a request of a tab that there is; what it refuses is told as a sentence."""
+    """The answer to a request of a tab that there is; a refusal is one sentence."""
 
     async def answer_guarded(request: Request) -> Response:
         tab = tabs.get(request.path_params["tab"])

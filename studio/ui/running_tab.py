@@ -243,8 +243,8 @@ class RunningTab:
         would do the same, and 740 of them were two thirds of the time in which the page got ready.
         """
         remember = f"(...values) => stepwise.remember({self.key!r}, {form.signature!r}, values)"
-        told = gr.Button("Remember", elem_id=f"{self.root}-remember", elem_classes="sw-remember sw-unseen")
-        told.click(None, inputs=form.typed, js=remember, trigger_mode="multiple", **PLUMBING)
+        remember_button = gr.Button("Remember", elem_id=f"{self.root}-remember", elem_classes="sw-remember sw-unseen")
+        remember_button.click(None, inputs=form.typed, js=remember, trigger_mode="multiple", **PLUMBING)
 
     def _wire_load(self, form: Form, follow_event: Mapping[str, object]) -> None:
         """Show what a link brings, or else what was typed before a reload; once all tabs stand.

@@ -1,4 +1,4 @@
-"""The time of the present evaluation, told to layers whose ranges depend on it."""
+"""The time of the present evaluation, for layers whose ranges depend on it."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def reconstruct(
         only: layers whose rounding is learned; None for all.
         layer_weight: of the squared error of each of the block's layers, beside that of its outputs.
         cancelled: polled before each iteration.
-        progress: told of each block.
+        progress: called for each block.
 
     Source: Li et al., BRECQ, arXiv:2102.05426, with the rounding of Nagel et al., arXiv:2004.10568, as Q-Diffusion,
     arXiv:2302.04304, uses both: a block's inputs are the quantized network's, its targets the full-precision one's.

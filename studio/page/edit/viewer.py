@@ -1,6 +1,6 @@
 """The right half of the Edit tab: the picture dissolving and coming back, before and after, and the figures.
 
-HTML of our own that live.py's stream changes in place, as in stage.py.
+HTML of our own that live.py's stream changes in place, as in studio/ui/viewer.py.
 """
 
 from __future__ import annotations

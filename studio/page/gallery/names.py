@@ -34,13 +34,13 @@ class NamePattern:
                 elem_id="gal-names",
             )
 
-    def wire(self, demo: gr.Blocks, say: Callable[[str, str], dict[Any, Any]], told: set[Any]) -> None:
+    def wire(self, demo: gr.Blocks, say: Callable[[str, str], dict[Any, Any]], outputs: set[Any]) -> None:
         """Show the pattern that the browser keeps, and say what is wrong with it.
 
         Args:
             demo: the page.
             say: from a sentence and its kind to the updates that show it.
-            told: what those updates change.
+            outputs: what those updates change.
         """
 
         def check(pattern: Any) -> dict[Any, Any]:
@@ -48,7 +48,7 @@ class NamePattern:
                 check_pattern(str(pattern or ""))
             except StepwiseError as error:
                 return say(str(error), "problem")
-            return dict.fromkeys(told, gr.skip())
+            return dict.fromkeys(outputs, gr.skip())
 
-        self.text.blur(check, [self.text], in_order(told), **PLUMBING)
+        self.text.blur(check, [self.text], in_order(outputs), **PLUMBING)
         demo.load(None, outputs=[self.text], js="() => stepwise.nameFiles()", **PLUMBING)

@@ -1,4 +1,4 @@
-"""One edit on a loaded model: inversion, reconstruction, edit, and their figures, told to the cells of a job."""
+"""One edit on a loaded model: inversion, reconstruction, edit, and their figures, written to the cells of a job."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class EditRun:
 
     Args:
         request: settled on its model.
-        job: told of what happens.
+        job: receives what happens.
         context: the studio.
         family: the model.
         canvas: the picture and mask as the model takes them.
         editing: the edit on its model.
         places: cells of the job; None for those of an edit alone, which are then set.
-        report: told what the edit was and what came out; by default the job's outcome.
+        report: called with the edit and its outcome; by default the job's outcome.
     """
 
     def __init__(
