@@ -48,7 +48,7 @@ SHARING = ("replace", "refine", "masactrl", "plug_and_play")
 INVERTING = ("reprompt", *SHARING)
 HOLDING = ("direct", "edict", "ddpm")
 """Inversions whose source row is exact."""
-MASKED = ("inpaint",)
+MASKED = ("inpaint", "cyclic")
 """Edits that get the true mask."""
 PLACING = ("move", "dragon")
 """Edits that get the object's own mask, and where it goes."""
@@ -132,7 +132,7 @@ def combinations(scales: Sequence[float], traits: Traits) -> Iterator[Combinatio
 
 
 def _list_all(scale: float) -> Iterator[Combination]:
-    for edit in ("image_to_image", "inpaint", "infedit", "dream_sampler", "time", *FLOWING, *PLACING, *STYLING):
+    for edit in ("image_to_image", *MASKED, "infedit", "dream_sampler", "time", *FLOWING, *PLACING, *STYLING):
         yield Combination(edit, "direct", scale)
     yield Combination("ledits", "ledits", scale)
     for edit in INVERTING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.core.registry import Method, NoSettings, Table
 from pipelines.core.types import Traits
 from pipelines.edits.base import Edit
+from pipelines.edits.cyclic import CyclicDiffusion, CyclicSettings
 from pipelines.edits.dragon import Dragon, DragonSettings
 from pipelines.edits.dream_sampler import DreamSampler, DreamSamplerSettings
 from pipelines.edits.flow_chef import (
@@ -182,6 +183,15 @@ EDITS: Table[Edit] = Table(
             fit=fits_time,
             paper="Orgad et al., TIME, arXiv:2303.08084",
             help="Draws your prompt as if the model assumed something else, roses to be blue; for this picture only.",
+        ),
+        Method(
+            "cyclic",
+            "Cyclic one-way diffusion",
+            CyclicDiffusion,
+            CyclicSettings,
+            fit=_fits_steps,
+            paper="Wang et al., Cyclic one-way diffusion, arXiv:2306.08247",
+            help="Draws what you mask around what stays, in rounds of noise that blend the one into the other.",
         ),
         Method(
             "style_tracking",

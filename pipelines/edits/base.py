@@ -96,7 +96,7 @@ class Edit(Protocol):
         inverts: whether it consumes an inversion's trajectory; else the run starts from the picture.
         paired: whether it has no inversion and yet draws the source in a first row, beside the edit.
         masked: whether it needs a mask from the person.
-        strength: share of the steps that are run, 0 to 1; of an edit that inverts, the inversion's counts.
+        strength: share of the steps that are run, 0 to 1; of an edit that inverts, at most the inversion's.
         source_guidance: guidance scale of the source's row, of an edit that is paired.
         margins: (left, top, right, bottom) pixels by which the canvas grows.
         mask_blur: pixels of the picture over which the mask fades.

@@ -13,7 +13,7 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Trajectory
 from pipelines.inversions.base import SOURCE, TARGET
 
-__all__ = ["AskedRows", "PromptedSource", "Unasked"]
+__all__ = ["AskedRows", "PromptedSource", "Unasked", "take_edit"]
 
 
 class Unasked:
@@ -37,7 +37,7 @@ class Unasked:
             query = next(inner)
             while True:
                 rows = (TARGET, TARGET + 1)
-                asked = dataclasses.replace(query, latents=query.latents[TARGET:], conditioning=_take_edit, rows=rows)
+                asked = dataclasses.replace(query, latents=query.latents[TARGET:], conditioning=take_edit, rows=rows)
                 answer = yield asked
                 query = inner.send(_join(answer, query, estimate))
         except StopIteration as finished:
@@ -85,7 +85,7 @@ class PromptedSource:
     def _ask(self, query: Query) -> Generator[Query, Prediction, Prediction]:
         edit = (TARGET, TARGET + 1)
         self.asked.rows = 1
-        alone = dataclasses.replace(query, latents=query.latents[TARGET:], rows=edit, conditioning=_take_edit)
+        alone = dataclasses.replace(query, latents=query.latents[TARGET:], rows=edit, conditioning=take_edit)
         negative = yield dataclasses.replace(alone, branches=("negative",))
         self.asked.rows = 2
         positive = yield dataclasses.replace(query, branches=("positive",))
@@ -96,7 +96,8 @@ class PromptedSource:
         return self.inner.nfe(num_steps, ends_clean)
 
 
-def _take_edit(branch: str, conditionings: Mapping[str, Conditioning]) -> Conditioning:
+def take_edit(branch: str, conditionings: Mapping[str, Conditioning]) -> Conditioning:
+    """Return the edit's row of a branch, for a query of that row alone."""
     return conditionings[branch].rows(TARGET, TARGET + 1)
 
 

@@ -73,9 +73,7 @@ class Editing:
 
     @property
     def _strength(self) -> float:
-        if self.edit.takes_reference:
-            return min(self.inversion.strength, self.edit.strength)
-        return self.inversion.strength if self.edit.inverts else self.edit.strength
+        return min(self.inversion.strength, self.edit.strength) if self.edit.inverts else self.edit.strength
 
     @property
     def _inverted_prompt(self) -> str:
