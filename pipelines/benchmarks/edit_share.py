@@ -9,6 +9,8 @@ import torch
 
 from pipelines.benchmarks.device import make_family, make_run
 from pipelines.benchmarks.device_models import SHAPES
+from pipelines.models.cpu_convolutions import use_channels_last
+from pipelines.models.device_choice import Acceleration
 from pipelines.requests.encoding import decode
 
 __all__ = ["EDIT_ROWS", "measure_edit"]
@@ -33,6 +35,9 @@ def measure_edit(name: str, dtype: torch.dtype, side: int, steps: int, tiny: boo
     """
     shape = SHAPES[name]
     family = make_family(shape, "cpu", dtype, tiny)
+    # As the loader does on a CPU.
+    use_channels_last(family.vae)
+    Acceleration().apply(family.network)
     pixels = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0))
     run = make_run(shape, family, side, max(2, steps), tiny)
     tensors = run.denoiser.conditionings["positive"].tensors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "has_float64",
     "is_out_of_memory",
     "mark_time",
+    "read_free_memory",
     "release_unused_memory",
     "synchronize",
     "upload",
@@ -46,6 +48,24 @@ def release_unused_memory(device: torch.device) -> None:
     """Give memory that PyTorch keeps for later back to the device, whatever device it is."""
     if device.type in ("cuda", "mps", "xpu"):
         _module(device).empty_cache()
+
+
+def read_free_memory(device: torch.device) -> int | None:
+    """Read the bytes that a device can still give, those included that PyTorch keeps for later; of the CPU, what the
+    system says it could give without swapping. None where nobody tells."""
+    if device.type in ("cuda", "xpu"):
+        module = _module(device)
+        kept = module.memory_reserved(device) - module.memory_allocated(device)
+        return int(module.mem_get_info(device)[0] + max(0, kept))
+    if device.type == "mps":
+        return max(0, int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory()))
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def synchronize(device: torch.device) -> None:

@@ -22,7 +22,7 @@ from pipelines.families.preview import Factors, fitted_to, linear_preview, parse
 from pipelines.families.prompt_tokens import TextRow, clip_text_rows, most_chunks
 from pipelines.families.tiny_decoders import decode_tiny
 from pipelines.families.vae_gradients import decode_in_dtype_of
-from pipelines.families.vae_memory import call_within_memory
+from pipelines.families.vae_memory import call_within_memory, estimate_vae_memory
 from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.weights.embedding_files import fits_width, read_embedding
 from pipelines.weights.embeddings import applied_embeddings, named_embeddings
@@ -125,7 +125,8 @@ class LatentFamily(Family):
     def _encode_row(self, pixels: torch.Tensor) -> torch.Tensor:
         sides = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
         call = functools.partial(self._encode_mean, pixels)
-        return call_within_memory(call, self.vae, sides, self.vae_scale_factor, pixels.device)[0]
+        each = estimate_vae_memory(self.vae, decodes=False)
+        return call_within_memory(call, self.vae, sides, self.vae_scale_factor, pixels.device, each)[0]
 
     def _encode_mean(self, pixels: torch.Tensor) -> torch.Tensor:
         encoded = self.vae.encode(pixels)
@@ -169,7 +170,8 @@ class LatentFamily(Family):
                 return self.vae.decode(row, return_dict=False)[0]
 
             sides = (row.shape[-2], row.shape[-1])
-            image, side = call_within_memory(call, self.vae, sides, self.vae_scale_factor, device)
+            each = estimate_vae_memory(self.vae, decodes=True)
+            image, side = call_within_memory(call, self.vae, sides, self.vae_scale_factor, device, each)
             images.append(image.float().cpu())
             tiles = tiles or side
         if tiles:

@@ -104,7 +104,11 @@ def replaced_functions(owner: Accelerator) -> Any:
     module: Any = getattr(torch, name)
     replaced: list[tuple[Any, str, Any]] = [(module, "synchronize", lambda *_: owner.wait())]
     replaced += [(module, "empty_cache", lambda: None), (threading.Thread, "run", run_on_device)]
-    replaced += [(torch.mps.event, "Event", Event)] if name == "mps" else [(module, "Event", Event)]
+    if name == "mps":
+        replaced += [(torch.mps.event, "Event", Event), (module, "recommended_max_memory", lambda: 24 * 10**9)]
+        replaced += [(module, "driver_allocated_memory", lambda: 4 * 10**9)]
+    else:
+        replaced += [(module, "Event", Event), (module, "mem_get_info", lambda *_: (20 * 10**9, 24 * 10**9))]
     if name == "cuda":
         replaced += [(module, "get_device_capability", lambda *_: (8, 9))]
         replaced += [(module, "device", owner.applied), (module, "device_count", lambda: owner.count)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny
 
 from pipelines.core.errors import ModelError
 from pipelines.core.loop import denoise
 from pipelines.families import family_of
-from pipelines.families.vae_memory import applied_tiling
+from pipelines.families.vae_memory import applied_tiling, estimate_vae_memory
 from pipelines.requests.step_pictures import with_pictures
 from pipelines.requests.text_to_image import build_run, resolve
 from tests.pipelines.accelerator import Accelerator
@@ -71,6 +71,43 @@ def test_a_decoding_that_runs_out_of_memory_decodes_in_tiles_and_says_so(family)
     # In the middle of a tile, away from blended edges, only the statistics of group norm differ.
     assert (tiled - whole).abs().mean() < 0.05
     assert not family.vae.use_tiling
+
+
+@pytest.mark.parametrize("decodes", [True, False])
+def test_the_memory_that_a_vae_takes_is_estimated_as_the_stand_in_counts_it(decodes):
+    """Counted at two sizes, so that what does not grow with the picture cancels."""
+    device, peaks = Accelerator("cuda"), []
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    made = AutoencoderKL(block_out_channels=(8, 16), layers_per_block=2, norm_num_groups=4, **kinds).eval()
+    with device.on():
+        vae = placed({"vae": made}, device.device, torch.float32)["vae"]
+        for side in (64, 128):
+            given = latents(side // 2) if decodes else torch.rand((1, 3, side, side))
+            call = vae.decode if decodes else vae.encode
+            with device.measuring() as meter, torch.no_grad():
+                given = given.to(device.device)
+                before = meter.bytes
+                call(given)
+                peaks.append(meter.peak - before)
+        each = estimate_vae_memory(vae, decodes)
+    assert (peaks[1] - peaks[0]) / (128**2 - 64**2) == pytest.approx(each, rel=0.03)
+
+
+def test_what_free_memory_would_not_hold_is_in_tiles_from_the_start_and_says_so(family, monkeypatch):
+    whole = family.decode(latents(64))
+    pictures = torch.rand((1, 3, 256, 256), generator=torch.Generator().manual_seed(0))
+    asked, encoded = limit(family.vae, "decoder", 64 * 64), limit(family.vae, "encoder", 256 * 256)
+    each = estimate_vae_memory(family.vae, decodes=True)
+    for free, side in ((each * 256**2, 64), (each * 256**2 - 1, 32), (1, 32)):
+        monkeypatch.setattr("pipelines.families.vae_memory.read_free_memory", lambda device, free=free: free)
+        asked.clear(), encoded.clear()
+        found = family.decode(latents(64))
+        assert max(asked) == side**2 and found.shape == whole.shape
+        assert [f"tiles of {4 * side} pixels" in note for note in family.notes] == [True] * (side < 64)
+        family.encode_images(pictures)
+    assert max(encoded) == 128 * 128
+    monkeypatch.setattr("pipelines.families.vae_memory.read_free_memory", lambda device: None)
+    assert torch.equal(family.decode(latents(64)), whole)
 
 
 def test_a_tiny_autoencoder_decodes_in_tiles_whatever_its_factor(tiny_family):
