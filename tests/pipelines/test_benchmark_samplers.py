@@ -28,7 +28,7 @@ from pipelines.benchmarks.sampler_report import (
     put_between,
     write_report,
 )
-from pipelines.benchmarks.sampler_runs import BASE, open_bench
+from pipelines.benchmarks.sampler_runs import BASE, MODELS, open_bench
 from pipelines.benchmarks.samplers import EVALUATIONS, SAME, _CellCache, lines, measure, steps_after, steps_for, table
 from pipelines.core.errors import StoreError
 from pipelines.core.types import Choice, Traits
@@ -241,11 +241,12 @@ def test_lines_that_are_measured_anew_join_the_kept_ones(tmp_path, monkeypatch):
         figures_json(anew, "others", joins=True)
 
 
-def test_the_page_shows_the_last_runs_figures():
-    figures = json.loads(FIGURES.read_text())
-    text = PAGE.read_text()
-    assert text.split(BEGIN)[1].split(END)[0].strip() == markdown(figures)
-    assert PLOT.read_text() == plot(figures["rows"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_page_shows_the_last_runs_figures(model):
+    figures = json.loads(name_file(FIGURES, model).read_text())
+    begin, end = marks(model)
+    assert PAGE.read_text().split(begin)[1].split(end)[0].strip() == markdown(figures)
+    assert name_file(PLOT, model).read_text() == plot(figures["rows"])
 
 
 def test_the_last_run_says_whether_it_halved_the_error_and_which_steps_cost_too_much():
