@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -47,7 +46,7 @@ class DecidingCache(abc.ABC):
     most: int
 
     @abc.abstractmethod
-    def watch(self, entered: torch.Tensor, hidden: torch.Tensor, block: Any, temb: torch.Tensor) -> torch.Tensor:
+    def watch(self, entered: torch.Tensor, hidden: torch.Tensor, block: object, temb: torch.Tensor) -> torch.Tensor:
         """Return what is watched, (R, ...); the arguments are those of `RowDecisions.decide`."""
 
     @abc.abstractmethod
@@ -81,7 +80,7 @@ class _Decisions:
         self._cache, self._rows, self._module = cache, rows, module
         self.depth = cache.depth
 
-    def decide(self, entered: torch.Tensor, hidden: torch.Tensor, block: Any, temb: torch.Tensor) -> list[bool]:
+    def decide(self, entered: torch.Tensor, hidden: torch.Tensor, block: object, temb: torch.Tensor) -> list[bool]:
         cache, rows = self._cache, self._rows
         seen = cache.watch(entered, hidden, block, temb)
         parts = split_rows(seen, len(rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 
@@ -48,7 +47,7 @@ class FirstBlockCache(DecidingCache):
     def build(cls, settings: FirstBlockSettings = FirstBlockSettings()) -> FirstBlockCache:
         return cls(settings.threshold, settings.warmup, settings.most)
 
-    def watch(self, entered: torch.Tensor, hidden: torch.Tensor, block: Any, temb: torch.Tensor) -> torch.Tensor:
+    def watch(self, entered: torch.Tensor, hidden: torch.Tensor, block: object, temb: torch.Tensor) -> torch.Tensor:
         return hidden - entered
 
     def count(self, change: float, gone: float) -> float:

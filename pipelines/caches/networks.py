@@ -122,7 +122,9 @@ _Counter = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], float]
 
 
 def _bind(count: _Counter, work: Work, rows: int) -> Callable[..., None]:
-    def add(module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> None:
+    def add(
+        module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, object], output: object
+    ) -> None:
         work.add(module, count(module, arguments, keywords, output) / rows)
 
     return add

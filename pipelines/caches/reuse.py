@@ -72,7 +72,7 @@ class ReusingCache(abc.ABC):
 def _remembered(module: torch.nn.Module, key: str, rows: Sequence[CachedRow]) -> Callable[..., Any]:
     run = module.forward
 
-    def forward(*arguments: Any, **keywords: Any) -> Any:
+    def forward(*arguments: object, **keywords: object) -> Any:
         output = run(*arguments, **keywords)
         for row, part in zip(rows, split_rows(output, len(rows)), strict=True):
             row.pending[key] = part
@@ -82,7 +82,7 @@ def _remembered(module: torch.nn.Module, key: str, rows: Sequence[CachedRow]) ->
 
 
 def _recalled(module: torch.nn.Module, key: str, rows: Sequence[CachedRow]) -> Callable[..., Any]:
-    def forward(*_: Any, **__: Any) -> Any:
+    def forward(*_: object, **__: object) -> Any:
         return join_rows([row.state[key] for row in rows])
 
     return forward

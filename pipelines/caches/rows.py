@@ -24,7 +24,7 @@ class RowOf:
     index: int
 
 
-def split_rows(output: Any, count: int) -> list[RowOf]:
+def split_rows(output: object, count: int) -> list[RowOf]:
     """Remember an output row by row, without copying it."""
     return [RowOf(output, index) for index in range(count)]
 
@@ -37,7 +37,7 @@ def join_rows(rows: Sequence[RowOf]) -> Any:
     return _gather([row.output for row in rows], [row.index for row in rows])
 
 
-def _count(output: Any) -> int:
+def _count(output: object) -> int:
     """Rows of an output; 0 of one without tensors."""
     if isinstance(output, torch.Tensor):
         return len(output)

@@ -24,7 +24,7 @@ class RowDecisions(Protocol):
 
     depth: int
 
-    def decide(self, entered: torch.Tensor, hidden: torch.Tensor, block: Any, temb: torch.Tensor) -> Sequence[bool]:
+    def decide(self, entered: torch.Tensor, hidden: torch.Tensor, block: object, temb: torch.Tensor) -> Sequence[bool]:
         """Say of each row whether the further blocks are run.
 
         Args:
@@ -42,7 +42,7 @@ class RowDecisions(Protocol):
 
 
 @contextlib.contextmanager
-def split_by_row(transformer: Any, decisions: RowDecisions) -> Iterator[None]:
+def split_by_row(transformer: object, decisions: RowDecisions) -> Iterator[None]:
     """Let a transformer decide row by row while the context lasts.
 
     Raises:
@@ -79,7 +79,7 @@ class _Split:
 
         return forward
 
-    def _enter(self, block: Any, hidden: torch.Tensor, temb: torch.Tensor) -> None:
+    def _enter(self, block: object, hidden: torch.Tensor, temb: torch.Tensor) -> None:
         if block not in self._further:
             self._entered = hidden
             return

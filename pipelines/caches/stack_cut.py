@@ -14,7 +14,7 @@ from pipelines.core.errors import MethodFitError
 __all__ = ["StackCut", "list_blocks", "pass_on"]
 
 
-def list_blocks(transformer: Any) -> list[Any]:
+def list_blocks(transformer: object) -> list[Any]:
     """List a transformer's blocks in their order: those of two streams, then those of one.
 
     Raises:
@@ -45,7 +45,7 @@ class StackCut:
     Source: Chen et al., Delta-DiT, arXiv:2406.01125, section 3.2: the residual is cached, not the feature.
     """
 
-    def __init__(self, transformer: Any, depth: int):
+    def __init__(self, transformer: object, depth: int):
         self._blocks = list_blocks(transformer)
         if depth >= len(self._blocks):
             count = len(self._blocks)
@@ -59,7 +59,7 @@ class StackCut:
         before: list[torch.Tensor] = []
         run_first, run_last = first.forward, last.forward
 
-        def enter(hidden_states: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        def enter(hidden_states: torch.Tensor, *arguments: object, **keywords: object) -> Any:
             before[:] = [hidden_states]
             return (
                 leave(hidden_states, *arguments, **keywords)
@@ -67,7 +67,7 @@ class StackCut:
                 else run_first(hidden_states, *arguments, **keywords)
             )
 
-        def leave(hidden_states: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        def leave(hidden_states: torch.Tensor, *arguments: object, **keywords: object) -> Any:
             texts, hidden = run_last(hidden_states, *arguments, **keywords)
             keep(hidden - before[0])
             return texts, hidden
@@ -79,7 +79,7 @@ class StackCut:
     def resumed(self, feature: torch.Tensor) -> Iterator[None]:
         forwards: dict[torch.nn.Module, Callable[..., Any]] = dict.fromkeys(self.skipped, pass_on)
 
-        def add(hidden_states: torch.Tensor, encoder_hidden_states: Any, *_: Any, **__: Any) -> Any:
+        def add(hidden_states: torch.Tensor, encoder_hidden_states: object, *_: object, **__: object) -> Any:
             return encoder_hidden_states, hidden_states + feature
 
         forwards[self.skipped[0]] = add
@@ -87,6 +87,6 @@ class StackCut:
             yield
 
 
-def pass_on(hidden_states: torch.Tensor, encoder_hidden_states: Any = None, *_: Any, **__: Any) -> Any:
+def pass_on(hidden_states: torch.Tensor, encoder_hidden_states: object = None, *_: object, **__: object) -> Any:
     """Stand in the place of a left-out block."""
     return encoder_hidden_states, hidden_states

@@ -93,7 +93,7 @@ class TokenMerging:
     def _merge(self, layer: Any, grids: dict[int, tuple[int, int]]) -> Callable[..., Any]:
         run = layer.forward
 
-        def forward(hidden_states: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        def forward(hidden_states: torch.Tensor, *arguments: object, **keywords: object) -> Any:
             merging = match_tokens(hidden_states, grids[id(layer)], self.ratio)
             return merging.spread(run(merging.merge(hidden_states), *arguments, **keywords))
 

@@ -74,7 +74,7 @@ class UNetCut:
         resnet = self._cut.resnets[self._first]
         forward = resnet.forward
 
-        def capture(hidden_states: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        def capture(hidden_states: torch.Tensor, *arguments: object, **keywords: object) -> Any:
             keep(hidden_states[:, : self._channels])
             return forward(hidden_states, *arguments, **keywords)
 
@@ -94,7 +94,7 @@ class UNetCut:
             yield
 
 
-def _layers(block: Any) -> list[list[torch.nn.Module]]:
+def _layers(block: object) -> list[list[torch.nn.Module]]:
     """A block's layers: each residual layer with its attention, then the changes of size."""
     scalers = getattr(block, "downsamplers", None) or getattr(block, "upsamplers", None)
     return [*_pair_up(block), *([list(scalers)] if scalers else [])]
@@ -116,7 +116,7 @@ def _skip_channels(unet: Any, depth: int) -> int:
     return int(channels[depth])
 
 
-def _run_layer(layers: list[Any], hidden: torch.Tensor, temb: Any, keywords: dict[str, Any]) -> torch.Tensor:
+def _run_layer(layers: list[Any], hidden: torch.Tensor, temb: object, keywords: dict[str, Any]) -> torch.Tensor:
     hidden = layers[0](hidden, temb)
     for attention in layers[1:]:
         names = ("encoder_hidden_states", "cross_attention_kwargs", "attention_mask", "encoder_attention_mask")
@@ -132,7 +132,9 @@ def _run_down(block: Any, kept: int) -> Forward:
     """
     total = len(block.resnets) + bool(block.downsamplers)
 
-    def run(hidden_states: torch.Tensor, temb: Any = None, **keywords: Any) -> tuple[torch.Tensor, tuple[Any, ...]]:
+    def run(
+        hidden_states: torch.Tensor, temb: object = None, **keywords: object
+    ) -> tuple[torch.Tensor, tuple[Any, ...]]:
         outputs: list[Any] = []
         for layers in _pair_up(block)[:kept]:
             hidden_states = _run_layer(layers, hidden_states, temb, keywords)
@@ -143,7 +145,7 @@ def _run_down(block: Any, kept: int) -> Forward:
     return run
 
 
-def _pass_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+def _pass_on(hidden_states: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
     return hidden_states
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -21,7 +21,7 @@ __all__ = ["Compatibility", "Here", "HereSettings", "sigma_ends", "with_setting"
 class Compatibility(Protocol):
     """A compatibility is one method of the table of programs, built with its settings."""
 
-    def noise_schedule(self, noise_schedule: NoiseSchedule, config: Mapping[str, Any]) -> NoiseSchedule:
+    def noise_schedule(self, noise_schedule: NoiseSchedule, config: Mapping[str, object]) -> NoiseSchedule:
         """Give the model's noise schedule the program's rounding.
 
         Args:

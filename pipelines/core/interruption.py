@@ -80,7 +80,7 @@ class Interruptible(TorchFunctionMode):
             start = stop
         return results[0] if len(results) == 1 else torch.cat(results, dim)
 
-    def is_short(self, func: Operation, tensor: Any, work: float) -> bool:
+    def is_short(self, func: Operation, tensor: object, work: float) -> bool:
         """Whether an operation needs no parting: on another device than a CPU, or soon over."""
         is_elsewhere = not isinstance(tensor, torch.Tensor) or tensor.device.type != "cpu"
         return is_elsewhere or work <= self._rates.get(func, _FIRST_RATE) * self._part_seconds
@@ -95,7 +95,7 @@ def _attention(
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    **more: Any,
+    **more: object,
 ) -> torch.Tensor:
     """Attention by rows of queries, which see all keys: (..., L, E), (..., S, E), (..., S, V) -> (..., L, V)."""
     work = 4.0 * query.numel() * key.shape[-2]
@@ -117,9 +117,9 @@ def _convolution(
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: object = 1,
+    padding: object = 0,
+    dilation: object = 1,
     groups: int = 1,
 ) -> torch.Tensor:
     """A convolution by strips of its output, (B, C, H, W) to (B, D, H', W'): each needs the rows its kernel meets."""
@@ -160,7 +160,7 @@ def _linear(
     return joined.reshape(*input.shape[:-1], joined.shape[-1])
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: object) -> tuple[int, int]:
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return (values[0], values[-1])
 
@@ -189,7 +189,7 @@ def interruptible(modules: Iterable[nn.Module], cancelled: Callable[[], bool]) -
     handles = []
     entered: list[tuple[nn.Module, contextlib.ExitStack]] = []
 
-    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+    def begin(module: nn.Module, args: object, kwargs: object) -> None:
         if _size(args, kwargs) >= LEAST_ELEMENTS and not entered:
             if cancelled():
                 raise Cancelled
@@ -197,7 +197,7 @@ def interruptible(modules: Iterable[nn.Module], cancelled: Callable[[], bool]) -
             stack.enter_context(Interruptible(cancelled))
             entered.append((module, stack))
 
-    def end(module: nn.Module, *_: Any) -> None:
+    def end(module: nn.Module, *_: object) -> None:
         if entered and entered[-1][0] is module:
             entered.pop()[1].close()
 
@@ -235,7 +235,7 @@ def _size(args: Any, kwargs: Any) -> int:
     return max((one.numel() for one in given if isinstance(one, torch.Tensor)), default=0)
 
 
-def large_modules(components: Iterable[Any]) -> list[nn.Module]:
+def large_modules(components: Iterable[object]) -> list[nn.Module]:
     """Those of a model's parts that evaluate pictures or latents: networks, and both halves of a VAE.
 
     Args:

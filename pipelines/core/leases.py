@@ -64,7 +64,7 @@ class CacheRow(NamedTuple):
 class Lease(Mapping[PartKey, Any]):
     """Holds a job's parts, key to object. Nothing in it is evicted until it is closed."""
 
-    def __init__(self, objects: Mapping[PartKey, Any], release: Callable[[], None]):
+    def __init__(self, objects: Mapping[PartKey, object], release: Callable[[], None]):
         self._objects = dict(objects)
         self._release = release
         self._closing = threading.Lock()

@@ -91,7 +91,7 @@ def _read_preparation(folder: Path, side: int) -> tuple[int, Any, Any]:
     return side, config.get("image_mean", _MEAN), config.get("image_std", _STD)
 
 
-def prepare_pictures(images: torch.Tensor, side: int, mean: Any, std: Any) -> torch.Tensor:
+def prepare_pictures(images: torch.Tensor, side: int, mean: object, std: object) -> torch.Tensor:
     """Resize the shorter side (bicubic), crop the center and normalize, as CLIP's image processor does; differentiable.
 
     Args:

@@ -96,7 +96,7 @@ def select_rows(state: State, run: Run, rows: Sequence[int]) -> State:
     return selected
 
 
-def _select(value: Any, rows: Sequence[int], count: int) -> Any:
+def _select(value: object, rows: Sequence[int], count: int) -> Any:
     """The rows of whatever has a row a sample: tensors, and tuples, dictionaries and dataclasses of them."""
     if isinstance(value, torch.Tensor):
         return value[list(rows)] if value.ndim > 1 and len(value) == count else value

@@ -71,10 +71,10 @@ def find_results(
 
 def list_results(
     visible: VisibleResults,
-    search: Any = "",
-    kind: Any = "",
-    limit: Any = 20,
-    before: Any = "",
+    search: object = "",
+    kind: object = "",
+    limit: object = 20,
+    before: object = "",
     options: ListOptions = EVERYTHING,
 ) -> dict[str, Any]:
     """`find_results` as plain values, with how many there are of each kind and model."""
@@ -109,7 +109,7 @@ def list_models(studio: Studio) -> dict[str, Any]:
 ACTIONS = ("delete", "restore", "remove", "empty", "star", "unstar")
 
 
-def change_results(visible: VisibleResults, action: Any, ids: Any) -> dict[str, Any]:
+def change_results(visible: VisibleResults, action: object, ids: object) -> dict[str, Any]:
     """Delete results, which `restore` takes back as long as they lie in the trash, or mark favorites, as the page does.
 
     Args:

@@ -51,7 +51,7 @@ def build_task_endpoint(studio: "Studio", task: str, endpoint: "Endpoint") -> Ca
     return run
 
 
-def _take_previews(settings: Any) -> tuple[Any, bool]:
+def _take_previews(settings: object) -> tuple[Any, bool]:
     """The settings without the flag that asks for the pictures of the steps, and the flag.
 
     Raises:

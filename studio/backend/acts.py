@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from studio.results.store import Record, Store
 from studio.results.visible import VisibleResults
@@ -13,7 +12,9 @@ from studio.safety.people import People, Person
 __all__ = ["see_results", "write_act"]
 
 
-def write_act(audit: AuditLog, people: People, event: str, person: Person, owners: Sequence[str], **facts: Any) -> None:
+def write_act(
+    audit: AuditLog, people: People, event: str, person: Person, owners: Sequence[str], **facts: object
+) -> None:
     """Write into the audit log; what an admin does to what is not theirs is marked as such.
 
     Args:

@@ -8,7 +8,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -144,7 +143,7 @@ class PictureRelease:
         return np.stack([add_watermark(picture) for picture in covered] if self._protection.marks else covered)
 
 
-def _add_note(job: Job, cell: int, sentence: str, **changes: Any) -> None:
+def _add_note(job: Job, cell: int, sentence: str, **changes: object) -> None:
     note = job.view().cells[cell].note
     job.update_cell(cell, note=note if sentence in note else f"{note} {sentence}".strip(), **changes)
 

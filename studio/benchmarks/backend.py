@@ -47,7 +47,7 @@ PROMPT = "a fox on a blue background"
 STEPS = 25
 
 
-def build_request(seed: int = 0, **changes: Any) -> Request:
+def build_request(seed: int = 0, **changes: object) -> Request:
     """Build the request that all figures use."""
     request = Request(
         prompt=PROMPT, num_inference_steps=STEPS, seed=seed, guidance=Choice("cfg", {"guidance_scale": 4.0})

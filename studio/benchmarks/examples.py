@@ -143,7 +143,7 @@ def quantize(studio: Studio) -> np.ndarray:
     return build_contact_sheet(np.concatenate([cell.images for cell in view.cells]))
 
 
-def run_example(studio: Studio, values: Mapping[str, Any]) -> Job:
+def run_example(studio: Studio, values: Mapping[str, object]) -> Job:
     """Draw an example of the tab "Text to image", and return its finished job with all its steps."""
     return _finished(studio.submit("text_to_image", _request(studio, values)))
 

@@ -120,7 +120,9 @@ class _Visit:
         ]
 
 
-def measure_page(studio: Studio, family: Family, browser: Any, url: str, temp: Path, rounds: int = 5) -> list[Figure]:
+def measure_page(
+    studio: Studio, family: Family, browser: object, url: str, temp: Path, rounds: int = 5
+) -> list[Figure]:
     """Measure streaming against the bare loop, the first preview, and what previews write to the disk.
 
     Args:

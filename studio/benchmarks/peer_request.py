@@ -138,7 +138,7 @@ def _build_values(request: PeerRequest, seed: int) -> dict[str, Any]:
 
 
 def _timed(function: Callable, measured: dict[str, Any], name: str) -> Callable:
-    def timed(*arguments: Any, **options: Any) -> Any:
+    def timed(*arguments: object, **options: object) -> Any:
         start = _read_clocks()
         result = function(*arguments, **options)
         measured[name] = _subtract(_read_clocks(), start)
@@ -187,7 +187,7 @@ def run_comfyui(request: PeerRequest, folder: Path) -> dict[str, list[float]]:
 def _build_graph(request: PeerRequest, seed: int) -> dict[str, Any]:
     """The default workflow, in the form that ComfyUI's API takes."""
 
-    def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    def node(class_type: str, **inputs: object) -> dict[str, Any]:
         return {"class_type": class_type, "inputs": inputs}
 
     sampling = {"seed": seed, "steps": request.steps, "cfg": SCALE, "sampler_name": "euler", "scheduler": "normal"}

@@ -14,7 +14,7 @@ _DISK = 512 * 2**20
 _SLOWEST = 2.0
 
 
-def measured_server(parts: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+def measured_server(parts: Mapping[str, Mapping[str, object]]) -> list[Row]:
     """Measure in a running server; returns each figure as (name, what it must be, what it is, whether it is that).
 
     Args:

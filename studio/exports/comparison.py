@@ -146,7 +146,7 @@ def _format_method(choice: Mapping[str, Any]) -> str:
     return " ".join([choice["key"], *(f"{name}={value}" for name, value in choice.items() if name != "key")])
 
 
-def _escape_formula(value: Any) -> Any:
+def _escape_formula(value: object) -> Any:
     return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
 
 

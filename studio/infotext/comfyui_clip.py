@@ -13,7 +13,7 @@ __all__ = ["find_clip_layer"]
 _CLIPS = ("clip", "*", "")
 
 
-def find_clip_layer(graph: Graph, inputs: Mapping[str, Any], side: str = "positive") -> Any:
+def find_clip_layer(graph: Graph, inputs: Mapping[str, object], side: str = "positive") -> Any:
     """Find what the CLIPSetLastLayer node next to a sampler's prompt says, such as -2; None where there is none.
 
     Args:

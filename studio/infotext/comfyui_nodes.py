@@ -95,7 +95,7 @@ def _same(value: object, usual: object) -> bool:
     return value == usual
 
 
-def find_picked_index(graph: Graph, inputs: Mapping[str, Any], sampler: Node) -> int | None:
+def find_picked_index(graph: Graph, inputs: Mapping[str, object], sampler: Node) -> int | None:
     """Find which picture of the batch a graph goes on with: before its sampler, or between that and the saved picture.
 
     Args:

@@ -63,7 +63,7 @@ def find_unfollowed_kinds(graph: Graph, sampler: Node) -> list[str]:
     return list(kinds)
 
 
-def find_partial_settings(graph: Graph, inputs: Mapping[str, Any]) -> list[str]:
+def find_partial_settings(graph: Graph, inputs: Mapping[str, object]) -> list[str]:
     """Find the inputs by which a sampler runs a part of the steps, or goes on from another one's noise."""
     values = {name: graph.resolve_value(inputs.get(name)) for name in (*_PARTS, "end_at_step", "steps")}
     partial = [name for name, whole in _PARTS.items() if values[name] is not None and values[name] not in whole]

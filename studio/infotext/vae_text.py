@@ -14,7 +14,7 @@ _OWN = frozenset({"", "none", "automatic", "baked vae", "baked in", "default"})
 """What programs call the VAE that is in the checkpoint, in small letters."""
 
 
-def write_vae(choice: Mapping[str, Any]) -> dict[str, Any]:
+def write_vae(choice: Mapping[str, object]) -> dict[str, Any]:
     """Write the pair of a VAE of the models folder; none for the model's own."""
     return {_NAME: choice.get("name")} if choice.get("key") == "file" else {}
 

@@ -37,7 +37,7 @@ class Inbox:
             self._condition.notify_all()
             return self.received
 
-    def say(self, values: Mapping[str, Any]) -> None:
+    def say(self, values: Mapping[str, object]) -> None:
         """Leave changed settings; those of one name replace each other. None at all says that the page is there."""
         with self._condition:
             self._said |= values

@@ -52,7 +52,7 @@ class _ToldJob(Job):
 
 
 def _forward(name: str) -> Callable[..., None]:
-    def tell(self: _ToldJob, *args: object, **changes: Any) -> None:
+    def tell(self: _ToldJob, *args: object, **changes: object) -> None:
         getattr(Job, name)(self, *args, **changes)  # a task reads its job, too
         self.events.put((name, args, changes))
 

@@ -77,7 +77,7 @@ class _OnlyHere:
     def files(self, repository: str, revision: str) -> tuple[str, list[RemoteFile]]:
         raise OSError("only what is here")
 
-    def fetch(self, *_: Any) -> Path:
+    def fetch(self, *_: object) -> Path:
         raise OSError("only what is here")
 
     def folder(self, repository: str, revision: str) -> Path | None:

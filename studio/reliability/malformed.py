@@ -250,7 +250,7 @@ def judge_answer(answer: Answer, beyond: bool = False) -> str:
     return "past_a_cap" if _is_past_a_cap(answer.value) else "answered"
 
 
-def _is_past_a_cap(value: Any) -> bool:
+def _is_past_a_cap(value: object) -> bool:
     """Whether a finished job did more than the caps allow."""
     from pipelines.requests.limits import Limits
 

@@ -36,7 +36,7 @@ class PageForm:
     reader: int | None = None
     word: int = 0
 
-    def filled(self, **changes: Any) -> list[Any]:
+    def filled(self, **changes: object) -> list[Any]:
         """Return the values with some fields changed, each named by its id less the root: `filled(steps=4)`.
 
         Raises:
@@ -76,7 +76,7 @@ def _name(part: Mapping[str, Any], root: str, place: int) -> str:
     return (part["props"].get("elem_id") or f"{part['type']}-{place}").removeprefix(f"{root}-").replace("-", "_")
 
 
-def request_word(web: Any, form: PageForm, values: list[Any]) -> Any:
+def request_word(web: object, form: PageForm, values: list[Any]) -> Any:
     """Have Gradio read a form with uploads, as the page does; the answer, which holds the word, and a notice.
 
     Args:
@@ -93,7 +93,7 @@ def _post_json(web: Any, path: str, body: Mapping[str, Any]) -> Any:
     return web.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
 
 
-def press(web: Any, form: PageForm, values: list[Any], owner: str = "page") -> Any:
+def press(web: object, form: PageForm, values: list[Any], owner: str = "page") -> Any:
     """Press the run button and return the answer.
 
     Args:

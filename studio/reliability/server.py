@@ -70,11 +70,11 @@ class Server:
     def outputs(self) -> Path:
         return self.folder / "outputs"
 
-    def begin(self, name: str, data: Any) -> Any:
+    def begin(self, name: str, data: object) -> Any:
         """Send the request that starts a call and return the answer; its JSON holds the `event_id`."""
         return self.web.post(f"/gradio_api/call/{name}", json={"data": data})
 
-    def call(self, name: str, *data: Any) -> Answer:
+    def call(self, name: str, *data: object) -> Answer:
         """Call an endpoint and wait for its end."""
         return self.finish(name, self.begin(name, list(data)))
 

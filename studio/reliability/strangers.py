@@ -23,10 +23,10 @@ class _Visitor:
         self.web = httpx.Client(base_url=server.url, timeout=120, trust_env=False)
         self.web.post("/login", data={"username": name, "password": f"{name}-1"})
 
-    def begin(self, name: str, *data: Any) -> str:
+    def begin(self, name: str, *data: object) -> str:
         return str(self.web.post(f"/gradio_api/call/{name}", json={"data": list(data)}).json()["event_id"])
 
-    def call(self, name: str, *data: Any) -> tuple[str, Any]:
+    def call(self, name: str, *data: object) -> tuple[str, Any]:
         lines = self.web.get(f"/gradio_api/call/{name}/{self.begin(name, *data)}").text.strip().split("\n")
         return lines[-2].removeprefix("event: "), json.loads(lines[-1].removeprefix("data: "))
 

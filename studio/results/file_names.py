@@ -23,7 +23,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 
 
-def _method_key(values: Mapping[str, Any], name: str) -> str:
+def _method_key(values: Mapping[str, object], name: str) -> str:
     choice = values.get(name)
     return str(choice.get("key", "")) if isinstance(choice, Mapping) else ""
 

@@ -153,7 +153,7 @@ class ResultIndex:
                 values.append("%" + re.sub(r"([\\%_])", r"\\\1", word) + "%")
         return f"SELECT * FROM result WHERE {' AND '.join(wheres)} ORDER BY {order.clause}", values
 
-    def _enter(self, connection: sqlite3.Connection, facts: Mapping[str, Any]) -> bool:
+    def _enter(self, connection: sqlite3.Connection, facts: Mapping[str, object]) -> bool:
         columns = ", ".join(facts)
         marks = ", ".join(f":{name}" for name in facts)
         cursor = connection.execute(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.types import is_text
@@ -65,7 +64,7 @@ class ListOptions:
     order: str = NEWEST
 
     @classmethod
-    def parse(cls, model: Any = "", favorites: Any = False, order: Any = NEWEST) -> ListOptions:
+    def parse(cls, model: object = "", favorites: object = False, order: object = NEWEST) -> ListOptions:
         """Check untrusted values.
 
         Raises:

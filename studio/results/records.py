@@ -107,7 +107,7 @@ def get_description_path(path: Path) -> Path:
 
 
 def build_facts(
-    metadata: Mapping[str, Any], parameters: str, kind: str, job: str, index: int, owner: str = ""
+    metadata: Mapping[str, object], parameters: str, kind: str, job: str, index: int, owner: str = ""
 ) -> dict[str, Any]:
     """Build a new result's row, all but its name and sizes: column to plain value, with an id of its own."""
     created = time.time()
@@ -129,7 +129,7 @@ def build_facts(
     }
 
 
-def format_embedded_json(facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+def format_embedded_json(facts: Mapping[str, object], metadata: Mapping[str, object]) -> str:
     """Write the JSON that a picture carries, from its row: never longer than a later reading allows."""
     head = {
         "stepwise": 1,

@@ -11,7 +11,6 @@ import logging.handlers
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 from pipelines.core.errors import StoreError
 from studio.safety.asgi import App, Message, Receive, Scope, Send
@@ -46,7 +45,7 @@ class AuditLog:
         handler.setFormatter(logging.Formatter("%(message)s"))
         self._logger.addHandler(handler)
 
-    def write(self, event: str, who: str, **facts: Any) -> None:
+    def write(self, event: str, who: str, **facts: object) -> None:
         """Append a line.
 
         Args:

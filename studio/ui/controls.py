@@ -77,7 +77,9 @@ def build_settings_controls(
     }
 
 
-def read_settings_values(components: Mapping[str, Component], data: Mapping[Block, Any], cls: type) -> dict[str, Any]:
+def read_settings_values(
+    components: Mapping[str, Component], data: Mapping[Block, object], cls: type
+) -> dict[str, Any]:
     """Read the plain values that differ from the dataclass's defaults, from an event's data (component to value)."""
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     return {name: data[component] for name, component in components.items() if data[component] != defaults[name]}
@@ -151,7 +153,7 @@ class MethodControls:
             else {"key": key}
         )
 
-    def updates(self, choice: Any = None, traits: Traits | CatalogEntry | None = None) -> Data:
+    def updates(self, choice: object = None, traits: Traits | CatalogEntry | None = None) -> Data:
         """Map each component to the update that shows a choice and offers only what fits a model.
 
         Args:
@@ -202,7 +204,7 @@ def build_method_controls(
     prefix: str,
     *,
     label: str = "",
-    choice: Any = None,
+    choice: object = None,
     traits: Traits | CatalogEntry | None = None,
     offered: Mapping[str, Choices] | None = None,
 ) -> MethodControls:

@@ -206,7 +206,7 @@ class RequestForm(FormSections):
             offers[fields["file"]] = self.list_direction_choices(model)
         return offers
 
-    def _build_vae_update(self, model: str, choice: Any = "own") -> Any:
+    def _build_vae_update(self, model: str, choice: object = "own") -> Any:
         """Offer the VAEs that fit a model; one that does not is not chosen."""
         offered = self.list_vae_choices(model)
         name = Choice.parse(choice).settings.get("name", "")

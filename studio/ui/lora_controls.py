@@ -46,7 +46,7 @@ class LoraControls:
         dropdown = gr.update(choices=list(names_offered), value=names, info=_format_info(names_offered))
         return {self.names: dropdown, **self._build_weight_updates(names, [one.get("weight", 1) for one in fitting])}
 
-    def offer(self, offered: Sequence[str], data: Mapping[Block, Any]) -> Data:
+    def offer(self, offered: Sequence[str], data: Mapping[Block, object]) -> Data:
         """Map each component to the update that offers these names; only a chosen one that is gone is taken out."""
         choices = self.choice(data)
         if any(lora["name"] not in offered for lora in choices):

@@ -67,7 +67,7 @@ class SteeringControls:
         """Return everything that `updates` may change."""
         return {*self.inputs, self.panel, self.picture}
 
-    def choice(self, data: Mapping[Block, Any]) -> dict[str, Any]:
+    def choice(self, data: Mapping[Block, object]) -> dict[str, Any]:
         """Read what is chosen, as `Choice.parse` reads it, from an event's data.
 
         A picture that is still on its way has no name yet, and the run says that there is none.
@@ -81,7 +81,7 @@ class SteeringControls:
         values |= {one: data[slider] for one, slider in self.sliders.items() if data[slider] != defaults[one]}
         return {"key": _METHODS[self.field], **values}
 
-    def updates(self, offered: Sequence[tuple[str, str]], choice: Any = "none") -> Data:
+    def updates(self, offered: Sequence[tuple[str, str]], choice: object = "none") -> Data:
         """Map each component to the update that offers these and shows a choice; what is not offered is not chosen.
 
         Args:

@@ -39,10 +39,10 @@ class Setting(Protocol):
     def read(self, text: str) -> Any:
         """Read the plain value of an untrusted text, unchecked; SettingsError for what cannot be read."""
 
-    def write(self, value: Any) -> str:
+    def write(self, value: object) -> str:
         """Write the text that `read` reads back."""
 
-    def check(self, value: Any, model: str) -> tuple[Any, str]:
+    def check(self, value: object, model: str) -> tuple[Any, str]:
         """Return an untrusted value as the tab can show it, and a sentence on what was changed; SettingsError if it
         cannot.
 
@@ -53,7 +53,7 @@ class Setting(Protocol):
 
 
 def accept_settings(
-    settings: Mapping[str, Setting], values: Any, model: str, texts: bool = False
+    settings: Mapping[str, Setting], values: object, model: str, texts: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """Return what a tab can show of untrusted values, and a sentence for each that was left out or moved.
 
@@ -76,7 +76,7 @@ def accept_settings(
     return accepted_values, notes
 
 
-def write_settings(settings: Mapping[str, Setting], values: Mapping[str, Any]) -> dict[str, str]:
+def write_settings(settings: Mapping[str, Setting], values: Mapping[str, object]) -> dict[str, str]:
     """Write the parameters of a link for these values."""
     return {name: setting.write(values[name]) for name, setting in settings.items() if name in values}
 
@@ -100,7 +100,7 @@ def read_choice(text: str) -> dict[str, Any]:
     return Choice.parse(_read_json(text)).to_json() if text.startswith("{") else parse_choice(text)
 
 
-def _write_json(value: Any) -> str:
+def _write_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -124,10 +124,10 @@ class Text:
     def read(self, text: str) -> str:
         return text
 
-    def write(self, value: Any) -> str:
+    def write(self, value: object) -> str:
         return str(value or "")
 
-    def check(self, value: Any, model: str) -> tuple[str, str]:
+    def check(self, value: object, model: str) -> tuple[str, str]:
         if not isinstance(value, str) or len(value) > self.longest:
             raise SettingsError(f"It must be a text of at most {self.longest} characters.")
         return _strip_unprintable(value), ""
@@ -148,10 +148,10 @@ class OneOf:
     def read(self, text: str) -> str:
         return text
 
-    def write(self, value: Any) -> str:
+    def write(self, value: object) -> str:
         return str(value or "")
 
-    def check(self, value: Any, model: str) -> tuple[str, str]:
+    def check(self, value: object, model: str) -> tuple[str, str]:
         if value not in (choices := list(self.choices())):
             raise UnknownMethodError(self.kind, value, filter(None, choices))
         return value, ""
@@ -170,7 +170,7 @@ class Whole:
     def write(self, value: Any) -> str:
         return str(int(value))
 
-    def check(self, value: Any, model: str) -> tuple[int, str]:
+    def check(self, value: object, model: str) -> tuple[int, str]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise SettingsError(f"{str(value)[:80]!r} is not a whole number.")
         clamped = min(max(int(value), self.low), self.high)
@@ -184,10 +184,10 @@ class Flag:
     def read(self, text: str) -> Any:
         return {"yes": True, "no": False}.get(text, text)
 
-    def write(self, value: Any) -> str:
+    def write(self, value: object) -> str:
         return "yes" if value else "no"
 
-    def check(self, value: Any, model: str) -> tuple[bool, str]:
+    def check(self, value: object, model: str) -> tuple[bool, str]:
         if not isinstance(value, bool):
             raise SettingsError(f"{str(value)[:80]!r} is neither yes nor no.")
         return value, ""
@@ -211,7 +211,7 @@ class Chosen:
     def write(self, value: Any) -> str:
         return format_choice(value)
 
-    def check(self, value: Any, model: str) -> tuple[dict[str, Any], str]:
+    def check(self, value: object, model: str) -> tuple[dict[str, Any], str]:
         choice = Choice.parse(value)
         method = self.table[choice.key]
         settings = parse_settings(method.settings, choice.settings, method.label)
@@ -240,7 +240,7 @@ class ChosenSeveral:
         is_plain = not any(mark in text for text in texts for mark in ("{", ";"))
         return ";".join(texts) if is_plain else _write_json(list(value))
 
-    def check(self, value: Any, model: str) -> tuple[list[dict[str, Any]], str]:
+    def check(self, value: object, model: str) -> tuple[list[dict[str, Any]], str]:
         if not isinstance(value, (list, tuple)) or len(value) > self.most:
             raise SettingsError(f"It must be a list of at most {self.most} methods.")
         choices_by_key: dict[str, dict[str, Any]] = {}
@@ -272,13 +272,13 @@ class Keys:
     def write(self, value: Any) -> str:
         return _write_json(list(value))
 
-    def check(self, value: Any, model: str) -> tuple[list[dict[str, Any]], str]:
+    def check(self, value: object, model: str) -> tuple[list[dict[str, Any]], str]:
         if not isinstance(value, (list, tuple)) or not all(isinstance(key, Mapping) for key in value):
             raise SettingsError("It must be a list of prompts and seeds.")
         keys = [self._key(key) for key in value[: self.most]]
         return keys, "" if len(value) <= self.most else f"only the first {self.most} of {len(value)} can be shown."
 
-    def _key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+    def _key(self, key: Mapping[str, object]) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         if key.get("prompt") is not None:
             entry["prompt"] = Text(self.longest).check(key["prompt"], "")[0]

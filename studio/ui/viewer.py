@@ -185,10 +185,10 @@ class ViewerRenderer:
             parts["batch"] = {"html": self._build_strip(pictures), "hidden": None}
         return parts
 
-    def _build_strip(self, pictures: Sequence[Mapping[str, Any]]) -> str:
+    def _build_strip(self, pictures: Sequence[Mapping[str, object]]) -> str:
         return "".join(self._thumbnail(place, picture) for place, picture in enumerate(pictures, 1))
 
-    def _thumbnail(self, place: int, picture: Mapping[str, Any]) -> str:
+    def _thumbnail(self, place: int, picture: Mapping[str, object]) -> str:
         source = f'data-file="{picture["file"]}"' if "file" in picture else f'src="{picture["src"]}"'
         attributes = "".join(f' {name}="{value}"' for name, value in picture.items() if name in _NO_RESULT and value)
         alternative_text = f"Picture {place} of this batch, seed {picture['data-seed']}"

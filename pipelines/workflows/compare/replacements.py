@@ -34,7 +34,7 @@ def parse_replacements(values: Sequence[object]) -> list[str]:
     return [f"{texts[0]}{_ARROW}{text}" for text in texts]
 
 
-def replace_in_prompts(plain: Mapping[str, Any], value: object) -> dict[str, Any]:
+def replace_in_prompts(plain: Mapping[str, object], value: object) -> dict[str, Any]:
     """Return a request's plain values with a pair of `parse_replacements` applied to both prompts.
 
     An "a" or "an" before what is replaced is made to agree with what stands there then: "a fox" becomes "an owl".

@@ -141,7 +141,7 @@ class CellsEditor:
             for fields in self.fields[: min(max(FEWEST, int(data[self.count])), FEW)]
         ]
 
-    def updates(self, rows: Sequence[Mapping[str, Any]], traits: Traits | None, equal_nfe: bool) -> Data:
+    def updates(self, rows: Sequence[Mapping[str, object]], traits: Traits | None, equal_nfe: bool) -> Data:
         """Map each component to the update that shows these cells; a method that does not fit the model becomes the
         first that does.
 

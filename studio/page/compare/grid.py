@@ -170,7 +170,7 @@ def _build_axes(x: Axis, y: Axis | None, tiles: Sequence[str]) -> str:
     )
 
 
-def _format_axis(axis: Axis, value: Any) -> str:
+def _format_axis(axis: Axis, value: object) -> str:
     return f"<span>{escape(axis.label)}</span> {escape(axis_value(axis.field, value))}"
 
 

@@ -131,7 +131,7 @@ class LearnPanel(RunningTab):
         outputs: Any = {self.notice, self.context.tabs, *shown}
         self.result.click(use, [self.session], outputs, **PLUMBING)
 
-    def _fill_preset(self, learner: Mapping[str, Any], pictures: Mapping[str, int]) -> Data:
+    def _fill_preset(self, learner: Mapping[str, object], pictures: Mapping[str, int]) -> Data:
         """Show a preset: its learner with its settings, and the pictures'; the others as by default."""
         values = {field.name: field.default for field in dataclasses.fields(PictureSettings)} | {**pictures}
         return {**self.learner.updates(learner), **{part: values[name] for name, part in self.pictures.items()}}

@@ -42,7 +42,7 @@ class Cells:
         except (ValueError, RecursionError):
             raise SettingsError(f"{text[:80]!r} cannot be read.") from None
 
-    def write(self, value: Any) -> str:
+    def write(self, value: object) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     def check(self, value: Any, model: str) -> tuple[list[dict[str, Any]], str]:
@@ -70,7 +70,7 @@ class Cells:
             else "",
         )
 
-    def _check_value(self, name: str, value: Any, model: str) -> Any:
+    def _check_value(self, name: str, value: object, model: str) -> Any:
         if name in _METHODS:
             return Chosen(_METHODS[name], self.traits).check(value, model)[0]["key"]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -190,7 +190,7 @@ class ComparisonSetup:
         """Return everything that `updates` may change."""
         return {*self.inputs, *self.form.outputs, *self.cells.outputs, self.cells_panel, self.grid_panel}
 
-    def draft(self, data: Mapping[Any, Any]) -> dict[str, Any]:
+    def draft(self, data: Mapping[Any, object]) -> dict[str, Any]:
         """Return what stands on the page, as plain values: for the browser's memory and for `updates`.
 
         Raises:
@@ -284,12 +284,12 @@ class ComparisonSetup:
         names = ("equal", "reference", "reference_steps")
         return updates | {getattr(self, name): tab_values[name] for name in names if name in tab_values}
 
-    def _edit(self, data: Mapping[Any, Any], change: Callable[[Rows], Rows]) -> Data:
+    def _edit(self, data: Mapping[Block, Any], change: Callable[[Rows], Rows]) -> Data:
         traits = self.studio.traits(data[self.form.fields["model"]])
         rows = change(self.cells.rows(data))[: len(self.cells.groups)]
         return self.cells.updates(rows, traits, data[self.equal] == NFE)
 
-    def _apply_preset(self, data: Mapping[Any, Any], preset: str, equal: str) -> Data:
+    def _apply_preset(self, data: Mapping[Block, Any], preset: str, equal: str) -> Data:
         traits = self.studio.traits(data[self.form.fields["model"]])
         if preset == GRID:
             updates, mode = self.axes.updates(self.axes.first), GRID
@@ -297,7 +297,7 @@ class ComparisonSetup:
             updates, mode = self.cells.updates(build_preset_cells(preset, traits), traits, equal == NFE), CELLS
         return {**updates, self.equal: equal, self.mode: mode, **self._switch_panels(mode)}
 
-    def _fill_family(self, data: Mapping[Any, Any]) -> Data:
+    def _fill_family(self, data: Mapping[Block, Any]) -> Data:
         """The cells filled with a family, or the grid's columns where it is larger than the cells are many."""
         name, traits = data[self.family], self.studio.traits(data[self.form.fields["model"]])
         if name == NONE:
@@ -309,7 +309,7 @@ class ComparisonSetup:
         # Shown as unchosen again, so that the same family can be chosen a second time.
         return {**updates, self.family: NONE, self.equal: NFE, self.mode: mode, **self._switch_panels(mode)}
 
-    def _update_families(self, data: Mapping[Any, Any]) -> Data:
+    def _update_families(self, data: Mapping[Block, Any]) -> Data:
         traits = self.studio.traits(data[self.form.fields["model"]])
         return {self.family: gr.update(choices=list_families(traits), value=NONE)}
 

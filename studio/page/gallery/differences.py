@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from studio.results.records import Record
 
@@ -57,7 +56,7 @@ def _read_settings(record: Record) -> dict[str, str]:
     }
 
 
-def _format_value(name: str, value: Any) -> str:
+def _format_value(name: str, value: object) -> str:
     if isinstance(value, Mapping):
         value = value.get("guidance_scale", value.get("key", "")) if name == "guidance" else value.get("key", "")
     is_default = value is None or (name in ("second_pass", "cache", "search") and value == "none")

@@ -18,6 +18,7 @@ from studio.results.search import find
 from studio.results.store import Record
 from studio.ui import markup
 from studio.ui.asking import list_visible_results
+from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING
 from studio.ui.outputs import in_order
 from studio.ui.presentation import format_count
@@ -106,7 +107,7 @@ class ResultList:
         return [self.model, self.favorites, self.order]
 
     @property
-    def outputs(self) -> set[Any]:
+    def outputs(self) -> set[Block]:
         """Return what `list_newest` changes."""
         return {
             self.grid,
@@ -144,7 +145,7 @@ class ResultList:
             )
         self.more.click(self.list_next, self.inputs, outputs=in_order(self.outputs), **PLUMBING)
 
-    def read_search(self, data: Mapping[Any, Any]) -> dict[str, Any]:
+    def read_search(self, data: Mapping[Any, object]) -> dict[str, Any]:
         """Return what is searched for, for a link."""
         return {
             "search": data[self.search] or "",
@@ -154,7 +155,7 @@ class ResultList:
             "sort": data[self.order] or NEWEST,
         }
 
-    def update_from_link(self, values: Mapping[str, Any]) -> dict[Any, Any]:
+    def update_from_link(self, values: Mapping[str, Any]) -> Data:
         """Return the updates that show what a link searches for."""
         search, kind = values.get("search", ""), values.get("kind", "")
         model, favorites = values.get("made_by", ""), values.get("favorites", False)
@@ -165,8 +166,14 @@ class ResultList:
     # Handlers.
 
     def list_newest(
-        self, search: str, kind: str, place: Any, model: Any = "", favorites: Any = False, order: Any = NEWEST
-    ) -> dict[Any, Any]:
+        self,
+        search: str,
+        kind: str,
+        place: object,
+        model: object = "",
+        favorites: object = False,
+        order: object = NEWEST,
+    ) -> Data:
         """Show the first results that the filters let through, as many as were shown; all values come from a
         browser."""
         try:
@@ -193,7 +200,7 @@ class ResultList:
 
     def list_next(
         self, search: str, kind: str, place: Any, model: Any = "", favorites: Any = False, order: Any = NEWEST
-    ) -> dict[Any, Any]:
+    ) -> Data:
         """Show the page after the last one; the page's script puts it at the end of the list that it belongs to."""
         last = str(place.get("last", "")) if isinstance(place, Mapping) else ""
         try:
@@ -207,7 +214,7 @@ class ResultList:
         page_updates = self._end_page(records, more, name, count, options, last)
         return {**page_updates, self.next: self._tiles(records, name, hidden=True)}
 
-    def star(self, data: Any, inputs: Sequence[Any]) -> tuple[dict[Any, Any], str]:
+    def star(self, data: Any, inputs: Sequence[Any]) -> tuple[Data, str]:
         """Mark a result as a favorite, or as none; the page has turned its star already.
 
         Args:
@@ -244,7 +251,7 @@ class ResultList:
 
     def _end_page(
         self, records: Sequence[Record], more: bool, name: str, count: int, options: ListOptions, last: str = ""
-    ) -> dict[Any, Any]:
+    ) -> Data:
         order = f", {ORDERS[options.order].label.lower()}" if count > 1 else ""
         text = f"{format_count(count, 'result')}{order}" + (", and more below" if more else "")
         return {
@@ -255,7 +262,7 @@ class ResultList:
         }
 
 
-def _read_shown_count(place: Any) -> int:
+def _read_shown_count(place: object) -> int:
     count = place.get("shown") if isinstance(place, Mapping) else None
     return count if isinstance(count, int) and 0 <= count < 10**9 else 0
 

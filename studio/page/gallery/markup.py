@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipelines.core.types import Request
 from pipelines.quantizers import QUANTIZERS
@@ -238,7 +237,7 @@ def _list_figures(record: Record, label: str) -> list[tuple[str, str]]:
     return [*pairs, *([("Model", label)] if label else []), ("File", _format_bytes(record.size))]
 
 
-def _format_setting(field: str, value: Any) -> str:
+def _format_setting(field: str, value: object) -> str:
     """A setting in words: a method by its label, with those of its settings that are said."""
     if not isinstance(value, Mapping):
         return str(value)[:60]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import gradio as gr
 
 from pipelines.core.errors import StepwiseError
 from studio.results.file_names import LONGEST_PATTERN, TOKENS, check_pattern
+from studio.ui.component_data import Block, Data
 from studio.ui.controls import PLUMBING
 from studio.ui.outputs import in_order
 
@@ -34,7 +34,7 @@ class NamePattern:
                 elem_id="gal-names",
             )
 
-    def wire(self, demo: gr.Blocks, say: Callable[[str, str], dict[Any, Any]], outputs: set[Any]) -> None:
+    def wire(self, demo: gr.Blocks, say: Callable[[str, str], Data], outputs: set[Block]) -> None:
         """Show the pattern that the browser keeps, and say what is wrong with it.
 
         Args:
@@ -43,7 +43,7 @@ class NamePattern:
             outputs: what those updates change.
         """
 
-        def check(pattern: Any) -> dict[Any, Any]:
+        def check(pattern: object) -> Data:
             try:
                 check_pattern(str(pattern or ""))
             except StepwiseError as error:

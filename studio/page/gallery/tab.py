@@ -21,6 +21,7 @@ from studio.results.search import drop_model, extract_settings, get_existing, ge
 from studio.ui import markup
 from studio.ui.asking import list_visible_results
 from studio.ui.clip_export import ClipExport
+from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
 from studio.ui.deep_links import TabSettings, copy_link
 from studio.ui.outputs import in_order
@@ -178,7 +179,7 @@ class GalleryTab:
 
     # Handlers: each gives updates by component.
 
-    def _open(self, event: gr.EventData) -> dict[Any, Any]:
+    def _open(self, event: gr.EventData) -> Data:
         data = event._data or {}
         if data.get("action") != "open":
             return {self.news: gr.skip()}
@@ -198,11 +199,11 @@ class GalleryTab:
             **self.clips.updates(record),
         }
 
-    def _star(self, event: gr.EventData, *inputs: Any) -> dict[Any, Any]:
+    def _star(self, event: gr.EventData, *inputs: object) -> Data:
         updates, problem = self.result_list.star(event._data, inputs)
         return {**updates, **self._say(problem, "problem")} if problem else {self.news: gr.skip()}
 
-    def _compare(self, chosen: Any) -> dict[Any, Any]:
+    def _compare(self, chosen: object) -> Data:
         try:
             records = get_existing(self._results, chosen)
             stills = [record for record in records if record.path.suffix.lower() in look.STILLS]
@@ -221,7 +222,7 @@ class GalleryTab:
             **self.clips.updates(None),
         }
 
-    def _export(self, chosen: Any, pattern: Any = "") -> dict[Any, Any]:
+    def _export(self, chosen: object, pattern: object = "") -> Data:
         try:
             records = get_existing(self._results, chosen)
             name = f"stepwise-{time.strftime('%Y%m%d-%H%M%S')}.zip"
@@ -234,7 +235,7 @@ class GalleryTab:
             self.notice: look.build_archive_notice(path, len(records), path.stat().st_size),
         }
 
-    def _remove(self, chosen: Any, *inputs: Any) -> dict[Any, Any]:
+    def _remove(self, chosen: Any, *inputs: Any) -> Data:
         try:
             deleted = [
                 self._results.delete(record.id).id
@@ -252,7 +253,7 @@ class GalleryTab:
             **self._say(text, "news", deleted),
         }
 
-    def _restore(self, chosen: Any, *inputs: Any) -> dict[Any, Any]:
+    def _restore(self, chosen: Any, *inputs: Any) -> Data:
         try:
             restored = [self._results.restore(record.id).id for record in get_existing(self._results, chosen)]
         except StepwiseError as error:
@@ -263,7 +264,7 @@ class GalleryTab:
             **self._say(f"{format_count(len(restored), 'result')} restored.", "news"),
         }
 
-    def _empty_trash(self, was_asked: Any, *inputs: Any) -> dict[Any, Any]:
+    def _empty_trash(self, was_asked: Any, *inputs: Any) -> Data:
         try:
             if not self.result_list.trash.is_confirmed(was_asked):
                 return self.result_list.trash.ask()
@@ -272,7 +273,7 @@ class GalleryTab:
             return self._say(str(error), "problem")
         return {**self.result_list.list_newest(*inputs), **self._close(), **self._say(text, "news")}
 
-    def _send(self, opened: str, key: str, receiver: Receiver) -> dict[Any, Any]:
+    def _send(self, opened: str, key: str, receiver: Receiver) -> Data:
         """Open another tab with the settings of the opened result."""
         try:
             values = extract_settings(self._results.get(opened))
@@ -290,10 +291,10 @@ class GalleryTab:
         except StepwiseError as error:
             return self._say(str(error), "problem")
 
-    def _close(self) -> dict[Any, Any]:
+    def _close(self) -> Data:
         return {self.detail: gr.update(visible=False), self.whole: "", self.opened_id: ""}
 
-    def _say(self, text: str, kind: str = "news", deleted: Sequence[str] = ()) -> dict[Any, Any]:
+    def _say(self, text: str, kind: str = "news", deleted: Sequence[str] = ()) -> Data:
         return {
             self.news: gr.update(visible=bool(text)),
             self.notice: markup.notice(text, kind) if text else "",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from studio.ui.component_data import Block, Data
 from studio.ui.presentation import format_count, format_file_size
 
 if TYPE_CHECKING:
@@ -32,18 +33,18 @@ class TrashButton:
         self.was_asked = gr.JSON({}, visible=False)
 
     @property
-    def outputs(self) -> set[Any]:
+    def outputs(self) -> set[Block]:
         """Return what `show` and `ask` change."""
         return {self.button, self.was_asked}
 
-    def show(self, in_trash: bool) -> dict[Any, Any]:
+    def show(self, in_trash: bool) -> Data:
         """Return the updates for a list, of the trash or not: what a click would remove, not asked yet."""
         size = self._results().measure_trash() if in_trash else None
         if size is None or not size.results:
             return {self.button: gr.update(visible=False), self.was_asked: {}}
         return {self.button: gr.update(visible=True, value=f"Empty trash ({_describe(size)})"), self.was_asked: {}}
 
-    def ask(self) -> dict[Any, Any]:
+    def ask(self) -> Data:
         """Return the updates after the first click."""
         size = self._results().measure_trash()
         return {
@@ -51,7 +52,7 @@ class TrashButton:
             self.was_asked: {"results": size.results},
         }
 
-    def is_confirmed(self, was_asked: Any) -> bool:
+    def is_confirmed(self, was_asked: object) -> bool:
         """Say whether a click is the second one, about the trash as it still is.
 
         Args:

@@ -209,7 +209,7 @@ class LiveModeTab(RunningTab):
             return {}
         return {self.fields[name]: gr.update(value=draft[name]) for name in self.fields.keys() & draft.keys()}
 
-    def _understand(self, job: Job, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _understand(self, job: Job, values: Mapping[str, object]) -> Mapping[str, Any]:
         """What a running session is to do: `save`, or other settings."""
         if values.get("save"):
             return {"save": True}
@@ -232,13 +232,13 @@ def _find_inbox(job: Job) -> Inbox:
     return inbox
 
 
-def _choose_guidance(scale: Any) -> dict[str, Any]:
+def _choose_guidance(scale: object) -> dict[str, Any]:
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise SettingsError(f"Residual guidance is {str(scale)[:80]!r}. It must be a number.")
     return {"key": "residual" if scale > 1 else "cfg", "guidance_scale": scale}
 
 
-def _parse_seed(text: Any) -> int:
+def _parse_seed(text: object) -> int:
     try:
         return int(str(text).strip())
     except ValueError:

@@ -80,7 +80,7 @@ class QuantizationView:
         }
 
 
-def take_nominal_sizes(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def take_nominal_sizes(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, Any]]:
     """Return rows of which simulated ones have the bytes that they would take."""
     return [{**row, "bytes": row.get("nominal_bytes") or row["bytes"]} for row in rows]
 
@@ -120,7 +120,7 @@ def _build_panel(title: str, inside: str, note: str) -> str:
     return f'<section class="qz-panel"><h3>{title}</h3>{inside}<p class="sw-hint">{note}</p></section>'
 
 
-def _build_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _build_table(rows: Sequence[Mapping[str, object]]) -> str:
     heads: tuple[str, ...] = (
         "Weights",
         "Stored",

@@ -256,7 +256,7 @@ class QuantizeTab(RunningTab):
         updates |= self._show_chosen([preset.choice.key])
         return {**updates, self.notice: markup.notice(preset.sentence, "news")}
 
-    def _find_base_model(self, key: Any) -> str | None:
+    def _find_base_model(self, key: object) -> str | None:
         entry = next((one for one in self.form.models if one.key == key), None)
         return entry.quantized.base if entry and entry.quantized else None
 

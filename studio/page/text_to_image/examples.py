@@ -35,7 +35,7 @@ class Example:
         return RESULTS / f"{self.key}.webp"
 
 
-def _build_example(key: str, label: str, prompt: str, seed: int, **values: Any) -> Example:
+def _build_example(key: str, label: str, prompt: str, seed: int, **values: object) -> Example:
     shared = {
         "model": "emoji-128",
         "prompt": prompt,

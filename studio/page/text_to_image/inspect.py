@@ -22,6 +22,7 @@ from studio.media.live_image import encode_picture_url
 from studio.results.search import extract_settings
 from studio.ui import markup, presentation
 from studio.ui.asking import list_visible_results
+from studio.ui.component_data import Data
 from studio.ui.controls import build_method_controls
 from studio.ui.live_routes import LiveTab, Parts
 from studio.ui.page_context import PageContext
@@ -97,14 +98,14 @@ class InspectPanel(RunningTab):
         )
         self._wire_run(form, LiveTab(KEY, form.read, self._build_renderer))
 
-    def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
         typed = self._typed(data)
         return typed, {**typed, **read_shown(self.studio, data[self.source])}
 
-    def _typed(self, data: Mapping[Any, Any]) -> dict[str, Any]:
+    def _typed(self, data: Mapping[Any, object]) -> dict[str, Any]:
         return {"inspection": self.inspection.choice(data)}
 
-    def _refill(self, draft: Any) -> dict[Any, Any]:
+    def _refill(self, draft: Any) -> Data:
         try:
             return dict(self.inspection.updates(draft["inspection"]))
         except (StepwiseError, KeyError, TypeError):  # written by an older version, or by hand

@@ -18,6 +18,7 @@ from studio.results.search import extract_settings
 from studio.ui import markup, presentation
 from studio.ui.asking import list_visible_results
 from studio.ui.before_after import build_frame, show_only
+from studio.ui.component_data import Data
 from studio.ui.live_routes import LiveTab, Parts
 from studio.ui.page_context import Lists, PageContext
 from studio.ui.results_route import find_address
@@ -101,7 +102,7 @@ class UpscalePanel(RunningTab):
     def _list_choices(self) -> list[tuple[str, str]]:
         return list_upscaler_choices(self.studio)
 
-    def _read(self, data: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
         typed = self._typed(data)
         try:
             record = list_visible_results(self.studio).get(str(data[self.source] or ""))
@@ -111,10 +112,10 @@ class UpscalePanel(RunningTab):
         base = {name: value for name, value in made.items() if name in Request.__dataclass_fields__}
         return typed, {**typed, "base": {**base, "batch_size": 1} if base else {}, "picture": record.path.read_bytes()}
 
-    def _typed(self, data: dict[Any, Any]) -> dict[str, Any]:
+    def _typed(self, data: Data) -> dict[str, Any]:
         return {name: data[getattr(self, name)] for name in _FIELDS}
 
-    def _refill(self, draft: Any) -> dict[Any, Any]:
+    def _refill(self, draft: object) -> Data:
         if not isinstance(draft, Mapping) or not draft.keys() >= set(_FIELDS):
             return {}
         values = {getattr(self, name): draft[name] for name in ("factor", "strength")}

@@ -34,7 +34,7 @@ class VideoExample:
 
 
 def _build_example(
-    label: str, prompt: str, seed: int, keys: list[dict[str, Any]], frames: int = 24, **walk: Any
+    label: str, prompt: str, seed: int, keys: list[dict[str, Any]], frames: int = 24, **walk: object
 ) -> VideoExample:
     form = {
         "model": "emoji",

@@ -48,7 +48,7 @@ class ClipForm(RequestForm):
     def _build_model_updates(self, entry: CatalogEntry) -> Data:
         return {**super()._build_model_updates(entry), **self.beside(entry)}
 
-    def updates(self, values: Mapping[str, Any], current: str = "") -> Data:
+    def updates(self, values: Mapping[str, object], current: str = "") -> Data:
         """Update as `RequestForm.updates` does; a guidance rescale that the model's own pipeline does not take is
         hidden."""
         updates = super().updates(values, current)
@@ -65,7 +65,7 @@ class ClipForm(RequestForm):
     def size_multiple(self, entry: CatalogEntry) -> int:
         return super().size_multiple(entry) if entry.kind == "image" else video_model(entry).size_step
 
-    def get_entry(self, key: Any) -> CatalogEntry:
+    def get_entry(self, key: object) -> CatalogEntry:
         """Return the catalog's line of a model that is offered; the first for any other."""
         return self._find_entry(key) or self.first
 
@@ -81,7 +81,7 @@ def _add_model_defaults(entry: CatalogEntry) -> CatalogEntry:
     return dataclasses.replace(entry, defaults={**size, **model.defaults, **entry.defaults})
 
 
-def find_uploaded(value: Any) -> Path | None:
+def find_uploaded(value: object) -> Path | None:
     """Find the file of an uploaded picture as the browser names it; only one that was uploaded here is taken.
 
     Raises:
@@ -96,7 +96,7 @@ def find_uploaded(value: Any) -> Path | None:
     return path
 
 
-def open_first_frame(value: Any) -> Any:
+def open_first_frame(value: object) -> Any:
     """Open the uploaded first frame, decoded; None without one."""
     path = find_uploaded(value)
     return None if path is None else open_picture(path)
@@ -201,7 +201,7 @@ class ClipChoices:
         }
 
 
-def build_draft(values: Mapping[str, Any]) -> dict[str, Any]:
+def build_draft(values: Mapping[str, object]) -> dict[str, Any]:
     """Return a stored clip's settings as the form's own draft: see `VideoTab.updates`."""
     animate = values.get("animate")
     stored = animate if isinstance(animate, Mapping) else {}

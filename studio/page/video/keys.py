@@ -58,10 +58,10 @@ class KeyRows:
         rows = zip(self.prompts[: self._count(data) - 1], self.seeds, strict=False)
         return [_parse_key(data[prompt], data[seed]) for prompt, seed in rows]
 
-    def _count(self, data: Mapping[Any, Any]) -> int:
+    def _count(self, data: Mapping[Block, Any]) -> int:
         return min(max(int(data[self.count] or 2), 2), MOST)
 
-    def updates(self, keys: Sequence[Mapping[str, Any]]) -> Data:
+    def updates(self, keys: Sequence[Mapping[str, object]]) -> Data:
         """Map each component to the update that shows these keys."""
         others = [key if isinstance(key, Mapping) else {} for key in keys][: MOST - 1]
         updates = self._show_count(max(2, len(others) + 1))

@@ -236,14 +236,14 @@ class VideoTab(RunningTab):
         updates |= {component: draft[name] for name, component in self.clip.settings.items() if name in draft}
         return {**updates, **(self.keys.updates(draft["keys"]) if "keys" in draft else {})}
 
-    def _receive(self, values: Mapping[str, Any]) -> Data:
+    def _receive(self, values: Mapping[str, object]) -> Data:
         """Settings from another tab: of a clip all of them, of a picture the first prompt; and the picture itself."""
         updates = self.updates(build_draft(values))
         if path := values.get("picture"):
             updates[self.clip.picture] = str(path)
         return updates
 
-    def _refill(self, draft: Any) -> Data:
+    def _refill(self, draft: object) -> Data:
         if not isinstance(draft, dict):
             return {}
         try:
