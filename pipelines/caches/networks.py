@@ -45,7 +45,7 @@ def require_module(network: Network) -> torch.nn.Module:
 
 
 @contextlib.contextmanager
-def replaced_forwards(forwards: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iterator[None]:
+def replaced_forwards(forwards: Mapping[torch.nn.Module, Callable[..., object]]) -> Iterator[None]:
     """Give modules other forward functions while the context lasts.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.models.device_choice import DTYPES, Acceleration
 from pipelines.requests.limits import Limits
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["build_studio_settings"]
 
 
-def build_studio_settings(settings: LaunchSettings, gpu: Callable[..., Any] | None = None) -> StudioSettings:
+def build_studio_settings(settings: LaunchSettings, gpu: Callable[..., object] | None = None) -> StudioSettings:
     """Build the settings of a studio that is served.
 
     Args:

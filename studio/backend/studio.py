@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -188,7 +187,7 @@ class Studio(StudioModels):
         """Return the job that was submitted last, if any is remembered."""
         return self._jobs.get_latest()
 
-    def _build_engine(self, gpu: Callable[..., Any] | None) -> LocalEngine:
+    def _build_engine(self, gpu: Callable[..., object] | None) -> LocalEngine:
         """The engine of this process, or of a Space that lends its GPU through `gpu`."""
         if gpu is not None:
             return build_zero_engine(self, self.tasks, gpu, self._leave_queue)

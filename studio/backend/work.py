@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pipelines.workflows.upscale import UpscaleRequest
 from studio.jobs.job import Job
@@ -16,7 +15,7 @@ __all__ = ["build_zero_engine", "estimate_work"]
 
 
 def build_zero_engine(
-    context: TaskContext, tasks: Mapping[str, Task], gpu: Callable[..., Any], leave_queue: Callable[[Job], None]
+    context: TaskContext, tasks: Mapping[str, Task], gpu: Callable[..., object], leave_queue: Callable[[Job], None]
 ) -> LocalEngine:
     """Build the engine that runs each job in a process with a lent GPU.
 

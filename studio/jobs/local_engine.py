@@ -115,7 +115,7 @@ class LocalEngine:
             return view.seconds_left
         return typical_seconds and max(0.0, typical_seconds - view.seconds)
 
-    def run_if_idle(self, action: Callable[[], Any], device: str | None = None) -> Any:
+    def run_if_idle(self, action: Callable[[], object], device: str | None = None) -> Any:
         """Run something short on a device, in the caller's thread; None at once while a job waits, or runs there.
 
         Args:

@@ -140,7 +140,7 @@ class ZeroEngine(LocalEngine):
         self._release()
         return has_ended
 
-    def run_if_idle(self, action: Callable[[], Any], device: str | None = None) -> None:
+    def run_if_idle(self, action: Callable[[], object], device: str | None = None) -> None:
         """Do nothing: outside of a job there is no device here."""
         return None
 

@@ -84,7 +84,7 @@ def shorten_page_document() -> None:
     if getattr(write, "is_shortened", False):
         return
 
-    def write_shortened(value: Any) -> Any:
+    def write_shortened(value: object) -> Any:
         if not (isinstance(value, Mapping) and {"components", "dependencies", "page"} <= value.keys()):
             return write(value)
         written = write(value)

@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 __all__ = ["write_pictures_whole"]
 
@@ -25,7 +24,7 @@ def write_pictures_whole() -> None:
         return
 
     @functools.wraps(original)
-    def save(img: Any, cache_dir: str, *arguments: Any, **settings: Any) -> str:
+    def save(img: object, cache_dir: str, *arguments: object, **settings: object) -> str:
         Path(cache_dir).mkdir(parents=True, exist_ok=True)
         staging = tempfile.mkdtemp(prefix="writing-", dir=cache_dir)
         try:

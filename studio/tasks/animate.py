@@ -54,7 +54,7 @@ class AnimateCommand(Command):
         parser.add_argument("--fps", type=int, help="frames a second (default: the model's)")
         parser.add_argument("--first-frame", type=Path, metavar="FILE", help="a picture that the clip starts from")
 
-    def values(self, flags: Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         from pipelines.workflows.video.request import CLIP_FORMATS  # late: see `Task`
 
         format = flags.out.suffix.lower().lstrip(".")

@@ -43,7 +43,7 @@ class CompareCommand(Command):
         parser.add_argument("--equal", choices=("steps", "nfe"), default="steps", help="what the cells have in common")
         parser.add_argument("--reference-steps", type=int, default=100, help="steps of the reference run; 0 for none")
 
-    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: argparse.Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         from pipelines.requests.prompts import split_prompts  # late: see `Task`
 
         axes = {

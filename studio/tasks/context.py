@@ -180,7 +180,7 @@ class TaskContext(Protocol):
         request: Request,
         job: Job,
         index: int = 0,
-        figures: Mapping[str, Any] | None = None,
+        figures: Mapping[str, object] | None = None,
         unread: Collection[str] = (),
         drawn: tuple[int, int] | None = None,
     ) -> str:
@@ -207,7 +207,12 @@ class TaskContext(Protocol):
         """
 
     def save_clip(
-        self, data: bytes, frames: np.ndarray, request: VideoRequest, job: Job, figures: Mapping[str, Any] | None = None
+        self,
+        data: bytes,
+        frames: np.ndarray,
+        request: VideoRequest,
+        job: Job,
+        figures: Mapping[str, object] | None = None,
     ) -> str:
         """Store one finished clip with its settings beside it; returns its id.
 

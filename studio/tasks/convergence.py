@@ -36,7 +36,7 @@ class ConvergenceCommand(Command):
         )
         parser.add_argument("--reference-steps", type=int, help="of the long run, 20 to 999")
 
-    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: argparse.Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         options = {name: getattr(flags, name) for name in ("samplers", "evaluations", "reference_steps")}
         return {"base": dict(base), **{name: value for name, value in options.items() if value is not None}}
 
@@ -70,7 +70,7 @@ class Convergence:
         overrules=frozenset({"batch_size"}),
     )
 
-    def parse(self, values: Mapping[str, Any], context: TaskContext) -> ConvergenceRequest:
+    def parse(self, values: Mapping[str, object], context: TaskContext) -> ConvergenceRequest:
         from studio.tasks.runs import convergence  # late: see `Task`
 
         return convergence.parse(values, context)

@@ -55,7 +55,7 @@ class EditCommand(Command):
         """Return the methods' part of the task's values."""
         return {name: parse_choice(getattr(flags, name)) for name in ("edit", "inversion")}
 
-    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: argparse.Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         names = ("picture", "mask", "reference")
         files = {name: path.read_bytes() for name in names if (path := getattr(flags, name)) is not None}
         methods = self.read_methods(flags)

@@ -71,7 +71,7 @@ class Endpoint:
             [self.help, "", "Args:", *(f"    {one.name}: {one.help}" for one in (*self.arguments, settings))]
         )
 
-    def values(self, texts: Sequence[Any], settings: Any) -> dict[str, Any]:
+    def values(self, texts: Sequence[object], settings: object) -> dict[str, Any]:
         """Return the task's values from untrusted arguments.
 
         Args:
@@ -124,7 +124,7 @@ class Command:
     def add_flags(self, parser: ArgumentParser) -> None:
         """Add the flags between those of a request and `--out`."""
 
-    def values(self, flags: Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         """Return the task's values; files that the flags name are read.
 
         Args:

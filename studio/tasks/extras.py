@@ -25,7 +25,7 @@ STEERED = ("control", "image_prompt")
 """Fields of a request that bring a picture."""
 
 
-def keep_pictures(values: Mapping[str, Any], context: TaskContext) -> Mapping[str, Any]:
+def keep_pictures(values: Mapping[str, object], context: TaskContext) -> Mapping[str, Any]:
     """Return untrusted values with the names of the pictures that they bring, which are kept, in their place.
 
     Raises:

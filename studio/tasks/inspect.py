@@ -44,7 +44,7 @@ class InspectCommand(Command):
         )
         parser.add_argument("--words", default="", help="of word_information, with a comma between")
 
-    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: argparse.Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         inspection = parse_choice(flags.inspection)
         settings = inspection if isinstance(inspection, dict) else {"key": inspection}
         texts = {"prompts": flags.compare_prompts, "words": flags.words}

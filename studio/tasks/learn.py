@@ -53,7 +53,7 @@ class LearnCommand(Command):
         )
         parser.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with a prompt a line")
 
-    def values(self, flags: Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         run: dict[str, Any] = {"num_inference_steps": flags.steps, **({"model": flags.model} if flags.model else {})}
         run |= {name: parse_choice(text) for name in ("sampler", "guidance") if (text := getattr(flags, name))}
         pictures = {}

@@ -44,7 +44,7 @@ class QuantizeCommand(Command):
         parser.add_argument("--peak", action="store_true", help="also the peak of memory, each in a process of its own")
         parser.add_argument("--keep", action="store_true", help="save the quantized models into the models folder")
 
-    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: argparse.Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         values = {"base": dict(base), "measure": not flags.no_measure, "peak": flags.peak, "keep": flags.keep}
         return {**values, "variants": [parse_choice(one) for one in flags.variants]} if flags.variants else values
 
@@ -91,7 +91,7 @@ class Quantize:
         examples=({"variants": ["int8"], "measure": False, "peak": False, "keep": False},),
     )
 
-    def parse(self, values: Mapping[str, Any], context: TaskContext) -> QuantizationRequest:
+    def parse(self, values: Mapping[str, object], context: TaskContext) -> QuantizationRequest:
         from studio.tasks.runs import quantize  # late: see `Task`
 
         return quantize.parse(values, context)

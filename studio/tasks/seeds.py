@@ -16,7 +16,7 @@ _SEED_RANGE = 2**32
 """Seeds below this draw different noise: PyTorch's generator of the CPU reads 32 bits."""
 
 
-def draw_seeds(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def draw_seeds(values: Mapping[str, object]) -> Mapping[str, Any]:
     """Return a request's values with a seed drawn where they say -1 or null, as other programs write a random one."""
     if not isinstance(values, Mapping):
         return values
@@ -24,7 +24,7 @@ def draw_seeds(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**values, **{name: secrets.randbelow(_SEED_RANGE) for name, wanted in is_random.items() if wanted}}
 
 
-def draw_omitted_seeds(task: Task, values: Mapping[str, Any]) -> Mapping[str, Any]:
+def draw_omitted_seeds(task: Task, values: Mapping[str, object]) -> Mapping[str, Any]:
     """Return a task's untrusted values with the seeds of its request drawn where they say -1, null or nothing.
 
     Cells of a comparison and frames of a walk begin from the same noise, so the seed is drawn before they are
@@ -42,7 +42,7 @@ def draw_omitted_seeds(task: Task, values: Mapping[str, Any]) -> Mapping[str, An
     return _draw_at(way, values)
 
 
-def _draw_at(way: tuple[str, ...], values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _draw_at(way: tuple[str, ...], values: Mapping[str, object]) -> Mapping[str, Any]:
     if way:
         inner = values.get(way[0])
         return {**values, way[0]: _draw_at(way[1:], inner)} if isinstance(inner, Mapping) else values

@@ -25,7 +25,7 @@ class Generate(Command):
     out = "a .png, .jpg or .webp file; a batch adds -1, -2, ..."
     suffixes = PICTURES
 
-    def values(self, flags: Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         return dict(base)
 
     def write(self, job: Job, flags: Namespace, context: TaskContext) -> Iterator[Path]:

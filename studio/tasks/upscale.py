@@ -35,7 +35,7 @@ class UpscaleCommand(Command):
             help="denoising strength of a second pass (hires fix), 0 to 1 (default: 0, none)",
         )
 
-    def values(self, flags: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, flags: argparse.Namespace, base: Mapping[str, object]) -> dict[str, Any]:
         options = {name: getattr(flags, name) for name in ("upscaler", "factor", "strength")}
         specified = {name: value for name, value in options.items() if value is not None}
         return {"base": dict(base), "picture": flags.picture.read_bytes(), **specified}

@@ -61,7 +61,7 @@ class Form:
         outputs: Iterable[object],
         refilled: Callable[[Any], Data],
         first: Callable[[], Data] = dict,
-        draft: Callable[[Data], Any] | None = None,
+        draft: Callable[[Data], object] | None = None,
         typed: Iterable[Component] | None = None,
         shown: Mapping[Component, str] | None = None,
     ):

@@ -157,7 +157,7 @@ class ComparisonSetup:
         editor = {*self.cells.outputs, *self.axes.outputs, self.equal, self.mode, self.cells_panel, self.grid_panel}
         edit = {"inputs": {*self.cells.inputs, self.form.fields["model"], self.equal}, "outputs": editor, **PLUMBING}
 
-        def on(listen: Callable[..., Any], change: Callable[[Rows], Rows]) -> None:
+        def on(listen: Callable[..., object], change: Callable[[Rows], Rows]) -> None:
             listen(lambda data: self._edit(data, change), **edit)
 
         for place in range(len(self.cells.groups)):

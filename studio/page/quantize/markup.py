@@ -64,7 +64,7 @@ class QuantizationView:
         self,
         job: Job,
         address: Callable[[str], str | None],
-        list_earlier: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+        list_earlier: Callable[[], Sequence[Mapping[str, object]]] = tuple,
     ):
         self._list_earlier = list_earlier
         cells = (ComparisonCell({}, job.request.base, ""),) * (1 + len(job.request.variants))

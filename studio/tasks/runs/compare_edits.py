@@ -24,7 +24,7 @@ __all__ = ["parse", "run"]
 _LOG = logging.getLogger("stepwise.edit")
 
 
-def parse(values: Mapping[str, Any], context: TaskContext) -> EditComparison:
+def parse(values: Mapping[str, object], context: TaskContext) -> EditComparison:
     """Read untrusted values: see `Task.parse`."""
     own = {name: value for name, value in values.items() if name not in ("edits", "inversions")}
     base = leave_size_open(read_request(own, context), own)

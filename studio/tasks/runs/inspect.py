@@ -34,7 +34,7 @@ _STOCK = " and cannot be inspected. Choose another."
 _DIGITS = 6
 
 
-def parse(values: Mapping[str, Any], context: TaskContext) -> InspectRequest:
+def parse(values: Mapping[str, object], context: TaskContext) -> InspectRequest:
     """Read untrusted values: see `Task.parse`."""
     request = InspectRequest.parse(values, lambda plain: parse_request(plain, context), read_picture)
     refuse_stock(context.catalog[request.base.model], _STOCK)

@@ -40,13 +40,13 @@ _STOCK = ": no schedule can be fitted to it."
 _NO_PICTURE = np.zeros((1, 1, 1, 3), np.uint8)
 
 
-def _require_object(value: Any, name: str) -> Mapping[str, Any]:
+def _require_object(value: object, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise SettingsError(f"The {name} of a fit is {str(value)[:80]!r}. Give an object of settings.")
     return value
 
 
-def _parse_prompts(value: Any, limits: Limits) -> tuple[str, ...]:
+def _parse_prompts(value: object, limits: Limits) -> tuple[str, ...]:
     """The prompts in a list, or in a text with a prompt a line."""
     lines = value.splitlines() if isinstance(value, str) else value
     if not isinstance(lines, (list, tuple)) or not all(map(is_text, lines)):
@@ -57,7 +57,7 @@ def _parse_prompts(value: Any, limits: Limits) -> tuple[str, ...]:
     return prompts
 
 
-def parse(values: Mapping[str, Any], context: TaskContext) -> LearnRequest:
+def parse(values: Mapping[str, object], context: TaskContext) -> LearnRequest:
     """Read untrusted values: see `Task.parse`."""
     known_names = ("base", "learner", "pictures", "prompts")
     for name in values:
@@ -93,7 +93,7 @@ def run(request: LearnRequest, job: Job, context: TaskContext) -> None:
             _report(progress, base.to_json(), job, context)
 
 
-def _report(progress: Progress, base: Mapping[str, Any], job: Job, context: TaskContext) -> None:
+def _report(progress: Progress, base: Mapping[str, object], job: Job, context: TaskContext) -> None:
     """Put a round into the job."""
     job.set_status(
         JobStatus.RUNNING,

@@ -70,7 +70,7 @@ class LiveSession:
         return self.live.base
 
 
-def parse(values: Mapping[str, Any], context: TaskContext) -> LiveSession:
+def parse(values: Mapping[str, object], context: TaskContext) -> LiveSession:
     """Read untrusted values: see `Task.parse`."""
     context.require_live()
     live = LiveRequest.parse(values, lambda plain: parse_request(plain, context))
@@ -78,7 +78,7 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> LiveSession:
     return LiveSession(live)
 
 
-def read_change(session: LiveSession, values: Mapping[str, Any], context: TaskContext) -> LiveRequest:
+def read_change(session: LiveSession, values: Mapping[str, object], context: TaskContext) -> LiveRequest:
     """Read what a page wants changed while its session runs.
 
     Args:

@@ -48,7 +48,7 @@ __all__ = ["parse_request", "run"]
 
 
 def parse_request(
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     context: TaskContext,
     prompt_needed: bool = True,
     second_pass: bool = False,
@@ -96,7 +96,7 @@ def parse_request(
     return request
 
 
-def _name_schedule(request: Request, values: Mapping[str, Any], context: TaskContext) -> Mapping[str, str]:
+def _name_schedule(request: Request, values: Mapping[str, object], context: TaskContext) -> Mapping[str, str]:
     """The schedule that a sampler takes where a request names the sampler and no schedule; another program's rules and
     flow models have their own."""
     traits = context.traits(request.model)
@@ -244,7 +244,7 @@ class _Generation:
         return images
 
 
-def _store(request: Request, images: np.ndarray, job: Job, context: TaskContext, figures: Mapping[str, Any]) -> None:
+def _store(request: Request, images: np.ndarray, job: Job, context: TaskContext, figures: Mapping[str, object]) -> None:
     """Show the pictures of a finished run and then save them: a full disk takes none of them away."""
     images = context.release_pictures(images, request.model, job)
     drawn = (request.width, request.height)  # of the first pass: a second one's pictures are larger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -35,7 +35,7 @@ __all__ = ["parse", "run"]
 _STOCK = " and has no second pass here. Choose another."
 
 
-def _read_base(plain: Mapping[str, Any], context: TaskContext, prompt_needed: bool) -> Request:
+def _read_base(plain: Mapping[str, object], context: TaskContext, prompt_needed: bool) -> Request:
     """Read the settings of the picture; a size in them is the one at which it was drawn, never the model's own."""
     plain = {
         name: value for name, value in plain.items() if name not in ("control", "image_prompt", "ensemble", "sliders")
@@ -62,7 +62,7 @@ def _store(
     return context.store.save(Image.fromarray(pixels), metadata, kind=job.task, job=job.id, owner=job.owner).id
 
 
-def parse(values: Mapping[str, Any], context: TaskContext) -> UpscaleRequest:
+def parse(values: Mapping[str, object], context: TaskContext) -> UpscaleRequest:
     """Read untrusted values: see `Task.parse`."""
     prompt_needed = bool(values.get("strength"))
     request = UpscaleRequest.parse(values, lambda plain: _read_base(plain, context, prompt_needed), read_picture)
