@@ -66,9 +66,9 @@ def uploaded(server: Server, path: Path) -> dict[str, Any]:
     return {"path": answer.json()[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
 
 
-def drawn(server: Server, at: Path) -> dict[str, Any]:
-    """The mask board with the mask drawn on it, each of the picture's pixels eight wide."""
-    return {"background": None, "layers": [uploaded(server, at / "board.png")], "composite": None}
+def drawn(at: Path) -> str:
+    """The mask as the page draws it, each of the picture's pixels eight wide."""
+    return f"data:image/png;base64,{encoded(at / 'board.png')}"
 
 
 EDIT = {"num_inference_steps": 3, "seed": 3}
@@ -142,7 +142,7 @@ ROWS = {
         "edit",
         lambda at, server: {
             **{"prompt": FOX, "steps": 3, "seed": "3", "source": uploaded(server, at / "picture.png")},
-            **{"edit": "inpaint", "mask": drawn(server, at)},
+            **{"edit": "inpaint", "mask": drawn(at)},
         },
         lambda at: (
             "edit",

@@ -48,29 +48,6 @@ def test_sessions_of_single_calls_leave_nothing_behind(server):
     assert min(later - earlier for earlier, later in itertools.pairwise(sizes)) < 4 * 2**20
 
 
-def test_a_drawing_is_taken_and_what_the_page_never_sends_is_not(server):
-    (board,) = [one["id"] for one in server.web.get("/config").json()["components"] if one["type"] == "imageeditor"]
-    stream = io.BytesIO()
-    Image.new("RGBA", (8, 8)).save(stream, "PNG")
-
-    def send(**changes):
-        fields = {
-            "type": "layer",
-            "index": "0",
-            "id": "abc",
-            "component_id": str(board),
-            "session_hash": "s",
-            "fn_name": "accept_blobs",
-        }
-        return server.web.post(
-            "/gradio_api/component_server", data={**fields, **changes}, files={"file": ("blob", stream.getvalue())}
-        ).status_code
-
-    assert send() == 200
-    assert send(index=str(10**12)) == 400  # gradio alone makes a list of so many layers
-    assert send(id="x" * 1000) == 400
-
-
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
