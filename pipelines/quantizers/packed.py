@@ -34,6 +34,8 @@ their memory in every call, which costs more than the unpacking."""
 _PACKED_AT_ONCE = 2 * 2**20
 """Bytes in float32 of weights that a CPU packs, or compares with the packed ones, at once: all copies stay in cache."""
 
+_ROWS_OF_A_KERNEL = 64
+
 _FEW_POSITIONS = 256
 """Bytes of one output channel up to which a CPU convolves faster by a product with all patches: oneDNN arranges a
 convolution's weights anew in each call, which at few pixels costs more than the sums."""
@@ -137,7 +139,7 @@ class _Packed(torch.nn.Module):
         count, columns = self.shape[0], self.shape[1:].numel()
         step = count
         if self._can_be_split:
-            step = _count_rows_at_once(inputs.device, count, columns, dtype.itemsize)
+            step = _even_out(_count_rows_at_once(inputs.device, count, columns, dtype.itemsize), count)
         outputs = []
         for start in range(0, count, step):
             rows = {name: tensor[start : start + step] for name, tensor in parts.items()}
@@ -221,6 +223,15 @@ class PackedConv2d(_Packed):
     @property
     def _can_be_split(self) -> bool:
         return self.groups == 1
+
+
+def _even_out(step: int, count: int) -> int:
+    """Make parts of at most so many rows alike, of a multiple of 64, by which kernels divide their outputs."""
+    whole = step // _ROWS_OF_A_KERNEL * _ROWS_OF_A_KERNEL
+    if step >= count or not whole:
+        return step
+    alike = -(-count // -(-count // whole))
+    return min(whole, -(-alike // _ROWS_OF_A_KERNEL) * _ROWS_OF_A_KERNEL)
 
 
 class WeightOnly(StorableQuantizer):

@@ -14,7 +14,7 @@ from pipelines.quantizers.int4 import Int4Codec
 from pipelines.quantizers.int8 import Int8Codec
 from pipelines.quantizers.machine import Machine
 from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
-from pipelines.quantizers.packed import pack_nibbles, scale_above, unpack_nibbles
+from pipelines.quantizers.packed import _even_out, pack_nibbles, scale_above, unpack_nibbles
 from pipelines.quantizers.ranges import fit_group_size
 from pipelines.quantizers.stored import stored_bytes
 from pipelines.quantizers.widening import widen
@@ -137,6 +137,13 @@ def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_a
             monkeypatch.undo()
             assert (found.float() - convolved.float()).norm() <= bound * expected.norm()
             assert (found.float() - expected).norm() <= bound * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("step", "count", "expected"), [(364, 1280, 320), (485, 640, 320), (3276, 10240, 2560), (20, 1280, 20), (9, 9, 9)]
+)
+def test_parts_of_a_layer_are_alike_and_as_kernels_divide_their_outputs(step, count, expected):
+    assert _even_out(step, count) == expected
 
 
 @pytest.mark.parametrize("start", [0, 1])
