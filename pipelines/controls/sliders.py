@@ -17,14 +17,21 @@ from pipelines.core.types import Step
 from pipelines.families.base import Family
 from pipelines.families.directions import MIDDLE, Directions, build_amounts_name
 
-__all__ = ["NAMES", "Sliders", "SlidersSettings", "moved_along"]
+__all__ = ["NAMES", "Sliders", "SlidersSettings", "build_moves", "moved_along"]
 
 NAMES = ("first", "second", "third", "fourth", "fifth", "sixth")
-_HELP = "How far along this direction, in standard deviations of the model's own runs."
+_HELP = {"first": "How far along it, in standard deviations of the model's own runs."}
 
 
 def _slider(name: str) -> float:
-    return setting(0.0, _HELP, low=-4, high=4, step=0.1, label=f"{name.capitalize()} direction")
+    return setting(
+        0.0,
+        _HELP.get(name, "In standard deviations."),
+        low=-4,
+        high=4,
+        step=0.1,
+        label=f"{name.capitalize()} direction",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +63,9 @@ class Sliders:
 
     Source: Haas et al., arXiv:2303.11073, section 4.1 (h-space); Wang et al., Exploring the latent space of diffusion
         models directly through singular value decomposition, arXiv:2502.02225, for directions in the latents.
-    Differs: the middle block is moved for the whole prediction, in every branch of the guidance alike. Singular vectors
-        are those of many runs of the model, where the second paper takes them of a pair of latent codes.
+    Differs: the middle block is moved for the whole prediction of the prompt, whose activations the directions are of,
+        so that guidance enlarges the move. Singular vectors are those of many runs of the model, where the second paper
+        takes them of a pair of latent codes.
     """
 
     def __init__(self, settings: SlidersSettings = SlidersSettings()):
@@ -126,9 +134,8 @@ class Sliders:
         directions = self._load(family)
         if directions is None or directions.space != MIDDLE:
             return None
-        tensors = {build_amounts_name(self.settings.file): self._list_amounts(directions, shares)}
-        window = StepWindow(self.settings.begin, self.settings.end)
-        return WindowedTensors({"positive": tensors, "negative": tensors}, window)
+        amounts = self._list_amounts(directions, shares)
+        return build_moves(self.settings.file, amounts, StepWindow(self.settings.begin, self.settings.end))
 
     def lead(self, run: Run, family: Family, shares: Sequence[float]) -> Run:
         """Return the run with its latents moved once, where the directions are in them; else the run itself."""
@@ -153,6 +160,18 @@ class Sliders:
         amounts = (self.amounts + [0.0] * len(directions.vectors))[: len(directions.vectors)]
         rows = torch.tensor(shares)[:, None] * torch.tensor(amounts)[None]
         return rows.to(directions.vectors.device)
+
+
+def build_moves(name: str, amounts: torch.Tensor, window: StepWindow) -> WindowedTensors:
+    """Build what the evaluations of a run are given, the prompted ones moved and the negative ones left where they are.
+
+    Args:
+        name: of the directions.
+        amounts: (B, K), in standard deviations.
+        window: in which steps.
+    """
+    key = build_amounts_name(name)
+    return WindowedTensors({"positive": {key: amounts}, "negative": {key: torch.zeros_like(amounts)}}, window)
 
 
 def moved_along(run: Run, directions: Directions, amounts: torch.Tensor, begin: float) -> Run:

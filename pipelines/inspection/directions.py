@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from pipelines.controls.direction_files import check_name
-from pipelines.controls.sliders import moved_along
-from pipelines.controls.window import StepWindow, WindowedTensors
+from pipelines.controls.sliders import build_moves, moved_along
+from pipelines.controls.window import StepWindow
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
@@ -22,7 +22,6 @@ from pipelines.families.directions import (
     MIDDLE,
     SPACES,
     Directions,
-    build_amounts_name,
     fit_directions,
     recorded_middle,
 )
@@ -149,9 +148,7 @@ def _draw(context: InspectContext, found: Directions, moved: tuple[int, float] |
         amounts = torch.zeros(1, len(found.vectors), device=family.device)
         amounts[0, moved[0]] = moved[1]
         if found.space == MIDDLE:
-            tensors = {build_amounts_name(name): amounts}
-            addition = WindowedTensors({"positive": tensors, "negative": tensors}, StepWindow())
-            run.denoiser.additions = [*run.denoiser.additions, addition]
+            run.denoiser.additions = [*run.denoiser.additions, build_moves(name, amounts, StepWindow())]
         else:
             run = moved_along(run, found.to(family.device), amounts, 0.2)
     with _known(family, name, found):
