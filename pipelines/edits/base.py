@@ -105,6 +105,7 @@ class Edit(Protocol):
         placing: where the masked object goes; None of an edit that moves none.
         keeps_prompt: whether it is drawn with the source's prompt and guidance, what changes being said by `texts`.
         looks_at_source: whether it needs the network's evaluations of the source's row.
+        looks_until: share of the steps, from the first, in which it does.
         looks_at_prompt_alone: whether of these it needs that with the source's prompt only.
         texts: further prompts by the name of their branch, which the edit asks for itself.
         takes_reference: whether it needs a reference picture, whose inversion is then the edit's, in the place of the
@@ -136,6 +137,9 @@ class Edit(Protocol):
 
     @property
     def texts(self) -> Mapping[str, str]: ...
+
+    @property
+    def looks_until(self) -> float: ...
 
     def require_settings(self) -> None:
         """Refuse settings with which there is nothing to do.
@@ -198,6 +202,10 @@ class UnpatchedEdit:
     @property
     def texts(self) -> Mapping[str, str]:
         return {}
+
+    @property
+    def looks_until(self) -> float:
+        return 1.0
 
     def start(self, image_latents: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
         noised = level.alpha * image_latents + level.sigma * noise

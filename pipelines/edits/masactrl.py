@@ -91,6 +91,10 @@ class MasaCtrl(UnpatchedEdit):
     def __init__(self, settings: MasaCtrlSettings = MasaCtrlSettings()):
         self.settings = settings
 
+    @property
+    def looks_until(self) -> float:
+        return 1.0 if self.settings.layers else 0.0
+
     @contextlib.contextmanager
     def applied(self, context: EditContext) -> Iterator[Sampler]:
         layers = order_self_attention(context.network)

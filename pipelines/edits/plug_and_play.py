@@ -116,6 +116,10 @@ class PlugAndPlay(UnpatchedEdit):
     def __init__(self, settings: PlugAndPlaySettings = PlugAndPlaySettings()):
         self.settings = settings
 
+    @property
+    def looks_until(self) -> float:
+        return max(self.settings.features_until, self.settings.attention_until)
+
     @contextlib.contextmanager
     def applied(self, context: EditContext) -> Iterator[Sampler]:
         settings, layers = self.settings, order_self_attention(context.network)

@@ -187,6 +187,11 @@ class PromptToPrompt(UnpatchedEdit):
     def __init__(self, settings: ReplaceSettings | RefineSettings | ReweightSettings):
         self.settings = settings
 
+    @property
+    def looks_until(self) -> float:
+        settings = self.settings
+        return 1.0 if phrases(settings.blend) else max(settings.cross_until, settings.self_until)
+
     def needs_source(self) -> bool:
         return True
 

@@ -13,7 +13,7 @@ from pipelines.core.schedule import Level
 from pipelines.core.types import Trajectory
 from pipelines.inversions.base import SOURCE, TARGET
 
-__all__ = ["AskedRows", "PromptedSource", "Unasked", "take_edit"]
+__all__ = ["AskedRows", "PromptedSource", "Unasked", "UnaskedFrom", "take_edit"]
 
 
 class Unasked:
@@ -46,6 +46,26 @@ class Unasked:
 
     def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
         return self.inner.nfe(num_steps, ends_clean)
+
+
+class UnaskedFrom:
+    """A sampler of (source, edit) that asks for the source's row until nobody looks at it any more, then as `Unasked`.
+
+    Args:
+        looked_at: the sampler of both rows while the source is looked at.
+        unasked: the one after that.
+        until: share of the steps, from the first, in which it is.
+    """
+
+    def __init__(self, looked_at: Sampler, unasked: Sampler, until: float):
+        self.looked_at, self.unasked, self.until = looked_at, unasked, until
+
+    def step(self, state: State, level: Level, next_level: Level, context: StepContext) -> Stepping:
+        is_looked_at = context.index / context.num_steps < self.until
+        return (yield from (self.looked_at if is_looked_at else self.unasked).step(state, level, next_level, context))
+
+    def nfe(self, num_steps: int, ends_clean: bool = True) -> int:
+        return self.looked_at.nfe(num_steps, ends_clean)
 
 
 @dataclasses.dataclass

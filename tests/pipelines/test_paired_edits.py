@@ -187,6 +187,7 @@ def test_a_source_row_that_is_held_has_no_negative_prompt_in_prompt_to_prompt(
     monkeypatch.setattr(type(editing.edit), "looks_at_prompt_alone", False)
     rows.clear()
     full = edited(family, request)[2]
+    # It has a local blend, so that every step looks at the source.
     assert sum(rows) - spent == len(lean) and lean[-1].evaluations == full[-1].evaluations
     assert torch.equal(lean[-1].latents[SOURCE], full[-1].latents[SOURCE])
     # Float32 in batches of another size.
@@ -196,3 +197,29 @@ def test_a_source_row_that_is_held_has_no_negative_prompt_in_prompt_to_prompt(
     monkeypatch.setattr(type(editing.edit), "looks_at_prompt_alone", True)
     with pytest.raises(SettingsError, match="all 2 rows"):
         edited(family, request)
+
+
+@pytest.mark.parametrize(
+    ("edit", "settings"),
+    [
+        ("replace", {"cross_until": 0.5, "self_until": 0.25}),
+        ("plug_and_play", {"features_until": 0.5, "attention_until": 0.25}),
+    ],
+)
+def test_a_source_that_is_looked_at_for_a_while_is_not_evaluated_after_it(
+    families, picture, edit, settings, monkeypatch
+):
+    """Four steps, two of which look at the source; the network counts its rows."""
+    family, rows = families["infedit"], []
+    predict = family.predict_raw
+    monkeypatch.setattr(family, "predict_raw", lambda x, *rest: rows.append(len(x)) or predict(x, *rest))
+    editing, _, lean = edited(family, request_of(picture, Choice(edit, settings)))
+    spent = sum(rows)
+    monkeypatch.setattr(type(editing.edit), "looks_until", 1.0)
+    rows.clear()
+    full = edited(family, request_of(picture, Choice(edit, settings)))[2]
+    assert len(lean) == 4 and sum(rows) - spent == 2 * (1 if edit == "replace" else 2)
+    assert torch.equal(lean[-1].latents[SOURCE], full[-1].latents[SOURCE])
+    # Float32 in batches of another size.
+    scale = full[-1].latents.abs().max().item()
+    torch.testing.assert_close(lean[-1].latents[TARGET], full[-1].latents[TARGET], rtol=0, atol=1e-4 * scale)

@@ -24,7 +24,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import TARGET
-from pipelines.inversions.unasked import AskedRows, PromptedSource, Unasked
+from pipelines.inversions.unasked import AskedRows, PromptedSource, Unasked, UnaskedFrom
 from pipelines.requests.encoding import encode_request
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
@@ -189,14 +189,15 @@ class Editing:
         Raises:
             PromptError: the prompts do not fit the edit or each other.
         """
-        base = self.request.base
+        base, unasked = self.request.base, None
         if trajectory is None:
             sampler, prompts = self.resolved.sampler, []
             latents = self.edit.start(self.image_latents, self.noise, self.levels[0])
         else:
             sampler = self.inversion.denoising(trajectory, self.guidance.guidance_scale)
-            if self.inversion.holds_source and not self.edit.looks_at_source:
-                sampler = Unasked(sampler, trajectory)
+            if self.inversion.holds_source:
+                unasked = Unasked(sampler, trajectory)
+                sampler = sampler if self.edit.looks_at_source else unasked
             prompts = [self._inverted_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
             if self.edit.takes_reference:
@@ -219,6 +220,8 @@ class Editing:
         if guided and trajectory is not None and self.inversion.holds_source and self.edit.looks_at_prompt_alone:
             asked = AskedRows()
             sampler = PromptedSource(sampler, denoiser.guidance, asked)
+        if unasked is not None and self.edit.looks_at_source and self.edit.looks_until < 1:
+            sampler = UnaskedFrom(sampler, unasked, self.edit.looks_until)
         context = EditContext(
             self.family.network,
             sampler,
