@@ -30,7 +30,8 @@ class WordMaps:
     """Says where the words of both prompts look, added up over layers, heads and steps.
 
     Of the cross-attention maps it takes the finest with at most 16 places a side, which for Stable Diffusion are
-    those of the layers at a quarter of the latents' side.
+    those of the layers at a quarter of the latents' side. A network that has finer ones only, such as SDXL's or a
+    transformer's at 1024 pixels, gives means of theirs.
 
     Args:
         source, target: positions of the words' tokens in each prompt.
@@ -43,26 +44,33 @@ class WordMaps:
     def __init__(self, source: tuple[int, ...], target: tuple[int, ...], shape: tuple[int, int]):
         self.source, self.target, self.shape = source, target, shape
         self._sums: dict[tuple[int, int], torch.Tensor] = {}
+        self._pooled: dict[tuple[int, int], torch.Tensor] = {}
 
     def add(self, maps: torch.Tensor) -> None:
         """Add maps (2, heads, queries, L) of source and edit."""
         height, width = self.shape
         shrink = 2 ** round(math.log2(height * width / maps.shape[2]) / 2)  # a side that is odd is rounded up
         side = (-(-height // shrink), -(-width // shrink))
-        if max(side) > _LARGEST_SIDE or side[0] * side[1] != maps.shape[2]:
+        if side[0] * side[1] != maps.shape[2]:
             return
         words = [
             maps[row][..., list(places)].sum(-1).mean(0)
             for row, places in ((SOURCE, self.source), (TARGET, self.target))
         ]
         maps_of_words = torch.stack(words).reshape(2, 1, *side)
-        self._sums[side] = self._sums[side] + maps_of_words if side in self._sums else maps_of_words.clone()
+        sums = self._sums
+        if max(side) > _LARGEST_SIDE:
+            times = math.ceil(max(side) / _LARGEST_SIDE)
+            maps_of_words = F.avg_pool2d(maps_of_words, times, ceil_mode=True)
+            side, sums = (maps_of_words.shape[2], maps_of_words.shape[3]), self._pooled
+        sums[side] = sums[side] + maps_of_words if side in sums else maps_of_words.clone()
 
     def mask(self) -> torch.Tensor | None:
         """Return (1, 1, h, w) bool: the union of both prompts' places; None before the first map."""
-        if not self._sums:
+        maps = self._sums or self._pooled
+        if not maps:
             return None
-        sums = self._sums[max(self._sums)]
+        sums = maps[max(maps)]
         widened = F.interpolate(F.max_pool2d(sums, 3, stride=1, padding=1), self.shape)
         peak = widened.amax(dim=(2, 3), keepdim=True)
         is_inside = torch.where(peak > 0, widened / peak.clamp_min(1e-12), widened) > _THRESHOLD

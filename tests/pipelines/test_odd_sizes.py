@@ -91,5 +91,23 @@ def test_local_blend_knows_the_grid_of_every_level(shape, levels):
         blend = WordMaps((1,), (1,), shape)
         maps = torch.rand(2, 2, height * width, 4)
         blend.add(maps)
-        assert list(blend._sums) == [(height, width)] * (max(height, width) <= 16)
+        mask = blend.mask()
+        assert mask is not None and mask.shape == (1, 1, *shape)
         height, width = -(-height // 2), -(-width // 2)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (128, 128), (90, 52)])
+def test_local_blend_finds_the_place_in_maps_that_are_all_fine(shape):
+    height, width = shape
+    place = torch.zeros(shape)
+    place[: height // 4, width // 2 :] = 1
+    maps = place.reshape(1, 1, -1, 1).repeat(2, 2, 1, 3)
+    blend = WordMaps((1,), (1,), shape)
+    blend.add(maps)
+    mask = blend.mask()[0, 0]
+    assert mask[place.bool()].all() and mask.float().mean() < 3 * place.mean()
+    coarse = WordMaps((1,), (1,), (64, 64))
+    coarse.add(torch.eye(2).repeat_interleave(128, 1)[:1].reshape(1, 1, 256, 1).repeat(2, 2, 1, 3))
+    alone = coarse.mask()
+    coarse.add(1 - torch.ones(2, 2, 64 * 64, 3) * 0.5)
+    assert torch.equal(coarse.mask(), alone), "coarse maps go before means of fine ones"
