@@ -110,8 +110,10 @@ _WITH_HELP = (
     "pipelines.training.adapters",
     "pipelines.training.data_statistics",
     "pipelines.training.denoising_gain",
+    "pipelines.training.prune",
     "studio.benchmarks.emerging",
     "studio.benchmarks.examples",
+    "studio.benchmarks.screenshots",
     "studio.benchmarks.stays",
 )
 """Other modules that pages name as commands."""

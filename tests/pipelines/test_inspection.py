@@ -39,6 +39,7 @@ QUICK = {
     "seed_shift": {"points": 3},
     "smoothness": {"points": 3},
     "protection": {"steps": 3},
+    "directions": {"runs": 4, "directions": 2},
     "personalization": {"word": "my-fox", "start": "fox", "steps": 2, "directions": 1, "memory": 2},
 }
 
@@ -70,6 +71,7 @@ def test_an_inspection_repeats_itself_counts_what_it_ran_and_leaves_the_network_
     assert len(pieces) == INSPECTIONS[key].build(QUICK[key]).count_pieces()
     expected = {"word_attention": 2, "word_information": 12, "classifier": 4, "seed_shift": 12, "smoothness": 12}
     expected["protection"] = 6  # three edits of one guided step each
+    expected["directions"] = 44  # 4 runs of 4 and 2 once more for the middle block, 5 pictures of 4
     expected["personalization"] = 36  # 2 steps of 2, 3 checks of 8, 2 pictures of 4
     assert context.evaluations == expected.get(key, 0)
     for values in found.maps.values():
