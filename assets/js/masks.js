@@ -109,7 +109,7 @@
       const box = canvas.getBoundingClientRect();
       return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
     };
-    let last = null;
+    let last = null, pointer = null;  // the one that draws: a second finger does not
     const stroke = (to) => {
       const drawing = ink(one);
       drawing.globalCompositeOperation = tool() === "erase" ? "destination-out" : "source-over";
@@ -125,19 +125,22 @@
       ring.style.cssText = `width: ${side}px; height: ${side}px; left: ${event.clientX - box.left}px; top: ${event.clientY - box.top}px`;
     };
     board.addEventListener("pointerdown", (event) => {
-      if (event.button || !strokes() || !one.image.naturalWidth) return;
+      if (event.button || last || !strokes() || !one.image.naturalWidth) return;
       event.preventDefault();
       board.focus({ preventScroll: true });
       board.setPointerCapture(event.pointerId);
       keep(one);
+      pointer = event.pointerId;
       last = place(event);
       stroke(last);
     });
     board.addEventListener("pointermove", (event) => {
       follow(event);
-      if (last) for (const part of event.getCoalescedEvents?.() ?? [event]) stroke(place(part));
+      if (last && event.pointerId === pointer) for (const part of event.getCoalescedEvents?.() ?? [event]) stroke(place(part));
     });
-    for (const kind of ["pointerup", "pointercancel"]) board.addEventListener(kind, () => { if (last) { last = null; finish(one); } });
+    for (const kind of ["pointerup", "pointercancel"]) board.addEventListener(kind, (event) => {
+      if (last && event.pointerId === pointer) { last = null; finish(one); }
+    });
     board.addEventListener("pointerleave", () => { ring.hidden = true; });
     board.addEventListener("keydown", (event) => {
       if ((event.ctrlKey || event.metaKey) && event.key === "z") { event.preventDefault(); act(one, "undo"); }

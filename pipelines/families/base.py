@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -245,15 +246,22 @@ class Family(abc.ABC):
             raise SettingsError(f"LoRAs do not fit models of the {self.key} family.")
         yield
 
+    @property
+    def size_step(self) -> int:
+        """Return what a size in pixels must be divisible by for this model and its companions."""
+        return math.lcm(self.size_multiple, *(one.size_multiple for one in self.companions.values()))
+
     def require_size(self, width: int, height: int) -> None:
-        """Raise SettingsError, naming the nearest sizes, if a side is no multiple of `size_multiple`."""
+        """Raise SettingsError, naming the nearest sizes, if a side is no multiple of `size_step`."""
+        step, who = self.size_step, "These models make" if self.companions else "This model makes"
         for name, value in (("width", width), ("height", height)):
-            if value <= 0 or value % self.size_multiple:
-                below = max(self.size_multiple, value // self.size_multiple * self.size_multiple)
+            if value <= 0 or value % step:
+                below = max(step, value // step * step)
                 raise SettingsError(
-                    f"The {name} is {value} pixels. This model makes multiples of {self.size_multiple}: "
-                    f"choose {below} or {below + self.size_multiple}."
+                    f"The {name} is {value} pixels. {who} multiples of {step}: choose {below} or {below + step}."
                 )
+        for companion in self.companions.values():
+            companion.require_size(width, height)
 
 
 @runtime_checkable

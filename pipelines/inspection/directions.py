@@ -13,6 +13,7 @@ from pipelines.controls.direction_files import check_name
 from pipelines.controls.sliders import build_moves, moved_along
 from pipelines.controls.window import StepWindow
 from pipelines.core.denoiser import Denoiser
+from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
@@ -71,12 +72,20 @@ class DirectionSearch:
         """What they are saved as; empty for not at all."""
         return self.settings.name
 
+    @property
+    def _further(self) -> list[str]:
+        return [one.strip() for one in self.settings.prompts.split(";") if one.strip()]
+
     def check(self) -> None:
-        """Check the name.
+        """Check the name and the number of prompts.
 
         Raises:
-            SettingsError: it is no name of a file.
+            SettingsError: it is no name of a file, or some prompt would have no run.
         """
+        if (prompts := len(self._further) + 1) > self.settings.runs:
+            raise SettingsError(
+                f"{prompts} prompts take turns in {self.settings.runs} runs: choose at least as many runs."
+            )
         if self.name:
             check_name(self.name)
 
@@ -87,11 +96,11 @@ class DirectionSearch:
     def inspect(self, context: InspectContext) -> Finding:
         request, chosen = context.resolved.request, self.settings
         times = [level.timestep for level in context.resolved.levels[:-1]]
-        prompts = [request.prompt, *(one.strip() for one in chosen.prompts.split(";") if one.strip())]
-        samples = []
-        for start in range(0, chosen.runs, _ROWS):
-            rows = min(_ROWS, chosen.runs - start)
-            samples.append(self._record(context, prompts[(start // _ROWS) % len(prompts)], start, rows))
+        prompts, samples = [request.prompt, *self._further], []
+        together = _ROWS if len(prompts) == 1 else 1  # so that the prompts take turns, run by run
+        for start in range(0, chosen.runs, together):
+            rows = min(together, chosen.runs - start)
+            samples.append(self._record(context, prompts[start % len(prompts)], start, rows))
         size = request.width, request.height
         found = fit_directions(torch.cat(samples), times, chosen.space, request.model, size, chosen.directions)
         pictures = [_draw(context, found, None)]

@@ -131,7 +131,7 @@ def resolve_passes(request: Request, family: Family) -> Passes:
     resolved = first.request.replace(second_pass=request.second_pass)
     if request.second_pass == Request.second_pass:
         return Passes(resolved, first, None, method)
-    width, height = round_size((resolved.width, resolved.height), method.factor, family.size_multiple)
+    width, height = round_size((resolved.width, resolved.height), method.factor, family.size_step)
     larger = first.request.replace(width=width, height=height, start=Request.start)
     second = resolve(larger, family)
     if isinstance(second.sampler, FittedFactors):

@@ -8,6 +8,7 @@ needed. The result is a diffusers folder, which stock diffusers loads as the stu
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -199,12 +200,22 @@ def _read_prompts(options: argparse.Namespace, count: int, seed: int) -> list[st
     return [lines[i % len(lines)] for i in range(count)]
 
 
+def _describe_model(pipeline: StableDiffusionPipeline) -> str:
+    """Return a digest of the UNet's weights, which tells one model from another wherever its folder lies."""
+    digest = hashlib.sha256()
+    for name, tensor in pipeline.unet.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _read_plan(path: Path, pipeline: StableDiffusionPipeline, options: argparse.Namespace) -> dict[str, Any]:
     """What goes, as an earlier session has found, or found now and written down."""
     if path.is_file():
         plan: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if plan["budget"] != options.budget:
             raise TrainingError(f"This run was begun with a budget of {plan['budget']}. Use another --run-dir.")
+        if plan.get("model", own := _describe_model(pipeline)) != own:
+            raise TrainingError("This run was begun with another model. Use another --run-dir.")
         return plan
     prompts = _read_prompts(options, options.scored, options.seed)
     scores = score_units(pipeline, prompts, 10, options.seed)
@@ -215,6 +226,7 @@ def _read_plan(path: Path, pipeline: StableDiffusionPipeline, options: argparse.
     chosen = choose_units(scores, count_left, options.budget * count_parameters(pipeline.unet))
     plan = {
         "budget": options.budget,
+        "model": _describe_model(pipeline),
         "removed": [[unit.kind, unit.block, unit.index] for unit in chosen],
         "scores": {str(unit): score for unit, score in scores.items()},
     }
@@ -243,6 +255,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not 0 < options.budget <= 1 or options.scored < 2 or options.pool < 1:
         raise TrainingError("The budget is a share from 0 to 1, at least 2 pictures judge and 1 is in the pool.")
+    if not (options.start / "unet" / "config.json").is_file():
+        raise TrainingError(
+            f"{options.start} is no diffusers folder of Stable Diffusion, with a UNet. Choose one that is."
+        )
     use_threads(options.threads)
     torch.manual_seed(options.seed)
     settings = settings_from(options, 400, 0.99)
@@ -251,8 +267,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.run_dir
     plan = _read_plan(folder / "plan.json", pipeline, options)
     student = remove_units(pipeline.unet, [Unit(*one) for one in plan["removed"]])
-    held_out = _read_prompts(options, 8, options.seed + 1)
-    before = measure(pipeline, student, held_out, 7_000)
+    judged = _read_prompts(options, 8, options.seed + 1)
+    before = measure(pipeline, student, judged, 7_000)
     prompts = _read_prompts(options, options.pool, options.seed + 2)
     pool = _draw_pool(folder / "latents.safetensors", pipeline, prompts, options.seed)
     task = PruneTask(pipeline, student, pool, prompts, options.seed, settings.steps, plan)
@@ -260,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("Not finished: run it again to go on.")
         return
     trained = UNet2DConditionModel.from_pretrained(folder / "export", subfolder="unet").to(pipeline.device).eval()
-    after = measure(pipeline, trained, held_out, 7_000)
+    after = measure(pipeline, trained, judged, 7_000)
     print(f"without {', '.join(str(Unit(*one)) for one in plan['removed'])}")
     for name, unit in (
         ("weights", "of the whole"),

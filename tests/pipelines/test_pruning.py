@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -170,7 +171,18 @@ def test_the_command_writes_a_folder_that_stock_diffusers_loads(pipeline, tmp_pa
     assert json.loads((export / "pruning.json").read_text())["removed"]
     with pytest.raises(TrainingError, match="another --run-dir"):
         main([*flags, *small, "--budget", "0.5"])
-    for wrong, words in ((["--budget", "1.5"], "share"), (["--scored", "1"], "at least 2")):
+    with torch.no_grad():
+        loaded.unet = copy.deepcopy(pipeline.unet)
+        loaded.unet.conv_out.bias += 1
+    loaded.save_pretrained(tmp_path / "changed")
+    with pytest.raises(TrainingError, match="another model"):
+        main([*flags, *small, "--budget", "0.8", "--start", str(tmp_path / "changed")])
+    gone = ["--start", str(tmp_path / "gone")]
+    for wrong, words in (
+        (["--budget", "1.5"], "share"),
+        (["--scored", "1"], "at least 2"),
+        (gone, "no diffusers folder"),
+    ):
         with pytest.raises(TrainingError, match=words):
             main([*flags, *wrong])
     with pytest.raises(TrainingError, match="--prompts"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import tiny_models
@@ -183,3 +184,24 @@ def test_the_search_refuses_names_that_are_no_file_names(name):
 def test_directions_move_with_their_device():
     found = fit(sample())
     assert isinstance(found.to(torch.device("cpu")), Directions)
+
+
+def test_every_prompt_has_its_turn_and_needs_a_run(monkeypatch):
+    search, seen = DirectionSearch(DirectionSearchSettings(runs=4, prompts="b; c")), []
+    search.check()
+
+    def record(self, context, prompt, first, rows):
+        seen.append((prompt, first, rows))
+        return torch.zeros(rows, 1)
+
+    def fit(samples, *_):
+        raise LookupError(tuple(samples.shape))
+
+    monkeypatch.setattr(DirectionSearch, "_record", record)
+    monkeypatch.setattr("pipelines.inspection.directions.fit_directions", fit)
+    request = SimpleNamespace(prompt="a", width=8, height=8, model="m")
+    with pytest.raises(LookupError, match="4, 1"):
+        search.inspect(SimpleNamespace(resolved=SimpleNamespace(request=request, levels=[])))
+    assert seen == [("a", 0, 1), ("b", 1, 1), ("c", 2, 1), ("a", 3, 1)]
+    with pytest.raises(SettingsError, match="5 prompts take turns in 4 runs"):
+        DirectionSearch(DirectionSearchSettings(runs=4, prompts="b;c;d;e")).check()

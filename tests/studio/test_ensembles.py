@@ -103,6 +103,14 @@ def test_an_unknown_model_and_tasks_that_run_one_say_so(studio):
             studio.submit(task, {"base": {**REQUEST, **compose()}, **extra})
 
 
+def test_sizes_are_those_that_every_model_draws(studio):
+    odd = ended(studio.submit("text_to_image", {**REQUEST, **compose(), "width": 136, "height": 112}))
+    assert odd.status.value != "done" and "These models make multiples of 16: choose 128 or 144" in odd.message
+    assert run(studio, **compose(second_weight=0.0), width=136, height=112).images.shape[1:3] == (112, 136)
+    second = {"second_pass": {"key": "latent", "factor": 1.3, "strength": 0.6}}
+    assert all(side % 16 == 0 for side in run(studio, **compose(), **second).images.shape[1:3])
+
+
 def test_the_form_offers_what_fits_and_follows_the_model(studio):
     with gr.Blocks():
         form = RequestForm(studio, "e", first="emoji-128")
