@@ -68,6 +68,9 @@ _SMALL: Mapping[str, Any] = {
 }
 """What makes a form's job small, wherever a form has a field of this name and kind of value."""
 
+_ALREADY_SMALL = frozenset({"edit_words"})
+"""Forms whose jobs are some evaluations of a finished picture, and whose fields name no number of them."""
+
 OVERRULED: Mapping[str, frozenset[str]] = {
     name: task.endpoint.overrules for key, task in TASKS.items() if task.endpoint for name in (key, task.endpoint.name)
 }
@@ -105,7 +108,7 @@ def shrink_form(form: PageForm) -> PageForm:
     """
     shown = dict(zip(form.names, form.values, strict=True))
     small = {name: value for name, value in _SMALL.items() if name in shown and _is_alike(shown[name], value)}
-    if not small:
+    if not small and form.tab not in _ALREADY_SMALL:
         raise StepwiseError(
             f"The form of {form.tab} has no field that makes its job small. It has: {', '.join(shown)}."
         )
