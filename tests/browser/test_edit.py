@@ -81,7 +81,7 @@ def test_the_first_example_dissolves_comes_back_and_is_found_in_the_gallery(tab,
         };
         new MutationObserver(() => { window.times.answered ??= performance.now(); })
             .observe(root, {attributes: true, attributeFilter: ['data-running']}); }""")
-    edit(page, steps=40)
+    edit(page, steps=120)
     times = page.evaluate("() => window.times")
     assert times["answered"] < times["posted"]  # before the server has read the pictures
     counts = page.evaluate(
@@ -94,7 +94,7 @@ def test_the_first_example_dissolves_comes_back_and_is_found_in_the_gallery(tab,
     before, edited = after(page)[:2]
     assert before.shape == edited.shape == (64, 64, 3) and not np.array_equal(before, edited)
     page.fill("#edit-prompt textarea", UNIQUE)
-    edit(page, steps=40)
+    edit(page, steps=120)
     assert "Reused from an earlier edit" in page.inner_text("#edit-figures")
     edited = after(page)[1]
     page.click("#tab-gallery-button")
