@@ -189,31 +189,19 @@ class Editing:
         Raises:
             PromptError: the prompts do not fit the edit or each other.
         """
-        base, unasked = self.request.base, None
+        unasked = None
         if trajectory is None:
-            sampler, prompts = self.resolved.sampler, []
+            sampler = self.resolved.sampler
             latents = self.edit.start(self.image_latents, self.noise, self.levels[0])
         else:
             sampler = self.inversion.denoising(trajectory, self.guidance.guidance_scale)
             if self.inversion.holds_source:
                 unasked = Unasked(sampler, trajectory)
                 sampler = sampler if self.edit.looks_at_source else unasked
-            prompts = [self._inverted_prompt, base.prompt]
             latents = self.inversion.forked(trajectory.steps[-1].latents)
             if self.edit.takes_reference:
                 latents = self._start_from_source(latents)
-        scale = self.guidance.guidance_scale
-        if self.edit.keeps_prompt:
-            denoiser = self._build_concept_denoiser()
-        elif self.edit.paired:
-            denoiser = self._build_paired_denoiser()
-        elif trajectory is None:
-            # Only the steps of this run count for a prompt that switches, as in A1111.
-            conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
-            denoiser = self._assemble_denoiser(self.guidance, self._embed_scale(conditionings, scale), plan)
-        else:
-            negative = self._inverted_prompt if self.inversion.replaces_negative else None
-            denoiser = self._build_denoiser(self.guidance, prompts, [scale, scale], negative)
+        denoiser = self._choose_denoiser(trajectory is not None)
         denoiser.additions = self._build_additions(len(latents))
         guided = "negative" in denoiser.guidance.plan(self.levels[0])
         asked = None
@@ -229,7 +217,7 @@ class Editing:
             self.noise,
             self.mask,
             lambda: self._read_words(self.request.source_prompt),
-            lambda: self._read_words(base.prompt),
+            lambda: self._read_words(self.request.base.prompt),
             guided and asked is None,
             self._pictures,
             self._read_words,
@@ -240,6 +228,21 @@ class Editing:
         )
         with self.edit.applied(context) as sampler:
             yield Run(denoiser, sampler, self.levels, latents, self.source, self.noise_schedule)
+
+    def _choose_denoiser(self, inverts: bool) -> Denoiser:
+        """Build the denoiser of the rows that the edit draws: the source's and its own, or its own alone."""
+        base, scale = self.request.base, self.guidance.guidance_scale
+        if self.edit.keeps_prompt:
+            return self._build_concept_denoiser()
+        if self.edit.paired:
+            return self._build_paired_denoiser()
+        if inverts:
+            negative = self._inverted_prompt if self.inversion.replaces_negative else None
+            prompts = [self._inverted_prompt, base.prompt]
+            return self._build_denoiser(self.guidance, prompts, [scale, scale], negative)
+        # Only the steps of this run count for a prompt that switches, as in A1111.
+        conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
+        return self._assemble_denoiser(self.guidance, self._embed_scale(conditionings, scale), plan)
 
     def _build_additions(self, rows: int) -> list[Addition]:
         """What the pictures of the request add to the edit; the source beside it is drawn as without them."""
