@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
 from pipelines.core.errors import SettingsError
 from studio import infotext
 from studio.jobs.job import JobStatus
+from studio.ui.restore import read_settings
 from tests.studio.waiting import ended
 
 BASE = {"prompt": "a fox", "seed": 5, "num_inference_steps": 4, "sampler": "euler_a", "schedule": "karras"}
@@ -58,3 +60,17 @@ def test_samplers_that_are_far_off_on_uniform_levels_take_karras_where_none_are_
     assert (
         studio.tasks["text_to_image"].parse({"prompt": "a fox", "sampler": "euler"}, studio).schedule.key == "uniform"
     )
+
+
+def test_a_picture_of_unknown_rules_is_made_by_our_own_whatever_the_last_one_had(studio, tmp_path):
+    text = "a fox\nSteps: 20, Sampler: Euler, Schedule type: Karras, CFG scale: 7, Seed: 5, Size: 64x64"
+    found = {}
+    for name, version in (("known", ", Version: v1.10.1"), ("unknown", "")):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("parameters", text + version)
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png", pnginfo=info)
+        found[name] = read_settings(studio, str(tmp_path / f"{name}.png"), "emoji")
+    assert found["known"].values["made_like"]["key"].startswith("a1111")
+    assert found["unknown"].values["made_like"] == {"key": "here"}
+    assert any("is not known" in note for note in found["unknown"].notes)
+    assert not any("Made like" in note for note in found["known"].notes)
