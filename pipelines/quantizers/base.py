@@ -104,9 +104,20 @@ def _move_rest(network: torch.nn.Module, quantized: Sequence[str], device: str) 
             module._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
+def _as_stock(layer: WeightedLayer) -> WeightedLayer:
+    """Return a layer as one of PyTorch's own class, where it stands for that: some libraries choose by the class."""
+    stock = getattr(layer, "stands_for", type(layer))
+    if stock is type(layer):
+        return layer
+    copied = copy.copy(layer)  # shares the weights; the given network is only read
+    copied._parameters = dict(layer._parameters)
+    copied.__class__ = stock
+    return copied
+
+
 def _quantize_layer(quantizer: Quantizer, layer: WeightedLayer, name: str, label: str) -> torch.nn.Module:
     try:
-        return quantizer.quantize(layer)
+        return quantizer.quantize(_as_stock(layer))
     except StepwiseError:
         raise
     except Exception as error:

@@ -190,7 +190,9 @@ def test_a_network_whose_convolutions_are_products_on_small_grids_is_quantized_a
     assert use_products_on_small_grids(loaded) > 5
     assert plan_layers(loaded, quantizer) == plan_layers(wide, quantizer)
     made = quantize_network(loaded, quantizer, key)
-    assert torch.allclose(called(made), called(quantized(choice)), atol=1e-4)
+    # bitsandbytes leaves convolutions alone, and the rounding of their products moves what its own kernels round.
+    assert torch.allclose(called(made), called(quantized(choice)), atol=1e-3 if key.startswith("bnb") else 1e-4)
+    assert any(isinstance(layer, cpu_convolutions.SmallGridConv2d) for layer in loaded.modules())
 
 
 @pytest.mark.parametrize("key", [key for key in QUANTIZERS if key not in CALIBRATED])
