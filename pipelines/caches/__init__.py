@@ -57,7 +57,7 @@ CACHES: Table[Cache | None] = Table(
             EncoderPropagationSettings,
             needs_unet,
             paper="Li et al., arXiv:2312.09608",
-            help="Runs the UNet's encoder at key steps only, and its decoder at all.",
+            help="Runs the UNet's encoder at key steps only, and the decoders of the steps between them in one batch.",
         ),
         Method(
             "feature_inheritance",

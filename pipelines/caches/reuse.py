@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,11 @@ class ReusingCache(abc.ABC):
         if not any(self.groups(require_module(network)).values()):
             raise MethodFitError("This network has no layers of the kind whose outputs this cache takes again.")
 
-    def plan(self, rows: Sequence[CachedRow]) -> tuple[str, ...]:
+    def plan(self, rows: Sequence[CachedRow]) -> Hashable:
+        return self.reused_now(rows)
+
+    def reused_now(self, rows: Sequence[CachedRow]) -> tuple[str, ...]:
+        """Name the groups whose outputs are reused in the present evaluation of rows; none in their first."""
         return self.reused(rows[0].place) if rows[0].state else ()
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 import torch
 
-from pipelines.core.caching import Cache, CachedRow
+from pipelines.core.caching import Cache, CachedRow, ForeseeingCache
 from pipelines.core.cancelling import raise_if
 from pipelines.core.devices import is_out_of_memory, release_unused_memory
 from pipelines.core.prediction import Conditioning, Network, NetworkInParts, Perturbation, Query, RowMemory
@@ -32,6 +32,11 @@ class Remembered:
     def ran(self) -> float:
         """The share of the network that was run, of the rows' mean."""
         return sum(row.ran for row in self.rows) / len(self.rows)
+
+    @property
+    def moved(self) -> float:
+        """The share of the network that was run for these rows before, or below 0 for later, of the rows' mean."""
+        return sum(row.moved for row in self.rows) / len(self.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +96,23 @@ class _Batch:
 
     def evaluate(self, start: int, end: int) -> torch.Tensor:
         """Evaluate some of the rows; the cache takes note of them when all is done."""
-        part, remembered = slice(start, end), self.remembered
-        memories = self.memories[part]
-        cached = remembered.cache.applied(self.network, remembered.plan, memories) if remembered else nullcontext()
-        with cached:
-            rows = self.conditioning.rows(start, end)
-            raw = self.network.predict_raw(self.latents[part], self.timesteps[part], rows)
+        part, memories = slice(start, end), self.memories[start:end]
+        inputs = self.latents[part], self.timesteps[part], self.conditioning.rows(start, end)
+        raw = self._predict(memories, *inputs)
         for row in memories:
             row.finish()
         return raw
+
+    def _predict(
+        self, memories: list[CachedRow], latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        if self.remembered is None:
+            return self.network.predict_raw(latents, timesteps, conditioning)
+        cache, plan = self.remembered.cache, self.remembered.plan
+        if isinstance(cache, ForeseeingCache):
+            return cache.evaluate(self.network, plan, memories, latents, timesteps, conditioning)
+        with cache.applied(self.network, plan, memories):
+            return self.network.predict_raw(latents, timesteps, conditioning)
 
     def shrink(self, start: int, end: int, rows: int) -> None:
         """After an evaluation that the memory did not hold: rows begin anew, and the network learns what to try."""

@@ -11,10 +11,12 @@ from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from pipelines.core.prediction import Network
+import torch
+
+from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.schedule import Level
 
-__all__ = ["BranchMemory", "Cache", "CachedRow", "FittedCache", "Place", "SteppedCache"]
+__all__ = ["BranchMemory", "Cache", "CachedRow", "FittedCache", "ForeseeingCache", "Place", "SteppedCache"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Place:
         step: of the run's whole schedule, from 0.
         num_steps: of that schedule.
         level: that is asked for.
+        coming: levels of the next steps, as many as a `ForeseeingCache` asked for, in which the branch will be
+            evaluated with the same conditioning as now; None where the present evaluation itself has another time or
+            conditioning than its run announced.
     """
 
     evaluation: int
     step: int
     num_steps: int
     level: Level
+    coming: tuple[Level, ...] | None = None
 
 
 class CachedRow:
@@ -44,20 +50,23 @@ class CachedRow:
         pending: what the present evaluation leaves; it joins `state` once the evaluation is done, and is lost where it
             fails.
         place: where the run stands.
-        ran: share of the network that the present evaluation runs for this sample, in multiply-adds, 0 to 1.
+        ran: share of the network that the present evaluation runs for this sample, in multiply-adds; 0 to 1, or more
+            where it answers coming evaluations, too.
+        moved: share that an earlier evaluation ran for the present one; below 0, that this one runs for later ones.
     """
 
-    __slots__ = ("pending", "place", "ran", "state")
+    __slots__ = ("moved", "pending", "place", "ran", "state")
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
         self.pending: dict[str, Any] = {}
         self.place = Place(0, 0, 1, Level(1.0, 0.0, 0.0))
         self.ran = 1.0
+        self.moved = 0.0
 
     def begin(self, place: Place) -> None:
         """Begin an evaluation; what an unfinished one left is dropped."""
-        self.place, self.ran = place, 1.0
+        self.place, self.ran, self.moved = place, 1.0, 0.0
         self.pending = {}
 
     def finish(self) -> None:
@@ -81,9 +90,9 @@ class BranchMemory:
         self.rows = [CachedRow() for _ in range(count)]
         self.evaluations = 0
 
-    def begin(self, step: int, num_steps: int, level: Level) -> Place:
+    def begin(self, step: int, num_steps: int, level: Level, coming: tuple[Level, ...] | None = None) -> Place:
         """Begin the next evaluation of this branch."""
-        place = Place(self.evaluations, step, num_steps, level)
+        place = Place(self.evaluations, step, num_steps, level, coming)
         for row in self.rows:
             row.begin(place)
         self.evaluations += 1
@@ -111,6 +120,25 @@ class Cache(Protocol):
         it was afterwards."""
 
     def __hash__(self) -> int: ...
+
+
+@runtime_checkable
+class ForeseeingCache(Cache, Protocol):
+    """A cache whose evaluations may answer coming ones of the same branch, too."""
+
+    def steps_ahead(self, step: int, num_steps: int) -> int:
+        """Say how many of the next steps an evaluation in this step could answer beside its own."""
+
+    def evaluate(
+        self,
+        network: Network,
+        plan: Any,
+        rows: Sequence[CachedRow],
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+    ) -> torch.Tensor:
+        """Answer as `network.predict_raw` does, for these rows, by a plan of this cache's own."""
 
 
 @runtime_checkable

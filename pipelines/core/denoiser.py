@@ -14,7 +14,7 @@ import torch
 
 from pipelines.core.batch import Branch, Remembered, evaluate_branches
 from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan, Terms, conditioning_name
-from pipelines.core.caching import BranchMemory, Cache
+from pipelines.core.caching import BranchMemory, Cache, ForeseeingCache
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.devices import Timer, mark_time
 from pipelines.core.prediction import (
@@ -46,10 +46,12 @@ class Denoiser:
     Attributes:
         evaluations: of the network so far, every branch counted; one that a cache shortened counts as the share of its
             multiply-adds that were run.
+        moved: what of that was run in earlier steps than the one it is for; 0 at the end if all of it was wanted.
         calls: of the network so far, shortened or not.
         timer: of the network's time so far; of a batch that runs share, each has its rows' share.
         step: of the run's whole schedule, from 0; set by the loop as a step begins.
         num_steps: of that schedule; set by the loop.
+        coming: the levels at which its present and next steps begin; set by the loop.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Denoiser:
         self.additions = additions
         self.step = 0
         self.num_steps = 1
+        self.coming: Sequence[Level] = ()
         self.evaluations: float = 0
+        self.moved = 0.0
         self.calls = 0
         self._memories: dict[str, BranchMemory] = {}
         self.timer = Timer()
@@ -89,13 +93,20 @@ class Denoiser:
         """A term's conditioning, as the query wants it of the branch that it belongs to, with the additions."""
         branch = "positive" if branch == PERTURBED else branch
         plain = self._find_conditioning(conditioning_name(name), branch, query)
-        added = [addition.at(branch, self.step, self.num_steps) for addition in self.additions]
-        if not any(added):
+        if not (added := self._add(branch, self.step)):
             return plain
-        further = Conditioning({key: tensor for one in added for key, tensor in one.items()})
+        further = Conditioning(added)
         if query.rows is not None:
             further = further.rows(*query.rows)
         return Conditioning({**plain.tensors, **further.tensors})
+
+    def _add(self, branch: str, step: int) -> dict[str, torch.Tensor]:
+        """The tensors that the additions give a branch at a step."""
+        return {
+            key: tensor
+            for addition in self.additions
+            for key, tensor in addition.at(branch, step, self.num_steps).items()
+        }
 
     def _find_conditioning(self, name: str, branch: str, query: Query) -> Conditioning:
         if query.conditioning is None:
@@ -107,12 +118,43 @@ class Denoiser:
         """What the cache remembers of a term, and will do in its next evaluation; None without a cache."""
         if self.cache is None or torch.is_grad_enabled() or query.is_differentiable:
             return None
-        name = f"{query.role} {name}" if query.role else name
-        memory = self._memories.get(name)
+        role = f"{query.role} {name}" if query.role else name
+        memory = self._memories.get(role)
         if memory is None or len(memory.rows) != len(query.latents):
-            memory = self._memories[name] = BranchMemory(len(query.latents))
-        memory.begin(self.step, self.num_steps, query.level)
+            memory = self._memories[role] = BranchMemory(len(query.latents))
+        memory.begin(self.step, self.num_steps, query.level, self._find_coming(name, query))
         return Remembered(self.cache, self.cache.plan(memory.rows), memory.rows)
+
+    def _find_coming(self, name: str, query: Query) -> tuple[Level, ...] | None:
+        """The levels of the next steps at which a term will be asked for as it is now, as many as the cache wants; none
+        where no step begins at this query's, and None where the query is of another kind."""
+        is_special = query.role or query.branches or query.patch is not None or query.rows is not None
+        if is_special or query.conditioning is not None or query.conditioning_levels is not None:
+            return None
+        cache, coming = self.cache, list[Level]()
+        if not isinstance(cache, ForeseeingCache) or query.level not in self.coming:
+            return ()
+        place = self.coming.index(query.level)
+        step = self.step + place
+        ahead = cache.steps_ahead(step, self.num_steps)
+        for number, level in enumerate(self.coming[place + 1 : place + 1 + ahead], step + 1):
+            if not self._asks_alike(name, level, number):
+                break
+            coming.append(level)
+        return tuple(coming)
+
+    def _asks_alike(self, name: str, level: Level, step: int) -> bool:
+        """Whether a term will be evaluated at a later step, with what is added to it now."""
+        branches = [
+            branch
+            for branch in self.guidance.plan(level)
+            if any(term == name for term, _ in self.plan.terms(step, branch))
+        ]
+        now, then = ([self._add(branch, one) for branch in branches] for one in (self.step, step))
+        return bool(branches) and all(
+            first.keys() == second.keys() and all(first[key] is second[key] for key in first)
+            for first, second in zip(now, then, strict=True)
+        )
 
     def predict(self, latents: torch.Tensor, level: Level) -> Prediction:
         """Predict for (B, C, h, w) latents at one level, guided.
@@ -204,6 +246,7 @@ def _answer_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Predicti
             denoiser = queries[branch.owner][0]
             denoiser.calls += 1
             denoiser.evaluations += branch.evaluations
+            denoiser.moved += branch.remembered.moved if branch.remembered else 0.0
             denoiser.timer.add(start, end, len(raw) / rows)
             answers[branch.owner][branch.name] = _build_prediction(raw, branch.query, branch.network.prediction_type)
     return [

@@ -101,6 +101,7 @@ class RunInProgress:
         run.denoiser.num_steps = whole = run.first + len(run.levels) - 1
         for index, (level, next_level) in enumerate(pairwise(levels)):
             run.denoiser.step = whole - num_steps + index  # of the whole schedule: a start may spare some
+            run.denoiser.coming = levels[index:-1]
             context = StepContext(index, num_steps, run.noise, run.noise_schedule)
             state = yield from self._shift(state, level)
             state = yield from run.sampler.step(state, level, next_level, context)
@@ -118,10 +119,11 @@ class RunInProgress:
         return state if latents is state.latents else dataclasses.replace(state, latents=latents)
 
     def _share_skipped(self) -> float:
-        """The share of the network's work that a cache left out since the last step."""
+        """The share of the network's work that a cache left out of the answers since the last step."""
         denoiser = self.run.denoiser
-        evaluations, calls = denoiser.evaluations - self._counted[0], denoiser.calls - self._counted[1]
-        self._counted = denoiser.evaluations, denoiser.calls
+        served = denoiser.evaluations + denoiser.moved
+        evaluations, calls = served - self._counted[0], denoiser.calls - self._counted[1]
+        self._counted = served, denoiser.calls
         return 1 - evaluations / calls if calls and denoiser.cache is not None else 0.0
 
     def _finish_step(self, context: StepContext, level: Level, next_level: Level, state: State) -> Step:

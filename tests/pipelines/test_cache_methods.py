@@ -133,6 +133,70 @@ def test_a_propagated_encoder_is_left_out_between_key_steps(unet):
     assert whole_steps(two_a_step) == sorted(key_steps(10))
 
 
+_ONE_BY_ONE = ("sag", "nag")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"guidance": Choice("cfg", {"guidance_scale": 4.0})},
+        {"sampler": Choice("heun")},
+        {"sampler": Choice("dpmpp_2s")},  # asks between the steps, too
+        {"sampler": Choice("ddpm")},
+        {"guidance": Choice("interval", {"sigma_low": 0.5, "sigma_high": 4.0})},
+        {"guidance": Choice("pag"), "batch_size": 2},
+        {"guidance": Choice("residual")},
+        *({"guidance": Choice(key)} for key in _ONE_BY_ONE),
+        {"prompt": "a red [fox:cat:0.5]"},
+        {"prompt": "a red fox AND a cat"},
+    ],
+    ids=str,
+)
+def test_decoders_of_a_span_in_one_batch_say_what_they_say_one_by_one(unet, changes):
+    ran, calls = [], []
+    predict = type(unet).predict_raw
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(unet), "predict_raw", lambda self, *inputs: calls.append(1) or predict(self, *inputs))
+        for together in (1, 3, 16):
+            calls.clear()
+            settings = {"spacing": "uniform", "interval": 4, "together": together}
+            ran.append((run(unet, "encoder_propagation", settings, **changes), len(calls)))
+    (single, single_calls), *others = ran
+    for batched, batched_calls in others:
+        # attention that is watched or replaced for single queries is not looked ahead for
+        assert batched_calls < single_calls or changes.get("guidance", Choice("")).key in _ONE_BY_ONE
+        assert batched[-1].evaluations <= single[-1].evaluations + 1e-6
+        for one, other in zip(single, batched, strict=True):
+            # of eight steps in float32; a wrong time or prompt moves it by more than 1e-2
+            assert torch.allclose(one.latents, other.latents, atol=2e-4 * float(one.latents.abs().max()))
+
+
+def test_an_evaluation_that_looks_ahead_counts_what_it_ran(unet):
+    steps = run(unet, "encoder_propagation", {"spacing": "uniform", "interval": 4})
+    counts = [0.0, *(step.evaluations for step in steps)]
+    ran = [later - earlier for earlier, later in pairwise(counts)]
+    decoder = 1 - steps[1].skipped
+    assert ran == pytest.approx([2, 6 * decoder, 0, 0, 2, 6 * decoder, 0, 0])
+    assert [1 - step.skipped for step in steps] == pytest.approx([1, *[decoder] * 3] * 2)
+
+
+def test_decoders_that_do_not_fit_the_memory_are_run_in_smaller_batches(unet):
+    settings = {"spacing": "uniform", "interval": 4}
+    whole = run(unet, "encoder_propagation", settings)[-1]
+    predict = type(unet).predict_raw
+
+    def scarce(self, latents, *rest):
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(self, latents, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(unet), "predict_raw", scarce)
+        small = run(unet, "encoder_propagation", settings)[-1]
+    assert torch.allclose(whole.latents, small.latents, atol=1e-4)
+    assert small.evaluations == pytest.approx(whole.evaluations)
+
+
 @pytest.mark.parametrize("parts", ["deep blocks", "residual layers", "attention layers"])
 def test_each_choice_of_inherited_parts_leaves_its_own_share_out(unet, parts):
     steps = run(unet, "feature_inheritance", {"parts": parts, "interval": 2})
