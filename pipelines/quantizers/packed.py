@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol, cast
+from typing import Protocol, TypeAlias, cast
 
 import torch
 from torch.nn import functional
 
+from pipelines.quantizers import integer_products
 from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.row_parts import choose_step, count_packed_at_once
 from pipelines.quantizers.widening import widen
 
 __all__ = [
@@ -26,15 +28,8 @@ __all__ = [
 
 BIAS = "bias"
 
-_AT_ONCE = 8 * 2**20
-"""Bytes of weights that a CPU unpacks at once: more would leave its cache, and the system would have to give and take
-their memory in every call, which costs more than the unpacking."""
-
-
-_PACKED_AT_ONCE = 2 * 2**20
-"""Bytes in float32 of weights that a CPU packs, or compares with the packed ones, at once: all copies stay in cache."""
-
-_ROWS_OF_A_KERNEL = 64
+_LEAST_SCALE = 2.0**-100
+"""Scales below are taken for this one, so that a bias divided by its row's scale stays finite: zeros stay zeros."""
 
 _FEW_POSITIONS = 256
 """Bytes of one output channel up to which a CPU convolves faster by a product with all patches: oneDNN arranges a
@@ -81,22 +76,20 @@ def scale_above(values: torch.Tensor) -> torch.Tensor:
     return torch.where(short, (signed.view(torch.int16) + 1).view(torch.float16), half)
 
 
-def _count_rows_at_once(
-    device: torch.device, count: int, columns: int, bytes_each: int = 4, most: int | None = None
-) -> int:
-    """How many of a matrix's rows are worked on at once: on a CPU few enough for its cache, elsewhere all."""
-    most = _AT_ONCE if most is None else most
-    return max(1, min(count, most // (columns * bytes_each))) if device.type == "cpu" else count
+_Parts: TypeAlias = Mapping[str, torch.Tensor]
+_Operation: TypeAlias = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 
 
 class _Packed(torch.nn.Module):
     """What both layers share: the codec, its tensors as buffers, and the bias as it was."""
 
+    codes: torch.Tensor
+    scales: torch.Tensor
     bias: torch.Tensor | None
 
     def __init__(self, codec: Codec, parts: Mapping[str, torch.Tensor], shape: torch.Size, bias: torch.Tensor | None):
         super().__init__()
-        self.codec, self.shape, self.names = codec, shape, tuple(parts)
+        self.codec, self.shape, self.names, self.columns = codec, shape, tuple(parts), shape[1:].numel()
         for name, tensor in parts.items():
             self.register_buffer(name, tensor)
         self.register_parameter(BIAS, None if bias is None else torch.nn.Parameter(bias, requires_grad=False))
@@ -108,54 +101,60 @@ class _Packed(torch.nn.Module):
     def weight(self) -> torch.Tensor:
         """The weights in float32 and in their own shape, made anew each time."""
         parts = self._get_parts()
-        return self.codec.unpack(parts, self.shape[1:].numel()).reshape(self.shape)
+        return self.codec.unpack(parts, self.columns).reshape(self.shape)
 
     def weight_rows(self) -> Iterator[torch.Tensor]:
         """Make the weights in float32 a part of the rows at a time, (r, columns) each."""
         parts = self._get_parts()
-        count, columns = self.shape[0], self.shape[1:].numel()
-        step = _count_rows_at_once(parts["codes"].device, count, columns, most=_PACKED_AT_ONCE)
+        count, columns = self.shape[0], self.columns
+        step = count_packed_at_once(parts["codes"].device, count, columns)
         for start in range(0, count, step):
             yield self.codec.unpack({name: one[start : start + step] for name, one in parts.items()}, columns)
 
-    def _compute(
-        self,
-        inputs: torch.Tensor,
-        operation: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
-        channels: int,
-    ) -> torch.Tensor:
+    def _compute(self, inputs: torch.Tensor, operation: _Operation, channels: int, positions: int) -> torch.Tensor:
         """Compute the layer's outputs, on a CPU a part of its rows at a time.
 
         Args:
             inputs: of the layer.
             operation: of weights and a bias.
             channels: the dimension of the outputs that the rows make, counted from the last, -1.
+            positions: how many outputs each row makes.
         """
-        dtype = inputs.dtype
-        parts = self._get_parts()
+        dtype, parts, count = inputs.dtype, self._get_parts(), self.shape[0]
         bias = None if self.bias is None else self.bias.to(dtype)
-        # In float16 a sum of codes, which are larger than the weights, may overflow.
-        is_scaled_after = self.codec.has_row_scales and dtype != torch.float16
-        count, columns = self.shape[0], self.shape[1:].numel()
-        step = count
-        if self._can_be_split:
-            step = _even_out(_count_rows_at_once(inputs.device, count, columns, dtype.itemsize), count)
+        step = choose_step(inputs.device, count, self.columns, dtype.itemsize) if self._can_be_split else count
+        # Scaling outputs takes longer than scaling weights where there are more of them, and in float16 a sum of codes,
+        # which are larger than the weights, may overflow.
+        is_scaled_after = self.codec.has_row_scales and dtype != torch.float16 and positions <= self.columns
+        compute = self._scale_outputs if is_scaled_after else self._scale_weights
+        if step >= count:
+            return compute(parts, bias, operation, channels, dtype)
         outputs = []
         for start in range(0, count, step):
             rows = {name: tensor[start : start + step] for name, tensor in parts.items()}
             offset = None if bias is None else bias[start : start + step]
-            codes = widen(rows["codes"], dtype) if is_scaled_after else self.codec.unpack(rows, columns, dtype)
-            output = operation(codes.reshape(-1, *self.shape[1:]), None if is_scaled_after else offset)
-            outputs.append(self._scale(output, rows["scales"], offset, channels) if is_scaled_after else output)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, channels)
+            outputs.append(compute(rows, offset, operation, channels, dtype))
+        return torch.cat(outputs, channels)
 
-    def _scale(
-        self, output: torch.Tensor, scales: torch.Tensor, offset: torch.Tensor | None, channels: int
+    def _scale_weights(
+        self, rows: _Parts, bias: torch.Tensor | None, operation: _Operation, channels: int, dtype: torch.dtype
     ) -> torch.Tensor:
-        """Multiply outputs by their rows' scales and add their bias, in the same memory and rounded once."""
-        shape = [-1] + [1] * (-1 - channels)
-        scales = scales.to(output.dtype).view(shape)
-        return output.mul_(scales) if offset is None else torch.addcmul(offset.view(shape), output, scales, out=output)
+        """Make the weights whole first."""
+        return operation(self.codec.unpack(rows, self.columns, dtype).view(-1, *self.shape[1:]), bias)
+
+    def _scale_outputs(
+        self, rows: _Parts, bias: torch.Tensor | None, operation: _Operation, channels: int, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Sum codes and a bias that is divided by the scales, and scale the sums."""
+        codes, scales = widen(rows["codes"], dtype), rows["scales"].to(dtype)
+        if bias is not None:
+            scales = scales.clamp_min(_LEAST_SCALE)
+            bias = bias / scales.view(-1)
+        # Not addcmul, which is not vectorized where scales are alike along the last dimension.
+        return operation(codes.view(-1, *self.shape[1:]), bias).mul_(scales.view([-1] + [1] * (-1 - channels)))
+
+    def _multiplies_integers(self, inputs: torch.Tensor, positions: int) -> bool:
+        return self.codec.has_row_scales and integer_products.is_worth_splitting(self.codes, inputs, positions)
 
     @property
     def _can_be_split(self) -> bool:
@@ -170,7 +169,12 @@ class PackedLinear(_Packed):
     """Represents a linear layer with packed weights."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self._compute(inputs, functools.partial(functional.linear, inputs), -1)
+        positions = inputs.numel() // self.columns
+        if self._multiplies_integers(inputs, positions):
+            rows = integer_products.split_rows(inputs.flatten(0, -2))
+            output = integer_products.multiply_rows(rows, self.codes, self.scales, self.bias)
+            return output.view(*inputs.shape[:-1], -1)
+        return self._compute(inputs, functools.partial(functional.linear, inputs), -1, positions)
 
 
 class PackedConv2d(_Packed):
@@ -187,15 +191,17 @@ class PackedConv2d(_Packed):
         padding: str | tuple[int, ...] | int = self.padding
         if self.padding_mode != "zeros":
             inputs, padding = functional.pad(inputs, self.around, mode=self.padding_mode), 0
+        positions = inputs.shape[-2] * inputs.shape[-1] * len(inputs)
         if inputs.device.type == "cpu" and self.groups == 1 and not isinstance(padding, str):
             sides = self._count_sides(inputs, padding)
-            if len(inputs) * math.prod(sides) * inputs.element_size() <= _FEW_POSITIONS:
+            positions = len(inputs) * math.prod(sides)
+            if positions * inputs.element_size() <= _FEW_POSITIONS:
                 return self._multiply_columns(inputs, padding, sides)
 
         def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return functional.conv2d(inputs, weight, bias, self.stride, padding, self.dilation, self.groups)
 
-        return self._compute(inputs, convolve, -3)
+        return self._compute(inputs, convolve, -3, positions)
 
     def _count_sides(self, inputs: torch.Tensor, padding: tuple[int, ...] | int) -> tuple[int, ...]:
         around = (padding, padding) if isinstance(padding, int) else padding
@@ -210,28 +216,29 @@ class PackedConv2d(_Packed):
         self, inputs: torch.Tensor, padding: tuple[int, ...] | int, sides: tuple[int, ...]
     ) -> torch.Tensor:
         """Convolve as one product with the patches of all outputs, (columns, B H W)."""
-        patches = functional.unfold(inputs, self.shape[2:], self.dilation, padding, self.stride)
-        columns = patches.transpose(0, 1).flatten(1)
+        positions = math.prod(sides)
+
+        def take_patches(images: torch.Tensor) -> torch.Tensor:
+            patches = functional.unfold(images, self.shape[2:], self.dilation, padding, self.stride)
+            return patches.transpose(0, 1).flatten(1)
 
         def multiply(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             rows = weight.flatten(1)
             return rows @ columns if bias is None else torch.addmm(bias[:, None], rows, columns)
 
-        output = self._compute(columns, multiply, -2)
+        if self._multiplies_integers(inputs, len(inputs) * positions):
+            halves, scales = integer_products.split_images(inputs)
+            columns, of_columns = take_patches(halves), scales.repeat_interleave(positions)
+            codes = self.codes.flatten(1)
+            output = integer_products.multiply_columns((columns, of_columns), codes, self.scales, self.bias)
+        else:
+            columns = take_patches(inputs)
+            output = self._compute(columns, multiply, -2, len(inputs) * positions)
         return output.unflatten(1, (len(inputs), *sides)).transpose(0, 1)
 
     @property
     def _can_be_split(self) -> bool:
         return self.groups == 1
-
-
-def _even_out(step: int, count: int) -> int:
-    """Make parts of at most so many rows alike, of a multiple of 64, by which kernels divide their outputs."""
-    whole = step // _ROWS_OF_A_KERNEL * _ROWS_OF_A_KERNEL
-    if step >= count or not whole:
-        return step
-    alike = -(-count // -(-count // whole))
-    return min(whole, -(-alike // _ROWS_OF_A_KERNEL) * _ROWS_OF_A_KERNEL)
 
 
 class WeightOnly(StorableQuantizer):
@@ -245,7 +252,7 @@ class WeightOnly(StorableQuantizer):
     def quantize(self, layer: WeightedLayer) -> torch.nn.Module:
         rows = layer.weight.detach().flatten(1)
         count, columns = rows.shape
-        step = _count_rows_at_once(rows.device, count, columns, most=_PACKED_AT_ONCE)
+        step = count_packed_at_once(rows.device, count, columns)
         packed = [self.codec.pack(some.float()) for some in rows.split(step)]
         parts = {name: torch.cat([one[name] for one in packed]) for name in packed[0]} if len(packed) > 1 else packed[0]
         bias = None if layer.bias is None else layer.bias.detach().clone()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
 import torch
 
 from pipelines.core.types import Choice
-from pipelines.quantizers import QUANTIZERS, build_quantizer
+from pipelines.quantizers import QUANTIZERS, build_quantizer, integer_products
 from pipelines.quantizers.fp8 import Fp8Codec
 from pipelines.quantizers.int4 import Int4Codec
 from pipelines.quantizers.int8 import Int8Codec
 from pipelines.quantizers.machine import Machine
 from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
-from pipelines.quantizers.packed import _even_out, pack_nibbles, scale_above, unpack_nibbles
+from pipelines.quantizers.packed import pack_nibbles, scale_above, unpack_nibbles
 from pipelines.quantizers.ranges import fit_group_size
+from pipelines.quantizers.row_parts import even_out
 from pipelines.quantizers.stored import stored_bytes
 from pipelines.quantizers.widening import widen
 
@@ -129,7 +131,7 @@ def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_a
         layer.weight.copy_(packed.weight)
         expected = layer(inputs)
         for most in (8 * 2**20, 6 * layer.weight[0].numel() * dtype.itemsize):
-            monkeypatch.setattr("pipelines.quantizers.packed._AT_ONCE", most)
+            monkeypatch.setattr("pipelines.quantizers.row_parts._AT_ONCE", most)
             found = packed(inputs.to(dtype))
             assert found.dtype == dtype and found.shape == expected.shape
             monkeypatch.setattr("pipelines.quantizers.packed._FEW_POSITIONS", 0)
@@ -139,11 +141,66 @@ def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_a
             assert (found.float() - expected).norm() <= bound * expected.norm()
 
 
+@pytest.fixture
+def products_of_integers(monkeypatch):
+    """Let every layer multiply integers, on machines without kernels for them too; they are exact on all."""
+    monkeypatch.setattr(integer_products, "_has_kernels", lambda: True)
+    monkeypatch.setattr(integer_products, "_WEIGHTS_PER_NUMBER", 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (torch.nn.Linear(100, 20), (2, 3, 100)),
+        (torch.nn.Linear(100, 20, bias=False), (4, 100)),
+        (torch.nn.Conv2d(10, 20, 3, padding=1), (2, 10, 5, 4)),
+        (torch.nn.Conv2d(10, 20, (3, 2), (2, 1), (2, 1), (1, 2), bias=False), (3, 10, 5, 6)),
+        (torch.nn.Conv2d(10, 20, 3, padding=1, padding_mode="reflect"), (2, 10, 4, 4)),
+    ],
+    ids=str,
+)
+def test_products_of_integers_are_the_layer_to_the_rounding_of_its_outputs(layer, shape, products_of_integers):
+    """Inputs are rounded by at most max|x| / 65278 (sixteen bits), outputs once, by 2^-8 of themselves."""
+    layer = layer.requires_grad_(False)
+    packed = QUANTIZERS["int8"].build({}).quantize(layer)
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    inputs[0] *= 30  # the scales of the others stay their own
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(packed), "_compute", None)  # it takes no other way
+        found = packed(inputs)
+    exact = copy.deepcopy(layer).double()
+    exact.weight.copy_(packed.weight)
+    expected, sums = exact(inputs.double()), copy.deepcopy(exact)
+    sums.weight.copy_(exact.weight.abs())
+    sums.bias = None
+    largest = inputs.double().abs().amax(-1 if isinstance(layer, torch.nn.Linear) else (1, 2, 3), keepdim=True)
+    rounding = sums(largest.expand_as(inputs)) / 65278
+    assert found.dtype == torch.bfloat16 and found.shape == expected.shape
+    assert bool(((found.double() - expected).abs() <= 1.001 * (rounding + 2**-8 * expected.abs()) + 1e-6).all())
+
+
+def test_a_gradient_goes_through_a_packed_layer_and_what_is_not_finite_stays_so(products_of_integers):
+    layer = torch.nn.Linear(40, 8).requires_grad_(False)
+    layer.weight[3] = 0.0
+    packed = QUANTIZERS["int8"].build({}).quantize(layer)
+    layer.weight.copy_(packed.weight)
+    inputs = torch.randn(3, 40, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    wanted = torch.autograd.grad(layer(inputs).square().sum(), inputs)[0]
+    torch.testing.assert_close(torch.autograd.grad(packed(inputs).square().sum(), inputs)[0], wanted)
+    in_bfloat16 = torch.autograd.grad(packed(inputs.bfloat16()).square().sum(), inputs)[0]
+    torch.testing.assert_close(in_bfloat16, wanted, rtol=0.05, atol=0.05)
+    with torch.no_grad():
+        few = inputs.bfloat16()
+        assert torch.equal(packed(few)[:, 3], layer.bias[3].bfloat16().expand(3)), "zeros leave the bias"
+        few[1, 7] = float("nan")
+        assert packed(few).isnan().all(1).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("step", "count", "expected"), [(364, 1280, 320), (485, 640, 320), (3276, 10240, 2560), (20, 1280, 20), (9, 9, 9)]
 )
 def test_parts_of_a_layer_are_alike_and_as_kernels_divide_their_outputs(step, count, expected):
-    assert _even_out(step, count) == expected
+    assert even_out(step, count) == expected
 
 
 @pytest.mark.parametrize("start", [0, 1])
