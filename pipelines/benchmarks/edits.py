@@ -102,8 +102,8 @@ def write_table(measured: Measured, kinds: Sequence[str]) -> str:
     shown = [kind for kind in EDIT_KINDS if kind in kinds]
     names = " | ".join([*shown, "all", *(name for name, _, _ in columns)])
     lines = [
-        f"| method | guidance | {names} |",
-        "| --- " + "| ---: " * (len(shown) + len(columns) + 2) + "|",
+        f"| method | guidance | pairs | {names} |",
+        "| --- " + "| ---: " * (len(shown) + len(columns) + 3) + "|",
     ]
 
     def share(one: Combination, kind: str | None = None) -> float:
@@ -116,7 +116,7 @@ def write_table(measured: Measured, kinds: Sequence[str]) -> str:
         values = [f"{share(one, kind):.2f}" if can_try(one, kind) else "–" for kind in shown]
         values += [f"**{share(one):.2f}**"]
         values += [_format_median([read(row) for row in rows], form) for _, read, form in columns]
-        lines.append(f"| {one.label} | {one.guidance:g} | " + " | ".join(values) + " |")
+        lines.append(f"| {one.label} | {one.guidance:g} | {len(measured[one])} | " + " | ".join(values) + " |")
     return "\n".join(lines)
 
 
@@ -241,7 +241,7 @@ def _write_section(table: str, best: str, pairs: int, steps: int) -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split("<!-- edits -->")
     after = rest.split("<!-- end of edits -->")[1]
-    note = f"{pairs} pairs, {steps} steps, medians but for the shares. Right most often:"
+    note = f"Up to {pairs} pairs a method, {steps} steps, medians but for the shares. Right most often:"
     section = f"<!-- edits -->\n{note}\n\n{best}\n\n{table}\n<!-- end of edits -->"
     PAGE.write_text(before + section + after, encoding="utf-8")
 

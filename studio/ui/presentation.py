@@ -17,6 +17,7 @@ __all__ = [
     "format_duration",
     "format_evaluations",
     "format_file_size",
+    "format_licence",
     "format_model_label",
     "format_model_note",
     "format_number",
@@ -84,6 +85,25 @@ def format_file_size(size: int | None) -> str:
     return f"{round(size / 1e6)} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
 
+_LICENCES = {
+    "apache-2.0": "Apache 2.0",
+    "cc-by-4.0": "CC BY 4.0",
+    "cc-by-nc-4.0": "CC BY-NC 4.0",
+    "cc-by-sa-4.0": "CC BY-SA 4.0",
+    "cc0-1.0": "CC0 1.0",
+    "creativeml-openrail-m": "CreativeML OpenRAIL-M",
+    "flux-1-dev-non-commercial-license": "FLUX.1 [dev] Non-Commercial",
+    "flux-2-dev-non-commercial-license": "FLUX.2 [dev] Non-Commercial",
+    "mit": "MIT",
+    "openrail++": "CreativeML OpenRAIL++-M",
+    "sai-nc-community": "Stability AI Non-Commercial Community",
+    "stabilityai-ai-community": "Stability AI Community",
+    "stable-video-diffusion-community": "Stable Video Diffusion Community",
+    "tencent-hunyuan-community": "Tencent Hunyuan Community",
+}
+"""The Hub's identifiers of licenses and their names."""
+
+
 def format_model_label(entry: CatalogEntry) -> str:
     """Write a model's label in the list: one that is not on this machine says that it would be downloaded."""
     if entry.local:
@@ -91,9 +111,14 @@ def format_model_label(entry: CatalogEntry) -> str:
     return f"{entry.label}, download {format_file_size(entry.size_bytes)}".rstrip()
 
 
+def format_licence(identifier: str) -> str:
+    """Write a license as people do, from the Hub's identifier; one that is not known stays as it is."""
+    return _LICENCES.get(identifier, identifier)
+
+
 def format_model_note(entry: CatalogEntry) -> str:
     """Say what a person should know about a model, in one line."""
-    licence = f"License: {entry.licence}." if entry.licence else ""
+    licence = f"License: {format_licence(entry.licence)}." if entry.licence else ""
     return " ".join(part for part in (entry.problem or entry.notes, licence) if part) or " "
 
 

@@ -97,7 +97,7 @@ def test_a_method_that_refuses_the_prompts_counts_as_wrong(family, judges):
     assert measure(family, judges, pair, render_edit(pair, objects), one, 3) is None
     line = write_table({one: {0: ROW, 1: None}}, ["replace", "remove"]).splitlines()[2]
     assert line == (
-        "| Prompt-to-prompt: replace, Direct Inversion | 4 | 1.00 | 0.00 | **0.50** "
+        "| Prompt-to-prompt: replace, Direct Inversion | 4 | 2 | 1.00 | 0.00 | **0.50** "
         "| 30.0 | 25.0 | 0.90 | 2.0 | 28.0 | 0.950 | 75 | 1.50 | 1 |"
     )
 

@@ -23,6 +23,7 @@ from studio.backend import Studio, StudioSettings
 from studio.cli.main import main
 from studio.models.model_list import ModelList, list_memory_segments
 from studio.page.models import markup as model_markup
+from studio.ui.presentation import format_model_note
 
 remote = pretended.remote
 
@@ -236,3 +237,12 @@ def test_names_are_text_and_never_html():
     html = model_markup.build_cards([(entry, False, False, None)])
     assert not any(part in html for part in ("<b>x", "${", "{{", "`", "javascript:", "<i>,"))
     assert "No model matches" in model_markup.build_cards([])
+
+
+@pytest.mark.parametrize(
+    ("identifier", "name"), [("mit", "MIT"), ("openrail++", "CreativeML OpenRAIL++-M"), ("my-own", "my-own")]
+)
+def test_a_license_is_written_as_people_write_it(identifier, name):
+    entry = CatalogEntry("k", "A model", "stock", licence=identifier)
+    assert f"License: {name}." in format_model_note(entry)
+    assert f"<dd>{name}</dd>" in model_markup.build_card(entry, is_here=True, is_loaded=False, transfer=None)

@@ -9,7 +9,7 @@ from pipelines.models.entry import CatalogEntry
 from studio.models.memory_segments import DeviceRow
 from studio.models.model_list import DOWNLOAD, LOAD, Segment, Transfer
 from studio.ui.markup import escape, prose
-from studio.ui.presentation import format_file_size
+from studio.ui.presentation import format_file_size, format_licence
 
 __all__ = [
     "FAMILIES",
@@ -64,7 +64,7 @@ def build_card(
 ) -> str:
     """Build one model's card: what it is, where it is, how it suits this machine, and what can be done with it."""
     place, state = _describe_place(entry, is_here, is_loaded)
-    licence = escape(entry.licence or ("not stated" if entry.local else "not confirmed"))
+    licence = escape(format_licence(entry.licence) or ("not stated" if entry.local else "not confirmed"))
     if entry.licence_url.startswith("https://"):
         licence = f'<a href="{escape(entry.licence_url)}" target="_blank" rel="noreferrer">{licence}</a>'
     facts = [
