@@ -40,6 +40,7 @@ FLOORS = {
         *(
             "inversions",
             "edits",
+            "stories",
             "quantizers",
             "models",
             "requests",

@@ -38,6 +38,7 @@ def setting(
     step: float | None = None,
     choices: tuple[str, ...] | tuple[int, ...] | None = None,
     label: str | None = None,
+    lines: int = 1,
 ) -> Value:
     """Describe one field of a settings dataclass, with all that a page, a command line and an API need.
 
@@ -48,9 +49,10 @@ def setting(
         step: the slider's increment.
         choices: the allowed values of a choice.
         label: shown on the page; by default the field's name in words.
+        lines: of a text's box on the page.
     """
-    metadata = {"help": help, "low": low, "high": high, "step": step, "choices": choices, "label": label}
-    return dataclasses.field(default=default, metadata=metadata)
+    bounds = {"low": low, "high": high, "step": step, "choices": choices}
+    return dataclasses.field(default=default, metadata={"help": help, **bounds, "label": label, "lines": lines})
 
 
 @dataclasses.dataclass(frozen=True)

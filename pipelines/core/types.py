@@ -45,6 +45,7 @@ METHODS = (
     "image_prompt",
     "ensemble",
     "sliders",
+    "story",
     "search",
     "reward",
 )
@@ -127,6 +128,7 @@ class Request:
         control, image_prompt: pictures that steer the run, with the ControlNet or IP-Adapter that reads them.
         ensemble: further models whose predictions are averaged with the model's, with their weights.
         sliders: directions of the model's own along which the run is moved, with how far.
+        story: scenes that are drawn together, a picture of the batch each, and what they share, with its settings.
         vae: what encodes and decodes pictures: the model's own, or one of the models folder by name.
         search: how a picture is searched for, with its settings; a single run by default.
         reward: what a search makes large, with its settings; not read without a search.
@@ -155,6 +157,7 @@ class Request:
     image_prompt: Choice = Choice("none")
     ensemble: Choice = Choice("none")
     sliders: Choice = Choice("none")
+    story: Choice = Choice("none")
     search: Choice = Choice("none")
     reward: Choice = Choice("adherence")
     num_inference_steps: int = 25

@@ -7,7 +7,7 @@ a controller change it, and goes on; when the context ends the network has its o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -36,19 +36,24 @@ def is_optimized_alone(rows: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def opened_attention(network: torch.nn.Module, controller: MapController) -> Iterator[None]:
+def opened_attention(
+    network: torch.nn.Module, controller: MapController, names: Collection[str] | None = None
+) -> Iterator[None]:
     """Provide the network with its attention maps under a controller while the context lasts.
 
     Args:
         network: a UNet or a transformer of joint attention, of diffusers; it gets the very processors back that it had,
             whatever happens.
         controller: changes the maps.
+        names: of the layers that are opened; None for all.
     """
     processors = {}
     is_joint = bool(find_joint_layers(network))
     with note_text_length(network) if is_joint else contextlib.nullcontext(TextLength()) as text:
         try:
             for name, layer in attention_layers(network).items():
+                if names is not None and name not in names:
+                    continue
                 own = processors[layer] = layer.processor
                 opened = OpenJointProcessor(name, own, controller, text) if is_joint else None
                 layer.set_processor(opened or _OpenProcessor(name, own, controller))
@@ -106,10 +111,11 @@ class _OpenProcessor:
             if attn.norm_cross:
                 keys_from = attn.norm_encoder_hidden_states(keys_from)
         mask = attn.prepare_attention_mask(attention_mask, keys_from.shape[1], len(hidden_states))
-        projected = attn.to_q(hidden_states), attn.to_k(keys_from)
+        query, key, value = attn.to_q(hidden_states), attn.to_k(keys_from), attn.to_v(keys_from)
         if not cross:
-            projected = self.controller.change_projections(*projected)
-        query, key, value = (attn.head_to_batch_dim(part) for part in (*projected, attn.to_v(keys_from)))
+            query, key = self.controller.change_projections(query, key)
+            key, value = self.controller.change_keys(key, value)
+        query, key, value = (attn.head_to_batch_dim(part) for part in (query, key, value))
         if self.controller.changes_maps:
             maps = attn.get_attention_scores(query, key, mask).unflatten(0, (len(hidden_states), -1))
             attended = torch.bmm(self.controller.change(maps, cross).flatten(0, 1), value)

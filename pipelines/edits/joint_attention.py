@@ -3,6 +3,7 @@ self map."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,12 +77,20 @@ class OpenJointProcessor:
         raw_query, raw_key = self.controller.change_projections(attn.to_q(inputs.picture), attn.to_k(looked_at))
         query = project(attn, raw_query, "norm_q", inputs.picture_angles)
         keys = project(attn, raw_key, "norm_k", inputs.picture_angles)
-        values = project(attn, attn.to_v(looked_at), "", None)
-        tokens = 0
+        keys, values = self.controller.change_keys(keys, project(attn, attn.to_v(looked_at), "", None))
+        tokens, seen = 0, keys.shape[2]
         if text is not None:
             keys, values = torch.cat([keys, text.key], dim=2), torch.cat([values, text.value], dim=2)
             tokens = text.key.shape[2]
         if not self.controller.changes_maps:
-            return attend(query, (keys, values))
+            shift = math.log(inputs.picture.shape[1] / seen) if self.controller.keeps_text_share and tokens else 0.0
+            return attend(query, (keys, values), bias=_weigh_picture(query, keys, seen, shift) if shift else None)
         maps = (query @ keys.transpose(2, 3) * query.shape[-1] ** -0.5).softmax(dim=-1)
         return (change_joint_maps(self.controller, maps, tokens) @ values).transpose(1, 2).flatten(2)
+
+
+def _weigh_picture(query: torch.Tensor, keys: torch.Tensor, pictures: int, shift: float) -> torch.Tensor:
+    """What is added to the scores of all keys, (1, 1, 1, keys): the shift to the picture's, nothing to the text's."""
+    bias = query.new_zeros(1, 1, 1, keys.shape[2])
+    bias[..., :pictures] = shift
+    return bias.expand(1, 1, query.shape[2], -1)

@@ -12,11 +12,14 @@ class MapController:
 
     Attributes:
         changes_maps: whether it looks at the maps at all, or at what they are made of only.
+        keeps_text_share: whether in a joint attention the picture's keys weigh together as much as without those that
+            `change_keys` adds, so that the text keeps its share.
         changed_rows: rows of an evaluation whose maps it may change; a joint attention's are brought back to sums of
             one there.
     """
 
     changes_maps: bool = True
+    keeps_text_share: bool = False
     changed_rows: slice = slice(None)
 
     def is_needed(self, layer: str, cross: bool, queries: int) -> bool:
@@ -41,6 +44,11 @@ class MapController:
     def change_projections(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return queries and keys to use in a layer of self-attention, each (R, places, channels)."""
         return query, key
+
+    def change_keys(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values to use in a layer of self-attention, each (R, ..., places, channels) and in a joint
+        attention normalized and turned by their places already."""
+        return keys, values
 
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
         """Return the maps to use.

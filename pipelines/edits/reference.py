@@ -41,16 +41,18 @@ def match_statistics(values: torch.Tensor, reference: torch.Tensor, dims: tuple[
     return (values - mean) * gain + style_mean
 
 
-def adapt_to_reference(rows: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """Give the edit's row of each pair (reference, edit) the statistics of the reference's.
+def adapt_to_reference(rows: torch.Tensor, dims: tuple[int, ...], group: int = 2) -> torch.Tensor:
+    """Give the rows of each group, of an edit (reference, edit), the statistics of the first one.
 
     Args:
-        rows: (R, ...), R even.
+        rows: (R, ...), R a multiple of the group.
         dims: as `match_statistics` takes them.
+        group: rows of a group, the reference first.
     """
-    pairs = rows.unflatten(0, (-1, 2))
-    reference, edit = pairs[:, SOURCE], pairs[:, TARGET]
-    return torch.stack([reference, match_statistics(edit, reference, dims)], dim=1).flatten(0, 1)
+    groups = rows.unflatten(0, (-1, group))
+    reference = groups[:, SOURCE]
+    adapted = [match_statistics(groups[:, index], reference, dims) for index in range(TARGET, group)]
+    return torch.stack([reference, *adapted], dim=1).flatten(0, 1)
 
 
 class _KeptOutside(Blended):

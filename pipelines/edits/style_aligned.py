@@ -19,7 +19,6 @@ from pipelines.edits.reference import (
     ReferenceEdit,
     adapt_to_reference,
     build_strength_setting,
-    count_rows,
 )
 from pipelines.inversions.base import SOURCE, TARGET
 
@@ -47,22 +46,23 @@ class StyleAlignedSettings:
 class SharedAttention(MapController):
     """A controller whose self-attention has the keys and values of the reference beside each row's own.
 
-    The rows of an evaluation are (reference, edit), with guidance (reference, edit, reference, edit). A reference's row
+    The rows of an evaluation are groups of a reference and what looks at it: of an edit (reference, edit), with
+    guidance (reference, edit, reference, edit). A reference's row
     has its own keys twice, which changes nothing; in a joint attention, where the text would have a smaller share, it
     does not see the second ones.
 
     Args:
         factor: on the edit's attention to the reference, before the maps are normalized again: exp of the shift of the
             scores.
-        rows: that an evaluation has.
         adapts: whether the edit's queries and own keys get the reference's mean and spread.
+        group: rows of a group, the reference first.
 
     Source: Hertz et al., Style aligned image generation via shared attention, arXiv:2312.02133, equation 5, and 4 for
     what is adapted; the factor 2 is the shift log 2 of its section 5.
     """
 
-    def __init__(self, factor: float, rows: int, adapts: bool = False):
-        self.factor, self.rows, self.adapts = factor, rows, adapts
+    def __init__(self, factor: float, adapts: bool = False, group: int = 2):
+        self.factor, self.adapts, self.group = factor, adapts, group
 
     def is_needed(self, layer: str, cross: bool, queries: int) -> bool:
         return not cross
@@ -70,20 +70,20 @@ class SharedAttention(MapController):
     def change_source(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
         if is_optimized_alone(hidden_states):
             return hidden_states
-        if len(hidden_states) != self.rows:
+        if len(hidden_states) % self.group:
             raise SettingsError(
-                f"StyleAligned needs all {self.rows} rows of an evaluation at once; it was given {len(hidden_states)}. "
+                f"StyleAligned needs {self.group} rows of an evaluation at once; it was given {len(hidden_states)}. "
                 "Let the model evaluate more rows together."
             )
-        pairs = hidden_states.unflatten(0, (-1, 2))
-        references = torch.stack([pairs[:, SOURCE], pairs[:, SOURCE]], dim=1).flatten(0, 1)
+        references = hidden_states[SOURCE :: self.group].repeat_interleave(self.group, dim=0)
         return torch.cat([hidden_states, references], dim=1)
 
     def change_projections(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.adapts or is_optimized_alone(query):
             return query, key
         own, shared = key.chunk(2, dim=1)
-        return adapt_to_reference(query, _TOKENS), torch.cat([adapt_to_reference(own, _TOKENS), shared], dim=1)
+        adapted = adapt_to_reference(own, _TOKENS, self.group)
+        return adapt_to_reference(query, _TOKENS, self.group), torch.cat([adapted, shared], dim=1)
 
     def change(self, maps: torch.Tensor, cross: bool) -> torch.Tensor:
         if cross or is_optimized_alone(maps) or self.factor == 1:
@@ -97,10 +97,10 @@ class SharedAttention(MapController):
     def _weigh(self, maps: torch.Tensor, own_again: float) -> torch.Tensor:
         """The maps with a factor on the reference's keys: the edit's, and that of the reference on its own again."""
         places = maps.shape[-1] // 2
-        weights = torch.ones(2, 1, 1, maps.shape[-1], dtype=maps.dtype, device=maps.device)
+        weights = torch.ones(self.group, 1, 1, maps.shape[-1], dtype=maps.dtype, device=maps.device)
         weights[SOURCE, ..., places:] = own_again
-        weights[TARGET, ..., places:] = self.factor
-        return maps * weights.repeat(len(maps) // 2, 1, 1, 1)
+        weights[TARGET:, ..., places:] = self.factor
+        return maps * weights.repeat(len(maps) // self.group, 1, 1, 1)
 
 
 class StyleAligned(ReferenceEdit):
@@ -118,6 +118,6 @@ class StyleAligned(ReferenceEdit):
 
     @contextlib.contextmanager
     def applied(self, context: EditContext) -> Iterator[Sampler]:
-        controller = SharedAttention(self.settings.attention, count_rows(context), self.settings.adapt)
+        controller = SharedAttention(self.settings.attention, self.settings.adapt)
         with opened_attention(context.network, controller):
             yield self.keep_outside(context.sampler, context)

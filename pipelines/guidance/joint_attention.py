@@ -163,10 +163,18 @@ def turn(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> tor
     return (heads.to(dtype) * cosines.to(dtype) + crossed.to(dtype) * sines.to(dtype)).to(heads.dtype)
 
 
-def attend(queries: torch.Tensor, *streams: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Compute attention of (R, heads, Q, D) queries to the keys and values of all streams, as (R, Q, heads * D)."""
+def attend(
+    queries: torch.Tensor, *streams: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute attention of (R, heads, Q, D) queries to the keys and values of all streams, as (R, Q, heads * D).
+
+    Args:
+        queries: of the picture or of the text.
+        streams: keys and values.
+        bias: added to the scores, of a shape that broadcasts to (R, heads, Q, keys); None for nothing.
+    """
     keys, values = (torch.cat(parts, dim=2) for parts in zip(*streams, strict=True))
-    return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias).transpose(1, 2).flatten(2)
 
 
 def finish(layer: Any, inputs: JointInputs, picture: torch.Tensor, text: torch.Tensor | None) -> Any:

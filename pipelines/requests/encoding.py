@@ -13,6 +13,7 @@ from pipelines.core.types import Request
 from pipelines.families.base import Family, LatentModel
 from pipelines.families.companions import join_conditionings
 from pipelines.requests.prompts import RunPrompts, read_request_prompts
+from pipelines.requests.scenes import join_scenes
 
 __all__ = ["Encode", "as_uint8", "decode", "encode_prompts", "encode_request", "to_uint8"]
 
@@ -46,8 +47,12 @@ def encode_request(
 
 def encode_prompts(prompts: RunPrompts, request: Request, family: LatentModel, rows: int) -> dict[str, Conditioning]:
     """Make the conditionings of prompts that `read_request_prompts` read; the others are as of `encode_request`."""
-    how = (prompts.texts, rows, (request.width, request.height), request.prompt_weighting, prompts.rules)
+    is_story = request.story.key != Request.story.key
+    each = 1 if is_story else rows
+    how = (prompts.texts, each, (request.width, request.height), request.prompt_weighting, prompts.rules)
     own = family.encode_texts(*how)
+    if is_story:
+        return join_scenes(own, rows)
     if not isinstance(family, Family) or not family.companions:
         return own
     return join_conditionings(own, {key: one.encode_texts(*how) for key, one in family.companions.items()})

@@ -18,6 +18,7 @@ from pipelines.core.validation import require_range
 from pipelines.guidance import GUIDANCE
 from pipelines.initializations import INITIALIZATIONS
 from pipelines.requests.refusals import require_made_here
+from pipelines.requests.stories import check_story, require_story_fit
 from pipelines.rewards import REWARDS
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
@@ -25,6 +26,7 @@ from pipelines.schedules.learned import Learned, LearnedSchedules
 from pipelines.search import SEARCHES
 from pipelines.second_passes import SECOND_PASSES
 from pipelines.second_passes.base import SteeringPass
+from pipelines.stories import STORIES
 
 __all__ = ["TABLES", "Limits", "check_fit", "check_orders", "check_request", "check_second_pass"]
 
@@ -41,6 +43,7 @@ TABLES: Mapping[str, Table[object]] = {
     "image_prompt": IMAGE_PROMPTS,
     "ensemble": ENSEMBLES,
     "sliders": SLIDERS,
+    "story": STORIES,
     "search": SEARCHES,
     "reward": REWARDS,
 }
@@ -114,6 +117,7 @@ def check_request(
         SettingsError: the first thing that is wrong, its value, and what is allowed.
     """
     _check_prompts(request, limits, prompt_needed)
+    check_story(request, limits.max_batch, limits.max_prompt)
     require_range("number of steps", request.num_inference_steps, 1, limits.max_steps)
     require_range("batch size", request.batch_size, 1, limits.max_batch)
     require_range("variation strength", request.variation_strength, 0, 1)
@@ -166,7 +170,8 @@ def check_second_pass(request: Request, limits: Limits) -> None:
     second = SECOND_PASSES.build(request.second_pass)
     if second.factor == 1:
         return
-    company = (request.cache, request.control, request.image_prompt, request.ensemble, request.sliders)
+    steering = (request.control, request.image_prompt, request.ensemble, request.sliders)
+    company = (request.cache, *steering, request.story)
     if isinstance(second, SteeringPass) and second.alone and any(one.key != "none" for one in company):
         raise MethodFitError(second.alone)
     require_made_here(request, "A second pass")
@@ -249,6 +254,7 @@ def check_fit(request: Request, traits: Traits, fields: Collection[str] = METHOD
     for name, table in TABLES.items():
         if name in fields or traits.backbone != "pipeline":
             table[getattr(request, name).key].require_fit(traits)
+    require_story_fit(request, traits)
 
 
 def check_orders(request: Request) -> None:

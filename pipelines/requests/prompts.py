@@ -17,6 +17,7 @@ from pipelines.prompts.composition import split_composition
 from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules
 from pipelines.prompts.switches import has_switches, texts_by_step
 from pipelines.requests.judging import further_texts
+from pipelines.requests.scenes import list_scene_texts
 from pipelines.requests.wildcards import choice_spans
 
 __all__ = [
@@ -96,7 +97,7 @@ def read_request_prompts(request: Request, num_steps: int | None = None) -> RunP
     """
     steps = num_steps or request.num_inference_steps
     prompts = read_prompts(request.prompt, request.negative_prompt, steps, prompt_rules(request))
-    return dataclasses.replace(prompts, texts={**prompts.texts, **further_texts(request)})
+    return dataclasses.replace(prompts, texts={**prompts.texts, **further_texts(request), **list_scene_texts(request)})
 
 
 class _Names:

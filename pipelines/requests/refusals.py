@@ -9,6 +9,7 @@ from pipelines.core.types import Request
 
 __all__ = [
     "require_made_here",
+    "require_no_story",
     "require_one_model",
     "require_one_pass",
     "require_own_parts",
@@ -73,6 +74,16 @@ def require_one_model(request: Request, what: str) -> None:
         raise SettingsError(f"{what} runs one model. Set Several models to One model ('none').")
     if request.sliders.key != Request.sliders.key:
         raise SettingsError(f"{what} has no sliders. Set Sliders to No sliders ('none').")
+
+
+def require_no_story(request: Request, what: str) -> None:
+    """Refuse a story where none is told.
+
+    Raises:
+        SettingsError: there is one; `what` begins the sentence, e.g. "An edit".
+    """
+    if request.story.key != Request.story.key:
+        raise SettingsError(f"{what} tells no story. Set Story to No story ('none'), or use Text to image.")
 
 
 def require_own_parts(request: Request, what: str) -> None:

@@ -36,7 +36,9 @@ from pipelines.requests.judging import bind_guidance
 from pipelines.requests.limits import check_fit
 from pipelines.requests.prompts import require_one_text
 from pipelines.requests.refusals import require_made_here, require_one_pass, require_unsearched
+from pipelines.requests.scenes import scene_of_story
 from pipelines.requests.steering import build_additions
+from pipelines.requests.stories import share_network
 from pipelines.samplers import SAMPLERS
 from pipelines.samplers.fitted_factors import FittedFactors
 from pipelines.schedules import settle_schedule
@@ -206,8 +208,11 @@ def starting_noise(resolved: ResolvedRun, family: Family) -> tuple[torch.Tensor,
 def one_of_batch(request: Request, index: int) -> Request:
     """Return the request that makes picture `index` (from 0) of a batch alone.
 
-    It has that picture's own seeds, or its place in the batch where the program draws all with one.
+    It has that picture's own seeds, or its place in the batch where the program draws all with one. A picture of a
+    story cannot be made alone: it has its own prompt, and all else is the story's.
     """
+    if request.story.key != Request.story.key:
+        return scene_of_story(request, index)
     return COMPATIBILITIES.build(request.made_like).one_of_batch(request, index)
 
 
@@ -250,12 +255,11 @@ def assemble_run(
     """
     guidance, conditionings = _embed_guidance_scale(resolved.guidance, conditionings, family)
     initial, source = noise
-    additions = build_additions(resolved.request, family, [1.0] * len(initial))
+    steering = build_additions(resolved.request, family, [1.0] * len(initial))
+    network, additions = share_network(resolved.request, family, steering, len(initial))
     noise_schedule, levels = resolved.noise_schedule, resolved.levels
     run = Run(
-        denoiser=Denoiser(
-            family.ensemble or family, guidance, conditionings, cancelled, plan, resolved.cache, additions
-        ),
+        denoiser=Denoiser(network, guidance, conditionings, cancelled, plan, resolved.cache, additions),
         sampler=resolved.sampler,
         levels=levels,
         latents=(initial * resolved.program.initial_scale(levels, noise_schedule)).to(family.device),

@@ -31,6 +31,7 @@ def _collect_tables() -> tuple[Table[Any], ...]:
     from pipelines.schedules import SCHEDULES
     from pipelines.search import SEARCHES
     from pipelines.second_passes import SECOND_PASSES
+    from pipelines.stories import STORIES
     from pipelines.workflows.video import VIDEOS
 
     return (
@@ -48,6 +49,7 @@ def _collect_tables() -> tuple[Table[Any], ...]:
         IMAGE_PROMPTS,
         ENSEMBLES,
         SLIDERS,
+        STORIES,
         INVERSIONS,
         EDITS,
         VIDEOS,

@@ -46,6 +46,7 @@ _EXAMPLES = {
     "image_prompt": "e.g. ip_adapter,model=ip-adapter-sd15,picture=FILE,strength=0.6",
     "ensemble": "e.g. composition,second=emoji-128-flow,second_weight=0.5,course=fade_in",
     "sliders": "e.g. directions,file=foxes,first=1.5,third=-2",
+    "story": "e.g. consistent,scenes=on a green background|on a blue background,sharing=0.5",
     "search": "e.g. random,budget=400 or zero_order,budget=800,neighbors=4",
     "reward": "what a search makes large, e.g. sharpness or color,color=d03030",
 }

@@ -100,7 +100,7 @@ def _build_component(cls: type, field: dataclasses.Field, identity: str, offered
     if meta.get("choices"):
         return gr.Dropdown(choices=list(meta["choices"]), filterable=False, **common)
     if kind is str:
-        return gr.Textbox(**common)
+        return gr.Textbox(lines=meta.get("lines") or 1, **common)
     low, high = meta.get("low"), meta.get("high")
     step = meta.get("step") or (1 if kind is int else None)
     if low is not None and high is not None and (high - low) / (step or high - low) <= _FINEST_SLIDER:

@@ -88,7 +88,7 @@ def test_the_map_written_out_is_the_networks_own_attention(families, key):
     [
         lambda network: SharedMaps(lambda own, edit: own, 1.0, 1.0, 4),
         lambda network: MutualAttention(order_self_attention(network), 0.0, 4),
-        lambda network: SharedAttention(2.0, 4),
+        lambda network: SharedAttention(2.0),
     ],
 )
 def test_a_controller_leaves_the_sources_rows_alone_and_changes_the_edits(families, key, make):

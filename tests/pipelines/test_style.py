@@ -57,7 +57,7 @@ def test_only_the_edits_rows_take_the_statistics_over_and_not_in_parts():
 
 def test_a_factor_on_the_shared_maps_is_a_shift_of_the_scores():
     scores = torch.randn(4, 2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    shared = SharedAttention(2.0, rows=4)
+    shared = SharedAttention(2.0)
     changed = shared.change(scores.softmax(-1), cross=False)
     shifted = scores.clone()
     shifted[[1, 3], ..., 3:] += np.log(2)
@@ -65,7 +65,7 @@ def test_a_factor_on_the_shared_maps_is_a_shift_of_the_scores():
     states = rows().flatten(2)
     doubled = shared.change_source("any", states)
     assert torch.equal(doubled[[0, 1], 3:], states[[0, 0]]) and torch.equal(doubled[:, :3], states)
-    assert torch.equal(SharedAttention(1.0, 4).change(scores, False), scores)
+    assert torch.equal(SharedAttention(1.0).change(scores, False), scores)
 
 
 @pytest.mark.parametrize("key", STYLES)

@@ -170,6 +170,7 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "image_prompt": {"key": "none"},
         "ensemble": {"key": "none"},
         "sliders": {"key": "none"},
+        "story": {"key": "none"},
     }
     assert restored.loras == () and restored.model == ""
     assert any("__class__, device" in note for note in restored.notes)

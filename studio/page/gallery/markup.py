@@ -36,6 +36,7 @@ _UNSTEERED = Request().control.to_json()
 _OWN_VAE = Request().vae.to_json()
 _ONE_MODEL = Request().ensemble.to_json()
 _UNSLID = Request().sliders.to_json()
+_NO_STORY = Request().story.to_json()
 _UNSEARCHED = Request().search.to_json()
 CLIPS = frozenset({".mp4", ".webm", ".mov", ".mkv"})
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
@@ -219,6 +220,8 @@ def _list_figures(record: Record, label: str) -> list[tuple[str, str]]:
         names["ensemble"] = "Several models"
     if request.get("sliders", _UNSLID) != _UNSLID:
         names["sliders"] = "Sliders"
+    if request.get("story", _NO_STORY) != _NO_STORY:
+        names["story"] = "Story"
     if request.get("search", _UNSEARCHED) != _UNSEARCHED:
         names |= {"search": "Search", "reward": "Reward"}
     pairs += [

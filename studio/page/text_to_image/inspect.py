@@ -43,6 +43,7 @@ _UNUSED = (
     "image_prompt",
     "ensemble",
     "sliders",
+    "story",
     "search",
     "reward",
 )

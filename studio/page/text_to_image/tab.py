@@ -91,6 +91,8 @@ class TextToImageTab(RunningTab):
             form.words()
         with gr.Accordion("Size and batch", open=False):
             form.size()
+        with gr.Accordion("Story (several scenes)", open=False):
+            form.method("story")
         with gr.Accordion("Second pass (hires fix)", open=False):
             form.second_pass()
         with gr.Accordion("Guidance", open=False, elem_classes="sw-expert"):

@@ -15,7 +15,7 @@ from pipelines.core.branches import BranchPlan
 from pipelines.core.errors import LoraError, PromptError
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
-from pipelines.core.types import LoraChoice, Request, Step
+from pipelines.core.types import Choice, LoraChoice, Request, Step
 from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.encoding import decode, encode_prompts
@@ -23,8 +23,15 @@ from pipelines.requests.extras import find_extras
 from pipelines.requests.limits import check_fit, check_request, check_second_pass
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
-from pipelines.requests.refusals import require_one_model, require_one_pass, require_unsearched, require_unsteered
+from pipelines.requests.refusals import (
+    require_no_story,
+    require_one_model,
+    require_one_pass,
+    require_unsearched,
+    require_unsteered,
+)
 from pipelines.requests.run_identity import identify_model, identify_run, identify_texts
+from pipelines.requests.scenes import with_scenes_counted
 from pipelines.requests.search import is_searched
 from pipelines.requests.step_pictures import with_pictures
 from pipelines.requests.text_to_image import one_of_batch
@@ -54,6 +61,7 @@ def parse_request(
     second_pass: bool = False,
     steered: bool = False,
     composed: bool = False,
+    stories: bool = False,
 ) -> Request:
     """Parse a checked request from untrusted values: random seeds and wildcards drawn, the model's own defaults where
     nothing is said.
@@ -65,6 +73,7 @@ def parse_request(
         second_pass: whether the task runs a second pass where one is asked for; the others refuse it.
         steered: whether the task runs a ControlNet and an IP-Adapter; the others refuse them.
         composed: whether the task runs several models together; the others refuse that.
+        stories: whether the task draws scenes together; the others refuse that.
     """
     values = keep_pictures(read_method_names(draw_seeds(values)), context)
     untrusted = Request.parse(values)
@@ -79,7 +88,9 @@ def parse_request(
         require_unsteered(request, "This task")
     if not composed:
         require_one_model(request, "This task")
-    request = _add_prompt_loras(_draw_wildcards(request, context), context)
+    if not stories:
+        require_no_story(request, "This task")
+    request = with_scenes_counted(_add_prompt_loras(_draw_wildcards(request, context), context))
     check_request(request, context.limits, prompt_needed, context.learned)
     traits = context.traits(request.model)
     if traits:
@@ -113,10 +124,13 @@ def _name_schedule(request: Request, values: Mapping[str, object], context: Task
 
 
 def _draw_wildcards(request: Request, context: TaskContext) -> Request:
-    """With the wildcards drawn, those of the prompt and of the negative prompt apart."""
+    """With the wildcards drawn, those of the prompt, of the negative prompt and of a story apart."""
+    texts = {name: str(text) for name, text in request.story.settings.items() if name in ("scenes", "subject")}
+    drawn = {name: context.expand(text, request.seed, name) for name, text in texts.items()}
     return request.replace(
         prompt=context.expand(request.prompt, request.seed),
         negative_prompt=context.expand(request.negative_prompt, request.seed, "negative prompt"),
+        story=Choice(request.story.key, {**request.story.settings, **drawn}),
     )
 
 

@@ -38,7 +38,9 @@ _STOCK = " and has no second pass here. Choose another."
 def _read_base(plain: Mapping[str, object], context: TaskContext, prompt_needed: bool) -> Request:
     """Read the settings of the picture; a size in them is the one at which it was drawn, never the model's own."""
     plain = {
-        name: value for name, value in plain.items() if name not in ("control", "image_prompt", "ensemble", "sliders")
+        name: value
+        for name, value in plain.items()
+        if name not in ("control", "image_prompt", "ensemble", "sliders", "story")
     }
     return parse_request({"width": 0, "height": 0, **plain}, context, prompt_needed, second_pass=True)
 

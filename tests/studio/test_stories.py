@@ -1,0 +1,73 @@
+"""A story through the studio: its scenes are a batch, its pictures remember it, and other tasks refuse it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.core.errors import StepwiseError
+from studio.backend import Studio, StudioSettings
+from studio.ui.restore import read_settings
+from tests.studio.waiting import ended
+
+REQUEST = {"model": "emoji-128", "prompt": "a fox", "num_inference_steps": 2, "seed": 11}
+SCENES = "on a blue background\non a {green} background"
+
+
+def story(**settings):
+    return {"story": {"key": "consistent", "scenes": SCENES, **settings}}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    home = tmp_path_factory.mktemp("stories")
+    studio = Studio(StudioSettings(home / "outputs", home / "models", device="cpu"))
+    yield studio
+    studio.close()
+
+
+def run(studio, **changes):
+    view = ended(studio.submit("text_to_image", {**REQUEST, **changes}))
+    assert view.status.value == "done", view.message
+    return view.cells[0]
+
+
+def test_each_scene_is_a_picture_and_each_picture_tells_the_story_again(studio):
+    told = run(studio, **story(), batch_size=5)
+    assert len(told.images) == len(told.results) == 2
+    record = studio.store.get(told.results[1])
+    assert record.metadata["request"]["prompt"] == "a fox on a green background"
+    restored = read_settings(studio, str(record.path), "emoji-128")
+    assert restored.values["story"]["subject"] == "a fox" and restored.values["seed"] == 11
+    assert not restored.notes
+    np.testing.assert_array_equal(run(studio, **restored.values).images, told.images)
+    # Another scene is another run, though prompt and seed are the same.
+    other = run(studio, **story(scenes=SCENES.replace("blue", "red")))
+    assert not np.array_equal(other.images[0], told.images[0])
+
+
+def test_without_sharing_the_pictures_are_those_of_their_prompts(studio):
+    alone = run(studio, **story(sharing=0.0)).images
+    for index, color in enumerate(("blue", "green")):
+        single = run(studio, prompt=f"a fox on a {color} background", seed=11 + index).images[0]
+        assert np.abs(single.astype(int) - alone[index]).max() <= 1
+    assert np.abs(run(studio, **story(start=0.0)).images.astype(int) - alone).max() > 1
+
+
+def test_a_story_has_a_second_pass_and_its_pictures_can_be_enlarged(studio):
+    second = {"second_pass": {"key": "latent", "factor": 1.5, "strength": 0.6}}
+    told = run(studio, **story(), **second)
+    assert told.images.shape == (2, 192, 192, 3)
+    record = studio.store.get(told.results[0])
+    values = {"base": record.metadata["request"], "picture": record.path.read_bytes(), "factor": 1.5, "strength": 0.5}
+    upscaled = ended(studio.submit("upscale", values))
+    assert upscaled.status.value == "done", upscaled.message
+
+
+def test_tasks_of_single_pictures_say_that_they_tell_none(studio):
+    values = {**REQUEST, **story()}
+    for task, extra in {"compare": {"cells": [{"seed": 1}]}, "convergence": {}, "animate": {"frames": 2}}.items():
+        with pytest.raises(StepwiseError, match="tells no story"):
+            studio.submit(task, {"base": values, **extra})
+    with pytest.raises(StepwiseError, match="no scenes"):
+        studio.submit("text_to_image", {**REQUEST, "story": {"key": "style"}})
