@@ -35,6 +35,15 @@ class EnsembleSettings:
         choices=COURSES,
         label="Course",
     )
+    reliability: float = setting(
+        0.0,
+        "Share of the chosen model in the prediction for the negative prompt, which guidance leads away from; 0 takes "
+        "that of the weights.",
+        low=0,
+        high=1,
+        step=0.05,
+        label="Reliability",
+    )
     begin: float = setting(0.0, "Share of the steps after which they join.", low=0, high=1, step=0.05, label="From")
     end: float = setting(1.0, "Share of the steps after which they leave.", low=0, high=1, step=0.05, label="To")
 
@@ -57,14 +66,19 @@ class EnsembleShares:
         """Return each share, (B,), by the name of its tensor; none where only the first model counts.
 
         Args:
-            branch: its name; all have the same.
+            branch: its name; the negative one has shares of its own where a reliability is set.
             step: of the run's whole schedule, from 0.
             num_steps: of that schedule.
         """
         factor = self._compute_factor(step, num_steps)
         if not factor:
             return {}
-        total = self.settings.weight + factor * sum(self.weights.values())
+        others = factor * sum(self.weights.values())
+        total = self.settings.weight + others
+        if branch == "negative" and self.settings.reliability:
+            if self.settings.reliability == 1:
+                return {}
+            total = others / (1 - self.settings.reliability)
         return {build_weight_name(key): self.rows * (factor * one / total) for key, one in self.weights.items()}
 
     def _compute_factor(self, step: int, num_steps: int) -> float:
@@ -78,8 +92,13 @@ class EnsembleShares:
 class Ensemble:
     """Averages the predictions of several models that share a latent space.
 
-    Source: the weighted mean of several models' scores at each step.
-    Differs: how reliable a model is at a step is said by its weight and its course; nothing estimates it.
+    With a reliability b of the first model, guidance of scale s and weights w that sum to 1 it is sum_i s w_i c_i -
+    (s - 1) sum_i b_i u_i: what the models say of the prompt and of the negative prompt is averaged apart.
+
+    Source: Nair et al., Unite and conquer, arXiv:2212.00793, whose reliability is the b_i.
+    Differs: estimates of x0 are averaged and not of eps, so that models of different kinds go together; weights may
+        change over the steps. The authors' published sampler has its b written in as constants, 5/9 and 4/9: nothing
+        estimates them there or here.
     """
 
     def __init__(self, settings: EnsembleSettings = EnsembleSettings()):

@@ -9,8 +9,11 @@ import torch
 from schedule_models import FLOW, SD
 
 from pipelines.controls.ensemble import Ensemble, EnsembleSettings
+from pipelines.core.denoiser import Denoiser
 from pipelines.core.prediction import Conditioning, Prediction
+from pipelines.core.types import Choice
 from pipelines.families.companions import EnsembleNetwork, _build_raw, build_weight_name, join_conditionings
+from pipelines.guidance import GUIDANCE
 
 TYPES = {"epsilon": SD, "v_prediction": SD, "flow": FLOW}
 
@@ -22,6 +25,9 @@ class ExactDenoiser:
         self.prediction_type, self.noise_schedule = prediction_type, TYPES[prediction_type]
         self.mean, self.variance = mean, variance
         self.max_rows, self.rows_together, self.given = 0, 1, []
+
+    def rows_that_fit(self, row):
+        return 0
 
     def estimate(self, latents, level):
         alpha, sigma = level.alpha, level.sigma
@@ -132,3 +138,49 @@ def test_the_shares_of_a_step_are_the_weights_over_their_sum(settings, shares):
             torch.testing.assert_close(tensors[build_weight_name("other")], torch.tensor([share, share / 2]))
         else:
             assert not tensors
+
+
+@pytest.mark.parametrize(
+    ("settings", "positive", "negative"),
+    [
+        ({}, 0.5, 0.5),
+        ({"reliability": 0.5, "second_weight": 3.0}, 0.75, 0.5),
+        ({"reliability": 0.8, "weight": 0.0}, 1.0, 0.2),
+        ({"reliability": 1.0}, 0.5, None),
+    ],
+)
+def test_a_reliability_is_the_share_in_what_guidance_leads_away_from(settings, positive, negative):
+    given = Ensemble(EnsembleSettings(second="other", **settings)).build(
+        SimpleNamespace(device=torch.device("cpu")), [1.0]
+    )
+    shares = [given.at(branch, 1, 5).get(build_weight_name("other")) for branch in ("positive", "negative")]
+    assert [None if one is None else pytest.approx(one.item()) for one in shares] == [positive, negative]
+
+
+@pytest.mark.parametrize("reliability", [0.3, 1.0])
+def test_a_guided_step_is_the_formula_of_unite_and_conquer(reliability):
+    first, second, scale = ExactDenoiser("epsilon"), ExactDenoiser("epsilon", -0.2, 0.3), 4.0
+    plain = {id(first): first.predict_raw, id(second): second.predict_raw}
+    for one in (first, second):
+        # What is said of a prompt is that of no prompt, and its number.
+        one.predict_raw = lambda x, t, given, own=one: (
+            plain[id(own)](x, t, given) + given.tensors["text"][:, :, None, None]
+        )
+    texts = {"positive": torch.tensor([[0.7]]), "negative": torch.tensor([[-0.1]])}
+    conditionings = {name: Conditioning({"text": text.double()}) for name, text in texts.items()}
+    conditionings = join_conditionings(conditionings, {"other": conditionings})
+    settings = EnsembleSettings(second="other", weight=0.6, second_weight=0.4, reliability=reliability)
+    shares = Ensemble(settings).build(SimpleNamespace(device=torch.device("cpu")), [1.0])
+    network, guidance = (
+        EnsembleNetwork(first, {"other": second}),
+        GUIDANCE.build(Choice("cfg", {"guidance_scale": scale})),
+    )
+    denoiser = Denoiser(network, guidance, conditionings, additions=[shares])
+    latents, level = torch.randn(1, 2, 3, 3, dtype=torch.float64), SD.at(400.0)
+    answer = denoiser.predict(latents, level)
+    times = torch.tensor([400.0], dtype=torch.float64)
+    c, u = ([plain[id(one)](latents, times, None) + float(texts[name]) for one in (first, second)] for name in texts)
+    betas = (reliability, 1 - reliability)
+    expected = scale * (0.6 * c[0] + 0.4 * c[1]) - (scale - 1) * sum(b * one for b, one in zip(betas, u, strict=True))
+    torch.testing.assert_close(answer.raw, expected, rtol=0, atol=1e-6)  # the shares are float32
+    assert denoiser.evaluations == (3 if reliability == 1 else 4)
