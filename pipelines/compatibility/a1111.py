@@ -16,10 +16,12 @@ from pipelines.compatibility.scheduler_names import k_diffusion_scheduler
 from pipelines.compatibility.sigma_table import SigmaTable, alphas_cumprod_of
 from pipelines.compatibility.sigmas import K_DIFFUSION_SIGMAS, peer_sigmas
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Guidance
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import CLEAN, DiscreteSchedule, Level, NoiseSchedule, Schedule
 from pipelines.core.types import Request
+from pipelines.guidance.cfg import mix_below_one
 from pipelines.prompts.rules import PromptRules
 from pipelines.samplers.unipc import UniPc
 
@@ -104,6 +106,9 @@ class A1111(Here):
             order = min(sampler.settings.order, request.num_inference_steps)
             return UniPc(dataclasses.replace(sampler.settings, order=order, lower_order_final=True))
         return sampler
+
+    def guidance(self, guidance: Guidance) -> Guidance:
+        return mix_below_one(guidance)
 
     def prompt_rules(self) -> PromptRules:
         settings = self.settings

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from pipelines.core.noise import NoiseSource, initial_noise
+from pipelines.core.prediction import Guidance
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import Level, NoiseSchedule, Schedule
@@ -38,6 +39,9 @@ class Compatibility(Protocol):
 
     def sampler(self, request: Request, sampler: Sampler, noise_schedule: NoiseSchedule) -> Sampler:
         """Give the request's sampler the program's formula."""
+
+    def guidance(self, guidance: Guidance) -> Guidance:
+        """Give the request's guidance the program's formula."""
 
     def initial_scale(self, levels: Sequence[Level], noise_schedule: NoiseSchedule) -> float:
         """Find the factor of the unit noise in the first latents."""
@@ -81,6 +85,9 @@ class Here:
 
     def sampler(self, request: Request, sampler: Sampler, noise_schedule: NoiseSchedule) -> Sampler:
         return sampler
+
+    def guidance(self, guidance: Guidance) -> Guidance:
+        return guidance
 
     def initial_scale(self, levels: Sequence[Level], noise_schedule: NoiseSchedule) -> float:
         return noise_schedule.initial_scale(levels[0])

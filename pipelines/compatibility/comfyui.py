@@ -24,10 +24,12 @@ from pipelines.compatibility.sigma_table import SigmaTable, alphas_cumprod_of
 from pipelines.compatibility.sigmas import COMFYUI_SIGMAS, peer_sigmas
 from pipelines.core.errors import SettingsError
 from pipelines.core.noise import NoiseSource
+from pipelines.core.prediction import Guidance
 from pipelines.core.registry import setting
 from pipelines.core.sampler import Sampler
 from pipelines.core.schedule import CLEAN, DiscreteSchedule, Level, NoiseSchedule, Schedule
 from pipelines.core.types import Request
+from pipelines.guidance.cfg import mix_below_one
 from pipelines.prompts.rules import PromptRules
 from pipelines.samplers.unipc import UniPc
 
@@ -137,6 +139,9 @@ class ComfyUi(Here):
         device = CUDA if settings.step_noise == CUDA else CPU
         steps = BatchNoise(GENERATORS[device](request.seed + (settings.step_noise == _CPU_NEWER)), rows)
         return initial, PathNoise(steps, (request.seed,), rows, sigma_ends(levels), settings.path_noise)
+
+    def guidance(self, guidance: Guidance) -> Guidance:
+        return mix_below_one(guidance)
 
     def prompt_rules(self) -> PromptRules:
         return PromptRules(

@@ -10,9 +10,11 @@ import torch
 from pipelines.compatibility.base import Here
 from pipelines.compatibility.noise import CPU, CUDA, GENERATORS, PictureNoise
 from pipelines.core.noise import NoiseSource, initial_noise
+from pipelines.core.prediction import Guidance
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request
+from pipelines.guidance.cfg import mix_below_one
 from pipelines.prompts.rules import PromptRules
 
 __all__ = ["InvokeAi", "InvokeAiSettings"]
@@ -36,6 +38,9 @@ class InvokeAi(Here):
 
     def __init__(self, settings: InvokeAiSettings = InvokeAiSettings()):
         self.settings = settings
+
+    def guidance(self, guidance: Guidance) -> Guidance:
+        return mix_below_one(guidance)
 
     def prompt_rules(self) -> PromptRules:
         skipped = self.settings.skipped_layers

@@ -12,7 +12,7 @@ from pipelines.core.prediction import Guidance, Prediction
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level
 
-__all__ = ["Cfg", "CfgSettings", "OneBranchGuidance", "Unguided", "rescale", "without_branches"]
+__all__ = ["Cfg", "CfgSettings", "OneBranchGuidance", "Unguided", "mix_below_one", "rescale", "without_branches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +44,24 @@ class Cfg:
     """Computes U + w * (C - U) on the network's own output; the conditional branch alone up to w = 1, as diffusers
     does.
 
+    Args:
+        settings: the scale and the rescale.
+        mixes_below_one: whether a scale below 1 mixes both branches by the formula, as ComfyUI, A1111 and InvokeAI do:
+            at 0 the negative prompt alone is followed.
+
     Source: Ho & Salimans, Classifier-free diffusion guidance, arXiv:2207.12598, equation 6 (there 1 + w).
     """
 
     perturbation = None
 
-    def __init__(self, settings: CfgSettings = CfgSettings()):
+    def __init__(self, settings: CfgSettings = CfgSettings(), mixes_below_one: bool = False):
         self.guidance_scale = settings.guidance_scale
+        self.mixes_below_one = mixes_below_one
         self.guidance_rescale = settings.guidance_rescale
 
     def plan(self, level: Level) -> tuple[str, ...]:
-        return ("negative", "positive") if self.guidance_scale > 1 else ("positive",)
+        is_mixed = self.guidance_scale > 1 or (self.mixes_below_one and self.guidance_scale < 1)
+        return ("negative", "positive") if is_mixed else ("positive",)
 
     def combine(self, branches: Mapping[str, Prediction]) -> Prediction:
         positive = branches["positive"]
@@ -65,6 +72,13 @@ class Cfg:
         if self.guidance_rescale:
             guided = rescale(guided, positive.raw, self.guidance_rescale)
         return positive.with_raw(guided)
+
+
+def mix_below_one(guidance: Guidance) -> Guidance:
+    """Return a guidance as it is, but classifier-free guidance so that it mixes both branches below a scale of 1."""
+    if not isinstance(guidance, Cfg):
+        return guidance
+    return Cfg(CfgSettings(guidance.guidance_scale, guidance.guidance_rescale), mixes_below_one=True)
 
 
 class Unguided:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from pipelines.compatibility import COMPATIBILITIES
 from pipelines.controls import ENSEMBLES
-from pipelines.core.prediction import AskingGuidance, CountedGuidance, ShiftingGuidance
+from pipelines.core.prediction import AskingGuidance, CountedGuidance, Guidance, ShiftingGuidance
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request, Traits
 from pipelines.guidance import GUIDANCE
@@ -34,7 +35,7 @@ def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedul
         learned: the fitted schedules that there are; by default the shipped ones.
     """
     nfe, branches = count_nfe(request, traits)
-    guidance, ensemble = GUIDANCE.build(request.guidance), ENSEMBLES.build(request.ensemble)
+    guidance, ensemble = _build_guidance(request), ENSEMBLES.build(request.ensemble)
     models = 1 + len(ensemble.weights) if ensemble else 1
     if isinstance(guidance, CountedGuidance) and not (traits and traits.guidance != "cfg"):
         return models * sum(branch_count(request, plan) for plan in guidance.plans(nfe))
@@ -42,9 +43,13 @@ def evaluations(request: Request, traits: Traits | None, learned: LearnedSchedul
     return models * (branches * nfe + shifts - skipped_branches(request, learned))
 
 
+def _build_guidance(request: Request) -> Guidance:
+    return COMPATIBILITIES.build(request.made_like).guidance(GUIDANCE.build(request.guidance))
+
+
 def count_nfe(request: Request, traits: Traits | None) -> tuple[int, int]:
     """Count the evaluations of the denoiser in a run, and the branches that each takes, both at most."""
-    guidance = GUIDANCE.build(request.guidance)
+    guidance = _build_guidance(request)
     plans = [("positive",)] if traits and traits.guidance != "cfg" else [guidance.plan(level) for level in _LEVELS]
     branches = branch_count(request, max(plans, key=len))
     if isinstance(guidance, AskingGuidance):

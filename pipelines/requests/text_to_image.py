@@ -117,7 +117,8 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
     if not isinstance(schedule, FittedSchedule):
         noise_schedule = program.noise_schedule(noise_schedule, family.scheduler_config)
         sampler = program.sampler(request, sampler, noise_schedule)
-    levels, guidance = tuple(program.levels(request, schedule, noise_schedule)), GUIDANCE.build(request.guidance)
+    levels = tuple(program.levels(request, schedule, noise_schedule))
+    guidance = program.guidance(GUIDANCE.build(request.guidance))
     guidance = bind_guidance(_bind_words(guidance, request, family), request, levels, family)
     if isinstance(guidance, FittedGuidance):
         guidance.require_levels(request.model, levels)

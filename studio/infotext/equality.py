@@ -106,8 +106,6 @@ def _reasons(collector: Collector, key: str, settings: Mapping[str, object]) -> 
         reasons_to_differ.append("its uni_pc, asked for one step, takes none and returns the noise")
     if collector.moved:
         reasons_to_differ.append(f"it goes beyond what can be set here ({', '.join(collector.moved)})")
-    if values.get("guidance", {}).get("guidance_scale", 1.0) < 1:
-        reasons_to_differ.append("guidance scales below 1 leave the negative prompt out here")
     if collector.loras:
         reasons_to_differ.append("LoRAs were not compared")
     texts = [str(values.get(name, "")) for name in ("prompt", "negative_prompt")]

@@ -21,11 +21,13 @@ from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
-from pipelines.core.prediction import Conditioning
+from pipelines.core.prediction import Conditioning, Prediction
 from pipelines.core.schedule import DiscreteSchedule
-from pipelines.core.types import Choice, Request
+from pipelines.core.types import Choice, Request, Traits
 from pipelines.families.noise_schedules import discrete_schedule
+from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
+from pipelines.requests.costs import evaluations
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
 
@@ -174,6 +176,27 @@ def test_a_picture_of_a_batch_is_made_alone_again(program, sampler):
         alone = COMPATIBILITIES.build(request.made_like).one_of_batch(request, index)
         assert alone.batch_size == 1
         torch.testing.assert_close(ran(alone), together[index : index + 1], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("program", list(COMPATIBILITIES))
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
+def test_a_guidance_scale_below_one_mixes_both_predictions_as_the_program_does(program, scale):
+    rule, request = COMPATIBILITIES[program].build(), Request(guidance=Choice("cfg", {"guidance_scale": scale}))
+    request = request.replace(made_like=Choice(program), num_inference_steps=2, sampler=Choice("euler"))
+    guidance = rule.guidance(GUIDANCE.build(request.guidance))
+    x, level = torch.randn(1, 4, 8, 8, dtype=torch.float64), SCHEDULE.at(400.0)
+    c, u = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64).unbind(0)
+    says = {"positive": Prediction(c, x, level, "epsilon"), "negative": Prediction(u, x, level, "epsilon")}
+    branches = guidance.plan(level)
+    answer = guidance.combine({name: says[name] for name in branches}).raw
+    # ComfyUI, A1111 and InvokeAI: u + scale (c - u), whatever the scale; diffusers: c up to 1
+    expected = u + (max(scale, 1.0) if program == "here" else scale) * (c - u)
+    torch.testing.assert_close(answer, expected, rtol=0, atol=1e-12)
+    assert evaluations(request, None) == 2 * len(branches)
+    others = [
+        key for key, one in GUIDANCE.items() if key != "cfg" and not one.fit(Traits("sd", "epsilon", "unet", "cfg"))
+    ]
+    assert all(rule.guidance(one) is one for one in map(GUIDANCE.build, map(Choice, others[:3])))
 
 
 def test_programs_differ_where_their_rules_do():
