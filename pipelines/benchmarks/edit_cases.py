@@ -132,7 +132,17 @@ def combinations(scales: Sequence[float], traits: Traits) -> Iterator[Combinatio
 
 
 def _list_all(scale: float) -> Iterator[Combination]:
-    for edit in ("image_to_image", *MASKED, "infedit", "dream_sampler", "time", *FLOWING, *PLACING, *STYLING):
+    for edit in (
+        "image_to_image",
+        *MASKED,
+        "infedit",
+        "infedit_control",
+        "dream_sampler",
+        "time",
+        *FLOWING,
+        *PLACING,
+        *STYLING,
+    ):
         yield Combination(edit, "direct", scale)
     yield Combination("ledits", "ledits", scale)
     for edit in INVERTING:

@@ -16,6 +16,7 @@ from pipelines.edits.flow_chef import (
     fits_flow_chef,
 )
 from pipelines.edits.image_to_image import ImageToImage, ImageToImageSettings
+from pipelines.edits.infedit_control import ControlledInfEdit, ControlledInfEditSettings, fits_controlled
 from pipelines.edits.inpaint import Inpaint, InpaintSettings, Outpaint, OutpaintSettings
 from pipelines.edits.masactrl import MasaCtrl, MasaCtrlSettings
 from pipelines.edits.move import Move, MoveSettings
@@ -219,6 +220,15 @@ EDITS: Table[Edit] = Table(
             fit=fits_paired,
             paper="Xu et al., InfEdit, arXiv:2312.04965",
             help="Draws the source and the edit from the same noise and keeps their difference: no inversion.",
+        ),
+        Method(
+            "infedit_control",
+            "InfEdit with attention control",
+            ControlledInfEdit,
+            ControlledInfEditSettings,
+            fit=fits_controlled,
+            paper="Xu et al., InfEdit, arXiv:2312.04965",
+            help="InfEdit whose edit looks where the source looks, as in prompt-to-prompt: keeps the layout.",
         ),
         Method(
             "flow_edit",

@@ -188,7 +188,7 @@ class InfEdit(_Paired):
     """Edits by virtual inversion: the source is noised by formula, and the edit drawn from the difference.
 
     Source: as `Ddcm`; there with latent consistency models, 12 steps and guidance 1 and 2.3.
-    Differs: unified attention control is left out.
+    With its unified attention control it is `ControlledInfEdit`.
     """
 
     def __init__(self, settings: InfEditSettings = InfEditSettings()):

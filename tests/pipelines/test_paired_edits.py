@@ -24,6 +24,7 @@ from pipelines.requests.limits import Limits
 from pipelines.workflows.edit.request import Picture
 from tests.pipelines.edit_requests import BASE, WORDS, edited, request_of
 from tests.pipelines.gaussian import CosineSchedule
+from tests.pipelines.network_state import assert_unchanged, state_of
 from tests.pipelines.tiny_models import tiny_sd, tiny_sd3
 
 SPREAD = 0.3
@@ -96,7 +97,8 @@ def test_infedit_without_fresh_noise_keeps_the_sources_noise():
 
 @pytest.fixture(scope="module")
 def families():
-    return {"infedit": family_of(tiny_sd().components), "flow_edit": family_of(tiny_sd3().components)}
+    sd, sd3 = family_of(tiny_sd().components), family_of(tiny_sd3().components)
+    return {"infedit": sd, "infedit_control": sd, "flow_edit": sd3}
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def picture():
     return Picture(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
 
 
-@pytest.mark.parametrize("key", ["infedit", "flow_edit"])
+@pytest.mark.parametrize("key", ["infedit", "infedit_control", "flow_edit"])
 def test_equal_prompts_and_scales_give_the_picture_itself(families, picture, key):
     edit = Choice(key, {"source_guidance_scale": 4.0, "strength": 1.0})
     editing, _, steps = edited(families[key], request_of(picture, edit, source=BASE.prompt))
@@ -113,7 +115,7 @@ def test_equal_prompts_and_scales_give_the_picture_itself(families, picture, key
     assert (other[TARGET] - editing.image_latents[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("key", ["infedit", "flow_edit"])
+@pytest.mark.parametrize("key", ["infedit", "infedit_control", "flow_edit"])
 def test_a_mask_keeps_the_latents_outside_it(families, picture, key):
     drawn = np.zeros((32, 32), bool)
     drawn[8:20, 8:24] = True
@@ -121,6 +123,34 @@ def test_a_mask_keeps_the_latents_outside_it(families, picture, key):
     outside = ~editing.mask[0].expand_as(editing.image_latents[0])
     assert torch.equal(steps[-1].latents[TARGET][outside], editing.image_latents[0][outside])
     assert not torch.equal(steps[-1].latents[TARGET], editing.image_latents[0])
+
+
+@pytest.mark.parametrize("model", ["infedit", "flow_edit"])
+def test_attention_control_for_no_steps_is_infedit_and_otherwise_is_not(families, picture, model):
+    """Bit for bit, on a UNet and on a transformer; the network is as it was."""
+    family, before = families[model], state_of(families[model].network)
+    plain = edited(family, request_of(picture, "infedit"))[2][-1]
+    latents = {}
+    for words in ("refine", "replace"):
+        for share in (0.0, 1.0):
+            settings = {"words": words, "cross_until": share, "self_until": share}
+            step = edited(family, request_of(picture, Choice("infedit_control", settings)))[2][-1]
+            assert step.evaluations == plain.evaluations
+            latents[words, share] = step.latents
+    assert_unchanged(family.network, before)
+    assert torch.equal(latents["refine", 0.0], plain.latents) and torch.equal(latents["replace", 0.0], plain.latents)
+    for words in ("refine", "replace"):
+        assert torch.equal(latents[words, 1.0][SOURCE], plain.latents[SOURCE])
+        assert (latents[words, 1.0][TARGET] - plain.latents[TARGET]).abs().max() > 1e-4
+    assert not torch.equal(latents["refine", 1.0], latents["replace", 1.0])
+
+
+def test_attention_control_refuses_what_prompt_to_prompt_refuses(families, picture):
+    choice = Choice("infedit_control", {"words": "replace"})
+    with pytest.raises(PromptError):
+        request_of(picture, choice, source="a cat").check(Limits(), families["infedit"].traits)
+    with pytest.raises(PromptError, match="local blend"):
+        request_of(picture, Choice("infedit_control", {"blend": "dog"})).check(Limits(), families["infedit"].traits)
 
 
 def test_each_row_has_its_own_scale():
