@@ -58,7 +58,7 @@ class ControlledInfEdit(UnpatchedEdit):
     """Draws as InfEdit does, while the edit's attention takes over maps of the source's row beside it.
 
     Source: Xu et al., Inversion-free image editing with natural language, arXiv:2312.04965, section 4, unified
-    attention control; 0.7 of the steps for both kinds of maps are those of their demonstration.
+    attention control; their demonstration opens on 0.7 of the steps for words and 0.3 for parts, here 0.7 for both.
     Differs: their third row, which has the source's content in the edit's layout and which their local blend takes what
     does not change from, is left out: there stands the source. Self-attention of more than 32 x 32 places of a UNet is
     left alone, as in prompt-to-prompt; only the row with the edit's prompt is changed.
