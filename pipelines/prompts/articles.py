@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["choose_article", "match_articles"]
+__all__ = ["agree_with", "choose_article", "match_articles"]
 
-_ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
+_ARTICLE = re.compile(r"\b(an?)(\s+[(\[]*)$", re.IGNORECASE)
 _SOUNDS_LIKE_A_VOWEL = re.compile(r"heir|honest|hono(u)?r|hour", re.IGNORECASE)
 _SOUNDS_LIKE_A_CONSONANT = re.compile(
     r"eu|ewe|once\b|one\b|one-|ufo|ukulele|uni(?!nter|nvit|mp)|urine|usa\b|use|usual|utensil|utopia", re.IGNORECASE
@@ -47,8 +47,23 @@ def _agree(before: str, search: str, replacement: str) -> str:
     article = _ARTICLE.search(before)
     if not article or article[1].lower() != choose_article(search.lstrip("([")):
         return before
+    return agree_with(before, replacement)
+
+
+def agree_with(before: str, replacement: str) -> str:
+    """Return the text before a word, with an "a" or "an" at its end made to agree with that word.
+
+    Of a word that brings an article of its own, that one is left. An article before what begins with no letter stays.
+
+    Args:
+        before: the text up to the word.
+        replacement: the word and what follows it; brackets of weights before it do not count.
+    """
+    article = _ARTICLE.search(before)
+    if not article:
+        return before
     if re.match(r"an?\s", replacement, re.IGNORECASE):
-        return before[: article.start()]
+        return before[: article.start()] + article[2].lstrip()
     word = replacement.lstrip("([")
     if not word[:1].isalpha():
         return before

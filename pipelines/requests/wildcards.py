@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from pipelines.core.errors import PromptError
 from pipelines.core.types import MAX_PROMPT
+from pipelines.prompts.articles import agree_with
 
 __all__ = ["choice_spans", "escape_wildcards", "expand_wildcards"]
 
@@ -19,6 +20,9 @@ MAX_DRAWS = 500
 
 MAX_DEPTH = 20
 """Choices within choices, and lists whose lines name lists."""
+
+_ARTICLE_REACH = 64
+"""Letters around the beginning of what was drawn in which an article and its word are looked for."""
 
 _LIST = re.compile(r"__(?![\s_])((?:(?!__)[^{}|\\\n]){1,120}?)(?<!\s)__")
 _COUNT = re.compile(r"\s*(?P<low>\d{1,3})?(?P<to>-)?(?P<high>\d{1,3})?\$\$(?:(?P<separator>[^$|]*)\$\$)?")
@@ -33,7 +37,7 @@ def expand_wildcards(prompt: str, seed: int, lists: Mapping[str, Sequence[str]] 
     ", ", {1-3$$ and $$a|b|c} one to three joined by " and ". __name__ becomes one line of a list, __name*__ one of all
     lists whose names fit. They nest, and only what was chosen is drawn further. The signs after a backslash are literal
     and keep it, for whoever reads the prompt next; so is a brace without its partner. A bar inside of [a|b] is no
-    choice's.
+    choice's. An "a" or "an" right before what was drawn agrees with it: a {fox|owl} becomes "a fox" or "an owl".
 
     Args:
         prompt: as typed.
@@ -93,12 +97,18 @@ class _Drawing:
     def expand(self, text: str, depth: int) -> str:
         if depth > MAX_DEPTH:
             raise PromptError(f"The wildcards nest more than {MAX_DEPTH} deep. Does a list name itself?")
-        pieces, position, choices = [], 0, _find_choices(text)
+        expanded, starts, position, choices = "", list[int](), 0, _find_choices(text)
         while position < len(text):
             piece, end = self._expand_at(text, position, depth, choices)
-            pieces.append(piece)
+            if position in choices or (text[position] == "_" and end > position + 1):
+                starts.append(len(expanded))
+            expanded += piece
             position = end
-        return "".join(pieces)
+        for start in reversed(starts):
+            near = max(start - _ARTICLE_REACH, 0)
+            word = expanded[start : start + _ARTICLE_REACH].lstrip()
+            expanded = expanded[:near] + agree_with(expanded[near:start], word) + expanded[start:]
+        return expanded
 
     def literal(self, text: str) -> str:
         """A drawn text with a backslash before whatever would be drawn again."""

@@ -34,6 +34,28 @@ def test_every_choice_is_drawn_and_the_seed_decides():
     assert all(expand_wildcards("{a|b|c} {d|e}", seed) == expand_wildcards("{a|b|c} {d|e}", seed) for seed in range(5))
 
 
+def test_an_article_agrees_with_what_was_drawn_behind_it():
+    def draw(text, lists=None):
+        return {expand_wildcards(text, seed, lists) for seed in range(40)}
+
+    assert draw("a {owl|fox}") == draw("an {owl|fox}") == {"an owl", "a fox"}
+    assert draw("A (__animal__:1.2)", {"animal": ["owl", "{old|red} fox"]}) == {
+        "An (owl:1.2)",
+        "An (old fox:1.2)",
+        "A (red fox:1.2)",
+    }
+    assert draw("a {|orange }fox") == {"a fox", "an orange fox"}
+    assert draw("a {|old} owl and a {hour|unicorn}") == {
+        f"an {size} owl and {last}".replace("  ", " ") if size else f"an  owl and {last}"
+        for size in ("", "old")
+        for last in ("an hour", "a unicorn")
+    }
+    assert draw("a {an owl|a fox}") == {"an owl", "a fox"}
+    assert draw("a {2$$ and $$owl|ape}") == {"an owl and ape", "an ape and owl"}
+    # What was not drawn is the person's.
+    assert draw("a owl, an fox, vitamin a, {3|7} of a _x_ {5|8}") >= {"a owl, an fox, vitamin a, 3 of a _x_ 5"}
+
+
 def test_choices_and_lists_nest():
     assert {expand_wildcards("{a|{b|c}}!", seed) for seed in range(40)} == {"a!", "b!", "c!"}
     drawn = {expand_wildcards("__scene__", seed, LISTS) for seed in range(40)}
