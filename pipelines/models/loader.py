@@ -294,9 +294,12 @@ class Loader:
         if name in QUANTIZED_PARTS:
             self._acceleration.apply(module)
         elif name == "vae" and device == "cpu" and module is not None:
-            from pipelines.models.cpu_convolutions import use_channels_last  # late: listing models imports no PyTorch
+            # Late: listing models imports no PyTorch.
+            from pipelines.models.cpu_convolutions import use_channels_last
+            from pipelines.models.cpu_upsampling import join_upsampling
 
             use_channels_last(module)
+            join_upsampling(module)
 
     def _reserve_room(self, room: int, what: str, stack: contextlib.ExitStack) -> Wanted:
         """Room on the device that no model takes as long as the lease lasts."""

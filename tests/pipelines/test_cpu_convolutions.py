@@ -3,10 +3,12 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from pipelines.models import cpu_convolutions
 from pipelines.models.cpu_convolutions import SmallGridConv2d, use_channels_last, use_products_on_small_grids
+from pipelines.models.cpu_upsampling import JoinedUpsample2D, join_upsampling
 from pipelines.models.device_choice import Acceleration
 
 
@@ -78,21 +80,63 @@ def test_the_size_of_a_stable_diffusion_layer_is_large_enough():
     assert 1280 * 1280 * 9 >= cpu_convolutions.LEAST_WEIGHTS > 640 * 1280 * 9
 
 
-def test_an_autoencoder_in_channels_last_decodes_the_same():
+def small_vae():
     torch.manual_seed(0)
-    vae = AutoencoderKL(
+    return AutoencoderKL(
         block_out_channels=(4, 8),
         layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=2,
-    ).double()
+    ).requires_grad_(False)
+
+
+def test_an_autoencoder_in_channels_last_decodes_the_same():
+    vae = small_vae().double()
     latents = torch.randn(2, vae.config.latent_channels, 4, 4, dtype=torch.float64)
     with torch.no_grad():
         expected = vae.decode(latents).sample
         assert use_channels_last(vae)
         assert vae.decoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(vae.decode(latents).sample, expected, rtol=0, atol=1e-12)
+
+
+def test_doubling_and_convolution_are_one_transposed_convolution(monkeypatch):
+    vae = small_vae().double()
+    latents = torch.randn(2, 4, 5, 4, dtype=torch.float64, requires_grad=True)
+    expected = vae.decode(latents).sample
+    gradient = torch.autograd.grad(expected.square().sum(), latents)[0]
+    names = list(vae.state_dict())
+    assert join_upsampling(vae) == 1 and list(vae.state_dict()) == names
+    with monkeypatch.context() as context:
+        context.setattr(Upsample2D, "forward", None)  # it takes no other way
+        found = vae.decode(latents).sample
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), latents)[0], gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_a_convolution_that_has_a_hook_or_is_another_by_now_is_called():
+    vae = small_vae().double()
+    latents = torch.randn(1, 4, 3, 3, dtype=torch.float64)
+    expected = vae.decode(latents).sample
+    join_upsampling(vae)
+    layer = next(one for one in vae.modules() if isinstance(one, JoinedUpsample2D))
+    seen = []
+    handle = layer.conv.register_forward_hook(lambda *_: seen.append(1))
+    assert torch.equal(vae.decode(latents).sample, expected) and seen
+    handle.remove()
+    layer.conv = nn.Sequential(layer.conv)
+    assert torch.equal(vae.decode(latents).sample, expected)
+
+
+def test_doubling_of_other_kinds_is_left_alone():
+    other = nn.Sequential(
+        Upsample2D(4, use_conv=False),
+        Upsample2D(4, use_conv_transpose=True),
+        Upsample2D(4, use_conv=True, kernel_size=5, padding=2),
+        Upsample2D(4, use_conv=True, norm_type="rms_norm"),
+    )
+    assert join_upsampling(other) == 0
 
 
 def test_a_video_autoencoder_is_left_alone():

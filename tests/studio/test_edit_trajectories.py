@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from pipelines.core.errors import PromptError
 from pipelines.core.types import Choice, Trajectory
@@ -39,6 +40,33 @@ def test_a_trajectory_is_kept_for_the_next_edit_alone(studio):
         {"inversion": {"key": "ddim", "guidance_scale": 2.0}},
     ):
         assert "Reused" not in finished(studio, edit="reprompt", **change).cells[0].note, change
+
+
+def test_a_picture_is_encoded_once_and_its_reconstruction_decoded_once(studio, monkeypatch):
+    """Direct inversion ends at the picture's own latents, so what the VAE makes of them is the reconstruction."""
+    calls = []
+    for name in ("encode", "decode"):
+        call = getattr(AutoencoderKL, name)
+        monkeypatch.setattr(
+            AutoencoderKL,
+            name,
+            lambda self, rows, *rest, _call=call, _name=name, **named: (
+                calls.extend([_name] * len(rows)) or _call(self, rows, *rest, **named)
+            ),
+        )
+
+    def edit(**values):
+        calls.clear()
+        view = finished(studio, edit="reprompt", **values)
+        figures = view.cells[1].figures
+        assert view.status is JobStatus.DONE, view.message
+        return sorted(calls), figures["psnr"] == figures["autoencoder_psnr"]
+
+    edit()  # what previews are made of is fitted with the VAE
+    picture = png(noise((32, 32)).rotate(180))
+    assert edit(picture=picture) == (["decode", "decode", "encode"], True)
+    assert edit(picture=picture, base={"prompt": "a green cat"}) == (["decode"], True)
+    assert edit(picture=picture, inversion="ddim") == (["decode", "decode"], False)
 
 
 def test_a_trajectory_is_kept_where_only_a_branch_differs_that_the_way_up_never_evaluates(studio):

@@ -32,6 +32,7 @@ from pipelines.requests.run_identity import identify_model
 from pipelines.requests.steering import build_additions
 from pipelines.requests.text_to_image import ResolvedRun
 from pipelines.workflows.edit.canvas import Canvas, lay_over
+from pipelines.workflows.edit.encoded import EncodedPictures, to_tensor
 from pipelines.workflows.edit.request import EditRequest
 
 __all__ = ["Editing"]
@@ -46,6 +47,7 @@ class Editing:
         family: the model, its LoRAs already applied.
         canvas: the picture and mask at that size.
         cancelled: polled before every evaluation.
+        pictures: that were encoded for earlier edits.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Editing:
         family: LatentModel,
         canvas: Canvas,
         cancelled: Callable[[], bool] = lambda: False,
+        pictures: EncodedPictures | None = None,
     ):
         self.request, self.family, self.canvas, self.cancelled = request, family, canvas, cancelled
         self.edit = request.build_edit()
@@ -64,10 +67,11 @@ class Editing:
         if self.edit.inverts and len(self.levels) < 2:
             self.levels = list(levels[-2:])
         self.guidance = resolved.guidance
-        self.pixels = _to_tensor(canvas.pixels)
-        self.image_latents = family.encode_images(self.pixels)
-        reference = canvas.reference
-        self.inverted_latents = self.image_latents if reference is None else family.encode_images(_to_tensor(reference))
+        self.pixels = to_tensor(canvas.pixels)
+        pictures, reference = pictures or EncodedPictures(), canvas.reference
+        self.encoded = pictures.encode(family, canvas.pixels)
+        self.inverted = self.encoded if reference is None else pictures.encode(family, reference)
+        self.image_latents, self.inverted_latents = self.encoded.latents.clone(), self.inverted.latents.clone()
         self.source = NoiseSource([request.base.seed])
         self.noise = self.source(self.image_latents.cpu()).to(self.image_latents)
 
@@ -322,11 +326,6 @@ class Editing:
         if self.family.traits.guidance != "cfg":
             guidance = without_branches(guidance)
         return Denoiser(self.family, guidance, conditionings, self.cancelled, plan, self.resolved.cache)
-
-
-def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """(1, 3, H, W), 0 to 1, of (H, W, 3) uint8."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def _stack_conditionings(encodings: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:

@@ -14,6 +14,7 @@ from pipelines.prompts.loras import take_loras
 from pipelines.requests.extras import find_extras
 from pipelines.requests.text_to_image import ResolvedRun, resolve, resolve_size
 from pipelines.workflows.edit.canvas import Canvas, canvas_of
+from pipelines.workflows.edit.encoded import EncodedPictures
 from pipelines.workflows.edit.request import EditRequest
 from pipelines.workflows.edit.runs import Editing
 from studio.jobs.job import Job, JobStatus
@@ -133,4 +134,5 @@ def settle(
     request = request.within(request.count_pixels_kept(size.width, size.height))
     request, canvas, resolved = _resolve_request(request, family, context)
     give_pictures(family, [request.base], context)
-    return request, canvas, lambda: Editing(request, resolved, model, canvas, job.cancelled)
+    pictures = context.caches.get("encoded pictures", EncodedPictures)
+    return request, canvas, lambda: Editing(request, resolved, model, canvas, job.cancelled, pictures)

@@ -142,11 +142,12 @@ class EditRun:
                     record(self.job, places.reconstruction, step, pictures.rows(SOURCE, SOURCE + 1))
                 step = self._count(step, trajectory)
                 record(self.job, places.edit, step, pictures.rows(TARGET, TARGET + 1))
-        decoded = decode(self.family, self.editing.inversion.visible(step.latents))
+        latents = self.editing.inversion.visible(step.latents)
+        picture = decode(self.family, latents[TARGET : TARGET + 1])[0]
         note_decoding(self.job, places.edit, self.family)
         if places.reconstruction is not None:
-            self._report_reconstruction(decoded[SOURCE], places.reconstruction)
-        self._finish(decoded[TARGET], step)
+            self._report_reconstruction(latents[SOURCE : SOURCE + 1], places.reconstruction)
+        self._finish(picture, step)
 
     def _count(self, step: Step, trajectory: Trajectory) -> Step:
         """The step with the inversion's work added, where that counts as the edit's, also of one that was reused."""
@@ -156,12 +157,12 @@ class EditRun:
         evaluations, elapsed = step.evaluations + up.evaluations, step.elapsed
         return dataclasses.replace(step, evaluations=evaluations, elapsed=lambda: up.seconds + elapsed())
 
-    def _report_reconstruction(self, picture: np.ndarray, place: int) -> None:
+    def _report_reconstruction(self, latents: torch.Tensor, place: int) -> None:
         reference = self.canvas.reference
-        if reference is None:
-            inverted, best = self.canvas.pixels, self._autoencoded
-        else:
-            inverted, best = reference, decode(self.family, self.editing.inverted_latents)[0]
+        inverted = self.canvas.pixels if reference is None else reference
+        best = picture = self.editing.inverted.decode(self.family)
+        if not torch.equal(latents, self.editing.inverted_latents):
+            picture = decode(self.family, latents)[0]
         figures = {
             **self._compare_pictures(picture, inverted),
             "autoencoder_psnr": _drop_infinite(psnr(best, inverted)),
@@ -175,12 +176,6 @@ class EditRun:
         for _, step, pictures in with_pictures(numbered, [self.family], 2 * KEPT_BYTES, visible):
             yield step, pictures
 
-    @cached_property
-    def _autoencoded(self) -> np.ndarray:
-        """What the VAE alone makes of the picture: no reconstruction through latents is closer."""
-        autoencoded: np.ndarray = decode(self.family, self.editing.image_latents)[0]
-        return autoencoded
-
     def _finish(self, picture: np.ndarray, step: Step | None) -> None:
         canvas = self.canvas
         mask, drawn, source = canvas.mask, canvas.pixels, canvas.source
@@ -191,7 +186,10 @@ class EditRun:
         if mask is not None and canvas.source_mask is not None:
             figures |= {
                 "background_psnr": _compute_psnr_outside(picture, drawn, mask),
-                "background_autoencoder_psnr": _compute_psnr_outside(self._autoencoded, drawn, mask),
+                # What the VAE alone makes of the picture: no reconstruction through latents is closer.
+                "background_autoencoder_psnr": _compute_psnr_outside(
+                    self.editing.encoded.decode(self.family), drawn, mask
+                ),
             }
             unchanged = canvas.pixels if canvas.placed else source  # an object that is moved is at its new place
             picture = canvas.paste(picture) if step else unchanged
