@@ -5,7 +5,10 @@ Refused are a mix with tensors of the CPU or of another device, a generator of t
 Every copy between host and device and every wait of the host is logged with the line of ours that asked for it. What a
 non-blocking download brings is garbage until the host has waited, as on a real device.
 
-It says nothing of kernels, overflow, allocators or races between streams: those need a device."""
+Once there is a side stream, what one stream uses before it has waited for another is refused, too, and what is let go
+while another reads it stands in `streams.races` (`device_streams.py`).
+
+It says nothing of kernels, overflow or allocators: those need a device."""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from typing import Any
 import torch
 
 from tests.pipelines.accelerator_modes import DeviceDispatch, DeviceNames, replaced_functions
+from tests.pipelines.device_streams import StandInStream, Streams
 from tests.pipelines.device_tensors import (
     KINDS,
     MAY_MIX,
@@ -53,6 +57,7 @@ class Accelerator:
         beneath: the device that PyTorch's own code sees.
         log: everything that crossed, in order.
         meter: counts the bytes of tensors that are made, where a test asks for it.
+        streams: what side streams use, once there is one.
         behind: seconds of work that the device is told to have before it; its events tell their time behind that.
     """
 
@@ -63,7 +68,8 @@ class Accelerator:
         self.log: list[Crossing] = []
         self.behind = 0.0
         self.meter: Meter | None = None
-        self._arriving: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self.streams = Streams()
+        self._arriving: list[tuple[int, torch.Tensor, torch.Tensor, tuple[int, int]]] = []
         self._launched = self._passed = 0
 
     @property
@@ -126,6 +132,7 @@ class Accelerator:
     def wait(self) -> None:
         """The host stands still until all is done; what non-blocking copies brought is there."""
         self.log.append(Crossing("wait", True, 0, find_our_line()))
+        self.streams.synchronize()
         self._pass(self._launched)
 
     def record(self) -> int:
@@ -133,24 +140,42 @@ class Accelerator:
         self._launched += 1
         return self._launched
 
-    def wait_for(self, event: int) -> None:
+    def wait_for(self, event: int, moment: dict[int, int]) -> None:
         """The host stands still until the device has passed an event; not where it has."""
+        self.streams.wait(None, moment)
         if event > self._passed:
             self.log.append(Crossing("wait", True, 0, find_our_line()))
             self._pass(event)
 
     def _pass(self, event: int) -> None:
         self._passed = max(self._passed, event)
-        for number, target, numbers in self._arriving:
-            if number <= self._passed:
+        late = []
+        for number, target, numbers, done in self._arriving:
+            if number <= self._passed and (not self.streams.is_watching or self.streams.has_passed(done)):
                 target.copy_(numbers)
-        self._arriving = [one for one in self._arriving if one[0] > self._passed]
+            else:
+                late.append((number, target, numbers, done))
+        self._arriving = late
 
     def crosses(self, kind: str, tensor: torch.Tensor, blocks: bool = True) -> None:
         """Log a copy; a blocking one waits for all before it."""
         self.log.append(Crossing(kind, blocks, tensor.numel() * tensor.element_size(), find_our_line()))
         if blocks:
+            self.streams.wait(None, self.streams.reach(self.streams.current))
             self._pass(self._launched)
+
+    def make_stream(self) -> StandInStream:
+        """Make a side stream; from the first on, what streams use is watched."""
+        if not self.streams.is_watching:
+            for one in [one for one in gc.get_objects() if is_device_tensor(one)]:
+                self.streams.hold(one, one.data_ptr_of_memory())
+        return StandInStream(self.streams)
+
+    def launch(self, func: Any, reads: list[Any], writes: list[Any]) -> None:
+        """Watch an operation of the current stream, once there is a side stream."""
+        if self.streams.is_watching:
+            addresses = [[one.data_ptr_of_memory() for one in some] for some in (reads, writes)]
+            self.streams.launch(str(func), *addresses)
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One operation, on the numbers that the tensors hold."""
@@ -183,11 +208,20 @@ class Accelerator:
         on_device = place is not None and place.type in KINDS
         if on_device:
             self._require_dtype(kwargs.get("dtype"), func)
+        if mine and not func.is_view:
+            self.launch(func, mine, self._list_written(func, args, kwargs))
         if wanted is not None and on_device:
             kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}
             kwargs = {key: value for key, value in kwargs.items() if key in list_argument_names(func)}
         result = compute_on_cpu(func, map_leaves(unwrap, args), map_leaves(unwrap, kwargs))
         return self._wrapped(result, mine, func, place) if on_device else result
+
+    @staticmethod
+    def _list_written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[DeviceTensor]:
+        arguments = func._schema.arguments
+        named = {**dict(zip((one.name for one in arguments), args, strict=False)), **kwargs}
+        marked = [one.name for one in arguments if one.alias_info is not None and one.alias_info.is_write]
+        return [leaf for name in marked for leaf in list_leaves(named.get(name)) if isinstance(leaf, DeviceTensor)]
 
     def _device_of(self, device: Any) -> torch.device | None:
         """A device as it is asked for; what is beneath the stand-in means the stand-in."""
@@ -227,6 +261,7 @@ class Accelerator:
         if result is held or result.data_ptr() == held.data_ptr():
             result = held.clone()
         free = bool(kwargs.get("non_blocking"))
+        self.launch(func, [source] if isinstance(source, DeviceTensor) else [], [])
         if source.device.type == target.type or "meta" in (source.device.type, target.type):
             pass
         elif target.type in KINDS:
@@ -241,18 +276,21 @@ class Accelerator:
         """What a non-blocking download gives before the host has waited: anything."""
         garbage = torch.full_like(result, math.nan if result.is_floating_point() else 77)
         self._launched += 1
-        self._arriving.append((self._launched, garbage, result))
+        self._arriving.append((self._launched, garbage, result, self.streams.last()))
         return garbage
 
     def _copied_into(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         target, source = args[0], args[1]
         free = bool(args[2] if len(args) > 2 else kwargs.get("non_blocking"))
+        if mine := [one for one in (target, source) if isinstance(one, DeviceTensor)]:
+            self.launch(func, mine, [one for one in mine if one is target])
         if isinstance(source, DeviceTensor) and not isinstance(target, DeviceTensor):
             free = free and getattr(target, "pinned", False)
             self.crosses("download", source, not free)
             if free:
                 self._launched += 1
-                self._arriving.append((self._launched, target, source.held.clone().to(target.dtype)))
+                numbers = source.held.clone().to(target.dtype)
+                self._arriving.append((self._launched, target, numbers, self.streams.last()))
                 target.fill_(math.nan if target.is_floating_point() else 77)
                 return target
         elif isinstance(target, DeviceTensor) and not isinstance(source, DeviceTensor) and source.ndim:

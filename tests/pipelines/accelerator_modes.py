@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.pipelines.device_streams import StandInStream
 from tests.pipelines.device_tensors import (
     KINDS,
     DeviceTensor,
@@ -31,6 +32,7 @@ def compute_attention(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Ten
         return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
     owner = next(one.owner for one in tensors if isinstance(one, DeviceTensor))
     owner.require_one_device(func, "attention", tensors)
+    owner.launch("attention", [one for one in tensors if isinstance(one, DeviceTensor)], [])
     with owner.aside():
         card = next(one.card for one in tensors if isinstance(one, DeviceTensor))
         return DeviceTensor(func(*map_leaves(unwrap, args), **map_leaves(unwrap, kwargs)), owner, card)
@@ -83,12 +85,17 @@ def replaced_functions(owner: Accelerator) -> Any:
     class Event:
         def __init__(self, *_: Any, **__: Any):
             self.at, self.number = 0.0, 0
+            self.moment: dict[int, int] = {}
 
-        def record(self, *_: Any) -> None:
+        def record(self, stream: StandInStream | None = None) -> None:
             self.at, self.number = time.perf_counter() + owner.behind, owner.record()
+            self.moment = owner.streams.reach(owner.streams.current if stream is None else stream.number)
 
         def synchronize(self) -> None:
-            owner.wait_for(self.number)
+            owner.wait_for(self.number, self.moment)
+
+        def wait(self, stream: StandInStream | None = None) -> None:
+            owner.streams.wait(owner.streams.current if stream is None else stream.number, self.moment)
 
         def elapsed_time(self, end: Any) -> float:
             return 1000 * (end.at - self.at)
@@ -108,6 +115,9 @@ def replaced_functions(owner: Accelerator) -> Any:
         replaced += [(torch.mps.event, "Event", Event), (module, "recommended_max_memory", lambda: 24 * 10**9)]
         replaced += [(module, "driver_allocated_memory", lambda: 4 * 10**9)]
     else:
+        streams = owner.streams
+        replaced += [(module, "Stream", lambda *_, **__: owner.make_stream()), (module, "stream", streams.applied)]
+        replaced += [(module, "current_stream", lambda *_: StandInStream(streams, streams.current))]
         replaced += [(module, "Event", Event), (module, "mem_get_info", lambda *_: (20 * 10**9, 24 * 10**9))]
     if name == "cuda":
         replaced += [(module, "get_device_capability", lambda *_: (8, 9))]

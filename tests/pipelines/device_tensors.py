@@ -131,7 +131,16 @@ class DeviceTensor(torch.Tensor):
         made.held, made.owner, made.card = held, owner, card
         if owner.meter is not None:
             owner.meter.add(made)
+        if owner.streams.is_watching:
+            owner.streams.hold(made, made.data_ptr_of_memory(), is_new=True)
         return made
+
+    def data_ptr_of_memory(self) -> int:
+        """Where its memory begins, which it may share with views."""
+        return self.held.untyped_storage().data_ptr()
+
+    def record_stream(self, stream: Any) -> None:
+        self.owner.streams.record(self.data_ptr_of_memory(), stream)
 
     @property
     def device(self) -> torch.device:
@@ -202,6 +211,7 @@ class DeviceTensor(torch.Tensor):
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(value, torch.Tensor) and not isinstance(value, DeviceTensor) and value.ndim:
             self.owner.crosses("upload", value)
+        self.owner.launch("setitem", [one for one in (self, value) if isinstance(one, DeviceTensor)], [self])
         with self.owner.aside():
             self.held[map_leaves(self._as_index, index)] = unwrap(value)
 
