@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines.weights.prefetch import Prefetch
+
 if TYPE_CHECKING:
     import torch
 
@@ -64,24 +66,29 @@ def streamed(module: torch.nn.Module, device: str) -> torch.nn.Module:
     """Return the module, whose weights stay in the computer's memory; each layer's come to the device for its call.
 
     Nothing is copied back: after a call the layer has the tensors again that it had before, so that a LoRA may change
-    them between calls.
+    them between calls. On GPUs of NVIDIA, AMD and Intel the next layer's come while the present one computes.
 
     Args:
         module: whose parameters are on the CPU.
         device: where calls run.
 
     Source: diffusers, `diffusers.hooks.group_offloading`, "leaf_level".
-    Differs: diffusers copies the weights back after each call, or with streams keeps copies that a LoRA does not reach.
+    Differs: diffusers copies the weights back after each call, or with streams keeps copies that a LoRA does not reach;
+    streams are `prefetch.py`'s.
     """
     from accelerate.hooks import ModelHook, add_hook_to_module
     from accelerate.utils import send_to_device
     from torch.nn import MultiheadAttention
+
+    ahead = Prefetch(device) if device.partition(":")[0] in ("cuda", "xpu") else None
 
     class ToDevice(ModelHook):
         # diffusers reads this to know where inputs belong.
         execution_device = device
 
         def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: Any) -> tuple:
+            if ahead is not None:
+                ahead.begin()
             return send_to_device(args, device), send_to_device(kwargs, device)
 
     inside: set[torch.nn.Module] = set()
@@ -90,17 +97,17 @@ def streamed(module: torch.nn.Module, device: str) -> torch.nn.Module:
             continue
         if isinstance(one, MultiheadAttention):  # it reads its last layer's weights without calling it
             inside.update(one.modules())
-            _Visit([*one.modules()], device).attach(one)
+            _Visit([*one.modules()], device, ahead).attach(one)
         elif one._parameters or one._buffers:
-            _Visit([one], device).attach(one)
+            _Visit([one], device, ahead).attach(one)
     return add_hook_to_module(module, ToDevice())
 
 
 class _Visit:
     """The tensors of a layer on the device while it is called."""
 
-    def __init__(self, modules: Sequence[torch.nn.Module], device: str):
-        self._modules, self._device = modules, device
+    def __init__(self, modules: Sequence[torch.nn.Module], device: str, ahead: Prefetch | None):
+        self._modules, self._device, self._ahead = modules, device, ahead
         self._waiting: list[tuple[dict, dict]] = []
 
     def attach(self, caller: torch.nn.Module) -> None:
@@ -111,14 +118,21 @@ class _Visit:
     def _bring(self) -> None:
         places: list[dict[str, Any]] = [held for one in self._modules for held in (one._parameters, one._buffers)]
         self._waiting = [(place, dict(place)) for place in places]
+        tensors = [tensor for place in places for tensor in place.values() if tensor is not None]
+        copies = iter(self._copy(tensors))
         for place in places:
             for name, tensor in place.items():
-                place[name] = tensor if tensor is None else self._copy(tensor)
+                place[name] = tensor if tensor is None else self._like(tensor, next(copies))
 
-    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _copy(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self._ahead is not None:
+            return self._ahead.bring(id(self), tensors)
+        return [tensor.detach().to(self._device) for tensor in tensors]
+
+    @staticmethod
+    def _like(tensor: torch.Tensor, copied: torch.Tensor) -> torch.Tensor:
         from torch.nn import Parameter
 
-        copied = tensor.detach().to(self._device)
         return Parameter(copied, requires_grad=False) if type(tensor) is Parameter else copied
 
     def _leave(self) -> None:
