@@ -158,6 +158,24 @@ class CacheQuant(CutCache):
             return cls(parse_starts(settings.starts))
         return cls(read_fit(settings.fit).starts, settings.fit, settings.correction)
 
+    def require_model(self, model: str, num_steps: int | None) -> None:
+        """Refuse another model and another number of steps than the fit's; None for one that is not known yet.
+
+        Raises:
+            MethodFitError: it was fitted to others, and to which.
+        """
+        if self.fit == TYPED:
+            return
+        fit = read_fit(self.fit)
+        if model != fit.model or num_steps not in (None, len(fit.timesteps)):
+            raise self._misfit(fit)
+
+    def _misfit(self, fit: CacheFit) -> MethodFitError:
+        return MethodFitError(
+            f"CacheQuant's fit {self.fit!r} is of {fit.model}, {len(fit.timesteps)} steps of its own schedule. "
+            "Choose those, type steps of your own, or choose DeepCache."
+        )
+
     def require_run(self, model: str, levels: Sequence[Level]) -> None:
         """Refuse another model and other levels than those of the fit.
 
@@ -166,17 +184,11 @@ class CacheQuant(CutCache):
         """
         if self.fit == TYPED:
             return
+        self.require_model(model, len(levels) - 1)
         fit = read_fit(self.fit)
         times = [float(level.timestep) for level in levels[:-1]]
-        if (
-            model != fit.model
-            or len(times) != len(fit.timesteps)
-            or max(abs(one - other) for one, other in zip(times, fit.timesteps, strict=True)) > 1
-        ):
-            raise MethodFitError(
-                f"CacheQuant's fit {self.fit!r} is of {fit.model}, {len(fit.timesteps)} steps of its own schedule. "
-                "Choose those, type steps of your own, or choose DeepCache."
-            )
+        if max(abs(one - other) for one, other in zip(times, fit.timesteps, strict=True)) > 1:
+            raise self._misfit(fit)
 
     def require_steps(self, num_steps: int) -> None:
         """Refuse typed steps that the run does not have.

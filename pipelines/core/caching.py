@@ -157,6 +157,13 @@ class SteppedCache(Cache, Protocol):
 class FittedCache(Cache, Protocol):
     """A cache that was fitted to one model and its levels."""
 
+    def require_model(self, model: str, num_steps: int | None) -> None:
+        """Refuse another model, by its key, and another number of steps; None for one that is not known yet.
+
+        Raises:
+            MethodFitError: it was fitted to others, and to which.
+        """
+
     def require_run(self, model: str, levels: Sequence[Level]) -> None:
         """Refuse another model, by its key, and other levels.
 

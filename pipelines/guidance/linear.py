@@ -85,6 +85,14 @@ def solve(positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor], 
 class FittedGuidance(TwoBranchGuidance):
     """A guidance that was fitted to one model and its levels."""
 
+    def require_model(self, model: str, num_steps: int | None) -> None:
+        """Refuse another model and another number of steps; None for one that is not known yet.
+
+        Raises:
+            MethodFitError: it was fitted to others, and to which.
+        """
+        raise NotImplementedError
+
     def require_levels(self, model: str, levels: Sequence[Level]) -> None:
         """Refuse another model and other levels.
 
@@ -124,18 +132,25 @@ class Linear(FittedGuidance):
             self._fit = read_fit(self.name)
         return self._fit
 
+    def require_model(self, model: str, num_steps: int | None) -> None:
+        if self.is_neutral or self.guidance_scale <= 1:
+            return
+        if model != self.fit.model or num_steps not in (None, len(self.fit.timesteps)):
+            raise self._misfit()
+
     def require_levels(self, model: str, levels: Sequence[Level]) -> None:
         if self.is_neutral or self.guidance_scale <= 1:
             return
+        self.require_model(model, len(levels) - 1)
         times = [float(level.timestep) for level in levels[:-1]]
-        fits = len(times) == len(self.fit.timesteps) and all(
-            self.fit.find(time) == index for index, time in enumerate(times)
+        if not all(self.fit.find(time) == index for index, time in enumerate(times)):
+            raise self._misfit()
+
+    def _misfit(self) -> MethodFitError:
+        return MethodFitError(
+            f"LinearAG's coefficients {self.name!r} were fitted to {self.fit.model}, "
+            f"{len(self.fit.timesteps)} steps of its own schedule. Choose those, or Adaptive guidance."
         )
-        if model != self.fit.model or not fits:
-            raise MethodFitError(
-                f"LinearAG's coefficients {self.name!r} were fitted to {self.fit.model}, "
-                f"{len(self.fit.timesteps)} steps of its own schedule. Choose those, or Adaptive guidance."
-            )
 
     def plan(self, level: Level) -> tuple[str, ...]:
         planned = super().plan(level)

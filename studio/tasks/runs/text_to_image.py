@@ -20,6 +20,7 @@ from pipelines.families.base import Family
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.encoding import decode, encode_prompts
 from pipelines.requests.extras import find_extras
+from pipelines.requests.fitted import check_fitted, check_words
 from pipelines.requests.limits import check_fit, check_request, check_second_pass
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
@@ -103,6 +104,8 @@ def parse_request(
         context.lora_path(lora.name)
     require_extras(request, context)
     check_prompts(request, traits)
+    check_fitted(request)
+    check_words(request)
     search.check(request, traits, context)
     return request
 

@@ -1,0 +1,54 @@
+"""Caches, guidances and searches that cannot be are refused before a job is queued, by tasks and cells alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.core.errors import SettingsError
+from studio.tasks import TASKS
+
+BASE = {"model": "emoji-128", "prompt": "a (red:1.3) fox and an owl", "num_inference_steps": 25}
+WORDED = {"key": "attend_and_excite", "words": "fox, owl"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "emoji", "cache": "cachequant"}, "is of emoji-128, 25 steps"),
+        ({"num_inference_steps": 20, "cache": "cachequant"}, "is of emoji-128, 25 steps"),
+        ({"cache": {"key": "cachequant", "fit": "typed", "starts": "0, 30"}}, "has the step 30"),
+        ({"model": "emoji", "num_inference_steps": 20, "guidance": "linear"}, "fitted to emoji-128, 20 steps"),
+        ({"guidance": "linear"}, "fitted to emoji-128, 20 steps"),
+        ({"guidance": {**WORDED, "words": "zebra"}}, "looks for 'zebra', which is not in the prompt"),
+        ({"guidance": {"key": "a_star", "words": "fox, zebra"}}, "looks for 'zebra'"),
+        ({"guidance": WORDED, "prompt": "a [fox:owl:0.5] AND a cat"}, "says the same at every step"),
+        ({"guidance": {"key": "attend_and_excite"}, "prompt": "a, the"}, "word"),
+        ({"guidance": WORDED, "made_like": "comfyui"}, "Stepwise"),
+        ({"model": "emoji-128-flow", "cache": "deepcache"}, "has no UNet"),
+        ({"model": "emoji-128-motion", "cache": "deepcache"}, "No cache"),
+    ],
+)
+def test_it_is_refused_before_it_queues(studio, changes, words):
+    values = {**BASE, **changes}
+    with pytest.raises(SettingsError, match=words):
+        TASKS["text_to_image"].parse(values, studio)
+    if values["model"] != "emoji-128-motion":
+        with pytest.raises(SettingsError, match=words):
+            base = {**BASE, "model": values["model"], "prompt": values["prompt"]}
+            TASKS["compare"].parse({"base": base, "cells": [{"seed": 3}, changes]}, studio)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cache": "cachequant"},
+        {"num_inference_steps": 20, "guidance": "linear"},
+        {"guidance": {"key": "linear", "guidance_scale": 1.0}},
+        {"guidance": {**WORDED, "words": "RED  fox, an owl"}},
+        {"guidance": "attend_and_excite"},
+        # Another number of steps may come of typed levels: it is held against the fit with the model.
+        {"cache": "cachequant", "num_inference_steps": 9, "schedule": {"key": "hand_typed", "values": "900, 500, 0"}},
+    ],
+)
+def test_what_may_be_is_left_to_the_run(studio, changes):
+    TASKS["text_to_image"].parse({**BASE, **changes}, studio)
