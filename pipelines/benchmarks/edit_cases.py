@@ -48,6 +48,8 @@ SHARING = ("replace", "refine", "masactrl", "plug_and_play")
 INVERTING = ("reprompt", *SHARING)
 HOLDING = ("direct", "edict", "ddpm")
 """Inversions whose source row is exact."""
+PAIRED = ("infedit", "infedit_control")
+"""Edits that draw the source beside the edit, on all models."""
 MASKED = ("inpaint", "cyclic")
 """Edits that get the true mask."""
 PLACING = ("move", "dragon")
@@ -132,17 +134,7 @@ def combinations(scales: Sequence[float], traits: Traits) -> Iterator[Combinatio
 
 
 def _list_all(scale: float) -> Iterator[Combination]:
-    for edit in (
-        "image_to_image",
-        *MASKED,
-        "infedit",
-        "infedit_control",
-        "dream_sampler",
-        "time",
-        *FLOWING,
-        *PLACING,
-        *STYLING,
-    ):
+    for edit in ("image_to_image", *MASKED, *PAIRED, "dream_sampler", "time", *FLOWING, *PLACING, *STYLING):
         yield Combination(edit, "direct", scale)
     yield Combination("ledits", "ledits", scale)
     for edit in INVERTING:

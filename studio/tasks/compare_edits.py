@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from studio.jobs.job import Job
     from studio.tasks.context import TaskContext
 
-__all__ = ["CompareEdits"]
+__all__ = ["CompareEdits", "format_figure"]
 
 _FIGURES = ("evaluations", "seconds", "source_psnr", "source_ssim", "background_psnr", "prompt_probability")
 _ALL = "all"
@@ -66,8 +66,18 @@ def _write_table(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerow(["edit", "inversion", *_FIGURES, "sees", "result", "problem"])
         for row in rows:
             inversion = row["inversion"]["key"] if row["inversion"] else ""
-            figures = ["" if (value := row["figures"].get(name)) is None else round(value, 4) for name in _FIGURES]
+            figures = [format_figure(row["figures"], name) for name in _FIGURES]
             writer.writerow([row["edit"]["key"], inversion, *figures, row["sees"], row["result"] or "", row["problem"]])
+
+
+def format_figure(figures: Mapping[str, Any], name: str) -> float | str:
+    """Write a figure of a table: "inf" for the PSNR of equal pixels, stored as None; "" for what is unknown."""
+    if name not in figures:
+        return ""
+    value = figures[name]
+    if value is None:
+        return "inf" if name.endswith("psnr") else ""
+    return round(value, 4)
 
 
 class CompareEdits:

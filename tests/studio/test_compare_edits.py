@@ -11,6 +11,7 @@ from pipelines.edits import EDITS
 from studio.cli.main import main
 from studio.jobs.job import JobStatus
 from studio.page.edit.every_way import describe_edit, list_refused
+from studio.tasks.compare_edits import format_figure
 from tests.studio import edit_runs
 from tests.studio.edit_runs import BASE, MASK, PICTURE, finished
 from tests.studio.task_examples import FOX as FOX_RUN
@@ -46,7 +47,8 @@ def test_each_picture_is_the_one_that_the_edit_makes_alone(studio):
         alone = finished(studio, edit=edit, mask=MASK).cells[-1]
         assert np.array_equal(cell.images, alone.images), key
         assert cell.label == EDITS[key].label
-        assert cell.figures["background_exact"] == 1.0
+        assert cell.figures["background_exact"] == 1.0 and cell.figures["background_psnr"] is None
+        assert describe_edit(cell).count("outside the mask: identical") == 1
         # With the inversion's four evaluations, also where an earlier cell had made it.
         assert cell.figures["evaluations"] == alone.figures["evaluations"] + 4 * (key == "replace")
         record = studio.store.get(cell.results[0])
@@ -69,6 +71,12 @@ def test_every_edit_is_run_on_each_inversion_and_one_without_any_once(studio):
         None,
     ]
     assert len({cell.images.tobytes() for cell in view.cells}) == 3  # Direct Inversion changes the source's row alone
+
+
+def test_a_table_tells_equal_pixels_from_an_unknown_figure():
+    figures = {"background_psnr": None, "source_ssim": None, "source_psnr": 20.12346}
+    names = ("background_psnr", "source_ssim", "source_psnr", "prompt_probability")
+    assert [format_figure(figures, name) for name in names] == ["inf", "", 20.1235, ""]
 
 
 def test_what_cannot_run_stands_last_with_its_reason_and_stops_nothing(studio):

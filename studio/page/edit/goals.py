@@ -55,17 +55,20 @@ class Goal:
         suggestions: for where nothing was measured, and for models that what measured best doesn't fit.
         kinds: of measured pairs, whose best methods come first.
         takes_mask: whether methods that need a drawn mask are suggested too.
+        for_flow: suggestions for flow models, before the others.
     """
 
     label: str
     suggestions: Sequence[Suggestion]
     kinds: tuple[str, ...] = ()
     takes_mask: bool = False
+    for_flow: Sequence[Suggestion] = ()
 
     def suggest(self, traits: Traits | None) -> Suggestion:
         """Choose the best suggestion that fits the model; where none does, the first, whose refusal says why."""
         # The measured model is no flow model.
-        choices = [*(() if traits is not None and traits.flow else self._rank()), *self.suggestions]
+        first = self.for_flow if traits is not None and traits.flow else self._rank()
+        choices = [*first, *self.suggestions]
         return next((one for one in choices if one.fits(traits)), choices[0])
 
     def _rank(self) -> Iterator[Suggestion]:
@@ -102,8 +105,11 @@ def _suggest(reason: str, edit: str, inversion: str = "direct", **settings: Any)
 
 
 _FLOW = _suggest(
-    "FlowEdit moves the picture by the difference of two velocities; it was made for models like this.", "flow_edit"
+    "Re-prompting inverts the picture and comes back with your prompt: right in 14 of 14 measured pairs of the shipped "
+    "flow model, where FlowEdit was in 9.",
+    "reprompt",
 )
+_FLOW_STYLE = _suggest("FlowEdit moves the picture by the difference of two velocities, made for flow.", "flow_edit")
 _REFINE = _suggest("Refine changes what the prompts don't have in common, and keeps the layout.", "refine")
 _MOVE = _suggest(f"It copies the object's pixels and draws the place that it leaves. {_NOTES['move']}", "move")
 _STYLE = _suggest(
@@ -113,13 +119,13 @@ _STYLE = _suggest(
 )
 
 GOALS = (
-    Goal("Replace an object", (_REFINE, _FLOW), ("replace",)),
-    Goal("Change the background", (_REFINE, _FLOW), ("background",)),
-    Goal("Add an object", (_REFINE, _FLOW), ("add",)),
-    Goal("Remove an object", (_REFINE, _FLOW), ("remove",)),
-    Goal("Let two things change places", (_REFINE, _FLOW), ("swap",)),
+    Goal("Replace an object", (_REFINE,), ("replace",), for_flow=(_FLOW,)),
+    Goal("Change the background", (_REFINE,), ("background",), for_flow=(_FLOW,)),
+    Goal("Add an object", (_REFINE,), ("add",), for_flow=(_FLOW,)),
+    Goal("Remove an object", (_REFINE,), ("remove",), for_flow=(_FLOW,)),
+    Goal("Let two things change places", (_REFINE,), ("swap",), for_flow=(_FLOW,)),
     Goal("Move or resize an object", (_MOVE,), ("move", "resize"), takes_mask=True),
-    Goal("Change the style", (_STYLE, _FLOW), ("style",)),
+    Goal("Change the style", (_STYLE,), ("style",), for_flow=(_FLOW_STYLE,)),
     Goal("Redraw a part", (_suggest("Draw over the part: only what is under the mask is drawn anew.", "inpaint"),)),
     Goal(
         "Enlarge, sharpen or fill in",

@@ -185,7 +185,7 @@ class EditRun:
         }
         if mask is not None and canvas.source_mask is not None:
             figures |= {
-                "background_psnr": _compute_psnr_outside(picture, drawn, mask),
+                "background_before_paste_psnr": _compute_psnr_outside(picture, drawn, mask),
                 # What the VAE alone makes of the picture: no reconstruction through latents is closer.
                 "background_autoencoder_psnr": _compute_psnr_outside(
                     self.editing.encoded.decode(self.family), drawn, mask
@@ -194,6 +194,8 @@ class EditRun:
             unchanged = canvas.pixels if canvas.placed else source  # an object that is moved is at its new place
             picture = canvas.paste(picture) if step else unchanged
             outside = ~canvas.source_mask
+            if outside.any():
+                figures["background_psnr"] = _compute_psnr_outside(picture, source, canvas.source_mask)
             figures["background_exact"] = float(np.array_equal(picture[outside], source[outside]))
         figures |= {f"source_{name}": value for name, value in self._compare_pictures(picture, source).items()}
         figures |= self._classify(picture)
