@@ -77,7 +77,7 @@ def format_figure(figures: Mapping[str, Any], name: str) -> float | str:
     value = figures[name]
     if value is None:
         return "inf" if name.endswith("psnr") else ""
-    return round(value, 4)
+    return round(float(value), 4)
 
 
 class CompareEdits:
