@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from pipelines.benchmarks.device import make_family, make_run
+from pipelines.benchmarks.device_measures import make_family, make_run
 from pipelines.benchmarks.device_models import SHAPES
 from pipelines.models.cpu_convolutions import use_channels_last
 from pipelines.models.cpu_upsampling import join_upsampling

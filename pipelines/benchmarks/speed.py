@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.benchmarks.device import make_family, make_run
+from pipelines.benchmarks.device_measures import make_family, make_run
 from pipelines.benchmarks.device_models import SHAPES
 from pipelines.benchmarks.speed_runs import draw, measure_bookkeeping, measure_closeness, time_in_turns
 from pipelines.caches import CACHES
