@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only-edit", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     flags, further = parser.parse_known_args(arguments)
+    if {"-h", "--help"} & {*further}:
+        print(f"{parser.format_help()}\nFurther flags are those of the benchmark of devices:\n")
+        flags.only_edit = False  # whose help follows
     if not flags.only_edit:
         tiny = ["--tiny"] if flags.tiny else []
         device.main([*_SETTINGS, "--dtypes", *flags.dtypes, *tiny, *further])
