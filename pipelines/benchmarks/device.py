@@ -40,7 +40,8 @@ from pipelines.benchmarks.device_memory import (
 from pipelines.benchmarks.device_models import SHAPES
 from pipelines.benchmarks.device_record import Record, Section
 from pipelines.core.devices import release_unused_memory
-from pipelines.models.device_choice import choose_device, name_device
+from pipelines.core.errors import SettingsError
+from pipelines.models.device_choice import choose_device, name_device, require_device
 
 __all__ = ["list_sections", "main"]
 
@@ -115,7 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=7.5, help="after which no further row is begun")
     flags = parser.parse_args(arguments)
     diffusers.utils.logging.set_verbosity_error()
-    device = flags.device or choose_device()
+    try:
+        device = choose_device() if flags.device is None else require_device(flags.device)
+    except SettingsError as error:
+        parser.error(str(error))
     if flags.rounds < 1:
         parser.error("--rounds takes 1 or more")
     settings = f"{flags.steps} steps, {flags.rounds} rounds{', tiny networks' * flags.tiny}"

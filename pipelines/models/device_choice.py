@@ -21,6 +21,7 @@ __all__ = [
     "describe_device",
     "name_device",
     "read_memory",
+    "require_attention",
     "require_device",
     "require_devices",
 ]
@@ -125,6 +126,30 @@ def require_devices(names: str) -> tuple[str, ...]:
     if len(set(cards)) < len(cards):
         raise SettingsError(f"--device {names[:60]!r} names a device twice. Give each once.")
     return devices
+
+
+def require_attention(name: str) -> str:
+    """Return the name of an attention back end that diffusers has, and whose package is here.
+
+    Args:
+        name: as diffusers spells it; "" for the library's own choice.
+
+    Raises:
+        SettingsError: there is none of this name, or it cannot be used here.
+    """
+    if not name:
+        return name
+    from diffusers.models import attention_dispatch as dispatch  # late: it takes a second
+
+    known = {one.value: one for one in dispatch.AttentionBackendName}
+    if name not in known:
+        named = ", ".join(sorted(one for one in known if not one.startswith("_")))
+        raise SettingsError(f"--attention {name[:40]!r} is no back end of diffusers. Give one of: {named}.")
+    try:
+        dispatch._check_attention_backend_requirements(known[name])
+    except (RuntimeError, ImportError) as error:
+        raise SettingsError(f"--attention {name} cannot be used here: {error}") from error
+    return name
 
 
 def computes_bfloat16(device: str) -> bool:

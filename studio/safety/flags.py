@@ -12,7 +12,7 @@ from typing import TypedDict, cast
 from urllib.parse import urlsplit
 
 from pipelines.core.errors import SettingsError, StoreError
-from pipelines.models.device_choice import require_devices
+from pipelines.models.device_choice import require_attention, require_devices
 from pipelines.models.folder_lists import more_model_folders
 from studio.results.retention import Housekeeping
 from studio.safety.credentials import Credentials, read_pairs
@@ -53,9 +53,9 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
         share_results=flags.share_results,
         root_path=flags.root_path,
         memory_budget=_parse_bytes(flags.memory_budget),
-        devices=require_devices(flags.device) if flags.device else (),
+        devices=() if flags.device is None else require_devices(flags.device),
         dtype=flags.dtype,
-        attention=flags.attention,
+        attention=require_attention(flags.attention),
         compile=flags.compile,
         channels_last=flags.channels_last,
         max_queue=flags.max_queue,

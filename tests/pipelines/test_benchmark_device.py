@@ -44,6 +44,7 @@ def test_the_script_writes_its_tables_says_what_failed_and_goes_on_where_it_ende
         "reset_peak_memory_stats": None,
         "set_per_process_memory_fraction": None,
         "get_device_name": "Stand-in",
+        "device_count": 1,
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, _answer=answer: _answer)
     monkeypatch.setattr(benchmark, "measure_parity", lambda name, _: f"| {name} | 0.0 | 0.0 | 0.0 |")
@@ -64,7 +65,11 @@ def test_the_script_writes_its_tables_says_what_failed_and_goes_on_where_it_ende
         assert benchmark.main(run) == 1
         failed = (tmp_path / "device.md").read_text()
         assert "| sd15 fp32 | failed: OutOfMemoryError: CUDA out of memory / 1 |" in failed
-        assert "| int8, float32 |" in failed and "decodes whole" in failed and "stops: The picture has infinite or NaN" in failed
+        assert (
+            "| int8, float32 |" in failed
+            and "decodes whole" in failed
+            and "stops: The picture has infinite or NaN" in failed
+        )
         monkeypatch.setattr(benchmark, "measure_quantizers", lambda *_: pytest.fail("it stands already"))
         monkeypatch.setattr(benchmark, "measure_step", measured)
         assert benchmark.main(run) == 0

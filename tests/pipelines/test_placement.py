@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import struct
@@ -17,7 +18,7 @@ from pipelines.families import family_of
 from pipelines.models.activations import Work, estimate_activations
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
-from pipelines.models.device_choice import Acceleration, choose_device, require_device
+from pipelines.models.device_choice import Acceleration, choose_device, require_attention, require_device
 from pipelines.models.loader import Loader
 from pipelines.models.placement import place_parts
 from pipelines.models.placing import Placing
@@ -282,6 +283,15 @@ def test_a_device_is_named_as_pytorch_names_it_and_must_be_there():
             require_device(name)
     with pytest.raises(SettingsError, match="not here"):
         require_device("cuda:99")
+
+
+def test_an_attention_back_end_is_refused_by_name_and_where_its_package_is_not_here():
+    assert require_attention("") == "" and require_attention("native") == "native"
+    with pytest.raises(SettingsError, match=r"'natvie' is no back end of diffusers\. Give one of: .*native"):
+        require_attention("natvie")
+    if importlib.util.find_spec("flash_attn") is None:
+        with pytest.raises(SettingsError, match="--attention flash cannot be used here"):
+            require_attention("flash")
 
 
 def test_channels_last_and_attention_are_applied_and_an_unknown_one_is_refused():

@@ -90,6 +90,26 @@ def test_a_password_is_never_echoed(arguments, capsys):
     assert shown.err.count("\n") == 1 and shown.err.startswith("app.py: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "cuda:99"], "--device cuda:99 is not here"),
+        (["--device", "cdua"], "--device 'cdua' is no device"),
+        (["--device", ""], "--device '' is no device"),
+        (["--device", "cpu,cpu"], "names a device twice"),
+        (["--dtype", "fp8"], "choose from"),
+        (["--attention", "natvie"], "--attention 'natvie' is no back end"),
+        (["--chanels-last"], "Unknown flag --chanels-last"),
+    ],
+    ids=str,
+)
+def test_a_device_or_how_it_computes_spelled_wrong_ends_the_start_with_one_sentence(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        read_flags(arguments)
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1
+
+
 def test_a_password_is_not_in_the_settings_text():
     assert "SECRETWORD" not in repr(flags("--auth", "ann:SECRETWORD"))
 
