@@ -148,5 +148,8 @@ def give_example(name: str) -> str:
         FIELD: "fox, cat, owl",
         "sampler": "all",
         "schedule": "all",
+        **{
+            field: ", ".join(list(table)[:2]) for field, table in TABLES.items() if field not in ("sampler", "schedule")
+        },
     }
     return examples.get(name, "4, 8, 10-30:10")

@@ -25,6 +25,8 @@ _SUGGESTIONS = {
     "schedule": "all",
     "guidance": "all",
     "start": "all",
+    "cache": "all",
+    "made_like": "all",
     "num_inference_steps": "4, 8, 16",
     "seed": "1-4",
     "size": "64x64, 96x96",
