@@ -191,12 +191,12 @@ class PackedConv2d(_Packed):
         padding: str | tuple[int, ...] | int = self.padding
         if self.padding_mode != "zeros":
             inputs, padding = functional.pad(inputs, self.around, mode=self.padding_mode), 0
-        positions = inputs.shape[-2] * inputs.shape[-1] * len(inputs)
-        if inputs.device.type == "cpu" and self.groups == 1 and not isinstance(padding, str):
-            sides = self._count_sides(inputs, padding)
-            positions = len(inputs) * math.prod(sides)
-            if positions * inputs.element_size() <= _FEW_POSITIONS:
-                return self._multiply_columns(inputs, padding, sides)
+        # Padding by name keeps the sides.
+        sides = tuple(inputs.shape[-2:]) if isinstance(padding, str) else self._count_sides(inputs, padding)
+        positions = len(inputs) * math.prod(sides)
+        are_few = inputs.device.type == "cpu" and positions * inputs.element_size() <= _FEW_POSITIONS
+        if are_few and self.groups == 1 and not isinstance(padding, str):
+            return self._multiply_columns(inputs, padding, sides)
 
         def convolve(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return functional.conv2d(inputs, weight, bias, self.stride, padding, self.dilation, self.groups)
