@@ -24,6 +24,7 @@ from studio.ui.live_routes import build_live_routes
 from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.presentation import format_count, format_file_size
 from studio.ui.results_route import build_result_routes
+from studio.ui.settings_panel import DescribingBlocks, build_descriptions
 from studio.ui.theme import launch_values
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _LOG = logging.getLogger("stepwise.page")
 _SECRET = "stepwise"  # no secret: it only has to be the same after a restart, so that the browser's memory can be read
 
 
-class Page(gr.Blocks):
+class Page(DescribingBlocks):
     """Extends Gradio's Blocks with routes of our own, which stand before Gradio's when the page is served.
 
     Attributes:
@@ -117,6 +118,7 @@ def build_page(studio: Studio) -> Page:
                     tab.build(studio, context)
         deep_links.wire(studio, context, notice)
         context.finish()
+        build_descriptions(demo)
         # The first run finds its model loaded. Not while the page is still being built: both want the processor.
         opens_on = context.receive[TABS[0].key].model
         demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(lambda: studio.load_default(opens_on), **PLUMBING)

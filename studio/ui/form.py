@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.components import Component
@@ -19,9 +19,9 @@ from studio.ui.form_sections import FIXED, RANDOM, SIDES, FormSections, list_sty
 from studio.ui.outputs import in_order
 from studio.ui.page_context import Lists
 from studio.ui.presentation import format_model_note
+from studio.ui.settings_panel import Alterations
 from studio.ui.steering_controls import SteeringControls
 from studio.ui.styles import NO_STYLE, STYLES, apply_style
-from studio.ui.upscaler_choice import list_upscaler_choices
 
 if TYPE_CHECKING:
     from pipelines.models.entry import CatalogEntry
@@ -50,9 +50,12 @@ class RequestForm(FormSections):
         # Files that came into the models folder since are offered when a list is opened.
         model.focus(self._renew_models, outputs=model, **PLUMBING)
         if "sliders" in self.methods:
-            file = cast(gr.Dropdown, self.methods["sliders"].settings["directions"]["file"])
-            file.focus(
-                lambda key: gr.update(choices=self.list_direction_choices(key)), inputs=model, outputs=file, **PLUMBING
+            sliders = self.methods["sliders"]
+            sliders.panel.component.focus(
+                lambda key: sliders.panel.alter(self.list_direction_files(key)),
+                inputs=model,
+                outputs=in_order(sliders.panel.outputs),
+                **PLUMBING,
             )
         names = self.lora.names
         names.focus(
@@ -103,30 +106,28 @@ class RequestForm(FormSections):
             if self.prompt_hint:
                 hint_updates[self.prompt_hint] = gr.update(value=self._build_hint(entry.key))
             lora_updates = loras.offer(self.studio.loras(entry.key), data)
-            upscalers: Data = dict.fromkeys(self._upscalers, gr.update(choices=list_upscaler_choices(self.studio)))
             vae: Data = dict.fromkeys(self._vae, gr.update(choices=self.list_vae_choices(entry.key)))
             models: Data = {model: gr.update(choices=self.list_model_choices())}
             steered: Data = {}
             for name, one in self.steered.items():
                 steered |= one.offer(self.list_steering_choices(name, entry.key))
-            files: Data = {field: gr.update(choices=one) for field, one in self._list_offers(entry.key).items()}
-            return {**models, **lora_updates, **hint_updates, **upscalers, **vae, **steered, **files}
+            files: Data = {}
+            for name, offered in self._list_offers(entry.key).items():
+                files |= self.methods[name].panel.alter(offered)
+            if "second_pass" in self.methods:
+                files |= self.methods["second_pass"].panel.alter(self.list_upscaler_files())
+            return {**models, **lora_updates, **hint_updates, **vae, **steered, **files}
 
         steered = {one.model for one in self.steered.values()}
-        files = set(self._list_offers(self.first.key))
-        outputs: set[Block] = {model, *loras.components, *hint, *self._upscalers, *self._vae, *steered, *files}
+        offering = self.methods.keys() & {"ensemble", "sliders", "second_pass"}
+        files = {part for name in offering for part in self.methods[name].panel.outputs}
+        outputs: set[Block] = {model, *loras.components, *hint, *self._vae, *steered, *files}
         return Lists({model, *loras.components}, outputs, updates)
 
     @property
     def _vae(self) -> set[Component]:
         """The list of VAEs, where the form has one."""
         return {self.fields["vae"]} if "vae" in self.fields else set()
-
-    @property
-    def _upscalers(self) -> set[Component]:
-        """The lists of upscalers that the form has."""
-        fields = self.methods["second_pass"].settings.values() if "second_pass" in self.methods else ()
-        return {components["upscaler"] for components in fields if "upscaler" in components}
 
     def draft(self, data: Mapping[Block, Any]) -> dict[str, Any]:
         """Return what stands on the page, as plain values by name: for the browser's memory and for `updates`.
@@ -171,7 +172,8 @@ class RequestForm(FormSections):
         for name in self.methods.keys() & values.keys():
             updates |= self.methods[name].updates(values[name], traits)
         if new_entry:
-            updates |= self._offer_files(entry, updates)
+            for name, offered in self._list_offers(entry.key).items():  # one that does not fit is not chosen
+                updates |= self.methods[name].panel.alter(offered, updates)
         updates |= {fields[name]: gr.update(value=values[name]) for name in PLAIN & values.keys()}
         updates |= {fields[name]: gr.update(value=str(values[name])) for name in SEEDS if name in values}
         updates |= {fields[name]: self._build_size_update(entry, values[name]) for name in SIDES if values.get(name)}
@@ -187,24 +189,10 @@ class RequestForm(FormSections):
             updates[fields["vae"]] = self._build_vae_update(entry.key, values["vae"])
         return updates
 
-    def _offer_files(self, entry: CatalogEntry, updates: Data) -> Data:
-        """Offer the further models and the directions that fit a model; one that does not is not chosen."""
-        offers: Data = {}
-        for field, choices in self._list_offers(entry.key).items():
-            value = updates.get(field, {}).get("value", "")
-            offers[field] = gr.update(choices=choices, value=value if value in {key for _, key in choices} else "")
-        return offers
-
-    def _list_offers(self, model: str) -> dict[Component, list[tuple[str, str]]]:
-        """What there is of the models folder for settings of methods, by component."""
-        offers: dict[Component, list[tuple[str, str]]] = {}
-        if "ensemble" in self.methods:
-            fields, choices = self.methods["ensemble"].settings["composition"], self.list_companion_choices(model)
-            offers |= {fields["second"]: choices, fields["third"]: choices}
-        if "sliders" in self.methods:
-            fields = self.methods["sliders"].settings["directions"]
-            offers[fields["file"]] = self.list_direction_choices(model)
-        return offers
+    def _list_offers(self, model: str) -> dict[str, Alterations]:
+        """The files that fit a model, for settings of methods, by the name of the choice."""
+        offers = {"ensemble": self.list_companion_files, "sliders": self.list_direction_files}
+        return {name: offer(model) for name, offer in offers.items() if name in self.methods}
 
     def _build_vae_update(self, model: str, choice: object = "own") -> Any:
         """Offer the VAEs that fit a model; one that does not is not chosen."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
@@ -17,9 +17,10 @@ from pipelines.requests.limits import TABLES
 from pipelines.requests.prompts import prompt_notes
 from studio.results.search import FIXED_SEED
 from studio.ui import markup
-from studio.ui.controls import Choices, MethodControls, build_elem_id, build_method_controls
+from studio.ui.controls import MethodControls, build_elem_id, build_method_controls
 from studio.ui.lora_controls import build_lora_controls
 from studio.ui.presentation import format_model_label, format_model_note
+from studio.ui.settings_panel import Alterations
 from studio.ui.steering_controls import SteeringControls, build_steering_controls
 from studio.ui.styles import NO_STYLE, list_fitting_styles
 from studio.ui.upscaler_choice import list_upscaler_choices
@@ -146,28 +147,34 @@ class FormSections:
 
     def second_pass(self) -> None:
         """Lay out what is done to the finished picture at a larger size."""
-        self.method("second_pass", {"upscaler": list_upscaler_choices(self.studio)})
+        self.method("second_pass", self.list_upscaler_files())
 
     def ensemble(self) -> None:
         """Lay out further models that draw together with the chosen one."""
-        offered = self.list_companion_choices(self.first.key)
-        self.method("ensemble", {"second": offered, "third": offered})
+        self.method("ensemble", self.list_companion_files(self.first.key))
 
     def sliders(self) -> None:
         """Lay out the sliders along directions of the model's own."""
-        self.method("sliders", {"file": self.list_direction_choices(self.first.key)})
+        self.method("sliders", self.list_direction_files(self.first.key))
 
-    def list_direction_choices(self, model: str) -> list[tuple[str, str]]:
-        """List label and key of each file of directions that is of a model, behind none."""
+    def list_upscaler_files(self) -> Alterations:
+        """Return the upscalers that there are, as what the second passes that take one offer."""
+        passes = TABLES["second_pass"].values()
+        takes = [one.key for one in passes if "upscaler" in {field.name for field in dataclasses.fields(one.settings)}]
+        return {key: {"upscaler": {"choices": list_upscaler_choices(self.studio)}} for key in takes}
+
+    def list_direction_files(self, model: str) -> Alterations:
+        """Return the files of directions that are of a model, as what the sliders offer."""
         names = self.studio.directions(model) if model in self.studio.catalog else []
-        return [("None", ""), *((name, name) for name in names)]
+        return {"directions": {"file": {"choices": [("None", ""), *((name, name) for name in names)]}}}
 
-    def list_companion_choices(self, model: str) -> list[tuple[str, str]]:
-        """List label and key of each model that can stand beside one, behind none."""
+    def list_companion_files(self, model: str) -> Alterations:
+        """Return the models that can stand beside one, as what the composition of several offers."""
         entries = self.studio.companions(model) if model in self.studio.catalog else []
-        return [("None", ""), *((format_model_label(entry), entry.key) for entry in entries)]
+        choices = {"choices": [("None", ""), *((format_model_label(entry), entry.key) for entry in entries)]}
+        return {"composition": {"second": choices, "third": choices}}
 
-    def method(self, name: str, offered: Mapping[str, Choices] | None = None) -> None:
+    def method(self, name: str, altered: Alterations | None = None) -> None:
         """Lay out the sampler, the schedule or the guidance, with its settings."""
         self.methods[name] = build_method_controls(
             TABLES[name],
@@ -175,7 +182,7 @@ class FormSections:
             label=METHOD_LABELS.get(name, ""),
             choice=self.first.defaults.get(name),
             traits=self.studio.traits(self.first.key),
-            offered=offered,
+            altered=altered,
         )
 
     def variation(self) -> None:

@@ -117,7 +117,7 @@ def pick() -> Callable:
             if typed:
                 field.fill(typed)
             try:
-                page.get_by_role("option", name=name).first.click(timeout=1000 * each)
+                page.locator("li[role=option]").filter(has_text=name).first.click(timeout=1000 * each)
                 return
             except TimeoutError:
                 if time.monotonic() > until:

@@ -18,6 +18,7 @@ from studio.page.tabs import TABS
 from studio.page.text_to_image import tab as text_to_image
 from studio.page.video import tab as video
 from studio.ui.page_context import BESIDE, PageContext
+from studio.ui.settings_panel import DescribingBlocks, build_descriptions
 
 CLASSES = {
     "text_to_image": text_to_image.TextToImageTab,
@@ -42,7 +43,7 @@ class Built:
 def built(studio: Any) -> Built:
     """Every tab of the table, as the page builds them."""
     labels = {tab.key: tab.label for tab in TABS}
-    with gr.Blocks() as demo:
+    with DescribingBlocks() as demo:
         sessions = {key: gr.BrowserState(None, storage_key=key, secret="x") for key in (*labels, *BESIDE)}
         with gr.Tabs() as row:
             context, tabs = PageContext(demo, row, labels, sessions), {}
@@ -50,6 +51,7 @@ def built(studio: Any) -> Built:
                 with gr.Tab(key, id=key):
                     tabs[key] = CLASSES[key](studio, context)
         context.finish()
+        build_descriptions(demo)
     return Built(tabs, context)
 
 

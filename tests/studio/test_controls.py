@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import gradio as gr
 import pytest
@@ -14,7 +15,9 @@ from pipelines.core.types import Traits
 from pipelines.guidance import GUIDANCE
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
-from studio.ui.controls import build_method_controls, build_settings_controls, read_settings_values
+from studio.ui.controls import build_method_controls
+from studio.ui.settings_panel import DescribingBlocks, build_descriptions, build_single_panel, describe_settings
+from tests.studio.page_forms import shown as shown_after
 
 TABLES = (SAMPLERS, SCHEDULES, GUIDANCE, CACHES)
 METHODS = [pytest.param(table, key, id=f"{table.kind}-{key}") for table in TABLES for key in table]
@@ -52,17 +55,7 @@ def another(cls: type, field: dataclasses.Field):
 
 def shown(controls, updates=None):
     """The data an event would carry: each component's value, after updates."""
-    data = {component: component.value for component in {controls.method, *controls.fields}}
-    for component, update in (updates or {}).items():
-        if component in data and "value" in update:
-            data[component] = update["value"]
-    return data
-
-
-def through(component, value):
-    """A value as it comes back from the page."""
-    sent = component.postprocess(value)
-    return component.preprocess(sent)
+    return shown_after({controls.method, *controls.fields}, updates or {})
 
 
 @pytest.mark.parametrize(("table", "key"), METHODS)
@@ -80,32 +73,71 @@ def test_defaults_say_nothing_and_every_setting_comes_back(table, key):
 
 def test_each_kind_of_setting_survives_the_page():
     with gr.Blocks():
-        components = build_settings_controls(EveryKind, "t")
-    types = {name: type(component) for name, component in components.items()}
-    assert types == {
-        "flag": gr.Checkbox,
-        "count": gr.Slider,
-        "free": gr.Number,
-        "share": gr.Slider,
-        "open": gr.Number,
-        "mode": gr.Dropdown,
-        "text": gr.Textbox,
-    }
-    assert components["open"].label == "The open one"
+        panel = build_single_panel(EveryKind, "t")
     values = {field.name: another(EveryKind, field) for field in dataclasses.fields(EveryKind)}
-    data = {component: through(component, values[name]) for name, component in components.items()}
-    back = read_settings_values(components, data, EveryKind)
-    assert parse_settings(EveryKind, back) == EveryKind(**values)
+    assert panel.read({panel.component: json.loads(json.dumps(panel.show(values)[panel.component]))}) == values
+    assert parse_settings(EveryKind, values) == EveryKind(**values)
+    assert panel.show({"count": 3, "flag": True, "gone": 1}) == {panel.component: {}}
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
-def test_one_panel_is_open(table):
+def test_each_kind_of_setting_is_described_for_the_script():
+    described = {one.pop("name"): one for one in describe_settings(EveryKind)}
+    kinds = {name: (one["type"], one.get("slides"), one.get("step")) for name, one in described.items()}
+    assert kinds == {
+        "flag": ("check", None, None),
+        "count": ("number", True, 1),
+        "free": ("number", False, 1),
+        "share": ("number", True, 0.05),
+        "open": ("number", False, 1),
+        "mode": ("choice", None, None),
+        "text": ("text", None, None),
+    }
+    assert described["open"]["label"] == "The open one" and described["count"]["whole"]
+    assert described["mode"]["choices"] == [["a", "a"], ["b", "b"]] and described["text"]["help"] == "Text."
+
+
+def test_a_page_describes_each_table_once_for_all_its_forms():
+    with DescribingBlocks() as page:
+        first, second = build_method_controls(SAMPLERS, "a", choice="ddim"), build_method_controls(SAMPLERS, "b")
+        described = build_descriptions(page).value
+    assert list(described["kinds"]) == ["sampler"]
+    assert described["panels"] == {
+        "a-sampler-settings": {"kind": "sampler", "shown": first.method.value},
+        "b-sampler-settings": {"kind": "sampler", "shown": second.method.value},
+    }
+    assert [one["name"] for one in described["kinds"]["sampler"]["fields"]["ddim"]] == ["eta"]
+    assert described["kinds"]["sampler"]["helps"]["ddim"] == SAMPLERS["ddim"].help
+
+
+def test_two_tables_of_one_kind_are_refused():
+    with DescribingBlocks() as page:
+        build_method_controls(SAMPLERS, "a")
+        build_method_controls(Table("sampler", [Method("one", "One", lambda s: s, EveryKind)]), "b")
+        with pytest.raises(ValueError, match="'sampler'"):
+            build_descriptions(page)
+
+
+@pytest.mark.parametrize("value", [[], "eta", 1, {"ddim": [0.5]}, {"ddim": "eta"}])
+def test_what_does_not_come_from_the_page_is_refused(value):
     with gr.Blocks():
-        controls = build_method_controls(table, "t")
-    for key in table:
-        updates = controls.updates(key)
-        visible = {name for name, panel in controls.panels.items() if updates[panel]["visible"]}
-        assert visible == ({key} if key in controls.panels else set())
+        controls = build_method_controls(SAMPLERS, "t", choice="ddim")
+    with pytest.raises(TypeError):
+        controls.choice({controls.method: "ddim", controls.panel.component: value})
+
+
+def test_a_setting_that_is_hidden_or_no_longer_offered_is_taken_out():
+    table = Table("thing", [Method("one", "One", lambda s: s, EveryKind)])
+    with gr.Blocks():
+        controls = build_method_controls(table, "t", altered={})
+    panel = controls.panel
+    values = {"key": "one", "text": "gone.safetensors", "count": 5, "share": 0.7}
+    altered = {"one": {"text": {"choices": [("None", ""), ("here", "here")]}, "share": {"hidden": True}}}
+    assert panel.alter(altered) == {panel.altered: altered}
+    taken = {panel.altered: altered, panel.component: {"one": {"count": 5}}}
+    assert panel.alter(altered, controls.updates(values)) == taken
+    assert panel.alter(altered, panel.hide()) == {panel.altered: altered}
+    change = panel.change({panel.component: {"one": {"count": 5}}}, {"one": {"share": 0.7, "count": 3}})
+    assert change == {panel.component: {"one": {"share": 0.7}}}
 
 
 def test_what_does_not_fit_is_not_offered_and_not_kept():
@@ -135,5 +167,5 @@ def test_a_setting_at_its_default_of_another_method_is_left_alone():
     two = Table("thing", [Method("one", "One", lambda s: s, EveryKind), Method("two", "Two", lambda s: s)])
     with gr.Blocks():
         controls = build_method_controls(two, "t")
-    data = shown(controls) | {controls.settings["one"]["count"]: 5, controls.method: "two"}
+    data = shown(controls) | {controls.panel.component: {"one": {"count": 5}}, controls.method: "two"}
     assert controls.choice(data) == {"key": "two"}

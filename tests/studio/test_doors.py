@@ -33,7 +33,12 @@ FLAGS = ["--steps", "3", "--seed", "3", "--sampler", "ddim,eta=0.5", "--guidance
 OPENS_ON = "emoji-128"
 """The model that the page's first tab opens on."""
 FORM = {"steps": 3, "seed_mode": "fixed", "seed": "3"}
-METHODS = {"sampler": "ddim", "sampler_ddim_eta": 0.5, "guidance": "cfg", "guidance_cfg_guidance_scale": 5}
+METHODS = {
+    "sampler": "ddim",
+    "sampler_settings": {"ddim": {"eta": 0.5}},
+    "guidance": "cfg",
+    "guidance_settings": {"cfg": {"guidance_scale": 5}},
+}
 """PLAIN as a form holds it."""
 
 
@@ -120,8 +125,7 @@ ROWS = {
             },
             **{
                 "edit": "replace",
-                "edit_replace_cross_until": 0.3,
-                "edit_replace_self_until": 0.1,
+                "edit_settings": {"replace": {"cross_until": 0.3, "self_until": 0.1}},
                 "inversion": "edict",
             },
         },
@@ -170,7 +174,7 @@ ROWS = {
             **FORM,
             **METHODS,
             "variants": ["int8", "int4"],
-            "int4_group_size": 32,
+            "int4_settings": {"": {"group_size": 32}},
             "measure": False,
         },
         lambda _: ("quantize", [FOX, {"base": PLAIN, **QUANTIZED}]),

@@ -30,17 +30,21 @@ def test_arrows_make_points_that_are_read_back():
 def test_what_is_drawn_sets_the_method_that_is_chosen(tab, tmp_path):
     form, pointing = tab.edit_form, tab.edit_form.pointing
     Image.new("RGB", (64, 32), "red").save(tmp_path / "source.png")
-    data = {form.picture: str(tmp_path / "source.png"), form.edit.method: "move", pointing.points: ""}
+    panel = form.edit.panel
+    value = {"move": {"scale": 1.5}, "replace": {"blend": "fox"}}
+    data = {form.picture: str(tmp_path / "source.png"), form.edit.method: "move", panel.component: value}
 
     def take(text, **changes):
         return pointing.take({**data, pointing.drawn: text, **changes})
 
     moved = take("arrow 0.2 0.5 0.7 0.4 1")
-    assert moved[pointing.right] == 0.5 and moved[pointing.down] == -0.1
-    data[form.edit.method] = "dragon"
-    assert take("arrow 0.2 0.5 0.7 0.4 1")[pointing.points] == "0.20,0.50 > 0.70,0.40"
-    assert take("clear 2")[pointing.points] == "" and take("clear 2")[pointing.right] == 0
-    data[pointing.points] = "0.10,0.10 > 0.20,0.20; " * 21
+    assert panel.read(moved, "move") == {"scale": 1.5, "right": 0.5, "down": -0.1}
+    assert panel.read(moved, "replace") == {"blend": "fox"}
+    data |= {form.edit.method: "dragon", panel.component: moved[panel.component]}
+    assert panel.read(take("arrow 0.2 0.5 0.7 0.4 1"), "dragon") == {"points": "0.20,0.50 > 0.70,0.40"}
+    cleared = take("clear 2")
+    assert panel.read(cleared, "dragon") == {} and panel.read(cleared, "move") == {"scale": 1.5}
+    data[panel.component] = {"dragon": {"points": "0.10,0.10 > 0.20,0.20; " * 21}}
     assert "too many" in take("arrow 0 0 1 1 3")[tab.notice]
     data[form.edit.method] = "reprompt"
     assert "Move or resize" in take("arrow 0 0 1 1 3")[tab.notice]

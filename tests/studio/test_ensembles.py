@@ -117,16 +117,16 @@ def test_the_form_offers_what_fits_and_follows_the_model(studio):
         form.prompt("a fox"), form.model(), form.words(), form.steps(), form.seed(), form.size(), form.variation()
         form.loras(), form.ensemble(), form.wire()
     controls = form.methods["ensemble"]
-    second = controls.settings["composition"]["second"]
-    assert [key for _, key in second.choices] == ["", "emoji-128-flow"]
+    panel, keys = controls.panel, lambda altered: [key for _, key in altered["composition"]["second"]["choices"]]
+    assert keys(panel.altered.value) == ["", "emoji-128-flow"]
     data = {component: component.value for component in form.inputs}
     assert form.draft(data)["ensemble"] == {"key": "none"}
-    typed = {controls.method: "composition", second: "emoji-128-flow"}
+    typed = {controls.method: "composition", panel.component: {"composition": {"second": "emoji-128-flow"}}}
     assert form.draft({**data, **typed})["ensemble"] == compose()["ensemble"]
     shown = form.updates({"model": "emoji-128", **compose()})
-    assert shown[second]["value"] == "emoji-128-flow"
+    assert panel.read(shown, "composition")["second"] == "emoji-128-flow"
     moved = form.updates({"model": "emoji", **compose()})
-    assert moved[second]["value"] == "" and [key for _, key in moved[second]["choices"]] == [""]
+    assert "second" not in panel.read(moved, "composition") and keys(moved[panel.altered]) == [""]
 
 
 def test_directions_are_computed_kept_and_moved_along(studio):

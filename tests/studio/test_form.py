@@ -15,6 +15,7 @@ from studio.ui.form import FIXED, RANDOM, RequestForm
 from studio.ui.restore import read_settings
 from studio.ui.styles import STYLES, apply_style, list_fitting_styles
 from tests.browser.stand_in import FLOW, StandIn
+from tests.studio.page_forms import shown
 
 
 @pytest.fixture
@@ -35,13 +36,7 @@ def form(studio):
 
 
 def data_of(form, updates=()):
-    data = {component: component.value for component in form.inputs}
-    data |= {
-        component: update["value"]
-        for component, update in dict(updates).items()
-        if component in data and "value" in update
-    }
-    return data
+    return shown(form.inputs, dict(updates))
 
 
 # The form.

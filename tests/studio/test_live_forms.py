@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,9 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from pipelines.core.errors import StepwiseError
+from pipelines.edits import EDITS
+from pipelines.requests.limits import TABLES
+from pipelines.workflows.video import VIDEOS
 from studio.backend import Studio, StudioSettings
 from studio.page.page import build_page
 from studio.page.tabs import TABS
@@ -43,6 +47,17 @@ def page(tmp_path_factory):
     studio.close()
 
 
+def list_panels(form):
+    """The form's fields that hold settings of methods, with the chosen method and one of its settings."""
+    panels = {}
+    for kind, table in {**TABLES, "video": VIDEOS, "edit": EDITS}.items():
+        chosen = dict(zip(form.names, form.values, strict=True)).get(kind)
+        fields = dataclasses.fields(table[chosen].settings) if chosen in table else ()
+        if fields and f"{kind}_settings" in form.names:
+            panels[f"{kind}_settings"] = chosen, fields[0].name
+    return panels
+
+
 def ask(client, tab, values, **more):
     return client.post(f"/stepwise/{tab}/run", content=json.dumps({"values": values, **more}))
 
@@ -53,7 +68,8 @@ def test_every_run_button_of_the_page_has_its_form(page):
     assert {tab.key for tab in TABS} - {*found} == {"gallery", "models"}
     assert [found[tab].reader is not None for tab in RUNS] == [False] * len(RUNS) and found["edit"].reader is not None
     assert all(len(form.names) == len(set(form.names)) for form in found.values())
-    assert all(len(found[tab].names) > 80 for tab in (*RUNS, "edit"))
+    assert all(len(found[tab].names) > 20 for tab in (*RUNS, "edit"))
+    assert all(len(list_panels(found[tab])) >= 2 for tab in ("text_to_image", "animate", "quantize"))
     with pytest.raises(StepwiseError, match="no field"):
         found["animate"].filled(nonsense=1)
 
@@ -62,9 +78,14 @@ def test_every_run_button_of_the_page_has_its_form(page):
 def test_an_untouched_form_is_taken_and_with_any_one_odd_value_at_most_refused(page, tab):
     found, client = page
     form = found[tab]
+    panels = list_panels(form)
     assert ask(client, tab, form.filled()).status_code == 200
     for place, name in enumerate(form.names):
-        for odd in ODD[place % 2 :: 2]:
+        odd_values = ODD[place % 2 :: 2]
+        if name in panels:  # its value is settings by method
+            method, setting = panels[name]
+            odd_values += [{method: odd} for odd in odd_values] + [{method: {setting: odd}} for odd in ODD]
+        for odd in odd_values:
             answer = ask(client, tab, form.filled(**{name: odd}), owner=odd)
             assert answer.status_code in (200, 422), (name, odd, answer.text[:200])
             assert answer.status_code == 200 or answer.json()["detail"].endswith("."), (name, odd, answer.text)

@@ -253,6 +253,6 @@ def test_simulated_recipes_stand_apart_and_come_back_from_a_link(tab):
     choices = [{"key": "int8"}, {"key": "vidit_q", "smoothing": 0.5}]
     updates = tab._receive({"quantize": {"variants": choices}})
     assert updates[tab.variants] == ["int8"] and updates[tab.recipes] == ["vidit_q"]
-    assert updates[tab.settings["vidit_q"]["smoothing"]] == 0.5
+    assert tab.settings["vidit_q"].read(updates) == {"smoothing": 0.5}
     data = {tab.variants: ["int8"], tab.recipes: ["vidit_q"]}
     assert tab._list_chosen(data) == ["int8", "vidit_q"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
+from pipelines.core.registry import parse_settings
 from pipelines.core.types import Choice
 from pipelines.quantizers import QUANTIZERS, Machine
 from studio.page.quantize.presets import PRESETS, choose_preset, read_measured
@@ -56,5 +55,5 @@ def test_a_click_chooses_the_quantizer_with_its_settings_and_says_what_was_measu
     best = choose_preset("four", "sd", Machine("cpu"), read_measured()).choice
     assert updates[tab.variants] == [best.key] == ["calibrated"] and "Measured on emoji-128," in updates[tab.notice]
     settings = QUANTIZERS.build(best).settings
-    assert {name: updates[field] for name, field in tab.settings[best.key].items()} == dataclasses.asdict(settings)
+    assert parse_settings(type(settings), tab.settings[best.key].read(updates)) == settings
     assert updates.keys() <= {tab.notice, *tab._tab_components}

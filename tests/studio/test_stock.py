@@ -20,6 +20,7 @@ from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
 from studio.tasks.stock import build_arguments
 from studio.ui.form import TABLES, RequestForm
+from tests.studio.page_forms import shown as shown_after
 from tests.studio.waiting import ended
 
 REQUEST = {"model": "other", "prompt": "a red fox", "num_inference_steps": 3, "seed": 5}
@@ -126,12 +127,11 @@ def test_only_what_a_stock_model_takes_is_offered(studio):
             form.method(name)
         form.variation(), form.loras(), form.wire()
     updates = form.updates({"model": "other"})
-    data = {component: component.value for component in form.inputs}
-    data |= {one: update["value"] for one, update in updates.items() if one in data and "value" in update}
+    data = shown_after(form.inputs, updates)
     for name in OURS:
         shown = updates[form.methods[name].method]
         assert shown["choices"] == [] and shown["visible"] is False
-        assert not any(updates[panel]["visible"] for panel in form.methods[name].panels.values())
+        assert updates[form.methods[name].panel.component] is None
     draft = form.draft(data)
     assert not set(OURS) & form.request(draft).keys()
     assert studio.submit("text_to_image", {**form.request(draft), "num_inference_steps": 1})

@@ -28,12 +28,13 @@ def test_guidance_is_offered_as_the_pipeline_reads_it(tab, model):
     assert entry.key == model
     known = VIDEO_MODELS.get(entry.pipeline)
     our_loop = model in ("emoji", "animatediff", "emoji-128-motion")
-    rescale = tab.form.methods["guidance"].settings["cfg"]["guidance_rescale"]
-    true = tab.method.settings["pipeline"]["true_guidance_scale"]
+    guidance, method = tab.form.methods["guidance"].panel, tab.method.panel
     updates = tab.updates({"form": {"model": model}, "method": {"key": tab.method.table.fitting(entry)[0].key}})
-    assert updates[rescale]["visible"] == (our_loop or known.rescales)
-    assert updates[rescale]["value"] == (0.7 if model == "ltx-2" else 0)
-    assert updates[true]["visible"] == bool(known and known.true_guidance)
+    hidden = updates[guidance.altered]["cfg"]["guidance_rescale"]["hidden"]
+    assert hidden == (not (our_loop or known.rescales))
+    assert guidance.read(updates, "cfg").get("guidance_rescale", 0) == (0.7 if model == "ltx-2" else 0)
+    hidden = updates[method.altered]["pipeline"]["true_guidance_scale"]["hidden"]
+    assert hidden == (not (known and known.true_guidance))
 
 
 @pytest.mark.parametrize("model", ["wan21-1.3b", "ltx-video", "hunyuan-video"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +14,12 @@ from studio.page.compare.learn_plot import EMPTY, USES, learn_view
 from studio.results.search import COMPARISON
 from studio.ui import markup, presentation
 from studio.ui.component_data import Data
-from studio.ui.controls import (
-    PLUMBING,
-    build_elem_id,
-    build_method_controls,
-    build_settings_controls,
-    read_settings_values,
-)
+from studio.ui.controls import PLUMBING, build_elem_id, build_method_controls
 from studio.ui.form import RequestForm
 from studio.ui.live_routes import LiveTab, Parts
 from studio.ui.page_context import PageContext
 from studio.ui.running_tab import Form, RunningTab
+from studio.ui.settings_panel import build_single_panel
 
 if TYPE_CHECKING:
     from studio.backend import Studio
@@ -84,8 +78,7 @@ class LearnPanel(RunningTab):
                 for label in PRESETS
             }
         self.learner = build_method_controls(LEARNERS, "cmp-learn", label="Method")
-        with gr.Row():
-            self.pictures = build_settings_controls(PictureSettings, "cmp-learn")
+        self.pictures = build_single_panel(PictureSettings, "cmp-learn")
         self.prompts = gr.Textbox(
             "",
             label="Prompts",
@@ -103,11 +96,11 @@ class LearnPanel(RunningTab):
 
     def wire(self) -> None:
         """Connect the buttons, once the shared settings stand."""
-        inputs = {self.prompts, *self.pictures.values(), self.learner.method, *self.learner.fields}
-        outputs = {self.prompts, *self.pictures.values(), *self.learner.outputs}
+        inputs = {self.prompts, self.pictures.component, self.learner.method, *self.learner.fields}
+        outputs = {self.prompts, self.pictures.component, *self.learner.outputs}
         form = Form({*self.form.inputs, *inputs}, self._read, outputs, self._refill, draft=self._typed, typed=inputs)
         self._wire_run(form, LiveTab(KEY, form.read, self._build_renderer))
-        settings: Any = {*self.pictures.values(), *self.learner.outputs}
+        settings: Any = {self.pictures.component, *self.learner.outputs}
         for button, label in self.presets.items():
             button.click(lambda label=label: self._fill_preset(*PRESETS[label]), outputs=settings, **PLUMBING)
         self.context.run_later(self._wire_uses)
@@ -133,8 +126,7 @@ class LearnPanel(RunningTab):
 
     def _fill_preset(self, learner: Mapping[str, object], pictures: Mapping[str, int]) -> Data:
         """Show a preset: its learner with its settings, and the pictures'; the others as by default."""
-        values = {field.name: field.default for field in dataclasses.fields(PictureSettings)} | {**pictures}
-        return {**self.learner.updates(learner), **{part: values[name] for name, part in self.pictures.items()}}
+        return {**self.learner.updates(learner), **self.pictures.show(pictures)}
 
     def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
         panel_values = self._typed(data)
@@ -148,16 +140,17 @@ class LearnPanel(RunningTab):
         return {
             "learner": self.learner.choice(data),
             "prompts": data[self.prompts] or "",
-            "pictures": read_settings_values(self.pictures, data, PictureSettings),
+            "pictures": self.pictures.read(data),
         }
 
     def _refill(self, draft: object) -> Data:
         if not isinstance(draft, Mapping) or not draft.keys() >= {"learner", "prompts", "pictures"}:
             return {}
-        picture_values: Data = {
-            self.pictures[name]: value for name, value in draft["pictures"].items() if name in self.pictures
+        return {
+            self.prompts: draft["prompts"],
+            **self.pictures.show(draft["pictures"]),
+            **self.learner.updates(draft["learner"]),
         }
-        return {self.prompts: draft["prompts"], **picture_values, **self.learner.updates(draft["learner"])}
 
     @staticmethod
     def _build_renderer(job: Job) -> Callable[[View], Parts]:

@@ -242,7 +242,7 @@ class EditForm:
     def crop_inputs(self) -> set[Any]:
         """What the part that is drawn depends on."""
         sides = {self.base.fields[name] for name in ("width", "height")}
-        return {self.picture, self.mask, self.edit.method, *self.edit.settings["inpaint"].values(), *sides}
+        return {self.picture, self.mask, self.edit.method, *self.edit.fields, *sides}
 
     def switch_panels(self, edit: str) -> Data:
         """Show the panels of inversion and reference where this edit has them, and open the mask where it takes one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -92,11 +93,9 @@ class Pointing:
     def wire(self, form: Any, notice: gr.HTML) -> None:
         """Connect what was drawn to the form's settings."""
         self.form, self.notice = form, notice
-        settings = form.edit.settings
-        self.right, self.down = settings["move"]["right"], settings["move"]["down"]
-        self.points = settings["dragon"]["points"]
-        outputs = in_order([self.right, self.down, self.points, notice])
-        inputs = {self.drawn, form.picture, form.edit.method, self.points}
+        self.panel = form.edit.panel
+        outputs = in_order([self.panel.component, notice])
+        inputs = {self.drawn, form.picture, form.edit.method, self.panel.component}
         self.done.click(self.take, inputs, outputs, **PLUMBING)
         self.mask.change(None, [self.mask], js=f"(text) => window.stepwise.showMask({self._tab!r}, text)", **PLUMBING)
 
@@ -106,18 +105,21 @@ class Pointing:
         if gesture is None or not data[self.form.picture]:
             return {self.notice: gr.skip()}
         if gesture.tool == "clear":
-            return {self.right: 0.0, self.down: 0.0, self.points: "", self.notice: ""}
+            return self._set(data, {"move": {"right": 0.0, "down": 0.0}, "dragon": {"points": ""}})
         return self._add_arrow(data, gesture)
 
     def _add_arrow(self, data: Data, gesture: Gesture) -> Data:
         method = data[self.form.edit.method]
         if method == "move":
             right, down = gesture.to_x - gesture.x, gesture.to_y - gesture.y
-            return {self.right: round(right, 2), self.down: round(down, 2), self.notice: ""}
+            return self._set(data, {"move": {"right": round(right, 2), "down": round(down, 2)}})
         if method != "dragon":
             text = "Arrows are for Move or resize and for DragonDiffusion. Choose one of them as the edit method."
             return {self.notice: markup.notice(text, "news")}
-        text = add_points(data[self.points] or "", gesture)
+        text = add_points(self.panel.read(data, "dragon").get("points", ""), gesture)
         if len(text) > _MOST_TEXT:
             return {self.notice: markup.notice("These are too many arrows. Clear them first.")}
-        return {self.points: text, self.notice: ""}
+        return self._set(data, {"dragon": {"points": text}})
+
+    def _set(self, data: Data, changes: Mapping[str, Mapping[str, Any]]) -> Data:
+        return {**self.panel.change(data, changes), self.notice: ""}

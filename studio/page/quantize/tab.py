@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from studio.page.quantize.presets import PRESETS, choose_preset, read_measured
 from studio.page.quantize.saving import SavingRow
 from studio.ui import markup, presentation
 from studio.ui.component_data import Data
-from studio.ui.controls import PLUMBING, build_elem_id, build_settings_controls, read_settings_values
+from studio.ui.controls import PLUMBING, build_elem_id
 from studio.ui.deep_links import TabSettings, copy_link
 from studio.ui.example_chips import finished_grid
 from studio.ui.form import FIXED, RequestForm
@@ -29,6 +28,7 @@ from studio.ui.outputs import in_order
 from studio.ui.page_context import PageContext, Receiver
 from studio.ui.results_route import find_address
 from studio.ui.running_tab import Form, RunningTab
+from studio.ui.settings_panel import SettingsPanel, build_single_panel
 from studio.ui.tab_settings import Chosen, ChosenSeveral, Flag, Setting
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class QuantizeTab(RunningTab):
             elem_id="qz-peak",
             info="Each in a process of its own: some ten seconds each.",
         )
-        self.settings: dict[str, Mapping[str, Any]] = {}
+        self.settings: dict[str, SettingsPanel] = {}
         with gr.Accordion("Settings of the methods", open=False, elem_classes="sw-expert"):
             for method in QUANTIZERS.values():
                 if method.settings is not NoSettings and not method.fit(self.machine) and method.key not in SIMULATED:
@@ -152,14 +152,19 @@ class QuantizeTab(RunningTab):
         form.wire()
 
     def _build_method_settings(self, method: Method[Quantizer]) -> None:
-        self.settings[method.key] = build_settings_controls(method.settings, build_elem_id("qz", method.key))
+        self.settings[method.key] = build_single_panel(method.settings, build_elem_id("qz", method.key))
 
     # Events.
 
     @property
     def _tab_components(self) -> set[Component]:
-        fields = {one for components in self.settings.values() for one in components.values()}
-        return {self.variants, self.recipes, self.measure, self.peak, *fields}
+        return {
+            self.variants,
+            self.recipes,
+            self.measure,
+            self.peak,
+            *(panel.component for panel in self.settings.values()),
+        }
 
     def _wire(self) -> None:
         inputs, outputs = {*self.form.inputs, *self._tab_components}, {*self.form.outputs, *self._tab_components}
@@ -185,10 +190,7 @@ class QuantizeTab(RunningTab):
 
     def _read_linked(self, data: Data) -> dict[str, Any]:
         """The tab's own settings as the task takes them."""
-        settings = {
-            key: read_settings_values(components, data, QUANTIZERS[key].settings)
-            for key, components in self.settings.items()
-        }
+        settings = self._read_settings(data)
         variants = [{"key": key, **settings.get(key, {})} for key in self._list_chosen(data)]
         return {"variants": variants, "measure": data[self.measure], "peak": data[self.peak]}
 
@@ -211,19 +213,21 @@ class QuantizeTab(RunningTab):
             "variants": self._list_chosen(data),
             "measure": data[self.measure],
             "peak": data[self.peak],
-            "settings": {
-                key: read_settings_values(components, data, QUANTIZERS[key].settings)
-                for key, components in self.settings.items()
-            },
+            "settings": self._read_settings(data),
         }
+
+    def _read_settings(self, data: Data) -> dict[str, dict[str, Any]]:
+        """What each method's settings differ in from their defaults, by the method's key."""
+        return {key: panel.read(data) for key, panel in self.settings.items()}
 
     def _refill(self, draft: Any) -> Data:
         """Component to update that shows a remembered draft; nothing for one that cannot be read."""
         try:
             updates = self.form.updates({**draft["form"], "batch_size": 1, "loras": []})
             variants = [key for key in draft["variants"] if key in QUANTIZERS]
-            for key, components in self.settings.items():
-                updates |= {components[name]: value for name, value in draft["settings"].get(key, {}).items()}
+            updates |= {
+                panel.component: panel.show(draft["settings"].get(key, {})) for key, panel in self.settings.items()
+            }
             updates |= self._show_chosen(variants)
             return updates | {self.measure: draft["measure"], self.peak: draft["peak"]}
         except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or by hand
@@ -239,9 +243,8 @@ class QuantizeTab(RunningTab):
             return updates
         updates |= self._show_chosen([choice["key"] for choice in settings["variants"]])
         for choice in settings["variants"]:
-            fields = dataclasses.fields(QUANTIZERS[choice["key"]].settings)
-            components = self.settings.get(choice["key"], {})
-            updates |= {components[one.name]: choice.get(one.name, one.default) for one in fields}
+            if panel := self.settings.get(choice["key"]):
+                updates |= panel.show(choice)
         return updates
 
     def _apply_preset(self, key: str, data: Data) -> Data:
@@ -250,9 +253,8 @@ class QuantizeTab(RunningTab):
         preset = choose_preset(key, entry.family if entry else "", self.machine, read_measured())
         if preset is None:
             return {self.notice: markup.notice("Nothing that was measured for this kind of model can run here.")}
-        fields = dataclasses.fields(QUANTIZERS[preset.choice.key].settings)
-        components = self.settings.get(preset.choice.key, {})
-        updates: Data = {components[one.name]: preset.choice.settings.get(one.name, one.default) for one in fields}
+        panel = self.settings.get(preset.choice.key)
+        updates: Data = panel.show(preset.choice.settings) if panel else {}
         updates |= self._show_chosen([preset.choice.key])
         return {**updates, self.notice: markup.notice(preset.sentence, "news")}
 

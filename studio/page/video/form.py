@@ -27,7 +27,7 @@ from studio.ui.presentation import format_duration, format_file_size
 if TYPE_CHECKING:
     from studio.backend import Studio
 
-__all__ = ["ClipForm", "build_plan_markup", "find_uploaded", "show_if_taken"]
+__all__ = ["ClipForm", "build_plan_markup", "find_uploaded"]
 
 
 class ClipForm(RequestForm):
@@ -53,9 +53,10 @@ class ClipForm(RequestForm):
         hidden."""
         updates = super().updates(values, current)
         if entry := self._find_entry(values.get("model")):
-            rescale = self.methods["guidance"].settings["cfg"]["guidance_rescale"]
             takes = entry.kind != "video" or entry.pipeline == "AnimateDiffPipeline" or video_model(entry).rescales
-            updates[rescale] = show_if_taken(takes, updates.get(rescale), 0.0)
+            updates |= self.methods["guidance"].panel.alter(
+                {"cfg": {"guidance_rescale": {"hidden": not takes}}}, updates
+            )
         return updates
 
     @property
@@ -68,11 +69,6 @@ class ClipForm(RequestForm):
     def get_entry(self, key: object) -> CatalogEntry:
         """Return the catalog's line of a model that is offered; the first for any other."""
         return self._find_entry(key) or self.first
-
-
-def show_if_taken(takes: bool, update: Any, unset: Any) -> dict[str, Any]:
-    """Return a field's update that also shows it, or hides it with the value that asks for nothing."""
-    return {**(update or gr.update()), "visible": takes, **({} if takes else {"value": unset})}
 
 
 def _add_model_defaults(entry: CatalogEntry) -> CatalogEntry:

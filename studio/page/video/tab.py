@@ -20,7 +20,6 @@ from studio.page.video.form import (
     build_plan_markup,
     find_uploaded,
     open_first_frame,
-    show_if_taken,
 )
 from studio.page.video.keys import MOST, build_key_rows
 from studio.page.video.viewer import ClipRenderer, build_video_viewer
@@ -91,12 +90,12 @@ class VideoTab(RunningTab):
     def _build_settings(self) -> None:
         form, entry = self.form, self.form.first
         form.model()
-        self.method = build_method_controls(VIDEOS, "vid", label="Method", traits=entry)
+        self.method = build_method_controls(VIDEOS, "vid", label="Method", traits=entry, altered={})
         self.clip = ClipChoices(self.studio, entry)
         form.steps()
         form.seed()
         with gr.Accordion("Guidance", open=False, elem_classes="sw-expert"):
-            form.method("guidance")
+            form.method("guidance", {})
         with gr.Accordion("Negative prompt", open=False):
             form.words()
             form.fields["style"].visible = False
@@ -215,8 +214,8 @@ class VideoTab(RunningTab):
         method_key = method["key"] if method else VIDEOS.fitting(entry)[0].key
         walks = gr.update(visible=method_key == WALK)
         updates = self.method.updates(method, entry)
-        true_scale = self.method.settings["pipeline"]["true_guidance_scale"]
-        updates[true_scale] = show_if_taken(video_model(entry).true_guidance, updates.get(true_scale), 1.0)
+        takes = video_model(entry).true_guidance
+        updates |= self.method.panel.alter({"pipeline": {"true_guidance_scale": {"hidden": not takes}}}, updates)
         return {**updates, **self.clip.build_model_updates(entry), self.keys.section: walks}
 
     def updates(self, draft: Mapping[str, Any]) -> Data:
