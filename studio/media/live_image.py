@@ -9,10 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["build_contact_sheet", "encode_file_url", "encode_jpeg", "encode_picture_url", "encode_png_url"]
+__all__ = [
+    "build_contact_sheet",
+    "encode_file_url",
+    "encode_icon_url",
+    "encode_jpeg",
+    "encode_picture_url",
+    "encode_png_url",
+]
 
 QUALITY = 78
 LARGEST, SMALLEST = 512, 192
+_ICON = 48
 _CRISP = 128
 """Pixels of the longer side up to which a picture travels as a PNG as it is, and the browser enlarges it."""
 
@@ -54,6 +62,16 @@ def encode_file_url(path: Path) -> str:
     """Encode a picture file as it is as a data URL: for small ones that belong to the page itself."""
     kind = {".webp": "webp", ".png": "png", ".jpg": "jpeg"}[path.suffix]
     return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def encode_icon_url(path: Path) -> str:
+    """Encode a picture file, of a clip its first frame, as a data URL of at most 48 pixels a side: for a button."""
+    with Image.open(path) as picture:
+        icon = picture.convert("RGB")
+    icon.thumbnail((_ICON, _ICON))
+    buffer = io.BytesIO()
+    icon.save(buffer, "WEBP", quality=75)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def build_contact_sheet(pictures: np.ndarray) -> np.ndarray:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import gradio as gr
 
-from studio.media.live_image import encode_file_url
+from studio.media.live_image import encode_file_url, encode_icon_url
 from studio.ui import markup
 from studio.ui.controls import build_elem_id
 
@@ -37,9 +37,13 @@ class ShownExample(Protocol):
 
 
 def build_chip(prefix: str, example: ShownExample) -> gr.Button:
-    """Build an example's button, in the present layout context."""
+    """Build an example's button, in the present layout context.
+
+    Its picture comes with the page: as a file it would wait behind all that a page asks the server while it loads.
+    """
     identity = build_elem_id(prefix, "example", example.key)
-    return gr.Button(example.label, icon=str(example.result), size="sm", min_width=0, elem_id=identity)
+    icon: Any = {"path": example.result.name, "url": encode_icon_url(example.result)}
+    return gr.Button(example.label, icon=icon, size="sm", min_width=0, elem_id=identity)
 
 
 def finished_example(prefix: str, example: ShownExample, alt: str, title: str, text: str) -> str:
