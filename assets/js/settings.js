@@ -50,10 +50,10 @@
       box.addEventListener("change", () => set(box.checked));
       return { box, show: (value) => { box.checked = value === true; } };
     },
-    choice(field, id, set) {
+    choice(field, id, set, trigger) {
       const box = make("select", { id, className: "sw-field-box" });
       let choices = [], labels = "";
-      box.addEventListener("change", () => set(choices[box.selectedIndex][1]));
+      box.addEventListener("change", () => { set(choices[box.selectedIndex][1]); trigger("select"); });
       const show = (value, offered) => {
         const isHere = offered.some(([, one]) => one === value);
         choices = isHere ? offered : [...offered, [`${value} (not here)`, value]];  // the run says so
@@ -70,8 +70,8 @@
     },
   };
 
-  function drawField(field, id, set) {
-    const { box, range, show } = CONTROLS[field.type](field, `${id}-input`, set);
+  function drawField(field, id, set, trigger) {
+    const { box, range, show } = CONTROLS[field.type](field, `${id}-input`, set, trigger);
     const help = field.help ? make("p", { id: `${id}-help`, className: "sw-field-help", textContent: field.help }) : null;
     if (help) for (const one of [box, range]) one?.setAttribute("aria-describedby", help.id);
     const label = make("label", { htmlFor: box.id, textContent: field.label });
@@ -109,7 +109,7 @@
       const now = [key, ...list.map(({ name }) => name)].join(" ");
       if (now !== names) {
         names = now;
-        controls = list.map((field) => drawField(field, idOf(key, field.name), (value) => set(key, field, value)));
+        controls = list.map((field) => drawField(field, idOf(key, field.name), (value) => set(key, field, value), trigger));
         place.replaceChildren(...controls.map(({ element: one }) => one));
       }
       list.forEach(({ name, value, choices }, at) => controls[at].show(values[key]?.[name] ?? value, choices));

@@ -57,6 +57,8 @@ class RequestForm(FormSections):
                 outputs=in_order(sliders.panel.outputs),
                 **PLUMBING,
             )
+        if "ensemble" in self.methods:
+            self._wire_sizes()
         names = self.lora.names
         names.focus(
             lambda key: gr.update(choices=self.studio.loras(key) if key in self.studio.catalog else []),
@@ -68,6 +70,27 @@ class RequestForm(FormSections):
         # chooses "fixed" when somebody types or pastes a seed (assets/js/forms.js).
         rolled = f"() => {{ {self.hold_seed} return [String(Math.floor(Math.random() * {SEEDS_DRAWN})), {FIXED!r}]; }}"
         self.roll.click(None, outputs=[seed, mode], js=rolled, **PLUMBING)
+
+    def _wire_sizes(self) -> None:
+        """Have the sizes step by what all chosen models draw, once others stand beside the first."""
+        ensemble, sides = self.methods["ensemble"], [self.fields[side] for side in SIDES]
+
+        def fit(data: Data) -> Data:
+            entry = self._find_entry(data[self.model_field]) or self.first
+            companions = self._find_companions(ensemble.choice(data))
+            step = self._sides_allowed(entry, 0, companions)[-1]
+            near = {side: max(step, round(data[side] / step) * step) for side in sides}
+            return {side: self._build_size_update(entry, near[side], companions) for side in sides}
+
+        changes = [ensemble.method.input, ensemble.panel.component.select]  # pressed by a person
+        inputs = {self.model_field, ensemble.method, *ensemble.fields, *sides}
+        gr.on(changes, fit, inputs=inputs, outputs=sides, **PLUMBING)
+
+    def _find_companions(self, choice: object) -> list[CatalogEntry]:
+        """The models that a choice of several puts beside the first."""
+        settings = Choice.parse(choice).settings if choice else {}
+        found = [self._find_entry(settings.get(name)) for name in ("second", "third")]
+        return [entry for entry in found if entry]
 
     @property
     def hold_seed(self) -> str:
@@ -176,7 +199,9 @@ class RequestForm(FormSections):
                 updates |= self.methods[name].panel.alter(offered, updates)
         updates |= {fields[name]: gr.update(value=values[name]) for name in PLAIN & values.keys()}
         updates |= {fields[name]: gr.update(value=str(values[name])) for name in SEEDS if name in values}
-        updates |= {fields[name]: self._build_size_update(entry, values[name]) for name in SIDES if values.get(name)}
+        beside = self._find_companions(values.get("ensemble"))
+        sizes = {name: values[name] for name in SIDES if values.get(name)}
+        updates |= {fields[name]: self._build_size_update(entry, side, beside) for name, side in sizes.items()}
         if values.get("prompt_weighting") in WEIGHTINGS:
             updates[fields["prompt_weighting"]] = gr.update(value=values["prompt_weighting"])
         if values.get("style") in STYLES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
@@ -261,8 +262,8 @@ class FormSections:
     def _find_entry(self, key: object) -> CatalogEntry | None:
         return next((entry for entry in self.models if entry.key == key), None)
 
-    def _build_size_update(self, entry: CatalogEntry, side: int) -> Any:
-        low, high, step = self._sides_allowed(entry, side)
+    def _build_size_update(self, entry: CatalogEntry, side: int, companions: Sequence[CatalogEntry] = ()) -> Any:
+        low, high, step = self._sides_allowed(entry, side, companions)
         return gr.update(value=side, minimum=low, maximum=high, step=step)
 
     def size_multiple(self, entry: CatalogEntry) -> int:
@@ -270,12 +271,14 @@ class FormSections:
         base = self._find_entry(entry.quantized.base) if entry.quantized else None
         return size_multiple(base or entry)
 
-    def _sides_allowed(self, entry: CatalogEntry, side: int) -> tuple[int, int, int]:
-        """Ends and step of a size slider, which counts from its lower end.
+    def _sides_allowed(
+        self, entry: CatalogEntry, side: int, companions: Sequence[CatalogEntry] = ()
+    ) -> tuple[int, int, int]:
+        """Ends and step of a size slider, which counts from its lower end: sizes that all these models draw.
 
         It ends at four times the model's own size, past which no model draws one picture.
         """
-        step, limits = self.size_multiple(entry), self.studio.limits
+        step, limits = math.lcm(*map(self.size_multiple, (entry, *companions))), self.studio.limits
         own = max(self._get_default_side(entry, name) for name in SIDES)
         low = step * math.ceil(limits.min_side / step)
         return low, min(limits.max_side, max(4 * own, side)) // step * step, step

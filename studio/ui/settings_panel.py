@@ -131,7 +131,7 @@ class SettingsPanel:
             altered: what is otherwise; all that was so before is as described again.
             updates: those that are shown in the same event: what they set that is hidden or not offered is taken out.
         """
-        shown = dict.fromkeys([self.altered] if self.altered else [], altered)
+        shown: Data = {self.altered: altered} if self.altered else {}
         if not (updates and updates.get(self.component)):
             return shown
         taken = {
@@ -212,7 +212,7 @@ def _build_panel(
         elem_id=identity,
         elem_classes="sw-method-settings",
     )
-    holder = None if altered is None else gr.JSON(altered, visible=False, elem_id=f"{identity}-altered")
+    holder = None if altered is None else gr.JSON(dict(altered), visible=False, elem_id=f"{identity}-altered")
     if holder is not None:
         show = f"(altered) => stepwise.alterSettings({identity!r}, altered)"
         holder.change(None, holder, js=show, queue=False, show_progress="hidden", api_visibility="private")

@@ -112,7 +112,7 @@ def test_sizes_are_those_that_every_model_draws(studio):
 
 
 def test_the_form_offers_what_fits_and_follows_the_model(studio):
-    with gr.Blocks():
+    with gr.Blocks() as page:
         form = RequestForm(studio, "e", first="emoji-128")
         form.prompt("a fox"), form.model(), form.words(), form.steps(), form.seed(), form.size(), form.variation()
         form.loras(), form.ensemble(), form.wire()
@@ -125,6 +125,11 @@ def test_the_form_offers_what_fits_and_follows_the_model(studio):
     assert form.draft({**data, **typed})["ensemble"] == compose()["ensemble"]
     shown = form.updates({"model": "emoji-128", **compose()})
     assert panel.read(shown, "composition")["second"] == "emoji-128-flow"
+    width = form.fields["width"]
+    linked = [form.updates({**one, "width": 128}, "emoji-128")[width]["step"] for one in (compose(), {})]
+    assert linked == [16, 8]
+    (fit,) = [event.fn for event in page.fns.values() if (panel.component._id, "select") in event.targets]
+    assert [fit({**data, **typed, width: side})[width]["value"] for side in (136, 120, 128)] == [128, 128, 128]
     moved = form.updates({"model": "emoji", **compose()})
     assert "second" not in panel.read(moved, "composition") and keys(moved[panel.altered]) == [""]
 
