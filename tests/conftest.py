@@ -10,9 +10,16 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "pipelines"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the browser's files first: they are the longest, and with several workers none waits for them at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "browser")

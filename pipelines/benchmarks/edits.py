@@ -136,7 +136,7 @@ def _format_median(values: Sequence[float | None], form: str) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command's flags."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmark edits", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=198, help=f"in turn of the kinds {', '.join(EDIT_KINDS)}")
+    parser.add_argument("--pairs", type=int, default=207, help=f"in turn of the kinds {', '.join(EDIT_KINDS)}")
     parser.add_argument("--cases", metavar="FROM:TO", help="of the pairs these only, so that many go in parts")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="of outcomes; what it holds is not measured again")
     parser.add_argument("--kinds", nargs="+", choices=EDIT_KINDS, default=EDIT_KINDS, help="pairs of these kinds only")

@@ -77,7 +77,8 @@ def format_figure(figures: Mapping[str, Any], name: str) -> float | str:
     value = figures[name]
     if value is None:
         return "inf" if name.endswith("psnr") else ""
-    return round(float(value), 4)
+    rounded: float = round(value, 4)  # a whole number stays one
+    return rounded
 
 
 class CompareEdits:
