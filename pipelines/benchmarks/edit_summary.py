@@ -59,6 +59,7 @@ def write_best(summary: Mapping[str, Any]) -> str:
             continue
         most = max(right / tried for _, (right, tried, _) in rows)
         best = [(line, found) for line, found in rows if found[0] / found[1] == most]
+        best.sort(key=lambda item: -item[1][1])  # the surest first
         if most == 0:
             items.append(f"- **{kind}**: no method got one of {best[0][1][1]} pairs right.")
             continue
