@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlencode
 
@@ -321,3 +322,19 @@ def test_a_tabs_own_settings_are_not_believed(page, real, query, values, words):
 def test_what_names_a_file_a_model_or_a_run_is_no_tabs_setting(page):
     for receiver in page.context.receive.values():
         assert not {"model", "picture", "mask", "first_frame", "loras", "job", "keep", "run"} & receiver.settings.keys()
+
+
+@pytest.mark.parametrize("key", ["text_to_image", "animate", "quantize"])
+def test_what_the_browser_remembers_of_a_tab_comes_back_with_its_settings(page, key):
+    """A draft goes through the browser as JSON; a quantizer's settings once made the answer one that is none."""
+    tab = page.tabs[key]
+    values = {"prompt": "an owl", "num_inference_steps": 9, "sampler": {"key": "ddim", "eta": 0.5}}
+    typed = tab.form.updates(values) | (tab.settings["int4"].show({"group_size": 16}) if key == "quantize" else {})
+    before = standing(page, typed)
+    draft, values = tab._read(before)
+    updates = tab._refill(json.loads(json.dumps(draft)))
+    json.dumps([update for part, update in updates.items() if part is not None])
+    after = standing(page, updates)
+    assert {**tab._read(after)[1], "seed": 0, "base": 0} == {**values, "seed": 0, "base": 0}
+    if key == "quantize":
+        assert tab._read(after)[0]["settings"]["int4"] == {"group_size": 16}

@@ -225,9 +225,8 @@ class QuantizeTab(RunningTab):
         try:
             updates = self.form.updates({**draft["form"], "batch_size": 1, "loras": []})
             variants = [key for key in draft["variants"] if key in QUANTIZERS]
-            updates |= {
-                panel.component: panel.show(draft["settings"].get(key, {})) for key, panel in self.settings.items()
-            }
+            for key, panel in self.settings.items():
+                updates |= panel.show(draft["settings"].get(key, {}))
             updates |= self._show_chosen(variants)
             return updates | {self.measure: draft["measure"], self.peak: draft["peak"]}
         except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or by hand
