@@ -119,5 +119,14 @@
     } catch { return ""; }
   }
 
-  window.stepwise = { ...window.stepwise, remember, recall, intend, press, begin };
+  /* What a list had when it was entered, and what is chosen there: null where that is the same. */
+  const entered = new Map();  // id of a list -> its value
+  function enterList(id, key) { entered.set(id, key); }
+  function chooseAnother(id, key) {
+    const isSame = entered.get(id) === key;
+    entered.set(id, key);
+    return isSame ? null : key;
+  }
+
+  window.stepwise = { ...window.stepwise, enterList, chooseAnother, remember, recall, intend, press, begin };
 })();

@@ -35,8 +35,9 @@ def change_joint_maps(controller: MapController, maps: torch.Tensor, tokens: int
     changed = torch.cat([changed_own, changed_cross], dim=-1)
     rows = controller.changed_rows
     sums = changed[rows].abs().sum(dim=-1, keepdim=True)
-    changed[rows] = changed[rows] / sums
-    return changed
+    normalized = changed.clone()  # the changed maps stay as they are, for gradients
+    normalized[rows] = changed[rows] / sums
+    return normalized
 
 
 class OpenJointProcessor:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
 import torch.nn.functional as F
 from diffusers.models.upsampling import Upsample2D

@@ -170,7 +170,7 @@ class PackedLinear(_Packed):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         positions = inputs.numel() // self.columns
-        if self._multiplies_integers(inputs, positions):
+        if inputs.dim() > 1 and self._multiplies_integers(inputs, positions):
             rows = integer_products.split_rows(inputs.flatten(0, -2))
             output = integer_products.multiply_rows(rows, self.codes, self.scales, self.bias)
             return output.view(*inputs.shape[:-1], -1)
@@ -188,6 +188,8 @@ class PackedConv2d(_Packed):
         self.padding_mode, self.around = like.padding_mode, like._reversed_padding_repeated_twice
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if inputs.dim() == 3:  # a picture without a batch
+            return self.forward(inputs[None])[0]
         padding: str | tuple[int, ...] | int = self.padding
         if self.padding_mode != "zeros":
             inputs, padding = functional.pad(inputs, self.around, mode=self.padding_mode), 0

@@ -19,6 +19,7 @@ from pipelines.guidance.binding import JudgedGuidance, LevelledGuidance, TextedG
 from pipelines.metrics.composition_adherence import adherence
 from pipelines.metrics.detector import load_detector
 from pipelines.prompts.loras import take_loras
+from pipelines.requests.scenes import subject_of_story
 
 __all__ = ["bind_guidance", "check_judged", "further_texts"]
 
@@ -59,7 +60,7 @@ def check_judged(request: Request) -> None:
     Raises:
         SettingsError: a second prompt asks for a LoRA, or the judge cannot read what it is asked for.
     """
-    guidance = GUIDANCE.build(request.guidance)
+    request, guidance = subject_of_story(request), GUIDANCE.build(request.guidance)
     for text in guidance.further_texts(()).values() if isinstance(guidance, TextedGuidance) else ():
         if loras := take_loras(text)[1]:
             raise SettingsError(
@@ -82,7 +83,7 @@ def further_texts(request: Request) -> Mapping[str, str]:
     Raises:
         SettingsError: its judge cannot read them.
     """
-    guidance = GUIDANCE.build(request.guidance)
+    request, guidance = subject_of_story(request), GUIDANCE.build(request.guidance)
     if not isinstance(guidance, TextedGuidance):
         return {}
     check_judged(request)
@@ -99,6 +100,7 @@ def bind_guidance(guidance: Guidance, request: Request, levels: Sequence[Level],
     """
     if isinstance(guidance, LevelledGuidance):
         guidance = guidance.with_levels(levels)
+    request = subject_of_story(request)
     if isinstance(guidance, JudgedGuidance) and guidance.judged_prompts(request.prompt):
         check_judged(request)
         if family.traits.family == "animatediff":

@@ -6,7 +6,13 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, Request
 from pipelines.stories import STORIES
 
-__all__ = ["join_scenes", "list_scene_texts", "scene_of_story", "with_scenes_counted"]
+__all__ = [
+    "join_scenes",
+    "list_scene_texts",
+    "scene_of_story",
+    "subject_of_story",
+    "with_scenes_counted",
+]
 
 _SCENE = "scene "
 
@@ -16,6 +22,16 @@ def list_scene_texts(request: Request) -> dict[str, str]:
     story = STORIES.build(request.story)
     prompts = story.list_prompts(request.prompt) if story else []
     return {f"{_SCENE}{index}": prompt for index, prompt in enumerate(prompts)}
+
+
+def subject_of_story(request: Request) -> Request:
+    """Return the request with the text that all pictures of its story begin with as its prompt; without a story itself.
+
+    A picture of a story is stored with its own prompt, and its story names the subject: what reads a prompt's words
+    reads the same ones in both.
+    """
+    story = STORIES.build(request.story)
+    return request.replace(prompt=story.subject) if story and story.subject else request
 
 
 def join_scenes(conditionings: dict[str, Conditioning], rows: int) -> dict[str, Conditioning]:

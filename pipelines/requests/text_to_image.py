@@ -36,7 +36,7 @@ from pipelines.requests.judging import bind_guidance
 from pipelines.requests.limits import check_fit
 from pipelines.requests.prompts import require_one_text
 from pipelines.requests.refusals import require_made_here, require_one_pass, require_unsearched
-from pipelines.requests.scenes import scene_of_story
+from pipelines.requests.scenes import scene_of_story, subject_of_story
 from pipelines.requests.steering import build_additions
 from pipelines.requests.stories import share_network
 from pipelines.samplers import SAMPLERS
@@ -157,7 +157,7 @@ def _bind_words(guidance: Guidance, request: Request, family: Family) -> Guidanc
     """
     if not isinstance(guidance, WordedGuidance):
         return guidance
-    label = GUIDANCE[request.guidance.key].label
+    label, request = GUIDANCE[request.guidance.key].label, subject_of_story(request)
     require_made_here(request, f"A run with {label}")
     require_one_text(request.prompt, request.negative_prompt, f"Runs with {label}")
     read = read_words(family.components["tokenizer"], request.prompt)

@@ -23,9 +23,11 @@ class Story(Protocol):
 
     Attributes:
         start: share of the steps, from the first, in which each picture is drawn alone.
+        subject: what the prompt of every picture begins with; empty for the request's prompt.
     """
 
     start: float
+    subject: str
 
     def list_prompts(self, prompt: str) -> list[str]:
         """List the prompts of the pictures.

@@ -51,7 +51,8 @@ def sample_places(pictures: int, places: int, sharing: float, seed: int) -> list
     """
     generator = torch.Generator().manual_seed(seed)
     count = round(sharing * places)
-    return [torch.randperm(places, generator=generator)[:count].sort().values for _ in range(pictures)]
+    with torch.inference_mode(False):  # drawn in one evaluation, used in others, of which some want gradients
+        return [torch.randperm(places, generator=generator)[:count].sort().values for _ in range(pictures)]
 
 
 def look_at_others(rows: torch.Tensor, places: list[torch.Tensor]) -> torch.Tensor:
@@ -120,10 +121,10 @@ class Consistent:
     """
 
     def __init__(self, settings: ConsistentSettings = ConsistentSettings()):
-        self.settings, self.start = settings, settings.start
+        self.settings, self.start, self.subject = settings, settings.start, settings.subject
 
     def list_prompts(self, prompt: str) -> list[str]:
-        return list_prompts(self.settings.subject or prompt, self.settings.scenes)
+        return list_prompts(self.subject or prompt, self.settings.scenes)
 
     def control(self, network: torch.nn.Module, pictures: int, seed: int) -> MapController | None:
         layers = order_self_attention(network)

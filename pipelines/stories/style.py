@@ -57,10 +57,10 @@ class SharedStyle:
     """
 
     def __init__(self, settings: SharedStyleSettings = SharedStyleSettings()):
-        self.settings, self.start = settings, settings.start
+        self.settings, self.start, self.subject = settings, settings.start, settings.subject
 
     def list_prompts(self, prompt: str) -> list[str]:
-        return list_prompts(self.settings.subject or prompt, self.settings.scenes)
+        return list_prompts(self.subject or prompt, self.settings.scenes)
 
     def control(self, network: torch.nn.Module, pictures: int, seed: int) -> MapController | None:
         if pictures < 2 or not self.settings.attention:

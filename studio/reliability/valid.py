@@ -55,16 +55,14 @@ _SMALL: Mapping[str, Any] = {
     "reference": 20,
     "samplers": "ddim",
     "evaluations": "2, 4",
-    "fitted": 2,
-    "held_out": 2,
-    "teacher_steps": 10,
+    "settings": {"": {"fitted": 2, "held_out": 2, "teacher_steps": 10}},
     "frames": 3,
     "format": "webp",
     "measure": False,
     "variants": ["int8"],
     "edits": ["image_to_image"],
     "factor": 1.5,
-    "inspection_word_attention_draws": 1,
+    "inspection_settings": {"word_attention": {"draws": 1}},
 }
 """What makes a form's job small, wherever a form has a field of this name and kind of value."""
 

@@ -41,10 +41,13 @@ class RequestForm(FormSections):
     def wire(self) -> None:
         """Connect what belongs together, once all sections stand."""
         model, mode, seed = self.model_field, self.fields["seed_mode"], self.fields["seed"]
+        # Gradio sends "input" when a list is left, too, even if nothing was chosen: nobody's settings give way to that.
+        model.focus(None, inputs=model, js=f"(key) => stepwise.enterList({model.elem_id!r}, key)", **PLUMBING)
         model.input(
-            lambda data: self.updates({"model": data[model]}),
+            lambda data: self.updates({"model": data[model]}) if data[model] else gr.skip(),
             inputs={model},
             outputs=in_order(self.outputs),
+            js=f"(key) => stepwise.chooseAnother({model.elem_id!r}, key)",
             **PLUMBING,
         )
         # Files that came into the models folder since are offered when a list is opened.

@@ -70,7 +70,10 @@ def test_what_stands_on_the_page_runs_and_survives_a_reload(visit, app_url):
 
 def test_a_chosen_model_is_the_one_that_runs_however_late_its_settings_come(visit, pick):
     page = visit()
-    page.evaluate(SLOW, 400)
+    page.add_init_script(f"({SLOW})(400)")  # before the page's own script, as a slow network is
+    page.reload()
+    page.wait_for_selector(".sw-run")
+    page.wait_for_timeout(2000)  # the page's own first requests
     pick(page, "#t2i-model", "Emoji 64")
     page.click("#t2i-run")
     finish(page)
@@ -180,3 +183,23 @@ def test_try_it_runs_the_shown_example_and_its_result_leads_on(visit):
     page.click("#t2i-acts [data-act=variations]")
     page.wait_for_selector('#cmp-progress [data-status="done"]')
     expect(page.locator("#cmp-grid .sw-tile img")).to_have_count(4)
+
+
+def test_a_list_that_is_entered_and_left_changes_nothing(visit):
+    page = visit()
+    page.fill("#t2i-steps input[type=number]", "7")
+    page.press("#t2i-steps input[type=number]", "Enter")
+    page.focus("#t2i-model input")
+    page.wait_for_timeout(600)
+    page.keyboard.press("Tab")  # through the list, as a keyboard does
+    page.wait_for_timeout(600)
+    assert page.input_value("#t2i-steps input[type=number]") == "7"
+
+    page.click("#tab-compare-button")
+    page.locator("#cmp label", has_text="X/Y grid").click()
+    page.fill("#cmp-x-values textarea, #cmp-x-values input", "5, 7")
+    page.focus("#cmp-x input")
+    page.wait_for_timeout(600)
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(600)
+    assert page.input_value("#cmp-x-values textarea, #cmp-x-values input") == "5, 7"

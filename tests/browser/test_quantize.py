@@ -85,6 +85,8 @@ def test_no_method_is_a_sentence_escape_stops_and_a_reload_finds_the_run(tab):
     page.click("#qz-run")
     page.wait_for_selector("#qz-notice :text('Give a list of 1 to 7')")
     page.locator("#qz-variants label", has_text="fp8").first.click()
+    page.get_by_role("button", name="Settings of the methods").click()
+    page.select_option("#qz-int4-group-size-input", "32")
     page.fill("#qz-steps input[type=number]", "200")
     page.press("#qz-steps input[type=number]", "Tab")
     page.click("#qz-run")
@@ -98,6 +100,8 @@ def test_no_method_is_a_sentence_escape_stops_and_a_reload_finds_the_run(tab):
     page.wait_for_selector('#qz-progress [data-status="cancelled"]')
     page.wait_for_function("() => document.querySelector('#qz-steps input[type=number]').value === '200'")
     expect(page.locator("#qz-variants input:checked")).to_have_count(1)
+    page.get_by_role("button", name="Settings of the methods").click()
+    expect(page.locator("#qz-int4-group-size-input")).to_have_value("32")
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,14 @@ def test_a_gradient_goes_through_a_packed_layer_and_what_is_not_finite_stays_so(
         assert packed(few).isnan().all(1).tolist() == [False, True, False]
 
 
+def test_inputs_without_a_batch_are_taken_as_pytorch_s_layers_take_them():
+    quantizer = build_quantizer(Choice("int8"), CPU)
+    vector, picture = torch.randn(640, dtype=torch.bfloat16), torch.randn(64, 5, 5, dtype=torch.bfloat16)
+    for layer, one in ((torch.nn.Linear(640, 640), vector), (torch.nn.Conv2d(64, 64, 3, 2, 1), picture)):
+        packed = quantizer.quantize(layer.to(torch.bfloat16).requires_grad_(False))
+        assert packed(one).shape == packed(one[None])[0].shape
+
+
 @pytest.mark.parametrize(
     ("step", "count", "expected"), [(364, 1280, 320), (485, 640, 320), (3276, 10240, 2560), (20, 1280, 20), (9, 9, 9)]
 )

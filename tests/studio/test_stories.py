@@ -71,3 +71,20 @@ def test_tasks_of_single_pictures_say_that_they_tell_none(studio):
             studio.submit(task, {"base": values, **extra})
     with pytest.raises(StepwiseError, match="no scenes"):
         studio.submit("text_to_image", {**REQUEST, "story": {"key": "style"}})
+
+
+@pytest.mark.parametrize("guidance", ["attend_and_excite", "a_star", "judged"])
+def test_a_guidance_that_reads_the_prompt_tells_the_story_again(studio, guidance):
+    """A stored picture's prompt names its scene; the words that count are those of the subject."""
+    drawn = {"guidance": guidance, "width": 64, "height": 64, "num_inference_steps": 3}
+    told = run(studio, **story(scenes="on a blue background|with a rose and two cats"), **drawn)
+    record = studio.store.get(told.results[1])
+    restored = read_settings(studio, str(record.path), "emoji-128")
+    np.testing.assert_array_equal(run(studio, **restored.values).images, told.images)
+
+
+@pytest.mark.parametrize(("model", "key"), [("emoji-128", "consistent"), ("emoji-128-flow", "style")])
+def test_a_story_goes_with_a_guidance_that_takes_gradients(studio, model, key):
+    drawn = {"guidance": "minority", "width": 64, "height": 64, "num_inference_steps": 4}
+    told = run(studio, model=model, story={"key": key, "scenes": SCENES, "start": 0.0}, **drawn)
+    assert len(told.images) == 2

@@ -122,10 +122,19 @@ class AxesForm:
                 max_length=8000,
                 elem_id=build_elem_id(prefix, name, "values"),
             )
+            # Gradio sends "input" when a list is left, too: typed values stay where nothing else was chosen.
+            dropdown.focus(
+                None, inputs=dropdown, js=f"(key) => stepwise.enterList({dropdown.elem_id!r}, key)", **PLUMBING
+            )
             dropdown.input(
-                lambda field: gr.update(value=suggest_values(field), info=describe_values(field, max_cells)),
+                lambda field: (
+                    gr.update(value=suggest_values(field), info=describe_values(field, max_cells))
+                    if field is not None
+                    else gr.skip()
+                ),
                 inputs=dropdown,
                 outputs=values,
+                js=f"(key) => stepwise.chooseAnother({dropdown.elem_id!r}, key)",
                 **PLUMBING,
             )
             self.parts[name] = (dropdown, values)

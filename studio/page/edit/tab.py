@@ -130,10 +130,14 @@ class EditTab(RunningTab):
             outputs=in_order([*panels, *goal]),
             **PLUMBING,
         )
-        edit_form.goal.input(
-            lambda data: edit_form.suggest_methods(data[edit_form.goal], data[model]),
-            inputs={edit_form.goal, model},
+        # Gradio sends "input" when a list is left, too: what was changed since stays where nothing else was chosen.
+        chosen = edit_form.goal
+        chosen.focus(None, inputs=chosen, js=f"(key) => stepwise.enterList({chosen.elem_id!r}, key)", **PLUMBING)
+        chosen.input(
+            lambda key, entry: edit_form.suggest_methods(key, entry) if key is not None else gr.skip(),
+            inputs=[chosen, model],
             outputs=in_order([*panels, *goal, *edit.outputs, *inversion.outputs]),
+            js=f"(key, model) => [stepwise.chooseAnother({chosen.elem_id!r}, key), model]",
             **PLUMBING,
         )
         model.input(

@@ -180,10 +180,16 @@ class LiveModeTab(RunningTab):
         for button, example in self.examples.items():
             shown = f"() => {{ stepwise.drawLive({self.root!r}, {example.shapes!r}); return {example.prompt!r}; }}"
             button.click(None, outputs=[fields["prompt"]], js=shown, **PLUMBING)
-        self.model.input(self._offer_loras, inputs=[self.model], outputs=[fields["loras"], fields["steps"]], **PLUMBING)
+        # Gradio sends "input" when a list is left, too: what was chosen since stays where the model is the same.
+        model = self.model
+        model.focus(None, inputs=model, js=f"(key) => stepwise.enterList({model.elem_id!r}, key)", **PLUMBING)
+        another = f"(key) => stepwise.chooseAnother({model.elem_id!r}, key)"
+        model.input(
+            self._offer_loras, inputs=[model], outputs=[fields["loras"], fields["steps"]], js=another, **PLUMBING
+        )
 
-    def _offer_loras(self, model: str) -> tuple[Any, Any]:
-        if model not in self.studio.catalog:
+    def _offer_loras(self, model: str | None) -> tuple[Any, Any]:
+        if model is None or model not in self.studio.catalog:
             return gr.skip(), gr.skip()
         chosen = self._choose_loras(model)
         loras = gr.update(choices=self.studio.loras(model), value=chosen)
