@@ -6,10 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from pipelines.core.errors import MethodFitError, PictureError, PromptError, SettingsError
 from pipelines.core.types import Choice, Request, Traits
 from pipelines.families import family_of
+from pipelines.families.alike import encode_alike
 from pipelines.requests.limits import Limits
 from pipelines.workflows.edit.canvas import canvas_of
 from pipelines.workflows.edit.request import EditRequest, Picture
@@ -73,6 +75,28 @@ def test_prompts_that_cannot_be_aligned_are_said(family, picture):
         request_of(picture, Choice("reweight")).check(Limits(), TRAITS)
     with pytest.raises(PromptError, match="Neither prompt"):
         edited(family, request_of(picture, Choice("refine", {"blend": "moon"})))
+
+
+@pytest.mark.parametrize(
+    "edit", [Choice("reprompt"), Choice("masactrl"), Choice("ledits", {"concepts": "-fox"})], ids=str
+)
+def test_prompts_of_different_lengths_stand_side_by_side(family, picture, edit):
+    """The shorter ones are filled with empty chunks; they were refused once the job had begun."""
+    inversion = "ledits" if edit.key == "ledits" else "direct"
+    editing, _, steps = edited(family, request_of(picture, edit, source="a red fox " * 9, inversion=inversion))
+    rows = steps[-1].latents
+    assert rows.isfinite().all() and not torch.allclose(rows[0], rows[1])
+    if inversion == "direct":
+        assert torch.allclose(rows[:1], editing.image_latents, atol=1e-4)
+
+
+def test_prompts_of_equal_lengths_are_encoded_as_each_alone(family):
+    pairs, size = [("a red fox", "blurry"), ("a red cat", "")], (32, 32)
+    for branches, (prompt, negative) in zip(encode_alike(family, pairs, size), pairs, strict=True):
+        for name, one in family.encode_prompts(prompt, negative, 1, size).items():
+            assert all(torch.equal(tensor, branches[name].tensors[key]) for key, tensor in one.tensors.items())
+    long = encode_alike(family, [("a red fox " * 9, ""), ("a red cat", "blurry")], size)
+    assert len({one.signature for branches in long for one in branches.values()}) == 1
 
 
 @pytest.mark.parametrize("key", ["interval", "apg", "adaptive"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.core.denoiser import Denoiser
-from pipelines.core.errors import PromptError, SettingsError
+from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.noise import NoiseSource, slerp
 from pipelines.core.types import Choice
@@ -123,8 +123,13 @@ def test_a_walk_says_what_it_cannot_do(sd):
         walk(sd, [BASE])
     with pytest.raises(SettingsError, match="is 2, fewer than the 3 keyframes"):
         walk(sd, [BASE] * 3, frames=2)
-    with pytest.raises(PromptError, match="Shorten"):
-        walk(sd, [BASE, BASE.replace(prompt="a red fox " * 20)])
+
+
+def test_a_walk_leads_from_a_short_prompt_to_one_of_several_chunks(sd):
+    long = BASE.replace(prompt="a red fox " * 20)
+    frames, alone = walk(sd, [BASE, long])[0], walk(sd, [long, long])[0]
+    assert len(frames) == 5 and abs(frames[-1] - alone[-1]).max() < 1e-4  # the long one needs no filling
+    assert abs(frames[0] - alone[-1]).max() > 1e-3
 
 
 def test_without_motion_it_is_stable_diffusion_frame_by_frame():

@@ -19,6 +19,7 @@ from pipelines.core.types import Trajectory
 from pipelines.edits.base import EditContext, EditPictures
 from pipelines.edits.paired import RowGuidance
 from pipelines.edits.words import Words, read_rows
+from pipelines.families.alike import encode_alike
 from pipelines.families.base import LatentModel
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import without_branches
@@ -294,9 +295,14 @@ class Editing:
             name: self.family.encode_prompts(text, base.negative_prompt, *how)["positive"]
             for name, text in self.edit.texts.items()
         }
-        if len({one.signature for one in [denoiser.conditionings["positive"], *concepts.values()]}) > 1:
-            raise PromptError("A concept fills more rows of the text encoder than the source prompt. Shorten it.")
-        denoiser.conditionings = {**denoiser.conditionings, **concepts}
+        branches = denoiser.conditionings
+        if len({one.signature for one in [branches["positive"], *concepts.values()]}) > 1:
+            # Of different lengths: all together, which fills the shorter ones.
+            texts = {"positive": self.request.source_prompt, "negative": base.negative_prompt, **self.edit.texts}
+            together = self.family.encode_texts(texts, *how)
+            concepts = {name: together[name] for name in self.edit.texts}
+            branches = self._embed_scale({name: together[name] for name in ("positive", "negative")}, scale)
+        denoiser.conditionings = {**branches, **concepts}
         return denoiser
 
     def _build_denoiser(
@@ -307,11 +313,9 @@ class Editing:
         base = self.request.base
         size = (base.width, base.height)
         negative = base.negative_prompt if negative is None else negative
-        how = (1, size, base.prompt_weighting, prompt_rules(base))
-        encoded = [
-            self._embed_scale(self.family.encode_prompts(prompt, negative, *how), scale)
-            for prompt, scale in zip(prompts, scales, strict=True)
-        ]
+        pairs = [(prompt, negative) for prompt in prompts]
+        alike = encode_alike(self.family, pairs, size, base.prompt_weighting, prompt_rules(base))
+        encoded = [self._embed_scale(branches, scale) for branches, scale in zip(alike, scales, strict=True)]
         return self._assemble_denoiser(guidance, _stack_conditionings(encoded))
 
     def _embed_scale(self, conditionings: dict[str, Conditioning], scale: float) -> dict[str, Conditioning]:
@@ -330,7 +334,4 @@ class Editing:
 
 def _stack_conditionings(encodings: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:
     """One conditioning a branch, its rows those of the prompts."""
-    for branch in encodings[0]:
-        if len({prompts[branch].signature for prompts in encodings}) > 1:
-            raise PromptError("One of the two prompts fills more rows of the text encoder than the other. Shorten it.")
     return {branch: Conditioning.cat([prompts[branch] for prompts in encodings]) for branch in encodings[0]}

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from pipelines.core.devices import upload
-from pipelines.core.errors import PromptError, SettingsError
+from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.noise import NoiseSource, slerp
 from pipelines.core.prediction import Conditioning
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
+from pipelines.families.alike import encode_alike
 from pipelines.families.base import Family
 from pipelines.requests.encoding import decode
 from pipelines.requests.prompts import prompt_rules, require_one_text
@@ -145,7 +146,7 @@ class Walk:
     def run(self, job: VideoJob, model: Family, cancelled: Callable[[], bool]) -> Iterator[ClipStep | ClipFrames]:
         resolved = resolve(job.keys[0], model)
         keys = [resolve_size(key, model) for key in job.keys]
-        texts = [_encode(key, model) for key in keys]
+        texts = _encode(keys, model)
         alone = [dataclasses.replace(resolved, request=key.replace(batch_size=1)) for key in keys]
         noises = [starting_noise(one, model) for one in alone]
         way = places(job.frames, len(keys), self.settings.loop, self.settings.easing)
@@ -171,9 +172,10 @@ class Walk:
             yield ClipFrames(first, decode(model, step.latents))
 
 
-def _encode(key: Request, model: Family) -> dict[str, Conditioning]:
-    size = (key.width, key.height)
-    return model.encode_prompts(key.prompt, key.negative_prompt, 1, size, key.prompt_weighting, prompt_rules(key))
+def _encode(keys: Sequence[Request], model: Family) -> list[dict[str, Conditioning]]:
+    """Encode the prompts of the keys, which differ in nothing else that the text encoder is told."""
+    first, pairs = keys[0], [(key.prompt, key.negative_prompt) for key in keys]
+    return encode_alike(model, pairs, (first.width, first.height), first.prompt_weighting, prompt_rules(first))
 
 
 def _mix_noise(
@@ -191,8 +193,6 @@ def _mix_conditionings(part: Sequence[Place], texts: Sequence[dict[str, Conditio
     """One conditioning a branch, a row a frame."""
     conditionings = {}
     for branch in texts[0]:
-        if len({text[branch].signature for text in texts}) > 1:
-            raise PromptError("One of the prompts fills more rows of the text encoder than another. Shorten it.")
         rows = [
             Conditioning(
                 {
