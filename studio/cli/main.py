@@ -103,7 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(line)
         finally:
             studio.close()
-    except (StepwiseError, OSError) as error:
+    except OSError as error:
+        words = f"{error.filename} cannot be read or written ({error.strerror})." if error.filename else str(error)
+        print(f"studio: {words}", file=sys.stderr)
+        return 2
+    except StepwiseError as error:
         print(f"studio: {error}", file=sys.stderr)
         return 2
     return 0

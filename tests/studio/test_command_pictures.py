@@ -64,3 +64,17 @@ def test_a_name_that_says_no_format_is_refused_before_the_run(tmp_path, monkeypa
     assert command_line.main([*folders, *command, "--out", str(tmp_path / name)]) == 2
     said = capsys.readouterr().err
     assert repr(name) in said and ".webp" in said and others in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("edit", "a fox", "--picture", "{gone}"), ("upscale", "--picture", "{gone}")],
+    ids=lambda command: command[0],
+)
+def test_a_picture_that_is_not_there_is_named_in_a_sentence(tmp_path, capsys, command):
+    gone = str(tmp_path / "gone.png")
+    folders = [part for name in ("outputs", "models") for part in (f"--{name}-folder", str(tmp_path / name))]
+    arguments = [part.format(gone=gone) for part in command]
+    assert command_line.main([*folders, *arguments, "--out", str(tmp_path / "out.png")]) == 2
+    said = capsys.readouterr().err
+    assert f"{gone} cannot be read" in said and "Errno" not in said
