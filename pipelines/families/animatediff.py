@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import DDIMScheduler
 
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import DiscreteSchedule
 from pipelines.families.latent import discrete_schedule
 from pipelines.families.sd import StableDiffusion
+from pipelines.weights.libraries import import_libraries
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -79,4 +79,7 @@ def linear_schedule(scheduler: SchedulerMixin) -> DiscreteSchedule:
 
     Source: Guo et al.'s training and inference configurations: beta_start 0.00085, beta_end 0.012, "linear".
     """
+    import_libraries()
+    from diffusers import DDIMScheduler
+
     return discrete_schedule(DDIMScheduler.from_config(scheduler.config, beta_schedule="linear", trained_betas=None))

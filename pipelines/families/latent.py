@@ -9,9 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
-from diffusers.utils.torch_utils import get_module_execution_device
 
 from pipelines.core.errors import ModelError, ModelFileError, describe_overflow
 from pipelines.core.prediction import Conditioning
@@ -27,6 +25,7 @@ from pipelines.families.vae_memory import call_within_memory, estimate_vae_memor
 from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.weights.embedding_files import fits_width, read_embedding
 from pipelines.weights.embeddings import applied_embeddings, named_embeddings
+from pipelines.weights.libraries import find_execution_device
 from pipelines.weights.lora import applied_loras
 from pipelines.weights.patching import in_dtype
 
@@ -103,7 +102,7 @@ class LatentFamily(Family):
 
     @property
     def device(self) -> torch.device:
-        return get_module_execution_device(self.network)
+        return find_execution_device(self.network)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return (self.network_channels, height // self.vae_scale_factor, width // self.vae_scale_factor)
@@ -112,14 +111,14 @@ class LatentFamily(Family):
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         # Row by row, so that a batch needs no more memory than one picture and changes none.
         with self._upcast_vae() as dtype:
-            device = get_module_execution_device(self.vae)
+            device = find_execution_device(self.vae)
             rows = [self._encode_row((2 * row - 1).to(device, dtype)).float() for row in images.split(1)]
         mean, std = self._read_latent_statistics(rows[0])
         return ((torch.cat(rows) - mean) / std).to(self.device)
 
     def encode_with_gradients(self, images: torch.Tensor) -> torch.Tensor:
         with self._upcast_vae() as dtype:
-            latents = self._encode_mean((2 * images - 1).to(get_module_execution_device(self.vae), dtype)).float()
+            latents = self._encode_mean((2 * images - 1).to(find_execution_device(self.vae), dtype)).float()
         mean, std = self._read_latent_statistics(latents)
         return ((latents - mean) / std).to(self.device)
 
@@ -151,7 +150,7 @@ class LatentFamily(Family):
     def decode_with_gradients(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._read_latent_statistics(latents)
         dtype = self._decoding_dtype
-        rows = (latents.float() * std + mean).to(get_module_execution_device(self.vae), dtype)
+        rows = (latents.float() * std + mean).to(find_execution_device(self.vae), dtype)
         # The VAE itself keeps its dtype: what comes back through it is computed later, when it has its own again.
         images = (
             decode_in_dtype_of(self.vae, rows)
@@ -162,7 +161,7 @@ class LatentFamily(Family):
 
     def _decode_rows(self, latents: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, 3, H, W) on the CPU, row by row, each in tiles where memory does not hold it whole."""
-        device = get_module_execution_device(self.vae)
+        device = find_execution_device(self.vae)
         mean, std = self._read_latent_statistics(latents)
         images, tiles = [], 0
         for row in (latents.float() * std + mean).to(device, dtype).split(1):

@@ -17,6 +17,7 @@ from pipelines.families.prompt_tokens import Tokens, chunk_tokens, clip_chunks, 
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, apply_weights
 from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules
 from pipelines.prompts.weights import parse_weights
+from pipelines.weights.libraries import find_execution_device
 from pipelines.weights.tokenizer import Tokenizer
 
 __all__ = ["encode_clip", "encode_t5"]
@@ -173,6 +174,4 @@ def _stack_ids(rows: Sequence[Tokens], device: torch.device) -> torch.Tensor:
 def _find_device(text_encoder: torch.nn.Module) -> torch.device:
     """Where it computes, also when it is offloaded and its weights lie elsewhere."""
     # Here, since importing diffusers imports PyTorch's compiler: 1.7 of the 8 seconds that the studio took to start.
-    from diffusers.utils.torch_utils import get_module_execution_device
-
-    return get_module_execution_device(text_encoder)
+    return find_execution_device(text_encoder)

@@ -11,14 +11,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
-from diffusers.utils.torch_utils import get_module_execution_device
 
 from pipelines.core.denoiser import Cancelled
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.types import Traits
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
+from pipelines.weights.libraries import find_execution_device
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -245,7 +244,7 @@ class StockPipeline:
             return
 
         def encode(images: torch.Tensor) -> torch.Tensor:
-            encoded = vae.encode((2 * images - 1).to(get_module_execution_device(vae), vae.dtype))
+            encoded = vae.encode((2 * images - 1).to(find_execution_device(vae), vae.dtype))
             if hasattr(encoded, "latent_dist"):
                 latents = encoded.latent_dist.mode()
             else:

@@ -7,12 +7,11 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
-from diffusers.utils.torch_utils import get_module_execution_device
 
 from pipelines.families.preview import Factors, fitted_to, linear_preview
 from pipelines.families.stock import StockPipeline, StockStep
+from pipelines.weights.libraries import find_execution_device
 
 if TYPE_CHECKING:
     from pipelines.families.base import Autoencoder, PretrainedModule
@@ -88,7 +87,7 @@ class StockVideo(StockPipeline):
         clips = "Temporal" not in type(vae).__name__ and type(vae).__name__ != "AutoencoderKL"
 
         def encode(images: torch.Tensor) -> torch.Tensor:
-            pixels = (2 * images - 1).to(get_module_execution_device(vae), vae.dtype)
+            pixels = (2 * images - 1).to(find_execution_device(vae), vae.dtype)
             rows = [vae.encode(row[:, :, None] if clips else row).latent_dist.mode() for row in pixels.split(1)]
             latents = torch.cat(rows).float()
             return _scale_latents(latents[:, :, 0] if clips else latents, vae)

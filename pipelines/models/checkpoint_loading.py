@@ -17,6 +17,7 @@ from pipelines.weights.files import Header
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.gguf_reading import GgufReader
 from pipelines.weights.kinds import ENCODERS, NETWORKS, VAE_PREFIXES, file_kind
+from pipelines.weights.libraries import import_libraries
 from pipelines.weights.network_kinds import bare_names
 from pipelines.weights.reading import TensorReader, plain_names
 
@@ -238,6 +239,7 @@ def _load_gguf_network(source: _Source, module_class: type[Any], config: Path) -
 
     What is no linear layer's, or has rows that are not whole blocks, is unpacked here.
     """
+    import_libraries()
     from diffusers import GGUFQuantizationConfig
 
     path, header, dtype = source.path, source.header, source.dtype
@@ -293,6 +295,7 @@ def _explain_missing(path: Path, module_class: type, missing: list[str], count: 
 
 def _split_packed(packed: Any, move: Move, shapes: list[torch.Size]) -> dict[str, Any]:
     """Packed rows, which can be taken apart and put in another order like any others: blocks run along a row."""
+    import_libraries()
     from diffusers.quantizers.gguf.utils import GGUFParameter
 
     plain, kind = packed.as_tensor(), packed.quant_type

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.models.entry import CheckpointFile
 from pipelines.weights.files import read_full_header
+from pipelines.weights.libraries import import_libraries
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -26,6 +27,7 @@ def adapt_scheduler(scheduler: SchedulerMixin, path: Path, file: CheckpointFile)
         path: the file.
         file: what it says of itself.
     """
+    import_libraries()
     from diffusers import DDIMScheduler, EDMEulerScheduler
 
     if file.edm:

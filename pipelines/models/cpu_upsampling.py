@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import diffusers  # noqa: F401 - whole before its part: two threads importing either break both
 import torch
 import torch.nn.functional as F
-from diffusers.models.upsampling import Upsample2D
 from torch import nn
+
+from pipelines.weights.libraries import import_libraries
+
+import_libraries()
+from diffusers.models.upsampling import Upsample2D  # noqa: E402
 
 __all__ = ["JoinedUpsample2D", "join_upsampling"]
 

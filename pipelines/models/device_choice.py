@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 from pipelines.core.errors import SettingsError
+from pipelines.weights.libraries import import_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -139,6 +140,7 @@ def require_attention(name: str) -> str:
     """
     if not name:
         return name
+    import_libraries()
     from diffusers.models import attention_dispatch as dispatch  # late: it takes a second
 
     known = {one.value: one for one in dispatch.AttentionBackendName}

@@ -18,6 +18,7 @@ from pipelines.models.files import PartFiles, read_json
 from pipelines.models.stored_dtypes import StoredAs, keep_all
 from pipelines.weights.checkpoint_names import Move, encoder_moves
 from pipelines.weights.files import read_full_header
+from pipelines.weights.libraries import import_libraries
 from pipelines.weights.reading import TensorReader, plain_names
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _has_computed_floats(module: torch.nn.Module) -> bool:
 
 def _only_copies(part: PartFiles, part_type: type[Any], dtype: torch.dtype) -> bool:
     """Whether `from_pretrained` of this class is the common one, and neither quantizes nor mixes dtypes."""
+    import_libraries()
     from diffusers import ModelMixin
     from transformers import PreTrainedModel
 

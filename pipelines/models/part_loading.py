@@ -14,6 +14,7 @@ from pipelines.models.files import PartFiles
 from pipelines.models.shipped_configurations import load_light_part
 from pipelines.models.steering_entry import ADAPTER, CONTROLNET
 from pipelines.models.stored_dtypes import StoredAs, keep_all
+from pipelines.weights.libraries import import_libraries
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ def part_class(library: str, class_name: str) -> type[Any]:
     Raises:
         ModelFileError: it is in neither: Stepwise never runs code that comes with a model.
     """
+    import_libraries()
     part_type = None
     if library in {"diffusers", "transformers"}:
         part_type = getattr(importlib.import_module(library), class_name, None)
@@ -60,6 +62,7 @@ def pipeline_class(class_name: str) -> type:
     Raises:
         ModelFileError: diffusers has no such pipeline.
     """
+    import_libraries()
     import diffusers
 
     pipeline_type = getattr(diffusers, class_name, None)
@@ -123,6 +126,7 @@ def _explain_failure(name: str, model: str, class_name: str, error: Exception) -
 def _load_from_folder(
     part: PartFiles, part_type: type[Any], dtype: torch.dtype, cancelled: Callable[[], bool], stored_as: StoredAs
 ) -> torch.nn.Module:
+    import_libraries()
     from transformers.utils import logging as transformers_logging
 
     from pipelines.models.folder_loading import load_by_name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import ModelFileError
 from pipelines.models.files import part_files, read_json
+from pipelines.weights.libraries import import_libraries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,6 +86,7 @@ class SafetyChecker:
 
 def _load_processor(folder: Path, side: int) -> Any:
     """The processor beside the checker, or CLIP's own where none is there."""
+    import_libraries()
     from transformers import CLIPImageProcessor
 
     for place in (folder, folder.parent / _PROCESSOR):

@@ -15,6 +15,7 @@ from pipelines.families.image_prompt import IpAdapter
 from pipelines.models.files import PartFiles, read_json
 from pipelines.models.steering_entry import ADAPTER
 from pipelines.weights.gguf_files import read_weights_header
+from pipelines.weights.libraries import import_libraries
 from pipelines.weights.reading import TensorReader
 
 __all__ = ["load_steering_file"]
@@ -57,6 +58,7 @@ def _read_state(path: Path, dtype: torch.dtype, cancelled: Callable[[], bool]) -
 
 
 def _build_controlnet(state: Mapping[str, torch.Tensor], network_config: Path) -> torch.nn.Module:
+    import_libraries()
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
@@ -119,6 +121,7 @@ def _count_hint_channels(state: Mapping[str, torch.Tensor], first: int) -> tuple
 
 
 def _build_adapter(state: Mapping[str, torch.Tensor]) -> IpAdapter:
+    import_libraries()
     from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 
     projection_state = {

@@ -9,6 +9,7 @@ import torch
 
 from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
 from pipelines.quantizers.widening import widen
+from pipelines.weights.libraries import import_libraries
 
 __all__ = ["Layerwise"]
 
@@ -43,6 +44,7 @@ class Layerwise(StorableQuantizer):
     @staticmethod
     def add_hook(layer: WeightedLayer, compute: torch.dtype) -> torch.nn.Module:
         """Store a layer's weights in e4m3 and cast them to a dtype for each call."""
+        import_libraries()
         from diffusers.hooks.layerwise_casting import apply_layerwise_casting_hook
 
         apply_layerwise_casting_hook(layer, torch.float8_e4m3fn, compute, non_blocking=False)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from pipelines.core.errors import ModelFileError, ModelMissingError
 from pipelines.core.registry import NoSettings
 from pipelines.rewards.base import RewardSources, Score
+from pipelines.weights.libraries import import_libraries
 
 __all__ = ["ClipForm", "clip_form", "prepare_pictures"]
 
@@ -49,6 +50,7 @@ class ClipForm:
             )
 
     def load(self, prompt: str, sources: RewardSources) -> Score:
+        import_libraries()
         from transformers import AutoTokenizer, CLIPModel  # late: takes seconds
 
         self.check(prompt, sources)

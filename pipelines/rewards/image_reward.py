@@ -14,6 +14,7 @@ from pipelines.core.errors import ModelFileError, ModelMissingError
 from pipelines.core.registry import NoSettings
 from pipelines.rewards.base import RewardSources, Score
 from pipelines.rewards.clip_form import prepare_pictures
+from pipelines.weights.libraries import import_libraries
 
 __all__ = ["ImageReward", "rename_vision"]
 
@@ -69,6 +70,7 @@ class ImageReward:
             )
 
     def load(self, prompt: str, sources: RewardSources) -> Score:
+        import_libraries()
         from transformers import AutoTokenizer  # late: takes seconds
 
         self.check(prompt, sources)
@@ -102,6 +104,7 @@ class ImageReward:
 
 def _build_networks(state: Mapping[str, torch.Tensor]) -> tuple[Any, Any, torch.nn.Module]:
     """The vision transformer, the text encoder and the head, of sizes that the tensors tell."""
+    import_libraries()
     from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
     parts = {

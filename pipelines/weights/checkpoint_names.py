@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from pipelines.weights.libraries import import_libraries
 from pipelines.weights.original_names import diffusers_names
 
 __all__ = ["Move", "encoder_moves", "network_moves", "vae_moves"]
@@ -45,6 +46,7 @@ def network_moves(names: Iterable[str], prefix: str, config: Mapping[str, object
             if layers
         ]
     if any(name.startswith(("input_blocks.", "output_blocks.")) for name in bare):
+        import_libraries()
         from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
         # The conversion only moves what it is given from name to name, so it is given the names.
@@ -68,6 +70,7 @@ def vae_moves(names: Iterable[str], prefix: str, config: Mapping[str, object]) -
     bare = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if any(name.startswith(("decoder.up_blocks.", "encoder.down_blocks.")) for name in bare):
         return [Move(prefix + name, (name,)) for name in bare]
+    import_libraries()
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     renamed = convert_ldm_vae_checkpoint({f"first_stage_model.{name}": _Name(name) for name in bare}, dict(config))

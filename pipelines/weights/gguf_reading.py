@@ -11,6 +11,7 @@ import torch
 from pipelines.core.errors import ModelFileError
 from pipelines.weights.files import Header
 from pipelines.weights.gguf_files import GGUF_INSTALL, has_gguf, is_packed_matrix, read_gguf_header
+from pipelines.weights.libraries import import_libraries
 
 __all__ = ["GgufReader"]
 
@@ -46,6 +47,7 @@ class GgufReader:
         """Return a matrix as diffusers' GGUF layers take it, its rows as bytes; None for what they do not take."""
         if not is_packed_matrix(self.header.tensors[name]):
             return None
+        import_libraries()
         from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES, GGUFParameter
 
         stored = self._tensors[name]

@@ -11,6 +11,7 @@ from pipelines.core.errors import StepwiseError
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Request
 from pipelines.schedules import SCHEDULES, levels_for
+from pipelines.weights.libraries import import_libraries
 from studio.ui import markup
 from studio.ui.markup import escape
 
@@ -57,6 +58,7 @@ def find_noise_schedule(studio: Studio, model: str, size: tuple[int, int]) -> No
     path = entry.path and entry.path / "scheduler" / "scheduler_config.json"
     if path is None or not path.is_file():
         return None
+    import_libraries()
     import diffusers
 
     config = json.loads(path.read_text("utf-8"))

@@ -173,7 +173,7 @@ def test_no_rule_changes_what_a_plain_short_prompt_is(family):
 def test_a_walks_keys_know_the_clip_skip_and_a_schedule_is_not_learned_with_it(family):
     key = Request(prompt="a red fox", width=32, height=32)
     skipping = key.replace(made_like=Choice("here", {"clip_skip": 2}))
-    plain, skipped = (walk._encode(one, family)["positive"].tensors for one in (key, skipping))
+    plain, skipped = (walk._encode([one], family)[0]["positive"].tensors for one in (key, skipping))
     name = next(iter(plain))
     assert not torch.equal(plain[name], skipped[name])
     require_learnable(key)

@@ -19,6 +19,7 @@ from pipelines.guidance import GUIDANCE
 from pipelines.models.video_models import VIDEO_MODELS, VideoModel
 from pipelines.prompts.brackets import unescape
 from pipelines.requests.encoding import to_uint8
+from pipelines.weights.libraries import import_libraries
 from pipelines.workflows.video.base import (
     ONE_NOISE,
     OUR_LOOP,
@@ -155,6 +156,7 @@ class StableVideo(OwnPipeline):
 
 def _rebuild_pipeline(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     """Another pipeline's class around the same parts, with the pipeline's own settings."""
+    import_libraries()
     import diffusers
 
     cls = getattr(diffusers, name)
