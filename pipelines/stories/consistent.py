@@ -11,17 +11,15 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.edits.attention import order_self_attention
 from pipelines.edits.map_controller import MapController
-from pipelines.stories.scenes import SCENES, SUBJECT, list_prompts
+from pipelines.stories.scenes import StorySettings
 
 __all__ = ["Consistent", "ConsistentSettings", "SampledPlaces", "look_at_others", "sample_places"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ConsistentSettings:
+class ConsistentSettings(StorySettings):
     """The settings of consistent self-attention."""
 
-    scenes: str = setting("", SCENES, label="Scenes", lines=4)
-    subject: str = setting("", SUBJECT, label="Subject")
     sharing: float = setting(
         0.5,
         "Share of each picture's places that the others look at: 0 draws each picture alone, 1 costs most.",
@@ -124,7 +122,7 @@ class Consistent:
         self.settings, self.start, self.subject = settings, settings.start, settings.subject
 
     def list_prompts(self, prompt: str) -> list[str]:
-        return list_prompts(self.subject or prompt, self.settings.scenes)
+        return self.settings.list_prompts(prompt)
 
     def control(self, network: torch.nn.Module, pictures: int, seed: int) -> MapController | None:
         layers = order_self_attention(network)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from pipelines.core.errors import PromptError
+from pipelines.core.registry import setting
 from pipelines.prompts.loras import take_loras
 
-__all__ = ["SCENES", "SUBJECT", "list_prompts", "read_scenes"]
-
-SUBJECT = "What the prompt of every picture begins with; empty for the prompt above."
-SCENES = (
-    "One scene a line, or with bars between them. Each makes a picture, whose prompt is the subject and then the scene."
-)
+__all__ = ["StorySettings", "read_scenes"]
 
 
 def read_scenes(text: str) -> list[str]:
@@ -33,6 +30,28 @@ def read_scenes(text: str) -> list[str]:
     return scenes
 
 
-def list_prompts(subject: str, text: str) -> list[str]:
-    """List the prompts of a story's pictures: the subject, a space, and the scene."""
-    return [f"{subject} {scene}" for scene in read_scenes(text)]
+@dataclasses.dataclass(frozen=True)
+class StorySettings:
+    """The settings that every story has."""
+
+    scenes: str = setting(
+        "",
+        "One scene a line, or with bars between them. Each makes a picture, whose prompt is the subject and then the "
+        "scene.",
+        label="Scenes",
+        lines=4,
+    )
+    subject: str = setting(
+        "", "What the prompt of every picture begins with; empty for the prompt above.", label="Subject"
+    )
+
+    def list_prompts(self, prompt: str) -> list[str]:
+        """List the prompts of the story's pictures: the subject, a space, and the scene.
+
+        Args:
+            prompt: of the request, which stands for a subject that is empty.
+
+        Raises:
+            PromptError: there are no scenes.
+        """
+        return [f"{self.subject or prompt} {scene}" for scene in read_scenes(self.scenes)]

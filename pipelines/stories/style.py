@@ -10,17 +10,15 @@ from pipelines.core.registry import setting
 from pipelines.edits.map_controller import MapController
 from pipelines.edits.style_aligned import SharedAttention
 from pipelines.inversions.base import SOURCE
-from pipelines.stories.scenes import SCENES, SUBJECT, list_prompts
+from pipelines.stories.scenes import StorySettings
 
 __all__ = ["SharedStyle", "SharedStyleSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedStyleSettings:
+class SharedStyleSettings(StorySettings):
     """The settings of a shared style."""
 
-    scenes: str = setting("", SCENES, label="Scenes", lines=4)
-    subject: str = setting("", SUBJECT, label="Subject")
     attention: float = setting(
         1.0,
         "Factor on how much each picture looks at the first: 1 as much as at itself, 0 draws each picture alone.",
@@ -60,7 +58,7 @@ class SharedStyle:
         self.settings, self.start, self.subject = settings, settings.start, settings.subject
 
     def list_prompts(self, prompt: str) -> list[str]:
-        return list_prompts(self.subject or prompt, self.settings.scenes)
+        return self.settings.list_prompts(prompt)
 
     def control(self, network: torch.nn.Module, pictures: int, seed: int) -> MapController | None:
         if pictures < 2 or not self.settings.attention:

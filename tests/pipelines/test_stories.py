@@ -133,6 +133,18 @@ def test_the_others_sampled_places_stand_behind_a_pictures_own():
     assert torch.equal(seen[3, 10:14], rows[4][places[1]])  # the second branch sees its own rows
 
 
+def test_places_that_were_drawn_without_gradients_are_used_by_an_evaluation_with_them():
+    """A run without gradients is under `inference_mode`; minority guidance takes some of one evaluation in between."""
+    with torch.inference_mode():
+        places = sample_places(2, 10, 0.4, seed=1)
+    rows = torch.randn(2, 10, 3, requires_grad=True)
+    look_at_others(rows, places).sum().backward()
+    seen = torch.ones(2, 10)
+    for picture, chosen in enumerate(places):
+        seen[picture, chosen] += 1  # by the other picture
+    assert torch.equal(rows.grad, seen.unsqueeze(-1).expand(-1, -1, 3))
+
+
 def test_a_guidance_that_changes_a_layer_keeps_it(family):
     """Perturbed attention replaces processors for its own branch, over which the story must not write."""
     if family.key != "sd":
