@@ -8,7 +8,7 @@ from pipelines.caches.deep_cache import DeepCache, DeepCacheSettings
 from pipelines.caches.encoder_propagation import EncoderPropagation, EncoderPropagationSettings
 from pipelines.caches.feature_inheritance import FeatureInheritance, FeatureInheritanceSettings
 from pipelines.caches.first_block import FirstBlockCache, FirstBlockSettings
-from pipelines.caches.fits import needs_either, needs_transformer, needs_unet
+from pipelines.caches.fits import needs_either, needs_transformer, needs_unet, reaches_depth
 from pipelines.caches.mag_cache import MagCache, MagCacheSettings
 from pipelines.caches.taylor import TaylorSeer, TaylorSeerSettings
 from pipelines.caches.tea_cache import TeaCache, TeaCacheSettings
@@ -31,6 +31,7 @@ CACHES: Table[Cache | None] = Table(
             needs_unet,
             paper="Ma et al., arXiv:2312.00858",
             help="Runs the UNet's deep layers at every n-th evaluation only.",
+            fit_settings=reaches_depth,
         ),
         Method(
             "cachequant",
@@ -49,6 +50,7 @@ CACHES: Table[Cache | None] = Table(
             needs_either,
             paper="Liu et al., arXiv:2503.06923",
             help="Extrapolates what the deep layers or the blocks say from what they said before.",
+            fit_settings=reaches_depth,
         ),
         Method(
             "encoder_propagation",

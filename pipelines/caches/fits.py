@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from pipelines.core.types import Traits
 
-__all__ = ["needs_either", "needs_transformer", "needs_unet"]
+__all__ = ["HasDepth", "needs_either", "needs_transformer", "needs_unet", "reaches_depth"]
 
 _UNETS = ("sd", "sdxl")
 _TRANSFORMERS = ("sd3", "flux")
@@ -33,3 +35,20 @@ def needs_either(traits: Traits) -> str | None:
     if traits.family not in (*_UNETS, *_TRANSFORMERS):
         return "its frames see each other, and caches know single pictures alone. Choose No cache"
     return None
+
+
+class HasDepth(Protocol):
+    """Represents the settings of a cache that cuts the network at a depth."""
+
+    @property
+    def depth(self) -> int: ...
+
+
+def reaches_depth(settings: HasDepth, traits: Traits) -> str | None:
+    """Say why nothing is left to leave out of a network behind this depth; None while its depth isn't known."""
+    count, what = traits.skips, "UNet has {} skip connections"
+    if traits.backbone == "transformer":
+        count, what = traits.joint_blocks + traits.single_blocks, "transformer has {} blocks"
+    if not count or settings.depth < count:
+        return None
+    return f"its {what.format(count)}. Choose a depth of at most {count - 1}"

@@ -75,6 +75,8 @@ class Method(Generic[Built]):
         groups: families of methods that a person may choose all at once, e.g. "first order".
         schedule: of a sampler, the schedule that it takes on diffusion models where a request names none; "" for the
             model's own.
+        fit_settings: given an instance of `settings` and the `Traits` of a model that fits, None when these settings
+            do, else the reason why not.
     """
 
     key: str
@@ -86,6 +88,7 @@ class Method(Generic[Built]):
     help: str = ""
     groups: tuple[str, ...] = ()
     schedule: str = ""
+    fit_settings: Callable[..., str | None] = lambda settings, traits: None
 
     def build(self, values: Mapping[str, object] | None = None) -> Built:
         """Build the method with these settings (names to plain values, checked).
@@ -95,9 +98,20 @@ class Method(Generic[Built]):
         """
         return self.make(parse_settings(self.settings, values or {}, self.label))
 
-    def require_fit(self, traits: object) -> None:
-        """Raise MethodFitError with the reason if this method does not fit the model."""
+    def require_fit(self, traits: object, values: Mapping[str, object] | None = None) -> None:
+        """Check whether this method fits a model.
+
+        Args:
+            traits: of the model, mostly `Traits`.
+            values: the method's settings; None asks for no more than whether there are settings that fit.
+
+        Raises:
+            MethodFitError: it doesn't, and why.
+            SettingsError: an unknown setting, or a value outside its range.
+        """
         reason = self.fit(traits)
+        if not reason and values is not None:
+            reason = self.fit_settings(parse_settings(self.settings, values, self.label), traits)
         if reason:
             raise MethodFitError(f"{self.label} does not fit this model: {reason}")
 

@@ -243,6 +243,9 @@ class Traits:
         guidance: "cfg" (a conditional and an unconditional pass), "embedded" (the scale is an input of
             the network) or "none".
         compiled: whether PyTorch compiles its network, whose layers then cannot be left out one by one.
+        skips: skip connections of a UNet; 0 without one, and where it isn't known before the model is loaded.
+        joint_blocks, single_blocks: blocks of a transformer that work on picture and text apart, and on both as one;
+            0 likewise.
     """
 
     family: str
@@ -250,6 +253,9 @@ class Traits:
     backbone: str
     guidance: str = "cfg"
     compiled: bool = False
+    skips: int = 0
+    joint_blocks: int = 0
+    single_blocks: int = 0
 
     @property
     def flow(self) -> bool:

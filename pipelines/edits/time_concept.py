@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -28,6 +29,7 @@ __all__ = [
     "solve_transform",
 ]
 
+_WORD = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_")
 _BEGINNINGS = ("", "A photo of ", "An image of ", "A picture of ")
 _EMBEDS = "prompt_embeds"
 
@@ -85,11 +87,21 @@ def align_tokens(concept: Words, destination: Words) -> torch.Tensor:
     """
     places, has_counterpart = align(destination, concept)
     if not has_counterpart.all():
-        raise PromptError(
-            f"What to assume must hold all words of the concept, in their order: {' '.join(concept.words)[:60]!r} is "
-            f"not in {' '.join(destination.words)[:60]!r}. Write e.g. a rose, and a blue rose."
-        )
+        raise _build_refusal(" ".join(concept.words), " ".join(destination.words))
     return places
+
+
+def _build_refusal(concept: str, destination: str) -> PromptError:
+    return PromptError(
+        f"What to assume must hold all words of the concept, in their order: {concept[:60]!r} is not in "
+        f"{destination[:60]!r}. Write e.g. a rose, and a blue rose."
+    )
+
+
+def _holds_words(destination: str, concept: str) -> bool:
+    """Whether all of the concept's words are there, in their order, as a tokenizer takes words apart."""
+    words, own = (iter(_WORD.findall(text.lower())) for text in (destination, concept))
+    return all(word in words for word in own)  # each `in` goes on behind the last word that was found
 
 
 class ChangedAssumption:
@@ -159,6 +171,8 @@ class TimeConcept(UnpatchedEdit):
             raise PromptError(
                 "TIME has nothing to change. Write a concept, e.g. a rose, and what to assume: a blue rose."
             )
+        if not _holds_words(destination, concept):
+            raise _build_refusal(concept, destination)
 
     def build_transform(self, context: EditContext) -> torch.Tensor:
         """Solve for what the prompt's embeddings are multiplied with, (D, D), float64.

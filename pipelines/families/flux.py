@@ -11,6 +11,7 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import CONTROL, flux_control_inputs
+from pipelines.families.depth import with_depth
 from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule, with_embeddings
 from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
@@ -40,7 +41,8 @@ class Flux(LatentFamily):
     def __init__(self, components: Mapping[str, Any]):
         super().__init__(components)
         self.embeds_guidance = bool(self.network.config.guidance_embeds)
-        self.traits = Traits(self.key, "flow", "transformer", "embedded" if self.embeds_guidance else "cfg")
+        guidance = "embedded" if self.embeds_guidance else "cfg"
+        self.traits = with_depth(Traits(self.key, "flow", "transformer", guidance), self.network.config)
         self.size_multiple = self.vae_scale_factor * 2
         self.default_size = (128 * self.vae_scale_factor,) * 2
         self.noise_schedule = self.noise_schedule_for(*self.default_size)

@@ -13,6 +13,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import unet_control_inputs
+from pipelines.families.depth import with_depth
 from pipelines.families.directions import shifted_middle
 from pipelines.families.image_prompt import applied_image_prompt
 from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
@@ -42,7 +43,8 @@ class StableDiffusion(LatentFamily):
         self._edm_times = has_edm_times(self.components["scheduler"])
         self.prediction_type = self.components["scheduler"].config.get("prediction_type", "epsilon")
         self.embeds_guidance = config.get("time_cond_proj_dim") is not None
-        self.traits = Traits(self.key, self.prediction_type, "unet", "embedded" if self.embeds_guidance else "cfg")
+        guidance = "embedded" if self.embeds_guidance else "cfg"
+        self.traits = with_depth(Traits(self.key, self.prediction_type, "unet", guidance), config)
         height, width = sample_side(config.sample_size)
         self.default_size = (width * self.vae_scale_factor, height * self.vae_scale_factor)
         self.size_multiple = math.lcm(8, self.vae_scale_factor)  # as diffusers; the UNet copes with odd halves

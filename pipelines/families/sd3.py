@@ -12,6 +12,7 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import sd3_control_inputs
+from pipelines.families.depth import with_depth
 from pipelines.families.latent import LatentFamily, shifted_schedule, with_embeddings
 from pipelines.families.prompt_tokens import TextRow, most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
@@ -41,7 +42,7 @@ class StableDiffusion3(LatentFamily):
     def __init__(self, components: Mapping[str, Any]):
         super().__init__(components)
         config = self.network.config
-        self.traits = Traits(self.key, "flow", "transformer", "cfg")
+        self.traits = with_depth(Traits(self.key, "flow", "transformer", "cfg"), config)
         if components.get("text_encoder_3") is None:
             self.max_sequence_length = _count_empty_tokens(components.get("preview") or {}, self.max_sequence_length)
         self.default_size = (config.sample_size * self.vae_scale_factor,) * 2

@@ -30,6 +30,7 @@ from pipelines.guidance.perturbed import (
     SkippedLayersSettings,
     SmoothedEnergy,
     SmoothedEnergySettings,
+    has_skipped_blocks,
     needs_joint_blocks,
     needs_self_attention,
 )
@@ -152,6 +153,7 @@ GUIDANCE: Table[Guidance] = Table(
             needs_joint_blocks,
             paper="Stability AI, Stable Diffusion 3.5; the idea: Hyung et al., arXiv:2411.18664",
             help="Leads away from what the transformer draws with some blocks left out: better anatomy.",
+            fit_settings=has_skipped_blocks,
         ),
         Method(
             "autoguidance",

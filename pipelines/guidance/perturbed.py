@@ -23,9 +23,13 @@ __all__ = [
     "SkippedLayersSettings",
     "SmoothedEnergy",
     "SmoothedEnergySettings",
+    "has_skipped_blocks",
     "needs_joint_blocks",
     "needs_self_attention",
 ]
+
+_USUAL_BLOCKS = 24
+"""Of Stable Diffusion 3.5 medium, whose authors' numbers are the defaults."""
 
 _SCALE = "How strongly the picture follows the prompt; at 1 the negative prompt is left out."
 
@@ -93,6 +97,22 @@ class AutoguidanceSettings:
         step=0.1,
     )
     bits: int = setting(6, "Bits of the worse network's weights.", low=2, high=8, step=1)
+
+
+def has_skipped_blocks(settings: SkippedLayersSettings, traits: Traits) -> str | None:
+    """Say why a transformer has none of the blocks that are left out; None while its depth isn't known."""
+    first, last, count = settings.first_block, settings.last_block, traits.joint_blocks
+    if not settings.perturbed_scale:
+        return None
+    if first > last:
+        return f"no block is from {first} to {last}. Choose a last block that is not before the first"
+    if not count or first < count:
+        return None
+    defaults = SkippedLayersSettings()
+    lower = " to ".join(
+        str(round(block * count / _USUAL_BLOCKS)) for block in (defaults.first_block, defaults.last_block)
+    )
+    return f"its transformer has {count} blocks, none from {first} to {last}. Choose lower ones, such as {lower}"
 
 
 class _PerturbedGuidance(TwoBranchGuidance):

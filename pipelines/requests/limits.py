@@ -253,7 +253,8 @@ def check_fit(request: Request, traits: Traits, fields: Collection[str] = METHOD
     """
     for name, table in TABLES.items():
         if name in fields or traits.backbone != "pipeline":
-            table[getattr(request, name).key].require_fit(traits)
+            choice = getattr(request, name)
+            table[choice.key].require_fit(traits, choice.settings)
     require_story_fit(request, traits)
 
 

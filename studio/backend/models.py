@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.controls.direction_files import FOLDER, list_fitting
-from pipelines.core.errors import LoraError, StepwiseError
+from pipelines.core.errors import LoraError, ModelFileError, StepwiseError
 from pipelines.core.interruption import interruptible, large_modules
 from pipelines.core.types import Choice, LoraChoice, Traits
 from pipelines.families.base import Family
+from pipelines.families.depth import with_depth
 from pipelines.models.activations import Work
 from pipelines.models.additions import fits_model
 from pipelines.models.catalog import Catalog
 from pipelines.models.companions import explain_companion_misfit
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
+from pipelines.models.files import read_json
 from pipelines.models.loader import Loader
 from pipelines.models.steering import explain_misfit
 from pipelines.models.steering_entry import SteeringEntry
@@ -93,7 +95,10 @@ class StudioModels:
     def traits(self, model: str) -> Traits | None:
         """Return what methods ask of this model; None while it cannot be said without loading it."""
         entry = self.catalog[model]
-        traits = self._traits.get(model) or TRAITS.get(entry.pipeline) or TRAITS.get(entry.family)
+        traits = self._traits.get(model)
+        if not traits and (traits := TRAITS.get(entry.pipeline) or TRAITS.get(entry.family)) and entry.path:
+            with contextlib.suppress(ModelFileError):  # a broken file is reported where the model is loaded
+                traits = with_depth(traits, read_json(entry.path / traits.backbone / "config.json"))
         return traits and dataclasses.replace(traits, compiled=self._compiles)
 
     @contextlib.contextmanager

@@ -168,3 +168,22 @@ def test_words_of_the_concept_find_their_place_in_the_destination_or_are_refused
     for texts in ({}, {"concept": "rose"}, {"destination": "a blue rose"}):
         with pytest.raises(PromptError, match="nothing to change"):
             request_of(picture, Choice("time", texts)).check(Limits(), None)
+
+
+@pytest.mark.parametrize(
+    ("concept", "destination", "holds"),
+    [
+        ("a rose", "a blue rose", True),
+        ("A Rose,", "a blue ROSE, in a vase", True),
+        ("rose", "blue-rose", True),
+        ("a rose", "a blue tulip", False),
+        ("rose vase", "vase rose", False),
+        ("the the", "the", False),
+    ],
+)
+def test_words_that_do_not_correspond_are_refused_before_the_model_is_needed(picture, concept, destination, holds):
+    request = request_of(picture, Choice("time", {"concept": concept, "destination": destination}))
+    if holds:
+        return request.check(Limits(), None)
+    with pytest.raises(PromptError, match="must hold all words"):
+        request.check(Limits(), None)

@@ -26,6 +26,17 @@ WORDED = {"key": "attend_and_excite", "words": "fox, owl"}
         ({"guidance": WORDED, "made_like": "comfyui"}, "Stepwise"),
         ({"model": "emoji-128-flow", "cache": "deepcache"}, "has no UNet"),
         ({"model": "emoji-128-motion", "cache": "deepcache"}, "No cache"),
+        (
+            {"model": "emoji-128-flow", "guidance": "slg"},
+            "6 blocks, none from 7 to 9. Choose lower ones, such as 2 to 2",
+        ),
+        (
+            {"model": "emoji-128-flow", "guidance": {"key": "slg", "first_block": 3, "last_block": 2}},
+            "before the first",
+        ),
+        ({"model": "emoji-128-flow", "cache": {"key": "taylorseer", "depth": 6}}, "depth of at most 5"),
+        ({"cache": {"key": "deepcache", "depth": 6}}, "6 skip connections. Choose a depth of at most 5"),
+        ({"cache": {"key": "taylorseer", "depth": 9}}, "depth of at most 5"),
     ],
 )
 def test_it_is_refused_before_it_queues(studio, changes, words):
@@ -46,6 +57,10 @@ def test_it_is_refused_before_it_queues(studio, changes, words):
         {"guidance": {"key": "linear", "guidance_scale": 1.0}},
         {"guidance": {**WORDED, "words": "RED  fox, an owl"}},
         {"guidance": "attend_and_excite"},
+        {"model": "emoji-128-flow", "guidance": {"key": "slg", "first_block": 5, "last_block": 9}},
+        {"model": "emoji-128-flow", "guidance": {"key": "slg", "perturbed_scale": 0}},
+        {"model": "emoji-128-flow", "cache": {"key": "taylorseer", "depth": 5}},
+        {"cache": {"key": "deepcache", "depth": 5}},
         # Another number of steps may come of typed levels: it is held against the fit with the model.
         {"cache": "cachequant", "num_inference_steps": 9, "schedule": {"key": "hand_typed", "values": "900, 500, 0"}},
     ],
