@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -45,10 +45,19 @@ class StartContext:
 
 
 class Start(Protocol):
-    """Represents one method of the start table, built with its settings."""
+    """Represents one method of the start table, built with its settings.
+
+    Attributes:
+        most_pictures: of a run; 0 for any number.
+    """
+
+    most_pictures: ClassVar[int]
 
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
         """Go from noise (B, C, h, w) at levels[0] to the latents and levels that the sampler begins with."""
+
+    def list_files(self, num_steps: int) -> Sequence[str]:
+        """List the names of the fitted files that a run on a schedule of `num_steps` steps reads."""
 
     def remaining_steps(self, num_steps: int) -> int | None:
         """Count the steps that a schedule of `num_steps` leaves to the sampler; None where only the run can tell."""

@@ -21,6 +21,7 @@ __all__ = [
     "DenoisingGain",
     "Statistics",
     "Transport",
+    "find_fitted",
     "fitted_file",
     "fitted_folder",
     "load_denoising_gain",
@@ -113,12 +114,26 @@ def fitted_file(context: StartContext, name: str) -> Path:
     Raises:
         ModelMissingError: there is none, with the command that makes it.
     """
-    path = context.folder and context.folder / name
+    return find_fitted(name, context.model, context.folder)
+
+
+def find_fitted(name: str, model: str, folder: Path | None) -> Path:
+    """Find a fitted file.
+
+    Args:
+        name: of the file.
+        model: key of the catalog, for the message.
+        folder: of this model's files (`fitted_folder`); None where nothing can be.
+
+    Raises:
+        ModelMissingError: there is none, with the command that makes it.
+    """
+    path = folder and folder / name
     if path is None or not path.is_file():
         what, command = _HOW[name]
         raise ModelMissingError(
-            f"{what} is needed for this initialization, and there is none for the model {context.model!r}. "
-            f"Fit it: {command.format(context.model)}"
+            f"{what} is needed for this initialization, and there is none for the model {model!r}. "
+            f"Fit it: {command.format(model)}"
         )
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -67,6 +68,8 @@ class GaussianStart:
     noise, and it takes guidance to bring the prompt back (figures in assets/models/emoji-starts/README.md).
     """
 
+    most_pictures: ClassVar[int] = 0
+
     def __init__(self, settings: GaussianSettings = GaussianSettings()):
         self.share = settings.share
 
@@ -79,6 +82,9 @@ class GaussianStart:
         next_latents = gaussian_flow(latents, levels[0], levels[skipped_steps], statistics)
         return next_latents.to(latents), levels[skipped_steps:]
         yield  # a generator without a question
+
+    def list_files(self, num_steps: int) -> Sequence[str]:
+        return (STATISTICS,) if count_skipped_steps(num_steps, self.share) else ()
 
     def remaining_steps(self, num_steps: int) -> int:
         return num_steps - count_skipped_steps(num_steps, self.share)

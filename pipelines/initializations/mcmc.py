@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Sequence
+from typing import ClassVar
 
 import torch
 
@@ -67,6 +68,8 @@ class DenoisingMcmc:
     quarter; latents have about one, so that the same step is shorter here.
     """
 
+    most_pictures: ClassVar[int] = 1
+
     def __init__(self, settings: McmcSettings = McmcSettings()):
         if settings.step_size >= 4 * settings.noise**2:
             raise SettingsError(
@@ -115,6 +118,9 @@ class DenoisingMcmc:
             if sigma < least:
                 best, least = state, sigma
         return best, least
+
+    def list_files(self, num_steps: int) -> Sequence[str]:
+        return (NOISE_LEVEL,)
 
     def remaining_steps(self, num_steps: int) -> None:
         """The chain decides, picture by picture."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -17,12 +18,17 @@ __all__ = ["PlainNoise"]
 class PlainNoise:
     """Takes the noise itself, and the whole schedule."""
 
+    most_pictures: ClassVar[int] = 0
+
     def __init__(self, settings: NoSettings = NoSettings()):
         pass
 
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
         return latents, levels
         yield  # a generator without a question
+
+    def list_files(self, num_steps: int) -> Sequence[str]:
+        return ()
 
     def remaining_steps(self, num_steps: int) -> int:
         return num_steps

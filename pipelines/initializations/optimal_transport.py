@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -89,6 +90,8 @@ class OptimalTransport:
     point shows and the prompt doesn't has to be painted over in the steps that are left.
     """
 
+    most_pictures: ClassVar[int] = 0
+
     def __init__(self, settings: OptimalTransportSettings = OptimalTransportSettings()):
         self.share = settings.share
 
@@ -103,6 +106,9 @@ class OptimalTransport:
         level = levels[skipped_steps]
         return level.alpha * points + level.sigma * noise, levels[skipped_steps:]
         yield  # a generator without a question
+
+    def list_files(self, num_steps: int) -> Sequence[str]:
+        return (TRANSPORT,) if count_skipped_steps(num_steps, self.share) else ()
 
     def remaining_steps(self, num_steps: int) -> int:
         return num_steps - count_skipped_steps(num_steps, self.share)

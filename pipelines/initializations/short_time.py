@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -160,6 +161,8 @@ class ShortTime:
     covariance and errors are those of all the data without a prompt.
     """
 
+    most_pictures: ClassVar[int] = 0
+
     def __init__(self, settings: ShortTimeSettings = ShortTimeSettings()):
         self.slack = settings.slack
 
@@ -172,6 +175,9 @@ class ShortTime:
         drawn = draw_auxiliary_prior(latents / scale, levels[first], statistics)
         return drawn.to(latents), levels[first:]
         yield  # a generator without a question
+
+    def list_files(self, num_steps: int) -> Sequence[str]:
+        return (STATISTICS, DENOISING_GAIN)
 
     def remaining_steps(self, num_steps: int) -> int | None:
         return None

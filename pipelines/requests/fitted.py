@@ -1,19 +1,27 @@
-"""What was fitted to one model and what looks at words of the prompt, checked before anything is loaded."""
+"""What was fitted to one model, the noise levels of a run, and what looks at words of the prompt, checked before
+anything is loaded."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipelines.caches import CACHES
 from pipelines.core.caching import FittedCache
-from pipelines.core.errors import PromptError
+from pipelines.core.errors import PromptError, SettingsError
+from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Request
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.linear import FittedGuidance
 from pipelines.guidance.word_maps import WordedGuidance, choose_words
+from pipelines.initializations import INITIALIZATIONS
+from pipelines.initializations.fitted import find_fitted
 from pipelines.prompts.weights import parse_weights
 from pipelines.requests.prompts import require_one_text
 from pipelines.requests.refusals import require_made_here
+from pipelines.schedules import levels_for
+from pipelines.schedules.learned import LearnedSchedules
 
-__all__ = ["check_fitted", "check_words"]
+__all__ = ["check_fitted", "check_levels", "check_start", "check_words"]
 
 
 def check_fitted(request: Request) -> None:
@@ -32,6 +40,42 @@ def check_fitted(request: Request) -> None:
         cache.require_model(request.model, steps)
     if isinstance(guidance, FittedGuidance):
         guidance.require_model(request.model, steps)
+
+
+def check_start(request: Request, folder: Path) -> None:
+    """Check whether the start's fitted files are there, and whether it makes as many pictures at once.
+
+    Args:
+        request: its settings are valid.
+        folder: of what was fitted for its model.
+
+    Raises:
+        ModelMissingError: a file is missing, with the command that makes it.
+        SettingsError: the start makes fewer pictures at a time.
+    """
+    start = INITIALIZATIONS.build(request.start)
+    for name in start.list_files(request.num_inference_steps):
+        find_fitted(name, request.model, folder)
+    if start.most_pictures and request.batch_size > start.most_pictures:
+        raise SettingsError(
+            f"{INITIALIZATIONS[request.start.key].label} makes {start.most_pictures} picture at a time, and "
+            f"{request.batch_size} are asked for. Choose {start.most_pictures}, or another start."
+        )
+
+
+def check_levels(request: Request, noise_schedule: NoiseSchedule, learned: LearnedSchedules) -> None:
+    """Check whether the chosen schedule has levels for the model and the number of steps.
+
+    Args:
+        request: its settings are valid. Another program's rules make levels of their own, which are left to the run.
+        noise_schedule: the model's own.
+        learned: the fitted schedules that there are.
+
+    Raises:
+        SettingsError: it has none, and why.
+    """
+    if request.made_like.key == Request.made_like.key:
+        levels_for(request, noise_schedule, learned)
 
 
 def check_words(request: Request) -> None:

@@ -30,7 +30,8 @@ class DeviceContext:
         self.store, self.learned, self.given = studio.store, studio.learned, studio.given
         # Both lend on the device that the job names.
         self.model, self.quantized = studio.model, studio.quantized
-        self.traits, self.expand, self.disk_bytes = studio.traits, studio.expand, studio.disk_bytes
+        self.traits, self.noise_schedule = studio.traits, studio.noise_schedule
+        self.expand, self.disk_bytes = studio.expand, studio.disk_bytes
         self.lora_key, self.lora_path, self.load_loras = studio.lora_key, studio.lora_path, studio.load_loras
         self.require_keeping, self.require_live = studio.require_keeping, studio.require_live
         self.has_waiting = studio.has_waiting

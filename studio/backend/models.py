@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.controls.direction_files import FOLDER, list_fitting
 from pipelines.core.errors import LoraError, ModelFileError, StepwiseError
 from pipelines.core.interruption import interruptible, large_modules
+from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Choice, LoraChoice, Traits
 from pipelines.families.base import Family
 from pipelines.families.depth import with_depth
@@ -23,6 +24,7 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.files import read_json
 from pipelines.models.loader import Loader
+from pipelines.models.noise_schedules import read_noise_schedule
 from pipelines.models.steering import explain_misfit
 from pipelines.models.steering_entry import SteeringEntry
 from pipelines.models.vaes import VaeEntry, explain_vae_misfit, read_vae_facts
@@ -36,6 +38,9 @@ from studio.models.lora_names import find_lora
 from studio.models.model_list import ModelList
 
 __all__ = ["StudioModels"]
+
+_OWN_LOOP = ("sd", "sdxl", "sd3", "flux")
+"""Families whose noise schedule is that of their scheduler's file."""
 
 _USUAL_SIDES = {"sdxl": 1024, "sd3": 1024, "flux": 1024}
 """Pixels of a side that the published models of a family draw; 512 of others."""
@@ -66,6 +71,7 @@ class StudioModels:
         self._compiles = settings.acceleration.compile
         self._traits: dict[str, Traits] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._noise_schedules: dict[str, NoiseSchedule] = {}
 
     def _build_loader(self, settings: StudioSettings, device: str | None) -> Loader:
         cache, host = build_caches(settings, device)
@@ -101,6 +107,17 @@ class StudioModels:
                 traits = with_depth(traits, read_json(entry.path / traits.backbone / "config.json"))
         return traits and dataclasses.replace(traits, compiled=self._compiles)
 
+    def noise_schedule(self, model: str) -> NoiseSchedule | None:
+        """Return a model's own noise schedule; None while it cannot be said without loading it."""
+        entry = self.catalog[model]
+        if model in self._noise_schedules:
+            return self._noise_schedules[model]
+        if entry.path is None or not entry.path.is_dir() or entry.family not in _OWN_LOOP:
+            return None
+        with contextlib.suppress(ModelFileError):  # a broken file is reported where the model is loaded
+            return read_noise_schedule(entry.path, (_USUAL_SIDES.get(entry.family, 512),) * 2)
+        return None
+
     @contextlib.contextmanager
     def model(self, key: str, job: Job, extras: Extras = Extras()) -> Iterator[Any]:
         """Lend the model on the job's device: a Family, or a StockPipeline for the rest of the catalog.
@@ -124,6 +141,7 @@ class StudioModels:
                 job.set_status(JobStatus.LOADING, loader.describe_placement(key, work))
             if isinstance(family, Family):
                 self._traits[key], self._sizes[key] = family.traits, family.default_size
+                self._noise_schedules[key] = family.noise_schedule
                 model_loras = loader.lora_files(key, job.cancelled, report_progress)
                 with family.loras(model_loras) if model_loras else contextlib.nullcontext():
                     yield family

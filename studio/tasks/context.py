@@ -12,6 +12,7 @@ from pipelines.models.extras import Extras
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipelines.core.schedule import NoiseSchedule
     from pipelines.core.types import Choice, LoraChoice, Request, Traits
     from pipelines.families.base import Family
     from pipelines.families.stock import StockPipeline
@@ -91,6 +92,9 @@ class TaskContext(Protocol):
 
     def traits(self, model: str) -> Traits | None:
         """Tell what methods ask of this model; None while it cannot be said without loading it."""
+
+    def noise_schedule(self, model: str) -> NoiseSchedule | None:
+        """Tell a model's own noise schedule; None while it cannot be said without loading it."""
 
     def model(self, key: str, job: Job, extras: Extras = Extras()) -> AbstractContextManager[Family | StockPipeline]:
         """Lease a model for as long as the context lasts.

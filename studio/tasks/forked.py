@@ -97,7 +97,7 @@ class ForkedContext:
         self.store, self.learned, self.caches = parent.store, parent.learned, TaskCaches()
         self.given = parent.given
         # None of these takes a lock.
-        self.traits, self.expand = parent.traits, parent.expand
+        self.traits, self.noise_schedule, self.expand = parent.traits, parent.noise_schedule, parent.expand
         self.lora_key, self.lora_path, self.load_loras = parent.lora_key, parent.lora_path, parent.load_loras
         self.require_live, self.has_waiting = parent.require_live, parent.has_waiting
         self.require_keeping, self.keep_quantized = parent.require_keeping, parent.keep_quantized  # both refuse here

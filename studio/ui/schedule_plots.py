@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.core.errors import StepwiseError
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.core.types import Request
+from pipelines.models.noise_schedules import read_noise_schedule
 from pipelines.schedules import SCHEDULES, levels_for
-from pipelines.weights.libraries import import_libraries
 from studio.ui import markup
 from studio.ui.markup import escape
 
@@ -22,8 +21,6 @@ __all__ = ["find_noise_schedule", "schedule_plots", "schedule_view"]
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
-_TOKEN = 16
-"""Pixels to a token of the flow models, whose shift may grow with the picture."""
 
 
 def schedule_view(studio: Studio, values: Mapping[str, object]) -> str:
@@ -48,24 +45,12 @@ def schedule_view(studio: Studio, values: Mapping[str, object]) -> str:
 
 def find_noise_schedule(studio: Studio, model: str, size: tuple[int, int]) -> NoiseSchedule | None:
     """Find a model's own noise schedule, from its scheduler's file alone; None where that is not on this machine."""
-    from pipelines.families.latent import discrete_schedule, shifted_schedule
-
     entry = studio.catalog[model]
     if loaders := [loader for loader in studio.loaders if loader.loaded(model)]:
         with loaders[0].model(model) as family:
             compute = getattr(family, "noise_schedule_for", None)
             return compute(*size) if compute else None
-    path = entry.path and entry.path / "scheduler" / "scheduler_config.json"
-    if path is None or not path.is_file():
-        return None
-    import_libraries()
-    import diffusers
-
-    config = json.loads(path.read_text("utf-8"))
-    scheduler = getattr(diffusers, str(config.get("_class_name")), diffusers.DDIMScheduler).from_config(config)
-    if hasattr(scheduler, "alphas_cumprod"):
-        return discrete_schedule(scheduler)
-    return shifted_schedule(scheduler, size[0] * size[1] // _TOKEN**2, 1.15)
+    return read_noise_schedule(entry.path, size) if entry.path else None
 
 
 def schedule_plots(levels: Sequence[Level], label: str) -> str:

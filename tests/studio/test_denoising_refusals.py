@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.core.errors import SettingsError
+from pipelines.core.errors import SettingsError, StepwiseError
 from studio.tasks import TASKS
 
 BASE = {"model": "emoji-128", "prompt": "a (red:1.3) fox and an owl", "num_inference_steps": 25}
@@ -62,8 +62,48 @@ def test_it_is_refused_before_it_queues(studio, changes, words):
         {"model": "emoji-128-flow", "cache": {"key": "taylorseer", "depth": 5}},
         {"cache": {"key": "deepcache", "depth": 5}},
         # Another number of steps may come of typed levels: it is held against the fit with the model.
-        {"cache": "cachequant", "num_inference_steps": 9, "schedule": {"key": "hand_typed", "values": "900, 500, 0"}},
+        {"cache": "cachequant", "num_inference_steps": 3, "schedule": {"key": "hand_typed", "values": "900, 500, 0"}},
     ],
 )
 def test_what_may_be_is_left_to_the_run(studio, changes):
+    TASKS["text_to_image"].parse({**BASE, **changes}, studio)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": {"key": "hand_typed"}}, "The list of levels is empty. Type 25 time steps"),
+        ({"schedule": {"key": "hand_typed", "values": "900, 500"}}, "2 time steps for 25 steps"),
+        ({"schedule": {"key": "karras", "sigma_max": 200}}, "noise goes from"),
+        ({"schedule": {"key": "align_your_steps", "table": "svd"}}, "Choose the table of this model"),
+        ({"schedule": "learned", "num_inference_steps": 7}, "No schedule has been fitted for 7 steps"),
+        ({"model": "emoji-128-flow", "schedule": {"key": "uniform", "spacing": "leading"}}, "starts below full noise"),
+        ({"model": "emoji-128-flow", "schedule": {"key": "uniform", "final": "first"}}, "the clean end itself"),
+        ({"start": "mcmc"}, "A classifier of its noise levels is needed"),
+        ({"start": {"key": "gaussian", "share": 0.5}}, "mean and covariance of its data"),
+        ({"start": "short_time"}, "mean and covariance of its data"),
+        ({"start": {"key": "optimal_transport", "share": 0.5}}, "A transport map"),
+        ({"model": "emoji", "start": "mcmc", "batch_size": 2}, "makes 1 picture at a time"),
+    ],
+)
+def test_levels_and_files_that_a_run_lacks_are_refused_before_it_queues(studio, changes, words):
+    """A comparison's cell has a note of its own, beside the others."""
+    with pytest.raises(StepwiseError, match=words):
+        TASKS["text_to_image"].parse({**BASE, **changes}, studio)
+    base = {**BASE, "model": changes.get("model", BASE["model"])}
+    if "batch_size" not in changes:
+        TASKS["compare"].parse({"base": base, "cells": [{"seed": 3}, changes]}, studio)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "learned", "num_inference_steps": 8},
+        {"schedule": {"key": "hand_typed", "values": "900, 500", "unit": "time steps"}, "num_inference_steps": 2},
+        {"schedule": {"key": "karras", "sigma_max": 200}, "made_like": "comfyui"},
+        {"start": {"key": "gaussian", "share": 0.0}},
+        {"model": "emoji", "start": "mcmc"},
+    ],
+)
+def test_levels_and_files_that_are_there_are_taken(studio, changes):
     TASKS["text_to_image"].parse({**BASE, **changes}, studio)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipelines.core.errors import SettingsError
 from pipelines.schedules.learned_file import SHIPPED, find_all
 from studio.jobs.job import JobStatus
 from tests.studio.page_forms import built, read_after
@@ -47,9 +48,8 @@ def test_the_shipped_schedule_is_picked_on_the_page_and_named_in_the_saved_setti
 
 def test_what_was_not_fitted_is_refused_on_the_page_with_what_is(studio, page):
     draft = {"model": "emoji", "schedule": "learned", "num_inference_steps": 9, "prompt": PROMPT}
-    view = ended(studio.submit("text_to_image", read_after(page, page.form.updates(draft, "emoji"))))
-    assert view.status is JobStatus.FAILED
-    assert "9 steps of dpmpp_2m on the model emoji" in view.message and "6 steps of dpmpp_2m on emoji" in view.message
+    with pytest.raises(SettingsError, match=r"9 steps of dpmpp_2m on the model emoji.*6 steps of dpmpp_2m on emoji"):
+        studio.submit("text_to_image", read_after(page, page.form.updates(draft, "emoji")))
 
 
 def test_other_weights_under_the_shipped_models_key_are_refused(studio):

@@ -238,7 +238,10 @@ def _label_references(references: Sequence[Request]) -> list[str]:
 def parse(values: Mapping[str, object], context: TaskContext) -> ComparisonRequest:
     """Read untrusted values: see `Task.parse`."""
     return ComparisonRequest.parse(
-        values, lambda plain: parse_request(plain, context, steered=True, composed=True), context.limits, context.traits
+        values,
+        lambda plain: parse_request(plain, context, steered=True, composed=True, begins=True),
+        context.limits,
+        context.traits,
     )
 
 

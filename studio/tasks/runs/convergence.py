@@ -169,7 +169,7 @@ class _Measuring:
 def parse(values: Mapping[str, object], context: TaskContext) -> ConvergenceRequest:
     """Read untrusted values: see `Task.parse`."""
     request = ConvergenceRequest.parse(
-        values, lambda plain: parse_request(plain, context), context.traits, context.limits
+        values, lambda plain: parse_request(plain, context, begins=True), context.traits, context.limits
     )
     refuse_stock(context.catalog[request.base.model], _STOCK)
     return request

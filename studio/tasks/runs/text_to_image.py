@@ -17,10 +17,11 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, LoraChoice, Request, Step
 from pipelines.families.base import Family
+from pipelines.initializations.fitted import fitted_folder
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.encoding import decode, encode_prompts
 from pipelines.requests.extras import find_extras
-from pipelines.requests.fitted import check_fitted, check_words
+from pipelines.requests.fitted import check_fitted, check_levels, check_start, check_words
 from pipelines.requests.limits import check_fit, check_request, check_second_pass
 from pipelines.requests.passes import FirstPass, Passes, resolve_passes
 from pipelines.requests.prompts import check_prompts, read_request_prompts
@@ -63,6 +64,7 @@ def parse_request(
     steered: bool = False,
     composed: bool = False,
     stories: bool = False,
+    begins: bool = False,
 ) -> Request:
     """Parse a checked request from untrusted values: random seeds and wildcards drawn, the model's own defaults where
     nothing is said.
@@ -75,6 +77,8 @@ def parse_request(
         steered: whether the task runs a ControlNet and an IP-Adapter; the others refuse them.
         composed: whether the task runs several models together; the others refuse that.
         stories: whether the task draws scenes together; the others refuse that.
+        begins: whether the task's own requests only begin with this one and change it; then what they run on (levels,
+            fitted files) is checked where they are run.
     """
     values = keep_pictures(read_method_names(draw_seeds(values)), context)
     untrusted = Request.parse(values)
@@ -105,9 +109,20 @@ def parse_request(
     require_extras(request, context)
     check_prompts(request, traits)
     check_fitted(request)
+    if not begins:
+        _check_run(request, context)
     check_words(request)
     search.check(request, traits, context)
     return request
+
+
+def _check_run(request: Request, context: TaskContext) -> None:
+    """Check what a run of this request itself reads: its noise levels, and the files of its start."""
+    if request.start != Request.start:
+        check_start(request, fitted_folder(request.model, context.catalog.folder))
+    # The default has levels for every model: nothing is read for it.
+    if request.schedule != Request.schedule and (noise_schedule := context.noise_schedule(request.model)):
+        check_levels(request, noise_schedule, context.learned)
 
 
 def _name_schedule(request: Request, values: Mapping[str, object], context: TaskContext) -> Mapping[str, str]:
