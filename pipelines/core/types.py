@@ -246,6 +246,7 @@ class Traits:
         skips: skip connections of a UNet; 0 without one, and where it isn't known before the model is loaded.
         joint_blocks, single_blocks: blocks of a transformer that work on picture and text apart, and on both as one;
             0 likewise.
+        text_layers: layers of the text encoder of which a clip skip may choose one; 0 likewise.
     """
 
     family: str
@@ -256,6 +257,7 @@ class Traits:
     skips: int = 0
     joint_blocks: int = 0
     single_blocks: int = 0
+    text_layers: int = 0
 
     @property
     def flow(self) -> bool:

@@ -10,13 +10,16 @@ from pipelines.core.types import Traits
 __all__ = ["with_depth"]
 
 
-def with_depth(traits: Traits, config: Mapping[str, object]) -> Traits:
-    """Add to a model's traits how deep its network is.
+def with_depth(traits: Traits, config: Mapping[str, object], text_config: Mapping[str, object] | None = None) -> Traits:
+    """Add to a model's traits how deep its network and its text encoder are.
 
     Args:
         traits: of the model.
         config: of its network, as diffusers writes it into `config.json`; what it doesn't say stays 0.
+        text_config: of its text encoder, of Stable Diffusion 1 and 2; of others no layer is chosen so.
     """
+    if traits.family == "sd" and text_config:
+        traits = dataclasses.replace(traits, text_layers=_read_count(text_config.get("num_hidden_layers")))
     if traits.backbone == "transformer":
         joint, single = (_read_count(config.get(name)) for name in ("num_layers", "num_single_layers"))
         return dataclasses.replace(traits, joint_blocks=joint, single_blocks=single)

@@ -20,7 +20,7 @@ from pipelines.families.latent import LatentFamily, discrete_schedule, embed_sca
 from pipelines.families.prompt_tokens import most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip
-from pipelines.prompts.rules import HERE, PromptRules
+from pipelines.prompts.rules import HERE, PromptRules, require_layer
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]
 
@@ -44,7 +44,8 @@ class StableDiffusion(LatentFamily):
         self.prediction_type = self.components["scheduler"].config.get("prediction_type", "epsilon")
         self.embeds_guidance = config.get("time_cond_proj_dim") is not None
         guidance = "embedded" if self.embeds_guidance else "cfg"
-        self.traits = with_depth(Traits(self.key, self.prediction_type, "unet", guidance), config)
+        text_config = self.components["text_encoder"].config.to_dict()
+        self.traits = with_depth(Traits(self.key, self.prediction_type, "unet", guidance), config, text_config)
         height, width = sample_side(config.sample_size)
         self.default_size = (width * self.vae_scale_factor, height * self.vae_scale_factor)
         self.size_multiple = math.lcm(8, self.vae_scale_factor)  # as diffusers; the UNet copes with odd halves
@@ -134,10 +135,12 @@ def _read_layer(encoder: Any, layer: int, output: Any) -> tuple[torch.Tensor, No
     """
     if layer < 2:
         return output[0], None
-    layers = encoder.config.num_hidden_layers
-    if layer > layers or encoder.config.hidden_size == _SD2_WIDTH:
-        reason = "reads its text encoder at a layer of its own" if layer <= layers else f"has {layers} of them"
-        raise SettingsError(f"The clip skip asks for layer {layer} from the end; this model {reason}. Set it to 0.")
+    require_layer(layer, encoder.config.num_hidden_layers)
+    if encoder.config.hidden_size == _SD2_WIDTH:
+        raise SettingsError(
+            f"The clip skip asks for layer {layer} from the end; this model reads its text encoder at a layer of its "
+            "own. Set it to 0."
+        )
     return getattr(encoder, "text_model", encoder).final_layer_norm(output.hidden_states[-layer]), None
 
 

@@ -69,8 +69,8 @@ class RefinedStep:
         optimizer = torch.optim.AdamW([latents], lr=self.rate)
         for _ in range(self.iterations):
             prediction = yield Query(latents, next_level, is_differentiable=True)
-            require_gradient(prediction.noise, "Dual-Conditional Inversion")
-            with torch.enable_grad():
+            with torch.enable_grad():  # of a network that predicts v, the noise is computed here
+                require_gradient(prediction.noise, "Dual-Conditional Inversion")
                 noise = draw_toward(prediction.noise, picture, self.pull)
                 loss = torch.nn.functional.mse_loss(latents, self._go_up(state.latents, noise, level, next_level))
             (latents.grad,) = torch.autograd.grad(loss, latents)

@@ -7,12 +7,12 @@ import math
 import re
 from collections.abc import Sequence
 
-from pipelines.core.errors import PromptError
+from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.types import MAX_PROMPT
 from pipelines.prompts.plus_and_minus import parse_plus_and_minus
 from pipelines.prompts.weights import MAX_WEIGHT, parse_chunks
 
-__all__ = ["HERE", "PromptRules", "parse_by_rules", "parse_comfyui"]
+__all__ = ["HERE", "PromptRules", "parse_by_rules", "parse_comfyui", "require_layer"]
 
 _ESCAPES = {r"\)": "\0\1", r"\(": "\0\2"}
 _LITERAL = re.compile(r"\\([{}|_])")
@@ -57,6 +57,22 @@ class PromptRules:
 
 
 HERE = PromptRules()
+
+
+def require_layer(layer: int, layers: int) -> None:
+    """Refuse a clip skip that asks for more layers than a text encoder has.
+
+    Args:
+        layer: counted from the end; 0 for the model's own.
+        layers: of the text encoder.
+
+    Raises:
+        SettingsError: there is no such layer.
+    """
+    if layer > layers:
+        raise SettingsError(
+            f"The clip skip asks for layer {layer} from the end; this model has {layers} of them. Set it to 0."
+        )
 
 
 def parse_by_rules(text: str, rules: PromptRules) -> list[list[tuple[str, float]]]:

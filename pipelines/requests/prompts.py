@@ -14,7 +14,7 @@ from pipelines.core.types import Request, Traits
 from pipelines.families.prompt_weighting import require_weighting
 from pipelines.prompts.brackets import find_pairs, is_outside
 from pipelines.prompts.composition import split_composition
-from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules
+from pipelines.prompts.rules import HERE, PromptRules, parse_by_rules, require_layer
 from pipelines.prompts.switches import has_switches, texts_by_step
 from pipelines.requests.judging import further_texts
 from pipelines.requests.scenes import list_scene_texts
@@ -168,6 +168,7 @@ def check_prompts(request: Request, traits: Traits | None) -> None:
     Raises:
         PromptError: a weight, a step, a composition or a textual inversion cannot be read.
         MethodFitError: the model reads no such prompt.
+        SettingsError: the clip skip asks for more layers than the text encoder has.
         UnknownMethodError: there is no such weighting.
     """
     require_weighting(request.prompt_weighting)
@@ -175,6 +176,8 @@ def check_prompts(request: Request, traits: Traits | None) -> None:
         _check_stock(request)
         return
     prompts = read_request_prompts(request)
+    if traits is not None and traits.text_layers:
+        require_layer(prompts.rules.find_layer(traits.family), traits.text_layers)
     for text in prompts.texts.values():
         parse_by_rules(text, prompts.rules)
 

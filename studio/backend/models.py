@@ -104,7 +104,8 @@ class StudioModels:
         traits = self._traits.get(model)
         if not traits and (traits := TRAITS.get(entry.pipeline) or TRAITS.get(entry.family)) and entry.path:
             with contextlib.suppress(ModelFileError):  # a broken file is reported where the model is loaded
-                traits = with_depth(traits, read_json(entry.path / traits.backbone / "config.json"))
+                configs = [read_json(entry.path / part / "config.json") for part in (traits.backbone, "text_encoder")]
+                traits = with_depth(traits, *configs)
         return traits and dataclasses.replace(traits, compiled=self._compiles)
 
     def noise_schedule(self, model: str) -> NoiseSchedule | None:

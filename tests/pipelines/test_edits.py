@@ -54,6 +54,21 @@ def flow_family():
     return family_of(tiny_sd3().components)
 
 
+@functools.cache
+def v_family():
+    return family_of(tiny_sd(prediction_type="v_prediction").components)
+
+
+@pytest.mark.parametrize(
+    ("edit", "inversion"), [*((edit, "direct") for edit in EDITS), *(("reprompt", key) for key in INVERSIONS)]
+)
+def test_edits_and_inversions_run_where_the_network_predicts_v(picture, mask, edit, inversion):
+    """The noise that a method reads of a prediction is then computed from it, with the gradient that it wants."""
+    family = v_family()
+    if EDITS[edit].fit(family.traits) is None and INVERSIONS[inversion].fit(family.traits) is None:
+        assert edited(family, request_of(picture, edit, mask, inversion=inversion))[2][-1].latents.isfinite().all()
+
+
 def fitting(family, edit):
     """The family, or a flow model for what fits only such."""
     return family if EDITS[edit].fit(family.traits) is None else flow_family()

@@ -37,6 +37,8 @@ WORDED = {"key": "attend_and_excite", "words": "fox, owl"}
         ({"model": "emoji-128-flow", "cache": {"key": "taylorseer", "depth": 6}}, "depth of at most 5"),
         ({"cache": {"key": "deepcache", "depth": 6}}, "6 skip connections. Choose a depth of at most 5"),
         ({"cache": {"key": "taylorseer", "depth": 9}}, "depth of at most 5"),
+        ({"made_like": {"key": "here", "clip_skip": 5}}, "this model has 4 of them"),
+        ({"made_like": {"key": "invokeai", "skipped_layers": 11}}, "layer 12 from the end"),
     ],
 )
 def test_it_is_refused_before_it_queues(studio, changes, words):
@@ -61,6 +63,7 @@ def test_it_is_refused_before_it_queues(studio, changes, words):
         {"model": "emoji-128-flow", "guidance": {"key": "slg", "perturbed_scale": 0}},
         {"model": "emoji-128-flow", "cache": {"key": "taylorseer", "depth": 5}},
         {"cache": {"key": "deepcache", "depth": 5}},
+        {"made_like": {"key": "here", "clip_skip": 4}},
         # Another number of steps may come of typed levels: it is held against the fit with the model.
         {"cache": "cachequant", "num_inference_steps": 3, "schedule": {"key": "hand_typed", "values": "900, 500, 0"}},
     ],

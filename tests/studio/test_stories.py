@@ -71,6 +71,10 @@ def test_tasks_of_single_pictures_say_that_they_tell_none(studio):
             studio.submit(task, {"base": values, **extra})
     with pytest.raises(StepwiseError, match="no scenes"):
         studio.submit("text_to_image", {**REQUEST, "story": {"key": "style"}})
+    for name, text in (("Scenes", ["one", "two"]), ("Subject", 3)):
+        told = {"key": "style", "scenes": SCENES, name.lower(): text}
+        with pytest.raises(StepwiseError, match=f"{name} is .* must be text"):
+            studio.submit("text_to_image", {**REQUEST, "story": told})
 
 
 @pytest.mark.parametrize("guidance", ["attend_and_excite", "a_star", "judged"])

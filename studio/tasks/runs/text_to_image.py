@@ -143,7 +143,8 @@ def _name_schedule(request: Request, values: Mapping[str, object], context: Task
 
 def _draw_wildcards(request: Request, context: TaskContext) -> Request:
     """With the wildcards drawn, those of the prompt, of the negative prompt and of a story apart."""
-    texts = {name: str(text) for name, text in request.story.settings.items() if name in ("scenes", "subject")}
+    settings = request.story.settings.items()
+    texts = {name: text for name, text in settings if name in ("scenes", "subject") and isinstance(text, str)}
     drawn = {name: context.expand(text, request.seed, name) for name, text in texts.items()}
     return request.replace(
         prompt=context.expand(request.prompt, request.seed),
