@@ -19,6 +19,7 @@ from pipelines.core.types import Traits
 from pipelines.families.directions import Directions
 from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
+from pipelines.families.sides import require_multiples
 from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.schedules.learned import LearnedSchedules
 
@@ -253,13 +254,7 @@ class Family(abc.ABC):
 
     def require_size(self, width: int, height: int) -> None:
         """Raise SettingsError, naming the nearest sizes, if a side is no multiple of `size_step`."""
-        step, who = self.size_step, "These models make" if self.companions else "This model makes"
-        for name, value in (("width", width), ("height", height)):
-            if value <= 0 or value % step:
-                below = max(step, value // step * step)
-                raise SettingsError(
-                    f"The {name} is {value} pixels. {who} multiples of {step}: choose {below} or {below + step}."
-                )
+        require_multiples(width, height, self.size_step, "These models make" if self.companions else "This model makes")
         for companion in self.companions.values():
             companion.require_size(width, height)
 

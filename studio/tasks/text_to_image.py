@@ -50,9 +50,11 @@ class TextToImage:
     )
 
     def parse(self, values: Mapping[str, object], context: TaskContext) -> Request:
-        from studio.tasks.runs.text_to_image import parse_request  # late: see `Task`
+        from studio.tasks.runs.text_to_image import check_size, parse_request  # late: see `Task`
 
-        return parse_request(values, context, second_pass=True, steered=True, composed=True, stories=True)
+        request = parse_request(values, context, second_pass=True, steered=True, composed=True, stories=True)
+        check_size(request, context)
+        return request
 
     def work(self, request: Request) -> tuple[float, float]:
         from pipelines.search import SEARCHES  # late: see `Task`

@@ -87,6 +87,8 @@ def test_what_may_be_is_left_to_the_run(studio, changes):
         ({"start": "short_time"}, "mean and covariance of its data"),
         ({"start": {"key": "optimal_transport", "share": 0.5}}, "A transport map"),
         ({"model": "emoji", "start": "mcmc", "batch_size": 2}, "makes 1 picture at a time"),
+        ({"model": "emoji-128-flow", "width": 72}, "multiples of 16: choose 64 or 80"),
+        ({"height": 100}, "multiples of 8: choose 96 or 104"),
     ],
 )
 def test_levels_and_files_that_a_run_lacks_are_refused_before_it_queues(studio, changes, words):
@@ -106,6 +108,7 @@ def test_levels_and_files_that_a_run_lacks_are_refused_before_it_queues(studio, 
         {"schedule": {"key": "karras", "sigma_max": 200}, "made_like": "comfyui"},
         {"start": {"key": "gaussian", "share": 0.0}},
         {"model": "emoji", "start": "mcmc"},
+        {"width": 72, "height": 0},
     ],
 )
 def test_levels_and_files_that_are_there_are_taken(studio, changes):

@@ -17,7 +17,9 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, LoraChoice, Request, Step
 from pipelines.families.base import Family
+from pipelines.families.sides import require_multiples
 from pipelines.initializations.fitted import fitted_folder
+from pipelines.models.sizes import size_multiple
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.encoding import decode, encode_prompts
 from pipelines.requests.extras import find_extras
@@ -53,7 +55,7 @@ from studio.tasks.upscaler_files import find_upscaler, load_named_upscaler
 if TYPE_CHECKING:
     from studio.tasks.context import TaskContext
 
-__all__ = ["parse_request", "run"]
+__all__ = ["check_size", "parse_request", "run"]
 
 
 def parse_request(
@@ -114,6 +116,20 @@ def parse_request(
     check_words(request)
     search.check(request, traits, context)
     return request
+
+
+def check_size(request: Request, context: TaskContext) -> None:
+    """Check whether a model that runs in the studio's own loop draws the size that a request names.
+
+    Raises:
+        SettingsError: a side is no multiple of what it draws, and the nearest that are.
+    """
+    entry = context.catalog[request.model]
+    if entry.quantized:
+        entry = context.catalog.get(entry.quantized.base, entry)
+    traits, step = context.traits(entry.key), size_multiple(entry)
+    if traits and traits.backbone != "pipeline":
+        require_multiples(request.width or step, request.height or step, step)
 
 
 def _check_run(request: Request, context: TaskContext) -> None:
