@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from pipelines.compatibility.base import Here, sigma_ends
-from pipelines.compatibility.noise import CPU, CUDA, GENERATORS, PathNoise, PictureNoise
+from pipelines.compatibility.base import Here
+from pipelines.compatibility.noise import CPU, CUDA, GENERATORS, PathNoise, PathSigmas, PictureNoise
 from pipelines.compatibility.peer_samplers import HalvedDpm3MSde, Plms
 from pipelines.compatibility.scheduler_names import k_diffusion_scheduler
 from pipelines.compatibility.sigma_table import SigmaTable, alphas_cumprod_of
@@ -133,7 +133,7 @@ class A1111(Here):
             initial = slerp_columns(initial, second, request.variation_strength)
         if self.settings.ensd and request.sampler.key in _ANCESTRAL:
             source = PictureNoise([make(seed + self.settings.ensd) for seed in seeds])
-        return initial, PathNoise(source, seeds, None, sigma_ends(levels), self.device)
+        return initial, PathNoise(source, seeds, None, PathSigmas(levels), self.device)
 
 
 class A1111Cpu(A1111):

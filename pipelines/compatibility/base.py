@@ -16,7 +16,7 @@ from pipelines.core.schedule import Level, NoiseSchedule, Schedule
 from pipelines.core.types import Request
 from pipelines.prompts.rules import PromptRules
 
-__all__ = ["Compatibility", "Here", "HereSettings", "sigma_ends", "with_setting"]
+__all__ = ["Compatibility", "Here", "HereSettings", "with_setting"]
 
 
 class Compatibility(Protocol):
@@ -108,12 +108,6 @@ class Here:
     def one_of_batch(self, request: Request, index: int) -> Request:
         varied = {"variation_seed": request.variation_seed + index} if request.variation_strength else {}
         return request.replace(seed=request.seed + index, batch_size=1, **varied)
-
-
-def sigma_ends(levels: Sequence[Level]) -> tuple[float, float]:
-    """Find the least sigma / alpha above 0 and the largest of a run."""
-    sigmas = [level.sigma_ve for level in levels if level.sigma > 0]
-    return min(sigmas), max(sigmas)
 
 
 def with_setting(request: Request, **settings: object) -> Request:

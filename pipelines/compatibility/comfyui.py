@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from pipelines.compatibility.base import Here, sigma_ends, with_setting
-from pipelines.compatibility.noise import CPU, CUDA, GENERATORS, BatchNoise, PathNoise, Rows
+from pipelines.compatibility.base import Here, with_setting
+from pipelines.compatibility.noise import CPU, CUDA, GENERATORS, BatchNoise, PathNoise, PathSigmas, Rows
 from pipelines.compatibility.peer_samplers import (
     ComfyDeis,
     EqualAdams,
@@ -138,7 +138,7 @@ class ComfyUi(Here):
         initial = BatchNoise(GENERATORS[CPU](request.seed), rows)(torch.empty(rows.wanted, *shape))
         device = CUDA if settings.step_noise == CUDA else CPU
         steps = BatchNoise(GENERATORS[device](request.seed + (settings.step_noise == _CPU_NEWER)), rows)
-        return initial, PathNoise(steps, (request.seed,), rows, sigma_ends(levels), settings.path_noise)
+        return initial, PathNoise(steps, (request.seed,), rows, PathSigmas(levels), settings.path_noise)
 
     def guidance(self, guidance: Guidance) -> Guidance:
         return mix_below_one(guidance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,7 +15,18 @@ from pipelines.compatibility.philox import PhiloxGenerator
 from pipelines.core.noise import NoiseSource
 from pipelines.core.schedule import Level
 
-__all__ = ["CPU", "CUDA", "GENERATORS", "BatchNoise", "CpuGenerator", "Generator", "PathNoise", "PictureNoise", "Rows"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "GENERATORS",
+    "BatchNoise",
+    "CpuGenerator",
+    "Generator",
+    "PathNoise",
+    "PathSigmas",
+    "PictureNoise",
+    "Rows",
+]
 
 CPU, CUDA = "CPU", "CUDA"
 """The devices whose generators programs draw from."""
@@ -101,14 +113,35 @@ class PictureNoise(NoiseSource):
         return PictureNoise([one.clone() for one in self.generators])
 
 
+class PathSigmas:
+    """Holds the sigmas in which a run's path is walked: of a flow model its own, from 0 to 1, of others sigma / alpha.
+
+    Args:
+        levels: of the run.
+
+    Attributes:
+        ends: the least above 0 and the largest.
+    """
+
+    def __init__(self, levels: Sequence[Level]):
+        noisy = [level for level in levels if level.sigma > 0]
+        self._is_flow = all(math.isclose(level.alpha + level.sigma, 1, rel_tol=1e-6) for level in noisy)
+        sigmas = [self.of(level) for level in noisy]
+        self.ends = min(sigmas), max(sigmas)
+
+    def of(self, level: Level) -> float:
+        """Return the sigma of a level."""
+        return level.sigma if self._is_flow else level.sigma_ve
+
+
 class PathNoise(NoiseSource):
-    """A source whose spans are increments of Brownian paths in sigma / alpha; other draws are another source's.
+    """A source whose spans are increments of Brownian paths in sigma; other draws are another source's.
 
     Args:
         fresh: for draws without a span.
         seeds: one for each path.
         rows: the wanted ones of a batch that shares one path; None where each picture has a path of its own.
-        ends: the least sigma / alpha above 0 and the largest of the run.
+        sigmas: of the run.
         device: whose generators the path's numbers come from.
 
     Source: k-diffusion, `BrownianTreeNoiseSampler`; a path runs in sigma, and from high to low its sign turns.
@@ -116,17 +149,15 @@ class PathNoise(NoiseSource):
 
     follows_path = True
 
-    def __init__(
-        self, fresh: NoiseSource, seeds: Sequence[int], rows: Rows | None, ends: tuple[float, float], device: str
-    ):
-        self.fresh, self.seeds, self.rows, self.ends, self.device = fresh, tuple(seeds), rows, ends, device
+    def __init__(self, fresh: NoiseSource, seeds: Sequence[int], rows: Rows | None, sigmas: PathSigmas, device: str):
+        self.fresh, self.seeds, self.rows, self.sigmas, self.device = fresh, tuple(seeds), rows, sigmas, device
         self._paths: list[BrownianPath] = []
 
     def __call__(self, like: torch.Tensor) -> torch.Tensor:
         return self.fresh(like)
 
     def between(self, like: torch.Tensor, level: Level, next_level: Level) -> torch.Tensor:
-        high, low = np.float32(level.sigma_ve), np.float32(next_level.sigma_ve)
+        high, low = np.float32(self.sigmas.of(level)), np.float32(self.sigmas.of(next_level))
         if not self._paths:
             shape = tuple(like.shape[1:]) if self.rows is None else (self.rows.total, *like.shape[1:])
             self._paths = [self._path(seed, shape) for seed in self.seeds]
@@ -135,9 +166,9 @@ class PathNoise(NoiseSource):
         return (torch.stack(increments) if self.rows is None else self.rows.of(increments[0])).to(like)
 
     def clone(self) -> PathNoise:
-        return PathNoise(self.fresh.clone(), self.seeds, self.rows, self.ends, self.device)
+        return PathNoise(self.fresh.clone(), self.seeds, self.rows, self.sigmas, self.device)
 
     def _path(self, seed: int, shape: tuple[int, ...]) -> BrownianPath:
         make = GENERATORS[self.device]
-        low, high = (float(np.float32(end)) for end in self.ends)
+        low, high = (float(np.float32(end)) for end in self.sigmas.ends)
         return BrownianPath(low, high, seed, lambda number: make(number).randn(shape))

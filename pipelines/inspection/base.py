@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from pipelines.requests.encoding import decode, encode_request
 from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.text_to_image import ResolvedRun, assemble_run
 
-__all__ = ["Finding", "InspectContext", "Inspection", "needs_word_by_word"]
+__all__ = ["ComparingInspection", "Finding", "InspectContext", "Inspection", "needs_word_by_word"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +155,21 @@ class Inspection(Protocol):
         Raises:
             Cancelled: it was stopped.
             StepwiseError: the prompt or the model does not fit.
+        """
+
+
+@runtime_checkable
+class ComparingInspection(Protocol):
+    """Represents an inspection that compares texts, and can say without the model whether they can be compared."""
+
+    def check_texts(self, prompt: str) -> None:
+        """Check the texts.
+
+        Args:
+            prompt: of the request.
+
+        Raises:
+            PromptError: there are none to compare.
         """
 
 

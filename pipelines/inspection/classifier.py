@@ -39,15 +39,19 @@ class DiffusionClassifier:
         self.draws = settings.draws
         self.prompts = [one.strip() for one in settings.prompts.split(";") if one.strip()]
 
+    def check_texts(self, prompt: str) -> None:
+        """Refuse a prompt that is alone: see `ComparingInspection`."""
+        if not self.prompts:
+            raise PromptError(
+                "There is one prompt, and nothing to choose. Give further ones, with semicolons between: a cat; a dog."
+            )
+
     def count_pieces(self) -> int:
         return self.draws
 
     def inspect(self, context: InspectContext) -> Finding:
         prompts = [context.resolved.request.prompt, *self.prompts]
-        if len(prompts) < 2:
-            raise PromptError(
-                "There is one prompt, and nothing to choose. Give further ones, with semicolons between: a cat; a dog."
-            )
+        self.check_texts(prompts[0])
         conditionings = [context.encode_prompt(prompt) for prompt in prompts]
         errors = [0.0] * len(prompts)
         for level, noise, latents in context.draw_noised(context.encode_picture(), self.draws):

@@ -10,6 +10,7 @@ import torch
 from pipelines.core.errors import PromptError
 from pipelines.core.prediction import Query
 from pipelines.core.registry import setting
+from pipelines.edits.words import Words, split_words
 from pipelines.inspection.base import Finding, InspectContext
 
 __all__ = ["Parts", "WordInformation", "WordInformationSettings", "information", "split"]
@@ -76,7 +77,7 @@ class WordInformation:
         return self.draws
 
     def inspect(self, context: InspectContext) -> Finding:
-        first, second = self._choose_words(context)
+        first, second = self._choose_words(context.read_words())
         texts = ["", first, second, f"{first} {second}"]
         conditionings = [context.encode_prompt(text) for text in texts]
         prompted = [torch.zeros(()) for _ in texts[1:]]
@@ -102,10 +103,14 @@ class WordInformation:
             {name: values.float().numpy() for name, values in maps.items()},
         )
 
-    def _choose_words(self, context: InspectContext) -> tuple[str, str]:
+    def check_texts(self, prompt: str) -> None:
+        """Refuse other than two words: see `ComparingInspection`."""
+        self._choose_words(split_words(prompt))
+
+    def _choose_words(self, prompt: Words) -> tuple[str, str]:
         named = [one.strip() for one in self.words.split(",") if one.strip()]
         if not named:
-            words = list(dict.fromkeys(context.read_words().words))
+            words = list(dict.fromkeys(prompt.words))
             named = [words[0], words[-1]] if len(words) > 1 else words
         if len(named) != 2 or named[0] == named[1]:
             raise PromptError(f"Two different words are compared, and {len(named)} are given. Write e.g. fox, blue.")

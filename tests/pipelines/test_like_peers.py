@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -14,7 +15,17 @@ from diffusers import DDIMScheduler
 
 from pipelines.compatibility import COMPATIBILITIES
 from pipelines.compatibility.brownian import BrownianPath
-from pipelines.compatibility.noise import CPU, CUDA, GENERATORS, BatchNoise, CpuGenerator, PathNoise, PictureNoise, Rows
+from pipelines.compatibility.noise import (
+    CPU,
+    CUDA,
+    GENERATORS,
+    BatchNoise,
+    CpuGenerator,
+    PathNoise,
+    PathSigmas,
+    PictureNoise,
+    Rows,
+)
 from pipelines.compatibility.philox import PhiloxGenerator, philox4x32_10
 from pipelines.compatibility.sigma_table import SigmaTable
 from pipelines.core.denoiser import Denoiser
@@ -22,14 +33,17 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning, Prediction
-from pipelines.core.schedule import DiscreteSchedule
+from pipelines.core.schedule import CLEAN, DiscreteSchedule, FlowSchedule
 from pipelines.core.types import Choice, Request, Traits
+from pipelines.families import family_of
 from pipelines.families.noise_schedules import discrete_schedule
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.requests.costs import evaluations
+from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES
+from tests.pipelines.tiny_models import tiny_sd, tiny_sd3
 
 RECORDED = json.loads((Path(__file__).parent / "recorded_peers.json").read_text("utf-8"))
 PLACES = RECORDED["places"]
@@ -330,21 +344,54 @@ def test_the_path_is_torchsdes_tree(start, end, entropy):
     assert torch.equal(path(times[4], times[4]), torch.zeros(shape))
 
 
-def test_a_paths_noise_is_standard_normal_and_its_spans_depend_on_each_other():
+def diffusion_levels():
     table = SigmaTable(
         ((1 - torch.from_numpy(SCHEDULE.alphas_cumprod)) / torch.from_numpy(SCHEDULE.alphas_cumprod)) ** 0.5
     )
-    high, middle, low = (table.at(time) for time in (900.0, 700.0, 500.0))
-    source = PathNoise(NoiseSource([0]), [3, 4], None, (0.03, 14.6), CPU)
+    levels = [table.at(time) for time in (900.0, 700.0, 500.0)]
+    return levels, [level.sigma_ve for level in levels]
+
+
+def flow_levels():
+    """From pure noise on, where sigma / alpha has no bound: the path is walked in the flow's own sigma."""
+    levels = [FlowSchedule().at(time) for time in (1000.0, 700.0, 300.0)]
+    return levels, [level.sigma for level in levels]
+
+
+@pytest.mark.parametrize("make", [diffusion_levels, flow_levels])
+def test_a_paths_noise_is_standard_normal_and_its_spans_depend_on_each_other(make):
+    (high, middle, low), sigmas = make()
+    source = PathNoise(NoiseSource([0]), [3, 4], None, PathSigmas([high, middle, low, CLEAN]), CPU)
+    assert source.sigmas.ends == (sigmas[2], sigmas[0])
     like = torch.empty(2, 4, 64, 64)
     whole, first, second = (source.between(like, *span) for span in ((high, low), (high, middle), (middle, low)))
-    width = {"whole": high.sigma_ve - low.sigma_ve, "first": high.sigma_ve - middle.sigma_ve}
+    width = {"whole": sigmas[0] - sigmas[2], "first": sigmas[0] - sigmas[1]}
     rest = width["whole"] - width["first"]
     joined = (width["first"] ** 0.5 * first + rest**0.5 * second) / width["whole"] ** 0.5
     torch.testing.assert_close(whole, joined, rtol=0, atol=1e-4)
     for noise in (whole, first, second):
         assert noise.mean().abs() < 0.03 and (noise.std() - 1).abs() < 0.03
     assert torch.equal(source.clone().between(like, high, low), whole)
+
+
+@functools.cache
+def family_like(kind):
+    pipe = tiny_sd3() if kind == "flow" else tiny_sd(prediction_type="v_prediction")
+    if kind == "zero_snr":
+        pipe.scheduler = DDIMScheduler.from_config(
+            pipe.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        )
+    return family_of(pipe.components)
+
+
+@pytest.mark.parametrize("kind", ["flow", "zero_snr"])
+@pytest.mark.parametrize("sampler", ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"])
+@pytest.mark.parametrize("program", ["comfyui", "a1111_cpu", "a1111_gpu"])
+def test_a_run_from_pure_noise_has_a_path(kind, sampler, program):
+    family, size = family_like(kind), {"width": 32, "height": 32}
+    request = Request(prompt="a fox", num_inference_steps=4, sampler=Choice(sampler), made_like=Choice(program), **size)
+    *_, step = denoise(build_run(resolve(request, family), family))
+    assert step.latents.isfinite().all() and 0.01 < step.latents.std() < 100
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from studio.jobs.job import JobStatus
 from studio.page.text_to_image.inspect import draw_curve, encode_map_url
 from studio.page.text_to_image.inspect import render_finding as render
@@ -119,6 +119,20 @@ def test_a_model_that_has_no_words_to_look_at_is_refused_before_it_queues(studio
     values = {"base": {"model": "emoji-128-flow", "prompt": "a fox"}, "inspection": {"key": "personalization"}}
     with pytest.raises(MethodFitError, match="more than one text encoder"):
         studio.submit("inspect", values)
+
+
+@pytest.mark.parametrize(
+    ("inspection", "prompt", "words"),
+    [
+        ("classifier", "a fox", "nothing to choose"),
+        ({"key": "classifier", "prompts": " ; "}, "a fox", "nothing to choose"),
+        ({"key": "word_information", "words": "fox"}, "a fox", "1 are given"),
+        ("word_information", "fox", "1 are given"),
+    ],
+)
+def test_texts_that_cannot_be_compared_are_refused_before_it_queues(studio, inspection, prompt, words):
+    with pytest.raises(PromptError, match=words):
+        studio.submit("inspect", {"base": {"model": "emoji", "prompt": prompt}, "inspection": inspection})
 
 
 def test_a_map_is_the_more_opaque_the_larger_it_is_and_an_even_one_is_clear():

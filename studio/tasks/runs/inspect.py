@@ -13,7 +13,7 @@ from pipelines.controls.direction_files import FOLDER, list_directions, write_di
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.families.directions import MIDDLE
 from pipelines.inspection import INSPECTIONS
-from pipelines.inspection.base import Finding
+from pipelines.inspection.base import ComparingInspection, Finding
 from pipelines.inspection.directions import DirectionSearch
 from pipelines.inspection.personalization import Personalization, find_start, replace_word
 from pipelines.requests.text_to_image import resolve
@@ -40,6 +40,8 @@ def parse(values: Mapping[str, object], context: TaskContext) -> InspectRequest:
     refuse_stock(context.catalog[request.base.model], _STOCK)
     request.check(context.traits(request.base.model))
     inspection = request.build()
+    if isinstance(inspection, ComparingInspection):
+        inspection.check_texts(request.base.prompt)
     if isinstance(inspection, Personalization):
         _require_savable(inspection, request.base.prompt, context)
     if isinstance(inspection, DirectionSearch):
