@@ -22,6 +22,13 @@ __all__ = ["Compatibility", "Here", "HereSettings", "with_setting"]
 class Compatibility(Protocol):
     """A compatibility is one method of the table of programs, built with its settings."""
 
+    def check(self, request: Request) -> None:
+        """Refuse what the program does not have.
+
+        Raises:
+            SettingsError: there is such a thing.
+        """
+
     def noise_schedule(self, noise_schedule: NoiseSchedule, config: Mapping[str, object]) -> NoiseSchedule:
         """Give the model's noise schedule the program's rounding.
 
@@ -76,6 +83,9 @@ class Here:
 
     def __init__(self, settings: HereSettings = HereSettings()):
         self._rules = PromptRules(clip_skip=settings.clip_skip, skipping=frozenset({"sd", "sd2", "sdxl"}))
+
+    def check(self, request: Request) -> None:
+        pass
 
     def noise_schedule(self, noise_schedule: NoiseSchedule, config: Mapping[str, object]) -> NoiseSchedule:
         return noise_schedule

@@ -90,6 +90,13 @@ class ComfyUi(Here):
         sigmas = ((1 - alphas_cumprod) / alphas_cumprod) ** 0.5
         return SigmaTable(sigmas, noise_schedule.steps_offset, nearest=True)
 
+    def check(self, request: Request) -> None:
+        if request.variation_strength:
+            raise SettingsError(
+                "ComfyUI has no variation seed. Set the variation strength to 0, or Made like to Stepwise."
+            )
+        self._rows(request)
+
     def levels(self, request: Request, schedule: Schedule, noise_schedule: NoiseSchedule) -> list[Level]:
         drops = request.sampler.key in _DROPS_PENULTIMATE and not self.settings.whole_schedule
         steps = request.num_inference_steps + drops
@@ -131,10 +138,6 @@ class ComfyUi(Here):
         self, request: Request, shape: tuple[int, int, int], levels: Sequence[Level]
     ) -> tuple[torch.Tensor, NoiseSource]:
         settings, rows = self.settings, self._rows(request)
-        if request.variation_strength:
-            raise SettingsError(
-                "ComfyUI has no variation seed. Set the variation strength to 0, or Made like to Stepwise."
-            )
         initial = BatchNoise(GENERATORS[CPU](request.seed), rows)(torch.empty(rows.wanted, *shape))
         device = CUDA if settings.step_noise == CUDA else CPU
         steps = BatchNoise(GENERATORS[device](request.seed + (settings.step_noise == _CPU_NEWER)), rows)

@@ -139,6 +139,7 @@ def check_request(
         )
     for name, table in TABLES.items():
         table.require(getattr(request, name))
+    COMPATIBILITIES.build(request.made_like).check(request)
     check_second_pass(request, limits)
     check_steering(request)
     _check_ensemble(request)

@@ -113,6 +113,7 @@ def resolve(request: Request, family: Family) -> ResolvedRun:
         _require_all_steps(request, initialization, sampler)
     _require_sliders(request, family)
     program = COMPATIBILITIES.build(request.made_like)
+    program.check(request)
     noise_schedule = family.noise_schedule_for(request.width, request.height)
     if not isinstance(schedule, FittedSchedule):
         noise_schedule = program.noise_schedule(noise_schedule, family.scheduler_config)

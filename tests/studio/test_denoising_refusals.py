@@ -39,6 +39,8 @@ WORDED = {"key": "attend_and_excite", "words": "fox, owl"}
         ({"cache": {"key": "taylorseer", "depth": 9}}, "depth of at most 5"),
         ({"made_like": {"key": "here", "clip_skip": 5}}, "this model has 4 of them"),
         ({"made_like": {"key": "invokeai", "skipped_layers": 11}}, "layer 12 from the end"),
+        ({"made_like": "comfyui", "variation_strength": 0.4}, "ComfyUI has no variation seed"),
+        ({"made_like": {"key": "comfyui", "batch_index": 3, "batch_total": 2}}, "Picture 3 is asked of a batch of 2"),
     ],
 )
 def test_it_is_refused_before_it_queues(studio, changes, words):
