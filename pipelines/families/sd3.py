@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipelines.core.errors import ModelFileError, SettingsError
+from pipelines.core.errors import ModelFileError
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
@@ -17,6 +17,7 @@ from pipelines.families.latent import LatentFamily, shifted_schedule, with_embed
 from pipelines.families.prompt_tokens import TextRow, most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5
+from pipelines.families.sides import require_longest
 from pipelines.prompts.rules import HERE, PromptRules
 
 __all__ = ["StableDiffusion3"]
@@ -58,9 +59,7 @@ class StableDiffusion3(LatentFamily):
 
     def require_size(self, width: int, height: int) -> None:
         super().require_size(width, height)
-        longest = self.network.config.pos_embed_max_size * self.size_multiple
-        if max(width, height) > longest:
-            raise SettingsError(f"The longer side is {max(width, height)} pixels. This model makes at most {longest}.")
+        require_longest(width, height, self.network.config.pos_embed_max_size * self.size_multiple)
 
     @with_embeddings
     def encode_texts(

@@ -10,7 +10,7 @@ from pipelines.core.errors import ModelFileError
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import part_folder, read_json
 
-__all__ = ["size_multiple"]
+__all__ = ["longest_side", "size_multiple"]
 
 _BY_FAMILY = {"sd": 8, "sdxl": 8, "sd3": 16, "flux": 16}
 """Of the published models: the autoencoder's factor of eight, times a transformer's patches. A UNet copes with sides
@@ -38,6 +38,15 @@ def size_multiple(entry: CatalogEntry) -> int:
         return factor * (int(network["patch_size"]) if entry.family == "sd3" else 2)
     except (KeyError, TypeError, ValueError):  # a part lies elsewhere, or names are another library's
         return usual
+
+
+def longest_side(entry: CatalogEntry) -> int:
+    """The longest side in pixels that a model's table of positions has room for; 0 for one without, and where it isn't
+    known."""
+    if entry.family != "sd3" or entry.path is None or not entry.path.is_dir():
+        return 0
+    positions = _config(entry.path, "transformer").get("pos_embed_max_size")
+    return positions * size_multiple(entry) if isinstance(positions, int) else 0
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def test_what_may_be_is_left_to_the_run(studio, changes):
         ({"model": "emoji", "start": "mcmc", "batch_size": 2}, "makes 1 picture at a time"),
         ({"model": "emoji-128-flow", "width": 72}, "multiples of 16: choose 64 or 80"),
         ({"height": 100}, "multiples of 8: choose 96 or 104"),
+        ({"model": "emoji-128-flow", "width": 272}, "longer side is 272 pixels. This model makes at most 256"),
     ],
 )
 def test_levels_and_files_that_a_run_lacks_are_refused_before_it_queues(studio, changes, words):
@@ -111,6 +112,8 @@ def test_levels_and_files_that_a_run_lacks_are_refused_before_it_queues(studio, 
         {"start": {"key": "gaussian", "share": 0.0}},
         {"model": "emoji", "start": "mcmc"},
         {"width": 72, "height": 0},
+        {"model": "emoji-128-flow", "width": 256, "height": 16},
+        {"width": 512, "height": 512},
     ],
 )
 def test_levels_and_files_that_are_there_are_taken(studio, changes):

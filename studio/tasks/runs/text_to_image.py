@@ -17,9 +17,9 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, LoraChoice, Request, Step
 from pipelines.families.base import Family
-from pipelines.families.sides import require_multiples
+from pipelines.families.sides import require_longest, require_multiples
 from pipelines.initializations.fitted import fitted_folder
-from pipelines.models.sizes import size_multiple
+from pipelines.models.sizes import longest_side, size_multiple
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.encoding import decode, encode_prompts
 from pipelines.requests.extras import find_extras
@@ -122,7 +122,7 @@ def check_size(request: Request, context: TaskContext) -> None:
     """Check whether a model that runs in the studio's own loop draws the size that a request names.
 
     Raises:
-        SettingsError: a side is no multiple of what it draws, and the nearest that are.
+        SettingsError: a side is no multiple of what it draws, and the nearest that are; or longer than it can draw.
     """
     entry = context.catalog[request.model]
     if entry.quantized:
@@ -130,6 +130,8 @@ def check_size(request: Request, context: TaskContext) -> None:
     traits, step = context.traits(entry.key), size_multiple(entry)
     if traits and traits.backbone != "pipeline":
         require_multiples(request.width or step, request.height or step, step)
+        if longest := longest_side(entry):
+            require_longest(request.width, request.height, longest)
 
 
 def _check_run(request: Request, context: TaskContext) -> None:
