@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.models.device_choice import Acceleration
 from pipelines.models.loader import Loader
+from pipelines.samplers import SAMPLERS
 from studio.backend import Studio, StudioSettings
 from studio.exports.comparison import draw_comparison, write_csv
 from studio.jobs.job import JobStatus
@@ -179,6 +180,29 @@ def test_a_cell_that_cannot_run_loses_only_itself(studio):
     assert "34 pixels" in cells[1].note and rows(job)[1]["problem"] == cells[1].note
     assert cells[2].note and rows(job)[2]["evaluations"] == 0
     assert rows(job)[0]["psnr"] is not None
+
+
+def test_a_cell_that_breaks_while_all_are_drawn_together_loses_only_itself(studio, monkeypatch):
+    """A file that is missing is found before; what only the run finds is a step of one cell."""
+    job = compare(studio, {}, {"start": "mcmc"}, {"sampler": "ddim"}, reference=False)
+    cells = job.view().cells
+    assert [cell.images is not None for cell in cells] == [True, False, True]
+    assert "A classifier of its noise levels" in cells[1].note
+
+    step = SAMPLERS["heun"].make.step
+
+    def breaking(self, state, level, next_level, context):
+        if context.index == 1:
+            raise SettingsError("This sampler broke.")
+        return (yield from step(self, state, level, next_level, context))
+
+    monkeypatch.setattr(SAMPLERS["heun"].make, "step", breaking)
+    alone = compare(studio, {}, {"sampler": "ddim"}, reference=False).view().cells[0].images
+    job = compare(studio, {}, {"sampler": "heun"}, {"sampler": "ddim"}, reference=False)
+    cells = job.view().cells
+    assert job.status is JobStatus.DONE and cells[1].note == "This sampler broke." and cells[1].images is None
+    assert [len(cell.rows) for cell in cells] == [BASE["num_inference_steps"], 1, BASE["num_inference_steps"]]
+    np.testing.assert_array_equal(cells[0].images, alone)
 
 
 def test_where_no_cell_can_run_the_job_fails_and_says_why(studio):

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.core.errors import MethodFitError, StepwiseError, StoreError
-from pipelines.core.loop import denoise_together
+from pipelines.core.loop import Run, denoise_together
 from pipelines.core.types import Request
 from pipelines.families.base import Family
+from pipelines.initializations.fitted import fitted_folder
 from pipelines.models.extras import Extras
 from pipelines.requests.encoding import decode
+from pipelines.requests.fitted import check_start
 from pipelines.requests.limits import check_orders
 from pipelines.requests.reference import ReferenceCache, likeness, reference_of
 from pipelines.requests.step_pictures import with_pictures
@@ -121,6 +123,7 @@ class _Comparing:
                     index, family
                 )  # first: a learned schedule is settled for the steps that the run will have
                 check_orders(slot.request)
+            check_start(slot.request, fitted_folder(slot.request.model, self.context.catalog.folder))
             slot.resolved = resolve(slot.request, family)
             slot.request = slot.resolved.request
         except StepwiseError as error:
@@ -156,6 +159,20 @@ class _Comparing:
                 runs[index] = build_run(resolved, family, self.job.cancelled)
             except StepwiseError as error:
                 self._fail([index], error)
+        try:
+            self._walk(runs, family)
+        except StepwiseError as error:
+            unfinished = [index for index in runs if self.slots[index].picture is None]
+            if len(runs) == 1:
+                self._fail(unfinished, error)
+                return
+            # Which one broke cannot be told: each is walked anew alone, so that it loses only itself.
+            for index in unfinished:
+                self.job.update_cell(index, rows=[], frames=[])
+                self._run_wave([index], family)
+
+    def _walk(self, runs: Mapping[int, Run], family: Family) -> None:
+        """Walk runs together, and finish each as it ends."""
         order = list(runs)
         steps = denoise_together(list(runs.values()))
         for place, step, pictures in with_pictures(steps, [family] * len(runs), KEPT_BYTES):
