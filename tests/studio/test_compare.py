@@ -201,7 +201,7 @@ def test_a_cell_that_breaks_while_all_are_drawn_together_loses_only_itself(studi
     job = compare(studio, {}, {"sampler": "heun"}, {"sampler": "ddim"}, reference=False)
     cells = job.view().cells
     assert job.status is JobStatus.DONE and cells[1].note == "This sampler broke." and cells[1].images is None
-    assert [len(cell.rows) for cell in cells] == [BASE["num_inference_steps"], 1, BASE["num_inference_steps"]]
+    assert len(cells[0].rows) == len(cells[2].rows) == BASE["num_inference_steps"]
     np.testing.assert_array_equal(cells[0].images, alone)
 
 
