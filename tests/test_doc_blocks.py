@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import io
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -63,10 +67,22 @@ def help_of(*command: str) -> str:
     return done.stdout
 
 
-def check_help(command: list[str], words: list[str]) -> None:
+@functools.cache
+def help_of_module(name: str, *more: str) -> str:
+    """Of `python -m NAME`, run in this process: each process would import PyTorch again."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), io.StringIO() as said:
+        warnings.simplefilter("ignore", RuntimeWarning)  # the module may have been imported for other tests
+        patch.setattr(sys, "argv", [name, *more, "--help"])
+        with contextlib.redirect_stdout(said), pytest.raises(SystemExit) as ended:
+            runpy.run_module(name, run_name="__main__")
+        assert not ended.value.code
+        return said.getvalue()
+
+
+def check_help(text: str, words: list[str]) -> None:
     """Whether a command's own help knows each flag."""
     for flag in (word.split("=")[0] for word in words if word.startswith("-")):
-        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", help_of(*command)), flag
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", text), flag
 
 
 def check_app(words: list[str]) -> None:
@@ -127,10 +143,9 @@ def check_module(words: list[str]) -> None:
     elif name in ("studio.spaces_check",):
         check_spaces(rest)
     elif name == "pipelines.benchmark":
-        assert rest[0] in BENCHMARKS
-        check_help([sys.executable, "-m", name, rest[0]], rest[1:])
+        check_help(help_of_module(BENCHMARKS[rest[0]]), rest[1:])
     elif name in _WITH_HELP:
-        check_help([sys.executable, "-m", name], rest)
+        check_help(help_of_module(name), rest)
     elif name == "pytest":
         check_pytest(rest)
     else:
@@ -146,11 +161,11 @@ CHECKS = {
     "python": check_python,
     "python3": check_python,
     "pip": check_install,
-    "ruff": lambda words: check_help(["ruff", words[0]], words[1:]),
-    "mypy": lambda words: check_help(["mypy"], words),
+    "ruff": lambda words: check_help(help_of("ruff", words[0]), words[1:]),
+    "mypy": lambda words: check_help(help_of("mypy"), words),
     "pre-commit": lambda words: None if words == ["install"] else pytest.fail(str(words)),
     "bash": check_script,
-    "hf": lambda words: check_help([str(Path(sys.executable).with_name("hf")), words[0]], words[1:]),
+    "hf": lambda words: check_help(help_of(str(Path(sys.executable).with_name("hf")), words[0]), words[1:]),
 }
 """Program to what checks its arguments; a program that is not here fails its test."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -183,8 +183,11 @@ def _write(pixels: np.ndarray, path: Path, side: int = SIDE) -> None:
     print(path.name, f"{path.stat().st_size} bytes")
 
 
-def main(keys: list[str]) -> None:
-    """Draw the examples of these keys, or all."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the examples of the keys that are named, or all."""
+    parser = argparse.ArgumentParser(description="Draw the pictures that the tabs show of their examples.")
+    parser.add_argument("keys", nargs="*", help="Of examples, as their files are named; all where none is given.")
+    keys = parser.parse_args(arguments).keys
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(StudioSettings(outputs=Path(folder), models=Path(folder) / "models", device="cpu"))
         try:
@@ -207,4 +210,4 @@ def main(keys: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

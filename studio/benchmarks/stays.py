@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ def _list_lines(stays: Stays) -> Iterator[str]:
 
 def main() -> None:
     """Print the functions in the order in which the request reaches them."""
+    argparse.ArgumentParser(description="Count the functions that a request passes before the loop.").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = StudioSettings(Path(folder) / "outputs", Path(folder) / "models", device="cpu")
         studio = Studio(settings)

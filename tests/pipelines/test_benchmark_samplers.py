@@ -80,11 +80,13 @@ def test_every_start_every_schedule_and_every_base_of_a_research_sampler_has_a_l
 
 def test_a_start_that_spares_steps_gets_more_of_them_and_one_that_asks_gets_fewer(bench):
     plain = BASE.replace(sampler=Choice("dpmpp_2m"))
-    for start, evaluations in (("gaussian", 4), ("optimal_transport", 4), ("mcmc", 20)):
-        request = plain.replace(start=Choice(start))
+    short = {"draft_steps": 4, "steps": 2}
+    first = bench.first(1)
+    for start, evaluations in ((Choice("gaussian"), 4), (Choice("optimal_transport"), 4), (Choice("mcmc", short), 10)):
+        request = plain.replace(start=start)
         steps = steps_after(request, evaluations, bench)
-        assert bench.first(1).run_and_count(request.replace(num_inference_steps=steps))[1] <= evaluations
-        assert bench.first(1).run_and_count(request.replace(num_inference_steps=steps + 1))[1] > evaluations
+        assert first.run_and_count(request.replace(num_inference_steps=steps))[1] <= evaluations
+        assert first.run_and_count(request.replace(num_inference_steps=steps + 1))[1] > evaluations
     latents, spent = bench.run_and_count(plain.replace(start=Choice("mcmc"), num_inference_steps=3))
     assert len(latents) == 2 and spent >= 14, "its draft and its chain are counted"
 

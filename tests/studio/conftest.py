@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from studio.backend import Studio, StudioSettings
+from studio.reliability.server import Server, run_server
 
 MEMORY = 2**30
 """Bytes that tiny models may take."""
@@ -29,3 +30,10 @@ def studio(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytes
     studio = Studio(StudioSettings(outputs=outputs, models=folder, device="cpu", memory_budget=budget))
     yield studio
     studio.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The app in a process of its own, one for all files that ask it as any program may."""
+    with run_server(tmp_path_factory.mktemp("server"), rate_limit=False) as running:
+        yield running

@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from studio.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,34 +33,8 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    import socket
-
-    home = tmp_path_factory.mktemp("api")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folders = [part for name in ("models", "outputs", "temp") for part in (f"--{name}-folder", str(home / name))]
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port), *folders],
-        cwd=ROOT,
-        env=environment(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.extend(process.stdout), daemon=True)
-    reader.start()
-    end = time.monotonic() + 90
-    while not any("runs at" in line for line in said):
-        assert process.poll() is None and time.monotonic() < end, "".join(said)
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(20)
-    reader.join(5)
-    process.stdout.close()
+def url(server):
+    return server.url
 
 
 @pytest.fixture
@@ -240,23 +215,14 @@ def test_the_command_line_makes_the_same_picture_as_the_endpoint(client, tmp_pat
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
+def run_here(home: Path, *arguments: str) -> int:
+    """The same command in this process, which has imported everything."""
+    return main(["--outputs-folder", str(home / "outputs"), "--models-folder", str(home / "models"), *arguments])
+
+
 def test_the_command_line_compares_and_writes_a_table(tmp_path):
-    done = run_studio(
-        tmp_path,
-        "compare",
-        "a fox",
-        "--seed",
-        "3",
-        "--x",
-        "num_inference_steps=2|4",
-        "--y",
-        "sampler=ddim|unipc,order=2",
-        "--reference-steps",
-        "10",
-        "--out",
-        str(tmp_path / "grid.csv"),
-    )
-    assert done.returncode == 0, done.stderr
+    axes = ("--x", "num_inference_steps=2|4", "--y", "sampler=ddim|unipc,order=2", "--reference-steps", "10")
+    assert run_here(tmp_path, "compare", "a fox", "--seed", "3", *axes, "--out", str(tmp_path / "grid.csv")) == 0
     with (tmp_path / "grid.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert len([row for row in rows if row]) >= 5
@@ -270,8 +236,7 @@ def test_the_command_line_compares_and_writes_a_table(tmp_path):
         (("generate", "a fox", "--sampler", "ddim,eta", "--out", "x.png"), "has no value"),
     ],
 )
-def test_the_command_line_says_what_is_wrong_and_returns_2(tmp_path, arguments, words):
-    done = run_studio(tmp_path, *arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_command_line_says_what_is_wrong_and_returns_2(tmp_path, arguments, words, capsys):
+    assert run_here(tmp_path, *arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said

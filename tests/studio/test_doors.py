@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from studio.cli.main import main
 from studio.page.tabs import TABS
 from studio.reliability.page import press, read_forms, stream_events
-from studio.reliability.server import Server, run_server
+from studio.reliability.server import Server
 from studio.results.records import Record
 from studio.results.store import Store
 from studio.tasks import TASKS
@@ -200,12 +200,6 @@ def inputs(tmp_path_factory):
     mask.save(folder / "mask.png")
     board.save(folder / "board.png")
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with run_server(tmp_path_factory.mktemp("server"), rate_limit=False) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ EXAMPLE = Example(
 
 
 BASE = {"num_inference_steps": 2, "sampler": "unipc", "guidance": {"key": "cfg", "guidance_scale": 1.0}}
+BASE |= {"width": 32, "height": 32}  # a quarter of the work
 SMALL = {"fitted": 2, "held_out": 2, "teacher_steps": 10}
 SETTINGS = {"base": BASE, "learner": {"key": "ld3", "rounds": 2, "batch": 2, "start": "uniform"}, "pictures": SMALL}
 

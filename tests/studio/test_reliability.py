@@ -15,15 +15,9 @@ from studio.benchmarks.reliability import Scale, format_markdown, list_figures, 
 from studio.media.clips import SUFFIXES, encode_clip
 from studio.reliability import kills, malformed, memory, probes, results, tabs, unknown
 from studio.reliability.jobs import as_task, draw_mixed_calls, list_clip_formats
-from studio.reliability.server import Answer, run_server
+from studio.reliability.server import Answer
 from studio.results import records as store_records
 from studio.results.store import Store
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with run_server(tmp_path_factory.mktemp("server"), rate_limit=False) as server:
-        yield server
 
 
 def test_every_probe_is_refused(server):
