@@ -67,9 +67,9 @@ def test_a_fit_is_a_job_whose_result_runs(studio):
     assert run.status is JobStatus.DONE, run.message
     assert [row.timestep for row in run.cells[0].rows] == pytest.approx(schedule["model_times"])
     for change in ({"num_inference_steps": 3}, {"sampler": "dpmpp_2m"}):
-        other = ended(studio.submit("text_to_image", {**values, **change}))
-        assert other.status is JobStatus.FAILED
-        assert "No schedule has been fitted for" in other.message and "2 steps of unipc on emoji" in other.message
+        with pytest.raises(SettingsError, match="No schedule has been fitted for") as refused:
+            studio.submit("text_to_image", {**values, **change})
+        assert "2 steps of unipc on emoji" in str(refused.value)
 
 
 def test_a_solver_with_single_ends_says_what_it_costs_and_runs_at_that(studio):
