@@ -15,8 +15,9 @@ from pipelines.controls.edges import find_edges
 from pipelines.controls.pictures import FITS, fit_picture, to_tensor
 from pipelines.controls.window import StepWindow, WindowedTensors
 from pipelines.core.registry import setting
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
 from pipelines.families.controlnet import CONTROL, CONTROL_SCALE, ControlledFamily
+from pipelines.families.latent_model import LatentModel
 
 __all__ = ["MAPS", "ControlNet", "ControlNetSettings"]
 

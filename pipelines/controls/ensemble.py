@@ -10,8 +10,9 @@ import torch
 from pipelines.controls.window import StepWindow
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
 from pipelines.families.companions import build_weight_name
+from pipelines.families.latent_model import LatentModel
 
 __all__ = ["COURSES", "Ensemble", "EnsembleSettings", "EnsembleShares"]
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from pipelines.controls.window import StepWindow, WindowedTensors
 from pipelines.core.registry import setting
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
 from pipelines.families.image_prompt import IMAGE_SCALE, IMAGE_TOKENS, require_attentions
+from pipelines.families.latent_model import LatentModel
 
 __all__ = ["ImagePrompt", "IpAdapterSettings"]
 

@@ -7,7 +7,6 @@ Runs that share a network are evaluated in one batch, each row at its own noise 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from pipelines.core.batch import Branch, Remembered, evaluate_branches
 from pipelines.core.branches import ONE_TEXT, PERTURBED, BranchPlan, Terms, conditioning_name
 from pipelines.core.caching import BranchMemory, Cache, ForeseeingCache
-from pipelines.core.cancelling import Cancelled
+from pipelines.core.combining import build_prediction, combine_branches
 from pipelines.core.devices import Timer, mark_time
 from pipelines.core.prediction import (
     Addition,
@@ -28,7 +27,7 @@ from pipelines.core.prediction import (
 )
 from pipelines.core.schedule import Level
 
-__all__ = ["Cancelled", "Denoiser", "combine_branches", "predict_together"]
+__all__ = ["Denoiser", "predict_together"]
 
 
 class Denoiser:
@@ -248,7 +247,7 @@ def _answer_together(queries: Sequence[tuple[Denoiser, Query]]) -> list[Predicti
             denoiser.evaluations += branch.evaluations
             denoiser.moved += branch.remembered.moved if branch.remembered else 0.0
             denoiser.timer.add(start, end, len(raw) / rows)
-            answers[branch.owner][branch.name] = _build_prediction(raw, branch.query, branch.network.prediction_type)
+            answers[branch.owner][branch.name] = build_prediction(raw, branch.query, branch.network.prediction_type)
     return [
         combine_branches(denoiser.guidance, _compose_branches(denoiser, branches, answer), query.branches)
         for (denoiser, query), branches, answer in zip(queries, branch_names, answers, strict=True)
@@ -280,32 +279,3 @@ def _compose_branches(
         raw = torch.stack([factor * answers[name].raw for name, factor in terms]).sum(dim=0)
         composed[branch] = answers[terms[0][0]].with_raw(raw)
     return composed
-
-
-def _build_prediction(raw: torch.Tensor, query: Query, prediction_type: str) -> Prediction:
-    """The prediction at the query's level. A network that was given other levels answers in the terms of those: what it
-    says of x0 or v becomes eps by their alpha and sigma, so that every form of network says the same."""
-    if query.conditioning_levels is None or prediction_type == "epsilon":
-        return Prediction(raw, query.latents, query.level, prediction_type)
-    rows = zip(torch.split(raw, 1), torch.split(query.latents, 1), query.conditioning_levels, strict=True)
-    noise = torch.cat([Prediction(output, latents, level, prediction_type).noise for output, latents, level in rows])
-    return Prediction(noise, query.latents, query.level, "epsilon")
-
-
-def combine_branches(
-    guidance: Guidance, branches: Mapping[str, Prediction], branch_names: Sequence[str] = ()
-) -> Prediction:
-    """Combine the branches of one evaluation.
-
-    Args:
-        guidance: of the run.
-        branches: name to prediction.
-        branch_names: the branches that the query asked for in the place of the combination; empty for none.
-
-    Returns:
-        The guidance's prediction, or that of the last branch wanted; it remembers the branches where there are several.
-    """
-    if branch_names:
-        return dataclasses.replace(branches[branch_names[-1]], branches=branches)
-    prediction = guidance.combine(branches)
-    return dataclasses.replace(prediction, branches=branches) if len(branches) > 1 else prediction

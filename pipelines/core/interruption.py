@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 
 __all__ = ["LEAST_ELEMENTS", "Interruptible", "drop_copied_hooks", "interruptible", "large_modules"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.core.prediction import Conditioning
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
+from pipelines.families.latent_model import LatentModel
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.prompts.rules import HERE, PromptRules
 

@@ -10,7 +10,7 @@ import torch
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import DiscreteSchedule
-from pipelines.families.latent import discrete_schedule
+from pipelines.families.noise_schedules import discrete_schedule
 from pipelines.families.sd import StableDiffusion
 from pipelines.weights.libraries import import_libraries
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,37 +17,14 @@ from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
 from pipelines.families.directions import Directions
+from pipelines.families.pretrained import PretrainedModule
 from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.sides import require_multiples
 from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.schedules.learned import LearnedSchedules
 
-__all__ = ["Autoencoder", "Family", "LatentModel", "PretrainedModule"]
-
-
-class PretrainedModule(torch.nn.Module):
-    """Describes a network of diffusers as types see it; only annotations use it.
-
-    Attributes:
-        config: its configuration, attributes and a mapping at once.
-        dtype: of its weights.
-    """
-
-    config: Any
-    dtype: torch.dtype
-
-
-class Autoencoder(PretrainedModule):
-    """Describes a VAE of diffusers as types see it; only annotations use it.
-
-    Attributes:
-        encode: pictures (B, 3, H, W) in [-1, 1] to an output with a distribution or with latents.
-        decode: latents (B, C, h, w) to an output whose first item is pictures.
-    """
-
-    encode: Callable[..., Any]
-    decode: Callable[..., Any]
+__all__ = ["Family"]
 
 
 class Family(abc.ABC):
@@ -257,56 +234,3 @@ class Family(abc.ABC):
         require_multiples(width, height, self.size_step, "These models make" if self.companions else "This model makes")
         for companion in self.companions.values():
             companion.require_size(width, height)
-
-
-@runtime_checkable
-class LatentModel(Network, Protocol):
-    """Describes a family that denoises latents with one network, as an edit needs it.
-
-    Attributes:
-        network: the denoising network, which an edit may patch while its context lasts.
-        traits, identity, components, pictures: as in `Family`.
-    """
-
-    network: PretrainedModule
-    traits: Traits
-    identity: tuple[tuple[str, Hashable], ...] | None
-    components: dict[str, Any]
-    pictures: Mapping[str, np.ndarray]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-
-    def encode_prompts(
-        self,
-        prompt: str,
-        negative_prompt: str,
-        batch_size: int,
-        size: tuple[int, int],
-        weighting: str = DEFAULT_WEIGHTING,
-        rules: PromptRules = HERE,
-    ) -> dict[str, Conditioning]:
-        """Make conditionings as in `Family`."""
-
-    def encode_texts(
-        self,
-        texts: Mapping[str, str],
-        batch_size: int,
-        size: tuple[int, int],
-        weighting: str = DEFAULT_WEIGHTING,
-        rules: PromptRules = HERE,
-    ) -> dict[str, Conditioning]:
-        """Make conditionings as in `Family`."""
-
-    def list_text_rows(self, texts: Iterable[str], rules: PromptRules = HERE) -> list[TextRow]:
-        """Describe the rows of prompts as in `Family`."""
-
-    def embed_guidance(self, conditionings: dict[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
-        """Add the guidance scale as in `Family`."""
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode images as in `Family`."""
-
-    def decode_with_gradients(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode with gradients as in `Family`."""

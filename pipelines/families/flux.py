@@ -12,7 +12,9 @@ from pipelines.core.schedule import FlowSchedule
 from pipelines.core.types import Traits
 from pipelines.families.controlnet import CONTROL, flux_control_inputs
 from pipelines.families.depth import with_depth
-from pipelines.families.latent import LatentFamily, embed_scale, shifted_schedule, with_embeddings
+from pipelines.families.guidance_input import embed_scale
+from pipelines.families.latent import LatentFamily, with_embeddings
+from pipelines.families.noise_schedules import shifted_schedule
 from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip, encode_t5

@@ -12,11 +12,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from pipelines.core.errors import ModelError, ModelFileError, describe_overflow
-from pipelines.core.prediction import Conditioning
-from pipelines.families.base import Autoencoder, Family, PretrainedModule
+from pipelines.families.base import Family
 from pipelines.families.control_lora import ControlLora
 from pipelines.families.lora_sources import identify_lora, read_bundled_embeddings
-from pipelines.families.noise_schedules import discrete_schedule, has_edm_times, shifted_schedule
+from pipelines.families.pretrained import Autoencoder, PretrainedModule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.families.prompt_tokens import TextRow, clip_text_rows, most_chunks
 from pipelines.families.tiny_decoders import decode_tiny
@@ -29,7 +28,7 @@ from pipelines.weights.libraries import find_execution_device
 from pipelines.weights.lora import applied_loras
 from pipelines.weights.patching import in_dtype
 
-__all__ = ["LatentFamily", "discrete_schedule", "embed_scale", "has_edm_times", "shifted_schedule", "with_embeddings"]
+__all__ = ["LatentFamily", "with_embeddings"]
 
 T = TypeVar("T")
 
@@ -300,13 +299,3 @@ def with_embeddings(encode: Callable[..., T]) -> Callable[..., T]:
 def _read_block_channels(config: Any) -> Sequence[int]:
     """A VAE's channels at each resolution."""
     return config.get("block_out_channels") or config["encoder_block_out_channels"]
-
-
-def embed_scale(conditionings: Mapping[str, Conditioning], guidance_scale: float) -> dict[str, Conditioning]:
-    """Return conditionings with the guidance scale as the tensor "guidance", (B,), float32."""
-    scaled = {}
-    for name, conditioning in conditionings.items():
-        like = conditioning.tensors["prompt_embeds"]
-        scale = torch.full((len(like),), float(guidance_scale), device=like.device)
-        scaled[name] = Conditioning({**conditioning.tensors, "guidance": scale})
-    return scaled

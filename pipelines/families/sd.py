@@ -15,8 +15,10 @@ from pipelines.core.types import Traits
 from pipelines.families.controlnet import unet_control_inputs
 from pipelines.families.depth import with_depth
 from pipelines.families.directions import shifted_middle
+from pipelines.families.guidance_input import embed_scale
 from pipelines.families.image_prompt import applied_image_prompt
-from pipelines.families.latent import LatentFamily, discrete_schedule, embed_scale, has_edm_times, with_embeddings
+from pipelines.families.latent import LatentFamily, with_embeddings
+from pipelines.families.noise_schedules import discrete_schedule, has_edm_times
 from pipelines.families.prompt_tokens import most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.types import Traits
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors

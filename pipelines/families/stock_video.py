@@ -14,7 +14,7 @@ from pipelines.families.stock import StockPipeline, StockStep
 from pipelines.weights.libraries import find_execution_device
 
 if TYPE_CHECKING:
-    from pipelines.families.base import Autoencoder, PretrainedModule
+    from pipelines.families.pretrained import Autoencoder, PretrainedModule
 
 __all__ = ["STRIP", "StockVideo", "evenly"]
 

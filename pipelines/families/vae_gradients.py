@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.families.base import Autoencoder
+from pipelines.families.pretrained import Autoencoder
 
 __all__ = ["decode_in_dtype_of"]
 

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from pipelines.core.denoiser import Cancelled, combine_branches
+from pipelines.core.cancelling import Cancelled
+from pipelines.core.combining import combine_branches
 from pipelines.core.prediction import Conditioning, Prediction
 from pipelines.core.schedule import Level
 from pipelines.learning.ld3 import increments_of, times_of

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.learning.differentiable import factors_of, run_with_gradients

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.registry import setting
 from pipelines.core.schedule import Level

@@ -197,7 +197,7 @@ def _fetch_all(
 
 def _raise_if(cancelled: Callable[[], bool]) -> None:
     if cancelled():
-        from pipelines.core.denoiser import Cancelled
+        from pipelines.core.cancelling import Cancelled
 
         raise Cancelled
 

@@ -37,7 +37,7 @@ def read_noise_schedule(folder: Path, size: tuple[int, int]) -> NoiseSchedule | 
     import_libraries()
     import diffusers
 
-    from pipelines.families.latent import discrete_schedule, shifted_schedule
+    from pipelines.families.noise_schedules import discrete_schedule, shifted_schedule
 
     scheduler = getattr(diffusers, name, diffusers.DDIMScheduler).from_config(config)
     if hasattr(scheduler, "alphas_cumprod"):

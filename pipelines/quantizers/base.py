@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.devices import is_out_of_memory
 from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
 from pipelines.core.interruption import drop_copied_hooks

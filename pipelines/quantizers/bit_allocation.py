@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch.func import functional_call
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.quantizers.calibration import Calibration
 
 __all__ = ["allocate_bits", "measure_output_noise"]

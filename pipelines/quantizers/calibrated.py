@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import setting
 from pipelines.quantizers.bit_allocation import allocate_bits, measure_output_noise

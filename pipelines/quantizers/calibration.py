@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch.nn import functional
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration, replay

@@ -10,8 +10,9 @@ import torch
 from pipelines.core.branches import BranchPlan
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Request
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
 from pipelines.families.companions import join_conditionings
+from pipelines.families.latent_model import LatentModel
 from pipelines.requests.prompts import RunPrompts, read_request_prompts
 from pipelines.requests.scenes import join_scenes
 

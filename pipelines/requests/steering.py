@@ -10,7 +10,8 @@ from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS
 from pipelines.core.errors import PictureError
 from pipelines.core.prediction import Addition
 from pipelines.core.types import Request
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
+from pipelines.families.latent_model import LatentModel
 
 __all__ = ["build_additions"]
 

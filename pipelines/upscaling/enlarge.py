@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.interruption import Interruptible
 from pipelines.upscaling.upscalers import Upscaler
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import BusyError, StepwiseError
 from pipelines.requests.limits import Limits
 from studio.jobs.job import Job

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import BusyError, ModelError, StepwiseError
 from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, UpscalerEntry
 from pipelines.models.downloads import Hub, RemoteFile

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
 from pipelines.quantizers.base import build_report, plan_layers, quantize_network, sqnr
 from pipelines.quantizers.bit_allocation import allocate_bits, measure_output_noise

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipelines.core import devices
-from pipelines.core.denoiser import Cancelled, Denoiser, predict_together
+from pipelines.core.cancelling import Cancelled
+from pipelines.core.denoiser import Denoiser, predict_together
 from pipelines.core.prediction import Conditioning, Prediction, Query
 from pipelines.core.rows import halve_rows
 from pipelines.core.schedule import Level

@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import ModelFileError, ModelMissingError
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog

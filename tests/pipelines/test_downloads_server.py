@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.models.downloads import HuggingFace, fetch_source
 from pipelines.models.entry import Source
 from tests.pipelines.pretended_hub import COMMIT, entry_of

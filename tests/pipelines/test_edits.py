@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from PIL import Image
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import PromptError, SettingsError
 from pipelines.core.types import Choice
 from pipelines.edits import EDITS

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from tiny_models import tiny_flux, tiny_sd
 from tiny_stock import tiny_sana_sprint
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.families.stock import StockPipeline, StockResult, StockStep
 

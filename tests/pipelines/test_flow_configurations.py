@@ -7,7 +7,7 @@ import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pipelines.core.errors import ModelError
-from pipelines.families.latent import shifted_schedule
+from pipelines.families.noise_schedules import shifted_schedule
 from pipelines.schedules import SCHEDULES
 
 DYNAMIC = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}

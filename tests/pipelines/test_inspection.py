@@ -8,7 +8,7 @@ import tiny_models
 import torch
 from network_state import assert_unchanged, state_of
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.types import Choice, Request, Traits
 from pipelines.families import family_of

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipelines.core import interruption
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.interruption import Interruptible, interruptible, large_modules
 
 F = nn.functional

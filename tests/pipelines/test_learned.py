@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, SettingsError
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Request

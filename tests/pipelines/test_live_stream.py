@@ -12,7 +12,7 @@ import tiny_models
 import torch
 from network_state import assert_unchanged, state_of
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.stream_batch import StreamBatch

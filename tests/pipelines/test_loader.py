@@ -13,7 +13,7 @@ import torch
 from model_folders import UNET, loader_of, set_index
 from safetensors.torch import load_file, save_file
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import ModelError, ModelMissingError
 from pipelines.core.leases import PartKey
 from pipelines.families.stock import StockPipeline

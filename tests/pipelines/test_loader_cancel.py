@@ -8,7 +8,7 @@ import time
 import pytest
 from model_folders import loader_of
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.models import part_loading
 from pipelines.weights.reading import TensorReader
 

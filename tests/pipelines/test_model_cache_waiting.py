@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.models.cache import ModelCache, Wanted
 from tests.pipelines.cached_parts import Device, in_threads
 

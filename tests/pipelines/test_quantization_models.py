@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import tiny_flux, tiny_sd3, tiny_sdxl
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, ModelFileError, SettingsError
 from pipelines.core.loop import denoise
 from pipelines.core.types import Choice, Request

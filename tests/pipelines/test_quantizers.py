@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, ModelError, ModelFileError, SettingsError, UnknownMethodError
 from pipelines.core.types import Choice
 from pipelines.models import cpu_convolutions

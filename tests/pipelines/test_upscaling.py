@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import ModelFileError
 from pipelines.upscaling.compact import CompactUpscaler, compact_from
 from pipelines.upscaling.enlarge import TILE, enlarge, resample

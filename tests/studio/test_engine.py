@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import BusyError, SettingsError
 from pipelines.requests.limits import Limits
 from studio.jobs.job import Cell, Job, JobStatus

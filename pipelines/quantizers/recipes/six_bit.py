@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibration import Calibration

@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
 from pipelines.core.interruption import drop_copied_hooks
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch.func import functional_call
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.quantizers.calibrated import Progress
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer

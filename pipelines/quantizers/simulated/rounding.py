@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.quantizers.simulated.neighbors import Neighbors
 
 __all__ = ["ANNEALING", "Annealing", "choose_sides", "initial_logits", "round_adaptively", "soft_choice", "undecided"]

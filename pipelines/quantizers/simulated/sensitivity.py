@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipelines.core.denoiser import Cancelled
+from pipelines.core.cancelling import Cancelled
 from pipelines.quantizers.bit_allocation import measure_output_noise
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer

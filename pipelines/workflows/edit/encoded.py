@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
+from pipelines.families.latent_model import LatentModel
 from pipelines.requests.encoding import decode
 
 __all__ = ["EncodedPicture", "EncodedPictures", "to_tensor"]

@@ -16,7 +16,8 @@ from pipelines.core.types import Choice, Request, Traits, is_text
 from pipelines.core.validation import read_object, require_fields, require_one_picture
 from pipelines.edits import EDITS
 from pipelines.edits.base import Edit
-from pipelines.families.base import Family, LatentModel
+from pipelines.families.base import Family
+from pipelines.families.latent_model import LatentModel
 from pipelines.inversions import INVERSIONS
 from pipelines.requests.limits import Limits
 from pipelines.requests.prompts import require_one_text

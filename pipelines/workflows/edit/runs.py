@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator
 
 import numpy as np
 import torch
 
-from pipelines.core.branches import ONE_TEXT, BranchPlan
-from pipelines.core.denoiser import Denoiser
-from pipelines.core.errors import PromptError
 from pipelines.core.loop import Run
 from pipelines.core.noise import NoiseSource
-from pipelines.core.prediction import Addition, Conditioning, Guidance
+from pipelines.core.prediction import Addition
 from pipelines.core.types import Trajectory
 from pipelines.edits.base import EditContext, EditPictures
-from pipelines.edits.paired import RowGuidance
-from pipelines.edits.words import Words, read_rows
-from pipelines.families.alike import encode_alike
-from pipelines.families.base import LatentModel
-from pipelines.guidance import GUIDANCE
-from pipelines.guidance.cfg import without_branches
+from pipelines.families.latent_model import LatentModel
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import TARGET
 from pipelines.inversions.unasked import AskedRows, PromptedSource, Unasked, UnaskedFrom
-from pipelines.requests.encoding import encode_request
 from pipelines.requests.passes import partial
 from pipelines.requests.prompts import prompt_rules
 from pipelines.requests.run_identity import identify_model
 from pipelines.requests.steering import build_additions
 from pipelines.requests.text_to_image import ResolvedRun
 from pipelines.workflows.edit.canvas import Canvas, lay_over
+from pipelines.workflows.edit.denoisers import EditDenoisers
 from pipelines.workflows.edit.encoded import EncodedPictures, to_tensor
 from pipelines.workflows.edit.request import EditRequest
 
@@ -60,9 +52,10 @@ class Editing:
         cancelled: Callable[[], bool] = lambda: False,
         pictures: EncodedPictures | None = None,
     ):
-        self.request, self.family, self.canvas, self.cancelled = request, family, canvas, cancelled
+        self.request, self.family, self.canvas = request, family, canvas
         self.edit = request.build_edit()
         self.inversion = INVERSIONS.build(request.inversion)
+        self.denoisers = EditDenoisers(request, resolved, family, self.edit, self.inversion, cancelled)
         self.resolved, self.noise_schedule, levels = resolved, resolved.noise_schedule, resolved.levels
         self.levels = partial(levels, self._strength)
         if self.edit.inverts and len(self.levels) < 2:
@@ -79,13 +72,6 @@ class Editing:
     @property
     def _strength(self) -> float:
         return min(self.inversion.strength, self.edit.strength) if self.edit.inverts else self.edit.strength
-
-    @property
-    def _inverted_prompt(self) -> str:
-        """What the picture shows that is inverted."""
-        if self.edit.inverts_wordless:
-            return ""
-        return self.edit.reference_prompt if self.edit.takes_reference else self.request.source_prompt
 
     @property
     def weights(self) -> torch.Tensor | None:
@@ -134,7 +120,7 @@ class Editing:
             base.model,
             base.loras,
             identify_model(self.family) or self.family.identity,
-            self._inverted_prompt,
+            self.denoisers.inverted_prompt,
             base.prompt_weighting,
             prompt_rules(base),
             request.inversion,
@@ -153,7 +139,7 @@ class Editing:
     @property
     def _guidance_key(self) -> Hashable:
         """What of the guidance the way up depends on: of a branch that is never evaluated, nothing."""
-        base, (guidance, scale) = self.request.base, self._inversion_guidance
+        base, (guidance, scale) = self.request.base, self.denoisers.inversion_guidance
         if self.family.traits.guidance != "cfg":
             return scale  # an input of the network
         branches = {branch for level in self.levels for branch in guidance.plan(level)}
@@ -163,20 +149,10 @@ class Editing:
         others = sorted((name, value) for name, value in base.guidance.settings.items() if name != "guidance_scale")
         return base.guidance.key, tuple(others), scale, negative
 
-    @property
-    def _inversion_guidance(self) -> tuple[Guidance, float]:
-        """The guidance of the way up, and its scale, which the inversion decides."""
-        scale = self.inversion.guidance_scale(self.guidance.guidance_scale)
-        base = self.request.base
-        return GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale}), scale
-
     def inversion_run(self) -> Run:
         """Build the run up: from the picture's latents to noise, guided by the source prompt."""
-        guidance, scale = self._inversion_guidance
-        prompt = "" if self.inversion.is_wordless else self._inverted_prompt
-        denoiser = self._build_denoiser(guidance, [prompt], [scale])
         return Run(
-            denoiser,
+            self.denoisers.build_inverting(),
             self.inversion.noising(),
             self.levels[::-1],
             self.inversion.start(self.inverted_latents),
@@ -206,7 +182,7 @@ class Editing:
             latents = self.inversion.forked(trajectory.steps[-1].latents)
             if self.edit.takes_reference:
                 latents = self._start_from_source(latents)
-        denoiser = self._choose_denoiser(trajectory is not None)
+        denoiser = self.denoisers.build(trajectory is not None, len(self.levels) - 1)
         denoiser.additions = self._build_additions(len(latents))
         guided = "negative" in denoiser.guidance.plan(self.levels[0])
         asked = None
@@ -221,33 +197,18 @@ class Editing:
             self.image_latents,
             self.noise,
             self.mask,
-            lambda: self._read_words(self.request.source_prompt),
-            lambda: self._read_words(self.request.base.prompt),
+            lambda: self.denoisers.read_words(self.request.source_prompt),
+            lambda: self.denoisers.read_words(self.request.base.prompt),
             guided and asked is None,
             self._pictures,
-            self._read_words,
-            self._encode_text,
+            self.denoisers.read_words,
+            self.denoisers.encode_text,
             self.weights,
             self._moved,
             asked,
         )
         with self.edit.applied(context) as sampler:
             yield Run(denoiser, sampler, self.levels, latents, self.source, self.noise_schedule)
-
-    def _choose_denoiser(self, inverts: bool) -> Denoiser:
-        """Build the denoiser of the rows that the edit draws: the source's and its own, or its own alone."""
-        base, scale = self.request.base, self.guidance.guidance_scale
-        if self.edit.keeps_prompt:
-            return self._build_concept_denoiser()
-        if self.edit.paired:
-            return self._build_paired_denoiser()
-        if inverts:
-            negative = self._inverted_prompt if self.inversion.replaces_negative else None
-            prompts = [self._inverted_prompt, base.prompt]
-            return self._build_denoiser(self.guidance, prompts, [scale, scale], negative)
-        # Only the steps of this run count for a prompt that switches, as in A1111.
-        conditionings, plan = encode_request(base, self.family, 1, len(self.levels) - 1)
-        return self._assemble_denoiser(self.guidance, self._embed_scale(conditionings, scale), plan)
 
     def _build_additions(self, rows: int) -> list[Addition]:
         """What the pictures of the request add to the edit; the source beside it is drawn as without them."""
@@ -261,77 +222,3 @@ class Editing:
         pairs = latents.unflatten(0, (-1, 2)).clone()
         pairs[:, TARGET] = level.alpha * self.image_latents + level.sigma * self.noise
         return pairs.flatten(0, 1)
-
-    def _read_words(self, prompt: str) -> Words:
-        base = self.request.base
-        together = (prompt, base.prompt, base.negative_prompt, self.request.source_prompt)
-        rows = self.family.list_text_rows(together, prompt_rules(base))
-        if not rows:
-            raise PromptError(
-                "This model has no tokenizer that is known here, so its words cannot be edited one by one. Choose "
-                "Plain re-prompting."
-            )
-        return read_rows(rows, prompt)
-
-    def _encode_text(self, text: str) -> Conditioning:
-        base = self.request.base
-        how = (1, (base.width, base.height), base.prompt_weighting, prompt_rules(base))
-        return self.family.encode_prompts(text, base.negative_prompt, *how)["positive"]
-
-    def _build_paired_denoiser(self) -> Denoiser:
-        """Of source and edit without an inversion, each with its own guidance scale."""
-        base, scale = self.request.base, self.edit.source_guidance
-        source = GUIDANCE[base.guidance.key].build({**base.guidance.settings, "guidance_scale": scale})
-        prompts, scales = [self.request.source_prompt, base.prompt], [scale, self.guidance.guidance_scale]
-        return self._build_denoiser(RowGuidance(source, self.guidance), prompts, scales)
-
-    def _build_concept_denoiser(self) -> Denoiser:
-        """Of two rows with the source's prompt and guidance, and the branches of the edit's own texts."""
-        guidance, scale = self._inversion_guidance
-        denoiser = self._build_denoiser(guidance, 2 * [self.request.source_prompt], [scale, scale])
-        base, size = self.request.base, (self.request.base.width, self.request.base.height)
-        how = (2, size, base.prompt_weighting, prompt_rules(base))
-        concepts = {
-            name: self.family.encode_prompts(text, base.negative_prompt, *how)["positive"]
-            for name, text in self.edit.texts.items()
-        }
-        branches = denoiser.conditionings
-        if len({one.signature for one in [branches["positive"], *concepts.values()]}) > 1:
-            # Of different lengths: all together, which fills the shorter ones.
-            texts = {"positive": self.request.source_prompt, "negative": base.negative_prompt, **self.edit.texts}
-            together = self.family.encode_texts(texts, *how)
-            concepts = {name: together[name] for name in self.edit.texts}
-            branches = self._embed_scale({name: together[name] for name in ("positive", "negative")}, scale)
-        denoiser.conditionings = {**branches, **concepts}
-        return denoiser
-
-    def _build_denoiser(
-        self, guidance: Guidance, prompts: Sequence[str], scales: Sequence[float], negative: str | None = None
-    ) -> Denoiser:
-        """A row a prompt, each with the scale of its guidance; the negative prompt is the request's where none is
-        given."""
-        base = self.request.base
-        size = (base.width, base.height)
-        negative = base.negative_prompt if negative is None else negative
-        pairs = [(prompt, negative) for prompt in prompts]
-        alike = encode_alike(self.family, pairs, size, base.prompt_weighting, prompt_rules(base))
-        encoded = [self._embed_scale(branches, scale) for branches, scale in zip(alike, scales, strict=True)]
-        return self._assemble_denoiser(guidance, _stack_conditionings(encoded))
-
-    def _embed_scale(self, conditionings: dict[str, Conditioning], scale: float) -> dict[str, Conditioning]:
-        """The conditionings of a network that takes the guidance scale as an input, with it; others as they are."""
-        if self.family.traits.guidance == "cfg":
-            return conditionings
-        return self.family.embed_guidance(conditionings, scale)
-
-    def _assemble_denoiser(
-        self, guidance: Guidance, conditionings: dict[str, Conditioning], plan: BranchPlan = ONE_TEXT
-    ) -> Denoiser:
-        if self.family.traits.guidance != "cfg":
-            guidance = without_branches(guidance)
-        return Denoiser(self.family, guidance, conditionings, self.cancelled, plan, self.resolved.cache)
-
-
-def _stack_conditionings(encodings: Sequence[Mapping[str, Conditioning]]) -> dict[str, Conditioning]:
-    """One conditioning a branch, its rows those of the prompts."""
-    return {branch: Conditioning.cat([prompts[branch] for prompts in encodings]) for branch in encodings[0]}
