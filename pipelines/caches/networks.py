@@ -123,7 +123,7 @@ _Counter = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], float]
 
 def _bind(count: _Counter, work: Work, rows: int) -> Callable[..., None]:
     def add(
-        module: torch.nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, object], output: object
+        module: torch.nn.Module, arguments: tuple[object, ...], keywords: Mapping[str, object], output: object
     ) -> None:
         work.add(module, count(module, arguments, keywords, output) / rows)
 

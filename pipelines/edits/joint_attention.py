@@ -54,12 +54,12 @@ class OpenJointProcessor:
 
     def __call__(
         self,
-        attn: Any,
+        attn: object,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
-        **keywords: Any,
+        **keywords: object,
     ) -> Any:
         inputs = JointInputs.read(attn, hidden_states, encoder_hidden_states, image_rotary_emb, self.text)
         queries, has_text = inputs.picture.shape[1], inputs.text is not None

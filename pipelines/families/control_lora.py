@@ -73,6 +73,6 @@ class ControlLora(torch.nn.Module):
                 parameter.add_((up @ down).reshape(parameter.shape).to(parameter.dtype))
         self._network = weakref.ref(network)
 
-    def forward(self, *arguments: Any, **options: Any) -> Any:
+    def forward(self, *arguments: object, **options: object) -> Any:
         """Run the ControlNet, which `complete` has made."""
         return self.controlnet(*arguments, **options)

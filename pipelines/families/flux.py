@@ -40,7 +40,7 @@ class Flux(LatentFamily):
     max_sequence_length = 512
     default_guidance_scale = 3.5
 
-    def __init__(self, components: Mapping[str, Any]):
+    def __init__(self, components: Mapping[str, object]):
         super().__init__(components)
         self.embeds_guidance = bool(self.network.config.guidance_embeds)
         guidance = "embedded" if self.embeds_guidance else "cfg"
@@ -50,7 +50,7 @@ class Flux(LatentFamily):
         self.noise_schedule = self.noise_schedule_for(*self.default_size)
 
     @classmethod
-    def fits(cls, components: Mapping[str, Any]) -> bool:
+    def fits(cls, components: Mapping[str, object]) -> bool:
         return type(components.get("transformer")).__name__ == "FluxTransformer2DModel"
 
     @property
@@ -121,7 +121,7 @@ class Flux(LatentFamily):
         return unpack(packed, *size).to(latents.dtype)
 
     def _run_controlnet(
-        self, tokens: torch.Tensor, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, Any]
+        self, tokens: torch.Tensor, tensors: Mapping[str, torch.Tensor], inputs: Mapping[str, object]
     ) -> dict[str, Any]:
         """The transformer's further arguments; none where there is no map."""
         if CONTROL not in tensors:

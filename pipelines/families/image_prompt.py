@@ -70,7 +70,7 @@ class IpAdapter(torch.nn.Module):
 
 @contextlib.contextmanager
 def applied_image_prompt(
-    network: Any, adapter: IpAdapter | None, tensors: Mapping[str, torch.Tensor]
+    network: object, adapter: IpAdapter | None, tensors: Mapping[str, torch.Tensor]
 ) -> Iterator[None]:
     """Add what a picture says to a UNet's cross-attentions for one evaluation; nothing without tokens.
 
@@ -113,7 +113,7 @@ def _split_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def require_attentions(adapter: IpAdapter, network: Any) -> None:
+def require_attentions(adapter: IpAdapter, network: object) -> None:
     """Refuse an adapter of another network.
 
     Raises:

@@ -82,7 +82,7 @@ def fitted_to(encode: Callable[[torch.Tensor], torch.Tensor], scale: int) -> Fac
     return fit_factors(encode(images), images)
 
 
-def parse_factors(plain: Mapping[str, Any], channels: int) -> Factors:
+def parse_factors(plain: Mapping[str, object], channels: int) -> Factors:
     """Return factors from {"factors": C rows of 3 numbers, "bias": 3 numbers}.
 
     Raises:

@@ -38,7 +38,7 @@ class StableDiffusion(LatentFamily):
     network_name = "unet"
     encoder_names: ClassVar[tuple[str, ...]] = ("text_encoder",)
 
-    def __init__(self, components: Mapping[str, Any]):
+    def __init__(self, components: Mapping[str, object]):
         super().__init__(components)
         config = self.network.config
         self.noise_schedule = discrete_schedule(self.components["scheduler"])

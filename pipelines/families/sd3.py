@@ -52,7 +52,7 @@ class StableDiffusion3(LatentFamily):
         self.noise_schedule = self.noise_schedule_for(*self.default_size)
 
     @classmethod
-    def fits(cls, components: Mapping[str, Any]) -> bool:
+    def fits(cls, components: Mapping[str, object]) -> bool:
         return type(components.get("transformer")).__name__ == "SD3Transformer2DModel"
 
     def noise_schedule_for(self, width: int, height: int) -> FlowSchedule:
@@ -144,7 +144,7 @@ class StableDiffusion3(LatentFamily):
         return latents
 
 
-def _count_empty_tokens(facts: Mapping[str, Any], usual: int) -> int:
+def _count_empty_tokens(facts: Mapping[str, object], usual: int) -> int:
     count = facts.get("max_sequence_length", usual)
     if not isinstance(count, int) or not 0 <= count <= 512:
         raise ModelFileError(f"preview.json names the max_sequence_length {count!r}. It must be from 0 to 512.")

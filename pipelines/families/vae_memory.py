@@ -68,7 +68,7 @@ def _choose_tile_side(sides: tuple[int, int], scale: int, each: int, device: tor
 
 def call_within_memory(
     call: Callable[[], torch.Tensor],
-    vae: Any,
+    vae: object,
     sides: tuple[int, int],
     scale: int,
     device: torch.device,

@@ -117,12 +117,12 @@ class _Pair:
 
     def __call__(
         self,
-        attn: Any,
+        attn: object,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: tuple[torch.Tensor, ...] | None = None,
-        **keywords: Any,
+        **keywords: object,
     ) -> Any:
         keywords["attention_mask"] = attention_mask
         if encoder_hidden_states is None:

@@ -77,7 +77,7 @@ class JointInputs:
     @classmethod
     def read(
         cls,
-        layer: Any,
+        layer: object,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None,
         angles: Angles | None,

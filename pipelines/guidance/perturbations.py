@@ -147,7 +147,7 @@ class BlurredQueries:
                     handle.remove()
 
     def _blur_output(self, grids: dict[int, tuple[int, int]], layer: torch.nn.Module) -> Any:
-        def blur(_: torch.nn.Module, arguments: Any, queries: torch.Tensor) -> torch.Tensor:
+        def blur(_: torch.nn.Module, arguments: object, queries: torch.Tensor) -> torch.Tensor:
             height, width = grids[id(layer)]
             rows, columns = (
                 upload(blur_matrix(side, self.sigma), queries.device, queries.dtype) for side in (height, width)

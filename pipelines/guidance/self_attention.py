@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,5 +106,5 @@ def _first_layer(unet: torch.nn.Module) -> list[torch.nn.Module]:
     return self_attentions(unet, "middle")[:1]
 
 
-def _see_nothing(*_: Any) -> None:
+def _see_nothing(*_: object) -> None:
     """For the trial before a run."""

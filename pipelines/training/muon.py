@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
+        params: Iterable[torch.nn.Parameter] | Iterable[dict[str, object]],
         lr: float = 1e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),

@@ -104,7 +104,7 @@ class PruneTask:
         prompts: Sequence[str],
         seed: int = 0,
         steps: int = 1_000,
-        facts: Mapping[str, Any] | None = None,
+        facts: Mapping[str, object] | None = None,
     ):
         self.pipeline, self.student, self.facts = pipeline, student, dict(facts or {})
         self.pool, self.prompts, self.seed, self.steps, self.batch = pool, list(prompts), seed, steps, BATCH

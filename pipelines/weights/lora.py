@@ -87,7 +87,7 @@ def lora_layers(
 
 
 def _build_changes(
-    path: str, parts: Mapping[str, torch.Tensor], layers: LayerMatch, settings: Mapping[str, Any], name: str
+    path: str, parts: Mapping[str, torch.Tensor], layers: LayerMatch, settings: Mapping[str, object], name: str
 ) -> list[tuple[torch.nn.Parameter, Adapter]]:
     """(parameter, change) pairs of one of the file's layers; empty where the shapes do not fit."""
     biases = [parts[one] for one in ("diff_b", "up_bias") if one in parts]

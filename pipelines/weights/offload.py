@@ -55,7 +55,7 @@ def offloaded(module: torch.nn.Module, slot: Slot) -> torch.nn.Module:
         # diffusers reads this to know where inputs belong.
         execution_device = slot.device
 
-        def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: Any) -> tuple:
+        def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> tuple:
             slot.bring(module)
             return send_to_device(args, slot.device), send_to_device(kwargs, slot.device)
 
@@ -86,7 +86,7 @@ def streamed(module: torch.nn.Module, device: str) -> torch.nn.Module:
         # diffusers reads this to know where inputs belong.
         execution_device = device
 
-        def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: Any) -> tuple:
+        def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> tuple:
             if ahead is not None:
                 ahead.begin()
             return send_to_device(args, device), send_to_device(kwargs, device)

@@ -162,7 +162,7 @@ class WaitingList:
                 self._connection.close()
                 self._connection = None
 
-    def _change(self, statement: str, values: tuple[Any, ...]) -> bool:
+    def _change(self, statement: str, values: tuple[object, ...]) -> bool:
         with self._lock:
             try:
                 self._follow_file()

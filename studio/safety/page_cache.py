@@ -53,7 +53,7 @@ class PageCache:
         for message in answer:
             await send(dict(message))
 
-    async def _make(self, key: tuple[Any, ...], scope: Scope, receive: Receive) -> list[Message]:
+    async def _make(self, key: tuple[object, ...], scope: Scope, receive: Receive) -> list[Message]:
         messages: list[Message] = []
 
         async def keep(message: Message) -> None:

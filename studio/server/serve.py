@@ -49,7 +49,7 @@ _JOB_SECONDS, _STREAM_SECONDS, _GRACE_SECONDS = 2.0, 1.0, 1
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
-def serve(demo: Blocks, settings: LaunchSettings, studio: Studio | None = None, **launch_kwargs: Any) -> None:
+def serve(demo: Blocks, settings: LaunchSettings, studio: Studio | None = None, **launch_kwargs: object) -> None:
     """Shows the page until Ctrl+C or a termination signal.
 
     Args:

@@ -50,7 +50,7 @@ def _resolve_request(
     return request.replace(base=resolved.request), canvas, resolved
 
 
-def parse(values: Mapping[str, Any], context: TaskContext) -> EditRequest:
+def parse(values: Mapping[str, object], context: TaskContext) -> EditRequest:
     """Read untrusted values: see `Task.parse`."""
     request = read_request(values, context)
     request.check(context.limits, context.traits(request.base.model))
@@ -62,7 +62,7 @@ def parse(values: Mapping[str, Any], context: TaskContext) -> EditRequest:
     return leave_size_open(request, values)
 
 
-def read_request(values: Mapping[str, Any], context: TaskContext) -> EditRequest:
+def read_request(values: Mapping[str, object], context: TaskContext) -> EditRequest:
     """Read untrusted values to an edit whose methods are not checked yet.
 
     Raises:
@@ -87,7 +87,7 @@ def leave_size_open(request: EditRequest, values: Mapping[str, Any]) -> EditRequ
     return request.replace(base=request.base.replace(width=0, height=0))
 
 
-def _fill_prompt(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _fill_prompt(values: Mapping[str, object]) -> Mapping[str, Any]:
     """With the source prompt in the empty prompt's place, of an edit that doesn't use the prompt."""
     base, source, key = values.get("base"), values.get("source_prompt"), Choice.parse(values.get("edit", "inpaint")).key
     if not isinstance(base, Mapping) or not isinstance(source, str) or str(base.get("prompt", "")).strip():
@@ -96,7 +96,7 @@ def _fill_prompt(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**values, "base": {**base, "prompt": source}} if keeps else values
 
 
-def _steer_by_source(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _steer_by_source(values: Mapping[str, object]) -> Mapping[str, Any]:
     """With the source as the picture of a ControlNet or an IP-Adapter that has none of its own."""
     base, picture = values.get("base"), values.get("picture")
     if not isinstance(base, Mapping) or picture is None:
