@@ -161,7 +161,7 @@ def _pixels(picture: torch.Tensor) -> np.ndarray:
     return pixels
 
 
-def summarize(label: str, settings: Mapping[str, Any], scores: Sequence[Score], plain: Sequence[Score]) -> str:
+def summarize(label: str, settings: Mapping[str, object], scores: Sequence[Score], plain: Sequence[Score]) -> str:
     """Write a line: means, and the last figures as ratios to plain guidance's."""
 
     def mean(name: str, rows: Sequence[Score]) -> float:

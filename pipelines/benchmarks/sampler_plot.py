@@ -37,7 +37,7 @@ def choose_lines(rows: Mapping[str, Any]) -> dict[str, Points]:
     return lines
 
 
-def plot(rows: Mapping[str, Any]) -> str:
+def plot(rows: Mapping[str, object]) -> str:
     """Draw the picture of a benchmark's rows, readable on light and dark pages."""
     lines = choose_lines(rows)
     points = [point for line in lines.values() for point in line]

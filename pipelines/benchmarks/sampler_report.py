@@ -32,7 +32,7 @@ def figures_json(
     rows: Mapping[str, Any] | None = None,
     identity: str = "",
     note: str = "",
-    overhead: Mapping[str, Any] | None = None,
+    overhead: Mapping[str, object] | None = None,
     joins: bool = False,
     model: str = _FIRST,
 ) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _is_wanted(name: str, words: Sequence[str] | None) -> bool:
     return not words or any(word in name for word in words)
 
 
-def _serves(settings: Mapping[str, Any], steps: int) -> bool:
+def _serves(settings: Mapping[str, object], steps: int) -> bool:
     """Whether a cache is one for any number of steps, or was fitted to this one."""
     return "fit" not in settings or read_fit(settings["fit"]).serves(steps)
 

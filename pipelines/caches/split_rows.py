@@ -90,7 +90,9 @@ class _Split:
         self._resting = [index for index, is_wanted in enumerate(wanted) if not is_wanted]
         self._before = hidden
 
-    def _go_on(self, block: Any, hidden: torch.Tensor, texts: Any, temb: torch.Tensor, keywords: dict[str, Any]) -> Any:
+    def _go_on(
+        self, block: object, hidden: torch.Tensor, texts: Any, temb: torch.Tensor, keywords: dict[str, Any]
+    ) -> Any:
         is_first, is_last = block is self._further[0], block is self._further[-1]
         if not self._active:
             hidden = hidden + self._decisions.recall(self._resting) if is_first else hidden

@@ -137,7 +137,9 @@ class _Pair:
         (positive, text), (negative, negative_text) = outputs
         return _project(attn, self._pairs.combine(positive, negative)), torch.cat([text, negative_text], dim=1)
 
-    def _run_one_stream(self, attn: Any, hidden: torch.Tensor, angles: Any, keywords: dict[str, Any]) -> torch.Tensor:
+    def _run_one_stream(
+        self, attn: object, hidden: torch.Tensor, angles: Any, keywords: dict[str, Any]
+    ) -> torch.Tensor:
         """Tokens of both texts and the picture in one row, as in FLUX's single blocks, which project later."""
         tokens = self._text.tokens
         texts, picture = hidden[:, : 2 * tokens].split(tokens, dim=1), hidden[:, 2 * tokens :]

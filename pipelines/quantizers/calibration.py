@@ -81,7 +81,7 @@ def recorded_calls(network: torch.nn.Module) -> Iterator[list[NetworkCall]]:
     calls: list[NetworkCall] = []
     signature = inspect.signature(network.forward)
 
-    def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def record(module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
         bound = signature.bind_partial(*args, **kwargs).arguments
         time = bound.get("timestep", 0.0)
         mean = float(time.float().mean()) if isinstance(time, torch.Tensor) else float(time)
@@ -94,7 +94,7 @@ def recorded_calls(network: torch.nn.Module) -> Iterator[list[NetworkCall]]:
         handle.remove()
 
 
-def _detach(value: Any) -> Any:
+def _detach(value: object) -> Any:
     if isinstance(value, torch.Tensor):
         # A run's tensors are made for inference alone; gradients, and some libraries' tensors, need ordinary ones.
         with torch.inference_mode(False):

@@ -153,7 +153,7 @@ class CompiledW8A8(CalibratedQuantizer):
         compiled = torch.compile(plain, dynamic=False)
 
         @functools.wraps(plain)
-        def evaluate(*args: Any, **kwargs: Any) -> Any:
+        def evaluate(*args: object, **kwargs: object) -> Any:
             # Freezing makes constants of the weights, which oneDNN arranges once. The modes that ask after every
             # operation whether to go on would end up in the graph.
             with (

@@ -82,7 +82,7 @@ def find_typed_prompts_of_job(request: Request, job: Job) -> dict[str, str]:
     return {name: text for name, text in job.typed.items() if getattr(request, name) == getattr(base, name)}
 
 
-def _find_base_request(request: Any, values: Any) -> tuple[Request | None, Any]:
+def _find_base_request(request: object, values: Any) -> tuple[Request | None, Any]:
     """The text-to-image request in a task's, and the values that it was read from."""
     if isinstance(request, Request):
         return request, values

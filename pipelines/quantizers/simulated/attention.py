@@ -98,12 +98,12 @@ class _Switch:
         self.spec = spec
         self.entered: list[RoundedScores] = []
 
-    def enter(self, network: torch.nn.Module, args: Any) -> None:
+    def enter(self, network: torch.nn.Module, args: object) -> None:
         mode = RoundedScores(self.spec)
         mode.__enter__()
         self.entered.append(mode)
 
-    def leave(self, network: torch.nn.Module, args: Any, output: Any) -> None:
+    def leave(self, network: torch.nn.Module, args: object, output: object) -> None:
         if self.entered:
             self.entered.pop().__exit__(None, None, None)
 

@@ -16,7 +16,7 @@ class Clock:
     def __init__(self) -> None:
         self.times: torch.Tensor | None = None
 
-    def read(self, network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def read(self, network: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> None:
         """Take the times of a call; a hook before the network's forward."""
         self.times = read_times(network, args, kwargs)
 
@@ -29,7 +29,7 @@ class ReadsTime(Protocol):
     clock: Clock | None
 
 
-def read_times(network: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+def read_times(network: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     """Return the times (B,) or (1,), float32, with which a network is called; zero for one that takes none."""
     bound = inspect.signature(network.forward).bind_partial(*args, **kwargs).arguments
     time = bound.get("timestep", 0.0)

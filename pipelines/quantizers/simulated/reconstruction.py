@@ -163,7 +163,7 @@ def _record_block(
     return [_BlockCall(*one, outputs, found) for one, outputs, found in zip(given, wanted, inner, strict=True)]
 
 
-def _list_tensors(output: Any) -> Iterator[torch.Tensor]:
+def _list_tensors(output: object) -> Iterator[torch.Tensor]:
     if isinstance(output, torch.Tensor):
         yield output
     elif isinstance(output, (tuple, list)):
