@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pipelines.models.catalog_folder import EmbeddingEntry, LoraEntry, UpscalerE
 from pipelines.models.donors import complete_entries
 from pipelines.models.entry import CatalogEntry, Source, shorten_path
 from pipelines.models.files import weight_files
+from pipelines.models.folder_lists import models_folder
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.models.quantization_folder import read_quantized_entries
 from pipelines.models.steering import list_steering
@@ -24,7 +24,6 @@ from pipelines.models.vaes import VaeEntry, list_vaes
 __all__ = [
     "SHIPPED_KEYS",
     "Catalog",
-    "models_folder",
     "published",
     "shipped",
     "shipped_128",
@@ -39,15 +38,6 @@ SHIPPED_128 = SHIPPED.with_name("emoji-128")
 SHIPPED_FLOW = SHIPPED.with_name("emoji-128-flow")
 SHIPPED_MOTION = SHIPPED.with_name("emoji-128-motion")
 SHIPPED_KEYS = ("emoji", "emoji-128", "emoji-128-flow", "emoji-128-motion")
-
-
-def models_folder() -> Path:
-    """Find where a person puts models: $STEPWISE_MODELS, else `stepwise/models` among the user's data."""
-    configured = os.environ.get("STEPWISE_MODELS")
-    if configured:
-        return Path(configured).expanduser()
-    data = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data).expanduser() / "stepwise" / "models"
 
 
 def shipped() -> CatalogEntry:

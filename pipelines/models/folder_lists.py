@@ -1,4 +1,4 @@
-"""Lists of further model folders, in our own form and in those of the peers."""
+"""The folder of a person's models, and lists of further ones in our own form and in those of the peers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from pathlib import Path
 
 from pipelines.core.errors import SettingsError
 
-__all__ = ["LISTS", "more_model_folders", "read_folder_list"]
+__all__ = ["LISTS", "models_folder", "more_model_folders", "read_folder_list"]
 
 LISTS = ("extra_model_paths.yaml", "model_folders.yaml", "model_folders.json")
 """Names under which a models folder's own list of further folders is found."""
+
+
+def models_folder() -> Path:
+    """Find where a person puts models: $STEPWISE_MODELS, else `stepwise/models` among the user's data."""
+    configured = os.environ.get("STEPWISE_MODELS")
+    if configured:
+        return Path(configured).expanduser()
+    data = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data).expanduser() / "stepwise" / "models"
 
 
 def more_model_folders(places: Sequence[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipelines.models.catalog import models_folder
+from pipelines.models.folder_lists import models_folder
 from studio.results.files import get_default_folder
 from studio.results.retention import Housekeeping
 from studio.safety.credentials import Credentials

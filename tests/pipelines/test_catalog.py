@@ -18,7 +18,6 @@ from pipelines.guidance import GUIDANCE
 from pipelines.models.catalog import (
     SHIPPED_KEYS,
     Catalog,
-    models_folder,
     published,
     shipped,
     shipped_128,
@@ -27,6 +26,7 @@ from pipelines.models.catalog import (
     shorten_path,
 )
 from pipelines.models.catalog_folder import scan, scan_loras
+from pipelines.models.folder_lists import models_folder
 from pipelines.models.folder_walk import ModelFolders
 from pipelines.samplers import SAMPLERS
 from pipelines.schedules import SCHEDULES

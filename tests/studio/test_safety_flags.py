@@ -257,7 +257,7 @@ def test_importing_the_guards_imports_no_framework():
 
 
 def test_page_and_command_line_share_their_folders():
-    from pipelines.models.catalog import models_folder
+    from pipelines.models.folder_lists import models_folder
     from studio.results.files import get_default_folder
 
     settings = parse_flags([])
