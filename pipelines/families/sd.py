@@ -46,7 +46,8 @@ class StableDiffusion(LatentFamily):
         self.prediction_type = self.components["scheduler"].config.get("prediction_type", "epsilon")
         self.embeds_guidance = config.get("time_cond_proj_dim") is not None
         guidance = "embedded" if self.embeds_guidance else "cfg"
-        text_config = self.components["text_encoder"].config.to_dict()
+        encoder = self.components.get("text_encoder")  # a benchmark measures networks without any
+        text_config = None if encoder is None else encoder.config.to_dict()
         self.traits = with_depth(Traits(self.key, self.prediction_type, "unet", guidance), config, text_config)
         height, width = sample_side(config.sample_size)
         self.default_size = (width * self.vae_scale_factor, height * self.vae_scale_factor)
