@@ -188,7 +188,7 @@ class Accelerator:
             return False
         if name == "to":
             return self._to(func, args, kwargs)
-        leaves = list(list_leaves((args, kwargs)))
+        leaves = list_leaves((args, kwargs))
         mine = [one for one in leaves if isinstance(one, DeviceTensor)]
         wanted = self._device_of(kwargs.get("device"))
         place = wanted if wanted is not None else (mine[0].device if mine else None)
@@ -208,7 +208,7 @@ class Accelerator:
         on_device = place is not None and place.type in KINDS
         if on_device:
             self._require_dtype(kwargs.get("dtype"), func)
-        if mine and not func.is_view:
+        if mine and self.streams.is_watching and not func.is_view:
             self.launch(func, mine, self._list_written(func, args, kwargs))
         if wanted is not None and on_device:
             kwargs = {**kwargs, "device": torch.device("cpu"), "pin_memory": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -46,17 +47,23 @@ class Crossing:
     place: str
 
 
-def list_leaves(value: Any) -> Iterator[Any]:
+def list_leaves(value: Any) -> list[Any]:
     """What tuples, lists and dicts within each other hold: arguments of an operation know no other containers, and
     PyTorch's own walk over them took two thirds of the stand-in's time."""
+    leaves: list[Any] = []
+    _gather_leaves(value, leaves)
+    return leaves
+
+
+def _gather_leaves(value: Any, leaves: list[Any]) -> None:
     if isinstance(value, (tuple, list)):
         for one in value:
-            yield from list_leaves(one)
+            _gather_leaves(one, leaves)
     elif isinstance(value, dict):
         for one in value.values():
-            yield from list_leaves(one)
+            _gather_leaves(one, leaves)
     else:
-        yield value
+        leaves.append(value)
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
@@ -260,8 +267,9 @@ def has_device_tensor(values: Any) -> bool:
     return any(isinstance(one, DeviceTensor) for one in values)
 
 
-def list_argument_names(func: Any) -> set[str]:
-    return {argument.name for argument in func._schema.arguments}
+@functools.cache
+def list_argument_names(func: Any) -> frozenset[str]:
+    return frozenset(argument.name for argument in func._schema.arguments)
 
 
 def compute_on_cpu(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
