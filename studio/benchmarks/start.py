@@ -6,7 +6,9 @@ Needs `playwright` (tests/requirements.txt) and a Chromium on the path.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -60,15 +62,20 @@ def measure_start(browser: Any, folder: Path) -> list[Figure]:
 def measure_beside(browser: Any, folder: Path, other: Path, rounds: int) -> list[Figure]:
     """Measure starts of this checkout beside those of another one, in turn, as ratios.
 
+    In seconds, and in the processor's time of the app and the browser together, which other work on the machine changes
+    less.
+
     Args:
         browser: a Chromium.
         folder: for their models, results and temporary files.
         other: a checkout of another build.
         rounds: pairs; one more warms up.
     """
+    processor: dict[Path, list[float]] = {_ROOT: [], other: []}
 
     def start(root: Path) -> float:
         own = folder / ("ours" if root == _ROOT else "theirs")  # an older build cannot read a newer one's index
+        spent = _count_processor_seconds()
         with _run_app(own, root) as (url, began):
             context = browser.new_context()
             page = context.new_page()
@@ -76,12 +83,39 @@ def measure_beside(browser: Any, folder: Path, other: Path, rounds: int) -> list
             page.goto(url)
             page.wait_for_selector("#t2i-run")
             shown = time.perf_counter() - began
+            processor[root].append(
+                sum(now - spent.get(process, 0) for process, now in _count_processor_seconds().items())
+            )
             context.close()
         return shown
 
+    name = "command to page ÷ that of the build beside"
     ratio, ours, theirs = time_alternately(lambda: start(_ROOT), lambda: start(other), rounds)
-    detail = f"{ours:.1f} s against {theirs:.1f} s"
-    return [Figure("command to page ÷ that of the build beside", ratio, "×", _SHARE_OF_OLD_START, detail)]
+    figures = [Figure(name, ratio, "×", _SHARE_OF_OLD_START, f"{ours:.1f} s against {theirs:.1f} s")]
+    if any(processor[_ROOT]):
+        warm = [processor[root][1:] for root in (_ROOT, other)]
+        ratio = statistics.median(a / b for a, b in zip(*warm, strict=True))
+        ours, theirs = map(statistics.median, warm)
+        detail = f"{ours:.1f} s against {theirs:.1f} s of app and browser"
+        figures.append(Figure(f"{name}, processor's time", ratio, "×", _SHARE_OF_OLD_START, detail))
+    return figures
+
+
+def _count_processor_seconds() -> dict[int, float]:
+    """Processor's time of each running process that this one began, or one of those did; none without /proc."""
+    parents, seconds, own = {}, {}, os.getpid()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = file.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            parents[int(file.parent.name)] = int(fields[1])
+            seconds[int(file.parent.name)] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+    def is_ours(process: int) -> bool:
+        while process in parents and parents[process] != own:
+            process = parents[process]
+        return process in parents
+
+    return {process: seconds[process] for process in parents if is_ours(process)}
 
 
 @contextlib.contextmanager
