@@ -32,6 +32,9 @@ def test_each_preset_takes_what_its_words_say():
     chosen = {key: choose_preset(key, "sd", Machine("cpu"), MEASURED) for key in PRESETS}
     assert chosen["same"].choice == chosen["four"].choice == Choice("calibrated")
     assert chosen["fastest"].choice == Choice("int8") and "1.10 × the time" in chosen["fastest"].sentence
+    assert "“4-bit” is the same choice" in chosen["same"].sentence
+    assert "“Smallest that looks the same” is the same choice" in chosen["four"].sentence
+    assert "the same choice" not in chosen["fastest"].sentence
     assert "15 % of the bytes" in chosen["four"].sentence and "2 pictures" in chosen["four"].sentence
     without = {"emoji-128": MEASURED["emoji-128"][:3]}
     assert choose_preset("four", "sdxl", Machine("cpu"), without).choice == Choice("nf4", {"block_size": 32})

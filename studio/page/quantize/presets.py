@@ -61,7 +61,7 @@ def choose_preset(
         measured: rows by model, as `read_measured` gives them.
 
     Returns:
-        None where nothing that was measured can run here.
+        None where nothing that was measured can run here. The sentence names another preset that chooses the same.
     """
     nearest = _NETWORKS.get(family, "emoji-128-flow")
     model = next((one for one in (nearest, *measured) if measured.get(one)), nearest)
@@ -70,8 +70,13 @@ def choose_preset(
         for row in measured.get(model, ())
         if not row["simulated"] and row["key"] in QUANTIZERS and not QUANTIZERS[row["key"]].fit(machine)
     ]
-    row = {"same": _find_smallest, "fastest": _find_fastest, "four": _find_four_bits}[key](rows)
-    return None if row is None else Preset(Choice(row["key"], row["settings"]), _describe(row, model))
+    found = {"same": _find_smallest(rows), "fastest": _find_fastest(rows), "four": _find_four_bits(rows)}
+    row = found[key]
+    if row is None:
+        return None
+    alike = [f"“{PRESETS[other]}”" for other, one in found.items() if other != key and one is row]
+    also = f" Here {' and '.join(alike)} is the same choice." if alike else ""
+    return Preset(Choice(row["key"], row["settings"]), _describe(row, model) + also)
 
 
 def _find_smallest(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
