@@ -99,7 +99,8 @@ class Calibrated(CalibratedQuantizer):
         built: dict[str, torch.nn.Module] = {}
         if self.settings.mixed:
             differences = {}
-            for name, (ranges, codes) in self._round_all(network, layers, bits, calibration, cancelled, progress):
+            choosing = _announce_choosing(progress)
+            for name, (ranges, codes) in self._round_all(network, layers, bits, calibration, cancelled, choosing):
                 rows = layers[name].weight.detach().flatten(1)
                 change = ranges.decode(codes).flatten(1)[:, : rows.shape[1]] - rows.float()
                 differences[name] = change.reshape(layers[name].weight.shape).to(layers[name].weight.dtype)
@@ -191,6 +192,11 @@ class Calibrated(CalibratedQuantizer):
         parts = {name: tensor for name, tensor in tensors.items() if name != BIAS}
         codec = GroupedCodec.of_parts(parts, layer.weight[0].numel())
         return WeightOnly(codec).build_layer(layer, parts, tensors.get(BIAS))
+
+
+def _announce_choosing(progress: Progress) -> Progress:
+    """Progress of the first of two passes over all layers, which would read as if the work began again."""
+    return lambda what, done, total: progress(f"Choosing bits: {what[:1].lower()}{what[1:]}", done, total)
 
 
 def _split_by_memory(layers: Mapping[str, WeightedLayer]) -> Iterator[list[str]]:
