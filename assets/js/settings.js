@@ -21,13 +21,13 @@
   /* Each control gives its parts, whose first is the one that the label names, and takes a value. */
   const CONTROLS = {
     number(field, id, set) {
-      const limits = { ...(field.low === null ? {} : { min: field.low }), ...(field.high === null ? {} : { max: field.high }) };
+      const limits = { ...(field.low === null ? {} : { min: field.from ?? field.low }), ...(field.high === null ? {} : { max: field.high }) };
       const box = make("input", { type: "number", id, className: "sw-field-box", ...limits, step: field.slides || field.whole ? field.step : "any" });
-      const range = field.slides ? make("input", { type: "range", id: `${id}-range`, min: field.low, max: field.high, step: field.step, "aria-label": field.label }) : null;
+      const range = field.slides ? make("input", { type: "range", id: `${id}-range`, min: field.from, max: field.high, step: field.step, "aria-label": field.label }) : null;
       const paint = (number) => {
         if (!range) return;
         range.value = number;
-        range.style.setProperty("--range_progress", `${(100 * (number - field.low)) / (field.high - field.low)}%`);
+        range.style.setProperty("--range_progress", `${(100 * (number - field.from)) / (field.high - field.from)}%`);
       };
       const read = () => (box.value === "" ? field.value : Number(box.value));
       box.addEventListener("input", () => { paint(read()); set(read()); });
@@ -38,7 +38,7 @@
         set(number);
       });
       range?.addEventListener("input", () => {
-        const number = round(Number(range.value), field.step);
+        const number = clamp(round(Number(range.value), field.step), field);
         box.value = number;
         paint(number);
         set(number);
@@ -115,7 +115,6 @@
       list.forEach(({ name, value, choices }, at) => controls[at].show(values[key]?.[name] ?? value, choices));
     }
 
-    place.addEventListener("focusin", (event) => { if (event.target.matches("select")) trigger("focus"); });
     drawn.set(id, { draw, isHere: () => element.isConnected });
     watch("value", draw);
     draw();

@@ -4,14 +4,15 @@ With a component of Gradio's for each setting of each form, three of five compon
 Here the value is plain: method key to the settings that differ from their defaults, of all methods that were touched.
 What there is to set is described once for the whole page, by `build_descriptions`.
 
-The panels have no other properties: Gradio takes those of a `gr.HTML` away with every answer that skips it.
+What changes of a description while the page is shown is held by a second component, which is never drawn.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 from gradio.context import Context
@@ -238,11 +239,28 @@ def _describe_field(settings: type, field: dataclasses.Field) -> dict[str, Any]:
     if kind is str:
         return {**described, "type": "text", "lines": meta.get("lines") or 1}
     low, high = meta.get("low"), meta.get("high")
-    step = meta.get("step") or (1 if kind is int else None)
     described |= {"type": "number", "low": low, "high": high, "whole": kind is int}
-    if low is not None and high is not None and (high - low) / (step or high - low) <= _FINEST_SLIDER:
-        return {**described, "step": step or (high - low) / 100, "slides": True}
-    return {**described, "step": step or 1, "slides": False}
+    step = meta.get("step") or (1 if kind is int else _choose_step(low, high, cast(float, field.default)))
+    if step is None or low is None or high is None or (high - low) / step > _FINEST_SLIDER:
+        return {**described, "step": step or 1, "slides": False}
+    # Counted from a multiple of the step: from 0.0001 a step of 0.001 would give 0.0011 and never 0.002.
+    start = low if kind is int else round(math.floor(low / step + 1e-9) * step, 12)
+    return {**described, "step": step, "slides": True, "from": start}
+
+
+def _choose_step(low: float | None, high: float | None, default: float) -> float | None:
+    """The largest of 1, 2 and 5 times a power of ten that divides the range into a hundred steps and has the default
+    among its multiples; None where that takes more than a thousand: over so many decades a slider is of no use."""
+    if low is None or high is None:
+        return None
+    exponent = math.floor(math.log10(high - low))
+    for power in range(exponent, exponent - 5, -1):
+        for digit in (5, 2, 1):
+            step = round(digit * 10.0**power, 12)
+            is_multiple = abs(default / step - round(default / step)) < 1e-6
+            if 100 <= (high - low) / step + 1e-9 <= 1000 and is_multiple:
+                return step
+    return None
 
 
 def build_descriptions(page: DescribingBlocks) -> gr.JSON:

@@ -32,6 +32,9 @@ class EveryKind:
     count: int = setting(3, "Whole.", low=1, high=9)
     free: int = setting(7, "Whole, unbounded.")
     share: float = setting(0.5, "A part.", low=0, high=1, step=0.05)
+    stepless: float = setting(0.25, "A part.", low=0, high=3)
+    decades: float = setting(0.1, "Of six decades.", low=0.001, high=1000)
+    rate: float = setting(0.005, "Not from a round number.", low=0.0001, high=0.5, step=0.001)
     open: float = setting(1.5, "Unbounded.", label="The open one")
     mode: str = setting("a", "A choice.", choices=("a", "b"))
     text: str = setting("x", "Text.")
@@ -88,10 +91,14 @@ def test_each_kind_of_setting_is_described_for_the_script():
         "count": ("number", True, 1),
         "free": ("number", False, 1),
         "share": ("number", True, 0.05),
+        "stepless": ("number", True, 0.01),
+        "decades": ("number", False, 1),
+        "rate": ("number", True, 0.001),
         "open": ("number", False, 1),
         "mode": ("choice", None, None),
         "text": ("text", None, None),
     }
+    assert [described[name]["from"] for name in ("count", "share", "rate")] == [1, 0, 0]
     assert described["open"]["label"] == "The open one" and described["count"]["whole"]
     assert described["mode"]["choices"] == [["a", "a"], ["b", "b"]] and described["text"]["help"] == "Text."
 

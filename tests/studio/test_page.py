@@ -26,6 +26,7 @@ from studio.media.live_image import build_contact_sheet, encode_jpeg
 from studio.page.page import build_page, launch_options
 from studio.page.text_to_image.examples import EXAMPLES
 from studio.ui import markup, presentation
+from studio.ui.settings_panel import describe_settings
 from studio.ui.viewer import ViewerRenderer
 from tests.browser.stand_in import StandIn
 
@@ -57,6 +58,24 @@ def test_a_method_more_is_no_component_more(studio):
     drawn = {panel.component.elem_id for panel in page.panels}
     ids = {getattr(block, "elem_id", None) for block in page.blocks.values()}
     assert drawn < ids and not ids & {"t2i-sampler-ddim-eta", "edit-edit-inpaint-padding", "cmp-learn-fitted"}
+
+
+def test_every_setting_slides_over_round_numbers_and_over_its_default(studio):
+    for panel in build_page(studio).panels:
+        for key, settings in panel.described.items():
+            for one in describe_settings(settings):
+                if not one.get("slides"):
+                    continue
+                name, step, start = f"{panel.kind} {key} {one['name']}", one["step"], one["from"]
+                assert start <= one["low"] < start + step, name
+                assert is_multiple(one["value"] - start, step), f"{name}: {one['value']} is not among its values"
+                assert is_multiple(start, step) or one["whole"], f"{name} counts from {start} by {step}"
+                digits = f"{step:e}".partition("e")[0].rstrip("0").rstrip(".")
+                assert one["whole"] or digits in ("1", "2", "2.5", "5"), f"{name} steps by {step}"
+
+
+def is_multiple(number, step):
+    return abs(number / step - round(number / step)) < 1e-6
 
 
 def view_of(status, cells=(), **changes):
