@@ -185,7 +185,7 @@ def test_try_it_runs_the_shown_example_and_its_result_leads_on(visit):
     expect(page.locator("#cmp-grid .sw-tile img")).to_have_count(4)
 
 
-def test_a_list_that_is_entered_and_left_changes_nothing(visit):
+def test_a_list_that_is_entered_and_left_changes_nothing(visit, pick):
     page = visit()
     page.fill("#t2i-steps input[type=number]", "7")
     page.press("#t2i-steps input[type=number]", "Enter")
@@ -203,3 +203,37 @@ def test_a_list_that_is_entered_and_left_changes_nothing(visit):
     page.keyboard.press("Tab")
     page.wait_for_timeout(600)
     assert page.input_value("#cmp-x-values textarea, #cmp-x-values input") == "5, 7"
+
+    page.click("#tab-edit-button")
+    pick(page, "#edit-goal", "Extend the picture")
+    side = page.locator("input[type=number][id^='edit-edit-outpaint-']").first  # its settings have come
+    side.fill("24")
+    page.focus("#edit-goal input")
+    page.wait_for_timeout(600)
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(600)
+    assert side.input_value() == "24"
+
+    page.click("#tab-live-button")
+    page.locator("#tab-live").get_by_role("button", name="Model", exact=True).click()
+    page.fill("#live-steps input[type=number]", "3")
+    page.press("#live-steps input[type=number]", "Enter")
+    page.focus("#live-model input")
+    page.wait_for_timeout(600)
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(600)
+    assert page.input_value("#live-steps input[type=number]") == "3"
+
+
+def test_a_refusal_out_of_sight_is_said_where_one_looks(visit):
+    page = visit(size=(1440, 500))
+    page.fill(SEED, "seven")
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.keyboard.press("Control+Enter")
+    toast = page.locator(".sw-toast")
+    expect(toast).to_contain_text("seed")
+    notice = page.locator("#t2i-notice .sw-notice[role=alert]")
+    expect(notice).not_to_be_in_viewport()
+    toast.click()
+    expect(notice).to_be_in_viewport()
+    expect(toast).to_have_count(0)
