@@ -138,7 +138,7 @@ def _run_app(folder: Path, root: Path = _ROOT) -> Iterator[tuple[str, float]]:
         yield url, began
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def _time_click(page: Any, seconds: float) -> float:
