@@ -119,6 +119,28 @@
     } catch { return ""; }
   }
 
+  /* When the page is loaded: has each tab that a link or the browser's memory may fill ask for it, and names the others,
+     for which the lists alone are asked. */
+  function bringBack() {
+    const isLinked = [...new URLSearchParams(location.search).keys()].some((name) => name !== "__theme");
+    const knows = (key) => {
+      try { return localStorage.getItem(`stepwise-typed-${key}`) !== null || localStorage.getItem(`stepwise-${key}`) !== null; }
+      catch { return false; }
+    };
+    const others = [];
+    for (const button of document.querySelectorAll("button.sw-recall")) {
+      const key = button.id.replace("recall-", "");
+      if (isLinked || knows(key)) button.click();
+      else others.push(key);
+    }
+    return others.join(" ");
+  }
+
+  /* A list of files is opened: what came into the models folder since is offered, in every list. */
+  document.addEventListener("focusin", (event) => {
+    if (event.target.matches("input, select") && event.target.closest(".sw-files")) document.getElementById("look-into-folder")?.click();
+  });
+
   /* What a list had when it was entered, and what is chosen there: null where that is the same. */
   const entered = new Map();  // id of a list -> its value
   function enterList(id, key) { entered.set(id, key); }
@@ -128,5 +150,5 @@
     return isSame ? null : key;
   }
 
-  window.stepwise = { ...window.stepwise, enterList, chooseAnother, remember, recall, intend, press, begin };
+  window.stepwise = { ...window.stepwise, enterList, chooseAnother, remember, recall, bringBack, intend, press, begin };
 })();

@@ -117,7 +117,7 @@ def build_page(studio: Studio) -> Page:
                 with gr.Tab(tab.label, id=tab.key, elem_id=f"tab-{tab.key.replace('_', '-')}"):
                     tab.build(studio, context)
         deep_links.wire(studio, context, notice)
-        context.finish()
+        context.finish(studio.catalog)
         build_descriptions(demo)
         # The first run finds its model loaded. Not while the page is still being built: both want the processor.
         opens_on = context.receive[TABS[0].key].model

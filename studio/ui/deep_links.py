@@ -223,7 +223,9 @@ def wire(studio: Studio, context: PageContext, notice: gr.HTML) -> None:
         return {**updates, **(_show_settings(opened_link, idle) if opened_link.values else {})}
 
     context.linked = linked
-    context.demo.load(show, outputs=in_order(outputs), **PLUMBING)
+    # The page's script presses it where the address names anything (`stepwise.bringBack`).
+    button = gr.Button("Open the link", elem_id="recall-link", elem_classes="sw-recall sw-unseen")
+    button.click(show, outputs=in_order(outputs), **PLUMBING)
 
 
 def _show_settings(opened_link: OpenedLink, receivers: Mapping[str, Receiver]) -> Data:

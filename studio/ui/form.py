@@ -50,25 +50,8 @@ class RequestForm(FormSections):
             js=f"(key) => stepwise.chooseAnother({model.elem_id!r}, key)",
             **PLUMBING,
         )
-        # Files that came into the models folder since are offered when a list is opened.
-        model.focus(self._renew_models, outputs=model, **PLUMBING)
-        if "sliders" in self.methods:
-            sliders = self.methods["sliders"]
-            sliders.panel.component.focus(
-                lambda key: sliders.panel.alter(self.list_direction_files(key)),
-                inputs=model,
-                outputs=in_order(sliders.panel.outputs),
-                **PLUMBING,
-            )
         if "ensemble" in self.methods:
             self._wire_sizes()
-        names = self.lora.names
-        names.focus(
-            lambda key: gr.update(choices=self.studio.loras(key) if key in self.studio.catalog else []),
-            inputs=model,
-            outputs=names,
-            **PLUMBING,
-        )
         # In the browser: on the way to the server and back a quick run would draw another seed. The page's script
         # chooses "fixed" when somebody types or pastes a seed (assets/js/forms.js).
         rolled = f"() => {{ {self.hold_seed} return [String(Math.floor(Math.random() * {SEEDS_DRAWN})), {FIXED!r}]; }}"
@@ -99,10 +82,6 @@ class RequestForm(FormSections):
     def hold_seed(self) -> str:
         """Return the statement of a script that sets the seed for a person: no answer on its way sets it after that."""
         return f"stepwise.hold({self.fields['seed'].elem_id!r}, {self.fields['seed_mode'].elem_id!r});"
-
-    def _renew_models(self) -> Any:
-        self.studio.catalog.rescan()
-        return gr.update(choices=self.list_model_choices())
 
     # From components to values and back.
 
@@ -148,7 +127,10 @@ class RequestForm(FormSections):
         offering = self.methods.keys() & {"ensemble", "sliders", "second_pass"}
         files = {part for name in offering for part in self.methods[name].panel.outputs}
         outputs: set[Block] = {model, *loras.components, *hint, *self._vae, *steered, *files}
-        return Lists({model, *loras.components}, outputs, updates)
+        entered = {
+            part for name in offering for part in (self.methods[name].method, self.methods[name].panel.component)
+        }
+        return Lists({model, *loras.components}, outputs, updates, frozenset(entered))
 
     @property
     def _vae(self) -> set[Component]:

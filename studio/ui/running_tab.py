@@ -249,9 +249,11 @@ class RunningTab:
     def _wire_load(self, form: Form, follow_event: Mapping[str, object]) -> None:
         """Show what a link brings, or else what was typed before a reload; once all tabs stand.
 
-        One event does both, since events of one load come in any order.
+        One event does both, since events of one load come in any order. The page's script presses its button, outside
+        the tabs, where there is something to show (`stepwise.bringBack`).
         """
         typed = gr.Textbox(label="Typed", visible=False)
+        button = gr.Button("Bring back", elem_id=f"recall-{self.key}", elem_classes="sw-recall sw-unseen")
         lists = self.context.lists.get(self.key)
 
         def refill(session: object, typed: object, request: gr.Request) -> Data:
@@ -269,8 +271,10 @@ class RunningTab:
             self.session,
         }
         recall = f"(session, _) => [session, stepwise.recall({self.key!r}, {form.signature!r})]"
-        loaded = self.context.demo.load(refill, [self.session, typed], in_order(outputs), js=recall, **PLUMBING)
+        loaded = button.click(refill, [self.session, typed], in_order(outputs), js=recall, **PLUMBING)
         loaded.then(**follow_event)
+        for event in self.context.after_recall.get(self.key, ()):
+            loaded.then(**event)
         self._wire_seed(loaded)
 
     def _refilled_form(self, form: Form, session: object, typed: object) -> Data:

@@ -46,7 +46,7 @@ class StandIn:
         self.folder, self.step_seconds = folder, step_seconds
         self.limits, self.loader, self.store = (
             Limits(),
-            SimpleNamespace(device="cpu"),
+            SimpleNamespace(device="cpu", cache=SimpleNamespace(limit=1 << 30), host=None),
             SimpleNamespace(get=self._record),
         )
         self.loaders = [self.loader]

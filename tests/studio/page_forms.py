@@ -50,7 +50,7 @@ def built(studio: Any) -> Built:
             for key in labels:
                 with gr.Tab(key, id=key):
                     tabs[key] = CLASSES[key](studio, context)
-        context.finish()
+        context.finish(studio.catalog)
         build_descriptions(demo)
     return Built(tabs, context)
 

@@ -18,7 +18,7 @@ from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
 from studio.ui.example_chips import build_chip
 from studio.ui.live_routes import LiveTab
-from studio.ui.page_context import PageContext
+from studio.ui.page_context import Lists, PageContext
 from studio.ui.presentation import format_model_label
 from studio.ui.running_tab import Form, RunningTab
 
@@ -128,7 +128,7 @@ class LiveModeTab(RunningTab):
         )
         with gr.Accordion("Model", open=False):
             fields["model"] = self.model = gr.Dropdown(
-                [(format_model_label(one), one.key) for one in self._list_models()],
+                self._list_model_choices(),
                 value=entry,
                 label="Model",
                 info="Live mode wants a model of few steps, here by its LoRA.",
@@ -152,6 +152,20 @@ class LiveModeTab(RunningTab):
     def _list_models(self) -> list[Any]:
         return [one for one in self.studio.models() if one.kind == "image" and one.family != "stock"]
 
+    def _list_model_choices(self) -> list[tuple[str, str]]:
+        return [(format_model_label(one), one.key) for one in self._list_models()]
+
+    def _list_files(self, data: Data) -> Data:
+        """What the models folder holds now; only a chosen LoRA that is gone is taken out."""
+        model, chosen = data[self.model], data[self.fields["loras"]] or []
+        offered = self.studio.loras(model) if model in self.studio.catalog else []
+        fitting = [name for name in chosen if name in offered]
+        kept, taken_out = gr.update(choices=offered), gr.update(choices=offered, value=fitting)
+        return {
+            self.model: gr.update(choices=self._list_model_choices()),
+            self.fields["loras"]: kept if fitting == list(chosen) else taken_out,
+        }
+
     def _find_default_model(self) -> str:
         keys = [one.key for one in self._list_models()]
         return _MODEL if _MODEL in keys else keys[0]
@@ -165,6 +179,7 @@ class LiveModeTab(RunningTab):
     def _wire(self) -> None:
         fields = self.fields
         form = Form(fields.values(), self._read, fields.values(), self._refill)
+        self.context.lists[KEY] = Lists({self.model, fields["loras"]}, {self.model, fields["loras"]}, self._list_files)
         live = LiveTab(
             KEY,
             form.read,

@@ -19,7 +19,7 @@ from studio.ui import markup
 from studio.ui.component_data import Data
 from studio.ui.controls import PLUMBING
 from studio.ui.outputs import in_order
-from studio.ui.page_context import PageContext, Receiver
+from studio.ui.page_context import Lists, PageContext, Receiver
 from studio.ui.presentation import format_file_size
 from studio.ui.tab_settings import OneOf, Setting
 
@@ -68,10 +68,8 @@ class ModelsTab:
         self._wire()
 
     def _build_filters(self) -> None:
-        families = dict.fromkeys(entry.family for entry in self.studio.models())
-        choices = [("All families", ""), *((look.FAMILIES.get(family, family), family) for family in families)]
         self.family = gr.Dropdown(
-            choices, value="", label="Family", filterable=False, min_width=150, elem_id="mod-family"
+            self._list_families(), value="", label="Family", filterable=False, min_width=150, elem_id="mod-family"
         )
         self.kind = gr.Dropdown(
             [("Any", ""), *((words, key) for key, words in look.KINDS.items())],
@@ -86,6 +84,10 @@ class ModelsTab:
             self.rescan = gr.Button("Rescan the models folder", size="sm", elem_id="mod-rescan")
             self.folder = gr.HTML(elem_id="mod-folder")
 
+    def _list_families(self) -> list[tuple[str, str]]:
+        families = dict.fromkeys(entry.family for entry in self.studio.models())
+        return [("All families", ""), *((look.FAMILIES.get(family, family), family) for family in families)]
+
     # Events.
 
     def _wire(self) -> None:
@@ -97,6 +99,9 @@ class ModelsTab:
         self.timer.tick(self._tick, filters, in_order([self.cards, self.memory, self.timer]), **PLUMBING)
         scanned = self.rescan.click(self._rescan, filters, in_order([*outputs, self.notice]), **PLUMBING)
         lists = self.context
+        lists.lists[KEY] = Lists(
+            set(), {self.family}, lambda _: {self.family: gr.update(choices=self._list_families())}
+        )
         self.context.run_later(
             lambda: scanned.then(lists.update_lists, inputs=lists.list_inputs, outputs=lists.list_outputs, **PLUMBING)
         )

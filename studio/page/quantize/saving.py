@@ -45,17 +45,18 @@ class SavingRow:
             self.save_button = gr.Button("Save it", size="sm", min_width=0, elem_id="qz-keep")
             self.use_button = gr.Button("Save and use it", size="sm", min_width=0, elem_id="qz-use")
 
-    def wire(self, session: Component, finished: Any) -> None:
-        """Connect the list with a run's end and with the loading of the page, and the buttons once all tabs stand.
+    def wire(self, key: str, session: Component, finished: Any) -> None:
+        """Connect the list with a run's end and with a reload of the page, and the buttons once all tabs stand.
 
         Args:
+            key: of the tab.
             session: remembers the comparison's job in the browser.
             finished: the event that ends with a run.
         """
         self.session = session
         events = {"inputs": {session}, "outputs": {self.variant}, **PLUMBING}
         finished.then(self._offer_variants, **events)
-        self.context.demo.load(self._offer_variants, **events)
+        self.context.after_recall.setdefault(key, []).append({"fn": self._offer_variants, **events})
         self.context.run_later(self._wire_buttons)
 
     def _wire_buttons(self) -> None:

@@ -171,7 +171,7 @@ class QuantizeTab(RunningTab):
         form = Form(inputs, self._read, outputs, self._refill, draft=self._draft)
         self.context.lists[KEY] = self.form.lists
         finished = self._wire_run(form, LiveTab(KEY, form.read, self._build_renderer))
-        self.saving.wire(self.session, finished)
+        self.saving.wire(KEY, self.session, finished)
         for key, button in self.presets.items():
             choose = functools.partial(self._apply_preset, key)
             changed = in_order({self.notice, *self._tab_components})

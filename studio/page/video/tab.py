@@ -144,13 +144,14 @@ class VideoTab(RunningTab):
         finished = self._wire_run(form, LiveTab(KEY, form.read, lambda job: ClipRenderer(self.studio, self.root, job)))
         formats = {"inputs": {self.session}, "outputs": self.export.outputs, **PLUMBING}
         finished.then(self._update_formats, **formats)
-        self.context.demo.load(self._update_formats, **formats)
+        self.context.after_recall.setdefault(KEY, []).append({"fn": self._update_formats, **formats})
         self.export.wire([self.session], self._find_clip)
         self.form.reuse.click(self._reuse_seed, inputs={self.session}, outputs=in_order(self.form.outputs), **PLUMBING)
         model = self.form.fields["model"]
+        self.plan.value = self._plan({component: component.value for component in self._inputs})[self.plan]
         planned = {model, self.clip.frames, self.clip.fps, self.form.fields["width"], self.form.fields["height"]}
         gr.on(
-            [cast(Any, component).change for component in planned] + [self.context.demo.load],
+            [cast(Any, component).change for component in planned],
             self._plan,
             inputs=planned,
             outputs={self.plan},
