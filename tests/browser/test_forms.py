@@ -215,7 +215,7 @@ def test_a_list_that_is_entered_and_left_changes_nothing(visit, pick):
     assert side.input_value() == "24"
 
     page.click("#tab-live-button")
-    page.locator("#tab-live").get_by_role("button", name="Model", exact=True).click()
+    page.locator("#tab-live button.label-wrap", has_text="Model").click()
     page.fill("#live-steps input[type=number]", "3")
     page.press("#live-steps input[type=number]", "Enter")
     page.focus("#live-model input")
