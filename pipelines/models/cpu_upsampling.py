@@ -29,7 +29,7 @@ class JoinedUpsample2D(Upsample2D):
         if (
             output_size is not None
             or hidden_states.device.type != "cpu"
-            or type(convolution) is not nn.Conv2d
+            or not _is_convolution(convolution)
             or convolution._forward_hooks
             or convolution._forward_pre_hooks
             or convolution.weight.dtype != hidden_states.dtype
@@ -57,10 +57,14 @@ def join_upsampling(vae: nn.Module) -> int:
     for module in vae.modules():
         if type(module) is Upsample2D and module.use_conv and module.interpolate and module.norm is None:
             convolution = module._modules.get("conv" if module.name == "conv" else "Conv2d_0")
-            if type(convolution) is nn.Conv2d and _is_plain(convolution):
+            if _is_convolution(convolution) and _is_plain(convolution):
                 module.__class__ = JoinedUpsample2D
                 count += 1
     return count
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return getattr(type(module), "stands_for", type(module)) is nn.Conv2d
 
 
 def _is_plain(convolution: nn.Conv2d) -> bool:

@@ -297,9 +297,11 @@ class Loader:
             # Late: listing models imports no PyTorch.
             from pipelines.models.cpu_convolutions import use_channels_last
             from pipelines.models.cpu_upsampling import join_upsampling
+            from pipelines.models.cpu_winograd import use_fewer_products
 
             use_channels_last(module)
             join_upsampling(module)
+            use_fewer_products(module)
 
     def _reserve_room(self, room: int, what: str, stack: contextlib.ExitStack) -> Wanted:
         """Room on the device that no model takes as long as the lease lasts."""

@@ -6,9 +6,10 @@ from diffusers import AutoencoderKL
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from pipelines.models import cpu_convolutions
+from pipelines.models import cpu_convolutions, cpu_winograd
 from pipelines.models.cpu_convolutions import SmallGridConv2d, use_channels_last, use_products_on_small_grids
 from pipelines.models.cpu_upsampling import JoinedUpsample2D, join_upsampling
+from pipelines.models.cpu_winograd import WinogradConv2d, use_fewer_products
 from pipelines.models.device_choice import Acceleration
 
 
@@ -108,6 +109,8 @@ def test_doubling_and_convolution_are_one_transposed_convolution(monkeypatch):
     gradient = torch.autograd.grad(expected.square().sum(), latents)[0]
     names = list(vae.state_dict())
     assert join_upsampling(vae) == 1 and list(vae.state_dict()) == names
+    monkeypatch.setattr(cpu_winograd, "LEAST_CHANNELS", 8)
+    assert use_fewer_products(vae)  # whose own way the doubling's convolution does not take
     with monkeypatch.context() as context:
         context.setattr(Upsample2D, "forward", None)  # it takes no other way
         found = vae.decode(latents).sample
@@ -141,3 +144,54 @@ def test_doubling_of_other_kinds_is_left_alone():
 
 def test_a_video_autoencoder_is_left_alone():
     assert not use_channels_last(nn.Conv3d(1, 1, 1))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Let small convolutions count as wide, in parts of a few tiles."""
+    for name in ("LEAST_CHANNELS", "LEAST_TILES"):
+        monkeypatch.setattr(cpu_winograd, name, 1)
+    monkeypatch.setattr(cpu_winograd, "TILES_AT_ONCE", 5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(8, 6), (7, 8), (9, 5), (2, 2)])
+def test_winograds_products_are_the_convolution(size, bias, few, monkeypatch):
+    plain, fast = convolution(padding=1, bias=bias), convolution(padding=1, bias=bias)
+    names = list(fast.state_dict())
+    assert use_fewer_products(fast) == 1 and list(fast.state_dict()) == names
+    inputs = torch.randn(2, 6, *size, dtype=torch.float64)
+    with torch.no_grad(), monkeypatch.context() as context:
+        expected = plain(inputs)
+        context.setattr(nn.Conv2d, "forward", None)  # it takes no other way
+        found = fast(inputs)
+        # In channels last, as an autoencoder's are.
+        last = fast.to(memory_format=torch.channels_last)(inputs.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(last, expected, rtol=0, atol=1e-13)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_winograd_is_left_out_where_it_has_no_derivative_or_is_not_exact(few, monkeypatch):
+    monkeypatch.setattr(cpu_winograd, "_convolve", None)  # which would fail
+    fast, inputs = convolution(padding=1), torch.randn(1, 6, 6, 6, dtype=torch.float64)
+    use_fewer_products(fast)
+    fast(inputs)  # whose weights have gradients
+    fast.requires_grad_(False)
+    fast(inputs.requires_grad_()).sum().backward()
+    with torch.no_grad():
+        torch.func.jvp(fast, (inputs,), (inputs,))
+        fast.bfloat16()(inputs.bfloat16())
+        monkeypatch.setattr(cpu_winograd, "LEAST_TILES", 10)
+        fast.double()(inputs)
+
+
+def test_winograd_takes_an_autoencoders_wide_plain_layers_alone(monkeypatch):
+    monkeypatch.setattr(cpu_winograd, "LEAST_CHANNELS", 8)
+    vae = small_vae()
+    taken = use_fewer_products(vae)
+    assert taken == sum(isinstance(one, WinogradConv2d) for one in vae.modules()) > 0
+    others = nn.Sequential(
+        nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3, padding=1)
+    )
+    assert use_fewer_products(others) == 0

@@ -1,0 +1,15 @@
+"""Whether somebody takes derivatives of what is being computed, so that it must be computed in a way that has them."""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+__all__ = ["is_differentiated"]
+
+
+def is_differentiated(*tensors: torch.Tensor) -> bool:
+    """Say whether one of the tensors has a gradient that is recorded, or a tangent of forward-mode derivatives."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
