@@ -11,22 +11,25 @@ from pipelines.benchmarks.device_measures import make_family, make_run
 from pipelines.benchmarks.device_models import SHAPES
 from pipelines.models.cpu_convolutions import use_channels_last
 from pipelines.models.cpu_upsampling import join_upsampling
+from pipelines.models.cpu_winograd import use_fewer_products
 from pipelines.models.device_choice import Acceleration
 from pipelines.requests.encoding import decode
 
 __all__ = ["EDIT_ROWS", "measure_edit"]
 
 EDIT_ROWS = (
-    "| edit by direct inversion | encode | way up | way down | a decoding | outside the steps ÷ whole | of the next |",
-    "| --- | --- | --- | --- | --- | --- | --- |",
+    "| edit by direct inversion | encode | way up | way down | a decoding "
+    "| outside the steps ÷ until the edit is there | ÷ whole | of the next |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
 )
 """Above the rows of `measure_edit`, in seconds of the processor."""
 
 
 def measure_edit(name: str, dtype: torch.dtype, side: int, steps: int, tiny: bool = False) -> str:
     """Measure an edit's parts on the CPU: the picture encoded, inverted in so many evaluations of one row, denoised in
-    as many of two rows (the source's and the target's prompt), and two pictures decoded, the edit and what the VAE
-    makes of the source, which is the reconstruction too. The next edit of the picture goes down and decodes itself.
+    as many of two rows (with the prompt and with the negative one), and two pictures decoded: the edit, and then, when
+    that is shown and stored, what the VAE makes of the source, which is the reconstruction too. The next edit of the
+    picture goes down and decodes itself.
 
     Args:
         name: of a shape.
@@ -40,6 +43,7 @@ def measure_edit(name: str, dtype: torch.dtype, side: int, steps: int, tiny: boo
     # As the loader does on a CPU.
     use_channels_last(family.vae)
     join_upsampling(family.vae)
+    use_fewer_products(family.vae)
     Acceleration().apply(family.network)
     pixels = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0))
     run = make_run(shape, family, side, max(2, steps), tiny)
@@ -58,7 +62,11 @@ def measure_edit(name: str, dtype: torch.dtype, side: int, steps: int, tiny: boo
     decode(family, run.latents)
     marks.append(time.process_time())
     encoded, up, down, decoded = (later - earlier for earlier, later in itertools.pairwise(marks))
-    outside = encoded + 2 * decoded
+    shares = [
+        (encoded + decoded) / (encoded + up + down + decoded),
+        (encoded + 2 * decoded) / (encoded + up + down + 2 * decoded),
+        decoded / (decoded + down),
+    ]
     title = f"{name} {side}² {str(dtype).removeprefix('torch.')}, {steps} + {steps} steps"
     seconds = " | ".join(f"{one:.1f} s" for one in (encoded, up, down, decoded))
-    return f"| {title} | {seconds} | {outside / (outside + up + down):.2f} | {decoded / (decoded + down):.2f} |"
+    return f"| {title} | {seconds} | {' | '.join(f'{share:.2f}' for share in shares)} |"

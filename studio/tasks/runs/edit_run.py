@@ -145,9 +145,10 @@ class EditRun:
         latents = self.editing.inversion.visible(step.latents)
         picture = decode(self.family, latents[TARGET : TARGET + 1])[0]
         note_decoding(self.job, places.edit, self.family)
+        self._finish(picture, step)
+        # Last, for the edit waits for none of it.
         if places.reconstruction is not None:
             self._report_reconstruction(latents[SOURCE : SOURCE + 1], places.reconstruction)
-        self._finish(picture, step)
 
     def _count(self, step: Step, trajectory: Trajectory) -> Step:
         """The step with the inversion's work added, where that counts as the edit's, also of one that was reused."""
