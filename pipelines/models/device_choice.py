@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from pipelines.core.compiler import explain_missing_compiler
 from pipelines.core.errors import SettingsError
 from pipelines.weights.libraries import import_libraries
 
@@ -23,6 +25,7 @@ __all__ = [
     "name_device",
     "read_memory",
     "require_attention",
+    "require_compiler",
     "require_device",
     "require_devices",
 ]
@@ -152,6 +155,20 @@ def require_attention(name: str) -> str:
     except (RuntimeError, ImportError) as error:
         raise SettingsError(f"--attention {name} cannot be used here: {error}") from error
     return name
+
+
+def require_compiler(devices: Sequence[str]) -> None:
+    """Check that PyTorch finds what it compiles networks with.
+
+    Args:
+        devices: where networks run; none for the best there is.
+
+    Raises:
+        SettingsError: it is not here, and every run would fail.
+    """
+    for device in devices or [choose_device()]:
+        if reason := explain_missing_compiler(device):
+            raise SettingsError(f"--compile: {reason}, or leave --compile out.")
 
 
 def computes_bfloat16(device: str) -> bool:

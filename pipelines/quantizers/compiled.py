@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import os
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from pipelines.core.cancelling import Cancelled
+from pipelines.core.compiler import explain_missing_compiler
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration, replay
@@ -34,13 +32,7 @@ _SCALE, _ZERO = "input_scale", "input_zero_point"
 
 def fits_compiled(machine: Machine) -> str | None:
     """Say why it cannot run."""
-    if reason := fits_onednn(machine):
-        return reason
-    # As torch._inductor looks for one; importing that to ask takes longer than building the page's tab.
-    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
-    if not shutil.which(os.environ.get("CXX", usual)):
-        return "PyTorch compiles it, and finds no C++ compiler here: install g++"
-    return None
+    return fits_onednn(machine) or explain_missing_compiler("cpu")
 
 
 class _StaticLayer(torch.nn.Module):

@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import torch
 
+from pipelines.core.derivatives import is_differentiated
+
 __all__ = ["Split", "is_worth_splitting", "multiply_columns", "multiply_rows", "split_images", "split_rows"]
 
 Split: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -35,7 +37,7 @@ def is_worth_splitting(codes: torch.Tensor, inputs: torch.Tensor, positions: int
 
     Args:
         codes: (R, ...), of the weights.
-        inputs: of the layer, whose gradient integers do not carry.
+        inputs: of the layer, whose derivatives integers do not carry.
         positions: how many columns of inputs each code is multiplied with.
     """
     rows = len(codes)
@@ -45,8 +47,8 @@ def is_worth_splitting(codes: torch.Tensor, inputs: torch.Tensor, positions: int
         and codes.dtype == torch.int8
         and inputs.dtype == torch.bfloat16
         and inputs.device.type == "cpu"
-        and not (inputs.requires_grad and torch.is_grad_enabled())
         and _has_kernels()
+        and not is_differentiated(inputs)
     )
 
 

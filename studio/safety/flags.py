@@ -12,7 +12,7 @@ from typing import TypedDict, cast
 from urllib.parse import urlsplit
 
 from pipelines.core.errors import SettingsError, StoreError
-from pipelines.models.device_choice import require_attention, require_devices
+from pipelines.models.device_choice import require_attention, require_compiler, require_devices
 from pipelines.models.folder_lists import more_model_folders
 from studio.results.retention import Housekeeping
 from studio.safety.credentials import Credentials, read_pairs
@@ -42,6 +42,9 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
     if unknown:
         raise SettingsError(_describe_unknown(unknown))
     environ = os.environ if environ is None else environ
+    devices = () if flags.device is None else require_devices(flags.device)
+    if flags.compile:
+        require_compiler(devices)
     in_space = environ.get("SYSTEM") == "spaces" and bool(environ.get("SPACE_ID"))
     pairs = [*flags.auth, *(read_pairs(flags.auth_file) if flags.auth_file else [])]
     settings = LaunchSettings(
@@ -53,7 +56,7 @@ def parse_flags(arguments: Sequence[str], environ: Mapping[str, str] | None = No
         share_results=flags.share_results,
         root_path=flags.root_path,
         memory_budget=_parse_bytes(flags.memory_budget),
-        devices=() if flags.device is None else require_devices(flags.device),
+        devices=devices,
         dtype=flags.dtype,
         attention=require_attention(flags.attention),
         compile=flags.compile,

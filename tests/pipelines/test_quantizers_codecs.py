@@ -179,6 +179,28 @@ def test_products_of_integers_are_the_layer_to_the_rounding_of_its_outputs(layer
     assert bool(((found.double() - expected).abs() <= 1.001 * (rounding + 2**-8 * expected.abs()) + 1e-6).all())
 
 
+@pytest.mark.parametrize("key", ["int8", "fp8", "nf4", "int4"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (torch.nn.Linear(64, 48), (3, 64)),
+        (torch.nn.Conv2d(16, 32, 3, padding=1), (2, 16, 4, 4)),
+        (torch.nn.Conv2d(16, 32, 3, padding=1), (1, 16, 20, 20)),
+    ],
+    ids=["linear", "few pixels", "many pixels"],
+)
+def test_a_derivative_along_a_direction_goes_through_a_packed_layer(key, layer, shape, products_of_integers):
+    """The layer is linear, so its derivative along t is f(t) - f(0), to bfloat16's rounding."""
+    packed = QUANTIZERS[key].build({}).quantize(layer.requires_grad_(False))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inputs, direction = torch.randn(2, *shape).bfloat16()
+    with torch.no_grad():
+        _, tangent = torch.func.jvp(packed, (inputs,), (direction,))
+        expected = packed(direction.float()) - packed(torch.zeros(shape))
+    assert (tangent.float() - expected).norm() < 0.01 * expected.norm()
+
+
 def test_a_gradient_goes_through_a_packed_layer_and_what_is_not_finite_stays_so(products_of_integers):
     layer = torch.nn.Linear(40, 8).requires_grad_(False)
     layer.weight[3] = 0.0

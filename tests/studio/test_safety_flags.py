@@ -110,6 +110,15 @@ def test_a_device_or_how_it_computes_spelled_wrong_ends_the_start_with_one_sente
     assert said in shown and shown.count("\n") == 1
 
 
+def test_compiling_without_a_compiler_ends_the_start_with_one_sentence(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SystemExit):
+        read_flags(["--device", "cpu", "--compile"])
+    shown = capsys.readouterr().err
+    assert "--compile: PyTorch compiles it, and finds no C++ compiler here: install" in shown and shown.count("\n") == 1
+    assert not flags("--device", "cpu").compile
+
+
 def test_a_password_is_not_in_the_settings_text():
     assert "SECRETWORD" not in repr(flags("--auth", "ann:SECRETWORD"))
 
