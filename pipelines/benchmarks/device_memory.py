@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,13 @@ TROUBLE_HEAD = ("| what happens | what the studio does |", "| --- | --- |")
 """Above the rows of `check_nan` and `decode_in_little_memory`."""
 
 
-def measure_streaming(title: str, family: Any, steps: int, denoise: Any, timed: Any) -> str:
+def measure_streaming(
+    title: str,
+    family: Any,
+    steps: int,
+    denoise: Callable[[Any], torch.Tensor],
+    timed: Callable[[Sequence[Callable[[], object]]], tuple[Sequence[float], Sequence[int]]],
+) -> str:
     """Measure a run with the whole network on the device, and with its layers coming one by one.
 
     Args:

@@ -12,4 +12,8 @@ def is_differentiated(*tensors: torch.Tensor) -> bool:
     """Say whether one of the tensors has a gradient that is recorded, or a tangent of forward-mode derivatives."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return True
-    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+    return any(_has_tangent(tensor) for tensor in tensors)
+
+
+def _has_tangent(tensor: torch.Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from pipelines.models.quantization_loading import Calibrate
-
-if TYPE_CHECKING:
-    import torch
-
+from pipelines.models.load_request import LoadRequest
 
 __all__ = ["LoadProgress", "Progress", "report_stage"]
 
@@ -24,8 +19,7 @@ class LoadProgress:
         progress: called as parts are done; None for no one.
         total: bytes of all parts.
         cancelled: whether whoever asked has stopped.
-        source: a network in full precision that a quantized one is copied from.
-        calibrate: records calls of that network.
+        request: what is loaded.
     """
 
     def __init__(
@@ -33,15 +27,14 @@ class LoadProgress:
         progress: Progress | None,
         total: int,
         cancelled: Callable[[], bool],
-        source: torch.nn.Module | None,
-        calibrate: Calibrate | None,
+        request: LoadRequest,
     ):
         self.progress, self.total, self.done = progress, total, 0
-        self.cancelled, self.source, self.calibrate = cancelled, source, calibrate
+        self.cancelled, self.request = cancelled, request
 
     def ends(self, abandoned: Callable[[], bool]) -> bool:
         """Say whether a load is to end: nobody wants the part, or the network that is copied is let go."""
-        return abandoned() or (self.source is not None and self.cancelled())
+        return abandoned() or (self.request.source is not None and self.cancelled())
 
     def add(self, count: int) -> None:
         """Count the bytes of a part that is loaded."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.core.leases import PartKey, Wanted
-from pipelines.core.types import Choice
 from pipelines.models.activations import Work
 from pipelines.models.assembly import assemble_model
 from pipelines.models.cache import ModelCache
@@ -22,6 +21,7 @@ from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.files import PartFiles
 from pipelines.models.load_progress import LoadProgress, Progress, report_stage
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.memory_row import MemoryRow
 from pipelines.models.part_loading import free_part, load_part, loaded_bytes
 from pipelines.models.placement import EIGHT_BITS, HOST
@@ -29,7 +29,7 @@ from pipelines.models.places import ModelPlaces
 from pipelines.models.placing import Placing
 from pipelines.models.plan import QUANTIZED_PARTS, Plan, Plans
 from pipelines.models.quantization_folder import quantized_entry
-from pipelines.models.quantization_loading import Calibrate, load_eight_bits, load_outline, load_quantized
+from pipelines.models.quantization_loading import load_eight_bits, load_outline, load_quantized
 from pipelines.models.steering_choice import find_extra_steering
 from pipelines.models.vaes import find_vae
 from pipelines.weights.offload import Slot, offloaded, streamed
@@ -98,11 +98,7 @@ class Loader:
         cancelled: Callable[[], bool] = lambda: False,
         progress: Progress | None = None,
         timeout: float = 120.0,
-        quantization: Choice | None = None,
-        source: torch.nn.Module | None = None,
-        extras: Extras = Extras(),
-        calibrate: Calibrate | None = None,
-        work: Work | None = None,
+        request: LoadRequest = LoadRequest(),
     ) -> Iterator[Any]:
         """Provide a model while the context lasts: a `Family`, or a `StockPipeline` for pipelines that have none.
 
@@ -111,11 +107,7 @@ class Loader:
             cancelled: polled while files arrive, while waiting, and while layers are quantized.
             progress: called about downloads and loads.
             timeout: seconds to wait for memory.
-            quantization: makes it the quantized model, as if that stood in the catalog.
-            source: the model's network in full precision, where the caller holds it: it is copied and not read again.
-            extras: parts of the models folder that are taken besides, or in the place of the model's own.
-            calibrate: records calls of that network, where a method of quantization is calibrated.
-            work: what the network is to be given, for which the device keeps room.
+            request: in which form the model is taken, with what, and for which work.
 
         Raises:
             UnknownMethodError: no model, or no part, has this key.
@@ -124,17 +116,19 @@ class Loader:
             BusyError: other jobs hold the memory.
             Cancelled: the person stopped it.
         """
-        entry = self._entry(key) if quantization is None else quantized_entry(self._entry(key), quantization)
+        entry, extras = self._entry(key), request.extras
+        if request.quantization is not None:
+            entry = quantized_entry(entry, request.quantization)
         plan = self._plans.plan(entry, cancelled, report_stage(progress, "Downloading"))
         if extras:
             plan = self._extend(plan, extras)
         found = find_companions(self.catalog, extras.companions, plan.entry)
         companions = [self._plans.plan(one, cancelled, report_stage(progress, "Downloading")) for one in found]
         plan = add_companions(plan, companions) if companions else plan
-        placement, activations = self._placing.place(plan, work)
+        placement, activations = self._placing.place(plan, request.work)
         resident, offloaded_parts = dict(placement.resident), dict(placement.moved)
         self._remember(entry.key if entry.key in self.catalog else key, resident | offloaded_parts)
-        load_progress = LoadProgress(progress, sum(plan.estimates.values()), cancelled, source, calibrate)
+        load_progress = LoadProgress(progress, sum(plan.estimates.values()), cancelled, request)
         with contextlib.ExitStack() as stack:
             objects: dict[PartKey, Any] = {}
             build = functools.partial(self._build_request, plan, placement.sizes, load_progress)
@@ -280,8 +274,10 @@ class Loader:
         if part.quantization == EIGHT_BITS:
             module = load_eight_bits(files, part.dtype, abandoned)
         elif part.quantization:
-            source, calibrate = load_progress.source, load_progress.calibrate
-            return load_quantized(plan, files, part, source, abandoned, calibrate, load_progress.progress)
+            request = load_progress.request
+            return load_quantized(
+                plan, files, part, request.source, abandoned, request.calibrate, load_progress.progress
+            )
         waits = part.device.startswith(HOST)
         if not part.quantization:
             module = load_part(files, part.dtype, "cpu" if waits else part.device, abandoned)

@@ -12,6 +12,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.types import Request
 from pipelines.models.catalog import Catalog
 from pipelines.models.extras import Extras
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.loader import Loader
 from pipelines.requests.extras import find_extras
 from studio.jobs.job import Frame, Job
@@ -67,7 +68,7 @@ class FrameDecoder:
         self, frame: Frame, model: str, loader: Loader, extras: Extras
     ) -> tuple[np.ndarray, np.ndarray] | None:
         def decode() -> tuple[np.ndarray, np.ndarray]:
-            with loader.model(model, extras=extras) as family:
+            with loader.model(model, request=LoadRequest(extras)) as family:
                 noisy, denoised = decode_sharp(frame, family)
             return self._release(noisy, model), self._release(denoised, model)
 

@@ -23,6 +23,7 @@ from pipelines.models.companions import explain_companion_misfit
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.files import read_json
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.loader import Loader
 from pipelines.models.noise_schedules import read_noise_schedule
 from pipelines.models.steering import explain_misfit
@@ -135,7 +136,7 @@ class StudioModels:
 
         loader, work = self.get_loader(job.device), self._find_work(key, job.request)
         with (
-            loader.model(key, job.cancelled, report_progress, extras=extras, work=work) as family,
+            loader.model(key, job.cancelled, report_progress, request=LoadRequest(extras, work=work)) as family,
             interruptible(large_modules(family.components.values()), job.cancelled),
         ):
             if loader.host is not None:
@@ -187,9 +188,7 @@ class StudioModels:
             key,
             job.cancelled,
             report_progress,
-            quantization=choice,
-            source=full.network,
-            calibrate=calibrate,
+            request=LoadRequest(quantization=choice, source=full.network, calibrate=calibrate),
         )
         with (
             lease as family,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipelines.core.errors import MethodFitError
 from pipelines.families.base import Family
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.quantization_folder import keep_network, quantized_key
 from pipelines.quantizers import CalibratedQuantizer, build_quantizer, this_machine
 from pipelines.requests.calibration import record_calibration
@@ -63,7 +64,9 @@ def keep(studio: ModelStock, model: str, choice: Choice, cancelled: Callable[[],
             full = _require_family(stack.enter_context(studio.loader.model(model, cancelled)))
             source, calibrate = full.network, functools.partial(record_calibration, full, cancelled)
         # Of a method that needs no runs of the model, the device never holds the network in full precision.
-        lease = studio.loader.model(model, cancelled, quantization=choice, source=source, calibrate=calibrate)
+        lease = studio.loader.model(
+            model, cancelled, request=LoadRequest(quantization=choice, source=source, calibrate=calibrate)
+        )
         family = _require_family(stack.enter_context(lease))
         key = keep_network(studio.catalog.folder, studio.catalog[model], choice, outline, family.network, quantizer)
     studio.catalog.rescan()

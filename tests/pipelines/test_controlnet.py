@@ -37,6 +37,7 @@ from pipelines.families.flux import pack
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.cfg import Unguided
 from pipelines.models.extras import Extras
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.steering import explain_misfit
 from pipelines.models.steering_entry import CONTROLNET
 from pipelines.requests.limits import Limits, check_request
@@ -256,7 +257,7 @@ def run(loader, key="", strength=1.0):
     request = REQUEST
     if key:
         request = request.replace(control=Choice("controlnet", {"model": key, "picture": "p", "strength": strength}))
-    with loader.model("one", extras=Extras(controlnet=key)) as family:
+    with loader.model("one", request=LoadRequest(Extras(controlnet=key))) as family:
         family.pictures = {"p": PICTURE}
         return list(denoise(build_run(resolve(request, family), family)))[-1].latents
 
@@ -274,7 +275,7 @@ def test_a_folder_and_a_file_steer_alike_and_leave_the_model_as_it_was(folder):
 def test_they_are_listed_and_refused_for_other_models(folder):
     loader = loader_of(folder)
     assert [entry.key for entry in loader.catalog.steering(CONTROLNET)] == ["edges", "lines"]
-    wrong = loader.model("xl", extras=Extras(controlnet="edges"))
+    wrong = loader.model("xl", request=LoadRequest(Extras(controlnet="edges")))
     with pytest.raises(SettingsError, match="made for another kind of model"), wrong:
         pass
     entries = [entry for entry in loader.catalog.values() if "ControlNet" in entry.problem]

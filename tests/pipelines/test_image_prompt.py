@@ -27,6 +27,7 @@ from pipelines.families.image_prompt import list_text_attentions
 from pipelines.guidance import GUIDANCE
 from pipelines.models.extras import Extras
 from pipelines.models.files import PartFiles
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.steering_entry import ADAPTER
 from pipelines.models.steering_loading import load_steering_file
 from pipelines.requests.text_to_image import build_run, resolve
@@ -160,7 +161,7 @@ def run(loader, key="", strength=0.6):
     if key:
         choice = Choice("ip_adapter", {"model": key, "picture": "p", "strength": strength})
         request = request.replace(image_prompt=choice)
-    with loader.model("one", extras=Extras(adapter=key)) as family:
+    with loader.model("one", request=LoadRequest(Extras(adapter=key))) as family:
         family.pictures = {"p": PICTURE}
         return list(denoise(build_run(resolve(request, family), family)))[-1].latents
 
@@ -176,10 +177,10 @@ def test_out_of_the_models_folder_it_steers_and_leaves_the_model_as_it_was(folde
 def test_without_its_image_encoder_and_for_other_models_it_is_refused(folder):
     config = folder / "clip_vision" / "image_encoder" / "config.json"
     loader = loader_of(folder)
-    wrong = loader.model("xl", extras=Extras(adapter="look"))
+    wrong = loader.model("xl", request=LoadRequest(Extras(adapter="look")))
     with pytest.raises(SettingsError, match="made for another kind of model"), wrong:
         pass
     config.write_text(json.dumps({**json.loads(config.read_text()), "projection_dim": 99}))
-    missing = loader.model("one", extras=Extras(adapter="look"))
+    missing = loader.model("one", request=LoadRequest(Extras(adapter="look")))
     with pytest.raises(ModelMissingError, match="image encoder of projection dim 24"), missing:
         pass

@@ -19,6 +19,7 @@ from pipelines.models.activations import Work, estimate_activations
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog
 from pipelines.models.device_choice import Acceleration, choose_device, require_attention, require_device
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.loader import Loader
 from pipelines.models.placement import place_parts
 from pipelines.models.placing import Placing
@@ -241,7 +242,7 @@ def test_quantizing_never_holds_the_full_network_on_the_device(key, whole):
     loader = loader_for(folder, 2**33, device="cuda:0")
     with device.measuring() as meter:
         before = meter.bytes
-        with loader.model("folder", quantization=Choice(key)) as family:
+        with loader.model("folder", request=LoadRequest(quantization=Choice(key))) as family:
             held = sum(stored_bytes(one) for one in family.components.values() if isinstance(one, torch.nn.Module))
             assert meter.peak - before <= held + 6 * largest and family.network.device.type == "cuda"
 

@@ -17,6 +17,7 @@ from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.loader import Loader
 from pipelines.models.quantization_folder import RECORD, WEIGHTS, keep_network, plain_choice, quantized_key
 from pipelines.quantizers import Machine, base, build_quantizer
@@ -40,8 +41,15 @@ def latents(family, steps: int = 2) -> torch.Tensor:
     return list(denoise(build_run(request, family)))[-1].latents
 
 
+def quantized(loader, choice, full, key="emoji", cancelled=lambda: False):
+    return loader.model(key, cancelled, request=LoadRequest(quantization=choice, source=full.network))
+
+
 def kept(loader, choice, key: str = "emoji") -> str:
-    with loader.model(key) as full, loader.model(key, quantization=choice, source=full.network) as family:
+    with (
+        loader.model(key) as full,
+        quantized(loader, choice, full, key) as family,
+    ):
         quantizer = build_quantizer(choice, Machine())
         made = keep_network(loader.catalog.folder, loader.catalog[key], choice, full.network, family.network, quantizer)
     loader.catalog.rescan()
@@ -49,7 +57,10 @@ def kept(loader, choice, key: str = "emoji") -> str:
 
 
 def test_a_quantized_model_shares_all_but_the_network(loader):
-    with loader.model("emoji") as full, loader.model("emoji", quantization=INT8, source=full.network) as family:
+    with (
+        loader.model("emoji") as full,
+        quantized(loader, INT8, full) as family,
+    ):
         assert family.vae is full.vae and family.components["text_encoder"] is full.components["text_encoder"]
         assert family.network is not full.network
         assert family.traits == full.traits and family.network_dtype == torch.float32
@@ -57,10 +68,10 @@ def test_a_quantized_model_shares_all_but_the_network(loader):
         assert used["unet"] in (stored_bytes(family.network), stored_bytes(full.network))
         assert stored_bytes(family.network) < 0.3 * stored_bytes(full.network)
         network = family.network
-        with loader.model("emoji", quantization=INT8) as again:
+        with loader.model("emoji", request=LoadRequest(quantization=INT8)) as again:
             assert again.network is network
         other = Choice("int4", {"group_size": 32})
-        with loader.model("emoji", quantization=other, source=full.network) as four:
+        with quantized(loader, other, full) as four:
             assert four.network is not network
     assert loader.release("emoji"), "what was made of a model goes with it"
     assert loader.cache.used_bytes == 0
@@ -70,7 +81,10 @@ def test_a_quantized_model_shares_all_but_the_network(loader):
     "choice", [INT8, Choice("dynamic"), Choice("layerwise"), Choice("int4", {"group_size": 32})], ids=str
 )
 def test_a_kept_model_is_found_again_and_makes_the_same_latents(loader, choice):
-    with loader.model("emoji") as full, loader.model("emoji", quantization=choice, source=full.network) as family:
+    with (
+        loader.model("emoji") as full,
+        quantized(loader, choice, full) as family,
+    ):
         before, expected = latents(full), latents(family)
     key = kept(loader, choice)
     assert key == quantized_key("emoji", choice) and list(loader.catalog)[:2] == ["emoji", key]
@@ -104,7 +118,7 @@ def test_a_model_without_stored_weights_is_quantized_at_each_load(loader):
     record = {"format": 1, "base": "emoji", "method": {"key": "fp8"}, "stored": False}
     (folder / RECORD).write_text(json.dumps(record))
     loader.catalog.rescan()
-    with loader.model("emoji", quantization=Choice("fp8")) as family:
+    with loader.model("emoji", request=LoadRequest(quantization=Choice("fp8"))) as family:
         expected = latents(family)
     loader.release("emoji")
     with loader.model("emoji+fp8") as family:
@@ -143,7 +157,7 @@ def test_a_quantized_model_is_not_quantized_again(loader):
     kept(loader, INT8)
     with (
         pytest.raises(MethodFitError, match=r"is quantized already. Choose the model emoji"),
-        loader.model("emoji+int8", quantization=INT8),
+        loader.model("emoji+int8", request=LoadRequest(quantization=INT8)),
     ):
         pass
 
@@ -160,7 +174,10 @@ def test_a_cancel_while_quantizing_leaves_the_cache_clean(loader, monkeypatch):
     with loader.model("emoji") as full:
         labels = sorted(row.label for row in loader.memory())
         before = {name: tensor.clone() for name, tensor in full.network.state_dict().items()}
-        with pytest.raises(Cancelled), loader.model("emoji", asked.is_set, quantization=INT8, source=full.network):
+        with (
+            pytest.raises(Cancelled),
+            quantized(loader, INT8, full, cancelled=asked.is_set),
+        ):
             pass
         assert all(torch.equal(tensor, before[name]) for name, tensor in full.network.state_dict().items())
     until = time.monotonic() + 5

@@ -16,6 +16,7 @@ from model_folders import loader_of
 from pipelines.core.errors import SettingsError, UnknownMethodError
 from pipelines.core.types import Choice, Request
 from pipelines.models.extras import Extras
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.vaes import explain_vae_misfit, read_vae_facts
 from pipelines.requests.run_identity import identify_model, identify_run
 from pipelines.requests.text_to_image import resolve
@@ -40,7 +41,7 @@ def decode(vae) -> torch.Tensor:
 
 def test_a_folder_decodes_and_encodes_in_the_place_of_the_models_own(models, other):
     loader = loader_of(models)
-    with loader.model("one") as own, loader.model("one", extras=Extras(vae="sharp-eyes")) as family:
+    with loader.model("one") as own, loader.model("one", request=LoadRequest(Extras(vae="sharp-eyes"))) as family:
         torch.testing.assert_close(family.decode(LATENTS), decode(other))
         assert not torch.allclose(family.decode(LATENTS), own.decode(LATENTS), atol=1e-2)
         assert family.network is own.network
@@ -54,7 +55,7 @@ def test_a_folder_decodes_and_encodes_in_the_place_of_the_models_own(models, oth
 def test_a_file_by_itself_takes_the_models_own_configuration(models, other, names):
     state = other.state_dict() if names == "diffusers" else renamed(other, vae_name)
     safetensors.torch.save_file(state, models / "vae" / "blue-sky.safetensors")
-    with loader_of(models).model("one", extras=Extras(vae="blue-sky")) as family:
+    with loader_of(models).model("one", request=LoadRequest(Extras(vae="blue-sky"))) as family:
         torch.testing.assert_close(family.decode(LATENTS), decode(other))
 
 
@@ -62,7 +63,7 @@ def test_the_vae_counts_for_the_decoding_and_not_for_the_run(models, other):
     loader = loader_of(models)
     request = Request(model="one", prompt="a fox", num_inference_steps=2)
     chosen = request.replace(vae=Choice("file", {"name": "sharp-eyes"}))
-    with loader.model("one") as own, loader.model("one", extras=Extras(vae="sharp-eyes")) as family:
+    with loader.model("one") as own, loader.model("one", request=LoadRequest(Extras(vae="sharp-eyes"))) as family:
         assert identify_run(resolve(request, own), own) == identify_run(resolve(chosen, family), family)
         assert identify_model(own) != identify_model(family)
 
@@ -71,7 +72,7 @@ def test_a_model_without_extras_is_as_it_was_after_one_with_them(models, other):
     loader = loader_of(models)
     with loader.model("one") as family:
         before = family.decode(LATENTS)
-    with loader.model("one", extras=Extras(vae="sharp-eyes")):
+    with loader.model("one", request=LoadRequest(Extras(vae="sharp-eyes"))):
         pass
     with loader.model("one") as family:
         assert torch.equal(family.decode(LATENTS), before)
@@ -109,14 +110,17 @@ def _save(models, name, **config):
 def test_one_of_other_latents_is_refused_with_the_reason(models, config, words):
     _save(models, "wrong", **config)
     loader = loader_of(models)
-    with pytest.raises(SettingsError, match=words), loader.model("one", extras=Extras(vae="wrong")):
+    with pytest.raises(SettingsError, match=words), loader.model("one", request=LoadRequest(Extras(vae="wrong"))):
         pass
     (entry,) = loader.catalog.vaes()
     assert words in explain_vae_misfit(entry, read_vae_facts(loader.catalog["one"]))
 
 
 def test_a_name_that_is_not_there_says_those_that_are(models, other):
-    with pytest.raises(UnknownMethodError, match="sharp-eyes"), loader_of(models).model("one", extras=Extras("gone")):
+    with (
+        pytest.raises(UnknownMethodError, match="sharp-eyes"),
+        loader_of(models).model("one", request=LoadRequest(Extras("gone"))),
+    ):
         pass
 
 
@@ -132,7 +136,7 @@ def test_other_classes_are_listed_with_their_problem_and_the_tiny_one_is_taken(m
     loader = loader_of(models)
     problems = {vae.key: vae.problem for vae in loader.catalog.vaes()}
     assert problems["taesd"] == "" and "AutoencoderKLWan" in problems["wan"]
-    with loader.model("one", extras=Extras(vae="taesd")) as family:
+    with loader.model("one", request=LoadRequest(Extras(vae="taesd"))) as family:
         assert family.decode(LATENTS).shape == (1, 3, 32, 32)
 
 

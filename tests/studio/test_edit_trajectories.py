@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL
 from pipelines.core.errors import PromptError
 from pipelines.core.types import Choice, Trajectory
 from pipelines.inversions.trajectories import TrajectoryCache
+from pipelines.models.load_request import LoadRequest
 from pipelines.models.quantization_folder import keep_network
 from pipelines.quantizers import build_quantizer, this_machine
 from studio.backend import Studio, StudioSettings
@@ -163,7 +164,10 @@ def test_the_classifier_also_reads_the_pictures_of_quantized_copies_of_its_model
 def _networks(studio):
     """The shipped network, its int8 copy, and the quantizer."""
     quantizer = build_quantizer(Choice("int8"), this_machine("cpu"))
-    with studio.loader.model("emoji") as full, studio.loader.model("emoji", quantization=Choice("int8")) as small:
+    with (
+        studio.loader.model("emoji") as full,
+        studio.loader.model("emoji", request=LoadRequest(quantization=Choice("int8"))) as small,
+    ):
         return full.network, small.network, quantizer
 
 

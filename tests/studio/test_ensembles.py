@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.core.errors import StepwiseError, UnknownMethodError
 from pipelines.models.extras import Extras
+from pipelines.models.load_request import LoadRequest
 from studio.backend import Studio, StudioSettings
 from studio.ui.form import RequestForm
 from studio.ui.restore import read_settings
@@ -63,7 +64,7 @@ def test_a_comparison_a_search_and_a_second_pass_compose_too(studio):
 
 def test_memory_is_asked_for_once_for_all_models_and_nothing_stays_on_the_first(studio):
     loader = studio.loader
-    with loader.model("emoji-128", extras=Extras(companions=("emoji-128-flow",))) as family:
+    with loader.model("emoji-128", request=LoadRequest(Extras(companions=("emoji-128-flow",)))) as family:
         held = {row.key for row in loader.cache.snapshot() if row.pins}
         names = sorted(key.part.rpartition(".")[2].split()[0] for key in held)
         assert "SD3Transformer2DModel" in names and "UNet2DConditionModel" in names
