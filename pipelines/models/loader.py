@@ -230,16 +230,17 @@ class Loader:
             work: what the network is to be given.
 
         Returns:
-            The sentence; empty where there is no such choice, and of a model that is not on this machine.
+            The sentence; empty where there is no such choice and it fits, and of a model that is not on this machine.
         """
         entry, plan = self.catalog[key], self._plans.find(key)
-        if self.host is None or entry.problem:
+        if entry.problem or (self.host is None and self.device == "cpu"):
             return ""
         if plan is None and entry.local:
             plan = self._plans.plan(entry, lambda: False, None)
         if plan is None:
             return ""
-        return self._placing.describe(plan, work)
+        sentence, fits = self._placing.describe(plan, work)
+        return sentence if self.host is not None or not fits else ""
 
     def outline(self, key: str) -> torch.nn.Module:
         """Make the network of a model that was used before, without its weights.
@@ -271,14 +272,14 @@ class Loader:
         load_progress: LoadProgress,
         abandoned: Callable[[], bool],
     ) -> Any:
+        waits = part.device.startswith(HOST)
         if part.quantization == EIGHT_BITS:
-            module = load_eight_bits(files, part.dtype, abandoned)
+            module = load_eight_bits(files, part.dtype, abandoned).to("cpu" if waits else part.device)
         elif part.quantization:
             request = load_progress.request
             return load_quantized(
                 plan, files, part, request.source, abandoned, request.calibrate, load_progress.progress
             )
-        waits = part.device.startswith(HOST)
         if not part.quantization:
             module = load_part(files, part.dtype, "cpu" if waits else part.device, abandoned)
         self._arrange(files.name, module, part.device)

@@ -58,7 +58,7 @@ class _Try:
         sizes: bytes by part, as they would be stored.
         moved: the parts that wait.
         streamed: those of them that come layer by layer.
-        packed: those of them whose weights are stored in fp8.
+        packed: parts whose weights are stored in fp8, whether they wait or stay.
         sentence: what it means, for the person.
     """
 
@@ -105,8 +105,14 @@ def _list_tries(plan: Plan, sizes: Mapping[str, int], limit: int) -> Iterator[_T
         words = (
             " The network's weights are stored in 8 bits (fp8), since memory holds no more: pictures change a little."
         )
+        stays = "Text encoders and VAE come to the device for their calls only."
         turns = "The parts take turns on the device."
-        for one in (_Try(smaller, movable, sentence=turns), *_list_streamed(smaller, movable, limit)):
+        for one in (
+            _Try(smaller, encoders, sentence=stays),
+            *_list_streamed(smaller, encoders, limit),
+            _Try(smaller, movable, sentence=turns),
+            *_list_streamed(smaller, movable, limit),
+        ):
             yield dataclasses.replace(one, packed=packed, sentence=f"{one.sentence}{words}")
 
 
@@ -131,7 +137,11 @@ def _place(plan: Plan, one: _Try, limit: int, host_limit: int) -> Placement:
         _count_streaming_room(plan.require_part(name), plan.keys[name]) if name in one.streamed else one.sizes[name]
         for name in moved
     ]
-    resident = {name: key for name, key in plan.keys.items() if name not in moved}
+    resident = {
+        name: key._replace(quantization=EIGHT_BITS) if name in one.packed else key
+        for name, key in plan.keys.items()
+        if name not in moved
+    }
     room = max(rooms, default=0)
     fits = sum(one.sizes[name] for name in resident) + room <= limit
     fits = fits and sum(one.sizes[name] for name in moved) <= host_limit

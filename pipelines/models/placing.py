@@ -13,7 +13,10 @@ from pipelines.models.cache import ModelCache
 from pipelines.models.placement import Placement, place_parts
 from pipelines.models.plan import QUANTIZED_PARTS, Plan
 
-__all__ = ["Placing"]
+__all__ = ["DOES_NOT_FIT", "Placing"]
+
+DOES_NOT_FIT = "It does not fit"
+"""How the sentence begins that is said of a model which no placement fits."""
 
 
 class Placing:
@@ -51,10 +54,21 @@ class Placing:
         of, placement = self._last.get(plan.entry.key, (None, None))
         return placement if placement is not None and of is plan else self._choose(plan, None)[0]
 
-    def describe(self, plan: Plan, work: Work | None) -> str:
-        """Say in one sentence where a model's parts stay."""
+    def describe(self, plan: Plan, work: Work | None) -> tuple[str, bool]:
+        """Say in one sentence where a model's parts stay, or what to do where they fit nowhere; and whether they do."""
         placement, _ = self._choose(plan, work)
-        return placement.sentence if placement.fits else "It does not fit the memory of this device and computer."
+        if placement.fits:
+            return placement.sentence, True
+        parts, most = sum(placement.sizes.values()), self._cache.limit
+        words = f"{DOES_NOT_FIT}: its parts take {parts / 1e9:.1f} GB, and models may take {most / 1e9:.1f} GB"
+        if self._host is not None:
+            words += f" of the device and, waiting, {self._host.limit / 1e9:.1f} GB of the computer"
+        remedy = "Choose a smaller model, or start with a larger --memory-budget."
+        if plan.entry.quantized is None:
+            remedy = "Choose a smaller model or a quantized copy of it, or start with a larger --memory-budget."
+        elif self._host is not None:
+            remedy = "Its layers cannot come one by one, as those of the model that it is a copy of can: try that one."
+        return f"{words}. {remedy}", False
 
     def measured(self, plan: Plan, parts: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
         """Measure what evaluations take beside the weights while the context lasts; the next plans count with it.

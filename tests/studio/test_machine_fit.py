@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.placing import DOES_NOT_FIT
 from studio.page.models.machine_fit import Machine, describe_fit, recommend
 
 GB = 10**9
@@ -33,6 +34,11 @@ def entry(key="one", size=GB // 2, **values):
 def test_a_models_size_is_told_beside_what_the_machine_has(size, is_here, machine, fit, words):
     found, sentence = describe_fit(entry(size=size), is_here, machine)
     assert found == fit and words in sentence and bool(sentence) == bool(words)
+
+
+def test_a_model_that_no_plan_fits_is_not_said_to_run_part_by_part():
+    words = f"{DOES_NOT_FIT}: its parts take 16.7 GB."
+    assert describe_fit(entry(size=16 * GB), True, CARD, words) == ("no", words)
 
 
 def test_a_model_that_cannot_be_used_is_not_praised():

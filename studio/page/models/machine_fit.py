@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.models.entry import CatalogEntry
+from pipelines.models.placing import DOES_NOT_FIT
 from studio.ui.presentation import format_file_size
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def describe_fit(entry: CatalogEntry, is_here: bool, machine: Machine, placement
         return "", ""
     if not is_here and size > machine.free_disk:
         return NO, f"No room on the disk: {format_file_size(machine.free_disk)} free."
+    if placement.startswith(DOES_NOT_FIT):
+        return NO, placement
     if size > machine.memory:
         memory = f"Larger than the {format_file_size(machine.memory)} that models may hold"
         parts = placement or f"{memory}: runs part by part, slower."
