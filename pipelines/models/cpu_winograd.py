@@ -26,8 +26,8 @@ DTYPES = (torch.float32, torch.float64)
 class WinogradConv2d(nn.Conv2d):
     """A convolution of 3 x 3 by Winograd's F(2 x 2, 3 x 3): sixteen products for four results in place of 36.
 
-    With 256 and 512 channels at 32 to 128 pixels it takes 0.69 to 0.85 of oneDNN's time; with 128 channels additions take
-    what is won. Stable Diffusion's autoencoder decodes in 0.92 of its time and encodes in 0.90 (256 px, one core
+    With 256 and 512 channels at 32 to 128 pixels it takes 0.69 to 0.85 of oneDNN's time; with 128 channels additions
+    take what is won. Stable Diffusion's autoencoder decodes in 0.92 of its time and encodes in 0.90 (256 px, one core
     with AVX-512 on a loaded machine, processor time, by hand). The results differ by rounding, 1e-6 of their norm.
 
     Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308, section 4.1.
