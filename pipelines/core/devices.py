@@ -58,7 +58,7 @@ def read_free_memory(device: torch.device) -> int | None:
         kept = module.memory_reserved(device) - module.memory_allocated(device)
         return int(module.mem_get_info(device)[0] + max(0, kept))
     if device.type == "mps":
-        return max(0, int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory()))
+        return max(0, int(torch.mps.recommended_max_memory()) - int(torch.mps.current_allocated_memory()))
     if device.type != "cpu":
         return None
     try:

@@ -103,7 +103,8 @@ def _build_hook(
         # The last layer is linear: of its bias the text's half has had its share.
         projected = attention.to_out[0](seen)
         if attention.to_out[0].bias is not None:
-            projected = projected - attention.to_out[0].bias
+            # Where the network comes layer by layer, its bias waits in the computer's memory again.
+            projected = projected - attention.to_out[0].bias.to(projected.device)
         return output + scale.to(hidden.dtype)[:, None, None] * projected / attention.rescale_output_factor
 
     return add

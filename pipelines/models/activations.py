@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,18 @@ def measured_activations(network: torch.nn.Module, device: str, tell: Callable[[
         yield
         return
     memory, place = getattr(torch, kind), torch.device(device)
-    before: list[tuple[int, int]] = []
+    before: list[tuple[int, int, bool]] = []
+
+    def is_here(module: torch.nn.Module) -> bool:
+        return all(one.device.type == kind for one in itertools.islice(module.parameters(), 1))
 
     def begin(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        before[:] = [(memory.memory_allocated(place), memory.max_memory_allocated(place))]
+        before[:] = [(memory.memory_allocated(place), memory.max_memory_allocated(place), is_here(module))]
 
     def end(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: object) -> None:
-        held, peak_before = before[0]
+        held, peak_before, was_here = before[0]
+        if is_here(module) and not was_here:
+            return  # its weights came for this call, and would count as what it takes beside them
         peak = memory.max_memory_allocated(place)
         places = _count_places(next(iter((*args, *kwargs.values())), None))
         if peak > peak_before and places:

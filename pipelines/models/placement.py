@@ -9,12 +9,16 @@ from pipelines.core.leases import PartKey
 from pipelines.models.catalog_folder import TINY_VAE
 from pipelines.models.files import PartFiles
 from pipelines.models.plan import QUANTIZED_PARTS, Plan
+from pipelines.models.steering_entry import ADAPTER
 from pipelines.weights.files import bytes_as
 
 __all__ = ["EIGHT_BITS", "HOST", "STREAMED", "Placement", "place_parts"]
 
 NETWORKS = frozenset({"unet", "transformer", "transformer_2", "prior", TINY_VAE, "controlnet", "ip_adapter"})
 """Parts that every step calls, which come and go last."""
+
+_EACH_STEP = frozenset({"unet", "transformer", "controlnet"})
+"""Of them, those that are called in turn within a step: two that share one place would drive each other out in each."""
 
 HOST, STREAMED = "host", "host streamed"
 """The devices in the keys of parts that wait in the computer's memory, and come whole or layer by layer."""
@@ -94,9 +98,14 @@ def _list_tries(plan: Plan, sizes: Mapping[str, int], limit: int) -> Iterator[_T
     encoders = [name for name in movable if name.partition("@")[0] not in NETWORKS]
     words = "Text encoders and VAE come to the device for their calls only: each picture starts a little later."
     yield _Try(sizes, encoders, sentence=words)
-    words = "The parts take turns on the device, one stage after the other: each picture starts a little later."
-    yield _Try(sizes, movable, sentence=words)
-    yield from _list_streamed(sizes, movable, limit)
+    # An IP-Adapter's layers are called one by one, by the network's: it stays as long as it can.
+    stages = [name for name in movable if name != ADAPTER]
+    if not _list_alternating(sizes, stages):
+        words = "The parts take turns on the device, one stage after the other: each picture starts a little later."
+        yield _Try(sizes, stages, sentence=words)
+    yield from _list_streamed(sizes, stages, limit)
+    if stages != movable:
+        yield from _list_streamed(sizes, movable, limit)
     packed = frozenset(
         name for name in movable if name.partition("@")[0] in QUANTIZED_PARTS and not _is_gguf(plan, name)
     )
@@ -110,16 +119,24 @@ def _list_tries(plan: Plan, sizes: Mapping[str, int], limit: int) -> Iterator[_T
         for one in (
             _Try(smaller, encoders, sentence=stays),
             *_list_streamed(smaller, encoders, limit),
-            _Try(smaller, movable, sentence=turns),
+            *([] if _list_alternating(smaller, movable) else [_Try(smaller, movable, sentence=turns)]),
             *_list_streamed(smaller, movable, limit),
         ):
             yield dataclasses.replace(one, packed=packed, sentence=f"{one.sentence}{words}")
 
 
+def _list_alternating(sizes: Mapping[str, int], movable: Sequence[str]) -> frozenset[str]:
+    """Of parts that wait, those that must come layer by layer: all but the largest network that each step calls, and an
+    IP-Adapter, which is never called as a whole."""
+    networks = sorted((name for name in movable if name.partition("@")[0] in _EACH_STEP), key=lambda name: sizes[name])
+    return frozenset([*networks[:-1], *(name for name in movable if name == ADAPTER)])
+
+
 def _list_streamed(sizes: Mapping[str, int], movable: Sequence[str], limit: int) -> Iterator[_Try]:
     resident = sum(size for name, size in sizes.items() if name not in movable)
+    alternating = _list_alternating(sizes, movable)
     for most in (limit - resident, limit // 2):
-        streamed = frozenset(name for name in movable if sizes[name] > most)
+        streamed = alternating | {name for name in movable if sizes[name] > most}
         named = " and ".join(sorted(name.replace("_", " ") for name in streamed))
         words = f"The device holds one layer at a time of the {named}: each use waits for its weights to arrive."
         if streamed:

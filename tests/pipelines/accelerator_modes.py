@@ -114,6 +114,7 @@ def replaced_functions(owner: Accelerator) -> Any:
     if name == "mps":
         replaced += [(torch.mps.event, "Event", Event), (module, "recommended_max_memory", lambda: 24 * 10**9)]
         replaced += [(module, "driver_allocated_memory", lambda: 4 * 10**9)]
+        replaced += [(module, "current_allocated_memory", lambda: 3 * 10**9)]
     else:
         streams = owner.streams
         replaced += [(module, "Stream", lambda *_, **__: owner.make_stream()), (module, "stream", streams.applied)]

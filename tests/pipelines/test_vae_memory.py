@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
+from pipelines.core.devices import read_free_memory
 from pipelines.core.errors import ModelError
 from pipelines.core.loop import denoise
 from pipelines.families import family_of
@@ -176,3 +177,10 @@ def test_a_run_whose_latents_are_not_finite_stops_at_that_step_with_the_remedy(f
             shown.append(step.index)
     # A device tells of a step while the next one runs.
     assert shown == [0] and run.denoiser.evaluations <= 2 * (2 + (family.device.type != "cpu"))
+
+
+def test_memory_that_pytorch_keeps_on_an_apple_gpu_counts_as_free(monkeypatch):
+    memory = {"recommended_max_memory": 10, "driver_allocated_memory": 9, "current_allocated_memory": 2}
+    for name, value in memory.items():
+        monkeypatch.setattr(torch.mps, name, lambda value=value: value * 10**9)
+    assert read_free_memory(torch.device("mps")) == 8 * 10**9
