@@ -119,9 +119,18 @@
     } catch { return ""; }
   }
 
+  /* A link was opened once, and what was typed since is remembered: a reload keeps that, and of the link its tab. */
+  function forgetLink() {
+    if (performance.getEntriesByType("navigation")[0]?.type !== "reload") return;
+    const url = new URL(location.href);
+    for (const name of [...url.searchParams.keys()]) if (!name.startsWith("__") && name !== "tab" && name !== "view") url.searchParams.delete(name);
+    history.replaceState(history.state, "", url);
+  }
+
   /* When the page is loaded: has each tab that a link or the browser's memory may fill ask for it, and names the others,
      for which the lists alone are asked. */
   function bringBack() {
+    forgetLink();
     const isLinked = [...new URLSearchParams(location.search).keys()].some((name) => name !== "__theme");
     const knows = (key) => {
       try { return localStorage.getItem(`stepwise-typed-${key}`) !== null || localStorage.getItem(`stepwise-${key}`) !== null; }

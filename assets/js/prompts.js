@@ -1,13 +1,36 @@
-/* Ctrl+Up and Ctrl+Down weigh the selected words of a prompt, or the word at the cursor: (word:1.1). */
+/* Ctrl+Up and Ctrl+Down weigh the selected words of a prompt, or the word, the list, the embedding or the LoRA at the
+   cursor: (word:1.1), <lora:name:0.9>. */
 (() => {
   "use strict";
   const STEP = 0.1, LEAST = 0, MOST = 3;
 
+  const TAG = /<lora:([^:<>]+)((?::-?\d+(?:\.\d+)?)*)>/gi, NUMBER = /(\([^()]*):(\d+(?:\.\d+)?)\)/g;
+  const WORD = /(?<![\w-])embedding:[\w-]+(?:\.[\w-]+)*|__[^\s_]+(?:_[^\s_]+)*__|[\p{L}\p{N}'-]+/gu;
+  const find = (pattern, text, at) => [...text.matchAll(pattern)].find((one) => one.index <= at && at <= one.index + one[0].length);
+
+  /* What the cursor stands at, as a span; null where it is no word: AND, BREAK, the number of a switch, another tag. */
+  function spanAt(text, at) {
+    const weighed = find(NUMBER, text, at);
+    if (weighed && at > weighed.index + weighed[1].length) return [weighed.index + 1, weighed.index + weighed[1].length];
+    const word = find(WORD, text, at), end = word && word.index + word[0].length;
+    if (!word || ["AND", "BREAK"].includes(word[0]) || find(/<[^<>]*>/g, text, at)) return null;
+    return /^\d/.test(word[0]) && /[:.]$/.test(text.slice(0, word.index)) ? null : [word.index, end];
+  }
+
+  function weighTag(text, { 0: tag, 1: name, 2: numbers, index }, sign) {
+    const weight = Math.round(((numbers ? Number(numbers.split(":").pop()) : 1) + sign * STEP) * 100) / 100;
+    const changed = `<lora:${name}:${Math.min(MOST, Math.max(-MOST, weight))}>`;
+    return { text: text.slice(0, index) + changed + text.slice(index + tag.length), start: index + 1, end: index + changed.length - 1 };
+  }
+
   /* The text with the span weighed, and where the span then is. */
   function weigh(text, start, end, sign) {
+    const tag = find(TAG, text, start);
+    if (tag && start > tag.index && start < tag.index + tag[0].length && end < tag.index + tag[0].length) return weighTag(text, tag, sign);
     if (start === end) {
-      while (start > 0 && /[\p{L}\p{N}'-]/u.test(text[start - 1])) start--;
-      while (end < text.length && /[\p{L}\p{N}'-]/u.test(text[end])) end++;
+      const span = spanAt(text, start);
+      if (!span) return null;
+      [start, end] = span;
     }
     while (start < end && text[start] === " ") start++;
     while (end > start && text[end - 1] === " ") end--;

@@ -24,9 +24,10 @@
     area.setSelectionRange(text.length, text.length);
   }
 
-  /* The person's words, without what the prompt's syntax adds: <lora:name:1>, __list__, weights, AND and BREAK. */
+  /* The person's words, without what the prompt's syntax adds: <lora:name:1>, embedding:name, __list__, weights, AND and
+     BREAK. */
   function words(text) {
-    const plain = text.replace(/<[^>]*>|__[^_]+__|\b(AND|BREAK)\b|\d+(\.\d+)?|\$\$/g, " ");
+    const plain = text.replace(/<[^>]*>|(?<![\w-])embedding:[\w.-]+|__[^\s_]+(?:_[^\s_]+)*__|\b(AND|BREAK)\b|\d+(\.\d+)?|\$\$/g, " ");
     return plain.toLowerCase().match(/[\p{L}][\p{L}'-]*/gu) ?? [];
   }
 

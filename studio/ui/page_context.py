@@ -141,12 +141,13 @@ class PageContext:
         # What the folder held when the lists were last filled: where that changes, all are filled anew.
         held = gr.Textbox(describe_holdings(catalog), label="Models folder", visible=False)
 
-        def begin(asked: object) -> Data:
+        def begin(asked: object) -> Any:
             catalog.rescan()
             keys = [key for key in str(asked).split() if key in self.lists]
             data: Data = {cast(Any, one): one.value for key in keys for one in self.lists[key].inputs}
             updates = {one: update for key in keys for one, update in self.lists[key].updates(data).items()}
-            return {one: update for one, update in updates.items() if not _shows_already(one, update)}
+            # Gradio takes an empty dict for an answer that lacks values, and refuses it.
+            return {one: update for one, update in updates.items() if not _shows_already(one, update)} or gr.skip()
 
         def look() -> str:
             catalog.rescan()

@@ -67,6 +67,13 @@ def test_what_stands_on_the_page_runs_and_survives_a_reload(visit, app_url):
     notice, tabs = (page.locator(name).bounding_box() for name in ("#link-notice", "#tabs"))
     assert notice["y"] < tabs["y"]
 
+    page.fill(PROMPT, "typed after the link")  # which is opened once
+    page.wait_for_timeout(400)
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#t2i-prompt textarea')?.value.startsWith('typed')")
+    assert page.input_value("#t2i-steps input[type=number]") == "9"
+    assert page.inner_text("#link-notice").strip() == ""
+
 
 def test_a_chosen_model_is_the_one_that_runs_however_late_its_settings_come(visit, pick):
     page = visit()
@@ -157,6 +164,27 @@ def test_a_word_that_the_model_never_learned_is_said_and_chips_write_the_prompt(
     page.locator(".sw-subjects:visible button", has_text="owl").click()
     assert page.input_value(PROMPT) == "an owl on an orange background"
     expect(page.locator(".sw-unknown:visible")).to_have_count(0)
+
+
+def test_the_arrows_weigh_what_stands_at_the_cursor_and_break_no_syntax(visit):
+    page = visit()
+
+    def weigh(text, key="ArrowUp"):  # the cursor is at the bar
+        page.fill(PROMPT, text.replace("|", ""))
+        place = text.index("|")
+        page.evaluate(f"(place) => document.querySelector('{PROMPT}').setSelectionRange(place, place)", place)
+        page.press(PROMPT, f"Control+{key}")
+        return page.input_value(PROMPT)
+
+    assert weigh("a f|ox") == "a (fox:1.1)"
+    assert weigh("a (red fox:1.|1) b") == "a (red fox:1.2) b"
+    assert weigh("a fox <lora:emoji-|ink:0.7>", "ArrowDown") == "a fox <lora:emoji-ink:0.6>"
+    assert weigh("a __big_ani|mal__") == "a (__big_animal__:1.1)"
+    assert weigh("embedding:emoji-m|int") == "(embedding:emoji-mint:1.1)"
+    assert weigh("a fox A|ND a cat") == "a fox AND a cat"
+    assert weigh("[fox:cat:0.|5]") == "[fox:cat:0.5]"
+    page.fill(PROMPT, "Napoleon on a embedding:emoji-mint background")
+    page.get_by_text("has not learned “napoleon”.").wait_for()
 
 
 def test_try_it_runs_the_shown_example_and_its_result_leads_on(visit):
