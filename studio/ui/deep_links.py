@@ -158,6 +158,10 @@ def _read_request(parameters: Mapping[str, str], studio: Studio, model: str) -> 
     fields: dict[str, Any] = {name: parameters[name] for name in FIELDS if name in parameters and name != "model"}
     notes: list[str] = []
     for name in [name for name in METHODS if name in fields]:
+        if not fields[name].strip():
+            notes.append(f"The {name.replace('_', ' ')} was not loaded: the link names none.")
+            del fields[name]
+            continue
         try:
             fields[name] = read_choice(fields[name])
         except StepwiseError as error:

@@ -73,6 +73,7 @@ def test_a_link_without_a_tab_goes_to_the_first_and_an_unknown_tab_is_said(studi
         ("sampler=hune", {}, "Unknown sampler"),
         ("sampler=ddim,eta", {}, "has no value"),
         ("sampler=ddim,eta=99", {}, "sampler was not loaded"),
+        ("schedule=%20&made_like=%20", {}, "schedule was not loaded: the link names none"),
         ("sampler=flow_euler", {}, "does not fit"),
         ('sampler=ddim,eta={"a":1}', {}, "not plain values"),
         ("model=http://127.0.0.1/x.safetensors", {}, "is not here or not for this tab"),
