@@ -53,7 +53,8 @@ WATCH = """() => { window.seen = []; window.clicked = 0;
         if (event.target.closest('#t2i-run')) { window.clicked = performance.now(); window.seen = []; } }, true);
     new MutationObserver(() => {
         const src = document.querySelector('#t2i-picture img')?.src;
-        if (src?.startsWith('data:') && window.seen.at(-1)?.src !== src) window.seen.push({src, at: performance.now()});
+        if (!src?.startsWith('data:image/jpeg')) return;  // the empty place is a GIF
+        if (window.seen.at(-1)?.src !== src) window.seen.push({src, at: performance.now()});
     }).observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ['src']}); }"""
 
 
