@@ -24,6 +24,7 @@ __all__ = [
     "part_folder",
     "read_index",
     "read_json",
+    "read_part_config",
     "weight_files",
     "weights_variant",
 ]
@@ -220,6 +221,14 @@ def list_parts(folder: Path, replaced: Mapping[str, PartFiles], variants: Sequen
         else:
             files[name] = part_files(name, *classes, part_folder(folder, name), variants)
     return files | {name: part for name, part in replaced.items() if name not in parts}
+
+
+def read_part_config(folder: Path, part: str) -> dict[str, Any]:
+    """Read the configuration of one part of a model's folder, shared parts too; empty where it cannot be read."""
+    try:
+        return read_json(part_folder(folder, part) / "config.json")
+    except ModelFileError:
+        return {}
 
 
 def part_files(name: str, library: str, class_name: str, folder: Path, variants: Sequence[str]) -> PartFiles:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
-from pipelines.core.errors import ModelFileError
 from pipelines.models.entry import CatalogEntry
-from pipelines.models.files import part_folder, read_json
+from pipelines.models.files import read_part_config
 
 __all__ = ["longest_side", "size_multiple"]
 
@@ -29,8 +26,8 @@ def size_multiple(entry: CatalogEntry) -> int:
     usual = _BY_FAMILY.get(entry.family, _OTHERWISE)
     if entry.path is None or entry.family not in _BY_FAMILY or not entry.path.is_dir():
         return usual
-    autoencoder = _config(entry.path, "vae")
-    network = _config(entry.path, "transformer")
+    autoencoder = read_part_config(entry.path, "vae")
+    network = read_part_config(entry.path, "transformer")
     try:
         factor = 2 ** (len(autoencoder["block_out_channels"]) - 1)
         if entry.family in ("sd", "sdxl"):
@@ -45,12 +42,5 @@ def longest_side(entry: CatalogEntry) -> int:
     known."""
     if entry.family != "sd3" or entry.path is None or not entry.path.is_dir():
         return 0
-    positions = _config(entry.path, "transformer").get("pos_embed_max_size")
+    positions = read_part_config(entry.path, "transformer").get("pos_embed_max_size")
     return positions * size_multiple(entry) if isinstance(positions, int) else 0
-
-
-def _config(folder: Path, part: str) -> dict[str, Any]:
-    try:
-        return read_json(part_folder(folder, part) / "config.json")
-    except ModelFileError:
-        return {}

@@ -22,7 +22,7 @@ from pipelines.models.catalog import Catalog
 from pipelines.models.companions import explain_companion_misfit
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
-from pipelines.models.files import read_json
+from pipelines.models.files import read_part_config
 from pipelines.models.load_request import LoadRequest
 from pipelines.models.loader import Loader
 from pipelines.models.noise_schedules import read_noise_schedule
@@ -104,9 +104,9 @@ class StudioModels:
         entry = self.catalog[model]
         traits = self._traits.get(model)
         if not traits and (traits := TRAITS.get(entry.pipeline) or TRAITS.get(entry.family)) and entry.path:
-            with contextlib.suppress(ModelFileError):  # a broken file is reported where the model is loaded
-                configs = [read_json(entry.path / part / "config.json") for part in (traits.backbone, "text_encoder")]
-                traits = with_depth(traits, *configs)
+            # A broken file is reported where the model is loaded.
+            configs = [read_part_config(entry.path, part) for part in (traits.backbone, "text_encoder")]
+            traits = with_depth(traits, *configs)
         return traits and dataclasses.replace(traits, compiled=self._compiles)
 
     def noise_schedule(self, model: str) -> NoiseSchedule | None:

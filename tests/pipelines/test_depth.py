@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -11,6 +12,7 @@ from pipelines.core.errors import MethodFitError
 from pipelines.core.types import Traits
 from pipelines.families import family_of
 from pipelines.families.depth import with_depth
+from studio.backend import Studio, StudioSettings
 from tests.pipelines.tiny_models import tiny_flux, tiny_sd, tiny_sd3, tiny_sdxl
 
 
@@ -47,3 +49,13 @@ def test_a_configuration_that_does_not_say_leaves_it_open(config):
 def test_layers_may_differ_by_block():
     config = {"down_block_types": ["a", "b", "c"], "layers_per_block": [1, 2, 3]}
     assert with_depth(Traits("sd", "epsilon", "unet"), config).skips == 1 + 6 + 2
+
+
+def test_a_depth_is_known_before_loading_though_another_part_is_missing(tmp_path):
+    tiny = tiny_sd3(tmp_path / "models" / "one")
+    shutil.rmtree(tmp_path / "models" / "one" / "text_encoder")
+    studio = Studio(StudioSettings(outputs=tmp_path / "outputs", models=tmp_path / "models", device="cpu"))
+    try:
+        assert studio.traits("one").joint_blocks == len(tiny.transformer.transformer_blocks)
+    finally:
+        studio.close()
