@@ -2,7 +2,6 @@
 (() => {
   "use strict";
   const MOST = 6;  // suggestions
-  const BACKGROUND = /\s+on\s+an?\s+\w+(\s+background)?\s*$/i;
   const known = new WeakMap();
 
   function vocabulary(box) {
@@ -16,6 +15,38 @@
   }
 
   const prompt = (box) => box.querySelector("[id$='-prompt'] textarea");
+
+  /* Where a prompt says its background: "on a blue background", whatever stands for the color ("(blue:1.2)", "{red|teal}",
+     "light blue"), "blue background", and at its end "on a blue". */
+  const ADDED = /<[^<>]*>|\(embedding:[\w.-]+:[\d.]+\)|(?<![\w-])embedding:[\w-]+(?:\.[\w-]+)*/g;
+  function backgrounds(text, colors) {
+    const color = `\\(?(?:${colors.join("|")})(?::[\\d.]+\\))?`, end = `(?=(?:[\\s,]|${ADDED.source})*$)`;
+    const said = new RegExp(`\\bon\\s+an?\\s+(?:(?!\\bon\\s+an?\\b)[^<>,\\n]){1,60}?\\bbackground\\b|(?:\\bon\\s+)?(?:\\ban?\\s+)?${color}\\s+background\\b`
+      + `|\\bon\\s+(?:an?\\s+)?${color}${end}`, "gi");
+    return [...text.matchAll(said)].map(({ 0: words, index }) => {
+      const open = words.split("(").length - words.split(")").length;
+      const closing = open > 0 && /^[^()]*\)/.exec(text.slice(index + words.length));
+      return [index, index + words.length + (closing ? closing[0].length : 0)];
+    });
+  }
+
+  /* The prompt with this background in the place of its own, or before the LoRAs and embeddings that end it. */
+  function putBackground(text, ground, colors) {
+    const said = `on ${/^[aeiou]/.test(ground) ? "an" : "a"} ${ground} background`, places = backgrounds(text, colors);
+    if (!places.length) {
+      const end = new RegExp(`[\\s,.]*((?:[\\s,]|${ADDED.source})*)$`).exec(text);
+      return `${text.slice(0, end.index)} ${said} ${end[1].trim()}`.trim();
+    }
+    return places.reduceRight((changed, [from, to]) =>
+      changed.slice(0, from).replace(/\s*,\s*$/, " ") + said + changed.slice(to), text);
+  }
+
+  /* The prompt with other words, its background, LoRAs and embeddings kept. */
+  function putSubject(text, words, colors) {
+    const places = backgrounds(text, colors), [from, to] = places.at(-1) ?? [0, 0];
+    const rest = places.reduceRight((left, [start, end]) => left.slice(0, start) + left.slice(end), text);
+    return [words, text.slice(from, to), ...(rest.match(ADDED) ?? [])].filter(Boolean).join(" ");
+  }
 
   function write(area, text) {
     area.value = text;
@@ -71,8 +102,8 @@
     const button = event.target.closest?.("button.sw-word"), box = button?.closest(".sw-compose");
     if (!box) return;
     const all = vocabulary(box), area = prompt(box), { subject, ground, offer } = button.dataset;
-    if (subject) write(area, all.subjects[subject] + (area.value.match(BACKGROUND)?.[0] ?? ""));
-    if (ground) write(area, `${area.value.replace(BACKGROUND, "").trim()} on ${/^[aeiou]/.test(ground) ? "an" : "a"} ${ground} background`);
+    if (subject) write(area, putSubject(area.value, all.subjects[subject], all.backgrounds));
+    if (ground) write(area, putBackground(area.value, ground, all.backgrounds));
     if (offer) {
       const end = area.selectionStart, before = area.value.slice(0, end).replace(/[\p{L}'-]+$/u, "");
       write(area, before + offer + area.value.slice(end));

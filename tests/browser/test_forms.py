@@ -165,6 +165,24 @@ def test_a_word_that_the_model_never_learned_is_said_and_chips_write_the_prompt(
     assert page.input_value(PROMPT) == "an owl on an orange background"
     expect(page.locator(".sw-unknown:visible")).to_have_count(0)
 
+    def choose(text, chip, name):
+        page.fill(PROMPT, text)
+        page.locator(f".sw-{chip}:visible button", has_text=name).first.click()
+        return page.input_value(PROMPT)
+
+    teal = "a fox on a teal background"
+    for ground in ("on a blue background", "on blue", "on a (blue:1.2) background", "on a {red|pink} background"):
+        for tag in ("", " <lora:emoji-ink:0.7>", " embedding:emoji-mint"):
+            assert choose(f"a fox {ground}{tag}", "grounds", "teal") == teal + tag
+    assert choose("a fox, red background", "grounds", "teal") == choose("a fox", "grounds", "teal") == teal
+    assert choose("a fox <lora:emoji-ink:1>", "grounds", "teal") == f"{teal} <lora:emoji-ink:1>"
+    assert choose("a cat on a car", "grounds", "teal") == "a cat on a car on a teal background"
+    assert choose("a fox (on a blue background:1.3)", "grounds", "teal") == "a fox (on a teal background:1.3)"
+    assert choose("a fox on a (blue background:1.3)", "grounds", "teal") == teal
+    assert choose("<lora:emoji-ink:1> a cat on a pink background", "subjects", "owl") == (
+        "an owl on a pink background <lora:emoji-ink:1>"
+    )
+
 
 def test_the_arrows_weigh_what_stands_at_the_cursor_and_break_no_syntax(visit):
     page = visit()
