@@ -56,6 +56,7 @@ class Restored:
         model: the model's name as the picture gives it; reported, never loaded for its name's sake.
         loras: {"name": ..., "weight": ...} as the picture gives them; reported likewise.
         equality: one sentence on whether the picture comes out the same as the other program's; empty for ours.
+        asked: field to the number of it that was moved into its range, and the note that says so.
     """
 
     values: dict[str, Any]
@@ -64,6 +65,7 @@ class Restored:
     model: str = ""
     loras: tuple[dict[str, Any], ...] = ()
     equality: str = ""
+    asked: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
 
     def within(self, ranges: Mapping[str, tuple[float, float]]) -> Restored:
         """Return a copy whose numbers lie within a server's caps, with a note for each that was moved.
@@ -73,11 +75,14 @@ class Restored:
         """
         collector = Collector(self.source)
         collector.notes = list(self.notes)
-        clamped = {
-            name: collector.clamp(name, self.values[name], limits)
-            for name, limits in ranges.items()
-            if self.values.get(name)
-        }
+        clamped = {}
+        for name, (low, high) in ranges.items():
+            number = self.values.get(name)
+            if number and not low <= number <= high and name in self.asked:  # moved before: said once, as it was asked
+                number, said = self.asked[name]
+                collector.notes = [note for note in collector.notes if note != said]
+            if number:
+                clamped[name] = collector.clamp(name, number, (low, high))
         equality = "" if collector.moved else self.equality
         return dataclasses.replace(self, values=self.values | clamped, notes=collector.notes, equality=equality)
 
@@ -130,6 +135,8 @@ class Collector:
         self.equality = ""
         self.moved: list[str] = []
         """Names of the numbers that were moved into their ranges, and of the texts that were cut."""
+        self.asked: dict[str, tuple[float, str]] = {}
+        """As in `Restored`."""
         self.written = False
         """Whether names may be those that we write, which stand for our own methods."""
 
@@ -238,10 +245,12 @@ class Collector:
         clamped = min(max(number, low), high)
         if clamped != number:
             self.moved.append(_words(name))
-            self.note(
+            note = (
                 f"The {_words(name)} {_shorten(str(number), 40)} was moved to {clamped:g}: "
                 f"it lies between {low:g} and {high:g} here."
             )
+            self.note(note)
+            self.asked[name] = (number, note)
         return clamped
 
     def finish(self) -> Restored | None:
@@ -253,7 +262,7 @@ class Collector:
             self.note(f"{NAMED_LORAS} ({names}): choose them yourself if you have them.")
         if not self.values and not self.notes and not self.loras:
             return None
-        return Restored(self.values, self.notes, self.source, self.model, tuple(self.loras), self.equality)
+        return Restored(self.values, self.notes, self.source, self.model, tuple(self.loras), self.equality, self.asked)
 
     def _refuse(self, name: str, value: object, why: str) -> None:
         self.note(f"The {_words(name)} {_shorten(str(value), 80)!r} was not taken over: {why}.")

@@ -66,7 +66,7 @@ def test_a_link_without_a_tab_goes_to_the_first_and_an_unknown_tab_is_said(studi
     ("query", "values", "words"),
     [
         ("num_inference_steps=100000", {"num_inference_steps": 100}, "moved to 100"),
-        ("width=99999", {"width": 512}, "moved to 512"),
+        ("width=99999", {"width": 512}, "width 99999 was moved to 512"),
         ("batch_size=0", {"batch_size": 1}, "moved to 1"),
         ("seed=-1", {}, "a seed lies between"),
         ("seed=x", {}, "not a whole number"),
@@ -85,6 +85,7 @@ def test_a_link_is_not_believed(studio, query, values, words):
     found = followed(studio, f"?tab=text_to_image&{query}")
     assert found.values == values
     assert words in " ".join(found.notes)
+    assert len(found.notes) == query.count("&") + 1  # each thing is said once
 
 
 def test_what_no_link_carries_is_ignored(studio):
