@@ -61,12 +61,13 @@ def _read_record(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def read_directions(folder: Path, name: str) -> Directions:
+def read_directions(folder: Path, name: str, model: str = "") -> Directions:
     """Read a file of directions.
 
     Args:
         folder: of the files.
         name: of one of them.
+        model: key of the one that they are for, of whose files alone a refusal tells; "" for all.
 
     Raises:
         UnknownMethodError: there is none of this name.
@@ -74,7 +75,7 @@ def read_directions(folder: Path, name: str) -> Directions:
     """
     files = list_directions(folder)
     if name not in files:
-        raise UnknownMethodError("file of sliders", name, files)
+        raise UnknownMethodError("file of sliders", name, list_fitting(folder, model) if model else files)
     path = files[name]
     broken = f"{path.name} is no file of directions for sliders, or it is broken. Compute it again with Look inside."
     try:

@@ -177,7 +177,8 @@ def find_steering(entries: Sequence[SteeringEntry], what: str, key: str, entry: 
     """
     found = next((one for one in entries if one.key == key), None)
     if found is None:
-        raise UnknownMethodError(_NOUNS[what], key, [one.key for one in entries])
+        fitting = [one.key for one in entries if not explain_misfit(one, entry)]
+        raise UnknownMethodError(_NOUNS[what], key, fitting)
     if reason := explain_misfit(found, entry):
         raise SettingsError(reason)
     return found

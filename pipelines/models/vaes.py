@@ -200,7 +200,8 @@ def find_vae(entries: Sequence[VaeEntry], key: str, entry: CatalogEntry) -> VaeE
     """
     found = next((one for one in entries if one.key == key), None)
     if found is None:
-        raise UnknownMethodError("VAE", key, [one.key for one in entries])
+        own = read_vae_facts(entry)
+        raise UnknownMethodError("VAE", key, [one.key for one in entries if not explain_vae_misfit(one, own)])
     if reason := explain_vae_misfit(found, read_vae_facts(entry)):
         raise SettingsError(reason)
     return found

@@ -19,6 +19,7 @@ from pipelines.families.depth import with_depth
 from pipelines.models.activations import Work
 from pipelines.models.additions import fits_model
 from pipelines.models.catalog import Catalog
+from pipelines.models.catalog_folder import LoraEntry
 from pipelines.models.companions import explain_companion_misfit
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
@@ -234,24 +235,37 @@ class StudioModels:
         entry = self.catalog[model]
         return [one for one in self.catalog.steering(what) if not explain_misfit(one, entry)]
 
-    def lora_path(self, name: str) -> Path:
+    def lora_path(self, name: str, model: str = "") -> Path:
         """Find the file of a LoRA of the models folder.
+
+        Args:
+            name: untrusted.
+            model: key of the chosen one, for the names in the refusal.
 
         Raises:
             LoraError: there is none of this name.
         """
-        lora = find_lora(self.catalog.loras(), name)
+        lora = self._find_lora(name, model)
         if lora.problem:
             raise LoraError(lora.problem)
         return lora.path
 
-    def lora_key(self, name: str) -> str:
+    def lora_key(self, name: str, model: str = "") -> str:
         """Find the key of the LoRA that a prompt names: by its key or by its file's name, capitals or not.
+
+        Args:
+            name: untrusted.
+            model: key of the chosen one, for the names in the refusal.
 
         Raises:
             LoraError: there is none of this name; the sentence says the nearest names.
         """
-        return find_lora(self.catalog.loras(), name).key
+        return self._find_lora(name, model).key
+
+    def _find_lora(self, name: str, model: str) -> LoraEntry:
+        loras = self.catalog.loras()
+        fitting = [lora.key for lora in loras if not model or fits_model(lora, self.catalog[model])]
+        return find_lora(loras, name, fitting)
 
     def load_loras(self, choices: Sequence[LoraChoice]) -> list[tuple[Path, float]]:
         """Return the files and weights that `Family.loras` takes."""

@@ -143,18 +143,26 @@ class TaskContext(Protocol):
     def disk_bytes(self, key: str, family: Family) -> int | None:
         """Return the bytes of the files of a loaded model's network; None if it has none of its own."""
 
-    def lora_path(self, name: str) -> Path:
+    def lora_path(self, name: str, model: str = "") -> Path:
         """Find the file of a LoRA of the models folder.
+
+        Args:
+            name: untrusted.
+            model: key of the chosen one, for the names in the refusal.
 
         Raises:
             LoraError: there is none of this name, or it cannot be used.
         """
 
-    def lora_key(self, name: str) -> str:
+    def lora_key(self, name: str, model: str = "") -> str:
         """Find the key of the LoRA that a prompt names.
 
+        Args:
+            name: untrusted.
+            model: key of the chosen one, for the names in the refusal.
+
         Raises:
-            LoraError: there is none of this name; the message has the nearest names.
+            LoraError: there is none of this name; the message has the nearest names of those that fit the model.
         """
 
     def load_loras(self, choices: Sequence[LoraChoice]) -> list[tuple[Path, float]]:

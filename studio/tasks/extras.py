@@ -68,7 +68,7 @@ def require_extras(request: Request, context: TaskContext) -> None:
     for name in _list_names(request):
         context.given.read(name)
     if sliders := SLIDERS.build(request.sliders):
-        directions = read_directions(context.catalog.folder / FOLDER, sliders.settings.file)
+        directions = read_directions(context.catalog.folder / FOLDER, sliders.settings.file, request.model)
         searched = request.search.key != Request.search.key
         sliders.require_fit(directions, request.model, (request.width, request.height), searched)
 

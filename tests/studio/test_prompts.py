@@ -58,6 +58,10 @@ def test_a_lora_in_the_prompt_is_one_of_the_list(studio, ink):
 def test_a_lora_that_is_not_there_is_told_with_the_nearest_before_the_run(studio, ink):
     with pytest.raises(LoraError, match=rf"no LoRA 'my ink'.*Nearest: {studio.lora_key(ink)}"):
         parsed(studio, prompt="a fox <lora:my ink:0.5>")
+    with pytest.raises(LoraError) as refusal:  # a near name that is of another model helps nobody
+        parsed(studio, prompt="a fox <lora:emoji-128-four-step:1>", model="emoji")
+    assert "emoji-128-four-steps" in [lora.key for lora in studio.catalog.loras()]
+    assert "four-steps" not in str(refusal.value)
     with pytest.raises(PromptError, match="negative prompt"):
         parsed(studio, prompt="a fox", negative_prompt=f"<lora:{ink}:1>")
     with pytest.raises(PromptError, match="cannot be read"):

@@ -107,7 +107,7 @@ def parse_request(
             "LoRAs cannot be added to quantized weights. Remove them, or choose the model in full precision."
         )
     for lora in request.loras:
-        context.lora_path(lora.name)
+        context.lora_path(lora.name, request.model)
     require_extras(request, context)
     check_prompts(request, traits)
     check_fitted(request)
@@ -179,7 +179,7 @@ def _add_prompt_loras(request: Request, context: TaskContext) -> Request:
             "A LoRA stands in the negative prompt, where it would do nothing: put it into the prompt, with a negative "
             "weight if it shall act against the picture."
         )
-    prompt_loras = tuple(LoraChoice(context.lora_key(lora.name), lora.weight) for lora in loras)
+    prompt_loras = tuple(LoraChoice(context.lora_key(lora.name, request.model), lora.weight) for lora in loras)
     return request.replace(prompt=prompt, loras=(*request.loras, *prompt_loras))
 
 
