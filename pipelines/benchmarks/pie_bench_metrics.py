@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from pipelines.benchmarks.pie_bench import Sample
 from pipelines.core.errors import ModelFileError, ModelMissingError
+from pipelines.core.gradients import no_grad
 from pipelines.metrics.lpips import Lpips
 from pipelines.metrics.lpips_squeeze import load_squeeze_lpips
 from pipelines.metrics.pictures import psnr, ssim
@@ -78,7 +79,7 @@ class Dino:
     def __init__(self, network: Any):
         self.network = network.eval().requires_grad_(False)
 
-    @torch.no_grad()
+    @no_grad
     def keys(self, picture: np.ndarray) -> torch.Tensor:
         """Return (T, C) of a picture (H, W, 3) uint8, all heads side by side."""
         pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()

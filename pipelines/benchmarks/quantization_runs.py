@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pipelines.core.errors import StepwiseError
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import denoise
 from pipelines.core.types import Request
 from pipelines.emoji.composition_captions import describe_plainly
@@ -115,13 +116,13 @@ def measure_picture(full: Picture, other: Picture) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
+@no_grad
 def forced_errors(full: Picture, network: torch.nn.Module) -> list[float]:
     """SQNR of the network's whole output in each of the full run's calls, in decibels."""
     return [_decibels(output, call.run(network)) for call, output in zip(full.calls, full.outputs, strict=True)]
 
 
-@torch.no_grad()
+@no_grad
 def time_ratio(call: NetworkCall, full: torch.nn.Module, other: torch.nn.Module) -> float:
     """Time of an evaluation ÷ full precision's: processor time in turns, the least of each."""
     seconds: tuple[list[float], list[float]] = ([], [])

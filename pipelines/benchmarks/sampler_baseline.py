@@ -7,12 +7,13 @@ from diffusers import DPMSolverMultistepScheduler
 
 from pipelines.benchmarks.sampler_runs import GUIDANCE_SCALE, ROWS, Bench
 from pipelines.core.denoiser import Denoiser
+from pipelines.core.gradients import no_grad
 from pipelines.guidance.cfg import Cfg, CfgSettings
 
 __all__ = ["stock_dpm_solver"]
 
 
-@torch.no_grad()
+@no_grad
 def stock_dpm_solver(bench: Bench, num_steps: int, spacing: str) -> torch.Tensor:
     """Compute the final latents of diffusers' DPMSolverMultistepScheduler, made from the shipped model's scheduler.
 

@@ -13,6 +13,7 @@ import torch
 from pipelines.benchmarks.sampler_runs import BASE, GUIDANCE_SCALE, Bench
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import SettingsError
+from pipelines.core.gradients import inference_mode
 from pipelines.core.loop import Run, denoise
 from pipelines.core.prediction import Conditioning
 from pipelines.core.registry import Method
@@ -110,7 +111,7 @@ def _stack_branches(part: Cases) -> Conditioning:
     return Conditioning.cat([part.conditionings["negative"], part.conditionings["positive"]])
 
 
-@torch.inference_mode()
+@inference_mode
 def _measure_least(work: Callable[[], object]) -> float:
     seconds = []
     for _ in range(REPEATS):

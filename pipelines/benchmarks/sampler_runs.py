@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import denoise
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, Request
@@ -149,7 +150,7 @@ class Bench:
             ends.append(latents[: len(part.cases)])
         return torch.cat(ends)
 
-    @torch.no_grad()
+    @no_grad
     def adherence(self, latents: torch.Tensor) -> float:
         """Measure the mean probability, by the judge of these captions, that a picture shows what its caption says."""
         images = self.family.decode(latents)

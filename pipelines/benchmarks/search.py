@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from pipelines.benchmarks.search_report import FIGURES, PLOT, SECTION, draw_table, plot, write_section
+from pipelines.core.gradients import no_grad
 from pipelines.core.types import Choice, Request
 from pipelines.emoji.captions import with_article
 from pipelines.families.base import Family
@@ -201,7 +202,7 @@ def _share_at(curves: Sequence[Sequence[tuple[float, float]]], multiple: float) 
     return sum((_best_at(points, multiple) or 0.0) > 0.5 for points in curves) / len(curves)
 
 
-@torch.no_grad()
+@no_grad
 def _read_again(classifier: Classifier, image: np.ndarray, prompt: str) -> float:
     """The other judge's probability of the prompt, of the picture at its own size."""
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255

@@ -19,7 +19,7 @@ __all__ = ["ReusingCache", "named_layers"]
 
 _MODULES = "modules"
 
-Groups = Mapping[str, Sequence[torch.nn.Module]]
+Groups = Mapping[str, Sequence["torch.nn.Module"]]
 """Modules whose outputs are reused at the same evaluations, by the group's name."""
 
 

@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["BrownianPath", "Draw"]
 
-Draw = Callable[[int], torch.Tensor]
+Draw = Callable[[int], "torch.Tensor"]
 """Draws standard normal numbers of the path's shape from a seed."""
 
 _DIGITS = 6

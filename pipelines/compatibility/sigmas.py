@@ -17,7 +17,7 @@ from pipelines.schedules.linear_quadratic import linear_quadratic_shares
 
 __all__ = ["COMFYUI_SIGMAS", "K_DIFFUSION_SIGMAS", "peer_sigmas"]
 
-Sigmas = Callable[[SigmaTable, int], torch.Tensor]
+Sigmas = Callable[[SigmaTable, int], "torch.Tensor"]
 """Lists the sigmas of so many steps, float32, descending, without the 0 at the end."""
 
 

@@ -15,6 +15,7 @@ import torch
 from pipelines.core.denoiser import Denoiser, predict_together
 from pipelines.core.devices import Timer, mark_time
 from pipelines.core.errors import SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Prediction, Query, ShiftingGuidance
 from pipelines.core.sampler import Sampler, State, StepContext
@@ -23,7 +24,9 @@ from pipelines.core.types import Step
 
 __all__ = ["Begin", "Run", "RunInProgress", "denoise", "denoise_together"]
 
-Begin = Callable[[torch.Tensor, Sequence[Level]], Generator[Query, Prediction, tuple[torch.Tensor, Sequence[Level]]]]
+Begin = Callable[
+    ["torch.Tensor", Sequence[Level]], Generator[Query, Prediction, tuple["torch.Tensor", Sequence[Level]]]
+]
 """Makes a run's first latents and the levels that are left, of its noise and all levels; may ask the network."""
 
 
@@ -154,7 +157,7 @@ class RunInProgress:
         self._resumed = now
 
 
-@torch.no_grad()
+@no_grad
 def denoise_together(runs: Sequence[Run]) -> Iterator[tuple[int, Step]]:
     """Advance all runs in lockstep and yield (run's index, step) as each step ends.
 

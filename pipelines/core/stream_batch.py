@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-import torch
-
 from pipelines.core.denoiser import predict_together
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run, RunInProgress
 from pipelines.core.types import Step
 
@@ -32,7 +31,7 @@ class StreamBatch(Generic[Tag]):
         """Count the runs that have begun and not ended."""
         return len(self._running)
 
-    @torch.no_grad()
+    @no_grad
     def begin(self, tag: Tag, run: Run) -> None:
         """Add a run, to be advanced by the next tick.
 
@@ -45,7 +44,7 @@ class StreamBatch(Generic[Tag]):
         """
         self._running.append((tag, RunInProgress(run)))
 
-    @torch.no_grad()
+    @no_grad
     def tick(self) -> list[tuple[Tag, Step]]:
         """Answer one query of every run.
 

@@ -28,7 +28,7 @@ __all__ = [
     "pull_to",
 ]
 
-Steer = Callable[[torch.Tensor, StepContext], torch.Tensor]
+Steer = Callable[["torch.Tensor", StepContext], "torch.Tensor"]
 """From the estimate of x0, (1, C, h, w), to what is added to it."""
 
 

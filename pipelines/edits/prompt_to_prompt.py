@@ -54,7 +54,7 @@ _SELF = "Share of the steps in which the picture's parts relate to each other as
 _BLEND = (
     "Words, apart by commas, of either prompt: what lies away from where they look stays the source. Empty for none."
 )
-ChangeCross = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ChangeCross = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """From the cross maps of source and edit, each (heads, queries, L), to the edit's new ones."""
 
 

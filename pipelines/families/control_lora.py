@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipelines.core.errors import ModelError
+from pipelines.core.gradients import no_grad
 
 __all__ = ["ControlLora"]
 
@@ -47,7 +48,7 @@ class ControlLora(torch.nn.Module):
         """The ControlNet's."""
         return self.controlnet.config
 
-    @torch.no_grad()
+    @no_grad
     def complete(self, network: torch.nn.Module) -> None:
         """Take the UNet's weights, unless they were taken already.
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.core.errors import ModelFileError
+from pipelines.core.gradients import no_grad
 
 __all__ = ["IMAGE_SCALE", "IMAGE_TOKENS", "IpAdapter", "applied_image_prompt", "require_attentions"]
 
@@ -47,7 +48,7 @@ class IpAdapter(torch.nn.Module):
         self.keys, self.values = torch.nn.ModuleList(keys), torch.nn.ModuleList(values)
         self.reads_layers = reads_layers
 
-    @torch.no_grad()
+    @no_grad
     def encode(self, encoder: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode a picture into its tokens and those of no picture, each (1, T, D).
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from pipelines.core.errors import ModelError, ModelFileError, describe_overflow
+from pipelines.core.gradients import no_grad
 from pipelines.families.base import Family
 from pipelines.families.control_lora import ControlLora
 from pipelines.families.lora_sources import identify_lora, read_bundled_embeddings
@@ -106,7 +107,7 @@ class LatentFamily(Family):
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return (self.network_channels, height // self.vae_scale_factor, width // self.vae_scale_factor)
 
-    @torch.no_grad()
+    @no_grad
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         # Row by row, so that a batch needs no more memory than one picture and changes none.
         with self._upcast_vae() as dtype:
@@ -131,7 +132,7 @@ class LatentFamily(Family):
         encoded = self.vae.encode(pixels)
         return encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
 
-    @torch.no_grad()
+    @no_grad
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         self.notes = []
         if not bool(latents.isfinite().all()):
@@ -201,7 +202,7 @@ class LatentFamily(Family):
             return mean, std / scale
         return config.get("shift_factor") or 0.0, 1 / scale
 
-    @torch.no_grad()
+    @no_grad
     def paint(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode through the component "tiny_vae" where there is one, else through linear factors."""
         tiny = self.components.get("tiny_vae")
@@ -211,7 +212,7 @@ class LatentFamily(Family):
     def paints_twice(self) -> bool:
         return {"tiny_vae", "preview"} <= self.components.keys()
 
-    @torch.no_grad()
+    @no_grad
     def sketch(self, latents: torch.Tensor) -> torch.Tensor:
         """Map latents to colors by linear factors: those of the component "preview", or fitted once, at first use."""
         if self._factors is None:

@@ -15,6 +15,7 @@ import torch
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.types import Traits
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.weights.libraries import find_execution_device
@@ -233,7 +234,7 @@ class StockPipeline:
             return None
         return linear_preview(step.latents, self._factors)
 
-    @torch.no_grad()
+    @no_grad
     def _fit_preview(self) -> None:
         """Once, before the first call: while a call runs, the VAE is the pipeline's alone."""
         vae: Any = getattr(self.pipe, "vae", None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.families.preview import Factors, fitted_to, linear_preview
 from pipelines.families.stock import StockPipeline, StockStep
 from pipelines.weights.libraries import find_execution_device
@@ -74,7 +75,7 @@ class StockVideo(StockPipeline):
         # Stable Video Diffusion counts noise in sigmas, up to 700: shown at the scale of clean latents.
         return linear_preview(latents / latents.std().clamp(min=1.0), self._factors)
 
-    @torch.no_grad()
+    @no_grad
     def _fit_preview(self) -> None:
         vae = getattr(self.pipe, "vae", None)
         if vae is None or self.watched == "none":

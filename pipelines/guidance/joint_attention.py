@@ -21,7 +21,7 @@ __all__ = [
     "project",
 ]
 
-Angles = tuple[torch.Tensor, torch.Tensor]
+Angles = tuple["torch.Tensor", "torch.Tensor"]
 
 
 @dataclasses.dataclass

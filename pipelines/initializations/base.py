@@ -20,7 +20,7 @@ from pipelines.core.schedule import Level, NoiseSchedule
 
 __all__ = ["Beginning", "Begun", "Start", "StartContext", "count_skipped_steps"]
 
-Begun = tuple[torch.Tensor, Sequence[Level]]
+Begun = tuple["torch.Tensor", Sequence[Level]]
 """Latents (B, C, h, w), and the levels from theirs to the end, at least two."""
 
 Beginning = Generator[Query, Prediction, Begun]

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipelines.core.errors import ModelFileError
+from pipelines.core.gradients import no_grad
 
 __all__ = ["NoiseClassifier", "NoiseLevelNetwork", "load_noise_classifier", "save_noise_classifier"]
 
@@ -78,7 +79,7 @@ class NoiseClassifier:
         count = network.levels
         self.sigmas = torch.linspace(math.log(lowest), math.log(highest), count, dtype=torch.float64).exp()
 
-    @torch.no_grad()
+    @no_grad
     def sigma(self, latents: torch.Tensor) -> torch.Tensor:
         """Return (B,), float64: the likeliest sigma / alpha of latents (B, C, h, w) = x0 + sigma * eps."""
         weight = next(self.network.parameters())

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.core.denoiser import Denoiser, predict_together
 from pipelines.core.errors import MethodFitError, PromptError
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning, Prediction, Query
@@ -107,7 +108,7 @@ class InspectContext:
             drawn.append((level, noise, level.alpha * clean + level.sigma * noise))
         return drawn
 
-    @torch.no_grad()
+    @no_grad
     def ask(self, conditionings: Sequence[Conditioning], query: Query) -> list[Prediction]:
         """Ask the network the same with each conditioning, in one batch.
 

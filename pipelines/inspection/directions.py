@@ -14,6 +14,7 @@ from pipelines.controls.sliders import build_moves, moved_along
 from pipelines.controls.window import StepWindow
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
@@ -92,7 +93,7 @@ class DirectionSearch:
     def count_pieces(self) -> int:
         return self.settings.runs + 1 + 2 * min(_SHOWN, self.settings.directions)
 
-    @torch.no_grad()
+    @no_grad
     def inspect(self, context: InspectContext) -> Finding:
         request, chosen = context.resolved.request, self.settings
         times = [level.timestep for level in context.resolved.levels[:-1]]

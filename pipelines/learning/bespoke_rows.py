@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from pipelines.core.denoiser import Denoiser
+from pipelines.core.gradients import no_grad
 from pipelines.core.prediction import Query
 from pipelines.core.schedule import Level
 from pipelines.learning.problem import Pictures, Problem, relative_error
@@ -121,7 +122,7 @@ def collect_normal_matrices(problem: Problem, solver: FittedFactors) -> list[tor
     return matrices
 
 
-@torch.no_grad()
+@no_grad
 def evaluate_terms(
     problem: Problem,
     latents: torch.Tensor,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from pipelines.core.denoiser import Denoiser
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource, initial_noise
 from pipelines.core.prediction import Conditioning, Guidance, Network
@@ -52,7 +53,7 @@ class Cases:
         return source
 
 
-@torch.no_grad()
+@no_grad
 def make_cases(
     family: Family,
     prompts: Sequence[str],

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.captions import parse
 from pipelines.emoji.objects import Catalog, shipped_catalog
 from pipelines.metrics.network_input import fit_pictures
@@ -143,7 +144,7 @@ class Classifier:
         """
         return self.network(fit_pictures(images, self.network, self.size, "The classifier"))
 
-    @torch.no_grad()
+    @no_grad
     def read(self, images: torch.Tensor) -> list[Reading]:
         """Name what is in each picture: the likelier of one object and two.
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.core.errors import ModelFileError, ModelMissingError
+from pipelines.core.gradients import no_grad
 from pipelines.metrics.network_input import fit_pictures
 
 __all__ = ["Detection", "Detector", "DetectorNetwork", "Scores", "View", "load_detector", "save_detector"]
@@ -142,7 +143,7 @@ class Detector:
         features: torch.Tensor = self.network.norm(self.network.body(fitted * 2 - 1))
         return features
 
-    @torch.no_grad()
+    @no_grad
     def read(self, images: torch.Tensor) -> list[View]:
         """List what is in each picture.
 

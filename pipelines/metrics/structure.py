@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.metrics.detector import Detector
 
 __all__ = ["self_similarity", "structure_distance", "structure_distance_between"]
@@ -45,7 +46,7 @@ def structure_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((self_similarity(first) - self_similarity(second)).pow(2).mean())
 
 
-@torch.no_grad()
+@no_grad
 def structure_distance_between(detector: Detector, picture: np.ndarray, reference: np.ndarray) -> float:
     """Compute the structure distance of two pictures by the shipped detector's features.
 

@@ -10,6 +10,7 @@ import torch
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.devices import is_out_of_memory
 from pipelines.core.errors import MethodFitError, ModelError, StepwiseError
+from pipelines.core.gradients import no_grad
 from pipelines.core.interruption import drop_copied_hooks
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration, require_calibration
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-@torch.no_grad()
+@no_grad
 def quantize_network(
     network: torch.nn.Module,
     quantizer: Quantizer,

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
+from pipelines.core.gradients import no_grad
 
 __all__ = [
     "Calibration",
@@ -164,7 +165,7 @@ def replay(
             handle.remove()
 
 
-@torch.no_grad()
+@no_grad
 def collect_moments(
     network: torch.nn.Module,
     names: Sequence[str],

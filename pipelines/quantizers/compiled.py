@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.compiler import explain_missing_compiler
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration, replay
@@ -173,7 +174,7 @@ class CompiledW8A8(CalibratedQuantizer):
         return StaticConv2d(tensors, layer) if isinstance(layer, torch.nn.Conv2d) else StaticLinear(tensors)
 
 
-@torch.no_grad()
+@no_grad
 def _measure_ranges(
     network: torch.nn.Module, names: Sequence[str], calibration: Calibration, cancelled: Callable[[], bool]
 ) -> dict[str, tuple[float, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.quantizers.ranges import AffineGroups, search_ranges, split_groups
 
 __all__ = ["output_error", "quantize_with_feedback"]
@@ -14,7 +15,7 @@ DAMPING = 0.01
 BLOCK = 128
 
 
-@torch.no_grad()
+@no_grad
 def quantize_with_feedback(
     rows: torch.Tensor, moments: torch.Tensor, size: int, levels: int
 ) -> tuple[AffineGroups, torch.Tensor]:

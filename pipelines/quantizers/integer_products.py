@@ -15,7 +15,7 @@ from pipelines.core.derivatives import is_differentiated
 
 __all__ = ["Split", "is_worth_splitting", "multiply_columns", "multiply_rows", "split_images", "split_rows"]
 
-Split: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+Split: TypeAlias = tuple["torch.Tensor", "torch.Tensor"]
 """Numbers as two halves of eight bits each, and the scales that make them the numbers that they stand for."""
 
 _LARGEST = 127 * 256 + 127

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pipelines.core.devices import has_float64
+from pipelines.core.gradients import no_grad
 from pipelines.quantizers.contract import Quantizer, WeightedLayer
 from pipelines.quantizers.layer_plan import Skipped, get_layer, plan_layers
 from pipelines.quantizers.stored import stored_bytes
@@ -115,7 +116,7 @@ _REPORTS: weakref.WeakKeyDictionary[torch.nn.Module, Report] = weakref.WeakKeyDi
 """Reports by quantized network: some libraries rearrange their weights in the first call; later none can be made."""
 
 
-@torch.no_grad()
+@no_grad
 def build_report(network: torch.nn.Module, quantized_network: torch.nn.Module, quantizer: Quantizer) -> Report:
     """Report what was done to a network, read off both.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pipelines.core.branches import BranchPlan
+from pipelines.core.gradients import no_grad
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Request
 from pipelines.families.base import Family
@@ -59,7 +60,7 @@ def encode_prompts(prompts: RunPrompts, request: Request, family: LatentModel, r
     return join_conditionings(own, {key: one.encode_texts(*how) for key, one in family.companions.items()})
 
 
-@torch.no_grad()
+@no_grad
 def decode(family: Family, latents: torch.Tensor) -> np.ndarray:
     """Decode into pictures (B, H, W, 3), uint8, of scaled latents (B, C, h, w)."""
     return to_uint8(family.decode(latents))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pipelines.core.errors import MethodFitError, SettingsError, TrainingError
+from pipelines.core.gradients import no_grad
 from pipelines.core.prediction import Guidance
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request
@@ -31,11 +32,11 @@ class _DetectorJudge:
         self._family = family
         self._detector = load_detector(device=str(family.device))
 
-    @torch.no_grad()
+    @no_grad
     def adherence(self, denoised: torch.Tensor, prompt: str) -> torch.Tensor:
         return adherence(self._detector, self._decode(denoised), prompt).float().cpu()
 
-    @torch.no_grad()
+    @no_grad
     def presence(self, denoised: torch.Tensor, prompt: str) -> torch.Tensor:
         scores = self._detector.scores(self._decode(denoised))
         seen = (scores.presence.sigmoid()[:, None] * scores.label.exp()).flatten(2).amax(-1)

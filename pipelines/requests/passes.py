@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.schedule import Level
@@ -74,7 +75,7 @@ class Passes:
         levels = partial(self.second.levels, self.method.strength)
         return levels if len(levels) > 1 else list(self.second.levels[-2:])
 
-    @torch.no_grad()
+    @no_grad
     def denoise(
         self,
         family: Family,

@@ -13,6 +13,7 @@ import torch
 
 from pipelines.core.devices import Readback
 from pipelines.core.errors import ModelError, describe_overflow
+from pipelines.core.gradients import no_grad
 from pipelines.core.types import Step
 from pipelines.families.base import Family
 from pipelines.requests.encoding import as_uint8
@@ -115,7 +116,7 @@ class _Arriving:
         return StepPictures(noisy, denoised, latents[0] if latents else None, self._is_sharp)
 
 
-@torch.no_grad()
+@no_grad
 def with_pictures(
     steps: Iterable[tuple[int, Step]],
     families: Sequence[Family],

@@ -17,7 +17,7 @@ __all__ = ["DIFFERENTIABLE", "Reward", "RewardSources", "Score", "refuse_picture
 DIFFERENTIABLE = "differentiable"
 """The group of rewards whose score has a gradient with respect to the pictures."""
 
-Score = Callable[[torch.Tensor], torch.Tensor]
+Score = Callable[["torch.Tensor"], "torch.Tensor"]
 """Pictures (B, 3, H, W) in [0, 1] to (B,), float32 on the CPU."""
 
 

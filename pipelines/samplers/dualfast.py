@@ -27,7 +27,7 @@ class DualFastSettings:
     lookback: int = setting(1, "How many evaluations back the earlier estimate lies.", low=1, high=10, step=1)
 
 
-class DualFast(Wrapper[tuple[torch.Tensor, ...]]):
+class DualFast(Wrapper[tuple["torch.Tensor", ...]]):
     """DualFast takes eps = (1 + c) * eps_t - c * eps_tau with tau an earlier time of the run.
 
     The network's own error grows with noise in its input, the authors find, so the difference of two estimates

@@ -79,7 +79,7 @@ class _Part:
     factor: float
 
 
-class Lml(Wrapper[torch.Tensor | None]):
+class Lml(Wrapper["torch.Tensor | None"]):
     """LML runs Levenberg-Marquardt-Langevin around a solver.
 
     kappa mixes the previous estimate into the vector whose outer product stands for the curvature. At kappa 0,

@@ -10,6 +10,7 @@ import torch
 
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.sampler import interpolate
 from pipelines.core.schedule import Level
 from pipelines.core.types import Request
@@ -27,7 +28,7 @@ class AdjointSettings(AscentSettings):
     """Settings of the search."""
 
 
-@torch.no_grad()
+@no_grad
 def walk(denoiser: Denoiser, latents: torch.Tensor, levels: Sequence[Level]) -> list[torch.Tensor]:
     """Walk first-order steps; returns the latents at each level, N + 1 of (B, C, h, w)."""
     states, denoiser.num_steps = [latents], len(levels) - 1

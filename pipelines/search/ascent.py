@@ -31,7 +31,7 @@ class AscentSettings(SearchSettings):
     )
 
 
-Gradient = Callable[[torch.Tensor], tuple[torch.Tensor, Judged]]
+Gradient = Callable[["torch.Tensor"], tuple["torch.Tensor", Judged]]
 """Noise (1, C, h, w) to the reward's gradient with respect to it, and the picture that it makes."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pipelines.core.errors import MethodFitError
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run, denoise
 from pipelines.core.noise import NoiseSource
 from pipelines.core.registry import setting
@@ -98,7 +99,7 @@ class Judged:
         return [dataclasses.replace(one, seed=seed) for one, seed in zip(candidates, seeds, strict=True)]
 
 
-Start = tuple[torch.Tensor, NoiseSource]
+Start = tuple["torch.Tensor", NoiseSource]
 """Unit normal noise (B, C, h, w), float32, and the source that goes on from there."""
 
 
@@ -216,12 +217,12 @@ class Problem:
         *_, step = denoise(run)
         return step.latents
 
-    @torch.no_grad()
+    @no_grad
     def judge(self, latents: torch.Tensor) -> Judged:
         """Decode clean latents, or estimates of them, (B, C, h, w), and score them."""
         return self.judge_images(self.builder.decode(latents))
 
-    @torch.no_grad()
+    @no_grad
     def judge_images(self, images: torch.Tensor) -> Judged:
         """Score pictures (B, 3, H, W) as they are shown, within [0, 1]."""
         images = images.detach().float().cpu().clamp(0, 1)

@@ -7,8 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import torch
-
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State, interpolate
@@ -103,7 +102,7 @@ class BeamSearch:
         choices = 0 if settings.branches == 1 else (num_steps - 1) // settings.every
         return settings.beams * settings.branches * (cost + choices * settings.lookahead * cost / num_steps)
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         settings, first = self.settings, 0
         while problem.affordable(self.least(problem.cost, problem.num_steps)):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import torch
-
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.search.base import Candidate, Problem, SearchSettings
@@ -36,7 +35,7 @@ class RandomSearch:
     def least(self, cost: float, num_steps: int) -> float:
         return cost
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         first = 0
         while count := min(self.settings.together, problem.affordable()):

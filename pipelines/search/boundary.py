@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.prompts.lists import split_lines
@@ -43,7 +44,7 @@ class BoundaryNoise:
     def least(self, cost: float, num_steps: int) -> float:
         return cost * (1 + len(self.prompts))
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         others = [problem.for_prompt(prompt) for prompt in self.prompts]
         first = 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run
 from pipelines.core.noise import NoiseSource
 from pipelines.core.registry import setting
@@ -105,7 +106,7 @@ class Doit:
         steps = max(0, round(settings.last * num_steps) - max(1, round(settings.first * num_steps)) + 1)
         return cost + (steps * settings.continuations * cost / num_steps if settings.scale else 0)
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         first = 0
         while problem.affordable(self.least(problem.cost, problem.num_steps)):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.search.base import Candidate, Problem, SearchSettings
@@ -67,7 +68,7 @@ class Find:
     def least(self, cost: float, num_steps: int) -> float:
         return cost
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         settings, first = self.settings, 0
         noise, _ = problem.builder.draw(0, 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State
@@ -127,7 +128,7 @@ class FkSteering:
     def least(self, cost: float, num_steps: int) -> float:
         return cost * self.settings.particles
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         count, first = self.settings.particles, 0
         generator = torch.Generator().manual_seed(problem.request.seed % 2**63)

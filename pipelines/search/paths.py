@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from pipelines.core.errors import MethodFitError, SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run, denoise
 from pipelines.core.prediction import ShiftingGuidance
 from pipelines.core.registry import setting
@@ -100,7 +101,7 @@ class Paths:
     def least(self, cost: float, num_steps: int) -> float:
         return cost * self.settings.paths
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         settings, levels, end = self.settings, problem.levels, problem.num_steps
         count = settings.paths

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from pipelines.core.errors import SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.loop import Run
 from pipelines.core.prediction import Prediction
 from pipelines.core.registry import setting
@@ -92,7 +93,7 @@ class Rollover:
     def least(self, cost: float, num_steps: int) -> float:
         return cost
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         first = 0
         while problem.affordable():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.core.sampler import State
 from pipelines.core.types import Request, Step
@@ -105,7 +106,7 @@ class Vendi:
     def least(self, cost: float, num_steps: int) -> float:
         return cost
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         name = self.settings.context.strip()
         context = problem.builder.encode_result(name) if name else None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.core.types import Request
 from pipelines.search.base import Candidate, Problem, SearchSettings
@@ -46,7 +47,7 @@ class ZeroOrder:
     def least(self, cost: float, num_steps: int) -> float:
         return cost
 
-    @torch.no_grad()
+    @no_grad
     def search(self, problem: Problem) -> Iterator[list[Candidate]]:
         pivot, source = problem.builder.draw(0, 1)
         later = source.clone()  # what a stochastic sampler draws is the same for all, so that x_T alone differs

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import sample_scene
 from pipelines.models.files import part_folder
@@ -49,7 +50,7 @@ def build_autoencoder(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
     )
 
 
-@torch.no_grad()
+@no_grad
 def measured_scaling(vae: AutoencoderKL, images: torch.Tensor) -> float:
     """Return the factor that gives these pictures' latents unit variance; (B, 3, H, W) in [0, 1]."""
     weight = next(vae.parameters())
@@ -57,7 +58,7 @@ def measured_scaling(vae: AutoencoderKL, images: torch.Tensor) -> float:
     return float(1 / mean.float().std())
 
 
-@torch.no_grad()
+@no_grad
 def held_out_psnr(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 128) -> float:
     """Measure the mean PSNR in dB over whole scenes of held-out pairs, clipped as a saved picture is."""
     scenes = [sample_scene(catalog, seed, "held-out") for seed in range(count)]

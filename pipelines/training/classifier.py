@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, Scene, sample_scene
 from pipelines.metrics.classifier import Classifier, ClassifierNetwork, Scores, save_classifier
@@ -124,7 +125,7 @@ class ClassifierTask:
         self._targets = targets_of(scenes, self.catalog.labels)
         self._generation = generation
 
-    @torch.no_grad()
+    @no_grad
     def _draw_images(self, scenes: list[Scene], generator: torch.Generator) -> torch.Tensor:
         """(B, 3, H, W), uint8; the second half has passed the autoencoder."""
         images = pictures_of(scenes, self.catalog, self.recipe.size)

@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.models.files import part_folder
@@ -56,7 +57,7 @@ def prepare_autoencoder(vae: AutoencoderKL) -> AutoencoderKL:
     return vae
 
 
-@torch.no_grad()
+@no_grad
 def normalize_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
     """Give each latent channel mean zero and unit variance over these pictures, and change no decoded picture.
 
@@ -74,7 +75,7 @@ def normalize_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
     inward.bias[channels:] -= 2 * deviation.log()
 
 
-@torch.no_grad()
+@no_grad
 def composition_psnr(vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 128) -> float:
     """Measure the mean PSNR in dB over compositions of held-out pairs, clipped as a saved picture is."""
     values, device = [], next(vae.parameters()).device

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.composition_captions import Description, describe, parse_description
 from pipelines.emoji.compositions import SIZES, Composition, sample_composition
 from pipelines.emoji.objects import Catalog
@@ -148,7 +149,7 @@ def _draw_latents(pipeline: DiffusionPipeline, captions: list[str], steps: int, 
     return torch.cat(latents)
 
 
-@torch.no_grad()
+@no_grad
 def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalog: Catalog, count: int = 400) -> float:
     """Measure the share of fresh renderings of every kind, passed through the autoencoder, that are read all right."""
     right = []

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.errors import SettingsError, StepwiseError
+from pipelines.core.gradients import no_grad
 from pipelines.core.prediction import Conditioning
 from pipelines.core.schedule import Level
 from pipelines.families.base import Family
@@ -39,7 +40,7 @@ HIGHEST = 4.0
 """Logarithm of alpha^2 / sigma^2 up to which it is measured: from there on a Gaussian's estimate is far off."""
 
 
-@torch.no_grad()
+@no_grad
 def measure_denoising_gain(
     family: Family, latents: torch.Tensor, statistics: Statistics, ratios: int = RATIOS, seed: int = 0
 ) -> DenoisingGain:

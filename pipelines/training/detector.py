@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.compositions import Composition, sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
@@ -145,7 +146,7 @@ class DetectorTask:
         self._images = torch.cat([self._images, self._draw_images(fresh, generator)])[-self.pool :]
         self._compositions = [*self._compositions, *fresh][-self.pool :]
 
-    @torch.no_grad()
+    @no_grad
     def _draw_images(self, compositions: list[Composition], generator: torch.Generator) -> torch.Tensor:
         """(B, 3, H, W), uint8; every second one has passed the autoencoder."""
         parts = []

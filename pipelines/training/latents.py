@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import Scene, render, sample_scene
 
@@ -29,7 +30,7 @@ def pictures_of(scenes: list[Scene], catalog: Catalog, size: int) -> torch.Tenso
     return torch.stack([to_tensor(render(scene, catalog, size).picture) for scene in scenes])
 
 
-@torch.no_grad()
+@no_grad
 def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     """Encode pictures in [0, 1] to scaled latents, the mean of the posterior.
 

@@ -16,6 +16,7 @@ import torch
 from diffusers import AnimateDiffPipeline, AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.clips import FRAMES, REVERSED, Clip, describe_clip, describe_clip_plainly, sample_clip
 from pipelines.emoji.objects import Catalog
 from pipelines.training.denoiser_networks import noise_schedule
@@ -120,7 +121,7 @@ class ClipPool:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             save_file({str(number): frames for number, frames in enumerate(self._latents)}, self.file)
 
-    @torch.no_grad()
+    @no_grad
     def _encode_clip(self, clip: Clip) -> torch.Tensor:
         """(F, C, h, w), float16; one frame of what stands still."""
         scenes = list(clip.scenes) if clip.motion else [clip.scenes[0]]

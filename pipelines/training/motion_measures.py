@@ -14,6 +14,7 @@ import torch
 from diffusers import AnimateDiffPipeline, AutoencoderKL, MotionAdapter
 from transformers import CLIPTextModel
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.clips import FRAMES, MOTIONS, Clip, describe_clip, sample_clip
 from pipelines.emoji.objects import Catalog
 from pipelines.metrics.detector import SHIPPED as JUDGE
@@ -143,7 +144,7 @@ def _list_clips(catalog: Catalog, count: int, motions: tuple[str, ...]) -> list[
     return cases
 
 
-@torch.no_grad()
+@no_grad
 def _render(clip: Clip, vae: AutoencoderKL, catalog: Catalog, size: int) -> torch.Tensor:
     latents = encode(vae, pictures_of(list(clip.scenes), catalog, size))
     return (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
+from pipelines.core.gradients import no_grad
+
 __all__ = ["Muon", "orthogonalize"]
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 
-@torch.no_grad()
+@no_grad
 def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     """Bring a matrix's singular values near one by a quintic Newton-Schulz iteration, in bfloat16.
 
@@ -59,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "orthogonal": True}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
+    @no_grad
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> None:  # type: ignore[override]
         """Take one step from the gradients that are there."""
         for group in self.param_groups:

@@ -21,6 +21,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 
 from pipelines.core.errors import TrainingError
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.vocabulary import shipped_vocabulary
 from pipelines.training.objectives import learning_rate, psnr
 from pipelines.training.pruning import Unit, choose_units, count_parameters, list_units, remove_units, score_change
@@ -42,7 +43,7 @@ _EMPTY = 0.15
 """Share of the samples whose prompt is left out, as guidance needs."""
 
 
-@torch.no_grad()
+@no_grad
 def draw_latents(
     pipeline: StableDiffusionPipeline, network: UNet2DConditionModel, prompts: Sequence[str], steps: int, seed: int
 ) -> torch.Tensor:
@@ -149,7 +150,7 @@ class PruneTask:
         picture_sheet(_decode(self.pipeline, torch.cat(drawn)), len(prompts)).save(path)
 
 
-@torch.no_grad()
+@no_grad
 def _decode(pipeline: StableDiffusionPipeline, latents: torch.Tensor) -> torch.Tensor:
     config = pipeline.vae.config
     scaled = latents / config.scaling_factor + (config.get("shift_factor") or 0)
@@ -171,7 +172,7 @@ def measure(
     }
 
 
-@torch.no_grad()
+@no_grad
 def _time(network: UNet2DConditionModel, pipeline: StableDiffusionPipeline) -> float:
     """The least processor time of an evaluation, with and without the prompt in one batch."""
     size, config = network.config.sample_size, network.config

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.families.tiny_decoders import decode_tiny
@@ -118,7 +119,7 @@ class TinyDecoderTask:
         decoded = decode_tiny(self.networks, self._latents[:12].float())
         picture_sheet(torch.cat([self._decoded[:12].float(), decoded]) / 2 + 0.5).save(path)
 
-    @torch.no_grad()
+    @no_grad
     def _draw_pool(self) -> None:
         latents, decoded = [], []
         with torch.autocast(next(self.vae.parameters()).device.type, enabled=False):
@@ -137,7 +138,7 @@ def _encode_compositions(vae: AutoencoderKL, catalog: Catalog, seeds: range, siz
     return encode(vae, pictures_of([sample_composition(catalog, seed, split).scene for seed in seeds], catalog, size))
 
 
-@torch.no_grad()
+@no_grad
 def measure_tiny_decoder(
     tiny: AutoencoderTiny, vae: AutoencoderKL, catalog: Catalog, size: int, count: int = 64
 ) -> dict[str, float]:

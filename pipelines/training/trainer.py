@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipelines.core.gradients import no_grad
 from pipelines.training.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = [
@@ -149,7 +150,7 @@ class Trainer:
         self._average()
         return float(loss.detach())
 
-    @torch.no_grad()
+    @no_grad
     def _average(self) -> None:
         # the first steps weigh more, or the average would long remember the first weights
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
+from pipelines.core.gradients import no_grad
 from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.models.files import part_folder
@@ -115,7 +116,7 @@ class UpscalerTask:
         enlarged = self.networks(small.to(self.device)).float().cpu()
         picture_sheet(torch.cat([bicubic(small, self.networks.scale), enlarged, large]), 4).save(path)
 
-    @torch.no_grad()
+    @no_grad
     def _draw(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw the pool: small and whole pictures, (N, 3, H, W), uint8."""
         small, large = [], []
@@ -137,7 +138,7 @@ def _pictures(catalog: Catalog, seeds: range, split: str) -> torch.Tensor:
     return pictures_of([sample_composition(catalog, seed, split).scene for seed in seeds], catalog, SIZE)
 
 
-@torch.no_grad()
+@no_grad
 def measure_upscaler(network: CompactUpscaler, catalog: Catalog, count: int = 64) -> dict[str, float]:
     """Measure it on held-out compositions that were shrunk.
 

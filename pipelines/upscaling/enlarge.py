@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipelines.core.cancelling import Cancelled
+from pipelines.core.gradients import inference_mode
 from pipelines.core.interruption import Interruptible
 from pipelines.upscaling.upscalers import Upscaler
 
@@ -24,7 +25,7 @@ def resample(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-@torch.inference_mode()
+@inference_mode
 def enlarge(
     pixels: np.ndarray,
     upscaler: Upscaler | None,

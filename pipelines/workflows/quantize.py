@@ -19,6 +19,7 @@ import torch
 from pipelines.core.denoiser import Denoiser
 from pipelines.core.devices import synchronize
 from pipelines.core.errors import SettingsError
+from pipelines.core.gradients import no_grad
 from pipelines.core.schedule import Level
 from pipelines.core.types import Choice, Request
 from pipelines.core.validation import read_flag, read_object, require_fields, require_one_picture
@@ -140,7 +141,7 @@ class StepErrors:
     layers: tuple[float, ...]
 
 
-@torch.no_grad()
+@no_grad
 def step_errors(
     full: Denoiser, others: Sequence[Denoiser], latents: torch.Tensor, level: Level, layers: Sequence[str]
 ) -> list[StepErrors]:
@@ -170,7 +171,7 @@ def step_errors(
     return errors_by_network
 
 
-@torch.no_grad()
+@no_grad
 def in_order_of_use(denoiser: Denoiser, latents: torch.Tensor, level: Level, layers: Sequence[str]) -> tuple[str, ...]:
     """Return the layers in the order in which an evaluation calls them, which is from the input to the output.
 
@@ -208,7 +209,7 @@ def _record_outputs(network: torch.nn.Module, layers: Sequence[str]) -> Iterator
             handle.remove()
 
 
-@torch.no_grad()
+@no_grad
 def seconds_per_step(
     denoisers: Sequence[Denoiser], latents: torch.Tensor, level: Level, runs: int = RUNS
 ) -> list[float]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.simulated.activations import ActivationSpec
@@ -34,7 +35,7 @@ class EdaDmSettings:
     iterations: int = setting(200, "Gradient steps of each block.", low=1, high=20_000)
 
 
-@torch.no_grad()
+@no_grad
 def collect_features(
     network: torch.nn.Module, calibration: Calibration, cancelled: Callable[[], bool] = lambda: False
 ) -> torch.Tensor:

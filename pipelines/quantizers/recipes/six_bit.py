@@ -11,6 +11,7 @@ import torch
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
+from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.simulated.activations import ActivationSpec
@@ -51,7 +52,7 @@ def find_blocks(network: torch.nn.Module) -> list[str]:
     return names
 
 
-@torch.no_grad()
+@no_grad
 def measure_differences(
     network: torch.nn.Module,
     names: Sequence[str],

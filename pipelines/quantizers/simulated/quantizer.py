@@ -12,6 +12,7 @@ import torch
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
+from pipelines.core.gradients import no_grad
 from pipelines.core.interruption import drop_copied_hooks
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration
@@ -175,7 +176,7 @@ def copy_with_layers(network: torch.nn.Module, built: Mapping[str, torch.nn.Modu
     return copied
 
 
-@torch.no_grad()
+@no_grad
 def calibrate_ranges(
     network: torch.nn.Module,
     layers: Mapping[str, SimulatedLayer],

@@ -10,6 +10,7 @@ import torch
 from torch.func import functional_call
 
 from pipelines.core.cancelling import Cancelled
+from pipelines.core.gradients import no_grad
 from pipelines.quantizers.calibrated import Progress
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer
@@ -106,7 +107,7 @@ def reconstruct(
             _reconstruct_block(block_error, chosen, originals, calls, annealing, cancelled)
 
 
-@torch.no_grad()
+@no_grad
 def _in_order_of_use(
     network: torch.nn.Module, blocks: Mapping[str, tuple[str, ...]], calibration: Calibration
 ) -> list[tuple[str, tuple[str, ...]]]:
@@ -124,7 +125,7 @@ def _in_order_of_use(
     return [(block, blocks[block]) for block in dict.fromkeys(order)]
 
 
-@torch.no_grad()
+@no_grad
 def _record_block(
     network: torch.nn.Module,
     quantized: torch.nn.Module,
@@ -198,7 +199,7 @@ class _BlockError:
         ]
         return torch.stack(errors).sum()
 
-    @torch.no_grad()
+    @no_grad
     def measure(self, calls: Sequence[_BlockCall]) -> float:
         """Sum the error over all calls, with the block's own weights."""
         return sum(float(self.of_call(call, {})) for call in calls)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.core.cancelling import Cancelled
+from pipelines.core.gradients import no_grad
 from pipelines.quantizers.bit_allocation import measure_output_noise
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.contract import WeightedLayer
@@ -79,7 +80,7 @@ def measure_input_noise(
     return noise
 
 
-@torch.no_grad()
+@no_grad
 def _add(
     noise: dict[str, list[float]],
     places: Sequence[tuple[str, torch.Tensor]],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from pipelines.core.gradients import no_grad
 from pipelines.quantizers.calibration import Calibration, layer_rows, replay
 from pipelines.quantizers.contract import WeightedLayer
 
@@ -33,7 +34,7 @@ class LayerInputs:
     peaks: torch.Tensor
 
 
-@torch.no_grad()
+@no_grad
 def collect_inputs(
     network: torch.nn.Module,
     names: Sequence[str],
