@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.core.errors import SettingsError
 from studio.backend import Studio, StudioSettings
 from studio.jobs.job import JobStatus
 from studio.results.search import extract_settings
@@ -104,6 +105,16 @@ def test_a_clip_is_no_source_and_says_so(studio, page):
     updates = page.tabs["gallery"]._send(record.id, "edit", page.context.receive["edit"])
     assert "Edit changes pictures" in updates[page.tabs["gallery"].notice]
     assert not updates.keys() & page.context.receive["edit"].outputs
+
+
+def test_a_picture_sent_to_video_moves(studio, page):
+    _, record = made(studio, "text_to_image", BASE)
+    values, _ = sent(page, record, "animate")
+    assert values["method"]["key"] == "walk" and values["keys"] == [{"seed": BASE["seed"] + 1}]
+    keys = studio_request(studio, "animate", values).keys
+    assert [(key.prompt, key.seed) for key in keys] == [("a red cat", BASE["seed"] + 1)]
+    with pytest.raises(SettingsError, match="every frame would be the same picture"):
+        studio_request(studio, "animate", {**values, "keys": [{}]})
 
 
 def test_a_clip_comes_back_whole(studio, page):

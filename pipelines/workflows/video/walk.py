@@ -139,6 +139,11 @@ class Walk:
             raise SettingsError(
                 f"The number of frames is {job.frames}, fewer than the {keys} keyframes. Choose at least {keys}."
             )
+        if len({(key.prompt, key.seed) for key in job.keys}) == 1:
+            raise SettingsError(
+                "The keyframes all have the same prompt and the same seed: every frame would be the same picture. Give "
+                "one of them another prompt or another seed."
+            )
 
     def num_steps(self, job: VideoJob) -> int:
         return math.ceil(job.frames / self.settings.frames_at_once) * job.base.num_inference_steps

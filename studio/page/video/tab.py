@@ -238,10 +238,22 @@ class VideoTab(RunningTab):
 
     def _receive(self, values: Mapping[str, object]) -> Data:
         """Settings from another tab: of a clip all of them, of a picture the first prompt; and the picture itself."""
-        updates = self.updates(build_draft(values))
+        draft = build_draft(values)
+        if KEY not in values and "seed" in values:
+            draft |= self._plan_walk(values)
+        updates = self.updates(draft)
         if path := values.get("picture"):
             updates[self.clip.picture] = str(path)
         return updates
+
+    def _plan_walk(self, values: Mapping[str, object]) -> dict[str, Any]:
+        """Return what sets a picture in motion, as parts of a draft: a walk to the picture of the next seed and back.
+
+        Nothing for a model of clips, which is told the motion in its prompt.
+        """
+        if VIDEOS.fitting(self.form.get_entry(values.get("model")))[0].key != WALK:
+            return {}
+        return {"method": {"key": WALK, "loop": True}, "keys": [{"seed": int(str(values["seed"])) + 1}]}
 
     def _refill(self, draft: object) -> Data:
         if not isinstance(draft, dict):
