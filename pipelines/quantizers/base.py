@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +15,12 @@ from pipelines.core.gradients import no_grad
 from pipelines.core.interruption import drop_copied_hooks
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration, require_calibration
-from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, Quantizer, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, Quantizer, StorableQuantizer
 from pipelines.quantizers.layer_plan import SKIPPED, LayerPlan, Skipped, get_layer, plan_layers
 from pipelines.quantizers.report import LayerReport, Report, build_report, sqnr
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = [
     "CONVOLUTIONS",
@@ -28,7 +32,6 @@ __all__ = [
     "Report",
     "Skipped",
     "StorableQuantizer",
-    "WeightedLayer",
     "build_report",
     "plan_layers",
     "quantize_network",

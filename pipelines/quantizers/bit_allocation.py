@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.func import functional_call
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.quantizers.calibration import Calibration
@@ -51,7 +50,7 @@ def measure_output_noise(
         for call in calibration.calls:
             if cancelled():
                 raise Cancelled
-            output = functional_call(network, weights, call.args, dict(call.kwargs))
+            output = torch.func.functional_call(network, weights, call.args, dict(call.kwargs))
             output = output if isinstance(output, torch.Tensor) else output[0]
             signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
             gradients = torch.autograd.grad((output * signs).sum(), list(weights.values()), allow_unused=True)

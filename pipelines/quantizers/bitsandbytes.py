@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from pipelines.quantizers.base import Quantizer, WeightedLayer
+from pipelines.quantizers.base import Quantizer
 from pipelines.quantizers.machine import load_package, needs_package
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["BitsAndBytes", "fits_bitsandbytes"]
 

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -15,11 +15,15 @@ from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import setting
 from pipelines.quantizers.bit_allocation import allocate_bits, measure_output_noise
 from pipelines.quantizers.calibration import Calibration, collect_moments
-from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.codec import BIAS
+from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, StorableQuantizer
 from pipelines.quantizers.error_feedback import quantize_with_feedback
 from pipelines.quantizers.grouped_codec import GroupedCodec
-from pipelines.quantizers.packed import BIAS, WeightOnly
+from pipelines.quantizers.packed import WeightOnly
 from pipelines.quantizers.ranges import AffineGroups, fit_group_size, search_ranges, split_groups
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Calibrated", "CalibratedQuantizer", "CalibratedSettings", "Progress"]
 
@@ -94,7 +98,7 @@ class Calibrated(CalibratedQuantizer):
         cancelled: Callable[[], bool],
         progress: Progress,
     ) -> Mapping[str, torch.nn.Module]:
-        layers = {name: cast(WeightedLayer, network.get_submodule(name)) for name in names}
+        layers = {name: cast("WeightedLayer", network.get_submodule(name)) for name in names}
         bits = dict.fromkeys(names, self._choose_uniform_bits(layers))
         built: dict[str, torch.nn.Module] = {}
         if self.settings.mixed:

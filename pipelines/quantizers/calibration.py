@@ -7,15 +7,17 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.errors import MethodFitError
 from pipelines.core.gradients import no_grad
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 __all__ = [
     "Calibration",

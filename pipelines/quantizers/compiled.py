@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.nn import functional
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.compiler import explain_missing_compiler
@@ -17,77 +15,24 @@ from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration, replay
-from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, WeightedLayer
+from pipelines.quantizers.codec import BIAS
+from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, TINY
 from pipelines.quantizers.int8 import Int8Codec
 from pipelines.quantizers.machine import Machine
 from pipelines.quantizers.onednn import fits_onednn
-from pipelines.quantizers.packed import BIAS, WeightOnly
+from pipelines.quantizers.packed import WeightOnly
 
-__all__ = ["CompiledSettings", "CompiledW8A8", "StaticConv2d", "StaticLinear", "fits_compiled"]
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
-_LEVELS = 255
-_TINY = torch.finfo(torch.float32).tiny
+__all__ = ["CompiledSettings", "CompiledW8A8", "fits_compiled"]
+
 _MOST_CALLS = 24
-_SCALE, _ZERO = "input_scale", "input_zero_point"
 
 
 def fits_compiled(machine: Machine) -> str | None:
     """Say why it cannot run."""
     return fits_onednn(machine) or explain_missing_compiler("cpu")
-
-
-class _StaticLayer(torch.nn.Module):
-    """Holds int8 codes, a scale a row, and the scale and zero point of its inputs.
-
-    What it computes is spelled as PyTorch's exported quantization spells it, which is what its compiler looks for.
-    """
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor]):
-        super().__init__()
-        importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the operations; it takes long
-
-        for name in ("codes", "scales", _SCALE, _ZERO):
-            self.register_buffer(name, tensors[name])
-        bias = tensors.get(BIAS)
-        self.register_parameter(BIAS, None if bias is None else torch.nn.Parameter(bias, requires_grad=False))
-        # Plain numbers, since the compiler looks for constants.
-        self._scale, self._zero = float(tensors[_SCALE]), int(tensors[_ZERO])
-        self.register_buffer("_row_zeros", torch.zeros(len(self.codes), dtype=torch.int64), persistent=False)
-
-    def _round_inputs(self, inputs: torch.Tensor) -> torch.Tensor:
-        operations, where = torch.ops.quantized_decomposed, (self._scale, self._zero, 0, _LEVELS, torch.uint8)
-        return operations.dequantize_per_tensor(operations.quantize_per_tensor(inputs, *where), *where)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The weights in float32 and in their own shape, made anew each time."""
-        operations = torch.ops.quantized_decomposed
-        return operations.dequantize_per_channel(self.codes, self.scales, self._row_zeros, 0, -128, 127, torch.int8)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.codes.shape)}"
-
-
-class StaticLinear(_StaticLayer):
-    """Represents a linear layer on inputs of eight bits."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return functional.linear(self._round_inputs(inputs), self.weight, self.bias)
-
-
-class StaticConv2d(_StaticLayer):
-    """Represents a convolution on inputs of eight bits."""
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor], like: torch.nn.Conv2d):
-        super().__init__(tensors)
-        self.geometry: Any = (like.stride, like.padding, like.dilation, like.groups)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return functional.conv2d(self._round_inputs(inputs), self.weight, self.bias, *self.geometry)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +69,19 @@ class CompiledW8A8(CalibratedQuantizer):
         for name in names:
             if cancelled():
                 raise Cancelled
-            built[name] = self._build(cast(WeightedLayer, network.get_submodule(name)), *ranges.get(name, (0.0, 0.0)))
+            built[name] = self._build(cast("WeightedLayer", network.get_submodule(name)), *ranges.get(name, (0.0, 0.0)))
         return built
 
     def _build(self, layer: WeightedLayer, low: float, high: float) -> torch.nn.Module:
+        from pipelines.quantizers.compiled_layers import LEVELS, SCALE, ZERO  # late: they need PyTorch imported
+
         parts = Int8Codec().pack(layer.weight.detach().flatten(1).float())
-        scale = max((max(high, 0.0) - min(low, 0.0)) / _LEVELS, _TINY)
+        scale = max((max(high, 0.0) - min(low, 0.0)) / LEVELS, TINY)
         tensors = {
             "codes": parts["codes"].view(layer.weight.shape),
             "scales": parts["scales"].flatten(),
-            _SCALE: torch.tensor(scale, dtype=torch.float64),
-            _ZERO: torch.tensor(round(-min(low, 0.0) / scale)),
+            SCALE: torch.tensor(scale, dtype=torch.float64),
+            ZERO: torch.tensor(round(-min(low, 0.0) / scale)),
         }
         return self.restore(layer, tensors if layer.bias is None else {**tensors, BIAS: layer.bias.detach().clone()})
 
@@ -171,6 +118,8 @@ class CompiledW8A8(CalibratedQuantizer):
         return layer.state_dict()
 
     def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        from pipelines.quantizers.compiled_layers import StaticConv2d, StaticLinear  # late: as above
+
         return StaticConv2d(tensors, layer) if isinstance(layer, torch.nn.Conv2d) else StaticLinear(tensors)
 
 

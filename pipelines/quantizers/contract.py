@@ -5,38 +5,34 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipelines.core.types import Traits
 
-__all__ = ["CONVOLUTIONS", "LINEAR", "Quantizer", "StorableQuantizer", "WeightedLayer"]
+if TYPE_CHECKING:
+    import torch
 
-LINEAR = (torch.nn.Linear,)
-CONVOLUTIONS = (torch.nn.Conv2d,)
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
+__all__ = ["CONVOLUTIONS", "LINEAR", "TINY", "Quantizer", "StorableQuantizer"]
 
-class WeightedLayer(torch.nn.Module):
-    """Describes a layer with weights as types see it; only annotations use it.
+LINEAR = ("Linear",)
+CONVOLUTIONS = ("Conv2d",)
+"""Names of PyTorch's classes: what only describes a method does not import it."""
 
-    Attributes:
-        weight: (outputs, ...), or what a library keeps in its place.
-        bias: (outputs,), or None.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
+TINY = 2.0**-126
+"""The least positive number that float32 has in full precision."""
 
 
 class Quantizer(abc.ABC):
     """Turns one layer at a time into a smaller one.
 
     Attributes:
-        layers: the classes that it can change, exactly these.
+        layers: names of the classes in `torch.nn` that it can change, exactly these.
         is_simulated: whether its layers round and then compute in floating point, and so save neither time nor memory.
     """
 
-    layers: tuple[type[torch.nn.Module], ...] = LINEAR
+    layers: tuple[str, ...] = LINEAR
     is_simulated = False
 
     @abc.abstractmethod

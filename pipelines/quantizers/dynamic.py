@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from pipelines.quantizers.base import StorableQuantizer, WeightedLayer
+from pipelines.quantizers.base import StorableQuantizer
 from pipelines.quantizers.machine import Machine
 
 if TYPE_CHECKING:
     from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
+
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Dynamic", "fits_dynamic"]
 

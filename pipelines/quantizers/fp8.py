@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
+from pipelines.quantizers.contract import TINY
 from pipelines.quantizers.packed import WeightOnly
 from pipelines.quantizers.widening import widen
 
 __all__ = ["Fp8", "Fp8Codec"]
 
-_FORMAT = torch.float8_e4m3fn
-_LARGEST = torch.finfo(_FORMAT).max
-_TINY = torch.finfo(torch.float32).tiny
+_LARGEST = 448.0
 
 
 class Fp8Codec:
@@ -30,13 +29,11 @@ class Fp8Codec:
         return columns + 4
 
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(_TINY)
-        return {"codes": (rows / scales).clamp(-_LARGEST, _LARGEST).to(_FORMAT), "scales": scales}
+        scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(TINY)
+        return {"codes": (rows / scales).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), "scales": scales}
 
-    def unpack(
-        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
-        return widen(parts["codes"], torch.float32).mul_(parts["scales"]).to(dtype)
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return widen(parts["codes"], torch.float32).mul_(parts["scales"]).to(dtype or torch.float32)
 
 
 def Fp8(settings: object) -> WeightOnly:

@@ -6,15 +6,17 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer
 from pipelines.quantizers.gguf_export import write_gguf
 from pipelines.quantizers.machine import load_package, needs_package
-from pipelines.quantizers.packed import PackedConv2d
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["BLOCK", "EXPORTED", "Gguf", "GgufSettings", "fits_gguf"]
 
@@ -51,12 +53,11 @@ class GgufCodec:
         kind = getattr(package.GGMLQuantizationType, self.form)
         return {"codes": torch.from_numpy(package.quantize(rows.cpu().numpy(), kind).copy()).to(rows.device)}
 
-    def unpack(
-        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         library, package = (load_package(name, NAME) for name in ("diffusers.quantizers.gguf.utils", NAME))
         kind = getattr(package.GGMLQuantizationType, self.form)
-        return library.dequantize_gguf_tensor(library.GGUFParameter(parts["codes"], quant_type=kind)).to(dtype)
+        weights = library.dequantize_gguf_tensor(library.GGUFParameter(parts["codes"], quant_type=kind))
+        return weights.to(dtype or torch.float32)
 
 
 class Gguf(StorableQuantizer):
@@ -87,12 +88,12 @@ class Gguf(StorableQuantizer):
         write_gguf(network, self.form, folder / EXPORTED)
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
-        if isinstance(layer, PackedConv2d):
+        if _is_packed(layer):
             return layer.weight
         return load_package("diffusers.quantizers.gguf.utils", NAME).dequantize_gguf_tensor(layer.weight).float()
 
     def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
-        if isinstance(layer, PackedConv2d):
+        if _is_packed(layer):
             return layer.state_dict()
         parts = {"codes": layer.weight.detach().as_subclass(torch.Tensor)}
         return parts if layer.bias is None else {**parts, "bias": layer.bias.detach()}
@@ -105,6 +106,8 @@ class Gguf(StorableQuantizer):
 
     def _build_layer(self, layer: WeightedLayer, codes: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
         if isinstance(layer, torch.nn.Conv2d):
+            from pipelines.quantizers.packed_layers import PackedConv2d  # late: as above
+
             return PackedConv2d(self.codec, {"codes": codes}, layer, bias)
         library, package = (load_package(name, NAME) for name in ("diffusers.quantizers.gguf.utils", NAME))
         outputs, inputs = layer.weight.shape
@@ -114,3 +117,9 @@ class Gguf(StorableQuantizer):
         if bias is not None:
             quantized.bias = torch.nn.Parameter(bias, requires_grad=False)
         return quantized
+
+
+def _is_packed(layer: torch.nn.Module) -> bool:
+    from pipelines.quantizers.packed_layers import PackedConv2d  # late: a subclass of PyTorch's needs it imported
+
+    return isinstance(layer, PackedConv2d)

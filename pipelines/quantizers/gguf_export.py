@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from pipelines.quantizers.machine import load_package
-from pipelines.quantizers.packed import PackedConv2d
 
 __all__ = ["write_gguf"]
 
@@ -35,6 +34,8 @@ def write_gguf(network: torch.nn.Module, form: str, path: Path) -> None:
     library = load_package("diffusers.quantizers.gguf.utils", "gguf")
     writer = package.GGUFWriter(str(path), ARCHITECTURES.get(type(network).__name__, "diffusers"))
     writer.add_quantization_version(package.GGML_QUANT_VERSION)
+    from pipelines.quantizers.packed_layers import PackedConv2d  # late: a subclass of PyTorch's needs it imported
+
     kind, packed = getattr(package.GGMLQuantizationType, form), dict[str, torch.Tensor]()
     for name, module in network.named_modules():
         if isinstance(module, PackedConv2d):

@@ -44,13 +44,11 @@ class GroupedCodec:
             "lowest": ranges.lowest.squeeze(2).half(),
         }
 
-    def unpack(
-        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         count = parts["scales"].shape[1]
         codes = unpack_bits(parts["codes"], count * self.size, self.bits).unflatten(1, (count, self.size))
         groups = torch.addcmul(parts["lowest"].float()[..., None], codes.float(), parts["scales"].float()[..., None])
-        return groups.flatten(1)[:, :columns].to(dtype)
+        return groups.flatten(1)[:, :columns].to(dtype or torch.float32)
 
     def count_bytes(self, rows: int, columns: int) -> int:
         """Count the bytes of a layer's codes, scales and lowest values."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above, unpack_nibbles
+from pipelines.quantizers.codec import pack_nibbles, scale_above, unpack_nibbles
+from pipelines.quantizers.packed import WeightOnly
 from pipelines.quantizers.ranges import fit_group_size, search_ranges, split_groups
 
 __all__ = ["Int4", "Int4Codec", "Int4Settings"]
@@ -63,14 +64,12 @@ class Int4Codec:
         codes = ((groups - lowest.float()) / step).round().clamp(0, _LEVELS)
         return {"codes": pack_nibbles(codes.flatten(1)), "scales": scales.squeeze(2), "lowest": lowest.squeeze(2)}
 
-    def unpack(
-        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         count = parts["scales"].shape[1]
         codes = unpack_nibbles(parts["codes"])
         codes = codes[:, : codes.shape[1] // count * count].unflatten(1, (count, -1))
         groups = torch.addcmul(parts["lowest"].float()[..., None], codes.float(), parts["scales"].float()[..., None])
-        return groups.flatten(1)[:, :columns].to(dtype)
+        return groups.flatten(1)[:, :columns].to(dtype or torch.float32)
 
 
 def Int4(settings: Int4Settings = Int4Settings()) -> WeightOnly:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
+from pipelines.quantizers.contract import TINY
 from pipelines.quantizers.packed import WeightOnly
 
 __all__ = ["Int8", "Int8Codec"]
 
 _LARGEST = 127
-_TINY = torch.finfo(torch.float32).tiny
 
 
 class Int8Codec:
@@ -28,14 +28,12 @@ class Int8Codec:
         return columns + 4
 
     def pack(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(_TINY)
+        scales = (rows.abs().amax(1, keepdim=True) / _LARGEST).clamp_min(TINY)
         codes = (rows / scales).round_().clamp_(-_LARGEST, _LARGEST)
         return {"codes": codes.to(torch.int8), "scales": scales}
 
-    def unpack(
-        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
-        return parts["codes"].float().mul_(parts["scales"]).to(dtype)
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return parts["codes"].float().mul_(parts["scales"]).to(dtype or torch.float32)
 
 
 def Int8(settings: object) -> WeightOnly:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 
 from pipelines.core.derivatives import is_differentiated
+from pipelines.quantizers.contract import TINY
 
 __all__ = ["Split", "is_worth_splitting", "multiply_columns", "multiply_rows", "split_images", "split_rows"]
 
@@ -23,8 +24,6 @@ _LARGEST = 127 * 256 + 127
 
 _WEIGHTS_PER_NUMBER = 12
 """What splitting an input or joining two sums costs, in weights that are made in bfloat16 in the same time."""
-
-_TINY = torch.finfo(torch.float32).tiny
 
 
 @functools.cache
@@ -55,7 +54,7 @@ def is_worth_splitting(codes: torch.Tensor, inputs: torch.Tensor, positions: int
 def _round(inputs: torch.Tensor, kept: int) -> Split:
     """Round to whole numbers, int16, with one scale for each index of the first dimensions."""
     wide = inputs.float()
-    scales = wide.abs().amax(tuple(range(kept, wide.dim())), keepdim=True).div_(_LARGEST).clamp_min_(_TINY)
+    scales = wide.abs().amax(tuple(range(kept, wide.dim())), keepdim=True).div_(_LARGEST).clamp_min_(TINY)
     return wide.div_(scales).round_().to(torch.int16), scales
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
-from pipelines.quantizers.contract import Quantizer, WeightedLayer
+from pipelines.quantizers.contract import Quantizer
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["SKIPPED", "LayerPlan", "Skipped", "get_layer", "plan_layers"]
-
-WEIGHTED = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 SKIPPED: Mapping[str, str] = {
     **dict.fromkeys(
@@ -74,11 +75,12 @@ class LayerPlan:
 
 def plan_layers(network: torch.nn.Module, quantizer: Quantizer) -> LayerPlan:
     """Say which layers a quantizer changes in this network; the same skip list for every one."""
+    weighted = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
     layers, skipped = [], []
     for name, layer in network.named_modules():
-        if not isinstance(layer, WEIGHTED):
+        if not isinstance(layer, weighted):
             continue
-        reason = _explain_skip(name, cast(WeightedLayer, layer), quantizer)
+        reason = _explain_skip(name, cast("WeightedLayer", layer), quantizer)
         if reason is None:
             layers.append(name)
         else:
@@ -88,14 +90,14 @@ def plan_layers(network: torch.nn.Module, quantizer: Quantizer) -> LayerPlan:
 
 def get_layer(network: torch.nn.Module, name: str) -> WeightedLayer:
     """Return a layer of a plan by its name, typed by what layers with weights have in common."""
-    return cast(WeightedLayer, network.get_submodule(name))
+    return cast("WeightedLayer", network.get_submodule(name))
 
 
 def _explain_skip(name: str, layer: WeightedLayer, quantizer: Quantizer) -> str | None:
     if part := SKIPPED.get(name.partition(".")[0]):
         return part
     kind_of_layer = getattr(layer, "stands_for", type(layer))
-    if kind_of_layer not in quantizer.layers:
+    if kind_of_layer not in [getattr(torch.nn, one) for one in quantizer.layers]:
         kind = kind_of_layer.__name__.lower()
         return f"a {kind} layer, which this method does not change"
     return quantizer.refuses(layer)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer, WeightedLayer
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, StorableQuantizer
 from pipelines.quantizers.widening import widen
 from pipelines.weights.libraries import import_libraries
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Layerwise"]
 

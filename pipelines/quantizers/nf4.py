@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.packed import WeightOnly, pack_nibbles, scale_above
+from pipelines.quantizers.codec import pack_nibbles, scale_above
+from pipelines.quantizers.packed import WeightOnly
 from pipelines.quantizers.ranges import fit_group_size, split_groups
 
 __all__ = ["LEVELS", "Nf4", "Nf4Codec", "Nf4Settings"]
@@ -56,7 +57,7 @@ class Nf4Codec:
         self._pairs: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
         self._quads: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
 
-    def _pairs_on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def _pairs_on(self, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """(256, 2): the two levels of every byte, made once for a device and dtype and not in every call."""
         if (device, dtype) not in self._pairs:
             levels = torch.tensor(LEVELS)
@@ -86,10 +87,8 @@ class Nf4Codec:
         codes = torch.bucketize(blocks / scales.float().clamp_min(torch.finfo(torch.float32).tiny), between)
         return {"codes": pack_nibbles(codes.flatten(1)), "scales": scales.squeeze(2)}
 
-    def unpack(
-        self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
-        codes = parts["codes"]
+    def unpack(self, parts: Mapping[str, torch.Tensor], columns: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        codes, dtype = parts["codes"], dtype or torch.float32
         count = parts["scales"].shape[1]
         weights = self._look_up(codes.flatten(), dtype).view(len(codes), -1)
         blocks = weights[:, : weights.shape[1] // count * count].unflatten(1, (count, -1))

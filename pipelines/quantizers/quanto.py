@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer, WeightedLayer
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer
 from pipelines.quantizers.machine import load_package, needs_package
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Quanto", "fits_quanto"]
 

@@ -6,13 +6,14 @@ import dataclasses
 
 import torch
 
+from pipelines.quantizers.contract import TINY
+
 __all__ = ["AffineGroups", "fit_group_size", "search_ranges", "split_groups"]
 
 SHRINKS = 12
 """Ranges that are tried besides the whole one, each side by itself evenly down to a half."""
 
 REFITS = 3
-_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class AffineGroups:
 
     def encode(self, groups: torch.Tensor, levels: int) -> torch.Tensor:
         """Compute the nearest codes of (R, G, size) weights, 0 to levels - 1, in float32."""
-        return ((groups - self.lowest) / self.scales.clamp_min(_TINY)).round_().clamp_(0, levels - 1)
+        return ((groups - self.lowest) / self.scales.clamp_min(TINY)).round_().clamp_(0, levels - 1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Compute the weights of codes, (R, G, size)."""
@@ -115,10 +116,10 @@ def _keep_better(
 def _refit(groups: torch.Tensor, ranges: AffineGroups, levels: int, weight: torch.Tensor) -> AffineGroups:
     """Weighted least squares of w on its codes; a group of one code keeps its scale."""
     codes = ranges.encode(groups, levels)
-    total = weight.sum(2, keepdim=True).clamp_min(_TINY)
+    total = weight.sum(2, keepdim=True).clamp_min(TINY)
     mean_code = (weight * codes).sum(2, keepdim=True) / total
     mean = (weight * groups).sum(2, keepdim=True) / total
     spread = (weight * (codes - mean_code).square()).sum(2, keepdim=True)
-    slope = (weight * (codes - mean_code) * (groups - mean)).sum(2, keepdim=True) / spread.clamp_min(_TINY)
+    slope = (weight * (codes - mean_code) * (groups - mean)).sum(2, keepdim=True) / spread.clamp_min(TINY)
     scales = torch.where((spread > 0) & (slope > 0), slope, ranges.scales)
     return AffineGroups(scales, mean - scales * mean_code)

@@ -6,15 +6,18 @@ import dataclasses
 import math
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipelines.core.devices import has_float64
 from pipelines.core.gradients import no_grad
-from pipelines.quantizers.contract import Quantizer, WeightedLayer
+from pipelines.quantizers.contract import Quantizer
 from pipelines.quantizers.layer_plan import Skipped, get_layer, plan_layers
 from pipelines.quantizers.stored import stored_bytes
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["LayerReport", "Report", "build_report", "sqnr"]
 

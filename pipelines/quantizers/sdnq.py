@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from pipelines.core.errors import ModelError
-from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer, WeightedLayer
+from pipelines.quantizers.base import CONVOLUTIONS, LINEAR, Quantizer
 from pipelines.quantizers.machine import load_package, needs_package
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["EXPORTED", "Sdnq", "fits_sdnq"]
 
@@ -47,7 +50,7 @@ class Sdnq(Quantizer):
         kept = [
             name
             for name, module in network.named_modules()
-            if isinstance(module, LINEAR + CONVOLUTIONS) and not hasattr(module, "sdnq_dequantizer")
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and not hasattr(module, "sdnq_dequantizer")
         ]
         config = load_package(NAME, NAME).SDNQConfig(
             weights_dtype=self.form,

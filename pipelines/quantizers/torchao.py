@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipelines.core.errors import ModelError
-from pipelines.quantizers.base import Quantizer, WeightedLayer
+from pipelines.quantizers.base import Quantizer
 from pipelines.quantizers.machine import load_package, needs_gpu, needs_package
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["TorchAo", "fits_torchao", "fits_torchao_fp8", "fits_torchao_int4"]
 

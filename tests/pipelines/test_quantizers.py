@@ -19,10 +19,10 @@ from pipelines.quantizers import QUANTIZERS, Machine, StorableQuantizer, build_q
 from pipelines.quantizers import machine as machines
 from pipelines.quantizers.base import SKIPPED, build_report, plan_layers, quantize_network, sqnr
 from pipelines.quantizers.calibration import Calibration, recorded_calls
+from pipelines.quantizers.codec import unpack_nibbles
 from pipelines.quantizers.files import file_bytes, load_network, save_network
 from pipelines.quantizers.machine import this_machine
 from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
-from pipelines.quantizers.packed import unpack_nibbles
 from pipelines.quantizers.stored import stored_bytes
 from tests.pipelines.network_state import assert_unchanged, state_of
 
@@ -330,8 +330,9 @@ def test_nf4_makes_its_table_once_and_gives_the_same_weights():
     levels = torch.tensor(LEVELS)[unpack_nibbles(parts["codes"]).int()].unflatten(1, (3, -1))
     expected = (levels * parts["scales"].float()[..., None]).flatten(1)[:, :40]
     assert torch.equal(codec.unpack(parts, 40), expected)
-    table = codec._pairs_on(torch.device("cpu"))
-    assert torch.equal(codec.unpack(parts, 40), expected) and codec._pairs_on(torch.device("cpu")) is table
+    place = (torch.device("cpu"), torch.float32)
+    table = codec._pairs_on(*place)
+    assert torch.equal(codec.unpack(parts, 40), expected) and codec._pairs_on(*place) is table
 
 
 @pytest.mark.parametrize("key", ["int8", "layerwise"])

@@ -10,12 +10,12 @@ import torch
 
 from pipelines.core.types import Choice
 from pipelines.quantizers import QUANTIZERS, build_quantizer, integer_products
+from pipelines.quantizers.codec import pack_nibbles, scale_above, unpack_nibbles
 from pipelines.quantizers.fp8 import Fp8Codec
 from pipelines.quantizers.int4 import Int4Codec
 from pipelines.quantizers.int8 import Int8Codec
 from pipelines.quantizers.machine import Machine
 from pipelines.quantizers.nf4 import LEVELS, Nf4Codec
-from pipelines.quantizers.packed import pack_nibbles, scale_above, unpack_nibbles
 from pipelines.quantizers.ranges import fit_group_size
 from pipelines.quantizers.row_parts import even_out
 from pipelines.quantizers.stored import stored_bytes
@@ -134,7 +134,7 @@ def test_a_layer_computes_with_its_weights_whether_whole_or_a_part_of_its_rows_a
             monkeypatch.setattr("pipelines.quantizers.row_parts._AT_ONCE", most)
             found = packed(inputs.to(dtype))
             assert found.dtype == dtype and found.shape == expected.shape
-            monkeypatch.setattr("pipelines.quantizers.packed._FEW_POSITIONS", 0)
+            monkeypatch.setattr("pipelines.quantizers.packed_layers._FEW_POSITIONS", 0)
             convolved = packed(inputs.to(dtype))
             monkeypatch.undo()
             assert (found.float() - convolved.float()).norm() <= bound * expected.norm()

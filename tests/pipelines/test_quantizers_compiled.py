@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.core.interruption import Interruptible
+from pipelines.core.parted_operations import Interruptible
 from pipelines.quantizers.base import quantize_network, sqnr
 from pipelines.quantizers.calibration import Calibration, recorded_calls
 from pipelines.quantizers.compiled import CompiledSettings, CompiledW8A8, fits_compiled

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipelines.quantizers.machine import Machine
-from pipelines.quantizers.onednn import OneDnn, fits_onednn, quantize_inputs
+from pipelines.quantizers.onednn import OneDnn, fits_onednn
+from pipelines.quantizers.onednn_layers import quantize_inputs
 
 pytestmark = pytest.mark.skipif(fits_onednn(Machine("cpu")) is not None, reason="this CPU has no VNNI")
 

@@ -29,7 +29,8 @@ from pipelines.quantizers.recipes.six_bit import (
 from pipelines.quantizers.recipes.sqnr import Sqnr, SqnrSettings, keep_noisiest
 from pipelines.quantizers.recipes.tfmq import Tfmq, TfmqSettings
 from pipelines.quantizers.recipes.vidit_q import ViditQ, ViditQSettings
-from pipelines.quantizers.simulated.activations import ActivationQuantizer, ActivationSpec
+from pipelines.quantizers.simulated.activation_quantizer import ActivationQuantizer
+from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.clock import Clock
 from pipelines.quantizers.simulated.formats import parse_format
 from pipelines.quantizers.simulated.integer_programme import choose_options

@@ -15,16 +15,19 @@ from pipelines.quantizers.base import quantize_network
 from pipelines.quantizers.calibration import Calibration, recorded_calls
 from pipelines.quantizers.nf4 import LEVELS
 from pipelines.quantizers.recipes.free import Simulated, SimulatedSettings
-from pipelines.quantizers.simulated.activations import ActivationQuantizer, ActivationSpec, round_to_range
-from pipelines.quantizers.simulated.attention import RoundedScores, ScoreSpec, round_scores
+from pipelines.quantizers.simulated.activation_quantizer import ActivationQuantizer
+from pipelines.quantizers.simulated.activations import ActivationSpec, round_to_range
 from pipelines.quantizers.simulated.clock import Clock
 from pipelines.quantizers.simulated.fitting import compute_factors, fit_layer, fit_rows
 from pipelines.quantizers.simulated.formats import WEIGHT_FORMATS, fit_neighbors, parse_format
-from pipelines.quantizers.simulated.layers import LayerSpec, build_layer
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
+from pipelines.quantizers.simulated.layers import build_layer
 from pipelines.quantizers.simulated.observing import group_channels, list_edges
 from pipelines.quantizers.simulated.reconstruction import find_blocks
 from pipelines.quantizers.simulated.rotations import build_hadamard, build_outlier_rotation
+from pipelines.quantizers.simulated.rounded_scores import RoundedScores
 from pipelines.quantizers.simulated.rounding import Annealing, round_adaptively
+from pipelines.quantizers.simulated.scores import ScoreSpec, round_scores
 from pipelines.quantizers.simulated.splits import list_splits
 from pipelines.quantizers.simulated.statistics import LayerInputs
 from tests.pipelines.network_state import assert_unchanged, state_of

@@ -14,7 +14,7 @@ from pipelines.core.gradients import no_grad
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.simulated.activations import ActivationSpec
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipelines.core.registry import setting
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ActivationSpec, round_to_range
 from pipelines.quantizers.simulated.fitting import fit_rows
 from pipelines.quantizers.simulated.formats import parse_format
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 from pipelines.quantizers.simulated.statistics import LayerInputs, collect_inputs, split_by_memory
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Fp4Dit", "Fp4DitSettings", "FpSearch", "FpSearchSettings", "choose_format", "list_formats"]
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.activations import ACTIVATION_FORMATS, SCOPES, ActivationSpec
-from pipelines.quantizers.simulated.attention import ScoreSpec
 from pipelines.quantizers.simulated.formats import WEIGHT_FORMATS
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
+from pipelines.quantizers.simulated.scores import ScoreSpec
 from pipelines.quantizers.simulated.splits import list_splits
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Simulated", "SimulatedSettings", "text_layers"]
 

@@ -6,7 +6,7 @@ import dataclasses
 
 from pipelines.core.registry import setting
 from pipelines.quantizers.simulated.activations import ActivationSpec
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 
 __all__ = ["LrqDit", "LrqDitSettings"]

@@ -9,7 +9,7 @@ from pipelines.core.registry import setting
 from pipelines.quantizers.recipes.free import text_layers
 from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.integer_programme import choose_options
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise
 

@@ -9,7 +9,7 @@ import torch
 from pipelines.core.registry import setting
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.simulated.activations import ActivationSpec
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 
 __all__ = ["Ptq4dm", "Ptq4dmSettings", "draw_by_time"]

@@ -6,10 +6,10 @@ import dataclasses
 
 from pipelines.core.registry import setting
 from pipelines.quantizers.simulated.activations import ActivationSpec
-from pipelines.quantizers.simulated.attention import ScoreSpec
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
+from pipelines.quantizers.simulated.scores import ScoreSpec
 from pipelines.quantizers.simulated.splits import list_splits
 
 __all__ = ["QDiffusion", "QDiffusionSettings"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pipelines.core.registry import setting
 from pipelines.quantizers.simulated.activations import ActivationSpec
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.rounding import Annealing
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise

@@ -8,7 +8,7 @@ from pipelines.core.registry import setting
 from pipelines.quantizers.calibration import Calibration
 from pipelines.quantizers.recipes.quest import PROBES, choose_worst
 from pipelines.quantizers.simulated.activations import ActivationSpec
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.reconstruction import find_blocks
 from pipelines.quantizers.simulated.sensitivity import measure_input_noise, measure_weight_noise

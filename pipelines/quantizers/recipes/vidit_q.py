@@ -7,7 +7,7 @@ import dataclasses
 from pipelines.core.registry import setting
 from pipelines.quantizers.recipes.mixdq import PROBES, WEIGHT_BITS, choose_bits
 from pipelines.quantizers.simulated.activations import ActivationSpec
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.quantizer import Given, Plan, SimulatedQuantizer
 from pipelines.quantizers.simulated.sensitivity import measure_weight_noise
 

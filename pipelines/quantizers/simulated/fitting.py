@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipelines.core.errors import SettingsError
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.error_feedback import quantize_with_feedback
 from pipelines.quantizers.ranges import fit_group_size, split_groups
 from pipelines.quantizers.simulated.activations import ActivationSpec, round_to_range
 from pipelines.quantizers.simulated.formats import NumberFormat, fit_neighbors, parse_format
-from pipelines.quantizers.simulated.layers import LayerParts, LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerParts, LayerSpec
 from pipelines.quantizers.simulated.neighbors import Neighbors
 from pipelines.quantizers.simulated.rotations import build_hadamard, build_outlier_rotation
 from pipelines.quantizers.simulated.rounding import ANNEALING, Annealing, round_adaptively
 from pipelines.quantizers.simulated.statistics import LayerInputs
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Basis", "compute_factors", "find_basis", "fit_layer", "fit_rows", "transform_rows", "transform_weight"]
 

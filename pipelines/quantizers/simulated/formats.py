@@ -8,6 +8,7 @@ import re
 import torch
 
 from pipelines.core.errors import SettingsError
+from pipelines.quantizers.contract import TINY
 from pipelines.quantizers.nf4 import LEVELS as NF4_LEVELS
 from pipelines.quantizers.ranges import AffineGroups, search_ranges
 from pipelines.quantizers.simulated.floating import FloatGrid
@@ -27,8 +28,6 @@ WEIGHT_FORMATS = (
 )
 SHRINKS = 20
 """Ranges that are tried besides the whole one for floating-point and NF4 scales, evenly down to a half."""
-
-_TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,17 +106,17 @@ def _fit_integers(groups: torch.Tensor, levels: int, search: bool, importance: t
         ranges = search_ranges(groups, levels, importance)
     else:
         low = groups.amin(2, keepdim=True).clamp_max(0)
-        scales = ((groups.amax(2, keepdim=True).clamp_min(0) - low) / (levels - 1)).clamp_min(_TINY)
+        scales = ((groups.amax(2, keepdim=True).clamp_min(0) - low) / (levels - 1)).clamp_min(TINY)
         # The zero must be a level, as the affine scheme of integers has it.
         ranges = AffineGroups(scales, -scales * (-low / scales).round())
-    position = ((groups - ranges.lowest) / ranges.scales.clamp_min(_TINY)).clamp_(0, levels - 1)
+    position = ((groups - ranges.lowest) / ranges.scales.clamp_min(TINY)).clamp_(0, levels - 1)
     return Neighbors(ranges.decode(position.floor()), ranges.decode(position.ceil()))
 
 
 def _fit_scaled(groups: torch.Tensor, form: NumberFormat, search: bool, importance: torch.Tensor | None) -> Neighbors:
     """Formats of one scale a group: floating point and NF4."""
     top = form.grid.largest if form.kind == "fp" else 1.0
-    whole = (groups.abs().amax(2, keepdim=True) / top).clamp_min(_TINY)
+    whole = (groups.abs().amax(2, keepdim=True) / top).clamp_min(TINY)
     factors = [1 - step / (2 * SHRINKS) for step in range(SHRINKS + 1)] if search else [1.0]
     best, best_error = None, None
     for factor in factors:

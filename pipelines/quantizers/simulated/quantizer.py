@@ -6,7 +6,7 @@ import abc
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -16,16 +16,22 @@ from pipelines.core.gradients import no_grad
 from pipelines.core.interruption import drop_copied_hooks
 from pipelines.quantizers.calibrated import CalibratedQuantizer, Progress
 from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, WeightedLayer
-from pipelines.quantizers.simulated.activations import ActivationQuantizer, round_to_range
-from pipelines.quantizers.simulated.attention import ScoreSpec, attach_scores
+from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR
+from pipelines.quantizers.simulated.activations import round_to_range
+from pipelines.quantizers.simulated.attention import attach_scores
 from pipelines.quantizers.simulated.clock import attach_clock
 from pipelines.quantizers.simulated.fitting import fit_layer
-from pipelines.quantizers.simulated.layers import LayerSpec, SimulatedLayer, build_layer
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
 from pipelines.quantizers.simulated.observing import Observations, group_channels, list_edges, search_shrink
 from pipelines.quantizers.simulated.reconstruction import reconstruct
 from pipelines.quantizers.simulated.rounding import ANNEALING, Annealing
+from pipelines.quantizers.simulated.scores import ScoreSpec
 from pipelines.quantizers.simulated.statistics import LayerInputs, collect_inputs, split_by_memory
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.simulated.activation_quantizer import ActivationQuantizer
+    from pipelines.quantizers.simulated.layers import SimulatedLayer
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["Given", "Plan", "SimulatedQuantizer", "calibrate_ranges", "copy_with_layers"]
 
@@ -100,7 +106,9 @@ class SimulatedQuantizer(CalibratedQuantizer):
         cancelled: Callable[[], bool],
         progress: Progress,
     ) -> Mapping[str, torch.nn.Module]:
-        layers = {name: cast(WeightedLayer, network.get_submodule(name)) for name in names}
+        from pipelines.quantizers.simulated.layers import build_layer  # late: subclasses of PyTorch's need it imported
+
+        layers = {name: cast("WeightedLayer", network.get_submodule(name)) for name in names}
         plan = self.plan(Given(network, layers, calibration, cancelled, progress))
         built: dict[str, SimulatedLayer] = {}
         for name, inputs in _inputs_in_turns(network, layers, plan, cancelled, progress):
@@ -132,16 +140,18 @@ class SimulatedQuantizer(CalibratedQuantizer):
         attach_scores(network, self.scores)
 
     def weight(self, layer: WeightedLayer) -> torch.Tensor:
-        return cast(SimulatedLayer, layer).effective_weight
+        return cast("SimulatedLayer", layer).effective_weight
 
     def count_nominal_bits(self, layer: WeightedLayer) -> float:
         bias = 0 if layer.bias is None else 8 * layer.bias.numel() * layer.bias.element_size()
-        return cast(SimulatedLayer, layer).nominal_bits + bias
+        return cast("SimulatedLayer", layer).nominal_bits + bias
 
     def tensors(self, layer: WeightedLayer) -> dict[str, torch.Tensor]:
         return layer.state_dict()
 
     def restore(self, layer: WeightedLayer, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        from pipelines.quantizers.simulated.layers import SimulatedLayer  # late: as above
+
         return SimulatedLayer.restore(layer, tensors)
 
 
@@ -192,10 +202,10 @@ def calibrate_ranges(
         Cancelled: the person stopped it.
     """
     halves = [
-        cast(ActivationQuantizer, half)
+        cast("ActivationQuantizer", half)
         for layer in layers.values()
         for half in layer.halves
-        if cast(ActivationQuantizer, half).spec.is_calibrated
+        if cast("ActivationQuantizer", half).spec.is_calibrated
     ]
     if not halves:
         return

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.func import functional_call
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.gradients import no_grad
 from pipelines.quantizers.calibrated import Progress
 from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.simulated.fitting import Basis, fit_rows, transform_weight
-from pipelines.quantizers.simulated.layers import SimulatedLayer
 from pipelines.quantizers.simulated.neighbors import Neighbors
 from pipelines.quantizers.simulated.rounding import Annealing, choose_sides, initial_logits, soft_choice, undecided
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.simulated.layers import SimulatedLayer
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["find_blocks", "reconstruct"]
 
@@ -188,7 +189,7 @@ class _BlockError:
             for name in self._watched
         ]
         try:
-            outputs = functional_call(self._block, dict(weights), call.args, dict(call.kwargs))
+            outputs = torch.func.functional_call(self._block, dict(weights), call.args, dict(call.kwargs))
         finally:
             for listener in listeners:
                 listener.remove()
@@ -207,7 +208,7 @@ class _BlockError:
 
 def _neighbors_of(layer: SimulatedLayer, original: torch.nn.Module) -> tuple[torch.Tensor, Neighbors | None]:
     """The weights before rounding, in the layer's own basis and without its branch, and their neighbors."""
-    weight = cast(WeightedLayer, original).weight.detach().float()
+    weight = cast("WeightedLayer", original).weight.detach().float()
     rows = transform_weight(weight, Basis(layer.factors, layer.rotation)).flatten(1)
     if layer.down is not None and layer.up is not None:
         rows = rows - layer.up.float() @ layer.down.float().flatten(1)

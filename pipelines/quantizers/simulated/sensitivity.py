@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,10 +11,12 @@ from pipelines.core.cancelling import Cancelled
 from pipelines.core.gradients import no_grad
 from pipelines.quantizers.bit_allocation import measure_output_noise
 from pipelines.quantizers.calibration import Calibration
-from pipelines.quantizers.contract import WeightedLayer
-from pipelines.quantizers.simulated.activations import ActivationQuantizer, ActivationSpec
+from pipelines.quantizers.simulated.activations import ActivationSpec
 from pipelines.quantizers.simulated.fitting import fit_rows
-from pipelines.quantizers.simulated.layers import LayerSpec
+from pipelines.quantizers.simulated.layer_spec import LayerSpec
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["measure_input_noise", "measure_weight_noise"]
 
@@ -89,6 +91,8 @@ def _add(
     channels: Mapping[str, int],
     calls: int,
 ) -> None:
+    from pipelines.quantizers.simulated.activation_quantizer import ActivationQuantizer  # late: needs PyTorch imported
+
     changes: dict[str, list[float]] = {}
     for (name, inputs), gradient in zip(places, gradients, strict=True):
         if gradient is None:

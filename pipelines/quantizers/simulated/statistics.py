@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipelines.core.gradients import no_grad
 from pipelines.quantizers.calibration import Calibration, layer_rows, replay
-from pipelines.quantizers.contract import WeightedLayer
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["LayerInputs", "collect_inputs", "split_by_memory"]
 
