@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -21,10 +21,12 @@ from pipelines.core.types import Choice
 from pipelines.families.base import Family
 from pipelines.quantizers import CalibratedQuantizer, StorableQuantizer, build_quantizer, this_machine
 from pipelines.quantizers.base import build_report, quantize_network
-from pipelines.quantizers.contract import WeightedLayer
 from pipelines.quantizers.files import save_network
 from pipelines.quantizers.stored import stored_bytes
 from pipelines.requests.calibration import record_calibration
+
+if TYPE_CHECKING:
+    from pipelines.quantizers.weighted_layer import WeightedLayer
 
 __all__ = ["measure_quantizing"]
 
@@ -49,7 +51,7 @@ def measure_quantizing(family: Family, choice: Choice, file: Path) -> dict[str, 
     # Packages are imported and kernels are built here, once, and not in what is measured.
     quantizer = build_quantizer(choice, this_machine("cpu"))
     if not isinstance(quantizer, CalibratedQuantizer):
-        layer = cast(WeightedLayer, quantizer.quantize(cast(WeightedLayer, torch.nn.Linear(128, 128))))
+        layer = cast("WeightedLayer", quantizer.quantize(cast("WeightedLayer", torch.nn.Linear(128, 128))))
         quantizer.weight(layer)
     return _run_forked(lambda: _measure(family, choice, file))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from pipelines.core.gradients import no_grad
 from pipelines.core.loop import denoise
@@ -19,9 +18,7 @@ from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, Request
 from pipelines.families.base import Family
 from pipelines.learning.cases import Cases, make_cases
-from pipelines.metrics.classifier import load_classifier
 from pipelines.metrics.composition_adherence import adherence
-from pipelines.metrics.detector import load_detector
 from pipelines.models.cache import ModelCache
 from pipelines.models.catalog import Catalog, shipped, shipped_128
 from pipelines.models.loader import Loader
@@ -138,6 +135,8 @@ class Bench:
     def reference(self, folder: Path) -> torch.Tensor:
         """Compute the final latents of DPM-Solver++(2M) over 999 of the 1000 trained times; read where they are kept
         here."""
+        from safetensors.torch import load_file, save_file  # late: PyTorch is imported with it
+
         folder.mkdir(parents=True, exist_ok=True)
         ends = []
         for start in range(0, len(self.cases), ROWS):
@@ -171,6 +170,8 @@ def captions() -> list[tuple[str, tuple[tuple[str, ...], str]]]:
 
 def _caption_judges() -> list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
     """The captions of the 64 px model, each with the classifier's probability of it."""
+    from pipelines.metrics.classifier import load_classifier  # late: PyTorch is imported with it
+
     classifier = load_classifier()
     return [
         (text, lambda images, truth=truth: classifier.truth_probability(images, *truth))  # type: ignore[misc]
@@ -183,6 +184,7 @@ def _composition_judges() -> list[tuple[str, Callable[[torch.Tensor], torch.Tens
     from pipelines.emoji.composition_captions import describe_plainly
     from pipelines.emoji.compositions import sample_composition
     from pipelines.emoji.objects import shipped_catalog
+    from pipelines.metrics.detector import load_detector  # late: PyTorch is imported with it
 
     catalog, detector, texts = shipped_catalog(), load_detector(), dict[str, None]()
     for seed in itertools.count(_FIRST_COMPOSITION):

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from pipelines.core.errors import ModelFileError, SettingsError, UnknownMethodError
 from pipelines.families.directions import SPACES, Directions
@@ -107,6 +106,8 @@ def write_directions(directions: Directions, folder: Path, name: str) -> Path:
     Raises:
         SettingsError: there is one of this name already, or the name is none.
     """
+    from safetensors.torch import save_file  # late: PyTorch is imported with it
+
     check_name(name)
     if name in list_directions(folder):
         raise SettingsError(f"There are sliders {name!r} already. Give the new ones another name.")

@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.schedule import NoiseSchedule
 from pipelines.core.types import Traits
 from pipelines.families.directions import Directions
-from pipelines.families.pretrained import PretrainedModule
 from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.sides import require_multiples
 from pipelines.prompts.rules import HERE, PromptRules
 from pipelines.schedules.learned import LearnedSchedules
+
+if TYPE_CHECKING:
+    from pipelines.families.pretrained import PretrainedModule
 
 __all__ = ["Family"]
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
@@ -16,7 +16,6 @@ from pipelines.core.gradients import no_grad
 from pipelines.families.base import Family
 from pipelines.families.control_lora import ControlLora
 from pipelines.families.lora_sources import identify_lora, read_bundled_embeddings
-from pipelines.families.pretrained import Autoencoder, PretrainedModule
 from pipelines.families.preview import Factors, fitted_to, linear_preview, parse_factors
 from pipelines.families.prompt_tokens import TextRow, clip_text_rows, most_chunks
 from pipelines.families.tiny_decoders import decode_tiny
@@ -28,6 +27,9 @@ from pipelines.weights.embeddings import applied_embeddings, named_embeddings
 from pipelines.weights.libraries import find_execution_device
 from pipelines.weights.lora import applied_loras
 from pipelines.weights.patching import in_dtype
+
+if TYPE_CHECKING:
+    from pipelines.families.pretrained import Autoencoder, PretrainedModule
 
 __all__ = ["LatentFamily", "with_embeddings"]
 

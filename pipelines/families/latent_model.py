@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from pipelines.core.prediction import Conditioning, Network
 from pipelines.core.types import Traits
-from pipelines.families.pretrained import PretrainedModule
 from pipelines.families.prompt_tokens import TextRow
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.prompts.rules import HERE, PromptRules
+
+if TYPE_CHECKING:
+    from pipelines.families.pretrained import PretrainedModule
 
 __all__ = ["LatentModel"]
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from pipelines.families.pretrained import Autoencoder
+if TYPE_CHECKING:
+    from pipelines.families.pretrained import Autoencoder
+
 
 __all__ = ["decode_in_dtype_of"]
 

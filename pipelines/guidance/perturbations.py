@@ -94,14 +94,16 @@ class _IdentityProcessor:
         return attn.to_out[1](attn.to_out[0](attn.to_v(hidden_states)))
 
 
-def blur_matrix(size: int, sigma: float, dtype: torch.dtype = torch.float32, reach: int | None = None) -> torch.Tensor:
+def blur_matrix(size: int, sigma: float, dtype: torch.dtype | None = None, reach: int | None = None) -> torch.Tensor:
     """Build the matrix (size, size) that blurs a row of values by a Gaussian, mirrored at both ends.
 
     Args:
         size: values in a row.
         sigma: of the Gaussian, in values; infinite for the mean of all.
+        dtype: of the matrix; None for float32.
         reach: values on each side; None for three sigma.
     """
+    dtype = dtype or torch.float32
     if math.isinf(sigma):
         return torch.full((size, size), 1 / size, dtype=dtype)
     reach = min(math.ceil(3 * sigma), 16 * size) if reach is None else reach

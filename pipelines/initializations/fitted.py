@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from pipelines.core.errors import ModelFileError, ModelMissingError, SettingsError
 from pipelines.initializations.base import StartContext
@@ -150,6 +149,8 @@ def require_shape(context: StartContext, fitted: torch.Size | tuple, latents: to
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
     """Write the directions in float16, the rest in float32."""
+    from safetensors.torch import save_file  # late: PyTorch is imported with it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(
         {
@@ -181,6 +182,8 @@ def _read_statistics(path: Path, modified_ns: int) -> Statistics:
 
 def save_denoising_gain(gain: DenoisingGain, path: Path) -> None:
     """Write both columns in float32."""
+    from safetensors.torch import save_file  # late: PyTorch is imported with it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"log_snr": gain.log_snr.float().contiguous(), "gain": gain.gain.float().contiguous()}, path)
 
@@ -200,6 +203,8 @@ def load_denoising_gain(path: Path) -> DenoisingGain:
 
 def save_transport(transport: Transport, path: Path) -> None:
     """Write the points in float16, the heights in float32."""
+    from safetensors.torch import save_file  # late: PyTorch is imported with it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"points": transport.points.half().contiguous(), "heights": transport.heights.float().contiguous()}, path)
 
@@ -220,6 +225,8 @@ def _read_transport(path: Path, modified_ns: int) -> Transport:
 
 
 def _load_tensors(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file  # late: PyTorch is imported with it
+
     try:
         tensors = load_file(path)
         return {name: tensors[name] for name in names}

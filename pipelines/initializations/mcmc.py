@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -15,7 +15,9 @@ from pipelines.core.sampler import Sampler, interpolate
 from pipelines.core.schedule import Level, NoiseSchedule
 from pipelines.initializations.base import Beginning, StartContext
 from pipelines.initializations.fitted import NOISE_LEVEL, fitted_file, require_shape
-from pipelines.initializations.noise_classifier import NoiseClassifier, load_noise_classifier
+
+if TYPE_CHECKING:
+    from pipelines.initializations.noise_classifier import NoiseClassifier
 
 __all__ = ["DenoisingMcmc", "McmcSettings", "langevin_step"]
 
@@ -79,6 +81,10 @@ class DenoisingMcmc:
         self.settings = settings
 
     def begin(self, latents: torch.Tensor, levels: Sequence[Level], context: StartContext) -> Beginning:
+        from pipelines.initializations.noise_classifier import (
+            load_noise_classifier,  # late: PyTorch is imported with it
+        )
+
         if len(latents) != 1:
             raise SettingsError(
                 "Denoising MCMC ends each picture's chain at its own noise level, so it makes one picture at a time, "

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from pipelines.core.prediction import Conditioning, Guidance, Network, Prediction
 from pipelines.core.schedule import Level
@@ -15,38 +13,12 @@ from pipelines.learning.formula import Formula
 
 __all__ = ["as_type", "factors_of", "run_with_gradients"]
 
-_SHIFT = 1e-3
-"""Of a time in central differences: on float64 factors it leaves seven digits of the slope."""
-
-
-class _Factors(torch.autograd.Function):
-    """A formula's numbers as a function of the schedule's, with the slope by central differences.
-
-    The factors cost no network evaluation, so differences of them are cheap and, in float64, exact enough; the
-    network's own slope is autograd's.
-    """
-
-    @staticmethod
-    def forward(context: Any, values: torch.Tensor, write: Callable[[np.ndarray], Formula]) -> torch.Tensor:
-        context.values, context.write = values.detach().numpy().copy(), write
-        return torch.from_numpy(write(context.values).flat)
-
-    @staticmethod
-    def backward(context: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None]:
-        gradient = np.zeros_like(context.values)
-        for i in range(len(gradient)):
-            ends = []
-            for side in (1, -1):
-                shifted_values = context.values.copy()
-                shifted_values[i] += side * _SHIFT
-                ends.append(context.write(shifted_values).flat)
-            gradient[i] = slope.numpy() @ (ends[0] - ends[1]) / (2 * _SHIFT)
-        return torch.from_numpy(gradient), None
-
 
 def factors_of(values: torch.Tensor, write: Callable[[np.ndarray], Formula]) -> torch.Tensor:
     """Return `Formula.flat` of what `write` makes of the values (K,), float64 on the CPU, differentiable in them."""
-    return _Factors.apply(values, write)
+    from pipelines.learning.central_differences import Factors  # late: a subclass of PyTorch's needs it imported
+
+    return Factors.apply(values, write)
 
 
 def as_type(prediction: Prediction, prediction_type: str) -> torch.Tensor:
@@ -81,6 +53,8 @@ def run_with_gradients(
         network, guidance, conditionings: of the run.
         latents: (B, C, h, w) at the first level.
     """
+    from torch.utils.checkpoint import checkpoint  # late: it needs PyTorch imported
+
     count = len(levels)
     query_factors = factors[: count * (count + 1)].reshape(count, count + 1).to(latents)
     times, end = factors[count * (count + 1) : -count - 1].to(latents), factors[-count - 1 :].to(latents)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
@@ -9,7 +11,9 @@ from pipelines.core.errors import SettingsError
 from pipelines.emoji.composition_captions import Description, parse_description
 from pipelines.emoji.compositions import SIZES
 from pipelines.emoji.objects import Catalog, shipped_catalog
-from pipelines.metrics.detector import Detector, Scores
+
+if TYPE_CHECKING:
+    from pipelines.metrics.detector import Detector, Scores
 
 __all__ = ["adherence", "description_probability"]
 

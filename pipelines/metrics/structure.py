@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipelines.core.errors import SettingsError
 from pipelines.core.gradients import no_grad
-from pipelines.metrics.detector import Detector
+
+if TYPE_CHECKING:
+    from pipelines.metrics.detector import Detector
 
 __all__ = ["self_similarity", "structure_distance", "structure_distance_between"]
 

@@ -11,7 +11,7 @@ import torch
 from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import ModelFileError
 from pipelines.families.control_lora import ControlLora
-from pipelines.families.image_prompt import IpAdapter
+from pipelines.families.ip_adapter import IpAdapter
 from pipelines.models.files import PartFiles, read_json
 from pipelines.models.steering_entry import ADAPTER
 from pipelines.weights.gguf_files import read_weights_header

@@ -18,7 +18,6 @@ from pipelines.families.base import Family
 from pipelines.guidance import GUIDANCE
 from pipelines.guidance.binding import JudgedGuidance, LevelledGuidance, TextedGuidance
 from pipelines.metrics.composition_adherence import adherence
-from pipelines.metrics.detector import load_detector
 from pipelines.prompts.loras import take_loras
 from pipelines.requests.scenes import subject_of_story
 
@@ -29,6 +28,8 @@ class _DetectorJudge:
     """The shipped detector, which sees estimates of x0 as the family decodes them."""
 
     def __init__(self, family: Family):
+        from pipelines.metrics.detector import load_detector  # late: PyTorch is imported with it
+
         self._family = family
         self._detector = load_detector(device=str(family.device))
 

@@ -11,9 +11,7 @@ from pipelines.core.registry import setting
 from pipelines.emoji import captions
 from pipelines.emoji.composition_captions import parse_description
 from pipelines.emoji.objects import shipped_catalog
-from pipelines.metrics.classifier import load_classifier
 from pipelines.metrics.composition_adherence import adherence
-from pipelines.metrics.detector import load_detector
 from pipelines.rewards.base import RewardSources, Score
 
 __all__ = ["Adherence", "AdherenceSettings"]
@@ -59,6 +57,9 @@ class Adherence:
             ) from error
 
     def load(self, prompt: str, sources: RewardSources) -> Score:
+        from pipelines.metrics.classifier import load_classifier  # late: likewise
+        from pipelines.metrics.detector import load_detector  # late: PyTorch is imported with it
+
         self.check(prompt, sources)
         if self.settings.judge == DETECTOR:
             detector = load_detector(device=sources.device)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from pipelines.core.errors import ModelFileError, ModelMissingError
 from pipelines.core.registry import NoSettings
@@ -70,6 +69,8 @@ class ImageReward:
             )
 
     def load(self, prompt: str, sources: RewardSources) -> Score:
+        from safetensors.torch import load_file  # late: PyTorch is imported with it
+
         import_libraries()
         from transformers import AutoTokenizer  # late: takes seconds
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pipelines.core.cancelling import Cancelled
 from pipelines.core.gradients import inference_mode
-from pipelines.core.interruption import Interruptible
 from pipelines.upscaling.upscalers import Upscaler
 
 __all__ = ["enlarge", "resample"]
@@ -76,6 +75,8 @@ def _enlarge_once(
 
     At the picture's own edges there is no margin, so that a tiled picture equals the whole one's.
     """
+    from pipelines.core.parted_operations import Interruptible  # late: a subclass of PyTorch's needs it imported
+
     height, width = pixels.shape[:2]
     scale, margin = upscaler.scale, upscaler.reach
     enlarged = np.empty((height * scale, width * scale, 3), np.uint8)

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file
 
 from pipelines.core.errors import ModelFileError
-from pipelines.upscaling.compact import compact_from
 from pipelines.weights.files import PICKLE_SUFFIXES, read_full_header
 
 __all__ = ["DEFAULT_UPSCALER", "LANCZOS", "Upscaler", "load_upscaler"]
@@ -37,6 +35,10 @@ def load_upscaler(path: Path, device: str | torch.device = "cpu") -> Upscaler:
 
     Raises: ModelFileError when it is a pickle, broken, or of a network that is not known.
     """
+    from safetensors.torch import load_file  # late: PyTorch is imported with it
+
+    from pipelines.upscaling.compact import compact_from  # late: likewise
+
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise ModelFileError(
             f"{path.name!r} is a pickle, which can run code when it is read. Convert it to safetensors, or get it so."

@@ -14,7 +14,8 @@ from pipelines.core.loop import denoise
 from pipelines.core.types import Choice
 from pipelines.edits import EDITS
 from pipelines.families import family_of
-from pipelines.families.image_prompt import IpAdapter, list_text_attentions
+from pipelines.families.image_prompt import list_text_attentions
+from pipelines.families.ip_adapter import IpAdapter
 from pipelines.inversions import INVERSIONS
 from pipelines.inversions.base import SOURCE, TARGET
 from pipelines.requests.text_to_image import build_run, resolve

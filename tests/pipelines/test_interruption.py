@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.core import interruption
+from pipelines.core import parted_operations
 from pipelines.core.cancelling import Cancelled
-from pipelines.core.interruption import Interruptible, interruptible, large_modules
+from pipelines.core.interruption import interruptible, large_modules
+from pipelines.core.parted_operations import Interruptible
 
 F = nn.functional
 
@@ -166,7 +167,7 @@ def test_parts_take_about_as_long_as_they_may(monkeypatch):
     F.scaled_dot_product_attention(query, query, query)
     whole = time.perf_counter() - whole
     mode = Interruptible(cancelled, part_seconds=whole / 20)
-    mode._rates[F.scaled_dot_product_attention] = interruption._FIRST_RATE / 100
+    mode._rates[F.scaled_dot_product_attention] = parted_operations._FIRST_RATE / 100
     last = time.perf_counter()
     with mode:
         F.scaled_dot_product_attention(query, query, query)

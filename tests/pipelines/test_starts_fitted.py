@@ -150,7 +150,7 @@ class Knowing:
 
 @pytest.mark.parametrize("noise_schedule", SCHEDULES_OF.values(), ids=SCHEDULES_OF)
 def test_the_chain_starts_the_schedule_at_its_least_noise(folder, noise_schedule, monkeypatch):
-    monkeypatch.setattr("pipelines.initializations.mcmc.load_noise_classifier", lambda path: Knowing())
+    monkeypatch.setattr("pipelines.initializations.noise_classifier.load_noise_classifier", lambda path: Knowing())
     run = started("mcmc", folder, noise_schedule, steps=10, draft_steps=3)
     *_, last = steps = list(denoise(run))
     assert last.next_level.sigma == 0 and last.latents.isfinite().all()

@@ -36,7 +36,9 @@ class Reading:
 
 def started(tmp_path, monkeypatch, kind, first, then, **settings):
     (tmp_path / NOISE_LEVEL).touch()
-    monkeypatch.setattr("pipelines.initializations.mcmc.load_noise_classifier", lambda path: Reading(first, then))
+    monkeypatch.setattr(
+        "pipelines.initializations.noise_classifier.load_noise_classifier", lambda path: Reading(first, then)
+    )
     noise_schedule = SCHEDULES_OF[kind]
     latents = NoiseSource([7])(torch.empty(1, *SHAPE, dtype=torch.float64))
     run = run_of(SAMPLERS["dpmpp_2m"].build(), grid(noise_schedule, 40, clean=True), noise_schedule, latents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,8 +11,10 @@ from PIL import Image
 
 from pipelines.core.errors import StepwiseError
 from pipelines.emoji.captions import on_background, with_article
-from pipelines.metrics.classifier import Classifier, load_classifier
-from pipelines.metrics.detector import Detector, load_detector
+
+if TYPE_CHECKING:
+    from pipelines.metrics.classifier import Classifier
+    from pipelines.metrics.detector import Detector
 
 __all__ = ["suggest_source_prompt"]
 
@@ -23,6 +26,9 @@ _SURE = 0.5
 
 def suggest_source_prompt(picture: Image.Image, model: str) -> str:
     """Say what a picture shows in the model's own words; "" of another model, or where its judges don't agree."""
+    from pipelines.metrics.classifier import load_classifier  # late: PyTorch is imported with it
+    from pipelines.metrics.detector import load_detector  # late: likewise
+
     if model != _MODEL:
         return ""
     try:
