@@ -73,6 +73,7 @@ class StockPipeline:
         watched: how steps are seen and cancelled: "step_end", "callback" (the older form), or "none", when
             there are neither steps nor previews and a cancel takes effect only at the end.
         default_size: (width, height) in pixels, None where the pipeline does not say.
+        facts: what else preview.json says; empty without one.
     """
 
     key = "stock"
@@ -96,6 +97,7 @@ class StockPipeline:
         guidance = ("embedded" if distilled else "cfg") if self.guidance_name else "none"
         self.traits = Traits(self.key, _find_prediction_type(pipe), "pipeline", guidance)
         self.default_size = _find_default_size(pipe)
+        self.facts = preview or {}
         self._preview = preview
         self._factors: Factors | None = None
 

@@ -25,6 +25,7 @@ __all__ = [
     "read_index",
     "read_json",
     "read_part_config",
+    "takes_part_of",
     "weight_files",
     "weights_variant",
 ]
@@ -190,6 +191,21 @@ def part_folder(folder: Path, name: str) -> Path:
             f"{folder.name}/{SHARED} has {str(sibling)[:80]!r} for '{name}'. Write the name of a folder beside it."
         )
     return folder.parent / sibling / name
+
+
+def takes_part_of(folder: Path, name: str, other: Path) -> bool:
+    """Say whether a model takes a part from another model's folder.
+
+    Args:
+        folder: of the model.
+        name: of the part, e.g. "unet".
+        other: the other model's folder.
+    """
+    try:
+        place = part_folder(folder, name)
+    except ModelFileError:  # reported where it is loaded
+        return False
+    return folder != other and place == other / name
 
 
 def weight_files(folder: Path) -> list[Path]:

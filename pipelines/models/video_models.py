@@ -132,7 +132,9 @@ VIDEO_MODELS: Mapping[str, VideoModel] = {
         defaults=_build_defaults(25, 3.0),
         note="It starts from a picture and reads no prompt.",
     ),
-    "AnimateDiffPipeline": VideoModel("AnimateDiff", 16, 8, max_frames=32, defaults=_build_defaults(25, 7.5)),
+    "AnimateDiffPipeline": VideoModel(
+        "AnimateDiff", 16, 8, max_frames=32, first_frame="takes", defaults=_build_defaults(25, 7.5)
+    ),
     "LTXPipeline": _build_ltx(from_picture="LTXImageToVideoPipeline"),
     "LTXImageToVideoPipeline": _build_ltx(first_frame="needs"),
     "LTX2Pipeline": _build_ltx(

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AnimateDiffPipeline, AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKL,
+    MotionAdapter,
+    StableDiffusionPipeline,
+)
 from safetensors.torch import load_file, save_file
 
 from pipelines.core.gradients import no_grad
@@ -22,7 +27,8 @@ from pipelines.emoji.objects import Catalog
 from pipelines.training.denoiser_networks import noise_schedule
 from pipelines.training.fit import PARTS, require_fit
 from pipelines.training.latents import encode, pictures_of
-from pipelines.training.motion_networks import WordRows, at_places, build_adapter, join, write_rows
+from pipelines.training.motion_drawing import draw_clips
+from pipelines.training.motion_networks import WordRows, at_places, build_adapter, join, load_adapter, write_rows
 from pipelines.training.muon import Muon
 from pipelines.training.objectives import learning_rate, soft_snr_v_loss
 from pipelines.training.recipes import Recipe, catalog_for, find_recipe
@@ -36,7 +42,7 @@ from pipelines.training.trainer import (
     use_threads,
 )
 
-__all__ = ["ClipPool", "MotionTask", "draw_clips", "mix"]
+__all__ = ["ClipPool", "MotionTask", "mix"]
 
 STEPS, RATE, DECAY = 3_000, 3e-3, 0.4
 SOME = 4
@@ -78,10 +84,19 @@ class ClipPool:
         size: pixels.
         seed: of everything drawn.
         file: keeps the latents for a run that goes on; None keeps none.
+        anywhere: share of the clips that begin at any place, see `sample_clip`.
     """
 
-    def __init__(self, vae: AutoencoderKL, catalog: Catalog, size: int, seed: int, file: Path | None = None):
-        self.vae, self.catalog, self.size, self.file = vae, catalog, size, file
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        catalog: Catalog,
+        size: int,
+        seed: int,
+        file: Path | None = None,
+        anywhere: float = 0.0,
+    ):
+        self.vae, self.catalog, self.size, self.file, self._anywhere = vae, catalog, size, file, anywhere
         self._base = seed * 1_000_000_000
         self._latents: list[torch.Tensor] = []
 
@@ -101,7 +116,7 @@ class ClipPool:
         clips: list[Clip] = []
         draws: list[int] = []
         for draw, number in enumerate(rng.choice(stop, size=count, replace=False).tolist()):
-            clip, frames = sample_clip(self.catalog, self._base + number), self._latents[number].float()
+            clip, frames = self._sample(number), self._latents[number].float()
             pair = [(clip, frames), (clip.backward(), frames.flip(0))]
             order = rng.permutation(2)[: 1 if clip.motion == REVERSED[clip.motion] else 2]
             for shown, images in [pair[place] for place in order][: count - len(clips)]:
@@ -116,10 +131,14 @@ class ClipPool:
             self._latents = [tensors[str(number)] for number in range(len(tensors))]
         before = len(self._latents)
         for number in range(before, stop):
-            self._latents.append(self._encode_clip(sample_clip(self.catalog, self._base + number)))
+            self._latents.append(self._encode_clip(self._sample(number)))
         if self.file is not None and stop // 256 > before // 256:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             save_file({str(number): frames for number, frames in enumerate(self._latents)}, self.file)
+
+    def _sample(self, number: int) -> Clip:
+        seed = self._base + number
+        return sample_clip(self.catalog, seed, anywhere=np.random.default_rng([seed, 17]).random() < self._anywhere)
 
     @no_grad
     def _encode_clip(self, clip: Clip) -> torch.Tensor:
@@ -139,23 +158,34 @@ class MotionTask:
         seed: of everything drawn.
         steps: length of the run.
         rate: the highest learning rate.
+        adapter: to go on from, whose words are known and stay as they are; None begins with modules that change
+            nothing.
+        first_frame: share of the steps in which the clips' first frame is given, without noise; there is no loss on it.
     Source: Guo et al., AnimateDiff, arXiv 2307.04725, section 4.2.
     Differs: rows of the text encoder are learned with the modules; frames are left out of most steps; the noise levels
         are drawn more often where there is more noise, since there it is decided what stands where; a clip and itself
         played backward share noise and level, so that what they have in common cancels out of what tells them apart;
-        some inputs have less signal than their level, down to none (see WEAK).
+        some inputs have less signal than their level, down to none (see WEAK); a first frame may be given.
     """
 
     batch = CLIPS[SOME]
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, pool: ClipPool, seed: int = 0, steps: int = STEPS, rate: float = RATE
+        self,
+        pipeline: StableDiffusionPipeline,
+        pool: ClipPool,
+        seed: int = 0,
+        steps: int = STEPS,
+        rate: float = RATE,
+        adapter: MotionAdapter | None = None,
+        first_frame: float = 0.0,
     ):
+        self._first_frame = first_frame
         self.pipeline, self.pool, self.seed, self.steps, self.rate = pipeline, pool, seed, steps, rate
         self.device = pipeline.unet.device
         pipeline.unet.eval().requires_grad_(False)
-        self.adapter = build_adapter(pipeline.unet, FRAMES).to(self.device)
-        self.words = WordRows(pipeline.text_encoder, pipeline.tokenizer).to(self.device)
+        self.adapter = (adapter or build_adapter(pipeline.unet, FRAMES)).to(self.device)
+        self.words = WordRows(pipeline.text_encoder, pipeline.tokenizer).to(self.device).requires_grad_(adapter is None)
         self.unet = join(pipeline.unet, self.adapter)
         self.networks = torch.nn.ModuleDict({"adapter": self.adapter, "words": self.words})
         asking = [weight for weight in self.adapter.parameters() if weight.requires_grad]
@@ -177,7 +207,11 @@ class MotionTask:
         count = CLIPS[frames]
         with torch.autocast(self.device.type, enabled=False):
             latents, clips, draws = self.pool.batch(step, count, rng)
-        places = torch.randperm(FRAMES, generator=generator)[:frames].sort().values
+        given = bool(torch.rand((), generator=generator) < self._first_frame)
+        places = torch.randperm(FRAMES, generator=generator)
+        if given:
+            places = torch.cat([torch.zeros(1, dtype=torch.long), places[places > 0]])
+        places = places[:frames].sort().values
         latents = latents[:, places].to(self.device)
         different = draws[-1] + 1
         noise = torch.randn((different, *latents.shape[1:]), generator=generator)[draws].to(self.device)
@@ -191,14 +225,16 @@ class MotionTask:
         alphas = self.alphas_cumprod[timesteps].to(self.device)
         alpha, sigma = (part.sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
         noisy, velocity = mix(latents, noise, alpha, sigma, shares.to(self.device).view(-1, 1, 1, 1, 1))
+        if given:
+            noisy[:, 0] = latents[:, 0]
         captions = [describe_clip(clip, self.pool.catalog, rng, EMPTY) for clip in clips]
         with at_places(self.adapter, places):
             embeds = self.words(captions).repeat_interleave(frames, dim=0)
             clip_first = noisy.transpose(1, 2)
             predicted = self.unet(clip_first, timesteps.to(self.device), embeds, return_dict=False)[0].transpose(1, 2)
-        return soft_snr_v_loss(
-            predicted.flatten(0, 1), velocity.flatten(0, 1), alphas.repeat_interleave(frames), SNR_FLOOR
-        )
+        predicted, velocity = predicted[:, given:], velocity[:, given:]
+        alphas = alphas.repeat_interleave(frames - given)
+        return soft_snr_v_loss(predicted.flatten(0, 1), velocity.flatten(0, 1), alphas, SNR_FLOOR)
 
     def export(self, folder: Path) -> None:
         """Write the adapter and the text encoder with the words, in half precision."""
@@ -220,31 +256,6 @@ class MotionTask:
         picture_sheet(drawn.flatten(0, 1), FRAMES).save(path)
 
 
-def draw_clips(
-    pipeline: AnimateDiffPipeline, captions: list[str], steps: int = 25, guidance: float = 4.0, first: int = 0
-) -> torch.Tensor:
-    """Draw one clip for each caption, its noise fixed by its number.
-
-    Args:
-        first: the first caption's number.
-    Returns: (B, F, 3, H, W) in [0, 1].
-    """
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = [
-        pipeline(
-            caption,
-            num_frames=FRAMES,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(first + number),
-            output_type="pt",
-        ).frames.float()
-        for number, caption in enumerate(captions)
-    ]
-    return torch.cat(drawn)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -252,6 +263,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.set_defaults(recipe="emoji-128", sheet_every=250)
     parser.add_argument("--start", type=Path, required=True, help="the stock folder whose pictures shall move")
     parser.add_argument("--learning-rate", type=float, default=RATE, help="the highest")
+    parser.add_argument("--adapter", type=Path, help="a folder with motion_adapter to go on from, its words known")
+    parser.add_argument(
+        "--first-frame", type=float, default=0.0, help="share of the steps that are given the first frame"
+    )
+    parser.add_argument("--anywhere", type=float, default=0.0, help="share of the clips that begin at any place")
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
@@ -262,8 +278,10 @@ def main(arguments: list[str] | None = None) -> None:
     pipeline.text_encoder.set_attn_implementation("eager")
     folder = chosen.run_dir / "motion"
     file = folder / "latents.safetensors"
-    pool = ClipPool(pipeline.vae, catalog_for(recipe), recipe.size, chosen.seed, file)
-    train(MotionTask(pipeline, pool, chosen.seed, settings.steps, chosen.learning_rate), folder, settings)
+    pool = ClipPool(pipeline.vae, catalog_for(recipe), recipe.size, chosen.seed, file, chosen.anywhere)
+    adapter = None if chosen.adapter is None else load_adapter(chosen.adapter / "motion_adapter")
+    rates = settings.steps, chosen.learning_rate
+    train(MotionTask(pipeline, pool, chosen.seed, *rates, adapter, chosen.first_frame), folder, settings)
 
 
 if __name__ == "__main__":

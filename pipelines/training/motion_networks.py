@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pipelines.training.tokenizer import encode_captions
 
-__all__ = ["WORDS", "WordRows", "at_places", "build_adapter", "join", "motion_rows", "write_rows"]
+__all__ = ["WORDS", "WordRows", "at_places", "build_adapter", "join", "load_adapter", "motion_rows", "write_rows"]
 
 WORDS = ("moving", "up", "down", "growing", "shrinking", "bouncing")
 """Words that no caption of a picture has; "left" and "right" are known from two objects and stay as they are."""
@@ -47,7 +47,20 @@ def build_adapter(unet: UNet2DConditionModel, frames: int) -> MotionAdapter:
         if hasattr(module, "proj_out"):
             torch.nn.init.zeros_(module.proj_out.weight)
             torch.nn.init.zeros_(module.proj_out.bias)
-    # nothing to learn before the first words and the first other frames
+    return _freeze_first(adapter)
+
+
+def load_adapter(folder: Path) -> MotionAdapter:
+    """Load motion modules in float32 to train them on.
+
+    Args:
+        folder: of a stock MotionAdapter.
+    """
+    return _freeze_first(MotionAdapter.from_pretrained(folder, dtype=torch.float32))
+
+
+def _freeze_first(adapter: MotionAdapter) -> MotionAdapter:
+    """There is nothing to learn before the first words and the first other frames."""
     adapter.down_blocks[0].requires_grad_(False)
     return adapter
 

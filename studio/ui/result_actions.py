@@ -31,7 +31,10 @@ _OPEN = "upscale"
 
 _LABELS = {
     "edit": ("Edit", "Open it in the tab Edit, as the source"),
-    "animate": ("Animate", "Open it in the tab Video, to walk to the picture of the next seed and back"),
+    "animate": (
+        "Animate",
+        "Set it in motion in the tab Video: as the first frame of a clip, or by a walk to the next seed and back",
+    ),
     "upscale": ("Upscale", "Enlarge it by the network that is chosen below, and compare before and after"),
     "variations": ("Variations", f"Draw {VARIATIONS} pictures around this seed, side by side"),
     "compare": ("Compare", "Open its settings and seed in the tab Compare"),

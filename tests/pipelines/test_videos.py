@@ -227,6 +227,60 @@ def test_the_noise_schedule_is_chosen_by_what_the_model_predicts(predicts, betas
     assert np.array_equal(*made)
 
 
+def preview_factors(pipe):
+    return {"factors": [[0.1] * 3] * pipe.vae.config.latent_channels, "bias": [0.5] * 3}
+
+
+def animate(pipe, sampler="ddim", way="auto", facts=None, **job):
+    base, method = BASE.replace(sampler=Choice(sampler), num_inference_steps=4), VIDEOS["animatediff"]
+    model = StockPipeline(pipe, facts)
+    *_, last = method.build({"first_frame": way}).run(VideoJob((base,), 4, 8, **job), model, lambda: False)
+    return last.pictures
+
+
+@pytest.mark.parametrize("way", ["noisy", "clean"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler_a", "heun"])
+def test_a_first_frame_is_kept_and_the_others_see_it(sampler, way):
+    pipe = tiny_animatediff()
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)
+    free, held, else_held = (animate(pipe, sampler, way, first_frame=picture) for picture in (None, one, other))
+    family = AnimateDiff(pipe.components, frames=4)
+    latents = family.encode_images(torch.from_numpy(one).permute(2, 0, 1)[None] / 255)
+    assert np.array_equal(held[0], decode(family, latents)[0])  # bit for bit what the autoencoder makes of it
+    assert (held[1:] != free[1:]).any() and (held[1:] != else_held[1:]).any()
+
+
+def test_without_motion_no_frame_sees_the_first():
+    pipe = tiny_animatediff()
+    for name, part in pipe.unet.named_parameters():
+        if "motion_modules" in name and "proj_out" in name:
+            part.zero_()
+    held = animate(pipe, "euler_a", first_frame=np.full((32, 32, 3), 200, np.uint8))
+    assert np.array_equal(held[1:], animate(pipe, "euler_a")[1:])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_a_clean_first_frame_is_clean_at_every_evaluation(sampler):
+    pipe, seen = tiny_animatediff(), []
+    handle = pipe.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    held = animate(pipe, sampler, "clean", first_frame=np.full((32, 32, 3), 200, np.uint8))
+    handle.remove()
+    latents = AnimateDiff(pipe.components, frames=4).encode_images(torch.full((1, 3, 32, 32), 200 / 255))[0]
+    assert len(seen) >= 4 and all(torch.allclose(clip[:, :, 0], latents.expand(len(clip), -1, -1, -1)) for clip in seen)
+    assert not any(torch.allclose(clip[:, :, 1], latents) for clip in seen)
+    facts = {"first_frame": "clean", **preview_factors(pipe)}
+    assert np.array_equal(animate(pipe, sampler, facts=facts, first_frame=np.full((32, 32, 3), 200, np.uint8)), held)
+    assert not np.array_equal(animate(pipe, sampler, first_frame=np.full((32, 32, 3), 200, np.uint8)), held)
+
+
+def test_of_a_first_frame_of_other_proportions_the_middle_is_taken():
+    pipe, wide = tiny_animatediff(), np.zeros((64, 128, 3), np.uint8)
+    wide[:, 20:108] = 255  # Lanczos sees a little beyond the middle
+    middle = np.full((32, 32, 3), 255, np.uint8)
+    assert np.array_equal(animate(pipe, first_frame=wide), animate(pipe, first_frame=middle))
+
+
 def test_the_published_motion_modules_have_linear_betas():
     family = AnimateDiff(tiny_animatediff().components, frames=2)
     from pipelines.families.animatediff import linear_schedule

@@ -89,6 +89,7 @@ def test_video_models_say_what_they_need(studio):
     with pytest.raises(SettingsError, match="one prompt and one seed"):
         studio.submit("animate", values(model="tiny-wan", keys=KEYS))
     assert finished(studio, model="tiny-svd", base={"prompt": ""}).status is JobStatus.DONE
+    assert finished(studio, model="tiny-animatediff", first_frame=picture()).status is JobStatus.DONE
 
 
 @pytest.mark.parametrize("model", OWN_PIPELINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from pipelines.models.video_models import VIDEO_MODELS
 from studio.backend import Studio, StudioSettings
@@ -44,3 +45,35 @@ def test_what_is_hidden_is_not_sent(tab, model):
     assert values["base"]["guidance"].get("guidance_rescale", 0) == (0.4 if known.rescales else 0)
     assert values["base"]["guidance"]["guidance_scale"] == 5.0
     assert values["method"].get("true_guidance_scale", 1) == (6.0 if known.true_guidance else 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "model", "prompt"),
+    [
+        ({}, "emoji-128-motion", "a fox bouncing on a blue background"),
+        ({"prompt": "small rocket on black"}, "emoji-128-motion", "small rocket bouncing on a black background"),
+        ({"prompt": "a fox"}, "emoji-128-motion", "a fox bouncing"),
+        ({"prompt": "a fox left of a cat face on a blue background"}, "emoji-128", None),  # it moves one object
+        ({"prompt": "three foxes"}, "emoji-128", None),
+        ({"prompt": "Napoleon"}, "emoji-128", None),
+        ({"model": "emoji"}, "emoji", None),
+        ({"model": "emoji-128-flow"}, "emoji-128-flow", None),
+        ({"loras": [{"key": "emoji-128-four-steps", "weight": 1.0}]}, "emoji-128", None),
+    ],
+)
+def test_a_picture_moves_by_the_model_of_clips_on_its_own_model(tab, tmp_path, change, model, prompt):
+    picture = tmp_path / "fox.png"
+    Image.new("RGB", (128, 128), "orange").save(picture)
+    values = {
+        "model": "emoji-128",
+        "prompt": "a fox on a blue background",
+        "seed": 3,
+        "picture": str(picture),
+        **change,
+    }
+    updates = tab._receive(values)
+    assert updates.pop(tab.clip.picture) == str(picture)
+    sent = read_after(tab, updates)
+    assert (sent["base"]["model"], sent["base"]["prompt"]) == (model, prompt or values["prompt"])
+    assert sent["method"]["key"] == ("animatediff" if prompt else "walk")
+    assert sent.get("keys", []) == ([] if prompt else [{"seed": 4}])

@@ -30,11 +30,12 @@ def watch(clip, label=None):
     return [View((Detection(label or clip.label, x, y, size, 0.9),), clip.background, 1.0) for x, y, size in clip.path]
 
 
+@pytest.mark.parametrize("anywhere", [False, True])
 @pytest.mark.parametrize("motion", REVERSED)
-def test_a_clip_moves_as_its_words_say_and_backward_as_theirs(motion):
+def test_a_clip_moves_as_its_words_say_and_backward_as_theirs(motion, anywhere):
     for seed in range(20):
-        clip = sample_clip(CATALOG, seed, motion=motion)
-        assert clip == sample_clip(CATALOG, seed, motion=motion) and len(clip.scenes) == FRAMES
+        clip = sample_clip(CATALOG, seed, motion=motion, anywhere=anywhere)
+        assert clip == sample_clip(CATALOG, seed, motion=motion, anywhere=anywhere) and len(clip.scenes) == FRAMES
         assert not is_held_out(clip.label, clip.background)
         assert [word for word in REVERSED if moves_as_said(watch(clip), word)] == [motion]
         assert moves_as_said(watch(clip.backward()), REVERSED[motion]) and clip.backward().backward() == clip

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pipelines.core.errors import MethodFitError
 from pipelines.core.registry import parse_settings, setting
@@ -29,6 +28,7 @@ from pipelines.workflows.video.base import (
     refuse_keyframes,
     refuse_unread,
 )
+from pipelines.workflows.video.first_frame import fit_picture
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -108,7 +108,7 @@ class OwnPipeline:
             MethodFitError: it does not take something that was asked for.
         """
         base = job.base
-        picture = None if job.first_frame is None else _fit_picture(job.first_frame, base)
+        picture = None if job.first_frame is None else fit_picture(job.first_frame, base.width, base.height)
         arguments = {
             "prompt": unescape(base.prompt),
             "negative_prompt": unescape(base.negative_prompt),
@@ -202,16 +202,6 @@ def _choose_true_guidance(base: Request, scale: float, pipeline: StockPipeline) 
             "or set it to 1."
         )
     return {"true_cfg_scale": scale} if negative else {}
-
-
-def _fit_picture(pixels: np.ndarray, base: Request) -> Image.Image:
-    """The first frame at the clip's size, its middle where it has other proportions."""
-    picture = Image.fromarray(pixels)
-    width, height = base.width or picture.width, base.height or picture.height
-    scale = min(picture.width / width, picture.height / height)
-    spare = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
-    box = (spare[0], spare[1], picture.width - spare[0], picture.height - spare[1])
-    return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
 def _read_frames(output: object) -> np.ndarray:

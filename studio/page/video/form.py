@@ -173,6 +173,7 @@ class ClipChoices:
                 placeholder="Drop or choose the picture to start from",
                 elem_id="vid-first",
             )
+            gr.HTML("<p class='sw-hint'>The clip begins with it. Say in the prompt what it shows and how it moves.</p>")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from studio.page.video.form import (
     open_first_frame,
 )
 from studio.page.video.keys import MOST, build_key_rows
+from studio.page.video.motion import WALK, plan_motion
 from studio.page.video.viewer import ClipRenderer, build_video_viewer
 from studio.ui.asking import list_visible_results
 from studio.ui.clip_export import ClipExport
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "VideoTab", "build"]
 
 KEY = "animate"
-WALK = "walk"
 
 
 class VideoTab(RunningTab):
@@ -237,23 +237,14 @@ class VideoTab(RunningTab):
         return {**updates, **(self.keys.updates(draft["keys"]) if "keys" in draft else {})}
 
     def _receive(self, values: Mapping[str, object]) -> Data:
-        """Settings from another tab: of a clip all of them, of a picture the first prompt; and the picture itself."""
+        """Settings from another tab: of a clip all of them, of a picture what sets it in motion; and the picture."""
         draft = build_draft(values)
         if KEY not in values and "seed" in values:
-            draft |= self._plan_walk(values)
+            draft |= plan_motion(self.form, values)
         updates = self.updates(draft)
         if path := values.get("picture"):
             updates[self.clip.picture] = str(path)
         return updates
-
-    def _plan_walk(self, values: Mapping[str, object]) -> dict[str, Any]:
-        """Return what sets a picture in motion, as parts of a draft: a walk to the picture of the next seed and back.
-
-        Nothing for a model of clips, which is told the motion in its prompt.
-        """
-        if VIDEOS.fitting(self.form.get_entry(values.get("model")))[0].key != WALK:
-            return {}
-        return {"method": {"key": WALK, "loop": True}, "keys": [{"seed": int(str(values["seed"])) + 1}]}
 
     def _refill(self, draft: object) -> Data:
         if not isinstance(draft, dict):
