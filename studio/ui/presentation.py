@@ -155,9 +155,8 @@ def list_progress_parts(view: View) -> list[str]:
     if view.population is not None:
         return _list_search_parts(view, view.population)
     done, total = len(rows), sum(cell.num_steps for cell in view.cells)
-    evaluations = (
-        [_format_evaluation_count(sum(cell.rows[-1].evaluations for cell in view.cells if cell.rows))] if rows else []
-    )
+    spent = sum(cell.rows[-1].evaluations for cell in view.cells if cell.rows)
+    evaluations = [_format_evaluation_count(spent)] if spent else []  # some work has no evaluations of its own
     if view.status is JobStatus.CANCELLED:
         return [
             f"Stopped at step {done} of {total}" if total else "Stopped",
@@ -169,8 +168,10 @@ def list_progress_parts(view: View) -> list[str]:
     seconds_left = view.seconds_left
     if done == total and total:
         return ["Decoding the picture", *evaluations, format_duration(view.seconds)]
+    if not total:
+        return [view.message or "Preparing", format_duration(view.seconds)]
     return [
-        f"Step {done} of {total}",
+        view.message or f"Step {done} of {total}",
         *evaluations,
         *([f"{format_duration(seconds_left)} left"] if seconds_left is not None else []),
     ]

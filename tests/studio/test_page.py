@@ -306,6 +306,10 @@ def test_progress_says_what_happens():
         == "Stopped at step 4 of 8"
     )
     assert presentation.list_progress_parts(view_of(JobStatus.DONE, [running_cell(8, 8)])) == ["Done in 2.00 s"]
+    begun = view_of(JobStatus.RUNNING, [running_cell(0, 0)])  # how many steps there will be is not known yet
+    assert presentation.list_progress_parts(begun) == ["Preparing", "2.00 s"]
+    fit = view_of(JobStatus.RUNNING, [running_cell(4, 8)], message="LD3: round 4 of 7")
+    assert presentation.list_progress_parts(fit)[0] == "LD3: round 4 of 7"
 
 
 def test_nothing_of_a_persons_words_becomes_markup():

@@ -94,6 +94,10 @@ class TextToImageTab(RunningTab):
         with gr.Accordion("Story (several scenes)", open=False):
             form.method("story")
         with gr.Accordion("Second pass (hires fix)", open=False):
+            gr.HTML(
+                "<p class='sw-hint'>For models that draw at several sizes, such as Stable Diffusion. The Emoji models "
+                "learned one size, and lose their shapes at another: use Upscale under the picture.</p>"
+            )
             form.second_pass()
         with gr.Accordion("Guidance", open=False, elem_classes="sw-expert"):
             form.method("guidance")
