@@ -45,11 +45,23 @@ def test_a_drawing_becomes_a_picture_that_follows_brush_and_prompt_until_another
     assert not errors
 
 
-def test_the_board_fits_a_phone_and_undo_takes_a_stroke_back(visit):
-    page = visit((390, 844))
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [pytest.param((1440, 900), False, marks=pytest.mark.slow), ((390, 844), True)],
+    ids=["desktop light", "phone dark"],
+)
+def test_the_board_fits_undo_takes_a_stroke_back_and_axe_finds_nothing(visit, size, dark):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(size, dark)
     page.click("#tab-live-button")
     page.wait_for_selector("#live-canvas")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    page.get_by_role("button", name="Model").click()
+    page.wait_for_timeout(400)
+    assert not [
+        (one["id"], [node["html"][:160] for node in one["nodes"]]) for one in Axe().run(page).response["violations"]
+    ]
     drawn = "document.getElementById('live-canvas').toDataURL()"
     before = page.evaluate(drawn)
     page.locator("#live-canvas").click(position={"x": 200, "y": 60})

@@ -22,9 +22,14 @@ def test_a_method_is_said_where_it_was_used_and_an_enlarged_picture_is_told_from
     larger = record("b", figures={"upscale": {"factor": 2.0}})
     passed = record("c", second_pass={"key": "latent", "factor": 2.0})
     differences = describe_differences([record("a"), larger, passed])
-    assert differences == {"a": "", "b": "upscaled 2 times", "c": "second pass latent"}
+    assert differences == {"a": "", "b": "upscaled 2 times", "c": "Latent upscale"}
 
 
 def test_metadata_of_other_programs_breaks_nothing():
     strange = SimpleNamespace(id="x", prompt="a fox", metadata={"request": [1], "figures": 3})
-    assert describe_differences([strange, record("a", seed=4)]) == {"x": "", "a": "emoji, dpmpp_2m"}
+    odd = record("b", model="gone", sampler={"key": ["x"]})
+    assert describe_differences([strange, odd, record("a", seed=4)], {"emoji": "Emoji 64"}) == {
+        "x": "",
+        "b": "gone, ['x']",
+        "a": "Emoji 64, DPM-Solver++(2M)",
+    }

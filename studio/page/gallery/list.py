@@ -246,7 +246,10 @@ class ResultList:
 
     def _tiles(self, records: Sequence[Record], name: str, hidden: bool = False) -> str:
         return look.build_tiles(
-            [(record, make_thumbnail(record, self._thumbnails)) for record in records], name, hidden
+            [(record, make_thumbnail(record, self._thumbnails)) for record in records],
+            name,
+            hidden,
+            {entry.key: entry.label for entry in self._studio.catalog.values()},
         )
 
     def _end_page(

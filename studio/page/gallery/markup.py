@@ -69,7 +69,9 @@ def _format_moment(created: float) -> str:
     return f"{date.tm_mday} {time.strftime('%b', date)}{year}, {date.tm_hour:02d}:{date.tm_min:02d}"
 
 
-def build_tiles(results: Sequence[tuple[Record, Path | None]], name: str = "", hidden: bool = False) -> str:
+def build_tiles(
+    results: Sequence[tuple[Record, Path | None]], name: str = "", hidden: bool = False, models: Mapping[str, str] = {}
+) -> str:
     """Build a grid of results, each with its small picture, if it has one.
 
     The page's script gives the pictures their addresses, since only the browser knows the studio's own.
@@ -78,8 +80,9 @@ def build_tiles(results: Sequence[tuple[Record, Path | None]], name: str = "", h
         results: results with their small pictures.
         name: of the list that they belong to.
         hidden: for a page that the script moves to the end of the list of this name.
+        models: key to label of those that are here.
     """
-    differences = describe_differences([record for record, _ in results])
+    differences = describe_differences([record for record, _ in results], models)
     pieces = "".join(_build_tile(record, small, differences.get(record.id, "")) for record, small in results)
     return f'<ul class="sw-result-grid" data-list="{escape(name)}"{" hidden" if hidden else ""}>{pieces}</ul>'
 
