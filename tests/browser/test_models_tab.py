@@ -32,6 +32,8 @@ def test_memory_grows_with_a_load_and_shrinks_with_a_release_and_a_model_is_used
     if page.locator(f"{emoji}[data-state=loaded]").count():
         page.get_by_role("button", name="Unload Emoji 64").click()
     page.wait_for_selector(f"{emoji}[data-state=here]")
+    idle = "() => !/No model|in use/.test(document.querySelector('#mod-memory').innerText)"
+    page.wait_for_function(idle)  # the first model, which is loaded and tried once the page stands
     before = used(page)
     page.get_by_role("button", name="Load Emoji 64").click()
     page.wait_for_selector(f"{emoji}[data-state=loaded]")
@@ -45,6 +47,14 @@ def test_memory_grows_with_a_load_and_shrinks_with_a_release_and_a_model_is_used
     page.wait_for_function("n => document.querySelectorAll('#mod-cards .sw-model').length < n", arg=everything)
     page.get_by_role("button", name="Use Emoji 64").click()
     page.wait_for_selector("#t2i-run", state="visible")
+    page.click("#tab-animate-button")
+    page.get_by_role("button", name="Fox to cat").click()  # a walk, on another model
+    page.wait_for_function("() => document.querySelector('#vid-model input').value === 'Emoji 64'")
+    page.click("#tab-models-button")
+    page.get_by_role("button", name="Use Emoji 128 motion").click()
+    page.wait_for_selector("#vid-run", state="visible")
+    page.wait_for_function("() => document.querySelector('#vid-model input').value === 'Emoji 128 motion'")
+    assert page.input_value("#vid input[aria-label=Method]") == "AnimateDiff"
 
 
 def test_a_download_without_a_network_says_what_is_missing_and_a_new_lora_is_found(tab, app_home):

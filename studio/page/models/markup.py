@@ -134,7 +134,7 @@ def _build_buttons(entry: CatalogEntry, is_here: bool, is_loaded: bool, transfer
         return ""
     if transfer is not None and transfer.status == "running":
         return build_button("cancel", "Cancel")
-    use = build_button("use", "Use") if entry.kind == "image" else ""
+    use = build_button("use", "Use")
     if is_loaded:
         return use + build_button("release", "Unload")
     return use + build_button(LOAD, "Load") if is_here else build_button(DOWNLOAD, "Download")

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["KEY", "ModelsTab", "build"]
 
 KEY = "models"
-USED_IN = "text_to_image"
+USED_IN = {"image": "text_to_image", "video": "animate"}
+"""The tab that draws with a model, by its kind."""
+
 EVERY = 0.7
 """Seconds between two looks at what is on its way."""
 
@@ -108,8 +110,8 @@ class ModelsTab:
         self.context.receive[KEY] = Receiver(
             {*filters, *outputs}, self._receive, KEY, self._list_settings(), request=False
         )
-        receiver = self.context.receive.get(USED_IN)
-        used_outputs = {*receiver.outputs, self.context.tabs} if receiver else set()
+        receivers = [self.context.receive[tab] for tab in USED_IN.values() if tab in self.context.receive]
+        used_outputs = {self.context.tabs, *(output for receiver in receivers for output in receiver.outputs)}
         self.cards.click(self._act, filters, in_order([*outputs, self.notice, *used_outputs]), **PLUMBING)
 
     def _list_settings(self) -> dict[str, Setting]:
@@ -196,11 +198,12 @@ class ModelsTab:
         return ""
 
     def _use(self, key: str) -> Data:
-        receiver = self.context.receive.get(USED_IN)
         entry = self.studio.catalog[key]
+        tab = USED_IN.get(entry.kind, "")
+        receiver = self.context.receive.get(tab)
         if receiver is None:
             return {}
-        return {**receiver.updates({"model": entry.key}), self.context.tabs: gr.Tabs(selected=USED_IN)}
+        return {**receiver.updates({"model": entry.key}), self.context.tabs: gr.Tabs(selected=tab)}
 
     def _rescan(self, family: str, kind: str, where: str) -> Data:
         before = {*self.studio.catalog, *(lora.key for lora in self.model_list.loras())}
