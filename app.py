@@ -12,13 +12,17 @@ from studio.safety.flags import read_flags
 def main() -> None:
     """Serve the page until it is stopped."""
     settings = read_flags()
-    gc.disable()  # until the page stands (`set_start_aside`): hardly anything that a start makes can be collected
+    gc.disable()  # until the first model is here (`set_start_aside`): hardly anything of a start can be collected
     prepare_environment(settings.temp)
 
     # After the environment is prepared: gradio reads it when it is imported. And on a Space before CUDA is started.
     from studio.server.spaces import find_gpu_decorator
 
     gpu = find_gpu_decorator()
+    if gpu is None:  # ZeroGPU's package patches PyTorch before anybody uses it
+        from studio.server.late_libraries import import_libraries_late
+
+        import_libraries_late(settings.compile)
 
     from pipelines.core.errors import StepwiseError
     from studio.backend import Studio

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from pipelines.core.compiler import explain_missing_compiler
 from pipelines.core.errors import SettingsError
+from pipelines.core.torch_build import has_only_processor
 from pipelines.weights.libraries import import_libraries
 
 if TYPE_CHECKING:
@@ -81,7 +82,12 @@ class Acceleration:
 
 
 def choose_device() -> str:
-    """Choose the best device that there is: NVIDIA's or AMD's GPU, Apple's, Intel's, the CPU."""
+    """Choose the best device that there is: NVIDIA's or AMD's GPU, Apple's, Intel's, the CPU.
+
+    PyTorch is asked only where its files leave it open: a page on a CPU need not wait for it.
+    """
+    if has_only_processor():
+        return "cpu"
     import torch
 
     if torch.cuda.is_available():
@@ -192,9 +198,11 @@ class DeviceMemory:
 
 def read_memory(device: str) -> DeviceMemory | None:
     """Read a device's memory; None of the CPU and of a device that does not tell."""
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return None
     import torch
 
-    kind = device.partition(":")[0]
     if kind in ("cuda", "xpu"):
         free, total = getattr(torch, kind).mem_get_info(torch.device(device))
         return DeviceMemory(total, free)
@@ -207,11 +215,11 @@ def read_memory(device: str) -> DeviceMemory | None:
 
 def name_device(device: str) -> str:
     """Name a device as its maker does: "NVIDIA GeForce RTX 4090", "Apple GPU", "CPU"."""
-    import torch
-
     kind = device.partition(":")[0]
     if kind not in ("cuda", "xpu"):
         return {"cpu": "CPU", "mps": "Apple GPU"}[kind]
+    import torch
+
     return str(getattr(torch, kind).get_device_name(torch.device(device)))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from pipelines.core.torch_build import has_quantized_engines
 from pipelines.quantizers.base import StorableQuantizer
 from pipelines.quantizers.machine import Machine
 
@@ -25,8 +26,7 @@ def fits_dynamic(machine: Machine) -> str | None:
     """Say why it cannot run."""
     if machine.device != "cpu":
         return "it has kernels for CPUs only"
-    engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
-    return None if engines else "this build of PyTorch has no kernels for it"
+    return None if has_quantized_engines() else "this build of PyTorch has no kernels for it"
 
 
 class Dynamic(StorableQuantizer):

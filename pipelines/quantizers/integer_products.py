@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 
 from pipelines.core.derivatives import is_differentiated
+from pipelines.core.torch_build import has_onednn, has_vnni
 from pipelines.quantizers.contract import TINY
 
 __all__ = ["Split", "is_worth_splitting", "multiply_columns", "multiply_rows", "split_images", "split_rows"]
@@ -28,7 +29,7 @@ _WEIGHTS_PER_NUMBER = 12
 
 @functools.cache
 def _has_kernels() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+    return has_onednn() and has_vnni()
 
 
 def is_worth_splitting(codes: torch.Tensor, inputs: torch.Tensor, positions: int) -> bool:

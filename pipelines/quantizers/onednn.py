@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pipelines.core.torch_build import has_onednn, has_vnni
 from pipelines.quantizers.codec import BIAS
 from pipelines.quantizers.contract import CONVOLUTIONS, LINEAR, StorableQuantizer
 from pipelines.quantizers.int8 import Int8Codec
@@ -23,9 +24,9 @@ def fits_onednn(machine: Machine) -> str | None:
     """Say why it cannot run."""
     if machine.device != "cpu":
         return "it has kernels for CPUs only"
-    if not torch.backends.mkldnn.is_available():
+    if not has_onednn():
         return "this build of PyTorch has no oneDNN"
-    if not torch.cpu._is_vnni_supported():
+    if not has_vnni():
         return "this CPU has no VNNI instructions, without which sums of eight-bit products may overflow"
     return None
 

@@ -21,6 +21,9 @@ def import_libraries() -> None:
     before it begins one.
     """
     with _LOCK:
+        import torch
+
+        torch.Tensor  # noqa: B018 - imports it, where that was put off, on its own and not from within another's import
         import diffusers  # noqa: F401
         import transformers  # noqa: F401
 

@@ -83,13 +83,14 @@ def build_caches(settings: StudioSettings, device: str | None = None) -> tuple[M
         settings: of the studio; the memory budget is each device's.
         device: None for the settings' first. Several share the computer's memory evenly.
     """
-    place = torch.device(device or settings.device or choose_device())
+    name = device or settings.device or choose_device()
     memory = int(total_memory() * _SHARE_OF_MEMORY) // (1 + len(settings.more_devices))
-    if place.type not in ("cuda", "xpu"):
+    kind = name.partition(":")[0]
+    if kind not in ("cuda", "xpu"):
         # Apple's GPU has no memory of its own.
         budget = settings.memory_budget or memory
         return ModelCache(budget, int(budget * _HEADROOM)), None
     # Of what is free now: others may use the card, too.
-    free, _ = getattr(torch, place.type).mem_get_info(place)
+    free, _ = getattr(torch, kind).mem_get_info(torch.device(name))
     budget = settings.memory_budget or int(free * _SHARE_OF_DEVICE)
     return ModelCache(budget, int(budget * _HEADROOM)), ModelCache(memory)

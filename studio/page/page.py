@@ -48,9 +48,11 @@ class Page(DescribingBlocks):
 
     Attributes:
         routes: of the stored results and the live tabs.
+        opens_on: key of the model that a run is offered with first.
     """
 
     routes: Sequence[Route] = ()
+    opens_on = ""
     _is_built, _is_described = False, False
 
     def __exit__(self, *raised: Any) -> None:
@@ -120,8 +122,8 @@ def build_page(studio: Studio) -> Page:
         context.finish(studio.catalog)
         build_descriptions(demo)
         # The first run finds its model loaded. Not while the page is still being built: both want the processor.
-        opens_on = context.receive[TABS[0].key].model
-        demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(lambda: studio.load_default(opens_on), **PLUMBING)
+        demo.opens_on = context.receive[TABS[0].key].model
+        demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(lambda: studio.load_default(demo.opens_on), **PLUMBING)
         api.attach(studio)
     demo.routes = [*build_result_routes(studio, Path(get_upload_folder())), *build_live_routes(studio, context.live)]
     return demo

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import SettingsError, StoreError
 from studio.jobs.heap import set_start_aside
+from studio.models.model_list import RUNNING
 from studio.results.files import NAME
 from studio.safety.asgi import Scope, get_header
 from studio.safety.audit import AuditGuard
@@ -46,6 +50,8 @@ __all__ = ["run_server", "serve"]
 _JOB_SECONDS, _STREAM_SECONDS, _GRACE_SECONDS = 2.0, 1.0, 1
 """How long a stop waits: for the running job to end, for clients to be informed, and for connections to close."""
 
+_POLL_SECONDS = 0.05
+
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -65,7 +71,8 @@ def serve(demo: Blocks, settings: LaunchSettings, studio: Studio | None = None, 
     with Stopping() as stopping:
         try:
             with run_server(demo, settings, studio, **launch_kwargs) as url:
-                set_start_aside()
+                get_ready = functools.partial(_get_ready, studio, getattr(demo, "opens_on", ""))
+                threading.Thread(target=get_ready, name="stepwise-ready", daemon=True).start()
                 print(f"Stepwise runs at {url} (Ctrl+C stops it).", flush=True)
                 if studio is not None and (missing := studio.release.explain_missing()):
                     print(missing, flush=True)
@@ -78,6 +85,17 @@ def serve(demo: Blocks, settings: LaunchSettings, studio: Studio | None = None, 
         except (SettingsError, StoreError) as error:
             print(f"app.py: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+
+
+def _get_ready(studio: Studio | None, opens_on: str) -> None:
+    """Import what the page did without, and load the model that it opens on: the first run finds both."""
+    try:
+        if studio is not None and opens_on:
+            studio.load_default(opens_on)
+            while (transfer := studio.model_list.get_transfer(opens_on)) is not None and transfer.status == RUNNING:
+                time.sleep(_POLL_SECONDS)
+    finally:
+        set_start_aside()
 
 
 @contextmanager
