@@ -14,7 +14,7 @@
     return known.get(element);
   }
 
-  const prompt = (box) => box.querySelector("[id$='-prompt'] textarea");
+  const prompt = (box) => box.querySelector("[id$='-prompt']:not([id$='-source-prompt']) textarea");
 
   /* Where a prompt says its background: "on a blue background", whatever stands for the color ("(blue:1.2)", "{red|teal}",
      "light blue"), "blue background", and at its end "on a blue". */

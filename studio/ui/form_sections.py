@@ -52,6 +52,7 @@ class FormSections:
         self.first = next((entry for entry in self.models if entry.key == first), self.models[0])
         self.fields: dict[str, Component] = {}
         self.prompt_hint: gr.HTML | None = None
+        self._hints_syntax = True
         self.methods: dict[str, MethodControls] = {}
         self.steered: dict[str, SteeringControls] = {}
 
@@ -67,15 +68,22 @@ class FormSections:
             "prompt", "Prompt", text, placeholder="What should the picture show?", lines=3, max_lines=10
         )
 
-    def hint(self) -> None:
-        """Lay out what a prompt may hold besides words, and what of that the chosen model does not read."""
-        self.prompt_hint = gr.HTML(self._build_hint(self.first.key))
+    def hint(self, syntax: bool = True) -> None:
+        """Lay out what the chosen model can draw and what a prompt may hold besides words.
+
+        Args:
+            syntax: whether to say the second; without it there is nothing to say of a model that knows any word.
+        """
+        self._hints_syntax = syntax
+        self.prompt_hint = gr.HTML(self._build_hint(self.first.key), min_height=0)
 
     def _build_hint(self, model: str) -> str:
         entry = self._find_entry(model) or self.first
         base = entry.quantized.base if entry.quantized else entry.key
-        syntax = markup.prompt_hint(list(self.studio.wildcards()), prompt_notes(self.studio.traits(model)))
-        return markup.vocabulary(entry.label, shipped_vocabulary(base)) + syntax
+        drawn = markup.vocabulary(entry.label, shipped_vocabulary(base))
+        if not self._hints_syntax:
+            return drawn
+        return drawn + markup.prompt_hint(list(self.studio.wildcards()), prompt_notes(self.studio.traits(model)))
 
     def words(self) -> None:
         """Lay out style, negative prompt and prompt weighting."""

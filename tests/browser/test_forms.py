@@ -182,6 +182,10 @@ def test_a_word_that_the_model_never_learned_is_said_and_chips_write_the_prompt(
     assert choose("<lora:emoji-ink:1> a cat on a pink background", "subjects", "owl") == (
         "an owl on a pink background <lora:emoji-ink:1>"
     )
+    for tab, root in (("compare", "cmp"), ("edit", "edit"), ("animate", "vid"), ("quantize", "qz")):
+        page.click(f"#tab-{tab}-button")
+        page.fill(f"#{root}-prompt textarea", "Napoleon on a blue background")
+        expect(page.locator(".sw-unknown:visible")).to_contain_text("has not learned “napoleon”.")
 
 
 def test_the_arrows_weigh_what_stands_at_the_cursor_and_break_no_syntax(visit):

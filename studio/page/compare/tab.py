@@ -71,6 +71,7 @@ class CompareTab(RunningTab):
 
     def _compose(self) -> None:
         self.form.prompt(PROMPT)
+        self.form.hint(syntax=False)
         self.run = gr.Button("Compare", variant="primary", elem_id="cmp-run", elem_classes="sw-run")
         self.stop = gr.Button("Stop", variant="stop", elem_id="cmp-stop", elem_classes="sw-stop")
         with gr.Row(elem_classes="sw-examples", elem_id="cmp-presets"):

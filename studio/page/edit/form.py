@@ -78,6 +78,7 @@ class EditForm:
         )
         prompt = self.base.prompt(EXAMPLES[0].form["prompt"])
         prompt.info, prompt.placeholder, prompt.lines = "What the edited picture should show.", None, 1
+        self.base.hint(syntax=False)
 
         with gr.Column(visible=False, min_width=0) as self.reference_panel:
             self.reference = gr.Image(

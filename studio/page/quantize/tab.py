@@ -71,6 +71,7 @@ class QuantizeTab(RunningTab):
 
     def _compose(self) -> None:
         self.form.prompt(PROMPT)
+        self.form.hint(syntax=False)
         able = [method for method in QUANTIZERS.values() if not method.fit(self.machine)]
         with gr.Row(elem_classes="qz-presets", visible=bool(read_measured())):
             self.presets = {

@@ -79,6 +79,7 @@ class VideoTab(RunningTab):
         example = EXAMPLES[0].draft
         prompt = self.form.prompt(example["form"]["prompt"])
         prompt.label, prompt.lines, prompt.placeholder = "Prompt", 1, "What should the clip show first?"
+        self.form.hint(syntax=False)
         self.keys = build_key_rows("vid", example["keys"], self.studio.limits.max_prompt)
         self.keys.section.visible = example["method"]["key"] == WALK
         self.plan = gr.HTML(elem_id="vid-plan")
