@@ -11,18 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipelines.controls.edges import find_edges
-from pipelines.controls.pictures import FITS, fit_picture, to_tensor
+from pipelines.controls.pictures import FITS, MAPS, make_map, to_tensor
 from pipelines.controls.window import StepWindow, WindowedTensors
 from pipelines.core.registry import setting
 from pipelines.families.base import Family
 from pipelines.families.controlnet import CONTROL, CONTROL_SCALE, ControlledFamily
 from pipelines.families.latent_model import LatentModel
 
-__all__ = ["MAPS", "ControlNet", "ControlNetSettings"]
-
-MAPS = ("given", "edges")
-"""What is made of the picture: nothing (it is a map already), or its edges."""
+__all__ = ["ControlNet", "ControlNetSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +54,8 @@ class ControlNet:
 
     def make_map(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Make what the ControlNet reads, (H, W, 3), uint8, of the picture at a size (width, height)."""
-        fitted = fit_picture(pixels, size, self.settings.fit)
-        return find_edges(fitted, self.settings.low, self.settings.high) if self.settings.map == "edges" else fitted
+        own = self.settings
+        return make_map(pixels, size, own.fit, own.map, (own.low, own.high))
 
     def build(
         self, family: Family | LatentModel, pixels: np.ndarray, size: tuple[int, int], shares: Sequence[float]

@@ -1,4 +1,4 @@
-"""A picture brought to the size of a run."""
+"""A picture brought to the size of a run, and the map that is made of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,32 @@ import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ["FITS", "fit_picture", "to_tensor"]
+from pipelines.controls.edges import find_edges
+
+__all__ = ["FITS", "MAPS", "fit_picture", "make_map", "to_tensor"]
 
 FITS = ("crop", "resize")
 """What is done to a picture of other proportions: its middle is cut out, or it is stretched."""
+
+
+MAPS = ("given", "edges")
+"""What is made of a picture that steers: nothing (it is a map already), or its edges."""
+
+
+def make_map(
+    pixels: np.ndarray, size: tuple[int, int], fit: str, kind: str, thresholds: tuple[float, float]
+) -> np.ndarray:
+    """Make what a network reads, (H, W, 3), uint8, of a picture.
+
+    Args:
+        pixels: the picture, (H, W, 3), uint8.
+        size: (width, height).
+        fit: of FITS.
+        kind: of MAPS.
+        thresholds: the lower and the upper of `find_edges`.
+    """
+    fitted = fit_picture(pixels, size, fit)
+    return find_edges(fitted, *thresholds) if kind == "edges" else fitted
 
 
 def fit_picture(pixels: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:

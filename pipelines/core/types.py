@@ -42,6 +42,7 @@ METHODS = (
     "cache",
     "vae",
     "control",
+    "t2i_adapter",
     "image_prompt",
     "ensemble",
     "sliders",
@@ -125,7 +126,8 @@ class Request:
         made_like: the program whose noise, times and formulas the run has, with its settings.
         second_pass: what is done to the finished picture at a larger size, with its settings.
         cache: what leaves parts of the network's evaluations out, with its settings.
-        control, image_prompt: pictures that steer the run, with the ControlNet or IP-Adapter that reads them.
+        control, t2i_adapter, image_prompt: pictures that steer the run, with the ControlNet, the T2I-Adapters or the
+            IP-Adapter that reads them.
         ensemble: further models whose predictions are averaged with the model's, with their weights.
         sliders: directions of the model's own along which the run is moved, with how far.
         story: scenes that are drawn together, a picture of the batch each, and what they share, with its settings.
@@ -154,6 +156,7 @@ class Request:
     cache: Choice = Choice("none")
     vae: Choice = Choice("own")
     control: Choice = Choice("none")
+    t2i_adapter: Choice = Choice("none")
     image_prompt: Choice = Choice("none")
     ensemble: Choice = Choice("none")
     sliders: Choice = Choice("none")

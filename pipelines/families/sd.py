@@ -22,6 +22,7 @@ from pipelines.families.noise_schedules import discrete_schedule, has_edm_times
 from pipelines.families.prompt_tokens import most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip
+from pipelines.families.t2i_adapter import Levels, adapter_inputs, list_unet_levels
 from pipelines.prompts.rules import HERE, PromptRules, require_layer
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]
@@ -109,11 +110,17 @@ class StableDiffusion(LatentFamily):
                 added_cond_kwargs=added,
                 return_dict=False,
                 **control,
+                **adapter_inputs(tensors, dtype),
             )[0].to(latents.dtype)
 
     def prepare_control(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return what a ControlNet reads of a map (B, 3, H, W) in [0, 1]: the map itself."""
         return pixels
+
+    @property
+    def adapter_levels(self) -> Levels:
+        """What T2I-Adapters may add to the network."""
+        return list_unet_levels(self.network.config, self.vae_scale_factor)
 
     def _convert_times(self, timesteps: torch.Tensor) -> torch.Tensor:
         if not self._edm_times:

@@ -167,7 +167,9 @@ class Catalog(Mapping[str, CatalogEntry]):
         return list_vaes(self.folders)
 
     def steering(self, what: str) -> list[SteeringEntry]:
-        """Return the ControlNets, IP-Adapters or image encoders of the models folders as they are now.
+        """Return the ControlNets, T2I-Adapters, IP-Adapters or image encoders of the models folders as they are now.
+
+        Behind the T2I-Adapters are the shipped ones.
 
         Args:
             what: a kind of `pipelines.models.steering`.

@@ -67,10 +67,14 @@ def _build_unusable_entry(path: Path, problem: str) -> CatalogEntry:
     return CatalogEntry("", label, "stock", path=path, size_bytes=measure_size(path), problem=problem)
 
 
+_BESIDE_MODELS = ("ControlNet", "T2IAdapter", "Autoencoder", VISION_ENCODER)
+"""What the classes are called of parts that are chosen beside a model."""
+
+
 def _build_part_entry(path: Path) -> CatalogEntry:
     """Of a part by itself, which may be one that is chosen beside a model."""
     entry = _build_unusable_entry(path, explain_part(path))
-    if not any(word in read_class_name(path.parent) for word in ("ControlNet", "Autoencoder", VISION_ENCODER)):
+    if not any(word in read_class_name(path.parent) for word in _BESIDE_MODELS):
         return entry
     return dataclasses.replace(entry, label=make_printable(path.parent.name), is_addition=True)
 

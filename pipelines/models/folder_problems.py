@@ -39,6 +39,7 @@ PLACES = {
 
 CHOSEN_BESIDE = {
     "controlnet": "a ControlNet: choose it under ControlNet",
+    "t2i_adapter": "a T2I-Adapter: choose it under T2I-Adapter",
     "ip_adapter": "an IP-Adapter: choose it under Picture as prompt",
 }
 """What is no model and is chosen beside one."""
@@ -73,6 +74,8 @@ def explain_part(path: Path) -> str:
     """Say what a part of a diffusers model by itself is, and what to do with it."""
     if "ControlNet" in read_class_name(path.parent):
         return f"{path.parent.name} is {CHOSEN_BESIDE['controlnet']}, with a model that it fits."
+    if read_class_name(path.parent) == "T2IAdapter":
+        return f"{path.parent.name} is {CHOSEN_BESIDE['t2i_adapter']}, with a model that it fits."
     if VISION_ENCODER in read_class_name(path.parent):
         return f"{path.parent.name} is an image encoder, which IP-Adapters read pictures with."
     if read_class_name(path.parent).startswith("Autoencoder"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.cancelling import Cancelled, raise_if
 from pipelines.core.errors import BusyError, ModelError, ModelFileError
+from pipelines.families.t2i_adapter import ADAPTERS
 from pipelines.models.files import PartFiles
 from pipelines.models.shipped_configurations import load_light_part
 from pipelines.models.steering_entry import ADAPTER, CONTROLNET
@@ -161,7 +162,7 @@ def _load_from_state(
         return checkpoint_modules(part.weights[0], config, dtype, {part.name: part_type}, cancelled, stored_as)[
             part.name
         ]
-    if part.name in (CONTROLNET, ADAPTER):
+    if part.name in (CONTROLNET, ADAPTER, *ADAPTERS):
         return load_steering_file(part, dtype, cancelled)
     return lone_module(part.weights[0], part_type, part.folder, dtype, part.name, cancelled, stored_as)
 

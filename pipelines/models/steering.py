@@ -1,4 +1,4 @@
-"""ControlNets, IP-Adapters and their image encoders of the models folder, and which of them fit a model."""
+"""ControlNets, T2I-Adapters, IP-Adapters and their image encoders of the models folder, and which fit a model."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import ModelFileError, SettingsError, UnknownMethodError
-from pipelines.models.additions import find_base
+from pipelines.families.t2i_adapter import ADAPTERS, STANDARD_LEVELS, Levels, list_adapter_levels, list_unet_levels
+from pipelines.models.additions import ASSETS, find_base
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, part_files, part_folder, read_json
 from pipelines.models.folder_entries import make_key, make_printable, measure_size
 from pipelines.models.folder_walk import ModelFolders
-from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, SteeringEntry
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, T2I_ADAPTER, SteeringEntry
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.network_kinds import CONTEXT_WIDTHS
+from pipelines.weights.t2i_adapter_names import read_adapter_config
 
 __all__ = ["build_steering_part", "explain_misfit", "find_steering", "is_control_lora", "list_steering"]
 
 _FAMILIES = {"SD3ControlNetModel": "sd3", "FluxControlNetModel": "flux", "ControlNetModel": "sd"}
-_NOUNS = {CONTROLNET: "ControlNet", ADAPTER: "IP-Adapter", ENCODER: "image encoder"}
-_VISION = "CLIPVisionModelWithProjection"
+_NOUNS = {
+    CONTROLNET: "ControlNet",
+    ADAPTER: "IP-Adapter",
+    ENCODER: "image encoder",
+    **dict.fromkeys(ADAPTERS, "T2I-Adapter"),
+}
+_VISION, _T2I = "CLIPVisionModelWithProjection", "T2IAdapter"
 
 
 def list_steering(folders: ModelFolders, what: str) -> list[SteeringEntry]:
-    """List those of one kind in the models folders, by name."""
+    """List those of one kind in the models folders, by name, and behind them the shipped ones whose names are free."""
     entries: list[SteeringEntry] = []
     keys: set[str] = set()
     for entry in _find_entries(folders):
@@ -38,7 +45,8 @@ def list_steering(folders: ModelFolders, what: str) -> list[SteeringEntry]:
                 key = f"{entry.key}-{number}"
             keys.add(key)
             entries.append(dataclasses.replace(entry, key=key))
-    return entries
+    bundled = _find_entries(ModelFolders(ASSETS / "controls", kinds=folders.kinds)) if what == T2I_ADAPTER else ()
+    return [*entries, *(entry for entry in bundled if entry.key not in keys)]
 
 
 def _find_entries(folders: ModelFolders) -> Iterator[SteeringEntry]:
@@ -56,6 +64,8 @@ def _find_entries(folders: ModelFolders) -> Iterator[SteeringEntry]:
             kind = folders.kinds.kind(path)
         except ModelFileError:
             continue
+        if kind.what == T2I_ADAPTER:
+            yield _read_adapter_file(path)
         if kind.what in (CONTROLNET, ADAPTER):
             width = next((width for width, names in CONTEXT_WIDTHS.items() if names == (kind.family, kind.base)), 0)
             yield SteeringEntry(
@@ -72,6 +82,22 @@ def _find_entries(folders: ModelFolders) -> Iterator[SteeringEntry]:
             )
 
 
+def _read_adapter_file(path: Path) -> SteeringEntry:
+    label = make_printable(path.stem)
+    config = read_adapter_config(read_weights_header(path).tensors)
+    problem = "" if config else f"{path.name} is a T2I-Adapter of a form that is not read here."
+    return SteeringEntry(
+        T2I_ADAPTER,
+        make_key(path.stem),
+        label,
+        path,
+        class_name=_T2I,
+        size_bytes=measure_size(path),
+        problem=problem,
+        levels=list_adapter_levels(config),
+    )
+
+
 def _read_folder(path: Path) -> Iterator[SteeringEntry]:
     folder, label = path.parent, make_printable(path.parent.name)
     try:
@@ -81,6 +107,19 @@ def _read_folder(path: Path) -> Iterator[SteeringEntry]:
     if _VISION in (config.get("architectures") or ()):
         yield SteeringEntry(ENCODER, make_key(folder.name), label, folder, class_name=_VISION)
     class_name = str(config.get("_class_name", ""))
+    if class_name == _T2I:
+        levels = list_adapter_levels(config)
+        problem = "" if levels else f"{label} is a T2I-Adapter of a kind that is not read here."
+        yield SteeringEntry(
+            T2I_ADAPTER,
+            make_key(folder.name),
+            label,
+            folder,
+            class_name=_T2I,
+            size_bytes=measure_size(path),
+            problem=problem,
+            levels=levels,
+        )
     if "ControlNet" not in class_name:
         return
     family, width = _identify(class_name, config)
@@ -132,13 +171,33 @@ def explain_misfit(steering: SteeringEntry, entry: CatalogEntry) -> str:
     """
     if steering.problem or steering.what == ENCODER:
         return steering.problem
+    if steering.levels:
+        own = _read_model_levels(entry)
+        fits = not own or own[: len(steering.levels)] == steering.levels
+        return "" if fits and entry.family in STANDARD_LEVELS else _describe_misfit(steering, entry)
     width = _read_model_width(entry)
     if steering.family == entry.family and (not width or not steering.width or width == steering.width):
         return _explain_factor(steering, entry)
+    return _describe_misfit(steering, entry)
+
+
+def _describe_misfit(steering: SteeringEntry, entry: CatalogEntry) -> str:
     return (
         f"The {_NOUNS[steering.what]} {steering.label} is made for another kind of model than {entry.label}. "
         "Choose one for this model."
     )
+
+
+def _read_model_levels(entry: CatalogEntry) -> Levels:
+    """What may be added to a model's network, as far as its files on this machine tell; () where they do not."""
+    if entry.path is None or not entry.path.is_dir():
+        return () if entry.quantized else STANDARD_LEVELS.get(entry.family, ())
+    try:
+        unet = read_json(part_folder(entry.path, "unet") / "config.json")
+        vae = read_json(part_folder(entry.path, "vae") / "config.json")
+    except ModelFileError:
+        return ()
+    return list_unet_levels(unet, _shrink_of(vae.get("block_out_channels")) or 8)
 
 
 def _shrink_of(channels: Any) -> int:

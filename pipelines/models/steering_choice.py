@@ -1,14 +1,17 @@
-"""Which ControlNet, IP-Adapter and image encoder a request's names lead to."""
+"""Which ControlNet, T2I-Adapters, IP-Adapter and image encoder a request's names lead to."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from pipelines.core.errors import ModelMissingError
+from pipelines.families.t2i_adapter import ADAPTERS
 from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
 from pipelines.models.files import read_json
 from pipelines.models.steering import find_steering
-from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, SteeringEntry
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, T2I_ADAPTER, SteeringEntry
 from pipelines.weights.gguf_files import read_weights_header
 
 __all__ = ["find_extra_steering"]
@@ -33,6 +36,9 @@ def find_extra_steering(catalog: Catalog, extras: Extras, entry: CatalogEntry) -
     if extras.adapter:
         adapter = find_steering(catalog.steering(ADAPTER), ADAPTER, extras.adapter, entry)
         found += [adapter, _find_encoder(catalog, adapter)]
+    for name, key in zip(ADAPTERS, extras.t2i_adapters, strict=False):
+        one = find_steering(catalog.steering(T2I_ADAPTER), T2I_ADAPTER, key, entry)
+        found.append(dataclasses.replace(one, what=name))
     return found
 
 

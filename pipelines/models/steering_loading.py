@@ -1,4 +1,4 @@
-"""Single files of ControlNets and IP-Adapters, read into modules."""
+"""Single files of ControlNets, T2I-Adapters and IP-Adapters, read into modules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import ModelFileError
 from pipelines.families.control_lora import ControlLora
 from pipelines.families.ip_adapter import IpAdapter
+from pipelines.families.t2i_adapter import ADAPTERS
 from pipelines.models.files import PartFiles, read_json
 from pipelines.models.steering_entry import ADAPTER
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.libraries import import_libraries
 from pipelines.weights.reading import TensorReader
+from pipelines.weights.t2i_adapter_names import read_adapter_config, rename_adapter_tensors
 
 __all__ = ["load_steering_file"]
 
@@ -34,7 +36,7 @@ def load_steering_file(part: PartFiles, dtype: torch.dtype, cancelled: Callable[
     """Load a file by itself.
 
     Args:
-        part: a ControlNet of a UNet in its authors' or in diffusers' names, or an IP-Adapter.
+        part: a ControlNet of a UNet or a T2I-Adapter in its authors' or in diffusers' names, or an IP-Adapter.
         dtype: of its weights.
         cancelled: polled between tensors.
 
@@ -43,6 +45,8 @@ def load_steering_file(part: PartFiles, dtype: torch.dtype, cancelled: Callable[
         Cancelled: the load was stopped.
     """
     state = _read_state(part.weights[0], dtype, cancelled)
+    if part.name in ADAPTERS:
+        return _build_t2i_adapter(state, part.weights[0]).to(dtype)
     module = _build_adapter(state) if part.name == ADAPTER else _build_controlnet(state, part.folder)
     return module.to(dtype)
 
@@ -142,6 +146,16 @@ def _build_adapter(state: Mapping[str, torch.Tensor]) -> IpAdapter:
         for name in ("to_k_ip", "to_v_ip")
     ]
     return IpAdapter(projection, layers[0], layers[1], reads_layers="proj.weight" not in projection_state)
+
+
+def _build_t2i_adapter(state: Mapping[str, torch.Tensor], path: Path) -> torch.nn.Module:
+    import_libraries()
+    from diffusers import T2IAdapter
+
+    names = rename_adapter_tensors(state)
+    adapter = T2IAdapter(**read_adapter_config(read_weights_header(path).tensors))
+    _load_all(adapter, {names[name]: tensor for name, tensor in state.items()}, "T2I-Adapter")
+    return adapter.eval()
 
 
 def _build_linear(weight: torch.Tensor) -> torch.nn.Linear:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pipelines.autoencoders import VAES, get_vae_name
 from pipelines.caches import CACHES
 from pipelines.compatibility import COMPATIBILITIES
-from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS
+from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS, T2I_ADAPTERS
 from pipelines.core.caching import SteppedCache
 from pipelines.core.errors import MethodFitError, PromptError, SettingsError
 from pipelines.core.registry import Table, parse_settings
@@ -40,6 +40,7 @@ TABLES: Mapping[str, Table[object]] = {
     "cache": CACHES,
     "vae": VAES,
     "control": CONTROLS,
+    "t2i_adapter": T2I_ADAPTERS,
     "image_prompt": IMAGE_PROMPTS,
     "ensemble": ENSEMBLES,
     "sliders": SLIDERS,
@@ -171,7 +172,7 @@ def check_second_pass(request: Request, limits: Limits) -> None:
     second = SECOND_PASSES.build(request.second_pass)
     if second.factor == 1:
         return
-    steering = (request.control, request.image_prompt, request.ensemble, request.sliders)
+    steering = (request.control, request.t2i_adapter, request.image_prompt, request.ensemble, request.sliders)
     company = (request.cache, *steering, request.story)
     if isinstance(second, SteeringPass) and second.alone and any(one.key != "none" for one in company):
         raise MethodFitError(second.alone)
@@ -185,16 +186,17 @@ def check_second_pass(request: Request, limits: Limits) -> None:
 
 
 def check_steering(request: Request) -> None:
-    """Check a VAE's, a ControlNet's and an IP-Adapter's own settings against each other and the other methods.
+    """Check the settings of the VAE and of what reads pictures against each other and the other methods.
 
     Raises:
         SettingsError: no model or no picture is named, or its part of the run is empty.
-        MethodFitError: a cache leaves out the layers that a ControlNet adds to.
+        MethodFitError: a cache leaves out the layers that a ControlNet or a T2I-Adapter adds to.
     """
     if request.vae.key != Request.vae.key and not get_vae_name(request):
         raise SettingsError("No VAE is chosen. Put one into the models folder and choose it, or take the model's own.")
     control, image_prompt = CONTROLS.build(request.control), IMAGE_PROMPTS.build(request.image_prompt)
-    for built, label in ((control, "ControlNet"), (image_prompt, "IP-Adapter")):
+    adapters = T2I_ADAPTERS.build(request.t2i_adapter)
+    for built, label in ((control, "ControlNet"), (adapters, "T2I-Adapter"), (image_prompt, "IP-Adapter")):
         if built is None:
             continue
         settings = built.settings
@@ -204,8 +206,11 @@ def check_steering(request: Request) -> None:
             raise SettingsError(f"The {label} has no picture. Choose one, or choose none.")
         if settings.begin >= settings.end:
             raise SettingsError(f"The {label} begins at {settings.begin:g} and ends at {settings.end:g}. End it later.")
-    if request.control.key != Request.control.key and request.cache.key != Request.cache.key:
-        raise MethodFitError("A ControlNet adds to layers that a cache leaves out. Set Cache to No cache ('none').")
+    if adapters and adapters.settings.second and not adapters.settings.second_picture:
+        raise SettingsError("The second T2I-Adapter has no picture. Choose one, or take one adapter alone.")
+    for key, label in ((request.control.key, "ControlNet"), (request.t2i_adapter.key, "T2I-Adapter")):
+        if key != "none" and request.cache.key != Request.cache.key:
+            raise MethodFitError(f"A {label} adds to layers that a cache leaves out. Set Cache to No cache ('none').")
 
 
 def _check_ensemble(request: Request) -> None:

@@ -55,13 +55,13 @@ def require_uncached(request: Request, what: str) -> None:
 
 
 def require_unsteered(request: Request, what: str) -> None:
-    """Refuse a ControlNet and an IP-Adapter where neither is run.
+    """Refuse a ControlNet, a T2I-Adapter and an IP-Adapter where none is run.
 
     Raises:
         SettingsError: there is one; `what` begins the sentence, e.g. "An edit".
     """
-    if request.control.key != Request.control.key or request.image_prompt.key != Request.image_prompt.key:
-        raise SettingsError(f"{what} takes no ControlNet and no picture as prompt. Set both to none.")
+    if any(getattr(request, field).key != "none" for field in ("control", "t2i_adapter", "image_prompt")):
+        raise SettingsError(f"{what} takes no ControlNet, no T2I-Adapter and no picture as prompt. Set them to none.")
 
 
 def require_one_model(request: Request, what: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS
+from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS, T2I_ADAPTERS
 from pipelines.core.errors import PictureError
 from pipelines.core.prediction import Addition
 from pipelines.core.types import Request
@@ -38,6 +38,11 @@ def build_additions(
     if control := CONTROLS.build(request.control):
         pixels = lay(_find_picture(family, control.settings.picture), control.settings.fit)
         additions.append(control.build(family, pixels, size, shares))
+    if adapters := T2I_ADAPTERS.build(request.t2i_adapter):
+        own = adapters.settings
+        names = [own.picture, own.second_picture] if own.second else [own.picture]
+        pictures = [lay(_find_picture(family, name), own.fit) for name in names]
+        additions.append(adapters.build(family, pictures, size, shares))
     if image_prompt := IMAGE_PROMPTS.build(request.image_prompt):
         additions.append(image_prompt.build(family, _find_picture(family, image_prompt.settings.picture), shares))
     if (ensemble := ENSEMBLES.build(request.ensemble)) and isinstance(family, Family) and family.companions:

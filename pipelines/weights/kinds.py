@@ -16,6 +16,7 @@ from pipelines.weights.network_kinds import (
     identify_network,
 )
 from pipelines.weights.prediction import Prediction, prediction_of
+from pipelines.weights.t2i_adapter_names import read_adapter_config
 
 __all__ = ["FileKind", "file_kind", "list_part_tensors"]
 
@@ -53,7 +54,7 @@ class FileKind(NamedTuple):
 
     Attributes:
         what: "checkpoint" (a whole model), "network" (only the denoising network), "lora", "embedding", "upscaler",
-            "vae", "text_encoder", "controlnet", "ip_adapter" or "unknown".
+            "vae", "text_encoder", "controlnet", "t2i_adapter", "ip_adapter" or "unknown".
         family: "sd", "sdxl", "sd3", "flux", or "" when nothing tells it.
         base: "sd1", "sd2", "sdxl", "sd3", "sd35-medium", "sd35-large", "flux1" (a LoRA), "flux1-dev",
             "flux1-schnell"; of a text encoder "clip_l", "clip_g", "open_clip_h" or "t5xxl"; of a VAE its
@@ -90,6 +91,8 @@ def file_kind(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None 
         return FileKind("unknown", note=_NESTED)
     if any(LORA_MARK.search(name) for name in tensors):
         return FileKind("lora", *lora_kind(tensors, metadata, CONTEXT_WIDTHS))
+    if read_adapter_config(tensors):
+        return FileKind("t2i_adapter")
     return _classify_adapter(tensors) or _classify_network(tensors, metadata) or _classify_part(tensors)
 
 

@@ -226,7 +226,7 @@ class StudioModels:
         return list_fitting(self.catalog.folder / FOLDER, model)
 
     def steering(self, model: str, what: str) -> list[SteeringEntry]:
-        """List the ControlNets or IP-Adapters of the models folder that are made for a model.
+        """List the ControlNets, T2I-Adapters or IP-Adapters, also the shipped ones, that are made for a model.
 
         Args:
             model: key of the catalog.

@@ -19,7 +19,7 @@ def _collect_tables() -> tuple[Table[Any], ...]:
     from pipelines.autoencoders import VAES
     from pipelines.caches import CACHES
     from pipelines.compatibility import COMPATIBILITIES
-    from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS
+    from pipelines.controls import CONTROLS, ENSEMBLES, IMAGE_PROMPTS, SLIDERS, T2I_ADAPTERS
     from pipelines.edits import EDITS
     from pipelines.guidance import GUIDANCE
     from pipelines.initializations import INITIALIZATIONS
@@ -46,6 +46,7 @@ def _collect_tables() -> tuple[Table[Any], ...]:
         SECOND_PASSES,
         VAES,
         CONTROLS,
+        T2I_ADAPTERS,
         IMAGE_PROMPTS,
         ENSEMBLES,
         SLIDERS,

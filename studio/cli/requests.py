@@ -43,6 +43,7 @@ _EXAMPLES = {
     "cache": "e.g. deepcache,interval=3",
     "vae": "e.g. file,name=sd-vae-ft-mse",
     "control": "e.g. controlnet,model=canny,picture=FILE,map=edges,strength=0.8,end=0.6",
+    "t2i_adapter": "e.g. t2i_adapter,model=emoji-128-shapes,picture=FILE,map=edges,strength=0.8",
     "image_prompt": "e.g. ip_adapter,model=ip-adapter-sd15,picture=FILE,strength=0.6",
     "ensemble": "e.g. composition,second=emoji-128-flow,second_weight=0.5,course=fade_in",
     "sliders": "e.g. directions,file=foxes,first=1.5,third=-2",

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["STEERED", "give_pictures", "keep_pictures", "require_extras"]
 
-STEERED = ("control", "image_prompt")
-"""Fields of a request that bring a picture."""
+STEERED = ("control", "t2i_adapter", "image_prompt")
+"""Fields of a request that bring pictures."""
+
+PICTURES = ("picture", "second_picture")
+"""Their settings that name one."""
 
 
 def keep_pictures(values: Mapping[str, object], context: TaskContext) -> Mapping[str, Any]:
@@ -34,12 +37,19 @@ def keep_pictures(values: Mapping[str, object], context: TaskContext) -> Mapping
     changed = dict(values)
     for field in STEERED:
         choice = values.get(field)
-        picture = choice.get("picture") if isinstance(choice, Mapping) else None
-        if isinstance(choice, Mapping) and picture and not (isinstance(picture, str) and context.given.has(picture)):
-            if isinstance(picture, str) and len(picture) == _DIGEST:
-                context.given.read(picture)  # says that it is gone
-            changed[field] = {**choice, "picture": context.given.add(read_picture(picture))}
+        if isinstance(choice, Mapping):
+            names = {one: _keep(choice[one], context) for one in PICTURES if choice.get(one)}
+            changed[field] = {**choice, **names}
     return changed
+
+
+def _keep(picture: object, context: TaskContext) -> str:
+    """The name of a picture, which is kept unless it is already."""
+    if isinstance(picture, str) and context.given.has(picture):
+        return picture
+    if isinstance(picture, str) and len(picture) == _DIGEST:
+        context.given.read(picture)  # says that it is gone
+    return context.given.add(read_picture(picture))
 
 
 _DIGEST = 64
@@ -85,4 +95,4 @@ def give_pictures(family: Family, requests: Iterable[Request], context: TaskCont
 
 def _list_names(request: Request) -> list[str]:
     settings = [getattr(request, field).settings for field in STEERED]
-    return [str(one["picture"]) for one in settings if one.get("picture")]
+    return [str(one[name]) for one in settings for name in PICTURES if one.get(name)]

@@ -115,7 +115,7 @@ class ForkedContext:
         if extras:
             raise ModelMissingError(
                 "This Space loads its models when it starts, and no other parts. Set VAE to the model's own, and "
-                "ControlNet and IP-Adapter to none."
+                "ControlNet, T2I-Adapter and IP-Adapter to none."
             )
         if key not in self._models:
             raise ModelMissingError(

@@ -13,7 +13,7 @@ from gradio.components import Component
 from pipelines.emoji.vocabulary import shipped_vocabulary
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING, WEIGHTINGS
 from pipelines.models.sizes import size_multiple
-from pipelines.models.steering_entry import ADAPTER, CONTROLNET
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET, T2I_ADAPTER
 from pipelines.requests.limits import TABLES
 from pipelines.requests.prompts import prompt_notes
 from studio.results.search import FIXED_SEED
@@ -227,15 +227,15 @@ class FormSections:
         """Lay out a picture that steers the run.
 
         Args:
-            field: "control" or "image_prompt".
+            field: "control", "t2i_adapter" or "image_prompt".
             without: a sentence on what is taken where no picture is chosen; "" where one must be.
         """
         offered = self.list_steering_choices(field, self.first.key)
         self.steered[field] = build_steering_controls(self.studio, field, self.prefix, offered, without)
 
     def list_steering_choices(self, field: str, model: str) -> list[tuple[str, str]]:
-        """List label and key of each ControlNet or IP-Adapter that is made for a model."""
-        what = {"control": CONTROLNET, "image_prompt": ADAPTER}[field]
+        """List label and key of each ControlNet, T2I-Adapter or IP-Adapter that is made for a model."""
+        what = {"control": CONTROLNET, "t2i_adapter": T2I_ADAPTER, "image_prompt": ADAPTER}[field]
         return [(one.label, one.key) for one in self.studio.steering(model, what)]
 
     def list_vae_choices(self, model: str) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.components import Component
 
-from pipelines.controls.controlnet import MAPS
+from pipelines.controls.pictures import MAPS
 from pipelines.core.errors import StepwiseError
 from pipelines.core.types import Choice
 from studio.ui.component_data import Block, Data
@@ -27,10 +27,16 @@ _WORDS = {
         "Control picture",
         "Lines, depth, a pose or a mask; or a photograph whose edges are found.",
     ),
+    "t2i_adapter": (
+        "T2I-Adapter",
+        "Adapter picture",
+        "Lines or a shape, white on black; or a photograph whose edges are found.",
+    ),
     "image_prompt": ("IP-Adapter", "Picture as prompt", "Its subject, style and colors act beside the words."),
 }
-_METHODS = {"control": "controlnet", "image_prompt": "ip_adapter"}
-_STRENGTHS = {"control": 1.0, "image_prompt": 0.6}
+_METHODS = {"control": "controlnet", "t2i_adapter": "t2i_adapter", "image_prompt": "ip_adapter"}
+_MAPPED = ("control", "t2i_adapter")
+_STRENGTHS = {"control": 1.0, "t2i_adapter": 1.0, "image_prompt": 0.6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +45,8 @@ class SteeringControls:
 
     Attributes:
         studio: keeps the pictures.
-        field: of a request: "control" or "image_prompt".
-        model: the ControlNet or IP-Adapter; "" for none.
+        field: of a request: "control", "t2i_adapter" or "image_prompt".
+        model: the ControlNet, T2I-Adapter or IP-Adapter; "" for none.
         picture: as it is shown and chosen.
         name: of the kept picture, which a run and the browser's memory take.
         panel: all but the model, shown where one is chosen.
@@ -135,7 +141,7 @@ def build_steering_controls(
 
     Args:
         studio: keeps the pictures.
-        field: of a request: "control" or "image_prompt".
+        field: of a request: "control", "t2i_adapter" or "image_prompt".
         prefix: begins each component's id.
         offered: label and key of each that fits the model chosen at first.
         without: a sentence on what is taken where no picture is chosen; "" where one must be.
@@ -167,7 +173,7 @@ def build_steering_controls(
         gr.HTML(f"<p class='sw-hint'>{info} {without}</p>")
         choices = [(_MAP_LABELS[key], key) for key in MAPS]
         map_choice = (
-            gr.Radio(choices, value=MAPS[0], label="Map", elem_id=f"{identity}-map") if field == "control" else None
+            gr.Radio(choices, value=MAPS[0], label="Map", elem_id=f"{identity}-map") if field in _MAPPED else None
         )
         sliders = {
             "strength": _build_slider("Strength", 2, _STRENGTHS[field], f"{identity}-strength"),
@@ -189,5 +195,5 @@ def _list_choices(offered: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _format_info(field: str, offered: Sequence[tuple[str, str]]) -> str:
     if offered:
-        return "The picture decides where things are." if field == "control" else "The picture is a part of the prompt."
+        return "The picture decides where things are." if field in _MAPPED else "The picture is a part of the prompt."
     return "The models folder has none for this model."

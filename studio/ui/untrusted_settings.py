@@ -9,7 +9,7 @@ from pipelines.controls import ENSEMBLES, SLIDERS
 from pipelines.core.errors import StepwiseError
 from pipelines.core.registry import Table, parse_settings
 from pipelines.core.types import Choice, Request, Traits
-from pipelines.models.steering_entry import ADAPTER, CONTROLNET
+from pipelines.models.steering_entry import ADAPTER, CONTROLNET, T2I_ADAPTER
 from studio.infotext import Restored
 from studio.ui.form import TABLES
 
@@ -68,15 +68,25 @@ def _find_vae(restored: Restored, values: dict[str, Any], notes: list[str], stud
     )
 
 
+_STEERING = {
+    "control": (CONTROLNET, "ControlNet"),
+    "t2i_adapter": (T2I_ADAPTER, "T2I-Adapter"),
+    "image_prompt": (ADAPTER, "IP-Adapter"),
+}
+
+
 def _drop_missing_steering(values: dict[str, Any], notes: list[str], studio: Studio, model: str) -> None:
-    """Take out a ControlNet or an IP-Adapter that is not here, and one whose picture is not, with a sentence each."""
-    for field, what, words in (("control", CONTROLNET, "ControlNet"), ("image_prompt", ADAPTER, "IP-Adapter")):
+    """Take out what reads a picture where it or its picture is not here, with a sentence each."""
+    for field, (what, words) in _STEERING.items():
         settings = Choice.parse(values.get(field, "none")).settings
         if not settings:
             continue
-        if settings.get("model") not in [one.key for one in studio.steering(model, what)]:
-            why = f"{str(settings.get('model', ''))[:80]!r} is not in the models folder, or not for this model"
-        elif not studio.given.has(str(settings.get("picture", ""))):
+        here = [one.key for one in studio.steering(model, what)]
+        names = [str(settings.get(name, "")) for name in ("model", "second") if name == "model" or settings.get(name)]
+        pictures = [str(settings.get("picture", "")), str(settings.get("second_picture", ""))][: len(names)]
+        if missing := [name for name in names if name not in here]:
+            why = f"{missing[0][:80]!r} is not in the models folder, or not for this model"
+        elif not all(studio.given.has(picture) for picture in pictures):
             why = "its picture is not here"
         else:
             continue

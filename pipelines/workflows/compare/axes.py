@@ -36,6 +36,7 @@ _PLAIN = {
     "cache": "Cache",
     "vae": "VAE",
     "control": "ControlNet",
+    "t2i_adapter": "T2I-Adapter",
     "image_prompt": "Picture as prompt",
     "ensemble": "Several models",
     "sliders": "Sliders",

@@ -138,8 +138,9 @@ class EditForm:
         with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
             gr.HTML("<p class='sw-hint'>For edits without inversion; with one, no cache can be chosen.</p>")
             base.method("cache")
-        with gr.Accordion("ControlNet and IP-Adapter", open=False):
+        with gr.Accordion("ControlNet, T2I-Adapter and IP-Adapter", open=False):
             base.steering("control", _WITHOUT_PICTURE)
+            base.steering("t2i_adapter", _WITHOUT_PICTURE)
             base.steering("image_prompt", _WITHOUT_PICTURE)
         with gr.Accordion("LoRA and VAE", open=False):
             base.loras()

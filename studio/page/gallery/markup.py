@@ -32,6 +32,7 @@ _PLAIN_START = Request().start.to_json()
 _MADE_HERE = Request().made_like.to_json()
 _ONE_PASS = Request().second_pass.to_json()
 _UNCACHED = Request().cache.to_json()
+_STEERED = {"control": "ControlNet", "t2i_adapter": "T2I-Adapter", "image_prompt": "Picture as prompt"}
 _UNSTEERED = Request().control.to_json()
 _OWN_VAE = Request().vae.to_json()
 _ONE_MODEL = Request().ensemble.to_json()
@@ -216,7 +217,7 @@ def _list_figures(record: Record, label: str) -> list[tuple[str, str]]:
         names["cache"] = "Cache"
     if request.get("vae", _OWN_VAE) != _OWN_VAE:
         names["vae"] = "VAE"
-    for name, words in (("control", "ControlNet"), ("image_prompt", "Picture as prompt")):
+    for name, words in _STEERED.items():
         if request.get(name, _UNSTEERED) != _UNSTEERED:
             names[name] = words
     if request.get("ensemble", _ONE_MODEL) != _ONE_MODEL:

@@ -40,6 +40,7 @@ _UNUSED = (
     "made_like",
     "vae",
     "control",
+    "t2i_adapter",
     "image_prompt",
     "ensemble",
     "sliders",

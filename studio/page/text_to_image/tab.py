@@ -117,8 +117,9 @@ class TextToImageTab(RunningTab):
             form.ensemble()
         with gr.Accordion("Sliders", open=False, elem_classes="sw-expert"):
             form.sliders()
-        with gr.Accordion("ControlNet", open=False):
+        with gr.Accordion("ControlNet and T2I-Adapter", open=False):
             form.steering("control")
+            form.steering("t2i_adapter")
         with gr.Accordion("Picture as prompt (IP-Adapter)", open=False):
             form.steering("image_prompt")
         with gr.Accordion("LoRA and VAE", open=False):

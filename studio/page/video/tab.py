@@ -110,9 +110,10 @@ class VideoTab(RunningTab):
             form.method("start")
         with gr.Accordion("Acceleration", open=False, elem_classes="sw-expert"):
             form.method("cache")
-        with gr.Accordion("ControlNet and IP-Adapter", open=False):
+        with gr.Accordion("ControlNet, T2I-Adapter and IP-Adapter", open=False):
             gr.HTML("<p class='sw-hint'>They steer every frame of a walk alike.</p>")
             form.steering("control")
+            form.steering("t2i_adapter")
             form.steering("image_prompt")
         with gr.Accordion("LoRA and VAE", open=False):
             form.loras()

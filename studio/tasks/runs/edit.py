@@ -97,7 +97,7 @@ def _fill_prompt(values: Mapping[str, object]) -> Mapping[str, Any]:
 
 
 def _steer_by_source(values: Mapping[str, object]) -> Mapping[str, Any]:
-    """With the source as the picture of a ControlNet or an IP-Adapter that has none of its own."""
+    """With the source as the picture of a ControlNet, a T2I-Adapter or an IP-Adapter that has none of its own."""
     base, picture = values.get("base"), values.get("picture")
     if not isinstance(base, Mapping) or picture is None:
         return values

@@ -76,7 +76,7 @@ def parse_request(
         context: knows the models and the caps.
         prompt_needed: whether an empty prompt is refused.
         second_pass: whether the task runs a second pass where one is asked for; the others refuse it.
-        steered: whether the task runs a ControlNet and an IP-Adapter; the others refuse them.
+        steered: whether the task runs a ControlNet, a T2I-Adapter and an IP-Adapter; the others refuse them.
         composed: whether the task runs several models together; the others refuse that.
         stories: whether the task draws scenes together; the others refuse that.
         begins: whether the task's own requests only begin with this one and change it; then what they run on (levels,

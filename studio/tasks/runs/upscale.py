@@ -21,6 +21,7 @@ from pipelines.workflows.edit.request import Picture
 from pipelines.workflows.edit.runs import Editing
 from pipelines.workflows.upscale import UpscaleRequest
 from studio.jobs.job import Cell, Job, JobStatus
+from studio.tasks.extras import STEERED
 from studio.tasks.own_loop import refuse_stock, require_own_loop
 from studio.tasks.pictures import read_picture
 from studio.tasks.recording import KEPT_BYTES, record
@@ -37,11 +38,7 @@ _STOCK = " and has no second pass here. Choose another."
 
 def _read_base(plain: Mapping[str, object], context: TaskContext, prompt_needed: bool) -> Request:
     """Read the settings of the picture; a size in them is the one at which it was drawn, never the model's own."""
-    plain = {
-        name: value
-        for name, value in plain.items()
-        if name not in ("control", "image_prompt", "ensemble", "sliders", "story")
-    }
+    plain = {name: value for name, value in plain.items() if name not in (*STEERED, "ensemble", "sliders", "story")}
     return parse_request({"width": 0, "height": 0, **plain}, context, prompt_needed, second_pass=True)
 
 
