@@ -1,13 +1,13 @@
-"""ControlNets and IP-Adapters in edits and walks: the edit's row is steered, the source's is not."""
+"""ControlNets, T2I-Adapters and IP-Adapters in edits and walks: the edit's row is steered, the source's is not."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionControlNetImg2ImgPipeline
+from diffusers import StableDiffusionControlNetImg2ImgPipeline, T2IAdapter
 from PIL import Image
-from test_controlnet import PICTURE, SIZE, TOKENS, sd, sd3
+from test_controlnet import PICTURE, SIZE, TOKENS, randomize, sd, sd3
 from test_image_prompt import adapter_state, image_encoder
 
 from pipelines.core.loop import denoise
@@ -25,10 +25,12 @@ from pipelines.workflows.video.base import VideoJob
 from pipelines.workflows.video.walk import Walk, WalkSettings
 from tests.pipelines.edit_requests import BASE, edited, request_of
 from tests.pipelines.network_state import assert_unchanged, state_of
+from tests.pipelines.tiny_models import TINY_ADAPTER
 
 LINES = Choice("controlnet", {"model": "lines", "picture": "x", "strength": 0.8})
 LOOK = Choice("ip_adapter", {"model": "look", "picture": "x", "strength": 0.8})
-STEERED = {"control": LINES, "image_prompt": LOOK}
+SHAPES = Choice("t2i_adapter", {"model": "shapes", "picture": "x", "strength": 0.8})
+STEERED = {"control": LINES, "t2i_adapter": SHAPES, "image_prompt": LOOK}
 
 
 def build_adapter(unet):
@@ -64,7 +66,8 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def family(pipe):
-    parts = {"ip_adapter": build_adapter(pipe.unet), "image_encoder": image_encoder()}
+    shapes = randomize(T2IAdapter(**TINY_ADAPTER), 0.05)
+    parts = {"ip_adapter": build_adapter(pipe.unet), "image_encoder": image_encoder(), "t2i_adapter": shapes}
     family = family_of({**pipe.components, **parts})
     family.pictures = {"x": PICTURE}
     return family

@@ -1,11 +1,11 @@
-"""Where ControlNets and IP-Adapters stay: what each step calls is not moved there and back in each, on the stand-in."""
+"""Where what reads pictures stays: what each step calls is not moved there and back in each, on the stand-in."""
 
 from __future__ import annotations
 
 import pytest
 import safetensors.torch
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, T2IAdapter
 from test_controlnet import PICTURE, PROMPT, SIZE
 from test_image_prompt import adapter_state, image_encoder
 
@@ -17,7 +17,7 @@ from pipelines.models.load_request import LoadRequest
 from pipelines.requests.text_to_image import build_run, resolve
 from tests.pipelines.accelerator import Accelerator
 from tests.pipelines.test_placement import HEADROOM, loader_for
-from tests.pipelines.tiny_models import tiny_sd
+from tests.pipelines.tiny_models import TINY_ADAPTER, tiny_sd
 
 REQUEST = Request(
     model="one", prompt=PROMPT, num_inference_steps=2, width=SIZE, height=SIZE, sampler=Choice("ddim"), seed=3
@@ -26,6 +26,10 @@ STEERED = {
     "controlnet": (
         Extras(controlnet="edges"),
         REQUEST.replace(control=Choice("controlnet", {"model": "edges", "picture": "p"})),
+    ),
+    "t2i_adapter": (
+        Extras(t2i_adapters=("shapes",)),
+        REQUEST.replace(t2i_adapter=Choice("t2i_adapter", {"model": "shapes", "picture": "p"})),
     ),
     "ip_adapter": (
         Extras(adapter="look"),
@@ -42,6 +46,7 @@ def folder(tmp_path_factory):
     for parameter in control.parameters():
         parameter.data += 0.05
     control.save_pretrained(made / "controlnet" / "Edges")
+    T2IAdapter(**TINY_ADAPTER).eval().save_pretrained(made / "t2i_adapter" / "Shapes")
     (made / "ipadapter").mkdir()
     safetensors.torch.save_file(adapter_state(unet), made / "ipadapter" / "look.safetensors")
     image_encoder().save_pretrained(made / "clip_vision" / "image_encoder")
@@ -63,7 +68,9 @@ def run(loader, what, device=None):
         ]
 
 
-@pytest.mark.parametrize(("what", "share"), [("controlnet", 1.1), ("ip_adapter", 1.02), ("ip_adapter", 0.5)])
+@pytest.mark.parametrize(
+    ("what", "share"), [("controlnet", 1.1), ("t2i_adapter", 1.02), ("ip_adapter", 1.02), ("ip_adapter", 0.5)]
+)
 def test_what_each_step_calls_is_not_moved_back_in_each_step(what, share, folder):
     device = Accelerator("cuda")
     on_cpu = loader_for(folder, 2**33, device="cpu")

@@ -149,6 +149,15 @@ def _finished(pipe, folder):
     return pipe
 
 
+TINY_ADAPTER = {
+    "channels": [8, 16],
+    "downscale_factor": 8,
+    "num_res_blocks": 1,
+    "adapter_type": "full_adapter_xl",
+}
+"""The configuration of a T2I-Adapter for `tiny_sd` and `tiny_sdxl`."""
+
+
 def tiny_sd(folder=None, prediction_type: str = "epsilon", seed: int = 0, **unet) -> StableDiffusionPipeline:
     """A Stable Diffusion 1 pipeline, 32 x 32 pixels, latents (4, 8, 8).
 

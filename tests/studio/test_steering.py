@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from PIL import Image
 
 from pipelines.core.errors import PictureError, SettingsError, StepwiseError, UnknownMethodError
@@ -44,9 +44,17 @@ def studio(tmp_path_factory):
     for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out):
         torch.nn.init.normal_(layer.weight, std=0.1)
     net.save_pretrained(home / "models" / "controlnet" / "Lines")
+    shapes = T2IAdapter(channels=[64, 128], num_res_blocks=1, downscale_factor=4)
+    for block in shapes.adapter.body:
+        torch.nn.init.normal_(block.resnets[0].block2.weight, std=0.1)
+    shapes.save_pretrained(home / "models" / "t2i_adapter" / "Shapes")
     studio = Studio(StudioSettings(home / "outputs", home / "models", device="cpu"))
     yield studio
     studio.close()
+
+
+def adapter(**settings):
+    return {"t2i_adapter": {"key": "t2i_adapter", "model": "shapes", "picture": encode(), **settings}}
 
 
 def run(studio, **changes):
@@ -64,6 +72,19 @@ def test_a_picture_steers_and_an_equal_request_comes_from_the_cache(studio):
     other = run(studio, **control(picture=encode(255 - PICTURE)))
     assert FROM_CACHE not in other.figures and not np.array_equal(other.images, steered.images)
     np.testing.assert_array_equal(run(studio, **control(strength=0.0)).images, plain.images)
+
+
+def test_t2i_adapters_steer_alone_in_pairs_and_beside_a_controlnet(studio):
+    plain, one = run(studio), run(studio, **adapter())
+    pair = run(studio, **adapter(second="shapes", second_picture=encode(255 - PICTURE)))
+    beside = run(studio, **adapter(), **control())
+    pictures = [plain, one, pair, beside, run(studio, **control())]
+    assert len({cell.images.tobytes() for cell in pictures}) == 5
+    assert {cell.figures["evaluations"] for cell in (one, pair, beside)} == {4}  # those of the network alone
+    base = studio.store.get(pair.results[0])
+    restored = read_settings(studio, str(base.path), "emoji").values["t2i_adapter"]
+    assert restored["second"] == "shapes" and studio.given.has(restored["second_picture"])
+    np.testing.assert_array_equal(run(studio, **adapter(strength=0.0)).images, plain.images)
 
 
 def test_a_second_pass_is_steered_at_its_own_size(studio):
@@ -159,7 +180,8 @@ def test_the_form_writes_the_choice_and_shows_it_again(studio, tmp_path):
     with gr.Blocks():
         form = RequestForm(studio, "s", first="emoji")
         form.prompt("a fox"), form.model(), form.words(), form.steps(), form.seed(), form.size(), form.variation()
-        form.loras(), form.steering("control"), form.steering("image_prompt"), form.wire()
+        form.loras(), form.steering("control"), form.steering("t2i_adapter")
+        form.steering("image_prompt"), form.wire()
     controls = form.steered["control"]
     assert [key for _, key in controls.model.choices] == ["", "lines"]
     data = {component: component.value for component in form.inputs}
@@ -173,4 +195,5 @@ def test_the_form_writes_the_choice_and_shows_it_again(studio, tmp_path):
     updates = form.updates({"control": chosen})
     assert updates[controls.name] == name and updates[controls.panel]["visible"]
     np.testing.assert_array_equal(updates[controls.picture]["value"], PICTURE)
+    assert [key for _, key in form.steered["t2i_adapter"].model.choices] == ["", "shapes"]
     assert form.updates({"model": "emoji-128-flow", "control": chosen})[controls.model]["value"] == ""
