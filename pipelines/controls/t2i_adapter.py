@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.families.base import Family
 from pipelines.families.latent_model import LatentModel
+from pipelines.families.pretrained import PretrainedModule
 from pipelines.families.t2i_adapter import ADAPTERS, FEATURE, AdaptedFamily, Levels, list_adapter_levels
 from pipelines.weights.libraries import find_execution_device
 
@@ -118,7 +118,7 @@ class T2iAdapter:
             yield name, pixels, kind, strength
 
 
-def _read_map(adapter: Any, pixels: np.ndarray) -> list[torch.Tensor]:
+def _read_map(adapter: PretrainedModule, pixels: np.ndarray) -> list[torch.Tensor]:
     """What an adapter says of a map (H, W, 3), uint8: (1, C, h, w) of each level."""
     if adapter.config.in_channels == 1:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
@@ -128,11 +128,11 @@ def _read_map(adapter: Any, pixels: np.ndarray) -> list[torch.Tensor]:
     return said
 
 
-def _require_fit(config: Mapping[str, Any], own: Levels, size: tuple[int, int]) -> None:
+def _require_fit(config: Mapping[str, object], own: Levels, size: tuple[int, int]) -> None:
     levels = list_adapter_levels(config)
     if not levels or own[: len(levels)] != levels:
         raise SettingsError("The T2I-Adapter is made for another kind of model. Choose one for this model.")
-    factor = config["downscale_factor"]
+    factor = levels[0][1]
     if any(side % factor for side in size):
         raise SettingsError(
             f"The T2I-Adapter reads pictures whose sides are multiples of {factor}, and the run has {size[0]} × "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -43,7 +43,7 @@ class AdaptedFamily(Protocol):
         """What may be added to the network."""
 
 
-def list_adapter_levels(config: Mapping[str, Any]) -> Levels:
+def list_adapter_levels(config: Mapping[str, object]) -> Levels:
     """List what an adapter says, by its configuration; () for kinds that are not known.
 
     Args:
@@ -61,7 +61,7 @@ def list_adapter_levels(config: Mapping[str, Any]) -> Levels:
     return tuple((width, factor * 2**place) for place, width in enumerate(channels))
 
 
-def list_unet_levels(config: Mapping[str, Any], vae_factor: int) -> Levels:
+def list_unet_levels(config: Mapping[str, object], vae_factor: int) -> Levels:
     """List what may be added to a UNet: after each block of its encoder and after its middle.
 
     A block with attention is added to before it halves its sides, one without attention after that.
@@ -70,8 +70,9 @@ def list_unet_levels(config: Mapping[str, Any], vae_factor: int) -> Levels:
         config: of a UNet2DConditionModel.
         vae_factor: pixels to a latent.
     """
-    widths: Sequence[int] = config.get("block_out_channels") or ()
-    kinds: Sequence[str] = config.get("down_block_types") or ()
+    widths, kinds = config.get("block_out_channels"), config.get("down_block_types")
+    if not isinstance(widths, list | tuple) or not isinstance(kinds, list | tuple):
+        return ()
     levels: list[tuple[int, int]] = []
     last = len(widths) - 1
     for place, (width, kind) in enumerate(zip(widths, kinds, strict=False)):
@@ -80,7 +81,7 @@ def list_unet_levels(config: Mapping[str, Any], vae_factor: int) -> Levels:
     return (*levels, (widths[-1], vae_factor * 2**last)) if levels else ()
 
 
-def adapter_inputs(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, Any]:
+def adapter_inputs(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, list[torch.Tensor]]:
     """Return the UNet's further argument for what adapters have said; none where they say nothing.
 
     Args:

@@ -153,7 +153,7 @@ def _build_t2i_adapter(state: Mapping[str, torch.Tensor], path: Path) -> torch.n
     from diffusers import T2IAdapter
 
     names = rename_adapter_tensors(state)
-    adapter = T2IAdapter(**read_adapter_config(read_weights_header(path).tensors))
+    adapter: torch.nn.Module = T2IAdapter.from_config(read_adapter_config(read_weights_header(path).tensors))
     _load_all(adapter, {names[name]: tensor for name, tensor in state.items()}, "T2I-Adapter")
     return adapter.eval()
 

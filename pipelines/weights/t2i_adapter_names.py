@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from pipelines.weights.files import Tensor
 
@@ -48,7 +47,7 @@ def _rename(name: str, residuals: int) -> str:
     return f"body.{block}.resnets.{place}.{match[2]}.{match[3]}"
 
 
-def read_adapter_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def read_adapter_config(tensors: Mapping[str, Tensor]) -> dict[str, object]:
     """Read the configuration of diffusers' T2IAdapter from the tensors of a file; {} of what is none.
 
     Args:
