@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.core.errors import TrainingError
 from pipelines.training.history import History, history_of
 
-__all__ = ["FLOORS", "GENERATED", "Floor", "figure_table", "objections", "write_card"]
+__all__ = ["FLOORS", "GENERATED", "Floor", "figure_table", "objections", "put_table", "write_card"]
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
@@ -99,7 +99,7 @@ def _describe_history(history: History) -> str:
 
 
 def write_card(folder: Path, figures: Figures, note: str, floors: dict[str, Floor] = FLOORS) -> None:
-    """Put the table between the card's two marks, and the figures into figures.json.
+    """Put the table of floors between the card's two marks, and the figures into figures.json.
 
     Args:
         folder: the model's: its weights' history decides what the table calls held-out.
@@ -108,12 +108,22 @@ def write_card(folder: Path, figures: Figures, note: str, floors: dict[str, Floo
         floors: what the figures must reach.
     Raises: TrainingError when the card lacks the marks.
     """
+    put_table(folder, figures, f"{figure_table(figures, history_of(folder), floors)}\n\n{note}")
+
+
+def put_table(folder: Path, figures: Figures, table: str) -> None:
+    """Put any table between the card's two marks, and the figures into figures.json.
+
+    Args:
+        folder: of the card.
+        figures: what was measured.
+        table: Markdown.
+    Raises: TrainingError when the card lacks the marks.
+    """
     card = folder / "README.md"
     text = card.read_text("utf-8") if card.is_file() else f"{BEGIN}\n{END}\n"
     if BEGIN not in text or END not in text:
         raise TrainingError(f"The model card lacks the marks {BEGIN!r} and {END!r}.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
-    card.write_text(
-        f"{before}{BEGIN}\n{figure_table(figures, history_of(folder), floors)}\n\n{note}\n{END}{after}", "utf-8"
-    )
+    card.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", "utf-8")
