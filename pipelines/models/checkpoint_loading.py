@@ -10,6 +10,7 @@ import torch
 
 from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import ModelFileError
+from pipelines.models.empty_weights import WithoutNoise
 from pipelines.models.files import read_json
 from pipelines.models.stored_dtypes import StoredAs, keep_all
 from pipelines.weights.checkpoint_names import Move, encoder_moves, network_moves, vae_moves
@@ -141,7 +142,7 @@ def empty_module(module_class: type[Any], config: Path, plain: Mapping[str, obje
     """
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
+    with init_empty_weights(), WithoutNoise():
         if hasattr(module_class, "from_config") and not hasattr(module_class, "config_class"):
             return module_class.from_config(dict(read_json(config / "config.json") if plain is None else plain))
         return module_class(module_class.config_class.from_pretrained(str(config), local_files_only=True))

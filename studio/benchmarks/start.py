@@ -47,7 +47,7 @@ def measure_start(browser: Any, folder: Path) -> list[Figure]:
         page.wait_for_selector("#t2i-run")
         waits = {"clicked at once": _time_click(page, 0), **waits}
     name = "fresh start, click to first preview"
-    bounds = {"looked at the page for a while": _SHARE_OF_OLD * _OLD_FIRST_PREVIEW}
+    bounds = dict.fromkeys(("clicked at once", "looked at the page for a while"), _SHARE_OF_OLD * _OLD_FIRST_PREVIEW)
     return [
         Figure("command to page", shown_at - began, "s", 10, "from `python app.py` to the Generate button in Chromium"),
         Figure("page weight", float(loaded_bytes), "bytes", 1_000_000, "transferred by the first load"),

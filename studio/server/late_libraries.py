@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import cast
@@ -15,7 +17,9 @@ from studio.server.late_imports import LatePackage
 __all__ = ["import_libraries_late"]
 
 _COMPILER, _MARKS = "torch._dynamo", ("allow_in_graph", "assume_constant_result")
+_TRANSFORM, _MODE = "torch._dynamo._trace_wrapped_higher_order_op", "TransformGetItemToIndex"
 _ASSIGNMENT = "linear_sum_assignment"
+_DISTRIBUTED = "is_torch_distributed_available"
 
 
 def import_libraries_late(compiles: bool = False) -> dict[str, LatePackage]:
@@ -38,6 +42,10 @@ def import_libraries_late(compiles: bool = False) -> dict[str, LatePackage]:
     for name in ("scipy.stats", "scipy.integrate"):
         if _can_wait(name):
             late[name] = LatePackage(name)
+    if _COMPILER in late:
+        late[_TRANSFORM] = _build_transform()
+    if "transformers" not in sys.modules:
+        sys.meta_path.insert(0, _WithoutDistributed())
     if _can_wait("scipy.optimize"):
         late["scipy.optimize"] = _build_optimize()
     return late
@@ -86,11 +94,42 @@ def _build_compiler() -> LatePackage:
 
     package = LatePackage(
         _COMPILER,
-        apart={f"{_COMPILER}._trace_wrapped_higher_order_op"},  # all that transformers' import takes of it
+        apart={_TRANSFORM},
         stand_ins={**{name: functools.partial(mark_later, name) for name in _MARKS}, "disable": disable},
         then=mark,
     )
     return package
+
+
+def _build_transform() -> LatePackage:
+    """The module of the compiler's that transformers' import takes a mode of, for masks of attention."""
+
+    def transform(*args: object, **kwargs: object) -> object:
+        return package.call(_MODE, *args, **kwargs)
+
+    package = LatePackage(_TRANSFORM, stand_ins={_MODE: transform})
+    return package
+
+
+class _WithoutDistributed(MetaPathFinder):
+    """Tells transformers that PyTorch works on one machine here, which is so, and saves it half a second of imports."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "transformers.utils.import_utils":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_without(module: ModuleType) -> None:
+            execute(module)
+            if hasattr(module, _DISTRIBUTED):
+                setattr(module, _DISTRIBUTED, lambda: False)
+
+        spec.loader.exec_module = execute_without  # type: ignore[method-assign]
+        return spec
 
 
 def _build_optimize() -> LatePackage:
