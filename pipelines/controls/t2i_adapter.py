@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +19,11 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.families.base import Family
 from pipelines.families.latent_model import LatentModel
-from pipelines.families.pretrained import PretrainedModule
 from pipelines.families.t2i_adapter import ADAPTERS, FEATURE, AdaptedFamily, Levels, list_adapter_levels
 from pipelines.weights.libraries import find_execution_device
+
+if TYPE_CHECKING:
+    from pipelines.families.pretrained import PretrainedModule
 
 __all__ = ["T2iAdapter", "T2iAdapterSettings"]
 
