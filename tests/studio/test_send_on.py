@@ -113,6 +113,8 @@ def test_a_picture_sent_to_video_moves(studio, page):
     assert values["method"]["key"] == "walk" and values["keys"] == [{"seed": BASE["seed"] + 1}]
     keys = studio_request(studio, "animate", values).keys
     assert [(key.prompt, key.seed) for key in keys] == [("a red cat", BASE["seed"] + 1)]
+    last = page.context.receive["animate"].updates({**BASE, "seed": 2**63 - 1})  # no seed comes after it
+    assert read_after(page.tabs["animate"], last)["keys"] == [{"seed": 0}]
     with pytest.raises(SettingsError, match="every frame would be the same picture"):
         studio_request(studio, "animate", {**values, "keys": [{}]})
 

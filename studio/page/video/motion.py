@@ -37,7 +37,7 @@ def plan_motion(form: ClipForm, values: Mapping[str, Any]) -> dict[str, Any]:
         return {"form": {"seed_mode": FIXED, **values, "model": moving.key, "prompt": caption, "batch_size": 1}}
     if VIDEOS.fitting(form.get_entry(values.get("model")))[0].key != WALK:
         return {}
-    return {"method": {"key": WALK, "loop": True}, "keys": [{"seed": int(str(values["seed"])) + 1}]}
+    return {"method": {"key": WALK, "loop": True}, "keys": [{"seed": (int(str(values["seed"])) + 1) % 2**63}]}
 
 
 def _find_moving(form: ClipForm, model: object) -> CatalogEntry | None:
