@@ -218,6 +218,8 @@ def test_try_it_runs_the_shown_example_and_its_result_leads_on(visit):
     expect(page.locator("#t2i-acts")).to_be_hidden()
     page.click("#t2i-empty .sw-try")
     finish(page)
+    below = "(id) => document.getElementById(id).getBoundingClientRect().top"
+    assert page.evaluate(below, "t2i-acts") < page.evaluate(below, "t2i-trajectory")  # in one column they come first
     assert figure(page, "Seed") == "0"
     assert page.get_attribute("#t2i-hero", "data-seed") == "0"
 
