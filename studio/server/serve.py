@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.errors import SettingsError, StoreError
 from studio.jobs.heap import set_start_aside
+from studio.jobs.threads import let_the_worker_through
 from studio.models.model_list import RUNNING
 from studio.results.files import NAME
 from studio.safety.asgi import Scope, get_header
@@ -89,6 +90,7 @@ def serve(demo: Blocks, settings: LaunchSettings, studio: Studio | None = None, 
 
 def _get_ready(studio: Studio | None, opens_on: str) -> None:
     """Import what the page did without, and load the model that it opens on: the first run finds both."""
+    let_the_worker_through()  # the page is asked for meanwhile
     try:
         if studio is not None and opens_on:
             studio.load_default(opens_on)
