@@ -56,7 +56,9 @@ def draw(studio: Studio, example: Example) -> np.ndarray:
         studio: makes the pictures.
         example: its settings stand above its model's own.
     """
-    return build_contact_sheet(_pictures(studio, "text_to_image", _request(studio, example.values)))
+    return build_contact_sheet(
+        _pictures(studio, "text_to_image", _request(studio, example.list_values(studio.given.add_file)))
+    )
 
 
 def edit(studio: Studio, example: EditExample) -> np.ndarray:

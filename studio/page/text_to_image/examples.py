@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,33 @@ class Example:
         key: of the file of its picture.
         label: on the button.
         values: of the form.
+        shape: the file of the picture that its T2I-Adapter reads, or None.
     """
 
     key: str
     label: str
     values: Mapping[str, Any]
+    shape: Path | None = None
 
     @property
     def result(self) -> Path:
         """Return the file of what it draws."""
         return RESULTS / f"{self.key}.webp"
 
+    def list_values(self, keep: Callable[[str], str]) -> Mapping[str, Any]:
+        """Return the form's values, with the picture in them.
 
-def _build_example(key: str, label: str, prompt: str, seed: int, **values: object) -> Example:
+        Args:
+            keep: keeps the picture of a path and names it.
+        """
+        if self.shape is None:
+            return self.values
+        return {**self.values, "t2i_adapter": {**self.values["t2i_adapter"], "picture": keep(str(self.shape))}}
+
+
+def _build_example(
+    key: str, label: str, prompt: str, seed: int, shape: Path | None = None, **values: object
+) -> Example:
     shared = {
         "model": "emoji-128",
         "prompt": prompt,
@@ -45,8 +59,10 @@ def _build_example(key: str, label: str, prompt: str, seed: int, **values: objec
         "seed": seed,
         "batch_size": 1,
     }
-    return Example(key, label, {**shared, **values})
+    return Example(key, label, {**shared, **values}, shape)
 
+
+_SHAPES = RESULTS.parent / "controls"
 
 EXAMPLES = (
     _build_example("fox", "Fox on blue", "a fox on a blue background", 0),
@@ -56,6 +72,14 @@ EXAMPLES = (
     _build_example("owls", "Four owls", "an owl on a yellow background", 3, batch_size=4),
     _build_example(
         "one-of-three", "Draw one of three", "a {penguin|rocket|birthday cake} on a {pink|teal} background", 1
+    ),
+    _build_example(
+        "shape",
+        "In a drawn shape",
+        "a strawberry on a white background",
+        0,
+        shape=_SHAPES / "heart.png",
+        t2i_adapter={"key": "t2i_adapter", "model": "emoji-128-shapes"},
     ),
     _build_example(
         "four-steps",

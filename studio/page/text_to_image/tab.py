@@ -156,7 +156,9 @@ class TextToImageTab(RunningTab):
         )
         for button, example in self.examples.items():
             button.click(
-                lambda values=example.values: self.form.updates(values), outputs=in_order(self.form.outputs), **PLUMBING
+                lambda example=example: self.form.updates(example.list_values(self.studio.given.add_file)),
+                outputs=in_order(self.form.outputs),
+                **PLUMBING,
             )
         self.context.receive[KEY] = Receiver(
             self.form.outputs, self.form.updates, model=self.form.first.key, models=lambda: self.form.models
