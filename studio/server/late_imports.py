@@ -7,6 +7,7 @@ first one has imported in part, and it takes modules one by one, of which none m
 from __future__ import annotations
 
 import _imp
+import builtins
 import contextlib
 import importlib
 import sys
@@ -35,6 +36,10 @@ class LatePackage:
     What stands for it until then is filled in place and becomes a plain module: whoever has it then has the package,
     and an access costs what it always costs. Other threads wait for the one that imports, as for any import. An import
     that fails raises its error, and the next use tries again. The package must not put another module in its own place.
+
+    While a package that is inside no other waits, or is imported, import statements of the process go through a gate: a
+    statement for a module inside it comes after the package. Python locks a module before it asks who can find it, so
+    that a second thread would hold what the first one's import needs, and one of both would end in a deadlock's error.
 
     Args:
         name: of the package, which nothing has imported yet.
@@ -69,6 +74,9 @@ class LatePackage:
         for full_name in (name, *modules):
             sys.modules[full_name] = self._waiting[full_name] = self._build(kind, full_name)
         sys.meta_path.insert(0, self._finder)
+        self._gate = _Gate(self)
+        if "." not in name:
+            builtins.__import__ = self._gate
 
     def _build(self, kind: type[ModuleType], full_name: str) -> ModuleType:
         above = find_spec(parent) if (parent := full_name.rpartition(".")[0]) else None
@@ -89,20 +97,34 @@ class LatePackage:
 
     def find(self, full_name: str) -> ModuleType | None:
         """Return what stands for a module; None where there is none, or the thread that imports has not come to it."""
-        if self._importing_thread == threading.get_ident() and full_name not in sys.modules:
+        if self.is_imported_here and full_name not in sys.modules:
             return None
         return self._waiting.get(full_name)
 
     def require(self, full_name: str) -> None:
         """Import one of its modules, after the package itself, or wait for the thread that does."""
-        if self._importing_thread == threading.get_ident():
+        if self.is_imported_here:
             return
         with self._lock:
             if self.first_use is None:
                 self.first_use = traceback.extract_stack()
                 for name in self._waiting:
                     sys.modules.pop(name, None)
+        importlib.import_module(self.name)
         importlib.import_module(full_name)
+
+    @property
+    def is_imported_here(self) -> bool:
+        """Whether this thread is the one that imports it now."""
+        return self._importing_thread == threading.get_ident()
+
+    def is_begun_by(self, full_name: str) -> bool:
+        """Whether an import statement for this name begins the import, or waits for the thread that imports."""
+        if not full_name.startswith(self.name) or self.is_imported_here or full_name in self.apart:
+            return False
+        if full_name != self.name and not full_name.startswith(f"{self.name}."):
+            return False
+        return self.first_use is not None or full_name not in self._waiting
 
     def execute(self, module: ModuleType, loader: Loader) -> None:
         """Import a module in place."""
@@ -128,6 +150,7 @@ class LatePackage:
                 del self._waiting[name]
         if not self._waiting:
             sys.meta_path.remove(self._finder)
+            self._gate.leave()
 
 
 def _build_kind(package: LatePackage) -> type[ModuleType]:
@@ -160,6 +183,30 @@ def _build_kind(package: LatePackage) -> type[ModuleType]:
     return LateModule
 
 
+class _Gate:
+    """Stands for `__import__`, and has a late package imported before a module inside it is locked."""
+
+    def __init__(self, package: LatePackage):
+        self._package, self._import = package, builtins.__import__
+
+    def __call__(
+        self,
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        if not level and self._package.is_begun_by(name):
+            self._package.require(self._package.name)
+        return self._import(name, globals, locals, fromlist or (), level)
+
+    def leave(self) -> None:
+        """Give `__import__` back, unless somebody else stands for it now."""
+        if builtins.__import__ is self:
+            builtins.__import__ = self._import
+
+
 class _Finder(MetaPathFinder):
     """Finds the modules of a late package, to be imported in place."""
 
@@ -169,6 +216,11 @@ class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         package = self._package
         module = package._waiting.get(name)
+        if module is not None and name != package.name and not package.is_imported_here:
+            with _released_import_lock():
+                package.require(package.name)
+            if name in sys.modules:
+                return ModuleSpec(name, _AsItIs(sys.modules[name]))
         if module is not None:
             spec = PathFinder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:

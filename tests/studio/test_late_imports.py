@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import importlib.util
 import itertools
@@ -24,7 +25,7 @@ NUMBERS = itertools.count()
 def build(tmp_path, monkeypatch):
     """Build a package of these files, by a name that no other test has, and let it wait."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    before, finders = set(sys.modules), list(sys.meta_path)
+    before, finders, statement = set(sys.modules), list(sys.meta_path), builtins.__import__
 
     def write(files, modules=(), **more):
         name = f"late_example_{next(NUMBERS)}"
@@ -39,6 +40,7 @@ def build(tmp_path, monkeypatch):
     for added in set(sys.modules) - before:
         del sys.modules[added]
     sys.meta_path[:] = finders
+    builtins.__import__ = statement
 
 
 def test_statements_import_nothing_and_the_first_use_everything(build):
@@ -126,6 +128,42 @@ def test_other_threads_wait_for_the_one_that_imports(build):
     for thread in (first, *others):
         thread.join(30)
     assert sorted(found) == [1] + [3] * 8
+
+
+@pytest.mark.parametrize(
+    "statement", ["import {0}.deep", "import {0}.inner.core as core", "from {0}.inner import core"]
+)
+def test_a_statement_for_a_module_inside_waits_too(build, statement):
+    """Or it has locked what the import under way needs: Python ends one of the two in a deadlock's error."""
+    begun, go_on = threading.Event(), threading.Event()
+    sys.modules["late_events"] = module = ModuleType("late_events")
+    module.begun, module.go_on = begun, go_on
+    wait = "import late_events\nlate_events.begun.set()\nlate_events.go_on.wait(30)\n"
+    needs = "from NAME import inner\nfrom NAME.inner import core\nimport NAME.deep\nlast = core.value"
+    before = builtins.__import__
+    files = {"__init__": wait + needs, "inner/__init__": "from NAME.inner import core\nassert core.value", "deep": ""}
+    late = build({**files, "inner/core": "value = 1"}, ["inner", "inner.core"])
+    failed = []
+
+    def use(text):
+        try:
+            exec(text.format(late.name), {})
+        except BaseException as error:
+            failed.append(error)
+
+    first = threading.Thread(target=use, args=["import {0}\nassert {0}.last"])
+    first.start()
+    assert begun.wait(30)
+    others = [threading.Thread(target=use, args=[statement]) for _ in range(2)]
+    for other in others:
+        other.start()
+    others[0].join(0.2)
+    assert others[0].is_alive()
+    go_on.set()
+    for thread in (first, *others):
+        thread.join(30)
+    assert failed == [] and type(sys.modules[late.name]) is ModuleType and sys.modules[late.name].last == 1
+    assert builtins.__import__ is before
 
 
 def test_an_import_that_fails_raises_its_error_each_time_until_it_works(build, tmp_path):
