@@ -51,6 +51,8 @@ FULL = ("trained", "held_out", "sides")
 COMPOSITION_FLOORS: dict[str, Floor] = {
     "psnr": Floor("autoencoder PSNR, held-out compositions", 30, " dB"),
     "detector": Floor("detector on fresh renderings that passed the autoencoder: all right", 0.99),
+    "detector_small": Floor("detector on such renderings of single small objects of held-out pairs", 0.95),
+    "detector_large": Floor("detector on such renderings of single large objects of held-out pairs", 0.95),
     "trained": Floor("one object, trained pairs: object, size and background right", 0.97),
     "held_out_both": Floor("one object, held-out pairs: object, size and background right", 0.95),
     "sides": Floor("two objects left and right: both, their sides and background right", 0.85),
@@ -150,11 +152,23 @@ def _draw_latents(pipeline: DiffusionPipeline, captions: list[str], steps: int, 
 
 
 @no_grad
-def detector_accuracy(detector: Detector, vae: AutoencoderKL, catalog: Catalog, count: int = 400) -> float:
-    """Measure the share of fresh renderings of every kind, passed through the autoencoder, that are read all right."""
+def detector_accuracy(
+    detector: Detector, vae: AutoencoderKL, catalog: Catalog, count: int = 400, size: str | None = None
+) -> float:
+    """Measure the share of fresh renderings, passed through the autoencoder, that are read all right.
+
+    Args:
+        detector, vae, catalog: the judge, what blurs the renderings, and the objects.
+        count: renderings, a multiple of 50.
+        size: of `SIZES`, for single objects of held-out pairs in that size; None for compositions of every kind.
+    """
     right = []
     for start in range(0, count, 50):
-        compositions = [sample_composition(catalog, FRESH + 10**6 + start + index, "all") for index in range(50)]
+        seeds = range(FRESH + 10**6 + start, FRESH + 10**6 + start + 50)
+        if size is None:
+            compositions = [sample_composition(catalog, seed, "all") for seed in seeds]
+        else:
+            compositions = [sample_composition(catalog, seed, "held-out", "single", sizes=(size,)) for seed in seeds]
         latents = encode(vae, pictures_of([item.scene for item in compositions], catalog, detector.size))
         images = (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
         for item, view in zip(compositions, detector.read(images), strict=True):
@@ -195,6 +209,8 @@ def measure(
     pipeline = load_pipeline(folder, pick_device().type)
     figures = {"psnr": composition_psnr(pipeline.vae, catalog, detector.size)}
     figures["detector"] = detector_accuracy(detector, pipeline.vae, catalog)
+    for size in ("small", "large"):
+        figures[f"detector_{size}"] = detector_accuracy(detector, pipeline.vae, catalog, size=size)
     for name, (split, kind) in CASES.items():
         count = captions if name in FULL else captions // 2
         cases = named_compositions(catalog, count, split, kind)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from pipelines.core.gradients import no_grad
-from pipelines.emoji.compositions import Composition, sample_composition
+from pipelines.emoji.compositions import ORDINARY_SIZES, Composition, sample_composition
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
-from pipelines.metrics.detector import Detector, DetectorNetwork, Scores, save_detector
+from pipelines.metrics.detector import Detector, DetectorNetwork, Scores, load_detector, save_detector
 from pipelines.models.files import part_folder
 from pipelines.training.classifier import blurred
+from pipelines.training.command_options import read_sizes
 from pipelines.training.latents import encode, pictures_of
 from pipelines.training.objectives import learning_rate
 from pipelines.training.recipes import catalog_for, find_recipe
@@ -87,6 +90,9 @@ class DetectorTask:
         seed: of everything drawn.
         steps: length of the run.
         pool: pictures in memory.
+        singles: share of the pictures that are single objects of `sizes`; the others are of all kinds, as they come.
+        sizes: keys of `SIZES`.
+        rate: the highest learning rate.
     """
 
     batch = BATCH
@@ -100,17 +106,21 @@ class DetectorTask:
         seed: int = 0,
         steps: int = STEPS,
         pool: int = POOL,
+        singles: float = 0.0,
+        sizes: Sequence[str | None] = ORDINARY_SIZES,
+        rate: float = RATE,
     ):
+        self._singles, self._sizes, self.rate = singles, sizes, rate
         self.networks, self.vae, self.catalog, self.size = network, vae, catalog, size
         self.seed, self.steps, self.pool = seed, steps, pool
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.02)
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.02)
         self.device = next(network.parameters()).device
         self._compositions: list[Composition] = []
         self._images = torch.empty(0, 3, size, size, dtype=torch.uint8)
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of this step."""
-        return learning_rate(step, self.steps, RATE, 100, 0.8)
+        return learning_rate(step, self.steps, self.rate, 100, 0.8)
 
     def loss(self, step: int) -> torch.Tensor:
         """Compute the loss on this step's batch."""
@@ -141,10 +151,15 @@ class DetectorTask:
             return
         start = self.seed * 100_000_000 + 50_000_000
         seeds = range(start + first, start + last + 4 * FRESH)
-        fresh = [sample_composition(self.catalog, seed, "all") for seed in seeds]
+        fresh = [self._sample(seed) for seed in seeds]
         generator = generator_for(self.seed, start + first)
         self._images = torch.cat([self._images, self._draw_images(fresh, generator)])[-self.pool :]
         self._compositions = [*self._compositions, *fresh][-self.pool :]
+
+    def _sample(self, seed: int) -> Composition:
+        if np.random.default_rng([seed, 1]).random() < self._singles:
+            return sample_composition(self.catalog, seed, "all", "single", sizes=self._sizes)
+        return sample_composition(self.catalog, seed, "all")
 
     @no_grad
     def _draw_images(self, compositions: list[Composition], generator: torch.Generator) -> torch.Tensor:
@@ -171,6 +186,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--start", type=Path, help="stock folder whose autoencoder some pictures pass")
+    parser.add_argument("--detector", type=Path, help="a folder of this command to go on from")
+    parser.add_argument("--learning-rate", type=float, default=RATE, help="the highest")
+    parser.add_argument("--singles", type=float, default=0.0, help="share of single objects that join the others")
+    parser.add_argument(
+        "--sizes", type=read_sizes, default=ORDINARY_SIZES, metavar="SIZE,SIZE,...", help="of these single objects"
+    )
     options = parser.parse_args(arguments)
     use_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -180,8 +201,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.start:
         vae = AutoencoderKL.from_pretrained(part_folder(options.start, "vae"), dtype=torch.float32).to(device).eval()
     network = DetectorNetwork(len(catalog.objects), len(BACKGROUNDS)).to(device)
+    if options.detector:
+        network = load_detector(options.detector, device.type).network
     settings = settings_from(options, STEPS, 0.99)
-    task = DetectorTask(network, vae, catalog, recipe.size, options.seed, settings.steps)
+    shares = options.singles, options.sizes, options.learning_rate
+    task = DetectorTask(network, vae, catalog, recipe.size, options.seed, settings.steps, POOL, *shares)
     train(task, options.run_dir / "detector", settings)
 
 

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from pipelines.core.errors import TrainingError
 from pipelines.training.composition_denoiser import SHEET_CAPTIONS, CompositionPool
 from pipelines.training.fit import PARTS, require_fit
-from pipelines.training.low_rank import add_low_rank, save_lora
+from pipelines.training.low_rank import add_low_rank, load_changes, save_lora
 from pipelines.training.muon import Muon
 from pipelines.training.objectives import assign_noise, learning_rate
 from pipelines.training.recipes import Recipe, catalog_for, find_recipe
@@ -101,6 +101,8 @@ class FewStepTask:
         segments: how many the trajectory is cut into.
         seed: of everything drawn.
         steps: length of the run.
+        rank: of the changes.
+        lora: a file of this kind to go on from; None begins without a change.
     Source: Luo et al., Latent Consistency Models, arXiv 2310.04378, algorithm 1, with the guided hop of section 4.2;
         Wang et al., Phased Consistency Models, arXiv 2405.18407, section 3, for the segments.
     Differs: the target is the student's own present weights, not their average (Song and Dhariwal, arXiv 2310.14189,
@@ -116,6 +118,8 @@ class FewStepTask:
         segments: int,
         seed: int = 0,
         steps: int = 1_000,
+        rank: int = RANK,
+        lora: Path | None = None,
     ):
         if segments < 1 or HOPS % segments:
             raise TrainingError(f"{segments} segments do not divide {HOPS} hops. Choose 1, 2, 4 or 8.")
@@ -125,7 +129,9 @@ class FewStepTask:
         self.teacher = pipeline.unet.eval().requires_grad_(False)
         pipeline.text_encoder.eval().requires_grad_(False)
         self.student: UNet2DConditionModel = copy.deepcopy(self.teacher)
-        self.changes = add_low_rank(self.student, RANK)
+        self.changes = add_low_rank(self.student, rank)
+        if lora is not None:
+            load_changes(self.changes, lora)
         self.networks = torch.nn.ModuleList(self.changes.values())
         if self.device.type == "cpu":
             # PyTorch's fused attention has a slow backward there
@@ -205,6 +211,8 @@ def main(arguments: list[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--start", type=Path, required=True, help="the stock folder to make faster")
     parser.add_argument("--segments", type=int, default=4, help="1: latent consistency; 4: four steps (default)")
+    parser.add_argument("--rank", type=int, default=RANK, help="of each layer's change")
+    parser.add_argument("--lora", type=Path, help="a file of this command to go on from, at any rank")
     chosen = parser.parse_args(arguments)
     use_threads(chosen.threads)
     torch.manual_seed(chosen.seed)
@@ -223,7 +231,8 @@ def main(arguments: list[str] | None = None) -> None:
         chosen.seed,
         folder / "latents.safetensors",
     )
-    train(FewStepTask(recipe, pipeline, pool, chosen.segments, chosen.seed, settings.steps), folder, settings)
+    how = chosen.segments, chosen.seed, settings.steps, chosen.rank, chosen.lora
+    train(FewStepTask(recipe, pipeline, pool, *how), folder, settings)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.utils import parametrize
 
-__all__ = ["LowRank", "add_low_rank", "save_lora"]
+from pipelines.core.gradients import no_grad
+
+__all__ = ["LowRank", "add_low_rank", "load_changes", "save_lora"]
 
 
 class LowRank(torch.nn.Module):
@@ -48,6 +50,25 @@ def add_low_rank(network: torch.nn.Module, rank: int) -> dict[str, LowRank]:
         changes[name] = LowRank(layer.weight, rank)
         parametrize.register_parametrization(layer, "weight", changes[name])
     return changes
+
+
+@no_grad
+def load_changes(changes: dict[str, LowRank], path: Path) -> None:
+    """Begin with the changes of a file as `save_lora` writes it, or with the nearest ones of a lower rank.
+
+    Args:
+        changes: of `add_low_rank` on the same network, of any rank.
+        path: the file.
+    Source: Eckart and Young, The approximation of one matrix by another of lower rank, Psychometrika 1 (1936).
+    """
+    tensors = load_file(path)
+    for name, change in changes.items():
+        down, up = (tensors[f"unet.{name}.{part}.weight"].float().flatten(1) for part in ("lora_A", "lora_B"))
+        u, s, v = torch.linalg.svd(up @ down, full_matrices=False)
+        rank = min(len(change.down), len(s))
+        change.up.zero_()
+        change.up[:, :rank] = u[:, :rank] * s[:rank].sqrt()
+        change.down[:rank] = s[:rank, None].sqrt() * v[:rank]
 
 
 def save_lora(

@@ -130,6 +130,16 @@ def test_the_detector_trains_on_all_pairs(tmp_path):
     assert load_detector(tmp_path / "export").labels == catalog().labels
 
 
+def test_the_detector_may_see_more_single_objects_of_some_sizes():
+    task = DetectorTask(DetectorNetwork(12, 12, (8, 16, 24)), None, catalog(), 128, singles=1.0, sizes=("large",))
+    drawn = [task._sample(seed) for seed in range(20)]
+    assert all(item.kind == "single" and item.size == "large" for item in drawn)
+    usual = DetectorTask(DetectorNetwork(12, 12, (8, 16, 24)), None, catalog(), 128)
+    assert [usual._sample(seed) for seed in range(9)] == [
+        sample_composition(catalog(), seed, "all") for seed in range(9)
+    ]
+
+
 def test_measured_captions_name_their_background_and_keep_to_their_split():
     for split in ("train", "held-out"):
         for composition, text, description in named_compositions(catalog(), 20, split, "single"):

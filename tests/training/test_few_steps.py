@@ -26,7 +26,7 @@ from pipelines.training.few_steps import (
     segment_end,
     velocity_of_jump,
 )
-from pipelines.training.low_rank import add_low_rank
+from pipelines.training.low_rank import add_low_rank, load_changes, save_lora
 from pipelines.training.trainer import Settings, Trainer
 from pipelines.weights.lora import applied_loras
 
@@ -187,3 +187,21 @@ def test_reading_what_is_written_costs_nothing_and_guessing_costs_the_logarithm(
             head.weight[numbers[0], 0], head.weight[numbers[1], 1] = 1.0, 1.0
     assert reader.loss(embeds, targets) < 1e-6
     assert reader.loss(embeds, torch.full_like(targets, -100)) == 0
+
+
+def test_a_run_goes_on_from_a_file_at_its_rank_or_the_nearest_of_a_lower(tmp_path):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.Linear(5, 7))
+    changes = add_low_rank(network, 4)
+    with torch.no_grad():
+        for change in changes.values():
+            change.up.normal_()
+    save_lora(changes, network, tmp_path / "one.safetensors", "emoji-128", torch.float32)
+    whole = {name: (change.up @ change.down).detach() for name, change in changes.items()}
+    for rank in (6, 4, 2):
+        again = add_low_rank(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.Linear(5, 7)), rank)
+        load_changes(again, tmp_path / "one.safetensors")
+        for name, matrix in whole.items():
+            error = torch.linalg.matrix_norm(again[name].up @ again[name].down - matrix).item()
+            beyond = torch.linalg.svdvals(matrix)[rank:].square().sum().sqrt()
+            assert error == pytest.approx(float(beyond), abs=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -17,10 +17,10 @@ from pipelines.emoji.compositions import sample_composition
 from pipelines.emoji.objects import shipped_catalog
 from pipelines.emoji.scenes import is_held_out
 from pipelines.metrics.detector import Detection, View
-from pipelines.models.catalog import SHIPPED_128
+from pipelines.models.catalog import SHIPPED_128, SHIPPED_MOTION
 from pipelines.training import motion
 from pipelines.training.motion_measures import flicker, is_kept, moves_as_said
-from pipelines.training.motion_networks import WORDS, WordRows, at_places, build_adapter, join, write_rows
+from pipelines.training.motion_networks import WORDS, WordRows, at_places, build_adapter, join, load_adapter, write_rows
 
 CATALOG = shipped_catalog(None)
 
@@ -170,3 +170,31 @@ def test_less_signal_keeps_the_deviation_and_the_way_back():
     assert torch.equal(noisy, noise)
     _, velocity = motion.mix(latents, noise, alpha, sigma, torch.ones((), dtype=torch.float64))
     assert torch.allclose(velocity, alpha * noise - sigma * latents, atol=1e-12)
+
+
+def test_a_given_first_frame_is_seen_without_noise_and_no_word_is_learned(tmp_path, monkeypatch):
+    clips = [sample_clip(CATALOG, number, anywhere=True) for number in range(16)]
+    monkeypatch.setattr(motion, "FIRST", 16)
+    frames = {str(n): torch.randn(FRAMES if clip.motion else 1, 8, 4, 4).half() for n, clip in enumerate(clips)}
+    save_file(frames, tmp_path / "latents.safetensors")
+    pipeline = StableDiffusionPipeline.from_pretrained(SHIPPED_128, dtype=torch.float32)
+    adapter = load_adapter(SHIPPED_MOTION / "motion_adapter")
+    before = {name: weight.clone() for name, weight in adapter.state_dict().items()}
+    pool = motion.ClipPool(None, CATALOG, 128, 0, tmp_path / "latents.safetensors", anywhere=1.0)
+    task, seen = motion.MotionTask(pipeline, pool, 0, 10, 1e-3, adapter, first_frame=1.0), []
+    handle = task.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
+    drawn = pool.batch(0, motion.CLIPS[motion.SOME], np.random.default_rng([0, 0]))[0]
+    task.loss(0).backward()
+    handle.remove()
+    assert torch.equal(seen[0][:, :, 0], drawn[:, 0])
+    task.optimizer.step()
+    assert any(not torch.equal(before[name], weight) for name, weight in adapter.state_dict().items())
+    assert not any(weight.requires_grad for weight in task.words.parameters())
+
+
+def test_a_share_of_the_clips_begins_anywhere():
+    for share, least, most in ((0.0, 0, 0), (0.5, 30, 70), (1.0, 100, 100)):
+        pool = motion.ClipPool(None, CATALOG, 128, 3, anywhere=share)
+        seeds = [3 * 10**9 + number for number in range(100)]
+        anywhere = [pool._sample(n) == sample_clip(CATALOG, seed, anywhere=True) for n, seed in enumerate(seeds)]
+        assert least <= sum(anywhere) <= most

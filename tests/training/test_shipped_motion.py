@@ -21,6 +21,7 @@ from pipelines.models.loader import Loader
 from pipelines.training.card import figure_table
 from pipelines.training.exchange import fingerprint
 from pipelines.training.history import history_of
+from pipelines.training.latents import encode
 from pipelines.training.motion_measures import MOTION_FLOORS, load_motion_pipeline, measure_clips
 from pipelines.workflows.video import VIDEOS
 from pipelines.workflows.video.base import VideoJob
@@ -46,18 +47,31 @@ def test_only_the_adapter_is_in_its_folder_and_in_half_precision():
         assert {weights.get_slice(key).get_dtype() for key in weights.keys()} == {"F16"}  # noqa: SIM118 - no mapping
 
 
-def test_the_studio_draws_the_clip_of_the_stock_pipeline():
+@pytest.mark.parametrize("given", [False, True], ids=["", "from a first frame"])
+def test_the_studio_draws_the_clip_of_the_stock_pipeline(given):
     prompt, frames = "a rocket moving up on a purple background", 3
     stock = AnimateDiffPipeline.from_pretrained(
         BASE, motion_adapter=MotionAdapter.from_pretrained(ADAPTER), dtype=torch.float32
     )
     stock.scheduler = DPMSolverMultistepScheduler.from_config(stock.scheduler.config, timestep_spacing="trailing")
+    pixels = np.random.default_rng(3).integers(0, 256, (128, 128, 3), np.uint8) if given else None
+    latents = torch.randn(1, 8, frames, 16, 16, generator=torch.Generator().manual_seed(7))
+
+    def give(_, index, time, values):
+        if given:
+            values["latents"][:, :, 0] = first
+        return values
+
+    if given:
+        first = encode(stock.vae, torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+        latents[:, :, 0] = first
     expected = stock(
         prompt,
         num_frames=frames,
         num_inference_steps=2,
         guidance_scale=4.0,
-        generator=torch.Generator().manual_seed(7),
+        latents=latents,
+        callback_on_step_end=give,
         output_type="np",
     ).frames[0]
     base = Request(
@@ -73,7 +87,7 @@ def test_the_studio_draws_the_clip_of_the_stock_pipeline():
     )
     loader = Loader(ModelCache(10**9, clock=time.monotonic), Catalog(ASSETS / "nowhere"), device="cpu")
     with loader.model("emoji-128-motion") as model:
-        *_, last = VIDEOS["animatediff"].build().run(VideoJob((base,), frames, 8), model, lambda: False)
+        *_, last = VIDEOS["animatediff"].build().run(VideoJob((base,), frames, 8, pixels), model, lambda: False)
     assert last.pictures.shape == (frames, 128, 128, 3)
     assert (
         np.abs(last.pictures.astype(int) - np.rint(expected * 255).astype(int)).max() <= 1

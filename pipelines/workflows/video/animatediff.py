@@ -41,8 +41,8 @@ class AnimateDiffSettings:
     )
     first_frame: str = setting(
         "auto",
-        "How a first frame is given: with the noise of the step, as every motion module sees its frames, or clean, to "
-        'modules that were trained so. Auto takes clean where the model\'s preview.json says "first_frame": "clean".',
+        "With the noise of each step, as every motion module sees its frames, or clean, which only modules that were "
+        "trained so understand. Auto takes what the model was trained for.",
         choices=("auto", "noisy", "clean"),
         label="First frame",
     )
@@ -54,7 +54,8 @@ class AnimateDiffClip:
     A first frame is given by replacement: after every step its latents are those of the picture at the noise level
     reached, and the picture's own after the last. The other frames see it through the motion module, as they would see
     one that they had drawn. That needs no weights beside the module's, but in the first steps, which decide what stands
-    where, little is seen of it. A module that was trained with clean first frames is given them so: see `GivenFrame`.
+    where, little is seen of it. A module that was trained with clean first frames, as the model's preview.json says by
+    "first_frame": "clean", is given them so: see `GivenFrame`.
 
     Source: Guo et al., AnimateDiff, arXiv:2307.04725, section 4; for the first frame Ho et al., Video Diffusion Models,
     arXiv:2204.03458, section 3.1, the replacement method.
