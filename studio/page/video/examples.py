@@ -65,7 +65,7 @@ def _build_moving_example(label: str, prompt: str, seed: int) -> VideoExample:
 
 
 EXAMPLES = (
-    _build_moving_example("Rocket moving up", "a rocket moving up on a purple background", 1),
+    _build_moving_example("Rocket moving up", "a rocket moving up on a purple background", 5),
     _build_example(
         "Fox to cat", "a fox on a blue background", 1, [{"prompt": "a cat on a blue background", "seed": 2}]
     ),
