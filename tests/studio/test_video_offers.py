@@ -7,6 +7,7 @@ from PIL import Image
 
 from pipelines.models.video_models import VIDEO_MODELS
 from studio.backend import Studio, StudioSettings
+from studio.page.video.form import find_uploaded
 from tests.studio.page_forms import built, read_after
 
 REQUEST = {"prompt": "a red fox", "guidance": {"key": "cfg", "guidance_scale": 5.0, "guidance_rescale": 0.4}}
@@ -61,8 +62,8 @@ def test_what_is_hidden_is_not_sent(tab, model):
         ({"loras": [{"key": "emoji-128-four-steps", "weight": 1.0}]}, "emoji-128", None),
     ],
 )
-def test_a_picture_moves_by_the_model_of_clips_on_its_own_model(tab, tmp_path, change, model, prompt):
-    picture = tmp_path / "fox.png"
+def test_a_picture_moves_by_the_model_of_clips_on_its_own_model(tab, change, model, prompt):
+    picture = tab.studio.store.folder / "fox.png"  # as results are sent: a run takes none but uploaded pictures
     Image.new("RGB", (128, 128), "orange").save(picture)
     values = {
         "model": "emoji-128",
@@ -72,7 +73,8 @@ def test_a_picture_moves_by_the_model_of_clips_on_its_own_model(tab, tmp_path, c
         **change,
     }
     updates = tab._receive(values)
-    assert updates.pop(tab.clip.picture) == str(picture)
+    given = find_uploaded(updates.pop(tab.clip.picture))
+    assert given != picture and given.read_bytes() == picture.read_bytes()
     sent = read_after(tab, updates)
     assert (sent["base"]["model"], sent["base"]["prompt"]) == (model, prompt or values["prompt"])
     assert sent["method"]["key"] == ("animatediff" if prompt else "walk")

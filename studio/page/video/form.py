@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +92,20 @@ def find_uploaded(value: object) -> Path | None:
     if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
         raise PictureError("The first frame is no longer there. Upload it again.")
     return path
+
+
+def copy_result(path: Path, results: Path) -> Path:
+    """Copy a result's picture to the uploaded ones, which a run takes: gradio leaves results where they are.
+
+    Args:
+        path: of the picture; returned as it is where it is no result.
+        results: the folder of the results.
+    """
+    if not path.resolve().is_relative_to(results.resolve()) or not path.is_file():
+        return path
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    return Path(shutil.copyfile(path, folder / path.name))
 
 
 def open_first_frame(value: object) -> Any:

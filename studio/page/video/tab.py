@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import gradio as gr
@@ -18,6 +19,7 @@ from studio.page.video.form import (
     ClipForm,
     build_draft,
     build_plan_markup,
+    copy_result,
     find_uploaded,
     open_first_frame,
 )
@@ -245,7 +247,7 @@ class VideoTab(RunningTab):
             draft |= plan_motion(self.form, values)
         updates = self.updates(draft)
         if path := values.get("picture"):
-            updates[self.clip.picture] = str(path)
+            updates[self.clip.picture] = str(copy_result(Path(str(path)), self.studio.store.folder))
         return updates
 
     def _refill(self, draft: object) -> Data:
