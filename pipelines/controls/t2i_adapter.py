@@ -19,8 +19,8 @@ from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
 from pipelines.families.base import Family
 from pipelines.families.latent_model import LatentModel
-from pipelines.families.t2i_adapter import ADAPTERS, FEATURE, AdaptedFamily, Levels, list_adapter_levels
 from pipelines.weights.libraries import find_execution_device
+from pipelines.weights.t2i_adapter_levels import ADAPTERS, FEATURE, AdaptedFamily, Levels, list_adapter_levels
 
 if TYPE_CHECKING:
     from pipelines.families.pretrained import PretrainedModule

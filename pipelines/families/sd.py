@@ -22,8 +22,8 @@ from pipelines.families.noise_schedules import discrete_schedule, has_edm_times
 from pipelines.families.prompt_tokens import most_chunks
 from pipelines.families.prompt_weighting import DEFAULT_WEIGHTING
 from pipelines.families.prompts import encode_clip
-from pipelines.families.t2i_adapter import Levels, adapter_inputs, list_unet_levels
 from pipelines.prompts.rules import HERE, PromptRules, require_layer
+from pipelines.weights.t2i_adapter_levels import Levels, adapter_inputs, list_unet_levels
 
 __all__ = ["StableDiffusion", "guidance_embedding", "sample_side"]
 

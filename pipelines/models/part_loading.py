@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.core.cancelling import Cancelled, raise_if
 from pipelines.core.errors import BusyError, ModelError, ModelFileError
-from pipelines.families.t2i_adapter import ADAPTERS
 from pipelines.models.files import PartFiles
 from pipelines.models.shipped_configurations import load_light_part
 from pipelines.models.steering_entry import ADAPTER, CONTROLNET
 from pipelines.models.stored_dtypes import StoredAs, keep_all
 from pipelines.weights.libraries import import_libraries
+from pipelines.weights.t2i_adapter_levels import ADAPTERS
 
 if TYPE_CHECKING:
     import torch

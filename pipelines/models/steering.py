@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import ModelFileError, SettingsError, UnknownMethodError
-from pipelines.families.t2i_adapter import ADAPTERS, STANDARD_LEVELS, Levels, list_adapter_levels, list_unet_levels
 from pipelines.models.additions import ASSETS, find_base
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.files import PartFiles, part_files, part_folder, read_json
@@ -19,6 +18,13 @@ from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, T2I_AD
 from pipelines.weights.files import SAFETENSORS_SUFFIXES
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.network_kinds import CONTEXT_WIDTHS
+from pipelines.weights.t2i_adapter_levels import (
+    ADAPTERS,
+    STANDARD_LEVELS,
+    Levels,
+    list_adapter_levels,
+    list_unet_levels,
+)
 from pipelines.weights.t2i_adapter_names import read_adapter_config
 
 __all__ = ["build_steering_part", "explain_misfit", "find_steering", "is_control_lora", "list_steering"]

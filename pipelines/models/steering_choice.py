@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from pipelines.core.errors import ModelMissingError
-from pipelines.families.t2i_adapter import ADAPTERS
 from pipelines.models.catalog import Catalog
 from pipelines.models.entry import CatalogEntry
 from pipelines.models.extras import Extras
@@ -13,6 +12,7 @@ from pipelines.models.files import read_json
 from pipelines.models.steering import find_steering
 from pipelines.models.steering_entry import ADAPTER, CONTROLNET, ENCODER, T2I_ADAPTER, SteeringEntry
 from pipelines.weights.gguf_files import read_weights_header
+from pipelines.weights.t2i_adapter_levels import ADAPTERS
 
 __all__ = ["find_extra_steering"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pipelines.families.t2i_adapter import ADAPTERS, Levels
+from pipelines.weights.t2i_adapter_levels import ADAPTERS, Levels
 
 __all__ = ["ADAPTER", "CONTROLNET", "ENCODER", "T2I_ADAPTER", "SteeringEntry"]
 

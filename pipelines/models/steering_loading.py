@@ -12,12 +12,12 @@ from pipelines.core.cancelling import raise_if
 from pipelines.core.errors import ModelFileError
 from pipelines.families.control_lora import ControlLora
 from pipelines.families.ip_adapter import IpAdapter
-from pipelines.families.t2i_adapter import ADAPTERS
 from pipelines.models.files import PartFiles, read_json
 from pipelines.models.steering_entry import ADAPTER
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.libraries import import_libraries
 from pipelines.weights.reading import TensorReader
+from pipelines.weights.t2i_adapter_levels import ADAPTERS
 from pipelines.weights.t2i_adapter_names import read_adapter_config, rename_adapter_tensors
 
 __all__ = ["load_steering_file"]

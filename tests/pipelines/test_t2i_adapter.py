@@ -28,7 +28,6 @@ from pipelines.core.noise import NoiseSource
 from pipelines.core.prediction import Conditioning
 from pipelines.core.types import Choice, Request
 from pipelines.families import family_of
-from pipelines.families.t2i_adapter import STANDARD_LEVELS, list_adapter_levels, list_unet_levels
 from pipelines.guidance import GUIDANCE
 from pipelines.models.extras import Extras
 from pipelines.models.files import PartFiles
@@ -41,6 +40,7 @@ from pipelines.requests.text_to_image import build_run, resolve
 from pipelines.samplers import SAMPLERS
 from pipelines.weights.gguf_files import read_weights_header
 from pipelines.weights.kinds import file_kind
+from pipelines.weights.t2i_adapter_levels import STANDARD_LEVELS, list_adapter_levels, list_unet_levels
 from pipelines.weights.t2i_adapter_names import read_adapter_config
 
 STEPS, SIZE = 4, 32

@@ -166,6 +166,7 @@ def test_numbers_are_clamped_and_wrong_types_refused():
         "search": {"key": "none"},
         "reward": {"key": "adherence"},
         "vae": {"key": "own"},
+        "t2i_adapter": {"key": "none"},
         "control": {"key": "none"},
         "image_prompt": {"key": "none"},
         "ensemble": {"key": "none"},
