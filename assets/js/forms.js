@@ -80,8 +80,10 @@
     event.stopImmediatePropagation();
     event.preventDefault();
     if (held) return;
+    let still = 0;  // looks in a row: one alone may be the first after a long task, before its answer is on the page
     held = setInterval(() => {
-      if (moving()) return;
+      still = moving() ? 0 : still + 1;
+      if (still < 4) return;
       clearInterval(held);
       held = null;
       press(button);

@@ -53,6 +53,9 @@ _JOB_SECONDS, _STREAM_SECONDS, _GRACE_SECONDS = 2.0, 1.0, 1
 
 _POLL_SECONDS = 0.05
 
+_PAGE_SECONDS = 1.5
+"""For a browser that opens with the page to draw it alone; docs/benchmarks.md has what more and less of it costs."""
+
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -90,7 +93,8 @@ def serve(demo: Blocks, settings: LaunchSettings, studio: Studio | None = None, 
 
 def _get_ready(studio: Studio | None, opens_on: str) -> None:
     """Import what the page did without, and load the model that it opens on: the first run finds both."""
-    let_the_worker_through()  # the page is asked for meanwhile
+    time.sleep(_PAGE_SECONDS)
+    let_the_worker_through()  # the page may be asked for meanwhile
     try:
         if studio is not None and opens_on:
             studio.load_default(opens_on)
