@@ -156,6 +156,7 @@ class CompositionDenoiserTask(DenoiserTask):
     Args:
         recipe, networks, vae, tokenizer, catalog, seed, steps, history: as of `DenoiserTask`.
         latents_file: keeps the latents of a run that goes on, or None.
+        keep_text: leave the text encoder as it is, so that what was trained on its output stays valid.
     """
 
     sheet_captions = SHEET_CAPTIONS
@@ -171,9 +172,13 @@ class CompositionDenoiserTask(DenoiserTask):
         steps: int | None = None,
         history: History = UNKNOWN,
         latents_file: Path | None = None,
+        keep_text: bool = False,
     ):
         reader = CaptionReader(recipe.denoiser.text_width, catalog.labels).to(next(networks.parameters()).device)
         networks["caption_reader"] = reader
+        if keep_text:
+            networks["text_encoder"].requires_grad_(False)
+            reader.requires_grad_(False)
         super().__init__(recipe, networks, vae, tokenizer, catalog, seed, steps, history)
         shape = recipe.denoiser
         tables = [module.weight for module in networks.modules() if isinstance(module, torch.nn.Embedding)]
@@ -181,13 +186,15 @@ class CompositionDenoiserTask(DenoiserTask):
         numbers = {id(table) for table in tables}
         others = [weight for weight in networks.parameters() if id(weight) not in numbers]
         groups: list[dict[str, Any]] = [{"params": others}, {"params": tables, "orthogonal": False}]
+        for group in groups:
+            group["params"] = [weight for weight in group["params"] if weight.requires_grad]
         self.optimizer = Muon(groups, lr=shape.learning_rate)
         self.scheduler = noise_schedule("v_prediction")
         counts = (shape.pool, shape.first, shape.fresh)
         self.compositions = CompositionPool(
             vae, catalog, recipe.size, *counts, seed, latents_file, shape.singles, shape.sizes
         )
-        self._reader = reader
+        self._reader = None if keep_text else reader
 
     def loss(self, step: int) -> torch.Tensor:
         """Compute the weighted error of the velocity on this batch, and the loss of reading the captions."""
@@ -205,9 +212,11 @@ class CompositionDenoiserTask(DenoiserTask):
         velocity = scale.sqrt() * noise - (1 - scale).sqrt() * latents
         embeds = self.networks["text_encoder"](self._tokenize(captions))[0]
         predicted = self.networks["unet"](noisy, timesteps, embeds, return_dict=False)[0]
-        reader = self._reader
+        loss = soft_snr_v_loss(predicted, velocity, alphas, self.shape.snr_floor)
+        if (reader := self._reader) is None:
+            return loss
         misread = reader.loss(embeds, reader.targets(compositions, captions).to(self.device))
-        return soft_snr_v_loss(predicted, velocity, alphas, self.shape.snr_floor) + self.shape.reading * misread
+        return loss + self.shape.reading * misread
 
 
 def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):
@@ -227,6 +236,9 @@ def fresh_networks(recipe: Recipe, catalog: Catalog, start: Path, folder: Path):
 def main(arguments: list[str] | None = None) -> None:
     """Train, or go on training, in --run-dir."""
     parser = build_parser(__doc__, start="stock folder; with --fresh only its autoencoder", fresh="weights")
+    parser.add_argument(
+        "--keep-text", action="store_true", help="leave the text encoder as it is: only the UNet learns"
+    )
     options = read_options(parser, arguments)
     recipe = find_recipe(options.recipe)
     rate = options.learning_rate or recipe.denoiser.learning_rate
@@ -253,6 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
         settings.steps,
         history,
         folder / "latents.safetensors",
+        options.keep_text,
     )
     train(task, folder, settings)
 

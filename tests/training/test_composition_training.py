@@ -51,12 +51,24 @@ def tokenizer(tmp_path_factory):
     return train_tokenizer(composition_corpus(catalog(), 200), 700, 32, tmp_path_factory.mktemp("tokenizer"))
 
 
-def denoiser(tokenizer, folder=None) -> CompositionDenoiserTask:
+def denoiser(tokenizer, folder=None, keep_text=False) -> CompositionDenoiserTask:
     torch.manual_seed(0)
     vae = build_autoencoder(RECIPE.autoencoder, RECIPE.size)
     unet = build_unet(RECIPE.denoiser, 4, RECIPE.size // 2)
     networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": build_text_encoder(RECIPE.denoiser, tokenizer)})
-    return CompositionDenoiserTask(RECIPE, networks, vae, tokenizer, catalog(), latents_file=folder)
+    return CompositionDenoiserTask(
+        RECIPE, networks, vae, tokenizer, catalog(), latents_file=folder, keep_text=keep_text
+    )
+
+
+def test_a_kept_text_encoder_does_not_learn(tokenizer):
+    task = denoiser(tokenizer, keep_text=True)
+    before = {name: weight.clone() for name, weight in task.networks["text_encoder"].named_parameters()}
+    unet = {name: weight.clone() for name, weight in task.networks["unet"].named_parameters()}
+    task.loss(0).backward()
+    task.optimizer.step()
+    assert all(torch.equal(before[name], now) for name, now in task.networks["text_encoder"].named_parameters())
+    assert any(not torch.equal(unet[name], now) for name, now in task.networks["unet"].named_parameters())
 
 
 def view(*objects, background="blue") -> View:
