@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipelines.controls.pictures import FITS, MAPS, make_map, to_tensor
+from pipelines.controls.pictures import MapSettings, make_map, to_tensor
 from pipelines.controls.window import StepWindow, WindowedTensors
 from pipelines.core.registry import setting
 from pipelines.families.base import Family
@@ -22,23 +22,12 @@ __all__ = ["ControlNet", "ControlNetSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ControlNetSettings:
+class ControlNetSettings(MapSettings):
     """Settings of a ControlNet; which one, and of what."""
 
     model: str = setting("", "A ControlNet of the models folder.", label="ControlNet")
     picture: str = setting("", "The picture that steers.", label="Control picture")
-    map: str = setting(
-        "given",
-        "given: the picture is a map already (lines, depth, a pose, a mask); edges: its edges are found first.",
-        choices=MAPS,
-        label="Map",
-    )
-    low: float = setting(0.1, "A line is followed while its edge is stronger than this.", low=0, high=1, step=0.01)
-    high: float = setting(0.2, "A line begins where its edge is stronger than this.", low=0, high=1, step=0.01)
-    fit: str = setting("crop", "What is done to a picture of other proportions.", choices=FITS, label="Resize mode")
     strength: float = setting(1.0, "Factor on what the ControlNet adds; 0 adds nothing.", low=0, high=2, step=0.05)
-    begin: float = setting(0.0, "Share of the steps after which it begins.", low=0, high=1, step=0.05, label="From")
-    end: float = setting(1.0, "Share of the steps after which it ends.", low=0, high=1, step=0.05, label="To")
 
 
 class ControlNet:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from PIL import Image
 
 from pipelines.controls.edges import find_edges
+from pipelines.core.registry import setting
 
-__all__ = ["FITS", "MAPS", "fit_picture", "make_map", "to_tensor"]
+__all__ = ["FITS", "MAPS", "MapSettings", "fit_picture", "make_map", "to_tensor"]
 
 FITS = ("crop", "resize")
 """What is done to a picture of other proportions: its middle is cut out, or it is stretched."""
@@ -16,6 +19,26 @@ FITS = ("crop", "resize")
 
 MAPS = ("given", "edges")
 """What is made of a picture that steers: nothing (it is a map already), or its edges."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MapSettings:
+    """Settings of a network that reads a map of a picture; which network, which picture, and when it counts."""
+
+    model: str = setting("", "The network that reads it.")
+    picture: str = setting("", "The picture that steers.")
+    map: str = setting(
+        "given",
+        "given: the picture is a map already (lines, depth, a pose, a mask); edges: its edges are found first.",
+        choices=MAPS,
+        label="Map",
+    )
+    low: float = setting(0.1, "A line is followed while its edge is stronger than this.", low=0, high=1, step=0.01)
+    high: float = setting(0.2, "A line begins where its edge is stronger than this.", low=0, high=1, step=0.01)
+    fit: str = setting("crop", "What is done to a picture of other proportions.", choices=FITS, label="Resize mode")
+    strength: float = setting(1.0, "Factor on what it adds; 0 adds nothing.", low=0, high=2, step=0.05)
+    begin: float = setting(0.0, "Share of the steps after which it begins.", low=0, high=1, step=0.05, label="From")
+    end: float = setting(1.0, "Share of the steps after which it ends.", low=0, high=1, step=0.05, label="To")
 
 
 def make_map(

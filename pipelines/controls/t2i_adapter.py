@@ -1,6 +1,6 @@
 """T2I-Adapter: a small network reads lines, depth, a pose or a mask once, and adds to the UNet's encoder in each step.
 
-What there is of it for the families is in `pipelines.families.t2i_adapter`.
+What there is of it for the families is in `pipelines.weights.t2i_adapter_levels`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.controls.pictures import FITS, MAPS, make_map, to_tensor
+from pipelines.controls.pictures import MAPS, MapSettings, make_map, to_tensor
 from pipelines.controls.window import StepWindow, WindowedTensors
 from pipelines.core.errors import SettingsError
 from pipelines.core.registry import setting
@@ -29,23 +29,12 @@ __all__ = ["T2iAdapter", "T2iAdapterSettings"]
 
 
 @dataclasses.dataclass(frozen=True)
-class T2iAdapterSettings:
+class T2iAdapterSettings(MapSettings):
     """Settings of one or two T2I-Adapters; which, and of what."""
 
     model: str = setting("", "A T2I-Adapter that fits the model.", label="T2I-Adapter")
     picture: str = setting("", "The picture that steers.", label="Adapter picture")
-    map: str = setting(
-        "given",
-        "given: the picture is a map already (lines, depth, a pose, a mask); edges: its edges are found first.",
-        choices=MAPS,
-        label="Map",
-    )
-    low: float = setting(0.1, "A line is followed while its edge is stronger than this.", low=0, high=1, step=0.01)
-    high: float = setting(0.2, "A line begins where its edge is stronger than this.", low=0, high=1, step=0.01)
-    fit: str = setting("crop", "What is done to a picture of other proportions.", choices=FITS, label="Resize mode")
     strength: float = setting(1.0, "Factor on what the adapter adds; 0 adds nothing.", low=0, high=2, step=0.05)
-    begin: float = setting(0.0, "Share of the steps after which it begins.", low=0, high=1, step=0.05, label="From")
-    end: float = setting(1.0, "Share of the steps after which it ends.", low=0, high=1, step=0.05, label="To")
     second: str = setting("", "A second T2I-Adapter, or none.", label="Second T2I-Adapter")
     second_picture: str = setting("", "The picture of the second one.", label="Second adapter picture")
     second_map: str = setting("given", "As of the first picture.", choices=MAPS, label="Second map")

@@ -71,7 +71,7 @@ def _find_entries(folders: ModelFolders) -> Iterator[SteeringEntry]:
         except ModelFileError:
             continue
         if kind.what == T2I_ADAPTER:
-            yield _read_adapter_file(path)
+            yield _build_t2i_entry(path, path, read_adapter_config(read_weights_header(path).tensors))
         if kind.what in (CONTROLNET, ADAPTER):
             width = next((width for width, names in CONTEXT_WIDTHS.items() if names == (kind.family, kind.base)), 0)
             yield SteeringEntry(
@@ -88,19 +88,19 @@ def _find_entries(folders: ModelFolders) -> Iterator[SteeringEntry]:
             )
 
 
-def _read_adapter_file(path: Path) -> SteeringEntry:
-    label = make_printable(path.stem)
-    config = read_adapter_config(read_weights_header(path).tensors)
-    problem = "" if config else f"{path.name} is a T2I-Adapter of a form that is not read here."
+def _build_t2i_entry(place: Path, weights: Path, config: Mapping[str, Any]) -> SteeringEntry:
+    """The entry of a T2I-Adapter in a file or a folder."""
+    name = place.name if place.is_dir() else place.stem
+    levels = list_adapter_levels(config)
     return SteeringEntry(
         T2I_ADAPTER,
-        make_key(path.stem),
-        label,
-        path,
+        make_key(name),
+        make_printable(name),
+        place,
         class_name=_T2I,
-        size_bytes=measure_size(path),
-        problem=problem,
-        levels=list_adapter_levels(config),
+        size_bytes=measure_size(weights),
+        problem="" if levels else f"{make_printable(place.name)} is a T2I-Adapter of a form that is not read here.",
+        levels=levels,
     )
 
 
@@ -114,18 +114,7 @@ def _read_folder(path: Path) -> Iterator[SteeringEntry]:
         yield SteeringEntry(ENCODER, make_key(folder.name), label, folder, class_name=_VISION)
     class_name = str(config.get("_class_name", ""))
     if class_name == _T2I:
-        levels = list_adapter_levels(config)
-        problem = "" if levels else f"{label} is a T2I-Adapter of a kind that is not read here."
-        yield SteeringEntry(
-            T2I_ADAPTER,
-            make_key(folder.name),
-            label,
-            folder,
-            class_name=_T2I,
-            size_bytes=measure_size(path),
-            problem=problem,
-            levels=levels,
-        )
+        yield _build_t2i_entry(folder, path, config)
     if "ControlNet" not in class_name:
         return
     family, width = _identify(class_name, config)

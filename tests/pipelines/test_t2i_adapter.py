@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -301,6 +303,16 @@ def test_they_are_listed_and_refused_for_other_models(folder):
         pass
     problems = [entry.problem for entry in loader.catalog.values() if "T2I-Adapter" in entry.problem]
     assert len(problems) == 2 and all("choose it under T2I-Adapter" in problem for problem in problems)
+
+
+def test_one_of_another_form_is_listed_with_the_reason(tmp_path):
+    folder = tmp_path / "odd"
+    T2IAdapter(in_channels=1, channels=[8, 16], num_res_blocks=1, downscale_factor=8).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"adapter_type": "dense_adapter"}))
+    entries = {entry.key: entry for entry in loader_of(tmp_path).catalog.steering(T2I_ADAPTER)}
+    assert entries["odd"].problem == "odd is a T2I-Adapter of a form that is not read here."
+    assert entries["emoji-128-shapes"].problem == ""
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -25,10 +25,9 @@ class GivenFrame:
         inner: any sampler.
         image_latents: of the first frame, (1, C, h, w), scaled.
 
-    Source: the conditioning frames of Ho et al., Video Diffusion Models, arXiv:2204.03458, section 3.1, given to a
-        network that was trained with them; Chen et al., Diffusion Forcing, arXiv:2407.01392, section 3.2, where frames
-        have noise levels of their own.
-    Differs: the network is not told that this frame has no noise.
+    Source: Chen et al., Diffusion Forcing, arXiv:2407.01392, whose frames have noise levels of their own; the first
+        one here never has noise.
+    Differs: the network is trained so, but not told which level a frame has.
     """
 
     def __init__(self, inner: Sampler, image_latents: torch.Tensor):
