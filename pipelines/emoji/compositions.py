@@ -14,7 +14,7 @@ from pipelines.core.errors import TrainingError
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS, SPLITS, Placed, Scene, is_held_out
 
-__all__ = ["KINDS", "RELATIONS", "SIZES", "Composition", "countable", "sample_composition"]
+__all__ = ["KINDS", "RELATIONS", "SIZES", "Composition", "countable", "sample_composition", "sample_with_singles"]
 
 RELATIONS = ("left of", "above", "in front of")
 KINDS = ("single", *RELATIONS, "count")
@@ -95,6 +95,21 @@ def sample_composition(
         number = count or COUNTS[rng.integers(len(COUNTS))]
         return Composition(Scene(_place_several(labels[0], number, rng), background, shading), scene_kind)
     return Composition(Scene(_PLACED[scene_kind](labels, rng), background, shading), scene_kind)
+
+
+def sample_with_singles(
+    catalog: Catalog, seed: int, split: str, share: float, sizes: Sequence[str | None] = ORDINARY_SIZES
+) -> Composition:
+    """Draw a composition as `sample_composition` does, or by a chance a single object in its place.
+
+    Args:
+        catalog, seed, split: of `sample_composition`.
+        share: the chance, 0 to 1.
+        sizes: of the single objects that come by it.
+    """
+    if np.random.default_rng([seed, 1]).random() < share:
+        return sample_composition(catalog, seed, split, "single", sizes=sizes)
+    return sample_composition(catalog, seed, split)
 
 
 def _draw_labels(catalog: Catalog, rng: np.random.Generator, split: str, kind: str) -> tuple[list[str], str]:

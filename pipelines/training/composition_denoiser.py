@@ -15,7 +15,14 @@ from transformers import CLIPTokenizer
 
 from pipelines.core.errors import TrainingError
 from pipelines.emoji.composition_captions import describe, pluralize
-from pipelines.emoji.compositions import KINDS, ORDINARY_SIZES, SHARES, Composition, sample_composition
+from pipelines.emoji.compositions import (
+    KINDS,
+    ORDINARY_SIZES,
+    SHARES,
+    Composition,
+    sample_composition,
+    sample_with_singles,
+)
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.models.files import part_folder
@@ -117,10 +124,7 @@ class CompositionPool:
 
     def _draw_composition(self, number: int) -> Composition:
         seed = self._base + number
-        single = np.random.default_rng([seed, 1]).random() < self._further_singles
-        if single:
-            return sample_composition(self.catalog, seed, kind="single", sizes=self._sizes)
-        return sample_composition(self.catalog, seed)
+        return sample_with_singles(self.catalog, seed, "train", self._further_singles, self._sizes)
 
     def _extend_to(self, start: int, stop: int) -> None:
         if (start, stop) == (self._start, self._stop):
@@ -156,7 +160,8 @@ class CompositionDenoiserTask(DenoiserTask):
     Args:
         recipe, networks, vae, tokenizer, catalog, seed, steps, history: as of `DenoiserTask`.
         latents_file: keeps the latents of a run that goes on, or None.
-        keep_text: leave the text encoder as it is, so that what was trained on its output stays valid.
+
+    A text encoder that asks for no gradients is left as it is, so that what was trained on its output stays valid.
     """
 
     sheet_captions = SHEET_CAPTIONS
@@ -172,13 +177,11 @@ class CompositionDenoiserTask(DenoiserTask):
         steps: int | None = None,
         history: History = UNKNOWN,
         latents_file: Path | None = None,
-        keep_text: bool = False,
     ):
         reader = CaptionReader(recipe.denoiser.text_width, catalog.labels).to(next(networks.parameters()).device)
         networks["caption_reader"] = reader
-        if keep_text:
-            networks["text_encoder"].requires_grad_(False)
-            reader.requires_grad_(False)
+        learns_words = any(weight.requires_grad for weight in networks["text_encoder"].parameters())
+        reader.requires_grad_(learns_words)
         super().__init__(recipe, networks, vae, tokenizer, catalog, seed, steps, history)
         shape = recipe.denoiser
         tables = [module.weight for module in networks.modules() if isinstance(module, torch.nn.Embedding)]
@@ -194,7 +197,7 @@ class CompositionDenoiserTask(DenoiserTask):
         self.compositions = CompositionPool(
             vae, catalog, recipe.size, *counts, seed, latents_file, shape.singles, shape.sizes
         )
-        self._reader = None if keep_text else reader
+        self._reader = reader if learns_words else None
 
     def loss(self, step: int) -> torch.Tensor:
         """Compute the weighted error of the velocity on this batch, and the loss of reading the captions."""
@@ -253,6 +256,8 @@ def main(arguments: list[str] | None = None) -> None:
         vae, tokenizer, networks = fresh_networks(recipe, catalog, options.start, options.run_dir / "tokenizer")
     else:
         vae, tokenizer, networks = load_networks(recipe, options.start)
+    if options.keep_text:
+        networks["text_encoder"].requires_grad_(False)
     # transformers' fused attention has a slow backward on the CPU
     networks["text_encoder"].set_attn_implementation("eager")
     task = CompositionDenoiserTask(
@@ -265,7 +270,6 @@ def main(arguments: list[str] | None = None) -> None:
         settings.steps,
         history,
         folder / "latents.safetensors",
-        options.keep_text,
     )
     train(task, folder, settings)
 

@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from pipelines.core.gradients import no_grad
-from pipelines.emoji.compositions import ORDINARY_SIZES, Composition, sample_composition
+from pipelines.emoji.compositions import ORDINARY_SIZES, Composition, sample_with_singles
 from pipelines.emoji.objects import Catalog
 from pipelines.emoji.scenes import BACKGROUNDS
 from pipelines.metrics.detector import Detector, DetectorNetwork, Scores, load_detector, save_detector
@@ -157,9 +156,7 @@ class DetectorTask:
         self._compositions = [*self._compositions, *fresh][-self.pool :]
 
     def _sample(self, seed: int) -> Composition:
-        if np.random.default_rng([seed, 1]).random() < self._singles:
-            return sample_composition(self.catalog, seed, "all", "single", sizes=self._sizes)
-        return sample_composition(self.catalog, seed, "all")
+        return sample_with_singles(self.catalog, seed, "all", self._singles, self._sizes)
 
     @no_grad
     def _draw_images(self, compositions: list[Composition], generator: torch.Generator) -> torch.Tensor:

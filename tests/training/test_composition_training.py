@@ -56,9 +56,8 @@ def denoiser(tokenizer, folder=None, keep_text=False) -> CompositionDenoiserTask
     vae = build_autoencoder(RECIPE.autoencoder, RECIPE.size)
     unet = build_unet(RECIPE.denoiser, 4, RECIPE.size // 2)
     networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": build_text_encoder(RECIPE.denoiser, tokenizer)})
-    return CompositionDenoiserTask(
-        RECIPE, networks, vae, tokenizer, catalog(), latents_file=folder, keep_text=keep_text
-    )
+    networks["text_encoder"].requires_grad_(not keep_text)
+    return CompositionDenoiserTask(RECIPE, networks, vae, tokenizer, catalog(), latents_file=folder)
 
 
 def test_a_kept_text_encoder_does_not_learn(tokenizer):
