@@ -19,7 +19,6 @@ from studio import api
 from studio.api.arguments import add_defaults
 from studio.page.tabs import TABS
 from studio.ui import deep_links, markup
-from studio.ui.controls import PLUMBING
 from studio.ui.live_routes import build_live_routes
 from studio.ui.page_context import BESIDE, PageContext
 from studio.ui.presentation import format_count, format_file_size
@@ -38,7 +37,6 @@ READERS = 128
 """Threads for handlers: everyone who watches a run holds one, and past Gradio's 40 nobody could press Stop."""
 
 PURPOSE = "Make pictures with diffusion models, and watch every step"
-_WHEN_IDLE = "() => new Promise((done) => (window.requestIdleCallback ?? setTimeout)(() => done(), { timeout: 2000 }))"
 _LOG = logging.getLogger("stepwise.page")
 _SECRET = "stepwise"  # no secret: it only has to be the same after a restart, so that the browser's memory can be read
 
@@ -48,7 +46,7 @@ class Page(DescribingBlocks):
 
     Attributes:
         routes: of the stored results and the live tabs.
-        opens_on: key of the model that a run is offered with first.
+        opens_on: key of the model that a run is offered with first; whoever serves the page loads it.
     """
 
     routes: Sequence[Route] = ()
@@ -121,9 +119,7 @@ def build_page(studio: Studio) -> Page:
         deep_links.wire(studio, context, notice)
         context.finish(studio.catalog)
         build_descriptions(demo)
-        # The first run finds its model loaded. Not while the page is still being built: both want the processor.
         demo.opens_on = context.receive[TABS[0].key].model
-        demo.load(None, js=_WHEN_IDLE, **PLUMBING).then(lambda: studio.load_default(demo.opens_on), **PLUMBING)
         api.attach(studio)
     demo.routes = [*build_result_routes(studio, Path(get_upload_folder())), *build_live_routes(studio, context.live)]
     return demo

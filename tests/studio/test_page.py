@@ -25,6 +25,7 @@ from studio.media import live_image
 from studio.media.live_image import build_contact_sheet, encode_jpeg
 from studio.page.page import build_page, launch_options
 from studio.page.text_to_image.examples import EXAMPLES
+from studio.server import serve as serving
 from studio.ui import markup, presentation
 from studio.ui.settings_panel import describe_settings
 from studio.ui.viewer import ViewerRenderer
@@ -120,12 +121,13 @@ def test_the_model_that_the_page_opens_on_is_loaded_in_the_background(studio, mo
     entries = [first, dataclasses.replace(first, key=EXAMPLES[0].values["model"]), *others]
     monkeypatch.setattr(studio, "models", lambda: entries)
     monkeypatch.setattr(studio, "load_default", asked.append)
+    monkeypatch.setattr(studio, "model_list", SimpleNamespace(get_transfer=lambda key: None))
+    monkeypatch.setattr(serving, "_PAGE_SECONDS", 0)
+    monkeypatch.setattr(serving, "set_start_aside", lambda: asked.append("and the start is set aside"))
     demo = build_page(studio)
-    names = [(event, getattr(event.fn, "__code__", None)) for event in demo.fns.values()]
-    (load,) = [event for event, code in names if code and "load_default" in code.co_names]
-    load.fn()
+    serving._get_ready(studio, demo.opens_on)
     (model,) = [part for part in demo.blocks.values() if getattr(part, "elem_id", "") == "t2i-model"]
-    assert asked == [model.value] and model.value != first.key
+    assert asked == [model.value, "and the start is set aside"] and model.value != first.key
 
 
 def test_no_event_without_progress_marks_its_outputs_as_waiting(studio):
