@@ -8,7 +8,7 @@ from PIL import Image
 from pipelines.models.video_models import VIDEO_MODELS
 from studio.backend import Studio, StudioSettings
 from studio.page.video.form import find_uploaded
-from tests.studio.page_forms import built, read_after
+from tests.studio.page_forms import built, read_after, shown
 
 REQUEST = {"prompt": "a red fox", "guidance": {"key": "cfg", "guidance_scale": 5.0, "guidance_rescale": 0.4}}
 METHOD = {"key": "pipeline", "true_guidance_scale": 6.0}
@@ -79,3 +79,18 @@ def test_a_picture_moves_by_the_model_of_clips_on_its_own_model(tab, change, mod
     assert (sent["base"]["model"], sent["base"]["prompt"]) == (model, prompt or values["prompt"])
     assert sent["method"]["key"] == ("animatediff" if prompt else "walk")
     assert sent.get("keys", []) == ([] if prompt else [{"seed": 4}])
+
+
+def test_a_first_frame_survives_a_reload_as_long_as_its_file_is_there(tab):
+    picture = tab.studio.store.folder / "owl.png"
+    Image.new("RGB", (128, 128), "brown").save(picture)
+    values = {"model": "emoji-128", "prompt": "an owl", "seed": 3, "picture": str(picture)}
+    updates = tab._receive(values)
+    typed = tab._draft(shown(tab._inputs, updates))
+    given = updates[tab.clip.picture]
+    assert tab._refill(typed)[tab.clip.picture] == given
+    find_uploaded(given).unlink()
+    assert "first_frame" not in tab._draft(shown(tab._inputs, updates))
+    refilled = tab._refill(typed)
+    assert tab.clip.picture not in refilled  # and all else is there
+    assert shown(tab._inputs, refilled)[tab.form.fields["prompt"]] == "an owl bouncing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import gradio as gr
 from gradio.components import Component
 
-from pipelines.core.errors import SettingsError, StepwiseError
+from pipelines.core.errors import PictureError, SettingsError, StepwiseError
 from pipelines.models.video_models import video_model
 from pipelines.workflows.video import VIDEOS
 from pipelines.workflows.video.request import CLIP_FORMATS
@@ -179,9 +180,12 @@ class VideoTab(RunningTab):
     # Handlers: each takes the data of its inputs and gives updates by component.
 
     def _draft(self, data: Data) -> dict[str, Any]:
-        """What the browser remembers, without the first frame."""
+        """What the browser remembers; of the first frame, where it was uploaded to."""
         plain = {name: data[component] for name, component in self.clip.settings.items()}
         form, method = self.form.draft(data), self.method.choice(data)
+        with contextlib.suppress(PictureError):  # it is gone
+            if picture := find_uploaded(data[self.clip.picture]):
+                plain["first_frame"] = str(picture)
         return {"form": form, "method": method, "keys": self.keys.read_keys(data), **plain}
 
     def _read(self, data: Data) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -195,7 +199,6 @@ class VideoTab(RunningTab):
             values["keys"] = draft["keys"]
         if model.first_frame != "no" and data[self.clip.picture]:
             values["first_frame"] = open_first_frame(data[self.clip.picture])
-            draft["first_frame"] = str(find_uploaded(data[self.clip.picture]))
         return draft, values
 
     def _read_linked(self, data: Data) -> dict[str, Any]:
@@ -254,8 +257,11 @@ class VideoTab(RunningTab):
         if not isinstance(draft, dict):
             return {}
         try:
-            picture = find_uploaded(draft.get("first_frame"))
-            return {**self.updates(draft), **({self.clip.picture: str(picture)} if picture else {})}
+            updates = self.updates(draft)
+            with contextlib.suppress(PictureError):  # it is gone
+                if picture := find_uploaded(draft.get("first_frame")):
+                    updates[self.clip.picture] = str(picture)
+            return updates
         except (StepwiseError, TypeError, ValueError, KeyError):  # written by an older version, or gone
             return {}
 
