@@ -1,6 +1,6 @@
 """Packages that are imported when something of them is used first, and not by the `import` statements before.
 
-`importlib.util.LazyLoader` does nearly the same, but before Python 3.12 it gives a second thread a module that the
+`importlib.util.LazyLoader` does nearly the same, but on Python 3.11 it gives a second thread a module that the
 first one has imported in part, and it takes modules one by one, of which none may import the other.
 """
 
